@@ -1,0 +1,430 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The application model: what a user declares, as frozen and closed types.
+
+One definition is one YAML document of a kind: stream, view, recipe, endpoint or monitor. An unknown
+key is an error, durations carry a unit ("90m", "14d") and become seconds. `Application.check` holds
+the references together, so that a definition in the registry never points to nothing.
+The JSON form of a definition is what `registry.definitions` carries.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    TypeAdapter,
+    ValidationError,
+    model_validator,
+)
+
+from headrace.errors import Invalid
+
+NAME = re.compile(r"[a-z0-9][a-z0-9\-.]{0,127}")
+COLUMN = re.compile(r"[a-z][a-z0-9_]{0,63}")
+SECONDS_BY_UNIT = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
+
+
+def _duration_s(value: object) -> object:
+    """Seconds of "15m", "-1h" or "14d"; a number without a unit is refused."""
+    if not isinstance(value, str) or not (found := re.fullmatch(r"(-?\d+)([smhd])", value)):
+        raise ValueError("a duration is a whole number with a unit s, m, h or d, such as 15m")
+    return int(found[1]) * SECONDS_BY_UNIT[found[2]]
+
+
+def _name(value: str) -> str:
+    if not NAME.fullmatch(value):
+        raise ValueError("a name is lower-case letters, digits, - and ., at most 128")
+    return value
+
+
+def _column(value: str) -> str:
+    if not COLUMN.fullmatch(value):
+        raise ValueError("a column or feature is lower-case letters, digits and _, at most 64")
+    return value
+
+
+def _positive(value: int) -> int:
+    if value <= 0:
+        raise ValueError("a positive duration is needed")
+    return value
+
+
+def _duration_text(value: int) -> str:
+    """The JSON form keeps the unit, so that it reads back through the same rule."""
+    return f"{value}s"
+
+
+Duration = Annotated[int, BeforeValidator(_duration_s), PlainSerializer(_duration_text)]
+Span = Annotated[Duration, AfterValidator(_positive)]
+Name = Annotated[str, AfterValidator(_name)]
+ColumnName = Annotated[str, AfterValidator(_column)]
+
+
+class Closed(BaseModel):
+    """Frozen, and an unknown key is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Column(Closed):
+    """One column of a data contract. Cleansing (trim, map) runs before the checks."""
+
+    type: Literal["string", "int64", "float64", "bool", "timestamp"]
+    required: bool = False
+    unit: str | None = None
+    description: str | None = None
+    min: float | None = None
+    max: float | None = None
+    one_of: tuple[str, ...] | None = None
+    trim: bool = False
+    map: dict[str, int | float | str | None] | None = None
+
+
+class Stream(Closed):
+    """A data contract: what the records of a stream must look like.
+
+    Times are `timestamp` columns: int64 microseconds since the epoch, or RFC 3339 text. Without
+    `known_time` a record becomes known when Kafka received it.
+    """
+
+    kind: Literal["stream"] = "stream"
+    name: Name
+    description: str
+    owner: str
+    key: ColumnName
+    id: ColumnName
+    event_time: ColumnName
+    known_time: ColumnName | None = None
+    lateness_allowed_s: Span = Field(alias="lateness_allowed")
+    columns: dict[ColumnName, Column]
+
+    @model_validator(mode="after")
+    def _roles_are_columns(self) -> Stream:
+        times = [self.event_time, *([self.known_time] if self.known_time else [])]
+        for role in [self.key, self.id, *times]:
+            if role not in self.columns:
+                raise ValueError(f"column {role} is not declared")
+        for role in times:
+            if self.columns[role].type != "timestamp":
+                raise ValueError(f"column {role} must be a timestamp")
+        return self
+
+
+class WindowFeature(Closed):
+    """An aggregate of the entity's records with event time in (as_of - window, as_of]."""
+
+    aggregate: Literal["count", "sum", "mean", "min", "max", "last"]
+    column: ColumnName | None = None
+    window_s: Span = Field(alias="window")
+
+    @model_validator(mode="after")
+    def _column_needed(self) -> WindowFeature:
+        if (self.column is None) != (self.aggregate == "count"):
+            raise ValueError("count takes no column, every other aggregate needs one")
+        return self
+
+
+class RequestFeature(Closed):
+    """A value computed from the request itself. hour and weekday are local to `timezone`.
+
+    category: 1 + index in `categories`, 0 when not among them. weekday: Monday is 1.
+    """
+
+    transform: Literal["value", "hour", "weekday", "category"]
+    column: ColumnName
+    timezone: str | None = None
+    categories: tuple[str, ...] | None = None
+
+    @model_validator(mode="after")
+    def _arguments_fit(self) -> RequestFeature:
+        if (self.timezone is not None) != (self.transform in ("hour", "weekday")):
+            raise ValueError("hour and weekday need a timezone, the others take none")
+        if (self.categories is not None) != (self.transform == "category"):
+            raise ValueError("category needs categories, the others take none")
+        return self
+
+
+class StreamView(Closed):
+    """Features of one entity, answered from a stream."""
+
+    kind: Literal["view"] = "view"
+    name: Name
+    description: str
+    stream: Name
+    entity: tuple[ColumnName, ...] = Field(min_length=1)
+    features: dict[ColumnName, WindowFeature] = Field(min_length=1)
+
+
+class RequestView(Closed):
+    """Features computed from the columns of the request."""
+
+    kind: Literal["view"] = "view"
+    name: Name
+    description: str
+    features: dict[ColumnName, RequestFeature] = Field(min_length=1)
+
+
+View = StreamView | RequestView
+
+
+class Spine(Closed):
+    """The rows of a training set: each record of `stream`, asked `offset` from a time column."""
+
+    stream: Name
+    entity_key: ColumnName
+    time: ColumnName
+    offset_s: Duration = Field(alias="offset")
+
+
+class Label(Closed):
+    """The truth: 1 when `column` > `above`, else 0; 1 when none came within `absent_after`."""
+
+    stream: Name
+    key: ColumnName
+    column: ColumnName
+    above: float
+    absent_after_s: Span = Field(alias="absent_after")
+
+
+class Network(Closed):
+    """A small multilayer perceptron, averaged over `members` seeds."""
+
+    hidden: tuple[int, ...] = Field(min_length=1, max_length=8)
+    dropout: float = Field(ge=0, lt=1)
+    learning_rate: float = Field(gt=0)
+    weight_decay: float = Field(ge=0)
+    batch_rows: int = Field(gt=0)
+    epochs_max: int = Field(gt=0)
+    members: int = Field(gt=0, le=16)
+    embedding_size: int = Field(gt=0, le=64)
+    seed: int
+
+
+class GateRule(Closed):
+    """What a version must show on the holdout, the newest part of its training set by as_of."""
+
+    holdout_s: Span = Field(alias="holdout")
+    auc_min: float = Field(gt=0, lt=1)
+    # The champion is scored on the same holdout: the candidate may be worse by this much at most.
+    champion_margin: float = Field(ge=0, lt=1)
+
+
+class Recipe(Closed):
+    """How to train a model, and the gate that its versions must pass."""
+
+    kind: Literal["recipe"] = "recipe"
+    name: Name
+    description: str
+    model: Name
+    spine: Spine
+    label: Label
+    features: tuple[str, ...] = Field(min_length=1)
+    network: Network
+    gate: GateRule
+
+
+class RolloutRule(Closed):
+    """How a new version takes over: a canary judged on `outcomes_min..max` labelled predictions."""
+
+    canary_percent: int = Field(gt=0, le=100)
+    outcomes_min: int = Field(gt=0)
+    outcomes_max: int = Field(gt=0)
+    # Error rate of the sequential test, for each side.
+    alpha: float = Field(gt=0, lt=1)
+
+
+class Endpoint(Closed):
+    """An address that serves a model. `columns` are what a caller by entity keys sends."""
+
+    kind: Literal["endpoint"] = "endpoint"
+    name: Name
+    description: str
+    model: Name
+    entity_key: ColumnName
+    columns: dict[ColumnName, Literal["string", "int64", "float64"]]
+    rollout: RolloutRule
+
+
+class DriftRule(Closed):
+    """Alarm: significant by Benjamini-Hochberg at `q`, PSI beyond the floor, in k of m windows."""
+
+    q: float = Field(gt=0, lt=1)
+    psi_floor: float = Field(gt=0)
+    rows_min: int = Field(gt=0)
+    windows_bad: int = Field(gt=0)
+    windows: int = Field(gt=0)
+    ignore: tuple[str, ...] = ()
+
+
+class QualityRule(Closed):
+    """Alarm: the AUC of `windows` windows together is `auc_drop` below the holdout's."""
+
+    auc_drop: float = Field(gt=0, lt=1)
+    labelled_min: int = Field(gt=0)
+    windows: int = Field(gt=0)
+
+
+class Policy(Closed):
+    """What an incident may do: at most `runs_max` retrainings in `budget`, `cooldown` apart."""
+
+    cooldown_s: Span = Field(alias="cooldown")
+    runs_max: int = Field(gt=0)
+    budget_s: Span = Field(alias="budget")
+
+
+class Monitor(Closed):
+    """What is watched at an endpoint, in windows of event time, and what may follow."""
+
+    kind: Literal["monitor"] = "monitor"
+    name: Name
+    description: str
+    endpoint: Name
+    # Its spine and label say how a prediction is joined with its outcome; incidents train it again.
+    recipe: Name
+    window_s: Span = Field(alias="window")
+    drift: DriftRule
+    quality: QualityRule
+    policy: Policy
+
+
+Definition = Stream | StreamView | RequestView | Recipe | Endpoint | Monitor
+_ADAPTER_BY_KIND: dict[str, TypeAdapter[Definition]] = {
+    "stream": TypeAdapter(Stream),
+    "view": TypeAdapter(View),
+    "recipe": TypeAdapter(Recipe),
+    "endpoint": TypeAdapter(Endpoint),
+    "monitor": TypeAdapter(Monitor),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Application:
+    """Definitions by kind and name, whose references hold."""
+
+    name: str
+    streams: dict[str, Stream]
+    views: dict[str, View]
+    recipes: dict[str, Recipe]
+    endpoints: dict[str, Endpoint]
+    monitors: dict[str, Monitor]
+
+    def definitions(self) -> list[Definition]:
+        """Streams first, so that a reader of the topic meets no reference before its target."""
+        return [
+            *self.streams.values(),
+            *self.views.values(),
+            *self.recipes.values(),
+            *self.endpoints.values(),
+            *self.monitors.values(),
+        ]
+
+
+def build_application(name: str, definitions: Sequence[Definition]) -> Application:
+    """Raises Invalid BAD_DEFINITION for a name given twice or a reference to nothing."""
+    seen: set[tuple[str, str]] = set()
+    for definition in definitions:
+        _require((definition.kind, definition.name) not in seen, definition, "name given twice")
+        seen.add((definition.kind, definition.name))
+    application = Application(
+        name=_name(name),
+        streams={d.name: d for d in definitions if isinstance(d, Stream)},
+        views={d.name: d for d in definitions if isinstance(d, StreamView | RequestView)},
+        recipes={d.name: d for d in definitions if isinstance(d, Recipe)},
+        endpoints={d.name: d for d in definitions if isinstance(d, Endpoint)},
+        monitors={d.name: d for d in definitions if isinstance(d, Monitor)},
+    )
+    _check_references(application)
+    return application
+
+
+def parse_definition(document: object) -> Definition:
+    """The definition in a parsed YAML or JSON document; Invalid BAD_DEFINITION names the key."""
+    kind = document.get("kind") if isinstance(document, dict) else None
+    if not isinstance(kind, str) or kind not in _ADAPTER_BY_KIND:
+        kinds = ", ".join(_ADAPTER_BY_KIND)
+        raise Invalid("BAD_DEFINITION", key="kind", problem=f"must be one of: {kinds}")
+    try:
+        return _ADAPTER_BY_KIND[kind].validate_python(document)
+    except ValidationError as err:
+        first = err.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        name = document.get("name", "?") if isinstance(document, dict) else "?"
+        problem = first["msg"].removeprefix("Value error, ")
+        raise Invalid("BAD_DEFINITION", kind=kind, name=name, key=key, problem=problem) from err
+
+
+def parse_definition_json(spec_json: bytes) -> Definition:
+    """The definition in the JSON form that `registry.definitions` carries."""
+    return parse_definition(json.loads(spec_json))
+
+
+def definition_json(definition: Definition) -> bytes:
+    """Canonical JSON: sorted keys, durations as "<n>s"; parses back to an equal definition."""
+    document = definition.model_dump(mode="json", by_alias=True, exclude_none=True)
+    return json.dumps(document, sort_keys=True, separators=(",", ":")).encode()
+
+
+def feature_names(view: View) -> list[str]:
+    """ "<view>:<feature>" for each feature of the view."""
+    return [f"{view.name}:{feature}" for feature in view.features]
+
+
+def _check_references(application: Application) -> None:
+    for view in application.views.values():
+        if isinstance(view, StreamView):
+            _check_stream_view(view, application)
+    known_features = {name for view in application.views.values() for name in feature_names(view)}
+    for recipe in application.recipes.values():
+        for feature in recipe.features:
+            _require(feature in known_features, recipe, f"feature {feature} is in no view")
+        _check_columns(recipe, application, recipe.spine.stream, recipe.spine.entity_key)
+        _check_columns(recipe, application, recipe.spine.stream, recipe.spine.time)
+        _check_columns(recipe, application, recipe.label.stream, recipe.label.key)
+        _check_columns(recipe, application, recipe.label.stream, recipe.label.column)
+    models = {recipe.model for recipe in application.recipes.values()}
+    for endpoint in application.endpoints.values():
+        _require(endpoint.model in models, endpoint, f"no recipe trains model {endpoint.model}")
+        _require(
+            endpoint.entity_key in endpoint.columns,
+            endpoint,
+            f"entity_key {endpoint.entity_key} is not among its columns",
+        )
+    for monitor in application.monitors.values():
+        _require(
+            monitor.endpoint in application.endpoints,
+            monitor,
+            f"endpoint {monitor.endpoint} is unknown",
+        )
+        _require(
+            monitor.recipe in application.recipes, monitor, f"recipe {monitor.recipe} is unknown"
+        )
+
+
+def _check_stream_view(view: StreamView, application: Application) -> None:
+    for column in view.entity:
+        _check_columns(view, application, view.stream, column)
+    for feature in view.features.values():
+        if feature.column is not None:
+            _check_columns(view, application, view.stream, feature.column)
+
+
+def _check_columns(owner: Definition, application: Application, stream: str, column: str) -> None:
+    _require(stream in application.streams, owner, f"stream {stream} is unknown")
+    _require(
+        column in application.streams[stream].columns, owner, f"stream {stream} has no {column}"
+    )
+
+
+def _require(holds: bool, owner: Definition, problem: str) -> None:
+    if not holds:
+        raise Invalid("BAD_DEFINITION", kind=owner.kind, name=owner.name, problem=problem)

@@ -1,0 +1,106 @@
+from google.protobuf.internal import containers as _containers
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class GetOnlineFeaturesRequest(_message.Message):
+    __slots__ = ("features", "columns", "as_of_us")
+    FEATURES_FIELD_NUMBER: _ClassVar[int]
+    COLUMNS_FIELD_NUMBER: _ClassVar[int]
+    AS_OF_US_FIELD_NUMBER: _ClassVar[int]
+    features: _containers.RepeatedScalarFieldContainer[str]
+    columns: _containers.RepeatedCompositeFieldContainer[Column]
+    as_of_us: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, features: _Optional[_Iterable[str]] = ..., columns: _Optional[_Iterable[_Union[Column, _Mapping]]] = ..., as_of_us: _Optional[_Iterable[int]] = ...) -> None: ...
+
+class Column(_message.Message):
+    __slots__ = ("name", "strings", "int64s", "doubles")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    STRINGS_FIELD_NUMBER: _ClassVar[int]
+    INT64S_FIELD_NUMBER: _ClassVar[int]
+    DOUBLES_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    strings: StringValues
+    int64s: Int64Values
+    doubles: DoubleValues
+    def __init__(self, name: _Optional[str] = ..., strings: _Optional[_Union[StringValues, _Mapping]] = ..., int64s: _Optional[_Union[Int64Values, _Mapping]] = ..., doubles: _Optional[_Union[DoubleValues, _Mapping]] = ...) -> None: ...
+
+class StringValues(_message.Message):
+    __slots__ = ("values",)
+    VALUES_FIELD_NUMBER: _ClassVar[int]
+    values: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, values: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class Int64Values(_message.Message):
+    __slots__ = ("values",)
+    VALUES_FIELD_NUMBER: _ClassVar[int]
+    values: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, values: _Optional[_Iterable[int]] = ...) -> None: ...
+
+class DoubleValues(_message.Message):
+    __slots__ = ("values",)
+    VALUES_FIELD_NUMBER: _ClassVar[int]
+    values: _containers.RepeatedScalarFieldContainer[float]
+    def __init__(self, values: _Optional[_Iterable[float]] = ...) -> None: ...
+
+class GetOnlineFeaturesResponse(_message.Message):
+    __slots__ = ("rows", "values")
+    ROWS_FIELD_NUMBER: _ClassVar[int]
+    VALUES_FIELD_NUMBER: _ClassVar[int]
+    rows: int
+    values: bytes
+    def __init__(self, rows: _Optional[int] = ..., values: _Optional[bytes] = ...) -> None: ...
+
+class CreateTrainingSetRequest(_message.Message):
+    __slots__ = ("recipe", "known_until_us")
+    RECIPE_FIELD_NUMBER: _ClassVar[int]
+    KNOWN_UNTIL_US_FIELD_NUMBER: _ClassVar[int]
+    recipe: str
+    known_until_us: int
+    def __init__(self, recipe: _Optional[str] = ..., known_until_us: _Optional[int] = ...) -> None: ...
+
+class CreateTrainingSetResponse(_message.Message):
+    __slots__ = ("arrow_ipc", "manifest")
+    ARROW_IPC_FIELD_NUMBER: _ClassVar[int]
+    MANIFEST_FIELD_NUMBER: _ClassVar[int]
+    arrow_ipc: bytes
+    manifest: TrainingSetManifest
+    def __init__(self, arrow_ipc: _Optional[bytes] = ..., manifest: _Optional[_Union[TrainingSetManifest, _Mapping]] = ...) -> None: ...
+
+class TrainingSetManifest(_message.Message):
+    __slots__ = ("features", "rows", "known_until_us", "delta_version_by_stream", "digest")
+    class DeltaVersionByStreamEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: int
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[int] = ...) -> None: ...
+    FEATURES_FIELD_NUMBER: _ClassVar[int]
+    ROWS_FIELD_NUMBER: _ClassVar[int]
+    KNOWN_UNTIL_US_FIELD_NUMBER: _ClassVar[int]
+    DELTA_VERSION_BY_STREAM_FIELD_NUMBER: _ClassVar[int]
+    DIGEST_FIELD_NUMBER: _ClassVar[int]
+    features: _containers.RepeatedScalarFieldContainer[str]
+    rows: int
+    known_until_us: int
+    delta_version_by_stream: _containers.ScalarMap[str, int]
+    digest: str
+    def __init__(self, features: _Optional[_Iterable[str]] = ..., rows: _Optional[int] = ..., known_until_us: _Optional[int] = ..., delta_version_by_stream: _Optional[_Mapping[str, int]] = ..., digest: _Optional[str] = ...) -> None: ...
+
+class GetFreshnessRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class GetFreshnessResponse(_message.Message):
+    __slots__ = ("records", "p50_ms", "p99_ms")
+    RECORDS_FIELD_NUMBER: _ClassVar[int]
+    P50_MS_FIELD_NUMBER: _ClassVar[int]
+    P99_MS_FIELD_NUMBER: _ClassVar[int]
+    records: int
+    p50_ms: float
+    p99_ms: float
+    def __init__(self, records: _Optional[int] = ..., p50_ms: _Optional[float] = ..., p99_ms: _Optional[float] = ...) -> None: ...

@@ -1,0 +1,285 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Generated from contracts/errors.yaml by contracts/generate.py: the closed list."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Reason(NamedTuple):
+    """One reason: branch of the tree, sentence, next step."""
+
+    kind: str
+    means: str
+    next: str
+    records: bool = False
+
+
+REASONS: dict[str, Reason] = {
+    "EMPTY": Reason("Invalid", "The record has no value.", "Send a JSON object.", records=True),
+    "TOMBSTONE": Reason(
+        "Invalid", "A tombstone came where none is allowed.", "Send a JSON object.", records=True
+    ),
+    "KEY_MISSING": Reason(
+        "Invalid",
+        "The record has no key.",
+        "Set the key to the contract's key column.",
+        records=True,
+    ),
+    "KEY_MISMATCH": Reason(
+        "Invalid",
+        "The key differs from the key column in the value.",
+        "Make both equal.",
+        records=True,
+    ),
+    "DECODE_ERROR": Reason(
+        "Invalid", "The bytes cannot be decoded.", "Send UTF-8 JSON.", records=True
+    ),
+    "BAD_TYPE": Reason(
+        "Invalid",
+        "A column has another type than the contract says.",
+        "Send the contract's type.",
+        records=True,
+    ),
+    "SCHEMA_UNKNOWN": Reason(
+        "Invalid",
+        "The contract named in ce_dataschema is not known.",
+        "Apply the contract first.",
+        records=True,
+    ),
+    "SCHEMA_INCOMPATIBLE": Reason(
+        "Invalid",
+        "The record was written for another contract version.",
+        "Publish with the applied version.",
+        records=True,
+    ),
+    "MISSING_FIELD": Reason(
+        "Invalid", "A required column is absent or null.", "Send the column.", records=True
+    ),
+    "OUT_OF_RANGE": Reason(
+        "Invalid",
+        "A value is outside the declared range or list.",
+        "Mend the value or the contract.",
+        records=True,
+    ),
+    "NONFINITE": Reason(
+        "Invalid", "A number is not finite.", "Send a finite number or null.", records=True
+    ),
+    "BAD_ID": Reason(
+        "Invalid",
+        "An id is too long or holds control, bidi or path characters.",
+        "Use plain ids up to 128 characters.",
+        records=True,
+    ),
+    "BAD_TIMESTAMP": Reason(
+        "Invalid",
+        "A time is absent or outside the years that can be true.",
+        "Send microseconds since the epoch or RFC 3339.",
+        records=True,
+    ),
+    "DUPLICATE_CONFLICT": Reason(
+        "Conflict",
+        "The event id was used before with another payload.",
+        "Give each event its own id.",
+        records=True,
+    ),
+    "TOO_LARGE": Reason(
+        "Invalid", "The record is larger than the cap.", "Send less than 1 MiB.", records=True
+    ),
+    "POISON_CRASH": Reason(
+        "Invalid",
+        "The record ended the process three times.",
+        "Report it; the record is kept as a pointer.",
+        records=True,
+    ),
+    "BAD_REQUEST": Reason(
+        "Invalid", "A field of the request is missing or malformed.", "See the field that is named."
+    ),
+    "BAD_NAME": Reason(
+        "Invalid", "A name is outside [a-z0-9][a-z0-9-.]{0,127}.", "Use a plain lower-case name."
+    ),
+    "BAD_DEFINITION": Reason(
+        "Invalid",
+        "A definition of the application is wrong.",
+        "Mend the file and line that are named.",
+    ),
+    "BAD_SETTING": Reason(
+        "Invalid",
+        "A setting is unknown or wrong.",
+        "See the settings table in the service's README.",
+    ),
+    "BATCH_TOO_LARGE": Reason(
+        "Busy", "The request holds more rows than the cap.", "Send fewer rows at a time."
+    ),
+    "MESSAGE_TOO_LARGE": Reason(
+        "Busy", "The message holds more bytes than the cap.", "Send less at a time."
+    ),
+    "TENSOR_NAME": Reason(
+        "Invalid",
+        "An input is missing, unknown or given twice.",
+        "Ask ModelMetadata for the inputs.",
+    ),
+    "TENSOR_DTYPE": Reason(
+        "Invalid",
+        "An input has another data type than the model takes.",
+        "Ask ModelMetadata for the inputs.",
+    ),
+    "TENSOR_SHAPE": Reason(
+        "Invalid",
+        "An input has another rank or shape than the model takes.",
+        "Ask ModelMetadata for the inputs.",
+    ),
+    "TENSOR_SIZE": Reason(
+        "Invalid",
+        "The bytes of an input do not match its shape.",
+        "Send row-major little-endian values.",
+    ),
+    "TENSOR_CONTENT": Reason(
+        "Invalid",
+        "The contents of an input cannot be read.",
+        "Use either raw or typed contents for all inputs.",
+    ),
+    "TENSOR_NONFINITE": Reason(
+        "Invalid", "An input holds an infinite value.", "Send finite values; NaN means absent."
+    ),
+    "MODEL_UNKNOWN": Reason(
+        "NotFound",
+        "No endpoint or model has this name or version.",
+        "Ask RepositoryIndex for the names.",
+    ),
+    "MODEL_NOT_READY": Reason(
+        "Conflict",
+        "The endpoint has no version that may serve.",
+        "Train a version that passes its gate.",
+    ),
+    "MODEL_NONFINITE": Reason(
+        "Bug",
+        "The model answered NaN or infinity.",
+        "Roll back and look at the version's evidence.",
+    ),
+    "FEATURE_UNKNOWN": Reason(
+        "NotFound", "No applied view has this feature.", "Apply the view or mend the name."
+    ),
+    "FEATURES_STALE": Reason(
+        "Conflict",
+        "The features are older than the view allows.",
+        "Look at the feature service's lag.",
+    ),
+    "ENTITY_UNKNOWN": Reason(
+        "NotFound",
+        "The entity has no feature row and the view has no default.",
+        "Publish its events first.",
+    ),
+    "STREAM_UNKNOWN": Reason(
+        "NotFound", "No applied contract has this name.", "Apply the contract or mend the name."
+    ),
+    "DEFINITION_UNKNOWN": Reason(
+        "NotFound",
+        "No applied recipe, endpoint or monitor has this name.",
+        "Apply it or mend the name.",
+    ),
+    "RUN_UNKNOWN": Reason("NotFound", "No training run has this id.", "Ask ListRuns."),
+    "VERSION_UNKNOWN": Reason("NotFound", "The model has no such version.", "Ask ListVersions."),
+    "ARTIFACT_UNKNOWN": Reason("NotFound", "No artifact has this digest.", "Upload it first."),
+    "ALIAS_MOVED": Reason(
+        "Conflict",
+        "The alias was moved by another since it was read.",
+        "Read the alias and decide again.",
+    ),
+    "GATE_NOT_PASSED": Reason(
+        "Conflict",
+        "The version has not passed its gate with this digest.",
+        "See the version's evidence.",
+    ),
+    "ROLLOUT_MOVED": Reason(
+        "Conflict", "The roll-out changed since it was read.", "Read the roll-out and decide again."
+    ),
+    "REQUEST_REUSED": Reason(
+        "Conflict",
+        "The request id was used before with other content.",
+        "Give each request its own id.",
+    ),
+    "RUN_CONFLICT": Reason(
+        "Conflict",
+        "The run id was registered before with other content.",
+        "Train again under a new id.",
+    ),
+    "TOO_FEW_ROWS": Reason(
+        "Conflict",
+        "The training set has too few rows or only one class.",
+        "Train later or widen the recipe.",
+    ),
+    "TRAINING_FAILED": Reason(
+        "Bug", "The training process ended with an error.", "See the trainer's log of that run."
+    ),
+    "DIGEST_MISMATCH": Reason("Corrupt", "The bytes do not hash to the digest.", "Upload again."),
+    "FORMAT": Reason("Invalid", "The artifact is not of the format that it says.", "Export ONNX."),
+    "PICKLE": Reason(
+        "Invalid", "The artifact is a pickle, which runs code when read.", "Export ONNX."
+    ),
+    "EXTERNAL_DATA": Reason(
+        "Invalid", "The ONNX file points to other files.", "Export with the weights inside."
+    ),
+    "ARTIFACT_TOO_LARGE": Reason(
+        "Busy", "The artifact is larger than the cap.", "Send a smaller model."
+    ),
+    "QUEUE_FULL": Reason(
+        "Busy", "A bounded queue of ours is full.", "Try again after the delay that is given."
+    ),
+    "DEADLINE_MISSING": Reason("Invalid", "The call has no deadline.", "Set one."),
+    "BROKER_UNAVAILABLE": Reason(
+        "Unavailable",
+        "Kafka did not answer in time.",
+        "Start it with headrace up or look at its log.",
+    ),
+    "DELIVERY_UNKNOWN": Reason(
+        "Unavailable",
+        "Kafka did not confirm the record in time; it may be stored.",
+        "Send it again with the same id.",
+    ),
+    "TOPIC_MISSING": Reason(
+        "Unavailable", "A topic of the contracts does not exist.", "Run headrace apply."
+    ),
+    "OFFSET_LOST": Reason(
+        "Unavailable",
+        "Retention removed records that were not read yet.",
+        "See the runbook on lost offsets.",
+    ),
+    "OBJECT_STORE_UNAVAILABLE": Reason(
+        "Unavailable", "The object store did not answer in time.", "Look at its address and log."
+    ),
+    "OBJECT_STORE_UNSAFE": Reason(
+        "Unavailable",
+        "The object store does not honour conditional puts.",
+        "Use one that does (versitygw).",
+    ),
+    "DATABASE_UNAVAILABLE": Reason(
+        "Unavailable", "The database did not answer in time.", "Look at its address and log."
+    ),
+    "SERVICE_UNAVAILABLE": Reason(
+        "Unavailable", "A service did not answer in time.", "Ask headrace status."
+    ),
+    "RECORDS_BEHIND": Reason(
+        "Unavailable",
+        "The archive does not hold the records up to that time yet.",
+        "Try again after the delay that is given.",
+    ),
+    "RESTORING": Reason(
+        "Unavailable", "The state is being restored.", "Try again after the delay that is given."
+    ),
+    "PORT_TAKEN": Reason(
+        "Unavailable", "A port is in use by another process.", "Stop it or set another port."
+    ),
+    "TOOL_MISSING": Reason(
+        "Unavailable", "A program that is needed cannot be found or built.", "Run headrace doctor."
+    ),
+    "ALREADY_RUNNING": Reason(
+        "Conflict",
+        "A supervisor already runs on this data folder.",
+        "Run headrace status or headrace down.",
+    ),
+    "START_FAILED": Reason(
+        "Unavailable", "A process did not become ready in time.", "Read its log."
+    ),
+    "INTERNAL": Reason("Bug", "A bug.", "Report it with the log."),
+}
