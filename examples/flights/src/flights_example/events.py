@@ -36,6 +36,7 @@ _FLIGHT = (
     "dest",
     "scheduled_at",
 )
+_SCHEDULE = ("date", "sched_dep_time", "sched_arr_time", "scheduled_arrival_at", "distance")
 _OBSERVED = ("temp", "dewp", "humid", "wind_dir", "wind_speed", "wind_gust", "precip")
 _CLOCK = ("year", "month", "day", "hour")
 
@@ -58,8 +59,7 @@ _SHAPE_BY_STREAM = {
         key_column="flight_id",
         time_column="announced_at",
         number_column="distance",
-        columns=(*_FLIGHT, "date", "sched_dep_time", "sched_arr_time")
-        + ("scheduled_arrival_at", "distance"),
+        columns=(*_FLIGHT, *_SCHEDULE),
         can_be_late=False,
     ),
     DEPARTED: _Shape(
