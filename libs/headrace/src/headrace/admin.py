@@ -1,0 +1,79 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The admin job: makes Kafka's topics what contracts/topics says. Nobody else creates a topic."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from confluent_kafka import KafkaError, KafkaException
+from confluent_kafka.admin import AdminClient, NewTopic
+
+from headrace import topics
+from headrace.application import Application
+from headrace.errors import Unavailable
+from headrace.topics import Topic
+
+MESSAGE_BYTES_MAX = 1 << 20
+REQUEST_TIMEOUT_S = 15.0
+
+
+def static_topics() -> list[tuple[str, Topic]]:
+    """The topics that exist before any application is applied, with their contracts."""
+    return [(topic.name, topic) for topic in topics.ALL if not topic.templated]
+
+
+def application_topics(application: Application) -> list[tuple[str, Topic]]:
+    """The topics of an application's streams and endpoints, with their contracts."""
+    by_stream = (topics.RAW, topics.INGEST_RECORDS)
+    return [
+        *((topic.of(stream), topic) for stream in application.streams for topic in by_stream),
+        *((topics.INFERENCE_PREDICTIONS.of(name), topics.INFERENCE_PREDICTIONS)
+          for name in application.endpoints),
+    ]  # fmt: skip
+
+
+def create_topics(
+    bootstrap: str, wanted: Sequence[tuple[str, Topic]], *, replicas: int = 1
+) -> list[str]:
+    """Creates those that are missing and returns their names.
+
+    Raises Unavailable BROKER_UNAVAILABLE when Kafka does not answer.
+    """
+    client = AdminClient({"bootstrap.servers": bootstrap, "log_level": 0})
+    new = [
+        NewTopic(
+            name,
+            num_partitions=topic.partitions,
+            replication_factor=replicas,
+            config=_config(topic),
+        )
+        for name, topic in wanted
+    ]
+    if not new:
+        return []
+    try:
+        futures = client.create_topics(new, operation_timeout=REQUEST_TIMEOUT_S)
+        return _created(futures.items())
+    except KafkaException as err:
+        raise Unavailable("BROKER_UNAVAILABLE", address=bootstrap) from err
+
+
+def _created(futures: Iterable[tuple[str, object]]) -> list[str]:
+    created = []
+    for name, future in futures:
+        try:
+            future.result(timeout=REQUEST_TIMEOUT_S)  # type: ignore[attr-defined]
+            created.append(name)
+        except KafkaException as err:
+            if err.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
+                raise
+    return created
+
+
+def _config(topic: Topic) -> dict[str, str]:
+    hours = topic.retention_h
+    return {
+        "cleanup.policy": topic.cleanup,
+        "retention.ms": str(hours * 3_600_000) if hours else "-1",
+        "max.message.bytes": str(MESSAGE_BYTES_MAX + 64 * 1024),
+    }

@@ -1,0 +1,283 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The client of a running Headrace: apply, publish, predict, train, look at models and incidents.
+
+It speaks the public contracts only (Kafka topics and gRPC), so whatever it does any program in any
+language can do.
+"""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+from confluent_kafka import KafkaException, Producer
+
+from headrace import admin, topics
+from headrace.application import (
+    Application,
+    Definition,
+    Endpoint,
+    Stream,
+    definition_json,
+    parse_definition_json,
+)
+from headrace.errors import Invalid, NotFound, Unavailable
+from headrace.monitor.v1 import monitor_events_pb2, monitor_service_pb2, monitor_service_pb2_grpc
+from headrace.oip import grpc_predict_v2_pb2 as oip
+from headrace.oip import grpc_predict_v2_pb2_grpc as oip_grpc
+from headrace.registry.v1 import (
+    registry_events_pb2,
+    registry_service_pb2,
+    registry_service_pb2_grpc,
+)
+from headrace.rpc import call, open_channel
+from headrace.trainer.v1 import trainer_service_pb2, trainer_service_pb2_grpc
+
+DELIVERY_TIMEOUT_S = 30.0
+QUEUE_RECORDS_MAX = 200_000
+_OIP_TYPE = {"string": "BYTES", "int64": "INT64", "float64": "FP64"}
+
+
+@dataclass(frozen=True, slots=True)
+class Addresses:
+    """Where the services answer; the defaults are those of `headrace up`."""
+
+    kafka: str = "127.0.0.1:9092"
+    ingest: str = "127.0.0.1:7101"
+    feature: str = "127.0.0.1:7102"
+    trainer: str = "127.0.0.1:7103"
+    registry: str = "127.0.0.1:7104"
+    inference: str = "127.0.0.1:8001"
+    monitor: str = "127.0.0.1:7106"
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """One answered row: the id finds it in the log, the version says who answered."""
+
+    prediction_id: str
+    score: float
+    version: int
+
+
+@dataclass
+class Client:
+    """Opens connections when they are needed; safe to use from several threads."""
+
+    addresses: Addresses = field(default_factory=Addresses)
+
+    def apply(self, application: Application) -> list[registry_events_pb2.Definition]:
+        """Creates the application's topics and stores its definitions; answers them as stored."""
+        admin.create_topics(self.addresses.kafka, admin.application_topics(application))
+        request = registry_service_pb2.ApplyDefinitionsRequest(
+            request_id=str(uuid.uuid4()),
+            application=application.name,
+            definitions=[_message(application.name, d) for d in application.definitions()],
+        )
+        answer = call(self._registry.ApplyDefinitions, request, timeout_s=10, retries_max=3)
+        self.__dict__.pop("definitions", None)
+        return list(answer.definitions)
+
+    @cached_property
+    def definitions(self) -> dict[tuple[str, str], Definition]:
+        """The applied definitions by kind and name, as they were when first asked for."""
+        request = registry_service_pb2.ListDefinitionsRequest()
+        answer = call(self._registry.ListDefinitions, request, timeout_s=2, retries_max=2)
+        return {(d.kind, d.name): parse_definition_json(d.spec_json) for d in answer.definitions}
+
+    def publish(self, stream: str, records: Iterable[Mapping[str, Any]]) -> int:
+        """Appends records to the stream's raw topic and waits until all are delivered.
+
+        Raises Unavailable DELIVERY_UNKNOWN when some may be missing: publish the same again.
+        """
+        contract = self.definitions.get(("stream", stream))
+        if not isinstance(contract, Stream):
+            raise NotFound("STREAM_UNKNOWN", stream=stream)
+        rows = [
+            (str(record.get(contract.key, "")).encode(), json.dumps(record).encode())
+            for record in records
+        ]
+        return self.publish_raw(stream, rows)
+
+    def publish_raw(self, stream: str, rows: Iterable[tuple[bytes, bytes]]) -> int:
+        """Appends (key, value) pairs as they are; ingest judges them."""
+        topic, failed, count = topics.RAW.of(stream), [], 0
+
+        def delivered(err: object, _: object) -> None:
+            if err is not None:
+                failed.append(err)
+
+        for key, value in rows:
+            while True:
+                try:
+                    self._producer.produce(topic, value=value, key=key, on_delivery=delivered)
+                    break
+                except BufferError:
+                    self._producer.poll(0.1)
+            count += 1
+        self._flush(topic, failed)
+        return count
+
+    def _flush(self, topic: str, failed: Sequence[object]) -> None:
+        try:
+            left = self._producer.flush(DELIVERY_TIMEOUT_S)
+        except KafkaException as err:
+            raise Unavailable("DELIVERY_UNKNOWN", topic=topic) from err
+        if left or failed:
+            raise Unavailable("DELIVERY_UNKNOWN", topic=topic, records=left + len(failed))
+
+    def predict(
+        self,
+        endpoint: str,
+        rows: Sequence[Mapping[str, Any]],
+        *,
+        as_of_us: int | None = None,
+        request_id: str | None = None,
+        timeout_s: float = 5.0,
+    ) -> list[Prediction]:
+        """Predicts by entity keys: the server reads the features, as of now unless told."""
+        definition = self.definitions.get(("endpoint", endpoint))
+        if not isinstance(definition, Endpoint):
+            raise NotFound("DEFINITION_UNKNOWN", endpoint=endpoint)
+        request = infer_request(definition, rows, request_id or str(uuid.uuid4()))
+        if as_of_us is not None:
+            request.parameters["as_of_us"].int64_param = as_of_us
+        answer = call(self._inference.ModelInfer, request, timeout_s=timeout_s, retries_max=2)
+        return predictions_of(answer)
+
+    def train(self, recipe: str, *, known_until_us: int = 0, request_id: str | None = None) -> str:
+        """Queues a training run and answers its id."""
+        request = trainer_service_pb2.SubmitRunRequest(
+            request_id=request_id or str(uuid.uuid4()),
+            recipe=recipe,
+            known_until_us=known_until_us,
+        )
+        run_id: str = call(self._trainer.SubmitRun, request, timeout_s=5, retries_max=2).run_id
+        return run_id
+
+    def run(self, run_id: str) -> trainer_service_pb2.Run:
+        request = trainer_service_pb2.GetRunRequest(run_id=run_id)
+        return call(self._trainer.GetRun, request, timeout_s=2, retries_max=3).run
+
+    def versions(self, model: str) -> list[registry_events_pb2.ModelVersion]:
+        """Every version of the model, newest first."""
+        found, token = [], ""
+        while True:
+            request = registry_service_pb2.ListVersionsRequest(model=model, page_token=token)
+            answer = call(self._registry.ListVersions, request, timeout_s=2, retries_max=3)
+            found.extend(answer.versions)
+            token = answer.next_page_token
+            if not token:
+                return found
+
+    def aliases(self, model: str) -> list[registry_events_pb2.Alias]:
+        request = registry_service_pb2.ListAliasesRequest(model=model)
+        return list(call(self._registry.ListAliases, request, timeout_s=2, retries_max=3).aliases)
+
+    def rollouts(self) -> list[registry_events_pb2.Rollout]:
+        request = registry_service_pb2.ListRolloutsRequest()
+        return list(call(self._registry.ListRollouts, request, timeout_s=2, retries_max=3).rollouts)
+
+    def promote(self, model: str, version: int, *, alias: str = "champion") -> int:
+        """Moves the alias by compare-and-set and answers its new generation.
+
+        Raises Conflict GATE_NOT_PASSED without a passed gate, ALIAS_MOVED when another was faster.
+        """
+        seen = {a.alias: a.generation for a in self.aliases(model)}
+        request = registry_service_pb2.SetAliasRequest(
+            request_id=str(uuid.uuid4()),
+            model=model,
+            alias=alias,
+            version=version,
+            generation_expected=seen.get(alias, 0),
+        )
+        generation: int = call(self._registry.SetAlias, request, timeout_s=2).alias.generation
+        return generation
+
+    def loop(self, monitor: str) -> monitor_service_pb2.GetLoopResponse:
+        request = monitor_service_pb2.GetLoopRequest(monitor=monitor)
+        return call(self._monitor.GetLoop, request, timeout_s=2, retries_max=3)
+
+    def quality(self, monitor: str) -> monitor_service_pb2.GetQualityResponse:
+        request = monitor_service_pb2.GetQualityRequest(monitor=monitor)
+        return call(self._monitor.GetQuality, request, timeout_s=5, retries_max=3)
+
+    def incidents(self, monitor: str) -> list[monitor_events_pb2.Incident]:
+        request = monitor_service_pb2.ListIncidentsRequest(monitor=monitor)
+        return list(
+            call(self._monitor.ListIncidents, request, timeout_s=2, retries_max=3).incidents
+        )
+
+    @cached_property
+    def _producer(self) -> Producer:
+        return Producer(
+            {
+                "bootstrap.servers": self.addresses.kafka,
+                "enable.idempotence": True,
+                "partitioner": "murmur2_random",
+                "linger.ms": 20,
+                "compression.type": "lz4",
+                "message.timeout.ms": int(DELIVERY_TIMEOUT_S * 1000),
+                "queue.buffering.max.messages": QUEUE_RECORDS_MAX,
+                "log_level": 0,
+            }
+        )
+
+    @cached_property
+    def _registry(self) -> registry_service_pb2_grpc.RegistryServiceStub:
+        return registry_service_pb2_grpc.RegistryServiceStub(open_channel(self.addresses.registry))
+
+    @cached_property
+    def _trainer(self) -> trainer_service_pb2_grpc.TrainerServiceStub:
+        return trainer_service_pb2_grpc.TrainerServiceStub(open_channel(self.addresses.trainer))
+
+    @cached_property
+    def _monitor(self) -> monitor_service_pb2_grpc.MonitorServiceStub:
+        return monitor_service_pb2_grpc.MonitorServiceStub(open_channel(self.addresses.monitor))
+
+    @cached_property
+    def _inference(self) -> oip_grpc.GRPCInferenceServiceStub:
+        return oip_grpc.GRPCInferenceServiceStub(open_channel(self.addresses.inference))
+
+
+def infer_request(
+    endpoint: Endpoint, rows: Sequence[Mapping[str, Any]], request_id: str
+) -> oip.ModelInferRequest:
+    """An OIP request by entity keys; Invalid BAD_REQUEST when a row lacks a column."""
+    request = oip.ModelInferRequest(model_name=endpoint.name, id=request_id)
+    for name, kind in endpoint.columns.items():
+        try:
+            values = [row[name] for row in rows]
+        except KeyError as err:
+            columns = ", ".join(endpoint.columns)
+            raise Invalid("BAD_REQUEST", missing=name, columns=columns) from err
+        tensor = request.inputs.add(name=name, datatype=_OIP_TYPE[kind], shape=[len(rows)])
+        if kind == "string":
+            tensor.contents.bytes_contents.extend((v or "").encode() for v in values)
+        elif kind == "int64":
+            tensor.contents.int64_contents.extend(values)
+        else:
+            tensor.contents.fp64_contents.extend(values)
+    return request
+
+
+def predictions_of(answer: oip.ModelInferResponse) -> list[Prediction]:
+    """The rows of an answer that has typed contents."""
+    outputs = {output.name: output.contents for output in answer.outputs}
+    version = int(answer.model_version)
+    ids = [each.decode() for each in outputs["prediction_id"].bytes_contents]
+    scores = outputs["score"].fp32_contents
+    return [Prediction(i, score, version) for i, score in zip(ids, scores, strict=True)]
+
+
+def _message(application: str, definition: Definition) -> registry_events_pb2.Definition:
+    return registry_events_pb2.Definition(
+        kind=definition.kind,
+        name=definition.name,
+        application=application,
+        spec_json=definition_json(definition),
+    )

@@ -1,0 +1,37 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Reads an application folder: every YAML file below it is one definition.
+
+The folder's name is the application's name. Errors name the file, so that a person can mend it.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import yaml
+
+from headrace.application import Application, Definition, build_application, parse_definition
+from headrace.errors import Invalid
+
+FILE_BYTES_MAX = 1 << 20
+
+
+def load_application(folder: Path) -> Application:
+    """Raises Invalid BAD_DEFINITION, with the file, for anything that is not an application."""
+    files = sorted(folder.rglob("*.yaml")) if folder.is_dir() else []
+    if not files:
+        raise Invalid("BAD_DEFINITION", folder=folder, problem="holds no YAML definition")
+    return build_application(folder.resolve().name, [_load(file) for file in files])
+
+
+def _load(file: Path) -> Definition:
+    try:
+        if file.stat().st_size > FILE_BYTES_MAX:
+            raise Invalid("BAD_DEFINITION", file=file, problem="is larger than 1 MiB")
+        document = yaml.safe_load(file.read_text(encoding="utf-8"))
+        return parse_definition(document)
+    except (yaml.YAMLError, UnicodeDecodeError) as err:
+        problem = " ".join(str(err).split())
+        raise Invalid("BAD_DEFINITION", file=file, problem=problem) from err
+    except Invalid as err:
+        raise Invalid(err.reason, file=file, **err.metadata) from err
