@@ -273,6 +273,11 @@ REASONS: dict[str, Reason] = {
     "TOOL_MISSING": Reason(
         "Unavailable", "A program that is needed cannot be found or built.", "Run headrace doctor."
     ),
+    "DOWNLOAD_FAILED": Reason(
+        "Unavailable",
+        "A file that is needed once could not be downloaded.",
+        "Look at the network and its proxy settings, then start again.",
+    ),
     "ALREADY_RUNNING": Reason(
         "Conflict",
         "A supervisor already runs on this data folder.",
