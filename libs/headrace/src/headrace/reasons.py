@@ -111,6 +111,11 @@ REASONS: dict[str, Reason] = {
     "BATCH_TOO_LARGE": Reason(
         "Busy", "The request holds more rows than the cap.", "Send fewer rows at a time."
     ),
+    "TOO_MANY_INPUTS": Reason(
+        "Busy",
+        "The request holds more inputs than the cap.",
+        "Send only the inputs that ModelMetadata names.",
+    ),
     "MESSAGE_TOO_LARGE": Reason(
         "Busy", "The message holds more bytes than the cap.", "Send less at a time."
     ),
@@ -151,6 +156,11 @@ REASONS: dict[str, Reason] = {
         "Conflict",
         "The endpoint has no version that may serve.",
         "Train a version that passes its gate.",
+    ),
+    "MODEL_ERROR": Reason(
+        "Bug",
+        "The model runtime failed on this request.",
+        "Roll back and look at the service's log.",
     ),
     "MODEL_NONFINITE": Reason(
         "Bug",
