@@ -73,7 +73,7 @@ ColumnName = Annotated[str, AfterValidator(_column)]
 class Closed(BaseModel):
     """Frozen, and an unknown key is an error."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class Column(Closed):
@@ -365,7 +365,17 @@ def parse_definition(document: object) -> Definition:
 
 def parse_definition_json(spec_json: bytes) -> Definition:
     """The definition in the JSON form that `registry.definitions` carries."""
-    return parse_definition(json.loads(spec_json))
+    try:
+        document = json.loads(spec_json, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as err:
+        problem = f"cannot be read as JSON: {str(err)[:200]}"
+        raise Invalid("BAD_DEFINITION", key="spec_json", problem=problem) from err
+    return parse_definition(document)
+
+
+def _refuse_constant(name: str) -> float:
+    """NaN and Infinity are Python's own and no JSON."""
+    raise ValueError(f"{name} is not a number")
 
 
 def definition_json(definition: Definition) -> bytes:
