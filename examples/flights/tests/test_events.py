@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 import orjson
 import pytest
+
 from flights_example import (
     ARRIVED,
     DEPARTED,

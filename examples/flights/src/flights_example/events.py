@@ -9,14 +9,13 @@ for the same seed, whatever the step.
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from datetime import date, datetime, timedelta
-from zoneinfo import ZoneInfo
+from datetime import date, timedelta
 
 import numpy as np
 import polars as pl
 
 from flights_example import dirt as dirty
-from flights_example.source import NEW_YORK, read_flights, read_weather
+from flights_example.source import midnight_us, read_flights, read_weather
 
 SCHEDULED, DEPARTED, ARRIVED = (
     "flights.scheduled",
@@ -132,7 +131,7 @@ def event_batches(
     streams = {
         stream: _stream(stream, table, seed=seed, dirt=dirt) for stream, table in _tables().items()
     }
-    from_us, until_us = _midnight_us(from_date), _midnight_us(until_date)
+    from_us, until_us = midnight_us(from_date), midnight_us(until_date)
     step_us = round(step.total_seconds()) * 1_000_000
     # Short steps are cut from a day that was encoded at once: encoding has a cost per call.
     chunk_us = step_us * max(1, DAY_US // step_us)
@@ -242,8 +241,3 @@ def _batch(records: pl.DataFrame) -> StreamBatch:
         values=records["value"].to_list(),
         dirt_by_kind=dict(counts.iter_rows()),
     )
-
-
-def _midnight_us(day: date) -> int:
-    midnight = datetime(day.year, day.month, day.day, tzinfo=ZoneInfo(NEW_YORK))
-    return round(midnight.timestamp()) * 1_000_000

@@ -7,8 +7,10 @@ daylight saving.
 """
 
 import zipfile
+from datetime import date, datetime
 from importlib.util import find_spec
 from pathlib import Path
+from zoneinfo import ZoneInfo
 
 import polars as pl
 
@@ -26,6 +28,12 @@ _DECIMALS = (
     "pressure",
     "visib",
 )
+
+
+def midnight_us(day: date) -> int:
+    """The moment at which the day begins in New York, microseconds since the epoch."""
+    midnight = datetime(day.year, day.month, day.day, tzinfo=ZoneInfo(NEW_YORK))
+    return round(midnight.timestamp()) * 1_000_000
 
 
 def read_flights() -> pl.DataFrame:

@@ -8,8 +8,9 @@ language can do.
 from __future__ import annotations
 
 import json
+import time
 import uuid
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -25,7 +26,9 @@ from headrace.application import (
     definition_json,
     parse_definition_json,
 )
-from headrace.errors import Invalid, NotFound, Unavailable
+from headrace.errors import Conflict, Invalid, NotFound, Unavailable
+from headrace.feature.v1 import feature_service_pb2, feature_service_pb2_grpc
+from headrace.ingest.v1 import ingest_service_pb2, ingest_service_pb2_grpc
 from headrace.monitor.v1 import monitor_events_pb2, monitor_service_pb2, monitor_service_pb2_grpc
 from headrace.oip import grpc_predict_v2_pb2 as oip
 from headrace.oip import grpc_predict_v2_pb2_grpc as oip_grpc
@@ -39,6 +42,7 @@ from headrace.trainer.v1 import trainer_service_pb2, trainer_service_pb2_grpc
 
 DELIVERY_TIMEOUT_S = 30.0
 QUEUE_RECORDS_MAX = 200_000
+RUN_POLL_INTERVAL_S = 0.2
 _OIP_TYPE = {"string": "BYTES", "int64": "INT64", "float64": "FP64"}
 
 
@@ -163,6 +167,24 @@ class Client:
         request = trainer_service_pb2.GetRunRequest(run_id=run_id)
         return call(self._trainer.GetRun, request, timeout_s=2, retries_max=3).run
 
+    def wait_run(
+        self, run_id: str, *, timeout_s: float, said: Callable[[str], None] = lambda _: None
+    ) -> trainer_service_pb2.Run:
+        """Waits until the run has ended well, telling its progress.
+
+        Raises Conflict with the run's reason when it failed, Unavailable when it takes too long.
+        """
+        deadline = time.monotonic() + timeout_s
+        while time.monotonic() < deadline:
+            run = self.run(run_id)
+            if run.state == trainer_service_pb2.RUN_STATE_COMPLETED:
+                return run
+            if run.state == trainer_service_pb2.RUN_STATE_FAILED:
+                raise Conflict(run.reason, run_id=run_id)
+            said(run.progress)
+            time.sleep(RUN_POLL_INTERVAL_S)
+        raise Unavailable("SERVICE_UNAVAILABLE", run_id=run_id, waited_s=timeout_s)
+
     def versions(self, model: str) -> list[registry_events_pb2.ModelVersion]:
         """Every version of the model, newest first."""
         found, token = [], ""
@@ -198,6 +220,17 @@ class Client:
         generation: int = call(self._registry.SetAlias, request, timeout_s=2).alias.generation
         return generation
 
+    def stream_counts(self) -> list[ingest_service_pb2.StreamCounts]:
+        """What became of every published record, by stream."""
+        request = ingest_service_pb2.ListStreamCountsRequest()
+        return list(
+            call(self._datasets.ListStreamCounts, request, timeout_s=10, retries_max=3).streams
+        )
+
+    def freshness(self) -> feature_service_pb2.GetFreshnessResponse:
+        request = feature_service_pb2.GetFreshnessRequest()
+        return call(self._feature.GetFreshness, request, timeout_s=2, retries_max=3)
+
     def loop(self, monitor: str) -> monitor_service_pb2.GetLoopResponse:
         request = monitor_service_pb2.GetLoopRequest(monitor=monitor)
         return call(self._monitor.GetLoop, request, timeout_s=2, retries_max=3)
@@ -226,6 +259,14 @@ class Client:
                 "log_level": 0,
             }
         )
+
+    @cached_property
+    def _datasets(self) -> ingest_service_pb2_grpc.DatasetServiceStub:
+        return ingest_service_pb2_grpc.DatasetServiceStub(open_channel(self.addresses.ingest))
+
+    @cached_property
+    def _feature(self) -> feature_service_pb2_grpc.FeatureServiceStub:
+        return feature_service_pb2_grpc.FeatureServiceStub(open_channel(self.addresses.feature))
 
     @cached_property
     def _registry(self) -> registry_service_pb2_grpc.RegistryServiceStub:

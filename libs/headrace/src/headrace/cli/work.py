@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: Apache-2.0
+"""headrace apply, publish and predict: the daily work with an application."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+
+from headrace.cli.connection import DataDir, connect
+from headrace.cli.output import out, told_errors
+from headrace.errors import Invalid
+from headrace.loader import load_application
+
+LINES_MAX = 10_000_000
+
+
+def apply(
+    folder: Annotated[Path, typer.Argument(help="The application folder.")],
+    data_dir: DataDir = Path(".headrace"),
+) -> None:
+    """Check an application folder and store its definitions in the registry.
+
+    Nothing is stored unless all of it is right. Applying the same again changes nothing.
+
+        headrace apply examples/flights
+    """
+    with told_errors():
+        application = load_application(folder)
+        stored = connect(data_dir).apply(application)
+    table = Table("kind", "name", "version", title=f"Application {application.name}")
+    for definition in stored:
+        table.add_row(definition.kind, definition.name, str(definition.version))
+    out.print(table)
+
+
+def publish(
+    stream: Annotated[str, typer.Argument(help="The stream's name, as in its contract.")],
+    file: Annotated[
+        Path | None, typer.Argument(help="JSON lines; standard input when absent.")
+    ] = None,
+    data_dir: DataDir = Path(".headrace"),
+) -> None:
+    """Publish JSON records, one a line, and wait until all are durable.
+
+    headrace publish flights.departed departures.jsonl
+
+    echo '{"event_id": "w1", "origin": "JFK", ...}' | headrace publish weather.observed
+    """
+    with told_errors():
+        client = connect(data_dir)
+        with file.open(encoding="utf-8") if file else sys.stdin as lines:
+            count = client.publish(stream, _records(lines))
+    out.print(f"{count} records published to {stream}")
+
+
+def predict(
+    endpoint: Annotated[str, typer.Argument(help="The endpoint's name.")],
+    row: Annotated[list[str], typer.Argument(help="Rows, as JSON objects of its columns.")],
+    as_of_us: Annotated[
+        int | None,
+        typer.Option(help="Read the features as known then: microseconds since the epoch."),
+    ] = None,
+    data_dir: DataDir = Path(".headrace"),
+) -> None:
+    """Predict by entity keys: the server reads the features.
+
+    headrace predict delay '{"flight_id": "2013-03-01:UA:1545:EWR", "origin": "EWR", ...}'
+    """
+    with told_errors():
+        rows = list(_records(row))
+        predictions = connect(data_dir).predict(endpoint, rows, as_of_us=as_of_us)
+    table = Table("prediction id", "score", "version")
+    for each in predictions:
+        table.add_row(each.prediction_id, f"{each.score:.4f}", str(each.version))
+    out.print(table)
+
+
+def _records(lines: Iterable[str]) -> Iterable[dict[str, Any]]:
+    for number, line in enumerate(lines, start=1):
+        if number > LINES_MAX:
+            raise Invalid("BAD_REQUEST", line=number, problem=f"more than {LINES_MAX} lines")
+        if not line.strip():
+            continue
+        try:
+            record = json.loads(line)
+        except json.JSONDecodeError as err:
+            raise Invalid("BAD_REQUEST", line=number, problem=err.msg) from err
+        if not isinstance(record, dict):
+            raise Invalid("BAD_REQUEST", line=number, problem="not a JSON object")
+        yield record

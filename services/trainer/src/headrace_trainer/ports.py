@@ -1,0 +1,120 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the trainer's handlers need from the outside."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from headrace.application import Recipe
+from headrace_trainer.domain.run import Lease, Run, TrainedModel, TrainingRequest
+
+Progress = Callable[[str], None]
+
+
+class RunStore(Protocol):
+    """Runs and their leases. State changes and their events are stored both or neither."""
+
+    def add(self, request: TrainingRequest) -> Run:
+        """Queues the request, or answers the run that its id has already.
+
+        Raises Conflict REQUEST_REUSED when that run was asked for with other content.
+        """
+
+    def get(self, run_id: str) -> Run:
+        """Raises NotFound RUN_UNKNOWN."""
+
+    def newest(self, runs_max: int) -> list[Run]:
+        """Newest first."""
+
+    def claim(self) -> tuple[Lease, Run] | None:
+        """Takes the oldest run that is queued, or whose lease ran out; None when there is none."""
+
+    def renew(self, lease: Lease, progress: str) -> bool:
+        """Holds the lease for another term; False when it was lost."""
+
+    def complete(self, lease: Lease, trained: TrainedModel) -> bool:
+        """Stores the result and its event; False, and nothing stored, when the lease was lost."""
+
+    def fail(self, lease: Lease, reason: str) -> bool:
+        """As `complete`, for a run that failed."""
+
+
+class RecipeBook(Protocol):
+    """The applied recipes, and what their views say of the features."""
+
+    def recipe(self, name: str) -> Recipe:
+        """Raises NotFound DEFINITION_UNKNOWN."""
+
+    def category_sizes(self, recipe: Recipe) -> Mapping[str, int]:
+        """Number of categories of each feature of the recipe that is a code."""
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingSet:
+    """An Arrow IPC file and what it was made from.
+
+    Columns: entity_key string, as_of_us int64, label float32, features list of float32 [n].
+    """
+
+    file: Path
+    features: tuple[str, ...]
+    rows: int
+    digest: str
+    delta_version_by_stream: dict[str, int]
+
+
+class TrainingSetClient(Protocol):
+    """Point-in-time training sets from the feature service."""
+
+    def create(self, recipe: str, known_until_us: int, file: Path) -> TrainingSet:
+        """Writes the set to `file`. Raises Unavailable RECORDS_BEHIND, Conflict TOO_FEW_ROWS."""
+
+
+@dataclass(frozen=True, slots=True)
+class Champion:
+    """The version that serves the model now."""
+
+    version: int
+    digest: str
+    features: tuple[str, ...]
+
+
+class ModelRegistryClient(Protocol):
+    """The registry's artifacts and champion."""
+
+    def champion(self, model: str) -> Champion | None: ...
+
+    def download(self, digest: str) -> bytes: ...
+
+    def upload(self, onnx: bytes) -> str:
+        """Stores the bytes and answers their digest."""
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingJob:
+    """All that a training process reads; it needs no network."""
+
+    recipe: Recipe
+    # Number of categories by feature, for the features that are codes.
+    category_sizes: Mapping[str, int]
+    training_set: TrainingSet
+    champion_onnx: Path | None
+    folder: Path
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingResult:
+    """What a training process leaves: the model's bytes and what was measured."""
+
+    onnx: bytes
+    model: TrainedModel
+
+
+class TrainingProcess(Protocol):
+    """Trains in a process of its own, so that its memory goes and its crash harms nobody."""
+
+    def train(self, job: TrainingJob, *, progress: Progress) -> TrainingResult:
+        """Raises HeadraceError TRAINING_FAILED, Conflict TOO_FEW_ROWS. Calls `progress` often."""
