@@ -233,6 +233,9 @@ REASONS: dict[str, Reason] = {
     "ARTIFACT_TOO_LARGE": Reason(
         "Busy", "The artifact is larger than the cap.", "Send a smaller model."
     ),
+    "STATE_FULL": Reason(
+        "Busy", "The embedded store has reached its cap.", "Raise the cap in the settings."
+    ),
     "QUEUE_FULL": Reason(
         "Busy", "A bounded queue of ours is full.", "Try again after the delay that is given."
     ),

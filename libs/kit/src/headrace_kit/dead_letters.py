@@ -1,0 +1,39 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A record set aside: payload and headers untouched, coordinates and reason in dl-* headers.
+
+The key is `topic:partition:offset`, so that a replay repeats a dead letter and adds none.
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+from headrace_kit.kafka import MESSAGE_BYTES_MAX, Message, Record
+
+PAYLOAD_BYTES_MAX = MESSAGE_BYTES_MAX - 65_536  # a larger payload is left where it is
+
+
+def dead_letter_topic(service: str) -> str:
+    return f"{service}.dead-letters.v1"
+
+
+def dead_letter(record: Record, *, reason: str, service: str, attempt: int = 1) -> Message:
+    """The dead letter of a record; an oversize payload becomes a pointer with its sha256."""
+    payload = record.value or b""
+    own = {
+        "dl-topic": record.topic.encode(),
+        "dl-partition": b"%d" % record.partition,
+        "dl-offset": b"%d" % record.offset,
+        "dl-key": record.key or b"",
+        "dl-reason": reason.encode(),
+        "dl-attempt": b"%d" % attempt,
+        "dl-sha256": hashlib.sha256(payload).hexdigest().encode(),
+        "dl-service": service.encode(),
+    }
+    pointer_only = len(payload) > PAYLOAD_BYTES_MAX
+    return Message(
+        topic=dead_letter_topic(service),
+        key=f"{record.topic}:{record.partition}:{record.offset}".encode(),
+        value=None if pointer_only else record.value,
+        headers=tuple((own if pointer_only else {**record.headers, **own}).items()),
+    )

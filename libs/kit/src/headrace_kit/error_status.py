@@ -1,0 +1,129 @@
+# SPDX-License-Identifier: Apache-2.0
+"""HeadraceError to gRPC status and back, without loss: branch, reason and metadata survive.
+
+The reason travels in `google.rpc.ErrorInfo` of the domain "headrace", the delay of what may be
+tried again in `google.rpc.RetryInfo` (https://google.aip.dev/193).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import grpc
+from google.protobuf.any_pb2 import Any as AnyMessage
+from google.protobuf.duration_pb2 import Duration
+from google.rpc import code_pb2
+from google.rpc.error_details_pb2 import ErrorInfo, RetryInfo
+from google.rpc.status_pb2 import Status
+from grpc_status import rpc_status
+
+from headrace.errors import (
+    Busy,
+    Conflict,
+    Corrupt,
+    HeadraceError,
+    Invalid,
+    NotFound,
+    Unavailable,
+)
+from headrace.reasons import REASONS
+
+DOMAIN = "headrace"
+# A repeat with other content, and a compare-and-set that lost; other conflicts are preconditions.
+ALREADY = ("DUPLICATE_CONFLICT", "REQUEST_REUSED", "RUN_CONFLICT", "ALREADY_RUNNING")
+ABORTED = ("ALIAS_MOVED", "ROLLOUT_MOVED")
+CODE_BY_BRANCH: dict[type[HeadraceError], int] = {
+    Invalid: code_pb2.INVALID_ARGUMENT,
+    NotFound: code_pb2.NOT_FOUND,
+    Conflict: code_pb2.FAILED_PRECONDITION,
+    Corrupt: code_pb2.DATA_LOSS,
+    Busy: code_pb2.RESOURCE_EXHAUSTED,
+    Unavailable: code_pb2.UNAVAILABLE,
+    HeadraceError: code_pb2.INTERNAL,
+}
+BRANCH_BY_CODE: dict[grpc.StatusCode, type[HeadraceError]] = {
+    grpc.StatusCode.INVALID_ARGUMENT: Invalid,
+    grpc.StatusCode.NOT_FOUND: NotFound,
+    grpc.StatusCode.FAILED_PRECONDITION: Conflict,
+    grpc.StatusCode.ABORTED: Conflict,
+    grpc.StatusCode.ALREADY_EXISTS: Conflict,
+    grpc.StatusCode.DATA_LOSS: Corrupt,
+    grpc.StatusCode.RESOURCE_EXHAUSTED: Busy,
+    grpc.StatusCode.UNAVAILABLE: Unavailable,
+}
+BUG = "INTERNAL: A bug. Report it with the log."
+
+
+def status_code(error: HeadraceError) -> int:
+    """The gRPC code of an error, as a number of google.rpc.Code."""
+    if error.reason in ALREADY:
+        return code_pb2.ALREADY_EXISTS
+    if error.reason in ABORTED:
+        return code_pb2.ABORTED
+    return next(code for branch, code in CODE_BY_BRANCH.items() if isinstance(error, branch))
+
+
+def to_status(error: BaseException) -> Status:
+    """The status of an error; a bug gives away nothing of itself."""
+    if not isinstance(error, HeadraceError):
+        error_info = ErrorInfo(reason="INTERNAL", domain=DOMAIN)
+        return Status(code=code_pb2.INTERNAL, message=BUG, details=[_packed(error_info)])
+    details = [
+        _packed(ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=error.metadata)),
+    ]
+    delay_s = error.retry_delay_s
+    if delay_s is not None and not error.reason.endswith("TOO_LARGE"):
+        delay = Duration()
+        delay.FromMilliseconds(int(delay_s * 1000))
+        details.append(_packed(RetryInfo(retry_delay=delay)))
+    return Status(code=status_code(error), message=str(error), details=details)
+
+
+def _packed(message: Any) -> AnyMessage:
+    packed = AnyMessage()
+    packed.Pack(message)
+    return packed
+
+
+def from_rpc_error(error: grpc.RpcError) -> HeadraceError:
+    """The HeadraceError that a call's error carries, or the nearest one when it carries none."""
+    status, code = _status_of(error), error.code()
+    info = ErrorInfo()
+    for detail in status.details if status is not None else ():
+        if detail.Unpack(info) and info.domain == DOMAIN and info.reason in REASONS:
+            branch = BRANCH_BY_CODE.get(code, HeadraceError)
+            return branch(info.reason, **info.metadata)
+    return _foreign(code, str(error.details() or ""))
+
+
+def retry_delay_s(error: grpc.RpcError) -> float | None:
+    """The delay after which the callee asked to be tried again; None when it did not."""
+    status, info = _status_of(error), RetryInfo()
+    for detail in status.details if status is not None else ():
+        if detail.Unpack(info):
+            return float(info.retry_delay.ToMilliseconds()) / 1000
+    return None
+
+
+def _status_of(error: grpc.RpcError) -> Status | None:
+    try:
+        return rpc_status.from_call(error)
+    except ValueError:  # the status in the trailers contradicts the call's own code
+        return None
+
+
+def _foreign(code: grpc.StatusCode, details: str) -> HeadraceError:
+    """An error that no service of ours phrased: the transport's, a proxy's, gRPC's own."""
+    if code == grpc.StatusCode.RESOURCE_EXHAUSTED:
+        too_large = "larger than max" in details
+        return Busy("MESSAGE_TOO_LARGE" if too_large else "QUEUE_FULL")
+    away = (
+        grpc.StatusCode.UNAVAILABLE,
+        grpc.StatusCode.DEADLINE_EXCEEDED,
+        grpc.StatusCode.CANCELLED,
+    )
+    if code in away:
+        return Unavailable("SERVICE_UNAVAILABLE", code=code.name)
+    if code == grpc.StatusCode.INVALID_ARGUMENT:
+        return Invalid("BAD_REQUEST", details=details)
+    return HeadraceError("INTERNAL", code=code.name)

@@ -1,0 +1,145 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A compacted topic read as a table: without a group, from the beginning, then for ever.
+
+`start` returns when the end that it saw at the start is reached, so that a service is ready only
+with a whole table. Compaction leaves gaps, so the end of a partition is what Kafka says it is.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import structlog
+from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, TopicPartition
+
+from headrace.errors import Busy, HeadraceError, Unavailable
+from headrace_kit.backoff import Backoff
+from headrace_kit.kafka import Record, await_broker, client_settings, to_record
+
+POLL_RECORDS_MAX = 500
+REQUEST_TIMEOUT_S = 5.0
+
+log = structlog.get_logger(__name__)
+
+
+class TableFollower:
+    """Calls `on_record` from its thread for every record of a topic; a Part.
+
+    Busy and Unavailable: the same record again, later. Any other HeadraceError: logged, next
+    record. Anything else is a bug: the follower stops and `failed` tells.
+    """
+
+    def __init__(self, *, bootstrap: str, topic: str, on_record: Callable[[Record], None]) -> None:
+        self._bootstrap, self._topic, self._on_record = bootstrap, topic, on_record
+        self._ends: dict[int, int] = {}  # partitions that are not caught up, and their ends
+        self._caught_up = threading.Event()
+        self._stopping = threading.Event()
+        self._failure: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, name=f"follow-{topic}", daemon=True)
+        self._consumer: Any = None
+
+    def start(self, timeout_s: float = 60.0) -> None:
+        """Return when caught up with the end seen now.
+
+        Raises Unavailable BROKER_UNAVAILABLE, TOPIC_MISSING, or RESTORING when time is up.
+        """
+        deadline_s = time.monotonic() + timeout_s
+        self._consumer = Consumer(
+            client_settings(self._bootstrap, f"follow-{self._topic}")
+            | {
+                "auto.offset.reset": "error",
+                "enable.auto.commit": False,
+                "enable.auto.offset.store": False,
+                "enable.partition.eof": True,
+                "group.id": "headrace-follower",  # asked for by the client, never joined
+                "isolation.level": "read_committed",
+                "queued.max.messages.kbytes": 4_096,
+            }
+        )
+        await_broker(self._consumer, self._bootstrap)
+        self._ends = self._end_offsets(deadline_s)
+        self._consumer.assign(
+            [TopicPartition(self._topic, number, OFFSET_BEGINNING) for number in self._ends]
+        )
+        self._thread.start()
+        while not self._caught_up.wait(0.1):
+            if self._failure is not None:
+                raise self._failure
+            if time.monotonic() > deadline_s:
+                raise Unavailable("RESTORING", topic=self._topic)
+
+    def stop(self, timeout_s: float) -> None:
+        self._stopping.set()
+        if self._thread.is_alive():
+            self._thread.join(timeout_s)
+        elif self._consumer is not None:
+            self._consumer.close()
+
+    def failed(self) -> BaseException | None:
+        return self._failure
+
+    def _end_offsets(self, deadline_s: float) -> dict[int, int]:
+        while True:
+            try:
+                found = self._consumer.list_topics(self._topic, timeout=REQUEST_TIMEOUT_S)
+                metadata = found.topics[self._topic]
+                if metadata.error is None:
+                    return {number: self._end_offset(number) for number in metadata.partitions}
+            except KafkaException as err:
+                if time.monotonic() > deadline_s:
+                    raise Unavailable("BROKER_UNAVAILABLE", bootstrap=self._bootstrap) from err
+            if time.monotonic() > deadline_s:
+                raise Unavailable("TOPIC_MISSING", topic=self._topic)
+            self._stopping.wait(0.2)
+
+    def _end_offset(self, number: int) -> int:
+        partition = TopicPartition(self._topic, number)
+        _, high = self._consumer.get_watermark_offsets(partition, timeout=REQUEST_TIMEOUT_S)
+        return int(high)
+
+    def _run(self) -> None:
+        try:
+            while not self._stopping.is_set():
+                for message in self._consumer.consume(POLL_RECORDS_MAX, 0.1):
+                    self._take(message)
+        except Exception as err:
+            log.exception("follower_failed", topic=self._topic)
+            self._failure = err
+        finally:
+            self._consumer.close()
+
+    def _take(self, message: Any) -> None:
+        error = message.error()
+        if error is None:
+            self._apply(to_record(message))
+            self._reached(message.partition(), message.offset() + 1)
+        elif error.code() == KafkaError._PARTITION_EOF:
+            self._reached(message.partition(), message.offset())
+        elif error.code() == KafkaError.UNKNOWN_TOPIC_OR_PART:
+            raise Unavailable("TOPIC_MISSING", topic=self._topic)
+        elif error.code() == KafkaError._AUTO_OFFSET_RESET:
+            raise Unavailable("OFFSET_LOST", topic=self._topic, partition=message.partition())
+        elif not error.retriable():
+            log.warning("follower_error", topic=self._topic, error=error.name())
+
+    def _apply(self, record: Record) -> None:
+        backoff = Backoff()
+        while not self._stopping.is_set():
+            try:
+                return self._on_record(record)
+            except (Busy, Unavailable) as err:
+                log.warning("follower_waits", topic=self._topic, error=str(err))
+                self._stopping.wait(backoff.failed(err.retry_delay_s))
+            except HeadraceError as err:
+                log.error("record_skipped", topic=self._topic, offset=record.offset, error=str(err))
+                return None
+        return None
+
+    def _reached(self, number: int, position: int) -> None:
+        if position >= self._ends.get(number, position + 1):
+            del self._ends[number]
+        if not self._ends:
+            self._caught_up.set()

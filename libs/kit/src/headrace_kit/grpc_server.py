@@ -1,0 +1,193 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The gRPC server of a service: errors of our tree as status, health, reflection, bounds, drain.
+
+One interceptor is a boundary: what is no HeadraceError is a bug, logged in full under an id, and
+answered with opaque text. The port is never shared: two servers on one port would split the calls.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NoReturn
+
+import grpc
+import structlog
+from google.protobuf import descriptor_pool
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+from grpc_status import rpc_status
+
+from headrace.errors import HeadraceError, Unavailable
+from headrace_kit.error_status import to_status
+from headrace_kit.grpc_client import MESSAGE_BYTES_MAX
+from headrace_kit.telemetry import histogram
+
+CALLS_MAX = 1_000
+DEADLINE_S_MAX = 60.0
+
+log = structlog.get_logger(__name__)
+
+
+def remaining_s(context: grpc.ServicerContext, *, cap_s: float = DEADLINE_S_MAX) -> float:
+    """Seconds that a handler may still take: the caller's deadline, or the cap when it is later.
+
+    A caller without a deadline gets the cap, so that nothing waits for ever.
+    """
+    left_s = context.time_remaining()
+    return cap_s if left_s is None else max(0.0, min(left_s, cap_s))
+
+
+class GrpcServer:
+    """A server for the given servicers; a Part. `services` holds (add function, servicer) pairs."""
+
+    def __init__(
+        self,
+        *,
+        host: str,
+        port: int,
+        services: Sequence[tuple[Callable[[Any, grpc.Server], None], object]],
+        names: Sequence[str],
+        workers: int = 16,
+        message_bytes_max: int = MESSAGE_BYTES_MAX,
+        reflection_pool: descriptor_pool.DescriptorPool | None = None,
+    ) -> None:
+        self._address, self._port, self._names = host, port, tuple(names)
+        self._pool = ThreadPoolExecutor(workers, thread_name_prefix="grpc")
+        self._server = grpc.server(
+            self._pool,
+            interceptors=[_ErrorInterceptor(_service_of(names))],
+            maximum_concurrent_rpcs=CALLS_MAX,
+            options=[
+                ("grpc.so_reuseport", 0),
+                ("grpc.max_receive_message_length", message_bytes_max),
+                ("grpc.max_send_message_length", message_bytes_max),
+                ("grpc.max_metadata_size", 8_192),
+                ("grpc.http2.min_recv_ping_interval_without_data_ms", 20_000),
+                ("grpc.keepalive_permit_without_calls", 1),
+                ("grpc.max_connection_age_ms", 300_000),
+                ("grpc.max_connection_age_grace_ms", 30_000),
+            ],
+        )
+        for add, servicer in services:
+            add(servicer, self._server)
+        self._health = health.HealthServicer()
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        listed = (*names, health.SERVICE_NAME, reflection.SERVICE_NAME)
+        pool = _merged_pool(names, reflection_pool) if reflection_pool else None
+        reflection.enable_server_reflection(listed, self._server, pool=pool)
+        self.set_ready(False)
+
+    def start(self) -> int:
+        """Listen; returns the port. Raises Unavailable PORT_TAKEN."""
+        try:
+            port = self._server.add_insecure_port(f"{self._address}:{self._port}")
+        except RuntimeError as err:
+            raise Unavailable("PORT_TAKEN", host=self._address, port=self._port) from err
+        self._server.start()
+        return int(port)
+
+    def set_ready(self, ready: bool) -> None:
+        """Tell health checks whether traffic may come."""
+        serving = health_pb2.HealthCheckResponse
+        status = serving.SERVING if ready else serving.NOT_SERVING
+        for name in ("", *self._names):
+            self._health.set(name, status)
+
+    def stop(self, timeout_s: float) -> None:
+        """Take no new calls, let the running ones end within the time."""
+        self._health.enter_graceful_shutdown()
+        self._server.stop(timeout_s).wait(timeout_s + 1.0)
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def failed(self) -> BaseException | None:
+        return None
+
+
+def _service_of(names: Sequence[str]) -> str:
+    """The service's name: `headrace.feature.v1.FeatureService` gives feature, OIP's inference."""
+    return names[0].removeprefix("headrace.").partition(".")[0]
+
+
+def _merged_pool(
+    names: Sequence[str], own: descriptor_pool.DescriptorPool
+) -> descriptor_pool.DescriptorPool:
+    """One pool for reflection when some services live in a descriptor pool of their own."""
+    merged = descriptor_pool.DescriptorPool()
+    for name in (*names, health.SERVICE_NAME, reflection.SERVICE_NAME):
+        try:
+            file = own.FindFileContainingSymbol(name)
+        except KeyError:
+            file = descriptor_pool.Default().FindFileContainingSymbol(name)
+        _add_file(merged, file)
+    return merged
+
+
+def _add_file(pool: descriptor_pool.DescriptorPool, file: Any) -> None:
+    for dependency in file.dependencies:
+        _add_file(pool, dependency)
+    pool.AddSerializedFile(file.serialized_pb)
+
+
+class _ErrorInterceptor(grpc.ServerInterceptor):
+    """Wraps every handler: errors to status, durations to a histogram."""
+
+    def __init__(self, service: str) -> None:
+        self._seconds = histogram(service, "rpc_seconds", "Duration of calls.", "method")
+
+    def intercept_service(self, continuation: Any, details: Any) -> Any:
+        handler = continuation(details)
+        if handler is None:
+            return None
+        seconds = self._seconds.labels(details.method)
+        if handler.response_streaming:
+            behaviour = _streaming(handler.unary_stream or handler.stream_stream, seconds)
+            make = (
+                grpc.stream_stream_rpc_method_handler
+                if handler.request_streaming
+                else grpc.unary_stream_rpc_method_handler
+            )
+        else:
+            behaviour = _unary(handler.unary_unary or handler.stream_unary, seconds)
+            make = (
+                grpc.stream_unary_rpc_method_handler
+                if handler.request_streaming
+                else grpc.unary_unary_rpc_method_handler
+            )
+        return make(behaviour, handler.request_deserializer, handler.response_serializer)
+
+
+def _unary(method: Callable[..., Any], seconds: Any) -> Callable[..., Any]:
+    def behaviour(request: Any, context: grpc.ServicerContext) -> Any:
+        begin_s = time.monotonic()
+        try:
+            return method(request, context)
+        except Exception as err:  # noqa: BLE001 - the boundary to the caller
+            _abort(context, err)
+        finally:
+            seconds.observe(time.monotonic() - begin_s)
+
+    return behaviour
+
+
+def _streaming(method: Callable[..., Any], seconds: Any) -> Callable[..., Any]:
+    def behaviour(request: Any, context: grpc.ServicerContext) -> Iterator[Any]:
+        begin_s = time.monotonic()
+        try:
+            yield from method(request, context)
+        except Exception as err:  # noqa: BLE001 - the boundary to the caller
+            _abort(context, err)
+        finally:
+            seconds.observe(time.monotonic() - begin_s)
+
+    return behaviour
+
+
+def _abort(context: Any, error: Exception) -> NoReturn:
+    if context.code() is not None:  # the servicer itself has aborted
+        raise error
+    if not isinstance(error, HeadraceError):
+        log.error("rpc_failed", exc_info=error)
+    context.abort_with_status(rpc_status.to_status(to_status(error)))
+    raise AssertionError("abort raises")

@@ -1,0 +1,255 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Messages, records, and a publisher whose answer is the delivery report and nothing less.
+
+librdkafka runs delivery reports only inside `poll`, so a thread of our own polls all the time and
+a caller waits for its own messages only. Keys go to partitions by murmur2, as Java's clients do.
+A client does not survive a fork: the process id is checked at each publish.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
+
+import structlog
+from confluent_kafka import KafkaError, KafkaException, Producer
+
+from headrace.errors import Busy, HeadraceError, Invalid, Unavailable
+
+BROKER_WAIT_S = 30.0
+DELIVERY_TIMEOUT_S = 10.0
+MESSAGE_BYTES_MAX = 1_048_576  # Kafka's default cap of a topic
+SLICE_RECORDS = 10_000  # a longer sequence is sent slice by slice, so that it fits the queue
+QUEUE_KIB_MAX = 65_536
+
+log = structlog.get_logger(__name__)
+
+
+class Partition(NamedTuple):
+    """One partition of a topic."""
+
+    topic: str
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """What is to be published; the key decides the partition, None means any."""
+
+    topic: str
+    key: bytes | None
+    value: bytes | None
+    headers: tuple[tuple[str, bytes], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """What was read from a partition; of a header given twice the last one counts."""
+
+    topic: str
+    partition: int
+    offset: int
+    key: bytes | None
+    value: bytes | None
+    headers: Mapping[str, bytes]
+    timestamp_ms: int
+
+
+class Publisher(Protocol):
+    """Sends messages and answers when all of them are delivered."""
+
+    def publish(self, messages: Sequence[Message], *, timeout_s: float = 10.0) -> None:
+        """Return when every message is delivered; callers do not wait for each other.
+
+        Raises Busy QUEUE_FULL, Invalid TOO_LARGE, Unavailable TOPIC_MISSING, and Unavailable
+        DELIVERY_UNKNOWN: some messages may be stored; send them again with the same ids.
+        """
+
+
+def client_settings(bootstrap: str, client_id: str) -> dict[str, Any]:
+    """What every client of ours tells librdkafka."""
+    return {
+        "bootstrap.servers": bootstrap,
+        "client.id": client_id,
+        "error_cb": _log_client_error,
+        "log.connection.close": False,
+        "log_level": 2,  # what matters arrives through error_cb
+        "reconnect.backoff.max.ms": 2_000,
+        "socket.nagle.disable": True,
+        "socket.timeout.ms": 10_000,
+        "topic.metadata.refresh.interval.ms": 5_000,
+    }
+
+
+def _log_client_error(error: KafkaError) -> None:
+    if error.code() == KafkaError._ALL_BROKERS_DOWN:
+        log.warning("kafka_unreachable", error=error.name())
+
+
+def await_broker(client: Any, bootstrap: str, *, timeout_s: float = BROKER_WAIT_S) -> None:
+    """Return when the broker answers a metadata request.
+
+    Raises Unavailable BROKER_UNAVAILABLE, with `bootstrap`, when none came within the time.
+    """
+    deadline_s = time.monotonic() + timeout_s
+    while True:
+        try:
+            client.list_topics("__consumer_offsets", timeout=1.0)
+            return
+        except KafkaException as err:
+            if time.monotonic() >= deadline_s:
+                raise Unavailable("BROKER_UNAVAILABLE", bootstrap=bootstrap) from err
+            time.sleep(0.1)  # a refused connection fails at once
+
+
+def to_record(message: Any) -> Record:
+    """A message of confluent-kafka, without error, as a record."""
+    return Record(
+        message.topic(),
+        message.partition(),
+        message.offset(),
+        message.key(),
+        message.value(),
+        {name: value or b"" for name, value in message.headers() or ()},
+        message.timestamp()[1],
+    )
+
+
+class _Delivery:
+    """Counts down the reports of one publish; the poll thread alone counts."""
+
+    def __init__(self, count: int) -> None:
+        self._left = count
+        self._lock = threading.Lock()
+        self._lock.acquire()
+        self.error: KafkaError | None = None
+
+    def report(self, error: KafkaError | None, _: object) -> None:
+        self.error = error or self.error
+        self._left -= 1
+        if self._left == 0:
+            self._lock.release()
+
+    def wait(self, timeout_s: float) -> bool:
+        return self._lock.acquire(timeout=max(0.0, timeout_s))
+
+
+class KafkaPublisher:
+    """Publisher on librdkafka: idempotent, acknowledged by all replicas; also a Part."""
+
+    def __init__(
+        self,
+        bootstrap: str,
+        *,
+        client_id: str,
+        queue_records_max: int = 100_000,
+        linger_ms: float = 2,
+        message_bytes_max: int = MESSAGE_BYTES_MAX,
+    ) -> None:
+        self._bootstrap = bootstrap
+        self._bytes_max = message_bytes_max
+        self._settings = client_settings(bootstrap, client_id) | {
+            "acks": "all",
+            "enable.idempotence": True,
+            "linger.ms": linger_ms,
+            "message.max.bytes": message_bytes_max + 65_536,  # room for key, headers, framing
+            "message.timeout.ms": int(DELIVERY_TIMEOUT_S * 1000),
+            "partitioner": "murmur2_random",
+            "queue.buffering.max.kbytes": QUEUE_KIB_MAX,
+            "queue.buffering.max.messages": queue_records_max,
+            "topic.metadata.propagation.max.ms": 2_000,
+        }
+        self._pid = os.getpid()
+        self._producer = Producer(self._settings)
+        self._replaced = False
+        self._failure: BaseException | None = None
+        self._replacing = threading.Lock()
+        self._closing = threading.Event()
+        self._poller = threading.Thread(target=self._poll, name="kafka-publisher", daemon=True)
+        self._poller.start()
+
+    def start(self) -> None:
+        """Wait for the broker; raises Unavailable BROKER_UNAVAILABLE after 30 s."""
+        await_broker(self._producer, self._bootstrap)
+
+    def publish(
+        self, messages: Sequence[Message], *, timeout_s: float = DELIVERY_TIMEOUT_S
+    ) -> None:
+        if os.getpid() != self._pid:
+            raise RuntimeError("a Kafka client does not survive a fork: make it in the child")
+        deadline_s = time.monotonic() + timeout_s
+        for first in range(0, len(messages), SLICE_RECORDS):
+            self._publish_slice(messages[first : first + SLICE_RECORDS], deadline_s)
+
+    def _publish_slice(self, messages: Sequence[Message], deadline_s: float) -> None:
+        producer, delivery = self._producer, _Delivery(len(messages))
+        for message in messages:
+            self._produce(producer, message, delivery)
+        if not delivery.wait(deadline_s - time.monotonic()):
+            raise Unavailable("DELIVERY_UNKNOWN", topic=messages[0].topic)
+        if delivery.error is not None:
+            raise _delivery_error(delivery.error, messages[0].topic)
+
+    def _produce(self, producer: Producer, message: Message, delivery: _Delivery) -> None:
+        if len(message.value or b"") > self._bytes_max:
+            raise Invalid("TOO_LARGE", topic=message.topic, bytes_max=self._bytes_max)
+        try:
+            producer.produce(
+                message.topic,
+                message.value,
+                message.key,
+                headers=list(message.headers),
+                on_delivery=delivery.report,
+            )
+        except BufferError as err:
+            raise Busy("QUEUE_FULL", topic=message.topic) from err
+        except KafkaException as err:
+            error = err.args[0]
+            if error.code() == KafkaError.MSG_SIZE_TOO_LARGE:
+                raise Invalid("TOO_LARGE", topic=message.topic) from err
+            if error.code() == KafkaError._FATAL:
+                self._replace(producer)
+            raise _delivery_error(error, message.topic) from err
+
+    def _replace(self, dead: Producer) -> None:
+        """Make a new producer after a fatal error, once; a second one ends the service."""
+        with self._replacing:
+            if self._producer is not dead:
+                return
+            if self._replaced:
+                self._failure = RuntimeError("the idempotent producer failed twice")
+                return
+            self._replaced = True
+            log.error("kafka_producer_replaced")
+            self._producer = Producer(self._settings)
+
+    def _poll(self) -> None:
+        while not self._closing.is_set():
+            self._producer.poll(0.1)
+
+    def failed(self) -> BaseException | None:
+        return self._failure
+
+    def close(self, timeout_s: float) -> None:
+        """Deliver what is queued, then end; raises Unavailable DELIVERY_UNKNOWN if some is left."""
+        left = self._producer.flush(timeout_s)
+        self._closing.set()
+        self._poller.join(1.0)
+        if left:
+            raise Unavailable("DELIVERY_UNKNOWN", left=left)
+
+    def stop(self, timeout_s: float) -> None:
+        self.close(timeout_s)
+
+
+def _delivery_error(error: KafkaError, topic: str) -> HeadraceError:
+    unknown = (KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC)
+    if error.code() in (*unknown, KafkaError._UNKNOWN_PARTITION):
+        return Unavailable("TOPIC_MISSING", topic=topic)
+    if error.code() == KafkaError.MSG_SIZE_TOO_LARGE:
+        return Invalid("TOO_LARGE", topic=topic)
+    return Unavailable("DELIVERY_UNKNOWN", topic=topic, error=error.name())

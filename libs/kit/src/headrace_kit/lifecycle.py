@@ -1,0 +1,152 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From start to exit code: parts start in order, end in reverse, and a failed one ends the service.
+
+Exit codes are those of sysexits.h: 0 stopped as asked, 69 something that is needed does not answer
+(one line says what to do), 70 a bug. The supervisor starts the service again after 69 and 70.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+import structlog
+
+from headrace.errors import HeadraceError, Unavailable
+from headrace_kit.admin_http import AdminServer
+
+EXIT_UNAVAILABLE = 69
+EXIT_BUG = 70
+WATCH_INTERVAL_S = 0.1
+
+log = structlog.get_logger(__name__)
+
+
+class Part(Protocol):
+    """Something that runs beside the others: a loop, a server, a publisher."""
+
+    def start(self) -> object:
+        """Begin; returns when the part does its work."""
+
+    def stop(self, timeout_s: float) -> None:
+        """Finish what is in work and end; also after a start that failed."""
+
+    def failed(self) -> BaseException | None:
+        """Why the part ended by itself; None while all is well."""
+
+
+def run_service(
+    name: str,
+    parts: Sequence[Part],
+    *,
+    admin: AdminServer,
+    on_ready: Callable[[bool], None] = lambda ready: None,
+    stop_grace_s: float = 20.0,
+) -> int:
+    """Run until SIGTERM, SIGINT or a failed part; returns the exit code.
+
+    `on_ready` is told each change of `admin.ready()`, e.g. `grpc_server.set_ready`.
+    """
+    service = _Service(name, [admin, *parts], admin, on_ready, stop_grace_s)
+    handlers = {
+        number: signal.signal(number, service.on_signal)
+        for number in (signal.SIGTERM, signal.SIGINT)
+    }
+    try:
+        return service.run()
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+
+
+class _Stopped(BaseException):
+    """A signal came while the parts were starting."""
+
+
+class _Service:
+    def __init__(
+        self,
+        name: str,
+        parts: Sequence[Part],
+        admin: AdminServer,
+        on_ready: Callable[[bool], None],
+        stop_grace_s: float,
+    ) -> None:
+        self._name, self._parts, self._admin = name, parts, admin
+        self._on_ready, self._grace_s = on_ready, stop_grace_s
+        self._started: list[Part] = []
+        self._starting = False
+        self._stopping = threading.Event()
+
+    def on_signal(self, number: int, _: object) -> None:
+        self._stopping.set()
+        if self._starting:
+            raise _Stopped
+
+    def run(self) -> int:
+        code = self._start()
+        if code == 0:
+            code = self._watch()
+        return self._stop() or code
+
+    def _start(self) -> int:
+        self._starting = True
+        try:
+            for part in self._parts:
+                self._started.append(part)
+                part.start()
+            log.info("service_started", service=self._name)
+        except _Stopped:
+            log.info("service_stopped_while_starting", service=self._name)
+        except Unavailable as err:
+            sys.stderr.write(self._advice(err) + "\n")
+            return EXIT_UNAVAILABLE
+        except Exception:
+            log.exception("service_start_failed", service=self._name)
+            return EXIT_BUG
+        finally:
+            self._starting = False
+        return 0
+
+    def _advice(self, error: Unavailable) -> str:
+        if error.reason == "BROKER_UNAVAILABLE":
+            return (
+                f"Kafka does not answer at {error.metadata.get('bootstrap')}. Start it with "
+                f"`headrace up` or set {self._name.upper()}_KAFKA_BOOTSTRAP."
+            )
+        return str(error)
+
+    def _watch(self) -> int:
+        ready = False
+        while not self._stopping.wait(WATCH_INTERVAL_S):
+            for part in self._parts:
+                failure = part.failed()
+                if failure is not None:
+                    return self._report(part, failure)
+            if self._admin.ready() != ready:
+                ready = not ready
+                log.info("service_ready" if ready else "service_unready", service=self._name)
+                self._on_ready(ready)
+        return 0
+
+    def _report(self, part: Part, failure: BaseException) -> int:
+        log.error("part_failed", part=type(part).__name__, error=repr(failure))
+        return EXIT_UNAVAILABLE if isinstance(failure, Unavailable) else EXIT_BUG
+
+    def _stop(self) -> int:
+        """End the parts that were started, the last one first; 70 if one did not end well."""
+        self._admin.drain()
+        self._on_ready(False)  # noqa: FBT003 - the callback has one argument
+        deadline_s, code = time.monotonic() + self._grace_s, 0
+        for part in reversed(self._started):
+            try:
+                part.stop(max(0.1, deadline_s - time.monotonic()))
+            except HeadraceError as err:
+                log.error("part_stop_failed", part=type(part).__name__, error=str(err))
+                code = EXIT_BUG
+        log.info("service_stopped", service=self._name)
+        return code

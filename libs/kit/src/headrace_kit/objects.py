@@ -1,0 +1,302 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Immutable objects by key, in a folder or in an S3 bucket; a key is written once.
+
+Everything rests on `put_if_absent` having one winner, so `self_test` races it at start: there are
+S3 servers that take the condition and ignore it.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import tempfile
+import threading
+import uuid
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+from urllib.parse import unquote, urlsplit
+
+from pydantic import SecretStr
+
+from headrace.errors import Invalid, NotFound, Unavailable
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+CONNECT_TIMEOUT_S = 3.0
+READ_TIMEOUT_S = 20.0
+RACERS = 4
+RACES = 3
+# Plain segments only: no "..", no empty one, nothing that a shell, a URL or a file system reads.
+KEY = re.compile(r"(?!.*(?:^|/)\.)[A-Za-z0-9._=-]+(?:/[A-Za-z0-9._=-]+)*")
+KEY_CHARS_MAX = 512
+
+
+class ObjectStore(Protocol):
+    """Bytes by key; `/` separates the segments of a key."""
+
+    def put_if_absent(self, key: str, data: bytes) -> bool:
+        """Store the bytes under a new key; False when the key exists. One of racing puts wins."""
+
+    def get(self, key: str) -> bytes:
+        """The bytes of a key; raises NotFound ARTIFACT_UNKNOWN."""
+
+    def exists(self, key: str) -> bool:
+        """Whether the key was put."""
+
+    def list(self, prefix: str) -> list[str]:
+        """The keys that start with the prefix, sorted."""
+
+
+@dataclass(frozen=True, slots=True)
+class S3Settings:
+    """How to reach an S3 server; `endpoint` is a URI such as http://127.0.0.1:7070."""
+
+    endpoint: str
+    access_key: str
+    secret_key: SecretStr
+    region: str = "us-east-1"
+
+
+def object_store(uri: str, s3: S3Settings | None) -> ObjectStore:
+    """The store of `file:///folder` or `s3://bucket/prefix`; raises Invalid BAD_SETTING."""
+    parts = urlsplit(uri)
+    if parts.scheme == "file" and parts.netloc in ("", "localhost") and parts.path:
+        return FolderObjectStore(Path(unquote(parts.path)))
+    if parts.scheme == "s3" and parts.netloc and s3 is not None:
+        return S3ObjectStore(s3, bucket=parts.netloc, prefix=parts.path.strip("/"))
+    raise Invalid("BAD_SETTING", setting="object_store_uri", value=uri)
+
+
+def delta_table_uri(uri: str, *names: str) -> str:
+    """Where a Delta table lives inside the object store, e.g. `records`, `flights.departed`."""
+    return "/".join([uri.rstrip("/"), *names])
+
+
+def delta_storage_options(uri: str, s3: S3Settings | None) -> dict[str, str]:
+    """What deltalake must be told to reach a table of this object store."""
+    if s3 is None or not uri.startswith("s3://"):
+        return {}
+    return {
+        "AWS_ACCESS_KEY_ID": s3.access_key,
+        "AWS_SECRET_ACCESS_KEY": s3.secret_key.get_secret_value(),
+        "AWS_ENDPOINT_URL": s3.endpoint,
+        "AWS_REGION": s3.region,
+        "AWS_ALLOW_HTTP": "true" if s3.endpoint.startswith("http://") else "false",
+        "aws_conditional_put": "etag",  # a commit is a put of an absent key, never a rename
+    }
+
+
+def self_test(store: ObjectStore) -> None:
+    """Race puts of one key; raises Unavailable OBJECT_STORE_UNSAFE unless exactly one wins."""
+    with ThreadPoolExecutor(RACERS) as pool:
+        for _ in range(RACES):
+            key = f"self-test/{uuid.uuid4().hex}"
+            barrier = threading.Barrier(RACERS, timeout=READ_TIMEOUT_S)
+
+            def race(racer: int, key: str = key, barrier: threading.Barrier = barrier) -> bool:
+                barrier.wait()
+                return store.put_if_absent(key, b"%d" % racer)
+
+            winners = [racer for racer, won in enumerate(pool.map(race, range(RACERS))) if won]
+            if len(winners) != 1 or store.get(key) != b"%d" % winners[0]:
+                raise Unavailable("OBJECT_STORE_UNSAFE", winners=len(winners))
+
+
+def _checked(key: str) -> str:
+    if len(key) > KEY_CHARS_MAX or not KEY.fullmatch(key):
+        raise Invalid("BAD_NAME", key=key[:KEY_CHARS_MAX])
+    return key
+
+
+class FolderObjectStore:
+    """ObjectStore in a folder: files appear whole, by a link that refuses an old name."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+
+    def put_if_absent(self, key: str, data: bytes) -> bool:
+        target = self._path(key)
+        with _file_errors():
+            target.parent.mkdir(parents=True, exist_ok=True)
+            handle, name = tempfile.mkstemp(prefix=".put-", dir=target.parent)
+            try:
+                with os.fdopen(handle, "wb") as file:
+                    file.write(data)
+                    file.flush()
+                    os.fsync(file.fileno())
+                os.link(name, target)
+                _sync_folder(target.parent)
+            except FileExistsError:
+                return False
+            finally:
+                Path(name).unlink()
+        return True
+
+    def get(self, key: str) -> bytes:
+        with _file_errors():
+            try:
+                return self._path(key).read_bytes()
+            except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as err:
+                raise NotFound("ARTIFACT_UNKNOWN", key=key) from err
+
+    def exists(self, key: str) -> bool:
+        return self._path(key).is_file()
+
+    def list(self, prefix: str) -> list[str]:
+        folder = self._root / prefix.rpartition("/")[0]
+        found = (
+            path.relative_to(self._root).as_posix()
+            for path in folder.rglob("*")
+            if path.is_file() and not path.name.startswith(".put-")
+        )
+        return sorted(key for key in found if key.startswith(prefix))
+
+    def _path(self, key: str) -> Path:
+        return self._root / _checked(key)
+
+
+@contextmanager
+def _file_errors() -> Iterator[None]:
+    try:
+        yield
+    except OSError as err:
+        raise Unavailable("OBJECT_STORE_UNAVAILABLE", error=os.strerror(err.errno or 0)) from err
+
+
+def _sync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+class S3ObjectStore:
+    """ObjectStore in a bucket of any S3 server that honours `If-None-Match: *`."""
+
+    def __init__(self, settings: S3Settings, *, bucket: str, prefix: str = "") -> None:
+        import urllib3  # the extra `objects`
+        from minio import Minio
+        from minio.error import MinioException, S3Error
+
+        endpoint = urlsplit(settings.endpoint)
+        self._s3_error: type[Any] = S3Error
+        self._errors = (MinioException, urllib3.exceptions.HTTPError)
+        self._bucket, self._prefix = bucket, prefix + "/" if prefix else ""
+        self._client: Any = Minio(
+            endpoint.netloc,
+            access_key=settings.access_key,
+            secret_key=settings.secret_key.get_secret_value(),
+            secure=endpoint.scheme == "https",
+            region=settings.region,
+            http_client=urllib3.PoolManager(
+                timeout=urllib3.Timeout(connect=CONNECT_TIMEOUT_S, read=READ_TIMEOUT_S),
+                retries=urllib3.Retry(total=2, backoff_factor=0.2, status_forcelist=[502, 503]),
+                maxsize=10,
+            ),
+        )
+
+    def put_if_absent(self, key: str, data: bytes) -> bool:
+        with self._store_errors():
+            try:
+                return self._put(key, data)
+            except self._s3_error as err:
+                if err.code != "NoSuchBucket":
+                    raise
+                self._make_bucket()
+                return self._put(key, data)
+
+    def _put(self, key: str, data: bytes) -> bool:
+        # minio's put_object sends no condition; the call below it takes headers as they are.
+        try:
+            self._client._put_object(
+                self._bucket,
+                self._prefix + _checked(key),
+                data,
+                headers={"If-None-Match": "*", "Content-Type": "application/octet-stream"},
+            )
+        except self._s3_error as err:
+            if err.code == "PreconditionFailed" or err.response.status == 412:
+                return False
+            if err.code == "ConditionalRequestConflict":  # another put of this key is in flight
+                return False
+            raise
+        return True
+
+    def _make_bucket(self) -> None:
+        try:
+            self._client.make_bucket(self._bucket)
+        except self._s3_error as err:
+            if err.code not in ("BucketAlreadyOwnedByYou", "BucketAlreadyExists"):
+                raise
+
+    def get(self, key: str) -> bytes:
+        with self._store_errors(key):
+            response = self._client.get_object(self._bucket, self._prefix + _checked(key))
+            try:
+                with BytesIO() as buffer:
+                    for chunk in response.stream(1_048_576):
+                        buffer.write(chunk)
+                    return buffer.getvalue()
+            finally:
+                response.close()
+                response.release_conn()
+
+    def exists(self, key: str) -> bool:
+        try:
+            with self._store_errors(key):
+                self._client.stat_object(self._bucket, self._prefix + _checked(key))
+        except NotFound:
+            return False
+        return True
+
+    def list(self, prefix: str) -> list[str]:
+        try:
+            with self._store_errors():
+                found = self._client.list_objects(
+                    self._bucket, prefix=self._prefix + prefix, recursive=True
+                )
+                return sorted(each.object_name.removeprefix(self._prefix) for each in found)
+        except NotFound:
+            return []
+
+    @contextmanager
+    def _store_errors(self, key: str = "") -> Iterator[None]:
+        try:
+            yield
+        except self._errors as err:
+            code = getattr(err, "code", type(err).__name__)
+            if code in ("NoSuchKey", "NoSuchObject", "NoSuchBucket"):
+                raise NotFound("ARTIFACT_UNKNOWN", key=key) from err
+            raise Unavailable("OBJECT_STORE_UNAVAILABLE", error=code) from err
+
+
+class MemoryObjectStore:
+    """ObjectStore of a test."""
+
+    def __init__(self) -> None:
+        self._data_by_key: dict[str, bytes] = {}
+        self._lock = threading.Lock()
+
+    def put_if_absent(self, key: str, data: bytes) -> bool:
+        with self._lock:
+            if _checked(key) in self._data_by_key:
+                return False
+            self._data_by_key[key] = bytes(data)
+            return True
+
+    def get(self, key: str) -> bytes:
+        if _checked(key) not in self._data_by_key:
+            raise NotFound("ARTIFACT_UNKNOWN", key=key)
+        return self._data_by_key[key]
+
+    def exists(self, key: str) -> bool:
+        return _checked(key) in self._data_by_key
+
+    def list(self, prefix: str) -> list[str]:
+        return sorted(key for key in self._data_by_key if key.startswith(prefix))

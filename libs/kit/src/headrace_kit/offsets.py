@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How far topics reach and how far groups have come, asked with Kafka's admin API."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from functools import lru_cache
+from typing import Any
+
+from confluent_kafka import (
+    ConsumerGroupTopicPartitions,
+    IsolationLevel,
+    KafkaException,
+    TopicPartition,
+)
+from confluent_kafka.admin import AdminClient, OffsetSpec
+
+from headrace.errors import Unavailable
+from headrace_kit.kafka import Partition, client_settings
+
+REQUEST_TIMEOUT_S = 10.0
+
+
+@lru_cache(maxsize=4)
+def _admin(bootstrap: str) -> AdminClient:
+    """One admin client per cluster for the life of the process: a new one costs a connection."""
+    return AdminClient(client_settings(bootstrap, "headrace-offsets"))
+
+
+def topic_partitions(bootstrap: str, topics: Collection[str]) -> list[Partition]:
+    """Every partition of these topics; raises Unavailable TOPIC_MISSING or BROKER_UNAVAILABLE."""
+    try:
+        known = _admin(bootstrap).list_topics(timeout=REQUEST_TIMEOUT_S).topics
+    except KafkaException as err:
+        raise Unavailable("BROKER_UNAVAILABLE", bootstrap=bootstrap) from err
+    for topic in topics:
+        if topic not in known or known[topic].error is not None:
+            raise Unavailable("TOPIC_MISSING", topic=topic)
+    return [Partition(topic, number) for topic in topics for number in known[topic].partitions]
+
+
+def topic_end_offsets(bootstrap: str, topics: Collection[str]) -> dict[Partition, int]:
+    """The next offset that each partition of these topics will give to a record."""
+    asked: dict[Any, OffsetSpec] = {
+        TopicPartition(*partition): OffsetSpec.latest()
+        for partition in topic_partitions(bootstrap, topics)
+    }
+    if not asked:
+        return {}
+    answers = _admin(bootstrap).list_offsets(
+        asked,
+        isolation_level=IsolationLevel.READ_UNCOMMITTED,
+        request_timeout=REQUEST_TIMEOUT_S,
+    )
+    try:
+        return {
+            Partition(asked.topic, asked.partition): answer.result(REQUEST_TIMEOUT_S).offset
+            for asked, answer in answers.items()
+        }
+    except (KafkaException, TimeoutError) as err:
+        raise Unavailable("BROKER_UNAVAILABLE", bootstrap=bootstrap) from err
+
+
+def committed_offsets(bootstrap: str, group: str, topics: Collection[str]) -> dict[Partition, int]:
+    """The next offset that the group will read; a partition without a commit is absent."""
+    asked = [TopicPartition(*partition) for partition in topic_partitions(bootstrap, topics)]
+    if not asked:
+        return {}
+    answers = _admin(bootstrap).list_consumer_group_offsets(
+        [ConsumerGroupTopicPartitions(group, asked)], request_timeout=REQUEST_TIMEOUT_S
+    )
+    try:
+        found = answers[group].result(REQUEST_TIMEOUT_S).topic_partitions
+    except (KafkaException, TimeoutError) as err:
+        raise Unavailable("BROKER_UNAVAILABLE", bootstrap=bootstrap, group=group) from err
+    return {
+        Partition(each.topic, each.partition): each.offset for each in found if each.offset >= 0
+    }

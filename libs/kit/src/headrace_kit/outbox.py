@@ -1,0 +1,129 @@
+# SPDX-License-Identifier: Apache-2.0
+"""State change and event in one SQL transaction; a relay publishes the rows in order afterwards.
+
+A row leaves the outbox after its delivery report. A crash in between repeats the message with the
+same `ce_id`, which is fixed when the row is written; readers drop the repeat by it. Order holds
+between transactions that lock the same row before they add.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import structlog
+from sqlalchemy import Connection, Engine, delete, insert, select, text
+
+from headrace.errors import Busy, Unavailable
+from headrace_kit.backoff import Backoff
+from headrace_kit.failpoints import failpoint
+from headrace_kit.kafka import Message, Publisher
+from headrace_kit.sql import OUTBOX, transaction
+
+BATCH_ROWS_MAX = 500
+POLL_INTERVAL_S = 0.5
+RELAY_LOCK = 4_851_203_114  # the advisory lock of PostgreSQL that one relay at a time holds
+
+log = structlog.get_logger(__name__)
+
+
+class Outbox:
+    """Where handlers leave the messages of a transaction."""
+
+    def add(self, connection: Connection, message: Message) -> None:
+        """Add the message; it gets a `ce_id` header unless it has one."""
+        headers = dict(message.headers)
+        headers.setdefault("ce_id", uuid.uuid4().hex.encode())
+        connection.execute(
+            insert(OUTBOX).values(
+                topic=message.topic,
+                key=message.key,
+                value=message.value,
+                headers=json.dumps({k: v.decode("latin-1") for k, v in headers.items()}).encode(),
+            )
+        )
+
+
+class OutboxRelay:
+    """Publishes the outbox in the order of its rows; a Part."""
+
+    def __init__(self, engine: Engine, publisher: Publisher) -> None:
+        self._engine, self._publisher = engine, publisher
+        self._wake = threading.Event()
+        self._stopping = threading.Event()
+        self._failure: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, name="outbox-relay", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self, timeout_s: float) -> None:
+        """Publish what is committed by now, then end."""
+        self._stopping.set()
+        self._wake.set()
+        if self._thread.is_alive():
+            self._thread.join(timeout_s)
+
+    def failed(self) -> BaseException | None:
+        return self._failure
+
+    def notify(self) -> None:
+        """Look now: a transaction with messages was committed."""
+        self._wake.set()
+
+    def relay_once(self) -> int:
+        """Publish up to 500 rows and remove them; returns how many."""
+        with self._sole_relay() as sole:
+            if not sole:
+                return 0
+            with transaction(self._engine) as connection:
+                rows = connection.execute(
+                    select(OUTBOX).order_by(OUTBOX.c.id).limit(BATCH_ROWS_MAX)
+                ).all()
+            if rows:
+                self._publisher.publish([_message(row) for row in rows])
+                failpoint("kit.outbox.delivered")
+                self._remove(rows)
+            return len(rows)
+
+    def _remove(self, rows: Sequence[Any]) -> None:
+        with transaction(self._engine) as connection:
+            connection.execute(delete(OUTBOX).where(OUTBOX.c.id.in_([row.id for row in rows])))
+
+    @contextmanager
+    def _sole_relay(self) -> Iterator[bool]:
+        """True for one relay per database: PostgreSQL locks, a SQLite file has one process."""
+        if self._engine.dialect.name != "postgresql":
+            yield True
+            return
+        with transaction(self._engine) as connection:
+            lock = text("select pg_try_advisory_xact_lock(:key)")
+            yield bool(connection.execute(lock, {"key": RELAY_LOCK}).scalar())
+
+    def _run(self) -> None:
+        backoff = Backoff()
+        try:
+            while not self._stopping.is_set():
+                self._wake.wait(max(POLL_INTERVAL_S, backoff.left_s()))
+                self._wake.clear()
+                try:
+                    while self.relay_once() == BATCH_ROWS_MAX:
+                        pass
+                    backoff.succeeded()
+                except (Busy, Unavailable) as err:
+                    delay_s = backoff.failed(err.retry_delay_s)
+                    log.warning("outbox_waits", error=str(err), delay_s=delay_s)
+        except Exception as err:
+            log.exception("outbox_failed")
+            self._failure = err
+
+
+def _message(row: Any) -> Message:
+    headers = json.loads(row.headers)
+    return Message(
+        row.topic, row.key, row.value, tuple((k, v.encode("latin-1")) for k, v in headers.items())
+    )

@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Settings that are read once, checked whole, and frozen; a wrong one ends the process with 78.
+
+An unknown variable with the service's prefix is a spelling mistake and is refused by name: a
+setting that is silently not applied costs more than one that is refused.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar
+
+from pydantic import ValidationError, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from headrace.errors import HeadraceError
+from headrace_kit.admin_http import on_loopback
+from headrace_kit.failpoints import arm
+
+EXIT_BAD_SETTING = 78  # EX_CONFIG of sysexits.h
+
+
+class ServiceSettings(BaseSettings):
+    """What every service is told. A service sets `model_config` with its own `env_prefix`."""
+
+    model_config = SettingsConfigDict(frozen=True, extra="forbid")
+
+    kafka_bootstrap: str = "127.0.0.1:9092"
+    grpc_host: str = "127.0.0.1"
+    grpc_port: int
+    http_host: str = "127.0.0.1"
+    http_port: int
+    data_dir: Path
+    log_level: str = "INFO"
+    insecure: bool = False
+    """Serve without TLS to other machines: needed for a host that is not loopback."""
+
+    @model_validator(mode="after")
+    def _stay_on_loopback(self) -> ServiceSettings:
+        for name in ("grpc_host", "http_host"):
+            if not self.insecure and not on_loopback(getattr(self, name)):
+                raise ValueError(f"{name} is not loopback and there is no TLS: set insecure=true")
+        return self
+
+
+Settings = TypeVar("Settings", bound=ServiceSettings)
+
+
+def load_settings(cls: type[Settings], argv: Sequence[str]) -> Settings:
+    """The settings from the environment; `--check-config` in argv writes them out and ends.
+
+    Ends the process with exit code 78 and one line per mistake when something is wrong. Arms the
+    failpoints of HEADRACE_FAIL.
+    """
+    prefix = str(cls.model_config["env_prefix"])
+    if unknown_arguments := [each for each in argv if each != "--check-config"]:
+        _refuse(
+            [f"unknown argument {each}; there is only --check-config" for each in unknown_arguments]
+        )
+    known = {f"{prefix}{name}".upper() for name in cls.model_fields}
+    unknown = sorted(
+        name for name in os.environ if name.upper().startswith(prefix) and name.upper() not in known
+    )
+    if unknown:
+        _refuse([f"unknown setting {name}; see the README's table of settings" for name in unknown])
+    try:
+        settings = cls()
+        arm(os.environ.get("HEADRACE_FAIL"))
+    except ValidationError as err:
+        _refuse([_sentence(prefix, error) for error in err.errors(include_url=False)])
+    except HeadraceError as err:
+        _refuse([str(err)])
+    if argv:
+        sys.stdout.write(settings.model_dump_json(indent=2) + "\n")
+        raise SystemExit(0)
+    return settings
+
+
+def _sentence(prefix: str, error: Any) -> str:
+    where = ".".join(str(part) for part in error["loc"])
+    return f"{prefix}{where.upper()}: {error['msg']}" if where else str(error["msg"])
+
+
+def _refuse(sentences: Sequence[str]) -> NoReturn:
+    for sentence in sentences:
+        sys.stderr.write(f"BAD_SETTING: {sentence}\n")
+    raise SystemExit(EXIT_BAD_SETTING)

@@ -1,0 +1,135 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One way to SQLite and PostgreSQL: a transaction is real from its first statement to its end.
+
+SQLite's driver begins late and leaves foreign keys off; here every transaction is BEGIN IMMEDIATE,
+so that a read and the write that follows see one state. A lost connection is Unavailable; whether
+the commit happened is then unknown, and the caller repeats with the same request id.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    Connection,
+    Engine,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+    create_engine,
+    event,
+)
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+
+from headrace.errors import Invalid, Unavailable
+
+CONNECT_TIMEOUT_S = 5
+LOCK_TIMEOUT_S = 5
+POOL_SIZE = 5
+STATEMENT_TIMEOUT_S = 30
+
+METADATA = MetaData()
+OUTBOX = Table(
+    "outbox",
+    METADATA,
+    Column("id", BigInteger().with_variant(Integer, "sqlite"), primary_key=True),
+    Column("topic", String, nullable=False),
+    Column("key", LargeBinary),
+    Column("value", LargeBinary),
+    Column("headers", LargeBinary, nullable=False),
+    sqlite_autoincrement=True,
+)
+INBOX = Table(
+    "inbox",
+    METADATA,
+    Column("consumer", String, primary_key=True),
+    Column("ce_id", String, primary_key=True),
+)
+
+
+def connect(uri: str) -> Engine:
+    """An engine for `sqlite:///FILE` or `postgresql://…`; raises Invalid BAD_SETTING otherwise."""
+    url = make_url(uri)
+    if url.get_backend_name() == "sqlite":
+        return _sqlite(uri, url.database)
+    if url.get_backend_name() == "postgresql":
+        return create_engine(
+            url.set(drivername="postgresql+psycopg"),
+            pool_size=POOL_SIZE,
+            max_overflow=POOL_SIZE,
+            pool_timeout=LOCK_TIMEOUT_S,
+            pool_pre_ping=True,
+            connect_args={
+                "connect_timeout": CONNECT_TIMEOUT_S,
+                "options": f"-c statement_timeout={STATEMENT_TIMEOUT_S}s"
+                f" -c lock_timeout={LOCK_TIMEOUT_S}s -c timezone=UTC",
+            },
+        )
+    raise Invalid("BAD_SETTING", setting="database_uri", scheme=url.drivername)
+
+
+def _sqlite(uri: str, database: str | None) -> Engine:
+    if database in (None, "", ":memory:"):
+        raise Invalid("BAD_SETTING", setting="database_uri", value=uri)
+    Path(str(database)).parent.mkdir(parents=True, exist_ok=True)
+    engine = create_engine(
+        uri, connect_args={"timeout": LOCK_TIMEOUT_S, "check_same_thread": False}
+    )
+
+    @event.listens_for(engine, "connect")
+    def prepare(connection: Any, _: object) -> None:
+        connection.isolation_level = None  # the driver shall not begin by itself
+        for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
+            connection.execute(f"PRAGMA {pragma}")
+        connection.execute(f"PRAGMA busy_timeout={LOCK_TIMEOUT_S * 1000}")
+
+    @event.listens_for(engine, "begin")
+    def begin(connection: Connection) -> None:
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+    return engine
+
+
+@contextmanager
+def transaction(engine: Engine) -> Iterator[Connection]:
+    """A transaction that commits at the end or rolls back.
+
+    Raises Unavailable DATABASE_UNAVAILABLE when the database is away, locked or out of connections.
+    """
+    try:
+        with engine.begin() as connection:
+            yield connection
+    except (OperationalError, InterfaceError, PoolTimeoutError) as err:
+        raise Unavailable("DATABASE_UNAVAILABLE", dialect=engine.dialect.name) from err
+
+
+def create_tables(engine: Engine, *metadata: MetaData) -> None:
+    """Create the tables that are absent: outbox and inbox, and those of `metadata`."""
+    with transaction(engine) as connection:
+        for each in (METADATA, *metadata):
+            each.create_all(connection)
+
+
+class Inbox:
+    """Remembers which events had their effect: in the same transaction as the effect."""
+
+    def __init__(self, consumer: str) -> None:
+        self._consumer = consumer
+
+    def first_time(self, connection: Connection, ce_id: str) -> bool:
+        """True once per event id, for this consumer."""
+        insert = (sqlite if connection.dialect.name == "sqlite" else postgresql).insert
+        added = connection.execute(
+            insert(INBOX).values(consumer=self._consumer, ce_id=ce_id).on_conflict_do_nothing()
+        )
+        return added.rowcount == 1

@@ -1,0 +1,52 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Fakes and builders for tests, shipped so that services and replacements share them."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping, Sequence
+
+from headrace.errors import HeadraceError
+from headrace_kit.kafka import Message, Record
+
+
+class FixedClock:
+    """Clock that stands until it is told to advance."""
+
+    def __init__(self, now_us: int = 1_357_000_000_000_000) -> None:
+        self._now_us = now_us
+
+    def now_us(self) -> int:
+        return self._now_us
+
+    def advance(self, by_us: int) -> None:
+        self._now_us += by_us
+
+
+class MemoryPublisher:
+    """Publisher that keeps what it is given, and raises the errors that a test puts in `errors`."""
+
+    def __init__(self) -> None:
+        self.published: list[Message] = []
+        self.errors: list[HeadraceError] = []
+        self._lock = threading.Lock()
+
+    def publish(self, messages: Sequence[Message], *, timeout_s: float = 10.0) -> None:
+        with self._lock:
+            if self.errors:
+                raise self.errors.pop(0)
+            self.published.extend(messages)
+
+
+def a_record(
+    value: bytes | None = b"{}",
+    *,
+    topic: str = "raw.flights.departed.v1",
+    partition: int = 0,
+    offset: int = 0,
+    key: bytes | None = b"key",
+    headers: Mapping[str, bytes] | None = None,
+    timestamp_ms: int = 1_357_000_000_000,
+) -> Record:
+    """A record with defaults for what a test does not care about."""
+    return Record(topic, partition, offset, key, value, headers or {}, timestamp_ms)
