@@ -13,7 +13,7 @@ import threading
 import time
 from collections import Counter, deque
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import structlog
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, TopicPartition
@@ -63,6 +63,17 @@ class BatchHandler(Protocol):
         """Called when a poll brought nothing."""
 
 
+@runtime_checkable
+class GatheringHandler(BatchHandler, Protocol):
+    """A handler that gathers several parts into one effect, durable after `handle` returned."""
+
+    def durable(self) -> Mapping[Partition, int]:
+        """Next offset by partition behind durable effects: what may be committed by now."""
+
+    def drain(self, partitions: Sequence[Partition]) -> None:
+        """Make durable what was gathered of these partitions, or forget it: they are given up."""
+
+
 class ConsumeLoop:
     """A consumer group member with its own thread; a Part."""
 
@@ -79,6 +90,7 @@ class ConsumeLoop:
     ) -> None:
         self._bootstrap, self._group, self._service = bootstrap, group, service
         self._handler, self._dead_letters = handler, dead_letters
+        self._gathering = handler if isinstance(handler, GatheringHandler) else None
         self._records_max, self._wait_s = batch_records_max, batch_wait_s
         self._wanted: frozenset[str] = frozenset()
         self._subscribed: frozenset[str] = frozenset()
@@ -86,6 +98,7 @@ class ConsumeLoop:
         self._unplaced: set[Partition] = set()
         self._pending: deque[Sequence[Record]] = deque()
         self._uncommitted: dict[Partition, int] = {}
+        self._committed: dict[Partition, int] = {}
         self._lost: set[Partition] = set()
         self._missing_since_s: dict[str, float] = {}  # by topic
         self._retry, self._commit_retry, self._missing_retry = Backoff(), Backoff(), Backoff()
@@ -146,6 +159,7 @@ class ConsumeLoop:
         try:
             while not self._stopping.is_set():
                 self._tick()
+            self._drain([*self._next])
             self._commit()
         except Exception as err:
             log.exception("consume_failed", group=self._group)
@@ -210,8 +224,9 @@ class ConsumeLoop:
     def _done(self, records: Sequence[Record]) -> None:
         for topic, count in Counter(record.topic for record in records).items():
             self._handled.labels(topic).inc(count)
-        for record in records:
-            self._uncommitted[Partition(record.topic, record.partition)] = record.offset + 1
+        if self._gathering is None:
+            for record in records:
+                self._uncommitted[Partition(record.topic, record.partition)] = record.offset + 1
 
     def _place(self) -> None:
         """Seek each partition that was assigned to where the handler's store says."""
@@ -315,6 +330,7 @@ class ConsumeLoop:
 
     def _on_revoke(self, consumer: Any, partitions: list[TopicPartition]) -> None:
         failpoint("kit.consume.revoked")
+        self._drain(_named(partitions))
         self._commit()
         self._on_lost(consumer, partitions)
 
@@ -328,6 +344,7 @@ class ConsumeLoop:
         for partition in gone:
             self._next.pop(partition, None)
             self._uncommitted.pop(partition, None)
+            self._committed.pop(partition, None)
         self._unplaced -= gone
         self._lost -= gone
         kept = (
@@ -345,8 +362,18 @@ class ConsumeLoop:
             self._consumer.resume([TopicPartition(*partition) for partition in self._next])
             self._paused = False
 
+    def _drain(self, partitions: Sequence[Partition]) -> None:
+        if self._gathering is not None and partitions:
+            self._gathering.drain(partitions)
+
+    def _note_durable(self) -> None:
+        for partition, offset in self._gathering.durable().items() if self._gathering else ():
+            if partition in self._next and offset != self._committed.get(partition):
+                self._uncommitted[partition] = offset
+
     def _commit(self) -> None:
         """Tell the group how far the effects reach; a refusal is tried again, it loses nothing."""
+        self._note_durable()
         if not self._uncommitted or self._commit_retry.left_s():
             return
         offsets = [TopicPartition(*each, offset) for each, offset in self._uncommitted.items()]
@@ -356,6 +383,7 @@ class ConsumeLoop:
             delay_s = self._commit_retry.failed()
             log.warning("commit_put_off", error=err.args[0].name(), delay_s=delay_s)
         else:
+            self._committed.update(self._uncommitted)
             self._uncommitted.clear()
             self._commit_retry.succeeded()
 
