@@ -1,0 +1,73 @@
+# Every way to build, check and run Headrace. CI calls nothing else.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+PYTHON ?= python3
+BIN := .venv/bin
+MEMBERS := libs/headrace libs/kit $(wildcard services/*) examples/flights
+PYTEST := $(BIN)/python -m pytest
+# Faults are injected only by the tests that say so.
+unexport HEADRACE_FAIL
+
+.PHONY: help setup check fix test unit contracts integration e2e protos lock tidy up demo bench
+
+help: ## Show this list
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+setup: .venv/ready ## Make .venv from the hash-pinned locks
+
+.venv/ready: requirements/bootstrap.lock requirements/dev.lock $(addsuffix /pyproject.toml,$(MEMBERS))
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	  || { echo "Python 3.11 or newer is needed; set PYTHON=/path/to/python3.11"; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv \
+	  || { echo "On Debian and Ubuntu: apt-get install python3-venv"; exit 1; }
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/bootstrap.lock
+	$(BIN)/uv pip sync --python $(BIN)/python --require-hashes requirements/dev.lock
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation $(addprefix -e ,$(MEMBERS))
+	@touch $@
+
+demo: setup ## The closed loop on real flights, from nothing to promoted models
+	$(BIN)/headrace demo flights --json .headrace/demo/summary.json
+
+up: setup ## Start Kafka and the six services; Ctrl-C stops them
+	$(BIN)/headrace up
+
+check: setup ## Format, lint, types, architecture: under a minute
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy libs/headrace/src libs/kit/src examples/flights/src $(wildcard services/*/src)
+	$(BIN)/lint-imports
+	$(PYTEST) -q tests/architecture
+
+fix: setup ## Format, and mend what the linter can
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+test: check unit contracts integration e2e ## Everything, on real parts
+
+unit: setup ## Unit tests of every member; no network
+	$(PYTEST) -q -m "not integration and not e2e" libs services examples
+
+contracts: setup ## Protos, topics, reasons, examples and generated code agree
+	$(BIN)/buf lint
+	$(BIN)/python contracts/generate.py
+	git diff --exit-code -- libs/headrace/src/headrace
+	$(PYTEST) -q tests/contracts
+
+integration: setup ## Adapters against a real Kafka, PostgreSQL and S3 server
+	$(PYTEST) -q -m integration libs services tests/integration
+
+e2e: setup ## The whole platform: the demo, kills, compose and chart
+	$(PYTEST) -q e2e
+
+protos: setup ## Generate stubs, topics and reasons from contracts/ and protos/
+	$(BIN)/python contracts/generate.py
+
+lock: setup ## Write requirements/*.lock from the pyproject files
+	$(BIN)/python requirements/export.py
+
+tidy: setup ## Print the longest functions and files
+	$(BIN)/python tests/architecture/outliers.py
+
+bench: setup ## Run the benchmarks and print what to put into benchmarks/RESULTS.md
+	$(BIN)/python -m benchmarks

@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The list of reasons is closed both ways: none is used that is not listed, none listed unused."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from headrace import errors
+from headrace.reasons import REASONS
+
+ROOT = Path(__file__).resolve().parents[2]
+ERROR_CLASSES = {
+    "HeadraceError",
+    "Invalid",
+    "NotFound",
+    "Conflict",
+    "Corrupt",
+    "Busy",
+    "Unavailable",
+}
+SOURCES = [
+    path
+    for folder in ("libs", "services", "examples")
+    for path in (ROOT / folder).rglob("src/**/*.py")
+    if "_pb2" not in path.name and path.name != "reasons.py"
+]
+
+
+def strings_of(path: Path) -> Iterator[str]:
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            yield node.value
+
+
+def raised(path: Path) -> Iterator[tuple[str, str]]:
+    """(class, reason) of each error that is built with a literal reason."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Name):
+            continue
+        if node.func.id in ERROR_CLASSES and node.args and isinstance(node.args[0], ast.Constant):
+            yield node.func.id, node.args[0].value
+
+
+def test_every_listed_reason_is_used() -> None:
+    used = {text for path in SOURCES for text in strings_of(path)}
+
+    assert set(REASONS) <= used
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_errors_carry_listed_reasons_of_their_branch(path: Path) -> None:
+    class_by_kind = {"Bug": "HeadraceError"}
+
+    for name, reason in raised(path):
+        assert reason in REASONS
+        kind = REASONS[reason].kind
+        assert name == class_by_kind.get(kind, kind)
+
+
+def test_an_unknown_reason_cannot_be_told() -> None:
+    with pytest.raises(KeyError):
+        str(errors.Invalid("NO_SUCH_REASON"))
