@@ -1,0 +1,217 @@
+# SPDX-License-Identifier: Apache-2.0
+"""An inference request as rows: which door it came by, and whether its inputs fit that door.
+
+Two doors, told apart by the names of the inputs: `features` (a vector for each row) or the columns
+of the endpoint (the server reads the features). Both take `as_of_us`, as input or as parameter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from headrace.application import Endpoint
+from headrace.errors import Busy, Invalid
+from headrace_inference.domain.serving import NAME_SHOWN_MAX, Floats
+
+FEATURES, ENTITY_KEY, AS_OF_US = "features", "entity_key", "as_of_us"
+SCORE, PREDICTION_ID = "score", "prediction_id"
+# In the order of the answer; `features` only when asked for.
+OUTPUTS_DEFAULT = (SCORE, PREDICTION_ID)
+OUTPUTS = (SCORE, FEATURES, PREDICTION_ID)
+DATATYPE_BY_COLUMN_TYPE = {"string": "BYTES", "int64": "INT64", "float64": "FP64"}
+ENTITY_KEY_CHARACTERS_MAX = 128
+REQUEST_ID_CHARACTERS_MAX = 256
+# The end of year 9999.
+TIME_US_MAX = 253_402_300_799_999_999
+
+
+class Door(Enum):
+    """How the rows came."""
+
+    ENTITY_KEYS = "entity_keys"
+    TENSORS = "tensors"
+
+
+@dataclass(frozen=True, slots=True)
+class Tensor:
+    """A decoded input: an array of its shape, or the elements of a BYTES tensor in a flat list."""
+
+    name: str
+    datatype: str
+    shape: tuple[int, ...]
+    values: NDArray[Any] | list[bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class InferRequest:
+    """One ModelInfer call. Without a version the rollout's routing decides."""
+
+    endpoint: str
+    version: int | None
+    id: str
+    inputs: Mapping[str, Tensor]
+    outputs: tuple[str, ...] = OUTPUTS_DEFAULT
+    as_of_us: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """One column of the endpoint: str, int or float for each row. NaN means absent."""
+
+    name: str
+    values: list[str] | list[int] | list[float]
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """The rows of one request: either features [rows, n] or columns."""
+
+    door: Door
+    entity_keys: list[str]
+    as_of_us: NDArray[np.int64]
+    features: Floats | None = None
+    columns: tuple[Column, ...] = ()
+
+    @property
+    def rows(self) -> int:
+        return len(self.entity_keys)
+
+
+def read_batch(request: InferRequest, endpoint: Endpoint, *, now_us: int, rows_max: int) -> Batch:
+    """The request's rows, checked but for the width of `features`, which is the version's.
+
+    Raises Invalid TENSOR_NAME, TENSOR_DTYPE, TENSOR_SHAPE, TENSOR_CONTENT, TENSOR_NONFINITE,
+    KEY_MISSING, BAD_ID, BAD_TIMESTAMP, BAD_REQUEST, and Busy BATCH_TOO_LARGE.
+    """
+    by_tensors = FEATURES in request.inputs
+    datatypes = (
+        {FEATURES: "FP32"}
+        if by_tensors
+        else {name: DATATYPE_BY_COLUMN_TYPE[kind] for name, kind in endpoint.columns.items()}
+    )
+    optional = {AS_OF_US: "INT64"} | ({ENTITY_KEY: "BYTES"} if by_tensors else {})
+    _check_names(request.inputs, datatypes, optional)
+    rows = _check_shapes(request.inputs, datatypes | optional, rows_max=rows_max)
+    as_of_us = _as_of_us(request, rows, now_us=now_us)
+    if by_tensors:
+        features = request.inputs[FEATURES].values
+        assert isinstance(features, np.ndarray)  # noqa: S101 (its datatype was checked)
+        if np.isinf(features).any():
+            raise Invalid("TENSOR_NONFINITE", input=FEATURES)
+        return Batch(Door.TENSORS, _optional_keys(request, rows), as_of_us, features=features)
+    columns = tuple(_column(request.inputs[name]) for name in endpoint.columns)
+    keys = next(column for column in columns if column.name == endpoint.entity_key)
+    return Batch(Door.ENTITY_KEYS, _required_keys(keys), as_of_us, columns=columns)
+
+
+def check_width(features: Floats, *, width: int) -> None:
+    """Raises Invalid TENSOR_SHAPE unless there are `width` features a row."""
+    if features.shape[1] != width:
+        raise Invalid("TENSOR_SHAPE", input=FEATURES, shape=features.shape, expected=[-1, width])
+
+
+def check_outputs(outputs: tuple[str, ...]) -> None:
+    """Raises Invalid TENSOR_NAME for an output that is unknown or asked for twice."""
+    for name in outputs:
+        if name not in OUTPUTS or outputs.count(name) > 1:
+            raise Invalid("TENSOR_NAME", output=name[:NAME_SHOWN_MAX])
+
+
+def _check_names(
+    inputs: Mapping[str, Tensor], required: Mapping[str, str], optional: Mapping[str, str]
+) -> None:
+    for name in required:
+        if name not in inputs:
+            raise Invalid("TENSOR_NAME", input=name, problem="missing")
+    for name in inputs:
+        if name not in required and name not in optional:
+            raise Invalid("TENSOR_NAME", input=name[:NAME_SHOWN_MAX], problem="unknown")
+
+
+def _check_shapes(
+    inputs: Mapping[str, Tensor], datatypes: Mapping[str, str], *, rows_max: int
+) -> int:
+    """Number of rows, at least one, the same for all inputs."""
+    for tensor in inputs.values():
+        if tensor.datatype != datatypes[tensor.name]:
+            expected = datatypes[tensor.name]
+            raise Invalid(
+                "TENSOR_DTYPE", input=tensor.name, datatype=tensor.datatype, expected=expected
+            )
+        rank = 2 if tensor.name == FEATURES else 1
+        if len(tensor.shape) != rank or tensor.shape[0] < 1:
+            raise Invalid(
+                "TENSOR_SHAPE", input=tensor.name, shape=list(tensor.shape), expected_rank=rank
+            )
+    rows_by_input = {tensor.name: tensor.shape[0] for tensor in inputs.values()}
+    rows = max(rows_by_input.values())
+    if min(rows_by_input.values()) != rows:
+        raise Invalid("TENSOR_SHAPE", rows_by_input=rows_by_input)
+    if rows > rows_max:
+        raise Busy("BATCH_TOO_LARGE", rows=rows, rows_max=rows_max)
+    return rows
+
+
+def _as_of_us(request: InferRequest, rows: int, *, now_us: int) -> NDArray[np.int64]:
+    tensor = request.inputs.get(AS_OF_US)
+    if tensor is None:
+        one = now_us if request.as_of_us is None else request.as_of_us
+        _check_time(one, one)
+        return np.full(rows, one, dtype=np.int64)
+    if request.as_of_us is not None:
+        raise Invalid("BAD_REQUEST", field=AS_OF_US, problem="given as input and as parameter")
+    moments = np.asarray(tensor.values)
+    _check_time(int(moments.min()), int(moments.max()))
+    return moments
+
+
+def _check_time(first_us: int, last_us: int) -> None:
+    if not 0 < first_us <= last_us <= TIME_US_MAX:
+        raise Invalid("BAD_TIMESTAMP", field=AS_OF_US)
+
+
+def _column(tensor: Tensor) -> Column:
+    if isinstance(tensor.values, list):
+        return Column(tensor.name, _texts(tensor))
+    if tensor.datatype == "FP64" and np.isinf(tensor.values).any():
+        raise Invalid("TENSOR_NONFINITE", input=tensor.name)
+    return Column(tensor.name, tensor.values.tolist())
+
+
+def _texts(tensor: Tensor) -> list[str]:
+    try:
+        return [element.decode() for element in tensor.values]
+    except UnicodeDecodeError as err:
+        raise Invalid("TENSOR_CONTENT", input=tensor.name, problem="not UTF-8") from err
+
+
+def _optional_keys(request: InferRequest, rows: int) -> list[str]:
+    tensor = request.inputs.get(ENTITY_KEY)
+    if tensor is None:
+        return [""] * rows
+    keys = _texts(tensor)
+    for key in keys:
+        _check_key(key)
+    return keys
+
+
+def _required_keys(column: Column) -> list[str]:
+    keys = [str(value) for value in column.values]
+    for key, value in zip(keys, column.values, strict=True):
+        if value != value:
+            raise Invalid("TENSOR_NONFINITE", input=column.name)
+        if not key:
+            raise Invalid("KEY_MISSING", input=column.name)
+        _check_key(key)
+    return keys
+
+
+def _check_key(key: str) -> None:
+    if len(key) > ENTITY_KEY_CHARACTERS_MAX or not key.isprintable():
+        raise Invalid("BAD_ID", entity_key=key[:NAME_SHOWN_MAX])

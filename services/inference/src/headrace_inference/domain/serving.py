@@ -1,0 +1,184 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What each endpoint serves now: one immutable `Serving` behind one pointer (P9).
+
+A request takes its endpoint's `Serving` once and keeps it to its end. A swap replaces the pointer
+only after the new versions are loaded and warm, so no request waits for one or sees two. A replaced
+version is freed when the last request that holds it ends. Generations never go back (P7).
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from headrace.application import Endpoint
+from headrace.errors import Conflict, NotFound
+from headrace_inference.domain.rollout import Arm, Rollout, ServedVersion
+
+Floats = NDArray[np.float32]
+NAME_SHOWN_MAX = 64
+
+
+class Model(Protocol):
+    """A model in memory, warm."""
+
+    def score(self, features: Floats) -> Floats:
+        """Scores [rows] of features [rows, n]; any failure is HeadraceError MODEL_ERROR."""
+
+    def least_s(self, rows: int) -> float:
+        """Seconds that scoring takes when nothing else runs, from the warm-up."""
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedVersion:
+    """A version whose bytes hashed to its digest when they were loaded (P8)."""
+
+    served: ServedVersion
+    model: Model
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """The one version that answers a request, and the other arm's, computed for the log only."""
+
+    arm: Arm
+    answering: LoadedVersion
+    shadow: LoadedVersion | None
+
+
+@dataclass(frozen=True, slots=True)
+class Serving:
+    """A rollout whose versions are loaded."""
+
+    rollout: Rollout
+    champion: LoadedVersion
+    canary: LoadedVersion | None
+
+    def loaded(self) -> Iterator[LoadedVersion]:
+        yield self.champion
+        if self.canary is not None:
+            yield self.canary
+
+    def version(self, version: int | None) -> LoadedVersion:
+        """The named version, the champion when none is; NotFound MODEL_UNKNOWN when not loaded."""
+        if version is None:
+            return self.champion
+        for loaded in self.loaded():
+            if loaded.served.version == version:
+                return loaded
+        raise NotFound("MODEL_UNKNOWN", endpoint=self.rollout.endpoint, version=version)
+
+    def choose(self, *, version: int | None, sticky_key: str, tensors: bool) -> Choice:
+        """Routes one request.
+
+        A caller by tensors wrote one version's features: the other arm takes part only if it
+        takes the same. A named version answers whatever the share says.
+        """
+        named = self.version(version)
+        other = self.canary if named is self.champion else self.champion
+        if other is None or (tensors and other.served.features != named.served.features):
+            return Choice(self._arm(named), named, None)
+        if version is None and self.rollout.arm_of(sticky_key) is Arm.CANARY:
+            named, other = other, named
+        return Choice(self._arm(named), named, other)
+
+    def _arm(self, loaded: LoadedVersion) -> Arm:
+        return Arm.CHAMPION if loaded is self.champion else Arm.CANARY
+
+
+@dataclass(frozen=True, slots=True)
+class EndpointState:
+    """What is known of an endpoint: its definition, the rollout asked for and the one served."""
+
+    definition: Endpoint | None = None
+    wanted: Rollout | None = None
+    serving: Serving | None = None
+    # Reason of contracts/errors.yaml: why the wanted rollout cannot be served.
+    refused: str | None = None
+
+    @property
+    def pending(self) -> bool:
+        if self.wanted is None:
+            return False
+        return self.serving is None or self.serving.rollout.generation < self.wanted.generation
+
+
+class ServingTable:
+    """Every endpoint's state. Reads take no lock; writes replace the whole dict under one."""
+
+    def __init__(self) -> None:
+        self._states: dict[str, EndpointState] = {}
+        self._writing = threading.Lock()
+
+    def states(self) -> dict[str, EndpointState]:
+        return self._states
+
+    def state(self, endpoint: str) -> EndpointState:
+        """Raises NotFound MODEL_UNKNOWN."""
+        state = self._states.get(endpoint)
+        if state is None:
+            raise NotFound("MODEL_UNKNOWN", endpoint=endpoint[:NAME_SHOWN_MAX])
+        return state
+
+    def ready(self, endpoint: str) -> tuple[Endpoint, Serving]:
+        """Raises NotFound MODEL_UNKNOWN, Conflict MODEL_NOT_READY."""
+        state = self.state(endpoint)
+        if state.definition is None or state.serving is None:
+            raise Conflict("MODEL_NOT_READY", endpoint=endpoint)
+        return state.definition, state.serving
+
+    def define(self, definition: Endpoint) -> None:
+        self._change(definition.name, lambda state: replace(state, definition=definition))
+
+    def want(self, rollout: Rollout) -> bool:
+        """Notes a rollout to serve; False when it is not newer than the one noted."""
+
+        def note(state: EndpointState) -> EndpointState:
+            if state.wanted is not None and state.wanted.generation >= rollout.generation:
+                return state
+            return replace(state, wanted=rollout, refused=None)
+
+        self._change(rollout.endpoint, note)
+        return self.state(rollout.endpoint).wanted is rollout
+
+    def install(self, serving: Serving) -> None:
+        """The swap. A generation older than the one served changes nothing."""
+
+        def swap(state: EndpointState) -> EndpointState:
+            now = state.serving
+            if now is not None and now.rollout.generation >= serving.rollout.generation:
+                return state
+            return replace(state, serving=serving, refused=None)
+
+        self._change(serving.rollout.endpoint, swap)
+
+    def refuse(self, rollout: Rollout, reason: str) -> None:
+        """Notes why a wanted rollout cannot be served; the one served before goes on."""
+
+        def note(state: EndpointState) -> EndpointState:
+            return replace(state, refused=reason) if state.wanted == rollout else state
+
+        self._change(rollout.endpoint, note)
+
+    def pending(self) -> list[Rollout]:
+        """Rollouts that are wanted and not served."""
+        states = self._states.values()
+        return [state.wanted for state in states if state.wanted is not None and state.pending]
+
+    def loaded(self, digest: str) -> Model | None:
+        """The model of these bytes when some endpoint serves it already."""
+        for state in self._states.values():
+            for loaded in state.serving.loaded() if state.serving else ():
+                if loaded.served.digest == digest:
+                    return loaded.model
+        return None
+
+    def _change(self, endpoint: str, change: Callable[[EndpointState], EndpointState]) -> None:
+        with self._writing:
+            state = change(self._states.get(endpoint, EndpointState()))
+            self._states = {**self._states, endpoint: state}

@@ -1,0 +1,254 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Answering a request and serving a rollout, with toy models on the real runtime."""
+
+import math
+
+import numpy as np
+import pytest
+
+from headrace.errors import Conflict, HeadraceError, NotFound, Unavailable
+from headrace.inference.v1 import inference_events_pb2 as events
+from headrace_inference.adapters.kafka_prediction_log import KafkaPredictionLog
+from headrace_inference.adapters.onnx_runtime import OnnxModelRuntime
+from headrace_inference.domain.rollout import Arm, Rollout
+from headrace_inference.domain.serving import ServingTable
+from headrace_inference.handlers import TooLate, infer, serve_rollout
+from headrace_inference.testing import (
+    FEATURES,
+    MemoryArtifactStore,
+    MemoryFeatureReader,
+    a_failing_model,
+    a_keys_request,
+    a_model,
+    a_request,
+    a_served_version,
+    a_tensor,
+    an_endpoint,
+)
+from headrace_kit.testing import FixedClock, MemoryPublisher
+
+
+class Room:
+    """The service without its doors: real table, routing and runtime, memory around them."""
+
+    def __init__(self):
+        self.table = ServingTable()
+        self.artifacts = MemoryArtifactStore()
+        self.features = MemoryFeatureReader()
+        self.publisher = MemoryPublisher()
+        self.shadows_failed = 0
+        self.runtime = OnnxModelRuntime(threads=1)
+        self.generation = 0
+        self.table.define(an_endpoint())
+
+    def served(self, version, *, onnx=None, features=FEATURES):
+        data = onnx or a_model(float(version), width=len(features))
+        self.artifacts.upload(data)
+        return a_served_version(version, onnx=data, features=features)
+
+    def serve(self, champion, canary=None, percent=50):
+        self.generation += 1
+        rollout = Rollout("delay", "delay-model", self.generation, champion, canary, percent)
+        self.table.want(rollout)
+        serve_rollout(rollout, table=self.table, artifacts=self.artifacts, runtime=self.runtime)
+
+    def infer(self, request, *, time_left_s=5.0):
+        return infer(
+            request,
+            table=self.table,
+            features=self.features,
+            log=KafkaPredictionLog(self.publisher),
+            clock=FixedClock(1_000_000),
+            time_left_s=lambda: time_left_s,
+            rows_max=100,
+            on_shadow_failed=self.count_shadow,
+        )
+
+    def count_shadow(self):
+        self.shadows_failed += 1
+
+    def logged(self):
+        return [events.PredictionMade.FromString(m.value) for m in self.publisher.published]
+
+
+@pytest.fixture
+def room():
+    return Room()
+
+
+@pytest.fixture
+def serving_room(room):
+    """Version 1 is champion."""
+    room.serve(room.served(1))
+    return room
+
+
+def features_input(*first):
+    return a_tensor("features", "FP32", [[x, 0.0, 0.0] for x in first])
+
+
+def test_each_row_gets_its_own_score(serving_room):
+    prediction = serving_room.infer(a_request(features_input(0.25, math.nan, 0.75)))
+
+    assert [1.25, 1.0, 1.75] == prediction.scores.tolist()
+
+
+def test_answer_names_the_version_its_arm_and_generation(serving_room):
+    prediction = serving_room.infer(a_request())
+
+    expected = (1, Arm.CHAMPION, 1, "delay-model")
+    served = prediction.served.version
+    assert expected == (served, prediction.arm, prediction.rollout_generation, prediction.model)
+
+
+def test_entity_keys_are_answered_with_the_features_that_were_read(serving_room):
+    serving_room.features.value_by_feature = {"weather:wind": 0.5, "origin:mean": math.nan}
+
+    prediction = serving_room.infer(a_keys_request("UA-1", "UA-2"))
+
+    assert [1.5, 1.5] == prediction.scores.tolist()
+    np.testing.assert_array_equal([[0.5, math.nan, 0.0]] * 2, prediction.features)
+
+
+def test_log_holds_what_was_answered(serving_room):
+    serving_room.features.value_by_feature = {"weather:wind": 0.5}
+
+    prediction = serving_room.infer(a_keys_request("UA-1", "UA-2", id="r-7"))
+
+    logged = serving_room.logged()
+    assert list(prediction.prediction_ids) == [event.prediction_id for event in logged]
+    assert ["UA-1", "UA-2"] == [event.entity_key for event in logged]
+    assert [b"UA-1", b"UA-2"] == [message.key for message in serving_room.publisher.published]
+    assert {"inference.predictions.delay.v1"} == {m.topic for m in serving_room.publisher.published}
+    event = logged[0]
+    assert (1.5, 1, [0.5, 0.0, 0.0]) == (event.score, event.version, list(event.features))
+    assert (events.ARM_CHAMPION, events.DOOR_ENTITY_KEYS) == (event.arm, event.door)
+    assert (1_000_000, 1_000_000) == (event.as_of_us, event.served_at_us)
+    assert a_served_version(1).digest == event.digest
+    assert not event.HasField("shadow")
+
+
+def test_retry_with_the_same_id_logs_the_same_prediction_ids(serving_room):
+    first = serving_room.infer(a_request(features_input(0.0, 0.1), id="r-7"))
+    again = serving_room.infer(a_request(features_input(0.0, 0.1), id="r-7"))
+    other = serving_room.infer(a_request(features_input(0.0, 0.1), id="r-8"))
+
+    assert first.prediction_ids == again.prediction_ids
+    assert 4 == len({*first.prediction_ids, *other.prediction_ids})
+    keys = [message.key for message in serving_room.publisher.published]
+    assert keys[:2] == keys[2:4]
+
+
+def test_request_that_is_not_logged_is_not_answered(serving_room):
+    serving_room.publisher.errors.append(Unavailable("DELIVERY_UNKNOWN"))
+
+    with pytest.raises(Unavailable, match="DELIVERY_UNKNOWN"):
+        serving_room.infer(a_request())
+
+
+def test_canary_and_champion_shadow_each_other(room):
+    room.serve(room.served(1), room.served(2), percent=50)
+
+    for number in range(40):
+        room.infer(a_keys_request(f"UA-{number}", id=str(number)))
+
+    seen = {(e.arm, e.version, e.score, e.shadow.version, e.shadow.score) for e in room.logged()}
+    assert {
+        (events.ARM_CHAMPION, 1, 1.0, 2, 2.0),
+        (events.ARM_CANARY, 2, 2.0, 1, 1.0),
+    } == seen
+
+
+def test_arms_with_other_features_each_get_their_own_from_one_read(room):
+    champion = room.served(1)
+    canary = room.served(2, features=("when:hour", "weather:rain"))
+    room.features.value_by_feature = {"weather:wind": 0.25, "when:hour": 0.5}
+    room.serve(champion, canary, percent=0)
+
+    prediction = room.infer(a_keys_request("UA-1"))
+
+    assert [[*FEATURES, "weather:rain"]] == room.features.asked
+    assert (1.25, 2.5) == (prediction.scores[0], prediction.shadow.scores[0])
+    assert (1, 3) == prediction.features.shape
+
+
+def test_shadow_that_fails_is_left_out_and_counted(room):
+    room.serve(room.served(1), room.served(2, onnx=a_model(math.nan)), percent=0)
+
+    prediction = room.infer(a_request())
+
+    assert (None, 1) == (prediction.shadow, room.shadows_failed)
+
+
+def test_score_that_is_not_finite_is_not_answered(room):
+    room.serve(room.served(1, onnx=a_model(math.nan)))
+
+    with pytest.raises(HeadraceError, match="MODEL_NONFINITE"):
+        room.infer(a_request())
+    assert [] == room.logged()
+
+
+def test_failure_of_the_runtime_is_told_without_its_text(room):
+    room.serve(room.served(1, onnx=a_failing_model()))
+
+    with pytest.raises(HeadraceError) as failed:
+        room.infer(a_request(features_input(13.0)))
+    assert ("MODEL_ERROR", {}) == (failed.value.reason, failed.value.metadata)
+
+
+def test_wrong_number_of_features_is_refused(serving_room):
+    with pytest.raises(HeadraceError, match="TENSOR_SHAPE"):
+        serving_room.infer(a_request(a_tensor("features", "FP32", [[0.0, 1.0]])))
+
+
+def test_unknown_endpoint_and_version_are_not_found(serving_room):
+    with pytest.raises(NotFound, match="MODEL_UNKNOWN"):
+        serving_room.infer(a_request(version=2))
+    serving_room.table = ServingTable()
+    with pytest.raises(NotFound, match="MODEL_UNKNOWN"):
+        serving_room.infer(a_request())
+
+
+def test_endpoint_without_a_version_is_not_ready(room):
+    with pytest.raises(Conflict, match="MODEL_NOT_READY"):
+        room.infer(a_request())
+
+
+def test_deadline_that_cannot_be_kept_costs_no_work(serving_room):
+    with pytest.raises(TooLate):
+        serving_room.infer(a_keys_request("UA-1"), time_left_s=0.0)
+    assert [] == serving_room.features.asked
+    assert [] == serving_room.logged()
+
+
+@pytest.mark.parametrize(
+    "onnx",
+    [b"", b"no model", a_model(1.0)[:-9], a_model(1.0, width=2), a_model(1.0, output="y")],
+    ids=["empty", "garbage", "cut", "wrong width", "wrong output"],
+)
+def test_bytes_that_are_not_the_model_are_refused_and_the_old_version_serves(serving_room, onnx):
+    serving_room.artifacts.upload(onnx)
+    broken = a_served_version(2, onnx=onnx)
+
+    with pytest.raises(HeadraceError, match="FORMAT"):
+        serving_room.serve(broken)
+    assert 1 == serving_room.infer(a_request()).served.version
+
+
+def test_version_that_is_loaded_is_not_loaded_again(room):
+    champion, canary = room.served(1), room.served(2)
+    room.serve(champion, canary)
+    room.artifacts.data_by_digest.clear()
+
+    room.serve(canary)
+
+    assert 2 == room.infer(a_request()).served.version
+
+
+def test_generation_never_goes_back(serving_room):
+    serving_room.serve(serving_room.served(2))
+    serving_room.generation = 0
+
+    serving_room.serve(serving_room.served(3))
+
+    assert 2 == serving_room.infer(a_request()).served.version

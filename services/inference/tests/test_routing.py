@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Canary routing is sticky by entity and keeps its share; a named version is answered by itself."""
+
+import pytest
+
+from headrace.errors import NotFound
+from headrace_inference.domain.rollout import Arm
+from headrace_inference.domain.serving import LoadedVersion, Serving
+from headrace_inference.testing import FEATURES, a_rollout, a_served_version
+
+KEYS = [f"UA-{number}" for number in range(10_000)]
+
+
+def a_serving(*, canary_features=FEATURES, **rollout):
+    """A serving with champion 1 and canary 2; the models are never run here."""
+    served = a_rollout(1, canary=2, **rollout)
+    canary = LoadedVersion(a_served_version(2, features=canary_features), model=None)
+    return Serving(served, LoadedVersion(served.champion, model=None), canary)
+
+
+def answering(serving, **asked):
+    asked = {"version": None, "sticky_key": "UA-1", "tensors": False} | asked
+    return serving.choose(**asked).answering.served.version
+
+
+def test_entity_stays_with_its_arm_over_generations():
+    first, later = a_rollout(1, canary=2), a_rollout(1, canary=2, generation=9)
+
+    assert [first.arm_of(key) for key in KEYS] == [later.arm_of(key) for key in KEYS]
+
+
+@pytest.mark.parametrize("percent", [0, 1, 20, 50, 100])
+def test_share_of_the_canary_is_what_the_rollout_says(percent):
+    rollout = a_rollout(1, canary=2, percent=percent)
+
+    share = sum(rollout.arm_of(key) is Arm.CANARY for key in KEYS) / len(KEYS)
+
+    assert abs(share - percent / 100) < 0.015
+
+
+def test_entities_leave_the_champion_only_when_the_share_grows():
+    small = a_rollout(1, canary=2, percent=10)
+    large = a_rollout(1, canary=2, percent=40)
+
+    in_small = {key for key in KEYS if small.arm_of(key) is Arm.CANARY}
+    in_large = {key for key in KEYS if large.arm_of(key) is Arm.CANARY}
+    assert in_small < in_large
+
+
+def test_another_canary_tries_other_entities():
+    second = {key for key in KEYS if a_rollout(1, canary=2).arm_of(key) is Arm.CANARY}
+    third = {key for key in KEYS if a_rollout(1, canary=3).arm_of(key) is Arm.CANARY}
+
+    assert 0.02 < len(second & third) / len(KEYS) < 0.06
+
+
+def test_without_a_canary_the_champion_answers_all():
+    assert {Arm.CHAMPION} == {a_rollout(1).arm_of(key) for key in KEYS[:100]}
+
+
+def test_each_arm_has_the_other_as_its_shadow():
+    serving = a_serving(percent=50)
+    choices = [serving.choose(version=None, sticky_key=k, tensors=False) for k in KEYS[:100]]
+
+    pairs = {(c.answering.served.version, c.shadow.served.version) for c in choices}
+    assert {(1, 2), (2, 1)} == pairs
+
+
+def test_a_named_version_answers_whatever_the_share_says():
+    serving = a_serving(percent=50)
+
+    assert {1} == {answering(serving, version=1, sticky_key=key) for key in KEYS[:100]}
+    assert {2} == {answering(serving, version=2, sticky_key=key) for key in KEYS[:100]}
+
+
+def test_a_version_that_is_not_loaded_is_unknown():
+    with pytest.raises(NotFound, match="MODEL_UNKNOWN"):
+        answering(a_serving(), version=3)
+
+
+def test_tensors_go_to_the_champion_when_the_canary_takes_other_features():
+    serving = a_serving(percent=100, canary_features=("weather:rain",))
+
+    choice = serving.choose(version=None, sticky_key="UA-1", tensors=True)
+
+    assert (1, None) == (choice.answering.served.version, choice.shadow)
+    assert 2 == answering(serving, tensors=False)
