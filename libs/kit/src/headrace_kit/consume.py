@@ -104,7 +104,7 @@ class ConsumeLoop:
         self._retry, self._commit_retry, self._missing_retry = Backoff(), Backoff(), Backoff()
         self._paused = self._joined = False
         self._dead_in_a_row = 0
-        self._stopping = threading.Event()
+        self._stopping, self._repositioning = threading.Event(), threading.Event()
         self._failure: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name=f"consume-{group}", daemon=True)
         self._consumer: Any = None
@@ -116,6 +116,13 @@ class ConsumeLoop:
         """Read exactly these topics from now on; may be called at any time, by any thread."""
         self._wanted = frozenset(topics)
 
+    def reposition(self) -> None:
+        """Ask the handler for its positions again and read on from there; at any time, any thread.
+
+        Until the effects have come as far as before, the group's offsets show the lag.
+        """
+        self._repositioning.set()
+
     def start(self) -> None:
         """Join the group; raises Unavailable BROKER_UNAVAILABLE after 30 s without an answer."""
         self._consumer = Consumer(
@@ -125,6 +132,7 @@ class ConsumeLoop:
                 "enable.auto.commit": False,
                 "enable.auto.offset.store": False,
                 "fetch.queue.backoff.ms": 20,
+                "fetch.wait.max.ms": 100,
                 "group.id": self._group,
                 "group.protocol": "classic",
                 "heartbeat.interval.ms": SESSION_TIMEOUT_MS // 3,
@@ -151,7 +159,8 @@ class ConsumeLoop:
     def ready(self) -> bool:
         """Assigned, placed, and no trouble: no missing topic, lost offset, or long back-off."""
         settled = self._subscribed == self._wanted and (self._joined or not self._wanted)
-        trouble = self._missing_since_s or self._lost or self._failure or self._unplaced
+        settled = settled and not self._unplaced and not self._repositioning.is_set()
+        trouble = self._missing_since_s or self._lost or self._failure
         running = self._thread.is_alive() and not self._stopping.is_set()
         return running and settled and not trouble and self._retry.tries < TRIES_BEFORE_UNREADY
 
@@ -170,6 +179,8 @@ class ConsumeLoop:
     def _tick(self) -> None:
         self._resubscribe()
         self._look_for_missing()
+        if self._repositioning.is_set():
+            self._unplace()
         if self._pending or self._unplaced or self._retry.left_s():
             self._pause()
             self._pending.extend(self._poll(min(self._wait_s, self._retry.left_s())))
@@ -227,6 +238,17 @@ class ConsumeLoop:
         if self._gathering is None:
             for record in records:
                 self._uncommitted[Partition(record.topic, record.partition)] = record.offset + 1
+
+    def _unplace(self) -> None:
+        """Take every partition as if it were assigned now; a drained effect counts as made."""
+        self._repositioning.clear()
+        self._drain([*self._next])
+        self._pause()
+        self._pending.clear()
+        self._unplaced.update(self._next)
+        self._uncommitted.update(dict.fromkeys(self._next, 0))
+        self._committed.clear()
+        self._next.clear()
 
     def _place(self) -> None:
         """Seek each partition that was assigned to where the handler's store says."""
