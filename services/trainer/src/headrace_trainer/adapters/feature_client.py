@@ -1,0 +1,49 @@
+# SPDX-License-Identifier: Apache-2.0
+"""TrainingSetClient over FeatureService: the Arrow stream goes to a file, piece by piece."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import grpc
+
+from headrace.errors import Corrupt, Unavailable
+from headrace.feature.v1 import feature_service_pb2 as feature
+from headrace.feature.v1 import feature_service_pb2_grpc as feature_grpc
+from headrace.rpc import error_of
+from headrace_trainer.ports import TrainingSet
+
+TIMEOUT_S = 300.0
+
+
+class GrpcTrainingSetClient:
+    """Reads training sets from the feature service."""
+
+    def __init__(self, channel: grpc.Channel) -> None:
+        self._features = feature_grpc.FeatureServiceStub(channel)
+
+    def create(self, recipe: str, known_until_us: int, file: Path) -> TrainingSet:
+        request = feature.CreateTrainingSetRequest(recipe=recipe, known_until_us=known_until_us)
+        digest, manifest = hashlib.sha256(), None
+        try:
+            with file.open("wb") as arrow:
+                for part in self._features.CreateTrainingSet(request, timeout=TIMEOUT_S):
+                    if part.HasField("manifest"):
+                        manifest = part.manifest
+                    else:
+                        digest.update(part.arrow_ipc)
+                        arrow.write(part.arrow_ipc)
+        except grpc.RpcError as err:
+            raise error_of(err) from err
+        if manifest is None:
+            raise Unavailable("SERVICE_UNAVAILABLE", service="feature", problem="stream cut short")
+        if digest.hexdigest() != manifest.digest:
+            raise Corrupt("DIGEST_MISMATCH", artifact="training set")
+        return TrainingSet(
+            file=file,
+            features=tuple(manifest.features),
+            rows=manifest.rows,
+            digest=manifest.digest,
+            delta_version_by_stream=dict(manifest.delta_version_by_stream),
+        )

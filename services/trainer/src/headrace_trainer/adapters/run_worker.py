@@ -1,0 +1,53 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The worker: a thread that carries one run after another, as long as there are any."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+import structlog
+
+from headrace.errors import Busy, Unavailable
+
+POLL_INTERVAL_S = 0.2
+
+log = structlog.get_logger(__name__)
+
+
+class RunWorker:
+    """A Part. `carry_next` carries one run and says whether there was one."""
+
+    def __init__(self, carry_next: Callable[[], bool]) -> None:
+        self._carry_next = carry_next
+        self._stopping = threading.Event()
+        self._failure: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, name="run-worker", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self, timeout_s: float) -> None:
+        """A run in work is left to whoever claims it next, once its lease ran out."""
+        self._stopping.set()
+
+    def failed(self) -> BaseException | None:
+        return self._failure
+
+    def _run(self) -> None:
+        try:
+            while not self._stopping.is_set():
+                self._step()
+        except BaseException as err:
+            self._failure = err
+            raise
+
+    def _step(self) -> None:
+        wait_s = POLL_INTERVAL_S
+        try:
+            if self._carry_next():
+                return
+        except (Busy, Unavailable) as err:
+            log.warning("run_waits", error=str(err))
+            wait_s = err.retry_delay_s or POLL_INTERVAL_S
+        self._stopping.wait(wait_s)

@@ -1,0 +1,163 @@
+# SPDX-License-Identifier: Apache-2.0
+"""RunStore on SQLite or PostgreSQL: one row a run, its event by outbox in the same transaction.
+
+A claim is one conditional update, and it raises the token. Every later write of the holder names
+its token, so a worker that was thought dead can write nothing once another has the run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    Connection,
+    Engine,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+    insert,
+    or_,
+    select,
+    update,
+)
+from sqlalchemy.exc import IntegrityError
+
+from headrace.errors import Conflict, NotFound
+from headrace_kit.clock import Clock
+from headrace_kit.outbox import Outbox
+from headrace_kit.sql import create_tables, transaction
+from headrace_trainer.adapters.conversions import event_of, trained_from_bytes, trained_to_proto
+from headrace_trainer.domain.run import Lease, Run, RunState, TrainedModel, TrainingRequest
+
+LEASE_S = 5
+METADATA = MetaData()
+RUNS = Table(
+    "runs",
+    METADATA,
+    Column("number", BigInteger().with_variant(Integer, "sqlite"), primary_key=True),
+    Column("run_id", String, unique=True, nullable=False),
+    Column("recipe", String, nullable=False),
+    Column("known_until_us", BigInteger, nullable=False),
+    Column("incident_id", String, nullable=False),
+    Column("state", String, nullable=False),
+    Column("progress", String, nullable=False, default=""),
+    Column("reason", String, nullable=False, default=""),
+    Column("trained", LargeBinary),
+    Column("token", BigInteger, nullable=False, default=0),
+    Column("lease_until_us", BigInteger, nullable=False, default=0),
+    sqlite_autoincrement=True,
+)
+
+
+class SqlRunStore:
+    """`notify` is called after a transaction that left an event in the outbox."""
+
+    def __init__(
+        self, engine: Engine, *, clock: Clock, notify: Callable[[], None] = lambda: None
+    ) -> None:
+        self._engine, self._clock, self._notify = engine, clock, notify
+        self._outbox = Outbox()
+        create_tables(engine, METADATA)
+
+    def add(self, request: TrainingRequest) -> Run:
+        row = {
+            "run_id": request.request_id,
+            "recipe": request.recipe,
+            "known_until_us": request.known_until_us,
+            "incident_id": request.incident_id,
+            "state": RunState.QUEUED,
+        }
+        try:
+            with transaction(self._engine) as connection:
+                connection.execute(insert(RUNS).values(row))
+        except IntegrityError:
+            known = self.get(request.request_id)
+            if known.request != request:
+                raise Conflict("REQUEST_REUSED", request_id=request.request_id) from None
+            return known
+        return Run(request)
+
+    def get(self, run_id: str) -> Run:
+        with transaction(self._engine) as connection:
+            row = connection.execute(select(RUNS).where(RUNS.c.run_id == run_id)).first()
+        if row is None:
+            raise NotFound("RUN_UNKNOWN", run_id=run_id)
+        return _run(row)
+
+    def newest(self, runs_max: int) -> list[Run]:
+        with transaction(self._engine) as connection:
+            rows = connection.execute(select(RUNS).order_by(RUNS.c.number.desc()).limit(runs_max))
+            return [_run(row) for row in rows]
+
+    def claim(self) -> tuple[Lease, Run] | None:
+        now_us = self._clock.now_us()
+        waiting = or_(
+            RUNS.c.state == RunState.QUEUED,
+            (RUNS.c.state == RunState.RUNNING) & (RUNS.c.lease_until_us < now_us),
+        )
+        with transaction(self._engine) as connection:
+            row = connection.execute(
+                select(RUNS).where(waiting).order_by(RUNS.c.number).limit(1).with_for_update()
+            ).first()
+            if row is None:
+                return None
+            lease = Lease(row.run_id, row.token + 1)
+            run = replace(_run(row), state=RunState.RUNNING, progress="")
+            connection.execute(
+                update(RUNS)
+                .where(RUNS.c.run_id == row.run_id)
+                .values(
+                    state=RunState.RUNNING, token=lease.token, lease_until_us=self._lease_until_us()
+                )
+            )
+            self._outbox.add(connection, event_of(run))
+        self._notify()
+        return lease, run
+
+    def renew(self, lease: Lease, progress: str) -> bool:
+        with transaction(self._engine) as connection:
+            values = {"progress": progress, "lease_until_us": self._lease_until_us()}
+            return self._write(connection, lease, values)
+
+    def complete(self, lease: Lease, trained: TrainedModel) -> bool:
+        stored = trained_to_proto(trained).SerializeToString()
+        values = {"state": RunState.COMPLETED, "progress": "completed", "trained": stored}
+        return self._end(lease, values)
+
+    def fail(self, lease: Lease, reason: str) -> bool:
+        return self._end(lease, {"state": RunState.FAILED, "progress": "failed", "reason": reason})
+
+    def _end(self, lease: Lease, values: dict[str, Any]) -> bool:
+        with transaction(self._engine) as connection:
+            if not self._write(connection, lease, values):
+                return False
+            row = connection.execute(select(RUNS).where(RUNS.c.run_id == lease.run_id)).one()
+            self._outbox.add(connection, event_of(_run(row)))
+        self._notify()
+        return True
+
+    def _write(self, connection: Connection, lease: Lease, values: dict[str, Any]) -> bool:
+        """The lease is in the statement's own condition, so nothing can slip between."""
+        held = (RUNS.c.run_id == lease.run_id) & (RUNS.c.token == lease.token)
+        running = RUNS.c.state == RunState.RUNNING
+        done = connection.execute(update(RUNS).where(held & running).values(values))
+        return done.rowcount == 1
+
+    def _lease_until_us(self) -> int:
+        return self._clock.now_us() + LEASE_S * 1_000_000
+
+
+def _run(row: Any) -> Run:
+    return Run(
+        request=TrainingRequest(row.run_id, row.recipe, row.known_until_us, row.incident_id),
+        state=RunState(row.state),
+        progress=row.progress or "",
+        reason=row.reason or "",
+        trained=trained_from_bytes(row.trained) if row.trained else None,
+    )

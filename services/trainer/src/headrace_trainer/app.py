@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The wiring: settings -> adapters -> handlers. Subscribes `trainer.requests` and follows
+`registry.definitions`; serves TrainerService; publishes `trainer.runs` by outbox."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+
+from headrace import topics
+from headrace.rpc import open_channel
+from headrace.trainer.v1 import trainer_service_pb2_grpc as service_grpc
+from headrace_kit.admin_http import AdminServer
+from headrace_kit.clock import SystemClock
+from headrace_kit.consume import ConsumeLoop
+from headrace_kit.follow import TableFollower
+from headrace_kit.grpc_server import GrpcServer
+from headrace_kit.kafka import KafkaPublisher
+from headrace_kit.lifecycle import Part
+from headrace_kit.outbox import OutboxRelay
+from headrace_kit.sql import connect
+from headrace_trainer import handlers
+from headrace_trainer.adapters.definition_book import DefinitionBook
+from headrace_trainer.adapters.feature_client import GrpcTrainingSetClient
+from headrace_trainer.adapters.grpc_api import GrpcTrainerService
+from headrace_trainer.adapters.registry_client import GrpcModelRegistryClient
+from headrace_trainer.adapters.request_consumer import RequestConsumer
+from headrace_trainer.adapters.run_worker import RunWorker
+from headrace_trainer.adapters.sql_run_store import SqlRunStore
+from headrace_trainer.adapters.training_process import ChildTrainingProcess
+from headrace_trainer.settings import TrainerSettings
+
+NAME = "trainer"
+SERVICE_NAMES = ("headrace.trainer.v1.TrainerService",)
+SUBSCRIPTIONS = (topics.TRAINER_REQUESTS,)
+FOLLOWED = topics.REGISTRY_DEFINITIONS
+
+
+def build(settings: TrainerSettings) -> tuple[Sequence[Part], AdminServer, GrpcServer]:
+    """The parts in the order of their start; the caller runs them."""
+    settings.data_dir.mkdir(parents=True, exist_ok=True)
+    clock = SystemClock()
+    publisher = KafkaPublisher(settings.kafka_bootstrap, client_id=NAME)
+    engine = connect(_database_uri(settings))
+    relay = OutboxRelay(engine, publisher)
+    runs = SqlRunStore(engine, clock=clock, notify=relay.notify)
+    book = DefinitionBook()
+    follower = TableFollower(
+        bootstrap=settings.kafka_bootstrap, topic=FOLLOWED.name, on_record=book.follow
+    )
+    loop = ConsumeLoop(
+        bootstrap=settings.kafka_bootstrap,
+        group=NAME,
+        handler=RequestConsumer(runs=runs, recipes=book),
+        dead_letters=publisher,
+        service=NAME,
+    )
+    loop.subscribe([topic.name for topic in SUBSCRIPTIONS])
+    carry_next = partial(
+        handlers.carry_next_run,
+        runs=runs,
+        recipes=book,
+        training_sets=GrpcTrainingSetClient(open_channel(settings.feature_address)),
+        models=GrpcModelRegistryClient(open_channel(settings.registry_address)),
+        process=ChildTrainingProcess(duration_s_max=settings.run_duration_s_max),
+        work_dir=settings.data_dir,
+    )
+    server = GrpcServer(
+        host=settings.grpc_host,
+        port=settings.grpc_port,
+        services=[
+            (
+                service_grpc.add_TrainerServiceServicer_to_server,
+                GrpcTrainerService(runs=runs, recipes=book, clock=clock),
+            )
+        ],
+        names=SERVICE_NAMES,
+    )
+    admin = AdminServer(settings.http_host, settings.http_port, live=lambda: True, ready=loop.ready)
+    parts: list[Part] = [publisher, relay, follower, loop, RunWorker(carry_next), server]
+    return parts, admin, server
+
+
+def _database_uri(settings: TrainerSettings) -> str:
+    if settings.database_uri is not None:
+        return settings.database_uri.get_secret_value()
+    return f"sqlite:///{settings.data_dir.resolve() / 'trainer.db'}"
