@@ -251,23 +251,15 @@ class ConsumeLoop:
         self._next.clear()
 
     def _place(self) -> None:
-        """Seek each partition that was assigned to where the handler's store says."""
+        """Ask the handler's store where the partitions that were assigned go on."""
         wanted = sorted(self._unplaced)
         positions = self._handler.positions(wanted)
         for partition in wanted:
-            position = positions.get(partition)
-            self._seek(partition, OFFSET_BEGINNING if position is None else position)
-            self._next[partition] = position or 0
-            if position:
-                self._uncommitted[partition] = position
-            self._unplaced.discard(partition)
+            self._next[partition] = positions.get(partition, OFFSET_BEGINNING)
+            if positions.get(partition):
+                self._uncommitted[partition] = positions[partition]
+        self._unplaced.clear()
         self._paused = True
-
-    def _seek(self, partition: Partition, offset: int) -> None:
-        try:
-            self._consumer.seek(TopicPartition(*partition, offset))
-        except KafkaException as err:  # the fetcher of a fresh assignment is not up yet
-            raise Busy("QUEUE_FULL", topic=partition.topic, partition=partition.number) from err
 
     def _poll(self, wait_s: float) -> list[Sequence[Record]]:
         """The records that came, as one part; none when nothing came."""
@@ -277,10 +269,10 @@ class ConsumeLoop:
                 self._note_error(message)
                 continue
             record = to_record(message)
-            partition = Partition(record.topic, record.partition)
+            partition, following = Partition(record.topic, record.partition), record.offset + 1
             # What was fetched before a seek or a revoke may still arrive: it is not ours to handle.
-            if record.offset >= self._next.get(partition, record.offset + 1):
-                self._next[partition] = record.offset + 1
+            if record.offset >= self._next.get(partition, following):
+                self._next[partition] = following
                 records.append(record)
         return [records] if records else []
 
@@ -380,9 +372,21 @@ class ConsumeLoop:
         self._paused = True
 
     def _resume(self) -> None:
-        if self._paused:
-            self._consumer.resume([TopicPartition(*partition) for partition in self._next])
-            self._paused = False
+        """Go on where each partition stands. The seek is also what wakes librdkafka's fetcher,
+
+        which notices a mere resume up to a second later.
+        """
+        if not self._paused:
+            return
+        self._consumer.resume([TopicPartition(*partition) for partition in self._next])
+        try:
+            for partition, offset in self._next.items():
+                self._consumer.seek(TopicPartition(*partition, offset))
+        except KafkaException as err:
+            if err.args[0].code() != KafkaError._STATE:
+                raise
+            return  # the fetcher of a fresh assignment is not up yet: again at the next tick
+        self._paused = False
 
     def _drain(self, partitions: Sequence[Partition]) -> None:
         if self._gathering is not None and partitions:

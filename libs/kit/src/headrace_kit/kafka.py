@@ -147,7 +147,7 @@ class KafkaPublisher:
         *,
         client_id: str,
         queue_records_max: int = 100_000,
-        linger_ms: float = 2,
+        linger_ms: float = 1,
         message_bytes_max: int = MESSAGE_BYTES_MAX,
     ) -> None:
         self._bootstrap = bootstrap
