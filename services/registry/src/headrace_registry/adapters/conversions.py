@@ -1,0 +1,261 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Protobuf to domain and back, the only place where both are seen.
+
+The id of an event is made of what it tells, so that every repeat of it, by the relay or by another
+replica, carries the same one.
+"""
+
+from __future__ import annotations
+
+from google.protobuf.message import DecodeError
+from google.protobuf.message import Message as ProtoMessage
+
+from headrace import topics
+from headrace.errors import Invalid
+from headrace.monitor.v1 import monitor_events_pb2
+from headrace.registry.v1 import registry_events_pb2, registry_service_pb2
+from headrace.topics import Topic
+from headrace.trainer.v1 import trainer_events_pb2
+from headrace_kit.kafka import Message, Record
+from headrace_registry.domain.alias import Alias, SetAlias
+from headrace_registry.domain.artifact import ArtifactMetadata
+from headrace_registry.domain.definition import ApplyDefinitions, Definition, SentDefinition
+from headrace_registry.domain.gate import Gate
+from headrace_registry.domain.page import ListVersions
+from headrace_registry.domain.rollout import CanaryJudged, Rollout, ServedVersion
+from headrace_registry.domain.version import (
+    ModelVersion,
+    ReferenceHistogram,
+    RunCompleted,
+    TrainedModel,
+)
+from headrace_registry.ports import Event
+
+CE_ID_LENGTH_MAX = 512
+EVIDENCE_LENGTH_MAX = 500
+ROLL_BACK = monitor_events_pb2.CANARY_DECISION_ROLL_BACK
+PROMOTE = monitor_events_pb2.CANARY_DECISION_PROMOTE
+
+
+def run_completed(record: Record) -> RunCompleted | None:
+    """None for another event of a run. Raises Invalid DECODE_ERROR or MISSING_FIELD."""
+    event = trainer_events_pb2.TrainingRunEvent()
+    _decode(event, record)
+    if event.WhichOneof("event") != "completed":
+        return None
+    trained = _trained(event.completed.trained)
+    return RunCompleted(_ce_id(record), event.run_id, event.recipe, event.incident_id, trained)
+
+
+def canary_judged(record: Record) -> CanaryJudged | None:
+    """None for another verdict. Raises Invalid DECODE_ERROR, MISSING_FIELD or OUT_OF_RANGE."""
+    event = monitor_events_pb2.VerdictReached()
+    _decode(event, record)
+    if event.WhichOneof("verdict") != "canary":
+        return None
+    canary = event.canary
+    if canary.decision not in (PROMOTE, ROLL_BACK):
+        raise Invalid("OUT_OF_RANGE", column="canary.decision", value=canary.decision)
+    return CanaryJudged(
+        ce_id=_ce_id(record),
+        endpoint=event.endpoint,
+        model=event.model,
+        canary_version=canary.canary_version,
+        rollout_generation=canary.rollout_generation,
+        promote=canary.decision == PROMOTE,
+        evidence=_line(canary.evidence),
+    )
+
+
+def messages_of(event: Event) -> list[Message]:
+    """The event as it goes to Kafka."""
+    if isinstance(event, Definition):
+        name = f"{event.kind}/{event.name}"
+        subject = f"definition/{name}/{event.version}"
+        return [_message(topics.REGISTRY_DEFINITIONS, name, subject, definition_proto(event))]
+    if isinstance(event, Rollout):
+        subject = f"rollout/{event.endpoint}/{event.generation}"
+        proto = rollout_proto(event)
+        return [_message(topics.REGISTRY_ROLLOUTS, event.endpoint, subject, proto)]
+    if isinstance(event, Alias):
+        subject = f"alias/{event.model}/{event.alias}/{event.generation}"
+        moved = registry_events_pb2.AliasMoved(alias=alias_proto(event))
+        return [_of_version(event.model, subject, alias_moved=moved)]
+    return _registered(event)
+
+
+def apply_definitions(
+    request: registry_service_pb2.ApplyDefinitionsRequest,
+) -> ApplyDefinitions:
+    sent = tuple(SentDefinition(d.kind, d.name, d.spec_json) for d in request.definitions)
+    return ApplyDefinitions(request.request_id, request.application, sent)
+
+
+def set_alias(request: registry_service_pb2.SetAliasRequest) -> SetAlias:
+    return SetAlias(
+        request_id=request.request_id,
+        model=request.model,
+        alias=request.alias,
+        version=request.version,
+        generation_expected=request.generation_expected,
+    )
+
+
+def list_versions(request: registry_service_pb2.ListVersionsRequest) -> ListVersions:
+    return ListVersions(request.model, request.page_size, request.page_token)
+
+
+def artifact_metadata(metadata: registry_service_pb2.ArtifactMetadata) -> ArtifactMetadata:
+    return ArtifactMetadata(metadata.digest, metadata.size_bytes, metadata.format)
+
+
+def definition_proto(definition: Definition) -> registry_events_pb2.Definition:
+    return registry_events_pb2.Definition(
+        kind=definition.kind,
+        name=definition.name,
+        application=definition.application,
+        version=definition.version,
+        spec_json=definition.spec_json.encode(),
+        digest=definition.digest,
+    )
+
+
+def version_proto(version: ModelVersion) -> registry_events_pb2.ModelVersion:
+    return registry_events_pb2.ModelVersion(
+        model=version.model,
+        version=version.version,
+        digest=version.digest,
+        run_id=version.run_id,
+        recipe=version.recipe,
+        incident_id=version.incident_id,
+        trained=_trained_proto(version.trained),
+        gate=_gate_proto(version.gate),
+        registered_at_us=version.registered_at_us,
+    )
+
+
+def alias_proto(alias: Alias) -> registry_events_pb2.Alias:
+    return registry_events_pb2.Alias(
+        model=alias.model,
+        alias=alias.alias,
+        version=alias.version,
+        digest=alias.digest,
+        generation=alias.generation,
+        moved_at_us=alias.moved_at_us,
+    )
+
+
+def rollout_proto(rollout: Rollout) -> registry_events_pb2.Rollout:
+    return registry_events_pb2.Rollout(
+        endpoint=rollout.endpoint,
+        model=rollout.model,
+        generation=rollout.generation,
+        champion=_served_proto(rollout.champion),
+        canary=None if rollout.canary is None else _served_proto(rollout.canary),
+        canary_percent=rollout.canary_percent,
+        change=rollout.change,
+        changed_at_us=rollout.changed_at_us,
+    )
+
+
+def _decode(event: ProtoMessage, record: Record) -> None:
+    if not record.value:
+        raise Invalid("EMPTY", topic=record.topic)
+    try:
+        event.ParseFromString(record.value)
+    except DecodeError as err:
+        raise Invalid("DECODE_ERROR", topic=record.topic) from err
+
+
+def _ce_id(record: Record) -> str:
+    ce_id = record.headers.get("ce_id", b"").decode("utf-8", "replace")
+    if not ce_id:
+        raise Invalid("MISSING_FIELD", column="ce_id", topic=record.topic)
+    if len(ce_id) > CE_ID_LENGTH_MAX or not ce_id.isprintable():
+        raise Invalid("BAD_ID", column="ce_id", topic=record.topic)
+    return ce_id
+
+
+def _line(text: str) -> str:
+    """Text for people, as one bounded line; PostgreSQL takes no NUL."""
+    return "".join(letter for letter in text if letter.isprintable())[:EVIDENCE_LENGTH_MAX]
+
+
+def _trained(trained: trainer_events_pb2.TrainedModel) -> TrainedModel:
+    reference = tuple(
+        ReferenceHistogram(each.feature, tuple(each.edges), tuple(each.counts))
+        for each in trained.reference
+    )
+    return TrainedModel(
+        model=trained.model,
+        digest=trained.digest,
+        features=tuple(trained.features),
+        trained_until_us=trained.trained_until_us,
+        metrics=dict(trained.metrics),
+        champion_version=trained.champion_version,
+        reference=reference,
+        manifest=dict(trained.manifest),
+    )
+
+
+def _trained_proto(trained: TrainedModel) -> trainer_events_pb2.TrainedModel:
+    reference = [
+        trainer_events_pb2.ReferenceHistogram(
+            feature=each.feature, edges=each.edges, counts=each.counts
+        )
+        for each in trained.reference
+    ]
+    return trainer_events_pb2.TrainedModel(
+        model=trained.model,
+        digest=trained.digest,
+        features=trained.features,
+        trained_until_us=trained.trained_until_us,
+        metrics=trained.metrics,
+        champion_version=trained.champion_version,
+        reference=reference,
+        manifest=trained.manifest,
+    )
+
+
+def _gate_proto(gate: Gate) -> registry_events_pb2.Gate:
+    passed, failed = registry_events_pb2.GATE_STATE_PASSED, registry_events_pb2.GATE_STATE_FAILED
+    return registry_events_pb2.Gate(state=passed if gate.passed else failed, evidence=gate.evidence)
+
+
+def _served_proto(served: ServedVersion) -> registry_events_pb2.ServedVersion:
+    return registry_events_pb2.ServedVersion(
+        version=served.version, digest=served.digest, features=served.features
+    )
+
+
+def _registered(version: ModelVersion) -> list[Message]:
+    name = f"{version.model}/{version.version}"
+    registered = registry_events_pb2.VersionRegistered(version=version_proto(version))
+    evaluated = registry_events_pb2.GateEvaluated(
+        model=version.model,
+        version=version.version,
+        digest=version.digest,
+        gate=_gate_proto(version.gate),
+    )
+    return [
+        _of_version(version.model, f"version/{name}", version_registered=registered),
+        _of_version(version.model, f"gate/{name}", gate_evaluated=evaluated),
+    ]
+
+
+def _of_version(model: str, subject: str, **event: ProtoMessage) -> Message:
+    proto = registry_events_pb2.ModelVersionEvent(**event)
+    return _message(topics.REGISTRY_MODEL_VERSIONS, model, subject, proto)
+
+
+def _message(topic: Topic, key: str, subject: str, proto: ProtoMessage) -> Message:
+    """CloudEvents binary mode (Kafka protocol binding 1.0.2)."""
+    headers = {
+        "ce_specversion": "1.0",
+        "ce_id": subject,
+        "ce_source": "headrace/registry",
+        "ce_type": proto.DESCRIPTOR.full_name,
+        "content-type": "application/protobuf",
+    }
+    encoded = tuple((name, value.encode()) for name, value in headers.items())
+    return Message(topic.name, key.encode(), proto.SerializeToString(), encoded)

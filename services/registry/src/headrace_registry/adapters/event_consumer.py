@@ -1,0 +1,54 @@
+# SPDX-License-Identifier: Apache-2.0
+"""BatchHandler on `trainer.runs` and `monitor.verdicts`: one transaction for each event.
+
+Positions are saved beside the effects, after them: what is read again after a crash, or after the
+database came back from an older copy, is known by its ce_id.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from headrace import topics
+from headrace_kit.clock import Clock
+from headrace_kit.failpoints import failpoint
+from headrace_kit.kafka import Partition, Record
+from headrace_registry import handlers
+from headrace_registry.adapters.conversions import canary_judged, run_completed
+from headrace_registry.ports import ArtifactStore, RegistryStore
+
+TOPICS = (topics.TRAINER_RUNS.name, topics.MONITOR_VERDICTS.name)
+
+
+class EventConsumer:
+    """Turns completed runs into versions and canary verdicts into moves."""
+
+    def __init__(self, *, store: RegistryStore, artifacts: ArtifactStore, clock: Clock) -> None:
+        self._store, self._artifacts, self._clock = store, artifacts, clock
+        self._on_topic = dict(zip(TOPICS, (self._on_run, self._on_verdict), strict=True))
+
+    def positions(self, partitions: Sequence[Partition]) -> Mapping[Partition, int]:
+        saved = self._store.positions()
+        return {each: saved[each] for each in partitions if each in saved}
+
+    def handle(self, records: Sequence[Record]) -> None:
+        for record in records:
+            self._on_topic[record.topic](record)
+        self._store.save_positions({(r.topic, r.partition): r.offset + 1 for r in records})
+
+    def idle(self) -> None:
+        """Nothing here waits for time to pass."""
+
+    def _on_run(self, record: Record) -> None:
+        event = run_completed(record)
+        if event is not None:
+            handlers.register_version(
+                event, store=self._store, artifacts=self._artifacts, clock=self._clock
+            )
+            failpoint("registry.inbox.committed")
+
+    def _on_verdict(self, record: Record) -> None:
+        event = canary_judged(record)
+        if event is not None:
+            handlers.judge_canary(event, store=self._store, clock=self._clock)
+            failpoint("registry.inbox.committed")

@@ -1,0 +1,153 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The registry's tables, alike on SQLite and PostgreSQL; their constraints hold P6 and P7.
+
+An alias or a rollout refers to a row of passed_gates by model, version and digest together, so no
+statement, not even one typed by hand, can point it to a version whose gate was not passed. Each
+move of an alias has a row whose key is its generation, so two moves cannot share one.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    CheckConstraint,
+    Column,
+    Engine,
+    ForeignKeyConstraint,
+    Integer,
+    MetaData,
+    Table,
+    Text,
+    UniqueConstraint,
+    text,
+)
+
+from headrace.errors import Unavailable
+from headrace_kit import sql
+
+# Raised with every change of a table; a change comes with the step that brings the old one here.
+SCHEMA_VERSION = 1
+SCHEMA_LOCK = 4_851_203_115  # PostgreSQL: one replica at a time creates the tables
+
+METADATA = MetaData()
+VERSION_KEY = ("model", "version", "digest")
+
+SCHEMA = Table("registry_schema", METADATA, Column("version", Integer, primary_key=True))
+# Row locks by name, and the last number that was given out under it.
+COUNTERS = Table(
+    "counters",
+    METADATA,
+    Column("name", Text, primary_key=True),
+    Column("value", Integer, nullable=False),
+)
+DEFINITIONS = Table(
+    "definitions",
+    METADATA,
+    Column("kind", Text, primary_key=True),
+    Column("name", Text, primary_key=True),
+    Column("version", Integer, primary_key=True),
+    Column("application", Text, nullable=False),
+    Column("spec_json", Text, nullable=False),
+    Column("digest", Text, nullable=False),
+)
+VERSIONS = Table(
+    "versions",
+    METADATA,
+    Column("model", Text, primary_key=True),
+    Column("version", Integer, primary_key=True),
+    Column("digest", Text, nullable=False),
+    Column("run_id", Text, nullable=False, unique=True),
+    Column("recipe", Text, nullable=False),
+    Column("incident_id", Text, nullable=False),
+    Column("trained_json", Text, nullable=False),
+    Column("gate_passed", Boolean, nullable=False),
+    Column("evidence_json", Text, nullable=False),
+    Column("registered_at_us", BigInteger, nullable=False),
+    UniqueConstraint(*VERSION_KEY),
+)
+PASSED_GATES = Table(
+    "passed_gates",
+    METADATA,
+    Column("model", Text, primary_key=True),
+    Column("version", Integer, primary_key=True),
+    Column("digest", Text, primary_key=True),
+    ForeignKeyConstraint(VERSION_KEY, [VERSIONS.c[each] for each in VERSION_KEY]),
+)
+ALIASES = Table(
+    "aliases",
+    METADATA,
+    Column("model", Text, primary_key=True),
+    Column("alias", Text, primary_key=True),
+    Column("version", Integer, nullable=False),
+    Column("digest", Text, nullable=False),
+    Column("generation", BigInteger, nullable=False),
+    Column("moved_at_us", BigInteger, nullable=False),
+    ForeignKeyConstraint(VERSION_KEY, [PASSED_GATES.c[each] for each in VERSION_KEY]),
+)
+ALIAS_MOVES = Table(
+    "alias_moves",
+    METADATA,
+    Column("model", Text, primary_key=True),
+    Column("alias", Text, primary_key=True),
+    Column("generation", BigInteger, primary_key=True, autoincrement=False),
+    Column("version", Integer, nullable=False),
+    Column("digest", Text, nullable=False),
+    Column("moved_at_us", BigInteger, nullable=False),
+    ForeignKeyConstraint(VERSION_KEY, [PASSED_GATES.c[each] for each in VERSION_KEY]),
+)
+ROLLOUTS = Table(
+    "rollouts",
+    METADATA,
+    Column("endpoint", Text, primary_key=True),
+    Column("model", Text, nullable=False),
+    Column("generation", BigInteger, nullable=False),
+    Column("champion_version", Integer, nullable=False),
+    Column("champion_digest", Text, nullable=False),
+    Column("canary_version", Integer),
+    Column("canary_digest", Text),
+    Column("canary_percent", Integer, nullable=False),
+    Column("change", Text, nullable=False),
+    Column("changed_at_us", BigInteger, nullable=False),
+    ForeignKeyConstraint(
+        ("model", "champion_version", "champion_digest"),
+        [PASSED_GATES.c[each] for each in VERSION_KEY],
+    ),
+    ForeignKeyConstraint(
+        ("model", "canary_version", "canary_digest"),
+        [PASSED_GATES.c[each] for each in VERSION_KEY],
+    ),
+    # A foreign key with a null in it is not checked: both are null, or none is.
+    CheckConstraint("(canary_version is null) = (canary_digest is null)", "canary_whole"),
+)
+REQUESTS = Table(
+    "requests",
+    METADATA,
+    Column("id", Text, primary_key=True),
+    Column("digest", Text, nullable=False),
+    Column("answer_json", Text),
+)
+POSITIONS = Table(
+    "positions",
+    METADATA,
+    Column("topic", Text, primary_key=True),
+    Column("partition", Integer, primary_key=True, autoincrement=False),
+    Column("next_offset", BigInteger, nullable=False),
+)
+
+
+def prepare(engine: Engine) -> None:
+    """Creates the tables on an empty database.
+
+    Raises Unavailable DATABASE_UNAVAILABLE when they are of another version of the registry.
+    """
+    with sql.transaction(engine) as connection:
+        if engine.dialect.name == "postgresql":
+            connection.execute(text("select pg_advisory_xact_lock(:key)"), {"key": SCHEMA_LOCK})
+        METADATA.create_all(connection)
+        sql.METADATA.create_all(connection)
+        found = connection.execute(SCHEMA.select()).scalar()
+        if found is None:
+            connection.execute(SCHEMA.insert().values(version=SCHEMA_VERSION))
+        elif found != SCHEMA_VERSION:
+            raise Unavailable("DATABASE_UNAVAILABLE", schema=found, needed=SCHEMA_VERSION)

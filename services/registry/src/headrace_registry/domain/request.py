@@ -1,0 +1,20 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A write carries a request id; a repeat gets the first answer, other content is a conflict."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """The id of a write and the digest of what it asked."""
+
+    id: str
+    digest: str
+
+
+def request_of(command: object, request_id: str) -> Request:
+    """`command` is a frozen dataclass, so its repr holds all of it and nothing else."""
+    return Request(request_id, hashlib.sha256(repr(command).encode()).hexdigest())
