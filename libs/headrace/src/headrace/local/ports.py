@@ -14,10 +14,25 @@ import psutil
 from headrace.errors import Unavailable
 
 LOOPBACK = "127.0.0.1"
-KAFKA_PORT = 9092
-KAFKA_CONTROLLER_PORT = 9093
-POSTGRES_PORT = 5433
-S3_PORT = 7070
+DEFAULT_PORTS: Mapping[str, int] = {
+    "kafka": 9092,
+    "kafka-controller": 9093,
+    "postgres": 5433,
+    "s3": 7070,
+    "ingest-grpc": 7101,
+    "ingest-http": 7201,
+    "feature-grpc": 7102,
+    "feature-http": 7202,
+    "trainer-grpc": 7103,
+    "trainer-http": 7203,
+    "registry-grpc": 7104,
+    "registry-http": 7204,
+    "inference-grpc": 8001,
+    "inference-http": 7205,
+    "monitor-grpc": 7106,
+    "monitor-http": 7206,
+}
+"""By the name of the setting."""
 
 # Below the range from which kernels take the ports of outgoing connections (32768 and up on Linux):
 # a port from that range can be lost between picking it and listening on it.
