@@ -146,7 +146,7 @@ REGISTRY_MODEL_VERSIONS = Topic(
     cleanup="delete",
     retention_h=87600,
     publishers=("registry",),
-    consumers=("trainer", "monitor"),
+    consumers=("monitor",),
 )
 REGISTRY_ROLLOUTS = Topic(
     pattern="registry.rollouts.v1",
@@ -172,7 +172,7 @@ TRAINER_REQUESTS = Topic(
     partitions=1,
     cleanup="delete",
     retention_h=720,
-    publishers=("trainer", "monitor"),
+    publishers=("monitor",),
     consumers=("trainer",),
 )
 TRAINER_RUNS = Topic(
