@@ -50,14 +50,18 @@ class VerdictReached(_message.Message):
     def __init__(self, verdict_id: _Optional[str] = ..., monitor: _Optional[str] = ..., endpoint: _Optional[str] = ..., model: _Optional[str] = ..., version: _Optional[int] = ..., window_end_us: _Optional[int] = ..., drift: _Optional[_Union[DriftVerdict, _Mapping]] = ..., quality: _Optional[_Union[QualityVerdict, _Mapping]] = ..., canary: _Optional[_Union[CanaryVerdict, _Mapping]] = ...) -> None: ...
 
 class DriftVerdict(_message.Message):
-    __slots__ = ("drifted", "rows", "features")
+    __slots__ = ("drifted", "rows", "features", "alarmed", "evidence")
     DRIFTED_FIELD_NUMBER: _ClassVar[int]
     ROWS_FIELD_NUMBER: _ClassVar[int]
     FEATURES_FIELD_NUMBER: _ClassVar[int]
+    ALARMED_FIELD_NUMBER: _ClassVar[int]
+    EVIDENCE_FIELD_NUMBER: _ClassVar[int]
     drifted: bool
     rows: int
     features: _containers.RepeatedCompositeFieldContainer[FeatureDrift]
-    def __init__(self, drifted: _Optional[bool] = ..., rows: _Optional[int] = ..., features: _Optional[_Iterable[_Union[FeatureDrift, _Mapping]]] = ...) -> None: ...
+    alarmed: bool
+    evidence: str
+    def __init__(self, drifted: _Optional[bool] = ..., rows: _Optional[int] = ..., features: _Optional[_Iterable[_Union[FeatureDrift, _Mapping]]] = ..., alarmed: _Optional[bool] = ..., evidence: _Optional[str] = ...) -> None: ...
 
 class FeatureDrift(_message.Message):
     __slots__ = ("feature", "psi", "p_value")
@@ -70,16 +74,18 @@ class FeatureDrift(_message.Message):
     def __init__(self, feature: _Optional[str] = ..., psi: _Optional[float] = ..., p_value: _Optional[float] = ...) -> None: ...
 
 class QualityVerdict(_message.Message):
-    __slots__ = ("degraded", "labelled", "auc", "auc_reference")
+    __slots__ = ("degraded", "labelled", "auc", "auc_reference", "evidence")
     DEGRADED_FIELD_NUMBER: _ClassVar[int]
     LABELLED_FIELD_NUMBER: _ClassVar[int]
     AUC_FIELD_NUMBER: _ClassVar[int]
     AUC_REFERENCE_FIELD_NUMBER: _ClassVar[int]
+    EVIDENCE_FIELD_NUMBER: _ClassVar[int]
     degraded: bool
     labelled: int
     auc: float
     auc_reference: float
-    def __init__(self, degraded: _Optional[bool] = ..., labelled: _Optional[int] = ..., auc: _Optional[float] = ..., auc_reference: _Optional[float] = ...) -> None: ...
+    evidence: str
+    def __init__(self, degraded: _Optional[bool] = ..., labelled: _Optional[int] = ..., auc: _Optional[float] = ..., auc_reference: _Optional[float] = ..., evidence: _Optional[str] = ...) -> None: ...
 
 class CanaryVerdict(_message.Message):
     __slots__ = ("canary_version", "rollout_generation", "decision", "outcomes", "e_better", "e_worse", "evidence")
