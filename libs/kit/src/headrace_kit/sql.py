@@ -129,7 +129,7 @@ class Inbox:
     def first_time(self, connection: Connection, ce_id: str) -> bool:
         """True once per event id, for this consumer."""
         insert = (sqlite if connection.dialect.name == "sqlite" else postgresql).insert
-        added = connection.execute(
-            insert(INBOX).values(consumer=self._consumer, ce_id=ce_id).on_conflict_do_nothing()
-        )
-        return added.rowcount == 1
+        row = insert(INBOX).values(consumer=self._consumer, ce_id=ce_id)
+        # SQLAlchemy forgets the row count of an insert (it says -1) unless it is asked to keep it.
+        counted = row.on_conflict_do_nothing().execution_options(preserve_rowcount=True)
+        return connection.execute(counted).rowcount == 1
