@@ -13,10 +13,11 @@ import threading
 import time
 from collections import Counter, deque
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, Protocol, runtime_checkable
 
 import structlog
-from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
 from headrace.errors import Busy, HeadraceError, Unavailable
 from headrace_kit.backoff import Backoff
@@ -43,6 +44,7 @@ __all__ = [
 ]
 DEAD_LETTERS_IN_A_ROW_MAX = 1_000
 FETCH_KIB_MAX = 16_384
+REQUEST_TIMEOUT_S = 5.0
 SESSION_TIMEOUT_MS = 6_000
 TOPIC_MISSING_S_MAX = 60.0
 TRIES_BEFORE_UNREADY = 3
@@ -160,9 +162,14 @@ class ConsumeLoop:
         """Assigned, placed, and no trouble: no missing topic, lost offset, or long back-off."""
         settled = self._subscribed == self._wanted and (self._joined or not self._wanted)
         settled = settled and not self._unplaced and not self._repositioning.is_set()
-        trouble = self._missing_since_s or self._lost or self._failure
+        trouble = self.troubles() or self._failure
         running = self._thread.is_alive() and not self._stopping.is_set()
         return running and settled and not trouble and self._retry.tries < TRIES_BEFORE_UNREADY
+
+    def troubles(self) -> list[str]:
+        """Why the loop cannot go on by itself, e.g. `TOPIC_MISSING raw.flights.departed.v1`."""
+        missing = [f"TOPIC_MISSING {topic}" for topic in sorted(self._missing_since_s)]
+        return missing + [f"OFFSET_LOST {each.topic}[{each.number}]" for each in sorted(self._lost)]
 
     def _run(self) -> None:
         try:
@@ -183,10 +190,10 @@ class ConsumeLoop:
             self._unplace()
         if self._pending or self._unplaced or self._retry.left_s():
             self._pause()
-            self._pending.extend(self._poll(min(self._wait_s, self._retry.left_s())))
+            self._poll(min(self._wait_s, self._retry.left_s()))
         else:
             self._resume()
-            self._pending.extend(self._poll(self._wait_s))
+            self._poll(self._wait_s)
         if not self._retry.left_s():
             self._work()
         self._commit()
@@ -255,14 +262,24 @@ class ConsumeLoop:
         wanted = sorted(self._unplaced)
         positions = self._handler.positions(wanted)
         for partition in wanted:
-            self._next[partition] = positions.get(partition, OFFSET_BEGINNING)
-            if positions.get(partition):
-                self._uncommitted[partition] = positions[partition]
-        self._unplaced.clear()
+            position = positions.get(partition)
+            self._next[partition] = self._beginning(partition) if position is None else position
+            if position:
+                self._uncommitted[partition] = position
+            self._unplaced.discard(partition)
         self._paused = True
 
-    def _poll(self, wait_s: float) -> list[Sequence[Record]]:
-        """The records that came, as one part; none when nothing came."""
+    def _beginning(self, partition: Partition) -> int:
+        """The first offset that the partition still has, as a number: see `_on_assign`."""
+        asked = TopicPartition(*partition)
+        try:
+            low, _ = self._consumer.get_watermark_offsets(asked, timeout=REQUEST_TIMEOUT_S)
+        except KafkaException as err:
+            raise Unavailable("BROKER_UNAVAILABLE", bootstrap=self._bootstrap) from err
+        return int(low)
+
+    def _poll(self, wait_s: float) -> None:
+        """Append the records that came to what is pending, as one part."""
         records = []
         for message in self._consumer.consume(self._records_max, wait_s):
             if message.error() is not None:
@@ -274,7 +291,8 @@ class ConsumeLoop:
             if record.offset >= self._next.get(partition, following):
                 self._next[partition] = following
                 records.append(record)
-        return [records] if records else []
+        if records:
+            self._pending.append(records)
 
     def _note_error(self, message: Any) -> None:
         error, topic = message.error(), message.topic()
@@ -321,7 +339,6 @@ class ConsumeLoop:
         for topic, since_s in list(self._missing_since_s.items()):
             if self._exists(topic):
                 del self._missing_since_s[topic]
-                self._subscribed = frozenset()  # subscribe again: the client gave this topic up
                 self._missing_retry.succeeded()
             elif time.monotonic() - since_s > TOPIC_MISSING_S_MAX:
                 raise Unavailable("TOPIC_MISSING", topic=topic)
@@ -336,9 +353,11 @@ class ConsumeLoop:
         self._joined = True
         if not partitions:
             return
-        targets = [TopicPartition(p.topic, p.partition, OFFSET_BEGINNING) for p in partitions]
+        # Paused until the handler has said where to start. A number, not OFFSET_BEGINNING: that one
+        # is looked up behind our back, and again half a second after we have sought elsewhere.
+        targets = [TopicPartition(each.topic, each.partition, 0) for each in partitions]
         consumer.incremental_assign(targets)
-        consumer.pause(targets)  # until the handler has said where to start
+        consumer.pause(targets)
         self._unplaced.update(_named(partitions))
         failpoint("kit.consume.assigned")
 
@@ -372,9 +391,10 @@ class ConsumeLoop:
         self._paused = True
 
     def _resume(self) -> None:
-        """Go on where each partition stands. The seek is also what wakes librdkafka's fetcher,
+        """Go on where each partition stands.
 
-        which notices a mere resume up to a second later.
+        librdkafka's fetcher notices a resume, or a seek to where it is, up to a second later; a
+        request to the partition's broker wakes it at once.
         """
         if not self._paused:
             return
@@ -387,6 +407,9 @@ class ConsumeLoop:
                 raise
             return  # the fetcher of a fresh assignment is not up yet: again at the next tick
         self._paused = False
+        for partition in self._next:
+            with suppress(Unavailable):
+                self._beginning(partition)
 
     def _drain(self, partitions: Sequence[Partition]) -> None:
         if self._gathering is not None and partitions:

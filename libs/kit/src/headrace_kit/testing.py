@@ -4,10 +4,14 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import TypeVar
 
 from headrace.errors import HeadraceError
 from headrace_kit.kafka import Message, Record
+
+T = TypeVar("T")
 
 
 class FixedClock:
@@ -50,3 +54,13 @@ def a_record(
 ) -> Record:
     """A record with defaults for what a test does not care about."""
     return Record(topic, partition, offset, key, value, headers or {}, timestamp_ms)
+
+
+def wait_until(condition: Callable[[], T], *, timeout_s: float = 20.0) -> T:
+    """Poll until the condition is true and return what it gave; AssertionError when time is up."""
+    deadline_s = time.monotonic() + timeout_s
+    while not (found := condition()):
+        if time.monotonic() > deadline_s:
+            raise AssertionError(f"not true within {timeout_s} s")
+        time.sleep(0.01)
+    return found

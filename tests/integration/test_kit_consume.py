@@ -1,0 +1,358 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The consume loop and the follower on a real broker: nothing lost, twice, or blocked."""
+
+from __future__ import annotations
+
+import threading
+import uuid
+from collections import Counter
+
+import pytest
+from confluent_kafka import TopicPartition
+from confluent_kafka.admin import AdminClient
+
+from headrace.errors import Busy, Invalid, Unavailable
+from headrace_kit.consume import (
+    ConsumeLoop,
+    TableFollower,
+    committed_offsets,
+    topic_end_offsets,
+)
+from headrace_kit.kafka import Message, Partition
+from headrace_kit.testing import MemoryPublisher, wait_until
+
+pytestmark = pytest.mark.integration
+
+
+class Store:
+    """What outlives a loop: the effects by event id and the next offset, changed together."""
+
+    def __init__(self):
+        self.effects = Counter()
+        self.positions = {}
+        self.lock = threading.Lock()
+
+
+class StoringHandler:
+    """A handler as services have it: offsets live with the data, a repeat of one is cut away."""
+
+    def __init__(self, store):
+        self.store = store
+        self.error = None
+        self.tries = 0
+        self.poison = set()
+
+    def positions(self, partitions):
+        found = self.store.positions
+        return {each: found[each] for each in partitions if each in found}
+
+    def handle(self, records):
+        self.tries += 1
+        if self.error is not None:
+            raise self.error
+        if any(record.value in self.poison for record in records):
+            raise Invalid("BAD_TYPE")
+        with self.store.lock:
+            for record in records:
+                partition = Partition(record.topic, record.partition)
+                if record.offset >= self.store.positions.get(partition, 0):
+                    self.store.effects[record.value] += 1
+                    self.store.positions[partition] = record.offset + 1
+
+    def idle(self):
+        pass
+
+
+@pytest.fixture
+def start_loop(kafka_server):
+    loops = []
+
+    def start(topics, handler, *, group=None, dead_letters=None, **options):
+        loop = ConsumeLoop(
+            bootstrap=kafka_server,
+            group=group or f"group-{uuid.uuid4().hex}",
+            handler=handler,
+            dead_letters=dead_letters or MemoryPublisher(),
+            service="test",
+            **options,
+        )
+        loop.subscribe(topics)
+        loops.append(loop)
+        loop.start()
+        return loop
+
+    yield start
+    for loop in loops:
+        loop.stop(5.0)
+
+
+def messages(topic, values):
+    return [Message(topic, value, value) for value in values]
+
+
+def numbers(first, last):
+    return [b"%d" % number for number in range(first, last)]
+
+
+def each_once(values):
+    return Counter(dict.fromkeys(values, 1))
+
+
+def test_records_are_handled_once_and_the_group_shows_no_lag(
+    kafka_server, new_topic, publisher, start_loop
+):
+    topic, store, group = new_topic(4), Store(), f"group-{uuid.uuid4().hex}"
+    publisher.publish(messages(topic, numbers(0, 1000)))
+
+    start_loop([topic], StoringHandler(store), group=group)
+
+    wait_until(lambda: store.effects == each_once(numbers(0, 1000)))
+    ends = topic_end_offsets(kafka_server, [topic])
+    wait_until(lambda: committed_offsets(kafka_server, group, [topic]) == ends)
+
+
+def test_restart_goes_on_where_the_store_stands_and_not_the_group(new_topic, publisher, start_loop):
+    topic, store, group = new_topic(1), Store(), f"group-{uuid.uuid4().hex}"
+    publisher.publish(messages(topic, numbers(0, 10)))
+    loop = start_loop([topic], StoringHandler(store), group=group)
+    wait_until(lambda: len(store.effects) == 10)
+    loop.stop(5.0)
+    for number in range(5, 10):  # the machine lost the last half of the store
+        del store.effects[b"%d" % number]
+    store.positions[Partition(topic, 0)] = 5
+
+    start_loop([topic], StoringHandler(store), group=group)
+
+    wait_until(lambda: store.effects == each_once(numbers(0, 10)))
+
+
+def test_position_that_the_group_never_committed_is_committed_on_assign(
+    kafka_server, new_topic, publisher, start_loop
+):
+    topic, store, group = new_topic(1), Store(), f"group-{uuid.uuid4().hex}"
+    publisher.publish(messages(topic, numbers(0, 3)))
+    store.positions[Partition(topic, 0)] = 3  # crashed after the effect, before the commit
+
+    start_loop([topic], StoringHandler(store), group=group)
+
+    wait_until(lambda: committed_offsets(kafka_server, group, [topic]) == {(topic, 0): 3})
+    assert not store.effects
+
+
+def test_poison_record_is_set_aside_and_the_others_are_handled(new_topic, publisher, start_loop):
+    topic, store, dead = new_topic(1), Store(), MemoryPublisher()
+    handler = StoringHandler(store)
+    handler.poison = {b"17", b"63"}
+    publisher.publish(messages(topic, numbers(0, 100)))
+
+    start_loop([topic], handler, dead_letters=dead)
+
+    good = [value for value in numbers(0, 100) if value not in handler.poison]
+    wait_until(lambda: store.effects == each_once(good))
+    wait_until(lambda: len(dead.published) == 2)
+    assert [f"{topic}:0:17".encode(), f"{topic}:0:63".encode()] == [m.key for m in dead.published]
+    assert {"test.dead-letters.v1"} == {message.topic for message in dead.published}
+    assert b"BAD_TYPE" == dict(dead.published[0].headers)["dl-reason"]
+    assert b"17" == dead.published[0].value
+
+
+def test_dead_letter_that_cannot_be_delivered_stops_the_partition_until_it_can(
+    new_topic, publisher, start_loop
+):
+    topic, store, dead = new_topic(1), Store(), MemoryPublisher()
+    handler = StoringHandler(store)
+    handler.poison = {b"0"}
+    dead.errors = [Unavailable("TOPIC_MISSING"), Busy("QUEUE_FULL")]
+    publisher.publish(messages(topic, numbers(0, 3)))
+
+    start_loop([topic], handler, dead_letters=dead)
+
+    wait_until(lambda: store.effects == each_once([b"1", b"2"]))
+    assert [b"0"] == [message.value for message in dead.published]
+
+
+def test_unavailable_dependency_loses_nothing_and_makes_unready(new_topic, publisher, start_loop):
+    topic, store = new_topic(2), Store()
+    handler = StoringHandler(store)
+    handler.error = Unavailable("OBJECT_STORE_UNAVAILABLE")
+    loop = start_loop([topic], handler)
+    wait_until(loop.ready)
+    publisher.publish(messages(topic, numbers(0, 50)))
+    wait_until(lambda: handler.tries >= 3)
+    wait_until(lambda: not loop.ready())
+    publisher.publish(messages(topic, numbers(50, 100)))
+    assert not store.effects
+
+    handler.error = None
+
+    wait_until(lambda: store.effects == each_once(numbers(0, 100)))
+    wait_until(loop.ready)
+
+
+def test_group_keeps_its_member_while_a_dependency_is_down(new_topic, publisher, start_loop):
+    topic, store, group = new_topic(2), Store(), f"group-{uuid.uuid4().hex}"
+    stuck = StoringHandler(store)
+    stuck.error = Unavailable("OBJECT_STORE_UNAVAILABLE")
+    publisher.publish(messages(topic, numbers(0, 20)))
+    start_loop([topic], stuck, group=group)
+    wait_until(lambda: stuck.tries >= 1)
+
+    other = start_loop([topic], StoringHandler(store), group=group)  # the stuck one must take part
+
+    wait_until(other.ready)
+    stuck.error = None
+    wait_until(lambda: store.effects == each_once(numbers(0, 20)))
+
+
+def test_bug_stops_the_loop_without_a_commit(kafka_server, new_topic, publisher, start_loop):
+    topic, group = new_topic(1), f"group-{uuid.uuid4().hex}"
+    handler = StoringHandler(Store())
+    handler.error = KeyError("bug")
+    publisher.publish(messages(topic, numbers(0, 3)))
+
+    loop = start_loop([topic], handler, group=group)
+
+    assert isinstance(wait_until(loop.failed), KeyError)
+    assert not loop.ready()
+    assert {} == committed_offsets(kafka_server, group, [topic])
+
+
+def test_topic_can_be_added_to_and_taken_from_a_running_loop(new_topic, publisher, start_loop):
+    first, second, store = new_topic(1), new_topic(2), Store()
+    loop = start_loop([first], StoringHandler(store))
+    publisher.publish([*messages(first, [b"a"]), *messages(second, [b"b"])])
+    wait_until(lambda: store.effects == each_once([b"a"]))
+
+    loop.subscribe([first, second])
+    wait_until(lambda: store.effects == each_once([b"a", b"b"]))
+    loop.subscribe([second])
+    wait_until(loop.ready)
+    publisher.publish([*messages(first, [b"unread"]), *messages(second, [b"c"])])
+
+    wait_until(lambda: store.effects == each_once([b"a", b"b", b"c"]))
+
+
+def test_loop_without_topics_is_ready_and_idle(start_loop):
+    idle = threading.Event()
+    handler = StoringHandler(Store())
+    handler.idle = idle.set
+
+    loop = start_loop([], handler)
+
+    wait_until(loop.ready)
+    assert idle.wait(5.0)
+
+
+def test_missing_topic_makes_unready_until_it_is_created(new_topic, publisher, start_loop):
+    name, store = f"test.{uuid.uuid4().hex}.v1", Store()
+    loop = start_loop([name], StoringHandler(store))
+    wait_until(lambda: loop.troubles() == [f"TOPIC_MISSING {name}"])
+    assert not loop.ready()
+
+    new_topic(1, name=name)
+    publisher.publish(messages(name, [b"a"]))
+
+    wait_until(lambda: store.effects == each_once([b"a"]))
+    wait_until(loop.ready)
+
+
+def test_lost_offset_makes_unready_and_skips_nothing_silently(
+    kafka_server, new_topic, publisher, start_loop
+):
+    topic, store = new_topic(1), Store()
+    publisher.publish(messages(topic, numbers(0, 10)))
+    store.positions[Partition(topic, 0)] = 2
+    admin = AdminClient({"bootstrap.servers": kafka_server})
+    cut = TopicPartition(topic, 0, 5)
+    admin.delete_records([cut])[cut].result(10.0)
+
+    loop = start_loop([topic], StoringHandler(store))
+
+    wait_until(lambda: loop.troubles() == [f"OFFSET_LOST {topic}[0]"])
+    assert not loop.ready()
+    assert not store.effects
+
+
+def test_rebalance_between_two_loops_loses_nothing_and_doubles_nothing(
+    new_topic, publisher, start_loop
+):
+    topic, store, group = new_topic(4), Store(), f"group-{uuid.uuid4().hex}"
+    sent = 0
+    start_loop([topic], StoringHandler(store), group=group, batch_records_max=50)
+    for _ in range(3):
+        publisher.publish(messages(topic, numbers(sent, sent + 500)))
+        other = start_loop([topic], StoringHandler(store), group=group, batch_records_max=50)
+        wait_until(other.ready)
+        publisher.publish(messages(topic, numbers(sent + 500, sent + 1000)))
+        other.stop(5.0)
+        sent += 1000
+
+    wait_until(lambda: sum(store.effects.values()) >= sent)
+    assert store.effects == each_once(numbers(0, sent))
+
+
+def test_stopped_loop_hands_its_partitions_over_at_once(new_topic, publisher, start_loop):
+    topic, store, group = new_topic(2), Store(), f"group-{uuid.uuid4().hex}"
+    first = start_loop([topic], StoringHandler(store), group=group)
+    wait_until(first.ready)
+    first.stop(5.0)
+
+    second = start_loop([topic], StoringHandler(store), group=group)
+
+    wait_until(second.ready, timeout_s=3.0)  # no wait for a session to time out
+
+
+def test_follower_has_the_whole_table_when_it_has_started(kafka_server, new_topic, publisher):
+    topic = new_topic(2, cleanup_policy="compact")
+    publisher.publish([Message(topic, b"a", b"1"), Message(topic, b"b", b"1")])
+    publisher.publish([Message(topic, b"a", b"2")])
+    table = {}
+    follower = TableFollower(
+        bootstrap=kafka_server, topic=topic, on_record=lambda r: table.update({r.key: r.value})
+    )
+    follower.start(10.0)
+    try:
+        assert {b"a": b"2", b"b": b"1"} == table
+        publisher.publish([Message(topic, b"b", None)])
+        wait_until(lambda: table == {b"a": b"2", b"b": None})
+    finally:
+        follower.stop(5.0)
+
+
+def test_follower_waits_for_its_dependency_and_skips_what_it_refuses(
+    kafka_server, new_topic, publisher
+):
+    topic, seen = new_topic(1), []
+    errors = {b"late": [Unavailable("SERVICE_UNAVAILABLE")], b"bad": [Invalid("BAD_TYPE")]}
+
+    def on_record(record):
+        if errors.get(record.value):
+            raise errors[record.value].pop()
+        seen.append(record.value)
+
+    publisher.publish(messages(topic, [b"late", b"bad", b"good"]))
+    follower = TableFollower(bootstrap=kafka_server, topic=topic, on_record=on_record)
+    follower.start(10.0)
+    try:
+        assert [b"late", b"good"] == seen
+    finally:
+        follower.stop(5.0)
+
+
+def test_follower_of_a_missing_topic_names_it(kafka_server):
+    follower = TableFollower(
+        bootstrap=kafka_server, topic="test.absent.v1", on_record=lambda record: None
+    )
+    with pytest.raises(Unavailable, match=r"TOPIC_MISSING.*test\.absent\.v1"):
+        follower.start(1.0)
+    follower.stop(1.0)
+
+
+def test_follower_that_meets_a_bug_tells(kafka_server, new_topic, publisher):
+    topic = new_topic(1)
+    follower = TableFollower(bootstrap=kafka_server, topic=topic, on_record=lambda record: 1 / 0)
+    follower.start(10.0)
+    publisher.publish(messages(topic, [b"x"]))
+
+    assert isinstance(wait_until(follower.failed), ZeroDivisionError)
+    follower.stop(5.0)
