@@ -28,8 +28,7 @@ Ready = Callable[[float], bool]
 
 POLL_INTERVAL_S = 0.05
 PROBE_TIMEOUT_S = 1.0
-TAIL_BYTES_MAX = 4096
-TAIL_CHARACTERS_MAX = 300
+TAIL_BYTES_MAX = 2000
 RUN_MARK = "HEADRACE_RUN_DIR"
 
 
@@ -73,6 +72,7 @@ class Child:
 
     def __init__(self, spec: ProcessSpec, log: Path, run_dir: Path) -> None:
         self.spec, self.log = spec, log
+        self._asked_s = time.monotonic()
         log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("ab") as output:
             self._log_start = output.tell()
@@ -115,7 +115,7 @@ class Child:
             "START_FAILED",
             process=self.spec.name,
             cause=f"not ready in {self.spec.ready_deadline_s:g} s" if code is None else ended(code),
-            said=self.last_line() or "nothing",
+            said=tail(self.log, self._log_start).rpartition("\n")[2] or "nothing",
             log=self.log,
         )
 
@@ -123,29 +123,24 @@ class Child:
         """Sends the stop signal."""
         if self.died() is None:
             self._process.send_signal(self.spec.stop_signal)
+        self._asked_s = time.monotonic()
 
-    def stop(self) -> None:
-        """Asks it to stop, waits for the grace period, then kills what is left of its group."""
-        self.ask_to_stop()
-        give_up = time.monotonic() + self.spec.stop_grace_s
+    def finish(self) -> None:
+        """Waits for the end that it was asked for, then kills what is left of its group."""
+        give_up = self._asked_s + self.spec.stop_grace_s
         while self.died() is None and time.monotonic() < give_up:
             time.sleep(POLL_INTERVAL_S)
         self.kill()
+
+    def stop(self) -> None:
+        """Asks it to stop and sees to it that it does."""
+        self.ask_to_stop()
+        self.finish()
 
     def kill(self) -> None:
         """Ends it and its group at once."""
         if self._process.returncode is None:
             self._reap()
-
-    def last_line(self) -> str:
-        """The last line that this run wrote to the log."""
-        with self.log.open("rb") as log:
-            size = log.seek(0, os.SEEK_END)
-            log.seek(max(min(self._log_start, size), size - TAIL_BYTES_MAX))
-            lines = log.read().decode(errors="replace").split("\n")
-        return next((line.strip() for line in reversed(lines) if line.strip()), "")[
-            :TAIL_CHARACTERS_MAX
-        ]
 
     def _ended(self) -> bool:
         look = os.WEXITED | os.WNOHANG | os.WNOWAIT
@@ -165,6 +160,14 @@ def running(spec: ProcessSpec, run_dir: Path) -> Iterator[Child]:
         yield child
     finally:
         child.stop()
+
+
+def tail(log: Path, start: int) -> str:
+    """The end of what was written to the log since `start`."""
+    with log.open("rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(min(start, size), size - TAIL_BYTES_MAX))
+        return file.read().decode(errors="replace").strip()
 
 
 def ended(code: int) -> str:

@@ -1,0 +1,117 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Commands to a supervisor from another process: start one detached, stop it, clear up after it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+
+import psutil
+
+from headrace.errors import Unavailable
+from headrace.local.process import RUN_MARK, ended, tail
+from headrace.local.state import DataFolder, read_state, running
+
+POLL_INTERVAL_S = 0.05
+KILL_TIMEOUT_S = 5.0
+
+
+def start_detached(
+    command: Sequence[str], folder: DataFolder, *, deadline_s: float
+) -> subprocess.Popen[bytes]:
+    """Runs `command`, which must run a supervisor on `folder`, in a session of its own.
+
+    Returns when all its processes are ready; raises Unavailable START_FAILED when they are not.
+    """
+    folder.logs.mkdir(parents=True, exist_ok=True)
+    log = folder.logs / "supervisor.log"
+    with log.open("ab") as output:
+        start = output.tell()
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+
+    def settled() -> bool:
+        state = read_state(folder)
+        ready = state is not None and state.pid == process.pid and state.ready
+        return ready or process.poll() is not None
+
+    if _wait(settled, deadline_s) and process.returncode is None:
+        return process
+    code = process.poll()
+    if code is None:
+        stop(folder, deadline_s=deadline_s)
+        process.wait(KILL_TIMEOUT_S)
+    raise Unavailable(
+        "START_FAILED",
+        process="supervisor",
+        cause=f"not ready in {deadline_s:g} s" if code is None else ended(code),
+        said=tail(log, start) or "nothing",
+        log=log,
+    )
+
+
+def stop(folder: DataFolder, *, deadline_s: float) -> bool:
+    """Stops the supervisor and all that it started; True if there was something to stop.
+
+    A supervisor that is still there after the deadline is killed, and its processes with it.
+    """
+    state = read_state(folder)
+    found = running(folder)
+    if found and state is not None and (supervisor := state.supervisor()):
+        supervisor.terminate()
+        if not _wait(lambda: not running(folder), deadline_s):
+            supervisor.kill()
+            _wait(lambda: not running(folder), KILL_TIMEOUT_S)
+    return clear_leftovers(folder) > 0 or found
+
+
+def clear_leftovers(folder: DataFolder) -> int:
+    """Kills what a supervisor that was killed left behind; returns how many processes that were.
+
+    Only for a folder without a living supervisor. Finds the recorded processes, and by a mark in
+    their environment also the descendants of those, in whatever session they are.
+    """
+    state = read_state(folder)
+    recorded = [each.process() for each in state.processes] if state else []
+    victims = {process.pid: process for process in recorded if process}
+    for process in psutil.process_iter():
+        if process.pid != os.getpid() and _mark(process) == str(folder.run):
+            victims[process.pid] = process
+    for process in victims.values():
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
+    if not _wait(lambda: all(map(_gone, victims.values())), KILL_TIMEOUT_S):
+        left = ", ".join(str(pid) for pid, process in victims.items() if not _gone(process))
+        raise Unavailable("START_FAILED", process="clean-up", cause=f"pids {left} do not end")
+    return len(victims)
+
+
+def _mark(process: psutil.Process) -> str | None:
+    try:
+        return process.environ().get(RUN_MARK)
+    except psutil.Error:  # ended meanwhile, or another user's
+        return None
+
+
+def _gone(process: psutil.Process) -> bool:
+    try:
+        return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+
+
+def _wait(condition: Callable[[], bool], deadline_s: float) -> bool:
+    give_up = time.monotonic() + deadline_s
+    while not condition():
+        if time.monotonic() >= give_up:
+            return False
+        time.sleep(POLL_INTERVAL_S)
+    return True

@@ -1,0 +1,320 @@
+# SPDX-License-Identifier: Apache-2.0
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+import pytest
+
+from headrace.errors import Conflict, Unavailable
+from headrace.local import supervisor as supervisor_module
+from headrace.local.control import clear_leftovers, start_detached, stop
+from headrace.local.process import HttpReady
+from headrace.local.state import (
+    FAILED,
+    READY,
+    STOPPED,
+    UNREADY,
+    DataFolder,
+    read_state,
+    rss_mb_by_service,
+    running,
+)
+from headrace.local.supervisor import RestartPolicy, Supervisor, bound_log
+
+from .supervised import a_process
+
+DEADLINE_S = 20.0
+SCRIPT = Path(__file__).with_name("supervised.py")
+DIES = "import sys; print('no such setting'); sys.exit(3)"
+DIES_WHEN_TOLD = """
+import pathlib, sys, time
+name, folder = sys.argv[1], pathlib.Path(sys.argv[2])
+(folder / f"{name}.ready").touch()
+while not (folder / "die").exists():
+    time.sleep(0.02)
+sys.exit(int((folder / "die").read_text()))
+"""
+DEAF = """
+import pathlib, signal, sys
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+(pathlib.Path(sys.argv[2]) / (sys.argv[1] + ".ready")).touch()
+while True:
+    signal.pause()
+"""
+
+
+def wait_until(condition):
+    give_up = time.monotonic() + DEADLINE_S
+    while not (value := condition()):
+        assert time.monotonic() < give_up, "it did not come true in time"
+    return value
+
+
+def alive(pid):
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def pid_of(name, folder):
+    return int((folder / f"{name}.pid").read_text())
+
+
+def all_pids(folder):
+    return [pid_of(name, folder) for name in ("first", "second", "grandchild")]
+
+
+def ready(folder, than=lambda state: True):
+    state = read_state(DataFolder(folder / "data"))
+    return state if state and state.ready and than(state) else None
+
+
+@pytest.fixture
+def start(tmp_path):
+    """Starts the supervisor of `supervised.py`; every process of the test is gone afterwards."""
+    started = []
+
+    def start_one():
+        started.append(subprocess.Popen([sys.executable, SCRIPT, tmp_path]))
+        wait_until(lambda: ready(tmp_path, lambda state: state.pid == started[-1].pid))
+        return started[-1]
+
+    yield start_one
+    for process in started:
+        process.kill()
+        process.wait()
+    stop(DataFolder(tmp_path / "data"), deadline_s=1)
+
+
+@contextmanager
+def supervising(folder, *stages, said=None, **given):
+    supervisor = Supervisor(
+        stages,
+        DataFolder(folder / "data"),
+        report=(said if said is not None else []).append,
+        policy=RestartPolicy(**{"delay_min_s": 0.01, "delay_max_s": 0.05, **given}),
+    )
+    with supervisor.running():
+        yield supervisor
+
+
+def test_processes_stop_in_reverse_order_and_none_is_left_when_terminated(tmp_path, start):
+    supervisor = start()
+    first, second, _ = all_pids(tmp_path)
+    supervisor.send_signal(signal.SIGTERM)
+
+    assert 0 == supervisor.wait(DEADLINE_S)
+    assert "first\nsecond\n" == (tmp_path / "starts").read_text()
+    assert "second\nfirst\n" == (tmp_path / "ends").read_text()
+    assert not alive(first)
+    assert not alive(second)
+    assert not running(DataFolder(tmp_path / "data"))
+
+
+def test_interrupt_stops_all(tmp_path, start):
+    supervisor = start()
+    supervisor.send_signal(signal.SIGINT)
+
+    assert 0 == supervisor.wait(DEADLINE_S)
+    assert "second\nfirst\n" == (tmp_path / "ends").read_text()
+
+
+def test_killed_process_is_started_again(tmp_path, start):
+    start()
+    killed = pid_of("second", tmp_path)
+    os.kill(killed, signal.SIGKILL)
+    state = wait_until(lambda: ready(tmp_path, lambda state: state.processes[1].restarts == 1))
+
+    assert state.processes[1].pid != killed
+    assert "ended by SIGKILL" == state.processes[1].last_end
+    assert 0 == state.processes[0].restarts
+
+
+def test_children_die_with_a_supervisor_that_is_killed(tmp_path, start):
+    supervisor = start()
+    first, second, _ = all_pids(tmp_path)
+    supervisor.kill()
+    supervisor.wait()
+
+    wait_until(lambda: not alive(first) and not alive(second))
+
+
+def test_next_start_clears_what_a_killed_supervisor_left_and_goes_on(tmp_path, start):
+    supervisor = start()
+    orphan = pid_of("grandchild", tmp_path)
+    supervisor.kill()
+    supervisor.wait()
+    assert alive(orphan)
+
+    start()
+    assert not alive(orphan)
+    assert alive(pid_of("second", tmp_path))
+
+
+def test_stop_from_another_process_leaves_nothing(tmp_path, start):
+    supervisor = start()
+    folder = DataFolder(tmp_path / "data")
+    pids = all_pids(tmp_path)
+
+    assert stop(folder, deadline_s=DEADLINE_S)
+    assert 0 == supervisor.wait(DEADLINE_S)
+    assert [] == [pid for pid in pids if alive(pid)]
+    assert {STOPPED} == {process.state for process in read_state(folder).processes}
+    assert not stop(folder, deadline_s=DEADLINE_S)
+
+
+def test_stop_kills_a_supervisor_that_hangs(tmp_path, start):
+    supervisor = start()
+    pids = all_pids(tmp_path)
+    supervisor.send_signal(signal.SIGSTOP)
+
+    assert stop(DataFolder(tmp_path / "data"), deadline_s=0.2)
+    assert -signal.SIGKILL == supervisor.wait(DEADLINE_S)
+    wait_until(lambda: not any(map(alive, pids)))
+
+
+def test_second_supervisor_of_a_folder_is_refused(tmp_path, start):
+    first = start()
+    with pytest.raises(Conflict, match=f"ALREADY_RUNNING.*pid={first.pid}"), supervising(tmp_path):
+        pass
+
+
+def test_detached_supervisor_is_ready_when_its_start_returns(tmp_path):
+    folder = DataFolder(tmp_path / "data")
+    process = start_detached([sys.executable, SCRIPT, tmp_path], folder, deadline_s=DEADLINE_S)
+    assert read_state(folder).ready
+    assert process.pid == os.getsid(process.pid)
+    assert stop(folder, deadline_s=DEADLINE_S)
+    assert 0 == process.wait(DEADLINE_S)
+
+
+def test_detached_start_that_fails_says_what_it_said(tmp_path):
+    command = [sys.executable, "-c", DIES]
+    with pytest.raises(Unavailable, match=r"START_FAILED.*exit code 3.*no such setting"):
+        start_detached(command, DataFolder(tmp_path), deadline_s=DEADLINE_S)
+
+
+def test_start_fails_with_the_last_words_of_the_process(tmp_path):
+    first, second = a_process("first", tmp_path), a_process("second", tmp_path, DIES)
+    with (
+        pytest.raises(Unavailable, match=r"process=second.*exit code 3.*no such setting"),
+        supervising(tmp_path, [first], [second]),
+    ):
+        pass
+    assert "first\n" == (tmp_path / "ends").read_text()
+
+
+def test_start_fails_when_a_process_is_not_ready_in_time(tmp_path):
+    late = a_process("late", tmp_path, ready=lambda timeout_s: False, ready_deadline_s=0.3)
+    with (
+        pytest.raises(Unavailable, match=r"process=late.*not ready in 0.3 s"),
+        supervising(tmp_path, [late]),
+    ):
+        pass
+    assert 0 == clear_leftovers(DataFolder(tmp_path / "data"))
+
+
+def test_taken_port_stops_the_start_before_anything_runs(tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        first = a_process("first", tmp_path)
+        second = a_process("second", tmp_path, ports={"second-grpc": port})
+        with (
+            pytest.raises(Unavailable, match=f"PORT_TAKEN.*port={port}, setting=second-grpc"),
+            supervising(tmp_path, [first], [second]),
+        ):
+            pass
+    assert not (tmp_path / "starts").exists()
+
+
+def test_process_that_keeps_dying_is_given_up_and_the_others_run_on(tmp_path):
+    dies, said = a_process("dies", tmp_path, DIES_WHEN_TOLD), []
+    with supervising(tmp_path, [a_process("stays", tmp_path)], [dies], said=said, restarts_max=3):
+        (tmp_path / "die").write_text("1")
+        state = wait_until(
+            lambda: next(
+                (
+                    s
+                    for s in [read_state(DataFolder(tmp_path / "data"))]
+                    if s.processes[1].state == FAILED
+                ),
+                None,
+            )
+        )
+        assert 3 == state.processes[1].restarts
+        assert READY == state.processes[0].state
+    assert any(line.startswith("dies: ended with exit code 1; given up, see") for line in said)
+
+
+def test_wrong_setting_is_not_tried_again(tmp_path):
+    said = []
+    with supervising(tmp_path, [a_process("dies", tmp_path, DIES_WHEN_TOLD)], said=said):
+        (tmp_path / "die").write_text("78")
+        wait_until(lambda: any("given up" in line for line in said))
+    assert not any("starts again" in line for line in said)
+
+
+def test_healthy_time_forgives_earlier_restarts(tmp_path):
+    policy = {"healthy_after_s": 0.0, "restarts_max": 1}
+    with supervising(tmp_path, [a_process("only", tmp_path)], **policy):
+        for restarts in (1, 2, 3):
+            os.kill(wait_until(lambda: ready(tmp_path)).processes[0].pid, signal.SIGKILL)
+            wait_until(lambda r=restarts: ready(tmp_path, lambda s: s.processes[0].restarts == r))
+
+
+def test_process_that_ignores_the_stop_signal_is_killed_after_its_grace(tmp_path):
+    with supervising(tmp_path, [a_process("deaf", tmp_path, DEAF, stop_grace_s=0.2)]):
+        pid = read_state(DataFolder(tmp_path / "data")).processes[0].pid
+        assert alive(pid)
+    assert not alive(pid)
+
+
+def test_state_says_when_a_process_is_no_longer_ready(tmp_path, monkeypatch):
+    monkeypatch.setattr(supervisor_module, "PROBE_INTERVAL_S", 0.05)
+    with supervising(tmp_path, [a_process("only", tmp_path)]):
+        (tmp_path / "only.ready").unlink()
+        folder = DataFolder(tmp_path / "data")
+        wait_until(lambda: read_state(folder).processes[0].state == UNREADY)
+
+
+def test_memory_is_summed_over_the_process_tree(tmp_path, start):
+    start()
+    state = ready(tmp_path)
+    measured = rss_mb_by_service(state)
+    alone = psutil.Process(pid_of("second", tmp_path)).memory_info().rss / 1e6
+    assert ["first", "second"] == list(measured)
+    assert measured["second"] > alone
+
+
+def test_log_holds_what_the_process_said(tmp_path, start):
+    start()
+    log = Path(ready(tmp_path).processes[0].log)
+    assert "first runs\n" == log.read_text()
+
+
+def test_full_log_is_moved_aside_while_its_writer_goes_on(tmp_path, monkeypatch):
+    monkeypatch.setattr(supervisor_module, "LOG_BYTES_MAX", 10)
+    log = tmp_path / "service.log"
+    with log.open("a") as writer:
+        writer.write("twelve bytes")
+        writer.flush()
+        bound_log(log)
+        writer.write("more")
+    assert "twelve bytes" == (tmp_path / "service.log.1").read_text()
+    assert "more" == log.read_text()
+
+
+def test_restart_delay_doubles_up_to_its_cap():
+    policy = RestartPolicy()
+    assert [0.2, 0.4, 0.8, 10.0] == [policy.delay_s(restarts) for restarts in (0, 1, 2, 40)]
+
+
+def test_http_probe_of_a_closed_port_is_not_ready():
+    assert not HttpReady("http://127.0.0.1:1/health/ready")(0.2)
