@@ -8,6 +8,10 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
+from headrace import topics
+from headrace.trainer.v1 import trainer_events_pb2
+from headrace_kit.kafka import Record
+from headrace_kit.testing import a_record
 from headrace_registry.domain.alias import CHAMPION, SetAlias
 from headrace_registry.domain.definition import ApplyDefinitions, SentDefinition
 from headrace_registry.domain.rollout import CanaryJudged
@@ -144,3 +148,62 @@ def a_verdict(
     return CanaryJudged(
         ce_id, endpoint, model, canary_version, rollout_generation, promote, "e-value 40 of 40"
     )
+
+
+def run_record(run: RunCompleted, *, offset: int = 0) -> Record:
+    """The run as the trainer publishes it."""
+    trained = run.trained
+    event = trainer_events_pb2.TrainingRunEvent(
+        run_id=run.run_id,
+        recipe=run.recipe,
+        incident_id=run.incident_id,
+        completed=trainer_events_pb2.RunCompleted(
+            trained=trainer_events_pb2.TrainedModel(
+                model=trained.model,
+                digest=trained.digest,
+                features=trained.features,
+                trained_until_us=trained.trained_until_us,
+                metrics=trained.metrics,
+                champion_version=trained.champion_version,
+                reference=[
+                    trainer_events_pb2.ReferenceHistogram(
+                        feature=each.feature, edges=each.edges, counts=each.counts
+                    )
+                    for each in trained.reference
+                ],
+                manifest=trained.manifest,
+            )
+        ),
+    )
+    return a_record(
+        event.SerializeToString(),
+        topic=topics.TRAINER_RUNS.name,
+        offset=offset,
+        key=run.run_id.encode(),
+        headers={"ce_id": run.ce_id.encode()},
+    )
+
+
+def an_onnx_file(*, graph: bytes = b"", more: bytes = b"") -> bytes:
+    """The least that is an ONNX model: IR version, operator set, graph; `more` fields follow."""
+    opset = wire_bytes(8, wire_varint(2, 17))
+    return wire_varint(1, 8) + opset + wire_bytes(7, graph) + more
+
+
+def wire_varint(field: int, value: int) -> bytes:
+    """A varint field in protobuf's wire format."""
+    return _varint(field << 3) + _varint(value)
+
+
+def wire_bytes(field: int, content: bytes) -> bytes:
+    """A field of bytes, or of a message, in protobuf's wire format."""
+    return _varint(field << 3 | 2) + _varint(len(content)) + content
+
+
+def _varint(value: int) -> bytes:
+    encoded = bytearray()
+    while value >= 0x80:
+        encoded.append(value & 0x7F | 0x80)
+        value >>= 7
+    encoded.append(value)
+    return bytes(encoded)

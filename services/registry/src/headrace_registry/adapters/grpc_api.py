@@ -28,7 +28,7 @@ class RegistryApi(pb_grpc.RegistryServiceServicer):
     def __init__(self, *, store: RegistryStore, clock: Clock) -> None:
         self._store, self._clock = store, clock
 
-    def ApplyDefinitions(  # noqa: N802
+    def ApplyDefinitions(
         self, request: pb.ApplyDefinitionsRequest, context: grpc.ServicerContext
     ) -> pb.ApplyDefinitionsResponse:
         command = conversions.apply_definitions(request)
@@ -36,34 +36,34 @@ class RegistryApi(pb_grpc.RegistryServiceServicer):
         protos = [conversions.definition_proto(each) for each in applied.definitions]
         return pb.ApplyDefinitionsResponse(definitions=protos)
 
-    def ListDefinitions(  # noqa: N802
+    def ListDefinitions(
         self, request: pb.ListDefinitionsRequest, context: grpc.ServicerContext
     ) -> pb.ListDefinitionsResponse:
         found = handlers.list_definitions(store=self._store)
         protos = [conversions.definition_proto(each) for each in found]
         return pb.ListDefinitionsResponse(definitions=protos)
 
-    def ListVersions(  # noqa: N802
+    def ListVersions(
         self, request: pb.ListVersionsRequest, context: grpc.ServicerContext
     ) -> pb.ListVersionsResponse:
         page = handlers.list_versions(conversions.list_versions(request), store=self._store)
         protos = [conversions.version_proto(each) for each in page.versions]
         return pb.ListVersionsResponse(versions=protos, next_page_token=page.next_page_token)
 
-    def SetAlias(  # noqa: N802
+    def SetAlias(
         self, request: pb.SetAliasRequest, context: grpc.ServicerContext
     ) -> pb.SetAliasResponse:
         command = conversions.set_alias(request)
         moved = handlers.set_alias(command, store=self._store, clock=self._clock)
         return pb.SetAliasResponse(alias=conversions.alias_proto(moved))
 
-    def ListAliases(  # noqa: N802
+    def ListAliases(
         self, request: pb.ListAliasesRequest, context: grpc.ServicerContext
     ) -> pb.ListAliasesResponse:
         found = handlers.list_aliases(request.model, store=self._store)
         return pb.ListAliasesResponse(aliases=[conversions.alias_proto(each) for each in found])
 
-    def ListRollouts(  # noqa: N802
+    def ListRollouts(
         self, request: pb.ListRolloutsRequest, context: grpc.ServicerContext
     ) -> pb.ListRolloutsResponse:
         found = handlers.list_rollouts(store=self._store)
@@ -77,7 +77,7 @@ class ArtifactApi(pb_grpc.ArtifactServiceServicer):
         self._artifacts, self._bytes_max = artifacts, bytes_max
         self._transfers = threading.BoundedSemaphore(TRANSFERS_MAX)
 
-    def UploadArtifact(  # noqa: N802
+    def UploadArtifact(
         self, request_iterator: Iterator[pb.UploadArtifactRequest], context: grpc.ServicerContext
     ) -> pb.UploadArtifactResponse:
         with _Transfer(self._transfers):
@@ -86,7 +86,7 @@ class ArtifactApi(pb_grpc.ArtifactServiceServicer):
             digest = handlers.upload_artifact(metadata, data, artifacts=self._artifacts)
             return pb.UploadArtifactResponse(digest=digest)
 
-    def DownloadArtifact(  # noqa: N802
+    def DownloadArtifact(
         self, request: pb.DownloadArtifactRequest, context: grpc.ServicerContext
     ) -> Iterator[pb.DownloadArtifactResponse]:
         with _Transfer(self._transfers):

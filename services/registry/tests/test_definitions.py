@@ -1,0 +1,61 @@
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any
+
+import pytest
+
+from headrace.errors import Invalid
+from headrace_registry.domain.definition import Definition, SentDefinition, merge
+from headrace_registry.testing import DEFINITIONS, ENDPOINT, FLIGHTS, RECIPE, VIEW, an_apply
+
+
+def merged(*documents: dict[str, Any]) -> list[Definition]:
+    return merge("tests", [], an_apply(*documents).definitions)
+
+
+def test_definition_is_stored_in_canonical_form_with_its_digest() -> None:
+    sent = json.dumps(FLIGHTS, indent=4).encode()
+    (stored,) = merge("tests", [], [SentDefinition("", "", sent)])
+
+    assert '"lateness_allowed":"86400s"' in stored.spec_json
+    assert hashlib.sha256(stored.spec_json.encode()).hexdigest() == stored.digest
+
+
+def test_order_of_sending_does_not_matter() -> None:
+    assert merged(*DEFINITIONS) == merged(*reversed(DEFINITIONS))
+
+
+@pytest.mark.parametrize(
+    ("documents", "problem"),
+    [
+        ((RECIPE,), "feature origin-delay:mean_1h is in no view"),
+        ((VIEW,), "stream flights is unknown"),
+        ((FLIGHTS, VIEW, ENDPOINT), "no recipe trains model delay"),
+        ((FLIGHTS, FLIGHTS), "name given twice"),
+        (({**FLIGHTS, "surprise": 1},), "surprise"),
+        (({**FLIGHTS, "name": "No Name"},), "a name is lower-case"),
+        (({**FLIGHTS, "kind": "banana"},), "must be one of"),
+        (({**FLIGHTS, "lateness_allowed": 5},), "a whole number with a unit"),
+    ],
+)
+def test_wrong_definition_is_refused_and_says_what_is_wrong(documents, problem) -> None:
+    with pytest.raises(Invalid, match=problem) as refused:
+        merged(*documents)
+
+    assert "BAD_DEFINITION" == refused.value.reason
+
+
+@pytest.mark.parametrize("spec", [b"", b"{", b"\xff", b"[" * 100_000, b'{"kind": NaN}', b"7"])
+def test_what_is_no_definition_is_refused(spec: bytes) -> None:
+    with pytest.raises(Invalid, match="BAD_DEFINITION"):
+        merge("tests", [], [SentDefinition("", "", spec)])
+
+
+def test_envelope_must_name_what_the_definition_names() -> None:
+    spec = json.dumps(FLIGHTS).encode()
+
+    with pytest.raises(Invalid, match="key=name"):
+        merge("tests", [], [SentDefinition("stream", "weather", spec)])

@@ -1,0 +1,40 @@
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+import pytest
+from pydantic import SecretStr, ValidationError
+
+from headrace_registry.settings import Settings
+
+
+def test_defaults_are_sqlite_and_a_folder_in_the_data_dir(tmp_path) -> None:
+    settings = Settings(data_dir=tmp_path)
+
+    assert f"sqlite:///{tmp_path}/registry.sqlite" == settings.database
+    assert f"file://{tmp_path}/objects" == settings.objects
+    assert settings.s3 is None
+
+
+def test_password_is_a_setting_of_its_own() -> None:
+    settings = Settings(
+        database_uri="postgresql://headrace@db:5432/registry",
+        database_password=SecretStr("p@ss/word"),
+    )
+
+    assert "postgresql://headrace:p%40ss%2Fword@db:5432/registry" == settings.database
+    assert "p@ss" not in repr(settings)
+
+
+def test_password_in_the_uri_is_refused() -> None:
+    with pytest.raises(ValidationError, match="REGISTRY_DATABASE_PASSWORD"):
+        Settings(database_uri="postgresql://headrace:secret@db/registry")
+
+
+def test_uri_that_is_none_is_refused() -> None:
+    with pytest.raises(ValidationError, match="is not a database URI"):
+        Settings(database_uri="nonsense")
+
+
+def test_other_addresses_than_loopback_need_the_word_insecure() -> None:
+    with pytest.raises(ValidationError, match="insecure"):
+        Settings(grpc_host="192.0.2.1")

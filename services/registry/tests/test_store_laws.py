@@ -1,0 +1,515 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What holds over every store: memory, SQLite, PostgreSQL."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from sqlalchemy import text
+from sqlalchemy.exc import IntegrityError
+
+from headrace.errors import Conflict, Invalid, NotFound, Unavailable
+from headrace_registry import handlers
+from headrace_registry.adapters import sql_tables
+from headrace_registry.domain.alias import Alias, SetAlias
+from headrace_registry.domain.page import ListVersions
+from headrace_registry.domain.rollout import CanaryJudged
+from headrace_registry.testing import (
+    DEFINITIONS,
+    ENDPOINT,
+    RECIPE,
+    a_run,
+    a_set_alias,
+    a_verdict,
+    an_apply,
+)
+
+
+def set_alias(registry: Any, command: SetAlias) -> Alias:
+    return handlers.set_alias(command, store=registry.store, clock=registry.clock)
+
+
+def judge(registry: Any, verdict: CanaryJudged) -> None:
+    handlers.judge_canary(verdict, store=registry.store, clock=registry.clock)
+
+
+class TestDefinitions:
+    def test_applied_definitions_are_listed_streams_first(self, registry):
+        found = handlers.list_definitions(store=registry.store)
+
+        assert [(d["kind"], d["name"], 1) for d in DEFINITIONS] == [
+            (each.kind, each.name, each.version) for each in found
+        ]
+
+    def test_unchanged_definition_keeps_its_version_and_is_not_published(self, registry):
+        before = registry.published()
+
+        applied = registry.apply(request_id="again")
+
+        assert [1, 1, 1, 1] == [each.version for each in applied.definitions]
+        assert before == registry.published()
+
+    def test_changed_definition_gets_the_next_version_and_is_published(self, registry):
+        changed = {**RECIPE, "description": "Another one."}
+
+        applied = registry.apply(changed, request_id="change")
+
+        assert [2] == [each.version for each in applied.definitions]
+        assert "definition/recipe/delay/2" == registry.published("definitions")[-1]
+
+    def test_part_of_an_application_is_checked_with_what_is_stored(self, registry):
+        second = {**ENDPOINT, "name": "delay-b"}
+
+        applied = registry.apply(second, request_id="second")
+
+        assert ["delay-b"] == [each.name for each in applied.definitions]
+
+    def test_nothing_is_stored_when_one_definition_is_bad(self, registry):
+        before = registry.published()
+        good, bad = {**ENDPOINT, "name": "good"}, {**ENDPOINT, "name": "bad", "model": "none"}
+
+        with pytest.raises(Invalid, match="no recipe trains model none"):
+            registry.apply(good, bad, request_id="bad")
+
+        assert before == registry.published()
+
+    def test_name_of_another_application_is_refused(self, registry):
+        with pytest.raises(Invalid, match="belongs to application tests"):
+            registry.apply(*DEFINITIONS, request_id="theirs", application="theirs")
+
+    def test_endpoint_keeps_its_model(self, registry):
+        other = {**RECIPE, "name": "other", "model": "other"}
+
+        with pytest.raises(Invalid, match="serves delay for good"):
+            registry.apply(other, {**ENDPOINT, "model": "other"}, request_id="move")
+
+
+class TestRequests:
+    def test_repeat_of_apply_gets_the_first_answer(self, registry):
+        first = registry.apply({**RECIPE, "description": "New."}, request_id="same")
+        registry.apply({**RECIPE, "description": "Newer."}, request_id="other")
+
+        assert first == registry.apply({**RECIPE, "description": "New."}, request_id="same")
+
+    def test_repeat_of_set_alias_gets_the_first_answer(self, registry):
+        registry.complete_runs(0.75, 0.76)
+        first = set_alias(registry, a_set_alias(2))
+        set_alias(registry, a_set_alias(1, generation_expected=2, request_id="later"))
+        registry.clock.advance(1)
+
+        assert first == set_alias(registry, a_set_alias(2))
+        assert (1, 3) == registry.champion()
+
+    def test_request_id_with_other_content_is_a_conflict(self, registry):
+        registry.complete_runs(0.75, 0.76)
+        set_alias(registry, a_set_alias(2))
+
+        with pytest.raises(Conflict, match="REQUEST_REUSED"):
+            set_alias(registry, a_set_alias(1, generation_expected=2))
+
+    def test_failed_request_may_be_sent_again(self, registry):
+        registry.complete_runs(0.75)
+        with pytest.raises(NotFound, match="VERSION_UNKNOWN"):
+            set_alias(registry, a_set_alias(2))
+        registry.complete(a_run("run-2"))
+
+        assert 2 == set_alias(registry, a_set_alias(2)).version
+
+
+class TestVersions:
+    def test_first_version_that_passes_serves_at_once(self, registry):
+        registry.complete_runs(0.75)
+
+        assert (1, 1) == registry.champion()
+        rollout = registry.rollout()
+        assert (1, 1, None, "first version") == (
+            rollout.generation,
+            rollout.champion.version,
+            rollout.canary,
+            rollout.change,
+        )
+        assert ("origin-delay:mean_1h",) == rollout.champion.features
+        assert ["version/delay/1", "gate/delay/1", "alias/delay/champion/1"] == registry.published(
+            "model-versions"
+        )
+
+    def test_version_that_fails_its_gate_is_kept_with_its_evidence_and_serves_nothing(
+        self, registry
+    ):
+        registry.complete_runs(0.65)
+
+        (version,) = registry.versions()
+        assert not version.gate.passed
+        assert "AUC must reach 0.7000; measured 0.6500 on 1000 rows." in version.gate.evidence
+        assert [] == registry.published("rollouts")
+
+    def test_later_version_that_passes_starts_a_canary(self, registry):
+        registry.complete_runs(0.75, 0.76)
+
+        rollout = registry.rollout()
+        assert (1, 1) == registry.champion()
+        assert (2, 1, 2, 20) == (
+            rollout.generation,
+            rollout.champion.version,
+            rollout.canary.version,
+            rollout.canary_percent,
+        )
+
+    def test_newer_version_takes_the_place_of_a_running_canary(self, registry):
+        registry.complete_runs(0.75, 0.76, 0.77)
+
+        rollout = registry.rollout()
+        assert (3, 3) == (rollout.generation, rollout.canary.version)
+        assert "instead of v2" in rollout.change
+
+    def test_version_worse_than_the_champion_fails_its_gate(self, registry):
+        registry.complete(a_run("run-1", auc=0.75))
+        registry.complete(a_run("run-2", auc=0.75, champion_auc=0.77))
+
+        assert [False, True] == [each.gate.passed for each in registry.versions()]
+
+    def test_repeated_event_has_no_effect(self, registry):
+        registry.complete_runs(0.75)
+        before = registry.published()
+
+        registry.complete_runs(0.75)
+
+        assert before == registry.published()
+
+    def test_run_told_by_another_event_has_no_second_version(self, registry):
+        registry.complete(a_run("run-1", ce_id="one"))
+        registry.complete(a_run("run-1", ce_id="two"))
+
+        assert [1] == [each.version for each in registry.versions()]
+
+    def test_nan_metric_fails_the_gate_and_its_run_is_still_recognised(self, registry):
+        registry.complete(a_run("run-1", auc=float("nan"), ce_id="one"))
+        registry.complete(a_run("run-1", auc=float("nan"), ce_id="two"))
+
+        (version,) = registry.versions()
+        assert not version.gate.passed
+        assert "Every metric must be finite; not finite: auc." in version.gate.evidence
+
+    def test_run_id_with_other_content_is_a_conflict(self, registry):
+        registry.complete(a_run("run-1", auc=0.75))
+
+        with pytest.raises(Conflict, match="RUN_CONFLICT"):
+            registry.complete(a_run("run-1", auc=0.76, ce_id="other"))
+
+    def test_run_without_its_artifact_is_refused(self, registry):
+        with pytest.raises(NotFound, match="ARTIFACT_UNKNOWN"):
+            registry.complete(a_run("run-1", digest="0" * 64))
+
+    def test_run_of_an_unknown_recipe_is_refused_and_leaves_no_gap(self, registry):
+        with pytest.raises(NotFound, match="DEFINITION_UNKNOWN"):
+            registry.complete(replace(a_run("run-1"), recipe="none"))
+        registry.complete(a_run("run-2"))
+
+        assert [1] == [each.version for each in registry.versions()]
+
+    def test_stored_version_is_the_one_that_was_registered(self, registry):
+        run = a_run("run-1")
+        registry.complete(run)
+
+        (version,) = registry.versions()
+        assert run.trained == version.trained
+        assert registry.clock.now_us() == version.registered_at_us
+
+    def test_pages_join_to_the_whole_list(self, registry):
+        registry.complete_runs(*[0.75] * 7)
+        pages, token = [], ""
+        while not pages or token:
+            query = ListVersions("delay", 3, token)
+            page = handlers.list_versions(query, store=registry.store)
+            pages.append([each.version for each in page.versions])
+            token = page.next_page_token
+
+        assert [[7, 6, 5], [4, 3, 2], [1]] == pages
+
+    def test_model_that_nobody_trains_is_unknown(self, registry):
+        with pytest.raises(NotFound, match="MODEL_UNKNOWN"):
+            handlers.list_versions(ListVersions("none", 0, ""), store=registry.store)
+        with pytest.raises(NotFound, match="MODEL_UNKNOWN"):
+            handlers.list_aliases("none", store=registry.store)
+
+    def test_model_without_a_version_has_an_empty_list(self, registry):
+        assert [] == registry.versions()
+
+
+class TestAliases:
+    def test_second_of_two_moves_of_one_generation_conflicts(self, registry):
+        registry.complete_runs(0.75, 0.76, 0.77)
+        set_alias(registry, a_set_alias(2))
+        with pytest.raises(Conflict, match="ALIAS_MOVED"):
+            set_alias(registry, a_set_alias(3, request_id="loser"))
+
+        assert (2, 2) == registry.champion()
+
+    def test_generation_never_goes_back(self, registry):
+        registry.complete_runs(0.75, 0.76)
+        set_alias(registry, a_set_alias(2))
+
+        for stale in (0, 1):
+            command = a_set_alias(1, generation_expected=stale, request_id=f"stale-{stale}")
+            with pytest.raises(Conflict, match="ALIAS_MOVED"):
+                set_alias(registry, command)
+        assert (2, 2) == registry.champion()
+
+    def test_generation_from_the_future_conflicts(self, registry):
+        registry.complete_runs(0.75)
+        for alias in ("champion", "new"):
+            with pytest.raises(Conflict, match="ALIAS_MOVED"):
+                set_alias(registry, a_set_alias(alias=alias, generation_expected=7))
+
+    def test_version_that_failed_its_gate_cannot_be_named(self, registry):
+        registry.complete_runs(0.75, 0.65)
+        for alias, generation in (("champion", 1), ("new", 0)):
+            with pytest.raises(Conflict, match="GATE_NOT_PASSED"):
+                set_alias(registry, a_set_alias(2, alias=alias, generation_expected=generation))
+
+        assert (1, 1) == registry.champion()
+
+    def test_other_alias_leaves_the_rollouts_alone(self, registry):
+        registry.complete_runs(0.75, 0.76)
+        before = registry.published("rollouts")
+
+        set_alias(registry, a_set_alias(2, alias="candidate", generation_expected=0))
+
+        assert before == registry.published("rollouts")
+        found = handlers.list_aliases("delay", store=registry.store)
+        assert [("candidate", 2), ("champion", 1)] == [(each.alias, each.version) for each in found]
+
+    def test_champion_set_by_hand_is_served_and_ends_the_canary(self, registry):
+        registry.complete_runs(0.75, 0.76)
+
+        set_alias(registry, a_set_alias(2))
+
+        rollout = registry.rollout()
+        assert (3, 2, None, 0) == (
+            rollout.generation,
+            rollout.champion.version,
+            rollout.canary,
+            rollout.canary_percent,
+        )
+
+    def test_of_racing_moves_one_wins_each_generation(self, registry):
+        """H4: 240 moves by 8 racers, 30 generations."""
+        registry.complete_runs(0.75, 0.76)
+        racers, generations = 8, 30
+
+        def race(generation: int, racer: int) -> str:
+            command = a_set_alias(
+                1 + racer % 2,
+                alias="raced",
+                generation_expected=generation,
+                request_id=f"race-{generation}-{racer}",
+            )
+            try:
+                set_alias(registry, command)
+            except Conflict as err:
+                return err.reason
+            return "won"
+
+        outcomes = []
+        with ThreadPoolExecutor(racers) as pool:
+            for generation in range(generations):
+                outcomes.append(sorted(pool.map(race, [generation] * racers, range(racers))))
+
+        assert [["ALIAS_MOVED"] * (racers - 1) + ["won"]] * generations == outcomes
+        moves = [ce_id for ce_id in registry.published() if ce_id.startswith("alias/delay/raced/")]
+        assert [f"alias/delay/raced/{number + 1}" for number in range(generations)] == moves
+
+    def test_racing_repeats_of_one_request_get_one_answer(self, registry):
+        registry.complete_runs(0.75, 0.76)
+        with ThreadPoolExecutor(8) as pool:
+            answers = list(pool.map(lambda _: set_alias(registry, a_set_alias(2)), range(16)))
+
+        assert {(2, 2)} == {(each.version, each.generation) for each in answers}
+
+    def test_racing_runs_get_numbers_without_gaps_and_one_champion(self, registry):
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(lambda n: registry.complete(a_run(f"run-{n}")), range(24)))
+
+        assert list(range(24, 0, -1)) == [each.version for each in registry.versions()]
+        assert 1 == registry.champion()[1]
+        assert [f"rollout/delay/{n + 1}" for n in range(24)] == registry.published("rollouts")
+
+
+class TestCanary:
+    def test_promoted_canary_becomes_champion(self, registry):
+        registry.complete_runs(0.75, 0.76)
+
+        judge(registry, a_verdict(promote=True))
+
+        rollout = registry.rollout()
+        assert (2, 2) == registry.champion()
+        assert (3, 2, None) == (rollout.generation, rollout.champion.version, rollout.canary)
+        assert "promoted v2: e-value 40 of 40" == rollout.change
+
+    def test_rolled_back_canary_leaves_the_champion(self, registry):
+        registry.complete_runs(0.75, 0.76)
+
+        judge(registry, a_verdict(promote=False))
+
+        rollout = registry.rollout()
+        assert (1, 1) == registry.champion()
+        assert (3, 1, None) == (rollout.generation, rollout.champion.version, rollout.canary)
+
+    @pytest.mark.parametrize(
+        "stale",
+        [
+            a_verdict(rollout_generation=1),
+            a_verdict(rollout_generation=3),
+            a_verdict(canary_version=1),
+            a_verdict(endpoint="other"),
+            a_verdict(model="other"),
+        ],
+        ids=["older", "newer", "version", "endpoint", "model"],
+    )
+    def test_verdict_on_something_else_is_ignored(self, registry, stale):
+        registry.complete_runs(0.75, 0.76)
+        before = registry.published()
+
+        judge(registry, stale)
+
+        assert before == registry.published()
+
+    def test_repeated_verdict_has_no_second_effect(self, registry):
+        registry.complete_runs(0.75, 0.76)
+        judge(registry, a_verdict())
+        before = registry.published()
+
+        judge(registry, a_verdict())
+        judge(registry, a_verdict(ce_id="told again"))
+
+        assert before == registry.published()
+
+    def test_promotion_reaches_every_endpoint_of_the_model(self, registry):
+        registry.apply({**ENDPOINT, "name": "delay-b"}, request_id="second")
+        registry.complete_runs(0.75, 0.76)
+
+        judge(registry, a_verdict())
+
+        for endpoint in ("delay", "delay-b"):
+            rollout = registry.rollout(endpoint)
+            assert (3, 2, None) == (rollout.generation, rollout.champion.version, rollout.canary)
+
+    def test_endpoint_added_later_serves_the_champion_at_once(self, registry):
+        registry.complete_runs(0.75)
+
+        registry.apply({**ENDPOINT, "name": "delay-b"}, request_id="second")
+
+        assert (1, 1) == (
+            registry.rollout("delay-b").generation,
+            registry.rollout("delay-b").champion.version,
+        )
+        registry.complete(a_run("run-2"))
+        assert 2 == registry.rollout("delay-b").canary.version
+
+
+class TestTransactions:
+    def test_failed_transaction_leaves_nothing(self, registry):
+        registry.complete_runs(0.75)
+        before, versions = registry.published(), registry.versions()
+
+        def fail() -> None:
+            with registry.store.transaction() as transaction:
+                transaction.first_time("runs", "x")
+                transaction.add_version(replace(versions[0], version=2, run_id="run-2"))
+                raise ZeroDivisionError
+
+        with pytest.raises(ZeroDivisionError):
+            fail()
+
+        assert before == registry.published()
+        assert versions == registry.versions()
+        with registry.store.transaction() as transaction:
+            assert transaction.first_time("runs", "x")
+
+    def test_saved_positions_come_back(self, registry):
+        registry.store.save_positions({("a", 0): 3, ("a", 1): 1})
+        registry.store.save_positions({("a", 0): 5})
+
+        assert {("a", 0): 5, ("a", 1): 1} == registry.store.positions()
+
+
+class TestSchema:
+    """P6 and P7 against statements typed by hand."""
+
+    @pytest.mark.parametrize(
+        "statement",
+        [
+            "insert into aliases values ('delay', 'x', 2, :digest, 1, 0)",
+            "insert into aliases values ('delay', 'x', 1, :other, 1, 0)",
+            "insert into aliases values ('delay', 'x', 9, :digest, 1, 0)",
+            "update aliases set version = 2 where alias = 'champion'",
+            "update aliases set digest = :other where alias = 'champion'",
+            "update rollouts set champion_version = 2",
+            "update rollouts set canary_version = 2, canary_digest = :digest",
+            "update rollouts set canary_version = 2",
+            "delete from passed_gates",
+            "insert into passed_gates values ('delay', 1, :other)",
+            "insert into alias_moves values ('delay', 'champion', 1, 1, :digest, 0)",
+            "insert into versions select model, 3, digest, run_id, recipe, incident_id,"
+            " trained_json, gate_passed, evidence_json, registered_at_us from versions"
+            " where version = 1",
+        ],
+    )
+    def test_ungated_or_doubled_row_is_refused_by_the_database(self, sql, statement):
+        sql.complete_runs(0.75, 0.65)
+        digest = sql.versions()[0].digest
+        values = {"digest": digest, "other": "0" * 64}
+        named = {key: value for key, value in values.items() if f":{key}" in statement}
+
+        with pytest.raises(IntegrityError), sql.engine.begin() as connection:
+            connection.execute(text(statement), named)
+
+    def test_names_with_sql_in_them_are_stored_as_they_are(self, sql):
+        document = {**RECIPE, "description": "'; drop table versions; -- \x00 \u202e %s ?"}
+
+        sql.apply(document, request_id="sql")
+
+        stored = handlers.list_definitions(store=sql.store)
+        assert document["description"] in [each.parsed().description for each in stored]
+
+    def test_tables_of_another_version_are_refused(self, sql):
+        with sql.engine.begin() as connection:
+            connection.execute(text("update registry_schema set version = 99"))
+
+        with pytest.raises(Unavailable, match="schema=99"):
+            sql_tables.prepare(sql.engine)
+
+    def test_older_position_does_not_replace_a_further_one(self, sql):
+        sql.store.save_positions({("a", 0): 5})
+        sql.store.save_positions({("a", 0): 3})
+
+        assert {("a", 0): 5} == sql.store.positions()
+
+
+def test_bad_names_are_refused(registry):
+    for alias in ("latest", "7", "Upper", "", "a/b", "a" * 129, "..", "é"):
+        with pytest.raises(Invalid, match="BAD_NAME"):
+            set_alias(registry, a_set_alias(alias=alias))
+    for model in ("", "a b", "../x", "%2e"):
+        with pytest.raises(Invalid, match="BAD_NAME"):
+            set_alias(registry, a_set_alias(model=model))
+    with pytest.raises(Invalid, match="BAD_NAME"):
+        registry.apply(request_id="x", application="No Name")
+
+
+@pytest.mark.parametrize("request_id", ["", "x" * 129, "a\x00b", "a\u202eb"])
+def test_bad_request_id_is_refused(registry, request_id):
+    with pytest.raises(Invalid, match="request_id"):
+        set_alias(registry, a_set_alias(request_id=request_id))
+    command = an_apply(request_id=request_id)
+    with pytest.raises(Invalid, match="request_id"):
+        handlers.apply_definitions(command, store=registry.store, clock=registry.clock)
+
+
+@pytest.mark.parametrize("generation", [-1, 2**62, 2**63 - 1])
+def test_generation_out_of_range_is_refused(registry, generation):
+    with pytest.raises(Invalid, match="generation_expected"):
+        set_alias(registry, a_set_alias(generation_expected=generation))
