@@ -1,0 +1,35 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Between protos and the domain."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from headrace.ingest.v1 import ingest_service_pb2 as pb
+from headrace_ingest.domain.accounts import Account
+from headrace_ingest.handlers.publish import PublishItem, PublishRecords
+
+
+def to_command(request: pb.PublishRequest) -> PublishRecords:
+    items = [PublishItem(item.event_id, item.key, item.value) for item in request.items]
+    return PublishRecords(request.stream, items)
+
+
+def to_publish_response(reasons: Sequence[str]) -> pb.PublishResponse:
+    statuses = [pb.PublishStatus(accepted=not reason, reason=reason) for reason in reasons]
+    return pb.PublishResponse(statuses=statuses)
+
+
+def to_counts_response(counts: Sequence[tuple[str, Account]]) -> pb.ListStreamCountsResponse:
+    return pb.ListStreamCountsResponse(streams=[_to_counts(*each) for each in counts])
+
+
+def _to_counts(stream: str, account: Account) -> pb.StreamCounts:
+    return pb.StreamCounts(
+        stream=stream,
+        received=account.received,
+        stored=account.stored,
+        dead_lettered_by_reason=account.dead_by_reason,
+        repeats=account.repeats,
+        late=account.late,
+    )

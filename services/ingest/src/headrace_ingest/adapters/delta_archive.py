@@ -1,0 +1,270 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Archive in Delta Lake, one table per stream at `records/<stream>`.
+
+Rows and accounts are one commit: each counter of a raw partition is the version of a `txn` action
+of the app id `ingest|<topic id>|<partition>|<counter>`. Delta refuses a commit when another one has
+written one of its app ids since the table was read. That is the fence against a second owner; it
+holds only through the handle that was read, never by path. A doubtful commit is settled by reading
+the counters again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import polars as pl
+import structlog
+from deltalake import (
+    CommitProperties,
+    DeltaTable,
+    Field,
+    QueryBuilder,
+    Schema,
+    Transaction,
+    write_deltalake,
+)
+from deltalake.exceptions import (
+    CommitFailedError,
+    DeltaError,
+    DeltaProtocolError,
+    SchemaMismatchError,
+    TableNotFoundError,
+)
+from deltalake.schema import PrimitiveType
+
+from headrace.application import Stream
+from headrace.errors import Conflict, Unavailable
+from headrace_ingest.domain.accounts import OFFSET, Account, account_of
+from headrace_ingest.domain.contract import Contract
+from headrace_ingest.domain.dedup import Seen
+from headrace_ingest.domain.judging import empty_rows
+from headrace_ingest.metrics import COMMIT_SECONDS
+from headrace_ingest.ports import Overtaken, RawTopic, Restored
+from headrace_kit.failpoints import failpoint
+from headrace_kit.objects import delta_table_uri
+
+COMMIT_TRIES_MAX = 3
+# A handle reads all log entries since the checkpoint that it began with, at each commit.
+COMMITS_PER_CHECKPOINT = 50
+COMMITS_PER_COMPACTION = 200
+COMPACTED_BYTES = 32 * 1024 * 1024
+# Rows lie by the day of their event time: what training sets and erasure ask for.
+PARTITION_COLUMN = "_event_date"
+# Without these deltalake asks an S3 server that is away for minutes before it says so.
+BOUNDS = {"connect_timeout": "3s", "timeout": "20s", "max_retries": "2", "retry_timeout": "10s"}
+_DELTA_TYPES: dict[pl.DataType, str] = {
+    pl.String(): "string",
+    pl.Int64(): "long",
+    pl.Int32(): "integer",
+    pl.Float64(): "double",
+    pl.Boolean(): "boolean",
+    pl.Binary(): "binary",
+    pl.Date(): "date",
+}
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(slots=True)
+class _Open:
+    """A table in work. `table` was read when the offsets of the partitions were `offsets`."""
+
+    table: DeltaTable
+    topic_id: str
+    offsets: dict[int, int]
+    commits: int = 0
+
+
+class DeltaArchive:
+    """Archive; `open` and `append` belong to one thread, `accounts` to any."""
+
+    def __init__(self, object_store_uri: str, storage_options: Mapping[str, str]) -> None:
+        self._uri = object_store_uri
+        self._options = {**BOUNDS, **storage_options}
+        self._open_by_stream: dict[str, _Open] = {}
+
+    def open(
+        self,
+        contract: Contract,
+        topic_id: str,
+        partitions: Collection[int],
+        *,
+        horizon_us: int,
+        ids_max: int,
+    ) -> Mapping[int, Restored]:
+        with self._store_errors(contract.name):
+            table = self._table_for(contract)
+            accounts = {number: _account(table, topic_id, number) for number in partitions}
+            seen = _seen(table, accounts, horizon_us=horizon_us, ids_max=ids_max)
+        offsets = {number: account.offset for number, account in accounts.items()}
+        self._open_by_stream[contract.name] = _Open(table, topic_id, offsets)
+        return {n: Restored(account, seen.get(n, ())) for n, account in accounts.items()}
+
+    def append(
+        self,
+        contract: Contract,
+        topic_id: str,
+        rows: pl.DataFrame,
+        before: Mapping[int, Account],
+        after: Mapping[int, Account],
+    ) -> None:
+        opened = self._open_by_stream[contract.name]
+        failpoint("ingest.sink.version_read")
+        with self._store_errors(contract.name), COMMIT_SECONDS.labels(contract.name).time():
+            for _ in range(COMMIT_TRIES_MAX):
+                try:
+                    _write(opened.table, rows, _transactions(topic_id, before, after))
+                    break
+                except CommitFailedError as err:
+                    log.warning("commit_failed", stream=contract.name, error=str(err))
+                    opened.table = self._table(contract.name)
+                    if self._settled(opened, after):
+                        break
+            else:
+                raise Unavailable("OBJECT_STORE_UNAVAILABLE", stream=contract.name)
+        opened.offsets.update({number: account.offset for number, account in after.items()})
+        self._maintain(contract.name, opened)
+
+    def _settled(self, opened: _Open, after: Mapping[int, Account]) -> bool:
+        """Whether the commit is there after all; raises Overtaken when one of another owner is."""
+        stored = {n: _counter(opened.table, opened.topic_id, n, OFFSET) for n in opened.offsets}
+        if stored == opened.offsets:
+            return False
+        if stored == opened.offsets | {n: account.offset for n, account in after.items()}:
+            return True
+        raise Overtaken(f"{opened.table.table_uri}: {opened.offsets} became {stored}")
+
+    def _maintain(self, stream: str, opened: _Open) -> None:
+        """Keep commits and reads cheap; what fails here is left for the next time."""
+        opened.commits += 1
+        if opened.commits % COMMITS_PER_CHECKPOINT:
+            return
+        failpoint("ingest.sink.maintain")
+        try:
+            if opened.commits % COMMITS_PER_COMPACTION == 0:
+                opened.table.optimize.compact(target_size=COMPACTED_BYTES)
+            opened.table.create_checkpoint()
+            opened.table = self._table(stream)
+        except (DeltaError, OSError) as err:
+            log.warning("maintenance_failed", stream=stream, error=str(err))
+        # The handle has moved on without a commit of ours: nobody else's may lie in between.
+        with self._store_errors(stream):
+            self._settled(opened, {})
+
+    def accounts(self, stream: str, topic: RawTopic) -> Mapping[int, Account]:
+        try:
+            with self._store_errors(stream):
+                table = self._table(stream)
+                return {n: _account(table, topic.topic_id, n) for n in topic.partitions}
+        except TableNotFoundError:
+            return {}
+
+    def _table(self, stream: str) -> DeltaTable:
+        uri = delta_table_uri(self._uri, "records", stream)
+        return DeltaTable(uri, storage_options=self._options)
+
+    def _table_for(self, contract: Contract) -> DeltaTable:
+        """The stream's table, made or widened when the contract asks for it."""
+        fields = _fields(contract.stream)
+        try:
+            table = self._table(contract.name)
+        except TableNotFoundError:
+            DeltaTable.create(
+                delta_table_uri(self._uri, "records", contract.name),
+                schema=Schema(fields),
+                partition_by=[PARTITION_COLUMN],
+                mode="ignore",
+                storage_options=self._options,
+            )
+            return self._table(contract.name)
+        types = {field.name: field.type for field in table.schema().fields}
+        for field in fields:
+            if types.get(field.name, field.type) != field.type:
+                raise Conflict("SCHEMA_INCOMPATIBLE", stream=contract.name, column=field.name)
+        if missing := [field for field in fields if field.name not in types]:
+            table.alter.add_columns(missing)
+            return self._table(contract.name)
+        return table
+
+    @contextmanager
+    def _store_errors(self, stream: str) -> Iterator[None]:
+        try:
+            yield
+        except (TableNotFoundError, SchemaMismatchError, DeltaProtocolError):
+            raise
+        except (DeltaError, OSError) as err:
+            log.warning("object_store_failed", stream=stream, error=str(err))
+            raise Unavailable("OBJECT_STORE_UNAVAILABLE", stream=stream) from err
+
+
+def _fields(stream: Stream) -> list[Field]:
+    schema = empty_rows(stream).schema
+    return [
+        Field(name, PrimitiveType(_DELTA_TYPES[dtype]), nullable=True)
+        for name, dtype in schema.items()
+    ]
+
+
+def _write(table: DeltaTable, rows: pl.DataFrame, transactions: Sequence[Transaction]) -> None:
+    """Append through the handle, in the table's column order; columns that are gone are null."""
+    names = [field.name for field in table.schema().fields]
+    absent = [pl.lit(None).alias(name) for name in names if name not in rows.columns]
+    write_deltalake(
+        table,
+        rows.with_columns(absent).select(names),
+        mode="append",
+        commit_properties=CommitProperties(
+            app_transactions=list(transactions), max_commit_retries=COMMIT_TRIES_MAX
+        ),
+    )
+
+
+def _app_id(topic_id: str, partition: int, counter: str) -> str:
+    return f"ingest|{topic_id}|{partition}|{counter}"
+
+
+def _transactions(
+    topic_id: str, before: Mapping[int, Account], after: Mapping[int, Account]
+) -> list[Transaction]:
+    """The counters that change; `offset` always does, so that the fence always holds."""
+    transactions = []
+    for number, account in after.items():
+        old = before[number].counters()
+        for counter, value in account.counters().items():
+            if value != old.get(counter):
+                transactions.append(Transaction(_app_id(topic_id, number, counter), value))
+    return transactions
+
+
+def _counter(table: DeltaTable, topic_id: str, partition: int, counter: str) -> int:
+    version: int | None = table.transaction_version(_app_id(topic_id, partition, counter))
+    return version or 0
+
+
+def _account(table: DeltaTable, topic_id: str, partition: int) -> Account:
+    if not _counter(table, topic_id, partition, OFFSET):
+        return Account()
+    return account_of(lambda counter: _counter(table, topic_id, partition, counter))
+
+
+def _seen(
+    table: DeltaTable, accounts: Mapping[int, Account], *, horizon_us: int, ids_max: int
+) -> dict[int, list[Seen]]:
+    """The newest event ids of each partition, from old to new."""
+    floors = {n: a.known_time_us - horizon_us for n, a in accounts.items() if a.known_time_us}
+    if not floors:
+        return {}
+    numbers = ", ".join(map(str, floors))
+    query = f"""select _partition, _event_id, _payload_sha256, _known_time_us from records
+                where _partition in ({numbers}) and _known_time_us >= {min(floors.values())}
+                order by _offset"""  # noqa: S608 - whole numbers only
+    found = pl.DataFrame(QueryBuilder().register("records", table).execute(query))
+    seen = {}
+    for number, floor_us in floors.items():
+        rows = found.filter(
+            pl.col("_partition") == number, pl.col("_known_time_us") >= floor_us
+        ).tail(ids_max)
+        seen[number] = [Seen(*row) for row in rows.drop("_partition").iter_rows()]
+    return seen

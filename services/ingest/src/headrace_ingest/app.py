@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The wiring of ingest: every subscription, every RPC, and what stands behind each port."""
+
+from __future__ import annotations
+
+import time
+
+from headrace import topics
+from headrace.ingest.v1 import ingest_service_pb2_grpc
+from headrace_ingest.adapters.contract_book import AppliedContracts
+from headrace_ingest.adapters.delta_archive import DeltaArchive
+from headrace_ingest.adapters.grpc_api import DatasetApi, IngestApi
+from headrace_ingest.adapters.kafka_topics import KafkaTopicCatalogue
+from headrace_ingest.handlers.sink import Pace, RecordSink
+from headrace_ingest.settings import IngestSettings
+from headrace_kit.admin_http import AdminServer
+from headrace_kit.consume import ConsumeLoop, TableFollower
+from headrace_kit.grpc_server import GrpcServer
+from headrace_kit.json_strict import decode
+from headrace_kit.kafka import KafkaPublisher
+from headrace_kit.lifecycle import run_service
+from headrace_kit.objects import delta_storage_options, object_store, self_test
+
+GRPC_SERVICES = ("headrace.ingest.v1.IngestService", "headrace.ingest.v1.DatasetService")
+
+
+class StoreCheck:
+    """Part that refuses to start on an object store that loses races."""
+
+    def __init__(self, settings: IngestSettings) -> None:
+        self._settings = settings
+
+    def start(self) -> None:
+        self_test(object_store(self._settings.object_store_uri, self._settings.s3))
+
+    def stop(self, timeout_s: float) -> None:
+        """Nothing is held."""
+
+    def failed(self) -> BaseException | None:
+        return None
+
+
+def run(settings: IngestSettings) -> int:
+    """Run until told to stop; the exit code."""
+    bootstrap = settings.kafka_bootstrap
+    publisher = KafkaPublisher(bootstrap, client_id="ingest")
+    contracts = AppliedContracts(
+        lambda streams: loop.subscribe([topics.RAW.of(stream) for stream in streams])
+    )
+    catalogue = KafkaTopicCatalogue(bootstrap)
+    archive = DeltaArchive(
+        settings.object_store_uri, delta_storage_options(settings.object_store_uri, settings.s3)
+    )
+    sink = RecordSink(
+        contracts=contracts,
+        topics=catalogue,
+        archive=archive,
+        publisher=publisher,
+        decode=decode,
+        monotonic_s=time.monotonic,
+        pace=Pace(
+            commit_interval_s=settings.commit_interval_s, dedup_ids_max=settings.dedup_ids_max
+        ),
+    )
+    loop = ConsumeLoop(
+        bootstrap=bootstrap,
+        group="ingest",
+        handler=sink,
+        dead_letters=publisher,
+        service="ingest",
+    )
+    definitions = TableFollower(
+        bootstrap=bootstrap, topic=topics.REGISTRY_DEFINITIONS.name, on_record=contracts.take
+    )
+    server = GrpcServer(
+        host=settings.grpc_host,
+        port=settings.grpc_port,
+        services=[
+            (
+                ingest_service_pb2_grpc.add_IngestServiceServicer_to_server,
+                IngestApi(contracts=contracts, publisher=publisher),
+            ),
+            (
+                ingest_service_pb2_grpc.add_DatasetServiceServicer_to_server,
+                DatasetApi(contracts=contracts, topics=catalogue, archive=archive),
+            ),
+        ],
+        names=GRPC_SERVICES,
+    )
+    parts = (StoreCheck(settings), publisher, definitions, loop, server)
+    admin = AdminServer(
+        settings.http_host,
+        settings.http_port,
+        live=lambda: all(part.failed() is None for part in parts),
+        ready=loop.ready,
+    )
+    return run_service("ingest", parts, admin=admin, on_ready=server.set_ready)

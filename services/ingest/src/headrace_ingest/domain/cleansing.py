@@ -1,0 +1,104 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From the JSON values of one column to a typed series: trim, map, then the contract's type.
+
+The types of a whole column are compared at once, at C speed; only a column that holds something
+else is walked value by value to find the culprits. `True` is no integer and `1.0` is none either:
+what was sent is stored, or refused by name, never bent.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime, timedelta
+from types import NoneType
+from typing import Any
+
+import polars as pl
+
+from headrace.application import Column
+
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+MICROSECOND = timedelta(microseconds=1)
+# RFC 3339, section 5.6: `fromisoformat` alone would also take week dates and times without a zone.
+RFC_3339 = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d+)?([Zz]|[+-]\d\d:\d\d)")
+NONFINITE_TEXTS = frozenset(
+    sign + text for sign in ("", "+", "-") for text in ("nan", "inf", "infinity")
+)
+DTYPE_BY_TYPE: dict[str, pl.DataType] = {
+    "string": pl.String(),
+    "int64": pl.Int64(),
+    "float64": pl.Float64(),
+    "bool": pl.Boolean(),
+    "timestamp": pl.Int64(),
+}
+_FITTING_BY_TYPE: dict[str, frozenset[type]] = {
+    "string": frozenset({str, NoneType}),
+    "int64": frozenset({int, NoneType}),
+    "float64": frozenset({float, int, NoneType}),
+    "bool": frozenset({bool, NoneType}),
+    "timestamp": frozenset({int, NoneType}),
+}
+
+
+def typed_column(
+    name: str, column: Column, values: Sequence[Any]
+) -> tuple[pl.Series, dict[int, str]]:
+    """The column's series, and the reason by row of each value that has not its type.
+
+    Such a value is null in the series. Timestamps are int64 microseconds since the epoch.
+    """
+    values = _cleansed(column, values)
+    reasons: dict[int, str] = {}
+    if not set(map(type, values)) <= _FITTING_BY_TYPE[column.type]:
+        values = list(values)
+        for row, value in enumerate(values):
+            values[row], reason = _typed(column.type, value)
+            if reason is not None:
+                reasons[row] = reason
+    return pl.Series(name, values, dtype=DTYPE_BY_TYPE[column.type]), reasons
+
+
+def _cleansed(column: Column, values: Sequence[Any]) -> Sequence[Any]:
+    if column.trim:
+        values = [value.strip() if type(value) is str else value for value in values]
+    if column.map is not None:
+        values = [_mapped(column.map, value) for value in values]
+    return values
+
+
+def _mapped(replacements: dict[str, Any], value: Any) -> Any:
+    """The keys of a map are texts; a whole number is looked up by its digits."""
+    if type(value) is str:
+        return replacements.get(value, value)
+    if type(value) is int:
+        return replacements.get(str(value), value)
+    return value
+
+
+def _typed(type_name: str, value: Any) -> tuple[Any, str | None]:
+    if type(value) in _FITTING_BY_TYPE[type_name]:
+        return value, None
+    if type(value) is str and (parse := _PARSERS_BY_TYPE.get(type_name)):
+        return parse(value)
+    return None, "BAD_TYPE"
+
+
+def _time_of_text(text: str) -> tuple[int | None, str | None]:
+    if not RFC_3339.fullmatch(text):
+        return None, "BAD_TIMESTAMP"
+    try:
+        return (datetime.fromisoformat(text.upper()) - EPOCH) // MICROSECOND, None
+    except (ValueError, OverflowError):  # a thirteenth month, a leap second, beyond year 9999
+        return None, "BAD_TIMESTAMP"
+
+
+def _number_of_text(text: str) -> tuple[None, str]:
+    """Numbers are not written as text; JSON's way to send NaN is one, and has its own reason."""
+    return None, "NONFINITE" if text.strip().lower() in NONFINITE_TEXTS else "BAD_TYPE"
+
+
+_PARSERS_BY_TYPE: dict[str, Callable[[str], tuple[Any, str | None]]] = {
+    "timestamp": _time_of_text,
+    "float64": _number_of_text,
+}

@@ -1,0 +1,256 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The way of a record from `raw.*` into `ingest.records.*` and the archive.
+
+Records and dead letters are delivered at once; rows are gathered, so that the archive gets few
+larger commits; the group's offset follows the archive. Where a partition stands is read from the
+archive alone: after a crash anywhere the same records are judged from the same state, give the same
+`ce_id`s, and are stored and counted once (P1, P2, P13).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import polars as pl
+import structlog
+
+from headrace import topics as catalogue
+from headrace.errors import Conflict, Unavailable
+from headrace_ingest.domain.accounts import Account
+from headrace_ingest.domain.batch import Batch, sort_out
+from headrace_ingest.domain.contract import Contract
+from headrace_ingest.domain.dedup import HORIZON_US, Decided, DedupIndex
+from headrace_ingest.domain.judging import ARCHIVE_COLUMNS, Decode, empty_rows
+from headrace_ingest.handlers.messages import dead_letters, record_messages
+from headrace_ingest.metrics import count_stored
+from headrace_ingest.ports import Archive, ContractBook, Restored, TopicCatalogue
+from headrace_kit.failpoints import failpoint
+from headrace_kit.kafka import Message, Partition, Publisher, Record
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """When gathered rows are stored: once the input is quiet, or after twice the interval.
+
+    Storing may take a twentieth of the time: a slow archive gets fewer and larger commits.
+    """
+
+    commit_interval_s: float = 0.5
+    commit_interval_s_max: float = 5.0
+    commit_rows_max: int = 20_000
+    dedup_ids_max: int = 250_000
+
+
+COMMIT_SHARE = 0.05
+# How long storing may keep new records waiting, checked between the commits of two streams.
+STORE_S_MAX = 0.05
+
+
+@dataclass(slots=True)
+class _Shard:
+    """A raw partition in work: `account` is `stored` and what was gathered since."""
+
+    stored: Account
+    account: Account
+    index: DedupIndex
+
+
+@dataclass(slots=True)
+class _Stream:
+    """A stream in work; `rows` are gathered since `since_s`, the last ones stored at `stored_s`."""
+
+    contract: Contract
+    topic_id: str
+    shards: dict[int, _Shard]
+    rows: list[pl.DataFrame] = field(default_factory=list)
+    since_s: float | None = None
+    stored_s: float = 0.0
+    commit_s: float = 0.0
+    refused_version: int = 0
+
+    def give_up(self, numbers: set[int]) -> None:
+        """Forget these partitions, and what was gathered of them."""
+        for number in numbers:
+            self.shards.pop(number, None)
+        self.rows = [rows.filter(~pl.col("_partition").is_in(numbers)) for rows in self.rows]
+
+
+@dataclass(frozen=True, slots=True)
+class _Work:
+    """A batch of one stream on its way: sorted out, to be delivered, then gathered."""
+
+    stream: _Stream
+    batch: Batch
+    messages: list[Message]
+
+
+class RecordSink:
+    """GatheringHandler of the consume loop; all its methods run in the loop's thread."""
+
+    def __init__(
+        self,
+        *,
+        contracts: ContractBook,
+        topics: TopicCatalogue,
+        archive: Archive,
+        publisher: Publisher,
+        decode: Decode,
+        monotonic_s: Callable[[], float],
+        pace: Pace,
+    ) -> None:
+        self._contracts, self._topics = contracts, topics
+        self._archive, self._publisher = archive, publisher
+        self._decode, self._monotonic_s, self._pace = decode, monotonic_s, pace
+        self._streams: dict[str, _Stream] = {}
+
+    def positions(self, partitions: Sequence[Partition]) -> Mapping[Partition, int]:
+        for stream, numbers in _by_stream(partitions).items():
+            self._open(self._contracts.get(stream), numbers)
+        stored = self.durable()
+        return {each: stored[each] for each in partitions if each in stored}
+
+    def handle(self, records: Sequence[Record]) -> None:
+        failpoint("ingest.sink.polled")
+        self._store_due(quiet=False)
+        works = [self._sorted_out(part) for part in _by_topic(records)]
+        messages = [message for work in works for message in work.messages]
+        if messages:
+            self._publisher.publish(messages)
+        failpoint("ingest.sink.records_delivered")
+        for work in works:
+            self._gather(work)
+
+    def idle(self) -> None:
+        self._store_due(quiet=True)
+
+    def durable(self) -> Mapping[Partition, int]:
+        return {
+            Partition(catalogue.RAW.of(name), number): shard.stored.offset
+            for name, stream in self._streams.items()
+            for number, shard in stream.shards.items()
+            if shard.stored.offset
+        }
+
+    def drain(self, partitions: Sequence[Partition]) -> None:
+        """What cannot be stored now is forgotten: the next owner reads it again."""
+        failpoint("ingest.sink.revoke")
+        for name, numbers in _by_stream(partitions).items():
+            if stream := self._streams.get(name):
+                try:
+                    self._store(stream)
+                except Unavailable as err:
+                    log.warning("drain_forgets", stream=name, error=str(err))
+                stream.give_up(numbers)
+
+    def _open(self, contract: Contract, numbers: set[int]) -> None:
+        """Read where these partitions and those already in work stand, after storing the latter."""
+        known = self._streams.get(contract.name)
+        if known is not None:
+            self._store(known)
+            numbers = numbers | known.shards.keys()
+        topic_id = self._topics.raw_topic(contract.name).topic_id
+        restored = self._archive.open(
+            contract,
+            topic_id,
+            numbers,
+            horizon_us=HORIZON_US,
+            ids_max=self._pace.dedup_ids_max,
+        )
+        shards = {number: self._shard(each) for number, each in restored.items()}
+        self._streams[contract.name] = _Stream(contract, topic_id, shards)
+        log.info(
+            "stream_opened", stream=contract.name, version=contract.version, shards=len(shards)
+        )
+
+    def _shard(self, restored: Restored) -> _Shard:
+        index = DedupIndex(ids_max=self._pace.dedup_ids_max)
+        fresh = {seen.event_id: (seen.payload_sha256, seen.known_time_us) for seen in restored.seen}
+        index.remember(Decided((), fresh, restored.account.known_time_us))
+        return _Shard(restored.account, restored.account, index)
+
+    def _current(self, name: str) -> _Stream:
+        """The stream with its newest contract, or the one before when the archive refuses it."""
+        stream, contract = self._streams[name], self._contracts.get(name)
+        if contract.version in (stream.contract.version, stream.refused_version):
+            return stream
+        try:
+            self._open(contract, set())
+        except Conflict as err:
+            log.error("contract_refused", stream=name, version=contract.version, error=str(err))
+            stream.refused_version = contract.version
+        return self._streams[name]
+
+    def _sorted_out(self, records: Sequence[Record]) -> _Work:
+        stream = self._current(catalogue.RAW.part_of(records[0].topic))
+        shards = stream.shards
+        # The archive may hold more than the loop knows of; what is accounted for is not ours.
+        records = [each for each in records if each.offset >= shards[each.partition].account.offset]
+        indexes = {number: shard.index for number, shard in shards.items()}
+        batch = sort_out(records, stream.contract, indexes, decode=self._decode)
+        letters = dead_letters(records, batch.dead)
+        return _Work(stream, batch, record_messages(stream.contract, batch.stored) + letters)
+
+    def _gather(self, work: _Work) -> None:
+        stream, batch = work.stream, work.batch
+        for number, decided in batch.decided.items():
+            stream.shards[number].index.remember(decided)
+        for number, addition in batch.additions.items():
+            shard = stream.shards[number]
+            shard.account = shard.account.plus(addition)
+        columns = (*ARCHIVE_COLUMNS, *stream.contract.stream.columns)
+        stream.rows.append(batch.stored.select(columns))
+        if stream.since_s is None:
+            stream.since_s = self._monotonic_s()
+
+    def _store_due(self, *, quiet: bool) -> None:
+        """Store what is due, oldest first, for a bounded time: new records wait meanwhile."""
+        begin_s = self._monotonic_s()
+        waiting = [(s.since_s, name) for name, s in self._streams.items() if s.since_s is not None]
+        for since_s, name in sorted(waiting):
+            stream = self._streams[name]
+            if self._due(stream, begin_s - since_s, begin_s - stream.stored_s, quiet=quiet):
+                self._store(stream)
+            if self._monotonic_s() - begin_s > STORE_S_MAX:
+                return
+
+    def _due(self, stream: _Stream, waited_s: float, rested_s: float, *, quiet: bool) -> bool:
+        pace = self._pace
+        interval_s = max(pace.commit_interval_s, stream.commit_s / COMMIT_SHARE)
+        interval_s = min(interval_s, pace.commit_interval_s_max)
+        full = sum(rows.height for rows in stream.rows) >= pace.commit_rows_max
+        return full or (quiet and rested_s >= interval_s) or waited_s >= 2 * interval_s
+
+    def _store(self, stream: _Stream) -> None:
+        """One commit of the archive: the gathered rows and the accounts that they change."""
+        begin_s = self._monotonic_s()
+        changed = {n: s for n, s in stream.shards.items() if s.account is not s.stored}
+        if changed:
+            before = {number: shard.stored for number, shard in changed.items()}
+            after = {number: shard.account for number, shard in changed.items()}
+            rows = pl.concat(stream.rows) if stream.rows else empty_rows(stream.contract.stream)
+            self._archive.append(stream.contract, stream.topic_id, rows, before, after)
+            failpoint("ingest.sink.committed")
+            for number, shard in changed.items():
+                count_stored(stream.contract.name, before[number], after[number])
+                shard.stored = shard.account
+            stream.stored_s = self._monotonic_s()
+            stream.commit_s = stream.stored_s - begin_s
+        stream.rows, stream.since_s = [], None
+
+
+def _by_topic(records: Sequence[Record]) -> list[list[Record]]:
+    """The records of each topic, in their order."""
+    parts: dict[str, list[Record]] = {}
+    for record in records:
+        parts.setdefault(record.topic, []).append(record)
+    return list(parts.values())
+
+
+def _by_stream(partitions: Sequence[Partition]) -> dict[str, set[int]]:
+    numbers: dict[str, set[int]] = {}
+    for topic, number in partitions:
+        numbers.setdefault(catalogue.RAW.part_of(topic), set()).add(number)
+    return numbers

@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the handlers need from the world."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import polars as pl
+
+from headrace_ingest.domain.accounts import Account
+from headrace_ingest.domain.contract import Contract
+from headrace_ingest.domain.dedup import Seen
+
+
+class Overtaken(Exception):
+    """Another process has written on for a partition that this one held: end, and start again."""
+
+
+@dataclass(frozen=True, slots=True)
+class RawTopic:
+    """A raw topic as Kafka has it; a topic that was made again has another id."""
+
+    topic_id: str
+    partitions: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Restored:
+    """What the archive knows of a raw partition; `seen` from old to new."""
+
+    account: Account
+    seen: Sequence[Seen]
+
+
+class ContractBook(Protocol):
+    """The contracts that are applied now."""
+
+    def get(self, stream: str) -> Contract:
+        """Raises NotFound STREAM_UNKNOWN."""
+
+    def names(self) -> list[str]:
+        """The streams, sorted."""
+
+
+class TopicCatalogue(Protocol):
+    """What Kafka says about topics."""
+
+    def raw_topic(self, stream: str) -> RawTopic:
+        """Raises Unavailable TOPIC_MISSING or BROKER_UNAVAILABLE."""
+
+
+class Archive(Protocol):
+    """Accepted records and the accounts of the raw partitions that they came from.
+
+    Every method raises Unavailable OBJECT_STORE_UNAVAILABLE when the outcome is not known.
+    """
+
+    def open(
+        self,
+        contract: Contract,
+        topic_id: str,
+        partitions: Collection[int],
+        *,
+        horizon_us: int,
+        ids_max: int,
+    ) -> Mapping[int, Restored]:
+        """Read these partitions, and take the right to append to them from now on.
+
+        `seen`: at most `ids_max` by partition, known at most `horizon_us` before the newest.
+        Raises Conflict SCHEMA_INCOMPATIBLE when a column is archived with another type.
+        """
+
+    def append(
+        self,
+        contract: Contract,
+        topic_id: str,
+        rows: pl.DataFrame,
+        before: Mapping[int, Account],
+        after: Mapping[int, Account],
+    ) -> None:
+        """Store rows and accounts, both or neither; asked again after a doubt, it stores once.
+
+        Raises Overtaken unless the accounts of the partitions are `before` (or `after`: done).
+        """
+
+    def accounts(self, stream: str, topic: RawTopic) -> Mapping[int, Account]:
+        """What is stored now, by partition, whoever stored it."""
