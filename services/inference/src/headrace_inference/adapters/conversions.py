@@ -135,14 +135,14 @@ def rollout(value: bytes) -> Rollout:
 
 
 def endpoint_definition(value: bytes) -> Endpoint | None:
-    """None for a definition of another kind. Raises Invalid DECODE_ERROR, BAD_DEFINITION."""
+    """None for a definition of another kind. Raises Invalid DECODE_ERROR."""
     message = _decoded(registry_pb.Definition, value)
     if message.kind != "endpoint":
         return None
     try:
         definition = parse_definition_json(message.spec_json)
-    except ValueError as err:
-        raise Invalid("DECODE_ERROR", message="Definition", name=message.name) from err
+    except Invalid as err:
+        raise Invalid("DECODE_ERROR", message="Definition", problem=str(err)) from err
     return definition if isinstance(definition, Endpoint) else None
 
 

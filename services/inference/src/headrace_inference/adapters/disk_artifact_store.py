@@ -7,6 +7,7 @@ a half or changed one is fetched anew. A full disk costs the cache, not the load
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 from collections.abc import Iterator
@@ -80,7 +81,8 @@ class DiskArtifactStore:
                 os.fsync(file.fileno())
             part.replace(self._folder / digest)
         except OSError as err:
-            part.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                part.unlink()
             log.warning("model_cache_not_written", digest=digest, error=err.strerror)
 
     def _make_room(self, size_bytes: int) -> None:

@@ -50,13 +50,13 @@ class InferenceApi(oip_grpc.GRPCInferenceServiceServicer):
         self._ready = ready
         self._rows_max = rows_max
 
-    def ServerLive(self, request: Any, context: grpc.ServicerContext) -> Any:  # noqa: N802
+    def ServerLive(self, request: Any, context: grpc.ServicerContext) -> Any:
         return oip.ServerLiveResponse(live=True)
 
-    def ServerReady(self, request: Any, context: grpc.ServicerContext) -> Any:  # noqa: N802
+    def ServerReady(self, request: Any, context: grpc.ServicerContext) -> Any:
         return oip.ServerReadyResponse(ready=self._ready())
 
-    def ModelReady(self, request: Any, context: grpc.ServicerContext) -> Any:  # noqa: N802
+    def ModelReady(self, request: Any, context: grpc.ServicerContext) -> Any:
         try:
             wanted = conversions.model_version(request.name, request.version)
             self._table.ready(request.name)[1].version(wanted)
@@ -64,21 +64,21 @@ class InferenceApi(oip_grpc.GRPCInferenceServiceServicer):
             return oip.ModelReadyResponse(ready=False)
         return oip.ModelReadyResponse(ready=True)
 
-    def ServerMetadata(self, request: Any, context: grpc.ServicerContext) -> Any:  # noqa: N802
+    def ServerMetadata(self, request: Any, context: grpc.ServicerContext) -> Any:
         return oip.ServerMetadataResponse(
             name=SERVER_NAME, version=version(SERVER_NAME), extensions=EXTENSIONS
         )
 
-    def ModelMetadata(self, request: Any, context: grpc.ServicerContext) -> Any:  # noqa: N802
+    def ModelMetadata(self, request: Any, context: grpc.ServicerContext) -> Any:
         wanted = conversions.model_version(request.name, request.version)
         _, serving = self._table.ready(request.name)
         return conversions.model_metadata(request.name, serving, wanted)
 
-    def RepositoryIndex(self, request: Any, context: grpc.ServicerContext) -> Any:  # noqa: N802
+    def RepositoryIndex(self, request: Any, context: grpc.ServicerContext) -> Any:
         states = {} if request.repository_name else self._table.states()
         return conversions.repository_index(states, ready_only=request.ready)
 
-    def ModelInfer(self, request: Any, context: grpc.ServicerContext) -> Any:  # noqa: N802
+    def ModelInfer(self, request: Any, context: grpc.ServicerContext) -> Any:
         try:
             asked = conversions.infer_request(request, rows_max=self._rows_max)
             prediction = self._infer(asked, time_left_s=lambda: _time_left_s(context))

@@ -7,7 +7,7 @@ same partition. `ce_id` is the prediction id: consumers drop a repeat by it.
 
 from __future__ import annotations
 
-from headrace.topics import INFERENCE_PREDICTIONS
+from headrace import topics
 from headrace_inference.adapters.conversions import prediction_events
 from headrace_inference.domain.prediction import Prediction
 from headrace_kit.kafka import Message, Publisher
@@ -28,7 +28,7 @@ class KafkaPredictionLog:
         self._publisher = publisher
 
     def append(self, prediction: Prediction, *, timeout_s: float) -> None:
-        topic = INFERENCE_PREDICTIONS.of(prediction.endpoint)
+        topic = topics.INFERENCE_PREDICTIONS.of(prediction.endpoint)
         messages = [
             Message(
                 topic,

@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Definitions and rollouts reach the table; what cannot be read is set aside with its reason."""
+
+import pytest
+
+from headrace.application import definition_json
+from headrace.registry.v1 import registry_events_pb2 as registry_pb
+from headrace_inference.adapters.registry_reader import RegistryReader
+from headrace_inference.domain.rollout import ServedVersion
+from headrace_inference.domain.serving import ServingTable
+from headrace_inference.testing import an_endpoint
+from headrace_kit.testing import MemoryPublisher, a_record
+
+
+class Room:
+    def __init__(self):
+        self.table, self.publisher, self.wakes = ServingTable(), MemoryPublisher(), 0
+        self.reader = RegistryReader(self.table, dead_letters=self.publisher, on_wanted=self.count)
+
+    def count(self):
+        self.wakes += 1
+
+    def reasons(self):
+        return [dict(m.headers)["dl-reason"].decode() for m in self.publisher.published]
+
+
+@pytest.fixture
+def room():
+    return Room()
+
+
+def a_rollout_message(generation=1, **fields):
+    champion = registry_pb.ServedVersion(version=3, digest="ab", features=["v:a", "v:b"])
+    message = registry_pb.Rollout(
+        endpoint="delay", model="m", generation=generation, champion=champion, **fields
+    )
+    return message.SerializeToString()
+
+
+def a_definition(kind="endpoint", spec=None):
+    spec_json = definition_json(an_endpoint()) if spec is None else spec
+    return registry_pb.Definition(kind=kind, name="delay", spec_json=spec_json).SerializeToString()
+
+
+def test_rollout_is_wanted_and_wakes_the_loader(room):
+    canary = registry_pb.ServedVersion(version=4, digest="cd")
+    room.reader.take_rollout(a_record(a_rollout_message(canary=canary, canary_percent=20)))
+
+    wanted = room.table.state("delay").wanted
+    assert ServedVersion(3, "ab", ("v:a", "v:b")) == wanted.champion
+    assert (4, 20, 1) == (wanted.canary.version, wanted.canary_percent, room.wakes)
+
+
+def test_older_and_repeated_generations_change_nothing(room):
+    for generation in (5, 5, 4):
+        room.reader.take_rollout(a_record(a_rollout_message(generation)))
+
+    assert (5, 1) == (room.table.state("delay").wanted.generation, room.wakes)
+
+
+def test_endpoint_is_defined_and_other_kinds_are_passed_over(room):
+    room.reader.take_definition(a_record(a_definition()))
+    room.reader.take_definition(a_record(a_definition(kind="stream", spec=b"{}")))
+
+    assert an_endpoint() == room.table.state("delay").definition
+    assert [] == room.reasons()
+
+
+@pytest.mark.parametrize("value", [None, b"\xff\xff", b"", b"hello"])
+def test_unreadable_rollout_is_set_aside(room, value):
+    room.reader.take_rollout(a_record(value, topic="registry.rollouts.v1"))
+
+    assert ["TOMBSTONE" if value is None else "DECODE_ERROR"] == room.reasons()
+    assert {"inference.dead-letters.v1"} == {m.topic for m in room.publisher.published}
+    assert {} == room.table.states()
+
+
+@pytest.mark.parametrize("spec", [b"{", b"\xff", b'{"kind":"endpoint"}', b"[]"])
+def test_unreadable_definition_is_set_aside(room, spec):
+    room.reader.take_definition(a_record(a_definition(spec=spec)))
+
+    assert ["DECODE_ERROR"] == room.reasons()

@@ -1,0 +1,715 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The inference process on a real Kafka, asked by Triton's client.
+
+FeatureService and ArtifactService are small gRPC servers of the test; the registry's topics are
+written by the test. The models answer with their own version number, so a test sees who computed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from hashlib import sha256
+from pathlib import Path
+
+import grpc
+import numpy as np
+import pytest
+import tritonclient.grpc as triton
+from confluent_kafka import Consumer, TopicPartition
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from tritonclient.utils import InferenceServerException
+
+from headrace import topics
+from headrace.admin import create_topics, static_topics
+from headrace.application import definition_json
+from headrace.errors import NotFound
+from headrace.feature.v1 import feature_service_pb2 as feature_pb
+from headrace.feature.v1 import feature_service_pb2_grpc as feature_grpc
+from headrace.inference.v1 import inference_events_pb2 as events
+from headrace.local.ports import pick_ports
+from headrace.local.process import Child, HttpReady, ProcessSpec
+from headrace.local.settings import child_environment
+from headrace.oip import grpc_predict_v2_pb2 as oip
+from headrace.oip import grpc_predict_v2_pb2_grpc as oip_grpc
+from headrace.registry.v1 import registry_events_pb2 as registry_pb
+from headrace.registry.v1 import registry_service_pb2 as artifact_pb
+from headrace.registry.v1 import registry_service_pb2_grpc as artifact_grpc
+from headrace_inference.testing import FEATURES, a_failing_model, a_model, an_endpoint
+from headrace_kit.grpc_server import GrpcServer
+from headrace_kit.kafka import KafkaPublisher, Message
+
+pytestmark = [
+    pytest.mark.integration,
+    # tritonclient's protobuf stubs and aio imports warn under new Python versions.
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+]
+
+DEADLINE_S = 30.0
+CALL_TIMEOUT_S = 15.0
+
+
+class Features(feature_grpc.FeatureServiceServicer):
+    """Every entity has the feature 0.25 and two absent ones; `gate` closed holds the answers."""
+
+    def __init__(self) -> None:
+        self.gate = threading.Event()
+        self.gate.set()
+        self.asked: list[feature_pb.GetOnlineFeaturesRequest] = []
+
+    def keys_asked(self) -> set[str]:
+        columns = [column for request in list(self.asked) for column in request.columns]
+        return {key for column in columns for key in column.strings.values}
+
+    def GetOnlineFeatures(self, request, context):  # noqa: N802
+        self.asked.append(request)
+        self.gate.wait(CALL_TIMEOUT_S)
+        rows = len(request.as_of_us)
+        values = np.full((rows, len(request.features)), np.nan, dtype="<f4")
+        values[:, 0] = 0.25
+        return feature_pb.GetOnlineFeaturesResponse(rows=rows, values=values.tobytes())
+
+
+class Artifacts(artifact_grpc.ArtifactServiceServicer):
+    """What the test uploads, in small chunks."""
+
+    def __init__(self) -> None:
+        self.data_by_digest: dict[str, bytes] = {}
+
+    def upload(self, data: bytes) -> str:
+        digest = sha256(data).hexdigest()
+        self.data_by_digest[digest] = data
+        return digest
+
+    def DownloadArtifact(self, request, context):  # noqa: N802
+        data = self.data_by_digest.get(request.digest)
+        if data is None:
+            raise NotFound("ARTIFACT_UNKNOWN", digest=request.digest)
+        for start in range(0, len(data), 100):
+            yield artifact_pb.DownloadArtifactResponse(chunk=data[start : start + 100])
+
+
+@dataclass
+class Platform:
+    """What stands around the service: Kafka, the registry's hand on its topics, two peers."""
+
+    bootstrap: str
+    publisher: KafkaPublisher
+    features: Features
+    artifacts: Artifacts
+    peers_address: str
+    generation: int = 0
+    served: dict[int, registry_pb.ServedVersion] = field(default_factory=dict)
+
+    def define(self, endpoint: str, *, topic: bool = True) -> str:
+        if topic:
+            wanted = topics.INFERENCE_PREDICTIONS
+            create_topics(self.bootstrap, [(wanted.of(endpoint), wanted)])
+        definition = registry_pb.Definition(
+            kind="endpoint",
+            name=endpoint,
+            version=1,
+            spec_json=definition_json(an_endpoint(endpoint)),
+        )
+        self._publish(topics.REGISTRY_DEFINITIONS.name, f"endpoint/{endpoint}", definition)
+        return endpoint
+
+    def roll_out(
+        self, endpoint: str, champion: int, *, canary: int | None = None, percent: int = 50
+    ) -> None:
+        self.generation += 1
+        rollout = registry_pb.Rollout(
+            endpoint=endpoint,
+            model="delay-model",
+            generation=self.generation,
+            champion=self.version(champion),
+            change="test",
+        )
+        if canary is not None:
+            rollout.canary.CopyFrom(self.version(canary))
+            rollout.canary_percent = percent
+        self._publish(topics.REGISTRY_ROLLOUTS.name, endpoint, rollout)
+
+    def version(self, version: int, data: bytes | None = None) -> registry_pb.ServedVersion:
+        if version not in self.served:
+            digest = self.artifacts.upload(data or a_model(float(version)))
+            self.served[version] = registry_pb.ServedVersion(
+                version=version, digest=digest, features=FEATURES
+            )
+        return self.served[version]
+
+    def logged(self, endpoint: str) -> list[events.PredictionMade]:
+        """Every record of the endpoint's predictions topic up to its present end."""
+        topic = topics.INFERENCE_PREDICTIONS.of(endpoint)
+        consumer = Consumer(
+            {"bootstrap.servers": self.bootstrap, "group.id": uuid.uuid4().hex}
+            | {"enable.auto.commit": False, "auto.offset.reset": "error"}
+        )
+        with contextlib.closing(consumer):
+            ends = {
+                number: consumer.get_watermark_offsets(TopicPartition(topic, number), timeout=10)[1]
+                for number in range(topics.INFERENCE_PREDICTIONS.partitions)
+            }
+            consumer.assign([TopicPartition(topic, number, 0) for number in ends])
+            total, found = sum(ends.values()), []
+            deadline_s = time.monotonic() + DEADLINE_S
+            while len(found) < total and time.monotonic() < deadline_s:
+                found += [
+                    events.PredictionMade.FromString(message.value())
+                    for message in consumer.consume(1000, 0.2)
+                    if message.error() is None
+                ]
+            assert total == len(found)
+            return found
+
+    def _publish(self, topic: str, key: str, message) -> None:
+        self.publisher.publish([Message(topic, key.encode(), message.SerializeToString())])
+
+
+@pytest.fixture(scope="module")
+def platform(kafka_server: str) -> Iterator[Platform]:
+    create_topics(kafka_server, static_topics())
+    publisher = KafkaPublisher(kafka_server, client_id="registry-hand")
+    features, artifacts = Features(), Artifacts()
+    peers = GrpcServer(
+        host="127.0.0.1",
+        port=0,
+        services=[
+            (feature_grpc.add_FeatureServiceServicer_to_server, features),
+            (artifact_grpc.add_ArtifactServiceServicer_to_server, artifacts),
+        ],
+        names=["headrace.feature.v1.FeatureService", "headrace.registry.v1.ArtifactService"],
+        workers=64,
+    )
+    port = peers.start()
+    yield Platform(kafka_server, publisher, features, artifacts, f"127.0.0.1:{port}")
+    features.gate.set()
+    peers.stop(1.0)
+    publisher.close(5.0)
+
+
+class Service:
+    """One inference process; `start` may be called again after its end, on the same data."""
+
+    def __init__(self, platform: Platform, folder: Path) -> None:
+        self.grpc_port, self.http_port = pick_ports(2)
+        self._platform, self._folder = platform, folder
+        self.child: Child | None = None
+        self.channel = grpc.insecure_channel(self.address)
+        self.stub = oip_grpc.GRPCInferenceServiceStub(self.channel)
+
+    @property
+    def address(self) -> str:
+        return f"127.0.0.1:{self.grpc_port}"
+
+    def start(self, *, fail: str | None = None, wait: bool = True, **settings: str) -> Service:
+        environment = {
+            **child_environment(),
+            "INFERENCE_KAFKA_BOOTSTRAP": self._platform.bootstrap,
+            "INFERENCE_GRPC_PORT": str(self.grpc_port),
+            "INFERENCE_HTTP_PORT": str(self.http_port),
+            "INFERENCE_DATA_DIR": str(self._folder),
+            "INFERENCE_FEATURE_ADDRESS": self._platform.peers_address,
+            "INFERENCE_REGISTRY_ADDRESS": self._platform.peers_address,
+            **{f"INFERENCE_{name.upper()}": value for name, value in settings.items()},
+            **({"HEADRACE_FAIL": fail} if fail else {}),
+        }
+        spec = ProcessSpec(
+            name="inference",
+            command=(sys.executable, "-m", "headrace_inference"),
+            ready=HttpReady(f"http://127.0.0.1:{self.http_port}/health/ready"),
+            environment=environment,
+            stop_grace_s=25.0,
+        )
+        self.child = Child(spec, self._folder / "inference.log", self._folder)
+        if wait:
+            self.child.wait_ready()
+        return self
+
+    def wait_ended(self) -> int:
+        return wait_for(lambda: self.child.died())
+
+    def wait_version(self, endpoint: str, version: int) -> None:
+        request = oip.ModelReadyRequest(name=endpoint, version=str(version))
+        wait_for(lambda: self.stub.ModelReady(request, timeout=CALL_TIMEOUT_S).ready)
+
+    def infer(
+        self, endpoint: str, *flight_ids: str, id: str = "", timeout_s: float = CALL_TIMEOUT_S
+    ):
+        return self.stub.ModelInfer(
+            keys_request(endpoint, *flight_ids, id=id), timeout=timeout_s, wait_for_ready=False
+        )
+
+    def stop(self) -> None:
+        self.channel.close()
+        if self.child is not None:
+            self.child.stop()
+
+
+@pytest.fixture
+def make_service(platform: Platform, tmp_path: Path) -> Iterator[Callable[[], Service]]:
+    made: list[Service] = []
+
+    def make() -> Service:
+        made.append(Service(platform, tmp_path))
+        return made[-1]
+
+    yield make
+    for service in made:
+        service.stop()
+
+
+@pytest.fixture(scope="module")
+def endpoint(platform: Platform) -> str:
+    """Served by version 1, before the shared service starts."""
+    name = platform.define(f"delay-{uuid.uuid4().hex[:8]}")
+    platform.roll_out(name, 1)
+    return name
+
+
+@pytest.fixture(scope="module")
+def service(platform, endpoint, tmp_path_factory) -> Iterator[Service]:
+    """The service that the tests share which do not end it."""
+    running = Service(platform, tmp_path_factory.mktemp("inference")).start()
+    yield running
+    running.stop()
+
+
+@pytest.fixture
+def client(service: Service) -> Iterator[triton.InferenceServerClient]:
+    with contextlib.closing(triton.InferenceServerClient(service.address)) as made:
+        yield made
+
+
+def wait_for(done: Callable[[], object]):
+    """What `done` gives when it is neither None nor False; fails after DEADLINE_S."""
+    deadline_s, waiting = time.monotonic() + DEADLINE_S, threading.Event()
+    while time.monotonic() < deadline_s:
+        result = done()
+        if result is not None and result is not False:
+            return result
+        waiting.wait(0.02)
+    raise AssertionError("not in time")
+
+
+def raw_strings(values) -> bytes:
+    return b"".join(len(v).to_bytes(4, "little") + v.encode() for v in values)
+
+
+def keys_request(endpoint: str, *flight_ids: str, id: str = "") -> oip.ModelInferRequest:
+    rows = len(flight_ids)
+    request = oip.ModelInferRequest(model_name=endpoint, id=id)
+    for name, datatype, raw in (
+        ("flight_id", "BYTES", raw_strings(flight_ids)),
+        ("distance", "FP64", np.full(rows, 100.0).tobytes()),
+        ("minutes", "INT64", np.full(rows, 5).tobytes()),
+    ):
+        request.inputs.add(name=name, datatype=datatype, shape=[rows])
+        request.raw_input_contents.append(raw)
+    return request
+
+
+def triton_input(name: str, datatype: str, values) -> triton.InferInput:
+    array = np.asarray(values)
+    made = triton.InferInput(name, list(array.shape), datatype)
+    made.set_data_from_numpy(array)
+    return made
+
+
+def triton_features(rows=1, width=3, first=0.0) -> triton.InferInput:
+    values = np.full((rows, width), first, dtype=np.float32)
+    return triton_input("features", "FP32", values)
+
+
+def triton_keys(*flight_ids: str) -> list[triton.InferInput]:
+    rows = len(flight_ids)
+    return [
+        triton_input(
+            "flight_id", "BYTES", np.array([f.encode() for f in flight_ids], dtype=object)
+        ),
+        triton_input("distance", "FP64", np.full(rows, 100.0)),
+        triton_input("minutes", "INT64", np.full(rows, 5, dtype=np.int64)),
+    ]
+
+
+# --- as Triton's client sees it ---
+
+
+def test_server_and_model_are_live_and_ready(client, endpoint):
+    assert client.is_server_live()
+    assert client.is_server_ready()
+    assert client.is_model_ready(endpoint)
+    assert client.is_model_ready(endpoint, "1")
+    assert not client.is_model_ready(endpoint, "99")
+    assert not client.is_model_ready("nothing")
+
+
+def test_health_service_says_serving(service):
+    health = health_pb2_grpc.HealthStub(service.channel)
+
+    for name in ("", "inference.GRPCInferenceService"):
+        answer = health.Check(health_pb2.HealthCheckRequest(service=name), timeout=5)
+        assert health_pb2.HealthCheckResponse.SERVING == answer.status
+
+
+def test_metadata_tells_what_works(client, endpoint):
+    server = client.get_server_metadata(as_json=True)
+    model = client.get_model_metadata(endpoint, as_json=True)
+
+    assert ["binary_tensor_data"] == server["extensions"]
+    assert [{"name": "features", "datatype": "FP32", "shape": ["-1", "3"]}] == model["inputs"]
+    assert (["1"], "onnxruntime_onnx") == (model["versions"], model["platform"])
+    assert {"score", "features", "prediction_id"} == {o["name"] for o in model["outputs"]}
+
+
+def test_repository_index_lists_the_served_version(client, endpoint):
+    index = client.get_model_repository_index(as_json=True)["models"]
+
+    assert {"name": endpoint, "version": "1", "state": "READY"} in index
+
+
+def test_tensors_are_answered(client, endpoint, platform):
+    answer = client.infer(endpoint, [triton_features(2, first=0.5)], request_id="by-tensors")
+
+    np.testing.assert_array_equal([1.5, 1.5], answer.as_numpy("score"))
+    assert ("1", "by-tensors") == (answer.get_response().model_version, answer.get_response().id)
+    logged = {e.prediction_id: e for e in platform.logged(endpoint)}
+    for row, prediction_id in enumerate(answer.as_numpy("prediction_id")):
+        event = logged[prediction_id.decode()]
+        assert answer.as_numpy("score")[row] == event.score
+        assert (1, events.DOOR_TENSORS, "") == (event.version, event.door, event.entity_key)
+
+
+def test_entity_keys_are_answered_with_features_as_of_the_moment(client, endpoint, platform):
+    outputs = [triton.InferRequestedOutput(name) for name in ("features", "score")]
+
+    answer = client.infer(
+        endpoint,
+        triton_keys("UA-1", "UA-2"),
+        outputs=outputs,
+        request_id="by-keys",
+        parameters={"as_of_us": 1_357_000_000_000_000},
+    )
+
+    np.testing.assert_array_equal([1.25, 1.25], answer.as_numpy("score"))
+    np.testing.assert_array_equal([[0.25, np.nan, np.nan]] * 2, answer.as_numpy("features"))
+    assert ["features", "score"] == [o.name for o in answer.get_response().outputs]
+    asked = platform.features.asked[-1]
+    assert [1_357_000_000_000_000] * 2 == list(asked.as_of_us)
+    assert list(FEATURES) == list(asked.features)
+    columns = {column.name: column for column in asked.columns}
+    assert {"flight_id", "distance", "minutes"} == columns.keys()
+    assert ["UA-1", "UA-2"] == list(columns["flight_id"].strings.values)
+    assert [100.0, 100.0] == list(columns["distance"].doubles.values)
+    assert [5, 5] == list(columns["minutes"].int64s.values)
+    logged = {
+        e.entity_key: e for e in platform.logged(endpoint) if e.door == events.DOOR_ENTITY_KEYS
+    }
+    assert [1.25, 1.25] == [logged[key].score for key in ("UA-1", "UA-2")]
+    assert 1_357_000_000_000_000 == logged["UA-1"].as_of_us
+
+
+@pytest.mark.parametrize(
+    ("inputs", "asked", "status", "reason"),
+    [
+        ([triton_features()], {"model_name": "nothing"}, "NOT_FOUND", "MODEL_UNKNOWN"),
+        ([triton_features()], {"model_version": "99"}, "NOT_FOUND", "MODEL_UNKNOWN"),
+        ([triton_features()], {"model_version": "one"}, "NOT_FOUND", "MODEL_UNKNOWN"),
+        ([], {}, "INVALID_ARGUMENT", "TENSOR_NAME"),
+        ([triton_features(), triton_features()], {}, "INVALID_ARGUMENT", "TENSOR_NAME"),
+        (triton_keys("UA-1")[:2], {}, "INVALID_ARGUMENT", "TENSOR_NAME"),
+        (
+            [triton_input("features", "FP64", np.zeros((1, 3)))],
+            {},
+            "INVALID_ARGUMENT",
+            "TENSOR_DTYPE",
+        ),
+        ([triton_features(width=2)], {}, "INVALID_ARGUMENT", "TENSOR_SHAPE"),
+        ([triton_features(first=np.inf)], {}, "INVALID_ARGUMENT", "TENSOR_NONFINITE"),
+        ([triton_features(rows=1001)], {}, "RESOURCE_EXHAUSTED", "BATCH_TOO_LARGE"),
+        ([triton_features()] * 65, {}, "RESOURCE_EXHAUSTED", "TOO_MANY_INPUTS"),
+        ([triton_features(rows=1_500_000)], {}, "RESOURCE_EXHAUSTED", "larger than max"),
+    ],
+)
+def test_mistake_is_answered_with_its_reason(client, endpoint, inputs, asked, status, reason):
+    with pytest.raises(InferenceServerException) as refused:
+        client.infer(**({"model_name": endpoint, "inputs": inputs} | asked))
+
+    assert f"StatusCode.{status}" == refused.value.status()
+    assert reason in refused.value.message()
+
+
+def test_unready_endpoint_is_told_from_an_unknown_one(client, service, platform):
+    name = platform.define(f"empty-{uuid.uuid4().hex[:8]}")
+    listed = {"name": name, "state": "UNAVAILABLE", "reason": "MODEL_NOT_READY"}
+    wait_for(lambda: listed in client.get_model_repository_index(as_json=True)["models"])
+
+    with pytest.raises(InferenceServerException, match="MODEL_NOT_READY") as refused:
+        client.infer(name, [triton_features()])
+    assert "StatusCode.FAILED_PRECONDITION" == refused.value.status()
+
+
+def test_failure_of_the_model_is_told_without_its_text(client, service, platform):
+    name = platform.define(f"failing-{uuid.uuid4().hex[:8]}")
+    platform.version(900, a_failing_model())
+    platform.roll_out(name, 900)
+    service.wait_version(name, 900)
+
+    with pytest.raises(InferenceServerException, match="MODEL_ERROR") as refused:
+        client.infer(name, [triton_features(first=13.0)])
+    assert "StatusCode.INTERNAL" == refused.value.status()
+    assert "onnx" not in refused.value.message().lower()
+    np.testing.assert_array_equal([0.5], client.infer(name, [triton_features()]).as_numpy("score"))
+
+
+def test_score_that_is_not_finite_is_not_answered(client, service, platform):
+    name = platform.define(f"nan-{uuid.uuid4().hex[:8]}")
+    platform.version(901, a_model(float("nan")))
+    platform.roll_out(name, 901)
+    service.wait_version(name, 901)
+
+    with pytest.raises(InferenceServerException, match="MODEL_NONFINITE") as refused:
+        client.infer(name, [triton_features()])
+    assert "StatusCode.INTERNAL" == refused.value.status()
+    assert [] == platform.logged(name)
+
+
+def test_endpoint_without_its_topic_answers_unavailable(client, service, platform):
+    name = platform.define(f"no-topic-{uuid.uuid4().hex[:8]}", topic=False)
+    platform.roll_out(name, 1)
+    service.wait_version(name, 1)
+
+    with pytest.raises(InferenceServerException, match="TOPIC_MISSING") as refused:
+        client.infer(name, [triton_features()])
+    assert "StatusCode.UNAVAILABLE" == refused.value.status()
+
+
+def test_deadline_that_passes_while_features_are_read_ends_the_call(service, platform, endpoint):
+    platform.features.gate.clear()
+    try:
+        with pytest.raises(grpc.RpcError) as late:
+            service.infer(endpoint, "UA-late", timeout_s=0.2)
+    finally:
+        platform.features.gate.set()
+
+    assert grpc.StatusCode.DEADLINE_EXCEEDED == late.value.code()
+    assert "UA-late" not in {event.entity_key for event in platform.logged(endpoint)}
+
+
+# --- versions come and go ---
+
+
+def test_canary_takes_its_share_and_each_arm_shadows_the_other(service, platform):
+    name = platform.define(f"canary-{uuid.uuid4().hex[:8]}")
+    platform.roll_out(name, 11, canary=12, percent=50)
+    service.wait_version(name, 12)
+
+    answers = {f"UA-{i}": service.infer(name, f"UA-{i}").model_version for i in range(100)}
+    again = {key: service.infer(name, key).model_version for key in answers}
+
+    assert answers == again
+    assert 25 < sum(version == "12" for version in answers.values()) < 75
+    for event in platform.logged(name):
+        assert str(event.version) == answers[event.entity_key]
+        assert (event.version + 0.25, event.shadow.version + 0.25) == (
+            event.score,
+            event.shadow.score,
+        )
+
+
+def test_artifact_that_does_not_hash_to_its_digest_is_not_served(service, client, platform):
+    name = platform.define(f"tampered-{uuid.uuid4().hex[:8]}")
+    platform.roll_out(name, 21)
+    service.wait_version(name, 21)
+    digest = platform.version(22).digest
+    platform.artifacts.data_by_digest[digest] = a_model(666.0)
+
+    platform.roll_out(name, 22)
+
+    refused = {"name": name, "version": "22", "state": "UNAVAILABLE", "reason": "DIGEST_MISMATCH"}
+    wait_for(lambda: refused in client.get_model_repository_index(as_json=True)["models"])
+    assert "21" == service.infer(name, "UA-1").model_version
+    # Mended, it is served without anybody's hand on the service.
+    platform.artifacts.data_by_digest[digest] = a_model(22.0)
+    service.wait_version(name, 22)
+
+
+def test_promotions_under_load_fail_no_request(service, platform):
+    name = platform.define(f"swap-{uuid.uuid4().hex[:8]}")
+    platform.roll_out(name, 100)
+    service.wait_version(name, 100)
+    done = threading.Event()
+
+    def call(caller: int) -> list[tuple[str, float]]:
+        answers = []
+        with grpc.insecure_channel(service.address) as channel:
+            stub = oip_grpc.GRPCInferenceServiceStub(channel)
+            while not done.is_set():
+                request = keys_request(name, f"UA-{caller}-{len(answers)}")
+                answer = stub.ModelInfer(request, timeout=CALL_TIMEOUT_S)
+                score = np.frombuffer(answer.raw_output_contents[0], dtype="<f4")[0]
+                answers.append((answer.model_version, float(score)))
+        return answers
+
+    with ThreadPoolExecutor(4) as pool:
+        callers = [pool.submit(call, caller) for caller in range(4)]
+        try:
+            for version in range(101, 111):
+                begin_s = time.monotonic()
+                platform.roll_out(name, version)
+                service.wait_version(name, version)
+                done.wait(max(0.0, 0.5 - (time.monotonic() - begin_s)))
+        finally:
+            done.set()
+        answers = [answer for caller in callers for answer in caller.result(CALL_TIMEOUT_S)]
+
+    assert all(float(version) + 0.25 == score for version, score in answers)
+    assert {str(v) for v in range(100, 111)} <= {version for version, _ in answers} | {"110"}
+    logged = platform.logged(name)
+    assert len(answers) == len(logged) == len({event.prediction_id for event in logged})
+    assert all(event.version + 0.25 == event.score for event in logged)
+
+
+# --- ends, wanted and not ---
+
+
+def test_admitted_requests_are_answered_after_sigterm(make_service, platform, endpoint):
+    service = make_service().start(fail="inference.request.half:1:sleep:2")
+    held, names = uuid.uuid4().hex, [uuid.uuid4().hex for _ in range(4)]
+
+    def call_until_refused(caller: str) -> tuple[list[str], str, grpc.StatusCode]:
+        answered = []
+        with grpc.insecure_channel(service.address) as channel:
+            stub = oip_grpc.GRPCInferenceServiceStub(channel)
+            while True:
+                one = f"{caller}-{len(answered)}"
+                request = keys_request(endpoint, f"load-{one}", id=one)
+                try:
+                    answered.append(stub.ModelInfer(request, timeout=CALL_TIMEOUT_S).id)
+                except grpc.RpcError as err:
+                    return answered, one, err.code()
+
+    with ThreadPoolExecutor(5) as pool:
+        admitted = pool.submit(service.infer, endpoint, f"held-{held}", id=held)
+        wait_for(lambda: f"held-{held}" in platform.features.keys_asked())
+        callers = [pool.submit(call_until_refused, name) for name in names]
+        wait_for(lambda: all(f"load-{name}-9" in platform.features.keys_asked() for name in names))
+        service.child.ask_to_stop()
+        outcomes = [caller.result(CALL_TIMEOUT_S) for caller in callers]
+        assert held == admitted.result(CALL_TIMEOUT_S).id
+
+    assert 0 == service.wait_ended()
+    logged = {event.entity_key for event in platform.logged(endpoint)}
+    assert {f"load-{one}" for answered, _, _ in outcomes for one in answered} <= logged
+    assert set() == {f"load-{refused}" for _, refused, _ in outcomes} & logged
+    assert {grpc.StatusCode.UNAVAILABLE} == {code for _, _, code in outcomes}
+
+
+@pytest.mark.parametrize(
+    ("failpoint", "logged_before"),
+    [("inference.request.half", 0), ("inference.request.answered", 1)],
+)
+def test_retry_after_a_kill_logs_the_same_prediction(
+    make_service, platform, endpoint, failpoint, logged_before
+):
+    service = make_service().start(fail=f"{failpoint}:1:kill")
+    request_id, key = uuid.uuid4().hex, f"killed-{uuid.uuid4().hex[:8]}"
+
+    with pytest.raises(grpc.RpcError) as lost:
+        service.infer(endpoint, key, id=request_id)
+    assert grpc.StatusCode.UNAVAILABLE == lost.value.code()
+    assert -signal.SIGKILL == service.wait_ended()
+    service.start()
+    answer = service.infer(endpoint, key, id=request_id)
+
+    logged = [event for event in platform.logged(endpoint) if event.entity_key == key]
+    assert logged_before + 1 == len(logged)
+    assert {answer.raw_output_contents[1][4:].decode()} == {e.prediction_id for e in logged}
+
+
+@pytest.mark.parametrize("failpoint", ["inference.model.download_half", "inference.model.verified"])
+def test_kill_while_loading_leaves_nothing_half(make_service, platform, failpoint):
+    name = platform.define(f"load-{uuid.uuid4().hex[:8]}")
+    service = make_service().start()
+    service.child.stop()
+    platform.roll_out(name, 31)
+    service.start(fail=f"{failpoint}:1:kill", wait=False)
+    assert -signal.SIGKILL == service.wait_ended()
+
+    service.start()
+
+    answer = service.infer(name, "UA-1")
+    assert ("31", [np.float32(31.25)]) == (
+        answer.model_version,
+        np.frombuffer(answer.raw_output_contents[0], dtype="<f4").tolist(),
+    )
+
+
+def test_kill_while_draining_loses_no_answer_that_was_given(make_service, platform, endpoint):
+    service = make_service().start(fail="inference.drain.half:1:kill")
+    given = service.infer(endpoint, "UA-drain-given", id=uuid.uuid4().hex)
+
+    service.child.ask_to_stop()
+
+    assert -signal.SIGKILL == service.wait_ended()
+    given_id = given.raw_output_contents[1][4:].decode()
+    assert given_id in {event.prediction_id for event in platform.logged(endpoint)}
+
+
+def test_cached_model_serves_while_the_registry_is_away(make_service, platform, endpoint):
+    service = make_service().start()
+    service.child.stop()
+
+    service.start(registry_address="127.0.0.1:1")
+
+    assert "1" == service.infer(endpoint, "UA-1").model_version
+
+
+def test_service_waits_unready_for_a_registry_that_is_away(make_service, platform, endpoint):
+    service = make_service().start(registry_address="127.0.0.1:1", wait=False)
+    request = oip.RepositoryIndexRequest()
+
+    def refused():
+        with contextlib.suppress(grpc.RpcError):
+            models = service.stub.RepositoryIndex(request, timeout=CALL_TIMEOUT_S).models
+            return any(m.name == endpoint and m.reason == "SERVICE_UNAVAILABLE" for m in models)
+
+    wait_for(refused)
+    assert not service.child.ready()
+    assert not service.stub.ServerReady(oip.ServerReadyRequest(), timeout=5).ready
+
+
+def test_feature_service_away_is_told_and_tensors_go_on(make_service, platform, endpoint):
+    service = make_service().start(feature_address="127.0.0.1:1")
+
+    with pytest.raises(grpc.RpcError) as away:
+        service.infer(endpoint, "UA-1")
+    assert grpc.StatusCode.UNAVAILABLE == away.value.code()
+    assert "SERVICE_UNAVAILABLE" in away.value.details()
+    with contextlib.closing(triton.InferenceServerClient(service.address)) as client:
+        answer = client.infer(endpoint, [triton_features()])
+    np.testing.assert_array_equal([1.0], answer.as_numpy("score"))
+
+
+def test_taken_port_says_what_to_do(service, make_service):
+    second = make_service()
+    second.grpc_port = service.grpc_port
+
+    second.start(wait=False)
+
+    assert 69 == second.wait_ended()
+    assert "PORT_TAKEN" in second.child.log.read_text()
+
+
+def test_wrong_setting_is_refused_by_name(make_service):
+    service = make_service().start(wait=False, rows_maximum="5")
+
+    assert 78 == service.wait_ended()
+    assert "INFERENCE_ROWS_MAXIMUM" in service.child.last_line()
