@@ -17,9 +17,8 @@ from flights_example.account import Account, account, everything_accounted
 from flights_example.events import EventBatch
 from flights_example.replay import Plan, plan_months, replay
 from flights_example.table import summary_table
-from headrace.cli.connection import connect
 from headrace.cli.output import told_errors
-
+from headrace.client import Client
 from headrace.loader import load_application
 from headrace.local.platform import Platform, PlatformOptions
 from headrace.local.tools import ToolCache
@@ -78,9 +77,11 @@ def _plan(months: str, speed: float | None, seed: int) -> Plan:
 def _run(plan: Plan, data_dir: Path) -> Account:
     shutil.rmtree(data_dir / "data", ignore_errors=True)
     with _Bars(plan) as bars:
-        options = PlatformOptions(data_dir=data_dir, tools=ToolCache(Path(".headrace/tools"), bars.said))
+        options = PlatformOptions(
+            data_dir=data_dir, tools=ToolCache(Path(".headrace/tools"), bars.said)
+        )
         with Platform(options).running(progress=bars.said) as platform:
-            client = connect(data_dir)
+            client = Client(platform.addresses)
             bars.note(f"live page: {platform.page_uri}")
             client.apply(load_application(APPLICATION))
             outcome = replay(client, plan, bars)

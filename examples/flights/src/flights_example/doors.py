@@ -33,7 +33,7 @@ ROWS_MAX = 500
 # The endpoint's columns, and the moment that each row is asked for.
 _COLUMNS: dict[str, tuple[str, type]] = {
     **dict.fromkeys(("flight_id", "origin", "dest", "carrier", "tailnum"), ("BYTES", np.object_)),
-    **dict.fromkeys(("scheduled_at", "as_of_us"), ("INT64", np.int64)),
+    **dict.fromkeys(("flight", "scheduled_at", "as_of_us"), ("INT64", np.int64)),
     "distance": ("FP64", np.float64),
 }
 _RETRIED = ("StatusCode.UNAVAILABLE", "StatusCode.DEADLINE_EXCEEDED", "StatusCode.CANCELLED")

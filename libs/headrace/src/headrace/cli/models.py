@@ -4,13 +4,12 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.table import Table
 
-from headrace.cli.connection import DataDir, connect
+from headrace.cli.connection import DEFAULT_DATA_DIR, DataDir, connect
 from headrace.cli.output import out, told_errors
 from headrace.registry.v1 import registry_events_pb2
 
@@ -19,7 +18,7 @@ _GATE = {0: "none", 1: "passed", 2: "failed"}
 
 def models(
     model: Annotated[str, typer.Argument(help="The model's name.")],
-    data_dir: DataDir = Path(".headrace"),
+    data_dir: DataDir = DEFAULT_DATA_DIR,
 ) -> None:
     """Show a model's versions with their gates and who serves.
 
@@ -39,7 +38,7 @@ def promote(
     model: Annotated[str, typer.Argument(help="The model's name.")],
     version: Annotated[int, typer.Argument(help="The version that shall serve.")],
     alias: Annotated[str, typer.Option(help="The alias to move.")] = "champion",
-    data_dir: DataDir = Path(".headrace"),
+    data_dir: DataDir = DEFAULT_DATA_DIR,
 ) -> None:
     """Move an alias to a version by hand. The version must have passed its gate.
 

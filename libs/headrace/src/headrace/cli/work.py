@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from headrace.cli.connection import DataDir, connect
+from headrace.cli.connection import DEFAULT_DATA_DIR, DataDir, connect
 from headrace.cli.output import out, told_errors
 from headrace.errors import Invalid
 from headrace.loader import load_application
@@ -22,7 +22,7 @@ LINES_MAX = 10_000_000
 
 def apply(
     folder: Annotated[Path, typer.Argument(help="The application folder.")],
-    data_dir: DataDir = Path(".headrace"),
+    data_dir: DataDir = DEFAULT_DATA_DIR,
 ) -> None:
     """Check an application folder and store its definitions in the registry.
 
@@ -44,7 +44,7 @@ def publish(
     file: Annotated[
         Path | None, typer.Argument(help="JSON lines; standard input when absent.")
     ] = None,
-    data_dir: DataDir = Path(".headrace"),
+    data_dir: DataDir = DEFAULT_DATA_DIR,
 ) -> None:
     """Publish JSON records, one a line, and wait until all are durable.
 
@@ -66,7 +66,7 @@ def predict(
         int | None,
         typer.Option(help="Read the features as known then: microseconds since the epoch."),
     ] = None,
-    data_dir: DataDir = Path(".headrace"),
+    data_dir: DataDir = DEFAULT_DATA_DIR,
 ) -> None:
     """Predict by entity keys: the server reads the features.
 

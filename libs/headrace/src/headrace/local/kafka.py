@@ -39,7 +39,8 @@ DOWNLOAD_TRIES_MAX = 3
 DOWNLOAD_TIMEOUT_S = 30
 FORMAT_TIMEOUT_S = 60.0
 MESSAGE_BYTES_MAX = 2 * 1024 * 1024
-NATIVE_ACCESS_FLAG_SINCE = 22
+# From here on Java warns of what Kafka's libraries do, unless it is allowed.
+WARNS_SINCE = 24
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,8 +150,9 @@ class KafkaBroker:
             "-Dorg.slf4j.simpleLogger.dateTimeFormat=yyyy-MM-dd'T'HH:mm:ss.SSSZ",
             "-Dorg.slf4j.simpleLogger.showThreadName=false",
         )
-        if self.java.major >= NATIVE_ACCESS_FLAG_SINCE:
+        if self.java.major >= WARNS_SINCE:
             yield "--enable-native-access=ALL-UNNAMED"
+            yield "--sun-misc-unsafe-memory-access=allow"
         yield from ("-cp", f"{self.jars}/*")
 
     def _write_properties(self, name: str, log_dir: Path) -> Path:

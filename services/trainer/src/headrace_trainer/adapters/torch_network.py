@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The network as torch modules. What the graph does to raw features travels with the model.
 
-Standardisation, absent values (NaN), categories and the mean over members are all inside, so the
+Scaling, absent values (NaN), categories and the mean over members are all inside, so the
 served ONNX model takes the feature rows as they are read. Imported by the training process only.
 """
 
@@ -16,19 +16,19 @@ from headrace.application import Network
 
 
 class Preparation(nn.Module):
-    """x: [rows, features] float32, NaN = absent -> standardised values, flags, embeddings."""
+    """x: [rows, features] float32, NaN = absent -> scaled values, flags, embeddings."""
 
     def __init__(
         self,
         columns: Sequence[int],
         category_sizes: Mapping[int, int],
-        mean: Tensor,
+        center: Tensor,
         scale: Tensor,
         embedding_size: int,
     ) -> None:
         super().__init__()
         self.register_buffer("columns", torch.tensor(list(columns), dtype=torch.int64))
-        self.register_buffer("mean", mean)
+        self.register_buffer("center", center)
         self.register_buffer("scale", scale)
         self.category_sizes = dict(category_sizes)
         self.embeddings = nn.ModuleList(
@@ -39,8 +39,10 @@ class Preparation(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         numbers = x[:, self.columns]
         absent = torch.isnan(numbers)
-        standard = (torch.where(absent, self.mean, numbers) - self.mean) / self.scale
-        parts = [standard, absent.to(x.dtype)]
+        scaled = (torch.where(absent, self.center, numbers) - self.center) / self.scale
+        # Delays have long tails: the logarithm keeps a delay of hours from drowning the others.
+        squeezed = torch.sign(scaled) * torch.log1p(torch.abs(scaled))
+        parts = [squeezed, absent.to(x.dtype)]
         for (column, size), embedding in zip(
             self.category_sizes.items(), self.embeddings, strict=True
         ):

@@ -30,7 +30,9 @@ from headrace_trainer.adapters.torch_network import Ensemble, Member, Preparatio
 from headrace_trainer.adapters.training_process import EXIT_TOO_FEW_ROWS
 from headrace_trainer.domain.evaluation import auc, log_loss, reference_histogram
 
-THREADS = 2
+# More threads are slower on networks of this size.
+THREADS = 1
+WARM_UP_SHARE = 0.15
 ROWS_MIN = 200
 PARITY_MAX = 1e-5
 OPSET = 20
@@ -138,7 +140,9 @@ def _fit_member(
         member.parameters(), lr=network.learning_rate, weight_decay=network.weight_decay
     )
     steps = network.epochs_max * -(-len(y) // network.batch_rows)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, network.learning_rate, steps)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, network.learning_rate, steps, pct_start=WARM_UP_SHARE
+    )
     loss_of = nn.BCEWithLogitsLoss()
     member.train()
     for epoch in range(network.epochs_max):
@@ -155,15 +159,20 @@ def _preparation(
 ) -> Preparation:
     columns = [c for c in range(features.shape[1]) if c not in category_sizes]
     with warnings.catch_warnings():
-        # A column that is absent everywhere has no mean; it gets 0 below.
+        # A column that is absent everywhere has no quantiles; it gets 0 and 1 below.
         warnings.simplefilter("ignore", RuntimeWarning)
-        mean = np.nan_to_num(np.nanmean(features[:, columns], axis=0, dtype=np.float64))
-        scale = np.nan_to_num(np.nanstd(features[:, columns], axis=0, dtype=np.float64))
+        low, center, high = np.nanquantile(
+            features[:, columns].astype(np.float64), [0.25, 0.5, 0.75], axis=0
+        )
+        spread = np.nanstd(features[:, columns], axis=0, dtype=np.float64)
+    # As wide as a standard deviation where the values are normal.
+    scale = np.where(high > low, (high - low) / 1.35, spread)
+    center, scale = np.nan_to_num(center), np.nan_to_num(scale)
     scale[scale == 0] = 1
     return Preparation(
         columns,
         category_sizes,
-        torch.tensor(mean, dtype=torch.float32),
+        torch.tensor(center, dtype=torch.float32),
         torch.tensor(scale, dtype=torch.float32),
         network.embedding_size,
     )

@@ -1,0 +1,34 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Finds the platform that a command talks to: the one that runs on the data folder."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from headrace.client import Addresses, Client
+from headrace.errors import Unavailable
+from headrace.local.platform import ADDRESSES_FILE
+
+DataDir = Annotated[
+    Path,
+    typer.Option(help="The data folder of the platform to talk to.", envvar="HEADRACE_DATA_DIR"),
+]
+DEFAULT_DATA_DIR = Path(".headrace")
+
+
+def connect(data_dir: Path) -> Client:
+    """A client of the platform that `headrace up` runs on this folder.
+
+    Raises Unavailable SERVICE_UNAVAILABLE when none was started there.
+    """
+    try:
+        found = json.loads((data_dir / "run" / ADDRESSES_FILE).read_text(encoding="utf-8"))
+    except FileNotFoundError as err:
+        raise Unavailable(
+            "SERVICE_UNAVAILABLE", data_dir=data_dir, do="start it with: headrace up"
+        ) from err
+    return Client(Addresses(**found))

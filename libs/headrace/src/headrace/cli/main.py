@@ -1,0 +1,35 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The `headrace` command: assembles the commands; demos come from the entry points of examples."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib.metadata import entry_points
+
+import typer
+
+from headrace.cli import models, platform, work
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="rich",
+    help="Event-driven MLOps: streams of events in, gated models out, watched and retrained.",
+    epilog="Begin with: headrace up --detach, then headrace apply examples/flights",
+)
+COMMANDS_BY_PANEL: dict[str, tuple[Callable[..., None], ...]] = {
+    "The platform on this machine": (platform.up, platform.down, platform.status, platform.doctor),
+    "An application": (work.apply, work.publish, work.predict),
+    "Its models": (models.models, models.promote),
+}
+for panel, commands in COMMANDS_BY_PANEL.items():
+    for command in commands:
+        app.command(rich_help_panel=panel)(command)
+
+demos = typer.Typer(no_args_is_help=True, help="Run an example from its events to its account.")
+for found in entry_points(group="headrace.demos"):
+    demos.command(found.name)(found.load())
+app.add_typer(demos, name="demo", rich_help_panel="An application")
+
+if __name__ == "__main__":
+    app()

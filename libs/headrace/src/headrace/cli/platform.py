@@ -1,0 +1,147 @@
+# SPDX-License-Identifier: Apache-2.0
+"""headrace up, down, status and doctor: the platform on this machine."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from headrace.cli.connection import DEFAULT_DATA_DIR, DataDir
+from headrace.cli.output import EXIT_ERROR, out, told_errors
+from headrace.errors import Invalid
+from headrace.local import control
+from headrace.local.doctor import Level, diagnose
+from headrace.local.platform import Platform, PlatformOptions
+from headrace.local.ports import DEFAULT_PORTS
+from headrace.local.state import DataFolder, ProcessState, live_state, rss_mb_by_service
+from headrace.local.supervisor import run_until_signalled
+from headrace.local.tools import ToolCache
+
+START_DEADLINE_S = 300.0
+STOP_DEADLINE_S = 90.0
+STYLE = {Level.OK: "green", Level.WARNING: "yellow", Level.PROBLEM: "bold red"}
+TOOLS = Path(".headrace/tools")
+
+Kafka = Annotated[
+    str | None, typer.Option(help="HOST:PORT of a broker to use instead of an own one.")
+]
+Port = Annotated[
+    list[str] | None, typer.Option(help="NAME=PORT, such as kafka=19092; may be given again.")
+]
+
+
+def up(
+    *,
+    kafka: Kafka = None,
+    postgres: Annotated[bool, typer.Option(help="PostgreSQL instead of SQLite.")] = False,
+    s3: Annotated[bool, typer.Option(help="An S3 server instead of a folder.")] = False,
+    port: Port = None,
+    detach: Annotated[bool, typer.Option(help="Return when all is ready.")] = False,
+    data_dir: DataDir = DEFAULT_DATA_DIR,
+) -> None:
+    """Start Kafka and the six services on this machine; Ctrl-C stops them all.
+
+    Data stay in the data folder, and the next start goes on with them. A service that dies is
+    started again.
+
+        headrace up
+
+        headrace up --detach --port kafka=19092 --port inference-grpc=18001
+
+        headrace up --postgres --s3
+    """
+    with told_errors():
+        ports = _ports(port or [])
+        if detach:
+            command = [sys.executable, "-m", "headrace.cli.main", *_attached(sys.argv[1:])]
+            control.start_detached(command, DataFolder(data_dir), deadline_s=START_DEADLINE_S)
+            out.print("All ready. Look: headrace status. Stop: headrace down.")
+            return
+        tools = ToolCache(TOOLS, _said)
+        platform = Platform(PlatformOptions(data_dir, tools, kafka, postgres, s3, ports))
+        out.print(f"Live page of the monitor: {platform.page_uri}")
+        run_until_signalled(platform.supervisor(_said))
+
+
+def down(data_dir: DataDir = DEFAULT_DATA_DIR) -> None:
+    """Stop the platform that runs on the data folder, in order, and leave no process.
+
+    headrace down
+    """
+    with told_errors():
+        stopped = control.stop(DataFolder(data_dir), deadline_s=STOP_DEADLINE_S)
+    out.print("Stopped." if stopped else "Nothing was running.")
+
+
+def status(data_dir: DataDir = DEFAULT_DATA_DIR) -> None:
+    """Show each process: state, ports, memory, restarts, log. Exit code 1 unless all is ready.
+
+    headrace status
+    """
+    state = live_state(DataFolder(data_dir))
+    if state is None:
+        out.print("Nothing is running. Start it with: headrace up")
+        raise typer.Exit(EXIT_ERROR)
+    memory = rss_mb_by_service(state)
+    table = Table("process", "state", "ports", "since", "MB", "restarts", "log")
+    for process in state.processes:
+        table.add_row(*_row(process, memory.get(process.name)))
+    out.print(table)
+    if not state.ready:
+        raise typer.Exit(EXIT_ERROR)
+
+
+def doctor(kafka: Kafka = None, port: Port = None, data_dir: DataDir = DEFAULT_DATA_DIR) -> None:
+    """Check what `headrace up` needs here, and say what to do about what is missing.
+
+    headrace doctor
+
+    headrace doctor --kafka broker.example:9092
+    """
+    with told_errors():
+        checks = diagnose(data_dir, TOOLS, port_by_setting=_ports(port or []), bootstrap=kafka)
+    table = Table("check", "result", "found", "next")
+    for check in checks:
+        level = f"[{STYLE[check.level]}]{check.level.value}[/]"
+        table.add_row(check.name, level, check.found, check.next)
+    out.print(table)
+    if any(check.level is Level.PROBLEM for check in checks):
+        raise typer.Exit(EXIT_ERROR)
+
+
+def _ports(given: list[str]) -> dict[str, int]:
+    ports = dict(DEFAULT_PORTS)
+    for each in given:
+        name, _, number = each.partition("=")
+        if name not in ports or not number.isdigit() or not 0 < int(number) < 65_536:
+            names = ", ".join(DEFAULT_PORTS)
+            raise Invalid("BAD_SETTING", port=each, expected="NAME=PORT", names=names)
+        ports[name] = int(number)
+    return ports
+
+
+def _attached(arguments: list[str]) -> list[str]:
+    return [argument for argument in arguments if argument != "--detach"]
+
+
+def _row(process: ProcessState, memory_mb: float | None) -> tuple[str, ...]:
+    color = {"ready": "green", "failed": "red"}.get(process.state, "yellow")
+    began = process.started_at_s
+    since = "" if began is None else f"{datetime.fromtimestamp(began):%d %b %H:%M:%S}"
+    return (
+        process.name,
+        f"[{color}]{process.state}[/]",
+        ", ".join(str(port) for port in process.ports.values()),
+        since,
+        "" if memory_mb is None else f"{memory_mb:.0f}",
+        f"{process.restarts}" + (f" ({process.last_end})" if process.last_end else ""),
+        process.log,
+    )
+
+
+def _said(line: str) -> None:
+    out.print(line, markup=False)

@@ -1,0 +1,192 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The whole platform as processes of one machine: Kafka, stores if wanted, and the six services.
+
+Kafka comes first and is ready when the topics of the contracts exist; then the services start, each
+told its ports, its peers and its folder by its own settings. Data live in `<data dir>/data`.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from headrace import admin
+from headrace.client import Addresses
+from headrace.local.java import find_java
+from headrace.local.kafka import KafkaBroker, check_reachable, provide_jars
+from headrace.local.objectstore import S3Server, provide_versitygw
+from headrace.local.ports import DEFAULT_PORTS, LOOPBACK
+from headrace.local.postgres import PostgresServer
+from headrace.local.process import HttpReady, ProcessSpec, Ready
+from headrace.local.settings import child_environment
+from headrace.local.state import DataFolder, live_state, rss_mb_by_service
+from headrace.local.supervisor import Report, Supervisor
+from headrace.local.tools import ToolCache
+
+SERVICES = ("registry", "ingest", "feature", "trainer", "inference", "monitor")
+DOORS = ("grpc", "http")
+PEERS: Mapping[str, Sequence[str]] = {
+    "registry": (),
+    "ingest": (),
+    "feature": (),
+    "trainer": ("feature", "registry"),
+    "inference": ("feature", "registry"),
+    "monitor": (),
+}
+BUCKET = "headrace"
+# Tells commands where the platform of a data folder answers.
+ADDRESSES_FILE = "addresses.json"
+BROKER_DEADLINE_S = 10.0
+STOP_GRACE_S = 25.0
+
+
+@dataclass(frozen=True, slots=True)
+class PlatformOptions:
+    """What a user may choose; the defaults are `headrace up` without options."""
+
+    data_dir: Path
+    tools: ToolCache
+    # An existing broker instead of one of our own.
+    kafka: str | None = None
+    postgres: bool = False
+    s3: bool = False
+    ports: Mapping[str, int] = field(default_factory=lambda: dict(DEFAULT_PORTS))
+
+
+class Platform:
+    """Builds the processes and runs them under a supervisor."""
+
+    def __init__(self, options: PlatformOptions) -> None:
+        self._options = options
+        self.folder = DataFolder(options.data_dir)
+        self._data = options.data_dir.absolute() / "data"
+
+    @property
+    def addresses(self) -> Addresses:
+        grpc = {name: self._address(f"{name}-grpc") for name in SERVICES}
+        return Addresses(kafka=self._bootstrap, **grpc)
+
+    @property
+    def page_uri(self) -> str:
+        """The monitor's live page."""
+        return f"http://{self._address('monitor-http')}/"
+
+    def supervisor(self, report: Report) -> Supervisor:
+        """Provides what is needed, which may download at the first time, and says so."""
+        self.folder.run.mkdir(parents=True, exist_ok=True)
+        addresses = json.dumps(asdict(self.addresses), indent=1)
+        (self.folder.run / ADDRESSES_FILE).write_text(addresses, encoding="utf-8")
+        return Supervisor(self._stages(), self.folder, report=report)
+
+    @contextmanager
+    def running(self, *, progress: Report) -> Iterator[Platform]:
+        """Runs for the time of the context, which begins when all are ready."""
+        with self.supervisor(progress).running():
+            yield self
+
+    def rss_mb_by_service(self) -> dict[str, float]:
+        state = live_state(self.folder)
+        return rss_mb_by_service(state) if state is not None else {}
+
+    def _stages(self) -> list[list[ProcessSpec]]:
+        stores, environment = self._stores()
+        if self._options.kafka is not None:
+            check_reachable(self._options.kafka, deadline_s=BROKER_DEADLINE_S)
+            admin.create_topics(self._options.kafka, admin.static_topics())
+        else:
+            stores.insert(0, self._broker())
+        services = [self._service(name, environment) for name in SERVICES]
+        return [stores, services] if stores else [services]
+
+    def _broker(self) -> ProcessSpec:
+        ports = self._options.ports
+        broker = KafkaBroker(
+            self._data / "kafka",
+            ports["kafka"],
+            ports["kafka-controller"],
+            find_java(),
+            provide_jars(self._options.tools),
+        )
+        spec = broker.process()
+        return ProcessSpec(
+            name=spec.name,
+            command=spec.command,
+            ready=_TopicsReady(spec.ready, broker.bootstrap),
+            environment=spec.environment,
+            ports=spec.ports,
+            stop_grace_s=spec.stop_grace_s,
+        )
+
+    def _stores(self) -> tuple[list[ProcessSpec], dict[str, dict[str, str]]]:
+        """The store processes, and what they add to the environment of services, by name."""
+        processes: list[ProcessSpec] = []
+        by_service: dict[str, dict[str, str]] = {name: {} for name in SERVICES}
+        objects = {"OBJECT_STORE_URI": (self._data / "objects").as_uri()}
+        if self._options.s3:
+            server = S3Server(
+                self._data / "s3",
+                self._options.ports["s3"],
+                provide_versitygw(self._options.tools),
+            )
+            processes.append(server.process())
+            objects = {
+                "OBJECT_STORE_URI": f"s3://{BUCKET}/headrace",
+                "S3_ENDPOINT": server.endpoint,
+                "S3_ACCESS_KEY": server.access_key,
+                "S3_SECRET_KEY": server.secret_key,
+            }
+        for name in ("ingest", "feature", "registry"):
+            by_service[name] |= objects
+        if self._options.postgres:
+            database = PostgresServer(self._data / "postgres", self._options.ports["postgres"])
+            processes.append(database.process())
+            for name in ("registry", "trainer"):
+                by_service[name] |= database.settings()
+        return processes, by_service
+
+    def _service(self, name: str, added: Mapping[str, Mapping[str, str]]) -> ProcessSpec:
+        ports = {f"{name}-{door}": self._options.ports[f"{name}-{door}"] for door in DOORS}
+        settings = {
+            "KAFKA_BOOTSTRAP": self._bootstrap,
+            "GRPC_PORT": str(ports[f"{name}-grpc"]),
+            "HTTP_PORT": str(ports[f"{name}-http"]),
+            "DATA_DIR": str(self._data / name),
+            **{f"{peer.upper()}_ADDRESS": self._address(f"{peer}-grpc") for peer in PEERS[name]},
+            **added[name],
+        }
+        environment = {f"{name.upper()}_{key}": value for key, value in settings.items()}
+        return ProcessSpec(
+            name=name,
+            command=(sys.executable, "-m", f"headrace_{name}"),
+            ready=HttpReady(f"http://{self._address(f'{name}-http')}/health/ready"),
+            environment=child_environment(environment),
+            ports=ports,
+            stop_grace_s=STOP_GRACE_S,
+        )
+
+    @property
+    def _bootstrap(self) -> str:
+        return self._options.kafka or self._address("kafka")
+
+    def _address(self, port: str) -> str:
+        return f"{LOOPBACK}:{self._options.ports[port]}"
+
+
+class _TopicsReady:
+    """The admin job as part of being ready: the broker answers, and its topics are there."""
+
+    def __init__(self, broker: Ready, bootstrap: str) -> None:
+        self._broker, self._bootstrap = broker, bootstrap
+        self._created = False
+
+    def __call__(self, timeout_s: float) -> bool:
+        if not self._broker(timeout_s):
+            return False
+        if not self._created:
+            admin.create_topics(self._bootstrap, admin.static_topics())
+            self._created = True
+        return True

@@ -1,0 +1,175 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The child trains for real: it learns, repeats itself to the byte, and ends with its parent."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+
+from headrace.errors import Conflict, HeadraceError
+from headrace_trainer.adapters.training_process import ChildTrainingProcess
+from headrace_trainer.ports import TrainingJob, TrainingResult
+from headrace_trainer.testing import a_recipe, write_training_set
+
+# Each test starts a process that imports torch: seconds, not milliseconds.
+pytestmark = pytest.mark.integration
+
+
+def train(folder: Path, *, rows: int = 2_000, champion: Path | None = None) -> TrainingResult:
+    folder.mkdir()
+    job = TrainingJob(
+        recipe=a_recipe(),
+        category_sizes={"request:carrier": 3},
+        training_set=write_training_set(folder / "training.arrow", rows),
+        champion_onnx=champion,
+        folder=folder,
+    )
+    told: list[str] = []
+    result = ChildTrainingProcess(duration_s_max=120).train(job, progress=told.append)
+    assert "member 2 of 2, epoch 8 of 8" in told
+    return result
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> TrainingResult:
+    return train(tmp_path_factory.mktemp("trained") / "job")
+
+
+def scores(onnx: bytes, rows: list[list[float]]) -> np.ndarray:
+    session = onnxruntime.InferenceSession(onnx, providers=["CPUExecutionProvider"])
+    return session.run(["score"], {"features": np.array(rows, np.float32)})[0]
+
+
+def test_model_learns_what_is_there(trained: TrainingResult) -> None:
+    assert trained.model.metrics["auc"] > 0.75
+    near, far, other_carrier = scores(trained.onnx, [[700, 1], [1300, 1], [700, 2]])
+    assert near < far
+    assert near < other_carrier
+
+
+def test_absent_and_unknown_values_give_a_finite_score(trained: TrainingResult) -> None:
+    got = scores(trained.onnx, [[np.nan, 1], [1000, np.nan], [1000, 99], [np.nan, np.nan]])
+
+    assert np.isfinite(got).all()
+    assert ((got > 0) & (got < 1)).all()
+
+
+def test_model_takes_any_number_of_rows(trained: TrainingResult) -> None:
+    one = scores(trained.onnx, [[900, 0]])
+    many = scores(trained.onnx, [[900, 0]] * 33)
+
+    assert np.allclose(one[0], many)
+
+
+def test_same_job_gives_the_same_bytes(trained: TrainingResult, tmp_path: Path) -> None:
+    assert trained.onnx == train(tmp_path / "again").onnx
+
+
+def test_champion_is_scored_on_the_same_holdout(trained: TrainingResult, tmp_path: Path) -> None:
+    folder = tmp_path / "job"
+    champion = tmp_path / "champion.onnx"
+    champion.write_bytes(trained.onnx)
+    folder_champion = folder / "champion.onnx"
+
+    def with_champion() -> TrainingResult:
+        folder.mkdir()
+        folder_champion.write_bytes(trained.onnx)
+        job = TrainingJob(
+            recipe=a_recipe(),
+            category_sizes={"request:carrier": 3},
+            training_set=write_training_set(folder / "training.arrow"),
+            champion_onnx=folder_champion,
+            folder=folder,
+        )
+        return ChildTrainingProcess(duration_s_max=120).train(job, progress=lambda _: None)
+
+    metrics = with_champion().model.metrics
+    assert metrics["auc"] == pytest.approx(metrics["champion_auc"])
+
+
+def test_too_few_rows_are_a_conflict(tmp_path: Path) -> None:
+    with pytest.raises(Conflict, match="TOO_FEW_ROWS"):
+        train(tmp_path / "job", rows=100)
+
+
+def test_broken_training_set_fails_the_training(tmp_path: Path) -> None:
+    training_set = write_training_set(tmp_path / "training.arrow")
+    training_set.file.write_bytes(b"not arrow")
+    job = TrainingJob(a_recipe(), {}, training_set, None, tmp_path)
+
+    with pytest.raises(HeadraceError, match="TRAINING_FAILED"):
+        ChildTrainingProcess(duration_s_max=60).train(job, progress=lambda _: None)
+
+
+def test_slow_training_is_ended(tmp_path: Path) -> None:
+    job = TrainingJob(
+        a_recipe(epochs_max=100_000),
+        {},
+        write_training_set(tmp_path / "training.arrow"),
+        None,
+        tmp_path,
+    )
+
+    with pytest.raises(HeadraceError, match="TRAINING_FAILED"):
+        ChildTrainingProcess(duration_s_max=8).train(job, progress=lambda _: None)
+
+
+def test_lost_lease_ends_the_child(tmp_path: Path) -> None:
+    class Lost(Exception):
+        pass
+
+    def lost(_: str) -> None:
+        raise Lost
+
+    job = TrainingJob(
+        a_recipe(epochs_max=100_000),
+        {},
+        write_training_set(tmp_path / "training.arrow"),
+        None,
+        tmp_path,
+    )
+
+    with pytest.raises(Lost):
+        ChildTrainingProcess(duration_s_max=60).train(job, progress=lost)
+
+
+def test_child_ends_when_its_parent_is_killed(tmp_path: Path) -> None:
+    parent = subprocess.Popen(
+        [sys.executable, "-c", PARENT, str(tmp_path)], stdout=subprocess.PIPE, text=True
+    )
+    child_pid = int(parent.stdout.readline())
+
+    parent.kill()
+    parent.wait(timeout=10)
+    parent.stdout.close()
+
+    deadline = time.monotonic() + 30
+    while running(child_pid):
+        assert time.monotonic() < deadline, "the child outlived its parent"
+        os.sched_yield()
+
+
+def running(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    return state != "Z"
+
+
+PARENT = """
+import subprocess, sys
+child = subprocess.Popen(
+    [sys.executable, "-m", "headrace_trainer.adapters.torch_training", sys.argv[1]],
+    stdin=subprocess.PIPE)
+print(child.pid, flush=True)
+child.wait()
+"""
