@@ -10,16 +10,18 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any, NoReturn
 
 import grpc
 import structlog
 from google.protobuf import descriptor_pool
+from google.protobuf.message import DecodeError
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 from grpc_status import rpc_status
 
-from headrace.errors import HeadraceError, Unavailable
+from headrace.errors import HeadraceError, Invalid, Unavailable
 from headrace_kit.error_status import to_status
 from headrace_kit.grpc_client import MESSAGE_BYTES_MAX
 from headrace_kit.telemetry import histogram
@@ -141,28 +143,47 @@ class _ErrorInterceptor(grpc.ServerInterceptor):
         if handler is None:
             return None
         seconds = self._seconds.labels(details.method)
+        decode = _decoder(handler)
         if handler.response_streaming:
-            behaviour = _streaming(handler.unary_stream or handler.stream_stream, seconds)
+            method = handler.unary_stream or handler.stream_stream
+            behaviour = _streaming(method, decode, seconds)
             make = (
                 grpc.stream_stream_rpc_method_handler
                 if handler.request_streaming
                 else grpc.unary_stream_rpc_method_handler
             )
         else:
-            behaviour = _unary(handler.unary_unary or handler.stream_unary, seconds)
+            behaviour = _unary(handler.unary_unary or handler.stream_unary, decode, seconds)
             make = (
                 grpc.stream_unary_rpc_method_handler
                 if handler.request_streaming
                 else grpc.unary_unary_rpc_method_handler
             )
-        return make(behaviour, handler.request_deserializer, handler.response_serializer)
+        return make(behaviour, None, handler.response_serializer)
 
 
-def _unary(method: Callable[..., Any], seconds: Any) -> Callable[..., Any]:
+def _decoder(handler: Any) -> Callable[[Any], Any]:
+    """From the bytes of a request, or of each one of a stream, to messages.
+
+    gRPC itself would answer INTERNAL for bytes that are no message, which are the caller's mistake.
+    """
+
+    def decode(data: bytes) -> Any:
+        try:
+            return handler.request_deserializer(data)
+        except DecodeError as err:
+            raise Invalid("DECODE_ERROR") from err
+
+    return partial(map, decode) if handler.request_streaming else decode
+
+
+def _unary(
+    method: Callable[..., Any], decode: Callable[[Any], Any], seconds: Any
+) -> Callable[..., Any]:
     def behaviour(request: Any, context: grpc.ServicerContext) -> Any:
         begin_s = time.monotonic()
         try:
-            return method(request, context)
+            return method(decode(request), context)
         except Exception as err:  # noqa: BLE001 - the boundary to the caller
             _abort(context, err)
         finally:
@@ -171,11 +192,13 @@ def _unary(method: Callable[..., Any], seconds: Any) -> Callable[..., Any]:
     return behaviour
 
 
-def _streaming(method: Callable[..., Any], seconds: Any) -> Callable[..., Any]:
+def _streaming(
+    method: Callable[..., Any], decode: Callable[[Any], Any], seconds: Any
+) -> Callable[..., Any]:
     def behaviour(request: Any, context: grpc.ServicerContext) -> Iterator[Any]:
         begin_s = time.monotonic()
         try:
-            yield from method(request, context)
+            yield from method(decode(request), context)
         except Exception as err:  # noqa: BLE001 - the boundary to the caller
             _abort(context, err)
         finally:
