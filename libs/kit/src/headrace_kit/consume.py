@@ -125,7 +125,8 @@ class ConsumeLoop:
 
     def ready(self) -> bool:
         """Assigned, placed, and no trouble: no missing topic, lost offset, or long back-off."""
-        running = self._thread.is_alive() and not self._stopping.is_set()
+        ended = self._failure is not None or self._stopping.is_set()
+        running = self._thread.is_alive() and not ended
         settled = self._reader.settled(self._wanted) and not self._repositioning.is_set()
         well = not self._reader.troubles() and self._retry.tries < TRIES_BEFORE_UNREADY
         return running and settled and well
