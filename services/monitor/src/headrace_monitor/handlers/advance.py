@@ -1,0 +1,148 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Advances a monitor to what is known: decides absences and judges the moments that have passed.
+
+A moment has passed when every partition of the spine's and the label's stream that has data was
+read beyond it, and the predictions were folded up to the ends that their topic had after that. So
+what a verdict is reached on does not depend on which partition happened to be read first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from headrace import topics
+from headrace_monitor.domain import layout
+from headrace_monitor.domain.watch import Watch
+from headrace_monitor.handlers.batch import Batch
+from headrace_monitor.handlers.fold import decide_absences, forget
+from headrace_monitor.handlers.judge import judge, next_moment
+from headrace_monitor.handlers.turn import Turn
+from headrace_monitor.ports import Clock, EndOffsets, Partition
+
+
+@dataclass(frozen=True, slots=True)
+class StreamRecord:
+    """What the watermark needs of a record."""
+
+    partition: Partition
+    known_us: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Ends:
+    """Where the topics ended when everything before `known_us` was known."""
+
+    known_us: int
+    by_partition: Mapping[Partition, int]
+
+
+def note_known_times(records: Sequence[StreamRecord], *, batch: Batch) -> list[int]:
+    """The known time of each record, made monotone within its partition.
+
+    A record that is known late counts as known when the partition had come to it: what was decided
+    before stays decided, in every replay.
+    """
+    marks: dict[Partition, int] = {}
+    known = []
+    for record in records:
+        partition = record.partition
+        if partition not in marks:
+            stored = batch.get(layout.mark(*partition))
+            marks[partition] = int(stored) if stored else record.known_us
+        marks[partition] = max(marks[partition], record.known_us)
+        known.append(marks[partition])
+    for partition, known_us in marks.items():
+        batch.put(layout.mark(*partition), b"%d" % known_us)
+    return known
+
+
+class Advance:
+    """Remembers only what it asked of the broker, so that it asks once for a moment."""
+
+    def __init__(self, *, end_offsets: EndOffsets, clock: Clock) -> None:
+        self._end_offsets, self._clock = end_offsets, clock
+        self._ends: dict[str, _Ends] = {}
+
+    def __call__(self, turn: Turn, folded: Mapping[Partition, int]) -> None:
+        """`folded`: the next offset by partition, this batch included."""
+        marks = _marks(turn)
+        if marks is None:
+            return
+        known_us = min(marks.values())
+        moment = next_moment(turn)
+        due = moment is not None and moment.at_us < known_us
+        if known_us <= turn.progress.evaluated_until_us and not due:
+            return
+        if not self._all_read(turn.watch, marks, known_us):
+            return
+        decide_absences(turn, known_us)
+        forget(turn, known_us)
+        turn.progress.evaluated_until_us = self._judge_until(turn, marks, known_us, folded)
+
+    def _judge_until(
+        self,
+        turn: Turn,
+        marks: Mapping[Partition, int],
+        known_us: int,
+        folded: Mapping[Partition, int],
+    ) -> int:
+        """Judges the moments before `known_us`; answers up to where all are judged."""
+        while (moment := next_moment(turn)) is not None and moment.at_us < known_us:
+            if self._ends[turn.watch.name].known_us <= moment.at_us:
+                self._ask(turn.watch, known_us)
+            if not self._all_read(turn.watch, marks, known_us):
+                return moment.at_us
+            if not self._all_folded(turn.watch, folded):
+                return moment.at_us
+            judge(turn, moment, clock=self._clock)
+        return known_us
+
+    def _ask(self, watch: Watch, known_us: int) -> None:
+        self._ends[watch.name] = _Ends(known_us, self._end_offsets(_topics(watch)))
+
+    def _all_read(self, watch: Watch, marks: Mapping[Partition, int], known_us: int) -> bool:
+        """Whether each partition of the streams that has data was read from."""
+        if watch.name not in self._ends or self._unread(watch, marks):
+            self._ask(watch, known_us)
+        return not any(self._unread(watch, marks))
+
+    def _unread(self, watch: Watch, marks: Mapping[Partition, int]) -> list[int]:
+        """Ends of the streams' partitions that nothing was read from."""
+        streams = {topics.INGEST_RECORDS.of(stream) for stream in watch.streams}
+        return [
+            end
+            for partition, end in self._ends[watch.name].by_partition.items()
+            if partition.topic in streams and partition not in marks
+        ]
+
+    def _all_folded(self, watch: Watch, folded: Mapping[Partition, int]) -> bool:
+        """Whether predictions and versions were folded up to the ends."""
+        needed = {
+            topics.INFERENCE_PREDICTIONS.of(watch.endpoint.name),
+            topics.REGISTRY_MODEL_VERSIONS.name,
+        }
+        return all(
+            folded.get(partition, 0) >= end
+            for partition, end in self._ends[watch.name].by_partition.items()
+            if partition.topic in needed
+        )
+
+
+def _topics(watch: Watch) -> list[str]:
+    streams = [topics.INGEST_RECORDS.of(stream) for stream in sorted(watch.streams)]
+    predictions = topics.INFERENCE_PREDICTIONS.of(watch.endpoint.name)
+    return [*streams, predictions, topics.REGISTRY_MODEL_VERSIONS.name]
+
+
+def _marks(turn: Turn) -> dict[Partition, int] | None:
+    """Watermark by partition; None while one of the streams has none at all."""
+    marks = {}
+    for stream in turn.watch.streams:
+        topic = topics.INGEST_RECORDS.of(stream)
+        prefix = layout.marks(topic)
+        found = turn.batch.scan(layout.span(prefix))
+        if not found:
+            return None
+        marks.update({Partition(topic, int(k[len(prefix) :])): int(v) for k, v in found})
+    return marks
