@@ -23,8 +23,9 @@ import grpc
 import numpy as np
 import pytest
 import tritonclient.grpc as triton
-from confluent_kafka import Consumer, TopicPartition
+from confluent_kafka import Consumer, KafkaException, TopicPartition
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from tritonclient.utils import InferenceServerException
 
 from headrace import topics
@@ -153,10 +154,7 @@ class Platform:
             | {"enable.auto.commit": False, "auto.offset.reset": "error"}
         )
         with contextlib.closing(consumer):
-            ends = {
-                number: consumer.get_watermark_offsets(TopicPartition(topic, number), timeout=10)[1]
-                for number in range(topics.INFERENCE_PREDICTIONS.partitions)
-            }
+            ends = wait_for(lambda: end_offsets(consumer, topic))
             consumer.assign([TopicPartition(topic, number, 0) for number in ends])
             total, found = sum(ends.values()), []
             deadline_s = time.monotonic() + DEADLINE_S
@@ -297,6 +295,16 @@ def wait_for(done: Callable[[], object]):
             return result
         waiting.wait(0.02)
     raise AssertionError("not in time")
+
+
+def end_offsets(consumer: Consumer, topic: str) -> dict[int, int] | None:
+    """None while a partition of a new topic has no leader yet."""
+    partitions = range(topics.INFERENCE_PREDICTIONS.partitions)
+    with contextlib.suppress(KafkaException):
+        return {
+            number: consumer.get_watermark_offsets(TopicPartition(topic, number), timeout=10)[1]
+            for number in partitions
+        }
 
 
 def raw_strings(values) -> bytes:
@@ -444,6 +452,25 @@ def test_mistake_is_answered_with_its_reason(client, endpoint, inputs, asked, st
 
     assert f"StatusCode.{status}" == refused.value.status()
     assert reason in refused.value.message()
+
+
+def test_bytes_that_are_no_message_are_the_callers_mistake(service):
+    call = service.channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")
+
+    with pytest.raises(grpc.RpcError) as refused:
+        call(b"\xff\xff\xff", timeout=CALL_TIMEOUT_S)
+    assert grpc.StatusCode.INVALID_ARGUMENT == refused.value.code()
+    assert "DECODE_ERROR" in refused.value.details()
+
+
+def test_reflection_lists_the_protocol(service):
+    stub = reflection_pb2_grpc.ServerReflectionStub(service.channel)
+    asked = reflection_pb2.ServerReflectionRequest(list_services="*")
+
+    (answer,) = stub.ServerReflectionInfo(iter([asked]), timeout=CALL_TIMEOUT_S)
+
+    listed = {one.name for one in answer.list_services_response.service}
+    assert {"inference.GRPCInferenceService", "grpc.health.v1.Health"} <= listed
 
 
 def test_unready_endpoint_is_told_from_an_unknown_one(client, service, platform):
@@ -712,4 +739,4 @@ def test_wrong_setting_is_refused_by_name(make_service):
     service = make_service().start(wait=False, rows_maximum="5")
 
     assert 78 == service.wait_ended()
-    assert "INFERENCE_ROWS_MAXIMUM" in service.child.last_line()
+    assert "INFERENCE_ROWS_MAXIMUM" in service.child.log.read_text()
