@@ -273,6 +273,23 @@ def test_lost_offset_makes_unready_and_skips_nothing_silently(
     assert not store.effects
 
 
+def test_topic_whose_beginning_was_removed_is_read_from_where_it_begins_now(
+    kafka_server, new_topic, publisher, start_loop
+):
+    topic, store = new_topic(1), Store()
+    publisher.publish(messages(topic, numbers(0, 10)))
+    admin = AdminClient({"bootstrap.servers": kafka_server})
+    cut = TopicPartition(topic, 0, 5)
+    admin.delete_records([cut])[cut].result(10.0)
+
+    for again in range(5):  # what an assignment asks for and its placing race
+        loop = start_loop([topic], StoringHandler(store))
+        wait_until(loop.ready)
+        wait_until(lambda: store.effects == each_once(numbers(5, 10)))
+        loop.stop(5.0)
+        assert not loop.troubles(), again
+
+
 def test_rebalance_between_two_loops_loses_nothing_and_doubles_nothing(
     new_topic, publisher, start_loop
 ):

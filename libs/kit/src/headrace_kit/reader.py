@@ -132,11 +132,18 @@ class GroupReader:
         return sorted(self._unplaced)
 
     def place(self, partitions: Sequence[Partition], positions: Mapping[Partition, int]) -> None:
-        """Start each of the partitions at its position, or at its beginning when it has none."""
+        """Start each of the partitions at its position, or at its beginning when it has none.
+
+        One whose beginning has passed its position is lost, and is not read.
+        """
         for partition in partitions:
-            position = positions.get(partition)
-            self._next[partition] = self._beginning(partition) if position is None else position
-            if position:
+            beginning = self._beginning(partition)
+            position = positions.get(partition, beginning)
+            if position < beginning:
+                self._note_lost(partition, position)
+            else:
+                self._next[partition] = position
+            if position and partition in positions:
                 self._uncommitted[partition] = position
             self._unplaced.discard(partition)
         self._paused = True
@@ -222,6 +229,12 @@ class GroupReader:
             raise Unavailable("BROKER_UNAVAILABLE", bootstrap=self._bootstrap) from err
         return int(low)
 
+    def _first_target(self, partition: Partition) -> TopicPartition:
+        try:
+            return TopicPartition(*partition, self._beginning(partition))
+        except Unavailable:
+            return TopicPartition(*partition, 0)  # no broker, no fetch that could fail
+
     def _note_error(self, message: Any) -> None:
         error, topic = message.error(), message.topic()
         code = error.code()
@@ -232,22 +245,25 @@ class GroupReader:
             log.error("topic_missing", topic=topic, next="Run headrace apply.")
             self._missing_since_s.setdefault(topic, time.monotonic())
         elif code in (KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE):
-            partition = Partition(topic, message.partition())
-            self._lost.add(partition)
-            lost = Unavailable("OFFSET_LOST", **partition._asdict(), offset=message.offset())
-            log.error("offset_lost", error=str(lost))
+            self._note_lost(Partition(topic, message.partition()), message.offset())
         elif error.fatal():
             raise KafkaException(error)
         else:
             log.warning("consume_error", topic=topic, error=error.name())
+
+    def _note_lost(self, partition: Partition, offset: int) -> None:
+        self._lost.add(partition)
+        lost = Unavailable("OFFSET_LOST", **partition._asdict(), offset=offset)
+        log.error("offset_lost", error=str(lost))
 
     def _on_assign(self, consumer: Any, partitions: list[TopicPartition]) -> None:
         self._joined = True
         if not partitions:
             return
         # Paused until `place` says where to start. A number, not OFFSET_BEGINNING: that one is
-        # looked up behind our back, and again half a second after we have sought elsewhere.
-        targets = [TopicPartition(each.topic, each.partition, 0) for each in partitions]
+        # looked up behind our back, and again half a second after we have sought elsewhere. Not 0
+        # either: a fetch that beats the pause would find it gone once retention has been at work.
+        targets = [self._first_target(each) for each in _named(partitions)]
         consumer.incremental_assign(targets)
         consumer.pause(targets)
         self._unplaced.update(_named(partitions))
