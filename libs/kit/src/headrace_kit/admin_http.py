@@ -21,7 +21,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from headrace.errors import HeadraceError, Unavailable
 
 REQUESTS_MAX = 16
-SOCKET_TIMEOUT_S = 10.0
+SOCKET_TIMEOUT_S = 5.0
 LOOPBACK_NAMES = ("localhost", "127.0.0.1", "[::1]")
 
 log = structlog.get_logger(__name__)
@@ -130,7 +130,6 @@ class _Server(ThreadingHTTPServer):
 class _Handler(BaseHTTPRequestHandler):
     server: _Server
     timeout = SOCKET_TIMEOUT_S
-    protocol_version = "HTTP/1.1"
     server_version = "headrace"
     sys_version = ""
 

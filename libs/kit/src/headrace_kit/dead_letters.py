@@ -10,7 +10,9 @@ import hashlib
 
 from headrace_kit.kafka import MESSAGE_BYTES_MAX, Message, Record
 
-PAYLOAD_BYTES_MAX = MESSAGE_BYTES_MAX - 65_536  # a larger payload is left where it is
+RECORD_BYTES_MAX = MESSAGE_BYTES_MAX - 65_536  # a larger record is left where it is
+HEADER_BYTES = 10  # of framing, at most
+KEY_BYTES_MAX = 1_024
 
 
 def dead_letter_topic(service: str) -> str:
@@ -18,22 +20,27 @@ def dead_letter_topic(service: str) -> str:
 
 
 def dead_letter(record: Record, *, reason: str, service: str, attempt: int = 1) -> Message:
-    """The dead letter of a record; an oversize payload becomes a pointer with its sha256."""
+    """The dead letter of a record; an oversize record becomes a pointer with its sha256."""
     payload = record.value or b""
     own = {
         "dl-topic": record.topic.encode(),
         "dl-partition": b"%d" % record.partition,
         "dl-offset": b"%d" % record.offset,
-        "dl-key": record.key or b"",
+        "dl-key": (record.key or b"")[:KEY_BYTES_MAX],
         "dl-reason": reason.encode(),
         "dl-attempt": b"%d" % attempt,
         "dl-sha256": hashlib.sha256(payload).hexdigest().encode(),
         "dl-service": service.encode(),
     }
-    pointer_only = len(payload) > PAYLOAD_BYTES_MAX
+    pointer_only = _size(record) > RECORD_BYTES_MAX
     return Message(
         topic=dead_letter_topic(service),
         key=f"{record.topic}:{record.partition}:{record.offset}".encode(),
         value=None if pointer_only else record.value,
         headers=tuple((own if pointer_only else {**record.headers, **own}).items()),
     )
+
+
+def _size(record: Record) -> int:
+    headers = sum(len(name) + len(value) + HEADER_BYTES for name, value in record.headers.items())
+    return len(record.key or b"") + len(record.value or b"") + headers

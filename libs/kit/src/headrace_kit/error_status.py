@@ -51,6 +51,9 @@ BRANCH_BY_CODE: dict[grpc.StatusCode, type[HeadraceError]] = {
     grpc.StatusCode.RESOURCE_EXHAUSTED: Busy,
     grpc.StatusCode.UNAVAILABLE: Unavailable,
 }
+# A status travels in the trailers, which hold 8 KiB after their encoding.
+METADATA_ITEMS_MAX = 8
+TEXT_BYTES_MAX = 512
 BUG = "INTERNAL: A bug. Report it with the log."
 
 
@@ -68,15 +71,19 @@ def to_status(error: BaseException) -> Status:
     if not isinstance(error, HeadraceError):
         error_info = ErrorInfo(reason="INTERNAL", domain=DOMAIN)
         return Status(code=code_pb2.INTERNAL, message=BUG, details=[_packed(error_info)])
-    details = [
-        _packed(ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=error.metadata)),
-    ]
+    shown = list(error.metadata.items())[:METADATA_ITEMS_MAX]
+    metadata = {name: _cut(value) for name, value in shown}
+    details = [_packed(ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=metadata))]
     delay_s = error.retry_delay_s
     if delay_s is not None and not error.reason.endswith("TOO_LARGE"):
         delay = Duration()
         delay.FromMilliseconds(int(delay_s * 1000))
         details.append(_packed(RetryInfo(retry_delay=delay)))
-    return Status(code=status_code(error), message=str(error), details=details)
+    return Status(code=status_code(error), message=_cut(str(error)), details=details)
+
+
+def _cut(text: str) -> str:
+    return text.encode()[:TEXT_BYTES_MAX].decode(errors="ignore")
 
 
 def _packed(message: Any) -> AnyMessage:

@@ -73,7 +73,7 @@ class TableFollower:
 
     def stop(self, timeout_s: float) -> None:
         self._stopping.set()
-        if self._thread.is_alive():
+        if self._thread.ident is not None:
             self._thread.join(timeout_s)
         elif self._consumer is not None:
             self._consumer.close()

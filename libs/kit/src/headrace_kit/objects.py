@@ -11,6 +11,7 @@ import os
 import re
 import tempfile
 import threading
+import time
 import uuid
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 CONNECT_TIMEOUT_S = 3.0
+PUT_RETRY_S = 0.2
+PUT_TRIES_MAX = 4
 READ_TIMEOUT_S = 20.0
 RACERS = 4
 RACES = 3
@@ -113,6 +116,12 @@ def _checked(key: str) -> str:
     return key
 
 
+def _checked_prefix(prefix: str) -> str:
+    if prefix:
+        _checked(prefix.removesuffix("/"))
+    return prefix
+
+
 class FolderObjectStore:
     """ObjectStore in a folder: files appear whole, by a link that refuses an old name."""
 
@@ -148,7 +157,7 @@ class FolderObjectStore:
         return self._path(key).is_file()
 
     def list(self, prefix: str) -> list[str]:
-        folder = self._root / prefix.rpartition("/")[0]
+        folder = self._root / _checked_prefix(prefix).rpartition("/")[0]
         found = (
             path.relative_to(self._root).as_posix()
             for path in folder.rglob("*")
@@ -202,28 +211,33 @@ class S3ObjectStore:
         )
 
     def put_if_absent(self, key: str, data: bytes) -> bool:
+        name = self._prefix + _checked(key)
         with self._store_errors():
-            try:
-                return self._put(key, data)
-            except self._s3_error as err:
-                if err.code != "NoSuchBucket":
-                    raise
-                self._make_bucket()
-                return self._put(key, data)
+            for attempt in range(PUT_TRIES_MAX):
+                try:
+                    return self._put(name, data)
+                except self._s3_error as err:
+                    if attempt == PUT_TRIES_MAX - 1:
+                        raise
+                    if err.code == "NoSuchBucket":
+                        self._make_bucket()
+                    elif err.code == "ConditionalRequestConflict":  # another put is in flight
+                        time.sleep(PUT_RETRY_S)
+                    else:
+                        raise
+        raise AssertionError("the last attempt returns or raises")
 
-    def _put(self, key: str, data: bytes) -> bool:
+    def _put(self, name: str, data: bytes) -> bool:
         # minio's put_object sends no condition; the call below it takes headers as they are.
         try:
             self._client._put_object(
                 self._bucket,
-                self._prefix + _checked(key),
+                name,
                 data,
                 headers={"If-None-Match": "*", "Content-Type": "application/octet-stream"},
             )
         except self._s3_error as err:
-            if err.code == "PreconditionFailed" or err.response.status == 412:
-                return False
-            if err.code == "ConditionalRequestConflict":  # another put of this key is in flight
+            if err.code == "PreconditionFailed":
                 return False
             raise
         return True
@@ -259,7 +273,7 @@ class S3ObjectStore:
         try:
             with self._store_errors():
                 found = self._client.list_objects(
-                    self._bucket, prefix=self._prefix + prefix, recursive=True
+                    self._bucket, prefix=self._prefix + _checked_prefix(prefix), recursive=True
                 )
                 return sorted(each.object_name.removeprefix(self._prefix) for each in found)
         except NotFound:
@@ -299,4 +313,5 @@ class MemoryObjectStore:
         return _checked(key) in self._data_by_key
 
     def list(self, prefix: str) -> list[str]:
+        _checked_prefix(prefix)
         return sorted(key for key in self._data_by_key if key.startswith(prefix))

@@ -62,7 +62,7 @@ class OutboxRelay:
         self._thread.start()
 
     def stop(self, timeout_s: float) -> None:
-        """Publish what is committed by now, then end."""
+        """End after the batch in work; what is left waits for the next start."""
         self._stopping.set()
         self._wake.set()
         if self._thread.is_alive():

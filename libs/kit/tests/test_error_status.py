@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: Apache-2.0
+import grpc
+import pytest
+from grpc_status import rpc_status
+
+from headrace.errors import (
+    Busy,
+    Conflict,
+    Corrupt,
+    HeadraceError,
+    Invalid,
+    NotFound,
+    Unavailable,
+)
+from headrace_kit.error_status import from_rpc_error, retry_delay_s, to_status
+
+
+class Call(grpc.RpcError):
+    """The error that a client gets for a status."""
+
+    def __init__(self, code, details="", trailers=()):
+        self._code, self._details, self._trailers = code, details, trailers
+
+    def code(self):
+        return self._code
+
+    def details(self):
+        return self._details
+
+    def trailing_metadata(self):
+        return self._trailers
+
+
+def called(error):
+    status = rpc_status.to_status(to_status(error))
+    return Call(status.code, status.details, status.trailing_metadata)
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (Invalid("TENSOR_NAME", input="x"), "INVALID_ARGUMENT"),
+        (NotFound("MODEL_UNKNOWN", model="delay"), "NOT_FOUND"),
+        (Conflict("GATE_NOT_PASSED", version=3), "FAILED_PRECONDITION"),
+        (Conflict("ALIAS_MOVED", generation=7), "ABORTED"),
+        (Conflict("REQUEST_REUSED", request_id="r"), "ALREADY_EXISTS"),
+        (Corrupt("DIGEST_MISMATCH", digest="abc"), "DATA_LOSS"),
+        (Busy("QUEUE_FULL"), "RESOURCE_EXHAUSTED"),
+        (Unavailable("RECORDS_BEHIND", until_us=5), "UNAVAILABLE"),
+        (HeadraceError("MODEL_NONFINITE", version=2), "INTERNAL"),
+    ],
+)
+def test_error_survives_the_way_over_grpc(error, code):
+    call = called(error)
+    received = from_rpc_error(call)
+
+    assert code == call.code().name
+    assert type(error) is type(received)
+    assert (error.reason, error.metadata) == (received.reason, received.metadata)
+
+
+def test_bug_gives_nothing_of_itself_away():
+    call = called(KeyError("/secret/path"))
+
+    assert grpc.StatusCode.INTERNAL is call.code()
+    assert "secret" not in call.details()
+    assert "INTERNAL" == from_rpc_error(call).reason
+
+
+def test_delay_is_sent_for_what_may_be_tried_again_only():
+    assert 0.2 == retry_delay_s(called(Busy("QUEUE_FULL")))
+    assert 1.0 == retry_delay_s(called(Unavailable("RESTORING")))
+    assert retry_delay_s(called(Busy("BATCH_TOO_LARGE"))) is None
+    assert retry_delay_s(called(Invalid("BAD_REQUEST"))) is None
+
+
+def test_long_metadata_is_cut_so_that_the_trailers_hold_it():
+    error = Invalid("BAD_DEFINITION", **{f"field{n}": "ü" * 5_000 for n in range(20)})
+
+    trailers = called(error).trailing_metadata()
+
+    assert sum(len(value) for _, value in trailers) < 6_000
+    assert "BAD_DEFINITION" == from_rpc_error(called(error)).reason
+
+
+@pytest.mark.parametrize(
+    ("code", "details", "branch", "reason"),
+    [
+        ("UNAVAILABLE", "connection refused", Unavailable, "SERVICE_UNAVAILABLE"),
+        ("DEADLINE_EXCEEDED", "", Unavailable, "SERVICE_UNAVAILABLE"),
+        ("CANCELLED", "", Unavailable, "SERVICE_UNAVAILABLE"),
+        ("RESOURCE_EXHAUSTED", "message larger than max", Busy, "MESSAGE_TOO_LARGE"),
+        ("RESOURCE_EXHAUSTED", "Concurrent RPC limit", Busy, "QUEUE_FULL"),
+        ("INVALID_ARGUMENT", "no", Invalid, "BAD_REQUEST"),
+        ("UNIMPLEMENTED", "", HeadraceError, "INTERNAL"),
+    ],
+)
+def test_error_that_is_not_ours_becomes_the_nearest(code, details, branch, reason):
+    received = from_rpc_error(Call(grpc.StatusCode[code], details))
+
+    assert (branch, reason) == (type(received), received.reason)

@@ -1,0 +1,56 @@
+# SPDX-License-Identifier: Apache-2.0
+import pytest
+
+from headrace.errors import Invalid
+from headrace_kit import json_strict
+
+
+@pytest.mark.parametrize(
+    ("value", "decoded"),
+    [
+        (b'{"a": 1, "b": [1.5, true, null], "c": {"d": "\xc3\xa9"}}',
+         {"a": 1, "b": [1.5, True, None], "c": {"d": "é"}}),
+        (b'{"a": 9223372036854775807, "b": -9223372036854775808}',
+         {"a": 2**63 - 1, "b": -(2**63)}),
+        (b'{"a": "\\ud83d\\ude00"}', {"a": "😀"}),
+        (b'{"a": "' + b"[" * 10_000 + b'"}', {"a": "[" * 10_000}),
+        (b'{"a": "\\"' + b"{" * 100 + b'"}', {"a": '"' + "{" * 100}),
+        (b"{}", {}),
+    ],
+)  # fmt: skip
+def test_object_is_decoded(value, decoded):
+    assert decoded == json_strict.decode(value)
+
+
+@pytest.mark.parametrize(
+    ("value", "reason"),
+    [
+        (b"", "DECODE_ERROR"),
+        (b"\x00\x9f\x92", "DECODE_ERROR"),
+        (b'{"a": 1', "DECODE_ERROR"),
+        (b'{"a": "\xff"}', "DECODE_ERROR"),
+        ('{"a": 1}'.encode("utf-16"), "DECODE_ERROR"),
+        (b'\xef\xbb\xbf{"a": 1}', "DECODE_ERROR"),
+        (b'{"a": 1} {"b": 2}', "DECODE_ERROR"),
+        (b'{"a": ' + b"[" * 10_000 + b"]" * 10_000 + b"}", "DECODE_ERROR"),
+        (b'{"a": ' + b"[" * 65 + b"]" * 65 + b"}", "DECODE_ERROR"),
+        (b'{"a":' * 200_000, "DECODE_ERROR"),
+        (b'{"a": "\\ud800"}', "DECODE_ERROR"),
+        (b'{"\\udfff": 1}', "DECODE_ERROR"),
+        (b'{"a": 1, "a": 2}', "BAD_TYPE"),
+        (b'{"a": {"b": 1, "b": 1}}', "BAD_TYPE"),
+        (b'{"a": NaN}', "BAD_TYPE"),
+        (b'{"a": -Infinity}', "BAD_TYPE"),
+        (b'{"a": 1e999}', "BAD_TYPE"),
+        (b'{"a": 9223372036854775808}', "BAD_TYPE"),
+        (b'{"a": -9223372036854775809}', "BAD_TYPE"),
+        (b'{"a": ' + b"9" * 100_000 + b"}", "BAD_TYPE"),
+        (b"[1, 2]", "BAD_TYPE"),
+        (b'"text"', "BAD_TYPE"),
+        (b"null", "BAD_TYPE"),
+    ],
+    ids=lambda value: repr(value[:24]) if isinstance(value, bytes) else value,
+)
+def test_everything_else_is_refused_with_its_reason(value, reason):
+    with pytest.raises(Invalid, match=reason):
+        json_strict.decode(value)

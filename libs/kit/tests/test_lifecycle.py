@@ -1,0 +1,142 @@
+# SPDX-License-Identifier: Apache-2.0
+import os
+import signal
+import threading
+
+import pytest
+
+from headrace.errors import Unavailable
+from headrace_kit.lifecycle import run_service
+
+
+class Probe:
+    """A part that notes what is done to it, and may fail at each step."""
+
+    def __init__(self, name, events, *, on_start=None, stop_error=None):
+        self.name, self.events = name, events
+        self.on_start, self.stop_error = on_start, stop_error
+        self.failure = None
+
+    def start(self):
+        self.events.append(f"start {self.name}")
+        if self.on_start is not None:
+            self.on_start()
+
+    def stop(self, timeout_s):
+        self.events.append(f"stop {self.name}")
+        if self.stop_error is not None:
+            raise self.stop_error
+
+    def failed(self):
+        return self.failure
+
+
+class Admin(Probe):
+    """Stands for the HTTP door: ready until it drains."""
+
+    draining = False
+
+    def ready(self):
+        return not self.draining
+
+    def drain(self):
+        self.draining = True
+        self.events.append("drain")
+
+
+@pytest.fixture
+def events():
+    return []
+
+
+@pytest.fixture
+def admin(events):
+    return Admin("admin", events)
+
+
+def terminate():
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def raising(error):
+    def fail():
+        raise error
+
+    return fail
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_signal_stops_the_parts_in_reverse_and_the_code_is_0(events, admin, number):
+    def on_ready(ready):
+        events.append(f"ready {ready}")
+        if ready:
+            os.kill(os.getpid(), number)
+
+    parts = [Probe("publisher", events), Probe("loop", events)]
+
+    assert 0 == run_service("probe", parts, admin=admin, on_ready=on_ready)
+    assert [
+        *("start admin", "start publisher", "start loop", "ready True"),
+        *("drain", "ready False", "stop loop", "stop publisher", "stop admin"),
+    ] == events
+
+
+def test_signal_while_starting_stops_what_was_begun(events, admin):
+    parts = [Probe("slow", events, on_start=terminate), Probe("never", events)]
+
+    assert 0 == run_service("probe", parts, admin=admin)
+    assert ["start admin", "start slow", "drain", "stop slow", "stop admin"] == events
+
+
+def test_failed_part_ends_the_service_with_70(events, admin):
+    part = Probe("loop", events)
+    part.failure = KeyError("bug")
+
+    assert 70 == run_service("probe", [part], admin=admin)
+    assert "stop loop" in events
+
+
+def test_missing_kafka_is_one_line_that_says_what_to_do(events, admin, capsys):
+    missing = Unavailable("BROKER_UNAVAILABLE", bootstrap="127.0.0.1:9092")
+    parts = [Probe("loop", events, on_start=raising(missing)), Probe("never", events)]
+
+    assert 69 == run_service("probe", parts, admin=admin)
+    assert capsys.readouterr().err.splitlines() == [
+        "Kafka does not answer at 127.0.0.1:9092. Start it with `headrace up` or set "
+        "PROBE_KAFKA_BOOTSTRAP."
+    ]
+    assert "start never" not in events
+
+
+def test_taken_port_is_one_line_that_says_what_to_do(events, admin, capsys):
+    taken = Unavailable("PORT_TAKEN", host="127.0.0.1", port=7101)
+
+    assert 69 == run_service(
+        "probe", [Probe("server", events, on_start=raising(taken))], admin=admin
+    )
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "PORT_TAKEN" in line
+    assert "7101" in line
+
+
+def test_bug_while_starting_is_70(events, admin):
+    parts = [Probe("loop", events, on_start=raising(KeyError("bug")))]
+
+    assert 70 == run_service("probe", parts, admin=admin)
+
+
+def test_part_that_cannot_end_well_makes_the_code_70_and_the_others_still_stop(events, admin):
+    left = Unavailable("DELIVERY_UNKNOWN", left=3)
+    parts = [Probe("first", events), Probe("publisher", events, stop_error=left)]
+
+    assert 70 == run_service("probe", parts, admin=admin, on_ready=lambda ready: terminate())
+    assert ["stop publisher", "stop first", "stop admin"] == events[-3:]
+
+
+def test_signal_handlers_are_put_back(events, admin):
+    before = signal.getsignal(signal.SIGTERM)
+
+    threading.Timer(0.1, terminate).start()
+    run_service("probe", [], admin=admin)
+
+    assert before is signal.getsignal(signal.SIGTERM)

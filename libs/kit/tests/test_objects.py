@@ -1,0 +1,118 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The laws of an object store, held by memory and folder; S3 is held to them in integration."""
+
+import pytest
+from pydantic import SecretStr
+
+from headrace.errors import Invalid, NotFound, Unavailable
+from headrace_kit.objects import (
+    FolderObjectStore,
+    MemoryObjectStore,
+    S3Settings,
+    delta_storage_options,
+    delta_table_uri,
+    object_store,
+    self_test,
+)
+
+S3 = S3Settings("http://127.0.0.1:7070", "key", SecretStr("secret"))
+
+
+@pytest.fixture(params=["memory", "folder"])
+def store(request, tmp_path):
+    if request.param == "memory":
+        return MemoryObjectStore()
+    return object_store(f"file://{tmp_path}/objects", None)
+
+
+def test_object_is_read_as_it_was_put(store):
+    assert store.put_if_absent("sha256/abc", b"\x00data")
+
+    assert b"\x00data" == store.get("sha256/abc")
+    assert store.exists("sha256/abc")
+
+
+def test_second_put_of_a_key_changes_nothing(store):
+    store.put_if_absent("sha256/abc", b"first")
+
+    assert not store.put_if_absent("sha256/abc", b"second")
+    assert b"first" == store.get("sha256/abc")
+
+
+def test_absent_object_is_not_found(store):
+    assert not store.exists("sha256/abc")
+    with pytest.raises(NotFound, match="ARTIFACT_UNKNOWN"):
+        store.get("sha256/abc")
+
+
+def test_prefix_that_is_no_object_is_not_found(store):
+    store.put_if_absent("sha256/abc/def", b"")
+
+    assert not store.exists("sha256/abc")
+    with pytest.raises(NotFound, match="ARTIFACT_UNKNOWN"):
+        store.get("sha256/abc")
+
+
+def test_list_is_by_prefix_and_sorted(store):
+    for key in ("runs/b", "runs/a/x", "other", "runs2"):
+        store.put_if_absent(key, b"")
+
+    assert ["runs/a/x", "runs/b"] == store.list("runs/")
+    assert ["runs/a/x", "runs/b", "runs2"] == store.list("runs")
+    assert ["other", "runs/a/x", "runs/b", "runs2"] == store.list("")
+    assert [] == store.list("absent/")
+
+
+@pytest.mark.parametrize(
+    "key",
+    ["", "/etc/passwd", "../x", "a/../b", "a//b", "a/", "a/.hidden", "a\x00", "a b", "a\n", "é"],
+)
+def test_key_that_could_leave_the_store_is_refused(store, key):
+    for use in (store.get, store.exists, lambda key: store.put_if_absent(key, b"")):
+        with pytest.raises(Invalid, match="BAD_NAME"):
+            use(key)
+
+
+@pytest.mark.parametrize("prefix", ["../", "/etc/", "a/../../"])
+def test_list_stays_inside_the_store(tmp_path, prefix):
+    (tmp_path / "outside").write_bytes(b"")
+    store = FolderObjectStore(tmp_path / "objects")
+
+    with pytest.raises(Invalid, match="BAD_NAME"):
+        store.list(prefix)
+
+
+def test_self_test_passes(store):
+    self_test(store)
+
+
+def test_self_test_refuses_a_store_that_ignores_the_condition():
+    class Unsafe(MemoryObjectStore):
+        def put_if_absent(self, key, data):
+            self._data_by_key[key] = data
+            return True
+
+    with pytest.raises(Unavailable, match="OBJECT_STORE_UNSAFE"):
+        self_test(Unsafe())
+
+
+def test_folder_that_cannot_be_written_is_unavailable(tmp_path):
+    (tmp_path / "file").write_bytes(b"")
+
+    with pytest.raises(Unavailable, match="OBJECT_STORE_UNAVAILABLE"):
+        FolderObjectStore(tmp_path / "file").put_if_absent("a", b"")
+
+
+@pytest.mark.parametrize("uri", ["", "/folder", "file://host/folder", "s3://bucket", "gs://bucket"])
+def test_uri_that_names_no_store_is_refused(uri):
+    with pytest.raises(Invalid, match="BAD_SETTING"):
+        object_store(uri, None)
+
+
+def test_delta_is_told_to_put_conditionally():
+    options = delta_storage_options("s3://bucket/prefix", S3)
+
+    assert "etag" == options["aws_conditional_put"]
+    assert "true" == options["AWS_ALLOW_HTTP"]
+    assert {} == delta_storage_options("file:///folder", S3)
+    assert "s3://b/p/records/x" == delta_table_uri("s3://b/p/", "records", "x")

@@ -1,0 +1,86 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Dead letters, fakes, back-off: the small parts that others lean on."""
+
+import hashlib
+
+import pytest
+
+from headrace.errors import Busy
+from headrace_kit.backoff import BACKOFF_S_MAX, Backoff
+from headrace_kit.dead_letters import RECORD_BYTES_MAX, dead_letter
+from headrace_kit.kafka import Message
+from headrace_kit.testing import FixedClock, MemoryPublisher, a_record, wait_until
+
+
+def test_dead_letter_keeps_payload_and_headers_and_tells_where_from():
+    record = a_record(b"\xff", topic="raw.x.v1", partition=3, offset=42, headers={"ce_id": b"e1"})
+
+    letter = dead_letter(record, reason="DECODE_ERROR", service="ingest", attempt=2)
+
+    assert ("ingest.dead-letters.v1", b"raw.x.v1:3:42", b"\xff") == (
+        letter.topic,
+        letter.key,
+        letter.value,
+    )
+    assert {
+        "ce_id": b"e1",
+        "dl-topic": b"raw.x.v1",
+        "dl-partition": b"3",
+        "dl-offset": b"42",
+        "dl-key": b"key",
+        "dl-reason": b"DECODE_ERROR",
+        "dl-attempt": b"2",
+        "dl-sha256": hashlib.sha256(b"\xff").hexdigest().encode(),
+        "dl-service": b"ingest",
+    } == dict(letter.headers)
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        a_record(b"x" * (RECORD_BYTES_MAX + 1)),
+        a_record(b"{}", key=b"k" * RECORD_BYTES_MAX, headers={"a": b"b"}),
+        a_record(b"{}", headers={f"h{n}": b"" for n in range(100_000)}),
+    ],
+    ids=["payload", "key", "headers"],
+)
+def test_dead_letter_of_an_oversize_record_is_a_pointer(record):
+    letter = dead_letter(record, reason="TOO_LARGE", service="ingest")
+
+    assert letter.value is None
+    assert all(name.startswith("dl-") for name, _ in letter.headers)
+    assert sum(len(name) + len(value) for name, value in letter.headers) < RECORD_BYTES_MAX
+
+
+def test_backoff_doubles_up_to_its_bound_and_starts_again():
+    backoff = Backoff()
+
+    assert [0.1, 0.2, 0.4] == [backoff.failed() for _ in range(3)]
+    assert 1.0 == backoff.failed(delay_s_min=1.0)
+    assert BACKOFF_S_MAX == [backoff.failed() for _ in range(20)][-1]
+    assert backoff.left_s() > 0
+    backoff.succeeded()
+    assert (0, 0.0) == (backoff.tries, backoff.left_s())
+
+
+def test_memory_publisher_raises_what_it_is_told_and_keeps_the_rest():
+    publisher = MemoryPublisher()
+    publisher.errors.append(Busy("QUEUE_FULL"))
+    message = Message("t", None, b"v")
+
+    with pytest.raises(Busy):
+        publisher.publish([message])
+    publisher.publish([message])
+
+    assert [message] == publisher.published
+
+
+def test_fixed_clock_moves_when_told():
+    clock = FixedClock(5)
+    clock.advance(10)
+    assert 15 == clock.now_us()
+
+
+def test_wait_until_gives_up():
+    with pytest.raises(AssertionError):
+        wait_until(lambda: False, timeout_s=0.05)
