@@ -262,7 +262,7 @@ def test_lost_offset_makes_unready_and_skips_nothing_silently(
     topic, store = new_topic(1), Store()
     publisher.publish(messages(topic, numbers(0, 10)))
     store.positions[Partition(topic, 0)] = 2
-    admin = AdminClient({"bootstrap.servers": kafka_server})
+    admin = AdminClient({"bootstrap.servers": kafka_server, "log_level": 0})
     cut = TopicPartition(topic, 0, 5)
     admin.delete_records([cut])[cut].result(10.0)
 
@@ -278,7 +278,7 @@ def test_topic_whose_beginning_was_removed_is_read_from_where_it_begins_now(
 ):
     topic, store = new_topic(1), Store()
     publisher.publish(messages(topic, numbers(0, 10)))
-    admin = AdminClient({"bootstrap.servers": kafka_server})
+    admin = AdminClient({"bootstrap.servers": kafka_server, "log_level": 0})
     cut = TopicPartition(topic, 0, 5)
     admin.delete_records([cut])[cut].result(10.0)
 
@@ -288,6 +288,51 @@ def test_topic_whose_beginning_was_removed_is_read_from_where_it_begins_now(
         wait_until(lambda: store.effects == each_once(numbers(5, 10)))
         loop.stop(5.0)
         assert not loop.troubles(), again
+
+
+@pytest.mark.parametrize("round", range(3))
+def test_position_after_deleted_records_is_no_trouble(
+    kafka_server, new_topic, publisher, start_loop, round
+):
+    topic, store = new_topic(1), Store()
+    publisher.publish(messages(topic, numbers(0, 10)))
+    store.positions[Partition(topic, 0)] = 7
+    admin = AdminClient({"bootstrap.servers": kafka_server, "log_level": 0})
+    cut = TopicPartition(topic, 0, 5)
+    admin.delete_records([cut])[cut].result(10.0)
+
+    loop = start_loop([topic], StoringHandler(store))
+
+    wait_until(lambda: store.effects == each_once(numbers(7, 10)))
+    wait_until(loop.ready)
+
+
+def test_handler_without_a_position_starts_where_the_topic_starts(
+    kafka_server, new_topic, publisher, start_loop
+):
+    topic, store = new_topic(1), Store()
+    publisher.publish(messages(topic, numbers(0, 10)))
+    admin = AdminClient({"bootstrap.servers": kafka_server, "log_level": 0})
+    cut = TopicPartition(topic, 0, 5)
+    admin.delete_records([cut])[cut].result(10.0)
+
+    start_loop([topic], StoringHandler(store))
+
+    wait_until(lambda: store.effects == each_once(numbers(5, 10)))
+
+
+def test_loop_that_is_repositioned_reads_again_from_what_its_handler_says(
+    new_topic, publisher, start_loop
+):
+    topic, store = new_topic(2), Store()
+    publisher.publish(messages(topic, numbers(0, 10)))
+    loop = start_loop([topic], StoringHandler(store))
+    wait_until(lambda: store.effects == each_once(numbers(0, 10)))
+
+    store.positions.clear()
+    loop.reposition()
+
+    wait_until(lambda: sum(store.effects.values()) == 20)
 
 
 def test_rebalance_between_two_loops_loses_nothing_and_doubles_nothing(
