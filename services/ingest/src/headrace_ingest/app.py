@@ -53,7 +53,7 @@ def run(settings: IngestSettings) -> int:
     )
     sink = RecordSink(
         contracts=contracts,
-        topics=catalogue,
+        catalogue=catalogue,
         archive=archive,
         publisher=publisher,
         decode=decode,
@@ -82,7 +82,7 @@ def run(settings: IngestSettings) -> int:
             ),
             (
                 ingest_service_pb2_grpc.add_DatasetServiceServicer_to_server,
-                DatasetApi(contracts=contracts, topics=catalogue, archive=archive),
+                DatasetApi(contracts=contracts, catalogue=catalogue, archive=archive),
             ),
         ],
         names=GRPC_SERVICES,

@@ -82,7 +82,8 @@ class Archive(Protocol):
     ) -> None:
         """Store rows and accounts, both or neither; asked again after a doubt, it stores once.
 
-        Raises Overtaken unless the accounts of the partitions are `before` (or `after`: done).
+        `before` and `after` hold all partitions in work, changed or not. Raises Overtaken unless
+        the archive's accounts are `before` (or `after`: done).
         """
 
     def accounts(self, stream: str, topic: RawTopic) -> Mapping[int, Account]:

@@ -98,8 +98,7 @@ class DeltaArchive:
             table = self._table_for(contract)
             accounts = {number: _account(table, topic_id, number) for number in partitions}
             seen = _seen(table, accounts, horizon_us=horizon_us, ids_max=ids_max)
-        offsets = {number: account.offset for number, account in accounts.items()}
-        self._open_by_stream[contract.name] = _Open(table, topic_id, offsets)
+        self._open_by_stream[contract.name] = _Open(table, topic_id, _offsets(accounts))
         return {n: Restored(account, seen.get(n, ())) for n, account in accounts.items()}
 
     def append(
@@ -111,6 +110,7 @@ class DeltaArchive:
         after: Mapping[int, Account],
     ) -> None:
         opened = self._open_by_stream[contract.name]
+        opened.offsets = _offsets(before)
         failpoint("ingest.sink.version_read")
         with self._store_errors(contract.name), COMMIT_SECONDS.labels(contract.name).time():
             for _ in range(COMMIT_TRIES_MAX):
@@ -120,21 +120,19 @@ class DeltaArchive:
                 except CommitFailedError as err:
                     log.warning("commit_failed", stream=contract.name, error=str(err))
                     opened.table = self._table(contract.name)
-                    if self._settled(opened, after):
+                    if self._settled(opened, _offsets(after)):
                         break
             else:
                 raise Unavailable("OBJECT_STORE_UNAVAILABLE", stream=contract.name)
-        opened.offsets.update({number: account.offset for number, account in after.items()})
+        opened.offsets = _offsets(after)
         self._maintain(contract.name, opened)
 
-    def _settled(self, opened: _Open, after: Mapping[int, Account]) -> bool:
-        """Whether the commit is there after all; raises Overtaken when one of another owner is."""
-        stored = {n: _counter(opened.table, opened.topic_id, n, OFFSET) for n in opened.offsets}
-        if stored == opened.offsets:
-            return False
-        if stored == opened.offsets | {n: account.offset for n, account in after.items()}:
-            return True
-        raise Overtaken(f"{opened.table.table_uri}: {opened.offsets} became {stored}")
+    def _settled(self, opened: _Open, after: Mapping[int, int]) -> bool:
+        """Whether the table stands at `after`; raises Overtaken when it does at neither."""
+        stored = {n: _counter(opened.table, opened.topic_id, n, OFFSET) for n in after}
+        if stored not in (after, opened.offsets):
+            raise Overtaken(f"{opened.table.table_uri}: {opened.offsets} became {stored}")
+        return stored == after
 
     def _maintain(self, stream: str, opened: _Open) -> None:
         """Keep commits and reads cheap; what fails here is left for the next time."""
@@ -151,7 +149,7 @@ class DeltaArchive:
             log.warning("maintenance_failed", stream=stream, error=str(err))
         # The handle has moved on without a commit of ours: nobody else's may lie in between.
         with self._store_errors(stream):
-            self._settled(opened, {})
+            self._settled(opened, opened.offsets)
 
     def accounts(self, stream: str, topic: RawTopic) -> Mapping[int, Account]:
         try:
@@ -219,6 +217,10 @@ def _write(table: DeltaTable, rows: pl.DataFrame, transactions: Sequence[Transac
             app_transactions=list(transactions), max_commit_retries=COMMIT_TRIES_MAX
         ),
     )
+
+
+def _offsets(accounts: Mapping[int, Account]) -> dict[int, int]:
+    return {number: account.offset for number, account in accounts.items()}
 
 
 def _app_id(topic_id: str, partition: int, counter: str) -> str:

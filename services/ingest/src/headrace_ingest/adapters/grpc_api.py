@@ -38,12 +38,12 @@ class DatasetApi(ingest_service_pb2_grpc.DatasetServiceServicer):
     """Answers what the archive holds."""
 
     def __init__(
-        self, *, contracts: ContractBook, topics: TopicCatalogue, archive: Archive
+        self, *, contracts: ContractBook, catalogue: TopicCatalogue, archive: Archive
     ) -> None:
-        self._contracts, self._topics, self._archive = contracts, topics, archive
+        self._contracts, self._catalogue, self._archive = contracts, catalogue, archive
 
     def ListStreamCounts(self, request: Any, context: grpc.ServicerContext) -> Any:
         counts = list_stream_counts(
-            contracts=self._contracts, topics=self._topics, archive=self._archive
+            contracts=self._contracts, catalogue=self._catalogue, archive=self._archive
         )
         return conversions.to_counts_response(counts)

@@ -156,7 +156,7 @@ def _faults(stream: Stream) -> list[pl.Expr]:
             for name, column in stream.columns.items()
             for beyond in _out_of_range(name, column)
         ),
-        # Escapes can make the cleansed value longer than what was sent.
+        # Absent columns become nulls: the cleansed value may be longer than what was sent.
         ("TOO_LARGE", pl.col(VALUE).bin.size() > RECORD_BYTES_MAX),
     ]
     return [pl.when(holds).then(pl.lit(reason)) for reason, holds in faults]

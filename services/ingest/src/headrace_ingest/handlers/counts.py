@@ -10,12 +10,12 @@ from headrace_ingest.ports import Archive, ContractBook, TopicCatalogue
 
 
 def list_stream_counts(
-    *, contracts: ContractBook, topics: TopicCatalogue, archive: Archive
+    *, contracts: ContractBook, catalogue: TopicCatalogue, archive: Archive
 ) -> list[tuple[str, Account]]:
     """The account of each applied stream, all partitions together, by name."""
-    return [(name, _count(name, topics, archive)) for name in contracts.names()]
+    return [(name, _count(name, catalogue, archive)) for name in contracts.names()]
 
 
-def _count(stream: str, topics: TopicCatalogue, archive: Archive) -> Account:
-    accounts = archive.accounts(stream, topics.raw_topic(stream))
+def _count(stream: str, catalogue: TopicCatalogue, archive: Archive) -> Account:
+    accounts = archive.accounts(stream, catalogue.raw_topic(stream))
     return reduce(Account.plus, accounts.values(), Account())

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 import polars as pl
 import structlog
 
-from headrace import topics as catalogue
+from headrace import topics
 from headrace.errors import Conflict, Unavailable
 from headrace_ingest.domain.accounts import Account
 from headrace_ingest.domain.batch import Batch, sort_out
@@ -69,6 +69,7 @@ class _Stream:
     since_s: float | None = None
     stored_s: float = 0.0
     commit_s: float = 0.0
+    in_doubt: bool = False
     refused_version: int = 0
 
     def give_up(self, numbers: set[int]) -> None:
@@ -94,14 +95,14 @@ class RecordSink:
         self,
         *,
         contracts: ContractBook,
-        topics: TopicCatalogue,
+        catalogue: TopicCatalogue,
         archive: Archive,
         publisher: Publisher,
         decode: Decode,
         monotonic_s: Callable[[], float],
         pace: Pace,
     ) -> None:
-        self._contracts, self._topics = contracts, topics
+        self._contracts, self._catalogue = contracts, catalogue
         self._archive, self._publisher = archive, publisher
         self._decode, self._monotonic_s, self._pace = decode, monotonic_s, pace
         self._streams: dict[str, _Stream] = {}
@@ -128,7 +129,7 @@ class RecordSink:
 
     def durable(self) -> Mapping[Partition, int]:
         return {
-            Partition(catalogue.RAW.of(name), number): shard.stored.offset
+            Partition(topics.RAW.of(name), number): shard.stored.offset
             for name, stream in self._streams.items()
             for number, shard in stream.shards.items()
             if shard.stored.offset
@@ -151,7 +152,7 @@ class RecordSink:
         if known is not None:
             self._store(known)
             numbers = numbers | known.shards.keys()
-        topic_id = self._topics.raw_topic(contract.name).topic_id
+        topic_id = self._catalogue.raw_topic(contract.name).topic_id
         restored = self._archive.open(
             contract,
             topic_id,
@@ -174,6 +175,8 @@ class RecordSink:
     def _current(self, name: str) -> _Stream:
         """The stream with its newest contract, or the one before when the archive refuses it."""
         stream, contract = self._streams[name], self._contracts.get(name)
+        if stream.in_doubt:  # settled by asking for the same commit again, not for a larger one
+            self._store(stream)
         if contract.version in (stream.contract.version, stream.refused_version):
             return stream
         try:
@@ -184,7 +187,7 @@ class RecordSink:
         return self._streams[name]
 
     def _sorted_out(self, records: Sequence[Record]) -> _Work:
-        stream = self._current(catalogue.RAW.part_of(records[0].topic))
+        stream = self._current(topics.RAW.part_of(records[0].topic))
         shards = stream.shards
         # The archive may hold more than the loop knows of; what is accounted for is not ours.
         records = [each for each in records if each.offset >= shards[each.partition].account.offset]
@@ -226,15 +229,16 @@ class RecordSink:
     def _store(self, stream: _Stream) -> None:
         """One commit of the archive: the gathered rows and the accounts that they change."""
         begin_s = self._monotonic_s()
-        changed = {n: s for n, s in stream.shards.items() if s.account is not s.stored}
-        if changed:
-            before = {number: shard.stored for number, shard in changed.items()}
-            after = {number: shard.account for number, shard in changed.items()}
+        before = {number: shard.stored for number, shard in stream.shards.items()}
+        after = {number: shard.account for number, shard in stream.shards.items()}
+        if before != after:
             rows = pl.concat(stream.rows) if stream.rows else empty_rows(stream.contract.stream)
+            stream.in_doubt = True
             self._archive.append(stream.contract, stream.topic_id, rows, before, after)
+            stream.in_doubt = False
             failpoint("ingest.sink.committed")
-            for number, shard in changed.items():
-                count_stored(stream.contract.name, before[number], after[number])
+            for shard in stream.shards.values():
+                count_stored(stream.contract.name, shard.stored, shard.account)
                 shard.stored = shard.account
             stream.stored_s = self._monotonic_s()
             stream.commit_s = stream.stored_s - begin_s
@@ -252,5 +256,5 @@ def _by_topic(records: Sequence[Record]) -> list[list[Record]]:
 def _by_stream(partitions: Sequence[Partition]) -> dict[str, set[int]]:
     numbers: dict[str, set[int]] = {}
     for topic, number in partitions:
-        numbers.setdefault(catalogue.RAW.part_of(topic), set()).add(number)
+        numbers.setdefault(topics.RAW.part_of(topic), set()).add(number)
     return numbers

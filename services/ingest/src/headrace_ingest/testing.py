@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Builders with defaults for what a test does not care about."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from headrace.application import Stream, parse_definition
+from headrace_ingest.domain.contract import Contract
+from headrace_kit.kafka import Record
+from headrace_kit.testing import a_record
+
+NOW_US = 1_357_000_000_000_000
+
+
+def a_stream_document(**changes: Any) -> dict[str, Any]:
+    """A contract that uses every rule once."""
+    return {
+        "kind": "stream",
+        "name": "flights.departed",
+        "description": "Departures.",
+        "owner": "tests",
+        "key": "flight",
+        "id": "event_id",
+        "event_time": "departed_at",
+        "known_time": "known_at",
+        "lateness_allowed": "1h",
+        "columns": {
+            "event_id": {"type": "string", "required": True},
+            "flight": {"type": "string", "required": True},
+            "origin": {"type": "string", "trim": True, "one_of": ["EWR", "JFK"]},
+            "delay": {"type": "float64", "min": -120, "max": 2880},
+            "clock": {"type": "int64", "min": 0, "max": 2359, "map": {"2400": 0, "NA": None}},
+            "diverted": {"type": "bool"},
+            "landing_at": {"type": "timestamp"},
+            "departed_at": {"type": "timestamp", "required": True},
+            "known_at": {"type": "timestamp"},
+        },
+    } | changes
+
+
+def a_contract(version: int = 1, **changes: Any) -> Contract:
+    """Version 1 of it, with changes of the document."""
+    stream = parse_definition(a_stream_document(**changes))
+    assert isinstance(stream, Stream)  # noqa: S101 - for the type checker
+    return Contract(stream, version)
+
+
+def a_departure(number: int = 0, **changes: Any) -> dict[str, Any]:
+    """A good record's columns; a change to ... takes a column out."""
+    document = {
+        "event_id": f"departed:{number}",
+        "flight": "UA1",
+        "origin": "EWR",
+        "delay": 2.5,
+        "clock": 517,
+        "diverted": False,
+        "landing_at": NOW_US + 1,
+        "departed_at": NOW_US,
+        "known_at": NOW_US,
+    } | changes
+    return {name: value for name, value in document.items() if value is not ...}
+
+
+def a_raw(number: int = 0, *, record: dict[str, Any] | None = None, **changes: Any) -> Record:
+    """A departure as Kafka gives it; `changes` of its columns, `record` of its envelope."""
+    value = json.dumps(a_departure(number, **changes)).encode()
+    given: dict[str, Any] = {
+        "value": value,
+        "key": b"UA1",
+        "offset": number,
+        "timestamp_ms": NOW_US // 1000,
+    }
+    return a_record(**(given | (record or {})))

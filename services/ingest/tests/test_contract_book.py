@@ -1,0 +1,71 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Contracts follow the registry's topic."""
+
+from __future__ import annotations
+
+import pytest
+
+from headrace.application import definition_json
+from headrace.errors import Invalid, NotFound
+from headrace.registry.v1.registry_events_pb2 import Definition
+from headrace_ingest.adapters.contract_book import AppliedContracts
+from headrace_ingest.testing import a_contract
+from headrace_kit.testing import a_record
+
+
+def a_definition(version=1, **changes):
+    stream = a_contract(**changes).stream
+    return Definition(
+        kind="stream", name=stream.name, version=version, spec_json=definition_json(stream)
+    )
+
+
+def taken(book, message):
+    book.take(a_record(message.SerializeToString(), topic="definitions"))
+
+
+@pytest.fixture
+def told():
+    return []
+
+
+@pytest.fixture
+def book(told):
+    return AppliedContracts(told.append)
+
+
+def test_applied_stream_is_known_and_told(book, told):
+    taken(book, a_definition(version=3))
+
+    assert a_contract(version=3) == book.get("flights.departed")
+    assert [["flights.departed"]] == told
+
+
+def test_newer_version_replaces_the_older_one_silently(book, told):
+    taken(book, a_definition(version=1))
+    taken(book, a_definition(version=2))
+
+    assert (2, 1) == (book.get("flights.departed").version, len(told))
+
+
+def test_other_kinds_and_tombstones_change_nothing(book, told):
+    taken(book, a_definition())
+    book.take(a_record(Definition(kind="view", name="v").SerializeToString()))
+    book.take(a_record(None))
+
+    assert (["flights.departed"], 1) == (book.names(), len(told))
+
+
+@pytest.mark.parametrize(
+    "value",
+    [b"\xff\xff", Definition(kind="stream", spec_json=b"{}").SerializeToString()],
+    ids=["no protobuf", "no definition"],
+)
+def test_unreadable_definition_is_invalid(value, book):
+    with pytest.raises(Invalid):
+        book.take(a_record(value))
+
+
+def test_unknown_stream_is_not_found(book):
+    with pytest.raises(NotFound, match="STREAM_UNKNOWN"):
+        book.get("flights.departed")

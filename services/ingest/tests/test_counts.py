@@ -1,0 +1,54 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Counts add up over partitions, and reach the wire as they are."""
+
+from __future__ import annotations
+
+from headrace.ingest.v1 import ingest_service_pb2 as pb
+from headrace_ingest.adapters.contract_book import AppliedContracts
+from headrace_ingest.adapters.conversions import to_command, to_counts_response
+from headrace_ingest.adapters.memory_archive import MemoryArchive
+from headrace_ingest.domain.accounts import Account
+from headrace_ingest.domain.judging import empty_rows
+from headrace_ingest.handlers.counts import list_stream_counts
+from headrace_ingest.handlers.publish import PublishItem, PublishRecords
+from headrace_ingest.ports import RawTopic
+from headrace_ingest.testing import a_contract
+
+TOPIC = RawTopic("topic-1", (0, 1, 2))
+
+
+class OneTopic:
+    def raw_topic(self, stream):
+        return TOPIC
+
+
+def test_counts_of_a_stream_are_those_of_all_its_partitions():
+    contracts, archive = AppliedContracts(), MemoryArchive()
+    contract = a_contract()
+    contracts.put(contract)
+    after = {
+        0: Account(5, stored=2, late=1, repeats=2, dead_by_reason={"EMPTY": 1}),
+        1: Account(3, stored=1, dead_by_reason={"EMPTY": 1, "BAD_TYPE": 1}),
+    }
+    before = {number: Account() for number in after}
+    archive.append(contract, "topic-1", empty_rows(contract.stream), before, after)
+
+    counts = list_stream_counts(contracts=contracts, catalogue=OneTopic(), archive=archive)
+
+    wanted = pb.StreamCounts(
+        stream="flights.departed",
+        received=8,
+        stored=3,
+        dead_lettered_by_reason={"EMPTY": 2, "BAD_TYPE": 1},
+        repeats=2,
+        late=1,
+    )
+    assert pb.ListStreamCountsResponse(streams=[wanted]) == to_counts_response(counts)
+
+
+def test_request_becomes_a_command():
+    request = pb.PublishRequest(
+        stream="s", items=[pb.PublishItem(event_id="e", key=b"k", value=b"v")]
+    )
+
+    assert PublishRecords("s", [PublishItem("e", b"k", b"v")]) == to_command(request)

@@ -1,0 +1,192 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Each bad record gets its one reason, and good neighbours stay good (FAULTS 8.1)."""
+
+from __future__ import annotations
+
+import json
+
+import polars as pl
+import pytest
+
+from headrace.reasons import REASONS
+from headrace_ingest.domain.judging import judge
+from headrace_ingest.testing import a_contract, a_raw
+from headrace_kit.json_strict import decode
+
+NOW_US = 1_357_000_000_000_000
+YEAR_9999_US = 253_370_764_800_000_000
+MINUTE_US = 60_000_000
+DEEP = b'{"a":' * 10_000 + b"1" + b"}" * 10_000
+
+
+def value(text: str) -> dict:
+    """The envelope of a record whose value has this text in the place of the delay."""
+    whole = json.dumps(
+        {"event_id": "e", "flight": "UA1", "departed_at": NOW_US, "known_at": NOW_US}
+    )
+    return {"record": {"value": f'{whole[:-1]}, "delay": {text}}}'.encode()}}
+
+
+BAD = {
+    "empty value": ({"record": {"value": b""}}, "EMPTY"),
+    "tombstone": ({"record": {"value": None}}, "TOMBSTONE"),
+    "no key": ({"record": {"key": None}}, "KEY_MISSING"),
+    "empty key": ({"record": {"key": b""}}, "KEY_MISSING"),
+    "key of another entity": ({"record": {"key": b"UA2"}}, "KEY_MISMATCH"),
+    "key that is a number there": ({"flight": 1}, "BAD_TYPE"),
+    "random bytes": ({"record": {"value": b"\x93\x02\xff"}}, "DECODE_ERROR"),
+    "cut JSON": ({"record": {"value": b'{"event_id": "e", "fli'}}, "DECODE_ERROR"),
+    "invalid UTF-8": ({"record": {"value": b'{"event_id": "\xff"}'}}, "DECODE_ERROR"),
+    "deep nesting": ({"record": {"value": DEEP}}, "DECODE_ERROR"),
+    "not an object": ({"record": {"value": b"[1]"}}, "BAD_TYPE"),
+    "key twice": (value('1, "delay": 2'), "BAD_TYPE"),
+    "NaN literal": (value("NaN"), "BAD_TYPE"),
+    "1e999": (value("1e999"), "BAD_TYPE"),
+    "2^63": (value("9223372036854775808"), "BAD_TYPE"),
+    "text for a number": ({"delay": "late"}, "BAD_TYPE"),
+    "text for an integer": ({"clock": "five"}, "BAD_TYPE"),
+    "fraction for an integer": ({"clock": 5.5}, "BAD_TYPE"),
+    "boolean for an integer": ({"clock": True}, "BAD_TYPE"),
+    "boolean for a number": ({"delay": True}, "BAD_TYPE"),
+    "number for a boolean": ({"diverted": 1}, "BAD_TYPE"),
+    "number for a text": ({"origin": 7}, "BAD_TYPE"),
+    "object for a text": ({"origin": {"code": "EWR"}}, "BAD_TYPE"),
+    "list for a time": ({"departed_at": [NOW_US]}, "BAD_TYPE"),
+    "fraction for a time": ({"departed_at": 1.5}, "BAD_TYPE"),
+    "other stream's schema": ({"record": {"headers": {"ce_dataschema": b"x/1"}}}, "SCHEMA_UNKNOWN"),
+    "garbled schema": ({"record": {"headers": {"ce_dataschema": b"\xff"}}}, "SCHEMA_UNKNOWN"),
+    "newer schema": (
+        {"record": {"headers": {"ce_dataschema": b"flights.departed/2"}}},
+        "SCHEMA_INCOMPATIBLE",
+    ),
+    "absurd schema version": (
+        {"record": {"headers": {"ce_dataschema": b"flights.departed/" + b"9" * 5_000}}},
+        "SCHEMA_INCOMPATIBLE",
+    ),
+    "required column absent": ({"flight": ...}, "MISSING_FIELD"),
+    "required column null": ({"event_id": None}, "MISSING_FIELD"),
+    "event time absent": ({"departed_at": ...}, "MISSING_FIELD"),
+    "below the range": ({"delay": -121}, "OUT_OF_RANGE"),
+    "above the range": ({"clock": 2401}, "OUT_OF_RANGE"),
+    "not in the list": ({"origin": "LAX"}, "OUT_OF_RANGE"),
+    "NaN as text": ({"delay": "NaN"}, "NONFINITE"),
+    "infinity as text": ({"delay": "-Infinity"}, "NONFINITE"),
+    "id with NUL": ({"event_id": "a\x00b"}, "BAD_ID"),
+    "id with a bidi mark": ({"event_id": "a\u202eb"}, "BAD_ID"),
+    "id that climbs": ({"event_id": "../a"}, "BAD_ID"),
+    "id that climbs in disguise": ({"event_id": "%2E%2e%2fa"}, "BAD_ID"),
+    "id of dots": ({"event_id": ".."}, "BAD_ID"),
+    "empty id": ({"event_id": ""}, "BAD_ID"),
+    "id of 129 characters": ({"event_id": "a" * 129}, "BAD_ID"),
+    "bad id in the header": ({"record": {"headers": {"ce_id": b"a/b"}}}, "BAD_ID"),
+    "id in the header that is no text": ({"record": {"headers": {"ce_id": b"\xff"}}}, "BAD_ID"),
+    "bad key": ({"flight": "a\\b", "record": {"key": b"a\\b"}}, "BAD_ID"),
+    "time 0": ({"departed_at": 0}, "BAD_TIMESTAMP"),
+    "negative time": ({"departed_at": -1}, "BAD_TIMESTAMP"),
+    "year 9999": ({"departed_at": YEAR_9999_US}, "BAD_TIMESTAMP"),
+    "event after it was known": ({"departed_at": NOW_US + 6 * MINUTE_US}, "BAD_TIMESTAMP"),
+    "known after Kafka's clock": ({"known_at": NOW_US + 6 * MINUTE_US}, "BAD_TIMESTAMP"),
+    "known time absent": ({"known_at": ...}, "BAD_TIMESTAMP"),
+    "year 9999 beside the event time": ({"landing_at": YEAR_9999_US}, "BAD_TIMESTAMP"),
+    "time as prose": ({"departed_at": "yesterday"}, "BAD_TIMESTAMP"),
+    "time without zone": ({"departed_at": "2013-01-01T00:26:40"}, "BAD_TIMESTAMP"),
+    "thirteenth month": ({"departed_at": "2013-13-01T00:26:40Z"}, "BAD_TIMESTAMP"),
+    "more than 1 MiB": ({"origin": "x" * (1 << 20)}, "TOO_LARGE"),
+    "1,001 headers": ({"record": {"headers": {f"h{i}": b"" for i in range(1_001)}}}, "TOO_LARGE"),
+}
+
+
+@pytest.mark.parametrize(("changes", "reason"), BAD.values(), ids=BAD.keys())
+def test_bad_record_gets_its_reason_between_good_ones(changes, reason):
+    records = [a_raw(0), a_raw(1, **changes), a_raw(2)]
+
+    judged = judge(records, a_contract(), decode=decode)
+
+    assert [None, reason, None] == judged.reasons
+    assert [0, 2] == judged.rows["_index"].to_list()
+
+
+def test_value_that_cleansing_makes_larger_than_the_cap_is_too_large():
+    columns = a_contract().stream.model_dump()["columns"]
+    more = {
+        name: {"type": "string"} for name in ("note", "absent_one", "absent_two", "absent_three")
+    }
+    contract = a_contract(columns=columns | more)
+    size = len(a_raw(note="").value) + len(b"UA1")
+
+    judged = judge([a_raw(note="x" * ((1 << 20) - size))], contract, decode=decode)
+
+    assert ["TOO_LARGE"] == judged.reasons
+
+
+def test_all_reasons_of_records_but_two_are_judged_here():
+    judged_elsewhere = {"DUPLICATE_CONFLICT", "POISON_CRASH"}
+
+    of_records = {name for name, reason in REASONS.items() if reason.records}
+
+    assert of_records == {reason for _, reason in BAD.values()} | judged_elsewhere
+
+
+def test_good_record_becomes_a_typed_row():
+    judged = judge([a_raw(7, record={"partition": 3})], a_contract(), decode=decode)
+
+    row = judged.rows.row(0, named=True)
+    assert "departed:7" == row["_event_id"]
+    assert (NOW_US, NOW_US) == (row["_event_time_us"], row["_known_time_us"])
+    assert ("UA1", 3, 7) == (row["_key"], row["_partition"], row["_offset"])
+    assert (2.5, 517, False) == (row["delay"], row["clock"], row["diverted"])
+    assert pl.Float64 == judged.rows.schema["delay"]
+
+
+def test_cleansed_value_holds_declared_columns_only():
+    record = a_raw(origin=" EWR ", clock=2400, delay=3, note="not declared", diverted=...)
+
+    judged = judge([record], a_contract(), decode=decode)
+
+    cleansed = decode(judged.rows["_value"][0])
+    assert list(a_contract().stream.columns) == list(cleansed)
+    assert ("EWR", 0, 3.0, None) == tuple(
+        cleansed[name] for name in ("origin", "clock", "delay", "diverted")
+    )
+
+
+def test_rfc_3339_becomes_microseconds():
+    record = a_raw(departed_at="2013-01-01T01:26:40.000250+01:00", known_at="2013-01-01T00:30:00Z")
+
+    judged = judge([record], a_contract(), decode=decode)
+
+    assert [1_357_000_000_000_250] == judged.rows["_event_time_us"].to_list()
+    assert [1_357_000_200_000_000] == judged.rows["_known_time_us"].to_list()
+
+
+def test_header_id_wins_over_the_column():
+    judged = judge([a_raw(record={"headers": {"ce_id": b"mine"}})], a_contract(), decode=decode)
+
+    assert ["mine"] == judged.rows["_event_id"].to_list()
+
+
+def test_record_of_an_older_version_is_taken():
+    record = a_raw(record={"headers": {"ce_dataschema": b"flights.departed/1"}})
+
+    assert [None] == judge([record], a_contract(version=2), decode=decode).reasons
+
+
+@pytest.mark.parametrize(("behind_us", "late"), [(3_600_000_000, False), (3_600_000_001, True)])
+def test_record_is_late_beyond_the_allowed_lateness(behind_us, late):
+    judged = judge([a_raw(departed_at=NOW_US - behind_us)], a_contract(), decode=decode)
+
+    assert [late] == judged.rows["_late"].to_list()
+
+
+def test_stream_without_known_time_goes_by_kafkas_clock():
+    contract = a_contract(known_time=None)
+
+    judged = judge([a_raw(known_at=...)], contract, decode=decode)
+
+    assert [NOW_US] == judged.rows["_known_time_us"].to_list()
+
+
+def test_batch_of_bad_records_alone_gives_no_row():
+    judged = judge([a_raw(record={"value": None})], a_contract(), decode=decode)
+
+    assert (["TOMBSTONE"], 0) == (judged.reasons, judged.rows.height)

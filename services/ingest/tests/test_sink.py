@@ -1,0 +1,269 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The sink's order: delivered, then gathered, then stored; nothing twice, nothing lost."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import pytest
+
+from headrace.errors import Conflict, Unavailable
+from headrace_ingest.adapters.contract_book import AppliedContracts
+from headrace_ingest.adapters.memory_archive import MemoryArchive
+from headrace_ingest.domain.accounts import Account
+from headrace_ingest.handlers.sink import Pace, RecordSink
+from headrace_ingest.ports import RawTopic
+from headrace_ingest.testing import a_contract, a_raw
+from headrace_kit.json_strict import decode
+from headrace_kit.kafka import Partition
+from headrace_kit.testing import MemoryPublisher
+
+STREAM = "flights.departed"
+RAW = "raw.flights.departed.v1"
+TOPIC = RawTopic("topic-1", (0, 1))
+PARTITION = Partition(RAW, 0)
+
+
+class OneTopic:
+    def raw_topic(self, stream):
+        return TOPIC
+
+
+class TroubledArchive(MemoryArchive):
+    """Fails as it is told: before it stores, or after, when the answer is lost."""
+
+    def __init__(self):
+        super().__init__()
+        self.troubles: list[str] = []
+        self.refuses: Conflict | None = None
+
+    def open(self, contract, *rest, **bounds):
+        if self.refuses and contract.version > 1:
+            raise self.refuses
+        return super().open(contract, *rest, **bounds)
+
+    def append(self, *asked):
+        trouble = self.troubles.pop(0) if self.troubles else ""
+        if trouble != "before":
+            super().append(*asked)
+        if trouble:
+            raise Unavailable("OBJECT_STORE_UNAVAILABLE", stream=STREAM)
+
+
+@dataclass
+class World:
+    """What outlives the process, and one process."""
+
+    contracts: AppliedContracts = field(default_factory=AppliedContracts)
+    archive: TroubledArchive = field(default_factory=TroubledArchive)
+    publisher: MemoryPublisher = field(default_factory=MemoryPublisher)
+    now_s: float = 100.0
+
+    def sink(self):
+        return RecordSink(
+            contracts=self.contracts,
+            catalogue=OneTopic(),
+            archive=self.archive,
+            publisher=self.publisher,
+            decode=decode,
+            monotonic_s=lambda: self.now_s,
+            pace=Pace(commit_interval_s=0.5, commit_rows_max=5),
+        )
+
+    def account(self, partition=0):
+        return self.archive.accounts(STREAM, TOPIC)[partition]
+
+    def stored_ids(self):
+        return [
+            i for rows in self.archive.rows_by_stream.get(STREAM, []) for i in rows["_event_id"]
+        ]
+
+    def published_ids(self):
+        return [dict(m.headers)["ce_id"] for m in self.publisher.published if "records" in m.topic]
+
+
+@pytest.fixture
+def world():
+    world = World()
+    world.contracts.put(a_contract())
+    return world
+
+
+@pytest.fixture
+def sink(world):
+    sink = world.sink()
+    sink.positions([PARTITION])
+    return sink
+
+
+def test_new_partition_starts_at_its_beginning(world):
+    assert {} == world.sink().positions([PARTITION])
+
+
+def test_records_are_delivered_before_they_are_stored(world, sink):
+    sink.handle([a_raw(0), a_raw(1)])
+
+    assert [b"departed:0", b"departed:1"] == world.published_ids()
+    assert ([], {}) == (world.stored_ids(), sink.durable())
+
+
+def test_quiet_input_is_stored_at_the_next_idle_call(world, sink):
+    sink.handle([a_raw(0)])
+    sink.idle()
+
+    assert ["departed:0"] == world.stored_ids()
+    assert {PARTITION: 1} == sink.durable()
+
+
+def test_commits_rest_between_each_other_while_records_trickle(world, sink):
+    for number in range(10):
+        sink.handle([a_raw(number)])
+        sink.idle()
+        world.now_s += 0.1
+
+    # At 0 s, 0.5 s, and what came since waits.
+    assert 2 == len(world.archive.rows_by_stream[STREAM])
+
+
+def test_steady_input_is_stored_after_twice_the_interval(world, sink):
+    sink.handle([a_raw(0)])
+    world.now_s += 0.9
+    sink.handle([a_raw(1)])
+    assert [] == world.stored_ids()
+    world.now_s += 0.1
+    sink.handle([a_raw(2)])
+
+    assert ["departed:0", "departed:1"] == world.stored_ids()
+
+
+def test_many_rows_are_stored_at_once(world, sink):
+    sink.handle([a_raw(number) for number in range(5)])
+    sink.handle([a_raw(5)])
+
+    assert 5 == len(world.stored_ids())
+
+
+def test_undelivered_batch_is_judged_again_as_if_new(world, sink):
+    world.publisher.errors = [Unavailable("DELIVERY_UNKNOWN", topic="t")]
+    with pytest.raises(Unavailable):
+        sink.handle([a_raw(0)])
+    sink.handle([a_raw(0)])
+    sink.idle()
+
+    assert (["departed:0"], 0) == (world.stored_ids(), world.account().repeats)
+
+
+@pytest.mark.parametrize("trouble", ["before", "after"])
+def test_batch_whose_commit_is_in_doubt_is_stored_once(trouble, world, sink):
+    sink.handle([a_raw(0)])
+    world.archive.troubles = [trouble, trouble]
+    with pytest.raises(Unavailable):
+        sink.idle()
+    with pytest.raises(Unavailable):
+        sink.idle()
+    sink.idle()
+
+    assert (["departed:0"], {PARTITION: 1}) == (world.stored_ids(), sink.durable())
+
+
+def test_records_wait_outside_while_the_archive_is_away(world, sink):
+    sink.handle([a_raw(0)])
+    world.now_s += 1.0
+    world.archive.troubles = ["before"]
+    with pytest.raises(Unavailable):
+        sink.handle([a_raw(1)])
+
+    assert [b"departed:0"] == world.published_ids()
+
+
+def test_every_outcome_is_counted(world, sink):
+    repeat, conflict = a_raw(0, record={"offset": 1}), a_raw(0, delay=9, record={"offset": 2})
+    late = a_raw(3, departed_at=1_356_000_000_000_000)
+    bad = a_raw(4, delay="x")
+    sink.handle([a_raw(0), repeat, conflict, late, bad])
+    sink.idle()
+
+    dead = {"DUPLICATE_CONFLICT": 1, "BAD_TYPE": 1}
+    account = world.account()
+    assert Account(5, 2, 1, 1, dead, account.known_time_us) == account
+    assert 5 == account.received
+
+
+def test_dead_letter_is_the_record_with_its_reason(world, sink):
+    bad = a_raw(0, delay="x", record={"headers": {"mine": b"1"}})
+    sink.handle([bad])
+
+    letter = world.publisher.published[0]
+    headers = dict(letter.headers)
+    assert ("ingest.dead-letters.v1", bad.value) == (letter.topic, letter.value)
+    assert f"{RAW}:0:0".encode() == letter.key
+    assert (b"BAD_TYPE", b"1") == (headers["dl-reason"], headers["mine"])
+
+
+def test_oversize_record_leaves_a_pointer_only(world, sink):
+    sink.handle([a_raw(0, record={"value": b"x" * (1 << 20), "key": b"k" * 5_000})])
+
+    letter = world.publisher.published[0]
+    assert (None, b"TOO_LARGE") == (letter.value, dict(letter.headers)["dl-reason"])
+    assert 2_000 > sum(len(value) for _, value in letter.headers)
+
+
+def test_accepted_record_says_when_and_what_it_is(world, sink):
+    sink.handle([a_raw(0, departed_at=1_356_000_000_000_000)])
+
+    message = world.publisher.published[0]
+    assert ("ingest.records.flights.departed.v1", b"UA1") == (message.topic, message.key)
+    assert {
+        "ce_id": b"departed:0",
+        "ce_time": b"1356000000000000",
+        "headrace-known-time": b"1357000000000000",
+        "headrace-published-ms": b"1357000000000",
+        "headrace-late": b"1",
+        "ce_dataschema": b"flights.departed/1",
+    } == dict(message.headers)
+
+
+def test_given_up_partition_is_stored_first(world, sink):
+    sink.handle([a_raw(0)])
+    sink.drain([PARTITION])
+
+    assert (["departed:0"], {}) == (world.stored_ids(), sink.durable())
+
+
+def test_given_up_partition_is_forgotten_when_it_cannot_be_stored(world):
+    sink = world.sink()
+    sink.positions([PARTITION, Partition(RAW, 1)])
+    sink.handle([a_raw(0), a_raw(1, record={"partition": 1})])
+    world.archive.troubles = ["before"]
+    sink.drain([PARTITION])
+    sink.idle()
+
+    assert ["departed:1"] == world.stored_ids()
+    assert (Account(), 2) == (world.account(0), world.account(1).offset)
+
+
+def test_record_that_is_accounted_for_is_not_handled_again(world, sink):
+    sink.handle([a_raw(0)])
+    sink.handle([a_raw(0), a_raw(1)])
+    sink.idle()
+
+    assert (["departed:0", "departed:1"], 0) == (world.stored_ids(), world.account().repeats)
+
+
+def test_new_contract_is_used_from_the_next_batch_on(world, sink):
+    sink.handle([a_raw(0)])
+    columns = a_contract().stream.model_dump()["columns"]
+    world.contracts.put(a_contract(version=2, columns=columns | {"gate": {"type": "string"}}))
+    sink.handle([a_raw(1, gate="B7")])
+    sink.idle()
+
+    assert ["B7"] == world.archive.rows_by_stream[STREAM][1]["gate"].to_list()
+    assert b"flights.departed/2" == dict(world.publisher.published[1].headers)["ce_dataschema"]
+
+
+def test_contract_that_the_archive_cannot_hold_leaves_the_old_one(world, sink):
+    world.archive.refuses = Conflict("SCHEMA_INCOMPATIBLE", stream=STREAM)
+    world.contracts.put(a_contract(version=2))
+    sink.handle([a_raw(0)])
+
+    assert b"flights.departed/1" == dict(world.publisher.published[0].headers)["ce_dataschema"]
