@@ -28,7 +28,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import InterfaceError, OperationalError
+from sqlalchemy.exc import ArgumentError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from headrace.errors import Invalid, Unavailable
@@ -59,7 +59,10 @@ INBOX = Table(
 
 def connect(uri: str) -> Engine:
     """An engine for `sqlite:///FILE` or `postgresql://…`; raises Invalid BAD_SETTING otherwise."""
-    url = make_url(uri)
+    try:
+        url = make_url(uri)
+    except ArgumentError as err:  # its text may hold the password
+        raise Invalid("BAD_SETTING", setting="database_uri") from err
     if url.get_backend_name() == "sqlite":
         return _sqlite(uri, url.database)
     if url.get_backend_name() == "postgresql":
@@ -80,7 +83,7 @@ def connect(uri: str) -> Engine:
 
 def _sqlite(uri: str, database: str | None) -> Engine:
     if database in (None, "", ":memory:"):
-        raise Invalid("BAD_SETTING", setting="database_uri", value=uri)
+        raise Invalid("BAD_SETTING", setting="database_uri", value="a file is needed")
     Path(str(database)).parent.mkdir(parents=True, exist_ok=True)
     engine = create_engine(
         uri, connect_args={"timeout": LOCK_TIMEOUT_S, "check_same_thread": False}

@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The laws of the object store on a real S3 server; libs/kit/tests holds the others to them."""
+
+from __future__ import annotations
+
+import uuid
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
+
+import pytest
+from pydantic import SecretStr
+
+from headrace.errors import NotFound, Unavailable
+from headrace_kit.objects import S3Settings, object_store, self_test
+
+pytestmark = pytest.mark.integration
+
+
+@pytest.fixture
+def settings(s3_server):
+    return S3Settings(
+        s3_server.endpoint, s3_server.access_key, SecretStr(s3_server.secret_key), s3_server.region
+    )
+
+
+@pytest.fixture
+def store(settings):
+    return object_store(f"s3://headrace/{uuid.uuid4().hex}", settings)
+
+
+def test_object_is_read_as_it_was_put(store):
+    data = bytes(range(256)) * 20_000
+
+    assert not store.exists("sha256/abc")
+    assert store.put_if_absent("sha256/abc", data)
+    assert store.exists("sha256/abc")
+    assert data == store.get("sha256/abc")
+
+
+def test_second_put_of_a_key_changes_nothing(store):
+    store.put_if_absent("a", b"first")
+
+    assert not store.put_if_absent("a", b"second")
+    assert b"first" == store.get("a")
+
+
+def test_absent_object_is_not_found(store):
+    with pytest.raises(NotFound, match="ARTIFACT_UNKNOWN"):
+        store.get("absent")
+
+
+def test_list_is_by_prefix_and_without_the_stores_own(store):
+    for key in ("runs/b", "runs/a/x", "other"):
+        store.put_if_absent(key, b"")
+
+    assert ["runs/a/x", "runs/b"] == store.list("runs/")
+    assert ["other", "runs/a/x", "runs/b"] == store.list("")
+
+
+def test_racing_puts_have_one_winner(store):
+    racers, rounds = 8, 20
+    with ThreadPoolExecutor(racers) as pool:
+        for number in range(rounds):
+            barrier = Barrier(racers, timeout=20)
+
+            def race(racer, key=f"race/{number}", barrier=barrier):
+                barrier.wait()
+                return store.put_if_absent(key, b"%d" % racer)
+
+            won = list(pool.map(race, range(racers)))
+            assert 1 == sum(won)
+            assert b"%d" % won.index(True) == store.get(f"race/{number}")
+
+
+def test_self_test_passes(store):
+    self_test(store)
+
+
+def test_bucket_is_made_by_the_first_put(settings):
+    store = object_store(f"s3://fresh-{uuid.uuid4().hex[:20]}/prefix", settings)
+
+    assert [] == store.list("")
+    assert not store.exists("a")
+    assert store.put_if_absent("a", b"x")
+    assert ["a"] == store.list("")
+
+
+def test_server_that_is_away_is_unavailable():
+    away = S3Settings("http://127.0.0.1:1", "key", SecretStr("secret"))
+    with pytest.raises(Unavailable, match="OBJECT_STORE_UNAVAILABLE"):
+        object_store("s3://bucket/prefix", away).get("a")
+
+
+def test_wrong_secret_is_unavailable_and_says_nothing_of_it(settings):
+    wrong = S3Settings(settings.endpoint, settings.access_key, SecretStr("wrong-secret"))
+    with pytest.raises(Unavailable, match="OBJECT_STORE_UNAVAILABLE") as raised:
+        object_store("s3://headrace/prefix", wrong).put_if_absent("a", b"")
+    assert "wrong-secret" not in str(raised.value)

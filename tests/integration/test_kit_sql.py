@@ -1,0 +1,258 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Transactions, inbox and outbox on SQLite and on PostgreSQL: one set of laws for both."""
+
+from __future__ import annotations
+
+import threading
+import time
+import uuid
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from sqlalchemy import (
+    Column,
+    ForeignKey,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    func,
+    insert,
+    select,
+    text,
+    update,
+)
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import IntegrityError
+
+from headrace.errors import Busy, Invalid, Unavailable
+from headrace_kit.failpoints import FailpointRaised, arm
+from headrace_kit.kafka import KafkaPublisher, Message
+from headrace_kit.outbox import Outbox, OutboxRelay
+from headrace_kit.sql import OUTBOX, Inbox, connect, create_tables, transaction
+from headrace_kit.testing import MemoryPublisher, wait_until
+
+pytestmark = pytest.mark.integration
+
+OWN = MetaData()
+COUNTERS = Table(
+    "counters", OWN, Column("name", String, primary_key=True), Column("value", Integer)
+)
+USES = Table("uses", OWN, Column("name", String, ForeignKey("counters.name"), primary_key=True))
+
+
+def fresh_uri(request, tmp_path):
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path}/folder/test.db"
+    dsn = request.getfixturevalue("postgres_server")
+    name = f"t{uuid.uuid4().hex}"
+    admin = connect(dsn).execution_options(isolation_level="AUTOCOMMIT")
+    with admin.connect() as connection:
+        connection.execute(text(f"create database {name}"))
+    admin.dispose()
+    return make_url(dsn).set(database=name).render_as_string(hide_password=False)
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def engine(request, tmp_path):
+    made = connect(fresh_uri(request, tmp_path))
+    create_tables(made, OWN)
+    yield made
+    made.dispose()
+
+
+@pytest.fixture(autouse=True)
+def _disarmed():
+    yield
+    arm(None)
+
+
+def count(engine, table=OUTBOX):
+    with transaction(engine) as connection:
+        return connection.scalar(select(func.count()).select_from(table))
+
+
+def fail_after(engine, step):
+    with transaction(engine) as connection:
+        step(connection)
+        raise KeyError
+
+
+def add_messages(engine, numbers):
+    for number in numbers:
+        with transaction(engine) as connection:
+            Outbox().add(connection, Message("registry.x.v1", b"k", b"%d" % number))
+
+
+def test_tables_are_created_once(engine):
+    create_tables(engine, OWN)
+
+
+def test_transaction_that_raises_leaves_nothing(engine):
+    with pytest.raises(KeyError):
+        fail_after(engine, lambda c: c.execute(insert(COUNTERS).values(name="a", value=1)))
+
+    assert 0 == count(engine, COUNTERS)
+
+
+def test_foreign_keys_hold(engine):
+    with pytest.raises(IntegrityError), transaction(engine) as connection:
+        connection.execute(insert(USES).values(name="absent"))
+
+
+def test_read_and_write_of_racing_transactions_see_one_state(engine):
+    with transaction(engine) as connection:
+        connection.execute(insert(COUNTERS).values(name="a", value=0))
+
+    def add_one(_):
+        with transaction(engine) as connection:
+            read = select(COUNTERS.c.value).where(COUNTERS.c.name == "a").with_for_update()
+            value = connection.scalar(read)
+            connection.execute(update(COUNTERS).values(value=value + 1))
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(add_one, range(80)))
+
+    with transaction(engine) as connection:
+        assert 80 == connection.scalar(select(COUNTERS.c.value))
+
+
+def test_inbox_tells_the_first_time_per_consumer(engine):
+    runs, verdicts = Inbox("runs"), Inbox("verdicts")
+    with transaction(engine) as connection:
+        assert runs.first_time(connection, "e1")
+        assert not runs.first_time(connection, "e1")
+    with transaction(engine) as connection:
+        assert not runs.first_time(connection, "e1")
+        assert verdicts.first_time(connection, "e1")
+
+
+def test_inbox_row_goes_with_an_effect_that_failed(engine):
+    inbox = Inbox("runs")
+    with pytest.raises(KeyError):
+        fail_after(engine, lambda connection: inbox.first_time(connection, "e1"))
+
+    with transaction(engine) as connection:
+        assert inbox.first_time(connection, "e1")
+
+
+def test_outbox_of_a_transaction_that_failed_is_empty(engine):
+    with pytest.raises(KeyError):
+        fail_after(engine, lambda c: Outbox().add(c, Message("registry.x.v1", b"k", b"v")))
+
+    assert 0 == count(engine)
+
+
+def test_relay_publishes_in_order_and_empties_the_outbox(engine):
+    publisher = MemoryPublisher()
+    add_messages(engine, range(5))
+
+    assert 5 == OutboxRelay(engine, publisher).relay_once()
+
+    assert [b"0", b"1", b"2", b"3", b"4"] == [message.value for message in publisher.published]
+    assert 5 == len({dict(message.headers)["ce_id"] for message in publisher.published})
+    assert 0 == count(engine)
+
+
+def test_message_keeps_its_own_headers_bytes_and_nothings(engine):
+    message = Message("t", None, None, (("ce_id", b"mine"), ("raw", b"\x00\xff")))
+    with transaction(engine) as connection:
+        Outbox().add(connection, message)
+    publisher = MemoryPublisher()
+
+    OutboxRelay(engine, publisher).relay_once()
+
+    assert [message] == publisher.published
+
+
+def test_crash_between_delivery_and_mark_repeats_the_same_ids(engine):
+    publisher = MemoryPublisher()
+    add_messages(engine, range(2))
+    relay = OutboxRelay(engine, publisher)
+
+    arm("kit.outbox.delivered:1:raise")
+    with pytest.raises(FailpointRaised):
+        relay.relay_once()
+    OutboxRelay(engine, publisher).relay_once()
+
+    first, again = publisher.published[:2], publisher.published[2:]
+    assert first == again
+    assert 0 == count(engine)
+
+
+def test_running_relay_waits_for_kafka_and_goes_on(engine):
+    publisher = MemoryPublisher()
+    publisher.errors = [Unavailable("DELIVERY_UNKNOWN"), Busy("QUEUE_FULL")]
+    relay = OutboxRelay(engine, publisher)
+    relay.start()
+    try:
+        add_messages(engine, range(1_201))
+        relay.notify()
+        wait_until(lambda: count(engine) == 0)
+    finally:
+        relay.stop(5.0)
+
+    assert [b"%d" % number for number in range(1_201)] == [m.value for m in publisher.published]
+    assert relay.failed() is None
+
+
+def test_second_relay_leaves_the_rows_to_the_first(engine):
+    if engine.dialect.name == "sqlite":
+        pytest.skip("a SQLite file has one process")
+    entered, go_on = threading.Event(), threading.Event()
+
+    class Slow(MemoryPublisher):
+        def publish(self, messages, *, timeout_s=10.0):
+            entered.set()
+            go_on.wait(10.0)
+            super().publish(messages, timeout_s=timeout_s)
+
+    slow, other = Slow(), MemoryPublisher()
+    add_messages(engine, range(3))
+    first = threading.Thread(target=OutboxRelay(engine, slow).relay_once)
+    first.start()
+    entered.wait(10.0)
+    assert 0 == OutboxRelay(engine, other).relay_once()
+    go_on.set()
+    first.join(10.0)
+
+    assert (3, 0) == (len(slow.published), len(other.published))
+    assert 0 == count(engine)
+
+
+def test_relay_on_a_real_broker(engine, kafka_server, new_topic):
+    topic = new_topic(1)
+    with transaction(engine) as connection:
+        Outbox().add(connection, Message(topic, b"k", b"v"))
+    publisher = KafkaPublisher(kafka_server, client_id="test")
+
+    assert 1 == OutboxRelay(engine, publisher).relay_once()
+
+    publisher.close(5.0)
+
+
+def test_locked_sqlite_file_is_unavailable(tmp_path):
+    engine = connect(f"sqlite:///{tmp_path}/test.db?timeout=0.1")
+    create_tables(engine)
+    with transaction(engine) as held:
+        held.execute(text("pragma busy_timeout=50"))
+        other = connect(f"sqlite:///{tmp_path}/test.db")
+        begin_s = time.monotonic()
+        with pytest.raises(Unavailable, match="DATABASE_UNAVAILABLE"), transaction(other):
+            pass
+        assert time.monotonic() - begin_s < 10.0
+        other.dispose()
+    engine.dispose()
+
+
+def test_postgres_that_is_away_is_unavailable():
+    engine = connect("postgresql://nobody@127.0.0.1:1/none")
+    with pytest.raises(Unavailable, match="DATABASE_UNAVAILABLE"), transaction(engine):
+        pass
+    engine.dispose()
+
+
+@pytest.mark.parametrize("uri", ["sqlite://", "sqlite:///:memory:", "mysql://h/d", "nonsense"])
+def test_uri_of_another_kind_is_refused(uri):
+    with pytest.raises(Invalid, match="BAD_SETTING"):
+        connect(uri)
