@@ -12,7 +12,8 @@ from headrace.errors import (
     NotFound,
     Unavailable,
 )
-from headrace_kit.error_status import from_rpc_error, retry_delay_s, to_status
+from headrace.rpc import error_of, retry_delay_s
+from headrace_kit.error_status import to_status
 
 
 class Call(grpc.RpcError):
@@ -52,7 +53,7 @@ def called(error):
 )
 def test_error_survives_the_way_over_grpc(error, code):
     call = called(error)
-    received = from_rpc_error(call)
+    received = error_of(call)
 
     assert code == call.code().name
     assert type(error) is type(received)
@@ -64,7 +65,7 @@ def test_bug_gives_nothing_of_itself_away():
 
     assert grpc.StatusCode.INTERNAL is call.code()
     assert "secret" not in call.details()
-    assert "INTERNAL" == from_rpc_error(call).reason
+    assert "INTERNAL" == error_of(call).reason
 
 
 def test_delay_is_sent_for_what_may_be_tried_again_only():
@@ -80,7 +81,7 @@ def test_long_metadata_is_cut_so_that_the_trailers_hold_it():
     trailers = called(error).trailing_metadata()
 
     assert sum(len(value) for _, value in trailers) < 6_000
-    assert "BAD_DEFINITION" == from_rpc_error(called(error)).reason
+    assert "BAD_DEFINITION" == error_of(called(error)).reason
 
 
 @pytest.mark.parametrize(
@@ -96,6 +97,6 @@ def test_long_metadata_is_cut_so_that_the_trailers_hold_it():
     ],
 )
 def test_error_that_is_not_ours_becomes_the_nearest(code, details, branch, reason):
-    received = from_rpc_error(Call(grpc.StatusCode[code], details))
+    received = error_of(Call(grpc.StatusCode[code], details))
 
     assert (branch, reason) == (type(received), received.reason)

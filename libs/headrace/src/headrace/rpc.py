@@ -2,17 +2,19 @@
 """gRPC from the caller's side: no call without a deadline, and errors come back as the error tree.
 
 The server half of the mapping is in the kit; both rest on `google.rpc.ErrorInfo` (domain
-"headrace"), so that a reason travels end to end.
+"headrace"), so that a reason travels end to end. Only what is safe is tried again: Unavailable, and
+Busy when the callee named a delay. A write carries a request id, so that a repeat has one effect.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import grpc
-from google.rpc import error_details_pb2
+from google.rpc.error_details_pb2 import ErrorInfo, RetryInfo
+from google.rpc.status_pb2 import Status
 from grpc_status import rpc_status
 
 from headrace.errors import Busy, Conflict, Corrupt, HeadraceError, Invalid, NotFound, Unavailable
@@ -20,8 +22,11 @@ from headrace.reasons import REASONS
 
 DOMAIN = "headrace"
 MESSAGE_BYTES_MAX = 16 << 20
+METADATA_BYTES_MAX = 8_192
 KEEPALIVE_MS = 30_000
+RECONNECT_MS_MAX = 2_000
 RETRY_DELAY_S_MAX = 2.0
+Response = TypeVar("Response")
 _CLASS_BY_KIND: dict[str, type[HeadraceError]] = {
     "Invalid": Invalid,
     "NotFound": NotFound,
@@ -31,47 +36,89 @@ _CLASS_BY_KIND: dict[str, type[HeadraceError]] = {
     "Unavailable": Unavailable,
     "Bug": HeadraceError,
 }
+_AWAY = (
+    grpc.StatusCode.UNAVAILABLE,
+    grpc.StatusCode.DEADLINE_EXCEEDED,
+    grpc.StatusCode.CANCELLED,
+)
 
 
 def open_channel(address: str, *, message_bytes_max: int = MESSAGE_BYTES_MAX) -> grpc.Channel:
-    """A plain-text channel with limits on both directions and keepalive."""
+    """A plain-text channel with limits on both directions and keepalive.
+
+    It connects at the first call, and again soon after each loss.
+    """
     options = [
         ("grpc.max_send_message_length", message_bytes_max),
         ("grpc.max_receive_message_length", message_bytes_max),
+        ("grpc.max_metadata_size", METADATA_BYTES_MAX),
         ("grpc.keepalive_time_ms", KEEPALIVE_MS),
+        ("grpc.keepalive_permit_without_calls", 1),
+        ("grpc.initial_reconnect_backoff_ms", 100),
+        ("grpc.max_reconnect_backoff_ms", RECONNECT_MS_MAX),
+        ("grpc.lb_policy_name", "round_robin"),
         ("grpc.enable_retries", 0),
     ]
     return grpc.insecure_channel(address, options=options)
 
 
 def call(
-    method: Callable[..., Any], request: Any, *, timeout_s: float, retries_max: int = 0
-) -> Any:
-    """Calls a unary method; retries only UNAVAILABLE, and all within `timeout_s`."""
-    deadline = time.monotonic() + timeout_s
+    method: Callable[..., Response], request: Any, *, timeout_s: float, retries_max: int = 0
+) -> Response:
+    """Calls a unary method of a stub; `timeout_s` bounds all tries together."""
+    deadline_s = time.monotonic() + timeout_s
     for attempt in range(retries_max + 1):
         try:
-            return method(request, timeout=max(0.001, deadline - time.monotonic()))
+            return method(request, timeout=max(0.001, deadline_s - time.monotonic()))
         except grpc.RpcError as err:
-            error = error_of(err)
-            delay_s = min(0.1 * 2**attempt, RETRY_DELAY_S_MAX)
-            last = attempt == retries_max or time.monotonic() + delay_s > deadline
-            if last or not isinstance(error, Unavailable):
-                raise error from err
+            delay_s = _retry_after_s(err, attempt)
+            late = delay_s is None or time.monotonic() + delay_s > deadline_s
+            if delay_s is None or late or attempt == retries_max:
+                raise error_of(err) from err
             time.sleep(delay_s)
     raise AssertionError("the loop returns or raises")
 
 
+def _retry_after_s(err: grpc.RpcError, attempt: int) -> float | None:
+    """The delay before the next try; None when trying again is not safe or cannot help."""
+    asked_s = retry_delay_s(err)
+    if err.code() == grpc.StatusCode.UNAVAILABLE:
+        return min(0.1 * 2**attempt if asked_s is None else asked_s, RETRY_DELAY_S_MAX)
+    return asked_s if err.code() == grpc.StatusCode.RESOURCE_EXHAUSTED else None
+
+
+def retry_delay_s(err: grpc.RpcError) -> float | None:
+    """The delay after which the callee asked to be tried again; None when it did not."""
+    status, info = _status_of(err), RetryInfo()
+    for detail in status.details if status is not None else ():
+        if detail.Unpack(info):
+            return float(info.retry_delay.ToMilliseconds()) / 1000
+    return None
+
+
 def error_of(err: grpc.RpcError) -> HeadraceError:
     """The error tree's form of a gRPC error, by its ErrorInfo, else by its status."""
-    status = rpc_status.from_call(err)
+    status, info = _status_of(err), ErrorInfo()
     for detail in status.details if status is not None else ():
-        info = error_details_pb2.ErrorInfo()
         if detail.Unpack(info) and info.domain == DOMAIN and info.reason in REASONS:
             return _CLASS_BY_KIND[REASONS[info.reason].kind](info.reason, **dict(info.metadata))
-    code = err.code()
-    if code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
+    return _foreign(err.code(), str(err.details() or ""))
+
+
+def _status_of(err: grpc.RpcError) -> Status | None:
+    try:
+        return rpc_status.from_call(err)
+    except ValueError:  # the status in the trailers contradicts the call's own code
+        return None
+
+
+def _foreign(code: grpc.StatusCode, details: str) -> HeadraceError:
+    """An error that no service of ours phrased: the transport's, a proxy's, gRPC's own."""
+    if code in _AWAY:
         return Unavailable("SERVICE_UNAVAILABLE", status=code.name)
     if code == grpc.StatusCode.RESOURCE_EXHAUSTED:
-        return Busy("MESSAGE_TOO_LARGE", status=code.name)
+        too_large = "larger than max" in details
+        return Busy("MESSAGE_TOO_LARGE" if too_large else "QUEUE_FULL", status=code.name)
+    if code == grpc.StatusCode.INVALID_ARGUMENT:
+        return Invalid("BAD_REQUEST", details=details)
     return HeadraceError("INTERNAL", status=code.name)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""HeadraceError to gRPC status and back, without loss: branch, reason and metadata survive.
+"""HeadraceError to gRPC status, without loss; `headrace.rpc.error_of` makes the way back.
 
 The reason travels in `google.rpc.ErrorInfo` of the domain "headrace", the delay of what may be
 tried again in `google.rpc.RetryInfo` (https://google.aip.dev/193).
@@ -9,13 +9,11 @@ from __future__ import annotations
 
 from typing import Any
 
-import grpc
 from google.protobuf.any_pb2 import Any as AnyMessage
 from google.protobuf.duration_pb2 import Duration
 from google.rpc import code_pb2
 from google.rpc.error_details_pb2 import ErrorInfo, RetryInfo
 from google.rpc.status_pb2 import Status
-from grpc_status import rpc_status
 
 from headrace.errors import (
     Busy,
@@ -26,9 +24,8 @@ from headrace.errors import (
     NotFound,
     Unavailable,
 )
-from headrace.reasons import REASONS
+from headrace.rpc import DOMAIN
 
-DOMAIN = "headrace"
 # A repeat with other content, and a compare-and-set that lost; other conflicts are preconditions.
 ALREADY = ("DUPLICATE_CONFLICT", "REQUEST_REUSED", "RUN_CONFLICT", "ALREADY_RUNNING")
 ABORTED = ("ALIAS_MOVED", "ROLLOUT_MOVED")
@@ -40,16 +37,6 @@ CODE_BY_BRANCH: dict[type[HeadraceError], int] = {
     Busy: code_pb2.RESOURCE_EXHAUSTED,
     Unavailable: code_pb2.UNAVAILABLE,
     HeadraceError: code_pb2.INTERNAL,
-}
-BRANCH_BY_CODE: dict[grpc.StatusCode, type[HeadraceError]] = {
-    grpc.StatusCode.INVALID_ARGUMENT: Invalid,
-    grpc.StatusCode.NOT_FOUND: NotFound,
-    grpc.StatusCode.FAILED_PRECONDITION: Conflict,
-    grpc.StatusCode.ABORTED: Conflict,
-    grpc.StatusCode.ALREADY_EXISTS: Conflict,
-    grpc.StatusCode.DATA_LOSS: Corrupt,
-    grpc.StatusCode.RESOURCE_EXHAUSTED: Busy,
-    grpc.StatusCode.UNAVAILABLE: Unavailable,
 }
 # A status travels in the trailers, which hold 8 KiB after their encoding.
 METADATA_ITEMS_MAX = 8
@@ -90,47 +77,3 @@ def _packed(message: Any) -> AnyMessage:
     packed = AnyMessage()
     packed.Pack(message)
     return packed
-
-
-def from_rpc_error(error: grpc.RpcError) -> HeadraceError:
-    """The HeadraceError that a call's error carries, or the nearest one when it carries none."""
-    status, code = _status_of(error), error.code()
-    info = ErrorInfo()
-    for detail in status.details if status is not None else ():
-        if detail.Unpack(info) and info.domain == DOMAIN and info.reason in REASONS:
-            branch = BRANCH_BY_CODE.get(code, HeadraceError)
-            return branch(info.reason, **info.metadata)
-    return _foreign(code, str(error.details() or ""))
-
-
-def retry_delay_s(error: grpc.RpcError) -> float | None:
-    """The delay after which the callee asked to be tried again; None when it did not."""
-    status, info = _status_of(error), RetryInfo()
-    for detail in status.details if status is not None else ():
-        if detail.Unpack(info):
-            return float(info.retry_delay.ToMilliseconds()) / 1000
-    return None
-
-
-def _status_of(error: grpc.RpcError) -> Status | None:
-    try:
-        return rpc_status.from_call(error)
-    except ValueError:  # the status in the trailers contradicts the call's own code
-        return None
-
-
-def _foreign(code: grpc.StatusCode, details: str) -> HeadraceError:
-    """An error that no service of ours phrased: the transport's, a proxy's, gRPC's own."""
-    if code == grpc.StatusCode.RESOURCE_EXHAUSTED:
-        too_large = "larger than max" in details
-        return Busy("MESSAGE_TOO_LARGE" if too_large else "QUEUE_FULL")
-    away = (
-        grpc.StatusCode.UNAVAILABLE,
-        grpc.StatusCode.DEADLINE_EXCEEDED,
-        grpc.StatusCode.CANCELLED,
-    )
-    if code in away:
-        return Unavailable("SERVICE_UNAVAILABLE", code=code.name)
-    if code == grpc.StatusCode.INVALID_ARGUMENT:
-        return Invalid("BAD_REQUEST", details=details)
-    return HeadraceError("INTERNAL", code=code.name)

@@ -14,8 +14,7 @@ from headrace.registry.v1 import registry_service_pb2_grpc as registry_grpc
 from headrace_inference.adapters import conversions
 from headrace_inference.domain.request import Batch
 from headrace_inference.domain.serving import Floats
-from headrace_kit.error_status import from_rpc_error
-from headrace_kit.grpc_client import call
+from headrace_kit.grpc_client import call, error_of
 from headrace_kit.telemetry import histogram
 
 DOWNLOAD_TIMEOUT_S = 60.0
@@ -54,4 +53,4 @@ class GrpcArtifactSource:
             for response in self._service.DownloadArtifact(request, timeout=DOWNLOAD_TIMEOUT_S):
                 yield response.chunk
         except grpc.RpcError as err:
-            raise from_rpc_error(err) from err
+            raise error_of(err) from err
