@@ -1,0 +1,76 @@
+# SPDX-License-Identifier: Apache-2.0
+"""FeatureService: requests to handlers, answers to messages; errors are mapped by the kit."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+
+import grpc
+
+from headrace.errors import Busy
+from headrace.feature.v1 import feature_service_pb2 as wire
+from headrace.feature.v1 import feature_service_pb2_grpc as service
+from headrace_feature import handlers
+from headrace_feature.adapters.arrow_ipc import ArrowIpcStream
+from headrace_feature.adapters.conversions import (
+    to_manifest,
+    to_online_response,
+    to_query,
+    to_training_command,
+)
+from headrace_feature.domain.freshness import DelayHistogram
+from headrace_feature.domain.views import Catalogue
+from headrace_feature.ports import Archive, TileStore
+from headrace_kit.clock import Clock
+
+
+class FeatureApi(service.FeatureServiceServicer):
+    """The three calls; one training set is made at a time, the memory is for one."""
+
+    def __init__(
+        self,
+        *,
+        catalogue: Callable[[], Catalogue],
+        tiles: TileStore,
+        archive: Archive,
+        freshness: DelayHistogram,
+        clock: Clock,
+    ) -> None:
+        self._catalogue, self._tiles, self._archive = catalogue, tiles, archive
+        self._freshness, self._clock = freshness, clock
+        self._training = threading.Lock()
+
+    def GetOnlineFeatures(
+        self, request: wire.GetOnlineFeaturesRequest, context: grpc.ServicerContext
+    ) -> wire.GetOnlineFeaturesResponse:
+        answers = handlers.get_online_features(
+            to_query(request), catalogue=self._catalogue(), tiles=self._tiles, clock=self._clock
+        )
+        return to_online_response(answers)
+
+    def CreateTrainingSet(
+        self, request: wire.CreateTrainingSetRequest, context: grpc.ServicerContext
+    ) -> Iterator[wire.CreateTrainingSetResponse]:
+        if not self._training.acquire(blocking=False):
+            raise Busy("QUEUE_FULL", queue="training sets")
+        try:
+            training_set = handlers.create_training_set(
+                to_training_command(request), catalogue=self._catalogue(), archive=self._archive
+            )
+            stream = ArrowIpcStream(training_set)
+            for piece in stream:
+                yield wire.CreateTrainingSetResponse(arrow_ipc=piece)
+            manifest = to_manifest(training_set, stream.digest)
+            yield wire.CreateTrainingSetResponse(manifest=manifest)
+        finally:
+            self._training.release()
+
+    def GetFreshness(
+        self, request: wire.GetFreshnessRequest, context: grpc.ServicerContext
+    ) -> wire.GetFreshnessResponse:
+        return wire.GetFreshnessResponse(
+            records=self._freshness.total(),
+            p50_ms=self._freshness.quantile_ms(0.5),
+            p99_ms=self._freshness.quantile_ms(0.99),
+        )

@@ -1,0 +1,44 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What Kafka says about raw topics: the id that names the archive's counters, and the ends."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from confluent_kafka import KafkaException, TopicCollection
+from confluent_kafka.admin import AdminClient
+
+from headrace import topics
+from headrace.errors import Unavailable
+from headrace_kit.kafka import client_settings
+from headrace_kit.offsets import REQUEST_TIMEOUT_S, topic_end_offsets
+
+
+@dataclass(frozen=True, slots=True)
+class RawTopic:
+    """A topic that was made again has another id."""
+
+    id: str
+    end_by_partition: Mapping[int, int]
+
+
+class KafkaRawTopics:
+    """Asks at each call: a topic may be made again."""
+
+    def __init__(self, bootstrap: str) -> None:
+        self._bootstrap = bootstrap
+
+    def __call__(self, stream: str) -> RawTopic:
+        """Raises Unavailable TOPIC_MISSING or BROKER_UNAVAILABLE."""
+        topic = topics.RAW.of(stream)
+        ends = topic_end_offsets(self._bootstrap, [topic])
+        admin = AdminClient(client_settings(self._bootstrap, "headrace-feature-topics"))
+        asked = admin.describe_topics(TopicCollection([topic]), request_timeout=REQUEST_TIMEOUT_S)
+        try:
+            described = asked[topic].result(REQUEST_TIMEOUT_S)
+        except (KafkaException, TimeoutError) as err:
+            raise Unavailable("BROKER_UNAVAILABLE", bootstrap=self._bootstrap) from err
+        return RawTopic(
+            str(described.topic_id), {partition.number: end for partition, end in ends.items()}
+        )

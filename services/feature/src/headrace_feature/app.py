@@ -1,0 +1,95 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The wiring: every topic that is read and written, every call that is served.
+
+Follows `registry.definitions`, folds `ingest.records.<stream>` of every stream that a view reads,
+writes `feature.dead-letters`, serves FeatureService, reads ingest's Delta tables `records/<stream>`
+and, for how far they reach, the ends of `raw.<stream>`.
+"""
+
+from __future__ import annotations
+
+from headrace import topics
+from headrace.feature.v1 import feature_service_pb2_grpc as service
+from headrace_feature.adapters.definition_follower import DefinitionFollower
+from headrace_feature.adapters.delta_archive import DeltaArchive
+from headrace_feature.adapters.grpc_api import FeatureApi
+from headrace_feature.adapters.kafka_topics import KafkaRawTopics
+from headrace_feature.adapters.record_folder import RecordFolder
+from headrace_feature.adapters.state_tiles import StateTiles
+from headrace_feature.domain.freshness import DelayHistogram
+from headrace_feature.domain.views import Catalogue
+from headrace_feature.settings import Settings
+from headrace_kit.admin_http import AdminServer
+from headrace_kit.clock import SystemClock
+from headrace_kit.consume import ConsumeLoop
+from headrace_kit.follow import TableFollower
+from headrace_kit.grpc_server import GrpcServer
+from headrace_kit.kafka import KafkaPublisher
+from headrace_kit.lifecycle import run_service
+from headrace_kit.objects import delta_storage_options
+from headrace_kit.state_store import LmdbStateStore
+
+SERVICE = "feature"
+DAY_US = 86_400_000_000
+
+
+def run(settings: Settings) -> int:
+    """Serves until it is told to stop; returns the exit code."""
+    bootstrap = settings.kafka_bootstrap
+    store = LmdbStateStore(settings.data_dir / "tiles", map_bytes_max=settings.state_bytes_max)
+    tiles, freshness, clock = StateTiles(store), DelayHistogram(), SystemClock()
+    publisher = KafkaPublisher(bootstrap, client_id=SERVICE)
+
+    def read_streams(catalogue: Catalogue) -> None:
+        streams = {layout.stream for layout in catalogue.layouts().values()}
+        loop.subscribe([topics.INGEST_RECORDS.of(stream) for stream in streams])
+        loop.reposition()
+
+    definitions = DefinitionFollower(read_streams)
+    folder = RecordFolder(
+        catalogue=definitions.catalogue,
+        tiles=tiles,
+        clock=clock,
+        keep_us=settings.keep_days * DAY_US,
+        freshness=freshness,
+    )
+    loop = ConsumeLoop(
+        bootstrap=bootstrap,
+        group=SERVICE,
+        handler=folder,
+        dead_letters=publisher,
+        service=SERVICE,
+    )
+    archive = DeltaArchive(
+        settings.objects,
+        delta_storage_options(settings.objects, settings.s3),
+        raw_topic=KafkaRawTopics(bootstrap),
+    )
+    api = FeatureApi(
+        catalogue=definitions.catalogue,
+        tiles=tiles,
+        archive=archive,
+        freshness=freshness,
+        clock=clock,
+    )
+    server = GrpcServer(
+        host=settings.grpc_host,
+        port=settings.grpc_port,
+        services=[(service.add_FeatureServiceServicer_to_server, api)],
+        names=["headrace.feature.v1.FeatureService"],
+    )
+    follower = TableFollower(
+        bootstrap=bootstrap,
+        topic=topics.REGISTRY_DEFINITIONS.name,
+        on_record=definitions.on_record,
+    )
+    admin = AdminServer(settings.http_host, settings.http_port, live=lambda: True, ready=loop.ready)
+    try:
+        return run_service(
+            SERVICE,
+            [publisher, follower, loop, server],
+            admin=admin,
+            on_ready=server.set_ready,
+        )
+    finally:
+        store.close()

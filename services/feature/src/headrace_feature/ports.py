@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the handlers need from outside: tiles with their positions, and the archive of records."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from headrace_feature.domain.records import Records
+from headrace_feature.domain.views import Layout
+
+
+@dataclass(frozen=True, slots=True)
+class Folded:
+    """What one batch did to one layout: changed tiles, next offset by partition, new floor."""
+
+    layout: Layout
+    tiles: Mapping[bytes, bytes]
+    next_by_partition: Mapping[int, int]
+    floor_us: int
+
+
+class TileStore(Protocol):
+    """Tiles, and how far each layout has read each partition of its stream."""
+
+    def load(self, keys: Sequence[bytes]) -> Sequence[bytes | None]:
+        """The tiles of these keys, all of one moment."""
+
+    def commit(self, batch: Sequence[Folded]) -> None:
+        """All of it durable and readable, or none.
+
+        Tiles before a new floor may go, after `floor_us` has told it.
+        """
+
+    def next_by_partition(self, layout: Layout) -> Mapping[int, int]:
+        """Next offset by partition; absent means that none was read."""
+
+    def furthest_by_partition(self, stream: str) -> Mapping[int, int]:
+        """The highest next offset that any layout of the stream ever had."""
+
+    def floor_us(self, layout: Layout) -> int:
+        """Event time before which tiles may be gone."""
+
+    def retire(self, layouts: Collection[Layout]) -> None:
+        """Forget the positions of every other layout: it would be filled again."""
+
+    def sweep(self) -> None:
+        """Delete some tiles of retired layouts, if any are left."""
+
+
+class Snapshot(Protocol):
+    """One version of a stream's archive."""
+
+    @property
+    def version(self) -> int:
+        """Of the Delta table."""
+
+    def records(self, columns: Collection[str], known_until_us: int) -> Records:
+        """The records known at that moment; a column that the archive lacks is absent."""
+
+
+class Archive(Protocol):
+    """Every accepted record of every stream."""
+
+    def snapshot(self, stream: str, known_until_us: int) -> Snapshot:
+        """A version that holds all that was known at the moment.
+
+        Raises Unavailable RECORDS_BEHIND when none appears within a bounded wait.
+        """

@@ -1,0 +1,41 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the feature service is told, from FEATURE_* of the environment."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import Field, SecretStr
+from pydantic_settings import SettingsConfigDict
+
+from headrace_kit.objects import S3Settings
+from headrace_kit.settings import ServiceSettings
+
+
+class Settings(ServiceSettings):
+    """Frozen; see the table in the README."""
+
+    model_config = SettingsConfigDict(frozen=True, extra="forbid", env_prefix="FEATURE_")
+
+    grpc_port: int = 7102
+    http_port: int = 7202
+    data_dir: Path = Path(".headrace/feature")
+    state_bytes_max: int = Field(default=16 << 30, gt=0)
+    """Cap of the tiles on disk; the file grows as it is needed."""
+    keep_days: int = Field(default=45, gt=0, le=3_650)
+    """How far behind the newest known record a read may ask."""
+    object_store_uri: str = ""
+    """`file:///FOLDER` or `s3://BUCKET/PREFIX`, where ingest archives; empty: .headrace/objects."""
+    s3_endpoint: str = ""
+    s3_access_key: str = ""
+    s3_secret_key: SecretStr = SecretStr("")
+
+    @property
+    def objects(self) -> str:
+        return self.object_store_uri or Path(".headrace/objects").absolute().as_uri()
+
+    @property
+    def s3(self) -> S3Settings | None:
+        if not self.s3_endpoint:
+            return None
+        return S3Settings(self.s3_endpoint, self.s3_access_key, self.s3_secret_key)

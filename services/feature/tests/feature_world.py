@@ -1,0 +1,336 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A small world: two streams with views on them, events, and an oracle in plain Python.
+
+The oracle answers from the list of events by the sentences of the design and shares no code with
+the service: exact rationals, one event after the other.
+"""
+
+import json
+import math
+import struct
+from dataclasses import dataclass, field
+from fractions import Fraction
+
+import numpy as np
+from hypothesis import strategies as st
+
+from headrace.application import Recipe, RequestView, Stream, StreamView
+from headrace_feature.adapters.memory_archive import MemoryArchive
+from headrace_feature.adapters.record_folder import RecordFolder
+from headrace_feature.adapters.state_tiles import StateTiles
+from headrace_feature.domain.freshness import DelayHistogram
+from headrace_feature.domain.views import Catalogue
+from headrace_feature.handlers import (
+    CreateTrainingSet,
+    GetOnlineFeatures,
+    create_training_set,
+    get_online_features,
+)
+from headrace_kit.kafka import Partition
+from headrace_kit.state_store import MemoryStateStore
+from headrace_kit.testing import FixedClock, a_record
+
+SECOND, MINUTE, HOUR, DAY = 1_000_000, 60_000_000, 3_600_000_000, 86_400_000_000
+START = 1_357_000_000_000_000
+TOPIC = "ingest.records.rides.v1"
+
+RIDES = {
+    "kind": "stream",
+    "name": "rides",
+    "description": "Rides.",
+    "owner": "tests",
+    "key": "zone",
+    "id": "ride_id",
+    "event_time": "at",
+    "known_time": "known_at",
+    "lateness_allowed": "1h",
+    "columns": {
+        "ride_id": {"type": "string"},
+        "zone": {"type": "string"},
+        "kind": {"type": "int64"},
+        "riders": {"type": "int64"},
+        "fare": {"type": "float64"},
+        "at": {"type": "timestamp"},
+        "known_at": {"type": "timestamp"},
+    },
+}
+ASKS = {
+    **RIDES,
+    "name": "asks",
+    "key": "ask_id",
+    "id": "ask_id",
+    "columns": {
+        "ask_id": {"type": "string"},
+        "zone": {"type": "string"},
+        "kind": {"type": "int64"},
+        "due": {"type": "timestamp"},
+        "distance": {"type": "float64"},
+        "late_by": {"type": "int64"},
+        "at": {"type": "timestamp"},
+        "known_at": {"type": "timestamp"},
+    },
+}
+AGGREGATES = ("sum", "mean", "min", "max", "last")
+
+
+def a_window_view(name: str, entity: tuple[str, ...], *windows: str) -> StreamView:
+    features = {f"count_{w}": {"aggregate": "count", "window": w} for w in windows}
+    for window in windows:
+        for aggregate in AGGREGATES:
+            for column in ("riders", "fare"):
+                features[f"{aggregate}_{column}_{window}"] = {
+                    "aggregate": aggregate,
+                    "column": column,
+                    "window": window,
+                }
+    return StreamView.model_validate(
+        {
+            "kind": "view",
+            "name": name,
+            "description": name,
+            "stream": "rides",
+            "entity": entity,
+            "features": features,
+        }
+    )
+
+
+VIEWS = (
+    a_window_view("zone", ("zone",), "1h", "3h"),
+    a_window_view("zone-kind", ("zone", "kind"), "90m"),
+)
+REQUEST_VIEW = RequestView.model_validate(
+    {
+        "kind": "view",
+        "name": "ask",
+        "description": "The question.",
+        "features": {
+            "hour": {"transform": "hour", "column": "due", "timezone": "America/New_York"},
+            "weekday": {"transform": "weekday", "column": "due", "timezone": "America/New_York"},
+            "distance": {"transform": "value", "column": "distance"},
+            "zone": {"transform": "category", "column": "zone", "categories": ["a", "b"]},
+        },
+    }
+)
+WINDOW_FEATURES = tuple(f"{view.name}:{name}" for view in VIEWS for name in view.features)
+REQUEST_FEATURES = tuple(f"ask:{name}" for name in REQUEST_VIEW.features)
+RECIPE = Recipe.model_validate(
+    {
+        "kind": "recipe",
+        "name": "late",
+        "description": "Will it be late?",
+        "model": "late",
+        "spine": {"stream": "asks", "entity_key": "ask_id", "time": "due", "offset": "-10m"},
+        "label": {
+            "stream": "ends",
+            "key": "ask_id",
+            "column": "late_by",
+            "above": 5,
+            "absent_after": "2h",
+        },
+        "features": [*WINDOW_FEATURES, *REQUEST_FEATURES],
+        "network": {
+            "hidden": [8],
+            "dropout": 0,
+            "learning_rate": 0.01,
+            "weight_decay": 0,
+            "batch_rows": 8,
+            "epochs_max": 1,
+            "members": 1,
+            "embedding_size": 2,
+            "seed": 1,
+        },
+        "gate": {"holdout": "1d", "auc_min": 0.5, "champion_margin": 0.1},
+    }
+)
+
+
+def a_catalogue(*views: StreamView | RequestView) -> Catalogue:
+    streams = (RIDES, ASKS, {**ASKS, "name": "ends"})
+    catalogue = Catalogue()
+    for document in streams:
+        catalogue = catalogue.with_definition(Stream.model_validate(document))
+    for view in views or (*VIEWS, REQUEST_VIEW):
+        catalogue = catalogue.with_definition(view)
+    return catalogue.with_definition(RECIPE)
+
+
+@dataclass(frozen=True)
+class Event:
+    """One ride."""
+
+    id: str
+    at: int
+    known: int
+    zone: str | None = "a"
+    kind: int | None = 1
+    riders: int | None = 1
+    fare: float | None = 1.0
+
+    def value(self) -> dict[str, object]:
+        return {
+            "ride_id": self.id,
+            "zone": self.zone,
+            "kind": self.kind,
+            "riders": self.riders,
+            "fare": self.fare,
+            "at": self.at,
+            "known_at": self.known,
+        }
+
+    def record(self, *, partition: int = 0, offset: int = 0, published_ms: int = 0):
+        headers = {
+            "ce_id": self.id,
+            "ce_time": str(self.at),
+            "headrace-known-time": str(self.known),
+            "headrace-published-ms": str(published_ms),
+        }
+        return a_record(
+            json.dumps(self.value()).encode(),
+            topic=TOPIC,
+            partition=partition,
+            offset=offset,
+            headers={name: text.encode() for name, text in headers.items()},
+        )
+
+    def row(self) -> dict[str, object]:
+        return archived(self.id, self.at, self.known, self.value())
+
+
+def archived(id: str, at: int, known: int, value: dict[str, object]) -> dict[str, object]:
+    return {"_event_id": id, "_event_time_us": at, "_known_time_us": known, **value}
+
+
+@dataclass
+class World:
+    """The service's fold and reads on an in-memory store, fed like Kafka feeds it."""
+
+    catalogue: Catalogue = field(default_factory=a_catalogue)
+    store: MemoryStateStore = field(default_factory=MemoryStateStore)
+    keep: int = 3_650 * DAY
+    offsets: dict[int, int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.freshness, self.clock = DelayHistogram(), FixedClock(START)
+        self.restart()
+
+    def restart(self) -> None:
+        self.tiles = StateTiles(self.store)
+        self.folder = RecordFolder(
+            catalogue=lambda: self.catalogue,
+            tiles=self.tiles,
+            clock=self.clock,
+            keep_us=self.keep,
+            freshness=self.freshness,
+        )
+        self.place()
+
+    def place(self) -> dict[Partition, int]:
+        return self.folder.positions([Partition(TOPIC, number) for number in range(2)])
+
+    def fold(self, *events: Event, partition: int = 0) -> None:
+        first = self.offsets.get(partition, 0)
+        self.offsets[partition] = first + len(events)
+        numbered = enumerate(events, start=first)
+        self.folder.handle([e.record(partition=partition, offset=o) for o, e in numbered])
+
+    def state(self) -> dict[bytes, bytes]:
+        return dict(self.store.scan(b"t", b"u"))
+
+    def read(self, rows, features=WINDOW_FEATURES, **columns) -> np.ndarray:
+        """rows: (zone, kind, as_of)."""
+        zones = [zone or "" for zone, _, _ in rows]
+        kinds = ["" if kind is None else str(kind) for _, kind, _ in rows]
+        moments = [as_of for _, _, as_of in rows]
+        return self.read_columns(features, {"zone": zones, "kind": kinds, **columns}, moments)
+
+    def read_columns(self, features, columns, moments) -> np.ndarray:
+        query = GetOnlineFeatures(tuple(features), columns, np.array(moments, dtype=np.int64))
+        return get_online_features(
+            query, catalogue=self.catalogue, tiles=self.tiles, clock=self.clock
+        )
+
+    def training_set(self, rides, asks, ends, until):
+        archive = MemoryArchive({"rides": rides, "asks": asks, "ends": ends})
+        command = CreateTrainingSet("late", until)
+        return create_training_set(command, catalogue=self.catalogue, archive=archive)
+
+
+class Oracle:
+    """What a window holds, said event by event."""
+
+    def answer(self, events, features, zone, kind, as_of) -> list[bytes]:
+        return [self._bits(self._one(events, f, zone, kind, as_of)) for f in features]
+
+    def _one(self, events, feature, zone, kind, as_of) -> float:
+        view_name, _, name = feature.partition(":")
+        aggregate, window_s, column = name.split("_")[0], name.split("_")[-1], name.split("_")[1]
+        minutes = int(window_s[:-1]) * {"m": 1, "h": 60}[window_s[-1]]
+        seen: dict[str, Event] = {}
+        for event in events:
+            mine = event.zone == zone and (view_name == "zone" or event.kind == kind)
+            named = event.zone and (view_name == "zone" or event.kind is not None)
+            inside = as_of - minutes * MINUTE < event.at <= as_of
+            if mine and named and inside and event.known <= as_of:
+                seen[event.id] = event
+        if aggregate == "count":
+            return float(len(seen))
+        ordered = sorted(seen.values(), key=lambda event: (event.at, event.id))
+        values = [getattr(e, column) for e in ordered if getattr(e, column) is not None]
+        if not values:
+            return math.nan
+        total = self._float(sum(map(Fraction, values), Fraction()))
+        return {
+            "sum": total,
+            "mean": total / len(values),
+            "min": float(min(values)),
+            "max": float(max(values)),
+            "last": float(values[-1]),
+        }[aggregate]
+
+    def _float(self, exact: Fraction) -> float:
+        try:
+            return exact.numerator / exact.denominator
+        except OverflowError:
+            return 1.7976931348623157e308 if exact > 0 else -1.7976931348623157e308
+
+    def _bits(self, value: float) -> bytes:
+        if math.isnan(value):
+            return b"\x00\x00\xc0\x7f"
+        largest = 3.4028234663852886e38
+        return struct.pack("<f", min(max(value, -largest), largest) + 0.0)
+
+
+def bits(answers: np.ndarray) -> list[list[bytes]]:
+    """Rows of float32 as bytes; every NaN is one."""
+    clean = np.where(np.isnan(answers), np.float32("nan"), answers).astype("<f4")
+    return [[value.tobytes() for value in row] for row in clean]
+
+
+FLOATS = st.one_of(
+    st.sampled_from([0.0, -0.0, 0.1, 0.2, 0.3, -0.1, 1e16, -1e16, 1.0, 5e-324, 1e308, -1e308]),
+    st.floats(allow_nan=False, allow_infinity=False),
+    st.floats(-100, 100),
+)
+INTS = st.one_of(st.integers(-50, 50), st.sampled_from([2**63 - 1, -(2**63), 2**53 + 1]))
+MOMENTS = st.one_of(
+    st.integers(0, 12).map(lambda half: START + half * HOUR // 2),
+    st.integers(0, 6 * HOUR).map(lambda us: START + us),
+)
+LAGS = st.sampled_from([0, 0, 0, 1, -1, 10 * MINUTE, HOUR, 90 * MINUTE, 4 * HOUR, -HOUR])
+ZONES, KINDS = st.sampled_from(["a", "b", None]), st.sampled_from([1, 2, None])
+
+
+@st.composite
+def event_lists(draw, events_max=25):
+    drawn = draw(
+        st.lists(
+            st.tuples(MOMENTS, LAGS, ZONES, KINDS, st.none() | INTS, st.none() | FLOATS),
+            max_size=events_max,
+        )
+    )
+    order = draw(st.permutations(range(len(drawn))))
+    return [
+        Event(f"ride-{number}", at, at + lag, zone, kind, riders, fare)
+        for number, (at, lag, zone, kind, riders, fare) in zip(order, drawn, strict=True)
+    ]

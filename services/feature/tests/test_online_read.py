@@ -1,0 +1,149 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The online read against the oracle, and what it refuses."""
+
+import numpy as np
+import pytest
+from feature_world import (
+    DAY,
+    HOUR,
+    KINDS,
+    MOMENTS,
+    REQUEST_FEATURES,
+    START,
+    WINDOW_FEATURES,
+    ZONES,
+    Event,
+    Oracle,
+    World,
+    bits,
+    event_lists,
+)
+from hypothesis import given
+from hypothesis import strategies as st
+
+from headrace.errors import Busy, Invalid, NotFound
+from headrace_feature.domain import windows
+from headrace_feature.handlers import ROWS_MAX
+
+ROWS = st.lists(st.tuples(ZONES, KINDS, MOMENTS), min_size=1, max_size=12)
+
+
+@given(events=event_lists(), rows=ROWS)
+def test_every_row_equals_the_oracle(events, rows):
+    world = World()
+    world.fold(*events)
+    expected = [Oracle().answer(events, WINDOW_FEATURES, *row) for row in rows]
+
+    assert expected == bits(world.read(rows))
+
+
+@given(events=event_lists(), rows=ROWS)
+def test_rows_taken_in_small_pieces_give_the_same(events, rows):
+    world = World()
+    world.fold(*events)
+    whole = bits(world.read(rows))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(windows, "PAIRS_MAX", 3)
+        patch.setattr("headrace_feature.handlers.TILES_MAX", 5)
+        assert whole == bits(world.read(rows))
+
+
+@given(data=st.data(), events=event_lists(), cut=MOMENTS)
+def test_no_answer_depends_on_what_became_known_later(data, events, cut):
+    """Issue 3: shifting or changing every later event leaves all earlier answers, bit for bit."""
+    changed = []
+    for event in events:
+        if event.known <= cut:
+            changed.append(event)
+        elif data.draw(st.booleans()):
+            shift = data.draw(st.integers(0, 3 * HOUR))
+            changed.append(
+                Event(event.id, event.at + shift, event.known + shift, "b", 2, 999, -1e300)
+            )
+    rows = [
+        (zone, kind, cut - back * HOUR // 3)
+        for zone in "ab"
+        for kind in (1, 2)
+        for back in range(6)
+    ]
+    before, after = World(), World()
+    before.fold(*events)
+    after.fold(*changed)
+
+    assert bits(before.read(rows)) == bits(after.read(rows))
+
+
+def test_window_is_open_at_its_begin_and_closed_at_its_end():
+    world = World()
+    world.fold(Event("e", START, START))
+    feature = ["zone:count_1h"]
+
+    answers = [world.read([("a", 1, START + d)], feature)[0, 0] for d in (-1, 0, HOUR - 1, HOUR)]
+    assert [0, 1, 1, 0] == answers
+
+
+def test_request_features_are_local_to_their_zone():
+    world = World()
+    # 2013-03-10: New York's clocks went from 02:00 to 03:00 at 07:00 UTC. It was a Sunday.
+    moments = np.array([1_362_898_799, 1_362_898_800], dtype=np.int64) * 1_000_000
+    answers = world.read(
+        [("b", 1, START), ("z", 1, START)],
+        REQUEST_FEATURES,
+        due=moments,
+        distance=np.array([2.5, np.nan]),
+    )
+
+    assert [[1.0, 7.0, 2.5, 2.0], [3.0, 7.0]] == [answers[0].tolist(), answers[1, :2].tolist()]
+    assert np.isnan(answers[1, 2])
+    assert 0.0 == answers[1, 3]
+
+
+def test_no_moment_given_means_now():
+    world = World()
+    world.fold(Event("e", START - 1, START - 1))
+    query_rows = world.read([], ["zone:count_1h"], zone=["a"], kind=["1"])
+
+    assert [[1.0]] == query_rows.tolist()
+
+
+def test_number_and_text_name_the_same_entity():
+    world = World()
+    world.fold(Event("e", START, START, kind=7))
+    feature = ["zone-kind:count_90m"]
+
+    for kind in (np.array([7]), np.array([7.0]), ["7"]):
+        assert 1.0 == world.read([("a", None, START)], feature, kind=kind)[0, 0]
+
+
+@pytest.mark.parametrize(
+    ("columns", "moments"),
+    [
+        ({"zone": ["a"]}, [START, START]),
+        ({"zone": ["a", "b"], "kind": ["1"]}, []),
+        ({"kind": ["1"]}, [START]),
+        ({}, []),
+        ({"zone": ["a"]}, [-1]),
+    ],
+)
+def test_malformed_query_is_refused(columns, moments):
+    with pytest.raises(Invalid, match="BAD_REQUEST"):
+        World().read_columns(["zone:count_1h"], columns, moments)
+
+
+def test_unknown_feature_is_refused():
+    with pytest.raises(NotFound, match="FEATURE_UNKNOWN"):
+        World().read([("a", 1, START)], ["zone:nothing"])
+
+
+def test_too_many_rows_are_refused():
+    with pytest.raises(Busy, match="BATCH_TOO_LARGE"):
+        World().read([("a", 1, START)] * (ROWS_MAX + 1), ["zone:count_1h"])
+
+
+def test_read_behind_what_is_kept_is_refused():
+    world = World(keep=10 * DAY)
+    world.fold(Event("new", START + 40 * DAY, START + 40 * DAY))
+
+    assert 0.0 == world.read([("a", 1, START + 30 * DAY)], ["zone:count_1h"])[0, 0]
+    with pytest.raises(Invalid, match="history begins"):
+        world.read([("a", 1, START + 29 * DAY)], ["zone:count_1h"])

@@ -1,0 +1,193 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The training set: P5 against the online read, no leakage, and which rows and labels it has."""
+
+import hashlib
+from dataclasses import replace
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from feature_world import (
+    HOUR,
+    KINDS,
+    LAGS,
+    MINUTE,
+    MOMENTS,
+    REQUEST_FEATURES,
+    START,
+    WINDOW_FEATURES,
+    ZONES,
+    Event,
+    World,
+    archived,
+    bits,
+    event_lists,
+)
+from hypothesis import given
+from hypothesis import strategies as st
+
+from headrace.errors import NotFound, Unavailable
+from headrace_feature.adapters.arrow_ipc import ArrowIpcStream
+from headrace_feature.domain import point_in_time
+from headrace_feature.handlers import CreateTrainingSet, create_training_set
+
+LATER = START + 100 * HOUR
+OFFSET = -10 * MINUTE
+AFTER_ALL = archived("after-all", LATER + 1, LATER + 1, {})
+
+
+def an_ask(name="ask", due=START, known=START - HOUR, zone="a", kind=1, distance=1.5):
+    value = {"ask_id": name, "zone": zone, "kind": kind, "due": due, "distance": distance}
+    return archived(name, known, known, value)
+
+
+def an_end(name="ask", known=START + HOUR, late_by=9, id="end"):
+    return archived(id, known, known, {"ask_id": name, "late_by": late_by})
+
+
+def training_set(*, rides=(), asks=(), ends=(), until=LATER, world=None):
+    streams = {"rides": [e.row() for e in rides], "asks": asks, "ends": ends}
+    complete = {stream: [*rows, AFTER_ALL] for stream, rows in streams.items()}
+    return (world or World()).training_set(*complete.values(), until)
+
+
+ASKS = st.lists(st.tuples(ZONES, KINDS, MOMENTS, LAGS, st.none() | st.floats(-9, 9)), max_size=12)
+
+
+def asks_of(drawn):
+    return [
+        an_ask(f"ask-{n}", due, due + OFFSET - max(lag, 0), zone, kind, distance)
+        for n, (zone, kind, due, lag, distance) in enumerate(drawn)
+    ]
+
+
+@given(data=st.data(), rides=event_lists(), drawn=ASKS)
+def test_training_set_equals_the_online_read_bit_for_bit(data, rides, drawn):
+    repeats = data.draw(st.lists(st.sampled_from(rides), max_size=4)) if rides else []
+    later = [replace(ride, known=ride.known + 50 * HOUR) for ride in repeats]
+    asks = asks_of(drawn)
+    made = training_set(rides=data.draw(st.permutations([*rides, *later])), asks=asks)
+    by_id = {ask["_event_id"]: ask for ask in asks}
+    assert sorted(by_id) == sorted(made.entity_keys)
+    if not asks or not rides:
+        return
+    world = World()
+    world.fold(*rides)
+    rows = [by_id[key] for key in made.entity_keys]
+    online = world.read(
+        [(row["zone"], row["kind"], as_of) for row, as_of in zip(rows, made.as_of_us, strict=True)],
+        (*WINDOW_FEATURES, *REQUEST_FEATURES),
+        due=np.array([row["due"] for row in rows]),
+        distance=np.array([np.nan if r["distance"] is None else r["distance"] for r in rows]),
+    )
+
+    assert bits(online) == bits(made.values)
+
+
+@given(data=st.data(), rides=event_lists(), drawn=ASKS, cut=MOMENTS)
+def test_no_row_depends_on_what_became_known_after_it(data, rides, drawn, cut):
+    changed = [
+        ride
+        if ride.known <= cut
+        else Event(ride.id, ride.at + HOUR, ride.known + HOUR, "b", 2, 999, -1e300)
+        for ride in rides
+        if ride.known <= cut or data.draw(st.booleans())
+    ]
+    asks = asks_of(drawn)
+    before, after = (training_set(rides=each, asks=asks) for each in (rides, changed))
+    early = before.as_of_us <= cut
+
+    assert before.entity_keys == after.entity_keys
+    assert bits(before.values[early]) == bits(after.values[early])
+
+
+@given(rides=event_lists(), drawn=ASKS)
+def test_pairs_taken_in_small_pieces_give_the_same(rides, drawn):
+    asks = asks_of(drawn)
+    whole = training_set(rides=rides, asks=asks)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(point_in_time, "PAIRS_MAX", 3)
+        assert bits(whole.values) == bits(training_set(rides=rides, asks=asks).values)
+
+
+@pytest.mark.parametrize(
+    ("end", "label"),
+    [
+        (an_end(late_by=6), 1),
+        (an_end(late_by=5), 0),
+        (an_end(late_by=None), 1),
+        (an_end(known=START + 2 * HOUR, late_by=0), 0),
+        (an_end(known=START + 2 * HOUR + 1, late_by=0), 1),
+        (an_end(name="other", late_by=0), 1),
+    ],
+)
+def test_label_is_the_outcome_or_its_absence(end, label):
+    made = training_set(asks=[an_ask()], ends=[end])
+
+    assert [label] == made.label.tolist()
+
+
+def test_first_known_outcome_counts():
+    ends = [
+        an_end(known=START + 3, late_by=9, id="end-1"),
+        an_end(known=START + 2, late_by=1, id="end-2"),
+        an_end(known=START + 1, late_by=None, id="end-0"),
+    ]
+    assert [0] == training_set(asks=[an_ask()], ends=ends).label.tolist()
+
+
+@pytest.mark.parametrize(
+    ("ask", "until", "rows"),
+    [
+        (an_ask(), START + HOUR, 1),
+        (an_ask(), START + HOUR - 1, 0),
+        (an_ask(name="absent"), START + 2 * HOUR, 1),
+        (an_ask(name="absent"), START + 2 * HOUR - 1, 0),
+        (an_ask(known=START + OFFSET), LATER, 1),
+        (an_ask(known=START + OFFSET + 1), LATER, 0),
+        (an_ask(due=None), LATER, 0),
+        (an_ask(name=None), LATER, 0),
+    ],
+)
+def test_row_takes_part_only_if_it_and_its_label_were_known(ask, until, rows):
+    made = training_set(asks=[ask], ends=[an_end()], until=until)
+
+    assert rows == len(made.label)
+
+
+def test_repeated_ask_is_one_row():
+    made = training_set(asks=[an_ask(), an_ask()], ends=[an_end()])
+
+    assert (["ask"], [START + OFFSET]) == (made.entity_keys, made.as_of_us.tolist())
+
+
+def test_archive_that_is_behind_is_unavailable():
+    with pytest.raises(Unavailable, match="RECORDS_BEHIND"):
+        World().training_set([], [an_ask()], [an_end()], LATER)
+
+
+def test_unknown_recipe_is_refused():
+    with pytest.raises(NotFound, match="DEFINITION_UNKNOWN"):
+        create_training_set(
+            CreateTrainingSet("none", LATER), catalogue=World().catalogue, archive=None
+        )
+
+
+def test_arrow_stream_reads_back_and_its_digest_is_of_the_bytes():
+    rides = [Event("ride", START + OFFSET, START + OFFSET)]
+    made = training_set(rides=rides, asks=[an_ask(), an_ask(name="b")], ends=[an_end()])
+    stream = ArrowIpcStream(made)
+    data = b"".join(stream)
+    table = pa.ipc.open_stream(data).read_all()
+
+    assert stream.digest == hashlib.sha256(data).hexdigest()
+    assert ["entity_key", "as_of_us", "label", "features"] == table.column_names
+    assert made.entity_keys == table["entity_key"].to_pylist()
+    flat = table["features"].combine_chunks().flatten().to_numpy()
+    assert bits(made.values) == bits(flat.reshape(made.values.shape))
+
+
+def test_training_set_without_rows_is_a_stream_without_rows():
+    data = b"".join(ArrowIpcStream(training_set()))
+
+    assert 0 == pa.ipc.open_stream(data).read_all().num_rows
