@@ -75,7 +75,6 @@ class Archive(Protocol):
     def append(
         self,
         contract: Contract,
-        topic_id: str,
         rows: pl.DataFrame,
         before: Mapping[int, Account],
         after: Mapping[int, Account],

@@ -63,6 +63,7 @@ _DELTA_TYPES: dict[pl.DataType, str] = {
     pl.Binary(): "binary",
     pl.Date(): "date",
 }
+_POLARS_TYPES = {name: dtype for dtype, name in _DELTA_TYPES.items()}
 
 log = structlog.get_logger(__name__)
 
@@ -75,6 +76,7 @@ class _Open:
     topic_id: str
     offsets: dict[int, int]
     commits: int = 0
+    in_doubt: bool = False
 
 
 class DeltaArchive:
@@ -104,7 +106,6 @@ class DeltaArchive:
     def append(
         self,
         contract: Contract,
-        topic_id: str,
         rows: pl.DataFrame,
         before: Mapping[int, Account],
         after: Mapping[int, Account],
@@ -113,19 +114,33 @@ class DeltaArchive:
         opened.offsets = _offsets(before)
         failpoint("ingest.sink.version_read")
         with self._store_errors(contract.name), COMMIT_SECONDS.labels(contract.name).time():
-            for _ in range(COMMIT_TRIES_MAX):
-                try:
-                    _write(opened.table, rows, _transactions(topic_id, before, after))
-                    break
-                except CommitFailedError as err:
-                    log.warning("commit_failed", stream=contract.name, error=str(err))
-                    opened.table = self._table(contract.name)
-                    if self._settled(opened, _offsets(after)):
-                        break
-            else:
-                raise Unavailable("OBJECT_STORE_UNAVAILABLE", stream=contract.name)
+            self._commit(contract.name, opened, rows, before, after)
         opened.offsets = _offsets(after)
         self._maintain(contract.name, opened)
+
+    def _commit(
+        self,
+        stream: str,
+        opened: _Open,
+        rows: pl.DataFrame,
+        before: Mapping[int, Account],
+        after: Mapping[int, Account],
+    ) -> None:
+        for _ in range(COMMIT_TRIES_MAX):
+            if opened.in_doubt:
+                opened.table = self._table(stream)
+                opened.in_doubt = False
+                if self._settled(opened, _offsets(after)):
+                    return
+            opened.in_doubt = True  # also when the write ends by an error of another kind
+            try:
+                _write(opened.table, rows, _transactions(opened.topic_id, before, after))
+            except CommitFailedError as err:
+                log.warning("commit_failed", stream=stream, error=str(err))
+            else:
+                opened.in_doubt = False
+                return
+        raise Unavailable("OBJECT_STORE_UNAVAILABLE", stream=stream)
 
     def _settled(self, opened: _Open, after: Mapping[int, int]) -> bool:
         """Whether the table stands at `after`; raises Overtaken when it does at neither."""
@@ -207,11 +222,15 @@ def _fields(stream: Stream) -> list[Field]:
 
 def _write(table: DeltaTable, rows: pl.DataFrame, transactions: Sequence[Transaction]) -> None:
     """Append through the handle, in the table's column order; columns that are gone are null."""
-    names = [field.name for field in table.schema().fields]
-    absent = [pl.lit(None).alias(name) for name in names if name not in rows.columns]
+    fields = table.schema().fields
+    absent = [
+        pl.lit(None, dtype=_POLARS_TYPES[field.type.type]).alias(field.name)
+        for field in fields
+        if field.name not in rows.columns
+    ]
     write_deltalake(
         table,
-        rows.with_columns(absent).select(names),
+        rows.with_columns(absent).select(field.name for field in fields),
         mode="append",
         commit_properties=CommitProperties(
             app_transactions=list(transactions), max_commit_retries=COMMIT_TRIES_MAX

@@ -18,6 +18,7 @@ class MemoryArchive:
 
     def __init__(self) -> None:
         self.rows_by_stream: dict[str, list[pl.DataFrame]] = {}
+        self._topic_ids: dict[str, str] = {}
         self._accounts: dict[tuple[str, str, int], Account] = {}
 
     def open(
@@ -29,6 +30,7 @@ class MemoryArchive:
         horizon_us: int,
         ids_max: int,
     ) -> Mapping[int, Restored]:
+        self._topic_ids[contract.name] = topic_id
         return {
             number: self._restored(contract.name, topic_id, number, horizon_us, ids_max)
             for number in partitions
@@ -53,11 +55,11 @@ class MemoryArchive:
     def append(
         self,
         contract: Contract,
-        topic_id: str,
         rows: pl.DataFrame,
         before: Mapping[int, Account],
         after: Mapping[int, Account],
     ) -> None:
+        topic_id = self._topic_ids[contract.name]
         keys = {number: (contract.name, topic_id, number) for number in after}
         now = {number: self._accounts.get(key, Account()) for number, key in keys.items()}
         if now == after:

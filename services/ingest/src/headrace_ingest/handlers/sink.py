@@ -63,7 +63,6 @@ class _Stream:
     """A stream in work; `rows` are gathered since `since_s`, the last ones stored at `stored_s`."""
 
     contract: Contract
-    topic_id: str
     shards: dict[int, _Shard]
     rows: list[pl.DataFrame] = field(default_factory=list)
     since_s: float | None = None
@@ -161,7 +160,7 @@ class RecordSink:
             ids_max=self._pace.dedup_ids_max,
         )
         shards = {number: self._shard(each) for number, each in restored.items()}
-        self._streams[contract.name] = _Stream(contract, topic_id, shards)
+        self._streams[contract.name] = _Stream(contract, shards)
         log.info(
             "stream_opened", stream=contract.name, version=contract.version, shards=len(shards)
         )
@@ -234,7 +233,7 @@ class RecordSink:
         if before != after:
             rows = pl.concat(stream.rows) if stream.rows else empty_rows(stream.contract.stream)
             stream.in_doubt = True
-            self._archive.append(stream.contract, stream.topic_id, rows, before, after)
+            self._archive.append(stream.contract, rows, before, after)
             stream.in_doubt = False
             failpoint("ingest.sink.committed")
             for shard in stream.shards.values():

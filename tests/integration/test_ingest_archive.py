@@ -1,0 +1,251 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The laws of ingest's archive, held by memory, by Delta in a folder and by Delta on S3."""
+
+from __future__ import annotations
+
+import uuid
+
+import pytest
+from deltalake import DeltaTable
+from pydantic import SecretStr
+
+from headrace.errors import Conflict, Unavailable
+from headrace_ingest.adapters import delta_archive
+from headrace_ingest.adapters.delta_archive import DeltaArchive
+from headrace_ingest.adapters.memory_archive import MemoryArchive
+from headrace_ingest.domain.accounts import Account
+from headrace_ingest.domain.dedup import Seen
+from headrace_ingest.domain.judging import ARCHIVE_COLUMNS, judge
+from headrace_ingest.ports import Overtaken, RawTopic
+from headrace_ingest.testing import NOW_US, a_contract, a_raw
+from headrace_kit.failpoints import arm
+from headrace_kit.json_strict import decode
+from headrace_kit.objects import S3Settings, delta_storage_options, delta_table_uri
+
+pytestmark = pytest.mark.integration
+
+STREAM, TOPIC_ID = "flights.departed", "topic-1"
+TOPIC = RawTopic(TOPIC_ID, (0, 1))
+HORIZON_US = 7 * 86_400_000_000
+FULL = Account(9, 3, 1, 2, {"BAD_TYPE": 3, "DUPLICATE_CONFLICT": 1}, NOW_US)
+
+
+def rows(*numbers, contract=None, partition=0, **changes):
+    contract = contract or a_contract()
+    records = [a_raw(n, record={"partition": partition}, **changes) for n in numbers]
+    columns = (*ARCHIVE_COLUMNS, *contract.stream.columns)
+    return judge(records, contract, decode=decode).rows.select(columns)
+
+
+class World:
+    """One place to store in, and as many processes on it as a test opens."""
+
+    def __init__(self, make):
+        self.make = make
+
+    def open(self, *partitions, contract=None, topic_id=TOPIC_ID, ids_max=100):
+        archive = self.make()
+        restored = archive.open(
+            contract or a_contract(),
+            topic_id,
+            partitions or (0,),
+            horizon_us=HORIZON_US,
+            ids_max=ids_max,
+        )
+        return archive, restored
+
+    def accounts(self):
+        return self.make().accounts(STREAM, TOPIC)
+
+
+@pytest.fixture(params=["memory", "folder", "s3"])
+def world(request, tmp_path):
+    if request.param == "memory":
+        shared = MemoryArchive()
+        return World(lambda: shared)
+    return World(request.getfixturevalue(f"make_{request.param}_archive"))
+
+
+@pytest.fixture
+def make_folder_archive(tmp_path):
+    return lambda: DeltaArchive(tmp_path.as_uri(), {})
+
+
+@pytest.fixture
+def make_s3_archive(s3_server):
+    uri = f"s3://headrace/{uuid.uuid4().hex}"
+    s3 = S3Settings(s3_server.endpoint, s3_server.access_key, SecretStr(s3_server.secret_key))
+    return lambda: DeltaArchive(uri, delta_storage_options(uri, s3))
+
+
+def append(archive, part, before, after, *, contract=None):
+    archive.append(contract or a_contract(), part, before, after)
+
+
+def test_nothing_is_known_of_a_new_stream(world):
+    assert all(account == Account() for account in world.accounts().values())
+    _, restored = world.open(0, 1)
+    assert {0: Account(), 1: Account()} == {n: each.account for n, each in restored.items()}
+
+
+def test_rows_and_accounts_come_back_as_they_were_stored(world):
+    archive, _ = world.open()
+    append(archive, rows(0, 1), {0: Account()}, {0: FULL})
+
+    _, restored = world.open(0, 1)
+    assert (FULL, Account()) == (restored[0].account, restored[1].account)
+    assert ["departed:0", "departed:1"] == [seen.event_id for seen in restored[0].seen]
+    assert FULL == world.accounts()[0]
+
+
+def test_seen_ids_carry_payload_and_known_time(world):
+    archive, _ = world.open()
+    part = rows(0)
+    append(archive, part, {0: Account()}, {0: FULL})
+
+    _, restored = world.open()
+    assert [Seen("departed:0", part["_payload_sha256"][0], NOW_US)] == list(restored[0].seen)
+
+
+def test_account_without_rows_is_stored_too(world):
+    archive, _ = world.open()
+    dead = Account(1, dead_by_reason={"EMPTY": 1})
+    append(archive, rows(), {0: Account()}, {0: dead})
+
+    assert dead == world.accounts()[0]
+
+
+def test_second_owner_overtakes_the_first(world):
+    first, _ = world.open()
+    second, _ = world.open()
+    append(second, rows(0), {0: Account()}, {0: Account(1, stored=1, known_time_us=NOW_US)})
+
+    with pytest.raises(Overtaken):
+        append(first, rows(0, 1), {0: Account()}, {0: Account(2, 2, known_time_us=NOW_US)})
+    _, restored = world.open()
+    assert (1, 1) == (len(restored[0].seen), restored[0].account.offset)
+
+
+def test_owners_of_different_partitions_share_a_table(world):
+    first, _ = world.open(0)
+    second, _ = world.open(1)
+    after = Account(1, stored=1, known_time_us=NOW_US)
+    append(second, rows(1, partition=1), {1: Account()}, {1: after})
+    append(first, rows(0), {0: Account()}, {0: after})
+    append(second, rows(2, partition=1), {1: after}, {1: after.plus(Account(2, stored=1))})
+
+    assert {0: 1, 1: 2} == {n: account.stored for n, account in world.accounts().items()}
+
+
+def test_ids_beyond_the_horizon_and_the_cap_are_not_read(world):
+    archive, _ = world.open()
+    old = rows(0, departed_at=NOW_US - HORIZON_US - 1, known_at=NOW_US - HORIZON_US - 1)
+    first = Account(1, stored=1, known_time_us=NOW_US)
+    append(archive, old, {0: Account()}, {0: first})
+    append(archive, rows(1, 2, 3), {0: first}, {0: first.plus(Account(4, stored=3))})
+
+    _, restored = world.open(ids_max=2)
+    assert ["departed:2", "departed:3"] == [seen.event_id for seen in restored[0].seen]
+
+
+def test_topic_made_again_starts_a_new_account_but_knows_the_ids(world):
+    archive, _ = world.open()
+    append(archive, rows(0), {0: Account()}, {0: FULL})
+
+    _, restored = world.open(topic_id="topic-2")
+    assert Account() == restored[0].account
+
+
+def test_new_column_is_added_and_a_column_that_is_gone_stays_null(world):
+    columns = a_contract().stream.model_dump()["columns"]
+    wider = a_contract(version=2, columns=columns | {"gate": {"type": "string"}})
+    del columns["diverted"]
+    narrower = a_contract(version=3, columns=columns)
+    accounts = [Account(n, stored=n) for n in range(4)]
+    for number, contract in enumerate([a_contract(), wider, narrower]):
+        archive, _ = world.open(contract=contract)
+        part = rows(number, contract=contract, gate="B7", diverted=True)
+        before, after = {0: accounts[number]}, {0: accounts[number + 1]}
+        append(archive, part, before, after, contract=contract)
+
+    assert 3 == world.accounts()[0].stored
+
+
+def test_column_of_another_type_is_refused(make_folder_archive):
+    world = World(make_folder_archive)
+    world.open()
+    columns = a_contract().stream.model_dump()["columns"] | {"clock": {"type": "string"}}
+
+    with pytest.raises(Conflict, match="SCHEMA_INCOMPATIBLE"):
+        world.open(contract=a_contract(version=2, columns=columns))
+
+
+def test_reader_finds_typed_columns_and_counters(make_folder_archive, tmp_path):
+    archive, _ = World(make_folder_archive).open()
+    append(archive, rows(0, 1), {0: Account()}, {0: FULL})
+
+    table = DeltaTable(delta_table_uri(tmp_path.as_uri(), "records", STREAM))
+    types = {field.name: field.type.type for field in table.schema().fields}
+    assert ("long", "double", "date") == (
+        types["departed_at"],
+        types["delay"],
+        types["_event_date"],
+    )
+    assert NOW_US == table.transaction_version("ingest|topic-1|0|known_time")
+    assert 3 == table.transaction_version("ingest|topic-1|0|dead|BAD_TYPE")
+
+
+def test_maintenance_keeps_rows_accounts_and_the_fence(make_folder_archive, monkeypatch):
+    monkeypatch.setattr(delta_archive, "COMMITS_PER_CHECKPOINT", 3)
+    monkeypatch.setattr(delta_archive, "COMMITS_PER_COMPACTION", 6)
+    world = World(make_folder_archive)
+    archive, _ = world.open()
+    accounts = [Account(n, stored=n, known_time_us=NOW_US if n else 0) for n in range(10)]
+    for number in range(8):
+        append(archive, rows(number), {0: accounts[number]}, {0: accounts[number + 1]})
+
+    other, restored = world.open()
+    assert (8, accounts[8]) == (len(restored[0].seen), restored[0].account)
+    append(other, rows(8), {0: accounts[8]}, {0: accounts[9]})
+    with pytest.raises(Overtaken):
+        append(archive, rows(8, 9), {0: accounts[8]}, {0: Account(10, 10, known_time_us=NOW_US)})
+
+
+def test_owner_that_slept_through_another_commit_is_refused(make_folder_archive):
+    world = World(make_folder_archive)
+    zombie, _ = world.open()
+    arm("ingest.sink.version_read:1:sleep:0")
+    after = Account(1, stored=1, known_time_us=NOW_US)
+    append(world.open()[0], rows(0), {0: Account()}, {0: after})
+    with pytest.raises(Overtaken):
+        append(zombie, rows(0), {0: Account()}, {0: Account(2, 1, 0, 1, known_time_us=NOW_US)})
+    arm(None)
+
+
+@pytest.mark.parametrize("advanced", [False, True])
+def test_commit_whose_answer_was_lost_is_stored_once(advanced, make_folder_archive, monkeypatch):
+    world = World(make_folder_archive)
+    archive, _ = world.open()
+    write = delta_archive.write_deltalake
+
+    def write_and_lose(table, part, **options):
+        uri = table.table_uri
+        write(table if advanced else DeltaTable(uri), part, **options)
+        monkeypatch.setattr(delta_archive, "write_deltalake", write)
+        raise OSError("the reply was lost")
+
+    monkeypatch.setattr(delta_archive, "write_deltalake", write_and_lose)
+    with pytest.raises(Unavailable):
+        append(archive, rows(0), {0: Account()}, {0: FULL})
+    append(archive, rows(0), {0: Account()}, {0: FULL})
+
+    _, restored = world.open()
+    assert (1, FULL) == (len(restored[0].seen), restored[0].account)
+
+
+def test_store_that_is_away_is_unavailable_soon(tmp_path):
+    s3 = S3Settings("http://127.0.0.1:1", "key", SecretStr("secret"))
+    archive = DeltaArchive("s3://bucket/x", delta_storage_options("s3://bucket/x", s3))
+
+    with pytest.raises(Unavailable, match="OBJECT_STORE_UNAVAILABLE"):
+        archive.accounts(STREAM, TOPIC)
