@@ -359,12 +359,13 @@ def test_server_and_model_are_live_and_ready(client, endpoint):
     assert not client.is_model_ready("nothing")
 
 
-def test_health_service_says_serving(service):
+@pytest.mark.parametrize("name", ["", "inference.GRPCInferenceService"])
+def test_health_service_says_serving(service, name):
     health = health_pb2_grpc.HealthStub(service.channel)
+    asked = health_pb2.HealthCheckRequest(service=name)
+    serving = health_pb2.HealthCheckResponse.SERVING
 
-    for name in ("", "inference.GRPCInferenceService"):
-        answer = health.Check(health_pb2.HealthCheckRequest(service=name), timeout=5)
-        assert health_pb2.HealthCheckResponse.SERVING == answer.status
+    wait_for(lambda: health.Check(asked, timeout=CALL_TIMEOUT_S).status == serving)
 
 
 def test_metadata_tells_what_works(client, endpoint):
@@ -664,10 +665,8 @@ def test_retry_after_a_kill_logs_the_same_prediction(
 @pytest.mark.parametrize("failpoint", ["inference.model.download_half", "inference.model.verified"])
 def test_kill_while_loading_leaves_nothing_half(make_service, platform, failpoint):
     name = platform.define(f"load-{uuid.uuid4().hex[:8]}")
-    service = make_service().start()
-    service.child.stop()
     platform.roll_out(name, 31)
-    service.start(fail=f"{failpoint}:1:kill", wait=False)
+    service = make_service().start(fail=f"{failpoint}:1:kill", wait=False)
     assert -signal.SIGKILL == service.wait_ended()
 
     service.start()

@@ -46,7 +46,10 @@ def run(settings: Settings) -> int:
     loader = _loader(settings, table)
     reader = RegistryReader(table, dead_letters=publisher, on_wanted=loader.wake)
     admin = AdminServer(
-        settings.http_host, settings.http_port, live=lambda: True, ready=loader.settled
+        settings.http_host,
+        settings.http_port,
+        live=lambda: True,
+        ready=lambda: server.listening and loader.settled(),
     )
     server = _server(settings, table, publisher, admin)
     bootstrap = settings.kafka_bootstrap
