@@ -236,20 +236,17 @@ def _rank(prediction: Prediction) -> tuple[int, int, int]:
 
 def _count_drift(turn: Turn, predictions: Sequence[Prediction]) -> None:
     """A row counts for each version that scored it: a canary's counters are ready when it wins."""
-    groups: dict[tuple[int, int], list[Prediction]] = defaultdict(list)
+    groups: dict[tuple[int, int, int], list[Prediction]] = defaultdict(list)
     for prediction in predictions:
         end_us = turn.watch.window_end_us(prediction.as_of_us)
-        if end_us > turn.progress.drift_until_us:
-            groups[end_us, prediction.version].append(prediction)
+        if prediction.features and end_us > turn.progress.drift_until_us:
+            width = len(prediction.features)
+            groups[end_us, prediction.version, width].append(prediction)
             if prediction.shadow_version:
-                groups[end_us, prediction.shadow_version].append(prediction)
-    for (end_us, number), group in groups.items():
-        by_width: dict[int, list[Prediction]] = defaultdict(list)
-        for prediction in group:
-            by_width[len(prediction.features)].append(prediction)
-        for width, same in by_width.items():
-            rows = np.array([one.features for one in same], np.float32).reshape(-1, width)
-            _count_or_hold(turn, end_us, number, rows, block=same[0].asked().id_hash)
+                groups[end_us, prediction.shadow_version, width].append(prediction)
+    for (end_us, number, _), group in groups.items():
+        rows = np.array([one.features for one in group], np.float32)
+        _count_or_hold(turn, end_us, number, rows, block=group[0].asked().id_hash)
 
 
 def _count_or_hold(turn: Turn, end_us: int, number: int, rows: np.ndarray, *, block: bytes) -> None:

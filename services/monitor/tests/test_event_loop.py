@@ -1,0 +1,231 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The batch handler: one stored batch, what is sent because of it, and bad records."""
+
+from itertools import count
+
+import pytest
+
+from headrace import topics
+from headrace.errors import Invalid, Unavailable
+from headrace.monitor.v1 import monitor_events_pb2 as events_pb
+from headrace_kit.kafka import Partition, Record
+from headrace_kit.state_store import MemoryStateStore
+from headrace_kit.testing import FixedClock, MemoryPublisher
+from headrace_monitor import testing
+from headrace_monitor.adapters.event_loop import EventLoop, topics_of
+from headrace_monitor.handlers import queries
+
+PREDICTIONS = topics.INFERENCE_PREDICTIONS.of("delay")
+
+
+class Loop:
+    """An EventLoop with all partitions 0, and records numbered per topic."""
+
+    def __init__(self) -> None:
+        self.store, self.publisher = MemoryStateStore(), MemoryPublisher()
+        self.watch = testing.a_watch()
+        self.offsets = {topic: count() for topic in topics_of([self.watch])}
+        self.ends = dict.fromkeys((Partition(topic, 0) for topic in self.offsets), 0)
+        self.start()
+
+    def start(self) -> None:
+        self.handler = EventLoop(
+            store=self.store,
+            publisher=self.publisher,
+            watches=lambda: {"delay": self.watch},
+            end_offsets=lambda wanted: {p: n for p, n in self.ends.items() if p.topic in wanted},
+            clock=FixedClock(),
+        )
+
+    def records(self, *messages) -> list[Record]:
+        records = []
+        for message in messages:
+            offset = next(self.offsets[message.topic])
+            self.ends[Partition(message.topic, 0)] = offset + 1
+            headers = dict(message.headers)
+            records.append(Record(message.topic, 0, offset, message.key, message.value, headers, 0))
+        return records
+
+    def handle(self, *messages) -> None:
+        self.handler.handle(self.records(*messages))
+
+    def drifting(self) -> list:
+        """Two hours of rows that are far from the reference, and time passing after them."""
+        quiet = [-2.0] * 8 + [-0.5] * 17 + [0.5] * 17 + [2.0] * 8
+        rows = [
+            testing.a_prediction(f"{hour}-{i}", hour + i / 50, features=[9.0, wind])
+            for hour in (0, 1)
+            for i, wind in enumerate(quiet)
+        ]
+        passed = [testing.a_schedule("x", 2.5), testing.an_arrival("x", 2.5, 0)]
+        return [testing.a_registered_version(1), testing.a_rollout(1, 1), *rows, *passed]
+
+    def sent(self, topic) -> list:
+        return [each for each in self.publisher.published if each.topic == topic.name]
+
+
+@pytest.fixture
+def loop() -> Loop:
+    return Loop()
+
+
+def test_alarm_sends_verdicts_one_incident_and_one_request(loop):
+    loop.handle(*loop.drifting())
+
+    verdicts = [events_pb.VerdictReached.FromString(v.value)
+                for v in loop.sent(topics.MONITOR_VERDICTS)]  # fmt: skip
+    assert [False, True] == [one.drift.alarmed for one in verdicts]
+    assert [["flight:hour"]] * 2 == [[f.feature for f in one.drift.features] for one in verdicts]
+    assert all("of 3 alarm" in one.drift.evidence for one in verdicts)
+    assert 1 == len(loop.sent(topics.MONITOR_INCIDENTS))
+    assert 1 == len(loop.sent(topics.TRAINER_REQUESTS))
+
+
+def test_same_records_again_send_nothing_more(loop):
+    records = loop.records(*loop.drifting())
+    loop.handler.handle(records)
+    sent = len(loop.publisher.published)
+    loop.start()
+    loop.handler.handle(records)
+    loop.handler.idle()
+
+    assert sent == len(loop.publisher.published)
+
+
+@pytest.mark.parametrize("failures", [1, 2, 3])
+def test_what_could_not_be_sent_goes_out_with_the_same_ids_first(loop, failures):
+    whole = Loop()
+    whole.handle(*whole.drifting())
+    loop.publisher.errors = [Unavailable("DELIVERY_UNKNOWN")] * failures
+    records = loop.records(*loop.drifting())
+    for _ in range(failures):
+        with pytest.raises(Unavailable):
+            loop.handler.handle(records)
+    assert [] == loop.publisher.published
+    assert not queries.get_loop(loop.watch, store=loop.store).settled
+
+    loop.start()
+    loop.handler.positions([Partition(PREDICTIONS, 0)])
+    assert loop.publisher.published == whole.publisher.published
+
+
+def test_positions_are_those_of_the_stored_effects(loop):
+    loop.handle(testing.a_prediction("f", 0), testing.a_prediction("g", 0))
+    asked = [Partition(PREDICTIONS, 0), Partition(PREDICTIONS, 1)]
+
+    assert {asked[0]: 2} == loop.handler.positions(asked)
+
+
+def bad(loop, topic: str, value: bytes, **headers: bytes) -> list[Record]:
+    offset = next(loop.offsets[topic])
+    loop.ends[Partition(topic, 0)] = offset + 1
+    return [Record(topic, 0, offset, b"k", value, headers, 0)]
+
+
+@pytest.mark.parametrize(
+    ("value", "reason"),
+    [
+        (b"\xff\xff\xff", "DECODE_ERROR"),
+        (b"", "MISSING_FIELD"),
+        (testing.a_prediction("f", 0, score=float("nan")).value, "NONFINITE"),
+        (testing.a_prediction("f", 0, version=-1).value, "OUT_OF_RANGE"),
+        (testing.a_prediction("f", 0, as_of_us=1 << 62).value, "BAD_TIMESTAMP"),
+        (testing.a_prediction("f", 0, as_of_us=-1).value, "BAD_TIMESTAMP"),
+    ],
+)
+def test_bad_prediction_is_refused_with_its_reason(loop, value, reason):
+    with pytest.raises(Invalid, match=reason):
+        loop.handler.handle(bad(loop, PREDICTIONS, value))
+
+
+@pytest.mark.parametrize(
+    ("value", "known", "reason"),
+    [
+        (b"{", b"1", "DECODE_ERROR"),
+        (b'{"delay": NaN}', b"1", "BAD_TYPE"),
+        (b"{}", b"soon", "BAD_TIMESTAMP"),
+        (b"{}", b"9" * 30, "BAD_TIMESTAMP"),
+    ],
+)
+def test_bad_label_is_refused_with_its_reason(loop, value, known, reason):
+    topic = topics.INGEST_RECORDS.of(testing.ARRIVED)
+    with pytest.raises(Invalid, match=reason):
+        loop.handler.handle(bad(loop, topic, value, **{"headrace-known-time": known}))
+
+
+def test_label_without_key_or_value_changes_nothing(loop):
+    topic = topics.INGEST_RECORDS.of(testing.ARRIVED)
+    for value in (b"{}", b'{"flight_id": null, "delay": 3}', b'{"flight_id": "f", "delay": "x"}'):
+        loop.handler.handle(bad(loop, topic, value, **{"headrace-known-time": b"1"}))
+
+    assert 0 == queries.get_progress(loop.watch, store=loop.store).labelled
+
+
+def test_record_that_is_set_aside_does_not_hold_its_window_open(loop):
+    loop.handle(*loop.drifting()[:-2])
+    with pytest.raises(Invalid):
+        loop.handler.handle(bad(loop, PREDICTIONS, b"\xff"))
+    loop.handle(testing.a_schedule("x", 2.5), testing.an_arrival("x", 2.5, 0))
+
+    assert 1 == len(loop.sent(topics.TRAINER_REQUESTS))
+
+
+def test_idle_stores_nothing_when_nothing_is_due(loop):
+    loop.handle(testing.a_prediction("f", 0))
+    before = dict(loop.store.scan(b"", b"\xff"))
+    loop.store.commit = None  # any use would fail
+    loop.handler.idle()
+
+    assert before == dict(loop.store.scan(b"", b"\xff"))
+
+
+def test_settled_while_nothing_that_was_asked_for_is_under_way(loop):
+    def settled() -> bool:
+        return queries.get_loop(loop.watch, store=loop.store).settled
+
+    assert settled()
+    loop.handle(*loop.drifting())
+    assert not settled()
+    run_id = queries.list_incidents(loop.watch, store=loop.store)[0].run_id
+
+    loop.handle(testing.a_registered_version(2, run_id=run_id), testing.a_gate(2, passed=True))
+    assert not settled()
+    loop.handle(testing.a_rollout(2, 1, 2))
+    assert settled()
+
+
+def test_settled_after_the_run_or_the_gate_failed():
+    for failure in ("run", "gate"):
+        loop = Loop()
+        loop.handle(*loop.drifting())
+        run_id = queries.list_incidents(loop.watch, store=loop.store)[0].run_id
+        if failure == "run":
+            loop.handle(testing.a_failed_run(run_id))
+        else:
+            loop.handle(
+                testing.a_registered_version(2, run_id=run_id), testing.a_gate(2, passed=False)
+            )
+        assert queries.get_loop(loop.watch, store=loop.store).settled
+
+
+def test_rollout_of_a_lower_generation_is_not_taken(loop):
+    loop.handle(testing.a_rollout(3, 2))
+    loop.handle(testing.a_rollout(2, 1))
+
+    assert 2 == queries.list_rollouts(store=loop.store)["delay"].champion
+
+
+def test_topics_are_those_of_the_watched_and_of_the_facts():
+    records, predictions = topics.INGEST_RECORDS, topics.INFERENCE_PREDICTIONS
+
+    assert {
+        topics.TRAINER_RUNS.name,
+        topics.REGISTRY_MODEL_VERSIONS.name,
+        topics.REGISTRY_ROLLOUTS.name,
+    } == topics_of([])
+    assert {
+        records.of(testing.SCHEDULED),
+        records.of(testing.ARRIVED),
+        predictions.of("delay"),
+        predictions.of("delay-static"),
+    } == topics_of([testing.a_watch()]) - topics_of([])
