@@ -95,18 +95,19 @@ class _Service:
 
     def _start(self) -> int:
         self._starting = True
+        log.info("service_starting")
         try:
             for part in self._parts:
                 self._started.append(part)
                 part.start()
-            log.info("service_started", service=self._name)
+            log.info("service_started")
         except _Stopped:
-            log.info("service_stopped_while_starting", service=self._name)
+            log.info("service_stopped_while_starting")
         except Unavailable as err:
             sys.stderr.write(self._advice(err) + "\n")
             return EXIT_UNAVAILABLE
         except Exception:
-            log.exception("service_start_failed", service=self._name)
+            log.exception("service_start_failed")
             return EXIT_BUG
         finally:
             self._starting = False
@@ -129,7 +130,7 @@ class _Service:
                     return self._report(part, failure)
             if self._admin.ready() != ready:
                 ready = not ready
-                log.info("service_ready" if ready else "service_unready", service=self._name)
+                log.info("service_ready" if ready else "service_unready")
                 self._on_ready(ready)
         return 0
 
@@ -148,5 +149,5 @@ class _Service:
             except HeadraceError as err:
                 log.error("part_stop_failed", part=type(part).__name__, error=str(err))
                 code = EXIT_BUG
-        log.info("service_stopped", service=self._name)
+        log.info("service_stopped")
         return code

@@ -17,7 +17,12 @@ SECONDS_BUCKETS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.
 def configure_logging(service: str, level: str) -> None:
     """Send structlog and the standard library's logging to stderr as JSON lines."""
     number = logging.getLevelNamesMapping()[level.upper()]
+
+    def name_service(_: object, __: str, event: Any) -> Any:
+        return {"service": service, **event}
+
     shared: list[Any] = [
+        name_service,
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True, key="time"),
@@ -44,8 +49,6 @@ def configure_logging(service: str, level: str) -> None:
         )
     )
     logging.basicConfig(level=max(number, logging.WARNING), handlers=[handler], force=True)
-    structlog.contextvars.clear_contextvars()
-    structlog.contextvars.bind_contextvars(service=service)
 
 
 @cache

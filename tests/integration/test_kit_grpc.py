@@ -1,0 +1,326 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The gRPC and HTTP doors over loopback: errors, bounds, health, reflection, drain."""
+
+from __future__ import annotations
+
+import http.client
+import threading
+import time
+
+import grpc
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+
+from headrace.errors import Busy, HeadraceError, Invalid, NotFound, Unavailable
+from headrace.oip import grpc_predict_v2_pb2 as oip
+from headrace.oip import grpc_predict_v2_pb2_grpc as oip_grpc
+from headrace.registry.v1 import registry_service_pb2 as registry_pb
+from headrace.registry.v1 import registry_service_pb2_grpc as registry_grpc
+from headrace_kit.admin_http import AdminServer, Page
+from headrace_kit.grpc_client import call, error_of, open_channel
+from headrace_kit.grpc_server import GrpcServer, remaining_s
+from headrace_kit.testing import wait_until
+
+pytestmark = pytest.mark.integration
+
+REGISTRY, OIP = "headrace.registry.v1.ArtifactService", "inference.GRPCInferenceService"
+
+
+class Artifacts(registry_grpc.ArtifactServiceServicer):
+    """Answers with what a test put into `answer`: an error to raise, or chunks to send."""
+
+    def __init__(self):
+        self.answer = []
+        self.tries = 0
+        self.remaining_s = None
+
+    def DownloadArtifact(self, request, context):  # noqa: N802 - gRPC's name
+        self.tries += 1
+        self.remaining_s = remaining_s(context)
+        for step in self.answer:
+            if isinstance(step, BaseException):
+                raise step
+            if isinstance(step, threading.Event):
+                step.wait(10.0)
+                continue
+            yield registry_pb.DownloadArtifactResponse(chunk=step)
+
+    def UploadArtifact(self, requests, context):  # noqa: N802 - gRPC's name
+        self.tries += 1
+        for _ in requests:
+            pass
+        if self.answer:
+            raise self.answer.pop(0)
+        return registry_pb.UploadArtifactResponse()
+
+
+class Inference(oip_grpc.GRPCInferenceServiceServicer):
+    def ModelReady(self, request, context):  # noqa: N802 - gRPC's name
+        raise NotFound("MODEL_UNKNOWN", model=request.name)
+
+    def ServerLive(self, request, context):  # noqa: N802 - gRPC's name
+        context.abort(grpc.StatusCode.UNIMPLEMENTED, "by the servicer itself")
+
+
+@pytest.fixture
+def artifacts():
+    return Artifacts()
+
+
+@pytest.fixture
+def server(artifacts):
+    made = GrpcServer(
+        host="127.0.0.1",
+        port=0,
+        services=[
+            (registry_grpc.add_ArtifactServiceServicer_to_server, artifacts),
+            (oip_grpc.add_GRPCInferenceServiceServicer_to_server, Inference()),
+        ],
+        names=[REGISTRY, OIP],
+        message_bytes_max=100_000,
+        reflection_pool=oip.DESCRIPTOR.pool,
+    )
+    made.bound = made.start()
+    yield made
+    made.stop(1.0)
+
+
+@pytest.fixture
+def channel(server):
+    with open_channel(f"127.0.0.1:{server.bound}", message_bytes_max=200_000) as made:
+        yield made
+
+
+@pytest.fixture
+def stub(channel):
+    return registry_grpc.ArtifactServiceStub(channel)
+
+
+def download(stub, timeout_s=5.0):
+    try:
+        request = registry_pb.DownloadArtifactRequest(digest="d")
+        return [each.chunk for each in stub.DownloadArtifact(request, timeout=timeout_s)]
+    except grpc.RpcError as err:
+        raise error_of(err) from err
+
+
+def upload(stub, **options):
+    return call(
+        lambda request, timeout: stub.UploadArtifact(iter([request]), timeout=timeout),
+        registry_pb.UploadArtifactRequest(chunk=b"x"),
+        timeout_s=5.0,
+        **options,
+    )
+
+
+def test_error_of_a_stream_reaches_the_caller_after_what_was_sent(artifacts, stub):
+    artifacts.answer = [b"one", b"two"]
+    assert [b"one", b"two"] == download(stub)
+
+    artifacts.answer = [b"one", NotFound("ARTIFACT_UNKNOWN", digest="d")]
+    with pytest.raises(NotFound) as raised:
+        download(stub)
+    assert {"digest": "d"} == raised.value.metadata
+
+
+def test_error_of_a_unary_call_reaches_the_caller(channel):
+    stub = oip_grpc.GRPCInferenceServiceStub(channel)
+    with pytest.raises(NotFound, match="MODEL_UNKNOWN"):
+        call(stub.ModelReady, oip.ModelReadyRequest(name="x"), timeout_s=5.0)
+
+
+def test_bug_is_opaque(artifacts, stub):
+    artifacts.answer = [KeyError("/secret")]
+    with pytest.raises(HeadraceError, match="INTERNAL") as raised:
+        download(stub)
+    assert "secret" not in repr(raised.value.__cause__.details())
+
+
+def test_servicer_may_abort_by_itself(channel):
+    stub = oip_grpc.GRPCInferenceServiceStub(channel)
+    with pytest.raises(grpc.RpcError) as raised:
+        stub.ServerLive(oip.ServerLiveRequest(), timeout=5.0)
+    assert grpc.StatusCode.UNIMPLEMENTED is raised.value.code()
+
+
+def test_only_what_is_safe_is_tried_again(artifacts, stub):
+    artifacts.answer = [Busy("QUEUE_FULL"), Unavailable("RESTORING")]
+    upload(stub, retries_max=2)
+    assert 3 == artifacts.tries
+
+    artifacts.answer = [Invalid("FORMAT"), None]
+    with pytest.raises(Invalid):
+        upload(stub, retries_max=2)
+    assert 4 == artifacts.tries
+
+
+def test_tries_stay_within_the_one_deadline(artifacts, stub):
+    artifacts.answer = [Unavailable("RESTORING")] * 100
+    begin_s = time.monotonic()
+    with pytest.raises(Unavailable, match="RESTORING"):
+        call(
+            lambda request, timeout: stub.UploadArtifact(iter([]), timeout=timeout),
+            None,
+            timeout_s=1.5,
+            retries_max=100,
+        )
+    assert time.monotonic() - begin_s < 1.6
+
+
+def test_time_of_a_call_is_capped(artifacts, stub):
+    artifacts.answer = [b""]
+    download(stub, timeout_s=None)
+    assert 60.0 == artifacts.remaining_s
+    download(stub, timeout_s=500.0)
+    assert 60.0 == artifacts.remaining_s
+    download(stub, timeout_s=5.0)
+    assert 4.0 < artifacts.remaining_s < 6.0
+
+
+def test_oversize_message_is_refused_in_both_directions(artifacts, stub):
+    artifacts.answer = [b"x" * 100_001]
+    with pytest.raises(Busy, match="MESSAGE_TOO_LARGE"):
+        download(stub)
+    with pytest.raises(Busy, match="MESSAGE_TOO_LARGE"):
+        call(
+            lambda request, timeout: stub.UploadArtifact(iter([request]), timeout=timeout),
+            registry_pb.UploadArtifactRequest(chunk=b"x" * 100_001),
+            timeout_s=5.0,
+        )
+
+
+def test_service_that_is_away_is_unavailable_at_once():
+    with open_channel("127.0.0.1:1") as away, pytest.raises(Unavailable, match="SERVICE_UNAV"):
+        upload(registry_grpc.ArtifactServiceStub(away))
+
+
+def test_port_in_use_is_refused(server):
+    second = GrpcServer(host="127.0.0.1", port=server.bound, services=[], names=[REGISTRY])
+    with pytest.raises(Unavailable, match=f"PORT_TAKEN.*{server.bound}"):
+        second.start()
+    second.stop(0.1)
+
+
+def test_health_follows_readiness(server, channel):
+    health = health_pb2_grpc.HealthStub(channel)
+
+    def status(name=""):
+        return health.Check(health_pb2.HealthCheckRequest(service=name), timeout=5.0).status
+
+    assert health_pb2.HealthCheckResponse.NOT_SERVING == status()
+    server.set_ready(True)
+    assert health_pb2.HealthCheckResponse.SERVING == status()
+    assert health_pb2.HealthCheckResponse.SERVING == status(REGISTRY)
+
+
+def test_reflection_lists_and_describes_services_of_both_pools(channel):
+    def ask(**request):
+        stub = reflection_pb2_grpc.ServerReflectionStub(channel)
+        request = reflection_pb2.ServerReflectionRequest(**request)
+        return next(stub.ServerReflectionInfo(iter([request]), timeout=5.0))
+
+    listed = ask(list_services="").list_services_response.service
+    assert {REGISTRY, OIP, "grpc.health.v1.Health"} <= {service.name for service in listed}
+    for name in (REGISTRY, OIP):
+        described = ask(file_containing_symbol=name).file_descriptor_response
+        assert described.file_descriptor_proto
+
+
+def test_call_in_work_ends_before_the_server_does(server, artifacts, stub):
+    release, answers = threading.Event(), []
+    artifacts.answer = [release, b"late"]
+    caller = threading.Thread(target=lambda: answers.extend(download(stub)))
+    caller.start()
+    wait_until(lambda: artifacts.tries == 1)
+    stopping = threading.Thread(target=server.stop, args=(5.0,))
+    stopping.start()
+    release.set()
+    caller.join(5.0)
+    stopping.join(5.0)
+
+    assert [b"late"] == answers
+
+
+def get(port, path, **headers):
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5.0)
+    connection.request("GET", path, headers=headers)
+    answer = connection.getresponse()
+    body = answer.read()
+    connection.close()
+    return answer.status, body
+
+
+@pytest.fixture
+def state():
+    return {"live": True, "ready": False}
+
+
+@pytest.fixture
+def admin(state):
+    def broken(query):
+        raise KeyError("/secret")
+
+    def unavailable(query):
+        raise Unavailable("RESTORING")
+
+    made = AdminServer(
+        "127.0.0.1",
+        0,
+        lambda: state["live"],
+        lambda: state["ready"],
+        {
+            "/": lambda query: Page(query.get("name", "").encode(), "text/html"),
+            "/broken": broken,
+            "/unavailable": unavailable,
+        },
+    )
+    made.bound = made.start()
+    yield made
+    made.stop(1.0)
+
+
+def test_health_pages_follow_the_service(admin, state):
+    assert 200 == get(admin.bound, "/health/live")[0]
+    assert 503 == get(admin.bound, "/health/ready")[0]
+    state.update(live=False, ready=True)
+    assert 503 == get(admin.bound, "/health/live")[0]
+    assert 200 == get(admin.bound, "/health/ready")[0]
+    admin.drain()
+    assert 503 == get(admin.bound, "/health/ready")[0]
+
+
+def test_metrics_are_served(admin):
+    status, body = get(admin.bound, "/metrics")
+    assert 200 == status
+    assert b"process_resident_memory_bytes" in body
+
+
+def test_pages_are_served_and_fail_without_a_word_too_many(admin):
+    assert (200, b"x y") == get(admin.bound, "/?name=x%20y")
+    assert 404 == get(admin.bound, "/absent")[0]
+    status, body = get(admin.bound, "/broken")
+    assert (500, False) == (status, b"secret" in body)
+    assert (503, b'{"error":"RESTORING"}\n') == get(admin.bound, "/unavailable")
+
+
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [
+        ("127.0.0.1:80", 200),
+        ("localhost", 200),
+        ("[::1]:99", 200),
+        ("evil.example", 421),
+        ("evil.example:80", 421),
+        ("127.0.0.1.evil.example", 421),
+        ("", 421),
+    ],
+)
+def test_page_of_another_origin_is_turned_away(admin, host, status):
+    assert status == get(admin.bound, "/health/live", Host=host)[0]
+
+
+def test_taken_http_port_is_refused(admin):
+    second = AdminServer("127.0.0.1", admin.bound, bool, bool)
+    with pytest.raises(Unavailable, match="PORT_TAKEN"):
+        second.start()
