@@ -136,9 +136,10 @@ def test_no_module_has_a_vague_name() -> None:
 
 
 def test_every_module_is_imported() -> None:
-    used = {
-        module for path in [*SOURCES, *TESTS, *ROOT.glob("conftest.py")] for module in imports(path)
-    }
+    fixtures = [ROOT / "conftest.py"]
+    for folder in ("libs", "services", "examples", "tests", "e2e"):
+        fixtures += (ROOT / folder).rglob("conftest.py")
+    used = {module for path in [*SOURCES, *TESTS, *fixtures] for module in imports(path)}
     used |= {
         f"{node.module}.{alias.name}"
         for path in [*SOURCES, *TESTS]
