@@ -1,0 +1,640 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The feature process on a real Kafka and real Delta tables, against an oracle in plain Python.
+
+The test plays ingest and the registry: it writes their topics and tables as the contracts say. The
+oracle answers event by event and shares no code with the service.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import random
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from fractions import Fraction
+from pathlib import Path
+
+import grpc
+import numpy as np
+import pyarrow as pa
+import pytest
+from confluent_kafka import TopicCollection
+from confluent_kafka.admin import AdminClient
+from deltalake import CommitProperties, Transaction, write_deltalake
+from pydantic import SecretStr
+
+from headrace import topics
+from headrace.admin import create_topics, static_topics
+from headrace.application import definition_json, parse_definition
+from headrace.errors import Busy, HeadraceError, Invalid, NotFound, Unavailable
+from headrace.feature.v1 import feature_service_pb2 as pb
+from headrace.feature.v1 import feature_service_pb2_grpc as feature_grpc
+from headrace.local.ports import pick_ports
+from headrace.local.process import Child, HttpReady, ProcessSpec
+from headrace.local.settings import child_environment
+from headrace.registry.v1 import registry_events_pb2 as registry_pb
+from headrace.rpc import call
+from headrace_feature.adapters.delta_archive import DeltaArchive
+from headrace_feature.adapters.kafka_topics import KafkaRawTopics
+from headrace_kit.follow import TableFollower
+from headrace_kit.kafka import KafkaPublisher, Message
+from headrace_kit.objects import S3Settings, delta_storage_options, delta_table_uri
+from headrace_kit.offsets import committed_offsets, topic_end_offsets
+
+pytestmark = pytest.mark.integration
+
+DEADLINE_S = 60.0
+MINUTE, HOUR, DAY = 60_000_000, 3_600_000_000, 86_400_000_000
+START = 1_357_000_000_000_000
+ZONES = ("a", "b", "c", "d", "e")
+COLUMNS = {
+    "ride_id": "string",
+    "zone": "string",
+    "riders": "int64",
+    "fare": "float64",
+    "due": "timestamp",
+    "at": "timestamp",
+    "known_at": "timestamp",
+}
+AGGREGATES = ("mean", "sum", "min", "max", "last")
+
+
+@dataclass(frozen=True)
+class Event:
+    """One ride; `due` makes it a question as well."""
+
+    id: str
+    at: int
+    known: int
+    zone: str | None = "a"
+    riders: int | None = 1
+    fare: float | None = 1.5
+
+    @property
+    def value(self) -> dict[str, object]:
+        return {
+            "ride_id": self.id,
+            "zone": self.zone,
+            "riders": self.riders,
+            "fare": self.fare,
+            "due": self.at + HOUR,
+            "at": self.at,
+            "known_at": self.known,
+        }
+
+
+def some_events(count: int, *, seed: int) -> list[Event]:
+    """Two days of rides in order of known time; one of seven is late, some values are absent."""
+    chance = random.Random(seed)
+    events = []
+    for number in range(count):
+        at = START + chance.randrange(0, 2 * DAY, MINUTE)
+        late = chance.randrange(0, 5 * HOUR) if chance.random() < 1 / 7 else 0
+        fare = chance.choice([None, 0.1, 0.2, 12.34, 1e16, -1e16])
+        riders = chance.choice([None, 1, 2, 3, 2**62])
+        zone = chance.choice(ZONES)
+        events.append(Event(f"ride-{seed}-{number}", at, at + late, zone, riders, fare))
+    return sorted(events, key=lambda event: event.known)
+
+
+class Oracle:
+    """The answers, from the list of events and the sentences of the design."""
+
+    def __init__(self, events: list[Event]) -> None:
+        self.by_id = {event.id: event for event in events}
+
+    def answer(self, feature: str, zone: str | None, as_of: int) -> float:
+        name, hours = feature.partition(":")[2].rsplit("_", 1)
+        since = as_of - int(hours.removesuffix("h")) * HOUR
+        seen = sorted(
+            (event.at, event.id, event)
+            for event in self.by_id.values()
+            if zone and event.zone == zone and since < event.at <= as_of and event.known <= as_of
+        )
+        if name == "count":
+            return float(len(seen))
+        aggregate, column = name.split("_")
+        values = [getattr(e, column) for *_, e in seen if getattr(e, column) is not None]
+        if not values:
+            return math.nan
+        total = sum(map(Fraction, values))
+        mean = float(total) / len(values)
+        found = {"sum": float(total), "mean": mean, "min": min(values), "max": max(values)}
+        return float(np.float32(found.get(aggregate, values[-1])))
+
+
+def wait_for(done: Callable[[], object], *, said: str = "not in time"):
+    """What `done` gives when it is neither None nor False; fails after DEADLINE_S."""
+    deadline_s, waiting = time.monotonic() + DEADLINE_S, threading.Event()
+    while time.monotonic() < deadline_s:
+        result = done()
+        if result is not None and result is not False:
+            return result
+        waiting.wait(0.02)
+    raise AssertionError(said)
+
+
+@dataclass
+class Platform:
+    """Ingest's and the registry's hands on Kafka."""
+
+    bootstrap: str
+    publisher: KafkaPublisher
+    defined: list[str] = field(default_factory=list)
+
+    def define(self, *documents: dict) -> None:
+        for document in documents:
+            definition = parse_definition(document)
+            key = f"{definition.kind}/{definition.name}"
+            message = registry_pb.Definition(
+                kind=definition.kind,
+                name=definition.name,
+                version=1,
+                spec_json=definition_json(definition),
+            )
+            self.defined.append(key)
+            self._publish(key, message.SerializeToString())
+
+    def forget_definitions(self) -> None:
+        while self.defined:
+            self._publish(self.defined.pop(), None)
+
+    def adopt_definitions(self) -> None:
+        """What other tests left is forgotten with our own."""
+        follower = TableFollower(
+            bootstrap=self.bootstrap,
+            topic=topics.REGISTRY_DEFINITIONS.name,
+            on_record=lambda record: self.defined.append(record.key.decode()),
+        )
+        follower.start()
+        follower.stop(5.0)
+
+    def _publish(self, key: str, value: bytes | None) -> None:
+        self.publisher.publish([Message(topics.REGISTRY_DEFINITIONS.name, key.encode(), value)])
+
+
+def has_leaders(bootstrap: str, names: list[str]) -> bool:
+    """Whether a new topic answers already."""
+    try:
+        topic_end_offsets(bootstrap, names)
+    except Unavailable:
+        return False
+    return True
+
+
+class Rides:
+    """A stream of its own with a view on it."""
+
+    def __init__(self, platform: Platform) -> None:
+        self.platform = platform
+        self.name = f"rides.{uuid.uuid4().hex[:8]}"
+        self.topic = topics.INGEST_RECORDS.of(self.name)
+        wanted = [(self.topic, topics.INGEST_RECORDS), (topics.RAW.of(self.name), topics.RAW)]
+        create_topics(platform.bootstrap, wanted)
+        wait_for(lambda: has_leaders(platform.bootstrap, [topic for topic, _ in wanted]))
+        columns = {column: {"type": kind} for column, kind in COLUMNS.items()}
+        platform.define(
+            {
+                "kind": "stream",
+                "name": self.name,
+                "description": "Rides.",
+                "owner": "tests",
+                "key": "ride_id",
+                "id": "ride_id",
+                "event_time": "at",
+                "known_time": "known_at",
+                "lateness_allowed": "1h",
+                "columns": columns,
+            }
+        )
+        self.features = self.define_view("1h", "12h")
+
+    def define_view(self, *windows: str) -> list[str]:
+        view = f"view-{uuid.uuid4().hex[:8]}"
+        features = {
+            f"count_{window}": {"aggregate": "count", "window": window} for window in windows
+        }
+        features |= {
+            f"{aggregate}_{column}_{window}": {
+                "aggregate": aggregate,
+                "column": column,
+                "window": window,
+            }
+            for window in windows
+            for aggregate in AGGREGATES
+            for column in ("riders", "fare")
+        }
+        self.platform.define(
+            {
+                "kind": "view",
+                "name": view,
+                "description": "Rides of a zone.",
+                "stream": self.name,
+                "entity": ["zone"],
+                "features": features,
+            }
+        )
+        return [f"{view}:{name}" for name in features]
+
+    def publish(self, events: list[Event]) -> None:
+        now_ms = time.time_ns() // 1_000_000
+        self.platform.publisher.publish(
+            [
+                Message(
+                    self.topic,
+                    event.id.encode(),
+                    json.dumps(event.value).encode(),
+                    (
+                        ("ce_id", event.id.encode()),
+                        ("ce_time", b"%d" % event.at),
+                        ("headrace-known-time", b"%d" % event.known),
+                        ("headrace-published-ms", b"%d" % now_ms),
+                        ("ce_dataschema", f"{self.name}/1".encode()),
+                    ),
+                )
+                for event in events
+            ]
+        )
+
+    def lag(self) -> int:
+        ends = topic_end_offsets(self.platform.bootstrap, [self.topic])
+        done = committed_offsets(self.platform.bootstrap, "feature", [self.topic])
+        return sum(end - done.get(partition, 0) for partition, end in ends.items())
+
+    def wait_folded(self) -> None:
+        wait_for(lambda: self.lag() == 0, said="lag is left")
+
+
+class Service:
+    """One feature process; `start` may be called again after its end, on the same data."""
+
+    def __init__(self, platform: Platform, folder: Path) -> None:
+        self.grpc_port, self.http_port = pick_ports(2)
+        self._platform, self._folder = platform, folder
+        self.child: Child | None = None
+        self.channel = grpc.insecure_channel(f"127.0.0.1:{self.grpc_port}")
+        self.stub = feature_grpc.FeatureServiceStub(self.channel)
+
+    def start(self, *, fail: str | None = None, **settings: str) -> Service:
+        environment = {
+            **child_environment(),
+            "FEATURE_KAFKA_BOOTSTRAP": self._platform.bootstrap,
+            "FEATURE_GRPC_PORT": str(self.grpc_port),
+            "FEATURE_HTTP_PORT": str(self.http_port),
+            "FEATURE_DATA_DIR": str(self._folder / "feature"),
+            "FEATURE_OBJECT_STORE_URI": (self._folder / "objects").as_uri(),
+            **{f"FEATURE_{name.upper()}": value for name, value in settings.items()},
+            **({"HEADRACE_FAIL": fail} if fail else {}),
+        }
+        spec = ProcessSpec(
+            name="feature",
+            command=(sys.executable, "-m", "headrace_feature"),
+            ready=HttpReady(f"http://127.0.0.1:{self.http_port}/health/ready"),
+            environment=environment,
+            stop_grace_s=25.0,
+        )
+        self.child = Child(spec, self._folder / "feature.log", self._folder)
+        self.child.wait_ready()
+        return self
+
+    def wait_ended(self) -> int:
+        return wait_for(lambda: self.child.died())
+
+    def read(self, features: list[str], rows: list[tuple[str | None, int]]) -> np.ndarray:
+        request = pb.GetOnlineFeaturesRequest(features=features)
+        request.columns.add(name="zone").strings.values.extend(zone or "" for zone, _ in rows)
+        request.as_of_us.extend(as_of for _, as_of in rows)
+        answer = call(self.stub.GetOnlineFeatures, request, timeout_s=10.0)
+        return np.frombuffer(answer.values, "<f4").reshape(answer.rows, len(features))
+
+    def assert_equals(self, oracle: Oracle, features: list[str], *, seed: int) -> None:
+        chance = random.Random(seed)
+        rows = [(zone, START + chance.randrange(0, 2 * DAY + 6 * HOUR)) for zone in ZONES * 20]
+        rows += [(event.zone, event.at) for event in list(oracle.by_id.values())[::10]]
+        expected = [[oracle.answer(feature, *row) for feature in features] for row in rows]
+        np.testing.assert_array_equal(np.array(expected, np.float32), self.read(features, rows))
+
+    def training_set(self, recipe: str, until: int) -> tuple[pa.Table, pb.TrainingSetManifest]:
+        request = pb.CreateTrainingSetRequest(recipe=recipe, known_until_us=until)
+        parts = list(self.stub.CreateTrainingSet(request, timeout=60.0))
+        data = b"".join(part.arrow_ipc for part in parts)
+        manifest = parts[-1].manifest
+        assert hashlib.sha256(data).hexdigest() == manifest.digest
+        return pa.ipc.open_stream(data).read_all(), manifest
+
+    def stop(self) -> None:
+        self.channel.close()
+        if self.child is not None:
+            self.child.stop()
+
+
+@pytest.fixture(scope="module")
+def platform(kafka_server: str) -> Iterator[Platform]:
+    create_topics(kafka_server, static_topics())
+    publisher = KafkaPublisher(kafka_server, client_id="ingest-hand")
+    made = Platform(kafka_server, publisher)
+    made.adopt_definitions()
+    made.forget_definitions()
+    yield made
+    publisher.close(5.0)
+
+
+@pytest.fixture
+def rides(platform: Platform) -> Iterator[Rides]:
+    yield Rides(platform)
+    platform.forget_definitions()
+
+
+@pytest.fixture
+def service(platform: Platform, tmp_path: Path) -> Iterator[Service]:
+    made = Service(platform, tmp_path)
+    yield made
+    made.stop()
+
+
+def test_service_is_ready_before_anything_is_applied(service):
+    service.start()
+
+    with pytest.raises(NotFound, match="FEATURE_UNKNOWN"):
+        service.read(["none:count_1h"], [("a", START)])
+
+
+@pytest.mark.parametrize(
+    "failpoint",
+    [
+        "feature.loop.folded",
+        "feature.loop.batch",
+        "kit.state.in_batch",
+        "feature.loop.stored",
+    ],
+)
+def test_kill_at_any_step_of_the_fold_changes_no_answer(failpoint, rides, service):
+    events = some_events(600, seed=1)
+    service.start(fail=f"{failpoint}:3:kill")
+    for number in range(0, 600, 100):
+        # A third of each part was sent before: repeats after a crash of ingest.
+        rides.publish(events[max(0, number - 33) : number + 100])
+        if service.child.died() is None:
+            wait_for(lambda: service.child.died() is not None or rides.lag() == 0)
+    assert -9 == service.wait_ended()
+
+    service.start()
+    rides.wait_folded()
+    service.assert_equals(Oracle(events), rides.features, seed=2)
+
+
+def test_late_event_changes_only_answers_that_could_know_it(rides, service):
+    service.start()
+    rides.publish([Event("on-time", START, START, riders=1)])
+    rides.wait_folded()
+    late = Event("late", START + MINUTE, START + 3 * HOUR, riders=7)
+    rides.publish([late])
+    rides.wait_folded()
+
+    feature = [name for name in rides.features if name.endswith("sum_riders_12h")]
+    moments = [START + MINUTE, late.known - 1, late.known, START + 12 * HOUR + MINUTE]
+    answers = service.read(feature, [("a", moment) for moment in moments])
+    assert [1, 1, 8] == answers[:3, 0].tolist()
+    assert math.isnan(answers[3, 0])
+
+
+def read_once_filled(service: Service, features: list[str], row) -> np.ndarray | None:
+    """None while the view is unknown or being filled."""
+    try:
+        return service.read(features, [row])
+    except (Unavailable, NotFound) as err:
+        if err.reason not in ("RESTORING", "FEATURE_UNKNOWN"):
+            raise
+        return None
+
+
+def test_new_view_is_filled_from_the_beginning_while_records_come(rides, service):
+    events = some_events(900, seed=3)
+    service.start()
+    rides.publish(events[:600])
+    rides.wait_folded()
+
+    added = rides.define_view("2h")
+    oracle, row = Oracle(events[:600]), ("a", START + DAY)
+
+    first = wait_for(lambda: read_once_filled(service, added, row))
+    expected = np.array([[oracle.answer(feature, *row) for feature in added]], np.float32)
+    np.testing.assert_array_equal(expected, first)
+    rides.publish(events[600:])
+    rides.wait_folded()
+    service.assert_equals(Oracle(events), [*rides.features, *added], seed=4)
+
+
+def test_view_that_was_added_while_the_service_was_off_is_filled(rides, service):
+    events = some_events(300, seed=5)
+    service.start()
+    rides.publish(events)
+    rides.wait_folded()
+    service.child.stop()
+
+    added = rides.define_view("3h")
+    service.start()
+    rides.wait_folded()
+    service.assert_equals(Oracle(events), [*rides.features, *added], seed=6)
+
+
+def test_unreadable_record_is_set_aside_and_the_next_one_counts(platform, rides, service):
+    service.start()
+    before = topic_end_offsets(platform.bootstrap, [topics.FEATURE_DEAD_LETTERS.name])
+    good = Event("good", START, START)
+    platform.publisher.publish(
+        [Message(rides.topic, b"good", b"\xff not json", (("ce_id", b"x"),))]
+    )
+    rides.publish([good, replace(good, id="bad", riders="two"), replace(good, id="good-2")])
+    rides.wait_folded()
+
+    count = [name for name in rides.features if name.endswith("count_1h")]
+    assert [[2.0]] == service.read(count, [("a", START)]).tolist()
+    after = topic_end_offsets(platform.bootstrap, [topics.FEATURE_DEAD_LETTERS.name])
+    assert 2 == sum(after.values()) - sum(before.values())
+
+
+def test_freshness_counts_each_record_once(rides, service):
+    service.start()
+    assert not call(service.stub.GetFreshness, pb.GetFreshnessRequest(), timeout_s=5.0).records
+    rides.publish(some_events(50, seed=7))
+    rides.wait_folded()
+    added = rides.define_view("4h")
+    wait_for(lambda: read_once_filled(service, added, ("a", START)))
+
+    said = call(service.stub.GetFreshness, pb.GetFreshnessRequest(), timeout_s=5.0)
+    assert 50 == said.records
+    assert 0 < said.p50_ms <= said.p99_ms < 60_000
+
+
+def test_malformed_requests_are_refused_with_a_reason(rides, service):
+    service.start()
+    request = pb.GetOnlineFeaturesRequest(features=rides.features[:1])
+    wait_for(lambda: read_once_filled(service, rides.features[:1], ("a", START)))
+    with pytest.raises(Invalid, match="BAD_REQUEST"):
+        call(service.stub.GetOnlineFeatures, request, timeout_s=5.0)
+    request.columns.add(name="zone").strings.values.extend(["a"] * 10_001)
+    with pytest.raises(Busy, match="BATCH_TOO_LARGE"):
+        call(service.stub.GetOnlineFeatures, request, timeout_s=5.0)
+    training = pb.CreateTrainingSetRequest(recipe="none", known_until_us=1)
+    with pytest.raises(grpc.RpcError, match="DEFINITION_UNKNOWN"):
+        list(service.stub.CreateTrainingSet(training, timeout=5.0))
+
+
+class Lake:
+    """Ingest's hand on the Delta table of a stream."""
+
+    def __init__(self, rides: Rides, uri: str, s3: S3Settings | None = None) -> None:
+        self.rides, self.uri = rides, delta_table_uri(uri, "records", rides.name)
+        self.options = delta_storage_options(uri, s3)
+        admin = AdminClient({"bootstrap.servers": rides.platform.bootstrap, "log_level": 0})
+        topic = topics.RAW.of(rides.name)
+        asked = admin.describe_topics(TopicCollection([topic]))[topic]
+        self.topic_id = str(asked.result(10.0).topic_id)
+
+    def append(self, events: list[Event], *, known: int) -> None:
+        """Partitions 0 and 1 have data; the others have stored nothing."""
+        kinds = {"string": pa.string(), "float64": pa.float64()}
+        values = [event.value for event in events]
+        table = {
+            name: pa.array([value[name] for value in values], kinds.get(kind, pa.int64()))
+            for name, kind in COLUMNS.items()
+        }
+        table |= {
+            "_event_id": pa.array([event.id for event in events]),
+            "_event_time_us": pa.array([event.at for event in events]),
+            "_known_time_us": pa.array([event.known for event in events]),
+            "_event_date": pa.array(
+                [datetime.fromtimestamp(event.at / 1e6, UTC).date() for event in events]
+            ),
+        }
+        counters = [
+            Transaction(f"ingest|{self.topic_id}|{partition}|known_time", known)
+            for partition in (0, 1)
+        ]
+        write_deltalake(
+            self.uri,
+            pa.table(table),
+            mode="append",
+            partition_by=["_event_date"],
+            storage_options=self.options,
+            commit_properties=CommitProperties(app_transactions=counters),
+        )
+
+
+@pytest.fixture(params=["folder", "s3"])
+def lake(request, rides, tmp_path) -> Lake:
+    if request.param == "folder":
+        return Lake(rides, (tmp_path / "objects").as_uri())
+    server = request.getfixturevalue("s3_server")
+    s3 = S3Settings(server.endpoint, server.access_key, SecretStr(server.secret_key))
+    return Lake(rides, f"s3://headrace/{uuid.uuid4().hex}", s3)
+
+
+def settings_of(lake: Lake) -> dict[str, str]:
+    if not lake.options:
+        return {}
+    return {
+        "object_store_uri": lake.uri.partition("/records/")[0],
+        "s3_endpoint": lake.options["AWS_ENDPOINT_URL"],
+        "s3_access_key": lake.options["AWS_ACCESS_KEY_ID"],
+        "s3_secret_key": lake.options["AWS_SECRET_ACCESS_KEY"],
+    }
+
+
+def define_recipe(rides: Rides) -> str:
+    name = f"recipe-{uuid.uuid4().hex[:8]}"
+    rides.platform.define(
+        {
+            "kind": "recipe",
+            "name": name,
+            "description": "Many riders?",
+            "model": "riders",
+            "spine": {"stream": rides.name, "entity_key": "ride_id", "time": "due", "offset": "0s"},
+            "label": {
+                "stream": rides.name,
+                "key": "ride_id",
+                "column": "riders",
+                "above": 2,
+                "absent_after": "6h",
+            },
+            "features": rides.features,
+            "network": {
+                "hidden": [8],
+                "dropout": 0,
+                "learning_rate": 0.01,
+                "weight_decay": 0,
+                "batch_rows": 8,
+                "epochs_max": 1,
+                "members": 1,
+                "embedding_size": 2,
+                "seed": 1,
+            },
+            "gate": {"holdout": "1d", "auc_min": 0.5, "champion_margin": 0.1},
+        }
+    )
+    return name
+
+
+def test_training_set_waits_for_the_archive_and_equals_the_online_read(lake, rides, service):
+    events = some_events(400, seed=8)
+    until = START + 30 * HOUR
+    early, rest = ([e for e in events if (e.known <= until) == known] for known in (True, False))
+    recipe = define_recipe(rides)
+    service.start(**settings_of(lake))
+    rides.publish(events)
+    rides.wait_folded()
+    lake.append(early[:100], known=until)
+    with ThreadPoolExecutor(1) as pool:
+        asked = pool.submit(service.training_set, recipe, until)
+        lake.append(early[100:], known=until)
+        lake.append([*rest, *early[:5]], known=until + DAY)
+        table, manifest = asked.result(DEADLINE_S)
+
+    by_id = {event.id: event for event in events}
+    keys, as_of = table["entity_key"].to_pylist(), table["as_of_us"].to_pylist()
+    asked_rows = [by_id[key] for key in keys]
+    labels = [float(event.riders is None or event.riders > 2) for event in asked_rows]
+    expected = sorted(
+        (e.at + HOUR, e.id)
+        for e in early
+        if e.known <= e.at + HOUR <= until and (e.riders is not None or e.at + 7 * HOUR <= until)
+    )
+    assert expected == list(zip(as_of, keys, strict=True))
+    assert labels == table["label"].to_pylist()
+    assert (len(expected), rides.features) == (manifest.rows, list(manifest.features))
+    assert {rides.name: 2} == dict(manifest.delta_version_by_stream)
+    online = service.read(
+        rides.features, [(e.zone, moment) for e, moment in zip(asked_rows, as_of, strict=True)]
+    )
+    flat = table["features"].combine_chunks().flatten().to_numpy()
+    np.testing.assert_array_equal(online, flat.reshape(online.shape))
+
+
+def test_archive_that_never_comes_is_unavailable(platform, lake):
+    archive = DeltaArchive(
+        lake.uri.partition("/records/")[0],
+        lake.options,
+        raw_topic=KafkaRawTopics(platform.bootstrap),
+        wait_s_max=0.1,
+    )
+    with pytest.raises(Unavailable, match="RECORDS_BEHIND"):
+        archive.snapshot(lake.rides.name, START)
+    lake.append([Event("e", START, START)], known=START)
+    with pytest.raises(Unavailable, match="RECORDS_BEHIND"):
+        archive.snapshot(lake.rides.name, START)
+    assert 0 == archive.snapshot(lake.rides.name, START - 1).version
+
+
+def test_wrong_setting_ends_the_start_by_name(service):
+    with pytest.raises(HeadraceError, match="START_FAILED"):
+        service.start(keep_dais="3")
+    assert 78 == service.child.died()
