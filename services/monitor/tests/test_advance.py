@@ -16,8 +16,10 @@ from headrace_monitor.handlers.forms import WINDOW
 from headrace_monitor.handlers.turn import take_turn
 from headrace_monitor.testing import at_us
 
-SCHEDULED = topics.INGEST_RECORDS.of(testing.SCHEDULED)
-ARRIVED = topics.INGEST_RECORDS.of(testing.ARRIVED)
+SCENE = testing.Scene()
+
+SCHEDULED = topics.INGEST_RECORDS.of(SCENE.scheduled)
+ARRIVED = topics.INGEST_RECORDS.of(SCENE.arrived)
 PREDICTIONS = topics.INFERENCE_PREDICTIONS.of("delay")
 
 
@@ -60,7 +62,7 @@ class Advancing:
     def judged(self, folded: int = 7) -> bool:
         """Whether the drift of the window is judged by now."""
         batch = Batch(self.store)
-        turn = take_turn(testing.a_watch(), batch)
+        turn = take_turn(SCENE.a_watch(), batch)
         self.advance(turn, {Partition(PREDICTIONS, 0): folded})
         turn.end()
         batch.commit({})

@@ -15,6 +15,8 @@ from headrace_monitor import testing
 from headrace_monitor.adapters.event_loop import EventLoop, topics_of
 from headrace_monitor.handlers import queries
 
+SCENE = testing.Scene()
+
 PREDICTIONS = topics.INFERENCE_PREDICTIONS.of("delay")
 
 
@@ -23,7 +25,7 @@ class Loop:
 
     def __init__(self) -> None:
         self.store, self.publisher = MemoryStateStore(), MemoryPublisher()
-        self.watch = testing.a_watch()
+        self.watch = SCENE.a_watch()
         self.offsets = {topic: count() for topic in topics_of([self.watch])}
         self.ends = dict.fromkeys((Partition(topic, 0) for topic in self.offsets), 0)
         self.start()
@@ -53,12 +55,12 @@ class Loop:
         """Two hours of rows that are far from the reference, and time passing after them."""
         quiet = [-2.0] * 8 + [-0.5] * 17 + [0.5] * 17 + [2.0] * 8
         rows = [
-            testing.a_prediction(f"{hour}-{i}", hour + i / 50, features=[9.0, wind])
+            SCENE.a_prediction(f"{hour}-{i}", hour + i / 50, features=[9.0, wind])
             for hour in (0, 1)
             for i, wind in enumerate(quiet)
         ]
-        passed = [testing.a_schedule("x", 2.5), testing.an_arrival("x", 2.5, 0)]
-        return [testing.a_registered_version(1), testing.a_rollout(1, 1), *rows, *passed]
+        passed = [SCENE.a_schedule("x", 2.5), SCENE.an_arrival("x", 2.5, 0)]
+        return [SCENE.a_registered_version(1), SCENE.a_rollout(1, 1), *rows, *passed]
 
     def sent(self, topic) -> list:
         return [each for each in self.publisher.published if each.topic == topic.name]
@@ -110,7 +112,7 @@ def test_what_could_not_be_sent_goes_out_with_the_same_ids_first(loop, failures)
 
 
 def test_positions_are_those_of_the_stored_effects(loop):
-    loop.handle(testing.a_prediction("f", 0), testing.a_prediction("g", 0))
+    loop.handle(SCENE.a_prediction("f", 0), SCENE.a_prediction("g", 0))
     asked = [Partition(PREDICTIONS, 0), Partition(PREDICTIONS, 1)]
 
     assert {asked[0]: 2} == loop.handler.positions(asked)
@@ -127,10 +129,10 @@ def bad(loop, topic: str, value: bytes, **headers: bytes) -> list[Record]:
     [
         (b"\xff\xff\xff", "DECODE_ERROR"),
         (b"", "MISSING_FIELD"),
-        (testing.a_prediction("f", 0, score=float("nan")).value, "NONFINITE"),
-        (testing.a_prediction("f", 0, version=-1).value, "OUT_OF_RANGE"),
-        (testing.a_prediction("f", 0, as_of_us=1 << 62).value, "BAD_TIMESTAMP"),
-        (testing.a_prediction("f", 0, as_of_us=-1).value, "BAD_TIMESTAMP"),
+        (SCENE.a_prediction("f", 0, score=float("nan")).value, "NONFINITE"),
+        (SCENE.a_prediction("f", 0, version=-1).value, "OUT_OF_RANGE"),
+        (SCENE.a_prediction("f", 0, as_of_us=1 << 62).value, "BAD_TIMESTAMP"),
+        (SCENE.a_prediction("f", 0, as_of_us=-1).value, "BAD_TIMESTAMP"),
     ],
 )
 def test_bad_prediction_is_refused_with_its_reason(loop, value, reason):
@@ -148,13 +150,13 @@ def test_bad_prediction_is_refused_with_its_reason(loop, value, reason):
     ],
 )
 def test_bad_label_is_refused_with_its_reason(loop, value, known, reason):
-    topic = topics.INGEST_RECORDS.of(testing.ARRIVED)
+    topic = topics.INGEST_RECORDS.of(SCENE.arrived)
     with pytest.raises(Invalid, match=reason):
         loop.handler.handle(bad(loop, topic, value, **{"headrace-known-time": known}))
 
 
 def test_label_without_key_or_value_changes_nothing(loop):
-    topic = topics.INGEST_RECORDS.of(testing.ARRIVED)
+    topic = topics.INGEST_RECORDS.of(SCENE.arrived)
     for value in (b"{}", b'{"flight_id": null, "delay": 3}', b'{"flight_id": "f", "delay": "x"}'):
         loop.handler.handle(bad(loop, topic, value, **{"headrace-known-time": b"1"}))
 
@@ -165,13 +167,13 @@ def test_record_that_is_set_aside_does_not_hold_its_window_open(loop):
     loop.handle(*loop.drifting()[:-2])
     with pytest.raises(Invalid):
         loop.handler.handle(bad(loop, PREDICTIONS, b"\xff"))
-    loop.handle(testing.a_schedule("x", 2.5), testing.an_arrival("x", 2.5, 0))
+    loop.handle(SCENE.a_schedule("x", 2.5), SCENE.an_arrival("x", 2.5, 0))
 
     assert 1 == len(loop.sent(topics.TRAINER_REQUESTS))
 
 
 def test_idle_stores_nothing_when_nothing_is_due(loop):
-    loop.handle(testing.a_prediction("f", 0))
+    loop.handle(SCENE.a_prediction("f", 0))
     before = dict(loop.store.scan(b"", b"\xff"))
     loop.store.commit = None  # any use would fail
     loop.handler.idle()
@@ -188,9 +190,9 @@ def test_settled_while_nothing_that_was_asked_for_is_under_way(loop):
     assert not settled()
     run_id = queries.list_incidents(loop.watch, store=loop.store)[0].run_id
 
-    loop.handle(testing.a_registered_version(2, run_id=run_id), testing.a_gate(2, passed=True))
+    loop.handle(SCENE.a_registered_version(2, run_id=run_id), SCENE.a_gate(2, passed=True))
     assert not settled()
-    loop.handle(testing.a_rollout(2, 1, 2))
+    loop.handle(SCENE.a_rollout(2, 1, 2))
     assert settled()
 
 
@@ -200,17 +202,15 @@ def test_settled_after_the_run_or_the_gate_failed():
         loop.handle(*loop.drifting())
         run_id = queries.list_incidents(loop.watch, store=loop.store)[0].run_id
         if failure == "run":
-            loop.handle(testing.a_failed_run(run_id))
+            loop.handle(SCENE.a_failed_run(run_id))
         else:
-            loop.handle(
-                testing.a_registered_version(2, run_id=run_id), testing.a_gate(2, passed=False)
-            )
+            loop.handle(SCENE.a_registered_version(2, run_id=run_id), SCENE.a_gate(2, passed=False))
         assert queries.get_loop(loop.watch, store=loop.store).settled
 
 
 def test_rollout_of_a_lower_generation_is_not_taken(loop):
-    loop.handle(testing.a_rollout(3, 2))
-    loop.handle(testing.a_rollout(2, 1))
+    loop.handle(SCENE.a_rollout(3, 2))
+    loop.handle(SCENE.a_rollout(2, 1))
 
     assert 2 == queries.list_rollouts(store=loop.store)["delay"].champion
 
@@ -224,8 +224,8 @@ def test_topics_are_those_of_the_watched_and_of_the_facts():
         topics.REGISTRY_ROLLOUTS.name,
     } == topics_of([])
     assert {
-        records.of(testing.SCHEDULED),
-        records.of(testing.ARRIVED),
+        records.of(SCENE.scheduled),
+        records.of(SCENE.arrived),
         predictions.of("delay"),
         predictions.of("delay-static"),
-    } == topics_of([testing.a_watch()]) - topics_of([])
+    } == topics_of([SCENE.a_watch()]) - topics_of([])

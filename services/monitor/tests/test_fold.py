@@ -19,8 +19,10 @@ from headrace_monitor.handlers.facts import note
 from headrace_monitor.handlers.forms import WINDOW
 from headrace_monitor.handlers.quality_report import QualityReport
 from headrace_monitor.handlers.turn import take_turn
-from headrace_monitor.testing import a_prediction, an_arrival, at_us
+from headrace_monitor.testing import Scene, at_us
 
+SCENE = Scene()
+a_prediction, an_arrival = SCENE.a_prediction, SCENE.an_arrival
 ENTITY_KEYS, TENSORS = inference_pb.DOOR_ENTITY_KEYS, inference_pb.DOOR_TENSORS
 
 
@@ -32,7 +34,7 @@ class Folding:
     """A monitor's state; each call is one stored batch."""
 
     def __init__(self) -> None:
-        self.store, self.watch = MemoryStateStore(), testing.a_watch()
+        self.store, self.watch = MemoryStateStore(), SCENE.a_watch()
 
     def __call__(self, step, *arguments) -> None:
         batch = Batch(self.store)
@@ -229,7 +231,7 @@ def test_outcomes_older_than_400_days_are_dropped(folding):
 
 
 def test_row_counts_for_the_version_that_answered_and_for_its_shadow(folding):
-    folding.facts(testing.a_registered_version(1), testing.a_registered_version(2))
+    folding.facts(SCENE.a_registered_version(1), SCENE.a_registered_version(2))
     shadow = inference_pb.ShadowScore(version=2, score=0.5)
     folding.predictions(
         a_prediction("f", 0.1, features=[-5, float("nan")], shadow=shadow),
@@ -247,12 +249,12 @@ def test_rows_wait_for_the_reference_of_their_version(folding):
     folding.predictions(a_prediction("g", 0.1, features=[-5, 0]))
     assert folding.counts(1, 1) is None
 
-    folding.facts(testing.a_registered_version(1))
+    folding.facts(SCENE.a_registered_version(1))
     assert [2, 0, 0, 0, 0, 0, 0, 2, 0, 0] == folding.counts(1, 1)
 
 
 def test_rows_of_another_width_are_not_counted(folding):
-    folding.facts(testing.a_registered_version(1))
+    folding.facts(SCENE.a_registered_version(1))
     folding.predictions(a_prediction("f", 0.1, features=[1.0]), a_prediction("g", 0.1, features=[]))
 
     assert folding.counts(1, 1) is None

@@ -11,6 +11,8 @@ from headrace_monitor import testing
 from headrace_monitor.adapters.live_page import FILES, LivePage
 from headrace_monitor.handlers.quality_report import QualityReport
 
+SCENE = testing.Scene()
+
 
 def a_page(watches=None, store=None) -> LivePage:
     store = store or MemoryStateStore()
@@ -57,7 +59,7 @@ def test_page_is_answered_before_anything_is_applied():
 
 
 def test_monitor_without_records_has_no_figures():
-    found = json.loads(body(a_page({"delay": testing.a_watch()}), "/monitor.json"))["monitors"][0]
+    found = json.loads(body(a_page({"delay": SCENE.a_watch()}), "/monitor.json"))["monitors"][0]
 
     assert ("delay", 0, 0, True) == (
         found["name"],

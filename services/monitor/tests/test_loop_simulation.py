@@ -29,6 +29,8 @@ from headrace_monitor.adapters.event_loop import EventLoop, topics_of
 from headrace_monitor.handlers import queries
 from headrace_monitor.handlers.quality_report import QualityReport
 
+SCENE = testing.Scene()
+
 STEPS_MAX = 5_000
 FLIGHTS_PER_HOUR = 40
 
@@ -58,8 +60,8 @@ class World:
     versions: int = 1
 
     def __post_init__(self):
-        self.append(testing.a_registered_version(1))
-        self.append(testing.a_rollout(1, 1))
+        self.append(SCENE.a_registered_version(1))
+        self.append(SCENE.a_rollout(1, 1))
 
     def append(self, message: Message) -> None:
         number = crc32(message.key) % self.partitions(message.topic)
@@ -103,11 +105,11 @@ class World:
     def train(self, request) -> None:
         self.versions += 1
         self.append(
-            testing.a_registered_version(
+            SCENE.a_registered_version(
                 self.versions, run_id=request.request_id, first=testing.SHIFTED
             )
         )
-        self.append(testing.a_gate(self.versions, passed=self.gate_passes))
+        self.append(SCENE.a_gate(self.versions, passed=self.gate_passes))
         if self.gate_passes:
             self.roll(Rollout(self.rollout.generation + 1, self.rollout.champion, self.versions))
 
@@ -121,7 +123,7 @@ class World:
 
     def roll(self, rollout: Rollout) -> None:
         self.rollout = rollout
-        self.append(testing.a_rollout(rollout.generation, rollout.champion, rollout.canary))
+        self.append(SCENE.a_rollout(rollout.generation, rollout.champion, rollout.canary))
 
     def hour(self, hour: int) -> list[Message]:
         """What the users send in an hour, in its order."""
@@ -130,7 +132,7 @@ class World:
         messages = []
         for i in range(FLIGHTS_PER_HOUR):
             flight, minute = f"{hour}-{i}", i / FLIGHTS_PER_HOUR
-            messages.append((hour + minute, testing.a_schedule(flight, hour + minute)))
+            messages.append((hour + minute, SCENE.a_schedule(flight, hour + minute)))
             late = dice.random() < 0.4
             features = [dice.gauss(0, 1) + 2 * drifted, dice.gauss(0, 1)]
             scores = {
@@ -147,10 +149,10 @@ class World:
                     "door": inference_pb.DOOR_TENSORS,
                     "score": 0.4,
                 }
-                messages.append((hour + minute, testing.a_prediction(flight, **asked, **static)))
+                messages.append((hour + minute, SCENE.a_prediction(flight, **asked, **static)))
             if dice.random() < 0.9 or not late:
                 known = hour + minute + 1.1 + 2 * dice.random()  # some come too late
-                messages.append((known, testing.an_arrival(flight, known, 60.0 if late else 0.0)))
+                messages.append((known, SCENE.an_arrival(flight, known, 60.0 if late else 0.0)))
         return messages
 
     def score(self, version: int, late: bool, dice: random.Random, *, drifted: bool) -> float:
@@ -162,10 +164,10 @@ class World:
         fields = {"rollout_generation": now.generation, "features": features}
         if not now.canary:
             chosen = {"version": now.champion, "score": scores[now.champion]}
-            return testing.a_prediction(flight, as_of, **chosen, **fields)
+            return SCENE.a_prediction(flight, as_of, **chosen, **fields)
         canary = crc32(flight.encode()) % 2 == 0
         answering, other = (now.champion, now.canary)[:: -1 if canary else 1]
-        return testing.a_prediction(
+        return SCENE.a_prediction(
             flight,
             as_of,
             version=answering,
@@ -198,7 +200,7 @@ class Monitor:
         self.world, self.dice = world, random.Random(seed)
         self.shuffle = seed is not None
         self.store, self.clock = MemoryStateStore(), FixedClock()
-        self.watch = testing.a_watch()
+        self.watch = SCENE.a_watch()
         self.topics = topics_of([self.watch])
         self.kills = 0
         self.start()

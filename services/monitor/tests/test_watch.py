@@ -9,13 +9,15 @@ from headrace_monitor import testing
 from headrace_monitor.adapters.definitions import Definitions
 from headrace_monitor.domain.watch import watches
 
+SCENE = testing.Scene()
+
 
 def as_record(message, value=True) -> Record:
     return Record(message.topic, 0, 0, message.key, message.value if value else None, {}, 0)
 
 
 def test_monitor_is_watched_when_its_endpoint_and_recipe_are_known():
-    known = testing.definitions()
+    known = SCENE.definitions()
     needed = {("monitor", "delay"), ("endpoint", "delay"), ("recipe", "delay")}
     for size in range(4):
         for some in combinations(sorted(needed), size):
@@ -24,8 +26,8 @@ def test_monitor_is_watched_when_its_endpoint_and_recipe_are_known():
 
 
 def test_endpoints_asked_by_the_same_key_are_compared():
-    known = testing.definitions()
-    other = {**testing.documents()[3], "name": "other", "entity_key": "airport",
+    known = SCENE.definitions()
+    other = {**SCENE.documents()[1], "name": "other", "entity_key": "airport",
              "columns": {"airport": "string"}}  # fmt: skip
     known["endpoint", "other"] = parse_definition(other)
 
@@ -33,7 +35,7 @@ def test_endpoints_asked_by_the_same_key_are_compared():
 
 
 def test_window_holds_its_beginning_and_not_its_end():
-    watch = testing.a_watch()
+    watch = SCENE.a_watch()
     hour = testing.HOUR_US
 
     assert testing.at_us(1) == watch.window_end_us(testing.START_US)
@@ -44,11 +46,11 @@ def test_window_holds_its_beginning_and_not_its_end():
 def test_definitions_tell_of_each_change_and_of_removal():
     seen = []
     definitions = Definitions(on_change=lambda found: seen.append(set(found)))
-    for document in testing.documents():
+    for document in SCENE.documents():
         definitions.take(as_record(testing.a_definition(document)))
     assert {"delay"} == seen[-1]
 
-    removed = testing.a_definition(testing.documents()[-1])
+    removed = testing.a_definition(SCENE.documents()[-1])
     definitions.take(as_record(removed, value=False))
     assert set() == seen[-1]
     assert {} == definitions.watches()

@@ -41,9 +41,17 @@ def topic_partitions(bootstrap: str, topics: Collection[str]) -> list[Partition]
 
 def topic_end_offsets(bootstrap: str, topics: Collection[str]) -> dict[Partition, int]:
     """The next offset that each partition of these topics will give to a record."""
+    return _offsets(bootstrap, topics, OffsetSpec.latest())
+
+
+def topic_begin_offsets(bootstrap: str, topics: Collection[str]) -> dict[Partition, int]:
+    """The first offset that each partition still has; its end when retention left nothing."""
+    return _offsets(bootstrap, topics, OffsetSpec.earliest())
+
+
+def _offsets(bootstrap: str, topics: Collection[str], spec: OffsetSpec) -> dict[Partition, int]:
     asked: dict[Any, OffsetSpec] = {
-        TopicPartition(*partition): OffsetSpec.latest()
-        for partition in topic_partitions(bootstrap, topics)
+        TopicPartition(*partition): spec for partition in topic_partitions(bootstrap, topics)
     }
     if not asked:
         return {}

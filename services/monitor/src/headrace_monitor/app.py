@@ -9,13 +9,13 @@ and `trainer.requests`; serves MonitorService and the live page.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import partial
 
 from headrace import topics
 from headrace.monitor.v1 import monitor_service_pb2_grpc as pb_grpc
 from headrace_kit.admin_http import AdminServer
 from headrace_kit.clock import SystemClock
-from headrace_kit.consume import ConsumeLoop, TableFollower, topic_end_offsets
+from headrace_kit.consume import ConsumeLoop
+from headrace_kit.follow import TableFollower
 from headrace_kit.grpc_server import GrpcServer
 from headrace_kit.kafka import KafkaPublisher
 from headrace_kit.lifecycle import Part, run_service
@@ -23,6 +23,7 @@ from headrace_kit.state_store import LmdbStateStore
 from headrace_monitor.adapters.definitions import Definitions
 from headrace_monitor.adapters.event_loop import EventLoop, topics_of
 from headrace_monitor.adapters.grpc_api import MonitorApi
+from headrace_monitor.adapters.kafka_end_offsets import KafkaEndOffsets
 from headrace_monitor.adapters.live_page import LivePage
 from headrace_monitor.domain.watch import Watch
 from headrace_monitor.handlers.quality_report import QualityReport
@@ -45,7 +46,7 @@ def run(settings: Settings) -> int:
         store=store,
         publisher=publisher,
         watches=definitions.watches,
-        end_offsets=partial(topic_end_offsets, bootstrap),
+        end_offsets=KafkaEndOffsets(bootstrap),
         clock=SystemClock(),
     )
     loop = ConsumeLoop(

@@ -17,7 +17,7 @@ class EndOffsets(Protocol):
     """How far topics reach."""
 
     def __call__(self, topics: Collection[str]) -> Mapping[Partition, int]:
-        """The next offset of every partition of these topics, as of now.
+        """The next offset of every partition of these topics, as of now; 0 when it has no record.
 
         Raises Unavailable TOPIC_MISSING or BROKER_UNAVAILABLE.
         """
