@@ -220,6 +220,20 @@ def test_second_relay_leaves_the_rows_to_the_first(engine):
     assert 0 == count(engine)
 
 
+def test_services_that_share_a_database_do_not_share_an_outbox(postgres_server):
+    names = [f"s{uuid.uuid4().hex}" for _ in range(2)]
+    one, other = (connect(postgres_server, schema=name) for name in names)
+    publisher = MemoryPublisher()
+    for engine in (one, other):
+        create_tables(engine)
+    add_messages(one, range(3))
+
+    assert 0 == OutboxRelay(other, publisher).relay_once()
+    assert 3 == OutboxRelay(one, publisher).relay_once()
+    for engine in (one, other):
+        engine.dispose()
+
+
 def test_relay_on_a_real_broker(engine, kafka_server, new_topic):
     topic = new_topic(1)
     with transaction(engine) as connection:

@@ -83,7 +83,7 @@ def memory_registry() -> Registry:
 
 
 def sql_registry(uri: str) -> Registry:
-    engine = connect(uri)
+    engine = connect(uri, schema="registry")
     sql_tables.prepare(engine)
 
     def outbox() -> list[tuple[str, str]]:
@@ -133,7 +133,7 @@ def _registry(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Regist
 
 def _emptied(dsn: str) -> str:
     """The server's database without rows; making the tables again would cost more."""
-    engine = connect(dsn)
+    engine = connect(dsn, schema="registry")
     create_tables(engine, sql_tables.METADATA)
     names = [table.name for table in (*sql_tables.METADATA.tables.values(), OUTBOX, INBOX)]
     with engine.begin() as connection:

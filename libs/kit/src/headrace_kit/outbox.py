@@ -26,7 +26,10 @@ from headrace_kit.sql import OUTBOX, transaction
 
 BATCH_ROWS_MAX = 500
 POLL_INTERVAL_S = 0.5
-RELAY_LOCK = 4_851_203_114  # the advisory lock of PostgreSQL that one relay at a time holds
+# One relay per outbox: the services that share a database have one in each schema.
+RELAY_LOCK = text(
+    "select pg_try_advisory_xact_lock(hashtextextended('outbox in ' || current_schema(), 0))"
+)
 
 log = structlog.get_logger(__name__)
 
@@ -101,8 +104,7 @@ class OutboxRelay:
             yield True
             return
         with transaction(self._engine) as connection:
-            lock = text("select pg_try_advisory_xact_lock(:key)")
-            yield bool(connection.execute(lock, {"key": RELAY_LOCK}).scalar())
+            yield bool(connection.execute(RELAY_LOCK).scalar())
 
     def _run(self) -> None:
         backoff = Backoff()

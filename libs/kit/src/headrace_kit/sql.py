@@ -30,6 +30,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+from sqlalchemy.schema import CreateSchema
 
 from headrace.errors import Invalid, Unavailable
 
@@ -57,8 +58,12 @@ INBOX = Table(
 )
 
 
-def connect(uri: str) -> Engine:
-    """An engine for `sqlite:///FILE` or `postgresql://…`; raises Invalid BAD_SETTING otherwise."""
+def connect(uri: str, *, schema: str = "public") -> Engine:
+    """An engine for `sqlite:///FILE` or `postgresql://…`; raises Invalid BAD_SETTING otherwise.
+
+    On PostgreSQL the tables live in `schema`, so that services may share a database without sharing
+    an outbox; `create_schema` makes it.
+    """
     try:
         url = make_url(uri)
     except ArgumentError as err:  # its text may hold the password
@@ -75,8 +80,9 @@ def connect(uri: str) -> Engine:
             connect_args={
                 "connect_timeout": CONNECT_TIMEOUT_S,
                 "options": f"-c statement_timeout={STATEMENT_TIMEOUT_S}s"
-                f" -c lock_timeout={LOCK_TIMEOUT_S}s -c timezone=UTC",
+                f" -c lock_timeout={LOCK_TIMEOUT_S}s -c timezone=UTC -c search_path={schema}",
             },
+            execution_options={"headrace_schema": schema},
         )
     raise Invalid("BAD_SETTING", setting="database_uri", scheme=url.drivername)
 
@@ -119,8 +125,16 @@ def transaction(engine: Engine) -> Iterator[Connection]:
 def create_tables(engine: Engine, *metadata: MetaData) -> None:
     """Create the tables that are absent: outbox and inbox, and those of `metadata`."""
     with transaction(engine) as connection:
+        create_schema(connection)
         for each in (METADATA, *metadata):
             each.create_all(connection)
+
+
+def create_schema(connection: Connection) -> None:
+    """Make the schema that `connect` was given, where there are schemas."""
+    schema = connection.get_execution_options().get("headrace_schema")
+    if schema is not None:
+        connection.execute(CreateSchema(schema, if_not_exists=True))
 
 
 class Inbox:

@@ -49,7 +49,7 @@ class Storage:
 def run(settings: Settings) -> int:
     """Serves until told to stop; returns the exit code."""
     clock = SystemClock()
-    engine = connect(settings.database)
+    engine = connect(settings.database, schema=SERVICE)
     artifacts = object_store(settings.objects, settings.s3)
     publisher = KafkaPublisher(settings.kafka_bootstrap, client_id=SERVICE)
     relay = OutboxRelay(engine, publisher)

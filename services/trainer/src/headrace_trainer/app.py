@@ -41,7 +41,7 @@ def build(settings: TrainerSettings) -> tuple[Sequence[Part], AdminServer, GrpcS
     settings.data_dir.mkdir(parents=True, exist_ok=True)
     clock = SystemClock()
     publisher = KafkaPublisher(settings.kafka_bootstrap, client_id=NAME)
-    engine = connect(_database_uri(settings))
+    engine = connect(_database_uri(settings), schema=NAME)
     relay = OutboxRelay(engine, publisher)
     runs = SqlRunStore(engine, clock=clock, notify=relay.notify)
     book = DefinitionBook()

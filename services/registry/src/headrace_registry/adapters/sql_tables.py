@@ -28,7 +28,7 @@ from headrace_kit import sql
 
 # Raised with every change of a table; a change comes with the step that brings the old one here.
 SCHEMA_VERSION = 1
-SCHEMA_LOCK = 4_851_203_115  # PostgreSQL: one replica at a time creates the tables
+CREATION_LOCK = 4_851_203_115  # PostgreSQL: one replica at a time creates the tables
 
 METADATA = MetaData()
 VERSION_KEY = ("model", "version", "digest")
@@ -143,7 +143,8 @@ def prepare(engine: Engine) -> None:
     """
     with sql.transaction(engine) as connection:
         if engine.dialect.name == "postgresql":
-            connection.execute(text("select pg_advisory_xact_lock(:key)"), {"key": SCHEMA_LOCK})
+            connection.execute(text("select pg_advisory_xact_lock(:key)"), {"key": CREATION_LOCK})
+        sql.create_schema(connection)
         METADATA.create_all(connection)
         sql.METADATA.create_all(connection)
         found = connection.execute(SCHEMA.select()).scalar()
