@@ -7,6 +7,7 @@ answered with opaque text. The port is never shared: two servers on one port wou
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -27,7 +28,11 @@ from headrace_kit.grpc_client import MESSAGE_BYTES_MAX
 from headrace_kit.telemetry import histogram
 
 CALLS_MAX = 1_000
+HEALTH_METHODS = f"/{health.SERVICE_NAME}/"
 DEADLINE_S_MAX = 60.0
+# gRPC's own stop says CANCELLED to calls that it has read and not yet handed over: for this long
+# new ones hear UNAVAILABLE from us first, and a caller goes elsewhere or waits.
+REFUSE_BEFORE_STOP_S = 0.2
 
 log = structlog.get_logger(__name__)
 
@@ -57,9 +62,10 @@ class GrpcServer:
     ) -> None:
         self._address, self._port, self._names = host, port, tuple(names)
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="grpc")
+        self._interceptor = _ErrorInterceptor(_service_of(names))
         self._server = grpc.server(
             self._pool,
-            interceptors=[_ErrorInterceptor(_service_of(names))],
+            interceptors=[self._interceptor],
             maximum_concurrent_rpcs=CALLS_MAX,
             options=[
                 ("grpc.so_reuseport", 0),
@@ -100,6 +106,8 @@ class GrpcServer:
     def stop(self, timeout_s: float) -> None:
         """Take no new calls, let the running ones end within the time."""
         self._health.enter_graceful_shutdown()
+        self._interceptor.draining.set()
+        time.sleep(min(REFUSE_BEFORE_STOP_S, timeout_s))
         self._server.stop(timeout_s).wait(timeout_s + 1.0)
         self._pool.shutdown(wait=False, cancel_futures=True)
 
@@ -133,17 +141,22 @@ def _add_file(pool: descriptor_pool.DescriptorPool, file: Any) -> None:
 
 
 class _ErrorInterceptor(grpc.ServerInterceptor):
-    """Wraps every handler: errors to status, durations to a histogram."""
+    """Wraps every handler: errors to status, durations to a histogram, no new call in a drain.
+
+    A call is admitted when it arrives: what waits for a worker then is still answered (P10).
+    """
 
     def __init__(self, service: str) -> None:
         self._seconds = histogram(service, "rpc_seconds", "Duration of calls.", "method")
+        self.draining = threading.Event()
 
     def intercept_service(self, continuation: Any, details: Any) -> Any:
         handler = continuation(details)
         if handler is None:
             return None
         seconds = self._seconds.labels(details.method)
-        decode = _decoder(handler)
+        refused = self.draining.is_set() and not details.method.startswith(HEALTH_METHODS)
+        decode = _refuse if refused else _decoder(handler)
         if handler.response_streaming:
             method = handler.unary_stream or handler.stream_stream
             behaviour = _streaming(method, decode, seconds)
@@ -175,6 +188,10 @@ def _decoder(handler: Any) -> Callable[[Any], Any]:
             raise Invalid("DECODE_ERROR") from err
 
     return partial(map, decode) if handler.request_streaming else decode
+
+
+def _refuse(_: object) -> NoReturn:
+    raise Unavailable("SERVICE_UNAVAILABLE", state="draining")
 
 
 def _unary(
