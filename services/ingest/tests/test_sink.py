@@ -227,7 +227,18 @@ def test_given_up_partition_is_stored_first(world, sink):
     sink.handle([a_raw(0)])
     sink.drain([PARTITION])
 
-    assert (["departed:0"], {}) == (world.stored_ids(), sink.durable())
+    assert (["departed:0"], {PARTITION: 1}) == (world.stored_ids(), sink.durable())
+
+
+def test_partition_that_comes_back_stands_where_its_other_owner_left_it(world, sink):
+    sink.handle([a_raw(0)])
+    sink.drain([PARTITION])
+    other = world.sink()
+    other.positions([PARTITION])
+    other.handle([a_raw(1)])
+    other.drain([PARTITION])
+
+    assert {PARTITION: 2} == sink.positions([PARTITION])
 
 
 def test_given_up_partition_is_forgotten_when_it_cannot_be_stored(world):

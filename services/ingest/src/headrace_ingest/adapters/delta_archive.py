@@ -70,12 +70,15 @@ log = structlog.get_logger(__name__)
 
 @dataclass(slots=True)
 class _Open:
-    """A table in work. `table` was read when the offsets of the partitions were `offsets`."""
+    """A table in work: `table` was read when the offsets of the partitions were `offsets`.
+
+    `maintained` is the version at which it was maintained last.
+    """
 
     table: DeltaTable
     topic_id: str
     offsets: dict[int, int]
-    commits: int = 0
+    maintained: int
     in_doubt: bool = False
 
 
@@ -100,7 +103,9 @@ class DeltaArchive:
             table = self._table_for(contract)
             accounts = {number: _account(table, topic_id, number) for number in partitions}
             seen = _seen(table, accounts, horizon_us=horizon_us, ids_max=ids_max)
-        self._open_by_stream[contract.name] = _Open(table, topic_id, _offsets(accounts))
+        self._open_by_stream[contract.name] = _Open(
+            table, topic_id, _offsets(accounts), maintained=table.version()
+        )
         return {n: Restored(account, seen.get(n, ())) for n, account in accounts.items()}
 
     def append(
@@ -151,12 +156,13 @@ class DeltaArchive:
 
     def _maintain(self, stream: str, opened: _Open) -> None:
         """Keep commits and reads cheap; what fails here is left for the next time."""
-        opened.commits += 1
-        if opened.commits % COMMITS_PER_CHECKPOINT:
+        version, last = opened.table.version(), opened.maintained
+        if version // COMMITS_PER_CHECKPOINT == last // COMMITS_PER_CHECKPOINT:
             return
+        opened.maintained = version
         failpoint("ingest.sink.maintain")
         try:
-            if opened.commits % COMMITS_PER_COMPACTION == 0:
+            if version // COMMITS_PER_COMPACTION != last // COMMITS_PER_COMPACTION:
                 opened.table.optimize.compact(target_size=COMPACTED_BYTES)
             opened.table.create_checkpoint()
             opened.table = self._table(stream)

@@ -39,12 +39,12 @@ class Pace:
     """
 
     commit_interval_s: float = 0.5
-    commit_interval_s_max: float = 5.0
     commit_rows_max: int = 20_000
     dedup_ids_max: int = 250_000
 
 
 COMMIT_SHARE = 0.05
+REST_S_MAX = 5.0
 # How long storing may keep new records waiting, checked between the commits of two streams.
 STORE_S_MAX = 0.05
 
@@ -105,10 +105,12 @@ class RecordSink:
         self._archive, self._publisher = archive, publisher
         self._decode, self._monotonic_s, self._pace = decode, monotonic_s, pace
         self._streams: dict[str, _Stream] = {}
+        self._given_up: dict[Partition, int] = {}
 
     def positions(self, partitions: Sequence[Partition]) -> Mapping[Partition, int]:
         for stream, numbers in _by_stream(partitions).items():
             self._open(self._contracts.get(stream), numbers)
+        self._given_up = {p: o for p, o in self._given_up.items() if p not in partitions}
         stored = self.durable()
         return {each: stored[each] for each in partitions if each in stored}
 
@@ -127,12 +129,13 @@ class RecordSink:
         self._store_due(quiet=True)
 
     def durable(self) -> Mapping[Partition, int]:
-        return {
+        in_work = {
             Partition(topics.RAW.of(name), number): shard.stored.offset
             for name, stream in self._streams.items()
             for number, shard in stream.shards.items()
             if shard.stored.offset
         }
+        return self._given_up | in_work
 
     def drain(self, partitions: Sequence[Partition]) -> None:
         """What cannot be stored now is forgotten: the next owner reads it again."""
@@ -143,6 +146,7 @@ class RecordSink:
                     self._store(stream)
                 except Unavailable as err:
                     log.warning("drain_forgets", stream=name, error=str(err))
+                self._given_up |= {p: o for p, o in self.durable().items() if p in partitions}
                 stream.give_up(numbers)
 
     def _open(self, contract: Contract, numbers: set[int]) -> None:
@@ -220,8 +224,8 @@ class RecordSink:
 
     def _due(self, stream: _Stream, waited_s: float, rested_s: float, *, quiet: bool) -> bool:
         pace = self._pace
-        interval_s = max(pace.commit_interval_s, stream.commit_s / COMMIT_SHARE)
-        interval_s = min(interval_s, pace.commit_interval_s_max)
+        rest_s = min(stream.commit_s / COMMIT_SHARE, REST_S_MAX)
+        interval_s = max(pace.commit_interval_s, rest_s)
         full = sum(rows.height for rows in stream.rows) >= pace.commit_rows_max
         return full or (quiet and rested_s >= interval_s) or waited_s >= 2 * interval_s
 
