@@ -25,6 +25,8 @@ from headrace.local.tools import ToolCache
 
 APPLICATION = Path(__file__).resolve().parents[2]
 EXIT_UNACCOUNTED = 2
+# Without a terminal a line tells of each tenth day.
+LOGGED_DAYS = 10
 console = Console(highlight=False)
 
 
@@ -100,7 +102,9 @@ class _Bars:
             TextColumn("{task.fields[note]}"),
             TimeElapsedColumn(),
             console=console,
+            disable=not console.is_terminal,
         )
+        self._said_last = ""
         self._days = self._progress.add_task("days", total=plan.days + 1, note="")
         self._events = self._progress.add_task("events", total=None, note="")
         self._predictions = self._progress.add_task("predictions", total=None, note="")
@@ -115,12 +119,18 @@ class _Bars:
 
     def said(self, text: str) -> None:
         self._progress.update(self._days, note=text)
+        # A log has no bars: it gets a line for whatever is new.
+        if not console.is_terminal and text != self._said_last:
+            console.print(text, markup=False)
+        self._said_last = text
 
     def note(self, text: str) -> None:
         console.print(text)
 
     def replayed(self, step: EventBatch, events: int) -> None:
         day = date.fromtimestamp(step.from_us / 1e6)
+        if not console.is_terminal and day.day % LOGGED_DAYS == 1:
+            console.print(f"{day:%d %B %Y}: {events:,} events")
         days = (step.until_us - step.from_us) / 86_400e6
         self._progress.update(self._days, advance=days)
         self._progress.update(self._events, advance=events, note=f"{day:%d %B %Y}")

@@ -19,7 +19,15 @@ from typing import Protocol
 import polars as pl
 
 from flights_example.doors import Asked, Doors
-from flights_example.events import ARRIVED, SCHEDULED, STREAMS, EventBatch, event_batches
+from flights_example.events import (
+    ARRIVED,
+    DEPARTED,
+    SCHEDULED,
+    STREAMS,
+    WEATHER,
+    EventBatch,
+    event_batches,
+)
 from flights_example.source import midnight_us, read_flights
 from flights_example.waiting import until, wait_consumed
 from headrace import topics
@@ -132,8 +140,9 @@ def _wait_taken_in(client: Client) -> None:
     """Ingest first: what it has not passed on, the others cannot have read."""
     kafka = client.addresses.kafka
     wait_consumed(kafka, "ingest", [topics.RAW.of(stream) for stream in STREAMS])
-    records = [topics.INGEST_RECORDS.of(stream) for stream in STREAMS]
-    wait_consumed(kafka, "feature", records)
+    # The schedule feeds no view: it is the spine, and the request brings it.
+    viewed = [topics.INGEST_RECORDS.of(stream) for stream in (DEPARTED, ARRIVED, WEATHER)]
+    wait_consumed(kafka, "feature", viewed)
     predictions = [topics.INFERENCE_PREDICTIONS.of(name) for name in (ENDPOINT, STATIC)]
     labels = [topics.INGEST_RECORDS.of(stream) for stream in (SCHEDULED, ARRIVED)]
     wait_consumed(kafka, "monitor", [*labels, *predictions])

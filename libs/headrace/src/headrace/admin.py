@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Sequence
 
 from confluent_kafka import KafkaError, KafkaException
@@ -15,6 +16,7 @@ from headrace.topics import Topic
 
 MESSAGE_BYTES_MAX = 1 << 20
 REQUEST_TIMEOUT_S = 15.0
+EXIT_USAGE = 64
 
 
 def static_topics() -> list[tuple[str, Topic]]:
@@ -32,21 +34,14 @@ def application_topics(application: Application) -> list[tuple[str, Topic]]:
     ]  # fmt: skip
 
 
-def create_topics(
-    bootstrap: str, wanted: Sequence[tuple[str, Topic]], *, replicas: int = 1
-) -> list[str]:
-    """Creates those that are missing and returns their names.
+def create_topics(bootstrap: str, wanted: Sequence[tuple[str, Topic]]) -> list[str]:
+    """Creates those that are missing, with the broker's own number of replicas; answers their names.
 
     Raises Unavailable BROKER_UNAVAILABLE when Kafka does not answer.
     """
     client = AdminClient({"bootstrap.servers": bootstrap, "log_level": 0})
     new = [
-        NewTopic(
-            name,
-            num_partitions=topic.partitions,
-            replication_factor=replicas,
-            config=_config(topic),
-        )
+        NewTopic(name, num_partitions=topic.partitions, config=_config(topic))
         for name, topic in wanted
     ]
     if not new:
@@ -77,3 +72,17 @@ def _config(topic: Topic) -> dict[str, str]:
         "retention.ms": str(hours * 3_600_000) if hours else "-1",
         "max.message.bytes": str(MESSAGE_BYTES_MAX + 64 * 1024),
     }
+
+
+def main() -> int:
+    """`python -m headrace.admin HOST:PORT`: creates the platform's topics, for containers."""
+    if len(sys.argv) != 2:
+        sys.stderr.write("usage: python -m headrace.admin HOST:PORT\n")
+        return EXIT_USAGE
+    created = create_topics(sys.argv[1], static_topics())
+    sys.stdout.write(f"{len(created)} topics created: {', '.join(created) or 'all were there'}\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

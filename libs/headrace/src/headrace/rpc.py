@@ -23,7 +23,7 @@ from headrace.reasons import REASONS
 DOMAIN = "headrace"
 MESSAGE_BYTES_MAX = 16 << 20
 METADATA_BYTES_MAX = 8_192
-KEEPALIVE_MS = 30_000
+KEEPALIVE_MS = 60_000
 RECONNECT_MS_MAX = 2_000
 RETRY_DELAY_S_MAX = 2.0
 Response = TypeVar("Response")
