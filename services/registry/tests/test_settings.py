@@ -26,7 +26,7 @@ def test_password_is_a_setting_of_its_own() -> None:
 
 
 def test_password_in_the_uri_is_refused() -> None:
-    with pytest.raises(ValidationError, match="REGISTRY_DATABASE_PASSWORD"):
+    with pytest.raises(ValidationError, match="DATABASE_PASSWORD"):
         Settings(database_uri="postgresql://headrace:secret@db/registry")
 
 

@@ -35,7 +35,7 @@ def application_topics(application: Application) -> list[tuple[str, Topic]]:
 
 
 def create_topics(bootstrap: str, wanted: Sequence[tuple[str, Topic]]) -> list[str]:
-    """Creates those that are missing, with the broker's own number of replicas; answers their names.
+    """Creates those that are missing, replicated as the broker says; answers their names.
 
     Raises Unavailable BROKER_UNAVAILABLE when Kafka does not answer.
     """

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from pydantic import SecretStr
 from sqlalchemy import (
     BigInteger,
     Column,
@@ -56,6 +57,28 @@ INBOX = Table(
     Column("consumer", String, primary_key=True),
     Column("ce_id", String, primary_key=True),
 )
+
+
+def without_password(uri: str) -> str:
+    """The URI of a database, as a setting may hold it: it ends in logs and process lists.
+
+    Raises ValueError for one that holds a password or is none; empty is left to the service.
+    """
+    try:
+        password = make_url(uri).password if uri else None
+    except ArgumentError as err:
+        raise ValueError("is not a database URI") from err
+    if password:
+        raise ValueError("holds a password, which has a setting of its own: DATABASE_PASSWORD")
+    return uri
+
+
+def with_password(uri: str, password: SecretStr | None) -> str:
+    """The whole URI, for `connect` only."""
+    if password is None:
+        return uri
+    url = make_url(uri).set(password=password.get_secret_value())
+    return url.render_as_string(hide_password=False)
 
 
 def connect(uri: str, *, schema: str = "public") -> Engine:

@@ -4,14 +4,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated
 
-from pydantic import Field, SecretStr, field_validator
+from pydantic import AfterValidator, Field, SecretStr
 from pydantic_settings import SettingsConfigDict
-from sqlalchemy.engine import make_url
-from sqlalchemy.exc import ArgumentError
 
 from headrace_kit.objects import S3Settings
 from headrace_kit.settings import ServiceSettings
+from headrace_kit.sql import with_password, without_password
 
 
 class Settings(ServiceSettings):
@@ -22,7 +22,7 @@ class Settings(ServiceSettings):
     grpc_port: int = 7104
     http_port: int = 7204
     data_dir: Path = Path(".headrace/registry")
-    database_uri: str = ""
+    database_uri: Annotated[str, AfterValidator(without_password)] = ""
     """`postgresql://USER@HOST:PORT/NAME` or `sqlite:///FILE`; empty: SQLite in data_dir."""
     database_password: SecretStr | None = None
     object_store_uri: str = ""
@@ -32,27 +32,12 @@ class Settings(ServiceSettings):
     s3_secret_key: SecretStr = SecretStr("")
     artifact_bytes_max: int = Field(default=128 << 20, gt=0, le=1 << 30)
 
-    @field_validator("database_uri")
-    @classmethod
-    def _no_password_in_the_uri(cls, value: str) -> str:
-        """A URI ends in logs and process lists; the password has a setting of its own."""
-        try:
-            password = make_url(value).password if value else None
-        except ArgumentError as err:
-            raise ValueError("is not a database URI") from err
-        if password:
-            raise ValueError("holds a password: set REGISTRY_DATABASE_PASSWORD instead")
-        return value
-
     @property
     def database(self) -> str:
         """The whole URI, password and all: for the driver only."""
         if not self.database_uri:
             return f"sqlite:///{self.data_dir.absolute() / 'registry.sqlite'}"
-        url = make_url(self.database_uri)
-        if self.database_password is not None:
-            url = url.set(password=self.database_password.get_secret_value())
-        return url.render_as_string(hide_password=False)
+        return with_password(self.database_uri, self.database_password)
 
     @property
     def objects(self) -> str:

@@ -41,7 +41,7 @@ def build(settings: TrainerSettings) -> tuple[Sequence[Part], AdminServer, GrpcS
     settings.data_dir.mkdir(parents=True, exist_ok=True)
     clock = SystemClock()
     publisher = KafkaPublisher(settings.kafka_bootstrap, client_id=NAME)
-    engine = connect(_database_uri(settings), schema=NAME)
+    engine = connect(settings.database, schema=NAME)
     relay = OutboxRelay(engine, publisher)
     runs = SqlRunStore(engine, clock=clock, notify=relay.notify)
     book = DefinitionBook()
@@ -79,9 +79,3 @@ def build(settings: TrainerSettings) -> tuple[Sequence[Part], AdminServer, GrpcS
     admin = AdminServer(settings.http_host, settings.http_port, live=lambda: True, ready=loop.ready)
     parts: list[Part] = [publisher, relay, follower, loop, RunWorker(carry_next), server]
     return parts, admin, server
-
-
-def _database_uri(settings: TrainerSettings) -> str:
-    if settings.database_uri is not None:
-        return settings.database_uri.get_secret_value()
-    return f"sqlite:///{settings.data_dir.resolve() / 'trainer.db'}"

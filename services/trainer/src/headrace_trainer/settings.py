@@ -4,11 +4,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated
 
-from pydantic import SecretStr
+from pydantic import AfterValidator, Field, SecretStr
 from pydantic_settings import SettingsConfigDict
 
 from headrace_kit.settings import ServiceSettings
+from headrace_kit.sql import with_password, without_password
 
 
 class TrainerSettings(ServiceSettings):
@@ -18,10 +20,18 @@ class TrainerSettings(ServiceSettings):
 
     grpc_port: int = 7103
     http_port: int = 7203
-    data_dir: Path = Path(".headrace/data/trainer")
-    database_uri: SecretStr | None = None
-    """sqlite:///FILE or postgresql://...; the default is a SQLite file in data_dir."""
+    data_dir: Path = Path(".headrace/trainer")
+    database_uri: Annotated[str, AfterValidator(without_password)] = ""
+    """`postgresql://USER@HOST:PORT/NAME` or `sqlite:///FILE`; empty: SQLite in data_dir."""
+    database_password: SecretStr | None = None
     feature_address: str = "127.0.0.1:7102"
     registry_address: str = "127.0.0.1:7104"
-    run_duration_s_max: float = 1_800.0
+    run_duration_s_max: float = Field(default=1_800.0, gt=0)
     """A training process that takes longer is ended and its run fails."""
+
+    @property
+    def database(self) -> str:
+        """The whole URI, password and all: for the driver only."""
+        if not self.database_uri:
+            return f"sqlite:///{self.data_dir.absolute() / 'trainer.db'}"
+        return with_password(self.database_uri, self.database_password)
