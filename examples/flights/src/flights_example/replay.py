@@ -171,12 +171,16 @@ def _wait_settled(client: Client, doors: Doors, watcher: Watcher) -> None:
         loop = client.loop(MONITOR)
         if not loop.settled:
             watcher.said("the loop is at work: retraining")
-        return loop.settled and doors.serve(client.rollouts())
+            return False
+        rollouts = client.rollouts()
+        if not doors.serve(rollouts):
+            return False
+        serving = next(each for each in rollouts if each.endpoint == ENDPOINT)
+        canary = f", canary v{serving.canary.version}" if serving.HasField("canary") else ""
+        watcher.said(f"v{serving.champion.version} serves{canary}")
+        return True
 
     until(settled, "the loop to come to rest", timeout_s=LOOP_TIMEOUT_S)
-    serving = next(each for each in client.rollouts() if each.endpoint == ENDPOINT)
-    canary = f", canary v{serving.canary.version}" if serving.HasField("canary") else ""
-    watcher.said(f"v{serving.champion.version} serves{canary}")
 
 
 def _asked_flights() -> pl.DataFrame:

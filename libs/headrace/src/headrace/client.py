@@ -176,7 +176,12 @@ class Client:
         """
         deadline = time.monotonic() + timeout_s
         while time.monotonic() < deadline:
-            run = self.run(run_id)
+            try:
+                run = self.run(run_id)
+            except Unavailable:
+                # The trainer is being restarted; its run goes on when it is back.
+                time.sleep(RUN_POLL_INTERVAL_S)
+                continue
             if run.state == trainer_service_pb2.RUN_STATE_COMPLETED:
                 return run
             if run.state == trainer_service_pb2.RUN_STATE_FAILED:
