@@ -7,6 +7,7 @@ from the trainer and not from the monitor. A value that was not measured is abse
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -27,7 +28,9 @@ from headrace.registry.v1 import registry_events_pb2 as registry_events
 from headrace_kit.offsets import topic_end_offsets
 
 LATE_MIN = 15
-READ_TIMEOUT_S = 60.0
+READ_TIMEOUT_S = 120.0
+# How long librdkafka gathers records before it gives what it has.
+READ_WAIT_S = 0.2
 READ_RECORDS = 10_000
 _GATE = {registry_events.GATE_STATE_PASSED: "passed", registry_events.GATE_STATE_FAILED: "failed"}
 Account = dict[str, Any]
@@ -212,11 +215,8 @@ def _drift_to_promotion_s(incidents: list[Any]) -> float | None:
 
 def _values(client: Client, topic: str) -> Iterator[bytes]:
     """Every value of the topic up to where it ends now."""
-    ends = {
-        partition: end
-        for partition, end in topic_end_offsets(client.addresses.kafka, [topic]).items()
-        if end > 0
-    }
+    found = topic_end_offsets(client.addresses.kafka, [topic])
+    ends = {partition.number: end for partition, end in found.items() if end > 0}
     consumer = Consumer(
         {
             "bootstrap.servers": client.addresses.kafka,
@@ -226,21 +226,18 @@ def _values(client: Client, topic: str) -> Iterator[bytes]:
             "log_level": 0,
         }
     )
-    consumer.assign([TopicPartition(topic, partition.number, 0) for partition in ends])
+    consumer.assign([TopicPartition(topic, number, 0) for number in ends])
+    deadline = time.monotonic() + READ_TIMEOUT_S
     try:
         while ends:
-            messages = consumer.consume(READ_RECORDS, timeout=READ_TIMEOUT_S)
-            if not messages:
+            if time.monotonic() > deadline:
                 raise Unavailable("BROKER_UNAVAILABLE", topic=topic, waited_s=READ_TIMEOUT_S)
-            for message in messages:
+            for message in consumer.consume(READ_RECORDS, timeout=READ_WAIT_S):
                 if message.error():
                     raise Unavailable("BROKER_UNAVAILABLE", topic=topic)
                 yield message.value()
-                ends = {
-                    partition: end
-                    for partition, end in ends.items()
-                    if partition.number != message.partition() or message.offset() + 1 < end
-                }
+                if message.offset() + 1 >= ends.get(message.partition(), 0):
+                    ends.pop(message.partition(), None)
     finally:
         consumer.close()
 

@@ -98,9 +98,10 @@ def replay(client: Client, plan: Plan, watcher: Watcher) -> Outcome:
     for step in _paced(plan, started):
         count = _publish(client, step, outcome)
         watcher.replayed(step, count)
+        # As fast as the platform takes it: nothing piles up, so freshness is what a user would see.
+        _wait_taken_in(client)
         if step.from_us < train_until_us:
             continue
-        _wait_taken_in(client)
         if not trained:
             _train_first(client, doors, train_until_us, watcher)
             trained = True
