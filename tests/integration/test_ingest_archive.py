@@ -9,7 +9,7 @@ import pytest
 from deltalake import DeltaTable
 from pydantic import SecretStr
 
-from headrace.errors import Conflict, Unavailable
+from headrace.errors import Invalid, Unavailable
 from headrace_ingest.adapters import delta_archive
 from headrace_ingest.adapters.delta_archive import DeltaArchive
 from headrace_ingest.adapters.memory_archive import MemoryArchive
@@ -176,7 +176,7 @@ def test_column_of_another_type_is_refused(make_folder_archive):
     world.open()
     columns = a_contract().stream.model_dump()["columns"] | {"clock": {"type": "string"}}
 
-    with pytest.raises(Conflict, match="SCHEMA_INCOMPATIBLE"):
+    with pytest.raises(Invalid, match="BAD_DEFINITION"):
         world.open(contract=a_contract(version=2, columns=columns))
 
 

@@ -368,6 +368,20 @@ def fill_log(place: Place, stream: Stream, *, commits: int) -> None:
         archive.append(contract, empty_rows(contract.stream), {0: before}, {0: after})
 
 
+def test_record_that_ends_the_process_three_times_is_set_aside(start_service, stream):
+    # One key, one partition: each start dies at the first record that it judges, the same one.
+    stream.publish(*[a_value(number * 10) for number in range(5)])
+    service = start_service()
+    for _ in range(3):
+        service.start(fail="ingest.sink.judging:1:kill", ready=False)
+        assert -signal.SIGKILL == service.wait_ended()
+    service.start()
+    stream.wait_taken_in()
+
+    counts = service.counts(stream)
+    assert (4, {"POISON_CRASH": 1}) == (counts.stored, dict(counts.dead_lettered_by_reason))
+
+
 def test_process_that_slept_through_another_owner_writes_nothing(start_service, stream):
     zombie, heir = start_service(), start_service()
     zombie.start(fail="ingest.sink.version_read:2:stop")

@@ -3,13 +3,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import pytest
 
-from headrace.errors import Conflict, Unavailable
+from headrace.errors import Invalid, Unavailable
 from headrace_ingest.adapters.contract_book import AppliedContracts
 from headrace_ingest.adapters.memory_archive import MemoryArchive
+from headrace_ingest.adapters.memory_trial_log import MemoryTrialLog
 from headrace_ingest.domain.accounts import Account
 from headrace_ingest.handlers.sink import Pace, RecordSink
 from headrace_ingest.ports import RawTopic
@@ -35,7 +37,7 @@ class TroubledArchive(MemoryArchive):
     def __init__(self):
         super().__init__()
         self.troubles: list[str] = []
-        self.refuses: Conflict | None = None
+        self.refuses: Invalid | None = None
 
     def open(self, contract, *rest, **bounds):
         if self.refuses and contract.version > 1:
@@ -57,6 +59,8 @@ class World:
     contracts: AppliedContracts = field(default_factory=AppliedContracts)
     archive: TroubledArchive = field(default_factory=TroubledArchive)
     publisher: MemoryPublisher = field(default_factory=MemoryPublisher)
+    trial_log: MemoryTrialLog = field(default_factory=MemoryTrialLog)
+    decode: Callable = decode
     now_s: float = 100.0
 
     def sink(self):
@@ -65,7 +69,8 @@ class World:
             catalogue=OneTopic(),
             archive=self.archive,
             publisher=self.publisher,
-            decode=decode,
+            trial_log=self.trial_log,
+            decode=self.decode,
             monotonic_s=lambda: self.now_s,
             pace=Pace(commit_interval_s=0.5, commit_rows_max=5),
         )
@@ -273,8 +278,55 @@ def test_new_contract_is_used_from_the_next_batch_on(world, sink):
 
 
 def test_contract_that_the_archive_cannot_hold_leaves_the_old_one(world, sink):
-    world.archive.refuses = Conflict("SCHEMA_INCOMPATIBLE", stream=STREAM)
+    world.archive.refuses = Invalid("BAD_DEFINITION", stream=STREAM)
     world.contracts.put(a_contract(version=2))
     sink.handle([a_raw(0)])
 
     assert b"flights.departed/1" == dict(world.publisher.published[0].headers)["ce_dataschema"]
+
+
+class Death(BaseException):
+    """The process is gone, and nobody could do anything."""
+
+
+def deadly_decode(value):
+    if b"poison" in value:
+        raise Death
+    return decode(value)
+
+
+def test_record_that_ends_the_process_three_times_is_set_aside(world):
+    world.decode = deadly_decode
+    records = [a_raw(0), a_raw(1, origin="poison"), a_raw(2)]
+    for _ in range(3):
+        sink = world.sink()
+        start = sink.positions([PARTITION]).get(PARTITION, 0)
+        with pytest.raises(Death):
+            sink.handle(records[start:])
+        world.now_s += 1
+    sink = world.sink()
+    start = sink.positions([PARTITION]).get(PARTITION, 0)
+    sink.handle(records[start:])
+    sink.idle()
+
+    assert ["departed:0", "departed:2"] == world.stored_ids()
+    assert {"POISON_CRASH": 1} == world.account().dead_by_reason
+    letter = next(m for m in world.publisher.published if "dead" in m.topic)
+    assert (None, f"{RAW}:0:1".encode()) == (letter.value, letter.key)
+
+
+def test_sudden_end_from_outside_makes_no_record_guilty(world):
+    records = [a_raw(0), a_raw(1)]
+    world.decode = deadly_decode
+    for _ in range(2):
+        sink = world.sink()
+        sink.positions([PARTITION])
+        with pytest.raises(Death):
+            sink.handle([*records, a_raw(2, origin="poison")])
+    world.decode = decode
+    sink = world.sink()
+    sink.positions([PARTITION])
+    sink.handle([*records, a_raw(2, origin="JFK")])
+    sink.idle()
+
+    assert ({}, 3) == (world.account().dead_by_reason, world.account().stored)

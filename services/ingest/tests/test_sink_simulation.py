@@ -15,6 +15,7 @@ import pytest
 from headrace.errors import Unavailable
 from headrace_ingest.adapters.contract_book import AppliedContracts
 from headrace_ingest.adapters.memory_archive import MemoryArchive
+from headrace_ingest.adapters.memory_trial_log import MemoryTrialLog
 from headrace_ingest.handlers.sink import Pace, RecordSink
 from headrace_ingest.ports import RawTopic
 from headrace_ingest.testing import a_contract, a_raw
@@ -177,6 +178,7 @@ def test_any_fate_ends_with_each_record_accounted_once(seed):
         "catalogue": OneTopic(),
         "archive": archive,
         "publisher": publisher,
+        "trial_log": MemoryTrialLog(),
         "decode": decode,
         "monotonic_s": iter(range(1_000_000)).__next__,
         "pace": Pace(commit_interval_s=2.0, commit_rows_max=10),

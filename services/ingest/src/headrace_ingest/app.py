@@ -9,6 +9,7 @@ from headrace import topics
 from headrace.ingest.v1 import ingest_service_pb2_grpc
 from headrace_ingest.adapters.contract_book import AppliedContracts
 from headrace_ingest.adapters.delta_archive import DeltaArchive
+from headrace_ingest.adapters.file_trial_log import FileTrialLog
 from headrace_ingest.adapters.grpc_api import DatasetApi, IngestApi
 from headrace_ingest.adapters.kafka_topics import KafkaTopicCatalogue
 from headrace_ingest.handlers.sink import Pace, RecordSink
@@ -43,6 +44,7 @@ class StoreCheck:
 def run(settings: IngestSettings) -> int:
     """Run until told to stop; the exit code."""
     bootstrap = settings.kafka_bootstrap
+    settings.data_dir.mkdir(parents=True, exist_ok=True)
     publisher = KafkaPublisher(bootstrap, client_id="ingest")
     contracts = AppliedContracts(
         lambda streams: loop.subscribe([topics.RAW.of(stream) for stream in streams])
@@ -56,6 +58,7 @@ def run(settings: IngestSettings) -> int:
         catalogue=catalogue,
         archive=archive,
         publisher=publisher,
+        trial_log=FileTrialLog(settings.data_dir),
         decode=decode,
         monotonic_s=time.monotonic,
         pace=Pace(

@@ -12,6 +12,7 @@ import polars as pl
 from headrace_ingest.domain.accounts import Account
 from headrace_ingest.domain.contract import Contract
 from headrace_ingest.domain.dedup import Seen
+from headrace_ingest.domain.trials import Place, Trial
 
 
 class Overtaken(Exception):
@@ -51,6 +52,16 @@ class TopicCatalogue(Protocol):
         """Raises Unavailable TOPIC_MISSING or BROKER_UNAVAILABLE."""
 
 
+class TrialLog(Protocol):
+    """What is being judged, for the process that comes after a sudden end of this one."""
+
+    def read(self) -> dict[Place, Trial]:
+        """What was begun and not ended."""
+
+    def write(self, trials: Mapping[Place, Trial]) -> None:
+        """This is begun now, and nothing else."""
+
+
 class Archive(Protocol):
     """Accepted records and the accounts of the raw partitions that they came from.
 
@@ -69,7 +80,7 @@ class Archive(Protocol):
         """Read these partitions, and take the right to append to them from now on.
 
         `seen`: at most `ids_max` by partition, known at most `horizon_us` before the newest.
-        Raises Conflict SCHEMA_INCOMPATIBLE when a column is archived with another type.
+        Raises Invalid BAD_DEFINITION when a column is archived with another type.
         """
 
     def append(

@@ -20,7 +20,7 @@ class IngestSettings(ServiceSettings):
     grpc_port: int = Field(7101, description="Port of IngestService and DatasetService.")
     http_port: int = Field(7201, description="Port of health and metrics.")
     data_dir: Path = Field(
-        Path(".headrace/ingest"), description="Unused: ingest keeps no state of its own."
+        Path(".headrace/ingest"), description="Where it is noted what is being judged right now."
     )
     object_store_uri: str = Field(
         description="Where the archive lies: file:///folder or s3://bucket/prefix."

@@ -35,7 +35,7 @@ from deltalake.exceptions import (
 from deltalake.schema import PrimitiveType
 
 from headrace.application import Stream
-from headrace.errors import Conflict, Unavailable
+from headrace.errors import Invalid, Unavailable
 from headrace_ingest.domain.accounts import OFFSET, Account, account_of
 from headrace_ingest.domain.contract import Contract
 from headrace_ingest.domain.dedup import Seen
@@ -201,7 +201,12 @@ class DeltaArchive:
         types = {field.name: field.type for field in table.schema().fields}
         for field in fields:
             if types.get(field.name, field.type) != field.type:
-                raise Conflict("SCHEMA_INCOMPATIBLE", stream=contract.name, column=field.name)
+                raise Invalid(
+                    "BAD_DEFINITION",
+                    stream=contract.name,
+                    column=field.name,
+                    problem="is archived with another type",
+                )
         if missing := [field for field in fields if field.name not in types]:
             table.alter.add_columns(missing)
             return self._table(contract.name)

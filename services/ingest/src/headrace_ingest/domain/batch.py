@@ -53,6 +53,17 @@ def sort_out(
     return Batch(stored, dead, _additions(records, stored, dead, repeats), decided)
 
 
+def set_aside(record: RawRecord, contract: Contract, reason: str) -> Batch:
+    """The batch of one record that is not even looked at."""
+    account = Account(offset=record.offset + 1, dead_by_reason={reason: 1})
+    nothing = judge([], contract, decode=_undecodable).rows
+    return Batch(nothing, {0: reason}, {record.partition: account}, {})
+
+
+def _undecodable(value: bytes) -> dict[str, object]:
+    raise AssertionError("there is nothing to decode")
+
+
 def _decide(
     rows: pl.DataFrame, indexes: Mapping[int, DedupIndex]
 ) -> tuple[dict[int, Decided], list[Outcome]]:

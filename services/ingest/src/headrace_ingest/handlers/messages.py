@@ -15,6 +15,8 @@ from headrace_kit.dead_letters import dead_letter
 from headrace_kit.kafka import Message, Record
 
 KEY_BYTES_KEPT_MAX = 1_024
+# A copy would be refused, or end the next process: coordinates and digest only.
+POINTER_ONLY = ("TOO_LARGE", "POISON_CRASH")
 _HEADER_COLUMNS = {
     "ce_id": "_event_id",
     "ce_time": "_event_time_us",
@@ -45,9 +47,8 @@ def dead_letters(records: Sequence[Record], dead: Mapping[int, str]) -> list[Mes
 
 
 def _dead_letter(record: Record, reason: str) -> Message:
-    if reason != "TOO_LARGE":
+    if reason not in POINTER_ONLY:
         return dead_letter(record, reason=reason, service="ingest")
-    # A copy would be refused for the same reason: coordinates and digest only.
     key = (record.key or b"")[:KEY_BYTES_KEPT_MAX]
     pointer = dead_letter(replace(record, key=key, headers={}), reason=reason, service="ingest")
     return replace(pointer, value=None)

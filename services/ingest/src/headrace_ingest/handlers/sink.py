@@ -16,15 +16,16 @@ import polars as pl
 import structlog
 
 from headrace import topics
-from headrace.errors import Conflict, Unavailable
+from headrace.errors import Invalid, Unavailable
 from headrace_ingest.domain.accounts import Account
-from headrace_ingest.domain.batch import Batch, sort_out
+from headrace_ingest.domain.batch import Batch, set_aside, sort_out
 from headrace_ingest.domain.contract import Contract
 from headrace_ingest.domain.dedup import HORIZON_US, Decided, DedupIndex
 from headrace_ingest.domain.judging import ARCHIVE_COLUMNS, Decode, empty_rows
+from headrace_ingest.domain.trials import Suspects
 from headrace_ingest.handlers.messages import dead_letters, record_messages
 from headrace_ingest.metrics import count_stored
-from headrace_ingest.ports import Archive, ContractBook, Restored, TopicCatalogue
+from headrace_ingest.ports import Archive, ContractBook, Restored, TopicCatalogue, TrialLog
 from headrace_kit.failpoints import failpoint
 from headrace_kit.kafka import Message, Partition, Publisher, Record
 
@@ -97,12 +98,14 @@ class RecordSink:
         catalogue: TopicCatalogue,
         archive: Archive,
         publisher: Publisher,
+        trial_log: TrialLog,
         decode: Decode,
         monotonic_s: Callable[[], float],
         pace: Pace,
     ) -> None:
         self._contracts, self._catalogue = contracts, catalogue
         self._archive, self._publisher = archive, publisher
+        self._trial_log, self._suspects = trial_log, Suspects(trial_log.read())
         self._decode, self._monotonic_s, self._pace = decode, monotonic_s, pace
         self._streams: dict[str, _Stream] = {}
         self._given_up: dict[Partition, int] = {}
@@ -117,13 +120,8 @@ class RecordSink:
     def handle(self, records: Sequence[Record]) -> None:
         failpoint("ingest.sink.polled")
         self._store_due(quiet=False)
-        works = [self._sorted_out(part) for part in _by_topic(records)]
-        messages = [message for work in works for message in work.messages]
-        if messages:
-            self._publisher.publish(messages)
-        failpoint("ingest.sink.records_delivered")
-        for work in works:
-            self._gather(work)
+        for part in self._suspects.parts(records):
+            self._pass_on(part)
 
     def idle(self) -> None:
         self._store_due(quiet=True)
@@ -184,18 +182,35 @@ class RecordSink:
             return stream
         try:
             self._open(contract, set())
-        except Conflict as err:
+        except Invalid as err:
             log.error("contract_refused", stream=name, version=contract.version, error=str(err))
             stream.refused_version = contract.version
         return self._streams[name]
+
+    def _pass_on(self, records: Sequence[Record]) -> None:
+        """Deliver these records, or set them aside, and gather the rows."""
+        self._trial_log.write(self._suspects.trials(records))
+        works = [self._sorted_out(part) for part in _by_topic(records)]
+        self._trial_log.write({})
+        messages = [message for work in works for message in work.messages]
+        if messages:
+            self._publisher.publish(messages)
+        failpoint("ingest.sink.records_delivered")
+        for work in works:
+            self._gather(work)
+        self._suspects.clear(records)
 
     def _sorted_out(self, records: Sequence[Record]) -> _Work:
         stream = self._current(topics.RAW.part_of(records[0].topic))
         shards = stream.shards
         # The archive may hold more than the loop knows of; what is accounted for is not ours.
         records = [each for each in records if each.offset >= shards[each.partition].account.offset]
-        indexes = {number: shard.index for number, shard in shards.items()}
-        batch = sort_out(records, stream.contract, indexes, decode=self._decode)
+        if self._suspects.guilty(records):
+            batch = set_aside(records[0], stream.contract, "POISON_CRASH")
+        else:
+            failpoint("ingest.sink.judging")
+            indexes = {number: shard.index for number, shard in shards.items()}
+            batch = sort_out(records, stream.contract, indexes, decode=self._decode)
         letters = dead_letters(records, batch.dead)
         return _Work(stream, batch, record_messages(stream.contract, batch.stored) + letters)
 
