@@ -113,6 +113,8 @@ def test_number_and_text_name_the_same_entity():
 
     for kind in (np.array([7]), np.array([7.0]), ["7"]):
         assert 1.0 == world.read([("a", None, START)], feature, kind=kind)[0, 0]
+    for nothing in (np.array([np.nan]), [""]):
+        assert 0.0 == world.read([("a", None, START)], feature, kind=nothing)[0, 0]
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from headrace_feature.adapters.kafka_topics import KafkaRawTopics
 from headrace_feature.adapters.record_folder import RecordFolder
 from headrace_feature.adapters.state_tiles import StateTiles
 from headrace_feature.domain.freshness import DelayHistogram
-from headrace_feature.domain.views import Catalogue
+from headrace_feature.domain.views import DAY_US, Catalogue
 from headrace_feature.settings import Settings
 from headrace_kit.admin_http import AdminServer
 from headrace_kit.clock import SystemClock
@@ -30,7 +30,6 @@ from headrace_kit.objects import delta_storage_options
 from headrace_kit.state_store import LmdbStateStore
 
 SERVICE = "feature"
-DAY_US = 86_400_000_000
 
 
 def run(settings: Settings) -> int:

@@ -17,9 +17,24 @@ from headrace_feature.domain.entities import entity_id, text_of
 from headrace_feature.domain.exact import as_float32
 from headrace_feature.domain.records import Records, numbered
 from headrace_feature.domain.request_features import Column, transform
-from headrace_feature.domain.tiles import Numbers, Observations, fold, row_bytes, rows_of, tile_key
+from headrace_feature.domain.tiles import (
+    Numbers,
+    Observations,
+    fold,
+    key_ranges,
+    row_bytes,
+    rows_of,
+)
 from headrace_feature.domain.training_set import Rows, TrainingSet, build_rows
-from headrace_feature.domain.views import HOUR_US, Catalogue, Layout, Plan, WindowPart, plan_of
+from headrace_feature.domain.views import (
+    DAY_US,
+    HOUR_US,
+    Catalogue,
+    Layout,
+    Plan,
+    WindowPart,
+    plan_of,
+)
 from headrace_feature.ports import Archive, Folded, Snapshot, TileStore
 from headrace_kit.clock import Clock
 
@@ -91,7 +106,7 @@ def _fold(
     for number in chosen:
         partition, after = observations.partitions[number], observations.offsets[number] + 1
         next_by_partition[partition] = max(next_by_partition.get(partition, 0), after)
-    changed = fold(layout, observations, chosen, first_hour=floor_us // HOUR_US, load=tiles.load)
+    changed = fold(layout, observations, chosen, first_day=floor_us // DAY_US, load=tiles.load)
     return Folded(layout, changed, next_by_partition, floor_us)
 
 
@@ -163,25 +178,37 @@ def _block(
         if entity is not None:
             rows_by_entity.setdefault(entity, []).append(row)
     first = (np.maximum(as_of_us - longest_us, 0) // HOUR_US).tolist()
-    last = (as_of_us // HOUR_US + 1).tolist()
-    keys_by_entity = {
+    stop = (as_of_us // HOUR_US + 1).tolist()
+    ranges_by_entity = {
         entity: [
-            tile_key(layout, hour, entity)
-            for hour in sorted({hour for row in rows for hour in range(first[row], last[row])})
+            each
+            for hours in _merged([range(first[row], stop[row]) for row in rows])
+            for each in key_ranges(layout, entity, hours)
         ]
         for entity, rows in rows_by_entity.items()
     }
-    loaded = iter(tiles.load([key for keys in keys_by_entity.values() for key in keys]))
-    parts, asked, count = list[bytes](), list[windows.EntityRows](), 0
-    for entity, keys in keys_by_entity.items():
-        found = [rows_of(layout, tile) for tile in islice(loaded, len(keys)) if tile is not None]
-        parts += found
-        before, count = count, count + sum(map(len, found)) // row_bytes(layout)
+    found = iter(tiles.scan([each for ranges in ranges_by_entity.values() for each in ranges]))
+    parts, asked, count, size = list[bytes](), list[windows.EntityRows](), 0, row_bytes(layout)
+    for entity, ranges in ranges_by_entity.items():
+        own = [rows_of(layout, tile) for held in islice(found, len(ranges)) for tile in held]
+        parts += own
+        before, count = count, count + sum(map(len, own)) // size
         rows = rows_by_entity[entity]
         every = slice(None) if len(rows) == len(entities) else rows
         asked.append(windows.EntityRows(every, before, count))
-    matrix = np.frombuffer(b"".join(parts), dtype="<i8").reshape(-1, row_bytes(layout) // 8)
+    matrix = np.frombuffer(b"".join(parts), dtype="<i8").reshape(-1, size // 8)
     return windows.Block(matrix, asked)
+
+
+def _merged(spans: Sequence[range]) -> list[range]:
+    """The same hours, in order and each once."""
+    merged: list[range] = []
+    for span in sorted(spans, key=lambda span: span.start):
+        if merged and span.start <= merged[-1].stop:
+            merged[-1] = range(merged[-1].start, max(merged[-1].stop, span.stop))
+        else:
+            merged.append(span)
+    return merged
 
 
 def _entities(layout: Layout, columns: Mapping[str, Column]) -> list[bytes | None]:

@@ -25,7 +25,10 @@ class TileStore(Protocol):
     """Tiles, and how far each layout has read each partition of its stream."""
 
     def load(self, keys: Sequence[bytes]) -> Sequence[bytes | None]:
-        """The tiles of these keys, all of one moment."""
+        """The tiles of these keys."""
+
+    def scan(self, ranges: Sequence[tuple[bytes, bytes]]) -> list[list[bytes]]:
+        """The tiles of each range (first, last excluded), in order, all of one moment."""
 
     def commit(self, batch: Sequence[Folded]) -> None:
         """All of it durable and readable, or none.

@@ -17,7 +17,7 @@ from itertools import islice
 
 from headrace import topics
 from headrace_feature.domain.tiles import first_key
-from headrace_feature.domain.views import HOUR_US, Layout
+from headrace_feature.domain.views import DAY_US, Layout
 from headrace_feature.ports import Folded
 from headrace_kit.kafka import Partition
 from headrace_kit.state_store import StateStore
@@ -47,6 +47,9 @@ class StateTiles:
     def load(self, keys: Sequence[bytes]) -> Sequence[bytes | None]:
         return self._store.get_many([TILE + key for key in keys])
 
+    def scan(self, ranges: Sequence[tuple[bytes, bytes]]) -> list[list[bytes]]:
+        return self._store.scan_many([(TILE + first, TILE + last) for first, last in ranges])
+
     def commit(self, batch: Sequence[Folded]) -> None:
         puts: dict[bytes, bytes] = {}
         furthest: dict[Partition, int] = {}
@@ -73,7 +76,7 @@ class StateTiles:
 
     def _outlived(self, folded: Folded) -> Iterator[bytes]:
         first = TILE + folded.layout.id
-        last = TILE + first_key(folded.layout, folded.floor_us // HOUR_US)
+        last = TILE + first_key(folded.layout, folded.floor_us // DAY_US)
         found = self._store.scan(first, last)
         return (key for key, _ in islice(found, TILES_DELETED_MAX))
 

@@ -10,11 +10,13 @@ ENTITIES_CACHED_MAX = 65_536
 
 
 def text_of(value: object) -> str | None:
-    """5, 5.0 and "5" name the same entity; null and the empty text name none."""
+    """5, 5.0 and "5" name the same entity; null, NaN and the empty text name none."""
     if isinstance(value, str):
         return value or None
-    if value is None or isinstance(value, bool):
-        return {True: "true", False: "false"}.get(value) if value is not None else None
+    if value is None or value != value:
+        return None
+    if isinstance(value, bool):
+        return "true" if value else "false"
     if isinstance(value, float) and value.is_integer():
         return str(int(value))
     return str(value)

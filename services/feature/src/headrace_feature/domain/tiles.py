@@ -4,9 +4,10 @@
 A tile is a function of the set of events in it: folding in any order, twice or late, gives the same
 bytes. It keeps the observations themselves, so a window is exact at both edges as known at any
 time. Rows are in order of (event time, id): a window's rows are its hours' tiles put together.
-The hour comes before the entity in the key, so that what is outlived lies together.
+The day comes before the entity in the key: what is outlived lies together, and so does what is
+written now.
 
-    key    layout id (8) | hour since 1970 (uint32, big endian) | entity id (16)
+    key    layout id (8) | day since 1970 (uint32, big endian) | entity id (16) | hour of it (uint8)
     value  rows (uint32) | rows x (event us, known us, present bits, columns...) int64 | ids by \\n
 """
 
@@ -25,9 +26,11 @@ from headrace_feature.domain.views import HOUR_US, Layout
 
 EVENT, KNOWN, PRESENT, COLUMNS = 0, 1, 2, 3
 _COUNT = struct.Struct("<I")
-_HOUR = struct.Struct(">I")
+_DAY = struct.Struct(">I")
 _TIMES = struct.Struct("<qq")
-HOURS_MAX = 2**32 - 1
+DAY_HOURS = 24
+DAYS_MAX = 2**32 - 1
+_HOURS = [bytes([hour]) for hour in range(DAY_HOURS + 1)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,12 +58,20 @@ class Observations:
 
 
 def tile_key(layout: Layout, hour: int, entity: bytes) -> bytes:
-    return first_key(layout, hour) + entity
+    return first_key(layout, hour // DAY_HOURS) + entity + _HOURS[hour % DAY_HOURS]
 
 
-def first_key(layout: Layout, hour: int) -> bytes:
-    """Not above any key of the layout from this hour on, above all before."""
-    return layout.id + _HOUR.pack(min(max(hour, 0), HOURS_MAX))
+def first_key(layout: Layout, day: int) -> bytes:
+    """Not above any key of the layout from this day on, above all before."""
+    return layout.id + _DAY.pack(min(max(day, 0), DAYS_MAX))
+
+
+def key_ranges(layout: Layout, entity: bytes, hours: range) -> Iterator[tuple[bytes, bytes]]:
+    """(first, last excluded) for each day with these hours, in order."""
+    for day in range(hours.start // DAY_HOURS, (hours.stop - 1) // DAY_HOURS + 1):
+        prefix, midnight = first_key(layout, day) + entity, day * DAY_HOURS
+        first = max(hours.start - midnight, 0)
+        yield prefix + _HOURS[first], prefix + _HOURS[min(hours.stop - midnight, DAY_HOURS)]
 
 
 def row_bytes(layout: Layout) -> int:
@@ -78,14 +89,14 @@ def fold(
     observations: Observations,
     chosen: Sequence[int],
     *,
-    first_hour: int,
+    first_day: int,
     load: Callable[[Sequence[bytes]], Sequence[bytes | None]],
 ) -> dict[bytes, bytes]:
     """The tiles that change when the chosen observations come to what `load` gives for their keys.
 
-    Those before `first_hour` are behind what is kept.
+    Those before `first_day` are behind what is kept.
     """
-    fresh_by_key = _by_tile(layout, observations, chosen, first_hour)
+    fresh_by_key = _by_tile(layout, observations, chosen, first_day)
     rows, size = _rows(layout, observations), row_bytes(layout)
     ids, changed = observations.ids, {}
     for (key, numbers), old in zip(fresh_by_key.items(), load(list(fresh_by_key)), strict=True):
@@ -101,16 +112,17 @@ def fold(
 
 
 def _by_tile(
-    layout: Layout, observations: Observations, chosen: Sequence[int], first_hour: int
+    layout: Layout, observations: Observations, chosen: Sequence[int], first_day: int
 ) -> dict[bytes, list[int]]:
     texts = list(zip(*(observations.texts[column] for column in layout.entity), strict=True))
-    event_us, pack, prefix = observations.event_us, _HOUR.pack, layout.id
+    event_us, pack, prefix = observations.event_us, _DAY.pack, layout.id
     by_key: dict[bytes, list[int]] = {}
     for number in chosen:
-        entity, hour = entity_id(texts[number]), event_us[number] // HOUR_US
-        if entity is None or hour < first_hour:
+        entity = entity_id(texts[number])
+        day, hour = divmod(event_us[number] // HOUR_US, DAY_HOURS)
+        if entity is None or day < first_day:
             continue
-        key = prefix + pack(hour) + entity
+        key = prefix + pack(day) + entity + _HOURS[hour]
         if (numbers := by_key.get(key)) is None:
             by_key[key] = [number]
         else:
@@ -166,5 +178,5 @@ def check_record(id: str, event_us: int) -> None:
     """Raises Invalid BAD_ID or BAD_TIMESTAMP for what a tile cannot hold."""
     if not id or "\n" in id:
         raise Invalid("BAD_ID", id=id[:128])
-    if not 0 <= event_us // HOUR_US <= HOURS_MAX:
+    if event_us < 0:
         raise Invalid("BAD_TIMESTAMP", event_time_us=event_us)
