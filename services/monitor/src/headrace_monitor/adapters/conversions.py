@@ -234,7 +234,7 @@ def _version_facts(event: registry_pb.ModelVersionEvent) -> list[Fact]:
 def _known_version(version: registry_pb.ModelVersion) -> KnownVersion:
     trained = version.trained
     histograms = tuple(
-        Histogram(one.feature, tuple(one.edges), tuple(one.counts))
+        Histogram(one.feature, tuple(one.edges), tuple(one.counts), one.effective_rows)
         for one in trained.reference
         if one.feature in trained.features and len(one.counts) == len(one.edges) + 2
     )

@@ -3,8 +3,9 @@
 
 Counters in bins fixed on the reference are all that is kept, so they merge over batches, windows
 and replicas. PSI of two samples of one distribution is chi-squared(B - 1) x (1/N + 1/M): that gives
-a p-value for any sample size, and a null mean that is taken off before the floor is asked. A window
-drifts when a feature is significant by Benjamini-Hochberg over all features and beyond the floor.
+a p-value for any sample size, and a null mean that is taken off before the floor is asked. Where
+rows resemble their neighbours (one day has one weather) the scale is that of the reference's own
+windows. A window drifts when a feature is significant by Benjamini-Hochberg and beyond the floor.
 """
 
 from __future__ import annotations
@@ -32,6 +33,8 @@ class Histogram:
     feature: str
     edges: tuple[float, ...]
     counts: tuple[int, ...]
+    # Independent rows that a window is worth; 0: as many as it has.
+    effective_rows: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,13 +79,17 @@ def count_rows(reference: Reference, rows: NDArray[np.float32]) -> Counts:
     return np.concatenate(counters) if counters else np.zeros(0, np.int64)
 
 
-def calibrated_psi(reference: Counts, current: Counts) -> tuple[float, float]:
+def calibrated_psi(
+    reference: Counts, current: Counts, effective_rows: float = 0.0
+) -> tuple[float, float]:
     """PSI without its null mean, and its p-value; both [bins] of one feature."""
     reference, current = _merge_rare_bins(reference, current)
     bins = len(reference)
     if bins < 2:
         return 0.0, 1.0
     scale = 1 / int(reference.sum()) + 1 / int(current.sum())
+    if effective_rows > 0:
+        scale = max(scale, 1 / effective_rows)
     expected, found = _shares(reference), _shares(current)
     psi = float(np.sum((found - expected) * np.log(found / expected)))
     return psi - (bins - 1) * scale, chi_squared_tail(psi / scale, bins - 1)
@@ -109,7 +116,8 @@ def judge_drift(reference: Reference, counters: Counts, rule: DriftRule) -> Drif
     tested = []
     for histogram, current in by_feature.items():
         if histogram.feature not in rule.ignore and any(histogram.counts):
-            psi, p_value = calibrated_psi(np.array(histogram.counts, np.int64), current)
+            counts = np.array(histogram.counts, np.int64)
+            psi, p_value = calibrated_psi(counts, current, histogram.effective_rows)
             tested.append(FeatureDrift(histogram.feature, psi, p_value))
     significant = benjamini_hochberg([one.p_value for one in tested], rule.q)
     beyond = tuple(

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
 
 from headrace.application import DriftRule
@@ -12,11 +13,11 @@ LONG_AGO_US = -(1 << 62)
 
 @dataclass(frozen=True, slots=True)
 class WindowDrift:
-    """Whether a window differed from the reference of a version."""
+    """The features of a window that differed from the reference of a version."""
 
     window_end_us: int
     version: int
-    drifted: bool
+    features: tuple[str, ...]
 
 
 @dataclass(slots=True)
@@ -42,11 +43,16 @@ class Progress:
     predictions_refused: int = 0
     records_folded: int = 0
 
-    def note_drift(self, rule: DriftRule, seen: WindowDrift) -> bool:
-        """Keeps the last windows of this version; True when enough of them drifted."""
+    def note_drift(self, rule: DriftRule, seen: WindowDrift) -> tuple[str, ...]:
+        """Keeps the last windows of this version; the features that drifted in enough of them.
+
+        Chance moves one feature today and another tomorrow; a change of the world stays with one.
+        """
         same = [one for one in self.drifts if one.version == seen.version]
         self.drifts = [*same, seen][-rule.windows :]
-        return sum(one.drifted for one in self.drifts) >= rule.windows_bad
+        windows_by_feature = Counter(name for one in self.drifts for name in one.features)
+        bad = (name for name, count in windows_by_feature.items() if count >= rule.windows_bad)
+        return tuple(sorted(bad))
 
 
 @dataclass(slots=True)

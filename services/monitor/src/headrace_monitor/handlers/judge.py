@@ -34,6 +34,8 @@ from headrace_monitor.handlers.forms import VERDICT, WINDOW
 from headrace_monitor.handlers.turn import Turn
 from headrace_monitor.ports import Clock
 
+EVIDENCE_FEATURES_MAX = 5
+
 
 class Subject(IntEnum):
     """What is judged at a moment; at one moment drift comes first."""
@@ -90,11 +92,13 @@ def _judge_drift(turn: Turn, moment: Moment, window: Window) -> Alarm | None:
     judgement = judge_drift(known.reference, np.frombuffer(counters, np.int64), rule)
     if judgement is None:
         return None
-    seen = WindowDrift(moment.window_end_us, window.champion, bool(judgement.beyond))
-    alarmed = turn.progress.note_drift(rule, seen)
-    evidence = _drift_evidence(turn, judgement)
+    names = tuple(one.feature for one in judgement.beyond)
+    seen = WindowDrift(moment.window_end_us, window.champion, names)
+    persistent = turn.progress.note_drift(rule, seen)
+    evidence = _drift_evidence(turn, judgement, persistent)
     judged = _judged(turn, moment, "drift", window.champion)
     strongest = max(judgement.tested, key=lambda one: one.psi, default=None)
+    alarmed = bool(persistent)
     _reach(
         turn,
         DriftVerdict(judged, judgement.rows, judgement.beyond, strongest, alarmed, evidence),
@@ -111,15 +115,14 @@ def _drop_counters(turn: Turn, end_us: int) -> None:
         turn.batch.delete(key)
 
 
-def _drift_evidence(turn: Turn, judgement: DriftJudgement) -> str:
+def _drift_evidence(turn: Turn, judgement: DriftJudgement, persistent: tuple[str, ...]) -> str:
     rule = turn.watch.monitor.drift
-    bad = sum(one.drifted for one in turn.progress.drifts)
-    names = ", ".join(f"{one.feature} {one.psi:.3f}" for one in judgement.beyond) or "none"
+    beyond = sorted(judgement.beyond, key=lambda one: -one.psi)
+    names = ", ".join(f"{one.feature} {one.psi:.3f}" for one in beyond[:EVIDENCE_FEATURES_MAX])
     return (
-        f"beyond the floor of PSI {rule.psi_floor:g} and significant at q {rule.q:g} among "
-        f"{len(judgement.tested)} features on {judgement.rows} rows: {names}; "
-        f"{bad} of the last {len(turn.progress.drifts)} windows drifted, "
-        f"{rule.windows_bad} of {rule.windows} alarm"
+        f"{len(beyond)} of {len(judgement.tested)} features drifted on {judgement.rows} rows "
+        f"(PSI beyond {rule.psi_floor:g}, q {rule.q:g}): {names or 'none'}; "
+        f"in {rule.windows_bad} of {rule.windows} windows: {', '.join(persistent) or 'none'}"
     )
 
 

@@ -87,11 +87,13 @@ class TrainedModel(_message.Message):
     def __init__(self, model: _Optional[str] = ..., digest: _Optional[str] = ..., features: _Optional[_Iterable[str]] = ..., trained_until_us: _Optional[int] = ..., metrics: _Optional[_Mapping[str, float]] = ..., champion_version: _Optional[int] = ..., reference: _Optional[_Iterable[_Union[ReferenceHistogram, _Mapping]]] = ..., manifest: _Optional[_Mapping[str, str]] = ...) -> None: ...
 
 class ReferenceHistogram(_message.Message):
-    __slots__ = ("feature", "edges", "counts")
+    __slots__ = ("feature", "edges", "counts", "effective_rows")
     FEATURE_FIELD_NUMBER: _ClassVar[int]
     EDGES_FIELD_NUMBER: _ClassVar[int]
     COUNTS_FIELD_NUMBER: _ClassVar[int]
+    EFFECTIVE_ROWS_FIELD_NUMBER: _ClassVar[int]
     feature: str
     edges: _containers.RepeatedScalarFieldContainer[float]
     counts: _containers.RepeatedScalarFieldContainer[int]
-    def __init__(self, feature: _Optional[str] = ..., edges: _Optional[_Iterable[float]] = ..., counts: _Optional[_Iterable[int]] = ...) -> None: ...
+    effective_rows: float
+    def __init__(self, feature: _Optional[str] = ..., edges: _Optional[_Iterable[float]] = ..., counts: _Optional[_Iterable[int]] = ..., effective_rows: _Optional[float] = ...) -> None: ...
