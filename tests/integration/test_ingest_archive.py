@@ -211,6 +211,22 @@ def test_maintenance_keeps_rows_accounts_and_the_fence(make_folder_archive, monk
         append(archive, rows(8, 9), {0: accounts[8]}, {0: Account(10, 10, known_time_us=NOW_US)})
 
 
+def test_maintenance_that_fails_costs_nothing(make_folder_archive, monkeypatch):
+    def away(table):
+        raise OSError("the store is away")
+
+    monkeypatch.setattr(delta_archive, "COMMITS_PER_CHECKPOINT", 1)
+    monkeypatch.setattr(DeltaTable, "create_checkpoint", away)
+    world = World(make_folder_archive)
+    archive, _ = world.open()
+    accounts = [Account(n, stored=n, known_time_us=NOW_US if n else 0) for n in range(4)]
+    for number in range(3):
+        append(archive, rows(number), {0: accounts[number]}, {0: accounts[number + 1]})
+
+    _, restored = world.open()
+    assert (3, accounts[3]) == (len(restored[0].seen), restored[0].account)
+
+
 def test_owner_that_slept_through_another_commit_is_refused(make_folder_archive):
     world = World(make_folder_archive)
     zombie, _ = world.open()

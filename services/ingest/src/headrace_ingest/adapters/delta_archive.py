@@ -70,16 +70,15 @@ log = structlog.get_logger(__name__)
 
 @dataclass(slots=True)
 class _Open:
-    """A table in work: `table` was read when the offsets of the partitions were `offsets`.
+    """A table in work, and the version at which it was maintained last.
 
-    `maintained` is the version at which it was maintained last.
+    A table that is `stale` is read again, and the counters compared, before it is written through.
     """
 
     table: DeltaTable
     topic_id: str
-    offsets: dict[int, int]
     maintained: int
-    in_doubt: bool = False
+    stale: bool = False
 
 
 class DeltaArchive:
@@ -103,9 +102,7 @@ class DeltaArchive:
             table = self._table_for(contract)
             accounts = {number: _account(table, topic_id, number) for number in partitions}
             seen = _seen(table, accounts, horizon_us=horizon_us, ids_max=ids_max)
-        self._open_by_stream[contract.name] = _Open(
-            table, topic_id, _offsets(accounts), maintained=table.version()
-        )
+        self._open_by_stream[contract.name] = _Open(table, topic_id, table.version())
         return {n: Restored(account, seen.get(n, ())) for n, account in accounts.items()}
 
     def append(
@@ -116,11 +113,9 @@ class DeltaArchive:
         after: Mapping[int, Account],
     ) -> None:
         opened = self._open_by_stream[contract.name]
-        opened.offsets = _offsets(before)
         failpoint("ingest.sink.version_read")
         with self._store_errors(contract.name), COMMIT_SECONDS.labels(contract.name).time():
             self._commit(contract.name, opened, rows, before, after)
-        opened.offsets = _offsets(after)
         self._maintain(contract.name, opened)
 
     def _commit(
@@ -132,45 +127,34 @@ class DeltaArchive:
         after: Mapping[int, Account],
     ) -> None:
         for _ in range(COMMIT_TRIES_MAX):
-            if opened.in_doubt:
+            if opened.stale:
                 opened.table = self._table(stream)
-                opened.in_doubt = False
-                if self._settled(opened, _offsets(after)):
+                if _settled(opened, _offsets(before), _offsets(after)):
                     return
-            opened.in_doubt = True  # also when the write ends by an error of another kind
+            opened.stale = True  # also when the write ends by an error of another kind
             try:
                 _write(opened.table, rows, _transactions(opened.topic_id, before, after))
             except CommitFailedError as err:
                 log.warning("commit_failed", stream=stream, error=str(err))
             else:
-                opened.in_doubt = False
+                opened.stale = False
                 return
         raise Unavailable("OBJECT_STORE_UNAVAILABLE", stream=stream)
-
-    def _settled(self, opened: _Open, after: Mapping[int, int]) -> bool:
-        """Whether the table stands at `after`; raises Overtaken when it does at neither."""
-        stored = {n: _counter(opened.table, opened.topic_id, n, OFFSET) for n in after}
-        if stored not in (after, opened.offsets):
-            raise Overtaken(f"{opened.table.table_uri}: {opened.offsets} became {stored}")
-        return stored == after
 
     def _maintain(self, stream: str, opened: _Open) -> None:
         """Keep commits and reads cheap; what fails here is left for the next time."""
         version, last = opened.table.version(), opened.maintained
         if version // COMMITS_PER_CHECKPOINT == last // COMMITS_PER_CHECKPOINT:
             return
-        opened.maintained = version
         failpoint("ingest.sink.maintain")
+        # Compacting moves the handle on, maybe past a commit of somebody else.
+        opened.maintained, opened.stale = version, True
         try:
             if version // COMMITS_PER_COMPACTION != last // COMMITS_PER_COMPACTION:
                 opened.table.optimize.compact(target_size=COMPACTED_BYTES)
             opened.table.create_checkpoint()
-            opened.table = self._table(stream)
         except (DeltaError, OSError) as err:
             log.warning("maintenance_failed", stream=stream, error=str(err))
-        # The handle has moved on without a commit of ours: nobody else's may lie in between.
-        with self._store_errors(stream):
-            self._settled(opened, opened.offsets)
 
     def accounts(self, stream: str, topic: RawTopic) -> Mapping[int, Account]:
         try:
@@ -249,6 +233,14 @@ def _write(table: DeltaTable, rows: pl.DataFrame, transactions: Sequence[Transac
     )
 
 
+def _settled(opened: _Open, before: dict[int, int], after: dict[int, int]) -> bool:
+    """Whether the table stands at `after`; raises Overtaken when it does at neither."""
+    stored = {n: _counter(opened.table, opened.topic_id, n, OFFSET) for n in after}
+    if stored not in (before, after):
+        raise Overtaken(f"{opened.table.table_uri}: {before} became {stored}")
+    return stored == after
+
+
 def _offsets(accounts: Mapping[int, Account]) -> dict[int, int]:
     return {number: account.offset for number, account in accounts.items()}
 
@@ -284,19 +276,15 @@ def _account(table: DeltaTable, topic_id: str, partition: int) -> Account:
 def _seen(
     table: DeltaTable, accounts: Mapping[int, Account], *, horizon_us: int, ids_max: int
 ) -> dict[int, list[Seen]]:
-    """The newest event ids of each partition, from old to new."""
-    floors = {n: a.known_time_us - horizon_us for n, a in accounts.items() if a.known_time_us}
-    if not floors:
-        return {}
-    numbers = ", ".join(map(str, floors))
-    query = f"""select _partition, _event_id, _payload_sha256, _known_time_us from records
-                where _partition in ({numbers}) and _known_time_us >= {min(floors.values())}
-                order by _offset"""  # noqa: S608 - whole numbers only
-    found = pl.DataFrame(QueryBuilder().register("records", table).execute(query))
+    """The newest event ids of each partition, from old to new; memory is bounded by `ids_max`."""
+    engine = QueryBuilder().register("records", table)
     seen = {}
-    for number, floor_us in floors.items():
-        rows = found.filter(
-            pl.col("_partition") == number, pl.col("_known_time_us") >= floor_us
-        ).tail(ids_max)
-        seen[number] = [Seen(*row) for row in rows.drop("_partition").iter_rows()]
+    for number, account in accounts.items():
+        if account.known_time_us:
+            query = f"""select _event_id, _payload_sha256, _known_time_us from records
+                        where _partition = {number}
+                          and _known_time_us >= {account.known_time_us - horizon_us}
+                        order by _offset desc limit {ids_max}"""  # noqa: S608 - whole numbers only
+            rows = pl.DataFrame(engine.execute(query)).reverse()
+            seen[number] = [Seen(*row) for row in rows.iter_rows()]
     return seen

@@ -189,8 +189,9 @@ class RecordSink:
 
     def _pass_on(self, records: Sequence[Record]) -> None:
         """Deliver these records, or set them aside, and gather the rows."""
+        parts = [(self._current(topics.RAW.part_of(p[0].topic)), p) for p in _by_topic(records)]
         self._trial_log.write(self._suspects.trials(records))
-        works = [self._sorted_out(part) for part in _by_topic(records)]
+        works = [self._sorted_out(stream, part) for stream, part in parts]
         self._trial_log.write({})
         messages = [message for work in works for message in work.messages]
         if messages:
@@ -200,8 +201,7 @@ class RecordSink:
             self._gather(work)
         self._suspects.clear(records)
 
-    def _sorted_out(self, records: Sequence[Record]) -> _Work:
-        stream = self._current(topics.RAW.part_of(records[0].topic))
+    def _sorted_out(self, stream: _Stream, records: Sequence[Record]) -> _Work:
         shards = stream.shards
         # The archive may hold more than the loop knows of; what is accounted for is not ours.
         records = [each for each in records if each.offset >= shards[each.partition].account.offset]
