@@ -183,7 +183,7 @@ def _line(text: str) -> str:
 
 def _trained(trained: trainer_events_pb2.TrainedModel) -> TrainedModel:
     reference = tuple(
-        ReferenceHistogram(each.feature, tuple(each.edges), tuple(each.counts))
+        ReferenceHistogram(each.feature, tuple(each.edges), tuple(each.counts), each.effective_rows)
         for each in trained.reference
     )
     return TrainedModel(
@@ -201,7 +201,10 @@ def _trained(trained: trainer_events_pb2.TrainedModel) -> TrainedModel:
 def _trained_proto(trained: TrainedModel) -> trainer_events_pb2.TrainedModel:
     reference = [
         trainer_events_pb2.ReferenceHistogram(
-            feature=each.feature, edges=each.edges, counts=each.counts
+            feature=each.feature,
+            edges=each.edges,
+            counts=each.counts,
+            effective_rows=each.effective_rows,
         )
         for each in trained.reference
     ]
