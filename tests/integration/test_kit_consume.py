@@ -111,6 +111,18 @@ def test_records_are_handled_once_and_the_group_shows_no_lag(
     wait_until(lambda: committed_offsets(kafka_server, group, [topic]) == ends)
 
 
+def test_stopped_loop_has_committed_what_it_did(kafka_server, new_topic, publisher, start_loop):
+    topic, store, group = new_topic(2), Store(), f"group-{uuid.uuid4().hex}"
+    loop = start_loop([topic], StoringHandler(store), group=group)
+    publisher.publish(messages(topic, numbers(0, 100)))
+    wait_until(lambda: len(store.effects) == 100)
+
+    loop.stop(5.0)
+
+    ends = topic_end_offsets(kafka_server, [topic])
+    assert ends == committed_offsets(kafka_server, group, [topic])
+
+
 def test_restart_goes_on_where_the_store_stands_and_not_the_group(new_topic, publisher, start_loop):
     topic, store, group = new_topic(1), Store(), f"group-{uuid.uuid4().hex}"
     publisher.publish(messages(topic, numbers(0, 10)))

@@ -8,6 +8,7 @@ Not for several threads: the loop alone calls it, and the callbacks run inside i
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -22,7 +23,8 @@ from headrace_kit.failpoints import failpoint
 from headrace_kit.kafka import Partition, Record, await_broker, client_settings, to_record
 
 FETCH_KIB_MAX = 16_384
-REQUEST_TIMEOUT_S = 5.0
+GOODBYE_TIMEOUT_S = 1.0
+REQUEST_TIMEOUT_S = 2.0
 SESSION_TIMEOUT_MS = 6_000
 TOPIC_MISSING_S_MAX = 60.0
 
@@ -50,6 +52,7 @@ class GroupReader:
         self._next: dict[Partition, int] = {}  # placed partitions and what they give next
         self._unplaced: set[Partition] = set()
         self._uncommitted: dict[Partition, int] = {}
+        self._committing: dict[Partition, int] = {}  # on its way
         self._committed: dict[Partition, int] = {}
         self._commit_retry, self._missing_retry = Backoff(), Backoff()
         self._missing_since_s: dict[str, float] = {}  # by topic
@@ -69,6 +72,7 @@ class GroupReader:
                 "group.protocol": "classic",
                 "heartbeat.interval.ms": SESSION_TIMEOUT_MS // 3,
                 "isolation.level": "read_committed",
+                "on_commit": self._on_commit,
                 "partition.assignment.strategy": "cooperative-sticky",
                 "queued.max.messages.kbytes": FETCH_KIB_MAX,
                 "session.timeout.ms": SESSION_TIMEOUT_MS,
@@ -77,8 +81,17 @@ class GroupReader:
         await_broker(self._consumer, self._bootstrap)
 
     def close(self) -> None:
-        """Leave the group, so that the others need not wait for a session to end."""
-        if self._consumer is not None:
+        """Finish and leave the group, so that the others need not wait for a session to end."""
+        if self._consumer is None:
+            return
+        self._owner.finish(self.placed())
+        self.commit()
+        try:
+            self._consumer.list_topics("__consumer_offsets", timeout=GOODBYE_TIMEOUT_S)
+        except KafkaException:  # leaving waits for the broker's answer; the process need not
+            log.warning("left_without_goodbye", group=self._group)
+            threading.Thread(target=self._consumer.close, daemon=True).start()
+        else:
             self._consumer.close()
 
     def settled(self, topics: frozenset[str]) -> bool:
@@ -136,8 +149,7 @@ class GroupReader:
 
         One whose beginning has passed its position is lost, and is not read.
         """
-        for partition in partitions:
-            beginning = self._beginning(partition)
+        for partition, beginning in self._beginnings(partitions).items():
             position = positions.get(partition, beginning)
             if position < beginning:
                 self._note_lost(partition, position)
@@ -177,30 +189,41 @@ class GroupReader:
                 raise
             return  # the fetcher of a fresh assignment is not up yet: again at the next call
         self._paused = False
-        for partition in self._next:
-            with suppress(Unavailable):
-                self._beginning(partition)
+        with suppress(Unavailable):
+            self._beginnings(self._next)
 
     def done(self, offsets: Mapping[Partition, int]) -> None:
         """Note next offsets behind durable effects, for the next commit."""
         for partition, offset in offsets.items():
-            if partition in self._next and offset != self._committed.get(partition):
+            known = self._committing.get(partition, self._committed.get(partition))
+            if partition in self._next and offset != known:
                 self._uncommitted[partition] = offset
 
     def commit(self) -> None:
-        """Tell the group how far the effects reach; a refusal is tried again, it loses nothing."""
-        if not self._uncommitted or self._commit_retry.left_s():
+        """Tell the group how far the effects reach, without waiting for the answer.
+
+        One commit is on its way at a time. A refusal is tried again; it loses nothing, since nobody
+        starts from these offsets.
+        """
+        if not self._uncommitted or self._committing or self._commit_retry.left_s():
             return
-        offsets = [TopicPartition(*each, offset) for each, offset in self._uncommitted.items()]
+        self._committing, self._uncommitted = self._uncommitted, {}
+        offsets = [TopicPartition(*each, offset) for each, offset in self._committing.items()]
         try:
-            self._consumer.commit(offsets=offsets, asynchronous=False)
+            self._consumer.commit(offsets=offsets, asynchronous=True)
         except KafkaException as err:
-            delay_s = self._commit_retry.failed()
-            log.warning("commit_put_off", error=err.args[0].name(), delay_s=delay_s)
-        else:
-            self._committed.update(self._uncommitted)
-            self._uncommitted.clear()
+            self._on_commit(err.args[0], offsets)
+
+    def _on_commit(self, error: KafkaError | None, _: list[TopicPartition]) -> None:
+        ours = {each: at for each, at in self._committing.items() if each in self._next}
+        self._committing = {}
+        if error is None:
+            self._committed.update(ours)
             self._commit_retry.succeeded()
+        else:
+            delay_s = self._commit_retry.failed()
+            log.warning("commit_put_off", error=error.name(), delay_s=delay_s)
+            self._uncommitted = {**ours, **self._uncommitted}
 
     def look_for_missing(self) -> None:
         """See whether a topic that was missing is there; Unavailable TOPIC_MISSING after 60 s."""
@@ -220,20 +243,16 @@ class GroupReader:
         except KafkaException:
             return False
 
-    def _beginning(self, partition: Partition) -> int:
-        """The first offset that the partition still has, as a number: see `_on_assign`."""
-        asked = TopicPartition(*partition)
-        try:
-            low, _ = self._consumer.get_watermark_offsets(asked, timeout=REQUEST_TIMEOUT_S)
-        except KafkaException as err:
-            raise Unavailable("BROKER_UNAVAILABLE", bootstrap=self._bootstrap) from err
-        return int(low)
-
-    def _first_target(self, partition: Partition) -> TopicPartition:
-        try:
-            return TopicPartition(*partition, self._beginning(partition))
-        except Unavailable:
-            return TopicPartition(*partition, 0)  # no broker, no fetch that could fail
+    def _beginnings(self, partitions: Collection[Partition]) -> dict[Partition, int]:
+        """The first offset that each partition still has, as a number: see `_on_assign`."""
+        deadline_s, found = time.monotonic() + REQUEST_TIMEOUT_S, {}
+        for partition in partitions:
+            asked, left_s = TopicPartition(*partition), max(0.01, deadline_s - time.monotonic())
+            try:
+                found[partition], _ = self._consumer.get_watermark_offsets(asked, timeout=left_s)
+            except KafkaException as err:
+                raise Unavailable("BROKER_UNAVAILABLE", bootstrap=self._bootstrap) from err
+        return found
 
     def _note_error(self, message: Any) -> None:
         error, topic = message.error(), message.topic()
@@ -263,10 +282,13 @@ class GroupReader:
         # Paused until `place` says where to start. A number, not OFFSET_BEGINNING: that one is
         # looked up behind our back, and again half a second after we have sought elsewhere. Not 0
         # either: a fetch that beats the pause would find it gone once retention has been at work.
-        targets = [self._first_target(each) for each in _named(partitions)]
+        named, beginnings = _named(partitions), {}
+        with suppress(Unavailable):  # no broker, no fetch that could fail
+            beginnings = self._beginnings(named)
+        targets = [TopicPartition(*each, beginnings.get(each, 0)) for each in named]
         consumer.incremental_assign(targets)
         consumer.pause(targets)
-        self._unplaced.update(_named(partitions))
+        self._unplaced.update(named)
         failpoint("kit.consume.assigned")
 
     def _on_revoke(self, consumer: Any, partitions: list[TopicPartition]) -> None:
