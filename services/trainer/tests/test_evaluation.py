@@ -49,3 +49,31 @@ def test_histogram_counts_every_row_once(values: list[float]) -> None:
     assert len(values) == sum(histogram.counts)
     assert len(histogram.counts) == len(histogram.edges) + 2
     assert list(histogram.edges) == sorted(set(histogram.edges))
+
+
+def windows_of(levels: np.ndarray, rows: int, noise: float) -> tuple[np.ndarray, np.ndarray]:
+    """Values that lie about their window's own level, and the numbers of the windows."""
+    rng = np.random.default_rng(4)
+    values = np.concatenate([rng.normal(level, noise, rows) for level in levels])
+    return values.astype(np.float32), np.repeat(np.arange(len(levels)), rows)
+
+
+def test_independent_rows_are_worth_what_they_are() -> None:
+    values, window = windows_of(np.zeros(60), 500, 1.0)
+
+    assert reference_histogram("x", values, window).effective_rows == pytest.approx(500, rel=0.15)
+
+
+def test_rows_that_resemble_their_neighbours_are_worth_less() -> None:
+    values, window = windows_of(np.random.default_rng(5).normal(size=60), 500, 0.3)
+
+    assert 1 < reference_histogram("x", values, window).effective_rows < 20
+
+
+def test_effective_rows_are_not_measured_on_few_windows_or_without_any() -> None:
+    values, window = windows_of(np.zeros(5), 500, 1.0)
+
+    assert reference_histogram("x", values, window).effective_rows == 0
+    assert reference_histogram("x", values).effective_rows == 0
+    constant = np.ones(len(values), np.float32)
+    assert reference_histogram("x", constant, np.arange(len(values)) // 10).effective_rows >= 0

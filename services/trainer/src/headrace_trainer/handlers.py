@@ -110,6 +110,7 @@ def _carry(
         training_set=training_set,
         champion_onnx=_champion_onnx(champion, recipe, models, folder),
         folder=folder,
+        window_s=recipes.window_s(recipe),
     )
     result = process.train(job, progress=progress)
     progress("uploading the model")

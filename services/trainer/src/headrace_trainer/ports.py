@@ -51,6 +51,9 @@ class RecipeBook(Protocol):
     def category_sizes(self, recipe: Recipe) -> Mapping[str, int]:
         """Number of categories of each feature of the recipe that is a code."""
 
+    def window_s(self, recipe: Recipe) -> int | None:
+        """Length of the windows in which the model's inputs are watched; None when they are not."""
+
 
 @dataclass(frozen=True, slots=True)
 class TrainingSet:
@@ -103,6 +106,8 @@ class TrainingJob:
     training_set: TrainingSet
     champion_onnx: Path | None
     folder: Path
+    # Length of the windows in which a monitor will compare the inputs; None: nobody watches.
+    window_s: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

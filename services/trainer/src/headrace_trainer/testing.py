@@ -108,6 +108,9 @@ class OneRecipe:
     def category_sizes(self, recipe: Recipe) -> Mapping[str, int]:
         return {"request:carrier": 3}
 
+    def window_s(self, recipe: Recipe) -> int | None:
+        return 86_400
+
 
 @dataclass
 class FakeTrainingSets:

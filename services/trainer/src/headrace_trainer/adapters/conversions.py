@@ -60,7 +60,12 @@ def trained_to_proto(trained: TrainedModel) -> events.TrainedModel:
         metrics=trained.metrics,
         champion_version=trained.champion_version,
         reference=[
-            events.ReferenceHistogram(feature=h.feature, edges=h.edges, counts=h.counts)
+            events.ReferenceHistogram(
+                feature=h.feature,
+                edges=h.edges,
+                counts=h.counts,
+                effective_rows=h.effective_rows,
+            )
             for h in trained.reference
         ],
         manifest=trained.manifest,
@@ -77,7 +82,8 @@ def trained_from_bytes(value: bytes) -> TrainedModel:
         metrics=dict(message.metrics),
         champion_version=message.champion_version,
         reference=tuple(
-            Histogram(h.feature, tuple(h.edges), tuple(h.counts)) for h in message.reference
+            Histogram(h.feature, tuple(h.edges), tuple(h.counts), h.effective_rows)
+            for h in message.reference
         ),
         manifest=dict(message.manifest),
     )

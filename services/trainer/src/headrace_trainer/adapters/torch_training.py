@@ -50,13 +50,15 @@ def main(folder: Path) -> int:
     recipe = parse_definition_json(json.dumps(job["recipe"]).encode())
     assert isinstance(recipe, Recipe)  # noqa: S101 (the parent wrote it)
     try:
-        _train(recipe, job["category_sizes"], folder)
+        _train(recipe, job["category_sizes"], folder, window_s=job["window_s"])
     except Conflict:
         return EXIT_TOO_FEW_ROWS
     return 0
 
 
-def _train(recipe: Recipe, category_sizes: Mapping[str, int], folder: Path) -> None:
+def _train(
+    recipe: Recipe, category_sizes: Mapping[str, int], folder: Path, *, window_s: int | None
+) -> None:
     as_of_us, labels, features = read_training_set(folder / "training.arrow")
     held = as_of_us > as_of_us.max(initial=0) - recipe.gate.holdout_s * 1_000_000
     _require_rows(labels[~held])
@@ -80,8 +82,9 @@ def _train(recipe: Recipe, category_sizes: Mapping[str, int], folder: Path) -> N
             "champion_auc": auc(theirs, labels[held]),
             "champion_log_loss": log_loss(theirs, labels[held]),
         }
+    window = as_of_us // (window_s * 1_000_000) if window_s else None
     reference = [
-        asdict(reference_histogram(name, features[:, column]))
+        asdict(reference_histogram(name, features[:, column], window))
         for column, name in enumerate(recipe.features)
     ]
     manifest = {"torch": torch.__version__, "onnxruntime": onnxruntime.__version__}

@@ -76,6 +76,7 @@ def _write_job(job: TrainingJob) -> None:
     document = {
         "recipe": json.loads(definition_json(job.recipe)),
         "category_sizes": dict(job.category_sizes),
+        "window_s": job.window_s,
     }
     (job.folder / "job.json").write_text(json.dumps(document), encoding="utf-8")
 
@@ -95,7 +96,12 @@ def _result(job: TrainingJob, exit_code: int, errors: Path) -> TrainingResult:
         metrics=document["metrics"],
         champion_version=0,
         reference=tuple(
-            Histogram(each["feature"], tuple(each["edges"]), tuple(each["counts"]))
+            Histogram(
+                each["feature"],
+                tuple(each["edges"]),
+                tuple(each["counts"]),
+                each["effective_rows"],
+            )
             for each in document["reference"]
         ),
         manifest=document["manifest"] | _made_from(job),

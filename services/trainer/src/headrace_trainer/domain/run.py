@@ -43,6 +43,8 @@ class Histogram:
     feature: str
     edges: tuple[float, ...]
     counts: tuple[int, ...]
+    # Independent rows that a window of the monitor is worth; 0: not measured.
+    effective_rows: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

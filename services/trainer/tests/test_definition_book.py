@@ -1,0 +1,39 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the applied definitions say about a recipe."""
+
+from __future__ import annotations
+
+import json
+
+from headrace.registry.v1.registry_events_pb2 import Definition
+from headrace_kit.testing import a_record
+from headrace_trainer.adapters.definition_book import DefinitionBook
+from headrace_trainer.testing import a_recipe
+
+
+def a_monitor(name: str, window: str, recipe: str = "delay"):
+    spec = {
+        "kind": "monitor",
+        "name": name,
+        "description": "Watches.",
+        "endpoint": "delay",
+        "recipe": recipe,
+        "window": window,
+        "drift": {"q": 0.01, "psi_floor": 0.2, "rows_min": 1, "windows_bad": 1, "windows": 1},
+        "quality": {"auc_drop": 0.1, "labelled_min": 1, "windows": 1},
+        "policy": {"cooldown": "1d", "runs_max": 1, "budget": "1d"},
+    }
+    definition = Definition(kind="monitor", name=name, spec_json=json.dumps(spec).encode())
+    return a_record(definition.SerializeToString())
+
+
+def test_window_is_the_shortest_in_which_the_recipe_is_watched() -> None:
+    book = DefinitionBook()
+    assert book.window_s(a_recipe()) is None
+
+    for record in (a_monitor("a", "7d"), a_monitor("b", "1d"), a_monitor("c", "1h", "other")):
+        book.follow(record)
+    assert 86_400 == book.window_s(a_recipe())
+
+    book.follow(a_monitor("b", "14d"))
+    assert 7 * 86_400 == book.window_s(a_recipe())
