@@ -73,6 +73,22 @@ def test_no_answer_depends_on_what_became_known_later(data, events, cut):
     assert bits(before.read(rows)) == bits(after.read(rows))
 
 
+def test_sum_is_exact_in_any_order():
+    world = World()
+    for number, fare in enumerate([1e16, 1.0, -1e16, 0.1, -0.1]):
+        world.fold(Event(f"e{number}", START + number, START, fare=fare))
+
+    feature = ["zone:sum_fare_1h", "zone:mean_fare_1h"]
+    assert [[1.0, float(np.float32(0.2))]] == world.read([("a", 1, START + 9)], feature).tolist()
+
+
+def test_last_of_one_moment_is_that_of_the_greatest_id():
+    world = World()
+    world.fold(*(Event(name, START, START, riders=n) for n, name in enumerate("bca")))
+
+    assert [[1.0]] == world.read([("a", 1, START)], ["zone:last_riders_1h"]).tolist()
+
+
 def test_window_is_open_at_its_begin_and_closed_at_its_end():
     world = World()
     world.fold(Event("e", START, START))

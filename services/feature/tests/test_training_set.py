@@ -110,6 +110,16 @@ def test_pairs_taken_in_small_pieces_give_the_same(rides, drawn):
         assert bits(whole.values) == bits(training_set(rides=rides, asks=asks).values)
 
 
+def test_sums_are_exact_and_last_is_that_of_the_greatest_id():
+    at = START + OFFSET
+    fares = zip("bcead", [1e16, 1.0, -1e16, 0.1, -0.1], strict=True)
+    rides = [Event(name, at, at, riders=n, fare=f) for n, (name, f) in enumerate(fares)]
+    made = training_set(rides=rides, asks=[an_ask()])
+    answers = dict(zip(made.features, made.values[0].tolist(), strict=True))
+
+    assert (1.0, 2.0) == (answers["zone:sum_fare_1h"], answers["zone:last_riders_1h"])
+
+
 @pytest.mark.parametrize(
     ("end", "label"),
     [

@@ -15,7 +15,7 @@ from headrace.errors import Invalid
 from headrace.feature.v1 import feature_service_pb2 as wire
 from headrace_feature.domain.entities import text_of
 from headrace_feature.domain.request_features import Column
-from headrace_feature.domain.tiles import Numbers, Observations, check_record
+from headrace_feature.domain.tiles import Numbers, Observations
 from headrace_feature.domain.training_set import TrainingSet
 from headrace_feature.domain.views import Kind, Layout
 from headrace_feature.handlers import CreateTrainingSet, GetOnlineFeatures
@@ -24,6 +24,7 @@ from headrace_kit.kafka import Record
 TYPE_CODES: Mapping[Kind, str] = {"int64": "q", "float64": "d"}
 ID, EVENT_TIME, KNOWN_TIME = "ce_id", "ce_time", "headrace-known-time"
 PUBLISHED = "headrace-published-ms"
+MOMENT_MAX = 2**62  # a window or a lag may be added without leaving int64
 
 
 def to_observations(records: Sequence[Record], layouts: Sequence[Layout]) -> Observations:
@@ -33,10 +34,10 @@ def to_observations(records: Sequence[Record], layouts: Sequence[Layout]) -> Obs
     record is not as ingest publishes them.
     """
     values = [_decoded(record.value) for record in records]
-    observations = Observations(
-        ids=[_header(record, ID).decode() for record in records],
-        event_us=[_microseconds(record, EVENT_TIME) for record in records],
-        known_us=[_microseconds(record, KNOWN_TIME) for record in records],
+    return Observations(
+        ids=[_id(record) for record in records],
+        event_us=[_moment(record, EVENT_TIME) for record in records],
+        known_us=[_moment(record, KNOWN_TIME) for record in records],
         partitions=[record.partition for record in records],
         offsets=[record.offset for record in records],
         texts={
@@ -48,14 +49,11 @@ def to_observations(records: Sequence[Record], layouts: Sequence[Layout]) -> Obs
             for column, kind in _kinds(layouts).items()
         },
     )
-    for name, event_us in zip(observations.ids, observations.event_us, strict=True):
-        check_record(name, event_us)
-    return observations
 
 
 def published_ms(record: Record) -> int | None:
     """When the user published it; None when ingest did not say."""
-    return int(record.headers[PUBLISHED]) if PUBLISHED in record.headers else None
+    return _moment(record, PUBLISHED) if PUBLISHED in record.headers else None
 
 
 def _decoded(value: bytes | None) -> dict[str, Any]:
@@ -77,11 +75,24 @@ def _header(record: Record, name: str) -> bytes:
     return value
 
 
-def _microseconds(record: Record, header: str) -> int:
+def _id(record: Record) -> str:
     try:
-        return int(_header(record, header))
+        name = _header(record, ID).decode()
+    except UnicodeDecodeError as err:
+        raise Invalid("BAD_ID") from err
+    if not name or "\n" in name:
+        raise Invalid("BAD_ID", id=name[:128])
+    return name
+
+
+def _moment(record: Record, header: str) -> int:
+    try:
+        moment = int(_header(record, header))
     except ValueError as err:
         raise Invalid("BAD_TIMESTAMP", header=header) from err
+    if not 0 <= moment < MOMENT_MAX:
+        raise Invalid("BAD_TIMESTAMP", header=header, value=moment)
+    return moment
 
 
 def _kinds(layouts: Iterable[Layout]) -> dict[str, Kind]:

@@ -20,7 +20,6 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from headrace.errors import Invalid
 from headrace_feature.domain.entities import entity_id
 from headrace_feature.domain.views import HOUR_US, Layout
 
@@ -172,11 +171,3 @@ def _decode(layout: Layout, value: bytes) -> Iterator[tuple[str, bytes]]:
     ids = value[_COUNT.size + len(rows) :].decode().split("\n")
     for number, name in enumerate(ids):
         yield name, rows[number * size : (number + 1) * size]
-
-
-def check_record(id: str, event_us: int) -> None:
-    """Raises Invalid BAD_ID or BAD_TIMESTAMP for what a tile cannot hold."""
-    if not id or "\n" in id:
-        raise Invalid("BAD_ID", id=id[:128])
-    if event_us < 0:
-        raise Invalid("BAD_TIMESTAMP", event_time_us=event_us)

@@ -1,0 +1,205 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Positions, refilled views, outlived tiles and bad records, in memory and on LMDB."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from feature_world import (
+    DAY,
+    HOUR,
+    REQUEST_VIEW,
+    START,
+    TOPIC,
+    VIEWS,
+    Event,
+    World,
+    a_catalogue,
+    a_window_view,
+    bits,
+)
+
+from headrace.errors import Busy, Invalid, Unavailable
+from headrace_kit.kafka import Partition
+from headrace_kit.state_store import LmdbStateStore, MemoryStateStore
+
+COUNT = ["zone:count_1h"]
+EVENTS = [Event(f"ride-{n}", START + n * HOUR // 8, START + n * HOUR // 8) for n in range(16)]
+ROWS = [("a", 1, START + n * HOUR // 3) for n in range(9)]
+
+
+@pytest.fixture(params=["memory", "lmdb"])
+def store(request, tmp_path):
+    memory = request.param == "memory"
+    made = MemoryStateStore() if memory else LmdbStateStore(tmp_path, map_bytes_max=1 << 22)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def world(store):
+    return World(store=store)
+
+
+def test_restart_goes_on_behind_what_is_stored(world):
+    world.fold(*EVENTS[:9])
+    before = bits(world.read(ROWS))
+    world.restart()
+
+    assert {Partition(TOPIC, 0): 9} == world.place()
+    assert before == bits(world.read(ROWS))
+
+
+def test_records_seen_before_a_crash_change_nothing(world):
+    world.fold(*EVENTS)
+    before = world.state()
+    world.offsets.clear()
+    world.restart()
+    world.fold(*EVENTS)
+
+    assert before == world.state()
+    assert {Partition(TOPIC, 0): 16} == world.place()
+
+
+def test_new_view_starts_at_the_beginning_and_the_others_stay(world):
+    world.fold(*EVENTS)
+    added = a_window_view("added", ("zone",), "2h")
+    world.catalogue = a_catalogue(*VIEWS, REQUEST_VIEW, added)
+    assert {} == world.place()
+
+    before = world.read(ROWS, COUNT)
+    with pytest.raises(Unavailable, match="RESTORING"):
+        world.read(ROWS, ["added:count_2h"])
+    world.offsets.clear()
+    world.fold(*EVENTS[:6])
+    np.testing.assert_array_equal(before, world.read(ROWS, COUNT))
+    assert {Partition(TOPIC, 0): 6} == world.place()
+    world.fold(*EVENTS[6:])
+    assert [[9.0]] == world.read([("a", 1, START + HOUR)], ["added:count_2h"]).tolist()
+    assert 16 == world.freshness.total()
+
+
+def test_view_that_came_while_records_flow_waits_until_it_is_placed(world):
+    world.fold(*EVENTS[:8])
+    world.catalogue = a_catalogue(*VIEWS, REQUEST_VIEW, a_window_view("added", ("zone",), "2h"))
+    world.fold(*EVENTS[8:])
+
+    assert {} == world.place()
+    with pytest.raises(Unavailable, match="RESTORING"):
+        world.read(ROWS, ["added:count_2h"])
+
+
+def test_view_takes_on_only_the_partitions_it_was_placed_for(world):
+    world.fold(*EVENTS[:8], partition=1)
+    world.catalogue = a_catalogue(*VIEWS, REQUEST_VIEW, a_window_view("added", ("zone",), "2h"))
+    world.folder.positions([Partition(TOPIC, 0)])
+    world.fold(*EVENTS[8:], partition=1)
+
+    assert {} == world.place()
+
+
+def test_view_with_the_same_needs_keeps_its_tiles(world):
+    world.fold(*EVENTS)
+    renamed = a_window_view("other-name", ("zone",), "3h", "2h")
+    world.catalogue = a_catalogue(*VIEWS, REQUEST_VIEW, renamed)
+
+    assert {Partition(TOPIC, 0): 16} == world.place()
+    assert [[9.0]] == world.read([("a", 1, START + HOUR)], ["other-name:count_2h"]).tolist()
+
+
+def test_view_that_is_taken_back_leaves_nothing(world):
+    world.fold(*EVENTS)
+    world.catalogue = world.catalogue.without("view", "zone").without("view", "zone-kind")
+    world.place()
+    world.restart()
+    for _ in range(4):
+        world.folder.idle()
+
+    assert {} == world.state()
+    assert [] == list(world.store.scan(b"", b"s"))
+
+
+def test_view_that_comes_back_is_filled_again(world):
+    world.fold(*EVENTS)
+    before, catalogue = world.state(), world.catalogue
+    world.catalogue = catalogue.without("view", "zone")
+    world.place()
+    world.catalogue = catalogue
+    assert {} == world.place()
+    world.offsets.clear()
+    world.fold(*EVENTS)
+    world.folder.idle()
+
+    assert before == world.state()
+
+
+def test_outlived_tiles_go(store):
+    world = World(store=store, keep=2 * DAY)
+    world.fold(*EVENTS)
+    world.fold(Event("later", START + 9 * DAY, START + 9 * DAY))
+    only = World(keep=2 * DAY)
+    only.fold(Event("later", START + 9 * DAY, START + 9 * DAY))
+
+    assert only.state() == world.state()
+    world.fold(*(replace(event, id=f"{event.id}-late") for event in EVENTS))
+    assert only.state() == world.state()
+
+
+def test_full_store_is_busy_and_keeps_what_it_had(tmp_path):
+    store = LmdbStateStore(tmp_path, map_bytes_max=1 << 18)
+    world = World(store=store)
+    world.fold(*EVENTS)
+    before = world.state()
+    flood = [Event(f"e{n}", START + n * HOUR, START + n * HOUR) for n in range(3_000)]
+    with pytest.raises(Busy, match="STATE_FULL"):
+        world.fold(*flood)
+
+    assert before == world.state()
+    store.close()
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"value": None}, "EMPTY"),
+        ({"value": b"\xff"}, "DECODE_ERROR"),
+        ({"value": b"[1]"}, "BAD_TYPE"),
+        ({"value": b'{"zone":"a","riders":1.5}'}, "BAD_TYPE"),
+        ({"value": b'{"zone":"a","riders":"1"}'}, "BAD_TYPE"),
+        ({"value": b'{"zone":"a","fare":"1"}'}, "BAD_TYPE"),
+        ({"value": b'{"zone":"a","riders":9223372036854775808}'}, "BAD_TYPE"),
+        ({"headers": {}}, "MISSING_FIELD"),
+        ({"ce_id": b""}, "BAD_ID"),
+        ({"ce_id": b"two\nlines"}, "BAD_ID"),
+        ({"ce_time": b"noon"}, "BAD_TIMESTAMP"),
+        ({"ce_time": b"-1"}, "BAD_TIMESTAMP"),
+        ({"ce_time": b"9223372036854775808"}, "BAD_TIMESTAMP"),
+        ({"headrace-known-time": b"9223372036854775808"}, "BAD_TIMESTAMP"),
+        ({"headrace-published-ms": b"now"}, "BAD_TIMESTAMP"),
+        ({"ce_id": b"\xff"}, "BAD_ID"),
+    ],
+)
+def test_bad_record_is_refused_with_its_reason(change, reason):
+    record = EVENTS[0].record()
+    fields = {name: value for name, value in change.items() if name in ("value", "headers")}
+    headers = {**record.headers, **{k: v for k, v in change.items() if k not in fields}}
+    world = World()
+    with pytest.raises(Invalid, match=reason):
+        world.folder.handle([replace(record, **{"headers": headers, **fields})])
+
+    assert {} == world.state()
+
+
+def test_freshness_is_from_published_to_readable():
+    world = World()
+    now_ms = world.clock.now_us() // 1_000
+    events = enumerate(EVENTS[:4])
+    world.folder.handle([e.record(offset=n, published_ms=now_ms - 100 * n) for n, e in events])
+
+    assert 4 == world.freshness.total()
+    assert 100 <= world.freshness.quantile_ms(0.5) < 105
+    assert 300 <= world.freshness.quantile_ms(0.99) < 315
+
+
+def test_no_freshness_before_the_first_record():
+    assert World().freshness.quantile_ms(0.5) is None
