@@ -23,6 +23,8 @@ from headrace_kit.lifecycle import run_service
 from headrace_kit.objects import delta_storage_options, object_store, self_test
 
 GRPC_SERVICES = ("headrace.ingest.v1.IngestService", "headrace.ingest.v1.DatasetService")
+# Larger batches gain no speed and hold their records in memory as decoded objects.
+BATCH_RECORDS_MAX = 4_000
 
 
 class StoreCheck:
@@ -71,6 +73,7 @@ def run(settings: IngestSettings) -> int:
         handler=sink,
         dead_letters=publisher,
         service="ingest",
+        batch_records_max=BATCH_RECORDS_MAX,
     )
     definitions = TableFollower(
         bootstrap=bootstrap, topic=topics.REGISTRY_DEFINITIONS.name, on_record=contracts.take
