@@ -141,5 +141,5 @@ def test_bug_in_a_handler_ends_with_code_70_and_a_log(kafka_server, new_topic, p
     service = start(kafka_server, topic)
 
     assert 70 == service.popen.wait(60.0)
-    assert service.said("consume_failed")
+    assert service.said("part_thread_failed")
     assert any(re.search(r"KeyError", line) for line in service.lines())

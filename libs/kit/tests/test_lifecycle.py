@@ -119,10 +119,12 @@ def test_taken_port_is_one_line_that_says_what_to_do(events, admin, capsys):
     assert "7101" in line
 
 
-def test_bug_while_starting_is_70(events, admin):
+def test_bug_while_starting_is_raised_after_all_has_stopped(events, admin):
     parts = [Probe("loop", events, on_start=raising(KeyError("bug")))]
 
-    assert 70 == run_service("probe", parts, admin=admin)
+    with pytest.raises(KeyError):
+        run_service("probe", parts, admin=admin)
+    assert ["stop loop", "stop admin"] == events[-2:]
 
 
 def test_part_that_cannot_end_well_makes_the_code_70_and_the_others_still_stop(events, admin):

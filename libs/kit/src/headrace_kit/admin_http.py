@@ -8,8 +8,10 @@ rebinding), so a loopback server answers only to a Host header that names the lo
 from __future__ import annotations
 
 import ipaddress
+import sys
 import threading
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -22,6 +24,7 @@ from headrace.errors import HeadraceError, Unavailable
 
 REQUESTS_MAX = 16
 SOCKET_TIMEOUT_S = 5.0
+BUG = b'HTTP/1.0 500 Bug\r\nContent-Type: application/json\r\n\r\n{"error":"INTERNAL"}\n'
 LOOPBACK_NAMES = ("localhost", "127.0.0.1", "[::1]")
 
 log = structlog.get_logger(__name__)
@@ -124,7 +127,14 @@ class _Server(ThreadingHTTPServer):
             self._free.release()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        log.debug("admin_connection_lost")
+        """Called by socketserver for a bug in a page, and for a connection that is lost."""
+        error = sys.exception()
+        if isinstance(error, OSError):
+            log.debug("admin_connection_lost")
+            return
+        log.error("admin_route_failed", exc_info=error)
+        with suppress(OSError):
+            request.sendall(BUG)
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -160,9 +170,6 @@ class _Handler(BaseHTTPRequestHandler):
         except HeadraceError as err:
             log.warning("admin_route", path=target.path, error=str(err))
             return Page(b'{"error":"%s"}\n' % err.reason.encode(), status=503)
-        except Exception:
-            log.exception("admin_route_failed", path=target.path)
-            return Page(b'{"error":"INTERNAL"}\n', status=500)
 
     def log_message(self, format: str, *args: object) -> None:
         """Health checks and scrapes would fill the log."""

@@ -22,6 +22,7 @@ from headrace_kit.dead_letters import dead_letter
 from headrace_kit.follow import TableFollower
 from headrace_kit.kafka import Partition, Publisher, Record
 from headrace_kit.offsets import committed_offsets, topic_end_offsets
+from headrace_kit.part_thread import PartThread
 from headrace_kit.reader import GroupReader
 from headrace_kit.telemetry import counter, gauge
 
@@ -90,8 +91,7 @@ class ConsumeLoop:
         self._retry = Backoff()
         self._dead_in_a_row = 0
         self._stopping, self._repositioning = threading.Event(), threading.Event()
-        self._failure: BaseException | None = None
-        self._thread = threading.Thread(target=self._run, name=f"consume-{group}", daemon=True)
+        self._thread = PartThread(f"consume-{group}", self._run)
         self._handled = counter(service, "consumed_records_total", "Records handled.", "topic")
         self._dead = counter(service, "dead_letters_total", "Records set aside.", "reason")
         self._troubles = gauge(service, "consume_troubles", "Missing topics, lost offsets.")
@@ -115,18 +115,17 @@ class ConsumeLoop:
     def stop(self, timeout_s: float) -> None:
         """Stop polling, finish the batch in work, commit, leave the group."""
         self._stopping.set()
-        if self._thread.ident is None:
-            self._reader.close()
-        else:
+        if self._thread.started:
             self._thread.join(timeout_s)
+        else:
+            self._reader.close()
 
     def failed(self) -> BaseException | None:
-        return self._failure
+        return self._thread.failure
 
     def ready(self) -> bool:
         """Assigned, placed, and no trouble: no missing topic, lost offset, or long back-off."""
-        ended = self._failure is not None or self._stopping.is_set()
-        running = self._thread.is_alive() and not ended
+        running = self._thread.running and not self._stopping.is_set()
         settled = self._reader.settled(self._wanted) and not self._repositioning.is_set()
         well = not self._reader.troubles() and self._retry.tries < TRIES_BEFORE_UNREADY
         return running and settled and well
@@ -139,11 +138,10 @@ class ConsumeLoop:
         try:
             while not self._stopping.is_set():
                 self._tick()
-        except Exception as err:
-            log.exception("consume_failed", group=self._group)
-            self._failure = err
+            self.finish(self._reader.placed())
         finally:
-            self._reader.close()  # finishes and commits, by the revoke that it causes
+            self._gathering = None  # it is drained, or met a bug and must store nothing more
+            self._reader.close()
 
     def _tick(self) -> None:
         self._reader.subscribe(self._wanted)
@@ -225,7 +223,7 @@ class ConsumeLoop:
 
     def finish(self, partitions: Sequence[Partition]) -> None:
         """Called by the reader before it gives partitions up."""
-        if self._gathering is not None and partitions and self._failure is None:
+        if self._gathering is not None and partitions:
             self._gathering.drain(partitions)
             self._reader.done(self._gathering.durable())
 

@@ -18,6 +18,7 @@ from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaExcepti
 from headrace.errors import Busy, HeadraceError, Unavailable
 from headrace_kit.backoff import Backoff
 from headrace_kit.kafka import Record, await_broker, client_settings, to_record
+from headrace_kit.part_thread import PartThread
 
 POLL_RECORDS_MAX = 500
 REQUEST_TIMEOUT_S = 5.0
@@ -37,8 +38,7 @@ class TableFollower:
         self._ends: dict[int, int] = {}  # partitions that are not caught up, and their ends
         self._caught_up = threading.Event()
         self._stopping = threading.Event()
-        self._failure: BaseException | None = None
-        self._thread = threading.Thread(target=self._run, name=f"follow-{topic}", daemon=True)
+        self._thread = PartThread(f"follow-{topic}", self._run)
         self._consumer: Any = None
 
     def start(self, timeout_s: float = 60.0) -> None:
@@ -66,20 +66,20 @@ class TableFollower:
         )
         self._thread.start()
         while not self._caught_up.wait(0.1):
-            if self._failure is not None:
-                raise self._failure
+            if self._thread.failure is not None:
+                raise self._thread.failure
             if time.monotonic() > deadline_s:
                 raise Unavailable("RESTORING", topic=self._topic)
 
     def stop(self, timeout_s: float) -> None:
         self._stopping.set()
-        if self._thread.ident is not None:
+        if self._thread.started:
             self._thread.join(timeout_s)
         elif self._consumer is not None:
             self._consumer.close()
 
     def failed(self) -> BaseException | None:
-        return self._failure
+        return self._thread.failure
 
     def _end_offsets(self, deadline_s: float) -> dict[int, int]:
         while True:
@@ -105,9 +105,6 @@ class TableFollower:
             while not self._stopping.is_set():
                 for message in self._consumer.consume(POLL_RECORDS_MAX, 0.1):
                     self._take(message)
-        except Exception as err:
-            log.exception("follower_failed", topic=self._topic)
-            self._failure = err
         finally:
             self._consumer.close()
 

@@ -88,10 +88,11 @@ class _Service:
             raise _Stopped
 
     def run(self) -> int:
-        code = self._start()
-        if code == 0:
-            code = self._watch()
-        return self._stop() or code
+        try:
+            code = self._start() or self._watch()
+        finally:  # also when a bug ends the start
+            stopped = self._stop()
+        return stopped or code
 
     def _start(self) -> int:
         self._starting = True
@@ -106,9 +107,6 @@ class _Service:
         except Unavailable as err:
             sys.stderr.write(self._advice(err) + "\n")
             return EXIT_UNAVAILABLE
-        except Exception:
-            log.exception("service_start_failed")
-            return EXIT_BUG
         finally:
             self._starting = False
         return 0

@@ -22,6 +22,7 @@ from headrace.errors import Busy, Unavailable
 from headrace_kit.backoff import Backoff
 from headrace_kit.failpoints import failpoint
 from headrace_kit.kafka import Message, Publisher
+from headrace_kit.part_thread import PartThread
 from headrace_kit.sql import OUTBOX, transaction
 
 BATCH_ROWS_MAX = 500
@@ -58,8 +59,7 @@ class OutboxRelay:
         self._engine, self._publisher = engine, publisher
         self._wake = threading.Event()
         self._stopping = threading.Event()
-        self._failure: BaseException | None = None
-        self._thread = threading.Thread(target=self._run, name="outbox-relay", daemon=True)
+        self._thread = PartThread("outbox-relay", self._run)
 
     def start(self) -> None:
         self._thread.start()
@@ -68,11 +68,10 @@ class OutboxRelay:
         """End after the batch in work; what is left waits for the next start."""
         self._stopping.set()
         self._wake.set()
-        if self._thread.is_alive():
-            self._thread.join(timeout_s)
+        self._thread.join(timeout_s)
 
     def failed(self) -> BaseException | None:
-        return self._failure
+        return self._thread.failure
 
     def notify(self) -> None:
         """Look now: a transaction with messages was committed."""
@@ -108,20 +107,16 @@ class OutboxRelay:
 
     def _run(self) -> None:
         backoff = Backoff()
-        try:
-            while not self._stopping.is_set():
-                self._wake.wait(max(POLL_INTERVAL_S, backoff.left_s()))
-                self._wake.clear()
-                try:
-                    while self.relay_once() == BATCH_ROWS_MAX:
-                        pass
-                    backoff.succeeded()
-                except (Busy, Unavailable) as err:
-                    delay_s = backoff.failed(err.retry_delay_s)
-                    log.warning("outbox_waits", error=str(err), delay_s=delay_s)
-        except Exception as err:
-            log.exception("outbox_failed")
-            self._failure = err
+        while not self._stopping.is_set():
+            self._wake.wait(max(POLL_INTERVAL_S, backoff.left_s()))
+            self._wake.clear()
+            try:
+                while self.relay_once() == BATCH_ROWS_MAX:
+                    pass
+                backoff.succeeded()
+            except (Busy, Unavailable) as err:
+                delay_s = backoff.failed(err.retry_delay_s)
+                log.warning("outbox_waits", error=str(err), delay_s=delay_s)
 
 
 def _message(row: Any) -> Message:

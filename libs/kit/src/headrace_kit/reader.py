@@ -84,7 +84,6 @@ class GroupReader:
         """Finish and leave the group, so that the others need not wait for a session to end."""
         if self._consumer is None:
             return
-        self._owner.finish(self.placed())
         self.commit()
         try:
             self._consumer.list_topics("__consumer_offsets", timeout=GOODBYE_TIMEOUT_S)

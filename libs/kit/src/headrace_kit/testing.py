@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
 
 from headrace.errors import HeadraceError
+from headrace.topics import RAW
 from headrace_kit.kafka import Message, Record
 
 T = TypeVar("T")
@@ -45,7 +46,7 @@ class MemoryPublisher:
 def a_record(
     value: bytes | None = b"{}",
     *,
-    topic: str = "raw.flights.departed.v1",
+    topic: str = RAW.of("flights.departed"),
     partition: int = 0,
     offset: int = 0,
     key: bytes | None = b"key",

@@ -1,0 +1,49 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The thread of a part. It is a boundary: what it does not expect ends it and is kept.
+
+`run_service` asks `failed` of each part, and ends the process when there is an answer: a thread
+that died in silence would leave a service that looks alive.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+import structlog
+
+log = structlog.get_logger(__name__)
+
+
+class PartThread:
+    """Runs a function once, in a thread that does not keep the process alive."""
+
+    def __init__(self, name: str, run: Callable[[], None]) -> None:
+        self._run = run
+        self._thread = threading.Thread(target=self._guarded, name=name, daemon=True)
+        self.failure: BaseException | None = None
+
+    def start(self) -> None:
+        self._thread.start()
+
+    @property
+    def started(self) -> bool:
+        """Whether `start` was called, be it over or not."""
+        return self._thread.ident is not None
+
+    @property
+    def running(self) -> bool:
+        """Whether the function is in work and has not failed."""
+        return self._thread.is_alive() and self.failure is None
+
+    def join(self, timeout_s: float) -> None:
+        """Wait for the end, if it was started."""
+        if self.started:
+            self._thread.join(timeout_s)
+
+    def _guarded(self) -> None:
+        try:
+            self._run()
+        except Exception as err:
+            log.exception("part_thread_failed", thread=self._thread.name)
+            self.failure = err
