@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
@@ -43,6 +43,8 @@ TILES_MAX = 200_000  # that one read holds in memory
 SECOND_US = 1_000_000
 # Next offset by layout id and partition: what the fold may take on, without a hole before it.
 Placed = Mapping[tuple[bytes, int], int]
+# Of one entity: the rows that ask for it, and the ranges of its tiles.
+Wanted = tuple[list[int] | slice, list[tuple[bytes, bytes]]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,8 +126,7 @@ def get_online_features(
     if not len(as_of_us):
         as_of_us = np.full(rows, clock.now_us(), dtype=np.int64)
     answers = np.empty((rows, plan.width))
-    for part in plan.windows:
-        answers[:, part.slots] = _windows(part, query.columns, as_of_us, tiles)
+    _answer_windows(plan, query.columns, as_of_us, tiles, answers)
     for slot, feature in zip(plan.request.slots, plan.request.features, strict=True):
         answers[:, slot] = transform(feature, _column(query.columns, feature.column))
     return as_float32(answers)
@@ -149,55 +150,78 @@ def _column(columns: Mapping[str, Column], name: str) -> Column:
     return columns[name]
 
 
-def _windows(
-    part: WindowPart, columns: Mapping[str, Column], as_of_us: NDArray[np.int64], tiles: TileStore
-) -> NDArray[np.float64]:
-    longest_us = SECOND_US * max(feature.window_s for feature in part.features)
-    entities = _entities(part.layout, columns)
-    step = max(1, TILES_MAX // (longest_us // HOUR_US + 2))
-    answers = np.empty((len(as_of_us), len(part.features)))
+def _answer_windows(
+    plan: Plan,
+    columns: Mapping[str, Column],
+    as_of_us: NDArray[np.int64],
+    tiles: TileStore,
+    answers: NDArray[np.float64],
+) -> None:
+    """Fill the windows' slots, some rows at a time, so that the tiles in memory are bounded."""
+    families = windows.families(plan)
+    longest_us = {part: part.longest_us for part in plan.windows}
+    entities = {part: _entities(part.layout, columns) for part in plan.windows}
+    hours = sum(longest // HOUR_US + 2 for longest in longest_us.values())
+    step = max(1, TILES_MAX // max(hours, 1))
     for first in range(0, len(as_of_us), step):
         rows = slice(first, first + step)
-        block = _block(part.layout, entities[rows], as_of_us[rows], longest_us, tiles)
-        answers[rows] = windows.answer(part, block, as_of_us[rows])
+        wanted = [
+            _wanted(part, entities[part][rows], as_of_us[rows] - longest_us[part], as_of_us[rows])
+            for family in families
+            for part in family.parts
+        ]
+        found = iter(
+            tiles.scan([each for part in wanted for *_, ranges in part for each in ranges])
+        )
+        parts = iter(wanted)
+        for family in families:
+            block = _block(family, list(islice(parts, len(family.parts))), found)
+            windows.answer(family, block, as_of_us[rows], answers[rows])
     # After reading: a floor is told before the tiles behind it go.
-    _check_readable(part.layout, int(as_of_us.min()) - longest_us, tiles)
-    return answers
+    for part, longest in longest_us.items():
+        _check_readable(part.layout, int(as_of_us.min()) - longest, tiles)
 
 
-def _block(
-    layout: Layout,
+def _wanted(
+    part: WindowPart,
     entities: Sequence[bytes | None],
-    as_of_us: NDArray[np.int64],
-    longest_us: int,
-    tiles: TileStore,
-) -> windows.Block:
-    """The observations of the entities that are asked for, from tiles put together."""
+    since_us: NDArray[np.int64],
+    until_us: NDArray[np.int64],
+) -> list[Wanted]:
     rows_by_entity: dict[bytes, list[int]] = {}
     for row, entity in enumerate(entities):
         if entity is not None:
             rows_by_entity.setdefault(entity, []).append(row)
-    first = (np.maximum(as_of_us - longest_us, 0) // HOUR_US).tolist()
-    stop = (as_of_us // HOUR_US + 1).tolist()
-    ranges_by_entity = {
-        entity: [
-            each
-            for hours in _merged([range(first[row], stop[row]) for row in rows])
-            for each in key_ranges(layout, entity, hours)
-        ]
+    first = (np.maximum(since_us, 0) // HOUR_US).tolist()
+    stop = (until_us // HOUR_US + 1).tolist()
+    return [
+        (
+            rows if len(rows) < len(entities) else slice(None),
+            [
+                each
+                for hours in _merged([range(first[row], stop[row]) for row in rows])
+                for each in key_ranges(part.layout, entity, hours)
+            ],
+        )
         for entity, rows in rows_by_entity.items()
-    }
-    found = iter(tiles.scan([each for ranges in ranges_by_entity.values() for each in ranges]))
-    parts, asked, count, size = list[bytes](), list[windows.EntityRows](), 0, row_bytes(layout)
-    for entity, ranges in ranges_by_entity.items():
-        own = [rows_of(layout, tile) for held in islice(found, len(ranges)) for tile in held]
-        parts += own
-        before, count = count, count + sum(map(len, own)) // size
-        rows = rows_by_entity[entity]
-        every = slice(None) if len(rows) == len(entities) else rows
-        asked.append(windows.EntityRows(every, before, count))
+    ]
+
+
+def _block(
+    family: windows.Family, wanted: Sequence[Sequence[Wanted]], found: Iterator[list[bytes]]
+) -> windows.Block:
+    """The observations of the entities that are asked for, from tiles put together."""
+    parts, entities, count = list[bytes](), [], 0
+    size = row_bytes(family.parts[0].layout)
+    for part in wanted:
+        entities.append(asked := list[windows.EntityRows]())
+        for rows, ranges in part:
+            own = [rows_of(tile, size) for held in islice(found, len(ranges)) for tile in held]
+            parts += own
+            before, count = count, count + sum(map(len, own)) // size
+            asked.append(windows.EntityRows(rows, before, count))
     matrix = np.frombuffer(b"".join(parts), dtype="<i8").reshape(-1, size // 8)
-    return windows.Block(matrix, asked)
+    return windows.Block(matrix, entities)
 
 
 def _merged(spans: Sequence[range]) -> list[range]:

@@ -77,10 +77,10 @@ def row_bytes(layout: Layout) -> int:
     return 8 * (COLUMNS + len(layout.columns))
 
 
-def rows_of(layout: Layout, value: bytes) -> bytes:
-    """The rows of a tile without the ids, which no read needs."""
+def rows_of(value: bytes, size: int) -> bytes:
+    """The rows of a tile, `size` bytes each, without the ids, which no read needs."""
     (count,) = _COUNT.unpack_from(value)
-    return value[_COUNT.size : _COUNT.size + count * row_bytes(layout)]
+    return value[_COUNT.size : _COUNT.size + count * size]
 
 
 def fold(
@@ -167,7 +167,8 @@ def _encode(items: Sequence[tuple[str, bytes]]) -> bytes:
 
 
 def _decode(layout: Layout, value: bytes) -> Iterator[tuple[str, bytes]]:
-    rows, size = rows_of(layout, value), row_bytes(layout)
+    size = row_bytes(layout)
+    rows = rows_of(value, size)
     ids = value[_COUNT.size + len(rows) :].decode().split("\n")
     for number, name in enumerate(ids):
         yield name, rows[number * size : (number + 1) * size]

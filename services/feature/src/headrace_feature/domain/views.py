@@ -62,6 +62,10 @@ class WindowPart:
     slots: tuple[int, ...]
     features: tuple[WindowFeature, ...]
 
+    @property
+    def longest_us(self) -> int:
+        return 1_000_000 * max(feature.window_s for feature in self.features)
+
 
 @dataclass(frozen=True, slots=True)
 class RequestPart:
@@ -71,7 +75,7 @@ class RequestPart:
     features: tuple[RequestFeature, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Plan:
     """Who answers which feature of a request."""
 

@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """The online read: every window of many rows at once, by listing the observations in each.
 
-A question is a row (entity, as_of) and a window: it sees an observation when event time is in
-(as_of - window, as_of] and known time is at most as_of. What it sees is one run; what is absent in
-a column is replaced by what leaves the aggregate as it is. Questions are taken in pieces, so that
-the pairs of question and observation that are in memory at one time stay bounded.
+A question is a row (entity, as_of) of a view and a window: it sees an observation when event time
+is in (as_of - window, as_of] and known time is at most as_of. What it sees is one run; what is
+absent in a column is replaced by what leaves the aggregate as it is. Views that are alike are
+answered together. Questions are taken in pieces, so that the pairs of question and observation
+that are in memory at one time stay bounded.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -19,9 +21,34 @@ from numpy.typing import NDArray
 
 from headrace_feature.domain.exact import INT64_SAFE, rounded, sum_of_floats
 from headrace_feature.domain.tiles import COLUMNS, EVENT, KNOWN, PRESENT
-from headrace_feature.domain.views import PLANS_MAX, Kind, WindowPart
+from headrace_feature.domain.views import PLANS_MAX, Kind, Plan, WindowPart
 
 PAIRS_MAX = 1_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class _Group:
+    """Features of one aggregate over columns of one kind, computed together for all questions.
+
+    `columns`: places in the layout, none for count. `slots`, `windows`, `places`: per feature, its
+    place in the answer, which of the family's windows it has, which of `columns`.
+    """
+
+    aggregate: str
+    kind: Kind
+    columns: NDArray[np.int64]
+    slots: NDArray[np.int64]
+    windows: NDArray[np.int64]
+    places: NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """Parts with equal columns and aggregates; `windows_us` holds the windows of each part."""
+
+    parts: Sequence[WindowPart]
+    windows_us: Sequence[NDArray[np.int64]]
+    groups: Sequence[_Group]
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,26 +62,14 @@ class EntityRows:
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """Observations of some entities, one after the other, each in order of (event time, id).
+    """Observations of the entities of a family, one after the other, each by (event time, id).
 
-    `matrix`: [observations, 3 + columns] int64 as in tiles. A row without entity is in none.
+    `matrix`: [observations, 3 + columns] int64 as in tiles. `entities`: for each part; a row
+    without entity is in none.
     """
 
     matrix: NDArray[np.int64]
-    entities: Sequence[EntityRows]
-
-
-@dataclass(frozen=True, slots=True)
-class _Group:
-    """Features of one aggregate over columns of one kind, computed together.
-
-    `columns`: places in the layout, none for count. `picks`: (feature, window, column) numbers.
-    """
-
-    aggregate: str
-    kind: Kind
-    columns: NDArray[np.int64]
-    picks: Sequence[tuple[int, int, int]]
+    entities: Sequence[Sequence[EntityRows]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,68 +82,84 @@ class _Runs:
     observations: NDArray[np.int64]
 
 
-def answer(part: WindowPart, block: Block, as_of_us: NDArray[np.int64]) -> NDArray[np.float64]:
-    """[rows, features of the part]; NaN where a window holds no value."""
-    windows_us, groups = _grouped(part)
-    edges = _edges(block, as_of_us - windows_us[:, None])
-    first, last = edges[1:].ravel(), np.concatenate([edges[0]] * (len(edges) - 1))
-    asked_us = np.concatenate([as_of_us] * (len(edges) - 1))
-    empty = [0.0 if group.aggregate == "count" else np.nan for group in groups]
-    grids = [
-        np.full((len(first), len(group.columns) or 1), value)
-        for group, value in zip(groups, empty, strict=True)
-    ]
+@lru_cache(maxsize=PLANS_MAX)
+def families(plan: Plan) -> Sequence[Family]:
+    """The windows of a plan by what their observations hold and what is asked of them."""
+    parts = sorted(plan.windows, key=_likeness)
+    return [_family(list(alike)) for _, alike in groupby(parts, key=_likeness)]
+
+
+def _likeness(part: WindowPart) -> tuple[Any, ...]:
+    asked = sorted({(feature.column or "", feature.aggregate) for feature in part.features})
+    return part.layout.columns, part.layout.kinds, asked
+
+
+def _family(parts: Sequence[WindowPart]) -> Family:
+    windows_s = [sorted({feature.window_s for feature in part.features}) for part in parts]
+    columns, kinds = parts[0].layout.columns, parts[0].layout.kinds
+    found: dict[tuple[str, Kind], list[tuple[int, int, int]]] = {}
+    before = 0
+    for part, own_s in zip(parts, windows_s, strict=True):
+        for slot, feature in zip(part.slots, part.features, strict=True):
+            column = columns.index(feature.column) if feature.column else -1
+            kind = kinds[column] if feature.column else "int64"
+            window = before + own_s.index(feature.window_s)
+            found.setdefault((feature.aggregate, kind), []).append((slot, window, column))
+        before += len(own_s)
+    return Family(
+        parts=parts,
+        windows_us=[1_000_000 * np.array(own_s, dtype=np.int64) for own_s in windows_s],
+        groups=[_group(*name, picks) for name, picks in found.items()],
+    )
+
+
+def _group(aggregate: str, kind: Kind, picks: Sequence[tuple[int, int, int]]) -> _Group:
+    slots, windows, columns = np.array(picks, dtype=np.int64).T
+    distinct, places = np.unique(columns, return_inverse=True)
+    return _Group(aggregate, kind, distinct[distinct >= 0], slots, windows, places)
+
+
+def answer(
+    family: Family, block: Block, as_of_us: NDArray[np.int64], answers: NDArray[np.float64]
+) -> None:
+    """Fill the family's slots of `answers` [rows, features]; NaN where a window holds no value."""
+    first, last = _ranges(family, block, as_of_us)
+    asked_us = np.concatenate([as_of_us] * (len(first) // len(as_of_us)))
+    grids = [_empty(group, len(first)) for group in family.groups]
     for piece in _pieces(last - first):
         runs = _runs(block.matrix, first[piece], last[piece], asked_us[piece])
         if len(runs.questions):
             seen = block.matrix[runs.observations]
-            for group, grid in zip(groups, grids, strict=True):
+            for group, grid in zip(family.groups, grids, strict=True):
                 grid[piece][runs.questions] = _aggregate(group, seen, runs)
-    answers = np.empty((len(as_of_us), len(part.features)))
-    for group, grid in zip(groups, grids, strict=True):
-        by_window = grid.reshape(len(edges) - 1, len(as_of_us), -1)
-        for feature, window, column in group.picks:
-            answers[:, feature] = by_window[window, :, column]
-    return answers
+    for group, grid in zip(family.groups, grids, strict=True):
+        by_window = grid.reshape(-1, len(as_of_us), grid.shape[1])
+        answers[:, group.slots] = by_window[group.windows, :, group.places].T
 
 
-@lru_cache(maxsize=16 * PLANS_MAX)
-def _grouped(part: WindowPart) -> tuple[NDArray[np.int64], Sequence[_Group]]:
-    """Zero and the windows in microseconds, and the features in groups."""
-    windows_s = sorted({feature.window_s for feature in part.features})
-    places_by_group: dict[tuple[str, Kind], list[int]] = {}
-    for place, feature in enumerate(part.features):
-        kind = (
-            part.layout.kinds[part.layout.columns.index(feature.column)]
-            if feature.column
-            else "int64"
-        )
-        places_by_group.setdefault((feature.aggregate, kind), []).append(place)
-    groups = []
-    for (aggregate, kind), places in places_by_group.items():
-        names = sorted({part.features[place].column or "" for place in places} - {""})
-        picks = [
-            (
-                place,
-                windows_s.index(part.features[place].window_s),
-                names.index(part.features[place].column or "") if names else 0,
-            )
-            for place in places
-        ]
-        columns = np.array([part.layout.columns.index(name) for name in names], dtype=np.int64)
-        groups.append(_Group(aggregate, kind, columns, picks))
-    return 1_000_000 * np.array([0, *windows_s], dtype=np.int64), groups
+def _empty(group: _Group, questions: int) -> NDArray[np.float64]:
+    grid = np.empty((questions, max(len(group.columns), 1)))
+    grid.fill(0.0 if group.aggregate == "count" else np.nan)
+    return grid
 
 
-def _edges(block: Block, until_us: NDArray[np.int64]) -> NDArray[np.int64]:
-    """[moments, rows]: number of the first observation of the row's entity after the moment."""
-    edges = np.zeros(until_us.shape, dtype=np.int64)
+def _ranges(
+    family: Family, block: Block, as_of_us: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Per question (window by window, row by row), the range of its entity's observations."""
     event_us = np.ascontiguousarray(block.matrix[:, EVENT])
-    for entity in block.entities:
-        own_us = event_us[entity.first : entity.last]
-        asked_us = until_us[:, entity.rows]
-        edges[:, entity.rows] = own_us.searchsorted(asked_us, "right") + entity.first
-    return edges
+    firsts, lasts = [], []
+    for windows_us, entities in zip(family.windows_us, block.entities, strict=True):
+        first = np.zeros((len(windows_us), len(as_of_us)), dtype=np.int64)
+        last = np.zeros_like(first)
+        since_us = as_of_us - windows_us[:, None]
+        for entity in entities:
+            own_us, rows = event_us[entity.first : entity.last], entity.rows
+            first[:, rows] = own_us.searchsorted(since_us[:, rows], "right") + entity.first
+            last[:, rows] = own_us.searchsorted(as_of_us[rows], "right") + entity.first
+        firsts.append(first.ravel())
+        lasts.append(last.ravel())
+    return np.concatenate(firsts), np.concatenate(lasts)
 
 
 def _pieces(lengths: NDArray[np.int64]) -> Iterator[slice]:
