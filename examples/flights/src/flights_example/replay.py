@@ -32,6 +32,8 @@ from flights_example.source import midnight_us, read_flights
 from flights_example.waiting import until, wait_consumed
 from headrace import topics
 from headrace.client import Client
+from headrace.errors import Conflict
+from headrace.registry.v1.registry_events_pb2 import GATE_STATE_FAILED
 
 ENDPOINT, STATIC = "delay", "delay-static"
 MONITOR = "delay"
@@ -159,10 +161,20 @@ def _train_first(client: Client, doors: Doors, known_until_us: int, watcher: Wat
         client.wait_run(run_id, timeout_s=RUN_TIMEOUT_S, said=watcher.said)
     watcher.said("waiting for the first versions to serve")
     until(
-        lambda: {ENDPOINT, STATIC} <= {rollout.endpoint for rollout in client.rollouts()},
+        lambda: _serve_first_versions(client),
         "the registry to open the endpoints",
         timeout_s=LOOP_TIMEOUT_S,
     )
+
+
+def _serve_first_versions(client: Client) -> bool:
+    """Raises Conflict GATE_NOT_PASSED, with the evidence, when a first version may never serve."""
+    for model in (ENDPOINT, STATIC):
+        for version in client.versions(model):
+            if version.gate.state == GATE_STATE_FAILED:
+                evidence = "; ".join(version.gate.evidence)
+                raise Conflict("GATE_NOT_PASSED", model=model, evidence=evidence)
+    return {ENDPOINT, STATIC} <= {rollout.endpoint for rollout in client.rollouts()}
 
 
 def _wait_settled(client: Client, doors: Doors, watcher: Watcher) -> None:

@@ -16,7 +16,7 @@ from flights_example.account import account
 from flights_example.command import APPLICATION
 from flights_example.events import EventBatch
 from flights_example.replay import Plan, replay
-from headrace.application import Application, Policy, RolloutRule
+from headrace.application import Application, GateRule, Policy, RolloutRule
 from headrace.client import Client
 from headrace.loader import load_application
 from headrace.local.platform import Platform, PlatformOptions
@@ -54,11 +54,17 @@ def an_eager_application() -> Application:
         name: endpoint.model_copy(update={"rollout": rule})
         for name, endpoint in application.endpoints.items()
     }
+    # Half of the two weeks would be held out otherwise, and noise could close a gate.
+    gate = GateRule.model_construct(holdout_s=3 * DAY_S, auc_min=0.3, champion_margin=0.2)
+    recipes = {
+        name: recipe.model_copy(update={"gate": gate})
+        for name, recipe in application.recipes.items()
+    }
     return Application(
         application.name,
         application.streams,
         application.views,
-        application.recipes,
+        recipes,
         endpoints,
         monitors,
     )
