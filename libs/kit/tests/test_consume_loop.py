@@ -1,0 +1,178 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The consume loop under a seeded schedule of faults, with a reader that stands for Kafka.
+
+What a real broker does to the loop is in tests/integration/test_kit_consume.py; here revokes, stale
+positions and failures come at any point, thousands of times.
+"""
+
+import random
+from collections import Counter
+
+import pytest
+
+from headrace.errors import Busy, Invalid, Unavailable
+from headrace_kit import consume
+from headrace_kit.backoff import Backoff
+from headrace_kit.consume import ConsumeLoop
+from headrace_kit.kafka import Partition
+from headrace_kit.testing import MemoryPublisher, a_record
+
+TOPIC, PARTITIONS, RECORDS = "raw.sim.v1", 3, 40
+SEEDS = range(300)
+
+
+class SimulatedReader:
+    """Kafka as the loop sees it: logs, an assignment that changes inside `read`, a seek."""
+
+    def __init__(self, random_, owner):
+        self.random, self.owner = random_, owner
+        self.next, self.waiting = {}, {Partition(TOPIC, n) for n in range(PARTITIONS)}
+        self.paused, self.committed = False, {}
+
+    def subscribe(self, topics):
+        pass
+
+    def look_for_missing(self):
+        pass
+
+    def troubles(self):
+        return []
+
+    def unplaced(self):
+        return sorted(self.waiting)
+
+    def placed(self):
+        return sorted(self.next)
+
+    def place(self, partitions, positions):
+        self.next.update({each: positions.get(each, 0) for each in partitions})
+        self.waiting -= set(partitions)
+
+    def pause(self):
+        self.paused = True
+
+    def resume(self):
+        self.paused = False
+
+    def done(self, offsets):
+        self.committed.update({each: at for each, at in offsets.items() if each in self.next})
+
+    def commit(self):
+        pass
+
+    def close(self):
+        pass
+
+    def read(self, records_max, wait_s):
+        if self.random.random() < 0.2 and self.next:
+            self.revoke(self.random.choice(self.placed()))
+        if self.paused:
+            return []
+        records = []
+        for partition in self.placed():
+            first = self.next[partition]
+            last = min(RECORDS, first + self.random.randrange(0, 8))
+            records += [a_sim_record(partition.number, offset) for offset in range(first, last)]
+            self.next[partition] = last
+        return records
+
+    def revoke(self, partition):
+        self.owner.finish([partition])
+        del self.next[partition]
+        self.owner.forget({partition})
+        self.waiting.add(partition)  # and it comes back at once
+
+
+def a_sim_record(number, offset):
+    value = b"%d:%d" % (number, offset)
+    return a_record(value, topic=TOPIC, partition=number, offset=offset)
+
+
+class SimulatedStore:
+    """A handler that fails at random, before or after its effect is durable."""
+
+    def __init__(self, random_, poison):
+        self.random, self.poison = random_, poison
+        self.effects, self.at = Counter(), {}
+
+    def positions(self, partitions):
+        self.maybe_fail()
+        return {each: self.at[each] for each in partitions if each in self.at}
+
+    def handle(self, records):
+        self.maybe_fail()
+        if any(record.value in self.poison for record in records):
+            raise Invalid("BAD_TYPE")
+        for record in records:
+            partition = Partition(record.topic, record.partition)
+            if record.offset >= self.at.get(partition, 0):
+                self.effects[record.value] += 1
+                self.at[partition] = record.offset + 1
+        self.maybe_fail()  # durable, but the answer is lost
+
+    def idle(self):
+        self.maybe_fail()
+
+    def maybe_fail(self):
+        if self.random.random() < 0.15:
+            raise self.random.choice([Busy("QUEUE_FULL"), Unavailable("RESTORING")])
+
+
+@pytest.fixture(autouse=True)
+def _no_waiting(monkeypatch):
+    monkeypatch.setattr(Backoff, "left_s", lambda self: 0.0)
+
+
+def a_loop(monkeypatch, seed, handler, publisher):
+    monkeypatch.setattr(
+        consume,
+        "GroupReader",
+        lambda bootstrap, group, owner: SimulatedReader(random.Random(f"reader {seed}"), owner),
+    )
+    return ConsumeLoop(
+        bootstrap="", group="sim", handler=handler, dead_letters=publisher, service="sim"
+    )
+
+
+def ticks(loop, count):
+    for _ in range(count):
+        loop._tick()
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_every_record_has_its_effect_once_or_is_set_aside(monkeypatch, seed):
+    chance = random.Random(seed)
+    everything = [b"%d:%d" % (n, at) for n in range(PARTITIONS) for at in range(RECORDS)]
+    poison = set(chance.sample(everything, chance.randrange(0, 4)))
+    store, dead = SimulatedStore(chance, poison), MemoryPublisher()
+    loop = a_loop(monkeypatch, seed, store, dead)
+
+    good = Counter(dict.fromkeys([each for each in everything if each not in poison], 1))
+    for _ in range(5_000):
+        loop._tick()
+        if store.effects == good and poison == {message.value for message in dead.published}:
+            break
+
+    assert good == store.effects
+    assert poison == {message.value for message in dead.published}
+
+
+def test_nothing_is_committed_before_its_effect(monkeypatch):
+    chance = random.Random(1)
+    store = SimulatedStore(chance, set())
+    loop = a_loop(monkeypatch, 1, store, MemoryPublisher())
+    for _ in range(300):
+        loop._tick()
+        committed = loop._reader.committed
+        assert all(at <= store.at.get(each, 0) for each, at in committed.items())
+
+
+def test_stream_of_nothing_but_dead_letters_stops_the_loop(monkeypatch):
+    monkeypatch.setattr(consume, "DEAD_LETTERS_IN_A_ROW_MAX", 30)
+    chance = random.Random(2)
+    store = SimulatedStore(chance, {b"0:%d" % at for at in range(RECORDS)})
+    loop = a_loop(monkeypatch, 2, store, MemoryPublisher())
+    store.poison |= {b"%d:%d" % (n, at) for n in range(PARTITIONS) for at in range(RECORDS)}
+
+    with pytest.raises(RuntimeError, match="dead letters in a row"):
+        ticks(loop, 5_000)
