@@ -43,7 +43,7 @@ def an_eager_application() -> Application:
     application = load_application(APPLICATION)
     monitor = application.monitors["delay"]
     drift = monitor.drift.model_copy(
-        update={"psi_floor": 0.05, "rows_min": 300, "windows_bad": 2, "windows": 2}
+        update={"q": 0.9, "psi_floor": 0.001, "rows_min": 300, "windows_bad": 1, "windows": 1}
     )
     policy = Policy.model_construct(cooldown_s=30 * DAY_S, runs_max=1, budget_s=90 * DAY_S)
     monitors = {
