@@ -16,7 +16,7 @@ from headrace_monitor.domain import layout
 from headrace_monitor.domain.watch import Watch
 from headrace_monitor.handlers.batch import Batch
 from headrace_monitor.handlers.fold import decide_absences, forget
-from headrace_monitor.handlers.judge import judge, next_moment
+from headrace_monitor.handlers.judge import Moment, judge, moments_before
 from headrace_monitor.handlers.turn import Turn
 from headrace_monitor.ports import Clock, EndOffsets, Partition
 
@@ -70,33 +70,34 @@ class Advance:
         if marks is None:
             return
         known_us = min(marks.values())
-        moment = next_moment(turn)
-        due = moment is not None and moment.at_us < known_us
-        if known_us <= turn.progress.evaluated_until_us and not due:
+        moments = moments_before(turn, known_us)
+        if known_us <= turn.progress.evaluated_until_us and not moments:
             return
         if not self._all_read(turn.watch, marks, known_us):
             return
         decide_absences(turn, known_us)
         forget(turn, known_us)
-        turn.progress.evaluated_until_us = self._judge_until(turn, marks, known_us, folded)
+        waiting = self._judge(turn, moments, marks, known_us, folded)
+        turn.progress.evaluated_until_us = waiting.at_us if waiting else known_us
 
-    def _judge_until(
+    def _judge(
         self,
         turn: Turn,
+        moments: Sequence[Moment],
         marks: Mapping[Partition, int],
         known_us: int,
         folded: Mapping[Partition, int],
-    ) -> int:
-        """Judges the moments before `known_us`; answers up to where all are judged."""
-        while (moment := next_moment(turn)) is not None and moment.at_us < known_us:
+    ) -> Moment | None:
+        """Judges what can be judged; answers the first moment that must wait."""
+        for moment in moments:
             if self._ends[turn.watch.name].known_us <= moment.at_us:
                 self._ask(turn.watch, known_us)
             if not self._all_read(turn.watch, marks, known_us):
-                return moment.at_us
+                return moment
             if not self._all_folded(turn.watch, folded):
-                return moment.at_us
+                return moment
             judge(turn, moment, clock=self._clock)
-        return known_us
+        return None
 
     def _ask(self, watch: Watch, known_us: int) -> None:
         self._ends[watch.name] = _Ends(known_us, self._end_offsets(_topics(watch)))

@@ -5,7 +5,9 @@ is stored, together with the offsets of the records and what is to be sent becau
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Mapping
+from itertools import chain
 from typing import TypeVar
 
 from pydantic import TypeAdapter
@@ -25,14 +27,16 @@ class Batch:
     def __init__(self, store: StateStore) -> None:
         self._store = store
         self._read: dict[bytes, bytes | None] = {}
-        self._changed: dict[bytes, bytes | None] = {}
+        # By first byte, so that a scan of one kind of key does not look at the others.
+        self._changed: dict[int, dict[bytes, bytes | None]] = defaultdict(dict)
         self._tails: dict[bytes, list[bytes]] = {}
         self.events: list[Event] = []
 
     def get(self, key: bytes) -> bytes | None:
         self._join_tail(key)
-        if key in self._changed:
-            return self._changed[key]
+        changed = self._changed[key[0]]
+        if key in changed:
+            return changed[key]
         if key not in self._read:
             self._read[key] = self._store.get(key)
         return self._read[key]
@@ -47,17 +51,18 @@ class Batch:
         for key in [key for key in self._tails if first <= key < last_excluded]:
             self._join_tail(key)
         found = dict(self._store.scan(first, last_excluded))
-        for key, value in self._changed.items():
-            if first <= key < last_excluded:
-                if value is None:
-                    found.pop(key, None)
-                else:
-                    found[key] = value
+        for kind in range(first[0], last_excluded[0] + 1):
+            for key, value in self._changed.get(kind, {}).items():
+                if first <= key < last_excluded:
+                    if value is None:
+                        found.pop(key, None)
+                    else:
+                        found[key] = value
         return sorted(found.items())
 
     def put(self, key: bytes, value: bytes) -> None:
         self._tails.pop(key, None)
-        self._changed[key] = value
+        self._changed[key[0]][key] = value
 
     def append(self, key: bytes, rows: bytes) -> None:
         """Adds to a value; joined only when it is read, so that many additions are one copy."""
@@ -65,7 +70,7 @@ class Batch:
 
     def delete(self, key: bytes) -> None:
         self._tails.pop(key, None)
-        self._changed[key] = None
+        self._changed[key[0]][key] = None
 
     def read(self, form: TypeAdapter[T], key: bytes) -> T | None:
         """The value in the JSON form of its type."""
@@ -81,17 +86,18 @@ class Batch:
 
     @property
     def changed(self) -> bool:
-        return bool(self._changed or self._tails)
+        return any(self._changed.values()) or bool(self._tails)
 
     def commit(self, offsets: Mapping[Partition, int]) -> None:
-        self.load(self._tails.keys() - self._changed.keys())
+        self.load(self._tails)
         for key in list(self._tails):
             self._join_tail(key)
-        puts = {key: value for key, value in self._changed.items() if value is not None}
-        deletes = [key for key, value in self._changed.items() if value is None]
+        changed = list(chain.from_iterable(kind.items() for kind in self._changed.values()))
+        puts = {key: value for key, value in changed if value is not None}
+        deletes = [key for key, value in changed if value is None]
         self._store.commit(puts, deletes, offsets)
 
     def _join_tail(self, key: bytes) -> None:
         tail = self._tails.pop(key, None)
         if tail is not None:
-            self._changed[key] = b"".join((self.get(key) or b"", *tail))
+            self.put(key, b"".join((self.get(key) or b"", *tail)))

@@ -53,15 +53,15 @@ class Moment:
     window_end_us: int
 
 
-def next_moment(turn: Turn) -> Moment | None:
-    """The earliest that is not judged yet."""
+def moments_before(turn: Turn, known_us: int) -> list[Moment]:
+    """What has passed and is not judged yet, in order; judging one adds no other."""
     moments = []
     for key, value in turn.batch.scan(layout.span(layout.windows(turn.id))):
         end_us = layout.window_end(turn.id, key)
         moments.append(Moment(end_us + turn.watch.maturity_us, Subject.OUTCOMES, end_us))
         if not WINDOW.validate_json(value).drift_judged:
             moments.append(Moment(end_us, Subject.DRIFT, end_us))
-    return min(moments, default=None)
+    return sorted(moment for moment in moments if moment.at_us < known_us)
 
 
 def judge(turn: Turn, moment: Moment, *, clock: Clock) -> None:

@@ -4,6 +4,7 @@
 
 const POLL_MS = 2000;
 const DAY_US = 86400e6;
+const OUTCOMES_MIN = 200; // an AUC of fewer says little
 const SVG = "http://www.w3.org/2000/svg";
 const count = new Intl.NumberFormat("en");
 const seen = new Map(); // by monitor: the last figures and when, for rates
@@ -95,7 +96,8 @@ function replace(parent, children) {
 
 function tiles(monitor, serving) {
   const mine = serving.find((one) => one.endpoint === monitor.endpoint);
-  const month = monitor.months.filter((one) => one.endpoint === monitor.endpoint && one.auc !== null).at(-1);
+  const months = monitor.months.filter((one) => one.endpoint === monitor.endpoint && one.auc !== null);
+  const month = months.filter((one) => one.labelled >= OUTCOMES_MIN).at(-1) || months.at(-1);
   const open = monitor.incidents.filter((one) => one.state !== "resolved").length;
   const [events, predictions] = rates(monitor);
   const canary = mine && mine.canary ? `canary v${mine.canary}, ${mine.canary_percent} %` : "no canary";
