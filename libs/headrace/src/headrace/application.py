@@ -393,14 +393,8 @@ def _check_references(application: Application) -> None:
     for view in application.views.values():
         if isinstance(view, StreamView):
             _check_stream_view(view, application)
-    known_features = {name for view in application.views.values() for name in feature_names(view)}
     for recipe in application.recipes.values():
-        for feature in recipe.features:
-            _require(feature in known_features, recipe, f"feature {feature} is in no view")
-        _check_columns(recipe, application, recipe.spine.stream, recipe.spine.entity_key)
-        _check_columns(recipe, application, recipe.spine.stream, recipe.spine.time)
-        _check_columns(recipe, application, recipe.label.stream, recipe.label.key)
-        _check_columns(recipe, application, recipe.label.stream, recipe.label.column)
+        _check_recipe(recipe, application)
     models = {recipe.model for recipe in application.recipes.values()}
     for endpoint in application.endpoints.values():
         _require(endpoint.model in models, endpoint, f"no recipe trains model {endpoint.model}")
@@ -425,7 +419,36 @@ def _check_stream_view(view: StreamView, application: Application) -> None:
         _check_columns(view, application, view.stream, column)
     for feature in view.features.values():
         if feature.column is not None:
-            _check_columns(view, application, view.stream, feature.column)
+            _check_number(view, application, view.stream, feature.column)
+
+
+def _check_recipe(recipe: Recipe, application: Application) -> None:
+    """A row of the training set asks its features by the columns of the spine's record."""
+    spine, label = recipe.spine, recipe.label
+    views = {name: view for view in application.views.values() for name in feature_names(view)}
+    for feature in recipe.features:
+        _require(feature in views, recipe, f"feature {feature} is in no view")
+        for column in _asked_columns(views[feature], feature):
+            _check_columns(recipe, application, spine.stream, column)
+    for column in (spine.entity_key, spine.time):
+        _check_columns(recipe, application, spine.stream, column)
+    time = application.streams[spine.stream].columns[spine.time]
+    _require(time.type == "timestamp", recipe, f"{spine.time} of the spine is no timestamp")
+    _check_columns(recipe, application, label.stream, label.key)
+    _check_number(recipe, application, label.stream, label.column)
+
+
+def _asked_columns(view: View, feature: str) -> Sequence[str]:
+    """What a caller must send for this feature."""
+    if isinstance(view, StreamView):
+        return view.entity
+    return (view.features[feature.partition(":")[2]].column,)
+
+
+def _check_number(owner: Definition, application: Application, stream: str, column: str) -> None:
+    _check_columns(owner, application, stream, column)
+    found = application.streams[stream].columns[column].type
+    _require(found != "string", owner, f"{column} of {stream} is a string, a number is needed")
 
 
 def _check_columns(owner: Definition, application: Application, stream: str, column: str) -> None:

@@ -1,0 +1,103 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A definition that is applied names columns that exist and can do what is asked of them."""
+
+import pytest
+
+from headrace.application import build_application, parse_definition
+from headrace.errors import Invalid
+
+COLUMNS = {
+    "id": {"type": "string"},
+    "zone": {"type": "string"},
+    "riders": {"type": "int64"},
+    "at": {"type": "timestamp"},
+}
+RIDES = {
+    "kind": "stream",
+    "name": "rides",
+    "description": "Rides.",
+    "owner": "tests",
+    "key": "id",
+    "id": "id",
+    "event_time": "at",
+    "lateness_allowed": "1h",
+    "columns": COLUMNS,
+}
+ASKS = {**RIDES, "name": "asks"}
+ZONE = {
+    "kind": "view",
+    "name": "zone",
+    "description": "Rides of a zone.",
+    "stream": "rides",
+    "entity": ["zone"],
+    "features": {"mean": {"aggregate": "mean", "column": "riders", "window": "1h"}},
+}
+ASK = {
+    "kind": "view",
+    "name": "ask",
+    "description": "The question.",
+    "features": {"riders": {"transform": "value", "column": "riders"}},
+}
+RECIPE = {
+    "kind": "recipe",
+    "name": "late",
+    "description": "Late?",
+    "model": "late",
+    "spine": {"stream": "asks", "entity_key": "id", "time": "at", "offset": "0s"},
+    "label": {
+        "stream": "rides",
+        "key": "id",
+        "column": "riders",
+        "above": 1,
+        "absent_after": "1h",
+    },
+    "features": ["zone:mean", "ask:riders"],
+    "network": {
+        "hidden": [8],
+        "dropout": 0,
+        "learning_rate": 0.01,
+        "weight_decay": 0,
+        "batch_rows": 8,
+        "epochs_max": 1,
+        "members": 1,
+        "embedding_size": 2,
+        "seed": 1,
+    },
+    "gate": {"holdout": "1d", "auc_min": 0.5, "champion_margin": 0.1},
+}
+
+
+def without(stream: dict, column: str) -> dict:
+    return {**stream, "columns": {name: c for name, c in COLUMNS.items() if name != column}}
+
+
+def build(*documents: dict) -> None:
+    build_application("tests", [parse_definition(document) for document in documents])
+
+
+def test_columns_that_fit_are_taken():
+    build(RIDES, ASKS, ZONE, ASK, RECIPE)
+
+
+@pytest.mark.parametrize(
+    ("documents", "problem"),
+    [
+        (
+            (RIDES, {**ZONE, "features": {"m": {**ZONE["features"]["mean"], "column": "zone"}}}),
+            "zone of rides is a string, a number is needed",
+        ),
+        (
+            (RIDES, ASKS, ZONE, ASK, {**RECIPE, "label": {**RECIPE["label"], "column": "zone"}}),
+            "zone of rides is a string, a number is needed",
+        ),
+        (
+            (RIDES, ASKS, ZONE, ASK, {**RECIPE, "spine": {**RECIPE["spine"], "time": "riders"}}),
+            "riders of the spine is no timestamp",
+        ),
+        ((RIDES, without(ASKS, "zone"), ZONE, ASK, RECIPE), "stream asks has no zone"),
+        ((RIDES, without(ASKS, "riders"), ZONE, ASK, RECIPE), "stream asks has no riders"),
+    ],
+)
+def test_column_that_cannot_do_what_is_asked_is_refused(documents, problem):
+    with pytest.raises(Invalid, match=problem):
+        build(*documents)
