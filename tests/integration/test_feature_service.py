@@ -627,11 +627,12 @@ def test_archive_that_never_comes_is_unavailable(platform, lake):
         wait_s_max=0.1,
     )
     with pytest.raises(Unavailable, match="RECORDS_BEHIND"):
-        archive.snapshot(lake.rides.name, START)
+        archive.snapshots([lake.rides.name], START)
     lake.append([Event("e", START, START)], known=START)
     with pytest.raises(Unavailable, match="RECORDS_BEHIND"):
-        archive.snapshot(lake.rides.name, START)
-    assert 0 == archive.snapshot(lake.rides.name, START - 1).version
+        archive.snapshots([lake.rides.name], START)
+    found = archive.snapshots([lake.rides.name], START - 1)
+    assert 0 == found[lake.rides.name].version
 
 
 def test_wrong_setting_ends_the_start_by_name(service):

@@ -75,6 +75,13 @@ def build(*documents: dict) -> None:
     build_application("tests", [parse_definition(document) for document in documents])
 
 
+def test_view_of_too_many_columns_is_refused():
+    numbers = {f"n{number}": {"type": "int64"} for number in range(65)}
+    means = {name: {"aggregate": "mean", "column": name, "window": "1h"} for name in numbers}
+    with pytest.raises(Invalid, match="more than 64 columns"):
+        build({**RIDES, "columns": COLUMNS | numbers}, {**ZONE, "features": means})
+
+
 def test_columns_that_fit_are_taken():
     build(RIDES, ASKS, ZONE, ASK, RECIPE)
 

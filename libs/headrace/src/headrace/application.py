@@ -31,6 +31,7 @@ from headrace.errors import Invalid
 
 NAME = re.compile(r"[a-z0-9][a-z0-9\-.]{0,127}")
 COLUMN = re.compile(r"[a-z][a-z0-9_]{0,63}")
+VIEW_COLUMNS_MAX = 64
 SECONDS_BY_UNIT = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 
 
@@ -417,9 +418,10 @@ def _check_references(application: Application) -> None:
 def _check_stream_view(view: StreamView, application: Application) -> None:
     for column in view.entity:
         _check_columns(view, application, view.stream, column)
-    for feature in view.features.values():
-        if feature.column is not None:
-            _check_number(view, application, view.stream, feature.column)
+    columns = {feature.column for feature in view.features.values() if feature.column is not None}
+    _require(len(columns) <= VIEW_COLUMNS_MAX, view, f"more than {VIEW_COLUMNS_MAX} columns")
+    for column in sorted(columns):
+        _check_number(view, application, view.stream, column)
 
 
 def _check_recipe(recipe: Recipe, application: Application) -> None:

@@ -8,6 +8,9 @@ and, for how far they reach, the ends of `raw.<stream>`.
 
 from __future__ import annotations
 
+import math
+from functools import partial
+
 from headrace import topics
 from headrace.feature.v1 import feature_service_pb2_grpc as service
 from headrace_feature.adapters.definition_follower import DefinitionFollower
@@ -28,6 +31,7 @@ from headrace_kit.kafka import KafkaPublisher
 from headrace_kit.lifecycle import run_service
 from headrace_kit.objects import delta_storage_options
 from headrace_kit.state_store import LmdbStateStore
+from headrace_kit.telemetry import gauge
 
 SERVICE = "feature"
 
@@ -38,6 +42,7 @@ def run(settings: Settings) -> int:
     store = LmdbStateStore(settings.data_dir / "tiles", map_bytes_max=settings.state_bytes_max)
     tiles, freshness, clock = StateTiles(store), DelayHistogram(), SystemClock()
     publisher = KafkaPublisher(bootstrap, client_id=SERVICE)
+    _expose(freshness)
 
     def read_streams(catalogue: Catalogue) -> None:
         streams = {layout.stream for layout in catalogue.layouts().values()}
@@ -92,3 +97,14 @@ def run(settings: Settings) -> int:
         )
     finally:
         store.close()
+
+
+def _expose(freshness: DelayHistogram) -> None:
+    """Metrics are asked for when they are scraped: nothing is counted twice."""
+    for name, share in (("p50", 0.5), ("p99", 0.99)):
+        metric = gauge(SERVICE, f"freshness_{name}_seconds", "From published to readable.")
+        metric.set_function(partial(_seconds, freshness, share))
+
+
+def _seconds(freshness: DelayHistogram, share: float) -> float:
+    return (freshness.quantile_ms(share) or math.nan) / 1_000

@@ -264,7 +264,7 @@ def create_training_set(
     plan, until_us = plan_of(catalogue, recipe.features), command.known_until_us
     streams = {recipe.spine.stream, recipe.label.stream}
     streams |= {part.layout.stream for part in plan.windows}
-    snapshots = {stream: archive.snapshot(stream, until_us) for stream in sorted(streams)}
+    snapshots = archive.snapshots(streams, until_us)
     rows = _build_rows(recipe, plan, snapshots, until_us)
     return TrainingSet(
         features=recipe.features,

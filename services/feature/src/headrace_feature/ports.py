@@ -66,8 +66,8 @@ class Snapshot(Protocol):
 class Archive(Protocol):
     """Every accepted record of every stream."""
 
-    def snapshot(self, stream: str, known_until_us: int) -> Snapshot:
-        """A version that holds all that was known at the moment.
+    def snapshots(self, streams: Collection[str], known_until_us: int) -> Mapping[str, Snapshot]:
+        """By stream, a version that holds all that was known at the moment.
 
-        Raises Unavailable RECORDS_BEHIND when none appears within a bounded wait.
+        Raises Unavailable RECORDS_BEHIND when one does not appear within a bounded wait.
         """

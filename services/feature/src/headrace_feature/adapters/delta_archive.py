@@ -40,12 +40,17 @@ class DeltaArchive:
         self._uri, self._options = uri, dict(storage_options)
         self._raw_topic, self._wait_s_max = raw_topic, wait_s_max
 
-    def snapshot(self, stream: str, known_until_us: int) -> Snapshot:
+    def snapshots(self, streams: Collection[str], known_until_us: int) -> Mapping[str, Snapshot]:
         deadline_s = time.monotonic() + self._wait_s_max
+        return {
+            stream: self._complete(stream, known_until_us, deadline_s) for stream in sorted(streams)
+        }
+
+    def _complete(self, stream: str, known_until_us: int, deadline_s: float) -> Snapshot:
         raw_topic = self._raw_topic(stream)
         while True:
             table = self._open(stream)
-            if table is not None and _complete(table, raw_topic, known_until_us):
+            if table is not None and _holds(table, raw_topic, known_until_us):
                 return DeltaSnapshot(table)
             if time.monotonic() >= deadline_s:
                 raise Unavailable("RECORDS_BEHIND", stream=stream, known_until_us=known_until_us)
@@ -64,7 +69,7 @@ class DeltaArchive:
             raise Unavailable("OBJECT_STORE_UNAVAILABLE", stream=stream) from err
 
 
-def _complete(table: Any, raw_topic: RawTopic, known_until_us: int) -> bool:
+def _holds(table: Any, raw_topic: RawTopic, known_until_us: int) -> bool:
     stored = False
     for partition, end in raw_topic.end_by_partition.items():
         counter = f"ingest|{raw_topic.id}|{partition}|"

@@ -45,11 +45,14 @@ class MemoryArchive:
     def __init__(self, rows_by_stream: Mapping[str, Sequence[Row]]) -> None:
         self._rows_by_stream = rows_by_stream
 
-    def snapshot(self, stream: str, known_until_us: int) -> MemorySnapshot:
-        rows = self._rows_by_stream.get(stream, ())
-        if max((row[KNOWN_TIME] for row in rows), default=0) <= known_until_us:
-            raise Unavailable("RECORDS_BEHIND", stream=stream, known_until_us=known_until_us)
-        return MemorySnapshot(rows)
+    def snapshots(
+        self, streams: Collection[str], known_until_us: int
+    ) -> Mapping[str, MemorySnapshot]:
+        for stream in streams:
+            rows = self._rows_by_stream.get(stream, ())
+            if max((row[KNOWN_TIME] for row in rows), default=0) <= known_until_us:
+                raise Unavailable("RECORDS_BEHIND", stream=stream, known_until_us=known_until_us)
+        return {stream: MemorySnapshot(self._rows_by_stream[stream]) for stream in streams}
 
 
 def _column(values: Sequence[Any]) -> Texts | Numbers:
