@@ -170,16 +170,6 @@ REASONS: dict[str, Reason] = {
     "FEATURE_UNKNOWN": Reason(
         "NotFound", "No applied view has this feature.", "Apply the view or mend the name."
     ),
-    "FEATURES_STALE": Reason(
-        "Conflict",
-        "The features are older than the view allows.",
-        "Look at the feature service's lag.",
-    ),
-    "ENTITY_UNKNOWN": Reason(
-        "NotFound",
-        "The entity has no feature row and the view has no default.",
-        "Publish its events first.",
-    ),
     "STREAM_UNKNOWN": Reason(
         "NotFound", "No applied contract has this name.", "Apply the contract or mend the name."
     ),
@@ -239,7 +229,6 @@ REASONS: dict[str, Reason] = {
     "QUEUE_FULL": Reason(
         "Busy", "A bounded queue of ours is full.", "Try again after the delay that is given."
     ),
-    "DEADLINE_MISSING": Reason("Invalid", "The call has no deadline.", "Set one."),
     "BROKER_UNAVAILABLE": Reason(
         "Unavailable",
         "Kafka did not answer in time.",

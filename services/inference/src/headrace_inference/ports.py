@@ -22,7 +22,7 @@ class FeatureReader(Protocol):
         """Features [rows, features] of the batch's columns, each row as known at its `as_of_us`.
 
         NaN is an absent value. Raises Unavailable SERVICE_UNAVAILABLE, and what the feature service
-        answers: NotFound ENTITY_UNKNOWN or FEATURE_UNKNOWN, Conflict FEATURES_STALE.
+        answers: NotFound FEATURE_UNKNOWN, Unavailable SERVICE_UNAVAILABLE.
         """
 
 

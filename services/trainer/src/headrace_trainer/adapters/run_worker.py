@@ -9,6 +9,7 @@ from collections.abc import Callable
 import structlog
 
 from headrace.errors import Busy, Unavailable
+from headrace_kit.part_thread import PartThread
 
 POLL_INTERVAL_S = 0.2
 
@@ -21,8 +22,7 @@ class RunWorker:
     def __init__(self, carry_next: Callable[[], bool]) -> None:
         self._carry_next = carry_next
         self._stopping = threading.Event()
-        self._failure: BaseException | None = None
-        self._thread = threading.Thread(target=self._run, name="run-worker", daemon=True)
+        self._thread = PartThread("run-worker", self._run)
 
     def start(self) -> None:
         self._thread.start()
@@ -32,15 +32,11 @@ class RunWorker:
         self._stopping.set()
 
     def failed(self) -> BaseException | None:
-        return self._failure
+        return self._thread.failure
 
     def _run(self) -> None:
-        try:
-            while not self._stopping.is_set():
-                self._step()
-        except BaseException as err:
-            self._failure = err
-            raise
+        while not self._stopping.is_set():
+            self._step()
 
     def _step(self) -> None:
         wait_s = POLL_INTERVAL_S
