@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Measures the bars of the closed loop and prints them as the table of RESULTS.md.
 
-Run it alone on the machine: `make bench`. It starts platforms of its own and takes about 15 minutes.
+Run it alone on the machine: `make bench`. It starts platforms of its own; a quarter of an hour.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-from flights_example.testing import a_platform
 
+from flights_example.testing import a_platform
 from headrace.local.tools import ToolCache
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -1,0 +1,48 @@
+# SPDX-License-Identifier: Apache-2.0
+"""docs/guarantees.md names tests that exist, for all fourteen guarantees; links in docs resolve."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+GUARANTEES = (ROOT / "docs/guarantees.md").read_text(encoding="utf-8")
+FOLDERS = ("libs", "services", "examples", "tests", "e2e")
+PAGES = [
+    *ROOT.glob("*.md"),
+    *(ROOT / "docs").rglob("*.md"),
+    *(ROOT / "services").glob("*/README.md"),
+    *(ROOT / "deploy").rglob("*.md"),
+]
+
+
+def existing_tests() -> set[str]:
+    return {
+        name
+        for folder in FOLDERS
+        for path in (ROOT / folder).rglob("test_*.py")
+        for name in re.findall(r"def (test_\w+)", path.read_text(encoding="utf-8"))
+    }
+
+
+def test_every_guarantee_has_a_row() -> None:
+    rows = re.findall(r"^\| (P\d+) \|", GUARANTEES, flags=re.MULTILINE)
+
+    assert [f"P{number}" for number in range(1, 15)] == rows
+
+
+def test_named_tests_exist() -> None:
+    named = set(re.findall(r"`(test_\w+)`", GUARANTEES))
+
+    assert named <= existing_tests()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_of_a_page_resolve(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    targets = re.findall(r"\]\((?!https?:|#|mailto:)([^)#\s]+)", text)
+
+    assert [] == [target for target in targets if not (page.parent / target).exists()]
