@@ -20,7 +20,8 @@ SOURCES = sorted(
 TESTS = sorted(
     path
     for folder in ("libs", "services", "examples", "tests", "e2e")
-    for path in (ROOT / folder).rglob("test_*.py")
+    for path in (ROOT / folder).rglob("*.py")
+    if "tests" in path.parts or folder == "e2e"
 )
 # The two boundaries that may catch everything, the clock, and who reads the environment.
 CATCH_ALL = {
