@@ -439,6 +439,7 @@ def test_view_that_was_added_while_the_service_was_off_is_filled(rides, service)
     rides.publish(events)
     rides.wait_folded()
     service.child.stop()
+    assert 0 == service.child.died()
 
     added = rides.define_view("3h")
     service.start()
