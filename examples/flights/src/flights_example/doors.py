@@ -67,13 +67,16 @@ class Doors:
         self._client = oip.InferenceServerClient(address)
 
     def serve(self, rollouts: Iterable[Rollout]) -> bool:
-        """Whether every version that the roll-outs name is loaded and ready."""
+        """Whether exactly the versions that the roll-outs name are ready.
+
+        One more would be the one before a promotion: the last roll-out is not in force yet.
+        """
         try:
             index = self._client.get_model_repository_index(client_timeout=REQUEST_TIMEOUT_S)
         except InferenceServerException as err:
             raise Unavailable("SERVICE_UNAVAILABLE", service="inference") from err
         ready = {(model.name, model.version) for model in index.models if model.state == "READY"}
-        return _wanted(rollouts) <= ready
+        return _wanted(rollouts) == ready
 
     def ask(self, flights: pl.DataFrame, asked: Asked) -> None:
         """Each flight by entity keys, then all again by tensors, then the static baseline."""
@@ -110,16 +113,19 @@ class Doors:
                 part = group[start : start + ROWS_MAX]
                 matrix = np.stack([answer.features for answer in part])
                 scores = self._tensors(version, matrix)
+                if scores is None:
+                    asked.failed += len(part)
+                    continue
                 asked.served_by_tensors += len(scores)
                 expected = np.array([answer.score for answer in part], dtype=np.float32)
                 asked.doors_differ += int((np.abs(scores - expected) > SAME_WITHIN).sum())
 
-    def _tensors(self, version: str, matrix: NDArray[np.float32]) -> NDArray[np.float32]:
+    def _tensors(self, version: str, matrix: NDArray[np.float32]) -> NDArray[np.float32] | None:
         tensor = oip.InferInput("features", list(matrix.shape), "FP32")
         tensor.set_data_from_numpy(matrix)
         answer, _ = self._infer(ENDPOINT, "", [tensor], None, version=version)
         if answer is None:
-            return np.empty(0, dtype=np.float32)
+            return None
         scores: NDArray[np.float32] = answer.as_numpy("score")
         return scores
 
