@@ -406,10 +406,10 @@ def test_late_event_changes_only_answers_that_could_know_it(rides, service):
     assert math.isnan(answers[3, 0])
 
 
-def read_once_filled(service: Service, features: list[str], row) -> np.ndarray | None:
+def read_once_filled(service: Service, features: list[str], row) -> list[float] | None:
     """None while the view is unknown or being filled."""
     try:
-        return service.read(features, [row])
+        return service.read(features, [row])[0].tolist()
     except (Unavailable, NotFound) as err:
         if err.reason not in ("RESTORING", "FEATURE_UNKNOWN"):
             raise
@@ -426,8 +426,8 @@ def test_new_view_is_filled_from_the_beginning_while_records_come(rides, service
     oracle, row = Oracle(events[:600]), ("a", START + DAY)
 
     first = wait_for(lambda: read_once_filled(service, added, row))
-    expected = np.array([[oracle.answer(feature, *row) for feature in added]], np.float32)
-    np.testing.assert_array_equal(expected, first)
+    expected = [oracle.answer(feature, *row) for feature in added]
+    np.testing.assert_array_equal(np.array(expected, np.float32), np.array(first, np.float32))
     rides.publish(events[600:])
     rides.wait_folded()
     service.assert_equals(Oracle(events), [*rides.features, *added], seed=4)
@@ -443,7 +443,7 @@ def test_view_that_was_added_while_the_service_was_off_is_filled(rides, service)
 
     added = rides.define_view("3h")
     service.start()
-    rides.wait_folded()
+    wait_for(lambda: read_once_filled(service, added, ("a", START)))
     service.assert_equals(Oracle(events), [*rides.features, *added], seed=6)
 
 

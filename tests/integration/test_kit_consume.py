@@ -226,7 +226,23 @@ def test_bug_stops_the_loop_without_a_commit(kafka_server, new_topic, publisher,
 
     assert isinstance(wait_until(loop.failed), KeyError)
     assert not loop.ready()
-    assert {} == committed_offsets(kafka_server, group, [topic])
+    assert not any(committed_offsets(kafka_server, group, [topic]).values())
+
+
+def test_group_shows_the_lag_of_a_handler_that_has_lost_its_effects(
+    kafka_server, new_topic, publisher, start_loop
+):
+    topic, group = new_topic(1), f"group-{uuid.uuid4().hex}"
+    publisher.publish(messages(topic, numbers(0, 3)))
+    first = start_loop([topic], StoringHandler(Store()), group=group)
+    wait_until(lambda: sum(committed_offsets(kafka_server, group, [topic]).values()) == 3)
+    first.stop(5.0)
+
+    handler = StoringHandler(Store())
+    handler.error = Unavailable("SERVICE_UNAVAILABLE")
+    start_loop([topic], handler, group=group)
+
+    wait_until(lambda: not any(committed_offsets(kafka_server, group, [topic]).values()))
 
 
 def test_topic_can_be_added_to_and_taken_from_a_running_loop(new_topic, publisher, start_loop):

@@ -154,8 +154,8 @@ class GroupReader:
                 self._note_lost(partition, position)
             else:
                 self._next[partition] = position
-            if position and partition in positions:
-                self._uncommitted[partition] = position
+            # Also at a beginning: the group may have come further than what the handler holds now.
+            self._uncommitted[partition] = position
             self._unplaced.discard(partition)
         self._paused = True
 
