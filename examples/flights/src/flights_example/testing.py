@@ -43,11 +43,16 @@ def an_eager_application() -> Application:
     application = load_application(APPLICATION)
     monitor = application.monitors["delay"]
     drift = monitor.drift.model_copy(
-        update={"q": 0.9, "psi_floor": 0.001, "rows_min": 300, "windows_bad": 1, "windows": 1}
+        update={"q": 0.999, "psi_floor": 1e-6, "rows_min": 300, "windows_bad": 1, "windows": 1}
+    )
+    quality = monitor.quality.model_copy(
+        update={"auc_drop": 1e-6, "labelled_min": 300, "windows": 1}
     )
     policy = Policy.model_construct(cooldown_s=30 * DAY_S, runs_max=1, budget_s=90 * DAY_S)
     monitors = {
-        "delay": monitor.model_copy(update={"window_s": DAY_S, "drift": drift, "policy": policy})
+        "delay": monitor.model_copy(
+            update={"window_s": DAY_S, "drift": drift, "quality": quality, "policy": policy}
+        )
     }
     rule = RolloutRule(canary_percent=20, outcomes_min=500, outcomes_max=1500, alpha=0.05)
     endpoints = {
