@@ -285,6 +285,8 @@ def test_health_pages_follow_the_service(admin, state):
     assert 503 == get(admin.bound, "/health/ready")[0]
     state.update(live=False, ready=True)
     assert 503 == get(admin.bound, "/health/live")[0]
+    assert 503 == get(admin.bound, "/health/ready")[0]
+    admin.open()
     assert 200 == get(admin.bound, "/health/ready")[0]
     admin.drain()
     assert 503 == get(admin.bound, "/health/ready")[0]

@@ -32,15 +32,19 @@ class Probe:
 
 
 class Admin(Probe):
-    """Stands for the HTTP door: ready until it drains."""
+    """Stands for the HTTP door: ready from its opening until it drains."""
 
-    draining = False
+    opened = False
 
     def ready(self):
-        return not self.draining
+        return self.opened
+
+    def open(self):
+        self.opened = True
+        self.events.append("open")
 
     def drain(self):
-        self.draining = True
+        self.opened = False
         self.events.append("drain")
 
 
@@ -76,7 +80,7 @@ def test_signal_stops_the_parts_in_reverse_and_the_code_is_0(events, admin, numb
 
     assert 0 == run_service("probe", parts, admin=admin, on_ready=on_ready)
     assert [
-        *("start admin", "start publisher", "start loop", "ready True"),
+        *("start admin", "start publisher", "start loop", "open", "ready True"),
         *("drain", "ready False", "stop loop", "stop publisher", "stop admin"),
     ] == events
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from headrace.local.process import ProcessSpec
 from headrace.local.state import DataFolder
-from headrace.local.supervisor import RestartPolicy, Supervisor, run_until_signalled
+from headrace.local.supervisor import RestartPolicy, Stage, Supervisor, run_until_signalled
 
 CODE = """
 import os, pathlib, signal, subprocess, sys
@@ -55,10 +55,10 @@ def say(line):
 
 
 def main(folder):
-    stages = [[a_process("first", folder)], [a_process("second", folder)]]
+    stages = [Stage([a_process("first", folder)]), Stage([a_process("second", folder)])]
     policy = RestartPolicy(delay_min_s=0.05)
     supervisor = Supervisor(
-        stages,
+        lambda: stages,
         DataFolder(folder / "data"),
         report=say,
         policy=policy,

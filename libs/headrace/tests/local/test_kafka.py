@@ -14,7 +14,7 @@ from headrace.local.kafka import KAFKA, LOG_WRITER, KafkaBroker, provide_jars
 from headrace.local.ports import pick_ports
 from headrace.local.process import running
 from headrace.local.state import DataFolder, live_state, rss_mb_by_service
-from headrace.local.supervisor import Supervisor
+from headrace.local.supervisor import Stage, Stage, Supervisor
 from headrace.local.tools import ToolCache
 
 DEADLINE_S = 30
@@ -81,7 +81,9 @@ def test_broker_keeps_its_data_when_it_is_killed(tmp_path, tool_cache):
 def test_supervised_broker_comes_back_with_its_data_when_it_is_killed(tmp_path, tool_cache):
     broker = KafkaBroker(tmp_path / "kafka", *pick_ports(2), find_java(), provide_jars(tool_cache))
     folder = DataFolder(tmp_path)
-    with Supervisor([[broker.process()]], folder, report=lambda line: None).running():
+    with Supervisor(
+        lambda: [Stage([broker.process()])], folder, report=lambda line: None
+    ).running():
         create_topic(broker.bootstrap)
         produce(broker.bootstrap, [b"one"])
         (killed,) = live_state(folder).processes

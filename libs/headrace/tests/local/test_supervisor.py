@@ -25,7 +25,7 @@ from headrace.local.state import (
     rss_mb_by_service,
     running,
 )
-from headrace.local.supervisor import RestartPolicy, Supervisor, bound_log
+from headrace.local.supervisor import RestartPolicy, Stage, Supervisor, bound_log
 
 from .supervised import a_process
 
@@ -93,10 +93,14 @@ def start(tmp_path):
     stop(DataFolder(tmp_path / "data"), deadline_s=1)
 
 
+def staged(processes):
+    return processes if isinstance(processes, Stage) else Stage(processes)
+
+
 @contextmanager
 def supervising(folder, *stages, said=None, **given):
     supervisor = Supervisor(
-        stages,
+        lambda: [staged(processes) for processes in stages],
         DataFolder(folder / "data"),
         report=(said if said is not None else []).append,
         policy=RestartPolicy(**{"delay_min_s": 0.01, "delay_max_s": 0.05, **given}),
@@ -184,6 +188,39 @@ def test_second_supervisor_of_a_folder_is_refused(tmp_path, start):
     first = start()
     with pytest.raises(Conflict, match=f"ALREADY_RUNNING.*pid={first.pid}"), supervising(tmp_path):
         pass
+
+
+def test_second_supervisor_of_a_folder_plans_nothing(tmp_path, start):
+    start()
+    planned = []
+    second = Supervisor(
+        lambda: planned.append("written") or [], DataFolder(tmp_path / "data"), report=print
+    )
+    with pytest.raises(Conflict, match="ALREADY_RUNNING"):
+        second.run()
+    assert [] == planned
+
+
+def test_step_between_stages_sees_the_first_and_comes_before_the_second(tmp_path):
+    seen = []
+    first, second = a_process("first", tmp_path), a_process("second", tmp_path)
+    step = Stage([first], then=lambda: seen.append((tmp_path / "starts").read_text()))
+    with supervising(tmp_path, step, [second]):
+        assert ["first\n"] == seen
+
+
+def test_step_between_stages_that_fails_ends_the_start(tmp_path):
+    def fail():
+        raise Unavailable("BROKER_UNAVAILABLE")
+
+    first, second = a_process("first", tmp_path), a_process("second", tmp_path)
+    with (
+        pytest.raises(Unavailable, match="BROKER_UNAVAILABLE"),
+        supervising(tmp_path, Stage([first], then=fail), [second]),
+    ):
+        pass
+    assert "first\n" == (tmp_path / "starts").read_text()
+    assert "first\n" == (tmp_path / "ends").read_text()
 
 
 def test_detached_supervisor_is_ready_when_its_start_returns(tmp_path):

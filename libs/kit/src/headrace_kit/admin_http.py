@@ -63,7 +63,7 @@ class AdminServer:
     ) -> None:
         self._host, self._port = host, port
         self._live, self._ready = live, ready
-        self._draining = False
+        self._open = False
         self._routes: dict[str, Route] = {
             "/health/live": lambda _: _answer(self._live()),
             "/health/ready": lambda _: _answer(self.ready()),
@@ -83,12 +83,16 @@ class AdminServer:
         return int(self._server.server_address[1])
 
     def ready(self) -> bool:
-        """What /health/ready says."""
-        return not self._draining and self._ready()
+        """What /health/ready says: no sooner than every part has started."""
+        return self._open and self._ready()
+
+    def open(self) -> None:
+        """Be ready from now on when `ready` says so: every part has started."""
+        self._open = True
 
     def drain(self) -> None:
         """Be unready from now on: the process is about to end."""
-        self._draining = True
+        self._open = False
 
     def stop(self, timeout_s: float) -> None:
         if self._server is not None:

@@ -101,6 +101,7 @@ class _Service:
             for part in self._parts:
                 self._started.append(part)
                 part.start()
+            self._admin.open()
             log.info("service_started")
         except _Stopped:
             log.info("service_stopped_while_starting")

@@ -49,7 +49,7 @@ def run(settings: Settings) -> int:
         settings.http_host,
         settings.http_port,
         live=lambda: True,
-        ready=lambda: server.listening and loader.settled(),
+        ready=loader.settled,
     )
     server = _server(settings, table, publisher, admin)
     bootstrap = settings.kafka_bootstrap

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The whole platform as processes of one machine: Kafka, stores if wanted, and the six services.
 
-Kafka comes first and is ready when the topics of the contracts exist; then the services start, each
-told its ports, its peers and its folder by its own settings. Data live in `<data dir>/data`.
+Kafka and the stores come first, then the topics of the contracts, then the services, each told its
+ports, its peers and its folder by its own settings. Data live in `<data dir>/data`.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from headrace.local.kafka import KafkaBroker, check_reachable, provide_jars
 from headrace.local.objectstore import S3Server, provide_versitygw
 from headrace.local.ports import DEFAULT_PORTS, LOOPBACK
 from headrace.local.postgres import PostgresServer
-from headrace.local.process import HttpReady, ProcessSpec, Ready
+from headrace.local.process import HttpReady, ProcessSpec
 from headrace.local.settings import child_environment
 from headrace.local.state import DataFolder, live_state, rss_mb_by_service
-from headrace.local.supervisor import Report, Supervisor
+from headrace.local.supervisor import Report, Stage, Supervisor
 from headrace.local.tools import ToolCache
 
 SERVICES = ("registry", "ingest", "feature", "trainer", "inference", "monitor")
@@ -76,11 +76,8 @@ class Platform:
         return f"http://{self._address('monitor-http')}/"
 
     def supervisor(self, report: Report) -> Supervisor:
-        """Provides what is needed, which may download at the first time, and says so."""
-        self.folder.run.mkdir(parents=True, exist_ok=True)
-        addresses = json.dumps(asdict(self.addresses), indent=1)
-        (self.folder.run / ADDRESSES_FILE).write_text(addresses, encoding="utf-8")
-        return Supervisor(self._stages(), self.folder, report=report)
+        """Runs it; at the first time it also downloads what is needed, and says so."""
+        return Supervisor(self._plan, self.folder, report=report)
 
     @contextmanager
     def running(self, *, progress: Report) -> Iterator[Platform]:
@@ -92,15 +89,20 @@ class Platform:
         state = live_state(self.folder)
         return rss_mb_by_service(state) if state is not None else {}
 
-    def _stages(self) -> list[list[ProcessSpec]]:
+    def _plan(self) -> list[Stage]:
+        self.folder.run.mkdir(parents=True, exist_ok=True)
+        addresses = json.dumps(asdict(self.addresses), indent=1)
+        (self.folder.run / ADDRESSES_FILE).write_text(addresses, encoding="utf-8")
         stores, environment = self._stores()
-        if self._options.kafka is not None:
-            check_reachable(self._options.kafka, deadline_s=BROKER_DEADLINE_S)
-            admin.create_topics(self._options.kafka, admin.static_topics())
-        else:
+        if self._options.kafka is None:
             stores.insert(0, self._broker())
+        else:
+            check_reachable(self._options.kafka, deadline_s=BROKER_DEADLINE_S)
         services = [self._service(name, environment) for name in SERVICES]
-        return [stores, services] if stores else [services]
+        return [Stage(stores, then=self._create_topics), Stage(services)]
+
+    def _create_topics(self) -> None:
+        admin.create_topics(self._bootstrap, admin.static_topics())
 
     def _broker(self) -> ProcessSpec:
         ports = self._options.ports
@@ -111,15 +113,7 @@ class Platform:
             find_java(),
             provide_jars(self._options.tools),
         )
-        spec = broker.process()
-        return ProcessSpec(
-            name=spec.name,
-            command=spec.command,
-            ready=_TopicsReady(spec.ready, broker.bootstrap),
-            environment=spec.environment,
-            ports=spec.ports,
-            stop_grace_s=spec.stop_grace_s,
-        )
+        return broker.process()
 
     def _stores(self) -> tuple[list[ProcessSpec], dict[str, dict[str, str]]]:
         """The store processes, and what they add to the environment of services, by name."""
@@ -174,19 +168,3 @@ class Platform:
 
     def _address(self, port: str) -> str:
         return f"{LOOPBACK}:{self._options.ports[port]}"
-
-
-class _TopicsReady:
-    """The admin job as part of being ready: the broker answers, and its topics are there."""
-
-    def __init__(self, broker: Ready, bootstrap: str) -> None:
-        self._broker, self._bootstrap = broker, bootstrap
-        self._created = False
-
-    def __call__(self, timeout_s: float) -> bool:
-        if not self._broker(timeout_s):
-            return False
-        if not self._created:
-            admin.create_topics(self._bootstrap, admin.static_topics())
-            self._created = True
-        return True

@@ -62,23 +62,32 @@ class RestartPolicy:
         return min(self.delay_max_s, self.delay_min_s * 2.0**restarts)
 
 
-class Supervisor:
-    """Stages of processes: those of a stage start together, the next stage when they are ready.
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """Processes that start together; `then` runs once when all are ready, before the next stage."""
 
-    `report` hears one line per event; `on_ready` is called once, when all were ready.
+    processes: Sequence[ProcessSpec]
+    then: Callable[[], object] = lambda: None
+
+
+class Supervisor:
+    """Stages of processes: the processes of a stage start when those before it are ready.
+
+    `plan` answers the stages. It is asked when no other supervisor runs on the folder, so it may
+    write there, and may take its time. `report` hears one line per event.
     """
 
     def __init__(
         self,
-        stages: Sequence[Sequence[ProcessSpec]],
+        plan: Callable[[], Sequence[Stage]],
         folder: DataFolder,
         *,
         report: Report,
-        on_ready: Callable[[], None] = lambda: None,
         policy: RestartPolicy = RestartPolicy(),
     ) -> None:
-        self._folder, self._on_ready = folder, on_ready
-        self._stages = [[_Watched(spec, folder, policy, report) for spec in s] for s in stages]
+        self._plan, self._folder = plan, folder
+        self._report, self._policy = report, policy
+        self._stages: list[_WatchedStage] = []
         self._stopping, self._was_ready = False, threading.Event()
         self._written: RunState | None = None
         self._created_s = psutil.Process().create_time()
@@ -87,16 +96,17 @@ class Supervisor:
     def run(self) -> None:
         """Starts all, watches until `request_stop`, stops all; leaves no process behind.
 
-        Raises Conflict ALREADY_RUNNING, Unavailable PORT_TAKEN or START_FAILED.
+        Raises Conflict ALREADY_RUNNING, Unavailable PORT_TAKEN or START_FAILED, and what the plan
+        raises.
         """
         with self._only_one():
             clear_leftovers(self._folder)
+            self._stages = [self._watched(stage) for stage in self._plan()]
             for watched in self._all():
                 check_free(watched.spec.ports)
             try:
                 if self._start():
                     self._was_ready.set()
-                    self._on_ready()
                 while not self._stopping:
                     self._look()
                     time.sleep(LOOK_INTERVAL_S)
@@ -131,11 +141,17 @@ class Supervisor:
             pid = state.pid if state else "unknown"
             raise Conflict("ALREADY_RUNNING", folder=self._folder.root, pid=pid) from err
 
+    def _watched(self, stage: Stage) -> _WatchedStage:
+        processes = [
+            _Watched(spec, self._folder, self._policy, self._report) for spec in stage.processes
+        ]
+        return _WatchedStage(processes, stage.then)
+
     def _start(self) -> bool:
         for stage in self._stages:
-            for watched in stage:
+            for watched in stage.processes:
                 watched.start()
-            while not all(watched.state == READY for watched in stage):
+            while not all(watched.state == READY for watched in stage.processes):
                 if self._stopping:
                     return False
                 self._look()
@@ -143,6 +159,7 @@ class Supervisor:
                     if watched.failure is not None:
                         raise watched.failure
                 time.sleep(LOOK_INTERVAL_S)
+            stage.then()
         return True
 
     def _look(self) -> None:
@@ -157,9 +174,9 @@ class Supervisor:
 
     def _stop(self) -> None:
         for stage in reversed(self._stages):
-            for watched in stage:
+            for watched in stage.processes:
                 watched.ask_to_stop()
-            for watched in stage:
+            for watched in stage.processes:
                 watched.finish()
             self._write_state()
 
@@ -172,7 +189,7 @@ class Supervisor:
 
     def _all(self) -> Iterator[_Watched]:
         for stage in self._stages:
-            yield from stage
+            yield from stage.processes
 
 
 class _Watched:
@@ -263,6 +280,12 @@ class _Watched:
         self._restarts_in_row += 1
         self.state, self._due_s = WAITING, now_s + delay_s
         self._report(f"{self.spec.name}: {why}; starts again in {delay_s:g} s")
+
+
+@dataclass(frozen=True, slots=True)
+class _WatchedStage:
+    processes: Sequence[_Watched]
+    then: Callable[[], object]
 
 
 def run_until_signalled(supervisor: Supervisor) -> None:

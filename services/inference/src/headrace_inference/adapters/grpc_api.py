@@ -95,17 +95,7 @@ class InferenceApi(oip_grpc.GRPCInferenceServiceServicer):
 
 
 class InferenceServer(GrpcServer):
-    """The kit's server, which also tells whether its door is open: nobody is ready before that.
-
-    A failpoint stands where a drain can be cut short (N4).
-    """
-
-    listening = False
-
-    def start(self) -> int:
-        port = super().start()
-        self.listening = True
-        return port
+    """The kit's server with a failpoint where a drain can be cut short (N4)."""
 
     def stop(self, timeout_s: float) -> None:
         failpoint("inference.drain.half")
