@@ -14,7 +14,7 @@ from headrace.local.kafka import KAFKA, LOG_WRITER, KafkaBroker, provide_jars
 from headrace.local.ports import pick_ports
 from headrace.local.process import running
 from headrace.local.state import DataFolder, live_state, rss_mb_by_service
-from headrace.local.supervisor import Stage, Stage, Supervisor
+from headrace.local.supervisor import Stage, Supervisor
 from headrace.local.tools import ToolCache
 
 DEADLINE_S = 30
