@@ -6,6 +6,9 @@ PYTHON ?= python3
 BIN := .venv/bin
 MEMBERS := libs/headrace libs/kit $(wildcard services/*) examples/flights
 PYTEST := $(BIN)/python -m pytest
+# Integration tests mostly wait for their servers, of which each worker has its own.
+UNIT_WORKERS ?= 2
+INTEGRATION_WORKERS ?= 3
 # Faults are injected only by the tests that say so.
 unexport HEADRACE_FAIL
 
@@ -46,7 +49,7 @@ fix: setup ## Format, and mend what the linter can
 test: check unit contracts integration e2e ## Everything, on real parts
 
 unit: setup ## Unit tests of every member; no network
-	$(PYTEST) -q -m "not integration and not e2e" libs services examples
+	$(PYTEST) -q -n $(UNIT_WORKERS) -m "not integration and not e2e" libs services examples
 
 contracts: setup ## Protos, topics, reasons, examples and generated code agree
 	$(BIN)/buf lint
@@ -55,7 +58,7 @@ contracts: setup ## Protos, topics, reasons, examples and generated code agree
 	$(PYTEST) -q tests/contracts
 
 integration: setup ## Adapters against a real Kafka, PostgreSQL and S3 server
-	$(PYTEST) -q -m integration libs services tests/integration
+	$(PYTEST) -q -n $(INTEGRATION_WORKERS) --dist loadfile -m integration libs services tests/integration
 
 e2e: setup ## The whole platform: the demo, kills, compose and chart
 	$(PYTEST) -q e2e

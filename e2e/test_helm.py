@@ -17,8 +17,6 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from headrace.local.gotools import ensure_helm
-from headrace.local.tools import ToolCache
 from headrace_kit.settings import ServiceSettings
 
 pytestmark = pytest.mark.e2e
@@ -77,11 +75,6 @@ INSTALLATIONS = {"least": LEAST, "wide": WIDE, "closed": CLOSED, "large": LARGE}
 # A release name of the longest kind that Helm takes.
 RELEASE = "headrace-" + "x" * 44
 Document = dict[str, Any]
-
-
-@pytest.fixture(scope="module")
-def helm(tool_cache: ToolCache) -> Path:
-    return ensure_helm(tool_cache)
 
 
 def run_helm(helm: Path, values: Document, folder: Path) -> subprocess.CompletedProcess[str]:

@@ -109,6 +109,6 @@ def _toolchains() -> Iterator[tuple[Path, tuple[int, int]]]:
 HELM = GoTool("helm", "helm.sh/helm/v4", "cmd/helm", "v4.3.1", (1, 26))
 
 
-def ensure_helm(cache: ToolCache) -> Path:
+def provide_helm(cache: ToolCache) -> Path:
     """The program that renders the Helm chart."""
     return HELM.provide(cache)

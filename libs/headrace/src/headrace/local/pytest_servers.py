@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from headrace.local.gotools import provide_helm
 from headrace.local.java import find_java
 from headrace.local.kafka import KafkaBroker, provide_jars
 from headrace.local.objectstore import S3Server, provide_versitygw
@@ -33,6 +34,8 @@ def pytest_collection_finish(session: pytest.Session) -> None:
         provide_jars(_tool_cache(session.config))
     if "s3_server" in fixtures:
         provide_versitygw(_tool_cache(session.config))
+    if "helm" in fixtures:
+        provide_helm(_tool_cache(session.config))
 
 
 @pytest.fixture(scope="session")
@@ -87,3 +90,9 @@ def s3_server(tool_cache: ToolCache, server_dir: Path) -> Iterator[S3Server]:
     with running(server.process(), server_dir):
         server.make_bucket("headrace")
         yield server
+
+
+@pytest.fixture(scope="session")
+def helm(tool_cache: ToolCache) -> Path:
+    """The helm program."""
+    return provide_helm(tool_cache)
