@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,6 +19,14 @@ from headrace.errors import Invalid
 from headrace.loader import load_application
 
 LINES_MAX = 10_000_000
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def _moment(text: str) -> datetime:
+    moment = datetime.fromisoformat(text)
+    if moment.tzinfo is None:
+        raise typer.BadParameter(f"{text} says no time zone: 2013-03-01T09:15:00Z, or +01:00")
+    return moment
 
 
 def apply(
@@ -62,16 +71,23 @@ def publish(
 def predict(
     endpoint: Annotated[str, typer.Argument(help="The endpoint's name.")],
     row: Annotated[list[str], typer.Argument(help="Rows, as JSON objects of its columns.")],
-    as_of_us: Annotated[
-        int | None,
-        typer.Option(help="Read the features as known then: microseconds since the epoch."),
+    as_of: Annotated[
+        datetime | None,
+        typer.Option(
+            parser=_moment,
+            metavar="TIME",
+            help="Read the features as known then, such as 2013-03-01T09:15:00Z; now if absent.",
+        ),
     ] = None,
     data_dir: DataDir = DEFAULT_DATA_DIR,
 ) -> None:
     """Predict by entity keys: the server reads the features.
 
     headrace predict delay '{"flight_id": "2013-03-01:UA:1545:EWR", "origin": "EWR", ...}'
+
+    headrace predict delay --as-of 2013-03-01T09:15:00Z '{"flight_id": ...}'
     """
+    as_of_us = None if as_of is None else (as_of - EPOCH) // timedelta(microseconds=1)
     with told_errors():
         rows = list(_records(row))
         predictions = connect(data_dir).predict(endpoint, rows, as_of_us=as_of_us)

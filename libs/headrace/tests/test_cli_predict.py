@@ -1,0 +1,47 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`headrace predict` reads its time as people write it, and never guesses a time zone."""
+
+import pytest
+from typer.testing import CliRunner
+
+from headrace.cli import work
+from headrace.cli.main import app
+
+ROW = '{"flight_id": "a", "origin": "EWR"}'
+
+
+class Recorder:
+    """Answers as a client does, and keeps what it was asked."""
+
+    def __init__(self):
+        self.asked = []
+
+    def predict(self, endpoint, rows, *, as_of_us):
+        self.asked.append((endpoint, rows, as_of_us))
+        return []
+
+
+@pytest.fixture
+def client(monkeypatch):
+    recorder = Recorder()
+    monkeypatch.setattr(work, "connect", lambda data_dir: recorder)
+    return recorder
+
+
+@pytest.mark.parametrize("text", ["2013-03-01T09:15:00Z", "2013-03-01T10:15:00+01:00"])
+def test_time_reaches_the_server_in_microseconds(client, text):
+    answer = CliRunner().invoke(app, ["predict", "delay", "--as-of", text, ROW])
+    assert answer.exit_code == 0, answer.output
+    rows = [{"flight_id": "a", "origin": "EWR"}]
+    assert client.asked == [("delay", rows, 1_362_129_300_000_000)]
+
+
+def test_now_is_left_to_the_server(client):
+    assert CliRunner().invoke(app, ["predict", "delay", ROW]).exit_code == 0
+    assert client.asked[0][2] is None
+
+
+@pytest.mark.parametrize("text", ["2013-03-01T09:15:00", "yesterday", "1362129300000000"])
+def test_time_without_a_zone_or_meaning_is_refused(client, text):
+    assert CliRunner().invoke(app, ["predict", "delay", "--as-of", text, ROW]).exit_code == 2
+    assert client.asked == []
