@@ -76,7 +76,7 @@ def test_killing_every_service_changes_no_final_number(
                 FIRST_SERVED_STEP + 5: partial(kill, platform, "feature"),
                 FIRST_SERVED_STEP + 6: partial(kill, platform, "monitor"),
             },
-            when_said={"epoch 2": partial(kill, platform, "trainer")},
+            when_said={"epoch": partial(kill, platform, "trainer")},
         )
         summary = run_small(platform, onlooker)
 
