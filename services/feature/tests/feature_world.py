@@ -8,8 +8,10 @@ the service: exact rationals, one event after the other.
 import json
 import math
 import struct
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
+from pathlib import Path
 
 import numpy as np
 from hypothesis import strategies as st
@@ -17,8 +19,10 @@ from hypothesis import strategies as st
 from headrace.application import Recipe, RequestView, Stream, StreamView
 from headrace_feature.adapters.memory_archive import MemoryArchive
 from headrace_feature.adapters.record_folder import RecordFolder
-from headrace_feature.adapters.state_tiles import StateTiles
+from headrace_feature.adapters.run_files import to_bytes
+from headrace_feature.adapters.run_store import RunStore
 from headrace_feature.domain.freshness import DelayHistogram
+from headrace_feature.domain.observations import FLAGS, PARTITION_SHIFT, Run, merged
 from headrace_feature.domain.views import Catalogue
 from headrace_feature.handlers import (
     CreateTrainingSet,
@@ -28,7 +32,7 @@ from headrace_feature.handlers import (
 )
 from headrace_kit.kafka import Partition
 from headrace_kit.state_store import MemoryStateStore
-from headrace_kit.testing import FixedClock, a_record
+from headrace_kit.testing import FixedClock, a_batch, a_record
 
 SECOND, MINUTE, HOUR, DAY = 1_000_000, 60_000_000, 3_600_000_000, 86_400_000_000
 START = 1_357_000_000_000_000
@@ -179,19 +183,14 @@ class Event:
         }
 
     def record(self, *, partition: int = 0, offset: int = 0, published_ms: int = 0):
-        headers = {
-            "ce_id": self.id,
-            "ce_time": str(self.at),
-            "headrace-known-time": str(self.known),
-            "headrace-published-ms": str(published_ms),
+        envelope = {
+            "_id": self.id,
+            "_event_us": self.at,
+            "_known_us": self.known,
+            "_published_ms": published_ms,
         }
-        return a_record(
-            json.dumps(self.value()).encode(),
-            topic=TOPIC,
-            partition=partition,
-            offset=offset,
-            headers={name: text.encode() for name, text in headers.items()},
-        )
+        value = json.dumps({**envelope, **self.value()}).encode()
+        return a_record(value, topic=TOPIC, partition=partition, offset=offset)
 
     def row(self) -> dict[str, object]:
         return archived(self.id, self.at, self.known, self.value())
@@ -206,7 +205,8 @@ class World:
     """The service's fold and reads on an in-memory store, fed like Kafka feeds it."""
 
     catalogue: Catalogue = field(default_factory=a_catalogue)
-    store: MemoryStateStore = field(default_factory=MemoryStateStore)
+    state_store: MemoryStateStore = field(default_factory=MemoryStateStore)
+    folder: Path = Path("no-large-run-is-expected")
     keep: int = 3_650 * DAY
     offsets: dict[int, int] = field(default_factory=dict)
 
@@ -215,10 +215,10 @@ class World:
         self.restart()
 
     def restart(self) -> None:
-        self.tiles = StateTiles(self.store)
-        self.folder = RecordFolder(
+        self.store = RunStore(self.state_store, self.folder)
+        self.loop_handler = RecordFolder(
             catalogue=lambda: self.catalogue,
-            tiles=self.tiles,
+            store=self.store,
             clock=self.clock,
             keep_us=self.keep,
             freshness=self.freshness,
@@ -226,16 +226,23 @@ class World:
         self.place()
 
     def place(self) -> dict[Partition, int]:
-        return self.folder.positions([Partition(TOPIC, number) for number in range(2)])
+        return self.loop_handler.positions([Partition(TOPIC, number) for number in range(2)])
 
     def fold(self, *events: Event, partition: int = 0) -> None:
         first = self.offsets.get(partition, 0)
         self.offsets[partition] = first + len(events)
         numbered = enumerate(events, start=first)
-        self.folder.handle([e.record(partition=partition, offset=o) for o, e in numbered])
+        self.loop_handler.handle(
+            a_batch([e.record(partition=partition, offset=o) for o, e in numbered])
+        )
 
-    def state(self) -> dict[bytes, bytes]:
-        return dict(self.store.scan(b"t", b"u"))
+    def state(self) -> dict[str, bytes]:
+        """By view, what its runs hold together: one run, of one partition."""
+        return {
+            view: to_bytes(_of_one_partition(self.store.runs(layout), self.store.floor_us(layout)))
+            for view, layout in self.catalogue.layout_by_view.items()
+            if self.store.runs(layout)
+        }
 
     def read(self, rows, features=WINDOW_FEATURES, **columns) -> np.ndarray:
         """rows: (zone, kind, as_of)."""
@@ -247,13 +254,22 @@ class World:
     def read_columns(self, features, columns, moments) -> np.ndarray:
         query = GetOnlineFeatures(tuple(features), columns, np.array(moments, dtype=np.int64))
         return get_online_features(
-            query, catalogue=self.catalogue, tiles=self.tiles, clock=self.clock
+            query, catalogue=self.catalogue, store=self.store, clock=self.clock
         )
 
     def training_set(self, rides, asks, ends, until):
         archive = MemoryArchive({"rides": rides, "asks": asks, "ends": ends})
         command = CreateTrainingSet("late", until)
         return create_training_set(command, catalogue=self.catalogue, archive=archive)
+
+
+def _of_one_partition(runs: Sequence[Run], floor: int) -> Run:
+    moved = []
+    for run in runs:
+        matrix = run.matrix.copy()
+        matrix[:, FLAGS] &= (1 << PARTITION_SHIFT) - 1
+        moved.append(replace(run, matrix=matrix))
+    return merged(moved, floor_us=floor)
 
 
 class Oracle:

@@ -31,7 +31,7 @@ from headrace.errors import Invalid
 
 NAME = re.compile(r"[a-z0-9][a-z0-9\-.]{0,127}")
 COLUMN = re.compile(r"[a-z][a-z0-9_]{0,63}")
-VIEW_COLUMNS_MAX = 64
+VIEW_COLUMNS_MAX = 48
 SECONDS_BY_UNIT = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 
 

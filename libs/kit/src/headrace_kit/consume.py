@@ -20,7 +20,7 @@ from headrace.errors import Busy, HeadraceError, Unavailable
 from headrace_kit.backoff import Backoff
 from headrace_kit.dead_letters import dead_letter
 from headrace_kit.follow import TableFollower
-from headrace_kit.kafka import Partition, Publisher, Record
+from headrace_kit.kafka import Partition, Publisher, Record, RecordBatch
 from headrace_kit.offsets import committed_offsets, topic_end_offsets
 from headrace_kit.part_thread import PartThread
 from headrace_kit.reader import GroupReader
@@ -46,7 +46,7 @@ class BatchHandler(Protocol):
     def positions(self, partitions: Sequence[Partition]) -> Mapping[Partition, int]:
         """Next offset by partition, from where the effects are stored; absent = beginning."""
 
-    def handle(self, records: Sequence[Record]) -> None:
+    def handle(self, records: RecordBatch) -> None:
         """Make the effects of the records durable; order holds within a partition."""
 
     def idle(self) -> None:
@@ -87,7 +87,7 @@ class ConsumeLoop:
         self._records_max, self._wait_s = batch_records_max, batch_wait_s
         self._reader = GroupReader(bootstrap, group, owner=self)
         self._wanted: frozenset[str] = frozenset()
-        self._pending: deque[Sequence[Record]] = deque()
+        self._pending: deque[RecordBatch] = deque()
         self._retry = Backoff()
         self._dead_in_a_row = 0
         self._stopping, self._repositioning = threading.Event(), threading.Event()
@@ -176,7 +176,7 @@ class ConsumeLoop:
         else:
             self._retry.succeeded()
 
-    def _handle(self, records: Sequence[Record]) -> None:
+    def _handle(self, records: RecordBatch) -> None:
         """Handle the first part that is pending; a refused part is halved until one is left."""
         try:
             self._handler.handle(records)
@@ -202,13 +202,11 @@ class ConsumeLoop:
         if self._dead_in_a_row >= DEAD_LETTERS_IN_A_ROW_MAX:
             raise RuntimeError(f"{self._dead_in_a_row} dead letters in a row: a bad deploy?")
 
-    def _done(self, records: Sequence[Record]) -> None:
-        for topic, count in Counter(record.topic for record in records).items():
+    def _done(self, records: RecordBatch) -> None:
+        for topic, count in Counter(records.topics).items():
             self._handled.labels(topic).inc(count)
         if self._gathering is None:
-            self._reader.done(
-                {Partition(each.topic, each.partition): each.offset + 1 for each in records}
-            )
+            self._reader.done(records.next_by_partition())
 
     def _commit(self) -> None:
         if self._gathering is not None:
@@ -229,9 +227,5 @@ class ConsumeLoop:
 
     def forget(self, partitions: Collection[Partition]) -> None:
         """Called by the reader when partitions are another member's."""
-        kept = [
-            [record for record in part if (record.topic, record.partition) not in partitions]
-            for part in self._pending
-        ]
-        self._pending.clear()
-        self._pending.extend(part for part in kept if part)
+        kept = [part.without(partitions) for part in self._pending]
+        self._pending = deque(part for part in kept if part)

@@ -11,9 +11,10 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from itertools import compress
+from typing import Any, NamedTuple, Protocol, overload
 
 import structlog
 from confluent_kafka import KafkaError, KafkaException, Producer
@@ -117,6 +118,64 @@ def to_record(message: Any) -> Record:
         {name: value or b"" for name, value in message.headers() or ()},
         message.timestamp()[1],
     )
+
+
+class RecordBatch(Sequence[Record]):
+    """Records as the client gave them, to be asked for a column at a time.
+
+    A record is made when it is asked for: one costs as much as folding several.
+    """
+
+    def __init__(self, messages: Sequence[Any]) -> None:
+        self._messages = messages
+        self.topics: list[str] = [message.topic() for message in messages]
+        self.partitions: list[int] = [message.partition() for message in messages]
+        self.offsets: list[int] = [message.offset() for message in messages]
+
+    def __len__(self) -> int:
+        return len(self._messages)
+
+    @overload
+    def __getitem__(self, place: int) -> Record: ...
+    @overload
+    def __getitem__(self, place: slice) -> RecordBatch: ...
+    def __getitem__(self, place: int | slice) -> Record | RecordBatch:
+        if isinstance(place, slice):
+            return RecordBatch(self._messages[place])
+        return to_record(self._messages[place])
+
+    def values(self) -> list[bytes | None]:
+        return [message.value() for message in self._messages]
+
+    def keys(self) -> list[bytes | None]:
+        return [message.key() for message in self._messages]
+
+    def timestamps_ms(self) -> list[int]:
+        return [message.timestamp()[1] for message in self._messages]
+
+    def headers(self) -> list[list[tuple[str, bytes]] | None]:
+        """None for a record without headers."""
+        return [message.headers() for message in self._messages]
+
+    def next_by_partition(self) -> dict[Partition, int]:
+        """The offset that follows the last record of each partition."""
+        last = dict(zip(zip(self.topics, self.partitions, strict=True), self.offsets, strict=True))
+        return {Partition(*partition): offset + 1 for partition, offset in last.items()}
+
+    def by_topic(self) -> dict[str, RecordBatch]:
+        """The same, topic by topic; the order stays."""
+        if len(names := dict.fromkeys(self.topics)) == 1:
+            return dict.fromkeys(names, self)
+        return {name: self.where([name == topic for topic in self.topics]) for name in names}
+
+    def without(self, partitions: Collection[Partition]) -> RecordBatch:
+        """Those of other partitions."""
+        names = zip(self.topics, self.partitions, strict=True)
+        return self.where([name not in partitions for name in names])
+
+    def where(self, wanted: Iterable[bool]) -> RecordBatch:
+        """Those that are wanted."""
+        return RecordBatch(list(compress(self._messages, wanted)))
 
 
 class _Delivery:

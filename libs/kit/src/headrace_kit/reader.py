@@ -20,7 +20,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 from headrace.errors import Unavailable
 from headrace_kit.backoff import Backoff
 from headrace_kit.failpoints import failpoint
-from headrace_kit.kafka import Partition, Record, await_broker, client_settings, to_record
+from headrace_kit.kafka import Partition, RecordBatch, await_broker, client_settings
 
 FETCH_KIB_MAX = 16_384
 GOODBYE_TIMEOUT_S = 1.0
@@ -120,20 +120,26 @@ class GroupReader:
         else:
             self._consumer.unsubscribe()
 
-    def read(self, records_max: int, wait_s: float) -> list[Record]:
+    def read(self, records_max: int, wait_s: float) -> RecordBatch:
         """The records that come within the time; polls the group even when all is paused."""
-        records = []
+        messages = []
         for message in self._consumer.consume(records_max, wait_s):
-            if message.error() is not None:
+            if message.error() is None:
+                messages.append(message)
+            else:
                 self._note_error(message)
-                continue
-            record = to_record(message)
-            partition, following = Partition(record.topic, record.partition), record.offset + 1
-            # What was fetched before a seek or a revoke may still arrive: it is not ours to handle.
-            if record.offset >= self._next.get(partition, following):
-                self._next[partition] = following
-                records.append(record)
-        return records
+        return self._ours(RecordBatch(messages))
+
+    def _ours(self, records: RecordBatch) -> RecordBatch:
+        """Without what was fetched before a seek or a revoke: it is not ours to handle."""
+        never, wanted = 2**63, []
+        names = zip(records.topics, records.partitions, strict=True)
+        for name, offset in zip(names, records.offsets, strict=True):
+            due = offset >= self._next.get(name, never)  # type: ignore[call-overload]
+            wanted.append(due)
+            if due:
+                self._next[name] = offset + 1  # type: ignore[index]
+        return records if all(wanted) else records.where(wanted)
 
     def placed(self) -> list[Partition]:
         """The partitions that are read."""

@@ -18,7 +18,7 @@ from headrace_feature.adapters.delta_archive import DeltaArchive
 from headrace_feature.adapters.grpc_api import FeatureApi
 from headrace_feature.adapters.kafka_topics import KafkaRawTopics
 from headrace_feature.adapters.record_folder import RecordFolder
-from headrace_feature.adapters.state_tiles import StateTiles
+from headrace_feature.adapters.run_store import RunStore
 from headrace_feature.domain.freshness import DelayHistogram
 from headrace_feature.domain.views import DAY_US, Catalogue
 from headrace_feature.settings import Settings
@@ -39,8 +39,9 @@ SERVICE = "feature"
 def run(settings: Settings) -> int:
     """Serves until it is told to stop; returns the exit code."""
     bootstrap = settings.kafka_bootstrap
-    store = LmdbStateStore(settings.data_dir / "tiles", map_bytes_max=settings.state_bytes_max)
-    tiles, freshness, clock = StateTiles(store), DelayHistogram(), SystemClock()
+    state = LmdbStateStore(settings.data_dir / "state", map_bytes_max=settings.state_bytes_max)
+    store = RunStore(state, settings.data_dir / "runs")
+    freshness, clock = DelayHistogram(), SystemClock()
     publisher = KafkaPublisher(bootstrap, client_id=SERVICE)
     _expose(freshness)
 
@@ -52,7 +53,7 @@ def run(settings: Settings) -> int:
     definitions = DefinitionFollower(read_streams)
     folder = RecordFolder(
         catalogue=definitions.catalogue,
-        tiles=tiles,
+        store=store,
         clock=clock,
         keep_us=settings.keep_days * DAY_US,
         freshness=freshness,
@@ -71,7 +72,7 @@ def run(settings: Settings) -> int:
     )
     api = FeatureApi(
         catalogue=definitions.catalogue,
-        tiles=tiles,
+        store=store,
         archive=archive,
         freshness=freshness,
         clock=clock,
@@ -96,7 +97,7 @@ def run(settings: Settings) -> int:
             on_ready=server.set_ready,
         )
     finally:
-        store.close()
+        state.close()
 
 
 def _expose(freshness: DelayHistogram) -> None:

@@ -3,9 +3,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,38 +13,21 @@ from numpy.typing import NDArray
 from headrace.application import Recipe
 from headrace.errors import Busy, Invalid, NotFound, Unavailable
 from headrace_feature.domain import point_in_time, windows
-from headrace_feature.domain.entities import entity_id, text_of
+from headrace_feature.domain.entities import digests, text_of
 from headrace_feature.domain.exact import as_float32
-from headrace_feature.domain.records import Records, numbered
+from headrace_feature.domain.gathering import Wanted, gather
+from headrace_feature.domain.observations import COLUMNS, Ints, Observations, run_of
+from headrace_feature.domain.records import Numbers, Records, numbered
 from headrace_feature.domain.request_features import Column, transform
-from headrace_feature.domain.tiles import (
-    Numbers,
-    Observations,
-    fold,
-    key_ranges,
-    row_bytes,
-    rows_of,
-)
 from headrace_feature.domain.training_set import Rows, TrainingSet, build_rows
-from headrace_feature.domain.views import (
-    DAY_US,
-    HOUR_US,
-    Catalogue,
-    Layout,
-    Plan,
-    WindowPart,
-    plan_of,
-)
-from headrace_feature.ports import Archive, Folded, Snapshot, TileStore
+from headrace_feature.domain.views import Catalogue, Layout, Plan, WindowPart, plan_of
+from headrace_feature.ports import Archive, Folded, ObservationStore, Snapshot
 from headrace_kit.clock import Clock
 
 ROWS_MAX = 10_000
-TILES_MAX = 200_000  # that one read holds in memory
 SECOND_US = 1_000_000
 # Next offset by layout id and partition: what the fold may take on, without a hole before it.
 Placed = Mapping[tuple[bytes, int], int]
-# Of one entity: the rows that ask for it, and the ranges of its tiles.
-Wanted = tuple[list[int] | slice, list[tuple[bytes, bytes]]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,50 +53,43 @@ def fold_observations(
     *,
     placed: Placed,
     keep_us: int,
-    tiles: TileStore,
+    store: ObservationStore,
 ) -> list[Folded]:
-    """What the records of one stream do to each of its layouts; nothing is stored yet."""
+    """What the records of one stream add to each of its layouts; nothing is stored yet."""
     return [
-        _fold(layout, observations, chosen, keep_us=keep_us, tiles=tiles)
+        _fold(layout, observations, rows, keep_us=keep_us, store=store)
         for layout in layouts
-        if (chosen := _not_yet_folded(layout, observations, placed))
+        if len(rows := _not_yet_folded(layout, observations, placed))
     ]
 
 
-def _not_yet_folded(layout: Layout, observations: Observations, placed: Placed) -> list[int]:
-    never = 2**63
-    next_by_partition = {
-        partition: placed.get((layout.id, partition), never)
-        for partition in set(observations.partitions)
-    }
-    read = zip(observations.partitions, observations.offsets, strict=True)
-    return [
-        number
-        for number, (partition, offset) in enumerate(read)
-        if offset >= next_by_partition[partition]
-    ]
+def _not_yet_folded(layout: Layout, observations: Observations, placed: Placed) -> Ints:
+    never, partitions = 2**62, observations.partitions
+    first = np.array([placed.get((layout.id, each), never) for each in range(partitions.max() + 1)])
+    return np.flatnonzero(observations.offsets >= first[partitions])
 
 
 def _fold(
     layout: Layout,
     observations: Observations,
-    chosen: Sequence[int],
+    rows: Ints,
     *,
     keep_us: int,
-    tiles: TileStore,
+    store: ObservationStore,
 ) -> Folded:
-    newest_us = max(observations.known_us[number] for number in chosen)
-    floor_us = max(tiles.floor_us(layout), newest_us - keep_us - layout.span_us)
-    next_by_partition: dict[int, int] = {}
-    for number in chosen:
-        partition, after = observations.partitions[number], observations.offsets[number] + 1
-        next_by_partition[partition] = max(next_by_partition.get(partition, 0), after)
-    changed = fold(layout, observations, chosen, first_day=floor_us // DAY_US, load=tiles.load)
-    return Folded(layout, changed, next_by_partition, floor_us)
+    newest_us = int(observations.known_us[rows].max())
+    floor_us = max(store.floor_us(layout), newest_us - keep_us - layout.span_us)
+    partitions, offsets = observations.partitions[rows], observations.offsets[rows]
+    next_by_partition = {
+        number: int(offsets[partitions == number].max()) + 1
+        for number in np.unique(partitions).tolist()
+    }
+    kept = rows[observations.event_us[rows] >= floor_us]
+    return Folded(layout, run_of(observations, layout, kept), next_by_partition, floor_us)
 
 
 def get_online_features(
-    query: GetOnlineFeatures, *, catalogue: Catalogue, tiles: TileStore, clock: Clock
+    query: GetOnlineFeatures, *, catalogue: Catalogue, store: ObservationStore, clock: Clock
 ) -> NDArray[np.float32]:
     """[rows, features] as known at each row's moment; NaN where absent.
 
@@ -126,7 +102,7 @@ def get_online_features(
     if not len(as_of_us):
         as_of_us = np.full(rows, clock.now_us(), dtype=np.int64)
     answers = np.empty((rows, plan.width))
-    _answer_windows(plan, query.columns, as_of_us, tiles, answers)
+    _answer_windows(plan, query.columns, as_of_us, store, answers)
     for slot, feature in zip(plan.request.slots, plan.request.features, strict=True):
         answers[:, slot] = transform(feature, _column(query.columns, feature.column))
     return as_float32(answers)
@@ -154,102 +130,58 @@ def _answer_windows(
     plan: Plan,
     columns: Mapping[str, Column],
     as_of_us: NDArray[np.int64],
-    tiles: TileStore,
+    store: ObservationStore,
     answers: NDArray[np.float64],
 ) -> None:
-    """Fill the windows' slots, some rows at a time, so that the tiles in memory are bounded."""
-    families = windows.families(plan)
-    longest_us = {part: part.longest_us for part in plan.windows}
-    entities = {part: _entities(part.layout, columns) for part in plan.windows}
-    hours = sum(longest // HOUR_US + 2 for longest in longest_us.values())
-    step = max(1, TILES_MAX // max(hours, 1))
-    for first in range(0, len(as_of_us), step):
-        rows = slice(first, first + step)
-        wanted = [
-            _wanted(part, entities[part][rows], as_of_us[rows] - longest_us[part], as_of_us[rows])
-            for family in families
-            for part in family.parts
-        ]
-        found = iter(
-            tiles.scan([each for part in wanted for *_, ranges in part for each in ranges])
-        )
-        parts = iter(wanted)
-        for family in families:
-            block = _block(family, list(islice(parts, len(family.parts))), found)
-            windows.answer(family, block, as_of_us[rows], answers[rows])
-    # After reading: a floor is told before the tiles behind it go.
-    for part, longest in longest_us.items():
-        _check_readable(part.layout, int(as_of_us.min()) - longest, tiles)
+    """Fill the windows' slots."""
+    for family in windows.families(plan):
+        parts = [_seen(part, columns, as_of_us, store) for part in family.parts]
+        windows.answer(family, parts, as_of_us, answers)
+    # After reading: a floor is told before what lies behind it goes.
+    for part in plan.windows:
+        _check_readable(part.layout, int(as_of_us.min()) - part.longest_us, store)
 
 
-def _wanted(
+def _seen(
     part: WindowPart,
-    entities: Sequence[bytes | None],
-    since_us: NDArray[np.int64],
-    until_us: NDArray[np.int64],
-) -> list[Wanted]:
-    rows_by_entity: dict[bytes, list[int]] = {}
-    for row, entity in enumerate(entities):
-        if entity is not None:
-            rows_by_entity.setdefault(entity, []).append(row)
-    first = (np.maximum(since_us, 0) // HOUR_US).tolist()
-    stop = (until_us // HOUR_US + 1).tolist()
-    return [
-        (
-            rows if len(rows) < len(entities) else slice(None),
-            [
-                each
-                for hours in _merged([range(first[row], stop[row]) for row in rows])
-                for each in key_ranges(part.layout, entity, hours)
-            ],
-        )
-        for entity, rows in rows_by_entity.items()
-    ]
+    columns: Mapping[str, Column],
+    as_of_us: NDArray[np.int64],
+    store: ObservationStore,
+) -> windows.Seen:
+    """The observations of the entities that are asked for, each entity once."""
+    named, slots = _entities(part.layout, columns)
+    since_us = np.full(len(named), 2**62, dtype=np.int64)
+    until_us = -since_us
+    asked = slots >= 0
+    np.minimum.at(since_us, slots[asked], as_of_us[asked] - part.longest_us)
+    np.maximum.at(until_us, slots[asked], as_of_us[asked])
+    wanted = Wanted(digests(named), since_us, until_us)
+    width = COLUMNS + len(part.layout.columns)
+    return windows.Seen(gather(store.runs(part.layout), wanted, width=width), slots)
 
 
-def _block(
-    family: windows.Family, wanted: Sequence[Sequence[Wanted]], found: Iterator[list[bytes]]
-) -> windows.Block:
-    """The observations of the entities that are asked for, from tiles put together."""
-    parts, entities, count = list[bytes](), [], 0
-    size = row_bytes(family.parts[0].layout)
-    for part in wanted:
-        entities.append(asked := list[windows.EntityRows]())
-        for rows, ranges in part:
-            own = [rows_of(tile, size) for held in islice(found, len(ranges)) for tile in held]
-            parts += own
-            before, count = count, count + sum(map(len, own)) // size
-            asked.append(windows.EntityRows(rows, before, count))
-    matrix = np.frombuffer(b"".join(parts), dtype="<i8").reshape(-1, size // 8)
-    return windows.Block(matrix, entities)
-
-
-def _merged(spans: Sequence[range]) -> list[range]:
-    """The same hours, in order and each once."""
-    merged: list[range] = []
-    for span in sorted(spans, key=lambda span: span.start):
-        if merged and span.start <= merged[-1].stop:
-            merged[-1] = range(merged[-1].start, max(merged[-1].stop, span.stop))
-        else:
-            merged.append(span)
-    return merged
-
-
-def _entities(layout: Layout, columns: Mapping[str, Column]) -> list[bytes | None]:
-    """None for a row without entity: it sees nothing."""
+def _entities(
+    layout: Layout, columns: Mapping[str, Column]
+) -> tuple[list[tuple[str, ...]], NDArray[np.int64]]:
+    """The entities, each once, and per row its place there: -1 for a row without entity."""
     texts = [map(text_of, _listed(_column(columns, name))) for name in layout.entity]
-    return [entity_id(spelled) for spelled in zip(*texts, strict=True)]
+    places: dict[tuple[str, ...], int] = {}
+    slots = [
+        -1 if None in spelled else places.setdefault(cast(tuple[str, ...], spelled), len(places))
+        for spelled in zip(*texts, strict=True)
+    ]
+    return list(places), np.array(slots, dtype=np.int64)
 
 
 def _listed(column: Column) -> Sequence[object]:
     return column.tolist() if isinstance(column, np.ndarray) else column
 
 
-def _check_readable(layout: Layout, since_us: int, tiles: TileStore) -> None:
-    floor_us, own = tiles.floor_us(layout), tiles.next_by_partition(layout)
+def _check_readable(layout: Layout, since_us: int, store: ObservationStore) -> None:
+    floor_us, own = store.floor_us(layout), store.next_by_partition(layout)
     if since_us < floor_us:
         raise Invalid("BAD_REQUEST", field="as_of_us", problem=f"history begins at {floor_us}")
-    for partition, offset in tiles.furthest_by_partition(layout.stream).items():
+    for partition, offset in store.furthest_by_partition(layout.stream).items():
         if own.get(partition, 0) < offset:
             raise Unavailable("RESTORING", stream=layout.stream)
 

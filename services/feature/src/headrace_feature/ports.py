@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the handlers need from outside: tiles with their positions, and the archive of records."""
+"""What the handlers need from outside: observations with their positions, and the archive."""
 
 from __future__ import annotations
 
@@ -7,33 +7,31 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from headrace_feature.domain.observations import Run
 from headrace_feature.domain.records import Records
 from headrace_feature.domain.views import Layout
 
 
 @dataclass(frozen=True, slots=True)
 class Folded:
-    """What one batch did to one layout: changed tiles, next offset by partition, new floor."""
+    """What one batch adds to one layout: a run, the next offset by partition, the new floor."""
 
     layout: Layout
-    tiles: Mapping[bytes, bytes]
+    run: Run
     next_by_partition: Mapping[int, int]
     floor_us: int
 
 
-class TileStore(Protocol):
-    """Tiles, and how far each layout has read each partition of its stream."""
+class ObservationStore(Protocol):
+    """Observations, and how far each layout has read each partition of its stream."""
 
-    def load(self, keys: Sequence[bytes]) -> Sequence[bytes | None]:
-        """The tiles of these keys."""
-
-    def scan(self, ranges: Sequence[tuple[bytes, bytes]]) -> list[list[bytes]]:
-        """The tiles of each range (first, last excluded), in order, all of one moment."""
+    def runs(self, layout: Layout) -> Sequence[Run]:
+        """What is held now; it stays as it is while a reader has it."""
 
     def commit(self, batch: Sequence[Folded]) -> None:
         """All of it durable and readable, or none.
 
-        Tiles before a new floor may go, after `floor_us` has told it.
+        Observations before a new floor may go, after `floor_us` has told it.
         """
 
     def next_by_partition(self, layout: Layout) -> Mapping[int, int]:
@@ -43,13 +41,13 @@ class TileStore(Protocol):
         """The highest next offset that any layout of the stream ever had."""
 
     def floor_us(self, layout: Layout) -> int:
-        """Event time before which tiles may be gone."""
+        """Event time before which observations may be gone."""
 
     def retire(self, layouts: Collection[Layout]) -> None:
-        """Forget the positions of every other layout: it would be filled again."""
+        """Forget every other layout: it would be filled again."""
 
-    def sweep(self) -> None:
-        """Delete some tiles of retired layouts, if any are left."""
+    def tend(self) -> None:
+        """One bounded step of what waits: merging runs, deleting what is retired."""
 
 
 class Snapshot(Protocol):

@@ -3,115 +3,111 @@
 
 from __future__ import annotations
 
-from array import array
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import cast
 
 import numpy as np
-import orjson
+import polars as pl
 from numpy.typing import NDArray
 
+from headrace.application import Stream
 from headrace.errors import Invalid
 from headrace.feature.v1 import feature_service_pb2 as wire
 from headrace_feature.domain.entities import text_of
+from headrace_feature.domain.observations import Ids, Observations
+from headrace_feature.domain.records import Numbers, Texts
 from headrace_feature.domain.request_features import Column
-from headrace_feature.domain.tiles import Numbers, Observations
 from headrace_feature.domain.training_set import TrainingSet
 from headrace_feature.domain.views import Kind, Layout
 from headrace_feature.handlers import CreateTrainingSet, GetOnlineFeatures
-from headrace_kit.kafka import Record
+from headrace_kit.kafka import RecordBatch
 
-TYPE_CODES: Mapping[Kind, str] = {"int64": "q", "float64": "d"}
-ID, EVENT_TIME, KNOWN_TIME = "ce_id", "ce_time", "headrace-known-time"
-PUBLISHED = "headrace-published-ms"
+# What ingest says about a record stands in its value, beside the columns of the contract.
+ID, EVENT_TIME, KNOWN_TIME, PUBLISHED = "_id", "_event_us", "_known_us", "_published_ms"
+ENVELOPE: Mapping[str, pl.DataType] = {
+    ID: pl.String(),
+    EVENT_TIME: pl.Int64(),
+    KNOWN_TIME: pl.Int64(),
+    PUBLISHED: pl.Int64(),
+}
+DTYPE_BY_TYPE: Mapping[str, pl.DataType] = {
+    "string": pl.String(),
+    "int64": pl.Int64(),
+    "float64": pl.Float64(),
+    "bool": pl.Boolean(),
+    "timestamp": pl.Int64(),
+}
 MOMENT_MAX = 2**62  # a window or a lag may be added without leaving int64
 
 
-def to_observations(records: Sequence[Record], layouts: Sequence[Layout]) -> Observations:
+def to_observations(
+    records: RecordBatch, stream: Stream, layouts: Sequence[Layout]
+) -> Observations:
     """The columns that the layouts need.
 
-    Raises Invalid EMPTY, DECODE_ERROR, MISSING_FIELD, BAD_TYPE, BAD_ID or BAD_TIMESTAMP when one
-    record is not as ingest publishes them.
+    Raises Invalid EMPTY, DECODE_ERROR, BAD_TYPE, BAD_ID or BAD_TIMESTAMP when one record is not as
+    ingest publishes them.
     """
-    values = [_decoded(record.value) for record in records]
+    columns = sorted({name for each in layouts for name in (*each.entity, *each.columns)})
+    frame = _decoded(records.values(), stream, columns)
+    kinds = {
+        name: kind for each in layouts for name, kind in zip(each.columns, each.kinds, strict=True)
+    }
     return Observations(
-        ids=[_id(record) for record in records],
-        event_us=[_moment(record, EVENT_TIME) for record in records],
-        known_us=[_moment(record, KNOWN_TIME) for record in records],
-        partitions=[record.partition for record in records],
-        offsets=[record.offset for record in records],
-        texts={
-            column: [text_of(value.get(column)) for value in values]
-            for column in {column for layout in layouts for column in layout.entity}
-        },
-        numbers={
-            column: _numbers(column, kind, [value.get(column) for value in values])
-            for column, kind in _kinds(layouts).items()
-        },
+        ids=Ids.of(frame[ID].cast(pl.Binary).to_list()),
+        event_us=_moments(frame[EVENT_TIME]),
+        known_us=_moments(frame[KNOWN_TIME]),
+        published_ms=frame[PUBLISHED].fill_null(-1).to_numpy(),
+        partitions=np.array(records.partitions, dtype=np.int64),
+        offsets=np.array(records.offsets, dtype=np.int64),
+        texts={name: _texts(frame[name]) for each in layouts for name in each.entity},
+        numbers={name: _numbers(frame[name], kind) for name, kind in kinds.items()},
     )
 
 
-def published_ms(record: Record) -> int | None:
-    """When the user published it; None when ingest did not say."""
-    return _moment(record, PUBLISHED) if PUBLISHED in record.headers else None
-
-
-def _decoded(value: bytes | None) -> dict[str, Any]:
-    if not value:
+def _decoded(
+    values: Sequence[bytes | None], stream: Stream, columns: Sequence[str]
+) -> pl.DataFrame:
+    """One row for each value; a line of JSON has no line break in it."""
+    if not all(values):
         raise Invalid("EMPTY")
+    lines = b"\n".join(cast(Sequence[bytes], values))
+    types = {name: DTYPE_BY_TYPE[stream.columns[name].type] for name in columns}
     try:
-        decoded = orjson.loads(value)
-    except ValueError as err:
+        frame = pl.read_ndjson(lines, schema={**ENVELOPE, **types})
+    except pl.exceptions.ComputeError as err:
         raise Invalid("DECODE_ERROR") from err
-    if not isinstance(decoded, dict):
-        raise Invalid("BAD_TYPE", found=type(decoded).__name__)
-    return decoded
+    if len(frame) != len(values):
+        raise Invalid("DECODE_ERROR", problem="a value is not one line")
+    if frame[ID].is_null().any() or frame[ID].eq("").any():
+        raise Invalid("BAD_ID")
+    return frame
 
 
-def _header(record: Record, name: str) -> bytes:
-    value = record.headers.get(name)
-    if value is None:
-        raise Invalid("MISSING_FIELD", header=name)
-    return value
+def _moments(moments: pl.Series) -> NDArray[np.int64]:
+    if not moments.is_between(0, MOMENT_MAX, closed="left").fill_null(value=False).all():
+        raise Invalid("BAD_TIMESTAMP", column=moments.name)
+    return moments.to_numpy()
 
 
-def _id(record: Record) -> str:
-    try:
-        name = _header(record, ID).decode()
-    except UnicodeDecodeError as err:
-        raise Invalid("BAD_ID") from err
-    if not name or "\n" in name:
-        raise Invalid("BAD_ID", id=name[:128])
-    return name
+def _texts(values: pl.Series) -> Texts:
+    """As an entity is spelled; what names none is -1."""
+    distinct = values.unique()
+    spelled = [text_of(value) for value in distinct.to_list()]
+    codes = pl.Series([-1 if text is None else code for code, text in enumerate(spelled)])
+    rows = pl.DataFrame([values.alias("value")]).join(
+        pl.DataFrame([distinct.alias("value"), codes.alias("code")]),
+        on="value",
+        how="left",
+        nulls_equal=True,
+        maintain_order="left",
+    )
+    return Texts(rows["code"].to_numpy(), [text or "" for text in spelled])
 
 
-def _moment(record: Record, header: str) -> int:
-    try:
-        moment = int(_header(record, header))
-    except ValueError as err:
-        raise Invalid("BAD_TIMESTAMP", header=header) from err
-    if not 0 <= moment < MOMENT_MAX:
-        raise Invalid("BAD_TIMESTAMP", header=header, value=moment)
-    return moment
-
-
-def _kinds(layouts: Iterable[Layout]) -> dict[str, Kind]:
-    return {
-        column: kind
-        for layout in layouts
-        for column, kind in zip(layout.columns, layout.kinds, strict=True)
-    }
-
-
-def _numbers(column: str, kind: Kind, values: Sequence[Any]) -> Numbers:
-    present = np.array([value is not None for value in values], dtype=np.bool_)
-    filled = values if present.all() else [0 if value is None else value for value in values]
-    try:
-        # An array takes no text, no fraction for an integer and nothing beyond int64.
-        dense = array(TYPE_CODES[kind], filled)
-    except (TypeError, OverflowError) as err:
-        raise Invalid("BAD_TYPE", column=column) from err
-    return Numbers(np.array(dense, dtype=kind), present)
+def _numbers(values: pl.Series, kind: Kind) -> Numbers:
+    dense = values.cast(pl.Float64 if kind == "float64" else pl.Int64).fill_null(0)
+    return Numbers(dense.to_numpy(), values.is_not_null().to_numpy())
 
 
 def to_query(request: wire.GetOnlineFeaturesRequest) -> GetOnlineFeatures:

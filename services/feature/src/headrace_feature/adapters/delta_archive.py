@@ -16,8 +16,7 @@ import numpy as np
 
 from headrace.errors import Unavailable
 from headrace_feature.adapters.kafka_topics import RawTopic
-from headrace_feature.domain.records import Records, Texts
-from headrace_feature.domain.tiles import Numbers
+from headrace_feature.domain.records import Numbers, Records, Texts
 from headrace_feature.ports import Snapshot
 from headrace_kit.objects import delta_table_uri
 

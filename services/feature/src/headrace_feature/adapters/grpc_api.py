@@ -21,7 +21,7 @@ from headrace_feature.adapters.conversions import (
 )
 from headrace_feature.domain.freshness import DelayHistogram
 from headrace_feature.domain.views import Catalogue
-from headrace_feature.ports import Archive, TileStore
+from headrace_feature.ports import Archive, ObservationStore
 from headrace_kit.clock import Clock
 
 
@@ -32,12 +32,12 @@ class FeatureApi(service.FeatureServiceServicer):
         self,
         *,
         catalogue: Callable[[], Catalogue],
-        tiles: TileStore,
+        store: ObservationStore,
         archive: Archive,
         freshness: DelayHistogram,
         clock: Clock,
     ) -> None:
-        self._catalogue, self._tiles, self._archive = catalogue, tiles, archive
+        self._catalogue, self._store, self._archive = catalogue, store, archive
         self._freshness, self._clock = freshness, clock
         self._training = threading.Lock()
 
@@ -45,7 +45,7 @@ class FeatureApi(service.FeatureServiceServicer):
         self, request: wire.GetOnlineFeaturesRequest, context: grpc.ServicerContext
     ) -> wire.GetOnlineFeaturesResponse:
         answers = handlers.get_online_features(
-            to_query(request), catalogue=self._catalogue(), tiles=self._tiles, clock=self._clock
+            to_query(request), catalogue=self._catalogue(), store=self._store, clock=self._clock
         )
         return to_online_response(answers)
 

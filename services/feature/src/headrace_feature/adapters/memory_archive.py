@@ -10,8 +10,7 @@ from typing import Any
 import numpy as np
 
 from headrace.errors import Unavailable
-from headrace_feature.domain.records import Records, Texts
-from headrace_feature.domain.tiles import Numbers
+from headrace_feature.domain.records import Numbers, Records, Texts
 
 Row = Mapping[str, Any]
 ID, EVENT_TIME, KNOWN_TIME = "_event_id", "_event_time_us", "_known_time_us"

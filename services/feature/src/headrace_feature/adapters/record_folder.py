@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The handler of the consume loop: records into tiles, one durable batch with their positions.
+"""The handler of the consume loop: records into runs, one durable batch with their positions.
 
 A layout takes a partition on only where the loop was placed for it, so no record before is
 missing: a view that appears while the loop runs is left alone until the loop is repositioned.
@@ -9,15 +9,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
+import numpy as np
+from numpy.typing import NDArray
+
 from headrace import topics
-from headrace_feature.adapters.conversions import published_ms, to_observations
+from headrace.application import Stream
+from headrace_feature.adapters.conversions import to_observations
 from headrace_feature.domain.freshness import DelayHistogram
+from headrace_feature.domain.observations import Observations
 from headrace_feature.domain.views import Catalogue, Layout
 from headrace_feature.handlers import fold_observations
-from headrace_feature.ports import Folded, TileStore
+from headrace_feature.ports import Folded, ObservationStore
 from headrace_kit.clock import Clock
 from headrace_kit.failpoints import failpoint
-from headrace_kit.kafka import Partition, Record
+from headrace_kit.kafka import Partition, RecordBatch
 
 
 class RecordFolder:
@@ -27,24 +32,27 @@ class RecordFolder:
         self,
         *,
         catalogue: Callable[[], Catalogue],
-        tiles: TileStore,
+        store: ObservationStore,
         clock: Clock,
         keep_us: int,
         freshness: DelayHistogram,
     ) -> None:
-        self._catalogue, self._tiles, self._clock = catalogue, tiles, clock
+        self._catalogue, self._store, self._clock = catalogue, store, clock
         self._keep_us, self._freshness = keep_us, freshness
+        self._contracts: dict[str, Stream] = {}
         self._layouts: dict[str, list[Layout]] = {}
         self._placed: dict[tuple[bytes, int], int] = {}
 
     def positions(self, partitions: Sequence[Partition]) -> Mapping[Partition, int]:
         """Where the layout that is furthest behind goes on; the others skip what they hold."""
         catalogue = self._catalogue()
-        self._tiles.retire(list(catalogue.layouts().values()))
+        self._store.retire(list(catalogue.layouts().values()))
         positions: dict[Partition, int] = {}
         for partition in partitions:
             stream = topics.INGEST_RECORDS.part_of(partition.topic)
             self._layouts[stream] = catalogue.layouts_of(stream)
+            if stream in catalogue.streams:
+                self._contracts[stream] = catalogue.streams[stream]
             held = [self._take_on(layout, partition.number) for layout in self._layouts[stream]]
             lowest = min(held, default=0)
             if lowest:
@@ -52,49 +60,48 @@ class RecordFolder:
         return positions
 
     def _take_on(self, layout: Layout, number: int) -> int:
-        position = self._tiles.next_by_partition(layout).get(number, 0)
+        position = self._store.next_by_partition(layout).get(number, 0)
         self._placed[layout.id, number] = position
         return position
 
-    def handle(self, records: Sequence[Record]) -> None:
+    def handle(self, records: RecordBatch) -> None:
         """Raises Invalid when a record is not as ingest publishes them; then nothing is stored."""
-        by_stream: dict[str, list[Record]] = {}
-        for record in records:
-            stream = topics.INGEST_RECORDS.part_of(record.topic)
-            by_stream.setdefault(stream, []).append(record)
-        batch = [folded for each in by_stream.items() for folded in self._folded(*each)]
+        batch: list[Folded] = []
+        published_ms: list[NDArray[np.int64]] = []
+        for topic, part in records.by_topic().items():
+            stream = topics.INGEST_RECORDS.part_of(topic)
+            if layouts := self._layouts.get(stream):
+                observations = to_observations(part, self._contracts[stream], layouts)
+                batch += self._folded(observations, layouts)
+                published_ms.append(self._published_ms(stream, observations))
         failpoint("feature.loop.folded")
-        published = self._published_ms(by_stream)
         failpoint("feature.loop.batch")
         if batch:
-            self._tiles.commit(batch)
+            self._store.commit(batch)
         failpoint("feature.loop.stored")
-        self._note(batch, published)
+        self._note(batch, published_ms)
+        self._store.tend()
 
     def idle(self) -> None:
-        self._tiles.sweep()
+        self._store.tend()
 
-    def _folded(self, stream: str, records: Sequence[Record]) -> list[Folded]:
-        layouts = self._layouts.get(stream, [])
-        observations = to_observations(records, layouts)
+    def _folded(self, observations: Observations, layouts: Sequence[Layout]) -> list[Folded]:
         return fold_observations(
-            observations, layouts, placed=self._placed, keep_us=self._keep_us, tiles=self._tiles
+            observations, layouts, placed=self._placed, keep_us=self._keep_us, store=self._store
         )
 
-    def _published_ms(self, by_stream: Mapping[str, Sequence[Record]]) -> list[int]:
+    def _published_ms(self, stream: str, observations: Observations) -> NDArray[np.int64]:
         """When those were published that no layout has seen: a refilled view says nothing new."""
-        return [
-            published
-            for stream, records in by_stream.items()
-            for furthest in [self._tiles.furthest_by_partition(stream)]
-            for record in records
-            if record.offset >= furthest.get(record.partition, 0)
-            and (published := published_ms(record)) is not None
-        ]
+        furthest = self._store.furthest_by_partition(stream)
+        partitions = observations.partitions
+        seen = np.array([furthest.get(each, 0) for each in range(partitions.max(initial=0) + 1)])
+        fresh = (observations.offsets >= seen[partitions]) & (observations.published_ms >= 0)
+        return observations.published_ms[fresh]
 
-    def _note(self, batch: Sequence[Folded], published_ms: Sequence[int]) -> None:
+    def _note(self, batch: Sequence[Folded], published_ms: Sequence[NDArray[np.int64]]) -> None:
         for folded in batch:
             for number, offset in folded.next_by_partition.items():
                 self._placed[folded.layout.id, number] = offset
         now_ms = self._clock.now_us() // 1_000
-        self._freshness.add([now_ms - each for each in published_ms])
+        for each in published_ms:
+            self._freshness.add(now_ms - each)

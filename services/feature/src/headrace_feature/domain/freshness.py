@@ -4,9 +4,9 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 BUCKETS_PER_OCTAVE = 16
 OCTAVES = 32  # 1 ms to 49 days
@@ -19,8 +19,8 @@ class DelayHistogram:
         self._counts = np.zeros(BUCKETS_PER_OCTAVE * OCTAVES, dtype=np.int64)
         self._lock = threading.Lock()
 
-    def add(self, delays_ms: Sequence[int]) -> None:
-        places = np.ceil(BUCKETS_PER_OCTAVE * np.log2(np.maximum(np.asarray(delays_ms), 1)))
+    def add(self, delays_ms: NDArray[np.int64]) -> None:
+        places = np.ceil(BUCKETS_PER_OCTAVE * np.log2(np.maximum(delays_ms, 1)))
         counts = np.bincount(
             np.minimum(places, len(self._counts) - 1).astype(np.int64),
             minlength=len(self._counts),

@@ -19,15 +19,14 @@ from numpy.typing import NDArray
 
 from headrace.application import WindowFeature
 from headrace_feature.domain.exact import RunningTotals
-from headrace_feature.domain.tiles import Numbers
-from headrace_feature.domain.views import HOUR_US
+from headrace_feature.domain.records import Numbers
 
 PAIRS_MAX = 2_000_000
 
 
 @dataclass(frozen=True, slots=True)
 class History:
-    """Observations by (entity, event time, id), each id once per entity and hour.
+    """Observations by (entity, event time, id), each once.
 
     `entity`: a number; `event_us`, `known_us`: [observations].
     """
@@ -79,9 +78,9 @@ def _first_known(
     id_rank: NDArray[np.int64],
     order: NDArray[np.intp],
 ) -> NDArray[np.bool_]:
-    """[order]: whether the observation is the first known of its id, entity and hour."""
-    name = np.stack([entity, event_us // HOUR_US, id_rank])[:, order]
-    by_name = np.lexsort((event_us[order], known_us[order], *name))
+    """[order]: whether the observation is the first known of its id, entity and event time."""
+    name = np.stack([entity, event_us, id_rank])[:, order]
+    by_name = np.lexsort((known_us[order], *name))
     name = name[:, by_name]
     kept = np.empty(len(order), dtype=np.bool_)
     kept[by_name] = np.concatenate(([True], (name[:, 1:] != name[:, :-1]).any(axis=0)))[

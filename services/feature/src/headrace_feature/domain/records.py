@@ -10,7 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headrace_feature.domain.entities import text_of
-from headrace_feature.domain.tiles import Numbers
+
+
+@dataclass(frozen=True, slots=True)
+class Numbers:
+    """One column: int64 or float64 `values`, anything where not `present`."""
+
+    values: NDArray[np.int64] | NDArray[np.float64]
+    present: NDArray[np.bool_]
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,7 +26,7 @@ from headrace.application import (
 )
 from headrace.errors import NotFound
 
-HOUR_US, DAY_US = 3_600_000_000, 86_400_000_000
+DAY_US = 86_400_000_000
 PLANS_MAX = 64
 T = TypeVar("T")
 Kind = Literal["int64", "float64"]

@@ -20,7 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headrace_feature.domain.exact import INT64_SAFE, rounded, sum_of_floats
-from headrace_feature.domain.tiles import COLUMNS, EVENT, KNOWN, PRESENT
+from headrace_feature.domain.gathering import Block
+from headrace_feature.domain.observations import COLUMNS, FLAGS, KNOWN
 from headrace_feature.domain.views import PLANS_MAX, Kind, Plan, WindowPart
 
 PAIRS_MAX = 1_000_000
@@ -52,24 +53,11 @@ class Family:
 
 
 @dataclass(frozen=True, slots=True)
-class EntityRows:
-    """Which rows of the request ask for an entity, and where its observations are."""
+class Seen:
+    """What one part of a family has to see: `slots`: per row its entity's in the block, or -1."""
 
-    rows: Sequence[int] | slice
-    first: int
-    last: int
-
-
-@dataclass(frozen=True, slots=True)
-class Block:
-    """Observations of the entities of a family, one after the other, each by (event time, id).
-
-    `matrix`: [observations, 3 + columns] int64 as in tiles. `entities`: for each part; a row
-    without entity is in none.
-    """
-
-    matrix: NDArray[np.int64]
-    entities: Sequence[Sequence[EntityRows]]
+    block: Block
+    slots: NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,16 +108,22 @@ def _group(aggregate: str, kind: Kind, picks: Sequence[tuple[int, int, int]]) ->
 
 
 def answer(
-    family: Family, block: Block, as_of_us: NDArray[np.int64], answers: NDArray[np.float64]
+    family: Family, parts: Sequence[Seen], as_of_us: NDArray[np.int64], answers: NDArray[np.float64]
 ) -> None:
-    """Fill the family's slots of `answers` [rows, features]; NaN where a window holds no value."""
-    first, last = _ranges(family, block, as_of_us)
+    """Fill the family's slots of `answers` [rows, features]; NaN where a window holds no value.
+
+    `parts`: one for each part of the family.
+    """
+    matrix = parts[0].block.matrix
+    if len(parts) > 1:
+        matrix = np.concatenate([part.block.matrix for part in parts])
+    first, last = _ranges(family, parts, as_of_us)
     asked_us = np.concatenate([as_of_us] * (len(first) // len(as_of_us)))
     grids = [_empty(group, len(first)) for group in family.groups]
     for piece in _pieces(last - first):
-        runs = _runs(block.matrix, first[piece], last[piece], asked_us[piece])
+        runs = _runs(matrix, first[piece], last[piece], asked_us[piece])
         if len(runs.questions):
-            seen = block.matrix[runs.observations]
+            seen = matrix[runs.observations]
             for group, grid in zip(family.groups, grids, strict=True):
                 grid[piece][runs.questions] = _aggregate(group, seen, runs)
     for group, grid in zip(family.groups, grids, strict=True):
@@ -144,21 +138,20 @@ def _empty(group: _Group, questions: int) -> NDArray[np.float64]:
 
 
 def _ranges(
-    family: Family, block: Block, as_of_us: NDArray[np.int64]
+    family: Family, parts: Sequence[Seen], as_of_us: NDArray[np.int64]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Per question (window by window, row by row), the range of its entity's observations."""
-    event_us = np.ascontiguousarray(block.matrix[:, EVENT])
-    firsts, lasts = [], []
-    for windows_us, entities in zip(family.windows_us, block.entities, strict=True):
-        first = np.zeros((len(windows_us), len(as_of_us)), dtype=np.int64)
-        last = np.zeros_like(first)
-        since_us = as_of_us - windows_us[:, None]
-        for entity in entities:
-            own_us, rows = event_us[entity.first : entity.last], entity.rows
-            first[:, rows] = own_us.searchsorted(since_us[:, rows], "right") + entity.first
-            last[:, rows] = own_us.searchsorted(as_of_us[rows], "right") + entity.first
-        firsts.append(first.ravel())
-        lasts.append(last.ravel())
+    firsts, lasts, before = [], [], 0
+    for windows_us, part in zip(family.windows_us, parts, strict=True):
+        named = np.flatnonzero(part.slots >= 0)
+        slots, until_us = part.slots[named], as_of_us[named]
+        edges_us = until_us - np.concatenate((windows_us, [0]))[:, None]
+        found = part.block.first_after(np.tile(slots, len(edges_us)), edges_us.ravel())
+        edges = np.zeros((len(edges_us), len(as_of_us)), dtype=np.int64)
+        edges[:, named] = found.reshape(edges_us.shape) + before
+        firsts.append(edges[:-1].ravel())
+        lasts.append(np.tile(edges[-1], len(windows_us)))
+        before += len(part.block.matrix)
     return np.concatenate(firsts), np.concatenate(lasts)
 
 
@@ -196,7 +189,7 @@ def _aggregate(group: _Group, seen: NDArray[np.int64], runs: _Runs) -> NDArray[n
     if group.aggregate == "count":
         return counts.astype(np.float64)
     values = seen[:, COLUMNS + group.columns].view(group.kind)
-    present = (seen[:, PRESENT, None] >> group.columns & 1).astype(np.bool_)
+    present = (seen[:, FLAGS, None] >> group.columns & 1).astype(np.bool_)
     if not present.all():
         counts = np.add.reduceat(present, runs.starts, dtype=np.int64)
         values = np.where(present, values, _NEUTRAL[group.aggregate](values))

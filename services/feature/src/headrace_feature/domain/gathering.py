@@ -1,0 +1,163 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The observations of some entities, from many runs into one block, each event once.
+
+Every step is one numpy call for all entities and runs' rows; the only loop is over the runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from headrace_feature.domain.observations import EVENT, ID_HASH, KNOWN, Ints, Run, Words, listed
+
+# Ranges up to this long are read whole; longer ones are cut by their event times first.
+ROWS_UNCUT_MAX = 64
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Wanted:
+    """Entities [2, entities], each once; of each what is after `since_us` and up to `until_us`."""
+
+    entities: Words
+    since_us: Ints
+    until_us: Ints
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Block:
+    """Rows of runs: those of entity k are `starts[k]` to `starts[k + 1]`, by (event time, id).
+
+    It may hold more of an entity than was wanted.
+    """
+
+    matrix: Ints
+    starts: Ints
+
+    def first_after(self, slots: Ints, moments_us: Ints) -> Ints:
+        """Per question, the first row of entity `slots[k]` that is after its moment."""
+        event_us, entities = self.matrix[:, EVENT], len(self.starts) - 1
+        base_us = int(event_us.min(initial=0))
+        span_us = int(event_us.max(initial=0)) - base_us + 2
+        if entities * span_us >= 2**62:  # one line of time, end to end, would leave int64
+            return after(event_us, self.starts[slots], self.starts[slots + 1], moments_us)
+        line_us = (
+            event_us - base_us + 1 + span_us * np.arange(entities).repeat(np.diff(self.starts))
+        )
+        return line_us.searchsorted(
+            slots * span_us + np.clip(moments_us - base_us + 1, 0, span_us - 1), "right"
+        )
+
+
+def gather(runs: Sequence[Run], wanted: Wanted, *, width: int) -> Block:
+    """What the runs hold of the entities; `width`: of a row, for when there are no runs."""
+    found = [_Found.of(run, wanted) for run in runs]
+    found = [each for each in found if len(each.rows)]
+    if not found:
+        return Block(
+            np.empty((0, width), np.int64), np.zeros(wanted.entities.shape[1] + 1, np.int64)
+        )
+    slots = np.concatenate([each.slots for each in found])
+    matrix = np.concatenate([each.run.matrix[each.rows] for each in found])
+    order = _order(slots, matrix, found)
+    if order is not None:
+        slots, matrix = slots[order], matrix[order]
+    counts = np.bincount(slots, minlength=wanted.entities.shape[1])
+    return Block(matrix, np.concatenate((np.zeros(1, dtype=np.int64), counts.cumsum())))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Found:
+    """Rows of one run, and which of the wanted entities each belongs to."""
+
+    run: Run
+    rows: Ints
+    slots: Ints
+
+    @classmethod
+    def of(cls, run: Run, wanted: Wanted) -> _Found:
+        places, slots = _places(run.entities, wanted.entities)
+        first, last = run.starts[places], run.starts[places + 1]
+        if (last - first).max(initial=0) > ROWS_UNCUT_MAX:
+            event_us = run.matrix[:, EVENT]
+            first, last = (
+                after(event_us, first, last, wanted.since_us[slots]),
+                after(event_us, first, last, wanted.until_us[slots]),
+            )
+        counts = np.maximum(last - first, 0)
+        return cls(run, listed(first, counts), slots.repeat(counts))
+
+
+def _places(held: Words, wanted: Words) -> tuple[Ints, Ints]:
+    """(place in `held`, place in `wanted`) of each entity that is in both."""
+    places = np.minimum(held[0].searchsorted(wanted[0]), held.shape[1] - 1)
+    same = held[:, places] == wanted
+    slots = np.flatnonzero(same.all(axis=0))
+    if (
+        len(slots) < same[0].sum()
+    ):  # two entities with one first half: once in the life of the world
+        return _places_one_by_one(held, wanted)
+    return places[slots], slots
+
+
+def _places_one_by_one(held: Words, wanted: Words) -> tuple[Ints, Ints]:
+    found = [
+        (place, slot)
+        for slot, entity in enumerate(wanted.T)
+        for place in np.flatnonzero((held.T == entity).all(axis=1))
+    ]
+    places, slots = np.array(found, dtype=np.int64).reshape(-1, 2).T
+    return places, slots
+
+
+def after(event_us: NDArray[np.int64], first: Ints, last: Ints, moment_us: Ints) -> Ints:
+    """The first row of each range whose event time is after the moment: a search in all ranges."""
+    first, last = first.copy(), last.copy()
+    while (searching := first < last).any():
+        middle = (first + last) >> 1
+        later = event_us[np.minimum(middle, len(event_us) - 1)] > moment_us
+        last = np.where(searching & later, middle, last)
+        first = np.where(searching & ~later, middle + 1, first)
+    return first
+
+
+def _order(slots: Ints, matrix: Ints, found: Sequence[_Found]) -> Ints | None:
+    """By (entity, event time, id), an event that several runs or partitions hold once.
+
+    None where the rows are in order already.
+    """
+    event_us, hashes = matrix[:, EVENT], matrix[:, ID_HASH]
+    order = np.lexsort((event_us, slots)) if len(found) > 1 else np.arange(len(slots))
+    if not _equal_to_next(order, slots, event_us).any():
+        return order if len(found) > 1 else None
+    order = np.lexsort((matrix[:, KNOWN], hashes, event_us, slots))
+    repeat = _equal_to_next(order, slots, event_us, hashes)
+    order = order[np.concatenate(([True], ~repeat))]
+    tied = _equal_to_next(order, slots, event_us)
+    if tied.any():
+        _settle(order, tied, found)
+    return order
+
+
+def _equal_to_next(order: Ints, *columns: NDArray[np.int64]) -> NDArray[np.bool_]:
+    equal = np.ones(max(len(order) - 1, 0), dtype=np.bool_)
+    for column in columns:
+        ordered = column[order]
+        equal &= ordered[1:] == ordered[:-1]
+    return equal
+
+
+def _settle(order: Ints, tied: NDArray[np.bool_], found: Sequence[_Found]) -> None:
+    """Sort rows of equal event time by their ids as bytes, which only the runs know."""
+    group = np.concatenate(([0], (~tied).cumsum()))
+    places = np.flatnonzero(np.bincount(group)[group] > 1)
+    begins = np.cumsum([0, *(len(each.rows) for each in found)])
+    texts = []
+    for row in order[places].tolist():
+        part = int(begins.searchsorted(row, "right")) - 1
+        texts.append(found[part].run.ids[int(found[part].rows[row - begins[part]])])
+    keyed = sorted(zip(group[places].tolist(), texts, order[places].tolist(), strict=True))
+    order[places] = [row for _, _, row in keyed]

@@ -1,0 +1,257 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Runs of observations: columns in a fixed order, each observation once, never changed.
+
+State is a set of runs; folding adds one, merging replaces several by one. What runs hold together
+is a function of the set of events folded: order, repeats and batches leave no trace.
+
+The order is (entity, event time, event id as bytes, partition). An observation that comes again
+with its id in its partition is one; the first known stays. Behind each run's rows lie its ids,
+which settle the order of equal event times and which no answer needs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from headrace_feature.domain.entities import digests
+from headrace_feature.domain.records import Numbers, Texts
+from headrace_feature.domain.views import Layout
+
+Words = NDArray[np.uint64]
+Ints = NDArray[np.int64]
+# The places of a row's parts; a column's int64 or float64 bits stand from COLUMNS on.
+EVENT, KNOWN, FLAGS, ID_HASH, COLUMNS = 0, 1, 2, 3, 4
+# Of FLAGS: the low bits say which columns are present, the high ones the partition.
+PARTITION_SHIFT = 48
+PARTITIONS_MAX = 1 << 15
+_MIX = (np.uint64(0x9E3779B97F4A7C15), np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB))
+
+
+@dataclass(frozen=True, slots=True)
+class Ids:
+    """Event ids in UTF-8, one behind the other: id k is `text[offsets[k]:offsets[k + 1]]`."""
+
+    offsets: Ints
+    text: NDArray[np.uint8]
+
+    @classmethod
+    def of(cls, texts: Sequence[bytes]) -> Ids:
+        lengths = np.fromiter(map(len, texts), dtype=np.int64, count=len(texts))
+        return cls(_bounds(lengths), np.frombuffer(b"".join(texts), dtype=np.uint8))
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    def __getitem__(self, number: int) -> bytes:
+        return self.text[self.offsets[number] : self.offsets[number + 1]].tobytes()
+
+    def taken(self, order: Ints) -> Ids:
+        """These ids in this order."""
+        starts, lengths = self.offsets[order], np.diff(self.offsets)[order]
+        return Ids(_bounds(lengths), self.text[listed(starts, lengths)])
+
+    def sliced(self, first: int, last: int) -> Ids:
+        offsets = self.offsets[first : last + 1]
+        return Ids(offsets - offsets[0], self.text[offsets[0] : offsets[-1]])
+
+    def hashes(self) -> Words:
+        """64 bits of each id, to find equal ones; equal on every machine and in every version.
+
+        Words of the text, mixed as in splitmix64 (Steele, Lea and Flood, OOPSLA 2014).
+        """
+        lengths = np.diff(self.offsets)
+        width = -(-int(lengths.max(initial=1)) // 8) * 8
+        padded = np.zeros((len(lengths), width), dtype=np.uint8)
+        rows = np.arange(len(lengths)).repeat(lengths)
+        padded[rows, np.arange(len(rows)) - self.offsets[:-1].repeat(lengths)] = self.text
+        hashed = lengths.astype(np.uint64)
+        for word in padded.view("<u8").T:
+            hashed = _mixed(hashed ^ word)
+        return hashed
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Observations:
+    """Records of one stream as they were read; every array has one entry per record.
+
+    `partitions` and `offsets` say where; `published_ms`: -1 where nobody said. `texts` holds the
+    entity columns, `numbers` the others.
+    """
+
+    ids: Ids
+    event_us: Ints
+    known_us: Ints
+    published_ms: Ints
+    partitions: Ints
+    offsets: Ints
+    texts: Mapping[str, Texts]
+    numbers: Mapping[str, Numbers]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Run:
+    """Observations in order. `entities`: [2, entities] the halves of their digests, each once;
+    those of entity k are rows `starts[k]` to `starts[k + 1]` of `matrix`: [rows, 4 + columns].
+    """
+
+    entities: Words
+    starts: Ints
+    matrix: Ints
+    ids: Ids
+
+    def __len__(self) -> int:
+        return len(self.matrix)
+
+    def sliced(self, first: int, last: int) -> Run:
+        """Entities `first` to `last`, excluded."""
+        starts = self.starts[first : last + 1]
+        rows = slice(int(starts[0]), int(starts[-1]))
+        return Run(
+            self.entities[:, first:last],
+            starts - starts[0],
+            self.matrix[rows],
+            self.ids.sliced(rows.start, rows.stop),
+        )
+
+
+def run_of(observations: Observations, layout: Layout, rows: Ints) -> Run:
+    """What these records are to a layout; those without entity are nothing."""
+    entities, named = _entities(observations, layout, rows)
+    rows = rows[named]
+    matrix = np.zeros((len(rows), COLUMNS + len(layout.columns)), dtype=np.int64)
+    matrix[:, EVENT] = observations.event_us[rows]
+    matrix[:, KNOWN] = observations.known_us[rows]
+    matrix[:, FLAGS] = observations.partitions[rows] << PARTITION_SHIFT
+    for place, column in enumerate(layout.columns):
+        numbers = observations.numbers[column]
+        present = numbers.present[rows]
+        matrix[:, FLAGS] |= present.astype(np.int64) << place
+        matrix[:, COLUMNS + place] = np.where(present, numbers.values[rows].view(np.int64), 0)
+    ids = observations.ids.taken(rows)
+    matrix[:, ID_HASH] = ids.hashes().view(np.int64)
+    return _ordered(entities, matrix, ids)
+
+
+def _entities(observations: Observations, layout: Layout, rows: Ints) -> tuple[Words, Ints]:
+    """The digests of the rows that have an entity, and which these are."""
+    columns = [observations.texts[name] for name in layout.entity]
+    code = np.zeros(len(rows), dtype=np.int64)
+    named = np.ones(len(rows), dtype=np.bool_)
+    for column in columns:
+        own = column.codes[rows]
+        named &= own >= 0
+        code = code * len(column.values) + own
+    code, kept = code[named], np.flatnonzero(named)
+    distinct, place = np.unique(code, return_inverse=True)
+    return digests(_spelled(distinct.tolist(), columns))[:, place], kept
+
+
+def _spelled(codes: Sequence[int], columns: Sequence[Texts]) -> list[tuple[str, ...]]:
+    """The texts behind combined codes."""
+    spelled = []
+    for code in codes:
+        texts = []
+        for column in reversed(columns):
+            code, own = divmod(code, len(column.values))
+            texts.append(column.values[own])
+        spelled.append(tuple(reversed(texts)))
+    return spelled
+
+
+def merged(runs: Sequence[Run], *, floor_us: int) -> Run:
+    """One run of what these hold, without what is older than the floor."""
+    entities = np.concatenate([_per_row(run) for run in runs], axis=1)
+    matrix = np.concatenate([run.matrix for run in runs])
+    ids = _joined([run.ids for run in runs])
+    kept = np.flatnonzero(matrix[:, EVENT] >= floor_us)
+    if len(kept) < len(matrix):
+        entities, matrix, ids = entities[:, kept], matrix[kept], ids.taken(kept)
+    return _ordered(entities, matrix, ids)
+
+
+def listed(starts: Ints, lengths: Ints) -> Ints:
+    """start, start + 1, ... of every range, end to end."""
+    ends = lengths.cumsum()
+    before = starts - ends + lengths
+    return np.arange(ends[-1] if len(ends) else 0) + before.repeat(lengths)
+
+
+def _ordered(entities: Words, matrix: Ints, ids: Ids) -> Run:
+    order = _settled(_by_time(entities, matrix), entities, matrix, ids)
+    entities = entities[:, order]
+    first = np.flatnonzero(_changes(*entities))
+    starts = np.concatenate((first, [len(order)]))
+    return Run(entities[:, first], starts, matrix[order], ids.taken(order))
+
+
+def _by_time(entities: Words, matrix: Ints) -> Ints:
+    """By entity and event time."""
+    high, low = entities
+    order = np.lexsort((matrix[:, EVENT], high))
+    if (_changes(low[order]) & ~_changes(high[order])).any():
+        order = np.lexsort((matrix[:, EVENT], low, high))
+    return order
+
+
+def _settled(order: Ints, entities: Words, matrix: Ints, ids: Ids) -> Ints:
+    """Equal event times of one entity in the order of their ids, repeats left out."""
+    tied = ~_changes(*entities[:, order], matrix[order, EVENT])
+    if not tied.any():
+        return order
+    group = (~tied).cumsum()
+    doubtful = np.flatnonzero(np.bincount(group)[group] > 1)
+    order, rows = order.copy(), order[doubtful]
+    content = matrix[rows]
+    # Of repeats that were known at one time, the row of the lower bytes stays.
+    keys = (*content[:, COLUMNS:].T, content[:, FLAGS], content[:, KNOWN], _partition(content))
+    by_id = np.lexsort((*keys, content[:, ID_HASH], group[doubtful]))
+    order[doubtful] = rows = rows[by_id]
+    repeat = ~_changes(group[doubtful], matrix[rows, ID_HASH], _partition(matrix[rows]))
+    places = doubtful[~repeat]
+    order[places] = _by_text(order[places], group[places], matrix, ids)
+    return np.delete(order, doubtful[repeat])
+
+
+def _by_text(rows: Ints, group: Ints, matrix: Ints, ids: Ids) -> list[int]:
+    """The rows of each group in the order of their ids as bytes."""
+    texts = [ids[row] for row in rows.tolist()]
+    partition = _partition(matrix[rows])
+    keyed = zip(group.tolist(), texts, partition.tolist(), rows.tolist(), strict=True)
+    return [row for *_, row in sorted(keyed)]
+
+
+def _changes(*columns: NDArray[np.generic]) -> NDArray[np.bool_]:
+    """[rows]: whether a row differs from the one before; the first does."""
+    changes = np.zeros(len(columns[0]), dtype=np.bool_)
+    changes[:1] = True
+    for column in columns:
+        changes[1:] |= column[1:] != column[:-1]
+    return changes
+
+
+def _partition(matrix: Ints) -> Ints:
+    return matrix[:, FLAGS] >> PARTITION_SHIFT
+
+
+def _per_row(run: Run) -> Words:
+    return run.entities.repeat(np.diff(run.starts), axis=1)
+
+
+def _joined(parts: Sequence[Ids]) -> Ids:
+    lengths = np.concatenate([np.diff(each.offsets) for each in parts])
+    return Ids(_bounds(lengths), np.concatenate([each.text for each in parts]))
+
+
+def _bounds(lengths: Ints) -> Ints:
+    return np.concatenate((np.zeros(1, dtype=np.int64), lengths.cumsum()))
+
+
+def _mixed(words: Words) -> Words:
+    words = words + _MIX[0]
+    words = (words ^ (words >> np.uint64(30))) * _MIX[1]
+    words = (words ^ (words >> np.uint64(27))) * _MIX[2]
+    return words ^ (words >> np.uint64(31))
