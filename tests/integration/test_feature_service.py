@@ -246,23 +246,17 @@ class Rides:
 
     def publish(self, events: list[Event]) -> None:
         now_ms = time.time_ns() // 1_000_000
-        self.platform.publisher.publish(
-            [
-                Message(
-                    self.topic,
-                    event.id.encode(),
-                    json.dumps(event.value).encode(),
-                    (
-                        ("ce_id", event.id.encode()),
-                        ("ce_time", b"%d" % event.at),
-                        ("headrace-known-time", b"%d" % event.known),
-                        ("headrace-published-ms", b"%d" % now_ms),
-                        ("ce_dataschema", f"{self.name}/1".encode()),
-                    ),
-                )
-                for event in events
-            ]
-        )
+        messages = []
+        for event in events:
+            envelope = {
+                "_id": event.id,
+                "_event_us": event.at,
+                "_known_us": event.known,
+                "_published_ms": now_ms,
+            }
+            value = json.dumps(envelope | event.value).encode()
+            messages.append(Message(self.topic, event.id.encode(), value))
+        self.platform.publisher.publish(messages)
 
     def lag(self) -> int:
         ends = topic_end_offsets(self.platform.bootstrap, [self.topic])

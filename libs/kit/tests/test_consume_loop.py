@@ -15,7 +15,7 @@ from headrace_kit import consume
 from headrace_kit.backoff import Backoff
 from headrace_kit.consume import ConsumeLoop
 from headrace_kit.kafka import Partition
-from headrace_kit.testing import MemoryPublisher, a_record
+from headrace_kit.testing import MemoryPublisher, a_batch, a_record
 
 TOPIC, PARTITIONS, RECORDS = "raw.sim.v1", 3, 40
 SEEDS = range(300)
@@ -67,14 +67,14 @@ class SimulatedReader:
         if self.random.random() < 0.2 and self.next:
             self.revoke(self.random.choice(self.placed()))
         if self.paused:
-            return []
+            return a_batch([])
         records = []
         for partition in self.placed():
             first = self.next[partition]
             last = min(RECORDS, first + self.random.randrange(0, 8))
             records += [a_sim_record(partition.number, offset) for offset in range(first, last)]
             self.next[partition] = last
-        return records
+        return a_batch(records)
 
     def revoke(self, partition):
         self.owner.finish([partition])

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The batch handler: one stored batch, what is sent because of it, and bad records."""
 
+import json
 from itertools import count
 
 import pytest
@@ -118,10 +119,10 @@ def test_positions_are_those_of_the_stored_effects(loop):
     assert {asked[0]: 2} == loop.handler.positions(asked)
 
 
-def bad(loop, topic: str, value: bytes, **headers: bytes) -> list[Record]:
+def bad(loop, topic: str, value: bytes) -> list[Record]:
     offset = next(loop.offsets[topic])
     loop.ends[Partition(topic, 0)] = offset + 1
-    return [Record(topic, 0, offset, b"k", value, headers, 0)]
+    return [Record(topic, 0, offset, b"k", value, {}, 0)]
 
 
 @pytest.mark.parametrize(
@@ -141,24 +142,26 @@ def test_bad_prediction_is_refused_with_its_reason(loop, value, reason):
 
 
 @pytest.mark.parametrize(
-    ("value", "known", "reason"),
+    ("value", "reason"),
     [
-        (b"{", b"1", "DECODE_ERROR"),
-        (b'{"delay": NaN}', b"1", "BAD_TYPE"),
-        (b"{}", b"soon", "BAD_TIMESTAMP"),
-        (b"{}", b"9" * 30, "BAD_TIMESTAMP"),
+        (b"{", "DECODE_ERROR"),
+        (b'{"delay": NaN}', "BAD_TYPE"),
+        (b"{}", "BAD_TIMESTAMP"),
+        (b'{"_known_us": "soon"}', "BAD_TIMESTAMP"),
+        (b'{"_known_us": 999999999999999999}', "BAD_TIMESTAMP"),
     ],
 )
-def test_bad_label_is_refused_with_its_reason(loop, value, known, reason):
+def test_bad_label_is_refused_with_its_reason(loop, value, reason):
     topic = topics.INGEST_RECORDS.of(SCENE.arrived)
     with pytest.raises(Invalid, match=reason):
-        loop.handler.handle(bad(loop, topic, value, **{"headrace-known-time": known}))
+        loop.handler.handle(bad(loop, topic, value))
 
 
 def test_label_without_key_or_value_changes_nothing(loop):
     topic = topics.INGEST_RECORDS.of(SCENE.arrived)
-    for value in (b"{}", b'{"flight_id": null, "delay": 3}', b'{"flight_id": "f", "delay": "x"}'):
-        loop.handler.handle(bad(loop, topic, value, **{"headrace-known-time": b"1"}))
+    for columns in ({}, {"flight_id": None, "delay": 3}, {"flight_id": "f", "delay": "x"}):
+        value = json.dumps({"_known_us": 1, **columns}).encode()
+        loop.handler.handle(bad(loop, topic, value))
 
     assert 0 == queries.get_progress(loop.watch, store=loop.store).labelled
 

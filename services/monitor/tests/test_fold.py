@@ -51,7 +51,7 @@ class Folding:
         found = [
             fold.LabelRecord(
                 topics.INGEST_RECORDS.part_of(record.topic),
-                conversions.known_us(record),
+                conversions.known_us(record, json_strict.decode(record.value)),
                 json_strict.decode(record.value),
             )
             for record in records

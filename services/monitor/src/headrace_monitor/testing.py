@@ -231,5 +231,5 @@ def _message(topic: str, key: str, value: Any) -> Message:
 
 def _record(stream: str, key: str, known: float, columns: dict[str, Any]) -> Message:
     topic = topics.INGEST_RECORDS.of(stream)
-    headers = (("headrace-known-time", b"%d" % at_us(known)),)
-    return Message(topic, key.encode(), json.dumps(columns).encode(), headers)
+    value = {"_known_us": at_us(known), **columns}
+    return Message(topic, key.encode(), json.dumps(value).encode())

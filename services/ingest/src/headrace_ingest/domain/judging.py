@@ -99,11 +99,28 @@ def _rows(
         ),
     )
     late = pl.col("_event_time_us") < pl.col("_known_time_us") - stream.lateness_allowed_s * 10**6
-    return rows.with_columns(
-        _late=late,
-        _event_date=pl.from_epoch("_event_time_us", time_unit="us").dt.date(),
-        _value=pl.struct(list(stream.columns)).struct.json_encode().cast(pl.Binary),
-    ).with_columns(_reason=pl.coalesce("_type_reason", *_faults(stream)))
+    return (
+        rows.with_columns(
+            _late=late,
+            _event_date=pl.from_epoch("_event_time_us", time_unit="us").dt.date(),
+        )
+        .with_columns(
+            _value=pl.struct(*_envelope(), *stream.columns).struct.json_encode().cast(pl.Binary),
+        )
+        .with_columns(_reason=pl.coalesce("_type_reason", *_faults(stream)))
+    )
+
+
+def _envelope() -> list[pl.Expr]:
+    """What the platform says about a record, in its value: no column's name begins so."""
+    named = {
+        "_id": "_event_id",
+        "_event_us": "_event_time_us",
+        "_known_us": "_known_time_us",
+        "_published_ms": PUBLISHED,
+        "_late": "_late",
+    }
+    return [pl.col(column).alias(name) for name, column in named.items()]
 
 
 def _columns(

@@ -10,34 +10,26 @@ import polars as pl
 
 from headrace import topics
 from headrace_ingest.domain.contract import Contract
-from headrace_ingest.domain.judging import PUBLISHED, VALUE
+from headrace_ingest.domain.judging import VALUE
 from headrace_kit.dead_letters import dead_letter
 from headrace_kit.kafka import Message, Record
 
 KEY_BYTES_KEPT_MAX = 1_024
 # A copy would be refused, or end the next process: coordinates and digest only.
 POINTER_ONLY = ("TOO_LARGE", "POISON_CRASH")
-_HEADER_COLUMNS = {
-    "ce_id": "_event_id",
-    "ce_time": "_event_time_us",
-    "headrace-known-time": "_known_time_us",
-    "headrace-published-ms": PUBLISHED,
-}
 
 
 def record_messages(contract: Contract, rows: pl.DataFrame) -> list[Message]:
-    """One message for each row, whose `ce_id` is the same in every replay."""
+    """One message for each row, whose `ce_id` is the same in every replay.
+
+    Headers are for those who look from outside: they cost more than the value, which says it all.
+    """
     topic = topics.INGEST_RECORDS.of(contract.name)
     schema = ("ce_dataschema", contract.schema_id.encode())
-    names = tuple(_HEADER_COLUMNS)
-    texts = [rows[c].cast(pl.String).cast(pl.Binary).to_list() for c in _HEADER_COLUMNS.values()]
-    keys = rows["_key"].cast(pl.Binary).to_list()
-    tails = [(schema, ("headrace-late", b"1")) if late else (schema,) for late in rows["_late"]]
+    keys, ids = (rows[name].cast(pl.Binary).to_list() for name in ("_key", "_event_id"))
     return [
-        Message(topic, key, value, (*zip(names, header, strict=True), *tail))
-        for key, value, header, tail in zip(
-            keys, rows[VALUE].to_list(), zip(*texts, strict=True), tails, strict=True
-        )
+        Message(topic, key, value, (("ce_id", event_id), schema))
+        for key, event_id, value in zip(keys, ids, rows[VALUE].to_list(), strict=True)
     ]
 
 

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from google.protobuf.message import DecodeError
@@ -92,14 +92,12 @@ def prediction(record: Record) -> Prediction:
     )
 
 
-def known_us(record: Record) -> int:
-    """When the platform learned it; Invalid BAD_TIMESTAMP for a header that is no number."""
-    header = record.headers.get("headrace-known-time")
-    if header is None:
-        return record.timestamp_ms * 1_000
-    if not header.isdigit() or int(header) >= TIME_US_MAX:
+def known_us(record: Record, value: Mapping[str, Any]) -> int:
+    """When the platform learned it; Invalid BAD_TIMESTAMP unless ingest said so in the value."""
+    known = value.get("_known_us")
+    if type(known) is not int or not 0 <= known < TIME_US_MAX:
         raise Invalid("BAD_TIMESTAMP", topic=record.topic, offset=record.offset)
-    return int(header)
+    return known
 
 
 def facts(record: Record) -> list[Fact]:

@@ -156,17 +156,15 @@ def _labels(
     stream_topics = {topics.INGEST_RECORDS.of(s) for watch in watches for s in watch.streams}
     label_topics = {topics.INGEST_RECORDS.of(watch.recipe.label.stream) for watch in watches}
     found = [record for record in records if record.topic in stream_topics]
+    values = [json_strict.decode(record.value or b"") for record in found]
+    said = map(conversions.known_us, found, values)
     known = note_known_times(
-        [StreamRecord(_partition(record), conversions.known_us(record)) for record in found],
+        [StreamRecord(_partition(r), known_us) for r, known_us in zip(found, said, strict=True)],
         batch=batch,
     )
     labels = [
-        LabelRecord(
-            topics.INGEST_RECORDS.part_of(record.topic),
-            known_us,
-            json_strict.decode(record.value or b""),
-        )
-        for record, known_us in zip(found, known, strict=True)
+        LabelRecord(topics.INGEST_RECORDS.part_of(record.topic), known_us, value)
+        for record, known_us, value in zip(found, known, values, strict=True)
         if record.topic in label_topics
     ]
     return labels, Counter(record.topic for record in found)
