@@ -1,0 +1,130 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One Kafka broker and one service on a machine of two cores: each has a core of its own."""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import psutil
+
+from headrace import topics
+from headrace.admin import create_topics, static_topics
+from headrace.local.java import find_java
+from headrace.local.kafka import KafkaBroker, provide_jars
+from headrace.local.ports import pick_ports
+from headrace.local.process import Child, HttpReady, ProcessSpec, running
+from headrace.local.settings import child_environment
+from headrace.local.tools import ToolCache
+from headrace.registry.v1.registry_events_pb2 import Definition
+from headrace.application import definition_json, parse_definition
+from headrace_kit.kafka import KafkaPublisher, Message
+
+ROOT = Path(__file__).resolve().parents[1]
+SERVICE_CORE, OTHER_CORE = 0, 1
+READY_S_MAX = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """A broker on the other core, and a folder for the run."""
+
+    bootstrap: str
+    folder: Path
+
+    def define(self, *documents: Mapping[str, object]) -> None:
+        """Apply definitions as the registry would."""
+        publisher = KafkaPublisher(self.bootstrap, client_id="benchmark")
+        for document in documents:
+            made = parse_definition(dict(document))
+            event = Definition(
+                kind=made.kind, name=made.name, version=1, spec_json=definition_json(made)
+            )
+            key = f"{made.kind}/{made.name}".encode()
+            publisher.publish(
+                [Message(topics.REGISTRY_DEFINITIONS.name, key, event.SerializeToString())]
+            )
+        publisher.close(5.0)
+
+    @contextmanager
+    def service(self, name: str, **settings: str) -> Iterator[ServiceUnderTest]:
+        """The service on its core, ready."""
+        grpc_port, http_port = pick_ports(2)
+        prefix = name.upper()
+        environment = {
+            **child_environment(),
+            f"{prefix}_KAFKA_BOOTSTRAP": self.bootstrap,
+            f"{prefix}_GRPC_PORT": str(grpc_port),
+            f"{prefix}_HTTP_PORT": str(http_port),
+            f"{prefix}_DATA_DIR": str(self.folder / name),
+            f"{prefix}_OBJECT_STORE_URI": (self.folder / "objects").as_uri(),
+            **{f"{prefix}_{key.upper()}": value for key, value in settings.items()},
+        }
+        spec = ProcessSpec(
+            name=name,
+            command=(*pinned(SERVICE_CORE), sys.executable, "-m", f"headrace_{name}"),
+            ready=HttpReady(f"http://127.0.0.1:{http_port}/health/ready"),
+            environment=environment,
+            stop_grace_s=25.0,
+        )
+        child = Child(spec, self.folder / f"{name}.log", self.folder)
+        try:
+            child.wait_ready()
+            yield ServiceUnderTest(child, f"127.0.0.1:{grpc_port}")
+        finally:
+            child.stop()
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceUnderTest:
+    """A running service."""
+
+    child: Child
+    address: str
+
+    def cpu_s(self) -> float:
+        times = self._process().cpu_times()
+        return times.user + times.system
+
+    def rss_mb(self) -> float:
+        return self._process().memory_info().rss / 1e6
+
+    def _process(self) -> psutil.Process:
+        """The service itself: the child that we started may be what holds it."""
+        process = psutil.Process(self.child.pid)
+        return max([process, *process.children(recursive=True)], key=lambda p: p.memory_info().rss)
+
+
+@contextmanager
+def machine() -> Iterator[Machine]:
+    """A broker with the platform's topics; what it wrote goes at the end."""
+    with tempfile.TemporaryDirectory(prefix="headrace-bench-") as scratch:
+        folder = Path(scratch)
+        port, controller_port = pick_ports(2)
+        jars = provide_jars(ToolCache(ROOT / ".headrace/tools"))
+        broker = KafkaBroker(folder / "kafka", port, controller_port, find_java(), jars)
+        process = broker.process()
+        process = replace(process, command=(*pinned(OTHER_CORE), *process.command))
+        with running(process, folder):
+            create_topics(broker.bootstrap, static_topics())
+            os.sched_setaffinity(0, {OTHER_CORE})
+            yield Machine(broker.bootstrap, folder)
+
+
+def pinned(core: int) -> tuple[str, ...]:
+    return ("taskset", "-c", str(core))
+
+
+def wait_until(condition, *, timeout_s: float, interval_s: float = 0.02) -> None:
+    """Raises TimeoutError when it does not come true in time."""
+    deadline_s = time.monotonic() + timeout_s
+    while not condition():
+        if time.monotonic() > deadline_s:
+            raise TimeoutError(f"not so within {timeout_s} s")
+        time.sleep(interval_s)
