@@ -6,7 +6,6 @@ from __future__ import annotations
 import os
 import sys
 import tempfile
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -16,6 +15,7 @@ import psutil
 
 from headrace import topics
 from headrace.admin import create_topics, static_topics
+from headrace.application import definition_json, parse_definition
 from headrace.local.java import find_java
 from headrace.local.kafka import KafkaBroker, provide_jars
 from headrace.local.ports import pick_ports
@@ -23,12 +23,10 @@ from headrace.local.process import Child, HttpReady, ProcessSpec, running
 from headrace.local.settings import child_environment
 from headrace.local.tools import ToolCache
 from headrace.registry.v1.registry_events_pb2 import Definition
-from headrace.application import definition_json, parse_definition
 from headrace_kit.kafka import KafkaPublisher, Message
 
 ROOT = Path(__file__).resolve().parents[1]
 SERVICE_CORE, OTHER_CORE = 0, 1
-READY_S_MAX = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,12 +117,3 @@ def machine() -> Iterator[Machine]:
 
 def pinned(core: int) -> tuple[str, ...]:
     return ("taskset", "-c", str(core))
-
-
-def wait_until(condition, *, timeout_s: float, interval_s: float = 0.02) -> None:
-    """Raises TimeoutError when it does not come true in time."""
-    deadline_s = time.monotonic() + timeout_s
-    while not condition():
-        if time.monotonic() > deadline_s:
-            raise TimeoutError(f"not so within {timeout_s} s")
-        time.sleep(interval_s)

@@ -9,7 +9,6 @@ does nothing. Every answer is compared with a plain fold.
 from __future__ import annotations
 
 import math
-import random
 import subprocess
 import sys
 import time
@@ -75,7 +74,8 @@ RAW = """
 import sys, time
 from confluent_kafka import Consumer, TopicPartition
 bootstrap, topic, count = sys.argv[1], sys.argv[2], int(sys.argv[3])
-consumer = Consumer({"bootstrap.servers": bootstrap, "group.id": "raw", "enable.auto.commit": False})
+settings = {"bootstrap.servers": bootstrap, "group.id": "raw", "enable.auto.commit": False}
+consumer = Consumer(settings)
 consumer.assign([TopicPartition(topic, number, 0) for number in range(4)])
 read, begun = 0, 0.0
 while read < count:
@@ -111,16 +111,24 @@ def fill(where: Machine) -> dict[str, list[tuple[int, str, float]]]:
             "queue.buffering.max.messages": 200_000,
         }
     )
-    chance, happened = random.Random(7), defaultdict(list)
+    chance, happened = np.random.default_rng(7), defaultdict(list)
+    # Half of the events are those of a few users.
+    users = np.where(
+        np.arange(EVENTS) % 2,
+        chance.integers(0, ENTITIES, EVENTS),
+        np.minimum(chance.pareto(0.4, EVENTS), ENTITIES - 1),
+    ).astype(int)
+    amounts = chance.random(EVENTS).round(4) * 100
     batch = []
-    for number in range(EVENTS):
-        user = f"user-{min(int(chance.paretovariate(0.4)), ENTITIES) if number % 2 else chance.randrange(ENTITIES)}"
-        at, amount, name = START_US + number * STEP_US, round(chance.random() * 100, 2), f"c-{number}"
+    for number, (user_number, amount) in enumerate(
+        zip(users.tolist(), amounts.tolist(), strict=True)
+    ):
+        user, name = f"user-{user_number}", f"c-{number}"
+        at = START_US + number * STEP_US
         happened[user].append((at, name, amount))
-        value = {
-            "_id": name, "_event_us": at, "_known_us": at, "_published_ms": at // 1000, "_late": False,
-            "click_id": name, "user": user, "kind": f"kind-{number % KINDS}", "amount": amount, "at": at,
-        }  # fmt: skip
+        envelope = {"_id": name, "_event_us": at, "_known_us": at, "_published_ms": at // 1000}
+        columns = {"click_id": name, "user": user, "amount": amount, "at": at}
+        value = {**envelope, "_late": False, "kind": f"kind-{number % KINDS}", **columns}
         batch.append({"value": orjson.dumps(value), "key": user.encode()})
         if len(batch) == 50_000:
             producer.produce_batch(TOPIC, batch)
@@ -131,7 +139,15 @@ def fill(where: Machine) -> dict[str, list[tuple[int, str, float]]]:
 
 
 def raw_limit(where: Machine) -> float:
-    command = [*pinned(SERVICE_CORE), sys.executable, "-c", RAW, where.bootstrap, TOPIC, str(EVENTS)]
+    command = [
+        *pinned(SERVICE_CORE),
+        sys.executable,
+        "-c",
+        RAW,
+        where.bootstrap,
+        TOPIC,
+        str(EVENTS),
+    ]
     rates = [
         float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
         for _ in range(3)

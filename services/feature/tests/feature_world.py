@@ -207,6 +207,7 @@ class World:
     catalogue: Catalogue = field(default_factory=a_catalogue)
     state_store: MemoryStateStore = field(default_factory=MemoryStateStore)
     folder: Path = Path("no-large-run-is-expected")
+    folder_bytes_max: int = 1 << 30
     keep: int = 3_650 * DAY
     offsets: dict[int, int] = field(default_factory=dict)
 
@@ -215,7 +216,7 @@ class World:
         self.restart()
 
     def restart(self) -> None:
-        self.store = RunStore(self.state_store, self.folder)
+        self.store = RunStore(self.state_store, self.folder, folder_bytes_max=self.folder_bytes_max)
         self.loop_handler = RecordFolder(
             catalogue=lambda: self.catalogue,
             store=self.store,

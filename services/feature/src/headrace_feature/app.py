@@ -40,7 +40,7 @@ def run(settings: Settings) -> int:
     """Serves until it is told to stop; returns the exit code."""
     bootstrap = settings.kafka_bootstrap
     state = LmdbStateStore(settings.data_dir / "state", map_bytes_max=settings.state_bytes_max)
-    store = RunStore(state, settings.data_dir / "runs")
+    store = RunStore(state, settings.data_dir / "runs", folder_bytes_max=settings.state_bytes_max)
     freshness, clock = DelayHistogram(), SystemClock()
     publisher = KafkaPublisher(bootstrap, client_id=SERVICE)
     _expose(freshness)

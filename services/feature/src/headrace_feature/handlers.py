@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the service does: fold records into tiles, answer reads, make training sets."""
+"""What the service does: fold records into runs, answer reads, make training sets."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ class Settings(ServiceSettings):
     http_port: int = 7202
     data_dir: Path = Path(".headrace/feature")
     state_bytes_max: int = Field(default=16 << 30, gt=0)
-    """Cap of the tiles on disk; the file grows as it is needed."""
+    """Cap of small runs, and of large ones, on disk; the files grow as it is needed."""
     keep_days: int = Field(default=45, gt=0, le=3_650)
     """How far behind the newest known record a read may ask."""
     object_store_uri: str = ""

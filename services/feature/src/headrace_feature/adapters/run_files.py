@@ -69,6 +69,11 @@ def write_folder(folder: Path, pieces: Iterable[Run]) -> Iterator[None]:
         _sync_folder(each)
 
 
+def folder_bytes(run: Run) -> int:
+    """What the run takes in a folder."""
+    return sum(array.nbytes for array in _arrays(run).values())
+
+
 def map_folder(folder: Path, width: int) -> Run:
     """The arrays are read from the files when they are touched; they outlive the files' names."""
     arrays = [

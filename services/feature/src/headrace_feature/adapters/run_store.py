@@ -23,7 +23,14 @@ from pathlib import Path
 import numpy as np
 
 from headrace import topics
-from headrace_feature.adapters.run_files import from_bytes, map_folder, to_bytes, write_folder
+from headrace.errors import Busy
+from headrace_feature.adapters.run_files import (
+    folder_bytes,
+    from_bytes,
+    map_folder,
+    to_bytes,
+    write_folder,
+)
 from headrace_feature.domain.observations import EVENT, Run, merged
 from headrace_feature.domain.views import Layout
 from headrace_feature.ports import Folded
@@ -76,10 +83,13 @@ class _Merge:
 
 
 class RunStore:
-    """ObservationStore; one thread writes, any thread reads."""
+    """ObservationStore; one thread writes, any thread reads.
 
-    def __init__(self, store: StateStore, folder: Path) -> None:
-        self._store, self._folder = store, folder
+    `folder_bytes_max` bounds the large runs; the state store has a bound of its own.
+    """
+
+    def __init__(self, store: StateStore, folder: Path, *, folder_bytes_max: int) -> None:
+        self._store, self._folder, self._bytes_max = store, folder, folder_bytes_max
         self._states: dict[bytes, _State] = {}
         self._furthest: dict[str, dict[int, int]] = {}
         self._merge: _Merge | None = None
@@ -111,6 +121,7 @@ class RunStore:
         return [each.run for each in state.held] if state is not None else []
 
     def commit(self, batch: Sequence[Folded]) -> None:
+        self._check_room()
         puts: dict[bytes, bytes] = {}
         gone: list[bytes] = []
         changed: list[tuple[Folded, tuple[_Held, ...], int]] = []
@@ -135,6 +146,12 @@ class RunStore:
         for folded, held, number in changed:
             self._install(folded, held, number)
         self._note_furthest(furthest)
+
+    def _check_room(self) -> None:
+        held = [each.run for state in self._states.values() for each in state.held if each.large]
+        stored = sum(map(folder_bytes, held))
+        if stored >= self._bytes_max:
+            raise Busy("STATE_FULL", path=self._folder.name, bytes_max=self._bytes_max)
 
     def _tidied(
         self, held: tuple[_Held, ...], number: int, floor_us: int
@@ -162,12 +179,12 @@ class RunStore:
 
     def _install(self, folded: Folded, held: tuple[_Held, ...], number: int) -> None:
         state = self._state(folded.layout.id)
-        outlived = [each for each in state.held if each.large and each not in held]
+        gone = [each for each in state.held if each not in held]
         state.held, state.next_number = held, number
         state.next_by_partition = {**state.next_by_partition, **folded.next_by_partition}
-        if self._merge is not None and set(self._merge.sources) & set(outlived):
+        if self._merge is not None and set(self._merge.sources) & set(gone):
             self._give_up(self._merge)
-        self._remove(folded.layout.id, outlived)
+        self._remove(folded.layout.id, [each for each in gone if each.large])
 
     def tend(self) -> None:
         if self._merge is None:

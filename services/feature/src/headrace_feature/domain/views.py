@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which views apply now, how their tiles are laid out, and which of them answer a request.
+"""Which views apply now, how their observations are laid out, and which of them answer a request.
 
-A layout is named by what its tiles hold (stream, entity, columns, span), not by the view: a changed
-view with the same needs keeps its tiles, one with other needs gets new ones, filled from the
+A layout is named by what it holds (stream, entity, columns, span), not by the view: a changed view
+with the same needs keeps its observations, one with other needs gets new ones, filled from the
 stream's beginning.
 """
 
@@ -41,9 +41,9 @@ KIND_BY_TYPE: Mapping[str, Kind] = {
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """What the tiles of a view hold: for each record of the stream its times and these columns.
+    """What is held for a view: for each record of the stream its times and these columns.
 
-    `id`: 8 bytes. `span_us`: the longest window, behind which no tile of a past read is needed.
+    `id`: 8 bytes. `span_us`: the longest window, behind which no past read looks.
     """
 
     id: bytes

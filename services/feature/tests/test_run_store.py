@@ -1,0 +1,167 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Runs merged by tiers, in memory and in folders: the same observations, however they are held."""
+
+import numpy as np
+import pytest
+from feature_world import DAY, HOUR, START, Event, World, bits, event_lists
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from headrace.errors import Busy
+from headrace_feature.adapters import run_store
+from headrace_feature.adapters.run_files import from_bytes, to_bytes
+from headrace_kit.state_store import MemoryStateStore
+
+ROWS = [(zone, 1, START + half * HOUR // 2) for zone in "ab" for half in range(16)]
+EVENTS = [
+    Event(f"ride-{n}", START + n * HOUR // 64, START + n * HOUR // 64, zone=f"zone-{n % 50}")
+    for n in range(400)
+]
+
+
+@pytest.fixture
+def small_tiers(monkeypatch):
+    """Runs of a few rows are large already, and a piece holds a few."""
+    monkeypatch.setattr(run_store, "ROWS_SMALL_MAX", 12)
+    monkeypatch.setattr(run_store, "TIER_ROWS", 1)
+    monkeypatch.setattr(run_store, "PIECE_ROWS", 4)
+
+
+@pytest.fixture
+def world(tmp_path, small_tiers):
+    return World(folder=tmp_path / "runs")
+
+
+def folders(world):
+    return sorted(world.folder.glob("*/*"))
+
+
+def fold_one_by_one(world, events):
+    for event in events:
+        world.fold(event)
+
+
+def finish_merges(world):
+    for _ in range(1_000):
+        world.loop_handler.idle()
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(events=event_lists(events_max=60), restarts=st.sets(st.integers(0, 59), max_size=3))
+def test_answers_and_state_are_those_of_one_run(tmp_path_factory, small_tiers, events, restarts):
+    once = World()
+    once.fold(*events)
+    many = World(folder=tmp_path_factory.mktemp("runs"))
+    for number, event in enumerate(events):
+        many.fold(event)
+        if number in restarts:
+            many.restart()
+
+    assert once.state() == many.state()
+    assert bits(once.read(ROWS)) == bits(many.read(ROWS))
+
+
+def test_large_runs_live_in_folders_and_few_are_left(world):
+    fold_one_by_one(world, EVENTS)
+    finish_merges(world)
+
+    assert folders(world)
+    for layout in world.catalogue.layouts().values():
+        assert len(world.store.runs(layout)) < 4 * 6
+    once = World()
+    once.fold(*EVENTS)
+    assert once.state() == world.state()
+
+
+def test_restart_finds_large_runs_and_forgets_a_merge_that_did_not_end(world):
+    fold_one_by_one(world, EVENTS[:200])
+    before = world.state()
+    (unfinished := world.folder / ("0" * 16) / "9").mkdir(parents=True)
+    (unfinished / "matrix").write_bytes(b"half")
+    world.restart()
+
+    assert not unfinished.exists()
+    assert before == world.state()
+    fold_one_by_one(world, EVENTS[200:])
+    once = World()
+    once.fold(*EVENTS)
+    assert once.state() == world.state()
+
+
+def test_reader_goes_on_with_runs_that_a_merge_replaced(world):
+    fold_one_by_one(world, EVENTS[:100])
+    layout = world.catalogue.layout_by_view["zone"]
+    held = world.store.runs(layout)
+    before = [to_bytes(run) for run in held]
+    fold_one_by_one(world, EVENTS[100:])
+    finish_merges(world)
+
+    assert before == [to_bytes(run) for run in held]
+
+
+def test_outlived_runs_and_their_folders_go(tmp_path, small_tiers):
+    world = World(folder=tmp_path / "runs", keep=DAY)
+    fold_one_by_one(world, EVENTS)
+    finish_merges(world)
+    assert folders(world)
+    world.fold(Event("later", START + 90 * DAY, START + 90 * DAY))
+
+    assert not folders(world)
+    only = World(keep=DAY)
+    only.fold(Event("later", START + 90 * DAY, START + 90 * DAY))
+    assert only.state() == world.state()
+
+
+def test_merge_whose_sources_are_outlived_is_given_up(tmp_path, small_tiers):
+    world = World(folder=tmp_path / "runs", keep=DAY)
+    fold_one_by_one(world, EVENTS[:16])
+    world.loop_handler.idle()
+    world.fold(Event("later", START + 90 * DAY, START + 90 * DAY))
+    finish_merges(world)
+
+    assert {1} == {len(world.store.runs(each)) for each in world.catalogue.layouts().values()}
+
+
+def test_view_that_is_taken_back_leaves_no_folder(world):
+    fold_one_by_one(world, EVENTS)
+    world.catalogue = world.catalogue.without("view", "zone").without("view", "zone-kind")
+    world.place()
+
+    assert not folders(world)
+    assert not list(world.state_store.scan(b"", b"\xff"))
+
+
+def test_full_folder_is_busy_and_reads_go_on(tmp_path, small_tiers):
+    world = World(folder=tmp_path / "runs", folder_bytes_max=10_000)
+    with pytest.raises(Busy, match="STATE_FULL"):
+        fold_one_by_one(world, EVENTS)
+
+    stored = world.offsets[0] - 1
+    once = World()
+    once.fold(*EVENTS[:stored])
+    assert once.state() == world.state()
+
+
+def test_run_comes_back_from_its_bytes():
+    world = World()
+    world.fold(*EVENTS)
+    (run,) = world.store.runs(world.catalogue.layout_by_view["zone"])
+    again = from_bytes(to_bytes(run))
+
+    np.testing.assert_array_equal(run.matrix, again.matrix)
+    assert to_bytes(run) == to_bytes(again)
+    with pytest.raises(ValueError, match="begins with"):
+        from_bytes(b"zip1" + to_bytes(run)[4:])
+
+
+def test_entities_that_share_a_first_half_are_kept_apart(monkeypatch):
+    monkeypatch.setattr(
+        "headrace_feature.domain.entities._digest",
+        lambda texts: b"\0" * 8 + "".join(texts).encode().rjust(8, b"\0"),
+    )
+    world = World(state_store=MemoryStateStore())
+    zones = ["c", "a", "b", "a", "c"]
+    world.fold(*(Event(f"r{n}", START + n, START + n, zone=z) for n, z in enumerate(zones)))
+
+    read = world.read([(z, 1, START + HOUR // 2) for z in "abcd"], ["zone:count_1h"])
+    assert [2, 1, 2, 0] == read[:, 0].tolist()
