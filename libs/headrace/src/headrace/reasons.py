@@ -103,6 +103,11 @@ REASONS: dict[str, Reason] = {
         "A definition of the application is wrong.",
         "Mend the file and line that are named.",
     ),
+    "CONTRACT_INCOMPATIBLE": Reason(
+        "Conflict",
+        "The contract would refuse records that the applied version took.",
+        "Undo the changes that are listed or give the new contract a stream of its own.",
+    ),
     "BAD_SETTING": Reason(
         "Invalid",
         "A setting is unknown or wrong.",
