@@ -209,6 +209,11 @@ REASONS: dict[str, Reason] = {
         "The run id was registered before with other content.",
         "Train again under a new id.",
     ),
+    "TOO_MANY_DEAD_LETTERS": Reason(
+        "Conflict",
+        "More of the last records of a stream would be set aside than its share allows.",
+        "Apply a contract that takes them, or let them pass by INGEST_DEAD_LETTERS_SHARE_MAX.",
+    ),
     "TOO_FEW_ROWS": Reason(
         "Conflict",
         "The training set has too few rows or only one class.",

@@ -12,6 +12,7 @@ from headrace_ingest.adapters.delta_archive import DeltaArchive
 from headrace_ingest.adapters.file_trial_log import FileTrialLog
 from headrace_ingest.adapters.grpc_api import DatasetApi, IngestApi
 from headrace_ingest.adapters.kafka_topics import KafkaTopicCatalogue
+from headrace_ingest.domain.tolerance import Tolerance
 from headrace_ingest.handlers.sink import Pace, RecordSink
 from headrace_ingest.settings import IngestSettings
 from headrace_kit.admin_http import AdminServer
@@ -66,6 +67,7 @@ def run(settings: IngestSettings) -> int:
         pace=Pace(
             commit_interval_s=settings.commit_interval_s, dedup_ids_max=settings.dedup_ids_max
         ),
+        tolerance=Tolerance(settings.dead_letters_share_max, settings.dead_letters_window_records),
     )
     loop = ConsumeLoop(
         bootstrap=bootstrap,
