@@ -12,7 +12,8 @@ from headrace_kit.kafka import Partition, Record
 from headrace_kit.state_store import MemoryStateStore
 from headrace_kit.testing import FixedClock, MemoryPublisher
 from headrace_monitor import testing
-from headrace_monitor.adapters.event_loop import EventLoop, topics_of
+from headrace_monitor.adapters.event_loop import EventLoop
+from headrace_monitor.app import FACT_TOPICS, topics_of
 from headrace_monitor.handlers import queries
 
 SCENE = testing.Scene()
@@ -32,6 +33,7 @@ class Loop:
 
     def start(self) -> None:
         self.handler = EventLoop(
+            fact_topics=FACT_TOPICS,
             store=self.store,
             publisher=self.publisher,
             watches=lambda: {"delay": self.watch},
