@@ -11,7 +11,7 @@ import pytest
 from headrace.errors import Invalid, Unavailable
 from headrace_ingest.adapters.contract_book import AppliedContracts
 from headrace_ingest.adapters.memory_archive import MemoryArchive
-from headrace_ingest.adapters.memory_trial_log import MemoryTrialLog
+from headrace_ingest.adapters.memory_attempt_log import MemoryAttemptLog
 from headrace_ingest.domain.accounts import Account
 from headrace_ingest.domain.tolerance import Tolerance
 from headrace_ingest.handlers.sink import Pace, RecordSink
@@ -60,7 +60,7 @@ class World:
     contracts: AppliedContracts = field(default_factory=AppliedContracts)
     archive: TroubledArchive = field(default_factory=TroubledArchive)
     publisher: MemoryPublisher = field(default_factory=MemoryPublisher)
-    trial_log: MemoryTrialLog = field(default_factory=MemoryTrialLog)
+    attempt_log: MemoryAttemptLog = field(default_factory=MemoryAttemptLog)
     decode: Callable = decode
     now_s: float = 100.0
     tolerance: Tolerance = field(default_factory=Tolerance)
@@ -71,7 +71,7 @@ class World:
             catalogue=OneTopic(),
             archive=self.archive,
             publisher=self.publisher,
-            trial_log=self.trial_log,
+            attempt_log=self.attempt_log,
             decode=self.decode,
             monotonic_s=lambda: self.now_s,
             pace=Pace(commit_interval_s=0.5, commit_rows_max=5),

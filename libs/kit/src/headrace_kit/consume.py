@@ -19,21 +19,11 @@ import structlog
 from headrace.errors import Busy, HeadraceError, Unavailable
 from headrace_kit.backoff import Backoff
 from headrace_kit.dead_letters import dead_letter
-from headrace_kit.follow import TableFollower
 from headrace_kit.kafka import Partition, Publisher, Record
-from headrace_kit.offsets import committed_offsets, topic_end_offsets
 from headrace_kit.part_thread import PartThread
 from headrace_kit.reader import GroupReader
 from headrace_kit.telemetry import counter, gauge
 
-__all__ = [
-    "BatchHandler",
-    "ConsumeLoop",
-    "GatheringHandler",
-    "TableFollower",
-    "committed_offsets",
-    "topic_end_offsets",
-]
 DEAD_LETTERS_IN_A_ROW_MAX = 1_000
 TRIES_BEFORE_UNREADY = 3
 

@@ -23,15 +23,15 @@ import structlog
 from headrace import topics
 from headrace.errors import Conflict, HeadraceError, Invalid, Unavailable
 from headrace_ingest.domain.accounts import Account
+from headrace_ingest.domain.attempts import Suspects
 from headrace_ingest.domain.batch import Batch, set_aside, sort_out
 from headrace_ingest.domain.contract import Contract
 from headrace_ingest.domain.dedup import HORIZON_US, Decided, DedupIndex
 from headrace_ingest.domain.judging import ARCHIVE_COLUMNS, Decode, empty_rows
 from headrace_ingest.domain.tolerance import DeadLetterWindow, Tolerance
-from headrace_ingest.domain.trials import Suspects
 from headrace_ingest.handlers.messages import dead_letters, record_messages
 from headrace_ingest.metrics import count_stored
-from headrace_ingest.ports import Archive, ContractBook, Restored, TopicCatalogue, TrialLog
+from headrace_ingest.ports import Archive, AttemptLog, ContractBook, Restored, TopicCatalogue
 from headrace_kit.failpoints import failpoint
 from headrace_kit.kafka import Message, Partition, Publisher, Record
 
@@ -113,7 +113,7 @@ class RecordSink:
         catalogue: TopicCatalogue,
         archive: Archive,
         publisher: Publisher,
-        trial_log: TrialLog,
+        attempt_log: AttemptLog,
         decode: Decode,
         monotonic_s: Callable[[], float],
         pace: Pace,
@@ -121,7 +121,7 @@ class RecordSink:
     ) -> None:
         self._contracts, self._catalogue = contracts, catalogue
         self._archive, self._publisher = archive, publisher
-        self._trial_log, self._suspects = trial_log, Suspects(trial_log.read())
+        self._attempt_log, self._suspects = attempt_log, Suspects(attempt_log.read())
         self._decode, self._monotonic_s, self._pace = decode, monotonic_s, pace
         self._tolerance = tolerance
         self._streams: dict[str, _Stream] = {}
@@ -229,9 +229,9 @@ class RecordSink:
         """Deliver these records, or set them aside, and gather the rows."""
         parts = [(self._current(topics.RAW.part_of(p[0].topic)), p) for p in _by_topic(records)]
         records = [record for stream, part in parts if stream for record in part]
-        self._trial_log.write(self._suspects.trials(records))
+        self._attempt_log.write(self._suspects.attempts(records))
         works = [self._sorted_out(stream, part) for stream, part in parts if stream]
-        self._trial_log.write({})
+        self._attempt_log.write({})
         works = [work for work in works if self._tolerated(work)]
         messages = [message for work in works for message in work.messages]
         if messages:
