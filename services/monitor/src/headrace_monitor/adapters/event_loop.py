@@ -107,13 +107,14 @@ class EventLoop:
             if record.topic in self._fact_topics:
                 for fact in conversions.facts(record):
                     note(fact, batch=batch)
+        # Before this batch's known times are noted: what came before a monitor is not its own.
+        turns = [take_turn(watch, batch) for watch in watches.values()]
         labels, read = _labels(records, watches.values(), batch)
         predictions = [
             conversions.prediction(record)
             for record in records
             if record.topic.startswith(PREDICTION_TOPICS)
         ]
-        turns = [take_turn(watch, batch) for watch in watches.values()]
         for turn in turns:
             fold_predictions(turn, predictions)
             fold_labels(turn, labels)
