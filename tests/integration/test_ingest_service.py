@@ -5,7 +5,9 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
+import subprocess
 import sys
 import uuid
 from collections import Counter
@@ -43,6 +45,7 @@ from headrace_kit.testing import wait_until
 
 pytestmark = pytest.mark.integration
 
+RUNBOOK = Path(__file__).resolve().parents[2] / "docs/runbooks/lost-offsets.md"
 DEADLINE_S = 40.0
 CALL_TIMEOUT_S = 10.0
 REQUEST_TIMEOUT_S = 15.0
@@ -177,9 +180,13 @@ class Service:
             ),
             stop_grace_s=25.0,
         )
-        self._child = Child(spec, self._run_dir / f"ingest-{self.grpc_port}.log", self._run_dir)
+        self._child = Child(spec, self.log, self._run_dir)
         if ready:
             self._child.wait_ready()
+
+    @property
+    def log(self) -> Path:
+        return self._run_dir / f"ingest-{self.grpc_port}.log"
 
     @property
     def pid(self) -> int:
@@ -403,6 +410,38 @@ def test_process_that_slept_through_another_owner_writes_nothing(start_service, 
     assert dict.fromkeys(wanted, 1) == dict(heir.archived(stream))
     counts = heir.counts(stream)
     assert counts.received == sum(topic_end_offsets(stream.bootstrap, [stream.raw]).values())
+
+
+def test_stream_with_lost_offsets_goes_on_as_the_runbook_says(
+    start_service, stream, kafka_server, tmp_path
+):
+    service = start_service()
+    service.start()
+    stream.publish(*GOOD[:50])
+    stream.wait_taken_in()
+    assert 0 == service.stop()
+    done = committed_offsets(kafka_server, "ingest", [stream.raw])
+    stream.publish(*GOOD[50:])
+    admin = AdminClient({"bootstrap.servers": kafka_server, "log_level": 0})
+    beginnings = [TopicPartition(*partition, at + 1) for partition, at in done.items()]
+    for deleted in admin.delete_records(beginnings).values():
+        deleted.result(REQUEST_TIMEOUT_S)
+    ends = topic_end_offsets(kafka_server, [stream.raw])
+    left = sum(end - done.get(partition, -1) - 1 for partition, end in ends.items())
+    service.start(ready=False)
+    wait_until(lambda: b"offset_lost" in service.log.read_bytes(), timeout_s=DEADLINE_S)
+    assert not service.ready()
+    (script,) = re.findall(r"```python\n(.*?)```", RUNBOOK.read_text(), flags=re.DOTALL)
+    (tmp_path / "again.py").write_text(script)
+    said = subprocess.run(
+        [sys.executable, tmp_path / "again.py", kafka_server, stream.name],
+        check=True, capture_output=True, text=True, timeout=DEADLINE_S)  # fmt: skip
+    assert f"{left} records kept\n" == said.stdout
+    service.stop()
+
+    service.start()
+    stream.wait_taken_in()
+    assert 50 + left == len(service.archived(stream))
 
 
 def retyped() -> dict[str, Any]:

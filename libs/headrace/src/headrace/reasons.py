@@ -255,7 +255,7 @@ REASONS: dict[str, Reason] = {
     "OFFSET_LOST": Reason(
         "Unavailable",
         "Retention removed records that were not read yet.",
-        "See the runbook on lost offsets.",
+        "See docs/runbooks/lost-offsets.md.",
     ),
     "OBJECT_STORE_UNAVAILABLE": Reason(
         "Unavailable", "The object store did not answer in time.", "Look at its address and log."
