@@ -5,6 +5,7 @@ SHELL := /bin/bash
 PYTHON ?= python3
 BIN := .venv/bin
 MEMBERS := libs/headrace libs/kit $(wildcard services/*) examples/flights
+GENERATED := $(addprefix libs/headrace/src/headrace/,topics.py reasons.py oip */v1)
 PYTEST := $(BIN)/python -m pytest
 # Integration tests mostly wait for their servers, of which each worker has its own.
 UNIT_WORKERS ?= 2
@@ -12,7 +13,7 @@ INTEGRATION_WORKERS ?= 3
 # Faults are injected only by the tests that say so.
 unexport HEADRACE_FAIL
 
-.PHONY: help setup check fix test unit contracts integration e2e protos lock tidy up demo bench
+.PHONY: help setup check fix test unit contracts integration e2e protos baseline lock tidy up demo bench
 
 help: ## Show this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -35,11 +36,12 @@ demo: setup ## The closed loop on real flights, from nothing to promoted models
 up: setup ## Start Kafka and the six services; Ctrl-C stops them
 	$(BIN)/headrace up
 
-check: setup ## Format, lint, types, architecture: under a minute
+check: setup ## Format, lint, types, declared imports, architecture: under a minute
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy libs/headrace/src libs/kit/src examples/flights/src $(wildcard services/*/src)
 	$(BIN)/lint-imports
+	for member in $(MEMBERS); do (cd $$member && $(CURDIR)/$(BIN)/deptry --no-ansi src); done
 	$(PYTEST) -q tests/architecture
 
 fix: setup ## Format, and mend what the linter can
@@ -51,11 +53,13 @@ test: check unit contracts integration e2e ## Everything, on real parts
 unit: setup ## Unit tests of every member; no network
 	$(PYTEST) -q -n $(UNIT_WORKERS) -m "not integration and not e2e" libs services examples
 
-contracts: setup ## Protos, topics, reasons, examples and generated code agree
+contracts: setup ## Protos, topics, reasons, examples, pictures and generated code agree
 	$(BIN)/buf lint
-	$(BIN)/python contracts/generate.py
-	git diff --exit-code -- libs/headrace/src/headrace
+	$(BIN)/buf breaking --against contracts/baseline.binpb
 	$(PYTEST) -q tests/contracts
+	$(BIN)/python contracts/generate.py
+	@stale=$$(git status --porcelain -- $(GENERATED)); test -z "$$stale" \
+	  || { echo "Generated files differ from the committed ones:"; echo "$$stale"; exit 1; }
 
 integration: setup ## Adapters against a real Kafka, PostgreSQL and S3 server
 	$(PYTEST) -q -n $(INTEGRATION_WORKERS) --dist loadfile -m integration libs services tests/integration
@@ -65,6 +69,9 @@ e2e: setup ## The whole platform: the demo, kills, compose and chart
 
 protos: setup ## Generate stubs, topics and reasons from contracts/ and protos/
 	$(BIN)/python contracts/generate.py
+
+baseline: setup ## Hold later protos to these: what they say now may not break any more
+	$(BIN)/buf build --exclude-source-info -o contracts/baseline.binpb
 
 lock: setup ## Write requirements/*.lock from the pyproject files
 	$(BIN)/python requirements/export.py

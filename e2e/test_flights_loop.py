@@ -11,10 +11,12 @@ import pytest
 
 from flights_example.account import everything_accounted
 from flights_example.testing import SMALL, Onlooker, a_platform, kill, run_small
+from headrace.local.platform import SERVICES
 from headrace.local.tools import ToolCache
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
 FIRST_SERVED_STEP = (SMALL.train_until - SMALL.from_day).days + 1
+IDLE_RSS_MB_MAX = 1.5 * 1024**3 / 1e6
 # Timings, and moments of the wall clock, are no results.
 UNREPEATABLE = ("freshness_ms", "latency_ms", "wall_s", "rss_mb_by_service", "first_prediction_s",
                 "drift_to_promotion_s")  # fmt: skip
@@ -59,6 +61,26 @@ def test_drift_leads_to_one_gated_retraining(undisturbed: dict[str, Any]) -> Non
     assert [1, 2] == [version["version"] for version in undisturbed["versions"]]
     served = [each for each in undisturbed["versions"] if "promoted_at" in each]
     assert all("passed" == version["gate"] for version in served)
+
+
+def test_loop_turns_to_its_end(undisturbed: dict[str, Any]) -> None:
+    (incident,) = undisturbed["incidents"]
+    v1, v2 = undisturbed["versions"]
+
+    assert incident["action"] in ("retrained v2, promoted", "retrained v2, rolled back")
+    promoted = incident["action"].endswith("promoted")
+    assert (None if promoted else "champion", "champion" if promoted else None) == (
+        v1.get("alias"),
+        v2.get("alias"),
+    )
+
+
+def test_idle_platform_fits_its_memory(tmp_path: Path, cache: ToolCache) -> None:
+    with a_platform(tmp_path, cache) as platform:
+        rss_mb = platform.rss_mb_by_service()
+
+    assert {*SERVICES, "kafka"} == rss_mb.keys()
+    assert sum(rss_mb.values()) < IDLE_RSS_MB_MAX, rss_mb
 
 
 def test_killing_every_service_changes_no_final_number(

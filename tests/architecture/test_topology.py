@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the code names equals what the contracts say, and each entry point stays small."""
+"""What the code reads and publishes equals the contracts, and each entry point stays small."""
 
 from __future__ import annotations
 
@@ -21,12 +21,21 @@ def constant(stem: str) -> str:
     return stem.upper().replace(".", "_").replace("-", "_")
 
 
-def named_by(service: str) -> set[str]:
-    """The topic constants that a service's source names."""
+def given(service: str, role: str) -> set[str]:
+    """The topics of which the contracts make the service a publisher or a consumer."""
+    # Dead letters are written by the kit, which knows no service.
+    return {
+        constant(stem)
+        for stem, contract in CONTRACTS.items()
+        if service in contract[role] and not stem.endswith(".dead-letters")
+    }
+
+
+def topics_in(tree: ast.AST) -> set[str]:
+    """The topic constants that this code names."""
     return {
         node.attr
-        for path in (ROOT / f"services/{service}/src").rglob("*.py")
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        for node in ast.walk(tree)
         if isinstance(node, ast.Attribute)
         and isinstance(node.value, ast.Name)
         and node.value.id == "topics"
@@ -34,20 +43,51 @@ def named_by(service: str) -> set[str]:
     }
 
 
-@pytest.mark.parametrize("service", SERVICES)
-def test_service_names_the_topics_that_the_contracts_give_it(service: str) -> None:
-    # Dead letters are written by the kit, which knows no service.
-    expected = {
-        constant(stem)
-        for stem, contract in CONTRACTS.items()
-        if service in contract["publishers"] + contract["consumers"]
-        and not stem.endswith(".dead-letters")
+def makes_messages(function: ast.AST) -> bool:
+    return any(
+        isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Name)
+        and node.func.id in ("Message", "_message")
+        for node in ast.walk(function)
+    )
+
+
+def modules(service: str) -> dict[str, ast.Module]:
+    """The service's modules by name, without what it ships for tests."""
+    source = ROOT / f"services/{service}/src"
+    paths = (path for path in source.rglob("*.py") if path.name != "testing.py")
+    return {
+        str(path.relative_to(source / f"headrace_{service}")): ast.parse(path.read_text("utf-8"))
+        for path in paths
     }
 
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_wiring_lists_the_topics_that_the_contracts_let_the_service_read(service: str) -> None:
+    assert given(service, "consumers") == topics_in(modules(service)["app.py"])
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_messages_are_made_for_the_topics_that_the_contracts_let_the_service_publish(
+    service: str,
+) -> None:
+    functions = [
+        node
+        for module in modules(service).values()
+        for node in ast.walk(module)
+        if isinstance(node, ast.FunctionDef) and makes_messages(node)
+    ]
+
+    assert given(service, "publishers") == set().union(*map(topics_in, functions))
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_no_topic_is_named_that_the_contracts_do_not_give_the_service(service: str) -> None:
     # Feature asks where raw topics end, to know what the archive must hold; it reads no record.
     metadata_only = {"feature": {"RAW"}}.get(service, set())
+    named = set().union(*map(topics_in, modules(service).values()))
 
-    assert expected == named_by(service) - {"INGEST_DEAD_LETTERS"} - metadata_only
+    assert named <= given(service, "consumers") | given(service, "publishers") | metadata_only
 
 
 @pytest.mark.parametrize("service", SERVICES)

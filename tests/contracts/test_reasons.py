@@ -4,12 +4,15 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import typer
 
 from headrace import errors
+from headrace.cli.main import app
 from headrace.reasons import REASONS
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -59,6 +62,29 @@ def test_errors_carry_listed_reasons_of_their_branch(path: Path) -> None:
         assert reason in REASONS
         kind = REASONS[reason].kind
         assert name == class_by_kind.get(kind, kind)
+
+
+each_next = pytest.mark.parametrize("text", [(each.next) for each in REASONS.values()])
+
+
+@each_next
+def test_page_that_a_next_step_names_exists(text: str) -> None:
+    assert ("runbook" in text) <= ("docs/runbooks/" in text), "name the page"
+    assert all((ROOT / page).is_file() for page in re.findall(r"docs/\S+?\.md", text))
+
+
+@each_next
+def test_command_that_a_next_step_names_exists(text: str) -> None:
+    assert set(re.findall(r"\bheadrace ([a-z]+)", text)) <= {*typer.main.get_command(app).commands}
+
+
+@each_next
+def test_call_or_setting_that_a_next_step_names_exists(text: str) -> None:
+    protos = "".join(path.read_text() for path in (ROOT / "protos").rglob("*.proto"))
+    settings = "".join(path.read_text() for path in (ROOT / "services").glob("*/README.md"))
+
+    assert all(f"rpc {call}(" in protos for call in re.findall(r"\b(?:[A-Z][a-z]+){2,}\b", text))
+    assert all(f"`{name}`" in settings for name in re.findall(r"\b[A-Z]+_[A-Z_]+\b", text))
 
 
 def test_an_unknown_reason_cannot_be_told() -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The topic files hold together: closed schema, decodable examples, owners that publish."""
+"""The topic files hold together: closed schema, decodable examples, owners, a fresh picture."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any
 import jsonschema
 import pytest
 import yaml
+from contracts.generate import PICTURED, with_picture
 from google.protobuf import json_format, symbol_database
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -119,3 +120,10 @@ def test_every_event_message_is_on_a_topic_or_inside_another() -> None:
     }
 
     assert set(messages) <= on_topics | inside
+
+
+@pytest.mark.parametrize("page", PICTURED, ids=lambda page: page.name)
+def test_picture_of_the_topology_shows_the_contracts(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+
+    assert with_picture(text) == text, "run `make protos`"

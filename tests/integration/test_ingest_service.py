@@ -5,7 +5,9 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
+import subprocess
 import sys
 import uuid
 from collections import Counter
@@ -13,6 +15,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 from confluent_kafka import Consumer, KafkaException, TopicPartition
@@ -42,6 +45,7 @@ from headrace_kit.testing import wait_until
 
 pytestmark = pytest.mark.integration
 
+RUNBOOK = Path(__file__).resolve().parents[2] / "docs/runbooks/lost-offsets.md"
 DEADLINE_S = 40.0
 CALL_TIMEOUT_S = 10.0
 REQUEST_TIMEOUT_S = 15.0
@@ -103,8 +107,8 @@ class Stream:
         create_topics(bootstrap, [(self.raw, topics.RAW), (self.records, topics.INGEST_RECORDS)])
         wait_until(lambda: has_leader(bootstrap, self.raw))
 
-    def apply(self, *, version: int = 1) -> None:
-        spec = definition_json(a_contract(name=self.name).stream)
+    def apply(self, *, version: int = 1, **changes: Any) -> None:
+        spec = definition_json(a_contract(name=self.name, **changes).stream)
         definition = Definition(kind="stream", name=self.name, version=version, spec_json=spec)
         key = f"stream/{self.name}".encode()
         message = Message(DEFINITIONS.name, key, definition.SerializeToString())
@@ -176,9 +180,13 @@ class Service:
             ),
             stop_grace_s=25.0,
         )
-        self._child = Child(spec, self._run_dir / f"ingest-{self.grpc_port}.log", self._run_dir)
+        self._child = Child(spec, self.log, self._run_dir)
         if ready:
             self._child.wait_ready()
+
+    @property
+    def log(self) -> Path:
+        return self._run_dir / f"ingest-{self.grpc_port}.log"
 
     @property
     def pid(self) -> int:
@@ -187,6 +195,9 @@ class Service:
 
     def running(self) -> bool:
         return self._child is not None and self._child.died() is None
+
+    def ready(self) -> bool:
+        return HttpReady(f"http://127.0.0.1:{self.http_port}/health/ready")(CALL_TIMEOUT_S)
 
     def wait_ended(self) -> int | None:
         """Its exit code."""
@@ -399,6 +410,93 @@ def test_process_that_slept_through_another_owner_writes_nothing(start_service, 
     assert dict.fromkeys(wanted, 1) == dict(heir.archived(stream))
     counts = heir.counts(stream)
     assert counts.received == sum(topic_end_offsets(stream.bootstrap, [stream.raw]).values())
+
+
+def test_stream_with_lost_offsets_goes_on_as_the_runbook_says(
+    start_service, stream, kafka_server, tmp_path
+):
+    service = start_service()
+    service.start()
+    stream.publish(*GOOD[:50])
+    stream.wait_taken_in()
+    assert 0 == service.stop()
+    done = committed_offsets(kafka_server, "ingest", [stream.raw])
+    stream.publish(*GOOD[50:])
+    admin = AdminClient({"bootstrap.servers": kafka_server, "log_level": 0})
+    beginnings = [TopicPartition(*partition, at + 1) for partition, at in done.items()]
+    for deleted in admin.delete_records(beginnings).values():
+        deleted.result(REQUEST_TIMEOUT_S)
+    ends = topic_end_offsets(kafka_server, [stream.raw])
+    left = sum(end - done.get(partition, -1) - 1 for partition, end in ends.items())
+    service.start(ready=False)
+    wait_until(lambda: b"offset_lost" in service.log.read_bytes(), timeout_s=DEADLINE_S)
+    assert not service.ready()
+    (script,) = re.findall(r"```python\n(.*?)```", RUNBOOK.read_text(), flags=re.DOTALL)
+    (tmp_path / "again.py").write_text(script)
+    said = subprocess.run(
+        [sys.executable, tmp_path / "again.py", kafka_server, stream.name],
+        check=True, capture_output=True, text=True, timeout=DEADLINE_S)  # fmt: skip
+    assert f"{left} records kept\n" == said.stdout
+    service.stop()
+
+    service.start()
+    stream.wait_taken_in()
+    assert 50 + left == len(service.archived(stream))
+
+
+def retyped() -> dict[str, Any]:
+    """Columns of which one has another type than before."""
+    columns = a_contract().stream.model_dump(mode="json", exclude_none=True)["columns"]
+    return {**columns, "diverted": {"type": "string"}}
+
+
+def test_stream_that_the_archive_cannot_hold_stops_alone_and_goes_on_by_another_contract(
+    start_service, stream, kafka_server, publisher
+):
+    first = start_service()
+    first.start()
+    stream.publish(*GOOD[:10])
+    stream.wait_taken_in()
+    assert 0 == first.stop()
+    other = Stream(kafka_server, publisher)
+    other.apply()
+    stream.apply(version=2, columns=retyped())
+    stream.publish(*GOOD[10:20])
+
+    service = start_service()
+    service.start(ready=False)
+    other.publish(*GOOD[:5])
+    other.wait_taken_in()
+    assert service.running()
+    assert not service.ready()
+    assert 10 == len(service.archived(stream))
+
+    stream.apply(version=3)
+    stream.wait_taken_in()
+    wait_until(service.ready, timeout_s=DEADLINE_S)
+    assert 20 == len(service.archived(stream))
+
+
+def test_stream_of_dead_letters_stops_alone_and_goes_on_by_another_contract(
+    start_service, stream, kafka_server, publisher
+):
+    other = Stream(kafka_server, publisher)
+    other.apply()
+    service = start_service()
+    service.start(INGEST_DEAD_LETTERS_SHARE_MAX="0.1", INGEST_DEAD_LETTERS_WINDOW_RECORDS="100")
+    stream.publish(*(a_value(number, clock=5_000) for number in range(50)))
+    wait_until(lambda: not service.ready(), timeout_s=DEADLINE_S)
+
+    other.publish(*GOOD[:5])
+    other.wait_taken_in()
+    assert len(stream.dead_letters()) <= 10
+
+    columns = a_contract().stream.model_dump(mode="json", exclude_none=True)["columns"]
+    columns["clock"]["max"] = 10_000
+    stream.apply(version=2, columns=columns)
+    stream.wait_taken_in()
+    wait_until(service.ready, timeout_s=DEADLINE_S)
+    assert 50 == len(service.archived(stream)) + len(stream.dead_letters())
 
 
 def test_stopped_service_leaves_nothing_behind(start_service, stream):

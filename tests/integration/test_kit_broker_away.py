@@ -14,8 +14,9 @@ from headrace.local.java import find_java
 from headrace.local.kafka import KafkaBroker, provide_jars
 from headrace.local.ports import pick_ports
 from headrace.local.process import Child
-from headrace_kit.consume import ConsumeLoop, committed_offsets
+from headrace_kit.consume import ConsumeLoop
 from headrace_kit.kafka import KafkaPublisher, Message, Partition
+from headrace_kit.offsets import committed_offsets
 from headrace_kit.testing import MemoryPublisher, wait_until
 
 pytestmark = pytest.mark.integration

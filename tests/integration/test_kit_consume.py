@@ -12,13 +12,10 @@ from confluent_kafka import TopicPartition
 from confluent_kafka.admin import AdminClient
 
 from headrace.errors import Busy, Invalid, Unavailable
-from headrace_kit.consume import (
-    ConsumeLoop,
-    TableFollower,
-    committed_offsets,
-    topic_end_offsets,
-)
+from headrace_kit.consume import ConsumeLoop
+from headrace_kit.follow import TableFollower
 from headrace_kit.kafka import Message, Partition
+from headrace_kit.offsets import committed_offsets, topic_end_offsets
 from headrace_kit.testing import MemoryPublisher, wait_until
 
 pytestmark = pytest.mark.integration

@@ -11,8 +11,8 @@ import pytest
 from confluent_kafka import Consumer, TopicPartition
 
 from headrace.errors import Busy, Invalid, Unavailable
-from headrace_kit.consume import topic_end_offsets
 from headrace_kit.kafka import KafkaPublisher, Message, Partition, to_record
+from headrace_kit.offsets import topic_end_offsets
 
 pytestmark = pytest.mark.integration
 

@@ -29,7 +29,7 @@ from sqlalchemy.engine import make_url
 
 from headrace import topics
 from headrace.admin import create_topics, static_topics
-from headrace.errors import HeadraceError, Invalid, Unavailable
+from headrace.errors import Conflict, HeadraceError, Invalid, Unavailable
 from headrace.local.ports import pick_ports
 from headrace.local.process import Child, HttpReady, ProcessSpec
 from headrace.local.settings import child_environment
@@ -43,7 +43,7 @@ from headrace_kit.offsets import topic_end_offsets
 from headrace_kit.sql import connect
 from headrace_registry.domain.onnx_file import check_onnx
 from headrace_registry.domain.version import RunCompleted
-from headrace_registry.testing import a_run, an_apply, an_onnx_file, run_record, wire_bytes
+from headrace_registry.testing import FLIGHTS, a_run, an_apply, an_onnx_file, run_record, wire_bytes
 
 pytestmark = pytest.mark.integration
 
@@ -187,10 +187,12 @@ class Service:
         if self._child is not None:
             self._child.stop()
 
-    def apply(self, request_id: str = "apply") -> pb.ApplyDefinitionsResponse:
+    def apply(
+        self, *documents: dict[str, Any], request_id: str = "apply"
+    ) -> pb.ApplyDefinitionsResponse:
         sent = [
             events.Definition(kind=each.kind, name=each.name, spec_json=each.spec_json)
-            for each in an_apply().definitions
+            for each in an_apply(*documents).definitions
         ]
         request = pb.ApplyDefinitionsRequest(
             request_id=request_id, application="tests", definitions=sent
@@ -398,6 +400,22 @@ def _alias(request_id: str, *, version: int = 1, generation_expected: int = 1) -
         version=version,
         generation_expected=generation_expected,
     )
+
+
+def test_contract_that_refuses_older_records_is_refused_with_what_changed(service) -> None:
+    service.start()
+    service.apply()
+    changed = {"delay": {"type": "int64"}, "gate": {"type": "string", "required": True}}
+
+    with pytest.raises(Conflict, match="CONTRACT_INCOMPATIBLE") as refused:
+        service.apply({**FLIGHTS, "columns": FLIGHTS["columns"] | changed}, request_id="change")
+
+    assert [
+        "column delay: type was float64, is int64",
+        "column gate: new and required",
+    ] == refused.value.metadata["changes"].splitlines()
+    listed = service.call("ListDefinitions", pb.ListDefinitionsRequest()).definitions
+    assert [1] == [each.version for each in listed if each.kind == "stream"]
 
 
 def test_bad_uploads_are_refused_and_nothing_is_stored(service) -> None:

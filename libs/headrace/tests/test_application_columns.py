@@ -76,9 +76,9 @@ def build(*documents: dict) -> None:
 
 
 def test_view_of_too_many_columns_is_refused():
-    numbers = {f"n{number}": {"type": "int64"} for number in range(65)}
+    numbers = {f"n{number}": {"type": "int64"} for number in range(49)}
     means = {name: {"aggregate": "mean", "column": name, "window": "1h"} for name in numbers}
-    with pytest.raises(Invalid, match="more than 64 columns"):
+    with pytest.raises(Invalid, match="more than 48 columns"):
         build({**RIDES, "columns": COLUMNS | numbers}, {**ZONE, "features": means})
 
 

@@ -27,7 +27,7 @@ class SimulatedReader:
     def __init__(self, random_, owner):
         self.random, self.owner = random_, owner
         self.next, self.waiting = {}, {Partition(TOPIC, n) for n in range(PARTITIONS)}
-        self.paused, self.committed = False, {}
+        self.paused, self.committed, self.kept = False, {}, set()
 
     def subscribe(self, topics):
         pass
@@ -47,6 +47,17 @@ class SimulatedReader:
     def place(self, partitions, positions):
         self.next.update({each: positions.get(each, 0) for each in partitions})
         self.waiting -= set(partitions)
+
+    def held(self):
+        return self.kept
+
+    def hold(self, topics):
+        free = {each for each in self.kept if each.topic not in topics}
+        held = [each for each in [*self.next, *self.waiting] if each.topic in topics]
+        self.next = {each: at for each, at in self.next.items() if each not in held}
+        self.waiting = (self.waiting | free) - set(held)
+        self.kept = (self.kept - free) | set(held)
+        return held
 
     def pause(self):
         self.paused = True
@@ -118,6 +129,35 @@ class SimulatedStore:
             raise self.random.choice([Busy("QUEUE_FULL"), Unavailable("RESTORING")])
 
 
+class StoppingStore(SimulatedStore):
+    """A handler that stops its topic at random, before it took a batch, and lets it go on later."""
+
+    def __init__(self, random_):
+        super().__init__(random_, set())
+        self.why = {}
+
+    def handle(self, records):
+        if not self.why and self.random.random() < 0.3:
+            self.why = {TOPIC: Invalid("BAD_DEFINITION", stream="sim")}
+            return
+        assert not self.why, "a stopped topic was read"
+        super().handle(records)
+
+    def idle(self):
+        if self.random.random() < 0.3:
+            self.why = {}
+        super().idle()
+
+    def durable(self):
+        return self.at
+
+    def drain(self, partitions):
+        pass
+
+    def stopped(self):
+        return self.why
+
+
 @pytest.fixture(autouse=True)
 def _no_waiting(monkeypatch):
     monkeypatch.setattr(Backoff, "left_s", lambda self: 0.0)
@@ -155,6 +195,20 @@ def test_every_record_has_its_effect_once_or_is_set_aside(monkeypatch, seed):
 
     assert good == store.effects
     assert poison == {message.value for message in dead.published}
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_topic_that_was_stopped_goes_on_where_it_was(monkeypatch, seed):
+    store = StoppingStore(random.Random(seed))
+    loop = a_loop(monkeypatch, seed, store, MemoryPublisher())
+    everything = {b"%d:%d" % (n, at): 1 for n in range(PARTITIONS) for at in range(RECORDS)}
+    for _ in range(5_000):
+        loop._tick()
+        assert bool(store.why) == any("BAD_DEFINITION" in each for each in loop.troubles())
+        if store.effects == everything:
+            break
+
+    assert everything == store.effects
 
 
 def test_nothing_is_committed_before_its_effect(monkeypatch):

@@ -12,8 +12,9 @@ import pytest
 from headrace.errors import Invalid, Unavailable
 from headrace_ingest.adapters.contract_book import AppliedContracts
 from headrace_ingest.adapters.memory_archive import MemoryArchive
-from headrace_ingest.adapters.memory_trial_log import MemoryTrialLog
+from headrace_ingest.adapters.memory_attempt_log import MemoryAttemptLog
 from headrace_ingest.domain.accounts import Account
+from headrace_ingest.domain.tolerance import Tolerance
 from headrace_ingest.handlers.sink import Pace, RecordSink
 from headrace_ingest.ports import RawTopic
 from headrace_ingest.testing import a_contract, a_raw
@@ -38,11 +39,11 @@ class TroubledArchive(MemoryArchive):
     def __init__(self):
         super().__init__()
         self.troubles: list[str] = []
-        self.refuses: Invalid | None = None
+        self.refused_versions: set[int] = set()
 
     def open(self, contract, *rest, **bounds):
-        if self.refuses and contract.version > 1:
-            raise self.refuses
+        if contract.version in self.refused_versions:
+            raise Invalid("BAD_DEFINITION", stream=contract.name, column="delay")
         return super().open(contract, *rest, **bounds)
 
     def append(self, *asked):
@@ -60,9 +61,10 @@ class World:
     contracts: AppliedContracts = field(default_factory=AppliedContracts)
     archive: TroubledArchive = field(default_factory=TroubledArchive)
     publisher: MemoryPublisher = field(default_factory=MemoryPublisher)
-    trial_log: MemoryTrialLog = field(default_factory=MemoryTrialLog)
+    attempt_log: MemoryAttemptLog = field(default_factory=MemoryAttemptLog)
     decode: Callable = decode
     now_s: float = 100.0
+    tolerance: Tolerance = field(default_factory=Tolerance)
 
     def sink(self):
         return RecordSink(
@@ -70,10 +72,11 @@ class World:
             catalogue=OneTopic(),
             archive=self.archive,
             publisher=self.publisher,
-            trial_log=self.trial_log,
+            attempt_log=self.attempt_log,
             decode=self.decode,
             monotonic_s=lambda: self.now_s,
             pace=Pace(commit_interval_s=0.5, commit_rows_max=5),
+            tolerance=self.tolerance,
         )
 
     def account(self, partition=0):
@@ -280,12 +283,81 @@ def test_new_contract_is_used_from_the_next_batch_on(world, sink):
     assert b"flights.departed/2" == dict(world.publisher.published[1].headers)["ce_dataschema"]
 
 
-def test_contract_that_the_archive_cannot_hold_leaves_the_old_one(world, sink):
-    world.archive.refuses = Invalid("BAD_DEFINITION", stream=STREAM)
+def test_contract_that_the_archive_cannot_hold_stops_its_stream_at_the_start(world):
+    world.archive.refused_versions = {1}
+    world.contracts.put(a_contract(name="other", version=3))
+    sink = world.sink()
+    sink.positions([PARTITION, Partition("raw.other.v1", 0)])
+    sink.handle([a_raw(0, record={"topic": "raw.other.v1"})])
+
+    assert {RAW: "BAD_DEFINITION"} == {topic: e.reason for topic, e in sink.stopped().items()}
+    assert ["ingest.records.other.v1"] == [m.topic for m in world.publisher.published]
+
+
+def test_contract_that_the_archive_cannot_hold_stops_its_stream_before_the_next_batch(world, sink):
+    sink.handle([a_raw(0)])
+    world.archive.refused_versions = {2}
+    world.contracts.put(a_contract(version=2))
+    sink.handle([a_raw(1)])
+    sink.idle()
+
+    assert [RAW] == list(sink.stopped())
+    assert ["departed:0"] == world.stored_ids()
+    assert {PARTITION: 1} == sink.durable()
+
+
+def test_stopped_stream_goes_on_where_it_was_by_another_contract(world, sink):
+    world.archive.refused_versions = {2}
     world.contracts.put(a_contract(version=2))
     sink.handle([a_raw(0)])
+    sink.positions([PARTITION])
+    assert [RAW] == list(sink.stopped())
+    world.contracts.put(a_contract(version=3))
+    sink.idle()
+    assert {} == sink.stopped()
+    sink.positions([PARTITION])
+    sink.handle([a_raw(0)])
+    sink.idle()
 
-    assert b"flights.departed/1" == dict(world.publisher.published[0].headers)["ce_dataschema"]
+    assert ["departed:0"] == world.stored_ids()
+
+
+def test_too_many_dead_letters_stop_the_stream_before_anything_is_delivered(world):
+    world.tolerance = Tolerance(share_max=0.2, window_records=10)
+    sink = world.sink()
+    sink.positions([PARTITION])
+    sink.handle([a_raw(0), a_raw(1, delay="x")])
+    before = len(world.publisher.published)
+    sink.handle([a_raw(2), a_raw(3, delay="x"), a_raw(4, clock=-1), a_raw(5, delay="x")])
+
+    error = sink.stopped()[RAW]
+    assert ("TOO_MANY_DEAD_LETTERS", "BAD_TYPE") == (error.reason, error.metadata["most_often"])
+    assert before == len(world.publisher.published)
+    assert (2, {PARTITION: 2}) == (world.account().received, sink.durable())
+
+
+def test_stream_that_is_stopped_for_its_dead_letters_stops_no_other(world):
+    world.tolerance = Tolerance(share_max=0.1, window_records=10)
+    world.contracts.put(a_contract(name="other"))
+    sink = world.sink()
+    sink.positions([PARTITION, Partition("raw.other.v1", 0)])
+    bad = [a_raw(0, delay="x"), a_raw(1, delay="x")]
+    sink.handle([*bad, a_raw(0, record={"topic": "raw.other.v1"})])
+
+    assert [RAW] == list(sink.stopped())
+    assert ["ingest.records.other.v1"] == [m.topic for m in world.publisher.published]
+
+
+def test_dead_letters_of_a_batch_that_was_not_delivered_count_once(world):
+    world.tolerance = Tolerance(share_max=0.1, window_records=10)
+    sink = world.sink()
+    sink.positions([PARTITION])
+    world.publisher.errors = [Unavailable("DELIVERY_UNKNOWN", topic="t")]
+    with pytest.raises(Unavailable):
+        sink.handle([a_raw(0, delay="x")])
+    sink.handle([a_raw(0, delay="x")])
+
+    assert {} == sink.stopped()
 
 
 class Death(BaseException):

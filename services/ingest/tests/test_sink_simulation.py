@@ -15,7 +15,8 @@ import pytest
 from headrace.errors import Unavailable
 from headrace_ingest.adapters.contract_book import AppliedContracts
 from headrace_ingest.adapters.memory_archive import MemoryArchive
-from headrace_ingest.adapters.memory_trial_log import MemoryTrialLog
+from headrace_ingest.adapters.memory_attempt_log import MemoryAttemptLog
+from headrace_ingest.domain.tolerance import Tolerance
 from headrace_ingest.handlers.sink import Pace, RecordSink
 from headrace_ingest.ports import RawTopic
 from headrace_ingest.testing import a_contract, a_raw
@@ -178,10 +179,11 @@ def test_any_fate_ends_with_each_record_accounted_once(seed):
         "catalogue": OneTopic(),
         "archive": archive,
         "publisher": publisher,
-        "trial_log": MemoryTrialLog(),
+        "attempt_log": MemoryAttemptLog(),
         "decode": decode,
         "monotonic_s": iter(range(1_000_000)).__next__,
         "pace": Pace(commit_interval_s=2.0, commit_rows_max=10),
+        "tolerance": Tolerance(share_max=1.0),
     }
 
     live(lambda: Process(world, log), fate, steps=40)

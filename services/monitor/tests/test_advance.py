@@ -46,6 +46,9 @@ class Advancing:
     def __init__(self) -> None:
         self.broker, self.store = Broker(), MemoryStateStore()
         self.advance = Advance(end_offsets=self.broker, clock=FixedClock())
+        batch = Batch(self.store)
+        take_turn(SCENE.a_watch(), batch).end()  # it was there before any record
+        batch.commit({})
         self.read(dict.fromkeys(self.streams(), 0.5))
         batch = Batch(self.store)
         batch.write(WINDOW, layout.window(b"delay", at_us(1)), Window(1, 1))

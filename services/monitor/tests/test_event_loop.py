@@ -2,6 +2,7 @@
 """The batch handler: one stored batch, what is sent because of it, and bad records."""
 
 import json
+from dataclasses import replace
 from itertools import count
 
 import pytest
@@ -13,7 +14,8 @@ from headrace_kit.kafka import Partition, Record
 from headrace_kit.state_store import MemoryStateStore
 from headrace_kit.testing import FixedClock, MemoryPublisher
 from headrace_monitor import testing
-from headrace_monitor.adapters.event_loop import EventLoop, topics_of
+from headrace_monitor.adapters.event_loop import EventLoop
+from headrace_monitor.app import FACT_TOPICS, topics_of
 from headrace_monitor.handlers import queries
 
 SCENE = testing.Scene()
@@ -27,15 +29,17 @@ class Loop:
     def __init__(self) -> None:
         self.store, self.publisher = MemoryStateStore(), MemoryPublisher()
         self.watch = SCENE.a_watch()
+        self.watches = {"delay": self.watch}
         self.offsets = {topic: count() for topic in topics_of([self.watch])}
         self.ends = dict.fromkeys((Partition(topic, 0) for topic in self.offsets), 0)
         self.start()
 
     def start(self) -> None:
         self.handler = EventLoop(
+            fact_topics=FACT_TOPICS,
             store=self.store,
             publisher=self.publisher,
-            watches=lambda: {"delay": self.watch},
+            watches=lambda: self.watches,
             end_offsets=lambda wanted: {p: n for p, n in self.ends.items() if p.topic in wanted},
             clock=FixedClock(),
         )
@@ -216,6 +220,25 @@ def test_rollout_of_a_lower_generation_is_not_taken(loop):
     loop.handle(SCENE.a_rollout(2, 1))
 
     assert 2 == queries.list_rollouts(store=loop.store)["delay"].champion
+
+
+def test_monitor_that_is_applied_later_judges_no_part_of_a_window(loop):
+    version, rollout, *rows = loop.drifting()
+    later = replace(loop.watch, monitor=loop.watch.monitor.model_copy(update={"name": "later"}))
+    seen = [SCENE.a_schedule("w", 0.3), SCENE.an_arrival("w", 0.3, 0)]
+    loop.handle(version, rollout, *rows[:15], *seen)
+    loop.watches = {"delay": loop.watch, "later": later}
+    loop.handle(*rows[15:])
+
+    judged = [events_pb.VerdictReached.FromString(v.value)
+              for v in loop.sent(topics.MONITOR_VERDICTS)]  # fmt: skip
+    ends_by_monitor = {
+        name: [one.window_end_us for one in judged if one.monitor == name] for name in loop.watches
+    }
+    assert {
+        "delay": [testing.at_us(1), testing.at_us(2)],
+        "later": [testing.at_us(2)],
+    } == ends_by_monitor
 
 
 def test_topics_are_those_of_the_watched_and_of_the_facts():

@@ -25,7 +25,8 @@ from headrace_kit.kafka import Message, Partition, Record
 from headrace_kit.state_store import MemoryStateStore
 from headrace_kit.testing import FixedClock
 from headrace_monitor import testing
-from headrace_monitor.adapters.event_loop import EventLoop, topics_of
+from headrace_monitor.adapters.event_loop import EventLoop
+from headrace_monitor.app import FACT_TOPICS, topics_of
 from headrace_monitor.handlers import queries
 from headrace_monitor.handlers.quality_report import QualityReport
 
@@ -207,6 +208,7 @@ class Monitor:
 
     def start(self) -> None:
         self.loop = EventLoop(
+            fact_topics=FACT_TOPICS,
             store=self.store,
             publisher=KillingPublisher(self.world, self.dice, 0.15 if self.shuffle else 0.0),
             watches=lambda: {"delay": self.watch},

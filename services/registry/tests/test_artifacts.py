@@ -49,7 +49,7 @@ def test_second_upload_of_the_same_bytes_is_answered_the_same() -> None:
     artifacts, data = MemoryObjectStore(), an_onnx_file()
 
     assert upload(data, artifacts=artifacts) == upload(data, artifacts=artifacts)
-    assert [f"sha256/{sha256(data).hexdigest()}"] == artifacts.list("")
+    assert [f"sha256/{sha256(data).hexdigest()}"] == artifacts.keys()
 
 
 def test_bytes_that_do_not_hash_to_their_digest_are_not_stored() -> None:
@@ -57,7 +57,7 @@ def test_bytes_that_do_not_hash_to_their_digest_are_not_stored() -> None:
 
     with pytest.raises(Corrupt, match="DIGEST_MISMATCH"):
         upload(an_onnx_file(), artifacts=artifacts, digest="0" * 64)
-    assert [] == artifacts.list("")
+    assert [] == artifacts.keys()
 
 
 @pytest.mark.parametrize(
@@ -82,7 +82,7 @@ def test_what_is_not_onnx_is_refused_and_not_stored(data: bytes, reason: str) ->
         upload(data, artifacts=artifacts)
 
     assert reason == refused.value.reason
-    assert [] == artifacts.list("")
+    assert [] == artifacts.keys()
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from headrace.errors import Invalid
+from headrace.errors import Conflict, Invalid
 from headrace_registry.domain.definition import Definition, SentDefinition, merge
 from headrace_registry.testing import DEFINITIONS, ENDPOINT, FLIGHTS, RECIPE, VIEW, an_apply
 
@@ -59,3 +59,22 @@ def test_envelope_must_name_what_the_definition_names() -> None:
 
     with pytest.raises(Invalid, match="key=name"):
         merge("tests", [], [SentDefinition("stream", "weather", spec)])
+
+
+def test_stream_that_would_refuse_older_records_is_refused_and_says_why() -> None:
+    columns = {**FLIGHTS["columns"], "delay": {"type": "int64"}, "tail": {"type": "string"}}
+    changed = an_apply({**FLIGHTS, "columns": columns}).definitions
+
+    with pytest.raises(Conflict, match="CONTRACT_INCOMPATIBLE") as refused:
+        merge("tests", merged(FLIGHTS), changed)
+
+    assert "column delay: type was float64, is int64" == refused.value.metadata["changes"]
+
+
+def test_wider_stream_gets_the_next_version() -> None:
+    columns = {**FLIGHTS["columns"], "tail": {"type": "string"}}
+    (wider,) = merge(
+        "tests", merged(FLIGHTS), an_apply({**FLIGHTS, "columns": columns}).definitions
+    )
+
+    assert 2 == wider.version

@@ -18,7 +18,13 @@ VERDICTS = Partition(topics.MONITOR_VERDICTS.name, 0)
 
 @pytest.fixture
 def consumer(registry) -> EventConsumer:
-    return EventConsumer(store=registry.store, artifacts=registry.artifacts, clock=registry.clock)
+    return EventConsumer(
+        runs=topics.TRAINER_RUNS.name,
+        verdicts=topics.MONITOR_VERDICTS.name,
+        store=registry.store,
+        artifacts=registry.artifacts,
+        clock=registry.clock,
+    )
 
 
 def test_first_start_is_at_the_beginning(consumer) -> None:

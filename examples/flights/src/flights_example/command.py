@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from datetime import date
 from pathlib import Path
 from typing import Annotated
@@ -77,10 +76,9 @@ def _plan(months: str, speed: float | None, seed: int) -> Plan:
 
 
 def _run(plan: Plan, data_dir: Path) -> Account:
-    shutil.rmtree(data_dir / "data", ignore_errors=True)
     with _Bars(plan) as bars:
         options = PlatformOptions(
-            data_dir=data_dir, tools=ToolCache(Path(".headrace/tools"), bars.said)
+            data_dir=data_dir, tools=ToolCache(Path(".headrace/tools"), bars.said), fresh=True
         )
         with Platform(options).running(progress=bars.said) as platform:
             client = Client(platform.addresses)

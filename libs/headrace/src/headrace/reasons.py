@@ -103,6 +103,11 @@ REASONS: dict[str, Reason] = {
         "A definition of the application is wrong.",
         "Mend the file and line that are named.",
     ),
+    "CONTRACT_INCOMPATIBLE": Reason(
+        "Conflict",
+        "The contract would refuse records that the applied version took.",
+        "Undo the changes that are listed or give the new contract a stream of its own.",
+    ),
     "BAD_SETTING": Reason(
         "Invalid",
         "A setting is unknown or wrong.",
@@ -204,6 +209,11 @@ REASONS: dict[str, Reason] = {
         "The run id was registered before with other content.",
         "Train again under a new id.",
     ),
+    "TOO_MANY_DEAD_LETTERS": Reason(
+        "Conflict",
+        "More of the last records of a stream would be set aside than its share allows.",
+        "Apply a contract that takes them, or let them pass by INGEST_DEAD_LETTERS_SHARE_MAX.",
+    ),
     "TOO_FEW_ROWS": Reason(
         "Conflict",
         "The training set has too few rows or only one class.",
@@ -245,7 +255,7 @@ REASONS: dict[str, Reason] = {
     "OFFSET_LOST": Reason(
         "Unavailable",
         "Retention removed records that were not read yet.",
-        "See the runbook on lost offsets.",
+        "See docs/runbooks/lost-offsets.md.",
     ),
     "OBJECT_STORE_UNAVAILABLE": Reason(
         "Unavailable", "The object store did not answer in time.", "Look at its address and log."

@@ -19,21 +19,11 @@ import structlog
 from headrace.errors import Busy, HeadraceError, Unavailable
 from headrace_kit.backoff import Backoff
 from headrace_kit.dead_letters import dead_letter
-from headrace_kit.follow import TableFollower
 from headrace_kit.kafka import Partition, Publisher, Record, RecordBatch
-from headrace_kit.offsets import committed_offsets, topic_end_offsets
 from headrace_kit.part_thread import PartThread
 from headrace_kit.reader import GroupReader
 from headrace_kit.telemetry import counter, gauge
 
-__all__ = [
-    "BatchHandler",
-    "ConsumeLoop",
-    "GatheringHandler",
-    "TableFollower",
-    "committed_offsets",
-    "topic_end_offsets",
-]
 DEAD_LETTERS_IN_A_ROW_MAX = 1_000
 TRIES_BEFORE_UNREADY = 3
 
@@ -66,6 +56,13 @@ class GatheringHandler(BatchHandler, Protocol):
         Raises neither Busy nor Unavailable: there is no later; the next owner reads again.
         """
 
+    def stopped(self) -> Mapping[str, HeadraceError]:
+        """The topics that must not be read now, and why: asked after each call of the others.
+
+        What was read of them and not handled is forgotten. A topic that is no longer stopped is
+        read on from where `positions` says.
+        """
+
 
 class ConsumeLoop:
     """A consumer group member with its own thread; a Part."""
@@ -90,6 +87,7 @@ class ConsumeLoop:
         self._pending: deque[RecordBatch] = deque()
         self._retry = Backoff()
         self._dead_in_a_row = 0
+        self._stopped: Mapping[str, HeadraceError] = {}
         self._stopping, self._repositioning = threading.Event(), threading.Event()
         self._thread = PartThread(f"consume-{group}", self._run)
         self._handled = counter(service, "consumed_records_total", "Records handled.", "topic")
@@ -124,15 +122,17 @@ class ConsumeLoop:
         return self._thread.failure
 
     def ready(self) -> bool:
-        """Assigned, placed, and no trouble: no missing topic, lost offset, or long back-off."""
+        """Assigned, placed, and no trouble: all topics there, none stopped, no long back-off."""
         running = self._thread.running and not self._stopping.is_set()
         settled = self._reader.settled(self._wanted) and not self._repositioning.is_set()
-        well = not self._reader.troubles() and self._retry.tries < TRIES_BEFORE_UNREADY
+        well = not self.troubles() and self._retry.tries < TRIES_BEFORE_UNREADY
         return running and settled and well
 
     def troubles(self) -> list[str]:
         """What does not mend itself, e.g. `TOPIC_MISSING raw.flights.departed.v1`."""
-        return self._reader.troubles()
+        held = {partition.topic for partition in self._reader.held()}
+        stopped = [f"{topic}: {err}" for topic, err in self._stopped.items() if topic in held]
+        return self._reader.troubles() + stopped
 
     def _run(self) -> None:
         try:
@@ -158,14 +158,17 @@ class ConsumeLoop:
             self._pending.append(records)
         if not self._retry.left_s():
             self._work()
+        self._hold()
         self._commit()
-        self._troubles.set(len(self._reader.troubles()))
+        self._troubles.set(len(self.troubles()))
 
     def _work(self) -> None:
         """One step: place what was assigned, handle one part, or let the handler be idle."""
         try:
             if unplaced := self._reader.unplaced():
-                self._reader.place(unplaced, self._handler.positions(unplaced))
+                positions = self._handler.positions(unplaced)
+                self._hold()
+                self._reader.place(self._reader.unplaced(), positions)
             elif self._pending:
                 self._handle(self._pending[0])
             else:
@@ -175,6 +178,12 @@ class ConsumeLoop:
             log.warning("consume_waits", group=self._group, error=str(err), delay_s=delay_s)
         else:
             self._retry.succeeded()
+
+    def _hold(self) -> None:
+        """Read nothing of what the handler has stopped."""
+        if self._gathering is not None:
+            self._stopped = self._gathering.stopped()
+            self.forget(self._reader.hold(self._stopped))
 
     def _handle(self, records: RecordBatch) -> None:
         """Handle the first part that is pending; a refused part is halved until one is left."""
@@ -227,5 +236,7 @@ class ConsumeLoop:
 
     def forget(self, partitions: Collection[Partition]) -> None:
         """Called by the reader when partitions are another member's."""
+        if not partitions:
+            return
         kept = [part.without(partitions) for part in self._pending]
         self._pending = deque(part for part in kept if part)

@@ -51,9 +51,6 @@ class ObjectStore(Protocol):
     def exists(self, key: str) -> bool:
         """Whether the key was put."""
 
-    def list(self, prefix: str) -> list[str]:
-        """The keys that start with the prefix, sorted."""
-
 
 @dataclass(frozen=True, slots=True)
 class S3Settings:
@@ -116,12 +113,6 @@ def _checked(key: str) -> str:
     return key
 
 
-def _checked_prefix(prefix: str) -> str:
-    if prefix:
-        _checked(prefix.removesuffix("/"))
-    return prefix
-
-
 class FolderObjectStore:
     """ObjectStore in a folder: files appear whole, by a link that refuses an old name."""
 
@@ -155,15 +146,6 @@ class FolderObjectStore:
 
     def exists(self, key: str) -> bool:
         return self._path(key).is_file()
-
-    def list(self, prefix: str) -> list[str]:
-        folder = self._root / _checked_prefix(prefix).rpartition("/")[0]
-        found = (
-            path.relative_to(self._root).as_posix()
-            for path in folder.rglob("*")
-            if path.is_file() and not path.name.startswith(".put-")
-        )
-        return sorted(key for key in found if key.startswith(prefix))
 
     def _path(self, key: str) -> Path:
         return self._root / _checked(key)
@@ -269,16 +251,6 @@ class S3ObjectStore:
             return False
         return True
 
-    def list(self, prefix: str) -> list[str]:
-        try:
-            with self._store_errors():
-                found = self._client.list_objects(
-                    self._bucket, prefix=self._prefix + _checked_prefix(prefix), recursive=True
-                )
-                return sorted(each.object_name.removeprefix(self._prefix) for each in found)
-        except NotFound:
-            return []
-
     @contextmanager
     def _store_errors(self, key: str = "") -> Iterator[None]:
         try:
@@ -312,6 +284,6 @@ class MemoryObjectStore:
     def exists(self, key: str) -> bool:
         return _checked(key) in self._data_by_key
 
-    def list(self, prefix: str) -> list[str]:
-        _checked_prefix(prefix)
-        return sorted(key for key in self._data_by_key if key.startswith(prefix))
+    def keys(self) -> list[str]:
+        """What was put, sorted."""
+        return sorted(self._data_by_key)

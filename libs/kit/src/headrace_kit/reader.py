@@ -51,6 +51,7 @@ class GroupReader:
         self._joined = self._paused = False
         self._next: dict[Partition, int] = {}  # placed partitions and what they give next
         self._unplaced: set[Partition] = set()
+        self._held: frozenset[Partition] = frozenset()
         self._uncommitted: dict[Partition, int] = {}
         self._committing: dict[Partition, int] = {}  # on its way
         self._committed: dict[Partition, int] = {}
@@ -148,6 +149,25 @@ class GroupReader:
     def unplaced(self) -> list[Partition]:
         """The partitions that wait to be told where to start."""
         return sorted(self._unplaced)
+
+    def held(self) -> frozenset[Partition]:
+        """The partitions of which nothing is read."""
+        return self._held
+
+    def hold(self, topics: Collection[str]) -> list[Partition]:
+        """Read nothing of these topics; those held before and not now wait to be placed again.
+
+        Answers the partitions that were not held before.
+        """
+        held = [each for each in (*self._next, *self._unplaced) if each.topic in topics]
+        if held:
+            self._consumer.pause([TopicPartition(*each) for each in held])
+        for partition in held:
+            self._next.pop(partition, None)
+        free = {each for each in self._held if each.topic not in topics}
+        self._unplaced = (self._unplaced | free) - {*held}
+        self._held = (self._held - free) | {*held}
+        return held
 
     def place(self, partitions: Sequence[Partition], positions: Mapping[Partition, int]) -> None:
         """Start each of the partitions at its position, or at its beginning when it has none.
@@ -264,7 +284,7 @@ class GroupReader:
         code = error.code()
         if code == KafkaError._MAX_POLL_EXCEEDED:
             log.error("assignment_lost", group=self._group)
-            self._forget([*self._next, *self._unplaced])
+            self._forget([*self._next, *self._unplaced, *self._held])
         elif code in (KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC):
             log.error("topic_missing", topic=topic, next="Run headrace apply.")
             self._missing_since_s.setdefault(topic, time.monotonic())
@@ -313,6 +333,7 @@ class GroupReader:
             for known in (self._next, self._uncommitted, self._committed):
                 known.pop(partition, None)
         self._unplaced -= gone
+        self._held -= gone
         self._lost -= gone
         self._owner.forget(gone)
 

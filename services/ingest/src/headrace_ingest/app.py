@@ -9,13 +9,15 @@ from headrace import topics
 from headrace.ingest.v1 import ingest_service_pb2_grpc
 from headrace_ingest.adapters.contract_book import AppliedContracts
 from headrace_ingest.adapters.delta_archive import DeltaArchive
-from headrace_ingest.adapters.file_trial_log import FileTrialLog
+from headrace_ingest.adapters.file_attempt_log import FileAttemptLog
 from headrace_ingest.adapters.grpc_api import DatasetApi, IngestApi
 from headrace_ingest.adapters.kafka_topics import KafkaTopicCatalogue
+from headrace_ingest.domain.tolerance import Tolerance
 from headrace_ingest.handlers.sink import Pace, RecordSink
 from headrace_ingest.settings import IngestSettings
 from headrace_kit.admin_http import AdminServer
-from headrace_kit.consume import ConsumeLoop, TableFollower
+from headrace_kit.consume import ConsumeLoop
+from headrace_kit.follow import TableFollower
 from headrace_kit.grpc_server import GrpcServer
 from headrace_kit.json_strict import decode
 from headrace_kit.kafka import KafkaPublisher
@@ -60,12 +62,13 @@ def run(settings: IngestSettings) -> int:
         catalogue=catalogue,
         archive=archive,
         publisher=publisher,
-        trial_log=FileTrialLog(settings.data_dir),
+        attempt_log=FileAttemptLog(settings.data_dir),
         decode=decode,
         monotonic_s=time.monotonic,
         pace=Pace(
             commit_interval_s=settings.commit_interval_s, dedup_ids_max=settings.dedup_ids_max
         ),
+        tolerance=Tolerance(settings.dead_letters_share_max, settings.dead_letters_window_records),
     )
     loop = ConsumeLoop(
         bootstrap=bootstrap,

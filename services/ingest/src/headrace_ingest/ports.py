@@ -10,9 +10,9 @@ from typing import Protocol
 import polars as pl
 
 from headrace_ingest.domain.accounts import Account
+from headrace_ingest.domain.attempts import Attempt, Place
 from headrace_ingest.domain.contract import Contract
 from headrace_ingest.domain.dedup import Seen
-from headrace_ingest.domain.trials import Place, Trial
 
 
 class Overtaken(Exception):
@@ -52,13 +52,13 @@ class TopicCatalogue(Protocol):
         """Raises Unavailable TOPIC_MISSING or BROKER_UNAVAILABLE."""
 
 
-class TrialLog(Protocol):
+class AttemptLog(Protocol):
     """What is being judged, for the process that comes after a sudden end of this one."""
 
-    def read(self) -> dict[Place, Trial]:
+    def read(self) -> dict[Place, Attempt]:
         """What was begun and not ended."""
 
-    def write(self, trials: Mapping[Place, Trial]) -> None:
+    def write(self, attempts: Mapping[Place, Attempt]) -> None:
         """This is begun now, and nothing else."""
 
 

@@ -34,6 +34,12 @@ class IngestSettings(ServiceSettings):
     dedup_ids_max: int = Field(
         250_000, gt=0, description="Event ids that are remembered by raw partition."
     )
+    dead_letters_share_max: float = Field(
+        0.2, gt=0, le=1, description="Share of dead letters beyond which a stream is stopped."
+    )
+    dead_letters_window_records: int = Field(
+        1_000, ge=10, le=1_000_000, description="Records of a stream that the share is taken of."
+    )
 
     @model_validator(mode="after")
     def _s3_is_whole(self) -> IngestSettings:

@@ -8,7 +8,7 @@ and `trainer.requests`; serves MonitorService and the live page.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from headrace import topics
 from headrace.monitor.v1 import monitor_service_pb2_grpc as pb_grpc
@@ -21,7 +21,7 @@ from headrace_kit.kafka import KafkaPublisher
 from headrace_kit.lifecycle import Part, run_service
 from headrace_kit.state_store import LmdbStateStore
 from headrace_monitor.adapters.definitions import Definitions
-from headrace_monitor.adapters.event_loop import EventLoop, topics_of
+from headrace_monitor.adapters.event_loop import EventLoop
 from headrace_monitor.adapters.grpc_api import MonitorApi
 from headrace_monitor.adapters.kafka_end_offsets import KafkaEndOffsets
 from headrace_monitor.adapters.live_page import LivePage
@@ -30,6 +30,21 @@ from headrace_monitor.handlers.quality_report import QualityReport
 from headrace_monitor.settings import Settings
 
 NAME = "monitor"
+# Read whatever is watched: who trained, registered and serves.
+FACT_TOPICS = (
+    topics.TRAINER_RUNS.name,
+    topics.REGISTRY_MODEL_VERSIONS.name,
+    topics.REGISTRY_ROLLOUTS.name,
+)
+
+
+def topics_of(watches: Iterable[Watch]) -> set[str]:
+    """Everything that is read to watch these."""
+    wanted = set(FACT_TOPICS)
+    for watch in watches:
+        wanted.update(topics.INGEST_RECORDS.of(stream) for stream in watch.streams)
+        wanted.update(topics.INFERENCE_PREDICTIONS.of(name) for name in watch.endpoints)
+    return wanted
 
 
 def run(settings: Settings) -> int:
@@ -43,6 +58,7 @@ def run(settings: Settings) -> int:
 
     definitions = Definitions(on_change=subscribe)
     handler = EventLoop(
+        fact_topics=FACT_TOPICS,
         store=store,
         publisher=publisher,
         watches=definitions.watches,

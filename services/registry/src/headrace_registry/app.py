@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from sqlalchemy import Engine
 
+from headrace import topics
 from headrace.registry.v1 import registry_service_pb2_grpc as pb_grpc
 from headrace_kit.admin_http import AdminServer
 from headrace_kit.clock import SystemClock
@@ -20,7 +21,7 @@ from headrace_kit.objects import ObjectStore, object_store, self_test
 from headrace_kit.outbox import Outbox, OutboxRelay
 from headrace_kit.sql import connect
 from headrace_registry.adapters import sql_tables
-from headrace_registry.adapters.event_consumer import TOPICS, EventConsumer
+from headrace_registry.adapters.event_consumer import EventConsumer
 from headrace_registry.adapters.grpc_api import ArtifactApi, RegistryApi
 from headrace_registry.adapters.sql_store import SqlRegistryStore
 from headrace_registry.settings import Settings
@@ -54,14 +55,18 @@ def run(settings: Settings) -> int:
     publisher = KafkaPublisher(settings.kafka_bootstrap, client_id=SERVICE)
     relay = OutboxRelay(engine, publisher)
     store = SqlRegistryStore(engine, Outbox(), committed=relay.notify)
+    runs, verdicts = topics.TRAINER_RUNS.name, topics.MONITOR_VERDICTS.name
+    consumer = EventConsumer(
+        runs=runs, verdicts=verdicts, store=store, artifacts=artifacts, clock=clock
+    )
     loop = ConsumeLoop(
         bootstrap=settings.kafka_bootstrap,
         group=SERVICE,
-        handler=EventConsumer(store=store, artifacts=artifacts, clock=clock),
+        handler=consumer,
         dead_letters=publisher,
         service=SERVICE,
     )
-    loop.subscribe(TOPICS)
+    loop.subscribe([runs, verdicts])
     artifact_api = ArtifactApi(artifacts=artifacts, bytes_max=settings.artifact_bytes_max)
     server = GrpcServer(
         host=settings.grpc_host,

@@ -26,6 +26,8 @@ def told_errors() -> Iterator[None]:
         reason = REASONS[error.reason]
         err.print(f"[bold red]{error.reason}[/]: {reason.means}")
         for name, value in error.metadata.items():
-            err.print(f"  {name}: {value}", markup=False)
+            lines = value.splitlines()
+            shown = value if len(lines) == 1 else "\n    ".join(["", *lines])
+            err.print(f"  {name}: {shown}", markup=False)
         err.print(f"[bold]Next:[/] {reason.next}")
         raise typer.Exit(EXIT_ERROR) from error

@@ -8,6 +8,7 @@ ports, its peers and its folder by its own settings. Data live in `<data dir>/da
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -55,6 +56,8 @@ class PlatformOptions:
     postgres: bool = False
     s3: bool = False
     ports: Mapping[str, int] = field(default_factory=lambda: dict(DEFAULT_PORTS))
+    # Remove what an earlier run left in the data folder, before anything starts.
+    fresh: bool = False
 
 
 class Platform:
@@ -90,6 +93,8 @@ class Platform:
         return rss_mb_by_service(state) if state is not None else {}
 
     def _plan(self) -> list[Stage]:
+        if self._options.fresh and self._data.exists():
+            shutil.rmtree(self._data)
         self.folder.run.mkdir(parents=True, exist_ok=True)
         addresses = json.dumps(asdict(self.addresses), indent=1)
         (self.folder.run / ADDRESSES_FILE).write_text(addresses, encoding="utf-8")

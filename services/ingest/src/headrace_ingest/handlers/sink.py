@@ -5,10 +5,15 @@ Records and dead letters are delivered at once; rows are gathered, so that the a
 larger commits; the group's offset follows the archive. Where a partition stands is read from the
 archive alone: after a crash anywhere the same records are judged from the same state, give the same
 `ce_id`s, and are stored and counted once (P1, P2, P13).
+
+A stream whose contract the archive cannot hold, or that would be set aside beyond its tolerance, is
+stopped before anything of the batch is delivered, and tried again by another contract; the other
+streams go on.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -16,16 +21,17 @@ import polars as pl
 import structlog
 
 from headrace import topics
-from headrace.errors import Invalid, Unavailable
+from headrace.errors import Conflict, HeadraceError, Invalid, Unavailable
 from headrace_ingest.domain.accounts import Account
+from headrace_ingest.domain.attempts import Suspects
 from headrace_ingest.domain.batch import Batch, set_aside, sort_out
 from headrace_ingest.domain.contract import Contract
 from headrace_ingest.domain.dedup import HORIZON_US, Decided, DedupIndex
 from headrace_ingest.domain.judging import ARCHIVE_COLUMNS, Decode, empty_rows
-from headrace_ingest.domain.trials import Suspects
+from headrace_ingest.domain.tolerance import DeadLetterWindow, Tolerance
 from headrace_ingest.handlers.messages import dead_letters, record_messages
 from headrace_ingest.metrics import count_stored
-from headrace_ingest.ports import Archive, ContractBook, Restored, TopicCatalogue, TrialLog
+from headrace_ingest.ports import Archive, AttemptLog, ContractBook, Restored, TopicCatalogue
 from headrace_kit.failpoints import failpoint
 from headrace_kit.kafka import Message, Partition, Publisher, Record
 
@@ -65,12 +71,12 @@ class _Stream:
 
     contract: Contract
     shards: dict[int, _Shard]
+    window: DeadLetterWindow
     rows: list[pl.DataFrame] = field(default_factory=list)
     since_s: float | None = None
     stored_s: float = 0.0
     commit_s: float = 0.0
     in_doubt: bool = False
-    refused_version: int = 0
 
     def give_up(self, numbers: set[int]) -> None:
         """Forget these partitions, and what was gathered of them."""
@@ -84,8 +90,17 @@ class _Work:
     """A batch of one stream on its way: sorted out, to be delivered, then gathered."""
 
     stream: _Stream
+    records: int
     batch: Batch
     messages: list[Message]
+
+
+@dataclass(frozen=True, slots=True)
+class _Stop:
+    """Why a stream is not read, as long as this version of its contract is applied."""
+
+    version: int
+    error: HeadraceError
 
 
 class RecordSink:
@@ -98,33 +113,42 @@ class RecordSink:
         catalogue: TopicCatalogue,
         archive: Archive,
         publisher: Publisher,
-        trial_log: TrialLog,
+        attempt_log: AttemptLog,
         decode: Decode,
         monotonic_s: Callable[[], float],
         pace: Pace,
+        tolerance: Tolerance,
     ) -> None:
         self._contracts, self._catalogue = contracts, catalogue
         self._archive, self._publisher = archive, publisher
-        self._trial_log, self._suspects = trial_log, Suspects(trial_log.read())
+        self._attempt_log, self._suspects = attempt_log, Suspects(attempt_log.read())
         self._decode, self._monotonic_s, self._pace = decode, monotonic_s, pace
+        self._tolerance = tolerance
         self._streams: dict[str, _Stream] = {}
+        self._stopped: dict[str, _Stop] = {}
         self._given_up: dict[Partition, int] = {}
 
     def positions(self, partitions: Sequence[Partition]) -> Mapping[Partition, int]:
         for stream, numbers in _by_stream(partitions).items():
-            self._open(self._contracts.get(stream), numbers)
+            if stream not in self._stopped:
+                self._open(self._contracts.get(stream), numbers)
         self._given_up = {p: o for p, o in self._given_up.items() if p not in partitions}
         stored = self.durable()
         return {each: stored[each] for each in partitions if each in stored}
 
     def handle(self, records: Sequence[Record]) -> None:
         failpoint("ingest.sink.polled")
+        self._try_again()
         self._store_due(quiet=False)
         for part in self._suspects.parts(records):
             self._pass_on(part)
 
     def idle(self) -> None:
+        self._try_again()
         self._store_due(quiet=True)
+
+    def stopped(self) -> Mapping[str, HeadraceError]:
+        return {topics.RAW.of(name): stop.error for name, stop in self._stopped.items()}
 
     def durable(self) -> Mapping[Partition, int]:
         in_work = {
@@ -154,15 +178,21 @@ class RecordSink:
             self._store(known)
             numbers = numbers | known.shards.keys()
         topic_id = self._catalogue.raw_topic(contract.name).topic_id
-        restored = self._archive.open(
-            contract,
-            topic_id,
-            numbers,
-            horizon_us=HORIZON_US,
-            ids_max=self._pace.dedup_ids_max,
-        )
+        try:
+            restored = self._archive.open(
+                contract,
+                topic_id,
+                numbers,
+                horizon_us=HORIZON_US,
+                ids_max=self._pace.dedup_ids_max,
+            )
+        except Invalid as err:
+            self._stop(contract, err)
+            return
         shards = {number: self._shard(each) for number, each in restored.items()}
-        self._streams[contract.name] = _Stream(contract, shards)
+        same = known is not None and known.contract.version == contract.version
+        window = known.window if known and same else DeadLetterWindow(self._tolerance)
+        self._streams[contract.name] = _Stream(contract, shards, window)
         log.info(
             "stream_opened", stream=contract.name, version=contract.version, shards=len(shards)
         )
@@ -173,26 +203,36 @@ class RecordSink:
         index.remember(Decided((), fresh, restored.account.known_time_us))
         return _Shard(restored.account, restored.account, index)
 
-    def _current(self, name: str) -> _Stream:
-        """The stream with its newest contract, or the one before when the archive refuses it."""
-        stream, contract = self._streams[name], self._contracts.get(name)
-        if stream.in_doubt:  # settled by asking for the same commit again, not for a larger one
-            self._store(stream)
-        if contract.version in (stream.contract.version, stream.refused_version):
-            return stream
-        try:
-            self._open(contract, set())
-        except Invalid as err:
-            log.error("contract_refused", stream=name, version=contract.version, error=str(err))
-            stream.refused_version = contract.version
-        return self._streams[name]
+    def _stop(self, contract: Contract, error: HeadraceError) -> None:
+        self._stopped[contract.name] = _Stop(contract.version, error)
+        log.error("stream_stopped", stream=contract.name, error=str(error))
+
+    def _try_again(self) -> None:
+        """By another contract a stream may be read that was stopped: it is placed anew."""
+        self._stopped = {
+            name: stop
+            for name, stop in self._stopped.items()
+            if self._contracts.get(name).version == stop.version
+        }
+
+    def _current(self, name: str) -> _Stream | None:
+        """The stream with its newest contract; None when it is stopped."""
+        if name not in self._stopped:
+            stream, contract = self._streams[name], self._contracts.get(name)
+            if stream.in_doubt:  # settled by asking for the same commit again, not for a larger one
+                self._store(stream)
+            if contract.version != stream.contract.version:
+                self._open(contract, set())
+        return None if name in self._stopped else self._streams[name]
 
     def _pass_on(self, records: Sequence[Record]) -> None:
         """Deliver these records, or set them aside, and gather the rows."""
         parts = [(self._current(topics.RAW.part_of(p[0].topic)), p) for p in _by_topic(records)]
-        self._trial_log.write(self._suspects.trials(records))
-        works = [self._sorted_out(stream, part) for stream, part in parts]
-        self._trial_log.write({})
+        records = [record for stream, part in parts if stream for record in part]
+        self._attempt_log.write(self._suspects.attempts(records))
+        works = [self._sorted_out(stream, part) for stream, part in parts if stream]
+        self._attempt_log.write({})
+        works = [work for work in works if self._tolerated(work)]
         messages = [message for work in works for message in work.messages]
         if messages:
             self._publisher.publish(messages)
@@ -212,10 +252,30 @@ class RecordSink:
             indexes = {number: shard.index for number, shard in shards.items()}
             batch = sort_out(records, stream.contract, indexes, decode=self._decode)
         letters = dead_letters(records, batch.dead)
-        return _Work(stream, batch, record_messages(stream.contract, batch.stored) + letters)
+        messages = record_messages(stream.contract, batch.stored) + letters
+        return _Work(stream, len(records), batch, messages)
+
+    def _tolerated(self, work: _Work) -> bool:
+        """Whether the work may go on; else its stream is stopped, with what it gathered stored."""
+        stream, dead = work.stream, work.batch.dead
+        if stream.window.allows(dead):
+            return True
+        self._store(stream)
+        [(often, _)] = Counter(dead.values()).most_common(1)
+        tolerance = self._tolerance
+        error = Conflict(
+            "TOO_MANY_DEAD_LETTERS",
+            stream=stream.contract.name,
+            share_max=tolerance.share_max,
+            window_records=tolerance.window_records,
+            most_often=often,
+        )
+        self._stop(stream.contract, error)
+        return False
 
     def _gather(self, work: _Work) -> None:
         stream, batch = work.stream, work.batch
+        stream.window.remember(work.records, batch.dead)
         for number, decided in batch.decided.items():
             stream.shards[number].index.remember(decided)
         for number, addition in batch.additions.items():

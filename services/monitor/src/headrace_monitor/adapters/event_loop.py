@@ -11,7 +11,7 @@ from __future__ import annotations
 import base64
 import json
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 from headrace import topics
 from headrace.errors import Invalid
@@ -31,11 +31,6 @@ from headrace_monitor.handlers.turn import Turn, take_turn
 from headrace_monitor.ports import Clock, EndOffsets
 
 SERVICE = "monitor"
-FACT_TOPICS = (
-    topics.TRAINER_RUNS.name,
-    topics.REGISTRY_MODEL_VERSIONS.name,
-    topics.REGISTRY_ROLLOUTS.name,
-)
 PREDICTION_TOPICS = topics.INFERENCE_PREDICTIONS.pattern.partition("<")[0]
 FAILPOINT_BY_TOPIC = {
     topics.MONITOR_VERDICTS.name: "monitor.verdict.sent",
@@ -49,21 +44,13 @@ outcomes_known = gauge(SERVICE, "outcomes_known_rows", "Predictions with outcome
 messages_sent = counter(SERVICE, "sent_total", "Verdicts, incidents and requests.", "topic")
 
 
-def topics_of(watches: Iterable[Watch]) -> set[str]:
-    """Everything that is read to watch these."""
-    wanted = set(FACT_TOPICS)
-    for watch in watches:
-        wanted.update(topics.INGEST_RECORDS.of(stream) for stream in watch.streams)
-        wanted.update(topics.INFERENCE_PREDICTIONS.of(name) for name in watch.endpoints)
-    return wanted
-
-
 class EventLoop:
     """Folds every batch for every monitor."""
 
     def __init__(
         self,
         *,
+        fact_topics: Collection[str],
         store: StateStore,
         publisher: Publisher,
         watches: Callable[[], Mapping[str, Watch]],
@@ -71,7 +58,7 @@ class EventLoop:
         clock: Clock,
     ) -> None:
         self._store, self._publisher, self._clock = store, publisher, clock
-        self._watches = watches
+        self._watches, self._fact_topics = watches, frozenset(fact_topics)
         self._advance = Advance(end_offsets=end_offsets, clock=clock)
         # Records that the loop set aside: they count as folded, though nothing is stored of them.
         self._set_aside: dict[Partition, int] = {}
@@ -117,16 +104,17 @@ class EventLoop:
         """Folds the records for each monitor; facts first, since the others lean on them."""
         watches = self._watches()
         for record in records:
-            if record.topic in FACT_TOPICS:
+            if record.topic in self._fact_topics:
                 for fact in conversions.facts(record):
                     note(fact, batch=batch)
+        # Before this batch's known times are noted: what came before a monitor is not its own.
+        turns = [take_turn(watch, batch) for watch in watches.values()]
         labels, read = _labels(records, watches.values(), batch)
         predictions = [
             conversions.prediction(record)
             for record in records
             if record.topic.startswith(PREDICTION_TOPICS)
         ]
-        turns = [take_turn(watch, batch) for watch in watches.values()]
         for turn in turns:
             fold_predictions(turn, predictions)
             fold_labels(turn, labels)

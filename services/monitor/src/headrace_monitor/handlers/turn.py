@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from headrace import topics
 from headrace_monitor.domain import layout
 from headrace_monitor.domain.incident import Incident, Rollout
 from headrace_monitor.domain.progress import Progress
@@ -50,5 +51,20 @@ class Turn:
 
 def take_turn(watch: Watch, batch: Batch) -> Turn:
     """After the batch's facts of other services were stored."""
-    progress = batch.read(PROGRESS, layout.progress(watch.name.encode())) or Progress()
+    progress = batch.read(PROGRESS, layout.progress(watch.name.encode()))
+    if progress is None:
+        progress = _beginning(watch, batch)
     return Turn(watch, batch, progress, batch.read(ROLLOUT, layout.rollout(watch.endpoint.name)))
+
+
+def _beginning(watch: Watch, batch: Batch) -> Progress:
+    """Of what others have folded already it sees nothing, so the window under way is not judged."""
+    marks = [
+        int(known_us)
+        for stream in watch.streams
+        for _, known_us in batch.scan(layout.span(layout.marks(topics.INGEST_RECORDS.of(stream))))
+    ]
+    if not marks:
+        return Progress()
+    begun_us = watch.window_end_us(max(marks))
+    return Progress(drift_until_us=begun_us, outcomes_until_us=begun_us)

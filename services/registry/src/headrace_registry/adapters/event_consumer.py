@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""BatchHandler on `trainer.runs` and `monitor.verdicts`: one transaction for each event.
+"""BatchHandler on completed runs and canary verdicts: one transaction for each event.
 
 Positions are saved beside the effects, after them: what is read again after a crash, or after the
 database came back from an older copy, is known by its ce_id.
@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from headrace import topics
 from headrace_kit.clock import Clock
 from headrace_kit.failpoints import failpoint
 from headrace_kit.kafka import Partition, Record
@@ -17,15 +16,21 @@ from headrace_registry import handlers
 from headrace_registry.adapters.conversions import canary_judged, run_completed
 from headrace_registry.ports import ArtifactStore, RegistryStore
 
-TOPICS = (topics.TRAINER_RUNS.name, topics.MONITOR_VERDICTS.name)
-
 
 class EventConsumer:
-    """Turns completed runs into versions and canary verdicts into moves."""
+    """Turns completed runs into versions and canary verdicts into moves, each from its topic."""
 
-    def __init__(self, *, store: RegistryStore, artifacts: ArtifactStore, clock: Clock) -> None:
+    def __init__(
+        self,
+        *,
+        runs: str,
+        verdicts: str,
+        store: RegistryStore,
+        artifacts: ArtifactStore,
+        clock: Clock,
+    ) -> None:
         self._store, self._artifacts, self._clock = store, artifacts, clock
-        self._on_topic = dict(zip(TOPICS, (self._on_run, self._on_verdict), strict=True))
+        self._on_topic = {runs: self._on_run, verdicts: self._on_verdict}
 
     def positions(self, partitions: Sequence[Partition]) -> Mapping[Partition, int]:
         saved = self._store.positions()

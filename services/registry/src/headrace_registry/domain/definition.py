@@ -12,7 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from headrace import application as app
-from headrace.errors import Invalid
+from headrace.errors import Conflict, Invalid
+from headrace_registry.domain.compatibility import differences, told
 
 # Streams first, so that a reader of the topic meets no reference before its target.
 KINDS = ("stream", "view", "recipe", "endpoint", "monitor")
@@ -73,7 +74,7 @@ def merge(
 
     `stored` holds the definitions of all applications. Raises Invalid BAD_DEFINITION for one that
     cannot be parsed, points to nothing, belongs to another application or moves an endpoint to
-    another model.
+    another model; Conflict CONTRACT_INCOMPATIBLE for a stream that would refuse older records.
     """
     parsed = [_parse(each) for each in sent]
     by_key = {each.key: each for each in stored}
@@ -109,12 +110,24 @@ def _check_heir(application: str, before: Definition, parsed: app.Definition) ->
         raise Invalid("BAD_DEFINITION", kind=before.kind, name=before.name, problem=problem)
     was = before.parsed()
     if isinstance(was, app.Endpoint) and isinstance(parsed, app.Endpoint):
-        if was.model == parsed.model:
-            return
+        _check_endpoint(was, parsed)
+    if isinstance(was, app.Stream) and isinstance(parsed, app.Stream):
+        _check_stream(was, parsed, before.version)
+
+
+def _check_endpoint(was: app.Endpoint, now: app.Endpoint) -> None:
+    if was.model != now.model:
         # Its roll-out is a story of versions of one model; another model is another address.
         problem = f"serves {was.model} for good; give another model its own endpoint"
         raise Invalid("BAD_DEFINITION", kind="endpoint", name=was.name, key="model",
                       problem=problem)  # fmt: skip
+
+
+def _check_stream(was: app.Stream, now: app.Stream, version: int) -> None:
+    if changes := differences(was, now):
+        raise Conflict(
+            "CONTRACT_INCOMPATIBLE", stream=was.name, version=version, changes=told(changes)
+        )
 
 
 def endpoints_of(model: str, definitions: Sequence[Definition]) -> list[app.Endpoint]:

@@ -5,9 +5,9 @@ from __future__ import annotations
 
 import pytest
 
-from headrace_ingest.adapters.file_trial_log import FileTrialLog
-from headrace_ingest.adapters.memory_trial_log import MemoryTrialLog
-from headrace_ingest.domain.trials import Suspects, Trial
+from headrace_ingest.adapters.file_attempt_log import FileAttemptLog
+from headrace_ingest.adapters.memory_attempt_log import MemoryAttemptLog
+from headrace_ingest.domain.attempts import Attempt, Suspects
 from headrace_kit.testing import a_record
 
 PLACE = ("raw", 0)
@@ -25,29 +25,29 @@ def test_without_suspects_all_records_are_one_part():
     batch = records(3, 4, 5)
 
     assert [[3, 4, 5]] == offsets(Suspects({}).parts(batch))
-    assert {PLACE: Trial(3, 6, 0)} == Suspects({}).trials(batch)
+    assert {PLACE: Attempt(3, 6, 0)} == Suspects({}).attempts(batch)
 
 
 def test_records_of_a_deadly_batch_are_tried_alone():
-    suspects = Suspects({PLACE: Trial(4, 6, 0)})
+    suspects = Suspects({PLACE: Attempt(4, 6, 0)})
 
     assert [[3], [4], [5], [6, 7]] == offsets(suspects.parts(records(3, 4, 5, 6, 7)))
-    assert {PLACE: Trial(4, 5, 1)} == suspects.trials(records(4))
+    assert {PLACE: Attempt(4, 5, 1)} == suspects.attempts(records(4))
 
 
 def test_other_partitions_are_not_suspected():
-    suspects = Suspects({PLACE: Trial(4, 6, 0)})
+    suspects = Suspects({PLACE: Attempt(4, 6, 0)})
 
     assert [[4, 5]] == offsets(suspects.parts(records(4, 5, partition=1)))
 
 
 @pytest.mark.parametrize(("deaths", "guilty"), [(0, False), (1, False), (2, True)])
 def test_third_death_at_one_offset_is_proof(deaths, guilty):
-    assert guilty == Suspects({PLACE: Trial(4, 5, deaths)}).guilty(records(4))
+    assert guilty == Suspects({PLACE: Attempt(4, 5, deaths)}).guilty(records(4))
 
 
 def test_record_that_was_judged_is_not_suspected_any_more():
-    suspects = Suspects({PLACE: Trial(4, 5, 2)})
+    suspects = Suspects({PLACE: Attempt(4, 5, 2)})
     suspects.clear(records(4))
 
     assert not suspects.guilty(records(4))
@@ -55,9 +55,11 @@ def test_record_that_was_judged_is_not_suspected_any_more():
 
 @pytest.mark.parametrize("kind", ["memory", "file"])
 def test_log_reads_back_what_is_written_and_nothing_else(kind, tmp_path):
-    log = MemoryTrialLog() if kind == "memory" else FileTrialLog(tmp_path)
+    log = MemoryAttemptLog() if kind == "memory" else FileAttemptLog(tmp_path)
     assert {} == log.read()
-    log.write({PLACE: Trial(4, 6, 1), ("raw", 1): Trial(0, 9)})
-    log.write({PLACE: Trial(4, 5, 2)})
+    log.write({PLACE: Attempt(4, 6, 1), ("raw", 1): Attempt(0, 9)})
+    log.write({PLACE: Attempt(4, 5, 2)})
 
-    assert {PLACE: Trial(4, 5, 2)} == (log if kind == "memory" else FileTrialLog(tmp_path)).read()
+    assert {PLACE: Attempt(4, 5, 2)} == (
+        log if kind == "memory" else FileAttemptLog(tmp_path)
+    ).read()

@@ -2,8 +2,8 @@
 """Finds the record that ends the process, so that none can block its partition for ever.
 
 What is being judged is written down before and struck out after. A process that finds an entry when
-it starts knows that the one before it died there: the records of the entry are then tried one by
-one, and the third death at one offset proves the record guilty.
+it starts knows that the one before it died there: the records of the entry are then judged one
+by one, and the third death at one offset proves the record guilty.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ PlacedT = TypeVar("PlacedT", bound=Placed)
 
 
 @dataclass(frozen=True, slots=True)
-class Trial:
+class Attempt:
     """The offsets [first, end) of a partition, and how often a process died while judging them."""
 
     first: int
@@ -46,16 +46,17 @@ class Trial:
 
 
 class Suspects:
-    """The trials that ended deadly, by topic and partition."""
+    """The attempts that ended deadly, by topic and partition."""
 
-    def __init__(self, unfinished: Mapping[Place, Trial]) -> None:
-        self._trials = {
-            place: replace(trial, deaths=trial.deaths + 1) for place, trial in unfinished.items()
+    def __init__(self, unfinished: Mapping[Place, Attempt]) -> None:
+        self._attempts = {
+            place: replace(attempt, deaths=attempt.deaths + 1)
+            for place, attempt in unfinished.items()
         }
 
     def parts(self, records: Sequence[PlacedT]) -> list[Sequence[PlacedT]]:
         """The records in their order: suspects alone, all others together."""
-        if not self._trials:
+        if not self._attempts:
             return [records]
         parts: list[list[PlacedT]] = [[]]
         for record in records:
@@ -65,15 +66,15 @@ class Suspects:
                 parts[-1].append(record)
         return [part for part in parts if part]
 
-    def trials(self, part: Iterable[Placed]) -> dict[Place, Trial]:
+    def attempts(self, part: Iterable[Placed]) -> dict[Place, Attempt]:
         """What is to be written down before this part is judged."""
-        trials: dict[Place, Trial] = {}
+        attempts: dict[Place, Attempt] = {}
         for record in part:
             place, suspected = (record.topic, record.partition), self._suspected(record)
-            first = trials[place].first if place in trials else record.offset
+            first = attempts[place].first if place in attempts else record.offset
             deaths = suspected.deaths if suspected else 0
-            trials[place] = Trial(first, record.offset + 1, deaths)
-        return trials
+            attempts[place] = Attempt(first, record.offset + 1, deaths)
+        return attempts
 
     def guilty(self, part: Sequence[Placed]) -> bool:
         """Whether this part is one record, and that has ended the process too often."""
@@ -83,9 +84,9 @@ class Suspects:
     def clear(self, part: Iterable[Placed]) -> None:
         """These records were judged, or set aside."""
         for record in part:
-            if (trial := self._suspected(record)) and record.offset + 1 == trial.end:
-                del self._trials[(record.topic, record.partition)]
+            if (attempt := self._suspected(record)) and record.offset + 1 == attempt.end:
+                del self._attempts[(record.topic, record.partition)]
 
-    def _suspected(self, record: Placed) -> Trial | None:
-        trial = self._trials.get((record.topic, record.partition))
-        return trial if trial is not None and trial.holds(record) else None
+    def _suspected(self, record: Placed) -> Attempt | None:
+        attempt = self._attempts.get((record.topic, record.partition))
+        return attempt if attempt is not None and attempt.holds(record) else None

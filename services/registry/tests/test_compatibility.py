@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which contract may take the place of the one before, and how a refusal reads."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from headrace.application import Stream, parse_definition
+from headrace_registry.domain.compatibility import CHANGES_TOLD_MAX, differences, told
+from headrace_registry.testing import FLIGHTS
+
+COLUMNS: dict[str, Any] = {
+    "flight_id": {"type": "string", "required": True},
+    "origin": {"type": "string", "one_of": ["EWR", "JFK"], "trim": True},
+    "departed_at": {"type": "timestamp", "required": True},
+    "known_at": {"type": "timestamp"},
+    "delay": {"type": "float64", "min": -120, "max": 2880, "map": {"NA": None}},
+    "gate": {"type": "string"},
+}
+
+
+def a_stream(columns: dict[str, dict[str, Any] | None] | None = None, **changes: Any) -> Stream:
+    """The contract with changes; a column changes by key, and None takes a column or key out."""
+    document = {**FLIGHTS, "known_time": "known_at", "columns": dict(COLUMNS), **changes}
+    for name, change in (columns or {}).items():
+        merged = {**COLUMNS.get(name, {}), **(change or {})}
+        document["columns"][name] = {k: v for k, v in merged.items() if v is not None}
+        if change is None:
+            del document["columns"][name]
+    stream = parse_definition({key: each for key, each in document.items() if each is not None})
+    assert isinstance(stream, Stream)
+    return stream
+
+
+@pytest.mark.parametrize(
+    "later",
+    [
+        a_stream(),
+        a_stream({"tail": {"type": "string"}}),
+        a_stream({"delay": {"min": -240, "max": 5000}}),
+        a_stream({"delay": {"min": None, "max": None}}),
+        a_stream({"origin": {"one_of": ["LGA", "JFK", "EWR"]}}),
+        a_stream({"origin": {"one_of": None}}),
+        a_stream({"delay": {"map": {"NA": None, "": None}}}),
+        a_stream({"gate": {"trim": True, "description": "Where.", "unit": "door"}}),
+        a_stream({"flight_id": {"required": False}}),
+        a_stream(lateness_allowed="2d"),
+        a_stream(description="Other.", owner="others"),
+    ],
+)
+def test_contract_that_takes_all_that_the_one_before_took_may_follow(later: Stream) -> None:
+    assert [] == differences(a_stream(), later)
+
+
+@pytest.mark.parametrize(
+    ("later", "difference"),
+    [
+        (a_stream({"gate": {"type": "int64"}}), "column gate: type was string, is int64"),
+        (a_stream({"gate": None}), "column gate: is gone"),
+        (a_stream({"tail": {"type": "string", "required": True}}), "column tail: new and required"),
+        (a_stream({"gate": {"required": True}}), "column gate: was optional, is required"),
+        (a_stream({"delay": {"min": 0}}), "column delay: min was -120, is 0"),
+        (a_stream({"delay": {"max": 60}}), "column delay: max was 2880, is 60"),
+        (a_stream({"origin": {"one_of": ["EWR"]}}), "column origin: no longer takes JFK"),
+        (a_stream({"gate": {"one_of": ["A"]}}), "column gate: one_of is new"),
+        (a_stream({"origin": {"trim": None}}), "column origin: is no longer trimmed"),
+        (a_stream({"delay": {"map": {"NA": 0}}}), "column delay: no longer maps NA as before"),
+        (a_stream({"delay": {"map": None}}), "column delay: no longer maps NA as before"),
+        (a_stream(key="flight_id"), "key: was origin, is flight_id"),
+        (a_stream(id="origin"), "id: was flight_id, is origin"),
+        (a_stream(event_time="known_at"), "event_time: was departed_at, is known_at"),
+        (a_stream(known_time=None), "known_time: was known_at, is absent"),
+        (a_stream(lateness_allowed="1h"), "lateness_allowed: was 86400s, is 3600s"),
+    ],
+)
+def test_contract_that_would_refuse_what_the_one_before_took_is_told(
+    later: Stream, difference: str
+) -> None:
+    assert [difference] == differences(a_stream(), later)
+
+
+def test_new_bound_of_an_open_range_is_told() -> None:
+    assert ["column delay: min was open, is -120"] == differences(
+        a_stream({"delay": {"min": None}}), a_stream()
+    )
+
+
+def test_long_list_of_differences_is_cut_and_says_how_many_are_left() -> None:
+    lines = told([f"column c{number}: {'long ' * 100}" for number in range(20)]).splitlines()
+
+    assert CHANGES_TOLD_MAX + 1 == len(lines)
+    assert f"and {20 - CHANGES_TOLD_MAX} more" == lines[-1]
+    # An error's metadata value travels in 512 bytes.
+    assert len("\n".join(lines).encode()) <= 512
