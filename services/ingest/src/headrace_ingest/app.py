@@ -76,7 +76,10 @@ def run(settings: IngestSettings) -> int:
         batch_records_max=BATCH_RECORDS_MAX,
     )
     definitions = TableFollower(
-        bootstrap=bootstrap, topic=topics.REGISTRY_DEFINITIONS.name, on_record=contracts.take
+        bootstrap=bootstrap,
+        topic=topics.REGISTRY_DEFINITIONS.name,
+        on_record=contracts.take,
+        service="ingest",
     )
     server = GrpcServer(
         host=settings.grpc_host,

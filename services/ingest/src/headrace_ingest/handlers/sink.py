@@ -16,7 +16,7 @@ import polars as pl
 import structlog
 
 from headrace import topics
-from headrace.errors import Invalid, Unavailable
+from headrace.errors import Invalid, NotFound, Unavailable
 from headrace_ingest.domain.accounts import Account
 from headrace_ingest.domain.batch import Batch, set_aside, sort_out
 from headrace_ingest.domain.contract import Contract
@@ -174,10 +174,17 @@ class RecordSink:
         return _Shard(restored.account, restored.account, index)
 
     def _current(self, name: str) -> _Stream:
-        """The stream with its newest contract, or the one before when the archive refuses it."""
-        stream, contract = self._streams[name], self._contracts.get(name)
+        """The stream with its newest contract, or the one before when the archive refuses it.
+
+        One that was taken back counts for what was read before the loop has left its topic.
+        """
+        stream = self._streams[name]
         if stream.in_doubt:  # settled by asking for the same commit again, not for a larger one
             self._store(stream)
+        try:
+            contract = self._contracts.get(name)
+        except NotFound:
+            return stream
         if contract.version in (stream.contract.version, stream.refused_version):
             return stream
         try:
