@@ -20,7 +20,7 @@ from headrace.errors import Invalid, NotFound, Unavailable
 from headrace_ingest.domain.accounts import Account
 from headrace_ingest.domain.batch import Batch, set_aside, sort_out
 from headrace_ingest.domain.contract import Contract
-from headrace_ingest.domain.dedup import HORIZON_US, Decided, DedupIndex
+from headrace_ingest.domain.dedup import DedupIndex
 from headrace_ingest.domain.judging import ARCHIVE_COLUMNS, Decode, empty_rows
 from headrace_ingest.domain.trials import Suspects
 from headrace_ingest.handlers.messages import dead_letters, record_messages
@@ -154,13 +154,7 @@ class RecordSink:
             self._store(known)
             numbers = numbers | known.shards.keys()
         topic_id = self._catalogue.raw_topic(contract.name).topic_id
-        restored = self._archive.open(
-            contract,
-            topic_id,
-            numbers,
-            horizon_us=HORIZON_US,
-            ids_max=self._pace.dedup_ids_max,
-        )
+        restored = self._archive.open(contract, topic_id, numbers, ids_max=self._pace.dedup_ids_max)
         shards = {number: self._shard(each) for number, each in restored.items()}
         self._streams[contract.name] = _Stream(contract, shards)
         log.info(
@@ -168,9 +162,11 @@ class RecordSink:
         )
 
     def _shard(self, restored: Restored) -> _Shard:
-        index = DedupIndex(ids_max=self._pace.dedup_ids_max)
-        fresh = {seen.event_id: (seen.payload_sha256, seen.known_time_us) for seen in restored.seen}
-        index.remember(Decided((), fresh, restored.account.known_time_us))
+        index = DedupIndex(
+            ids_max=self._pace.dedup_ids_max,
+            seen=restored.seen,
+            newest_us=restored.account.known_time_us,
+        )
         return _Shard(restored.account, restored.account, index)
 
     def _current(self, name: str) -> _Stream:
