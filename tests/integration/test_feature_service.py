@@ -173,6 +173,7 @@ class Platform:
             bootstrap=self.bootstrap,
             topic=topics.REGISTRY_DEFINITIONS.name,
             on_record=lambda record: self.defined.append(record.key.decode()),
+            service="tests",
         )
         follower.start()
         follower.stop(5.0)

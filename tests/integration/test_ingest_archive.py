@@ -26,7 +26,6 @@ pytestmark = pytest.mark.integration
 
 STREAM, TOPIC_ID = "flights.departed", "topic-1"
 TOPIC = RawTopic(TOPIC_ID, (0, 1))
-HORIZON_US = 7 * 86_400_000_000
 FULL = Account(9, 3, 1, 2, {"BAD_TYPE": 3, "DUPLICATE_CONFLICT": 1}, NOW_US)
 
 
@@ -46,11 +45,7 @@ class World:
     def open(self, *partitions, contract=None, topic_id=TOPIC_ID, ids_max=100):
         archive = self.make()
         restored = archive.open(
-            contract or a_contract(),
-            topic_id,
-            partitions or (0,),
-            horizon_us=HORIZON_US,
-            ids_max=ids_max,
+            contract or a_contract(), topic_id, partitions or (0,), ids_max=ids_max
         )
         return archive, restored
 
@@ -137,15 +132,29 @@ def test_owners_of_different_partitions_share_a_table(world):
     assert {0: 1, 1: 2} == {n: account.stored for n, account in world.accounts().items()}
 
 
-def test_ids_beyond_the_horizon_and_the_cap_are_not_read(world):
-    archive, _ = world.open()
-    old = rows(0, departed_at=NOW_US - HORIZON_US - 1, known_at=NOW_US - HORIZON_US - 1)
-    first = Account(1, stored=1, known_time_us=NOW_US)
-    append(archive, old, {0: Account()}, {0: first})
-    append(archive, rows(1, 2, 3), {0: first}, {0: first.plus(Account(4, stored=3))})
+def ids_read(world, ids_max):
+    return [seen.event_id for seen in world.open(ids_max=ids_max)[1][0].seen]
 
-    _, restored = world.open(ids_max=2)
-    assert ["departed:2", "departed:3"] == [seen.event_id for seen in restored[0].seen]
+
+def test_newest_ids_are_read_up_to_the_cap_whatever_lies_between_them(world):
+    archive, _ = world.open()
+    many_dead = Account(500, stored=4, dead_by_reason={"EMPTY": 496}, known_time_us=NOW_US)
+    append(archive, rows(0, 1, 70, 499), {0: Account()}, {0: many_dead})
+
+    assert ["departed:70", "departed:499"] == ids_read(world, ids_max=2)
+    assert ["departed:1", "departed:70", "departed:499"] == ids_read(world, ids_max=3)
+    assert 4 == len(ids_read(world, ids_max=5))
+
+
+def test_old_known_time_takes_its_place_among_the_newest_ids(world):
+    archive, _ = world.open()
+    old_us = NOW_US - 30 * 86_400_000_000
+    old = rows(1, departed_at=old_us, known_at=old_us)
+    first, second = (Account(n, stored=n, known_time_us=NOW_US) for n in (1, 2))
+    append(archive, rows(0), {0: Account()}, {0: first})
+    append(archive, old, {0: first}, {0: second})
+
+    assert ["departed:1"] == ids_read(world, ids_max=1)
 
 
 def test_topic_made_again_starts_a_new_account_but_knows_the_ids(world):

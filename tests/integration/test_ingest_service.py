@@ -373,7 +373,7 @@ def test_kill_during_maintenance_changes_no_number(start_service, stream, folder
 def fill_log(place: Place, stream: Stream, *, commits: int) -> None:
     """Commits of another topic's account, so that the next checkpoint is near."""
     archive, contract = DeltaArchive(place.uri, place.options), a_contract(name=stream.name)
-    archive.open(contract, "another topic", [0], horizon_us=1, ids_max=1)
+    archive.open(contract, "another topic", [0], ids_max=1)
     accounts = [Account(offset, dead_by_reason={"EMPTY": offset}) for offset in range(commits + 1)]
     for before, after in pairwise(accounts):
         archive.append(contract, empty_rows(contract.stream), {0: before}, {0: after})

@@ -10,6 +10,7 @@ from collections import Counter
 import pytest
 from confluent_kafka import TopicPartition
 from confluent_kafka.admin import AdminClient
+from prometheus_client import REGISTRY
 
 from headrace.errors import Busy, Invalid, Unavailable
 from headrace_kit.consume import ConsumeLoop
@@ -19,6 +20,8 @@ from headrace_kit.offsets import committed_offsets, topic_end_offsets
 from headrace_kit.testing import MemoryPublisher, wait_until
 
 pytestmark = pytest.mark.integration
+
+SKIPPED = "headrace_follower_skipped_records_total"
 
 
 class Store:
@@ -395,7 +398,10 @@ def test_follower_has_the_whole_table_when_it_has_started(kafka_server, new_topi
     publisher.publish([Message(topic, b"a", b"2")])
     table = {}
     follower = TableFollower(
-        bootstrap=kafka_server, topic=topic, on_record=lambda r: table.update({r.key: r.value})
+        bootstrap=kafka_server,
+        topic=topic,
+        on_record=lambda r: table.update({r.key: r.value}),
+        service="follower",
     )
     follower.start(10.0)
     try:
@@ -418,17 +424,23 @@ def test_follower_waits_for_its_dependency_and_skips_what_it_refuses(
         seen.append(record.value)
 
     publisher.publish(messages(topic, [b"late", b"bad", b"good"]))
-    follower = TableFollower(bootstrap=kafka_server, topic=topic, on_record=on_record)
+    follower = TableFollower(
+        bootstrap=kafka_server, topic=topic, on_record=on_record, service="follower"
+    )
     follower.start(10.0)
     try:
         assert [b"late", b"good"] == seen
+        assert 1.0 == REGISTRY.get_sample_value(SKIPPED, {"reason": "BAD_TYPE"})
     finally:
         follower.stop(5.0)
 
 
 def test_follower_of_a_missing_topic_names_it(kafka_server):
     follower = TableFollower(
-        bootstrap=kafka_server, topic="test.absent.v1", on_record=lambda record: None
+        bootstrap=kafka_server,
+        topic="test.absent.v1",
+        on_record=lambda record: None,
+        service="follower",
     )
     with pytest.raises(Unavailable, match=r"TOPIC_MISSING.*test\.absent\.v1"):
         follower.start(1.0)
@@ -437,7 +449,9 @@ def test_follower_of_a_missing_topic_names_it(kafka_server):
 
 def test_follower_that_meets_a_bug_tells(kafka_server, new_topic, publisher):
     topic = new_topic(1)
-    follower = TableFollower(bootstrap=kafka_server, topic=topic, on_record=lambda record: 1 / 0)
+    follower = TableFollower(
+        bootstrap=kafka_server, topic=topic, on_record=lambda record: 1 / 0, service="follower"
+    )
     follower.start(10.0)
     publisher.publish(messages(topic, [b"x"]))
 

@@ -17,6 +17,7 @@ from headrace.oip import grpc_predict_v2_pb2 as oip
 from headrace.oip import grpc_predict_v2_pb2_grpc as oip_grpc
 from headrace.registry.v1 import registry_service_pb2 as registry_pb
 from headrace.registry.v1 import registry_service_pb2_grpc as registry_grpc
+from headrace_kit import grpc_server, grpc_streams
 from headrace_kit.admin_http import AdminServer, Page
 from headrace_kit.grpc_client import call, error_of, open_channel
 from headrace_kit.grpc_server import GrpcServer, remaining_s
@@ -34,17 +35,19 @@ class Artifacts(registry_grpc.ArtifactServiceServicer):
         self.answer = []
         self.tries = 0
         self.remaining_s = None
+        self.held = threading.Lock()
 
     def DownloadArtifact(self, request, context):  # noqa: N802 - gRPC's name
         self.tries += 1
         self.remaining_s = remaining_s(context)
-        for step in self.answer:
-            if isinstance(step, BaseException):
-                raise step
-            if isinstance(step, threading.Event):
-                step.wait(10.0)
-                continue
-            yield registry_pb.DownloadArtifactResponse(chunk=step)
+        with self.held:
+            for step in self.answer:
+                if isinstance(step, BaseException):
+                    raise step
+                if isinstance(step, threading.Event):
+                    step.wait(10.0)
+                    continue
+                yield registry_pb.DownloadArtifactResponse(chunk=step)
 
     def UploadArtifact(self, requests, context):  # noqa: N802 - gRPC's name
         self.tries += 1
@@ -176,6 +179,66 @@ def test_time_of_a_call_is_capped(artifacts, stub):
     assert 60.0 == artifacts.remaining_s
     download(stub, timeout_s=5.0)
     assert 4.0 < artifacts.remaining_s < 6.0
+
+
+@pytest.fixture
+def impatient(monkeypatch):
+    """Streams are given up after an instant."""
+    monkeypatch.setattr(grpc_streams, "STREAM_IDLE_S_MAX", 0.2)
+
+
+def chunks(ended, count=1, interval_s=0.0):
+    """Some requests, and then silence until the test ends."""
+    for _ in range(count):
+        ended.wait(interval_s)
+        yield registry_pb.UploadArtifactRequest(chunk=b"x")
+    ended.wait(10.0)
+
+
+@pytest.fixture
+def ended():
+    event = threading.Event()
+    yield event
+    event.set()
+
+
+@pytest.mark.parametrize("count", [0, 1, 3])
+def test_caller_that_sends_nothing_more_is_told_the_deadline(impatient, stub, ended, count):
+    with pytest.raises(grpc.RpcError) as raised:
+        stub.UploadArtifact(chunks(ended, count), timeout=5.0)
+
+    assert grpc.StatusCode.DEADLINE_EXCEEDED is raised.value.code()
+    assert "STREAM_STALLED" == error_of(raised.value).reason
+
+
+def test_caller_that_sends_drop_by_drop_is_ended_too(monkeypatch, stub, ended):
+    monkeypatch.setattr(grpc_server, "STREAM_S_MAX", 0.3)
+    with pytest.raises(grpc.RpcError) as raised:
+        stub.UploadArtifact(chunks(ended, 1_000, interval_s=0.05), timeout=5.0)
+
+    assert "STREAM_STALLED" == error_of(raised.value).reason
+
+
+def test_caller_that_takes_nothing_frees_what_its_call_held(impatient, artifacts, stub):
+    held = artifacts.held
+    artifacts.answer = [b"x" * 90_000] * 1_000
+    request = registry_pb.DownloadArtifactRequest(digest="d")
+    untaken = stub.DownloadArtifact(request, timeout=60.0)
+
+    wait_until(lambda: artifacts.tries == 1 and held.locked())
+    wait_until(lambda: not held.locked(), timeout_s=5.0)
+    with pytest.raises(grpc.RpcError):
+        list(untaken)
+
+
+def test_slow_stream_within_its_bounds_is_served(impatient, artifacts, stub, ended):
+    artifacts.answer = [b"x" * 90_000] * 20
+    taken = 0
+    for _ in stub.DownloadArtifact(registry_pb.DownloadArtifactRequest(digest="d"), timeout=5.0):
+        taken += 1
+        ended.wait(0.02)
+
+    assert 20 == taken
 
 
 def test_oversize_message_is_refused_in_both_directions(artifacts, stub):

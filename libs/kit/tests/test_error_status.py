@@ -48,6 +48,7 @@ def called(error):
         (Corrupt("DIGEST_MISMATCH", digest="abc"), "DATA_LOSS"),
         (Busy("QUEUE_FULL"), "RESOURCE_EXHAUSTED"),
         (Unavailable("RECORDS_BEHIND", until_us=5), "UNAVAILABLE"),
+        (Unavailable("STREAM_STALLED"), "DEADLINE_EXCEEDED"),
         (HeadraceError("MODEL_NONFINITE", version=2), "INTERNAL"),
     ],
 )

@@ -7,7 +7,7 @@ from pydantic import SecretStr
 from pydantic_settings import SettingsConfigDict
 
 from headrace_kit.failpoints import FailpointRaised, arm, failpoint
-from headrace_kit.settings import ServiceSettings, load_settings
+from headrace_kit.settings import ObjectStoreSettings, ServiceSettings, load_settings
 
 
 class Settings(ServiceSettings):
@@ -19,9 +19,19 @@ class Settings(ServiceSettings):
     s3_secret_key: SecretStr = SecretStr("hidden")
 
 
-def refused(capsys, argv=()):
+class StoringSettings(ObjectStoreSettings):
+    """Of a service that keeps objects."""
+
+    model_config = SettingsConfigDict(env_prefix="PROBE_", frozen=True, extra="forbid")
+
+    grpc_port: int = 7101
+    http_port: int = 7201
+    data_dir: Path = Path("data")
+
+
+def refused(capsys, argv=(), cls=Settings):
     with pytest.raises(SystemExit) as ended:
-        load_settings(Settings, argv)
+        load_settings(cls, argv)
     assert 78 == ended.value.code
     return capsys.readouterr().err
 
@@ -46,6 +56,64 @@ def test_wrong_value_is_refused_by_name(monkeypatch, capsys):
     monkeypatch.setenv("PROBE_GRPC_PORT", "many")
 
     assert "PROBE_GRPC_PORT" in refused(capsys)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("PROBE_LOG_LEVEL", "FOO"),
+        ("PROBE_GRPC_PORT", "65536"),
+        ("PROBE_GRPC_PORT", "-1"),
+        ("PROBE_HTTP_PORT", "99999"),
+    ],
+)
+def test_value_that_would_fail_later_is_refused_by_check_config(monkeypatch, capsys, name, value):
+    monkeypatch.setenv(name, value)
+
+    assert name in refused(capsys, ["--check-config"])
+
+
+def test_log_level_may_be_written_small(monkeypatch):
+    monkeypatch.setenv("PROBE_LOG_LEVEL", "debug")
+
+    assert "DEBUG" == load_settings(Settings, []).log_level
+
+
+S3 = {
+    "PROBE_OBJECT_STORE_URI": "s3://bucket/prefix",
+    "PROBE_S3_ENDPOINT": "http://127.0.0.1:7070",
+    "PROBE_S3_ACCESS_KEY": "key",
+    "PROBE_S3_SECRET_KEY": "secret",
+}
+
+
+def test_object_store_in_s3_is_told_whole(monkeypatch):
+    for name, value in S3.items():
+        monkeypatch.setenv(name, value)
+
+    settings = load_settings(StoringSettings, [])
+    assert ("s3://bucket/prefix", "key") == (settings.objects, settings.s3.access_key)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "told"),
+    [
+        ("PROBE_OBJECT_STORE_URI", "foo", "OBJECT_STORE_URI"),
+        ("PROBE_OBJECT_STORE_URI", "", "OBJECT_STORE_URI"),
+        ("PROBE_OBJECT_STORE_URI", "s3://", "OBJECT_STORE_URI"),
+        ("PROBE_OBJECT_STORE_URI", "file://host/folder", "OBJECT_STORE_URI"),
+        ("PROBE_S3_ENDPOINT", "", "S3_ENDPOINT"),
+        ("PROBE_S3_ENDPOINT", "127.0.0.1:7070", "S3_ENDPOINT"),
+        ("PROBE_S3_ACCESS_KEY", "", "S3_ACCESS_KEY"),
+        ("PROBE_S3_SECRET_KEY", "", "S3_SECRET_KEY"),
+    ],
+)
+def test_object_store_that_cannot_be_reached_is_refused(monkeypatch, capsys, name, value, told):
+    for each, right in {**S3, name: value}.items():
+        monkeypatch.setenv(each, right)
+
+    (line,) = refused(capsys, ["--check-config"], StoringSettings).splitlines()
+    assert told in line
 
 
 def test_host_beyond_loopback_needs_insecure(monkeypatch, capsys):

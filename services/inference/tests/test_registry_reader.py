@@ -4,6 +4,7 @@
 import pytest
 
 from headrace.application import definition_json
+from headrace.errors import Conflict, Invalid
 from headrace.registry.v1 import registry_events_pb2 as registry_pb
 from headrace_inference.adapters.registry_reader import RegistryReader
 from headrace_inference.domain.rollout import ServedVersion
@@ -37,9 +38,14 @@ def a_rollout_message(generation=1, **fields):
     return message.SerializeToString()
 
 
-def a_definition(kind="endpoint", spec=None):
+VIEW = b"""{"kind": "view", "name": "ask", "description": "The question.",
+           "features": {"riders": {"transform": "value", "column": "riders"}}}"""
+
+
+def a_definition(kind="endpoint", name="delay", spec=None):
     spec_json = definition_json(an_endpoint()) if spec is None else spec
-    return registry_pb.Definition(kind=kind, name="delay", spec_json=spec_json).SerializeToString()
+    message = registry_pb.Definition(kind=kind, name=name, spec_json=spec_json)
+    return a_record(message.SerializeToString(), key=f"{kind}/{name}".encode())
 
 
 def test_rollout_is_wanted_and_wakes_the_loader(room):
@@ -59,11 +65,22 @@ def test_older_and_repeated_generations_change_nothing(room):
 
 
 def test_endpoint_is_defined_and_other_kinds_are_passed_over(room):
-    room.reader.take_definition(a_record(a_definition()))
-    room.reader.take_definition(a_record(a_definition(kind="stream", spec=b"{}")))
+    room.reader.take_definition(a_definition())
+    room.reader.take_definition(a_definition("view", "ask", VIEW))
 
     assert an_endpoint() == room.table.state("delay").definition
-    assert [] == room.reasons()
+    assert ["delay"] == list(room.table.states())
+
+
+def test_endpoint_that_was_taken_back_is_not_ready(room):
+    room.reader.take_definition(a_definition())
+    room.reader.take_definition(a_record(None, key=b"endpoint/delay"))
+    room.reader.take_definition(a_record(None, key=b"endpoint/never"))
+
+    assert room.table.state("delay").definition is None
+    assert ["delay"] == list(room.table.states())
+    with pytest.raises(Conflict, match="MODEL_NOT_READY"):
+        room.table.ready("delay")
 
 
 @pytest.mark.parametrize("value", [None, b"\xff\xff", b"", b"hello"])
@@ -76,7 +93,8 @@ def test_unreadable_rollout_is_set_aside(room, value):
 
 
 @pytest.mark.parametrize("spec", [b"{", b"\xff", b'{"kind":"endpoint"}', b"[]"])
-def test_unreadable_definition_is_set_aside(room, spec):
-    room.reader.take_definition(a_record(a_definition(spec=spec)))
+def test_unreadable_definition_is_invalid_and_not_set_aside(room, spec):
+    with pytest.raises(Invalid, match="BAD_DEFINITION"):
+        room.reader.take_definition(a_definition(spec=spec))
 
-    assert ["DECODE_ERROR"] == room.reasons()
+    assert [] == room.reasons()

@@ -21,7 +21,8 @@ def a_definition(version=1, **changes):
 
 
 def taken(book, message):
-    book.take(a_record(message.SerializeToString(), topic="definitions"))
+    key = f"{message.kind}/{message.name}".encode()
+    book.take(a_record(message.SerializeToString(), key=key))
 
 
 @pytest.fixture
@@ -48,10 +49,22 @@ def test_newer_version_replaces_the_older_one_silently(book, told):
     assert (2, 1) == (book.get("flights.departed").version, len(told))
 
 
-def test_other_kinds_and_tombstones_change_nothing(book, told):
+def test_stream_that_was_taken_back_is_unknown_and_told(book, told):
     taken(book, a_definition())
-    book.take(a_record(Definition(kind="view", name="v").SerializeToString()))
-    book.take(a_record(None))
+    book.take(a_record(None, key=b"stream/flights.departed"))
+
+    assert [["flights.departed"], []] == told
+    with pytest.raises(NotFound, match="STREAM_UNKNOWN"):
+        book.get("flights.departed")
+
+
+def test_other_kinds_and_unknown_streams_change_nothing(book, told):
+    view = b"""{"kind": "view", "name": "ask", "description": "The question.",
+               "features": {"riders": {"transform": "value", "column": "riders"}}}"""
+    taken(book, a_definition())
+    taken(book, Definition(kind="view", name="ask", spec_json=view))
+    book.take(a_record(None, key=b"view/flights.departed"))
+    book.take(a_record(None, key=b"stream/other"))
 
     assert (["flights.departed"], 1) == (book.names(), len(told))
 
@@ -63,7 +76,7 @@ def test_other_kinds_and_tombstones_change_nothing(book, told):
 )
 def test_unreadable_definition_is_invalid(value, book):
     with pytest.raises(Invalid):
-        book.take(a_record(value))
+        book.take(a_record(value, key=b"stream/flights.departed"))
 
 
 def test_unknown_stream_is_not_found(book):

@@ -31,7 +31,7 @@ def test_counts_of_a_stream_are_those_of_all_its_partitions():
         1: Account(3, stored=1, dead_by_reason={"EMPTY": 1, "BAD_TYPE": 1}),
     }
     before = {number: Account() for number in after}
-    archive.open(contract, "topic-1", after, horizon_us=1, ids_max=1)
+    archive.open(contract, "topic-1", after, ids_max=1)
     archive.append(contract, empty_rows(contract.stream), before, after)
 
     counts = list_stream_counts(contracts=contracts, catalogue=OneTopic(), archive=archive)

@@ -6,7 +6,7 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from headrace_ingest.domain.dedup import Decided, DedupIndex, Outcome, Seen
+from headrace_ingest.domain.dedup import DedupIndex, Outcome, Seen
 
 NEW, REPEAT, CONFLICT = Outcome.NEW, Outcome.REPEAT, Outcome.CONFLICT
 HORIZON_US = 70
@@ -59,25 +59,42 @@ def test_only_the_newest_ids_are_kept():
     assert [REPEAT] * 80 == taken(index, *[(f"{number}", b"1", 10) for number in range(920, 1_000)])
 
 
+def test_id_beyond_the_newest_ones_is_forgotten_at_once():
+    index = an_index(ids_max=3)
+    taken(index, *[(event_id, b"1", 10) for event_id in "abc"])
+    assert [REPEAT, NEW, NEW] == taken(index, ("a", b"1", 10), ("d", b"1", 10), ("a", b"1", 10))
+
+    assert [REPEAT, NEW, REPEAT] == taken(index, ("c", b"1", 10), ("b", b"1", 10), ("a", b"1", 10))
+
+
+def batched(items, size):
+    return [items[start : start + size] for start in range(0, len(items), size)]
+
+
 records = st.lists(
     st.tuples(st.sampled_from("abcdef"), st.sampled_from([b"1", b"2"]), st.integers(0, 300)),
     max_size=40,
 )
 
 
-@given(before=records, after=records)
-@settings(max_examples=200, deadline=None)
-def test_index_rebuilt_from_what_was_stored_decides_alike(before, after):
-    index = an_index()
-    outcomes = [taken(index, record)[0] for record in before]
-    stored = [record for record, outcome in zip(before, outcomes, strict=True) if outcome is NEW]
-    newest_us = max((known_us for _, _, known_us in stored), default=0)
-    fresh: dict[str, tuple[bytes, int]] = {}
-    for event_id, payload, known_us in stored:
-        if known_us >= newest_us - HORIZON_US:
-            fresh.pop(event_id, None)
-            fresh[event_id] = (payload, known_us)
-    rebuilt = an_index()
-    rebuilt.remember(Decided((), fresh, newest_us))
+@given(
+    before=records,
+    after=records,
+    ids_max=st.sampled_from([1, 2, 4, 1_000]),
+    batch=st.integers(1, 9),
+)
+@settings(max_examples=300, deadline=None)
+def test_index_rebuilt_from_what_was_stored_decides_alike(before, after, ids_max, batch):
+    index = an_index(ids_max)
+    outcomes = [o for part in batched(before, batch) for o in taken(index, *part)]
+    stored = [
+        Seen(*record) for record, outcome in zip(before, outcomes, strict=True) if outcome is NEW
+    ]
+    rebuilt = DedupIndex(
+        ids_max=ids_max,
+        horizon_us=HORIZON_US,
+        seen=stored[-ids_max:],
+        newest_us=max((each.known_time_us for each in stored), default=0),
+    )
 
     assert taken(index, *after) == taken(rebuilt, *after)

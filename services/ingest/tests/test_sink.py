@@ -20,7 +20,7 @@ from headrace_ingest.ports import RawTopic
 from headrace_ingest.testing import a_contract, a_raw
 from headrace_kit.json_strict import decode
 from headrace_kit.kafka import Partition
-from headrace_kit.testing import MemoryPublisher
+from headrace_kit.testing import MemoryPublisher, a_record
 
 STREAM = "flights.departed"
 RAW = "raw.flights.departed.v1"
@@ -405,3 +405,11 @@ def test_sudden_end_from_outside_makes_no_record_guilty(world):
     sink.idle()
 
     assert ({}, 3) == (world.account().dead_by_reason, world.account().stored)
+
+
+def test_records_of_a_stream_that_was_just_taken_back_are_still_accounted_for(world, sink):
+    world.contracts.take(a_record(None, key=b"stream/flights.departed"))
+
+    sink.handle([a_raw(0)])
+    sink.idle()
+    assert ["departed:0"] == world.stored_ids()

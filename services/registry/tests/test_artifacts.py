@@ -10,8 +10,10 @@ from hashlib import sha256
 import pytest
 
 from headrace.errors import Busy, Corrupt, HeadraceError, Invalid, NotFound
+from headrace.registry.v1 import registry_service_pb2 as pb
 from headrace_kit.objects import MemoryObjectStore
 from headrace_registry import handlers
+from headrace_registry.adapters.grpc_api import TRANSFERS_MAX, ArtifactApi
 from headrace_registry.domain.artifact import ArtifactMetadata, artifact_key, check_metadata
 from headrace_registry.testing import an_onnx_file
 
@@ -116,3 +118,21 @@ def test_bytes_changed_in_the_store_are_not_handed_out() -> None:
 
     with pytest.raises(Corrupt, match="DIGEST_MISMATCH"):
         handlers.download_artifact("a" * 64, artifacts=artifacts)
+
+
+def test_callers_that_have_not_sent_their_metadata_take_no_transfer() -> None:
+    api, data = ArtifactApi(artifacts=MemoryObjectStore(), bytes_max=1 << 20), an_onnx_file()
+    metadata = pb.ArtifactMetadata(
+        digest=sha256(data).hexdigest(), size_bytes=len(data), format="onnx"
+    )
+    digests = []
+
+    def parts(waiting: int):
+        if waiting:  # the next caller is served while this one still waits
+            digests.append(api.UploadArtifact(parts(waiting - 1), None).digest)
+        yield pb.UploadArtifactRequest(metadata=metadata)
+        yield pb.UploadArtifactRequest(chunk=data)
+
+    api.UploadArtifact(parts(TRANSFERS_MAX), None)
+
+    assert [metadata.digest] * TRANSFERS_MAX == digests

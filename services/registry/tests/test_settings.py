@@ -38,3 +38,11 @@ def test_uri_that_is_none_is_refused() -> None:
 def test_other_addresses_than_loopback_need_the_word_insecure() -> None:
     with pytest.raises(ValidationError, match="insecure"):
         Settings(grpc_host="192.0.2.1")
+
+
+@pytest.mark.parametrize(
+    "uri", ["mysql://db/name", "sqlite://", "sqlite:///:memory:", "postgresql://db:70000/name"]
+)
+def test_database_that_is_not_served_is_refused(uri) -> None:
+    with pytest.raises(ValidationError, match="database_uri"):
+        Settings(database_uri=uri)

@@ -5,6 +5,10 @@ from __future__ import annotations
 
 import json
 
+import pytest
+
+from headrace.application import definition_json
+from headrace.errors import Invalid, NotFound
 from headrace.registry.v1.registry_events_pb2 import Definition
 from headrace_kit.testing import a_record
 from headrace_trainer.adapters.definition_book import DefinitionBook
@@ -24,7 +28,16 @@ def a_monitor(name: str, window: str, recipe: str = "delay"):
         "policy": {"cooldown": "1d", "runs_max": 1, "budget": "1d"},
     }
     definition = Definition(kind="monitor", name=name, spec_json=json.dumps(spec).encode())
-    return a_record(definition.SerializeToString())
+    return a_record(definition.SerializeToString(), key=f"monitor/{name}".encode())
+
+
+def a_recipe_record(value: bytes | None = None):
+    return a_record(value, key=b"recipe/delay")
+
+
+def a_recipe_value() -> bytes:
+    spec_json = definition_json(a_recipe())
+    return Definition(kind="recipe", name="delay", spec_json=spec_json).SerializeToString()
 
 
 def test_window_is_the_shortest_in_which_the_recipe_is_watched() -> None:
@@ -37,3 +50,22 @@ def test_window_is_the_shortest_in_which_the_recipe_is_watched() -> None:
 
     book.follow(a_monitor("b", "14d"))
     assert 7 * 86_400 == book.window_s(a_recipe())
+
+
+def test_recipe_that_was_taken_back_is_unknown() -> None:
+    book = DefinitionBook()
+    book.follow(a_recipe_record(a_recipe_value()))
+    assert a_recipe() == book.recipe("delay")
+
+    book.follow(a_recipe_record(None))
+    with pytest.raises(NotFound, match="DEFINITION_UNKNOWN"):
+        book.recipe("delay")
+
+
+def test_undecodable_definition_is_invalid_and_changes_nothing() -> None:
+    book = DefinitionBook()
+    book.follow(a_recipe_record(a_recipe_value()))
+
+    with pytest.raises(Invalid, match="DECODE_ERROR"):
+        book.follow(a_recipe_record(b"\xff\xff"))
+    assert a_recipe() == book.recipe("delay")

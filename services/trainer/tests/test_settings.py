@@ -24,3 +24,11 @@ def test_password_is_a_setting_of_its_own() -> None:
 def test_password_in_the_uri_is_refused() -> None:
     with pytest.raises(ValidationError, match="DATABASE_PASSWORD"):
         TrainerSettings(database_uri="postgresql://headrace:secret@db/headrace")
+
+
+@pytest.mark.parametrize(
+    "uri", ["mysql://db/name", "sqlite://", "sqlite:///:memory:", "postgresql://db:70000/name"]
+)
+def test_database_that_is_not_served_is_refused(uri) -> None:
+    with pytest.raises(ValidationError, match="database_uri"):
+        TrainerSettings(database_uri=uri)

@@ -8,14 +8,16 @@ language can do.
 from __future__ import annotations
 
 import json
+import operator
 import time
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from numbers import Real
 from typing import Any
 
-from confluent_kafka import KafkaException, Producer
+from confluent_kafka import KafkaError, KafkaException, Producer
 
 from headrace import admin, topics
 from headrace.application import (
@@ -26,7 +28,7 @@ from headrace.application import (
     definition_json,
     parse_definition_json,
 )
-from headrace.errors import Conflict, Invalid, NotFound, Unavailable
+from headrace.errors import HeadraceError, Invalid, NotFound, Unavailable, error_by_reason
 from headrace.feature.v1 import feature_service_pb2, feature_service_pb2_grpc
 from headrace.ingest.v1 import ingest_service_pb2, ingest_service_pb2_grpc
 from headrace.monitor.v1 import monitor_events_pb2, monitor_service_pb2, monitor_service_pb2_grpc
@@ -43,6 +45,7 @@ from headrace.trainer.v1 import trainer_service_pb2, trainer_service_pb2_grpc
 DELIVERY_TIMEOUT_S = 30.0
 QUEUE_RECORDS_MAX = 200_000
 RUN_POLL_INTERVAL_S = 0.2
+_Report = Callable[[object, object], None]
 _OIP_TYPE = {"string": "BYTES", "int64": "INT64", "float64": "FP64"}
 
 
@@ -96,19 +99,23 @@ class Client:
     def publish(self, stream: str, records: Iterable[Mapping[str, Any]]) -> int:
         """Appends records to the stream's raw topic and waits until all are delivered.
 
-        Raises Unavailable DELIVERY_UNKNOWN when some may be missing: publish the same again.
+        Raises Invalid BAD_REQUEST for a row that is no JSON object, before any is sent; TOO_LARGE
+        as `publish_raw`; Unavailable DELIVERY_UNKNOWN when some may be missing: publish the same
+        again.
         """
         contract = self.definitions.get(("stream", stream))
         if not isinstance(contract, Stream):
             raise NotFound("STREAM_UNKNOWN", stream=stream)
-        rows = [
-            (str(record.get(contract.key, "")).encode(), json.dumps(record).encode())
-            for record in records
-        ]
+        numbered = enumerate(records, start=1)
+        rows = [_raw_row(number, record, contract.key) for number, record in numbered]
         return self.publish_raw(stream, rows)
 
     def publish_raw(self, stream: str, rows: Iterable[tuple[bytes, bytes]]) -> int:
-        """Appends (key, value) pairs as they are; ingest judges them."""
+        """Appends (key, value) pairs as they are; ingest judges them.
+
+        Raises Invalid TOO_LARGE with the number of a row that Kafka does not take, once the rows
+        before it are delivered; those after it are not sent.
+        """
         topic, failed, count = topics.RAW.of(stream), [], 0
 
         def delivered(err: object, _: object) -> None:
@@ -116,15 +123,25 @@ class Client:
                 failed.append(err)
 
         for key, value in rows:
-            while True:
-                try:
-                    self._producer.produce(topic, value=value, key=key, on_delivery=delivered)
-                    break
-                except BufferError:
-                    self._producer.poll(0.1)
+            try:
+                self._enqueue(topic, key, value, delivered)
+            except KafkaException as err:
+                self._flush(topic, failed)
+                raise _refused(err, topic, row=count + 1, row_bytes=len(key) + len(value)) from err
             count += 1
         self._flush(topic, failed)
         return count
+
+    def _enqueue(self, topic: str, key: bytes, value: bytes, delivered: _Report) -> None:
+        """Into the producer's queue, once it has room: what is stuck in it expires."""
+        deadline_s = time.monotonic() + DELIVERY_TIMEOUT_S
+        while True:
+            try:
+                return self._producer.produce(topic, value=value, key=key, on_delivery=delivered)
+            except BufferError as err:
+                if time.monotonic() > deadline_s:
+                    raise Unavailable("DELIVERY_UNKNOWN", topic=topic) from err
+                self._producer.poll(0.1)
 
     def _flush(self, topic: str, failed: Sequence[object]) -> None:
         try:
@@ -172,7 +189,8 @@ class Client:
     ) -> trainer_service_pb2.Run:
         """Waits until the run has ended well, telling its progress.
 
-        Raises Conflict with the run's reason when it failed, Unavailable when it takes too long.
+        Raises the error of the run's reason when it failed, Unavailable SERVICE_UNAVAILABLE when it
+        takes too long.
         """
         deadline = time.monotonic() + timeout_s
         while time.monotonic() < deadline:
@@ -185,7 +203,7 @@ class Client:
             if run.state == trainer_service_pb2.RUN_STATE_COMPLETED:
                 return run
             if run.state == trainer_service_pb2.RUN_STATE_FAILED:
-                raise Conflict(run.reason, run_id=run_id)
+                raise error_by_reason(run.reason, run_id=run_id)
             said(run.progress)
             time.sleep(RUN_POLL_INTERVAL_S)
         raise Unavailable("SERVICE_UNAVAILABLE", run_id=run_id, waited_s=timeout_s)
@@ -260,6 +278,7 @@ class Client:
                 "linger.ms": 20,
                 "compression.type": "lz4",
                 "message.timeout.ms": int(DELIVERY_TIMEOUT_S * 1000),
+                "message.max.bytes": admin.MESSAGE_BYTES_MAX,
                 "queue.buffering.max.messages": QUEUE_RECORDS_MAX,
                 "log_level": 0,
             }
@@ -293,22 +312,54 @@ class Client:
 def infer_request(
     endpoint: Endpoint, rows: Sequence[Mapping[str, Any]], request_id: str
 ) -> oip.ModelInferRequest:
-    """An OIP request by entity keys; Invalid BAD_REQUEST when a row lacks a column."""
+    """An OIP request by entity keys; Invalid BAD_REQUEST names the row that cannot be asked."""
     request = oip.ModelInferRequest(model_name=endpoint.name, id=request_id)
     for name, kind in endpoint.columns.items():
-        try:
-            values = [row[name] for row in rows]
-        except KeyError as err:
-            columns = ", ".join(endpoint.columns)
-            raise Invalid("BAD_REQUEST", missing=name, columns=columns) from err
+        values = [_value(number, row, name, kind) for number, row in enumerate(rows, start=1)]
         tensor = request.inputs.add(name=name, datatype=_OIP_TYPE[kind], shape=[len(rows)])
         if kind == "string":
-            tensor.contents.bytes_contents.extend((v or "").encode() for v in values)
+            tensor.contents.bytes_contents.extend(values)
         elif kind == "int64":
             tensor.contents.int64_contents.extend(values)
         else:
             tensor.contents.fp64_contents.extend(values)
     return request
+
+
+def _value(number: int, row: Mapping[str, Any], name: str, kind: str) -> Any:
+    try:
+        return _WIRE_VALUE[kind](row[name])
+    except KeyError as err:
+        raise Invalid("BAD_REQUEST", row=number, missing=name) from err
+    except (TypeError, ValueError, OverflowError) as err:
+        problem = f"is no {kind}: {err}"
+        raise Invalid("BAD_REQUEST", row=number, column=name, problem=problem) from err
+
+
+def _text(value: str | None) -> bytes:
+    if value is not None and not isinstance(value, str):
+        raise TypeError(f"a {type(value).__name__}")
+    return (value or "").encode()
+
+
+def _whole(value: Any) -> int:
+    number = operator.index(value)
+    if not -(1 << 63) <= number < 1 << 63:
+        raise OverflowError("beyond 64 bits")
+    return number
+
+
+def _real(value: Any) -> float:
+    if not isinstance(value, Real):
+        raise TypeError(f"a {type(value).__name__}")
+    return float(value)
+
+
+_WIRE_VALUE: dict[str, Callable[[Any], Any]] = {
+    "string": _text,
+    "int64": _whole,
+    "float64": _real,
+}
 
 
 def predictions_of(answer: oip.ModelInferResponse) -> list[Prediction]:
@@ -318,6 +369,22 @@ def predictions_of(answer: oip.ModelInferResponse) -> list[Prediction]:
     ids = [each.decode() for each in outputs["prediction_id"].bytes_contents]
     scores = outputs["score"].fp32_contents
     return [Prediction(i, score, version) for i, score in zip(ids, scores, strict=True)]
+
+
+def _raw_row(number: int, record: Mapping[str, Any], key: str) -> tuple[bytes, bytes]:
+    if not isinstance(record, Mapping):
+        raise Invalid("BAD_REQUEST", row=number, problem="not a JSON object")
+    try:
+        return str(record.get(key, "")).encode(), json.dumps(record).encode()
+    except (TypeError, ValueError, RecursionError) as err:
+        raise Invalid("BAD_REQUEST", row=number, problem=str(err)) from err
+
+
+def _refused(error: KafkaException, topic: str, **row: int) -> HeadraceError:
+    """What the producer says at once about one record."""
+    if error.args[0].code() == KafkaError.MSG_SIZE_TOO_LARGE:
+        return Invalid("TOO_LARGE", topic=topic, **row)
+    return Unavailable("DELIVERY_UNKNOWN", topic=topic, problem=error.args[0].name(), **row)
 
 
 def _message(application: str, definition: Definition) -> registry_events_pb2.Definition:

@@ -67,3 +67,17 @@ class Unavailable(HeadraceError):
     @property
     def retry_delay_s(self) -> float | None:
         return 1.0
+
+
+_BRANCHES = (Invalid, NotFound, Conflict, Corrupt, Busy, Unavailable)
+_BRANCH_BY_KIND = {branch.__name__: branch for branch in _BRANCHES}
+
+
+def error_by_reason(reason: str, **metadata: object) -> HeadraceError:
+    """The error of a reason that arrived as text, in the branch of its kind.
+
+    A reason that this version does not know is told as INTERNAL, with the reason beside it.
+    """
+    if reason not in REASONS:
+        return HeadraceError("INTERNAL", unknown_reason=reason, **metadata)
+    return _BRANCH_BY_KIND.get(REASONS[reason].kind, HeadraceError)(reason, **metadata)

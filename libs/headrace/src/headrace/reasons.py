@@ -268,6 +268,11 @@ REASONS: dict[str, Reason] = {
     "DATABASE_UNAVAILABLE": Reason(
         "Unavailable", "The database did not answer in time.", "Look at its address and log."
     ),
+    "STREAM_STALLED": Reason(
+        "Unavailable",
+        "The caller neither sent nor took anything for too long.",
+        "Call again and keep the stream going.",
+    ),
     "SERVICE_UNAVAILABLE": Reason(
         "Unavailable", "A service did not answer in time.", "Ask headrace status."
     ),

@@ -17,7 +17,7 @@ from google.rpc.error_details_pb2 import ErrorInfo, RetryInfo
 from google.rpc.status_pb2 import Status
 from grpc_status import rpc_status
 
-from headrace.errors import Busy, Conflict, Corrupt, HeadraceError, Invalid, NotFound, Unavailable
+from headrace.errors import Busy, HeadraceError, Invalid, Unavailable, error_by_reason
 from headrace.reasons import REASONS
 
 DOMAIN = "headrace"
@@ -27,15 +27,6 @@ KEEPALIVE_MS = 60_000
 RECONNECT_MS_MAX = 2_000
 RETRY_DELAY_S_MAX = 2.0
 Response = TypeVar("Response")
-_CLASS_BY_KIND: dict[str, type[HeadraceError]] = {
-    "Invalid": Invalid,
-    "NotFound": NotFound,
-    "Conflict": Conflict,
-    "Corrupt": Corrupt,
-    "Busy": Busy,
-    "Unavailable": Unavailable,
-    "Bug": HeadraceError,
-}
 _AWAY = (
     grpc.StatusCode.UNAVAILABLE,
     grpc.StatusCode.DEADLINE_EXCEEDED,
@@ -101,7 +92,7 @@ def error_of(err: grpc.RpcError) -> HeadraceError:
     status, info = _status_of(err), ErrorInfo()
     for detail in status.details if status is not None else ():
         if detail.Unpack(info) and info.domain == DOMAIN and info.reason in REASONS:
-            return _CLASS_BY_KIND[REASONS[info.reason].kind](info.reason, **dict(info.metadata))
+            return error_by_reason(info.reason, **dict(info.metadata))
     return _foreign(err.code(), str(err.details() or ""))
 
 

@@ -29,6 +29,7 @@ from headrace.rpc import DOMAIN
 # A repeat with other content, and a compare-and-set that lost; other conflicts are preconditions.
 ALREADY = ("DUPLICATE_CONFLICT", "REQUEST_REUSED", "RUN_CONFLICT", "ALREADY_RUNNING")
 ABORTED = ("ALIAS_MOVED", "ROLLOUT_MOVED")
+LATE = ("STREAM_STALLED",)
 CODE_BY_BRANCH: dict[type[HeadraceError], int] = {
     Invalid: code_pb2.INVALID_ARGUMENT,
     NotFound: code_pb2.NOT_FOUND,
@@ -50,6 +51,8 @@ def status_code(error: HeadraceError) -> int:
         return code_pb2.ALREADY_EXISTS
     if error.reason in ABORTED:
         return code_pb2.ABORTED
+    if error.reason in LATE:
+        return code_pb2.DEADLINE_EXCEEDED
     return next(code for branch, code in CODE_BY_BRANCH.items() if isinstance(error, branch))
 
 

@@ -19,6 +19,7 @@ from headrace.errors import Busy, HeadraceError, Unavailable
 from headrace_kit.backoff import Backoff
 from headrace_kit.kafka import Record, await_broker, client_settings, to_record
 from headrace_kit.part_thread import PartThread
+from headrace_kit.telemetry import counter
 
 POLL_RECORDS_MAX = 500
 REQUEST_TIMEOUT_S = 5.0
@@ -29,17 +30,23 @@ log = structlog.get_logger(__name__)
 class TableFollower:
     """Calls `on_record` from its thread for every record of a topic; a Part.
 
-    Busy and Unavailable: the same record again, later. Any other HeadraceError: logged, next
-    record. Anything else is a bug: the follower stops and `failed` tells.
+    Busy and Unavailable: the same record again, later. Any other HeadraceError: logged and counted,
+    next record; it is not set aside, for it comes again at each start. Anything else is a bug: the
+    follower stops and `failed` tells.
     """
 
-    def __init__(self, *, bootstrap: str, topic: str, on_record: Callable[[Record], None]) -> None:
+    def __init__(
+        self, *, bootstrap: str, topic: str, on_record: Callable[[Record], None], service: str
+    ) -> None:
         self._bootstrap, self._topic, self._on_record = bootstrap, topic, on_record
         self._ends: dict[int, int] = {}  # partitions that are not caught up, and their ends
         self._caught_up = threading.Event()
         self._stopping = threading.Event()
         self._thread = PartThread(f"follow-{topic}", self._run)
         self._consumer: Any = None
+        self._skipped = counter(
+            service, "skipped_records_total", "Records of followed topics not taken.", "reason"
+        )
 
     def start(self, timeout_s: float = 60.0) -> None:
         """Return when caught up with the end seen now.
@@ -131,6 +138,7 @@ class TableFollower:
                 log.warning("follower_waits", topic=self._topic, error=str(err))
                 self._stopping.wait(backoff.failed(err.retry_delay_s))
             except HeadraceError as err:
+                self._skipped.labels(err.reason).inc()
                 log.error("record_skipped", topic=self._topic, offset=record.offset, error=str(err))
                 return None
         return None

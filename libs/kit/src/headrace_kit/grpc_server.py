@@ -11,7 +11,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from typing import Any, NoReturn
 
 import grpc
@@ -25,6 +24,7 @@ from grpc_status import rpc_status
 from headrace.errors import HeadraceError, Invalid, Unavailable
 from headrace_kit.error_status import to_status
 from headrace_kit.grpc_client import MESSAGE_BYTES_MAX
+from headrace_kit.grpc_streams import STREAM_S_MAX, IncomingStream, outgoing_stream
 from headrace_kit.telemetry import histogram
 
 CALLS_MAX = 1_000
@@ -141,7 +141,8 @@ def _add_file(pool: descriptor_pool.DescriptorPool, file: Any) -> None:
 
 
 class _ErrorInterceptor(grpc.ServerInterceptor):
-    """Wraps every handler: errors to status, durations to a histogram, no new call in a drain.
+    """Wraps every handler: errors to status, durations to a histogram, bounds on streams, no new
+    call in a drain.
 
     A call is admitted when it arrives: what waits for a worker then is still answered (P10).
     """
@@ -155,11 +156,12 @@ class _ErrorInterceptor(grpc.ServerInterceptor):
         if handler is None:
             return None
         seconds = self._seconds.labels(details.method)
-        refused = self.draining.is_set() and not details.method.startswith(HEALTH_METHODS)
-        decode = _refuse if refused else _decoder(handler)
+        health_call = details.method.startswith(HEALTH_METHODS)
+        decode = _refuse if self.draining.is_set() and not health_call else _decoder(handler)
         if handler.response_streaming:
             method = handler.unary_stream or handler.stream_stream
-            behaviour = _streaming(method, decode, seconds)
+            bounded = _unbounded if health_call else _bounded  # Watch has no end
+            behaviour = _streaming(method, decode, bounded, seconds)
             make = (
                 grpc.stream_stream_rpc_method_handler
                 if handler.request_streaming
@@ -175,32 +177,51 @@ class _ErrorInterceptor(grpc.ServerInterceptor):
         return make(behaviour, None, handler.response_serializer)
 
 
-def _decoder(handler: Any) -> Callable[[Any], Any]:
+Decode = Callable[[Any, grpc.ServicerContext], Any]
+Bound = Callable[[Iterator[Any], grpc.ServicerContext], Iterator[Any]]
+
+
+def _decoder(handler: Any) -> Decode:
     """From the bytes of a request, or of each one of a stream, to messages.
 
     gRPC itself would answer INTERNAL for bytes that are no message, which are the caller's mistake.
     """
 
-    def decode(data: bytes) -> Any:
+    def message(data: bytes) -> Any:
         try:
             return handler.request_deserializer(data)
         except DecodeError as err:
             raise Invalid("DECODE_ERROR") from err
 
-    return partial(map, decode) if handler.request_streaming else decode
+    def messages(requests: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[Any]:
+        return map(message, IncomingStream(requests, context, deadline_s=_end_s(context)))
+
+    if handler.request_streaming:
+        return messages
+    return lambda data, _: message(data)
 
 
-def _refuse(_: object) -> NoReturn:
+def _end_s(context: grpc.ServicerContext) -> float:
+    return time.monotonic() + remaining_s(context, cap_s=STREAM_S_MAX)
+
+
+def _refuse(_: object, __: object) -> NoReturn:
     raise Unavailable("SERVICE_UNAVAILABLE", state="draining")
 
 
-def _unary(
-    method: Callable[..., Any], decode: Callable[[Any], Any], seconds: Any
-) -> Callable[..., Any]:
+def _bounded(responses: Iterator[Any], context: grpc.ServicerContext) -> Iterator[Any]:
+    return outgoing_stream(responses, context, deadline_s=_end_s(context))
+
+
+def _unbounded(responses: Iterator[Any], _: grpc.ServicerContext) -> Iterator[Any]:
+    return responses
+
+
+def _unary(method: Callable[..., Any], decode: Decode, seconds: Any) -> Callable[..., Any]:
     def behaviour(request: Any, context: grpc.ServicerContext) -> Any:
         begin_s = time.monotonic()
         try:
-            return method(decode(request), context)
+            return method(decode(request, context), context)
         except Exception as err:  # noqa: BLE001 - the boundary to the caller
             _abort(context, err)
         finally:
@@ -210,12 +231,12 @@ def _unary(
 
 
 def _streaming(
-    method: Callable[..., Any], decode: Callable[[Any], Any], seconds: Any
+    method: Callable[..., Any], decode: Decode, bounded: Bound, seconds: Any
 ) -> Callable[..., Any]:
     def behaviour(request: Any, context: grpc.ServicerContext) -> Iterator[Any]:
         begin_s = time.monotonic()
         try:
-            yield from method(decode(request), context)
+            yield from bounded(method(decode(request, context), context), context)
         except Exception as err:  # noqa: BLE001 - the boundary to the caller
             _abort(context, err)
         finally:

@@ -64,12 +64,28 @@ class S3Settings:
 
 def object_store(uri: str, s3: S3Settings | None) -> ObjectStore:
     """The store of `file:///folder` or `s3://bucket/prefix`; raises Invalid BAD_SETTING."""
+    try:
+        check_object_store(uri, s3)
+    except ValueError as err:
+        raise Invalid("BAD_SETTING", setting="object_store_uri", problem=err) from err
+    parts = urlsplit(uri)
+    if s3 is None or parts.scheme == "file":
+        return FolderObjectStore(Path(unquote(parts.path)))
+    return S3ObjectStore(s3, bucket=parts.netloc, prefix=parts.path.strip("/"))
+
+
+def check_object_store(uri: str, s3: S3Settings | None) -> None:
+    """Raises ValueError, with a sentence, unless these settings name a store."""
     parts = urlsplit(uri)
     if parts.scheme == "file" and parts.netloc in ("", "localhost") and parts.path:
-        return FolderObjectStore(Path(unquote(parts.path)))
-    if parts.scheme == "s3" and parts.netloc and s3 is not None:
-        return S3ObjectStore(s3, bucket=parts.netloc, prefix=parts.path.strip("/"))
-    raise Invalid("BAD_SETTING", setting="object_store_uri", value=uri)
+        return
+    if parts.scheme != "s3" or not parts.netloc:
+        raise ValueError("OBJECT_STORE_URI is neither file:///FOLDER nor s3://BUCKET/PREFIX")
+    if s3 is None:
+        raise ValueError("an s3:// store needs S3_ENDPOINT, S3_ACCESS_KEY and S3_SECRET_KEY")
+    endpoint = urlsplit(s3.endpoint)
+    if endpoint.scheme not in ("http", "https") or not endpoint.netloc or endpoint.path.strip("/"):
+        raise ValueError("S3_ENDPOINT is neither http://HOST:PORT nor https://HOST")
 
 
 def delta_table_uri(uri: str, *names: str) -> str:

@@ -13,14 +13,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
-from pydantic import ValidationError, model_validator
+from pydantic import SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from headrace.errors import HeadraceError
 from headrace_kit.admin_http import on_loopback
 from headrace_kit.failpoints import arm
+from headrace_kit.objects import S3Settings, check_object_store
 
 EXIT_BAD_SETTING = 78  # EX_CONFIG of sysexits.h
+LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
+PORT_MAX = 65_535
 
 
 class ServiceSettings(BaseSettings):
@@ -38,11 +41,53 @@ class ServiceSettings(BaseSettings):
     insecure: bool = False
     """Serve without TLS to other machines: needed for a host that is not loopback."""
 
+    @field_validator("grpc_port", "http_port")
+    @classmethod
+    def _is_a_port(cls, port: int) -> int:
+        if not 0 <= port <= PORT_MAX:
+            raise ValueError(f"is no port: 1 to {PORT_MAX}, or 0 for any free one")
+        return port
+
+    @field_validator("log_level")
+    @classmethod
+    def _is_a_level(cls, level: str) -> str:
+        if level.upper() not in LOG_LEVELS:
+            raise ValueError(f"is none of {', '.join(LOG_LEVELS)}")
+        return level.upper()
+
     @model_validator(mode="after")
     def _stay_on_loopback(self) -> ServiceSettings:
         for name in ("grpc_host", "http_host"):
             if not self.insecure and not on_loopback(getattr(self, name)):
                 raise ValueError(f"{name} is not loopback and there is no TLS: set insecure=true")
+        return self
+
+
+class ObjectStoreSettings(ServiceSettings):
+    """What a service is told that keeps objects; one with a store by default gives the URI one."""
+
+    object_store_uri: str
+    """`file:///FOLDER` or `s3://BUCKET/PREFIX`."""
+    s3_endpoint: str = ""
+    """`http://HOST:PORT` or `https://HOST`; all three are needed for `s3://`."""
+    s3_access_key: str = ""
+    s3_secret_key: SecretStr = SecretStr("")
+
+    @property
+    def objects(self) -> str:
+        """The URI of the store that is used."""
+        return self.object_store_uri
+
+    @property
+    def s3(self) -> S3Settings | None:
+        """How to reach the S3 server; None unless it is told whole."""
+        if not (self.s3_endpoint and self.s3_access_key and self.s3_secret_key.get_secret_value()):
+            return None
+        return S3Settings(self.s3_endpoint, self.s3_access_key, self.s3_secret_key)
+
+    @model_validator(mode="after")
+    def _name_a_store(self) -> ObjectStoreSettings:
+        check_object_store(self.objects, self.s3)
         return self
 
 
@@ -81,7 +126,8 @@ def load_settings(cls: type[Settings], argv: Sequence[str]) -> Settings:
 
 def _sentence(prefix: str, error: Any) -> str:
     where = ".".join(str(part) for part in error["loc"])
-    return f"{prefix}{where.upper()}: {error['msg']}" if where else str(error["msg"])
+    problem = error["msg"].removeprefix("Value error, ")
+    return f"{prefix}{where.upper()}: {problem}" if where else str(problem)
 
 
 def _refuse(sentences: Sequence[str]) -> NoReturn:

@@ -28,7 +28,7 @@ from sqlalchemy import (
     event,
 )
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.engine import make_url
+from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.schema import CreateSchema
@@ -38,6 +38,7 @@ from headrace.errors import Invalid, Unavailable
 CONNECT_TIMEOUT_S = 5
 LOCK_TIMEOUT_S = 5
 POOL_SIZE = 5
+PORT_MAX = 65_535
 STATEMENT_TIMEOUT_S = 30
 
 METADATA = MetaData()
@@ -59,18 +60,32 @@ INBOX = Table(
 )
 
 
-def without_password(uri: str) -> str:
+def checked_database_uri(uri: str) -> str:
     """The URI of a database, as a setting may hold it: it ends in logs and process lists.
 
-    Raises ValueError for one that holds a password or is none; empty is left to the service.
+    Raises ValueError, with a sentence, for one that holds a password or that `connect` refuses;
+    empty is left to the service.
     """
+    if not uri:
+        return uri
     try:
-        password = make_url(uri).password if uri else None
+        url = make_url(uri)
     except ArgumentError as err:
         raise ValueError("is not a database URI") from err
-    if password:
+    if url.password:
         raise ValueError("holds a password, which has a setting of its own: DATABASE_PASSWORD")
+    _check(url)
     return uri
+
+
+def _check(url: URL) -> None:
+    backend = url.get_backend_name()
+    if backend not in ("sqlite", "postgresql"):
+        raise ValueError("is neither sqlite:///FILE nor postgresql://USER@HOST:PORT/NAME")
+    if backend == "sqlite" and url.database in (None, "", ":memory:"):
+        raise ValueError("needs a file: sqlite:///FILE")
+    if url.port is not None and not 0 < url.port <= PORT_MAX:
+        raise ValueError(f"names no port: 1 to {PORT_MAX}")
 
 
 def with_password(uri: str, password: SecretStr | None) -> str:
@@ -89,31 +104,30 @@ def connect(uri: str, *, schema: str = "public") -> Engine:
     """
     try:
         url = make_url(uri)
+        _check(url)
     except ArgumentError as err:  # its text may hold the password
         raise Invalid("BAD_SETTING", setting="database_uri") from err
+    except ValueError as err:
+        raise Invalid("BAD_SETTING", setting="database_uri", problem=err) from err
     if url.get_backend_name() == "sqlite":
-        return _sqlite(uri, url.database)
-    if url.get_backend_name() == "postgresql":
-        return create_engine(
-            url.set(drivername="postgresql+psycopg"),
-            pool_size=POOL_SIZE,
-            max_overflow=POOL_SIZE,
-            pool_timeout=LOCK_TIMEOUT_S,
-            pool_pre_ping=True,
-            connect_args={
-                "connect_timeout": CONNECT_TIMEOUT_S,
-                "options": f"-c statement_timeout={STATEMENT_TIMEOUT_S}s"
-                f" -c lock_timeout={LOCK_TIMEOUT_S}s -c timezone=UTC -c search_path={schema}",
-            },
-            execution_options={"headrace_schema": schema},
-        )
-    raise Invalid("BAD_SETTING", setting="database_uri", scheme=url.drivername)
+        return _sqlite(uri, str(url.database))
+    return create_engine(
+        url.set(drivername="postgresql+psycopg"),
+        pool_size=POOL_SIZE,
+        max_overflow=POOL_SIZE,
+        pool_timeout=LOCK_TIMEOUT_S,
+        pool_pre_ping=True,
+        connect_args={
+            "connect_timeout": CONNECT_TIMEOUT_S,
+            "options": f"-c statement_timeout={STATEMENT_TIMEOUT_S}s"
+            f" -c lock_timeout={LOCK_TIMEOUT_S}s -c timezone=UTC -c search_path={schema}",
+        },
+        execution_options={"headrace_schema": schema},
+    )
 
 
-def _sqlite(uri: str, database: str | None) -> Engine:
-    if database in (None, "", ":memory:"):
-        raise Invalid("BAD_SETTING", setting="database_uri", value="a file is needed")
-    Path(str(database)).parent.mkdir(parents=True, exist_ok=True)
+def _sqlite(uri: str, database: str) -> Engine:
+    Path(database).parent.mkdir(parents=True, exist_ok=True)
     engine = create_engine(
         uri, connect_args={"timeout": LOCK_TIMEOUT_S, "check_same_thread": False}
     )

@@ -87,6 +87,7 @@ def run(settings: Settings) -> int:
         bootstrap=bootstrap,
         topic=topics.REGISTRY_DEFINITIONS.name,
         on_record=definitions.on_record,
+        service=SERVICE,
     )
     admin = AdminServer(settings.http_host, settings.http_port, live=lambda: True, ready=loop.ready)
     try:

@@ -5,14 +5,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pydantic import Field, SecretStr
+from pydantic import Field
 from pydantic_settings import SettingsConfigDict
 
-from headrace_kit.objects import S3Settings
-from headrace_kit.settings import ServiceSettings
+from headrace_kit.settings import ObjectStoreSettings
 
 
-class Settings(ServiceSettings):
+class Settings(ObjectStoreSettings):
     """Frozen; see the table in the README."""
 
     model_config = SettingsConfigDict(frozen=True, extra="forbid", env_prefix="FEATURE_")
@@ -26,16 +25,7 @@ class Settings(ServiceSettings):
     """How far behind the newest known record a read may ask."""
     object_store_uri: str = ""
     """`file:///FOLDER` or `s3://BUCKET/PREFIX`, where ingest archives; empty: .headrace/objects."""
-    s3_endpoint: str = ""
-    s3_access_key: str = ""
-    s3_secret_key: SecretStr = SecretStr("")
 
     @property
     def objects(self) -> str:
         return self.object_store_uri or Path(".headrace/objects").absolute().as_uri()
-
-    @property
-    def s3(self) -> S3Settings | None:
-        if not self.s3_endpoint:
-            return None
-        return S3Settings(self.s3_endpoint, self.s3_access_key, self.s3_secret_key)

@@ -52,12 +52,12 @@ def run(settings: Settings) -> int:
         ready=loader.settled,
     )
     server = _server(settings, table, publisher, admin)
-    bootstrap = settings.kafka_bootstrap
+    follower = partial(TableFollower, bootstrap=settings.kafka_bootstrap, service=NAME)
     definitions, rollouts = topics.REGISTRY_DEFINITIONS.name, topics.REGISTRY_ROLLOUTS.name
     parts: list[Part] = [
         publisher,
-        TableFollower(bootstrap=bootstrap, topic=definitions, on_record=reader.take_definition),
-        TableFollower(bootstrap=bootstrap, topic=rollouts, on_record=reader.take_rollout),
+        follower(topic=definitions, on_record=reader.take_definition),
+        follower(topic=rollouts, on_record=reader.take_rollout),
         loader,
         server,
     ]

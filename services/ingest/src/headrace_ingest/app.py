@@ -36,7 +36,7 @@ class StoreCheck:
         self._settings = settings
 
     def start(self) -> None:
-        self_test(object_store(self._settings.object_store_uri, self._settings.s3))
+        self_test(object_store(self._settings.objects, self._settings.s3))
 
     def stop(self, timeout_s: float) -> None:
         """Nothing is held."""
@@ -54,9 +54,7 @@ def run(settings: IngestSettings) -> int:
         lambda streams: loop.subscribe([topics.RAW.of(stream) for stream in streams])
     )
     catalogue = KafkaTopicCatalogue(bootstrap)
-    archive = DeltaArchive(
-        settings.object_store_uri, delta_storage_options(settings.object_store_uri, settings.s3)
-    )
+    archive = DeltaArchive(settings.objects, delta_storage_options(settings.objects, settings.s3))
     sink = RecordSink(
         contracts=contracts,
         catalogue=catalogue,
@@ -79,7 +77,10 @@ def run(settings: IngestSettings) -> int:
         batch_records_max=BATCH_RECORDS_MAX,
     )
     definitions = TableFollower(
-        bootstrap=bootstrap, topic=topics.REGISTRY_DEFINITIONS.name, on_record=contracts.take
+        bootstrap=bootstrap,
+        topic=topics.REGISTRY_DEFINITIONS.name,
+        on_record=contracts.take,
+        service="ingest",
     )
     server = GrpcServer(
         host=settings.grpc_host,

@@ -74,12 +74,11 @@ class Archive(Protocol):
         topic_id: str,
         partitions: Collection[int],
         *,
-        horizon_us: int,
         ids_max: int,
     ) -> Mapping[int, Restored]:
         """Read these partitions, and take the right to append to them from now on.
 
-        `seen`: at most `ids_max` by partition, known at most `horizon_us` before the newest.
+        `seen`: the rows stored last, `ids_max` by partition or all that there are.
         Raises Invalid BAD_DEFINITION when a column is archived with another type.
         """
 

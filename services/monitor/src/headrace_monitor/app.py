@@ -77,6 +77,7 @@ def run(settings: Settings) -> int:
         bootstrap=bootstrap,
         topic=topics.REGISTRY_DEFINITIONS.name,
         on_record=definitions.take,
+        service=NAME,
     )
     quality = QualityReport(store=store)
     server = GrpcServer(

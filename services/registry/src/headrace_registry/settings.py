@@ -9,12 +9,11 @@ from typing import Annotated
 from pydantic import AfterValidator, Field, SecretStr
 from pydantic_settings import SettingsConfigDict
 
-from headrace_kit.objects import S3Settings
-from headrace_kit.settings import ServiceSettings
-from headrace_kit.sql import with_password, without_password
+from headrace_kit.settings import ObjectStoreSettings
+from headrace_kit.sql import checked_database_uri, with_password
 
 
-class Settings(ServiceSettings):
+class Settings(ObjectStoreSettings):
     """Frozen; see the table in the README."""
 
     model_config = SettingsConfigDict(frozen=True, extra="forbid", env_prefix="REGISTRY_")
@@ -22,14 +21,11 @@ class Settings(ServiceSettings):
     grpc_port: int = 7104
     http_port: int = 7204
     data_dir: Path = Path(".headrace/registry")
-    database_uri: Annotated[str, AfterValidator(without_password)] = ""
+    database_uri: Annotated[str, AfterValidator(checked_database_uri)] = ""
     """`postgresql://USER@HOST:PORT/NAME` or `sqlite:///FILE`; empty: SQLite in data_dir."""
     database_password: SecretStr | None = None
     object_store_uri: str = ""
     """`file:///FOLDER` or `s3://BUCKET/PREFIX`; empty: a folder in data_dir."""
-    s3_endpoint: str = ""
-    s3_access_key: str = ""
-    s3_secret_key: SecretStr = SecretStr("")
     artifact_bytes_max: int = Field(default=128 << 20, gt=0, le=1 << 30)
 
     @property
@@ -42,9 +38,3 @@ class Settings(ServiceSettings):
     @property
     def objects(self) -> str:
         return self.object_store_uri or (self.data_dir.absolute() / "objects").as_uri()
-
-    @property
-    def s3(self) -> S3Settings | None:
-        if not self.s3_endpoint:
-            return None
-        return S3Settings(self.s3_endpoint, self.s3_access_key, self.s3_secret_key)

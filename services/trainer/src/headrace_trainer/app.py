@@ -46,7 +46,7 @@ def build(settings: TrainerSettings) -> tuple[Sequence[Part], AdminServer, GrpcS
     runs = SqlRunStore(engine, clock=clock, notify=relay.notify)
     book = DefinitionBook()
     follower = TableFollower(
-        bootstrap=settings.kafka_bootstrap, topic=FOLLOWED.name, on_record=book.follow
+        bootstrap=settings.kafka_bootstrap, topic=FOLLOWED.name, on_record=book.follow, service=NAME
     )
     loop = ConsumeLoop(
         bootstrap=settings.kafka_bootstrap,

@@ -10,7 +10,7 @@ from pydantic import AfterValidator, Field, SecretStr
 from pydantic_settings import SettingsConfigDict
 
 from headrace_kit.settings import ServiceSettings
-from headrace_kit.sql import with_password, without_password
+from headrace_kit.sql import checked_database_uri, with_password
 
 
 class TrainerSettings(ServiceSettings):
@@ -21,7 +21,7 @@ class TrainerSettings(ServiceSettings):
     grpc_port: int = 7103
     http_port: int = 7203
     data_dir: Path = Path(".headrace/trainer")
-    database_uri: Annotated[str, AfterValidator(without_password)] = ""
+    database_uri: Annotated[str, AfterValidator(checked_database_uri)] = ""
     """`postgresql://USER@HOST:PORT/NAME` or `sqlite:///FILE`; empty: SQLite in data_dir."""
     database_password: SecretStr | None = None
     feature_address: str = "127.0.0.1:7102"

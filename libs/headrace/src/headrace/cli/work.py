@@ -51,7 +51,13 @@ def apply(
 def publish(
     stream: Annotated[str, typer.Argument(help="The stream's name, as in its contract.")],
     file: Annotated[
-        Path | None, typer.Argument(help="JSON lines; standard input when absent.")
+        Path | None,
+        typer.Argument(
+            help="JSON lines; standard input when absent.",
+            exists=True,
+            dir_okay=False,
+            readable=True,
+        ),
     ] = None,
     data_dir: DataDir = DEFAULT_DATA_DIR,
 ) -> None:
@@ -63,7 +69,7 @@ def publish(
     """
     with told_errors():
         client = connect(data_dir)
-        with file.open(encoding="utf-8") if file else sys.stdin as lines:
+        with file.open("rb") if file else sys.stdin.buffer as lines:
             count = client.publish(stream, _records(lines))
     out.print(f"{count} records published to {stream}")
 
@@ -97,7 +103,7 @@ def predict(
     out.print(table)
 
 
-def _records(lines: Iterable[str]) -> Iterable[dict[str, Any]]:
+def _records(lines: Iterable[str | bytes]) -> Iterable[dict[str, Any]]:
     for number, line in enumerate(lines, start=1):
         if number > LINES_MAX:
             raise Invalid("BAD_REQUEST", line=number, problem=f"more than {LINES_MAX} lines")
@@ -105,8 +111,8 @@ def _records(lines: Iterable[str]) -> Iterable[dict[str, Any]]:
             continue
         try:
             record = json.loads(line)
-        except json.JSONDecodeError as err:
-            raise Invalid("BAD_REQUEST", line=number, problem=err.msg) from err
+        except (ValueError, RecursionError) as err:  # no JSON, no UTF-8, or too deep
+            raise Invalid("BAD_REQUEST", line=number, problem=err) from err
         if not isinstance(record, dict):
             raise Invalid("BAD_REQUEST", line=number, problem="not a JSON object")
         yield record

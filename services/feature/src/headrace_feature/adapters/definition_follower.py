@@ -5,8 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from headrace.application import parse_definition_json
-from headrace.registry.v1.registry_events_pb2 import Definition
+from headrace.applied import read_applied
 from headrace_feature.domain.views import Catalogue
 from headrace_kit.kafka import Record
 
@@ -22,13 +21,11 @@ class DefinitionFollower:
         return self._catalogue
 
     def on_record(self, record: Record) -> None:
-        """Raises Invalid BAD_DEFINITION; the follower logs it and goes on."""
-        before = self._catalogue
-        if record.value is None:
-            kind, _, name = (record.key or b"").decode().partition("/")
-            self._catalogue = before.without(kind, name)
+        """Raises Invalid for what cannot be read; the follower skips it."""
+        before, applied = self._catalogue, read_applied(record.key, record.value)
+        if applied.definition is None:
+            self._catalogue = before.without(applied.kind, applied.name)
         else:
-            spec_json = Definition.FromString(record.value).spec_json
-            self._catalogue = before.with_definition(parse_definition_json(spec_json))
+            self._catalogue = before.with_definition(applied.definition)
         if self._catalogue.layouts().keys() != before.layouts().keys():
             self._on_layouts(self._catalogue)

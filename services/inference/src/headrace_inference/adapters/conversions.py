@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 from google.protobuf.message import DecodeError
 
-from headrace.application import Endpoint, parse_definition_json
 from headrace.errors import Busy, Invalid, NotFound
 from headrace.feature.v1 import feature_service_pb2 as feature_pb
 from headrace.inference.v1 import inference_events_pb2 as events_pb
@@ -132,18 +131,6 @@ def rollout(value: bytes) -> Rollout:
         canary=_served(message.canary) if message.HasField("canary") else None,
         canary_percent=message.canary_percent,
     )
-
-
-def endpoint_definition(value: bytes) -> Endpoint | None:
-    """None for a definition of another kind. Raises Invalid DECODE_ERROR."""
-    message = _decoded(registry_pb.Definition, value)
-    if message.kind != "endpoint":
-        return None
-    try:
-        definition = parse_definition_json(message.spec_json)
-    except Invalid as err:
-        raise Invalid("DECODE_ERROR", message="Definition", problem=str(err)) from err
-    return definition if isinstance(definition, Endpoint) else None
 
 
 def features_request(features: Sequence[str], batch: Batch) -> feature_pb.GetOnlineFeaturesRequest:

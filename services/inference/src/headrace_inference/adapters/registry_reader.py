@@ -1,10 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reads the registry's topics into the serving table; a record that cannot be read is set aside."""
+"""Reads the registry's topics into the serving table.
+
+A definition that cannot be read is skipped by the follower, as in every service; a rollout, which
+concerns this one alone, is set aside."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
+from headrace.application import Endpoint
+from headrace.applied import read_applied
 from headrace.errors import Invalid
 from headrace_inference.adapters import conversions
 from headrace_inference.domain.serving import ServingTable
@@ -23,25 +28,22 @@ class RegistryReader:
         self._on_wanted = on_wanted
 
     def take_definition(self, record: Record) -> None:
-        self._take(record, self._define)
+        """Raises Invalid for what cannot be read."""
+        applied = read_applied(record.key, record.value)
+        if isinstance(applied.definition, Endpoint):
+            self._table.define(applied.definition)
+        elif applied.definition is None and applied.kind == "endpoint":
+            self._table.take_back(applied.name)
 
     def take_rollout(self, record: Record) -> None:
-        self._take(record, self._want)
-
-    def _define(self, value: bytes) -> None:
-        definition = conversions.endpoint_definition(value)
-        if definition is not None:
-            self._table.define(definition)
-
-    def _want(self, value: bytes) -> None:
-        if self._table.want(conversions.rollout(value)):
-            self._on_wanted()
-
-    def _take(self, record: Record, note: Callable[[bytes], None]) -> None:
         try:
-            if record.value is None:
-                raise Invalid("TOMBSTONE", topic=record.topic)
-            note(record.value)
+            self._want(record)
         except Invalid as err:
             letter = dead_letter(record, reason=err.reason, service="inference")
             self._dead_letters.publish([letter])
+
+    def _want(self, record: Record) -> None:
+        if record.value is None:
+            raise Invalid("TOMBSTONE", topic=record.topic)
+        if self._table.want(conversions.rollout(record.value)):
+            self._on_wanted()

@@ -135,6 +135,11 @@ class ServingTable:
     def define(self, definition: Endpoint) -> None:
         self._change(definition.name, lambda state: replace(state, definition=definition))
 
+    def take_back(self, endpoint: str) -> None:
+        """Forgets a definition: its endpoint answers MODEL_NOT_READY until it is applied again."""
+        if endpoint in self._states:
+            self._change(endpoint, lambda state: replace(state, definition=None))
+
     def want(self, rollout: Rollout) -> bool:
         """Notes a rollout to serve; False when it is not newer than the one noted."""
 

@@ -5,17 +5,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection
 
-from google.protobuf.message import DecodeError
-
-from headrace.application import Stream, parse_definition_json
-from headrace.errors import Invalid, NotFound
-from headrace.registry.v1.registry_events_pb2 import Definition
+from headrace.application import Stream
+from headrace.applied import read_applied
+from headrace.errors import NotFound
 from headrace_ingest.domain.contract import Contract
 from headrace_kit.kafka import Record
 
 
 class AppliedContracts:
-    """The newest contract of each stream; `on_change` is told all streams when one is new."""
+    """The newest contract of each stream; `on_change` is told of each that comes or goes."""
 
     def __init__(self, on_change: Callable[[Collection[str]], None] = lambda streams: None) -> None:
         self._contracts: dict[str, Contract] = {}
@@ -24,20 +22,13 @@ class AppliedContracts:
     def take(self, record: Record) -> None:
         """Take a record of the topic; raises Invalid for one that cannot be read.
 
-        A tombstone changes nothing: what users still publish is still accounted for.
+        A stream that is taken back is read no further; applied again, it goes on where it stood.
         """
-        if record.value is None:
-            return
-        try:
-            message = Definition.FromString(record.value)
-        except DecodeError as err:
-            raise Invalid("DECODE_ERROR", topic=record.topic, offset=record.offset) from err
-        if message.kind != "stream":
-            return
-        definition = parse_definition_json(message.spec_json)
-        if not isinstance(definition, Stream):
-            raise Invalid("BAD_DEFINITION", name=message.name, problem="its kinds differ")
-        self.put(Contract(definition, message.version))
+        applied = read_applied(record.key, record.value)
+        if isinstance(applied.definition, Stream):
+            self.put(Contract(applied.definition, applied.version))
+        elif applied.definition is None and applied.kind == "stream":
+            self._take_back(applied.name)
 
     def put(self, contract: Contract) -> None:
         """From now on this is the stream's contract."""
@@ -45,6 +36,11 @@ class AppliedContracts:
         # Replaced, never changed: readers in other threads see the one or the other.
         self._contracts = {**self._contracts, contract.name: contract}
         if new:
+            self._on_change(self.names())
+
+    def _take_back(self, stream: str) -> None:
+        if stream in self._contracts:
+            self._contracts = {n: each for n, each in self._contracts.items() if n != stream}
             self._on_change(self.names())
 
     def get(self, stream: str) -> Contract:

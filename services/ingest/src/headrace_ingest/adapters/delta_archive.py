@@ -95,13 +95,12 @@ class DeltaArchive:
         topic_id: str,
         partitions: Collection[int],
         *,
-        horizon_us: int,
         ids_max: int,
     ) -> Mapping[int, Restored]:
         with self._store_errors(contract.name):
             table = self._table_for(contract)
             accounts = {number: _account(table, topic_id, number) for number in partitions}
-            seen = _seen(table, accounts, horizon_us=horizon_us, ids_max=ids_max)
+            seen = _seen(table, accounts, ids_max=ids_max)
         self._open_by_stream[contract.name] = _Open(table, topic_id, table.version())
         return {n: Restored(account, seen.get(n, ())) for n, account in accounts.items()}
 
@@ -274,17 +273,31 @@ def _account(table: DeltaTable, topic_id: str, partition: int) -> Account:
 
 
 def _seen(
-    table: DeltaTable, accounts: Mapping[int, Account], *, horizon_us: int, ids_max: int
+    table: DeltaTable, accounts: Mapping[int, Account], *, ids_max: int
 ) -> dict[int, list[Seen]]:
-    """The newest event ids of each partition, from old to new; memory is bounded by `ids_max`."""
+    """The newest rows of each partition, from old to new; memory is bounded by `ids_max`."""
     engine = QueryBuilder().register("records", table)
-    seen = {}
-    for number, account in accounts.items():
-        if account.known_time_us:
-            query = f"""select _event_id, _payload_sha256, _known_time_us from records
-                        where _partition = {number}
-                          and _known_time_us >= {account.known_time_us - horizon_us}
-                        order by _offset desc limit {ids_max}"""  # noqa: S608 - whole numbers only
-            rows = pl.DataFrame(engine.execute(query)).reverse()
-            seen[number] = [Seen(*row) for row in rows.iter_rows()]
-    return seen
+    return {
+        number: _newest(engine, number, account, ids_max)
+        for number, account in accounts.items()
+        if account.stored
+    }
+
+
+def _newest(engine: QueryBuilder, number: int, account: Account, ids_max: int) -> list[Seen]:
+    """The last `ids_max` rows, or all: by their count and not by their time, see `DedupIndex`.
+
+    Offsets are asked for from the end, four times as far each time, until enough are rows: a lower
+    bound lets Delta skip the files before it.
+    """
+    wanted, span = min(ids_max, account.stored), ids_max
+    while True:
+        floor = account.offset - span
+        query = f"""select _event_id, _payload_sha256, _known_time_us from records
+                    where _partition = {number}
+                      and _offset >= {floor} and _offset < {account.offset}
+                    order by _offset desc limit {ids_max}"""  # noqa: S608 - whole numbers only
+        rows = pl.DataFrame(engine.execute(query)).reverse()
+        if rows.height >= wanted or floor <= 0:
+            return [Seen(*row) for row in rows.iter_rows()]
+        span *= 4

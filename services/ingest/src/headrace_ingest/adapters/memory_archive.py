@@ -27,20 +27,16 @@ class MemoryArchive:
         topic_id: str,
         partitions: Collection[int],
         *,
-        horizon_us: int,
         ids_max: int,
     ) -> Mapping[int, Restored]:
         self._topic_ids[contract.name] = topic_id
         return {
-            number: self._restored(contract.name, topic_id, number, horizon_us, ids_max)
+            number: self._restored(contract.name, topic_id, number, ids_max)
             for number in partitions
         }
 
-    def _restored(
-        self, stream: str, topic_id: str, number: int, horizon_us: int, ids_max: int
-    ) -> Restored:
+    def _restored(self, stream: str, topic_id: str, number: int, ids_max: int) -> Restored:
         account = self._accounts.get((stream, topic_id, number), Account())
-        floor_us = account.known_time_us - horizon_us
         seen = [
             Seen(*row)
             for rows in self.rows_by_stream.get(stream, [])
@@ -48,9 +44,7 @@ class MemoryArchive:
             .select("_event_id", "_payload_sha256", "_known_time_us")
             .iter_rows()
         ]
-        return Restored(
-            account, [each for each in seen if each.known_time_us >= floor_us][-ids_max:]
-        )
+        return Restored(account, seen[-ids_max:])
 
     def append(
         self,

@@ -1,22 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which event ids one raw partition has stored, so that none is stored twice (P2).
 
-An id is remembered while its known time lies within the horizon behind the newest one and it is
-among the last `ids_max`. Both are functions of the stored rows alone, so an index that was rebuilt
-from the archive decides as the one that died would have. Deciding changes nothing: what is new is
-remembered when it was delivered, and a batch that failed is decided again from the same state.
+An id is remembered while its known time lies within the horizon behind the newest one and its row
+is among the last `ids_max` that were stored. Both are functions of the stored rows alone, so an
+index that was rebuilt from the archive decides as the one that died would have. Deciding changes
+nothing: what is new is remembered when it was delivered, and a batch that failed is decided again
+from the same state.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from itertools import islice
 from typing import NamedTuple
 
 HORIZON_US = 7 * 86_400 * 1_000_000
-# The tail of `ids_max` is cut back only when it is this much longer: a cut costs a copy.
+# What is forgotten is removed only when the index is this much larger: that costs a copy.
 SLACK = 1.125
 
 
@@ -36,22 +36,42 @@ class Seen(NamedTuple):
     known_time_us: int
 
 
+class Stored(NamedTuple):
+    """What is remembered of an id; `rank` counts the rows that were stored before its own."""
+
+    payload_sha256: bytes
+    known_time_us: int
+    rank: int
+
+
 @dataclass(frozen=True, slots=True)
 class Decided:
     """Outcomes in the order asked, and what to remember once the records are delivered."""
 
     outcomes: Sequence[Outcome]
-    fresh: dict[str, tuple[bytes, int]]
+    fresh: Mapping[str, Stored]
+    rows: int
     newest_us: int
 
 
 class DedupIndex:
-    """The remembered ids of one partition, oldest first."""
+    """The remembered ids of one partition.
 
-    def __init__(self, *, ids_max: int, horizon_us: int = HORIZON_US) -> None:
+    `seen` are the rows stored last, from old to new: `ids_max` of them, or all that there are.
+    `newest_us` is the newest known time of all rows. Ranks are compared only with each other.
+    """
+
+    def __init__(
+        self,
+        *,
+        ids_max: int,
+        horizon_us: int = HORIZON_US,
+        seen: Iterable[Seen] = (),
+        newest_us: int = 0,
+    ) -> None:
         self._ids_max, self._horizon_us = ids_max, horizon_us
-        self._known: dict[str, tuple[bytes, int]] = {}
-        self._newest_us = 0
+        ranked = [(row.event_id, Stored(*row[1:], rank)) for rank, row in enumerate(seen)]
+        self._known, self._rows, self._newest_us = dict(ranked), len(ranked), newest_us
         self._cut_us = 0  # newest time at the last cut
 
     def __len__(self) -> int:
@@ -59,28 +79,36 @@ class DedupIndex:
 
     def decide(self, records: Iterable[Seen]) -> Decided:
         """Outcome of each record as if those before it were stored already."""
-        known, newest_us = self._known, self._newest_us
-        fresh: dict[str, tuple[bytes, int]] = {}
+        known, rows, newest_us = self._known, self._rows, self._newest_us
+        fresh: dict[str, Stored] = {}
         outcomes = []
         for event_id, payload, known_us in records:
             found = fresh.get(event_id) or known.get(event_id)
-            if found is None or found[1] < newest_us - self._horizon_us:
-                fresh[event_id] = (payload, known_us)
-                newest_us = max(newest_us, known_us)
+            if found is None or self._forgotten(found, rows, newest_us):
+                fresh[event_id] = Stored(payload, known_us, rows)
+                rows, newest_us = rows + 1, max(newest_us, known_us)
                 outcomes.append(Outcome.NEW)
             else:
                 outcomes.append(Outcome.REPEAT if found[0] == payload else Outcome.CONFLICT)
-        return Decided(outcomes, fresh, newest_us)
+        return Decided(outcomes, fresh, rows, newest_us)
 
     def remember(self, decided: Decided) -> None:
         """Take over what was new in a batch whose records are delivered."""
-        for event_id in decided.fresh.keys() & self._known.keys():
-            del self._known[event_id]  # forgotten by time, not yet cut: it moves to the end
         self._known.update(decided.fresh)
-        self._newest_us = decided.newest_us
-        if self._newest_us - self._cut_us > self._horizon_us // 7:
-            self._cut_us, floor_us = self._newest_us, self._newest_us - self._horizon_us
-            self._known = {key: seen for key, seen in self._known.items() if seen[1] >= floor_us}
-        if len(self._known) > self._ids_max * SLACK:
-            beyond = len(self._known) - self._ids_max
-            self._known = dict(islice(self._known.items(), beyond, None))
+        self._rows, self._newest_us = decided.rows, decided.newest_us
+        aged = self._newest_us - self._cut_us > self._horizon_us // 7
+        if aged or len(self._known) > self._ids_max * SLACK:
+            self._cut()
+
+    def _forgotten(self, stored: Stored, rows: int, newest_us: int) -> bool:
+        beyond = stored.rank < rows - self._ids_max
+        return beyond or stored.known_time_us < newest_us - self._horizon_us
+
+    def _cut(self) -> None:
+        rows, newest_us = self._rows, self._newest_us
+        self._known = {
+            event_id: stored
+            for event_id, stored in self._known.items()
+            if not self._forgotten(stored, rows, newest_us)
+        }
+        self._cut_us = newest_us

@@ -21,12 +21,12 @@ import polars as pl
 import structlog
 
 from headrace import topics
-from headrace.errors import Conflict, HeadraceError, Invalid, Unavailable
+from headrace.errors import Conflict, HeadraceError, Invalid, NotFound, Unavailable
 from headrace_ingest.domain.accounts import Account
 from headrace_ingest.domain.attempts import Suspects
 from headrace_ingest.domain.batch import Batch, set_aside, sort_out
 from headrace_ingest.domain.contract import Contract
-from headrace_ingest.domain.dedup import HORIZON_US, Decided, DedupIndex
+from headrace_ingest.domain.dedup import DedupIndex
 from headrace_ingest.domain.judging import ARCHIVE_COLUMNS, Decode, empty_rows
 from headrace_ingest.domain.tolerance import DeadLetterWindow, Tolerance
 from headrace_ingest.handlers.messages import dead_letters, record_messages
@@ -180,11 +180,7 @@ class RecordSink:
         topic_id = self._catalogue.raw_topic(contract.name).topic_id
         try:
             restored = self._archive.open(
-                contract,
-                topic_id,
-                numbers,
-                horizon_us=HORIZON_US,
-                ids_max=self._pace.dedup_ids_max,
+                contract, topic_id, numbers, ids_max=self._pace.dedup_ids_max
             )
         except Invalid as err:
             self._stop(contract, err)
@@ -198,9 +194,11 @@ class RecordSink:
         )
 
     def _shard(self, restored: Restored) -> _Shard:
-        index = DedupIndex(ids_max=self._pace.dedup_ids_max)
-        fresh = {seen.event_id: (seen.payload_sha256, seen.known_time_us) for seen in restored.seen}
-        index.remember(Decided((), fresh, restored.account.known_time_us))
+        index = DedupIndex(
+            ids_max=self._pace.dedup_ids_max,
+            seen=restored.seen,
+            newest_us=restored.account.known_time_us,
+        )
         return _Shard(restored.account, restored.account, index)
 
     def _stop(self, contract: Contract, error: HeadraceError) -> None:
@@ -209,19 +207,25 @@ class RecordSink:
 
     def _try_again(self) -> None:
         """By another contract a stream may be read that was stopped: it is placed anew."""
-        self._stopped = {
-            name: stop
-            for name, stop in self._stopped.items()
-            if self._contracts.get(name).version == stop.version
-        }
+        for name, stop in list(self._stopped.items()):
+            contract = self._applied(name)
+            if contract is None or contract.version != stop.version:
+                del self._stopped[name]
+
+    def _applied(self, name: str) -> Contract | None:
+        """None when it was taken back: the loop has not left its topic yet."""
+        try:
+            return self._contracts.get(name)
+        except NotFound:
+            return None
 
     def _current(self, name: str) -> _Stream | None:
         """The stream with its newest contract; None when it is stopped."""
         if name not in self._stopped:
-            stream, contract = self._streams[name], self._contracts.get(name)
+            stream, contract = self._streams[name], self._applied(name)
             if stream.in_doubt:  # settled by asking for the same commit again, not for a larger one
                 self._store(stream)
-            if contract.version != stream.contract.version:
+            if contract is not None and contract.version != stream.contract.version:
                 self._open(contract, set())
         return None if name in self._stopped else self._streams[name]
 

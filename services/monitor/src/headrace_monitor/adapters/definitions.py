@@ -9,11 +9,8 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Mapping
 
-from google.protobuf.message import DecodeError
-
-from headrace.application import Definition, parse_definition_json
-from headrace.errors import Invalid
-from headrace.registry.v1 import registry_events_pb2 as pb
+from headrace.application import Definition
+from headrace.applied import read_applied
 from headrace_kit.kafka import Record
 from headrace_monitor.domain.watch import Watch, watches
 
@@ -28,24 +25,16 @@ class Definitions:
         self._lock = threading.Lock()
 
     def take(self, record: Record) -> None:
-        """A record of the topic; raises Invalid BAD_DEFINITION or DECODE_ERROR."""
-        kind, _, name = (record.key or b"").decode().partition("/")
+        """A record of the topic; raises Invalid for what cannot be read: the follower skips it."""
+        applied = read_applied(record.key, record.value)
         with self._lock:
-            if record.value is None:
-                self._definitions.pop((kind, name), None)
+            if applied.definition is None:
+                self._definitions.pop((applied.kind, applied.name), None)
             else:
-                self._definitions[kind, name] = _definition(record)
+                self._definitions[applied.kind, applied.name] = applied.definition
             self._watches = watches(self._definitions)
         self._on_change(self._watches)
 
     def watches(self) -> Mapping[str, Watch]:
         """By monitor."""
         return self._watches
-
-
-def _definition(record: Record) -> Definition:
-    try:
-        spec = pb.Definition.FromString(record.value or b"").spec_json
-    except DecodeError as err:
-        raise Invalid("DECODE_ERROR", topic=record.topic, offset=record.offset) from err
-    return parse_definition_json(spec)

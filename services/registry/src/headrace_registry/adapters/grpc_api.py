@@ -80,8 +80,8 @@ class ArtifactApi(pb_grpc.ArtifactServiceServicer):
     def UploadArtifact(
         self, request_iterator: Iterator[pb.UploadArtifactRequest], context: grpc.ServicerContext
     ) -> pb.UploadArtifactResponse:
+        metadata = self._metadata(request_iterator)  # a caller that waits takes no transfer
         with _Transfer(self._transfers):
-            metadata = self._metadata(request_iterator)
             data = _bytes(request_iterator, metadata.size_bytes)
             digest = handlers.upload_artifact(metadata, data, artifacts=self._artifacts)
             return pb.UploadArtifactResponse(digest=digest)

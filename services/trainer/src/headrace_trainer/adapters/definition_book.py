@@ -1,54 +1,48 @@
 # SPDX-License-Identifier: Apache-2.0
-"""RecipeBook from `registry.definitions`: the newest recipes, views and monitors, in memory."""
+"""RecipeBook from `registry.definitions`: the newest definitions, in memory."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
-from headrace.application import Monitor, Recipe, RequestView, View, parse_definition_json
+from headrace.application import Definition, Monitor, Recipe, RequestView
+from headrace.applied import read_applied
 from headrace.errors import NotFound
-from headrace.registry.v1.registry_events_pb2 import Definition
 from headrace_kit.kafka import Record
 
 
 class DefinitionBook:
-    """Fed by the follower's thread; a dict assignment is atomic, readers need no lock."""
+    """Fed by the follower's thread; the table is replaced whole, readers need no lock."""
 
     def __init__(self) -> None:
-        self._recipes: dict[str, Recipe] = {}
-        self._views: dict[str, View] = {}
-        self._window_s_by_monitor: dict[tuple[str, str], int] = {}  # by (recipe, monitor)
+        self._definitions: dict[tuple[str, str], Definition] = {}  # by kind and name
 
     def follow(self, record: Record) -> None:
-        definition = Definition.FromString(record.value or b"")
-        if definition.kind == "recipe":
-            recipe = parse_definition_json(definition.spec_json)
-            assert isinstance(recipe, Recipe)  # noqa: S101 (kind says so)
-            self._recipes[recipe.name] = recipe
-        elif definition.kind == "view":
-            view = parse_definition_json(definition.spec_json)
-            assert isinstance(view, View)  # noqa: S101 (kind says so)
-            self._views[view.name] = view
-        elif definition.kind == "monitor":
-            monitor = parse_definition_json(definition.spec_json)
-            assert isinstance(monitor, Monitor)  # noqa: S101 (kind says so)
-            self._window_s_by_monitor[monitor.recipe, monitor.name] = monitor.window_s
+        """Raises Invalid for what cannot be read; the follower skips it."""
+        applied = read_applied(record.key, record.value)
+        definitions = {**self._definitions}
+        if applied.definition is None:
+            definitions.pop((applied.kind, applied.name), None)
+        else:
+            definitions[applied.kind, applied.name] = applied.definition
+        self._definitions = definitions
 
     def recipe(self, name: str) -> Recipe:
-        try:
-            return self._recipes[name]
-        except KeyError:
-            raise NotFound("DEFINITION_UNKNOWN", recipe=name) from None
+        recipe = self._definitions.get(("recipe", name))
+        if not isinstance(recipe, Recipe):
+            raise NotFound("DEFINITION_UNKNOWN", recipe=name)
+        return recipe
 
     def window_s(self, recipe: Recipe) -> int | None:
-        watched = dict(self._window_s_by_monitor)
-        return min((s for (name, _), s in watched.items() if name == recipe.name), default=None)
+        monitors = (each for each in self._definitions.values() if isinstance(each, Monitor))
+        windows_s = (each.window_s for each in monitors if each.recipe == recipe.name)
+        return min(windows_s, default=None)
 
     def category_sizes(self, recipe: Recipe) -> Mapping[str, int]:
-        sizes = {}
+        definitions, sizes = self._definitions, {}
         for name in recipe.features:
             view_name, _, feature_name = name.partition(":")
-            view = self._views.get(view_name)
+            view = definitions.get(("view", view_name))
             if view is None:
                 raise NotFound("FEATURE_UNKNOWN", feature=name)
             if isinstance(view, RequestView):
