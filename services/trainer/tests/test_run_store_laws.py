@@ -9,9 +9,10 @@ import pytest
 
 from headrace.errors import Conflict, NotFound
 from headrace_kit.sql import connect
+from headrace_kit.sql_schema import prepare
 from headrace_kit.testing import FixedClock
 from headrace_trainer.adapters.memory_run_store import MemoryRunStore
-from headrace_trainer.adapters.sql_run_store import SqlRunStore
+from headrace_trainer.adapters.sql_run_store import SCHEMA, SqlRunStore
 from headrace_trainer.domain.run import RunState
 from headrace_trainer.ports import RunStore
 from headrace_trainer.testing import a_request, a_trained_model
@@ -23,7 +24,9 @@ LEASE_TERM_US = 5_000_001
 def store(request: pytest.FixtureRequest, clock: FixedClock, tmp_path: Path) -> RunStore:
     if request.param == "memory":
         return MemoryRunStore(clock=clock)
-    return SqlRunStore(connect(f"sqlite:///{tmp_path}/runs.db"), clock=clock)
+    engine = connect(f"sqlite:///{tmp_path}/runs.db")
+    prepare(engine, SCHEMA)
+    return SqlRunStore(engine, clock=clock)
 
 
 def test_repeated_request_meets_its_first_run(store: RunStore) -> None:

@@ -19,6 +19,7 @@ from headrace_kit.kafka import KafkaPublisher
 from headrace_kit.lifecycle import Part
 from headrace_kit.outbox import OutboxRelay
 from headrace_kit.sql import connect
+from headrace_kit.sql_schema import Database
 from headrace_trainer import handlers
 from headrace_trainer.adapters.definition_book import DefinitionBook
 from headrace_trainer.adapters.feature_client import GrpcTrainingSetClient
@@ -26,7 +27,7 @@ from headrace_trainer.adapters.grpc_api import GrpcTrainerService
 from headrace_trainer.adapters.registry_client import GrpcModelRegistryClient
 from headrace_trainer.adapters.request_consumer import RequestConsumer
 from headrace_trainer.adapters.run_worker import RunWorker
-from headrace_trainer.adapters.sql_run_store import SqlRunStore
+from headrace_trainer.adapters.sql_run_store import SCHEMA, SqlRunStore
 from headrace_trainer.adapters.training_process import ChildTrainingProcess
 from headrace_trainer.settings import TrainerSettings
 
@@ -42,6 +43,7 @@ def build(settings: TrainerSettings) -> tuple[Sequence[Part], AdminServer, GrpcS
     clock = SystemClock()
     publisher = KafkaPublisher(settings.kafka_bootstrap, client_id=NAME)
     engine = connect(settings.database, schema=NAME)
+    database = Database(engine, SCHEMA)
     relay = OutboxRelay(engine, publisher)
     runs = SqlRunStore(engine, clock=clock, notify=relay.notify)
     book = DefinitionBook()
@@ -77,5 +79,6 @@ def build(settings: TrainerSettings) -> tuple[Sequence[Part], AdminServer, GrpcS
         names=SERVICE_NAMES,
     )
     admin = AdminServer(settings.http_host, settings.http_port, live=lambda: True, ready=loop.ready)
-    parts: list[Part] = [publisher, relay, follower, loop, RunWorker(carry_next), server]
+    worker = RunWorker(carry_next)
+    parts: list[Part] = [database, publisher, relay, follower, loop, worker, server]
     return parts, admin, server

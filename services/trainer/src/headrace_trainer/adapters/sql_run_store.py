@@ -31,7 +31,8 @@ from sqlalchemy.exc import IntegrityError
 from headrace.errors import Conflict, NotFound
 from headrace_kit.clock import Clock
 from headrace_kit.outbox import Outbox
-from headrace_kit.sql import create_tables, transaction
+from headrace_kit.sql import transaction
+from headrace_kit.sql_schema import Schema
 from headrace_trainer.adapters.conversions import event_of, trained_from_bytes, trained_to_proto
 from headrace_trainer.domain.run import Lease, Run, RunState, TrainedModel, TrainingRequest
 
@@ -53,6 +54,8 @@ RUNS = Table(
     Column("lease_until_us", BigInteger, nullable=False, default=0),
     sqlite_autoincrement=True,
 )
+# A change of a table comes with the step that brings the old one to it.
+SCHEMA = Schema(METADATA)
 
 
 class SqlRunStore:
@@ -63,7 +66,6 @@ class SqlRunStore:
     ) -> None:
         self._engine, self._clock, self._notify = engine, clock, notify
         self._outbox = Outbox()
-        create_tables(engine, METADATA)
 
     def add(self, request: TrainingRequest) -> Run:
         row = {
