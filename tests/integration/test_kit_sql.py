@@ -29,7 +29,8 @@ from headrace.errors import Busy, Invalid, Unavailable
 from headrace_kit.failpoints import FailpointRaised, arm
 from headrace_kit.kafka import KafkaPublisher, Message
 from headrace_kit.outbox import Outbox, OutboxRelay
-from headrace_kit.sql import OUTBOX, Inbox, connect, create_tables, transaction
+from headrace_kit.sql import OUTBOX, Inbox, connect, transaction
+from headrace_kit.sql_schema import Schema, prepare
 from headrace_kit.testing import MemoryPublisher, wait_until
 
 pytestmark = pytest.mark.integration
@@ -41,8 +42,8 @@ COUNTERS = Table(
 USES = Table("uses", OWN, Column("name", String, ForeignKey("counters.name"), primary_key=True))
 
 
-def fresh_uri(request, tmp_path):
-    if request.param == "sqlite":
+def fresh_uri(request, tmp_path, dialect):
+    if dialect == "sqlite":
         return f"sqlite:///{tmp_path}/folder/test.db"
     dsn = request.getfixturevalue("postgres_server")
     name = f"t{uuid.uuid4().hex}"
@@ -55,8 +56,8 @@ def fresh_uri(request, tmp_path):
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 def engine(request, tmp_path):
-    made = connect(fresh_uri(request, tmp_path))
-    create_tables(made, OWN)
+    made = connect(fresh_uri(request, tmp_path, request.param))
+    prepare(made, Schema(OWN))
     yield made
     made.dispose()
 
@@ -85,7 +86,68 @@ def add_messages(engine, numbers):
 
 
 def test_tables_are_created_once(engine):
-    create_tables(engine, OWN)
+    prepare(engine, Schema(OWN))
+
+
+@pytest.mark.parametrize("dialect", ["sqlite", "postgresql"])
+def test_starts_that_race_on_an_empty_database_all_succeed(request, tmp_path, dialect):
+    uri, starts = fresh_uri(request, tmp_path, dialect), 6
+    engines = [connect(uri, schema="own") for _ in range(starts)]
+    together = threading.Barrier(starts)
+
+    def start(engine):
+        together.wait(10.0)
+        prepare(engine, Schema(OWN))
+
+    with ThreadPoolExecutor(starts) as pool:
+        list(pool.map(start, engines))
+
+    assert 0 == count(engines[0], COUNTERS)
+    for engine in engines:
+        engine.dispose()
+
+
+def test_older_tables_are_brought_up_to_date_and_keep_their_rows(engine):
+    with transaction(engine) as connection:
+        connection.execute(insert(COUNTERS).values(name="a", value=7))
+    grown = MetaData()
+    named = Column("unit", String, nullable=False, server_default="rows")
+    columns = [Column("name", String, primary_key=True), Column("value", Integer), named]
+    table = Table("counters", grown, *columns)
+    step = "alter table counters add column unit varchar not null default 'rows'"
+    newer = Schema(grown, steps=((step,),))
+
+    prepare(engine, newer)
+    prepare(engine, newer)
+
+    with transaction(engine) as connection:
+        assert [("a", 7, "rows")] == connection.execute(select(table)).all()
+
+
+def test_tables_without_a_version_are_the_first_ones(engine):
+    with transaction(engine) as connection:
+        connection.execute(text("drop table schema_version"))
+    step = "insert into counters (name, value) values ('stepped', 1)"
+
+    prepare(engine, Schema(OWN, steps=((step,),)))
+
+    assert 1 == count(engine, COUNTERS)
+
+
+def test_step_is_not_taken_on_an_empty_database(request, tmp_path):
+    empty = connect(fresh_uri(request, tmp_path, "sqlite"))
+
+    prepare(empty, Schema(OWN, steps=(("drop table counters",),)))
+
+    assert 0 == count(empty, COUNTERS)
+    empty.dispose()
+
+
+def test_tables_of_a_newer_service_are_refused(engine):
+    prepare(engine, Schema(OWN, steps=(("select 1",),)))
+
+    with pytest.raises(Unavailable, match="DATABASE_UNAVAILABLE"):
+        prepare(engine, Schema(OWN))
 
 
 def test_transaction_that_raises_leaves_nothing(engine):
@@ -225,7 +287,7 @@ def test_services_that_share_a_database_do_not_share_an_outbox(postgres_server):
     one, other = (connect(postgres_server, schema=name) for name in names)
     publisher = MemoryPublisher()
     for engine in (one, other):
-        create_tables(engine)
+        prepare(engine, Schema(MetaData()))
     add_messages(one, range(3))
 
     assert 0 == OutboxRelay(other, publisher).relay_once()
@@ -247,7 +309,7 @@ def test_relay_on_a_real_broker(engine, kafka_server, new_topic):
 
 def test_locked_sqlite_file_is_unavailable(tmp_path):
     engine = connect(f"sqlite:///{tmp_path}/test.db?timeout=0.1")
-    create_tables(engine)
+    prepare(engine, Schema(MetaData()))
     with transaction(engine) as held:
         held.execute(text("pragma busy_timeout=50"))
         other = connect(f"sqlite:///{tmp_path}/test.db")

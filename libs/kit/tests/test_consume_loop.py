@@ -121,6 +121,10 @@ class SimulatedStore:
                 self.at[partition] = record.offset + 1
         self.maybe_fail()  # durable, but the answer is lost
 
+    def set_aside(self, record):
+        self.maybe_fail()
+        self.at[Partition(record.topic, record.partition)] = record.offset + 1
+
     def idle(self):
         self.maybe_fail()
 
@@ -219,6 +223,18 @@ def test_nothing_is_committed_before_its_effect(monkeypatch):
         loop._tick()
         committed = loop._reader.committed
         assert all(at <= store.at.get(each, 0) for each, at in committed.items())
+
+
+@pytest.mark.parametrize("seed", SEEDS[:30])
+def test_position_is_stored_behind_a_dead_letter(monkeypatch, seed):
+    """The last record of each partition is bad: no later one would carry the position past it."""
+    last = {b"%d:%d" % (number, RECORDS - 1) for number in range(PARTITIONS)}
+    store = SimulatedStore(random.Random(seed), last)
+    loop = a_loop(monkeypatch, seed, store, MemoryPublisher())
+
+    ticks(loop, 1_000)
+
+    assert {Partition(TOPIC, n): RECORDS for n in range(PARTITIONS)} == store.at
 
 
 def test_stream_of_nothing_but_dead_letters_stops_the_loop(monkeypatch):

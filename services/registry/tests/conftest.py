@@ -15,7 +15,8 @@ from sqlalchemy import Engine, select, text
 from headrace_kit.kafka import Message
 from headrace_kit.objects import MemoryObjectStore
 from headrace_kit.outbox import Outbox
-from headrace_kit.sql import INBOX, OUTBOX, connect, create_tables
+from headrace_kit.sql import INBOX, OUTBOX, connect
+from headrace_kit.sql_schema import prepare
 from headrace_kit.testing import FixedClock
 from headrace_registry import handlers
 from headrace_registry.adapters import sql_tables
@@ -84,7 +85,7 @@ def memory_registry() -> Registry:
 
 def sql_registry(uri: str) -> Registry:
     engine = connect(uri, schema="registry")
-    sql_tables.prepare(engine)
+    prepare(engine, sql_tables.SCHEMA)
 
     def outbox() -> list[tuple[str, str]]:
         with engine.begin() as connection:
@@ -134,7 +135,7 @@ def _registry(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Regist
 def _emptied(dsn: str) -> str:
     """The server's database without rows; making the tables again would cost more."""
     engine = connect(dsn, schema="registry")
-    create_tables(engine, sql_tables.METADATA)
+    prepare(engine, sql_tables.SCHEMA)
     names = [table.name for table in (*sql_tables.METADATA.tables.values(), OUTBOX, INBOX)]
     with engine.begin() as connection:
         connection.execute(text(f"truncate {', '.join(names)}"))

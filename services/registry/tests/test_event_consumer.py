@@ -57,6 +57,14 @@ def test_good_records_before_a_bad_one_are_kept(consumer, registry) -> None:
     assert [1] == [each.version for each in registry.versions()]
 
 
+def test_record_that_was_set_aside_is_not_read_again(consumer) -> None:
+    consumer.handle([run_record(a_run("run-1"), offset=4)])
+
+    consumer.set_aside(run_record(a_run("run-2"), offset=5))
+
+    assert {RUNS: 6} == consumer.positions([RUNS])
+
+
 def test_verdict_of_another_kind_moves_the_position_only(consumer, registry) -> None:
     before = registry.published()
 

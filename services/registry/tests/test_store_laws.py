@@ -11,9 +11,8 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.exc import IntegrityError
 
-from headrace.errors import Conflict, Invalid, NotFound, Unavailable
+from headrace.errors import Conflict, Invalid, NotFound
 from headrace_registry import handlers
-from headrace_registry.adapters import sql_tables
 from headrace_registry.domain.alias import Alias, SetAlias
 from headrace_registry.domain.page import ListVersions
 from headrace_registry.domain.rollout import CanaryJudged
@@ -474,13 +473,6 @@ class TestSchema:
 
         stored = handlers.list_definitions(store=sql.store)
         assert document["description"] in [each.parsed().description for each in stored]
-
-    def test_tables_of_another_version_are_refused(self, sql):
-        with sql.engine.begin() as connection:
-            connection.execute(text("update registry_schema set version = 99"))
-
-        with pytest.raises(Unavailable, match="schema=99"):
-            sql_tables.prepare(sql.engine)
 
     def test_older_position_does_not_replace_a_further_one(self, sql):
         sql.store.save_positions({("a", 0): 5})

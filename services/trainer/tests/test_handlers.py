@@ -6,14 +6,28 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import structlog
 
 from headrace.errors import Conflict, HeadraceError, Invalid, NotFound, Unavailable
 from headrace_kit.testing import FixedClock
 from headrace_trainer.adapters.memory_run_store import MemoryRunStore
-from headrace_trainer.domain.run import RunState
-from headrace_trainer.handlers import carry_next_run, submit_run
-from headrace_trainer.ports import Champion
-from headrace_trainer.testing import FakeModels, FakeProcess, FakeTrainingSets, OneRecipe, a_request
+from headrace_trainer.domain.run import TRIES_MAX, TRY_DELAY_S_MAX, RunState, TrainingRequest
+from headrace_trainer.handlers import (
+    RECIPE_WAIT_S_MAX,
+    carry_next_run,
+    submit_run,
+    take_request,
+)
+from headrace_trainer.ports import Champion, TrainingSet
+from headrace_trainer.testing import (
+    FakeLeaseKeeper,
+    FakeModels,
+    FakeProcess,
+    FakeTrainingSets,
+    OneRecipe,
+    a_request,
+    write_training_set,
+)
 
 
 def carry(runs: MemoryRunStore, tmp_path: Path, **parts: object) -> bool:
@@ -23,7 +37,8 @@ def carry(runs: MemoryRunStore, tmp_path: Path, **parts: object) -> bool:
         "models": FakeModels(),
         "process": FakeProcess(),
     }
-    return carry_next_run(runs=runs, work_dir=tmp_path, **{**defaults, **parts})
+    leases = FakeLeaseKeeper(runs)
+    return carry_next_run(runs=runs, leases=leases, work_dir=tmp_path, **{**defaults, **parts})
 
 
 def submit(runs: MemoryRunStore, **changes: object) -> None:
@@ -44,6 +59,39 @@ def test_bad_request_id_is_refused(runs: MemoryRunStore, request_id: str) -> Non
 def test_negative_time_is_refused(runs: MemoryRunStore) -> None:
     with pytest.raises(Invalid, match="BAD_REQUEST"):
         submit(runs, known_until_us=-1)
+
+
+def take(runs: MemoryRunStore, request: TrainingRequest, *, age_s: float) -> None:
+    take_request(request, age_s=age_s, runs=runs, recipes=OneRecipe())
+
+
+@pytest.mark.parametrize("age_s", [0.0, 29.0, -29.0])
+def test_young_request_waits_for_its_recipe(runs: MemoryRunStore, age_s: float) -> None:
+    with pytest.raises(Unavailable, match="DEFINITION_AWAITED"):
+        take(runs, a_request(recipe="coming"), age_s=age_s)
+
+
+@pytest.mark.parametrize("age_s", [RECIPE_WAIT_S_MAX, 86_400, -3_600])
+def test_old_request_for_an_unknown_recipe_is_refused(runs: MemoryRunStore, age_s: float) -> None:
+    with pytest.raises(NotFound, match="DEFINITION_UNKNOWN"):
+        take(runs, a_request(recipe="nobody"), age_s=age_s)
+
+
+def test_request_on_the_topic_must_say_its_time(runs: MemoryRunStore) -> None:
+    with pytest.raises(Invalid, match="BAD_REQUEST"):
+        take(runs, a_request(known_until_us=0), age_s=0)
+
+
+def test_submitted_run_without_a_time_trains_on_what_is_known_now(
+    runs: MemoryRunStore, clock: FixedClock, tmp_path: Path
+) -> None:
+    submit(runs, known_until_us=0)
+    submitted_us = clock.now_us()
+    clock.advance(60_000_000)
+
+    carry(runs, tmp_path)
+
+    assert submitted_us == runs.get("run-1").trained.trained_until_us
 
 
 def test_nothing_to_carry(runs: MemoryRunStore, tmp_path: Path) -> None:
@@ -100,17 +148,101 @@ def test_known_error_fails_the_run(
     assert (RunState.FAILED, error.reason) == (runs.get("run-1").state, runs.get("run-1").reason)
 
 
-def test_missing_dependency_leaves_the_run_to_the_next_claim(
+def test_failed_run_tells_what_went_wrong(runs: MemoryRunStore, tmp_path: Path) -> None:
+    submit(runs)
+    error = HeadraceError("TRAINING_FAILED", exit_code=1, problem="MemoryError")
+
+    carry(runs, tmp_path, process=FakeProcess(error=error))
+
+    assert "exit_code=1, problem=MemoryError" == runs.get("run-1").detail
+
+
+class OneIsBehind:
+    """TrainingSetClient for which the records of one time never come."""
+
+    def create(self, recipe: str, known_until_us: int, file: Path) -> TrainingSet:
+        if known_until_us == a_request().known_until_us:
+            return write_training_set(file)
+        raise Unavailable("RECORDS_BEHIND", known_until_us=known_until_us)
+
+
+def test_run_that_can_never_be_complete_lets_the_others_pass_and_fails_in_the_end(
+    runs: MemoryRunStore, clock: FixedClock, tmp_path: Path
+) -> None:
+    submit(runs, request_id="never", known_until_us=2 * 10**15)
+    submit(runs, request_id="good")
+
+    assert carry(runs, tmp_path, training_sets=OneIsBehind())
+    assert (RunState.QUEUED, "waits after try 1: RECORDS_BEHIND") == (
+        runs.get("never").state,
+        runs.get("never").progress,
+    )
+    assert carry(runs, tmp_path, training_sets=OneIsBehind())
+    assert RunState.COMPLETED is runs.get("good").state
+
+    tries = 1
+    for _ in range(TRIES_MAX * 2):
+        clock.advance(TRY_DELAY_S_MAX * 1_000_000)
+        tries += carry(runs, tmp_path, training_sets=OneIsBehind())
+    assert TRIES_MAX == tries
+    assert (RunState.FAILED, "RECORDS_BEHIND", f"known_until_us={2 * 10**15}") == (
+        runs.get("never").state,
+        runs.get("never").reason,
+        runs.get("never").detail,
+    )
+
+
+def test_dependency_that_comes_back_finds_the_run_waiting(
+    runs: MemoryRunStore, clock: FixedClock, tmp_path: Path
+) -> None:
+    submit(runs)
+    carry(runs, tmp_path, training_sets=FakeTrainingSets(Unavailable("RECORDS_BEHIND")))
+    assert not carry(runs, tmp_path)
+
+    clock.advance(1_000_000)
+
+    assert carry(runs, tmp_path)
+    assert RunState.COMPLETED is runs.get("run-1").state
+
+
+def test_run_whose_every_try_ends_the_trainer_fails(
+    runs: MemoryRunStore, clock: FixedClock, tmp_path: Path
+) -> None:
+    submit(runs)
+    for _ in range(TRIES_MAX):
+        runs.claim()  # and the process is killed
+        clock.advance(6_000_000)
+
+    assert carry(runs, tmp_path)
+
+    assert "TRAINING_FAILED" == runs.get("run-1").reason
+    assert not carry(runs, tmp_path)
+
+
+def test_result_that_comes_after_the_lease_was_lost_is_dropped(
     runs: MemoryRunStore, clock: FixedClock, tmp_path: Path
 ) -> None:
     submit(runs)
 
-    with pytest.raises(Unavailable):
-        carry(runs, tmp_path, training_sets=FakeTrainingSets(Unavailable("RECORDS_BEHIND")))
+    class SlowModels(FakeModels):
+        def upload(self, onnx: bytes) -> str:
+            clock.advance(6_000_000)
+            runs.claim()
+            return super().upload(onnx)
 
-    clock.advance(6_000_000)
-    assert carry(runs, tmp_path)
-    assert RunState.COMPLETED is runs.get("run-1").state
+    with structlog.testing.capture_logs() as logs:
+        assert carry(runs, tmp_path, models=SlowModels())
+
+    assert RunState.RUNNING is runs.get("run-1").state
+    assert ["run_given_up_to_another_worker"] == [entry["event"] for entry in logs]
+
+
+def test_run_leaves_no_file_behind(runs: MemoryRunStore, tmp_path: Path) -> None:
+    submit(runs)
+
+    carry(runs, tmp_path, process=FakeProcess(error=HeadraceError("TRAINING_FAILED")))
+
+    assert [] == list(tmp_path.iterdir())
 
 
 def test_worker_whose_lease_was_taken_stores_nothing(

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 import pytest
+import structlog
 
 from headrace.errors import Conflict, HeadraceError
 from headrace_trainer.adapters.training_process import ChildTrainingProcess
@@ -104,8 +105,15 @@ def test_broken_training_set_fails_the_training(tmp_path: Path) -> None:
     training_set.file.write_bytes(b"not arrow")
     job = TrainingJob(a_recipe(), {}, training_set, None, tmp_path)
 
-    with pytest.raises(HeadraceError, match="TRAINING_FAILED"):
+    with (
+        structlog.testing.capture_logs() as logs,
+        pytest.raises(HeadraceError, match="TRAINING_FAILED") as failed,
+    ):
         ChildTrainingProcess(duration_s_max=60).train(job, progress=lambda _: None)
+
+    assert "ArrowInvalid" in failed.value.metadata["problem"]
+    assert "Traceback" not in str(failed.value)
+    assert ["Traceback" in entry["log"] for entry in logs] == [True]
 
 
 def test_slow_training_is_ended(tmp_path: Path) -> None:
@@ -117,7 +125,7 @@ def test_slow_training_is_ended(tmp_path: Path) -> None:
         tmp_path,
     )
 
-    with pytest.raises(HeadraceError, match="TRAINING_FAILED"):
+    with pytest.raises(HeadraceError, match="duration_s_max=8"):
         ChildTrainingProcess(duration_s_max=8).train(job, progress=lambda _: None)
 
 

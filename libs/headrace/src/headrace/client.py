@@ -203,7 +203,7 @@ class Client:
             if run.state == trainer_service_pb2.RUN_STATE_COMPLETED:
                 return run
             if run.state == trainer_service_pb2.RUN_STATE_FAILED:
-                raise error_by_reason(run.reason, run_id=run_id)
+                raise error_by_reason(run.reason, run_id=run_id, detail=run.detail)
             said(run.progress)
             time.sleep(RUN_POLL_INTERVAL_S)
         raise Unavailable("SERVICE_UNAVAILABLE", run_id=run_id, waited_s=timeout_s)

@@ -183,6 +183,11 @@ REASONS: dict[str, Reason] = {
         "No applied recipe, endpoint or monitor has this name.",
         "Apply it or mend the name.",
     ),
+    "DEFINITION_AWAITED": Reason(
+        "Unavailable",
+        "The definition that a request names has not come yet.",
+        "Wait; it is asked again for 30 s.",
+    ),
     "RUN_UNKNOWN": Reason("NotFound", "No training run has this id.", "Ask ListRuns."),
     "VERSION_UNKNOWN": Reason("NotFound", "The model has no such version.", "Ask ListVersions."),
     "ARTIFACT_UNKNOWN": Reason("NotFound", "No artifact has this digest.", "Upload it first."),

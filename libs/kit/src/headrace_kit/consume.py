@@ -64,6 +64,17 @@ class GatheringHandler(BatchHandler, Protocol):
         """
 
 
+@runtime_checkable
+class PositionedHandler(BatchHandler, Protocol):
+    """A handler that stores its positions itself, those behind dead letters too."""
+
+    def set_aside(self, record: Record) -> None:
+        """The record's dead letter is delivered: store the position behind it.
+
+        Without this the newest record would be set aside, or suddenly taken, at each start.
+        """
+
+
 class ConsumeLoop:
     """A consumer group member with its own thread; a Part."""
 
@@ -81,6 +92,7 @@ class ConsumeLoop:
         self._group, self._service = group, service
         self._handler, self._dead_letters = handler, dead_letters
         self._gathering = handler if isinstance(handler, GatheringHandler) else None
+        self._positioned = handler if isinstance(handler, PositionedHandler) else None
         self._records_max, self._wait_s = batch_records_max, batch_wait_s
         self._reader = GroupReader(bootstrap, group, owner=self)
         self._wanted: frozenset[str] = frozenset()
@@ -206,6 +218,8 @@ class ConsumeLoop:
     def _set_aside(self, record: Record, error: HeadraceError) -> None:
         letter = dead_letter(record, reason=error.reason, service=self._service)
         self._dead_letters.publish([letter])
+        if self._positioned is not None:
+            self._positioned.set_aside(record)
         self._dead.labels(error.reason).inc()
         self._dead_in_a_row += 1
         if self._dead_in_a_row >= DEAD_LETTERS_IN_A_ROW_MAX:

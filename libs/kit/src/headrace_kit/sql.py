@@ -31,7 +31,6 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
-from sqlalchemy.schema import CreateSchema
 
 from headrace.errors import Invalid, Unavailable
 
@@ -100,7 +99,7 @@ def connect(uri: str, *, schema: str = "public") -> Engine:
     """An engine for `sqlite:///FILE` or `postgresql://…`; raises Invalid BAD_SETTING otherwise.
 
     On PostgreSQL the tables live in `schema`, so that services may share a database without sharing
-    an outbox; `create_schema` makes it.
+    an outbox; `sql_schema.prepare` makes it.
     """
     try:
         url = make_url(uri)
@@ -157,21 +156,6 @@ def transaction(engine: Engine) -> Iterator[Connection]:
             yield connection
     except (OperationalError, InterfaceError, PoolTimeoutError) as err:
         raise Unavailable("DATABASE_UNAVAILABLE", dialect=engine.dialect.name) from err
-
-
-def create_tables(engine: Engine, *metadata: MetaData) -> None:
-    """Create the tables that are absent: outbox and inbox, and those of `metadata`."""
-    with transaction(engine) as connection:
-        create_schema(connection)
-        for each in (METADATA, *metadata):
-            each.create_all(connection)
-
-
-def create_schema(connection: Connection) -> None:
-    """Make the schema that `connect` was given, where there are schemas."""
-    schema = connection.get_execution_options().get("headrace_schema")
-    if schema is not None:
-        connection.execute(CreateSchema(schema, if_not_exists=True))
 
 
 class Inbox:

@@ -7,8 +7,6 @@ goes out, and the database and Kafka are left last.
 
 from __future__ import annotations
 
-from sqlalchemy import Engine
-
 from headrace import topics
 from headrace.registry.v1 import registry_service_pb2_grpc as pb_grpc
 from headrace_kit.admin_http import AdminServer
@@ -20,6 +18,7 @@ from headrace_kit.lifecycle import Part, run_service
 from headrace_kit.objects import ObjectStore, object_store, self_test
 from headrace_kit.outbox import Outbox, OutboxRelay
 from headrace_kit.sql import connect
+from headrace_kit.sql_schema import Database
 from headrace_registry.adapters import sql_tables
 from headrace_registry.adapters.event_consumer import EventConsumer
 from headrace_registry.adapters.grpc_api import ArtifactApi, RegistryApi
@@ -30,18 +29,17 @@ SERVICE = "registry"
 SERVICES = ("headrace.registry.v1.RegistryService", "headrace.registry.v1.ArtifactService")
 
 
-class Storage:
-    """The database has our tables, and the object store can be trusted; a Part."""
+class Artifacts:
+    """The object store can be trusted; a Part."""
 
-    def __init__(self, engine: Engine, artifacts: ObjectStore) -> None:
-        self._engine, self._artifacts = engine, artifacts
+    def __init__(self, artifacts: ObjectStore) -> None:
+        self._artifacts = artifacts
 
     def start(self) -> None:
-        sql_tables.prepare(self._engine)
         self_test(self._artifacts)
 
     def stop(self, timeout_s: float) -> None:
-        self._engine.dispose()
+        """Nothing is held."""
 
     def failed(self) -> BaseException | None:
         return None
@@ -81,5 +79,6 @@ def run(settings: Settings) -> int:
         names=SERVICES,
     )
     admin = AdminServer(settings.http_host, settings.http_port, live=lambda: True, ready=loop.ready)
-    parts: list[Part] = [publisher, Storage(engine, artifacts), relay, loop, server]
+    database = Database(engine, sql_tables.SCHEMA)
+    parts: list[Part] = [publisher, database, Artifacts(artifacts), relay, loop, server]
     return run_service(SERVICE, parts, admin=admin, on_ready=server.set_ready)

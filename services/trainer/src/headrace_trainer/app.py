@@ -19,14 +19,16 @@ from headrace_kit.kafka import KafkaPublisher
 from headrace_kit.lifecycle import Part
 from headrace_kit.outbox import OutboxRelay
 from headrace_kit.sql import connect
+from headrace_kit.sql_schema import Database
 from headrace_trainer import handlers
 from headrace_trainer.adapters.definition_book import DefinitionBook
 from headrace_trainer.adapters.feature_client import GrpcTrainingSetClient
 from headrace_trainer.adapters.grpc_api import GrpcTrainerService
+from headrace_trainer.adapters.lease_keeper import ThreadLeaseKeeper
 from headrace_trainer.adapters.registry_client import GrpcModelRegistryClient
 from headrace_trainer.adapters.request_consumer import RequestConsumer
 from headrace_trainer.adapters.run_worker import RunWorker
-from headrace_trainer.adapters.sql_run_store import SqlRunStore
+from headrace_trainer.adapters.sql_run_store import SCHEMA, SqlRunStore
 from headrace_trainer.adapters.training_process import ChildTrainingProcess
 from headrace_trainer.settings import TrainerSettings
 
@@ -38,10 +40,10 @@ FOLLOWED = topics.REGISTRY_DEFINITIONS
 
 def build(settings: TrainerSettings) -> tuple[Sequence[Part], AdminServer, GrpcServer]:
     """The parts in the order of their start; the caller runs them."""
-    settings.data_dir.mkdir(parents=True, exist_ok=True)
     clock = SystemClock()
     publisher = KafkaPublisher(settings.kafka_bootstrap, client_id=NAME)
     engine = connect(settings.database, schema=NAME)
+    database = Database(engine, SCHEMA)
     relay = OutboxRelay(engine, publisher)
     runs = SqlRunStore(engine, clock=clock, notify=relay.notify)
     book = DefinitionBook()
@@ -51,19 +53,21 @@ def build(settings: TrainerSettings) -> tuple[Sequence[Part], AdminServer, GrpcS
     loop = ConsumeLoop(
         bootstrap=settings.kafka_bootstrap,
         group=NAME,
-        handler=RequestConsumer(runs=runs, recipes=book),
+        handler=RequestConsumer(runs=runs, recipes=book, clock=clock),
         dead_letters=publisher,
         service=NAME,
     )
     loop.subscribe([topic.name for topic in SUBSCRIPTIONS])
+    work_dir = settings.data_dir / "runs"
     carry_next = partial(
         handlers.carry_next_run,
         runs=runs,
+        leases=ThreadLeaseKeeper(runs),
         recipes=book,
         training_sets=GrpcTrainingSetClient(open_channel(settings.feature_address)),
         models=GrpcModelRegistryClient(open_channel(settings.registry_address)),
         process=ChildTrainingProcess(duration_s_max=settings.run_duration_s_max),
-        work_dir=settings.data_dir,
+        work_dir=work_dir,
     )
     server = GrpcServer(
         host=settings.grpc_host,
@@ -71,11 +75,12 @@ def build(settings: TrainerSettings) -> tuple[Sequence[Part], AdminServer, GrpcS
         services=[
             (
                 service_grpc.add_TrainerServiceServicer_to_server,
-                GrpcTrainerService(runs=runs, recipes=book, clock=clock),
+                GrpcTrainerService(runs=runs, recipes=book),
             )
         ],
         names=SERVICE_NAMES,
     )
     admin = AdminServer(settings.http_host, settings.http_port, live=lambda: True, ready=loop.ready)
-    parts: list[Part] = [publisher, relay, follower, loop, RunWorker(carry_next), server]
+    worker = RunWorker(carry_next, work_dir=work_dir)
+    parts: list[Part] = [database, publisher, relay, follower, loop, worker, server]
     return parts, admin, server

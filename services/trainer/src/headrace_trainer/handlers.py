@@ -7,11 +7,21 @@ import tempfile
 from dataclasses import replace
 from pathlib import Path
 
+import structlog
+
 from headrace.application import NAME, Recipe
-from headrace.errors import Busy, HeadraceError, Invalid, Unavailable
-from headrace_trainer.domain.run import Lease, Run, TrainingRequest
+from headrace.errors import Busy, HeadraceError, Invalid, NotFound, Unavailable
+from headrace_trainer.domain.run import (
+    TRIES_MAX,
+    Lease,
+    LeaseLost,
+    Run,
+    TrainingRequest,
+    next_try_delay_s,
+)
 from headrace_trainer.ports import (
     Champion,
+    LeaseKeeper,
     ModelRegistryClient,
     Progress,
     RecipeBook,
@@ -22,10 +32,10 @@ from headrace_trainer.ports import (
 )
 
 RUNS_LISTED_MAX = 100
+# Definitions come on a topic of their own, so a request can be here before its recipe.
+RECIPE_WAIT_S_MAX = 30
 
-
-class LeaseLost(Exception):
-    """Another worker has the run: stop, and write nothing."""
+log = structlog.get_logger(__name__)
 
 
 def submit_run(request: TrainingRequest, *, runs: RunStore, recipes: RecipeBook) -> Run:
@@ -35,10 +45,29 @@ def submit_run(request: TrainingRequest, *, runs: RunStore, recipes: RecipeBook)
     """
     if not NAME.fullmatch(request.request_id):
         raise Invalid("BAD_NAME", field="request_id")
-    if request.known_until_us <= 0:
+    if request.known_until_us < 0:
         raise Invalid("BAD_REQUEST", field="known_until_us")
     recipes.recipe(request.recipe)
     return runs.add(request)
+
+
+def take_request(
+    request: TrainingRequest, *, age_s: float, runs: RunStore, recipes: RecipeBook
+) -> Run:
+    """As `submit_run`, for a request that was published `age_s` ago; raises what that raises.
+
+    Raises Unavailable DEFINITION_AWAITED instead while the recipe may still come, and Invalid
+    BAD_REQUEST without a time: what is read again must mean what it meant before.
+    """
+    if request.known_until_us == 0:
+        raise Invalid("BAD_REQUEST", field="known_until_us")
+    try:
+        return submit_run(request, runs=runs, recipes=recipes)
+    except NotFound as err:
+        # A producer's clock that is far ahead must not make the wait longer.
+        if abs(age_s) < RECIPE_WAIT_S_MAX:
+            raise Unavailable("DEFINITION_AWAITED", **err.metadata) from err
+        raise
 
 
 def get_run(run_id: str, *, runs: RunStore) -> Run:
@@ -52,38 +81,45 @@ def list_runs(*, runs: RunStore) -> list[Run]:
 def carry_next_run(
     *,
     runs: RunStore,
+    leases: LeaseKeeper,
     recipes: RecipeBook,
     training_sets: TrainingSetClient,
     models: ModelRegistryClient,
     process: TrainingProcess,
     work_dir: Path,
 ) -> bool:
-    """Carries the next waiting run to its end; False when none waits.
+    """Carries the run that is due to the end of this try; False when none is due.
 
-    A dependency that is down leaves the run to the next claim; any other known error fails it.
+    A dependency that is down leaves the run to a later try; any other known error fails it.
     """
     claimed = runs.claim()
     if claimed is None:
         return False
     lease, run = claimed
     try:
-        with tempfile.TemporaryDirectory(dir=work_dir) as folder:
-            _carry(
+        with (
+            leases.hold(lease) as progress,
+            tempfile.TemporaryDirectory(dir=work_dir, prefix=f"{run.run_id}.") as folder,
+        ):
+            held = _carry(
                 lease,
                 run,
                 Path(folder),
+                progress=progress,
                 runs=runs,
                 recipes=recipes,
                 training_sets=training_sets,
                 models=models,
                 process=process,
             )
-    except (Busy, Unavailable):
-        raise
-    except HeadraceError as err:
-        runs.fail(lease, err.reason)
     except LeaseLost:
-        pass
+        held = False
+    except (Busy, Unavailable) as err:
+        held = _try_later(lease, err, runs)
+    except HeadraceError as err:
+        held = _fail(lease, err, runs)
+    if not held:
+        log.warning("run_given_up_to_another_worker", run_id=run.run_id)
     return True
 
 
@@ -92,17 +128,20 @@ def _carry(
     run: Run,
     folder: Path,
     *,
+    progress: Progress,
     runs: RunStore,
     recipes: RecipeBook,
     training_sets: TrainingSetClient,
     models: ModelRegistryClient,
     process: TrainingProcess,
-) -> None:
-    progress = _progress(lease, runs)
+) -> bool:
+    """False when the lease was lost before the result could be stored."""
+    if lease.token > TRIES_MAX:
+        # A dependency that is down ends the last try: only a crash leads here.
+        raise HeadraceError("TRAINING_FAILED", problem="its tries ended the trainer")
     recipe = recipes.recipe(run.request.recipe)
     progress("joining the training set")
-    known_until_us = run.request.known_until_us
-    training_set = training_sets.create(recipe.name, known_until_us, folder / "training.arrow")
+    training_set = training_sets.create(recipe.name, run.known_until_us, folder / "training.arrow")
     champion = models.champion(recipe.model)
     job = TrainingJob(
         recipe=recipe,
@@ -117,9 +156,23 @@ def _carry(
     digest = models.upload(result.onnx)
     compared = champion.version if champion and job.champion_onnx else 0
     trained = replace(
-        result.model, digest=digest, trained_until_us=known_until_us, champion_version=compared
+        result.model, digest=digest, trained_until_us=run.known_until_us, champion_version=compared
     )
-    runs.complete(lease, trained)
+    return runs.complete(lease, trained)
+
+
+def _try_later(lease: Lease, error: HeadraceError, runs: RunStore) -> bool:
+    delay_s = next_try_delay_s(lease.token)
+    if delay_s is None:
+        return _fail(lease, error, runs)
+    log.warning("run_waits", run_id=lease.run_id, error=str(error), delay_s=delay_s)
+    return runs.postpone(lease, delay_s, f"waits after try {lease.token}: {error.reason}")
+
+
+def _fail(lease: Lease, error: HeadraceError, runs: RunStore) -> bool:
+    log.error("run_failed", run_id=lease.run_id, error=str(error))
+    detail = ", ".join(f"{name}={value}" for name, value in error.metadata.items())
+    return runs.fail(lease, error.reason, detail)
 
 
 def _champion_onnx(
@@ -131,11 +184,3 @@ def _champion_onnx(
     file = folder / "champion.onnx"
     file.write_bytes(models.download(champion.digest))
     return file
-
-
-def _progress(lease: Lease, runs: RunStore) -> Progress:
-    def report(text: str) -> None:
-        if not runs.renew(lease, text):
-            raise LeaseLost(lease.run_id)
-
-    return report

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -30,7 +31,10 @@ class RunStore(Protocol):
         """Newest first."""
 
     def claim(self) -> tuple[Lease, Run] | None:
-        """Takes the oldest run that is queued, or whose lease ran out; None when there is none."""
+        """Takes a run that is due: queued and its next try has come, or its lease ran out.
+
+        The one whose try is due longest goes first; None when there is none.
+        """
 
     def renew(self, lease: Lease, progress: str) -> bool:
         """Holds the lease for another term; False when it was lost."""
@@ -38,8 +42,24 @@ class RunStore(Protocol):
     def complete(self, lease: Lease, trained: TrainedModel) -> bool:
         """Stores the result and its event; False, and nothing stored, when the lease was lost."""
 
-    def fail(self, lease: Lease, reason: str) -> bool:
+    def fail(self, lease: Lease, reason: str, detail: str) -> bool:
         """As `complete`, for a run that failed."""
+
+    def postpone(self, lease: Lease, delay_s: int, progress: str) -> bool:
+        """Gives the run back, due again after `delay_s`; False when the lease was lost."""
+
+    def positions(self) -> Mapping[tuple[str, int], int]:
+        """Next offset by topic and partition: requests before it are runs, or dead letters."""
+
+    def save_positions(self, next_offsets: Mapping[tuple[str, int], int]) -> None:
+        """Never goes back: of two that save, the further one is right."""
+
+
+class LeaseKeeper(Protocol):
+    """Keeps leases while steps are in work that may take longer than a lease."""
+
+    def hold(self, lease: Lease) -> AbstractContextManager[Progress]:
+        """Renews the lease until the block ends; its Progress raises LeaseLost once it is lost."""
 
 
 class RecipeBook(Protocol):

@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -12,8 +13,15 @@ import pyarrow as pa
 
 from headrace.application import Recipe, parse_definition
 from headrace.errors import HeadraceError, NotFound
-from headrace_trainer.domain.run import TrainedModel, TrainingRequest
-from headrace_trainer.ports import Champion, Progress, TrainingJob, TrainingResult, TrainingSet
+from headrace_trainer.domain.run import Lease, LeaseLost, TrainedModel, TrainingRequest
+from headrace_trainer.ports import (
+    Champion,
+    Progress,
+    RunStore,
+    TrainingJob,
+    TrainingResult,
+    TrainingSet,
+)
 
 FEATURES = ("request:distance", "request:carrier")
 
@@ -110,6 +118,21 @@ class OneRecipe:
 
     def window_s(self, recipe: Recipe) -> int | None:
         return 86_400
+
+
+@dataclass
+class FakeLeaseKeeper:
+    """LeaseKeeper that renews only when it is told something, so that a test's clock rules."""
+
+    runs: RunStore
+
+    @contextmanager
+    def hold(self, lease: Lease) -> Iterator[Progress]:
+        def report(text: str) -> None:
+            if not self.runs.renew(lease, text):
+                raise LeaseLost(lease.run_id)
+
+        yield report
 
 
 @dataclass

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""BatchHandler on completed runs and canary verdicts: one transaction for each event.
+"""PositionedHandler on completed runs and canary verdicts: one transaction for each event.
 
 Positions are saved beside the effects, after them: what is read again after a crash, or after the
 database came back from an older copy, is known by its ce_id.
@@ -39,10 +39,16 @@ class EventConsumer:
     def handle(self, records: Sequence[Record]) -> None:
         for record in records:
             self._on_topic[record.topic](record)
-        self._store.save_positions({(r.topic, r.partition): r.offset + 1 for r in records})
+        self._save_positions(records)
+
+    def set_aside(self, record: Record) -> None:
+        self._save_positions([record])
 
     def idle(self) -> None:
         """Nothing here waits for time to pass."""
+
+    def _save_positions(self, records: Sequence[Record]) -> None:
+        self._store.save_positions({(r.topic, r.partition): r.offset + 1 for r in records})
 
     def _on_run(self, record: Record) -> None:
         event = run_completed(record)

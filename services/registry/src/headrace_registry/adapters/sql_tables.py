@@ -13,27 +13,19 @@ from sqlalchemy import (
     Boolean,
     CheckConstraint,
     Column,
-    Engine,
     ForeignKeyConstraint,
     Integer,
     MetaData,
     Table,
     Text,
     UniqueConstraint,
-    text,
 )
 
-from headrace.errors import Unavailable
-from headrace_kit import sql
-
-# Raised with every change of a table; a change comes with the step that brings the old one here.
-SCHEMA_VERSION = 1
-CREATION_LOCK = 4_851_203_115  # PostgreSQL: one replica at a time creates the tables
+from headrace_kit.sql_schema import Schema
 
 METADATA = MetaData()
 VERSION_KEY = ("model", "version", "digest")
 
-SCHEMA = Table("registry_schema", METADATA, Column("version", Integer, primary_key=True))
 # Row locks by name, and the last number that was given out under it.
 COUNTERS = Table(
     "counters",
@@ -134,21 +126,5 @@ POSITIONS = Table(
     Column("partition", Integer, primary_key=True, autoincrement=False),
     Column("next_offset", BigInteger, nullable=False),
 )
-
-
-def prepare(engine: Engine) -> None:
-    """Creates the tables on an empty database.
-
-    Raises Unavailable DATABASE_UNAVAILABLE when they are of another version of the registry.
-    """
-    with sql.transaction(engine) as connection:
-        if engine.dialect.name == "postgresql":
-            connection.execute(text("select pg_advisory_xact_lock(:key)"), {"key": CREATION_LOCK})
-        sql.create_schema(connection)
-        METADATA.create_all(connection)
-        sql.METADATA.create_all(connection)
-        found = connection.execute(SCHEMA.select()).scalar()
-        if found is None:
-            connection.execute(SCHEMA.insert().values(version=SCHEMA_VERSION))
-        elif found != SCHEMA_VERSION:
-            raise Unavailable("DATABASE_UNAVAILABLE", schema=found, needed=SCHEMA_VERSION)
+# A change of a table comes with the step that brings the old one to it.
+SCHEMA = Schema(METADATA)

@@ -33,18 +33,19 @@ def request_from_event(value: bytes) -> TrainingRequest:
     )
 
 
-def request_from_rpc(request: service.SubmitRunRequest, now_us: int) -> TrainingRequest:
-    return TrainingRequest(request.request_id, request.recipe, request.known_until_us or now_us)
+def request_from_rpc(request: service.SubmitRunRequest) -> TrainingRequest:
+    return TrainingRequest(request.request_id, request.recipe, request.known_until_us)
 
 
 def run_to_proto(run: Run) -> service.Run:
     message = service.Run(
         run_id=run.run_id,
         recipe=run.request.recipe,
-        known_until_us=run.request.known_until_us,
+        known_until_us=run.known_until_us,
         state=_STATE[run.state],
         progress=run.progress,
         reason=run.reason,
+        detail=run.detail,
     )
     if run.trained is not None:
         message.trained.CopyFrom(trained_to_proto(run.trained))
@@ -95,7 +96,7 @@ def event_of(run: Run) -> Message:
         run_id=run.run_id, recipe=run.request.recipe, incident_id=run.request.incident_id
     )
     if run.state is RunState.RUNNING:
-        event.started.known_until_us = run.request.known_until_us
+        event.started.known_until_us = run.known_until_us
     elif run.trained is not None:
         event.completed.trained.CopyFrom(trained_to_proto(run.trained))
     else:

@@ -4,13 +4,20 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Mapping
 from dataclasses import replace
 
 from headrace.errors import Conflict, NotFound
 from headrace_kit.clock import Clock
-from headrace_trainer.domain.run import Lease, Run, RunState, TrainedModel, TrainingRequest
-
-LEASE_S = 5
+from headrace_trainer.domain.run import (
+    LEASE_S,
+    Lease,
+    Run,
+    RunState,
+    TrainedModel,
+    TrainingRequest,
+    queued_run,
+)
 
 
 class MemoryRunStore:
@@ -21,12 +28,16 @@ class MemoryRunStore:
         self._runs: dict[str, Run] = {}
         self._tokens: dict[str, int] = {}
         self._lease_until_us: dict[str, int] = {}
+        self._next_try_us: dict[str, int] = {}
+        self._positions: dict[tuple[str, int], int] = {}
         self._lock = threading.Lock()
         self.events: list[tuple[str, RunState]] = []
 
     def add(self, request: TrainingRequest) -> Run:
         with self._lock:
-            run = self._runs.setdefault(request.request_id, Run(request))
+            now_us = self._clock.now_us()
+            run = self._runs.setdefault(request.request_id, queued_run(request, now_us))
+            self._next_try_us.setdefault(run.run_id, now_us)
             if run.request != request:
                 raise Conflict("REQUEST_REUSED", request_id=request.request_id)
             return run
@@ -43,15 +54,17 @@ class MemoryRunStore:
 
     def claim(self) -> tuple[Lease, Run] | None:
         with self._lock:
-            for run_id, run in self._runs.items():
-                if run.state is RunState.QUEUED or self._lease_ran_out(run):
-                    token = self._tokens.get(run_id, 0) + 1
-                    self._tokens[run_id] = token
-                    claimed = replace(run, state=RunState.RUNNING, progress="")
-                    self._store(claimed)
-                    self.events.append((run_id, RunState.RUNNING))
-                    return Lease(run_id, token), claimed
-            return None
+            due = [run_id for run_id, run in self._runs.items() if self._due(run)]
+            if not due:
+                return None
+            run_id = min(due, key=self._next_try_us.__getitem__)
+            token = self._tokens.get(run_id, 0) + 1
+            self._tokens[run_id] = token
+            self._next_try_us[run_id] = self._clock.now_us()
+            claimed = replace(self._runs[run_id], state=RunState.RUNNING, progress="")
+            self._store(claimed)
+            self.events.append((run_id, RunState.RUNNING))
+            return Lease(run_id, token), claimed
 
     def renew(self, lease: Lease, progress: str) -> bool:
         with self._lock:
@@ -70,7 +83,7 @@ class MemoryRunStore:
                 )
             )
 
-    def fail(self, lease: Lease, reason: str) -> bool:
+    def fail(self, lease: Lease, reason: str, detail: str) -> bool:
         with self._lock:
             return self._held(lease) and self._end(
                 replace(
@@ -78,12 +91,32 @@ class MemoryRunStore:
                     state=RunState.FAILED,
                     progress="failed",
                     reason=reason,
+                    detail=detail,
                 )
             )
 
-    def _lease_ran_out(self, run: Run) -> bool:
-        until_us = self._lease_until_us.get(run.run_id, 0)
-        return run.state is RunState.RUNNING and until_us < self._clock.now_us()
+    def postpone(self, lease: Lease, delay_s: int, progress: str) -> bool:
+        with self._lock:
+            if not self._held(lease):
+                return False
+            self._next_try_us[lease.run_id] = self._clock.now_us() + delay_s * 1_000_000
+            run = self._runs[lease.run_id]
+            return self._store(replace(run, state=RunState.QUEUED, progress=progress))
+
+    def positions(self) -> Mapping[tuple[str, int], int]:
+        with self._lock:
+            return dict(self._positions)
+
+    def save_positions(self, next_offsets: Mapping[tuple[str, int], int]) -> None:
+        with self._lock:
+            for partition, offset in next_offsets.items():
+                self._positions[partition] = max(offset, self._positions.get(partition, 0))
+
+    def _due(self, run: Run) -> bool:
+        now_us = self._clock.now_us()
+        if run.state is RunState.QUEUED:
+            return self._next_try_us[run.run_id] <= now_us
+        return run.state is RunState.RUNNING and self._lease_until_us[run.run_id] < now_us
 
     def _held(self, lease: Lease) -> bool:
         running = self._runs[lease.run_id].state is RunState.RUNNING

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from google.protobuf.message import DecodeError
 
 from headrace.errors import Invalid
+from headrace_kit.clock import Clock
 from headrace_kit.kafka import Partition, Record
 from headrace_trainer import handlers
 from headrace_trainer.adapters.conversions import request_from_event
@@ -15,21 +16,33 @@ from headrace_trainer.ports import RecipeBook, RunStore
 
 
 class RequestConsumer:
-    """BatchHandler. The id of the run makes a repeat harmless, so it keeps no position."""
+    """PositionedHandler. The position follows the runs; their ids make a repeat harmless."""
 
-    def __init__(self, *, runs: RunStore, recipes: RecipeBook) -> None:
-        self._runs, self._recipes = runs, recipes
+    def __init__(self, *, runs: RunStore, recipes: RecipeBook, clock: Clock) -> None:
+        self._runs, self._recipes, self._clock = runs, recipes, clock
 
     def positions(self, partitions: Sequence[Partition]) -> Mapping[Partition, int]:
-        return {}
+        saved = self._runs.positions()
+        return {each: saved[each] for each in partitions if each in saved}
 
     def handle(self, records: Sequence[Record]) -> None:
         for record in records:
-            try:
-                request = request_from_event(record.value or b"")
-            except DecodeError as err:
-                raise Invalid("DECODE_ERROR", topic=record.topic) from err
-            handlers.submit_run(request, runs=self._runs, recipes=self._recipes)
+            self._take(record)
+        self._save_positions(records)
+
+    def set_aside(self, record: Record) -> None:
+        self._save_positions([record])
 
     def idle(self) -> None:
         """Nothing waits on time."""
+
+    def _take(self, record: Record) -> None:
+        try:
+            request = request_from_event(record.value or b"")
+        except DecodeError as err:
+            raise Invalid("DECODE_ERROR", topic=record.topic) from err
+        age_s = self._clock.now_us() / 1e6 - record.timestamp_ms / 1e3
+        handlers.take_request(request, age_s=age_s, runs=self._runs, recipes=self._recipes)
+
+    def _save_positions(self, records: Sequence[Record]) -> None:
+        self._runs.save_positions({(r.topic, r.partition): r.offset + 1 for r in records})

@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
 from collections.abc import Callable
+from pathlib import Path
 
 import structlog
 
@@ -17,14 +19,17 @@ log = structlog.get_logger(__name__)
 
 
 class RunWorker:
-    """A Part. `carry_next` carries one run and says whether there was one."""
+    """A Part. `carry_next` carries one run, in `work_dir`, and says whether there was one."""
 
-    def __init__(self, carry_next: Callable[[], bool]) -> None:
-        self._carry_next = carry_next
+    def __init__(self, carry_next: Callable[[], bool], *, work_dir: Path) -> None:
+        self._carry_next, self._work_dir = carry_next, work_dir
         self._stopping = threading.Event()
         self._thread = PartThread("run-worker", self._run)
 
     def start(self) -> None:
+        """Begins with an empty folder: a killed process could not take its files away."""
+        shutil.rmtree(self._work_dir, ignore_errors=True)
+        self._work_dir.mkdir(parents=True, exist_ok=True)
         self._thread.start()
 
     def stop(self, timeout_s: float) -> None:
@@ -44,6 +49,6 @@ class RunWorker:
             if self._carry_next():
                 return
         except (Busy, Unavailable) as err:
-            log.warning("run_waits", error=str(err))
+            log.warning("run_worker_waits", error=str(err))
             wait_s = err.retry_delay_s or POLL_INTERVAL_S
         self._stopping.wait(wait_s)

@@ -7,7 +7,7 @@ its token, so a worker that was thought dead can write nothing once another has 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -24,6 +24,7 @@ from sqlalchemy import (
     insert,
     or_,
     select,
+    text,
     update,
 )
 from sqlalchemy.exc import IntegrityError
@@ -31,11 +32,19 @@ from sqlalchemy.exc import IntegrityError
 from headrace.errors import Conflict, NotFound
 from headrace_kit.clock import Clock
 from headrace_kit.outbox import Outbox
-from headrace_kit.sql import create_tables, transaction
+from headrace_kit.sql import transaction
+from headrace_kit.sql_schema import Schema
 from headrace_trainer.adapters.conversions import event_of, trained_from_bytes, trained_to_proto
-from headrace_trainer.domain.run import Lease, Run, RunState, TrainedModel, TrainingRequest
+from headrace_trainer.domain.run import (
+    LEASE_S,
+    Lease,
+    Run,
+    RunState,
+    TrainedModel,
+    TrainingRequest,
+    queued_run,
+)
 
-LEASE_S = 5
 METADATA = MetaData()
 RUNS = Table(
     "runs",
@@ -51,7 +60,34 @@ RUNS = Table(
     Column("trained", LargeBinary),
     Column("token", BigInteger, nullable=False, default=0),
     Column("lease_until_us", BigInteger, nullable=False, default=0),
+    Column("asked_until_us", BigInteger, nullable=False),  # as in the request: 0 means now
+    Column("next_try_us", BigInteger, nullable=False),
+    Column("detail", String, nullable=False, default=""),
     sqlite_autoincrement=True,
+)
+POSITIONS = Table(
+    "positions",
+    METADATA,
+    Column("topic", String, primary_key=True),
+    Column("partition", Integer, primary_key=True, autoincrement=False),
+    Column("next_offset", BigInteger, nullable=False),
+)
+POSITION = text("""
+    insert into positions (topic, partition, next_offset) values (:topic, :partition, :next_offset)
+    on conflict (topic, partition) do update set next_offset = :next_offset
+    where positions.next_offset < :next_offset
+""")
+# A change of a table comes with the step that brings the old one to it.
+SCHEMA = Schema(
+    METADATA,
+    steps=(
+        (
+            "alter table runs add column asked_until_us bigint not null default 0",
+            "update runs set asked_until_us = known_until_us",
+            "alter table runs add column next_try_us bigint not null default 0",
+            "alter table runs add column detail varchar not null default ''",
+        ),
+    ),
 )
 
 
@@ -63,15 +99,18 @@ class SqlRunStore:
     ) -> None:
         self._engine, self._clock, self._notify = engine, clock, notify
         self._outbox = Outbox()
-        create_tables(engine, METADATA)
 
     def add(self, request: TrainingRequest) -> Run:
+        now_us = self._clock.now_us()
+        run = queued_run(request, now_us)
         row = {
-            "run_id": request.request_id,
+            "run_id": run.run_id,
             "recipe": request.recipe,
-            "known_until_us": request.known_until_us,
+            "known_until_us": run.known_until_us,
+            "asked_until_us": request.known_until_us,
             "incident_id": request.incident_id,
-            "state": RunState.QUEUED,
+            "state": run.state,
+            "next_try_us": now_us,
         }
         try:
             with transaction(self._engine) as connection:
@@ -81,7 +120,7 @@ class SqlRunStore:
             if known.request != request:
                 raise Conflict("REQUEST_REUSED", request_id=request.request_id) from None
             return known
-        return Run(request)
+        return run
 
     def get(self, run_id: str) -> Run:
         with transaction(self._engine) as connection:
@@ -97,13 +136,17 @@ class SqlRunStore:
 
     def claim(self) -> tuple[Lease, Run] | None:
         now_us = self._clock.now_us()
-        waiting = or_(
-            RUNS.c.state == RunState.QUEUED,
+        due = or_(
+            (RUNS.c.state == RunState.QUEUED) & (RUNS.c.next_try_us <= now_us),
             (RUNS.c.state == RunState.RUNNING) & (RUNS.c.lease_until_us < now_us),
         )
         with transaction(self._engine) as connection:
             row = connection.execute(
-                select(RUNS).where(waiting).order_by(RUNS.c.number).limit(1).with_for_update()
+                select(RUNS)
+                .where(due)
+                .order_by(RUNS.c.next_try_us, RUNS.c.number)
+                .limit(1)
+                .with_for_update(skip_locked=True)
             ).first()
             if row is None:
                 return None
@@ -113,7 +156,11 @@ class SqlRunStore:
                 update(RUNS)
                 .where(RUNS.c.run_id == row.run_id)
                 .values(
-                    state=RunState.RUNNING, token=lease.token, lease_until_us=self._lease_until_us()
+                    state=RunState.RUNNING,
+                    progress="",
+                    token=lease.token,
+                    lease_until_us=self._lease_until_us(),
+                    next_try_us=now_us,
                 )
             )
             self._outbox.add(connection, event_of(run))
@@ -130,8 +177,27 @@ class SqlRunStore:
         values = {"state": RunState.COMPLETED, "progress": "completed", "trained": stored}
         return self._end(lease, values)
 
-    def fail(self, lease: Lease, reason: str) -> bool:
-        return self._end(lease, {"state": RunState.FAILED, "progress": "failed", "reason": reason})
+    def fail(self, lease: Lease, reason: str, detail: str) -> bool:
+        values = {"state": RunState.FAILED, "progress": "failed"}
+        return self._end(lease, values | {"reason": reason, "detail": detail})
+
+    def postpone(self, lease: Lease, delay_s: int, progress: str) -> bool:
+        next_try_us = self._clock.now_us() + delay_s * 1_000_000
+        values = {"state": RunState.QUEUED, "progress": progress, "next_try_us": next_try_us}
+        with transaction(self._engine) as connection:
+            return self._write(connection, lease, values)
+
+    def positions(self) -> Mapping[tuple[str, int], int]:
+        with transaction(self._engine) as connection:
+            rows = connection.execute(select(POSITIONS)).all()
+        return {(row.topic, row.partition): row.next_offset for row in rows}
+
+    def save_positions(self, next_offsets: Mapping[tuple[str, int], int]) -> None:
+        with transaction(self._engine) as connection:
+            for (topic, partition), next_offset in next_offsets.items():
+                connection.execute(
+                    POSITION, {"topic": topic, "partition": partition, "next_offset": next_offset}
+                )
 
     def _end(self, lease: Lease, values: dict[str, Any]) -> bool:
         with transaction(self._engine) as connection:
@@ -155,9 +221,11 @@ class SqlRunStore:
 
 def _run(row: Any) -> Run:
     return Run(
-        request=TrainingRequest(row.run_id, row.recipe, row.known_until_us, row.incident_id),
+        request=TrainingRequest(row.run_id, row.recipe, row.asked_until_us, row.incident_id),
+        known_until_us=row.known_until_us,
         state=RunState(row.state),
         progress=row.progress or "",
         reason=row.reason or "",
+        detail=row.detail,
         trained=trained_from_bytes(row.trained) if row.trained else None,
     )

@@ -16,6 +16,8 @@ import time
 from pathlib import Path
 from typing import IO
 
+import structlog
+
 from headrace.application import definition_json
 from headrace.errors import Conflict, HeadraceError
 from headrace_trainer.domain.run import Histogram, TrainedModel
@@ -24,7 +26,11 @@ from headrace_trainer.ports import Progress, TrainingJob, TrainingResult
 # What the child leaves as exit code when the training set cannot teach anything.
 EXIT_TOO_FEW_ROWS = 3
 HEARTBEAT_S = 1.0
+LOG_CHARS_MAX = 4_000
+PROBLEM_CHARS_MAX = 500
 _MODULE = "headrace_trainer.adapters.torch_training"
+
+log = structlog.get_logger(__name__)
 
 
 class ChildTrainingProcess:
@@ -62,8 +68,9 @@ class ChildTrainingProcess:
                 text = lines.get(timeout=HEARTBEAT_S)
             except queue.Empty:
                 continue
-        if text is None:
-            child.wait(timeout=self._duration_s_max)
+        if text is not None:
+            raise HeadraceError("TRAINING_FAILED", duration_s_max=self._duration_s_max)
+        child.wait(timeout=self._duration_s_max)
 
 
 def _read_lines(output: IO[str] | None, lines: queue.Queue[str | None]) -> None:
@@ -85,8 +92,7 @@ def _result(job: TrainingJob, exit_code: int, errors: Path) -> TrainingResult:
     if exit_code == EXIT_TOO_FEW_ROWS:
         raise Conflict("TOO_FEW_ROWS", rows=job.training_set.rows)
     if exit_code != 0:
-        tail = errors.read_text(encoding="utf-8", errors="replace")[-2_000:]
-        raise HeadraceError("TRAINING_FAILED", exit_code=exit_code, log=tail)
+        raise _failure(job, exit_code, errors)
     document = json.loads((job.folder / "result.json").read_text(encoding="utf-8"))
     model = TrainedModel(
         model=job.recipe.model,
@@ -107,6 +113,14 @@ def _result(job: TrainingJob, exit_code: int, errors: Path) -> TrainingResult:
         manifest=document["manifest"] | _made_from(job),
     )
     return TrainingResult((job.folder / "model.onnx").read_bytes(), model)
+
+
+def _failure(job: TrainingJob, exit_code: int, errors: Path) -> HeadraceError:
+    """Callers get the last line, which names the error; its traceback is for the log alone."""
+    tail = errors.read_text(encoding="utf-8", errors="replace").strip()[-LOG_CHARS_MAX:]
+    log.error("training_process_failed", run=job.folder.name, exit_code=exit_code, log=tail)
+    problem = tail.rpartition("\n")[2][:PROBLEM_CHARS_MAX]
+    return HeadraceError("TRAINING_FAILED", exit_code=exit_code, problem=problem)
 
 
 def _made_from(job: TrainingJob) -> dict[str, str]:

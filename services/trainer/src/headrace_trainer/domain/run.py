@@ -2,13 +2,23 @@
 """A training run and the lease that lets one worker at a time carry it.
 
 The request's id is the run's id, so a repeated request meets its own run (P14). A lease has a token
-that grows with each claim: whoever holds an older one can write nothing more.
+that grows with each claim: whoever holds an older one can write nothing more, and it counts the
+tries. A run whose try could not come to an end waits for its next one behind the others.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import StrEnum
+
+LEASE_S = 5
+# With a dependency away all the time these are spent after about an hour.
+TRIES_MAX = 60
+TRY_DELAY_S_MAX = 60
+
+
+class LeaseLost(Exception):
+    """Another worker has the run: stop, and write nothing."""
 
 
 class RunState(StrEnum):
@@ -20,7 +30,7 @@ class RunState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class TrainingRequest:
-    """A wish for a run: train `recipe` on what was known until then (us since the epoch)."""
+    """A wish for a run: train `recipe` on what was known until then (us; 0: now)."""
 
     request_id: str
     recipe: str
@@ -30,7 +40,7 @@ class TrainingRequest:
 
 @dataclass(frozen=True, slots=True)
 class Lease:
-    """The right to carry a run; valid only while no later token was given."""
+    """The right to carry a run; valid only while no later token was given. The first one is 1."""
 
     run_id: str
     token: int
@@ -63,14 +73,26 @@ class TrainedModel:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """A run as it stands; `trained` when completed, `reason` when failed."""
+    """A run as it stands; `trained` when completed, `reason` and `detail` when failed."""
 
     request: TrainingRequest
+    known_until_us: int
     state: RunState = RunState.QUEUED
     progress: str = ""
     reason: str = ""
+    detail: str = ""
     trained: TrainedModel | None = None
 
     @property
     def run_id(self) -> str:
         return self.request.request_id
+
+
+def queued_run(request: TrainingRequest, now_us: int) -> Run:
+    """The run of a new request. What now means is settled here, once for all its tries."""
+    return Run(request, request.known_until_us or now_us)
+
+
+def next_try_delay_s(tries: int) -> int | None:
+    """How long a run waits after so many tries without an end; None when it had all of them."""
+    return min(TRY_DELAY_S_MAX, 2 ** (tries - 1)) if tries < TRIES_MAX else None

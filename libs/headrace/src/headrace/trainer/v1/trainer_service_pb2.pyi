@@ -60,7 +60,7 @@ class ListRunsResponse(_message.Message):
     def __init__(self, runs: _Optional[_Iterable[_Union[Run, _Mapping]]] = ...) -> None: ...
 
 class Run(_message.Message):
-    __slots__ = ("run_id", "recipe", "known_until_us", "state", "progress", "reason", "trained")
+    __slots__ = ("run_id", "recipe", "known_until_us", "state", "progress", "reason", "trained", "detail")
     RUN_ID_FIELD_NUMBER: _ClassVar[int]
     RECIPE_FIELD_NUMBER: _ClassVar[int]
     KNOWN_UNTIL_US_FIELD_NUMBER: _ClassVar[int]
@@ -68,6 +68,7 @@ class Run(_message.Message):
     PROGRESS_FIELD_NUMBER: _ClassVar[int]
     REASON_FIELD_NUMBER: _ClassVar[int]
     TRAINED_FIELD_NUMBER: _ClassVar[int]
+    DETAIL_FIELD_NUMBER: _ClassVar[int]
     run_id: str
     recipe: str
     known_until_us: int
@@ -75,4 +76,5 @@ class Run(_message.Message):
     progress: str
     reason: str
     trained: _trainer_events_pb2.TrainedModel
-    def __init__(self, run_id: _Optional[str] = ..., recipe: _Optional[str] = ..., known_until_us: _Optional[int] = ..., state: _Optional[_Union[RunState, str]] = ..., progress: _Optional[str] = ..., reason: _Optional[str] = ..., trained: _Optional[_Union[_trainer_events_pb2.TrainedModel, _Mapping]] = ...) -> None: ...
+    detail: str
+    def __init__(self, run_id: _Optional[str] = ..., recipe: _Optional[str] = ..., known_until_us: _Optional[int] = ..., state: _Optional[_Union[RunState, str]] = ..., progress: _Optional[str] = ..., reason: _Optional[str] = ..., trained: _Optional[_Union[_trainer_events_pb2.TrainedModel, _Mapping]] = ..., detail: _Optional[str] = ...) -> None: ...
