@@ -123,6 +123,9 @@ class ConsumeLoop:
     def failed(self) -> BaseException | None:
         return self._thread.failure
 
+    def tick_age_s(self) -> float:
+        return self._thread.tick_age_s()
+
     def ready(self) -> bool:
         """Assigned, placed, and no trouble: no missing topic, lost offset, or long back-off."""
         running = self._thread.running and not self._stopping.is_set()
@@ -137,6 +140,7 @@ class ConsumeLoop:
     def _run(self) -> None:
         try:
             while not self._stopping.is_set():
+                self._thread.tick()
                 self._tick()
             self.finish(self._reader.placed())
         finally:

@@ -75,6 +75,6 @@ def run(settings: Settings) -> int:
         ],
         names=SERVICES,
     )
-    admin = AdminServer(settings.http_host, settings.http_port, live=lambda: True, ready=loop.ready)
+    admin = AdminServer(settings.http_host, settings.http_port, ready=loop.ready)
     parts: list[Part] = [publisher, Storage(engine, artifacts), relay, loop, server]
     return run_service(SERVICE, parts, admin=admin, on_ready=server.set_ready)

@@ -76,6 +76,6 @@ def build(settings: TrainerSettings) -> tuple[Sequence[Part], AdminServer, GrpcS
         ],
         names=SERVICE_NAMES,
     )
-    admin = AdminServer(settings.http_host, settings.http_port, live=lambda: True, ready=loop.ready)
+    admin = AdminServer(settings.http_host, settings.http_port, ready=loop.ready)
     parts: list[Part] = [publisher, relay, follower, loop, RunWorker(carry_next), server]
     return parts, admin, server
