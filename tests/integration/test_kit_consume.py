@@ -435,6 +435,25 @@ def test_follower_waits_for_its_dependency_and_skips_what_it_refuses(
         follower.stop(5.0)
 
 
+def test_tick_of_a_follower_grows_old_while_it_hangs(kafka_server, new_topic, publisher):
+    topic, free = new_topic(1), threading.Event()
+    follower = TableFollower(
+        bootstrap=kafka_server,
+        topic=topic,
+        on_record=lambda record: free.wait(10.0),
+        service="follower",
+    )
+    follower.start(10.0)
+    publisher.publish(messages(topic, [b"x"]))
+    try:
+        wait_until(lambda: follower.tick_age_s() > 1.0)
+        free.set()
+        wait_until(lambda: follower.tick_age_s() < 0.5)
+    finally:
+        free.set()
+        follower.stop(5.0)
+
+
 def test_follower_of_a_missing_topic_names_it(kafka_server):
     follower = TableFollower(
         bootstrap=kafka_server,

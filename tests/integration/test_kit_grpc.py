@@ -330,7 +330,6 @@ def admin(state):
     made = AdminServer(
         "127.0.0.1",
         0,
-        lambda: state["live"],
         lambda: state["ready"],
         {
             "/": lambda query: Page(query.get("name", "").encode(), "text/html"),
@@ -346,11 +345,13 @@ def admin(state):
 def test_health_pages_follow_the_service(admin, state):
     assert 200 == get(admin.bound, "/health/live")[0]
     assert 503 == get(admin.bound, "/health/ready")[0]
-    state.update(live=False, ready=True)
-    assert 503 == get(admin.bound, "/health/live")[0]
+    state.update(ready=True)
     assert 503 == get(admin.bound, "/health/ready")[0]
-    admin.open()
+    admin.open(lambda: state["live"])
     assert 200 == get(admin.bound, "/health/ready")[0]
+    assert 200 == get(admin.bound, "/health/live")[0]
+    state.update(live=False)
+    assert 503 == get(admin.bound, "/health/live")[0]
     admin.drain()
     assert 503 == get(admin.bound, "/health/ready")[0]
 
@@ -386,6 +387,6 @@ def test_page_of_another_origin_is_turned_away(admin, host, status):
 
 
 def test_taken_http_port_is_refused(admin):
-    second = AdminServer("127.0.0.1", admin.bound, bool, bool)
+    second = AdminServer("127.0.0.1", admin.bound, bool)
     with pytest.raises(Unavailable, match="PORT_TAKEN"):
         second.start()

@@ -21,9 +21,10 @@ pytestmark = pytest.mark.integration
 RSS_MB_MAX = 85  # 72 measured, 30 of them pages of shared libraries
 SERVICE = """
 import sys
+import threading
 from pathlib import Path
 from pydantic_settings import SettingsConfigDict
-from headrace_kit import kafka
+from headrace_kit import kafka, lifecycle
 from headrace_kit.admin_http import AdminServer
 from headrace_kit.consume import ConsumeLoop
 from headrace_kit.grpc_server import GrpcServer
@@ -47,6 +48,9 @@ class Handler:
     def handle(self, records):
         if any(record.value == b"bug" for record in records):
             raise KeyError("bug")
+        if any(record.value == b"hang" for record in records):
+            lifecycle.TICK_AGE_S_MAX = 1.0  # a test does not wait for minutes
+            threading.Event().wait()
     def idle(self):
         pass
 
@@ -57,7 +61,7 @@ loop = ConsumeLoop(bootstrap=settings.kafka_bootstrap, group="probe." + settings
                    handler=Handler(), dead_letters=publisher, service="probe")
 loop.subscribe([settings.topic])
 server = GrpcServer(host=settings.grpc_host, port=settings.grpc_port, services=[], names=["probe"])
-admin = AdminServer(settings.http_host, settings.http_port, lambda: True, loop.ready)
+admin = AdminServer(settings.http_host, settings.http_port, loop.ready)
 sys.exit(run_service("probe", [publisher, loop, server], admin=admin, on_ready=server.set_ready))
 """
 
@@ -143,3 +147,16 @@ def test_bug_in_a_handler_ends_with_code_70_and_a_log(kafka_server, new_topic, p
     assert 70 == service.popen.wait(60.0)
     assert service.said("part_thread_failed")
     assert any(re.search(r"KeyError", line) for line in service.lines())
+
+
+def test_hanging_handler_ends_with_code_70_and_says_where(
+    kafka_server, new_topic, publisher, start
+):
+    topic = new_topic(1)
+    publisher.publish([Message(topic, None, b"hang")])
+
+    service = start(kafka_server, topic)
+
+    assert 70 == service.popen.wait(60.0)
+    assert service.said("part_stalled")
+    assert any("in handle" in line for line in service.lines())

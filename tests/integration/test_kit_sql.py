@@ -258,6 +258,26 @@ def test_running_relay_waits_for_kafka_and_goes_on(engine):
     assert relay.failed() is None
 
 
+def test_tick_of_a_relay_grows_old_while_its_publisher_hangs(engine):
+    free = threading.Event()
+
+    class Hanging(MemoryPublisher):
+        def publish(self, messages, *, timeout_s=10.0):
+            free.wait(10.0)
+            super().publish(messages, timeout_s=timeout_s)
+
+    add_messages(engine, range(1))
+    relay = OutboxRelay(engine, Hanging())
+    relay.start()
+    try:
+        wait_until(lambda: relay.tick_age_s() > 1.5)
+        free.set()
+        wait_until(lambda: relay.tick_age_s() < 1.0)
+    finally:
+        free.set()
+        relay.stop(5.0)
+
+
 def test_second_relay_leaves_the_rows_to_the_first(engine):
     if engine.dialect.name == "sqlite":
         pytest.skip("a SQLite file has one process")

@@ -6,6 +6,7 @@ positions and failures come at any point, thousands of times.
 """
 
 import random
+import threading
 from collections import Counter
 
 import pytest
@@ -15,7 +16,7 @@ from headrace_kit import consume
 from headrace_kit.backoff import Backoff
 from headrace_kit.consume import ConsumeLoop
 from headrace_kit.kafka import Partition
-from headrace_kit.testing import MemoryPublisher, a_batch, a_record
+from headrace_kit.testing import MemoryPublisher, a_batch, a_record, wait_until
 
 TOPIC, PARTITIONS, RECORDS = "raw.sim.v1", 3, 40
 SEEDS = range(300)
@@ -28,6 +29,9 @@ class SimulatedReader:
         self.random, self.owner = random_, owner
         self.next, self.waiting = {}, {Partition(TOPIC, n) for n in range(PARTITIONS)}
         self.paused, self.committed, self.kept = False, {}, set()
+
+    def open(self):
+        pass
 
     def subscribe(self, topics):
         pass
@@ -246,3 +250,32 @@ def test_stream_of_nothing_but_dead_letters_stops_the_loop(monkeypatch):
 
     with pytest.raises(RuntimeError, match="dead letters in a row"):
         ticks(loop, 5_000)
+
+
+class HangingStore(SimulatedStore):
+    """Hangs in its first batch until it is let go."""
+
+    def __init__(self):
+        super().__init__(random.Random(3), set())
+        self.hangs, self.free = threading.Event(), threading.Event()
+
+    def maybe_fail(self):
+        pass
+
+    def handle(self, records):
+        self.hangs.set()
+        self.free.wait(10.0)
+        super().handle(records)
+
+
+def test_tick_grows_old_while_a_handler_hangs_and_is_young_again_afterwards(monkeypatch):
+    store = HangingStore()
+    loop = a_loop(monkeypatch, 3, store, MemoryPublisher())
+    loop.start()
+    try:
+        assert store.hangs.wait(5.0)
+        wait_until(lambda: loop.tick_age_s() > 0.3)
+        store.free.set()
+        wait_until(lambda: loop.tick_age_s() < 0.1)
+    finally:
+        loop.stop(5.0)

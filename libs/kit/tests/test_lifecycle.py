@@ -6,6 +6,7 @@ import threading
 import pytest
 
 from headrace.errors import Unavailable
+from headrace_kit import lifecycle
 from headrace_kit.lifecycle import run_service
 
 
@@ -39,13 +40,22 @@ class Admin(Probe):
     def ready(self):
         return self.opened
 
-    def open(self):
-        self.opened = True
+    def open(self, live):
+        self.opened, self.live = True, live
         self.events.append("open")
 
     def drain(self):
         self.opened = False
         self.events.append("drain")
+
+
+class Loop(Probe):
+    """A part that goes round."""
+
+    age_s = 0.0
+
+    def tick_age_s(self):
+        return self.age_s
 
 
 @pytest.fixture
@@ -98,6 +108,30 @@ def test_failed_part_ends_the_service_with_70(events, admin):
 
     assert 70 == run_service("probe", [part], admin=admin)
     assert "stop loop" in events
+
+
+class Ended(BaseException):
+    """Stands for the end of the process."""
+
+
+def test_part_that_makes_no_progress_is_not_live_and_ends_the_process_with_70(
+    events, admin, monkeypatch
+):
+    loop, codes = Loop("loop", events), []
+
+    def end(code):
+        codes.append((code, admin.live()))
+        raise Ended
+
+    def on_ready(ready):
+        events.append(admin.live())
+        loop.age_s = lifecycle.TICK_AGE_S_MAX + 1.0
+
+    monkeypatch.setattr(os, "_exit", end)
+    with pytest.raises(Ended):
+        run_service("probe", [Probe("publisher", events), loop], admin=admin, on_ready=on_ready)
+    assert [(70, False)] == codes
+    assert True in events
 
 
 def test_missing_kafka_is_one_line_that_says_what_to_do(events, admin, capsys):

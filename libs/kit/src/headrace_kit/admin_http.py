@@ -57,12 +57,12 @@ class AdminServer:
         self,
         host: str,
         port: int,
-        live: Callable[[], bool],
         ready: Callable[[], bool],
         routes: Mapping[str, Route] | None = None,
     ) -> None:
         self._host, self._port = host, port
-        self._live, self._ready = live, ready
+        self._live: Callable[[], bool] = lambda: True
+        self._ready = ready
         self._open = False
         self._routes: dict[str, Route] = {
             "/health/live": lambda _: _answer(self._live()),
@@ -86,9 +86,9 @@ class AdminServer:
         """What /health/ready says: no sooner than every part has started."""
         return self._open and self._ready()
 
-    def open(self) -> None:
-        """Be ready from now on when `ready` says so: every part has started."""
-        self._open = True
+    def open(self, live: Callable[[], bool]) -> None:
+        """Every part has started: be ready from now on when `ready` says so, live when `live`."""
+        self._live, self._open = live, True
 
     def drain(self) -> None:
         """Be unready from now on: the process is about to end."""

@@ -133,6 +133,9 @@ class ConsumeLoop:
     def failed(self) -> BaseException | None:
         return self._thread.failure
 
+    def tick_age_s(self) -> float:
+        return self._thread.tick_age_s()
+
     def ready(self) -> bool:
         """Assigned, placed, and no trouble: all topics there, none stopped, no long back-off."""
         running = self._thread.running and not self._stopping.is_set()
@@ -149,6 +152,7 @@ class ConsumeLoop:
     def _run(self) -> None:
         try:
             while not self._stopping.is_set():
+                self._thread.tick()
                 self._tick()
             self.finish(self._reader.placed())
         finally:

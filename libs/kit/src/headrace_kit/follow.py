@@ -88,6 +88,9 @@ class TableFollower:
     def failed(self) -> BaseException | None:
         return self._thread.failure
 
+    def tick_age_s(self) -> float:
+        return self._thread.tick_age_s()
+
     def _end_offsets(self, deadline_s: float) -> dict[int, int]:
         while True:
             try:
@@ -110,6 +113,7 @@ class TableFollower:
     def _run(self) -> None:
         try:
             while not self._stopping.is_set():
+                self._thread.tick()
                 for message in self._consumer.consume(POLL_RECORDS_MAX, 0.1):
                     self._take(message)
         finally:
@@ -132,6 +136,7 @@ class TableFollower:
     def _apply(self, record: Record) -> None:
         backoff = Backoff()
         while not self._stopping.is_set():
+            self._thread.tick()
             try:
                 return self._on_record(record)
             except (Busy, Unavailable) as err:

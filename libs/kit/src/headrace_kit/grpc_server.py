@@ -72,7 +72,7 @@ class GrpcServer:
                 ("grpc.max_receive_message_length", message_bytes_max),
                 ("grpc.max_send_message_length", message_bytes_max),
                 ("grpc.max_metadata_size", 8_192),
-                ("grpc.http2.min_recv_ping_interval_without_data_ms", 20_000),
+                ("grpc.http2.min_ping_interval_without_data_ms", 20_000),
                 ("grpc.keepalive_permit_without_calls", 1),
                 ("grpc.max_connection_age_ms", 300_000),
                 ("grpc.max_connection_age_grace_ms", 30_000),

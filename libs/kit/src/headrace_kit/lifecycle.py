@@ -3,16 +3,21 @@
 
 Exit codes are those of sysexits.h: 0 stopped as asked, 69 something that is needed does not answer
 (one line says what to do), 70 a bug. The supervisor starts the service again after 69 and 70.
+
+Live means progress: a loop that hangs in a call keeps its place in the group, for librdkafka sends
+heartbeats on; so it makes the service dead to `/health/live`, and the process ends itself.
 """
 
 from __future__ import annotations
 
+import faulthandler
+import os
 import signal
 import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import NoReturn, Protocol, runtime_checkable
 
 import structlog
 
@@ -21,6 +26,11 @@ from headrace_kit.admin_http import AdminServer
 
 EXIT_UNAVAILABLE = 69
 EXIT_BUG = 70
+STDERR = 2
+# No honest round of a loop is longer: the waits in one are bounded by seconds (10 s for a delivery,
+# 30 s for a statement, three tries of an archive), and Kafka itself takes the partitions away from
+# a loop that has not polled for this long (max.poll.interval.ms).
+TICK_AGE_S_MAX = 300.0
 WATCH_INTERVAL_S = 0.1
 
 log = structlog.get_logger(__name__)
@@ -37,6 +47,14 @@ class Part(Protocol):
 
     def failed(self) -> BaseException | None:
         """Why the part ended by itself; None while all is well."""
+
+
+@runtime_checkable
+class LoopingPart(Part, Protocol):
+    """A part that goes round, again and again, also when there is nothing to do."""
+
+    def tick_age_s(self) -> float:
+        """Seconds since a round began; 0.0 when none should."""
 
 
 def run_service(
@@ -101,7 +119,7 @@ class _Service:
             for part in self._parts:
                 self._started.append(part)
                 part.start()
-            self._admin.open()
+            self._admin.open(lambda: self._stalled() is None)
             log.info("service_started")
         except _Stopped:
             log.info("service_stopped_while_starting")
@@ -127,11 +145,17 @@ class _Service:
                 failure = part.failed()
                 if failure is not None:
                     return self._report(part, failure)
+            if (stalled := self._stalled()) is not None:
+                _end_at_once(stalled)
             if self._admin.ready() != ready:
                 ready = not ready
                 log.info("service_ready" if ready else "service_unready")
                 self._on_ready(ready)
         return 0
+
+    def _stalled(self) -> LoopingPart | None:
+        looping = (part for part in self._parts if isinstance(part, LoopingPart))
+        return next((part for part in looping if part.tick_age_s() > TICK_AGE_S_MAX), None)
 
     def _report(self, part: Part, failure: BaseException) -> int:
         log.error("part_failed", part=type(part).__name__, error=repr(failure))
@@ -150,3 +174,10 @@ class _Service:
                 code = EXIT_BUG
         log.info("service_stopped")
         return code
+
+
+def _end_at_once(part: LoopingPart) -> NoReturn:
+    """End the process as a kill would: stopping in order would wait for the part that hangs."""
+    log.error("part_stalled", part=type(part).__name__, tick_age_s=part.tick_age_s())
+    faulthandler.dump_traceback(STDERR, all_threads=True)  # where it hangs
+    os._exit(EXIT_BUG)

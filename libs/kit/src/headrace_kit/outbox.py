@@ -73,6 +73,9 @@ class OutboxRelay:
     def failed(self) -> BaseException | None:
         return self._thread.failure
 
+    def tick_age_s(self) -> float:
+        return self._thread.tick_age_s()
+
     def notify(self) -> None:
         """Look now: a transaction with messages was committed."""
         self._wake.set()
@@ -110,9 +113,10 @@ class OutboxRelay:
         while not self._stopping.is_set():
             self._wake.wait(max(POLL_INTERVAL_S, backoff.left_s()))
             self._wake.clear()
+            self._thread.tick()
             try:
                 while self.relay_once() == BATCH_ROWS_MAX:
-                    pass
+                    self._thread.tick()
                 backoff.succeeded()
             except (Busy, Unavailable) as err:
                 delay_s = backoff.failed(err.retry_delay_s)

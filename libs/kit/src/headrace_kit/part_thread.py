@@ -2,12 +2,14 @@
 """The thread of a part. It is a boundary: what it does not expect ends it and is kept.
 
 `run_service` asks `failed` of each part, and ends the process when there is an answer: a thread
-that died in silence would leave a service that looks alive.
+that died in silence would leave a service that looks alive. The same goes for one that hangs: a
+function that loops says so by `tick`, and `run_service` asks how long ago that was.
 """
 
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 
 import structlog
@@ -22,8 +24,10 @@ class PartThread:
         self._run = run
         self._thread = threading.Thread(target=self._guarded, name=name, daemon=True)
         self.failure: BaseException | None = None
+        self._ticked_s = 0.0
 
     def start(self) -> None:
+        self.tick()
         self._thread.start()
 
     @property
@@ -35,6 +39,14 @@ class PartThread:
     def running(self) -> bool:
         """Whether the function is in work and has not failed."""
         return self._thread.is_alive() and self.failure is None
+
+    def tick(self) -> None:
+        """Called by the function: another round has begun."""
+        self._ticked_s = time.monotonic()
+
+    def tick_age_s(self) -> float:
+        """Seconds since the last tick; 0.0 when nothing is in work."""
+        return time.monotonic() - self._ticked_s if self.running else 0.0
 
     def join(self, timeout_s: float) -> None:
         """Wait for the end, if it was started."""

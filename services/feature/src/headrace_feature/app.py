@@ -89,7 +89,7 @@ def run(settings: Settings) -> int:
         on_record=definitions.on_record,
         service=SERVICE,
     )
-    admin = AdminServer(settings.http_host, settings.http_port, live=lambda: True, ready=loop.ready)
+    admin = AdminServer(settings.http_host, settings.http_port, ready=loop.ready)
     try:
         return run_service(
             SERVICE,

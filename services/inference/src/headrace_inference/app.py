@@ -48,7 +48,6 @@ def run(settings: Settings) -> int:
     admin = AdminServer(
         settings.http_host,
         settings.http_port,
-        live=lambda: True,
         ready=loader.settled,
     )
     server = _server(settings, table, publisher, admin)

@@ -98,10 +98,5 @@ def run(settings: IngestSettings) -> int:
         names=GRPC_SERVICES,
     )
     parts = (StoreCheck(settings), publisher, definitions, loop, server)
-    admin = AdminServer(
-        settings.http_host,
-        settings.http_port,
-        live=lambda: all(part.failed() is None for part in parts),
-        ready=loop.ready,
-    )
+    admin = AdminServer(settings.http_host, settings.http_port, ready=loop.ready)
     return run_service("ingest", parts, admin=admin, on_ready=server.set_ready)

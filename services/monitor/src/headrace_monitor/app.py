@@ -95,7 +95,6 @@ def run(settings: Settings) -> int:
     admin = AdminServer(
         settings.http_host,
         settings.http_port,
-        live=lambda: True,
         ready=loop.ready,
         routes=page.routes(),
     )

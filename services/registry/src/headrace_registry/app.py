@@ -78,7 +78,7 @@ def run(settings: Settings) -> int:
         ],
         names=SERVICES,
     )
-    admin = AdminServer(settings.http_host, settings.http_port, live=lambda: True, ready=loop.ready)
+    admin = AdminServer(settings.http_host, settings.http_port, ready=loop.ready)
     database = Database(engine, sql_tables.SCHEMA)
     parts: list[Part] = [publisher, database, Artifacts(artifacts), relay, loop, server]
     return run_service(SERVICE, parts, admin=admin, on_ready=server.set_ready)

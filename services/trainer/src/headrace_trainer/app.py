@@ -80,7 +80,7 @@ def build(settings: TrainerSettings) -> tuple[Sequence[Part], AdminServer, GrpcS
         ],
         names=SERVICE_NAMES,
     )
-    admin = AdminServer(settings.http_host, settings.http_port, live=lambda: True, ready=loop.ready)
+    admin = AdminServer(settings.http_host, settings.http_port, ready=loop.ready)
     worker = RunWorker(carry_next, work_dir=work_dir)
     parts: list[Part] = [database, publisher, relay, follower, loop, worker, server]
     return parts, admin, server
