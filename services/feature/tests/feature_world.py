@@ -9,7 +9,7 @@ import json
 import math
 import struct
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
 
@@ -269,7 +269,7 @@ def _of_one_partition(runs: Sequence[Run], floor: int) -> Run:
     for run in runs:
         matrix = run.matrix.copy()
         matrix[:, FLAGS] &= (1 << PARTITION_SHIFT) - 1
-        moved.append(replace(run, matrix=matrix))
+        moved.append(Run.of(run.entities, run.starts, matrix, run.ids))
     return merged(moved, floor_us=floor)
 
 

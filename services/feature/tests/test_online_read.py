@@ -44,7 +44,7 @@ def test_rows_taken_in_small_pieces_give_the_same(events, rows):
     whole = bits(world.read(rows))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(windows, "PAIRS_MAX", 3)
-        patch.setattr("headrace_feature.domain.gathering.ROWS_UNCUT_MAX", 1)
+        patch.setattr("headrace_feature.handlers.LINE_US_MAX", 3 * DAY)
         assert whole == bits(world.read(rows))
 
 

@@ -25,6 +25,7 @@ from headrace_feature.ports import Archive, Folded, ObservationStore, Snapshot
 from headrace_kit.clock import Clock
 
 ROWS_MAX = 10_000
+LINE_US_MAX = 2**61  # entities x (span of their times + what a coarse scale adds)
 SECOND_US = 1_000_000
 # Next offset by layout id and partition: what the fold may take on, without a hole before it.
 Placed = Mapping[tuple[bytes, int], int]
@@ -133,10 +134,16 @@ def _answer_windows(
     store: ObservationStore,
     answers: NDArray[np.float64],
 ) -> None:
-    """Fill the windows' slots."""
-    for family in windows.families(plan):
-        parts = [_seen(part, columns, as_of_us, store) for part in family.parts]
-        windows.answer(family, parts, as_of_us, answers)
+    """Fill the windows' slots, so many rows at a time that their time lines fit int64."""
+    longest_us = max((part.longest_us for part in plan.windows), default=0)
+    span_us = int(as_of_us.max() - as_of_us.min()) + longest_us
+    step = max(1, LINE_US_MAX // max(span_us, 1))
+    for first in range(0, len(as_of_us), step):
+        rows = slice(first, first + step)
+        some = {name: column[rows] for name, column in columns.items()}
+        for family in windows.families(plan):
+            parts = [_seen(part, some, as_of_us[rows], store) for part in family.parts]
+            windows.answer(family, parts, as_of_us[rows], answers[rows])
     # After reading: a floor is told before what lies behind it goes.
     for part in plan.windows:
         _check_readable(part.layout, int(as_of_us.min()) - part.longest_us, store)
@@ -155,7 +162,8 @@ def _seen(
     asked = slots >= 0
     np.minimum.at(since_us, slots[asked], as_of_us[asked] - part.longest_us)
     np.maximum.at(until_us, slots[asked], as_of_us[asked])
-    wanted = Wanted(digests(named), since_us, until_us)
+    by_id = any(feature.aggregate == "last" for feature in part.features)
+    wanted = Wanted(digests(named), since_us, until_us, by_id)
     width = COLUMNS + len(part.layout.columns)
     return windows.Seen(gather(store.runs(part.layout), wanted, width=width), slots)
 

@@ -17,11 +17,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from headrace_feature.domain.observations import Ids, Run
+from headrace_feature.domain.observations import EVENT, Ids, Run, Scale
 
 # Rows, places in a row, entities, bytes of ids; then the arrays in the order of PARTS.
 _SIZES = struct.Struct("<4sQQQQ")
 MAGIC = b"run1"
+# `line` is made again for a small run and stored for a large one.
 PARTS = ("high", "low", "starts", "matrix", "offsets", "text")
 DTYPES = {"high": "<u8", "low": "<u8", "text": "u1"}
 
@@ -42,24 +43,38 @@ def from_bytes(stored: bytes) -> Run:
         array = np.frombuffer(stored, DTYPES.get(part, "<i8"), count, at)
         arrays.append(array)
         at += array.nbytes
-    return _run(arrays, int(width))
+    high, low, starts, matrix, offsets, ids = arrays
+    return Run.of(np.stack((high, low)), starts, matrix.reshape(-1, width), Ids(offsets, ids))
 
 
-def write_folder(folder: Path, pieces: Iterable[Run]) -> Iterator[None]:
+_SCALE = struct.Struct("<QqqBB")
+
+
+def scale_to_bytes(run_width: int, scale: Scale, newest_us: int) -> bytes:
+    """What must be known of a folder to map it."""
+    return _SCALE.pack(run_width, scale.base_us, newest_us, scale.bits, scale.shift)
+
+
+def write_folder(folder: Path, pieces: Iterable[Run], scale: Scale) -> Iterator[None]:
     """Write a piece a step; durable when the steps are over.
 
-    The pieces, one or more, are in order and share no entity.
+    The pieces, one or more, are in order and share no entity; the scale is that of all of them.
     """
     folder.mkdir(parents=True)
-    rows = text = 0
+    rows = text = entities = 0
     with ExitStack() as stack:
-        files = {part: stack.enter_context((folder / part).open("wb")) for part in PARTS}
+        files = {part: stack.enter_context((folder / part).open("wb")) for part in (*PARTS, "line")}
         for number, piece in enumerate(pieces):
             after_first = int(number > 0)  # bounds follow each other: the first one once
             arrays = _arrays(piece)
             arrays["starts"] = (piece.starts + rows)[after_first:]
             arrays["offsets"] = (piece.ids.offsets + text)[after_first:]
+            ours = np.arange(entities, entities + piece.entities.shape[1])
+            arrays["line"] = scale.places(
+                ours.repeat(np.diff(piece.starts)), piece.matrix[:, EVENT]
+            )
             rows, text = rows + len(piece), text + len(piece.ids.text)
+            entities += len(ours)
             for part, file in files.items():
                 file.write(np.ascontiguousarray(arrays[part]).data)
                 file.flush()
@@ -71,29 +86,36 @@ def write_folder(folder: Path, pieces: Iterable[Run]) -> Iterator[None]:
 
 def folder_bytes(run: Run) -> int:
     """What the run takes in a folder."""
-    return sum(array.nbytes for array in _arrays(run).values())
+    return run.line.nbytes + sum(array.nbytes for array in _arrays(run).values())
 
 
-def map_folder(folder: Path, width: int) -> Run:
+def map_folder(folder: Path, scale: bytes) -> Run:
     """The arrays are read from the files when they are touched; they outlive the files' names."""
-    arrays = [
-        np.memmap(folder / part, DTYPES.get(part, "<i8"), "r")
-        if (folder / part).stat().st_size
-        else np.empty(0, DTYPES.get(part, "<i8"))
-        for part in PARTS
-    ]
-    return _run(arrays, width)
+    width, base_us, newest_us, bits, shift = _SCALE.unpack(scale)
+    high, low, starts, matrix, offsets, text, line = (
+        _mapped(folder / part, DTYPES.get(part, "<i8")) for part in (*PARTS, "line")
+    )
+    return Run(
+        # The halves are looked up in every read: they stay in memory, the rows are mapped.
+        np.stack((high, low)),
+        starts,
+        matrix.reshape(-1, width),
+        Ids(offsets, text),
+        line,
+        Scale(base_us, bits, shift),
+        newest_us,
+    )
+
+
+def _mapped(path: Path, dtype: str) -> NDArray[Any]:
+    if not path.stat().st_size:
+        return np.empty(0, dtype)
+    return np.memmap(path, dtype, "r").view(np.ndarray)
 
 
 def _arrays(run: Run) -> dict[str, NDArray[np.generic]]:
     arrays = (*run.entities, run.starts, run.matrix, run.ids.offsets, run.ids.text)
     return dict(zip(PARTS, arrays, strict=True))
-
-
-def _run(arrays: list[NDArray[Any]], width: int) -> Run:
-    high, low, starts, matrix, offsets, text = (array.view(np.ndarray) for array in arrays)
-    # The halves are looked up in every read: they stay in memory, the rows are mapped.
-    return Run(np.stack((high, low)), starts, matrix.reshape(-1, width), Ids(offsets, text))
 
 
 def _sync_folder(folder: Path) -> None:

@@ -28,10 +28,11 @@ from headrace_feature.adapters.run_files import (
     folder_bytes,
     from_bytes,
     map_folder,
+    scale_to_bytes,
     to_bytes,
     write_folder,
 )
-from headrace_feature.domain.observations import EVENT, Run, merged
+from headrace_feature.domain.observations import Run, Scale, merged
 from headrace_feature.domain.views import Layout
 from headrace_feature.ports import Folded
 from headrace_kit.failpoints import failpoint
@@ -50,11 +51,10 @@ _INT64, _PARTITION, _NUMBER = struct.Struct("<q"), struct.Struct(">I"), struct.S
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Held:
-    """A run, its number in the layout, and its last event time."""
+    """A run and its number in the layout."""
 
     number: int
     run: Run
-    newest_us: int
     large: bool
 
     @property
@@ -79,6 +79,7 @@ class _Merge:
     layout: bytes
     number: int
     sources: tuple[_Held, ...]
+    scale: bytes
     steps: Iterator[None]
 
 
@@ -111,9 +112,9 @@ class RunStore:
     def _take(self, key: bytes, value: bytes) -> None:
         layout, number = key[1 : 1 + LAYOUT_BYTES], _NUMBER.unpack(key[-_NUMBER.size :])[0]
         large = key.startswith(LARGE)
-        run = map_folder(self._path(layout, number), _int(value)) if large else from_bytes(value)
+        run = map_folder(self._path(layout, number), value) if large else from_bytes(value)
         state = self._state(layout)
-        state.held = (*state.held, _Held(number, run, _newest_us(run), large))
+        state.held = (*state.held, _Held(number, run, large))
         state.next_number = max(state.next_number, number + 1)
 
     def runs(self, layout: Layout) -> Sequence[Run]:
@@ -128,8 +129,8 @@ class RunStore:
         furthest: dict[Partition, int] = {}
         for folded in batch:
             layout, state = folded.layout.id, self._state(folded.layout.id)
-            kept = tuple(each for each in state.held if each.newest_us >= folded.floor_us)
-            fresh = _Held(state.next_number, folded.run, _newest_us(folded.run), large=False)
+            kept = tuple(each for each in state.held if each.run.newest_us >= folded.floor_us)
+            fresh = _Held(state.next_number, folded.run, large=False)
             added = (*kept, fresh) if len(folded.run) else kept
             held, number = self._tidied(added, fresh.number + 1, folded.floor_us)
             puts |= _positions(folded)
@@ -159,7 +160,7 @@ class RunStore:
         """The same with small runs merged where a tier has too many; and the next number."""
         while sources := self._too_many(held, large=False):
             run = merged([each.run for each in sources], floor_us=floor_us)
-            one = _Held(number, run, _newest_us(run), large=False)
+            one = _Held(number, run, large=False)
             held = (*(each for each in held if each not in sources), one)
             number += 1
         return held, number
@@ -196,19 +197,21 @@ class RunStore:
         for layout, state in self._states.items():
             if sources := self._too_many(state.held, large=True):
                 number, state.next_number = state.next_number, state.next_number + 1
-                pieces = _pieces([each.run for each in sources], floor_us=state.floor_us)
-                steps = write_folder(self._path(layout, number), pieces)
-                self._merge = _Merge(layout, number, sources, steps)
+                runs = [each.run for each in sources]
+                scale, newest_us = _scale(runs), max(run.newest_us for run in runs)
+                pieces = _pieces(runs, floor_us=state.floor_us)
+                steps = write_folder(self._path(layout, number), pieces, scale)
+                stored = scale_to_bytes(runs[0].matrix.shape[1], scale, newest_us)
+                self._merge = _Merge(layout, number, sources, stored, steps)
                 return
 
     def _end_merge(self, merge: _Merge) -> None:
         state = self._states[merge.layout]
-        width = merge.sources[0].run.matrix.shape[1]
-        run = map_folder(self._path(merge.layout, merge.number), width)
-        one = _Held(merge.number, run, _newest_us(run), large=True)
+        run = map_folder(self._path(merge.layout, merge.number), merge.scale)
+        one = _Held(merge.number, run, large=True)
         failpoint("feature.state.merged")
         self._store.commit(
-            {_key_of(merge.layout, one): _INT64.pack(width)},
+            {_key_of(merge.layout, one): merge.scale},
             [_key_of(merge.layout, each) for each in merge.sources],
             {},
         )
@@ -277,6 +280,12 @@ class RunStore:
         yield from self._store.scan(prefix, prefix + b"\xff" * 32)
 
 
+def _scale(runs: Sequence[Run]) -> Scale:
+    entities = sum(run.entities.shape[1] for run in runs)
+    oldest_us = min(run.scale.base_us for run in runs)
+    return Scale.of(entities, oldest_us, max(run.newest_us for run in runs))
+
+
 def _pieces(runs: Sequence[Run], *, floor_us: int) -> Iterator[Run]:
     """The merged run in pieces of about PIECE_ROWS, cut between entities."""
     longest = max(runs, key=len)
@@ -313,7 +322,3 @@ def _key(kind: bytes, layout: bytes, number: int) -> bytes:
 
 def _int(value: bytes) -> int:
     return int(_INT64.unpack(value)[0])
-
-
-def _newest_us(run: Run) -> int:
-    return int(run.matrix[:, EVENT].max(initial=NO_FLOOR_US))

@@ -14,22 +14,23 @@ from numpy.typing import NDArray
 
 from headrace_feature.domain.observations import EVENT, ID_HASH, KNOWN, Ints, Run, Words, listed
 
-# Ranges up to this long are read whole; longer ones are cut by their event times first.
-ROWS_UNCUT_MAX = 64
-
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Wanted:
-    """Entities [2, entities], each once; of each what is after `since_us` and up to `until_us`."""
+    """Entities [2, entities], each once; of each what is after `since_us` and up to `until_us`.
+
+    `by_id`: whether the order of equal event times matters: it costs a look at the ids.
+    """
 
     entities: Words
     since_us: Ints
     until_us: Ints
+    by_id: bool
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Block:
-    """Rows of runs: those of entity k are `starts[k]` to `starts[k + 1]`, by (event time, id).
+    """Rows of runs: those of entity k are `starts[k]` to `starts[k + 1]`, by event time and id.
 
     It may hold more of an entity than was wanted.
     """
@@ -38,15 +39,16 @@ class Block:
     starts: Ints
 
     def first_after(self, slots: Ints, moments_us: Ints) -> Ints:
-        """Per question, the first row of entity `slots[k]` that is after its moment."""
+        """Per question, the first row of entity `slots[k]` that is after its moment.
+
+        All entities lie on one line of time, end to end, so that one search finds all rows;
+        whoever asks sees to it that `entities x span` stays in int64.
+        """
         event_us, entities = self.matrix[:, EVENT], len(self.starts) - 1
         base_us = int(event_us.min(initial=0))
         span_us = int(event_us.max(initial=0)) - base_us + 2
-        if entities * span_us >= 2**62:  # one line of time, end to end, would leave int64
-            return after(event_us, self.starts[slots], self.starts[slots + 1], moments_us)
-        line_us = (
-            event_us - base_us + 1 + span_us * np.arange(entities).repeat(np.diff(self.starts))
-        )
+        ours = np.arange(entities).repeat(np.diff(self.starts))
+        line_us = event_us - base_us + 1 + span_us * ours
         return line_us.searchsorted(
             slots * span_us + np.clip(moments_us - base_us + 1, 0, span_us - 1), "right"
         )
@@ -54,7 +56,9 @@ class Block:
 
 def gather(runs: Sequence[Run], wanted: Wanted, *, width: int) -> Block:
     """What the runs hold of the entities; `width`: of a row, for when there are no runs."""
-    found = [_Found.of(run, wanted) for run in runs]
+    since_us, until_us = wanted.since_us.min(initial=2**62), wanted.until_us.max(initial=0)
+    within = [run for run in runs if run.newest_us > since_us and run.scale.base_us <= until_us]
+    found = [_Found.of(run, wanted) for run in within]
     found = [each for each in found if len(each.rows)]
     if not found:
         return Block(
@@ -62,7 +66,7 @@ def gather(runs: Sequence[Run], wanted: Wanted, *, width: int) -> Block:
         )
     slots = np.concatenate([each.slots for each in found])
     matrix = np.concatenate([each.run.matrix[each.rows] for each in found])
-    order = _order(slots, matrix, found)
+    order = _order(slots, matrix, found, by_id=wanted.by_id)
     if order is not None:
         slots, matrix = slots[order], matrix[order]
     counts = np.bincount(slots, minlength=wanted.entities.shape[1])
@@ -80,13 +84,7 @@ class _Found:
     @classmethod
     def of(cls, run: Run, wanted: Wanted) -> _Found:
         places, slots = _places(run.entities, wanted.entities)
-        first, last = run.starts[places], run.starts[places + 1]
-        if (last - first).max(initial=0) > ROWS_UNCUT_MAX:
-            event_us = run.matrix[:, EVENT]
-            first, last = (
-                after(event_us, first, last, wanted.since_us[slots]),
-                after(event_us, first, last, wanted.until_us[slots]),
-            )
+        first, last = run.ranges(places, wanted.since_us[slots], wanted.until_us[slots])
         counts = np.maximum(last - first, 0)
         return cls(run, listed(first, counts), slots.repeat(counts))
 
@@ -113,18 +111,7 @@ def _places_one_by_one(held: Words, wanted: Words) -> tuple[Ints, Ints]:
     return places, slots
 
 
-def after(event_us: NDArray[np.int64], first: Ints, last: Ints, moment_us: Ints) -> Ints:
-    """The first row of each range whose event time is after the moment: a search in all ranges."""
-    first, last = first.copy(), last.copy()
-    while (searching := first < last).any():
-        middle = (first + last) >> 1
-        later = event_us[np.minimum(middle, len(event_us) - 1)] > moment_us
-        last = np.where(searching & later, middle, last)
-        first = np.where(searching & ~later, middle + 1, first)
-    return first
-
-
-def _order(slots: Ints, matrix: Ints, found: Sequence[_Found]) -> Ints | None:
+def _order(slots: Ints, matrix: Ints, found: Sequence[_Found], *, by_id: bool) -> Ints | None:
     """By (entity, event time, id), an event that several runs or partitions hold once.
 
     None where the rows are in order already.
@@ -137,7 +124,7 @@ def _order(slots: Ints, matrix: Ints, found: Sequence[_Found]) -> Ints | None:
     repeat = _equal_to_next(order, slots, event_us, hashes)
     order = order[np.concatenate(([True], ~repeat))]
     tied = _equal_to_next(order, slots, event_us)
-    if tied.any():
+    if by_id and tied.any():
         _settle(order, tied, found)
     return order
 

@@ -92,25 +92,69 @@ class Observations:
     numbers: Mapping[str, Numbers]
 
 
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """How a run's rows lie on one line: entity after entity, each in its time since `base_us`.
+
+    An entity has 2^`bits` places of 2^`shift` us: a line of int64 holds them all, so that one
+    search finds the times of many entities. Where the places are coarse it finds a little more.
+    """
+
+    base_us: int
+    bits: int
+    shift: int
+
+    @classmethod
+    def of(cls, entities: int, oldest_us: int, newest_us: int) -> Scale:
+        bits = 62 - max(entities, 1).bit_length()
+        return cls(oldest_us, bits, max(0, (newest_us - oldest_us).bit_length() - bits))
+
+    def places(self, entities: Ints, event_us: Ints) -> Ints:
+        """A time before the base lies before the entity, one behind its places on the last."""
+        within = np.clip((event_us - self.base_us) >> self.shift, -1, (1 << self.bits) - 1)
+        return (entities << self.bits) + within
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Run:
     """Observations in order. `entities`: [2, entities] the halves of their digests, each once;
     those of entity k are rows `starts[k]` to `starts[k + 1]` of `matrix`: [rows, 4 + columns].
+    `line`: where each row lies by `scale`. `newest_us`: the last event time.
     """
 
     entities: Words
     starts: Ints
     matrix: Ints
     ids: Ids
+    line: Ints
+    scale: Scale
+    newest_us: int
+
+    @classmethod
+    def of(cls, entities: Words, starts: Ints, matrix: Ints, ids: Ids) -> Run:
+        event_us, count = matrix[:, EVENT], entities.shape[1]
+        oldest_us, newest_us = (int(event_us.min()), int(event_us.max())) if len(matrix) else (0, 0)
+        scale = Scale.of(count, oldest_us, newest_us)
+        line = scale.places(np.arange(count).repeat(np.diff(starts)), event_us)
+        return cls(entities, starts, matrix, ids, line, scale, newest_us)
 
     def __len__(self) -> int:
         return len(self.matrix)
+
+    def ranges(self, entities: Ints, since_us: Ints, until_us: Ints) -> tuple[Ints, Ints]:
+        """Rows, first and last excluded, of each entity after one time and up to another.
+
+        A few more at both ends where the scale is coarse.
+        """
+        first = self.line.searchsorted(self.scale.places(entities, since_us), "left")
+        last = self.line.searchsorted(self.scale.places(entities, until_us), "right")
+        return first, last
 
     def sliced(self, first: int, last: int) -> Run:
         """Entities `first` to `last`, excluded."""
         starts = self.starts[first : last + 1]
         rows = slice(int(starts[0]), int(starts[-1]))
-        return Run(
+        return Run.of(
             self.entities[:, first:last],
             starts - starts[0],
             self.matrix[rows],
@@ -185,7 +229,7 @@ def _ordered(entities: Words, matrix: Ints, ids: Ids) -> Run:
     entities = entities[:, order]
     first = np.flatnonzero(_changes(*entities))
     starts = np.concatenate((first, [len(order)]))
-    return Run(entities[:, first], starts, matrix[order], ids.taken(order))
+    return Run.of(entities[:, first], starts, matrix[order], ids.taken(order))
 
 
 def _by_time(entities: Words, matrix: Ints) -> Ints:
