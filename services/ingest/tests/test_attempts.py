@@ -8,13 +8,15 @@ import pytest
 from headrace_ingest.adapters.file_attempt_log import FileAttemptLog
 from headrace_ingest.adapters.memory_attempt_log import MemoryAttemptLog
 from headrace_ingest.domain.attempts import Attempt, Suspects
-from headrace_kit.testing import a_record
+from headrace_kit.testing import a_batch, a_record
 
 PLACE = ("raw", 0)
 
 
 def records(*offsets, partition=0):
-    return [a_record(topic="raw", partition=partition, offset=offset) for offset in offsets]
+    return a_batch(
+        [a_record(topic="raw", partition=partition, offset=offset) for offset in offsets]
+    )
 
 
 def offsets(parts):

@@ -13,9 +13,13 @@ HORIZON_US = 70
 
 
 def taken(index, *records):
-    decided = index.decide(Seen(*record) for record in records)
+    decided = index.decide(*columns(records))
     index.remember(decided)
     return list(decided.outcomes)
+
+
+def columns(records):
+    return [list(column) for column in zip(*records, strict=True)] if records else [[], [], []]
 
 
 def an_index(ids_max=1_000):
@@ -34,7 +38,7 @@ def test_same_payload_is_a_repeat_and_another_one_a_conflict():
 def test_deciding_alone_remembers_nothing():
     index = an_index()
 
-    index.decide([Seen("a", b"1", 10)])
+    index.decide(["a"], [b"1"], [10])
 
     assert [NEW] == taken(index, ("a", b"1", 10))
 

@@ -12,6 +12,7 @@ from headrace.reasons import REASONS
 from headrace_ingest.domain.judging import judge
 from headrace_ingest.testing import a_contract, a_raw
 from headrace_kit.json_strict import decode
+from headrace_kit.testing import a_batch
 
 NOW_US = 1_357_000_000_000_000
 YEAR_9999_US = 253_370_764_800_000_000
@@ -100,7 +101,7 @@ BAD = {
 def test_bad_record_gets_its_reason_between_good_ones(changes, reason):
     records = [a_raw(0), a_raw(1, **changes), a_raw(2)]
 
-    judged = judge(records, a_contract(), decode=decode)
+    judged = judge(a_batch(records), a_contract(), decode=decode)
 
     assert [None, reason, None] == judged.reasons
     assert [0, 2] == judged.rows["_index"].to_list()
@@ -114,7 +115,7 @@ def test_value_that_cleansing_makes_larger_than_the_cap_is_too_large():
     contract = a_contract(columns=columns | more)
     size = len(a_raw(note="").value) + len(b"UA1")
 
-    judged = judge([a_raw(note="x" * ((1 << 20) - size))], contract, decode=decode)
+    judged = judge(a_batch([a_raw(note="x" * ((1 << 20) - size))]), contract, decode=decode)
 
     assert ["TOO_LARGE"] == judged.reasons
 
@@ -128,7 +129,7 @@ def test_all_reasons_of_records_but_two_are_judged_here():
 
 
 def test_good_record_becomes_a_typed_row():
-    judged = judge([a_raw(7, record={"partition": 3})], a_contract(), decode=decode)
+    judged = judge(a_batch([a_raw(7, record={"partition": 3})]), a_contract(), decode=decode)
 
     row = judged.rows.row(0, named=True)
     assert "departed:7" == row["_event_id"]
@@ -141,7 +142,7 @@ def test_good_record_becomes_a_typed_row():
 def test_cleansed_value_holds_declared_columns_only():
     record = a_raw(origin=" EWR ", clock=2400, delay=3, note="not declared", diverted=...)
 
-    judged = judge([record], a_contract(), decode=decode)
+    judged = judge(a_batch([record]), a_contract(), decode=decode)
 
     cleansed = decode(judged.rows["_value"][0])
     assert list(a_contract().stream.columns) == [n for n in cleansed if not n.startswith("_")]
@@ -153,14 +154,16 @@ def test_cleansed_value_holds_declared_columns_only():
 def test_rfc_3339_becomes_microseconds():
     record = a_raw(departed_at="2013-01-01T01:26:40.000250+01:00", known_at="2013-01-01T00:30:00Z")
 
-    judged = judge([record], a_contract(), decode=decode)
+    judged = judge(a_batch([record]), a_contract(), decode=decode)
 
     assert [1_357_000_000_000_250] == judged.rows["_event_time_us"].to_list()
     assert [1_357_000_200_000_000] == judged.rows["_known_time_us"].to_list()
 
 
 def test_header_id_wins_over_the_column():
-    judged = judge([a_raw(record={"headers": {"ce_id": b"mine"}})], a_contract(), decode=decode)
+    judged = judge(
+        a_batch([a_raw(record={"headers": {"ce_id": b"mine"}})]), a_contract(), decode=decode
+    )
 
     assert ["mine"] == judged.rows["_event_id"].to_list()
 
@@ -168,12 +171,12 @@ def test_header_id_wins_over_the_column():
 def test_record_of_an_older_version_is_taken():
     record = a_raw(record={"headers": {"ce_dataschema": b"flights.departed/1"}})
 
-    assert [None] == judge([record], a_contract(version=2), decode=decode).reasons
+    assert [None] == judge(a_batch([record]), a_contract(version=2), decode=decode).reasons
 
 
 @pytest.mark.parametrize(("behind_us", "late"), [(3_600_000_000, False), (3_600_000_001, True)])
 def test_record_is_late_beyond_the_allowed_lateness(behind_us, late):
-    judged = judge([a_raw(departed_at=NOW_US - behind_us)], a_contract(), decode=decode)
+    judged = judge(a_batch([a_raw(departed_at=NOW_US - behind_us)]), a_contract(), decode=decode)
 
     assert [late] == judged.rows["_late"].to_list()
 
@@ -181,12 +184,12 @@ def test_record_is_late_beyond_the_allowed_lateness(behind_us, late):
 def test_stream_without_known_time_goes_by_kafkas_clock():
     contract = a_contract(known_time=None)
 
-    judged = judge([a_raw(known_at=...)], contract, decode=decode)
+    judged = judge(a_batch([a_raw(known_at=...)]), contract, decode=decode)
 
     assert [NOW_US] == judged.rows["_known_time_us"].to_list()
 
 
 def test_batch_of_bad_records_alone_gives_no_row():
-    judged = judge([a_raw(record={"value": None})], a_contract(), decode=decode)
+    judged = judge(a_batch([a_raw(record={"value": None})]), a_contract(), decode=decode)
 
     assert (["TOMBSTONE"], 0) == (judged.reasons, judged.rows.height)

@@ -22,6 +22,7 @@ from headrace_ingest.ports import RawTopic
 from headrace_ingest.testing import a_contract, a_raw
 from headrace_kit.json_strict import decode
 from headrace_kit.kafka import Partition
+from headrace_kit.testing import a_batch
 
 STREAM = "flights.departed"
 RAW = "raw.flights.departed.v1"
@@ -145,7 +146,7 @@ class Process:
             ends[partition] = start + len(more)
             records.extend(more)
         if records:
-            self.sink.handle(records)
+            self.sink.handle(a_batch(records))
         self.next = ends
 
 

@@ -8,8 +8,9 @@ by one, and the third death at one offset proves the record guilty.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Protocol, TypeVar
 
 DEATHS_MAX = 3
@@ -18,16 +19,20 @@ Place = tuple[str, int]
 
 
 class Placed(Protocol):
-    """A record with its place."""
+    """Records with their places, as the loop hands them over."""
 
     @property
-    def topic(self) -> str: ...
+    def topics(self) -> Sequence[str]: ...
 
     @property
-    def partition(self) -> int: ...
+    def partitions(self) -> Sequence[int]: ...
 
     @property
-    def offset(self) -> int: ...
+    def offsets(self) -> Sequence[int]: ...
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self: PlacedT, places: slice, /) -> PlacedT: ...
 
 
 PlacedT = TypeVar("PlacedT", bound=Placed)
@@ -41,8 +46,8 @@ class Attempt:
     end: int
     deaths: int = 0
 
-    def holds(self, record: Placed) -> bool:
-        return self.first <= record.offset < self.end
+    def holds(self, offset: int) -> bool:
+        return self.first <= offset < self.end
 
 
 class Suspects:
@@ -54,39 +59,47 @@ class Suspects:
             for place, attempt in unfinished.items()
         }
 
-    def parts(self, records: Sequence[PlacedT]) -> list[Sequence[PlacedT]]:
+    def parts(self, records: PlacedT) -> list[PlacedT]:
         """The records in their order: suspects alone, all others together."""
         if not self._attempts:
             return [records]
-        parts: list[list[PlacedT]] = [[]]
-        for record in records:
-            if self._suspected(record):
-                parts += [[record], []]
-            else:
-                parts[-1].append(record)
-        return [part for part in parts if part]
+        bounds = [0]
+        for row, place in enumerate(_places(records)):
+            if self._suspected(place, records.offsets[row]):
+                bounds += [row, row + 1]
+        bounds.append(len(records))
+        return [records[first:last] for first, last in pairwise(bounds) if first < last]
 
-    def attempts(self, part: Iterable[Placed]) -> dict[Place, Attempt]:
+    def attempts(self, part: Placed) -> dict[Place, Attempt]:
         """What is to be written down before this part is judged."""
-        attempts: dict[Place, Attempt] = {}
-        for record in part:
-            place, suspected = (record.topic, record.partition), self._suspected(record)
-            first = attempts[place].first if place in attempts else record.offset
-            deaths = suspected.deaths if suspected else 0
-            attempts[place] = Attempt(first, record.offset + 1, deaths)
-        return attempts
+        places = _places(part)
+        first = dict(zip(reversed(places), reversed(part.offsets), strict=True))
+        last = dict(zip(places, part.offsets, strict=True))
+        return {
+            place: Attempt(first[place], offset + 1, self._deaths(place, offset))
+            for place, offset in last.items()
+        }
 
-    def guilty(self, part: Sequence[Placed]) -> bool:
+    def guilty(self, part: Placed) -> bool:
         """Whether this part is one record, and that has ended the process too often."""
-        suspected = self._suspected(part[0]) if len(part) == 1 else None
-        return suspected is not None and suspected.deaths >= DEATHS_MAX
+        return len(part) == 1 and self._deaths(_places(part)[0], part.offsets[0]) >= DEATHS_MAX
 
-    def clear(self, part: Iterable[Placed]) -> None:
+    def clear(self, part: Placed) -> None:
         """These records were judged, or set aside."""
-        for record in part:
-            if (attempt := self._suspected(record)) and record.offset + 1 == attempt.end:
-                del self._attempts[(record.topic, record.partition)]
+        for place, offset in (
+            zip(_places(part), part.offsets, strict=True) if self._attempts else ()
+        ):
+            if (attempt := self._suspected(place, offset)) and offset + 1 == attempt.end:
+                del self._attempts[place]
 
-    def _suspected(self, record: Placed) -> Attempt | None:
-        attempt = self._attempts.get((record.topic, record.partition))
-        return attempt if attempt is not None and attempt.holds(record) else None
+    def _deaths(self, place: Place, offset: int) -> int:
+        suspected = self._suspected(place, offset)
+        return suspected.deaths if suspected else 0
+
+    def _suspected(self, place: Place, offset: int) -> Attempt | None:
+        attempt = self._attempts.get(place)
+        return attempt if attempt is not None and attempt.holds(offset) else None
+
+
+def _places(records: Placed) -> list[Place]:
+    return list(zip(records.topics, records.partitions, strict=True))

@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From the JSON values of one column to a typed series: trim, map, then the contract's type.
+"""Trim, map, then the contract's type: of whole columns, or value by value with reasons.
 
-The types of a whole column are compared at once, at C speed; only a column that holds something
-else is walked value by value to find the culprits. `True` is no integer and `1.0` is none either:
-what was sent is stored, or refused by name, never bent.
+`True` is no integer and `1.0` is none either: what was sent is stored, or refused by name, never
+bent. Both ways give the same values; `tests/test_decoding.py` holds them to it.
 """
 
 from __future__ import annotations
@@ -16,11 +15,16 @@ from typing import Any
 
 import polars as pl
 
-from headrace.application import Column
+from headrace.application import Column, Stream
 
+REASON = "_type_reason"
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 MICROSECOND = timedelta(microseconds=1)
 # RFC 3339, section 5.6: `fromisoformat` alone would also take week dates and times without a zone.
+# What `str.strip` takes away, so that both ways take the same.
+BLANKS = "".join(chr(code) for code in range(0x3001) if chr(code).isspace())
+# The commonest form of RFC 3339; the others are left to the slower way.
+COMMON_TIME = r"^[12]\d{3}-\d\d-\d\dT\d\d:\d\d:[0-5]\d(\.\d{1,6})?Z$"
 RFC_3339 = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d+)?([Zz]|[+-]\d\d:\d\d)")
 NONFINITE_TEXTS = frozenset(
     sign + text for sign in ("", "+", "-") for text in ("nan", "inf", "infinity")
@@ -39,6 +43,59 @@ _FITTING_BY_TYPE: dict[str, frozenset[type]] = {
     "bool": frozenset({bool, NoneType}),
     "timestamp": frozenset({int, NoneType}),
 }
+
+
+def cleansed(frame: pl.DataFrame, stream: Stream) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Rows of the contract's columns, cleansed, with no reason; and the rows left to the other way.
+
+    Columns are of their type, but times may be texts.
+    """
+    ready = frame.with_columns(
+        *(_cleansed_column(frame, name, column) for name, column in stream.columns.items()),
+        pl.lit(None, dtype=pl.String).alias(REASON),
+    )
+    lost = pl.any_horizontal(
+        pl.lit(value=False),
+        *(
+            ready[name].is_null() & frame[name].is_not_null()
+            for name, column in stream.columns.items()
+            if column.type == "timestamp"
+        ),
+    )
+    lost_rows = ready.select(lost).to_series()
+    return ready.filter(~lost_rows), ready.filter(lost_rows)
+
+
+def _cleansed_column(frame: pl.DataFrame, name: str, column: Column) -> pl.Expr:
+    value = pl.col(name)
+    if column.type == "timestamp" and frame.schema[name] == pl.String:
+        common = pl.when(value.str.contains(COMMON_TIME)).then(value)
+        return common.str.to_datetime("%Y-%m-%dT%H:%M:%S%.fZ", time_unit="us", strict=False).cast(
+            pl.Int64
+        )
+    if column.trim and column.type == "string":
+        value = value.str.strip_chars(BLANKS)
+    if column.map is not None:
+        value = _replaced(value, column)
+    return value
+
+
+def _replaced(value: pl.Expr, column: Column) -> pl.Expr:
+    """By the contract's map; a whole number is looked up by its digits."""
+    replacements = dict(column.map or {})
+    if column.type == "int64":
+        wanted = {int(key): new for key, new in replacements.items() if _digits(key)}
+        return value.replace(wanted) if wanted else value
+    return value.replace(replacements) if replacements else value
+
+
+def _digits(key: str) -> bool:
+    """Whether an int64 is written so."""
+    return (
+        bool(re.fullmatch(r"-?\d{1,19}", key))
+        and str(int(key)) == key
+        and -(2**63) <= int(key) < 2**63
+    )
 
 
 def typed_column(
@@ -61,7 +118,7 @@ def typed_column(
 
 def _cleansed(column: Column, values: Sequence[Any]) -> Sequence[Any]:
     if column.trim:
-        values = [value.strip() if type(value) is str else value for value in values]
+        values = [value.strip(BLANKS) if type(value) is str else value for value in values]
     if column.map is not None:
         values = [_mapped(column.map, value) for value in values]
     return values

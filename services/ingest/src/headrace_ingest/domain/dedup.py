@@ -53,6 +53,11 @@ class Decided:
     rows: int
     newest_us: int
 
+    @property
+    def some_old(self) -> bool:
+        """Whether a record is a repeat or a conflict."""
+        return len(self.fresh) < len(self.outcomes)
+
 
 class DedupIndex:
     """The remembered ids of one partition.
@@ -77,16 +82,33 @@ class DedupIndex:
     def __len__(self) -> int:
         return len(self._known)
 
-    def decide(self, records: Iterable[Seen]) -> Decided:
+    def decide(
+        self, event_ids: Sequence[str], payloads: Sequence[bytes], known_us: Sequence[int]
+    ) -> Decided:
         """Outcome of each record as if those before it were stored already."""
+        if self._all_new(event_ids):
+            ranks = range(self._rows, self._rows + len(event_ids))
+            stored = map(Stored, payloads, known_us, ranks)
+            newest_us = max(self._newest_us, max(known_us, default=0))
+            fresh = dict(zip(event_ids, stored, strict=True))
+            return Decided([Outcome.NEW] * len(ranks), fresh, ranks.stop, newest_us)
+        return self._decide_each(event_ids, payloads, known_us)
+
+    def _all_new(self, event_ids: Sequence[str]) -> bool:
+        distinct = set(event_ids)
+        return len(distinct) == len(event_ids) and distinct.isdisjoint(self._known)
+
+    def _decide_each(
+        self, event_ids: Sequence[str], payloads: Sequence[bytes], known_us: Sequence[int]
+    ) -> Decided:
         known, rows, newest_us = self._known, self._rows, self._newest_us
         fresh: dict[str, Stored] = {}
         outcomes = []
-        for event_id, payload, known_us in records:
+        for event_id, payload, moment_us in zip(event_ids, payloads, known_us, strict=True):
             found = fresh.get(event_id) or known.get(event_id)
             if found is None or self._forgotten(found, rows, newest_us):
-                fresh[event_id] = Stored(payload, known_us, rows)
-                rows, newest_us = rows + 1, max(newest_us, known_us)
+                fresh[event_id] = Stored(payload, moment_us, rows)
+                rows, newest_us = rows + 1, max(newest_us, moment_us)
                 outcomes.append(Outcome.NEW)
             else:
                 outcomes.append(Outcome.REPEAT if found[0] == payload else Outcome.CONFLICT)

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from typing import Protocol
 
 from headrace_ingest.domain.contract import Contract
@@ -12,45 +12,60 @@ RECORD_BYTES_MAX = 1 << 20
 HEADERS_MAX = 1_000
 
 
-class RawRecord(Protocol):
-    """A record as Kafka gave it."""
+Headers = Sequence[tuple[str, bytes | None]] | None
+
+
+class RawBatch(Protocol):
+    """Records as Kafka gave them, by columns; of a header given twice the last one counts."""
 
     @property
-    def partition(self) -> int: ...
+    def partitions(self) -> Sequence[int]: ...
 
     @property
-    def offset(self) -> int: ...
+    def offsets(self) -> Sequence[int]: ...
 
-    @property
-    def key(self) -> bytes | None: ...
+    def keys(self) -> Sequence[bytes | None]: ...
 
-    @property
-    def value(self) -> bytes | None: ...
+    def values(self) -> Sequence[bytes | None]: ...
 
-    @property
-    def headers(self) -> Mapping[str, bytes]: ...
+    def headers(self) -> Sequence[Headers]: ...
 
-    @property
-    def timestamp_ms(self) -> int: ...
+    def timestamps_ms(self) -> Sequence[int]: ...
 
 
-def envelope_reason(record: RawRecord, contract: Contract) -> str | None:
-    """Why the record is refused unread, or None."""
-    if len(record.headers) > HEADERS_MAX or _size(record) > RECORD_BYTES_MAX:
+def envelope_reasons(
+    keys: Sequence[bytes | None],
+    values: Sequence[bytes | None],
+    headers: Sequence[Headers],
+    contract: Contract,
+) -> list[str | None]:
+    """Why each record is refused unread, or None."""
+    return [
+        None
+        if key and value and not given and len(key) + len(value) <= RECORD_BYTES_MAX
+        else _reason(key, value, given or (), contract)
+        for key, value, given in zip(keys, values, headers, strict=True)
+    ]
+
+
+def _reason(
+    key: bytes | None,
+    value: bytes | None,
+    headers: Sequence[tuple[str, bytes | None]],
+    contract: Contract,
+) -> str | None:
+    size = len(key or b"") + len(value or b"")
+    size += sum(len(name) + len(content or b"") for name, content in headers)
+    if len(headers) > HEADERS_MAX or size > RECORD_BYTES_MAX:
         return "TOO_LARGE"
-    if record.value is None:
+    if value is None:
         return "TOMBSTONE"
-    if not record.value:
+    if not value:
         return "EMPTY"
-    if not record.key:
+    if not key:
         return "KEY_MISSING"
-    schema = record.headers.get("ce_dataschema")
+    schema = dict(headers).get("ce_dataschema")
     return None if schema is None else _schema_reason(schema, contract)
-
-
-def _size(record: RawRecord) -> int:
-    headers = sum(len(name) + len(value) for name, value in record.headers.items())
-    return len(record.value or b"") + len(record.key or b"") + headers
 
 
 def _schema_reason(schema: bytes, contract: Contract) -> str | None:

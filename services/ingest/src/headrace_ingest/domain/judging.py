@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Judges a batch of raw records by a contract: each gets one reason, or becomes a typed row.
 
-Values are decoded one by one, because only a strict decoder sees a key given twice, NaN or 1e999;
-all that follows is done by columns. Of several faults the first in the order of `_faults` is told.
+All is done by columns. Of several faults the first in the order of `_faults` is told.
 Nothing here looks at a clock: a record's own known time, or Kafka's time for it, decides, so that
 replaying the past gives the same answers.
 """
@@ -10,17 +9,16 @@ replaying the past gives the same answers.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import polars as pl
 
 from headrace.application import Column, Stream
-from headrace.errors import Invalid
-from headrace_ingest.domain.cleansing import DTYPE_BY_TYPE, typed_column
+from headrace_ingest.domain.cleansing import DTYPE_BY_TYPE
 from headrace_ingest.domain.contract import Contract
-from headrace_ingest.domain.envelope import RECORD_BYTES_MAX, RawRecord, envelope_reason
+from headrace_ingest.domain.decoding import Decode, decoded
+from headrace_ingest.domain.envelope import RECORD_BYTES_MAX, Headers, RawBatch, envelope_reasons
 
 ID_CHARACTERS_MAX = 128
 # Control characters, bidi marks, path separators (plain and escaped), what is no UTF-8, "..".
@@ -47,8 +45,6 @@ ARCHIVE_COLUMNS: dict[str, pl.DataType] = {
 }
 INDEX, VALUE, PUBLISHED = "_index", "_value", "_published_ms"
 
-Decode = Callable[[bytes], dict[str, Any]]
-
 
 @dataclass(frozen=True, slots=True)
 class Judged:
@@ -62,41 +58,31 @@ class Judged:
     rows: pl.DataFrame
 
 
-def judge(records: Sequence[RawRecord], contract: Contract, *, decode: Decode) -> Judged:
+def judge(records: RawBatch, contract: Contract, *, decode: Decode) -> Judged:
     """Judge records of one stream; `decode` raises Invalid with the reason of a bad value."""
-    reasons = [envelope_reason(record, contract) for record in records]
-    documents: list[dict[str, Any]] = []
-    kept: list[int] = []
-    for index, record in enumerate(records):
-        if reasons[index] is None:
-            try:
-                documents.append(decode(record.value or b""))
-            except Invalid as err:
-                reasons[index] = err.reason
-            else:
-                kept.append(index)
-    rows = _rows([records[index] for index in kept], documents, contract.stream)
-    rows = rows.with_columns(pl.Series(INDEX, kept, dtype=pl.Int64))
+    keys, values, headers = records.keys(), records.values(), records.headers()
+    reasons = envelope_reasons(keys, values, headers, contract)
+    kept = [index for index, reason in enumerate(reasons) if reason is None]
+    whole = len(kept) == len(reasons)
+    origin = _origin(records, keys, values, headers)
+    readable = [value or b"" for value in values] if whole else [values[i] or b"" for i in kept]
+    columns = decoded(readable, contract.stream, decode=decode)
+    rows = pl.concat([columns, origin if whole else origin[kept]], how="horizontal")
+    rows = _rows(rows, contract.stream)
     refused = rows.filter(pl.col("_reason").is_not_null()).select(INDEX, "_reason")
     for index, reason in refused.iter_rows():
         reasons[index] = reason
-    good = rows.filter(pl.col("_reason").is_null())
-    columns = (*ARCHIVE_COLUMNS, *contract.stream.columns, INDEX, VALUE, PUBLISHED)
-    return Judged(reasons, good.select(columns))
+    good = rows.filter(pl.col("_reason").is_null()) if len(refused) else rows
+    wanted = (*ARCHIVE_COLUMNS, *contract.stream.columns, INDEX, VALUE, PUBLISHED)
+    return Judged(reasons, good.select(wanted))
 
 
-def _rows(
-    records: Sequence[RawRecord], documents: Sequence[dict[str, Any]], stream: Stream
-) -> pl.DataFrame:
-    """All decoded records with their columns and `_reason`, null for the good ones."""
-    columns, type_reasons = _columns(documents, stream)
-    rows = pl.DataFrame([*columns, *_origin(records)]).with_columns(
+def _rows(rows: pl.DataFrame, stream: Stream) -> pl.DataFrame:
+    """All decoded records with what the platform says, and `_reason`, null for the good ones."""
+    rows = rows.with_columns(
         _event_id=pl.coalesce("_ce_id", _text(stream, stream.id)),
         _event_time_us=pl.col(stream.event_time),
         _known_time_us=pl.col(stream.known_time or "_kafka_time_us"),
-        _type_reason=pl.Series(
-            [type_reasons.get(row) for row in range(len(records))], dtype=pl.String
-        ),
     )
     late = pl.col("_event_time_us") < pl.col("_known_time_us") - stream.lateness_allowed_s * 10**6
     return (
@@ -123,36 +109,31 @@ def _envelope() -> list[pl.Expr]:
     return [pl.col(column).alias(name) for name, column in named.items()]
 
 
-def _columns(
-    documents: Sequence[dict[str, Any]], stream: Stream
-) -> tuple[list[pl.Series], dict[int, str]]:
-    series, reasons = [], dict[int, str]()
-    for name, column in stream.columns.items():
-        values = [document.get(name) for document in documents]
-        one, bad = typed_column(name, column, values)
-        series.append(one)
-        reasons = bad | reasons
-    return series, reasons
-
-
-def _origin(records: Sequence[RawRecord]) -> list[pl.Series]:
+def _origin(
+    records: RawBatch,
+    keys: Sequence[bytes | None],
+    values: Sequence[bytes | None],
+    headers: Sequence[Headers],
+) -> pl.DataFrame:
     """What Kafka says about the records; what is not UTF-8 holds U+FFFD, which no id may."""
-    ce_ids = [record.headers.get("ce_id") for record in records]
-    return [
-        pl.Series("_ce_id", [_decoded(ce_id) for ce_id in ce_ids], dtype=pl.String),
-        pl.Series("_key", [_decoded(record.key) for record in records], dtype=pl.String),
-        pl.Series("_partition", [record.partition for record in records], dtype=pl.Int32),
-        pl.Series("_offset", [record.offset for record in records], dtype=pl.Int64),
-        pl.Series(PUBLISHED, [record.timestamp_ms for record in records], dtype=pl.Int64),
-        pl.Series(
-            "_kafka_time_us", [record.timestamp_ms * 1000 for record in records], dtype=pl.Int64
-        ),
-        pl.Series(
-            "_payload_sha256",
-            [hashlib.sha256(record.value or b"").digest() for record in records],
-            dtype=pl.Binary,
-        ),
-    ]
+    ce_ids = [dict(given).get("ce_id") if given else None for given in headers]
+    published = pl.Series(PUBLISHED, records.timestamps_ms(), dtype=pl.Int64)
+    return pl.DataFrame(
+        [
+            pl.Series(INDEX, range(len(values)), dtype=pl.Int64),
+            pl.Series("_ce_id", map(_decoded, ce_ids), dtype=pl.String),
+            pl.Series("_key", map(_decoded, keys), dtype=pl.String),
+            pl.Series("_partition", records.partitions, dtype=pl.Int32),
+            pl.Series("_offset", records.offsets, dtype=pl.Int64),
+            published,
+            (published * 1000).alias("_kafka_time_us"),
+            pl.Series(
+                "_payload_sha256",
+                [hashlib.sha256(value or b"").digest() for value in values],
+                dtype=pl.Binary,
+            ),
+        ]
+    )
 
 
 def _decoded(text: bytes | None) -> str | None:
@@ -213,6 +194,15 @@ def _out_of_range(name: str, column: Column) -> list[pl.Expr]:
     if column.one_of is not None:
         beyond.append(~pl.col(name).cast(pl.String).is_in(column.one_of))
     return beyond
+
+
+def no_rows(stream: Stream) -> pl.DataFrame:
+    """No row, with the columns of a batch and their types."""
+    return empty_rows(stream).with_columns(
+        pl.lit(None, dtype=pl.Int64).alias(INDEX),
+        pl.lit(None, dtype=pl.Binary).alias(VALUE),
+        pl.lit(None, dtype=pl.Int64).alias(PUBLISHED),
+    )
 
 
 def empty_rows(stream: Stream) -> pl.DataFrame:

@@ -26,14 +26,15 @@ from headrace_ingest.domain.accounts import Account
 from headrace_ingest.domain.attempts import Suspects
 from headrace_ingest.domain.batch import Batch, set_aside, sort_out
 from headrace_ingest.domain.contract import Contract
+from headrace_ingest.domain.decoding import Decode
 from headrace_ingest.domain.dedup import DedupIndex
-from headrace_ingest.domain.judging import ARCHIVE_COLUMNS, Decode, empty_rows
+from headrace_ingest.domain.judging import ARCHIVE_COLUMNS, empty_rows
 from headrace_ingest.domain.tolerance import DeadLetterWindow, Tolerance
 from headrace_ingest.handlers.messages import dead_letters, record_messages
 from headrace_ingest.metrics import count_stored
 from headrace_ingest.ports import Archive, AttemptLog, ContractBook, Restored, TopicCatalogue
 from headrace_kit.failpoints import failpoint
-from headrace_kit.kafka import Message, Partition, Publisher, Record
+from headrace_kit.kafka import Message, Partition, Publisher, RecordBatch
 
 log = structlog.get_logger(__name__)
 
@@ -136,7 +137,7 @@ class RecordSink:
         stored = self.durable()
         return {each: stored[each] for each in partitions if each in stored}
 
-    def handle(self, records: Sequence[Record]) -> None:
+    def handle(self, records: RecordBatch) -> None:
         failpoint("ingest.sink.polled")
         self._try_again()
         self._store_due(quiet=False)
@@ -229,12 +230,16 @@ class RecordSink:
                 self._open(contract, set())
         return None if name in self._stopped else self._streams[name]
 
-    def _pass_on(self, records: Sequence[Record]) -> None:
+    def _pass_on(self, records: RecordBatch) -> None:
         """Deliver these records, or set them aside, and gather the rows."""
-        parts = [(self._current(topics.RAW.part_of(p[0].topic)), p) for p in _by_topic(records)]
-        records = [record for stream, part in parts if stream for record in part]
-        self._attempt_log.write(self._suspects.attempts(records))
-        works = [self._sorted_out(stream, part) for stream, part in parts if stream]
+        parts = [
+            (stream, part)
+            for topic, part in records.by_topic().items()
+            if (stream := self._current(topics.RAW.part_of(topic))) is not None
+        ]
+        attempts = [self._suspects.attempts(part) for _, part in parts]
+        self._attempt_log.write({place: each for some in attempts for place, each in some.items()})
+        works = [self._sorted_out(stream, part) for stream, part in parts]
         self._attempt_log.write({})
         works = [work for work in works if self._tolerated(work)]
         messages = [message for work in works for message in work.messages]
@@ -243,21 +248,24 @@ class RecordSink:
         failpoint("ingest.sink.records_delivered")
         for work in works:
             self._gather(work)
-        self._suspects.clear(records)
+        for _, part in parts:
+            self._suspects.clear(part)
 
-    def _sorted_out(self, stream: _Stream, records: Sequence[Record]) -> _Work:
-        shards = stream.shards
+    def _sorted_out(self, stream: _Stream, records: RecordBatch) -> _Work:
+        shards, contract = stream.shards, stream.contract
         # The archive may hold more than the loop knows of; what is accounted for is not ours.
-        records = [each for each in records if each.offset >= shards[each.partition].account.offset]
+        begins = {number: shard.account.offset for number, shard in shards.items()}
+        due = [o >= begins[n] for n, o in zip(records.partitions, records.offsets, strict=True)]
+        records = records if all(due) else records.where(due)
         if self._suspects.guilty(records):
-            batch = set_aside(records[0], stream.contract, "POISON_CRASH")
+            place = records.partitions[0], records.offsets[0]
+            batch = set_aside(*place, contract, "POISON_CRASH")
         else:
             failpoint("ingest.sink.judging")
             indexes = {number: shard.index for number, shard in shards.items()}
-            batch = sort_out(records, stream.contract, indexes, decode=self._decode)
+            batch = sort_out(records, contract, indexes, decode=self._decode)
         letters = dead_letters(records, batch.dead)
-        messages = record_messages(stream.contract, batch.stored) + letters
-        return _Work(stream, len(records), batch, messages)
+        return _Work(stream, len(records), batch, record_messages(contract, batch.stored) + letters)
 
     def _tolerated(self, work: _Work) -> bool:
         """Whether the work may go on; else its stream is stopped, with what it gathered stored."""
@@ -325,14 +333,6 @@ class RecordSink:
             stream.stored_s = self._monotonic_s()
             stream.commit_s = stream.stored_s - begin_s
         stream.rows, stream.since_s = [], None
-
-
-def _by_topic(records: Sequence[Record]) -> list[list[Record]]:
-    """The records of each topic, in their order."""
-    parts: dict[str, list[Record]] = {}
-    for record in records:
-        parts.setdefault(record.topic, []).append(record)
-    return list(parts.values())
 
 
 def _by_stream(partitions: Sequence[Partition]) -> dict[str, set[int]]:

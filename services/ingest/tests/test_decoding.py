@@ -1,0 +1,142 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The fast way of decoding gives what the strict one gives, or leaves the value to it."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from headrace_ingest.domain import decoding
+from headrace_ingest.domain.decoding import decoded
+from headrace_ingest.testing import a_contract, a_departure
+from headrace_kit.json_strict import decode
+
+STREAM = a_contract().stream
+COLUMNS = list(STREAM.columns)
+
+
+def strictly(values):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(decoding, "_all_fast", lambda stream: False)
+        return decoded(values, STREAM, decode=decode)
+
+
+def counted(values):
+    """The decoded columns, and the values that were left to the strict way."""
+    left = []
+
+    def decode_and_count(value):
+        left.append(value)
+        return decode(value)
+
+    return decoded(values, STREAM, decode=decode_and_count), left
+
+
+# Pieces of JSON that meet in values which no honest program writes.
+TEXTS = st.one_of(
+    st.sampled_from(
+        ["EWR", " EWR ", "\u00a0EWR\u2003", "null", "x:null", "delay", "2400", "NA", "", "[", "{"]
+    ),
+    st.sampled_from(["\u00e9", "\x1f", "\x85EWR"]),
+    st.text(max_size=6),
+)
+MOMENTS = st.datetimes(datetime(1950, 1, 1), datetime(2250, 1, 1)).map(
+    lambda moment: moment.replace(tzinfo=UTC).isoformat().replace("+00:00", "Z")
+)
+SCALARS = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(-(2**65), 2**65),
+    st.sampled_from([2400, 2**63, -(2**63), 2**53 + 1, 1_357_000_000_000_000]),
+    st.floats(allow_nan=False, allow_infinity=False),
+    TEXTS,
+    MOMENTS,
+    st.sampled_from(["2013-01-01T00:00:60Z", "2013-01-01T00:00:00.5+01:00"]),
+    st.sampled_from(["2013-02-30T00:00:00Z", "2013-01-01T24:00:00Z"]),
+)
+ANY = st.one_of(SCALARS, st.lists(SCALARS, max_size=2), st.dictionaries(TEXTS, SCALARS, max_size=2))
+TOKENS = st.one_of(ANY.map(json.dumps), st.sampled_from(["NaN", "1e999", "01", "1E2", "-0", "5.0"]))
+NAMES = st.sampled_from([*COLUMNS, "other"])
+BLANKS = st.sampled_from(["", "", "", " ", "\t", "\r"])
+
+
+@st.composite
+def json_texts(draw):
+    pairs = draw(st.lists(st.tuples(NAMES, BLANKS, BLANKS, TOKENS), max_size=8))
+    inner = ",".join(f'"{name}"{before}:{after}{token}' for name, before, after, token in pairs)
+    return ("{" + inner + "}").encode()
+
+
+VALUES = st.one_of(
+    json_texts(),
+    st.fixed_dictionaries({}, optional=dict.fromkeys(COLUMNS, SCALARS)).map(
+        lambda document: json.dumps(a_departure() | document).encode()
+    ),
+    st.fixed_dictionaries({}, optional=dict.fromkeys(COLUMNS, SCALARS)).map(
+        lambda document: json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode()
+    ),
+    st.binary(min_size=1, max_size=8),
+    st.sampled_from([b" ", b"{}", b"{}{}", b"{}\n{}", b'{"delay":1}\n', b"null", b"[1]", b'"x"']),
+)
+
+
+@settings(max_examples=400, deadline=None)
+@given(st.lists(VALUES, max_size=12))
+@example([b'{"origin":5,"origin" :6}'])
+@example([b'{"delay":1,"delay":null}'])
+@example([b'{"delay":1,"delay":null,"origin":"diverted"}'])
+@example([b'{"origin":["x"]}'])
+@example([b'{"origin":"x:null","clock":1,"clock":2}'])
+@example([b'{}\n{"delay":1}', b" "])
+def test_both_ways_give_the_same(values):
+    expected, found = strictly(values), decoded(values, STREAM, decode=decode)
+
+    assert expected.schema == found.schema
+    assert expected.equals(found)
+
+
+@pytest.mark.parametrize("separators", [(",", ":"), (", ", ": ")])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"delay": None, "diverted": None},
+        {"delay": ..., "landing_at": ...},
+        {"clock": 2400, "origin": " EWR "},
+        {"departed_at": "2013-01-01T01:26:40.25Z", "known_at": "2013-01-01T00:30:00Z"},
+    ],
+)
+def test_honest_values_are_decoded_by_columns(separators, changes):
+    values = [
+        json.dumps(a_departure(number, **changes), separators=separators).encode()
+        for number in range(9)
+    ]
+    found, left = counted(values)
+
+    if "departed_at" in changes:  # all times of a batch are read as its first value writes them
+        assert len(left) in (0, 9)
+    else:
+        assert [] == left
+    assert strictly(values).equals(found)
+
+
+def test_bad_values_alone_are_left_to_the_strict_way():
+    good = json.dumps(a_departure()).encode()
+    bad = [b'{"delay":', b'{"delay":"late"}', b"\xff", b'{"delay":1,"delay":2}']
+    values = [good, bad[0], good, good, bad[1], bad[2], *[good] * 50, bad[3]]
+    found, left = counted(values)
+
+    assert sorted(bad) == sorted(left)
+    assert strictly(values).equals(found)
+
+
+def test_batch_full_of_spoilers_is_decoded_in_bounded_steps():
+    values = [b'{"delay":', json.dumps(a_departure()).encode()] * 500
+    found, left = counted(values)
+
+    assert len(left) <= 1_000
+    assert strictly(values).equals(found)
