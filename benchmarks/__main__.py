@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import sys
 
-from benchmarks import loop, stream
+from benchmarks import ingest, loop, stream
 from benchmarks.outcome import say
 
-BENCHMARKS = {"loop": loop.main, "stream": stream.main}
+BENCHMARKS = {"loop": loop.main, "stream": stream.main, "ingest": ingest.main}
 
 
 def main(arguments: list[str]) -> int:

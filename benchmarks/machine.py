@@ -4,15 +4,21 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
+from typing import TypeVar
 
 import psutil
+from confluent_kafka import Producer
 
+from benchmarks.outcome import say
 from headrace import topics
 from headrace.admin import create_topics, static_topics
 from headrace.application import definition_json, parse_definition
@@ -24,7 +30,22 @@ from headrace.local.settings import child_environment
 from headrace.local.tools import ToolCache
 from headrace.registry.v1.registry_events_pb2 import Definition
 from headrace_kit.kafka import KafkaPublisher, Message
+from headrace_kit.offsets import committed_offsets
 
+RAW = """
+import sys, time
+from confluent_kafka import Consumer, TopicPartition
+bootstrap, topic, count = sys.argv[1], sys.argv[2], int(sys.argv[3])
+settings = {"bootstrap.servers": bootstrap, "group.id": "raw", "enable.auto.commit": False}
+consumer = Consumer(settings)
+consumer.assign([TopicPartition(topic, number, 0) for number in range(4)])
+read, begun = 0, 0.0
+while read < count:
+    read += len(consumer.consume(10_000, 1.0))
+    begun = begun or time.monotonic()
+print(count / (time.monotonic() - begun))
+"""
+T = TypeVar("T")
 ROOT = Path(__file__).resolve().parents[1]
 SERVICE_CORE, OTHER_CORE = 0, 1
 
@@ -117,3 +138,63 @@ def machine() -> Iterator[Machine]:
 
 def pinned(core: int) -> tuple[str, ...]:
     return ("taskset", "-c", str(core))
+
+
+def rate(where: Machine, service: ServiceUnderTest, group: str, topic: str, events: int) -> float:
+    """Events per second from a tenth done to all done, as the committed offsets tell it."""
+    begun_s = cpu_s = 0.0
+    first = 0
+    while True:
+        done = sum(committed_offsets(where.bootstrap, group, [topic]).values())
+        now_s = time.monotonic()
+        if not begun_s and done >= events // 10:
+            begun_s, first, cpu_s = now_s, done, service.cpu_s()
+        if done >= events:
+            break
+        if service.child.died() is not None:
+            raise service.child.start_failed()
+        time.sleep(0.02)
+    found = (events - first) / (now_s - begun_s)
+    cpu_us = (service.cpu_s() - cpu_s) / (events - first) * 1e6
+    say(f"{found:,.0f} events/s, {cpu_us:.2f} us of CPU an event, RSS {service.rss_mb():,.0f} MB")
+    return found
+
+
+def raw_limit(where: Machine, topic: str, events: int) -> float:
+    """Events per second of a consumer on the service's core that does nothing; median of three."""
+    command = [
+        *pinned(SERVICE_CORE),
+        sys.executable,
+        "-c",
+        RAW,
+        where.bootstrap,
+        topic,
+        str(events),
+    ]
+    rates = [
+        float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+        for _ in range(3)
+    ]
+    say(f"raw consume: {sorted(rates)[1]:,.0f} events/s")
+    return sorted(rates)[1]
+
+
+def publish(where: Machine, topic: str, records: Iterable[tuple[bytes, bytes]]) -> None:
+    """(key, value) of each record, as fast as the broker takes them."""
+    producer = Producer(
+        {
+            "bootstrap.servers": where.bootstrap,
+            "linger.ms": 20,
+            "partitioner": "murmur2_random",
+            "queue.buffering.max.messages": 200_000,
+        }
+    )
+    for batch in batched(records, 50_000):
+        producer.produce_batch(topic, [{"key": key, "value": value} for key, value in batch])
+        producer.flush()
+
+
+def batched(items: Iterable[T], size: int) -> Iterator[list[T]]:
+    rest = iter(items)
+    while batch := list(islice(rest, size)):
+        yield batch

@@ -9,29 +9,26 @@ does nothing. Every answer is compared with a plain fold.
 from __future__ import annotations
 
 import math
-import subprocess
-import sys
-import time
 from collections import defaultdict
+from collections.abc import Iterator
 
 import grpc
 import numpy as np
 import orjson
-from confluent_kafka import Producer
 
-from benchmarks.machine import SERVICE_CORE, Machine, ServiceUnderTest, machine, pinned
+from benchmarks.machine import Machine, ServiceUnderTest, machine, publish, rate, raw_limit
 from benchmarks.outcome import Outcome, say
 from headrace import topics
 from headrace.admin import create_topics
 from headrace.feature.v1 import feature_service_pb2 as pb
 from headrace.feature.v1 import feature_service_pb2_grpc as service
-from headrace_kit.offsets import committed_offsets
 
 EVENTS, ENTITIES, KINDS = 1_000_000, 10_000, 8
 START_US, STEP_US = 1_700_000_000_000_000, 1_000
 STREAM = "clicks"
 TOPIC = topics.INGEST_RECORDS.of(STREAM)
 BAR = 200_000
+Happened = tuple[int, str, float]  # when, which event, what amount
 STREAM_DEFINITION = {
     "kind": "stream",
     "name": STREAM,
@@ -70,48 +67,34 @@ VIEW_DEFINITION = {
         },
     },
 }
-RAW = """
-import sys, time
-from confluent_kafka import Consumer, TopicPartition
-bootstrap, topic, count = sys.argv[1], sys.argv[2], int(sys.argv[3])
-settings = {"bootstrap.servers": bootstrap, "group.id": "raw", "enable.auto.commit": False}
-consumer = Consumer(settings)
-consumer.assign([TopicPartition(topic, number, 0) for number in range(4)])
-read, begun = 0, 0.0
-while read < count:
-    read += len(consumer.consume(10_000, 1.0))
-    begun = begun or time.monotonic()
-print(count / (time.monotonic() - begun))
-"""
 
 
 def main() -> None:
     with machine() as where:
         amounts = fill(where)
-        raw = raw_limit(where)
-        say(f"raw consume: {raw:,.0f} events/s")
+        raw = raw_limit(where, TOPIC, EVENTS)
         where.define(STREAM_DEFINITION, VIEW_DEFINITION)
         with where.service("feature", keep_days="3650") as feature:
-            rate = followed(where, feature)
+            found = rate(where, feature, "feature", TOPIC, EVENTS)
             wrong = mistakes(feature, amounts)
     say(f"answers that differ from a plain fold: {wrong}")
-    ok = rate >= BAR and not wrong
+    ok = found >= BAR and not wrong
     bar = f">= {BAR:,} events/s and every answer right"
-    say(Outcome("stream", rate, "events/s", raw, bar, ok).line())
+    say(Outcome("stream", found, "events/s", raw, bar, ok).line())
 
 
-def fill(where: Machine) -> dict[str, list[tuple[int, str, float]]]:
+def fill(where: Machine) -> dict[str, list[Happened]]:
     """Publish the events as ingest would; by user, what happened."""
     create_topics(where.bootstrap, [(TOPIC, topics.INGEST_RECORDS)])
-    producer = Producer(
-        {
-            "bootstrap.servers": where.bootstrap,
-            "linger.ms": 20,
-            "partitioner": "murmur2_random",
-            "queue.buffering.max.messages": 200_000,
-        }
-    )
-    chance, happened = np.random.default_rng(7), defaultdict(list)
+    happened: dict[str, list[Happened]] = defaultdict(list)
+    publish(where, TOPIC, records(happened))
+    say(f"{EVENTS:,} events of {len(happened):,} users are in {TOPIC}")
+    return happened
+
+
+def records(happened: dict[str, list[Happened]]) -> Iterator[tuple[bytes, bytes]]:
+    """Key and value of each event; notes by user what happened."""
+    chance = np.random.default_rng(7)
     # Half of the events are those of a few users.
     users = np.where(
         np.arange(EVENTS) % 2,
@@ -119,7 +102,6 @@ def fill(where: Machine) -> dict[str, list[tuple[int, str, float]]]:
         np.minimum(chance.pareto(0.4, EVENTS), ENTITIES - 1),
     ).astype(int)
     amounts = chance.random(EVENTS).round(4) * 100
-    batch = []
     for number, (user_number, amount) in enumerate(
         zip(users.tolist(), amounts.tolist(), strict=True)
     ):
@@ -129,50 +111,10 @@ def fill(where: Machine) -> dict[str, list[tuple[int, str, float]]]:
         envelope = {"_id": name, "_event_us": at, "_known_us": at, "_published_ms": at // 1000}
         columns = {"click_id": name, "user": user, "amount": amount, "at": at}
         value = {**envelope, "_late": False, "kind": f"kind-{number % KINDS}", **columns}
-        batch.append({"value": orjson.dumps(value), "key": user.encode()})
-        if len(batch) == 50_000:
-            producer.produce_batch(TOPIC, batch)
-            producer.flush()
-            batch.clear()
-    say(f"{EVENTS:,} events of {len(happened):,} users are in {TOPIC}")
-    return happened
+        yield user.encode(), orjson.dumps(value)
 
 
-def raw_limit(where: Machine) -> float:
-    command = [
-        *pinned(SERVICE_CORE),
-        sys.executable,
-        "-c",
-        RAW,
-        where.bootstrap,
-        TOPIC,
-        str(EVENTS),
-    ]
-    rates = [
-        float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
-        for _ in range(3)
-    ]
-    return sorted(rates)[1]
-
-
-def followed(where: Machine, feature: ServiceUnderTest) -> float:
-    """Events per second from a tenth to all, as the committed offsets tell it."""
-    begun_s = first = 0.0
-    while True:
-        done = sum(committed_offsets(where.bootstrap, "feature", [TOPIC]).values())
-        now_s = time.monotonic()
-        if not begun_s and done >= EVENTS // 10:
-            begun_s, first, cpu_s = now_s, done, feature.cpu_s()
-        if done >= EVENTS:
-            break
-        time.sleep(0.02)
-    rate = (EVENTS - first) / (now_s - begun_s)
-    cpu_us = (feature.cpu_s() - cpu_s) / (EVENTS - first) * 1e6
-    say(f"{rate:,.0f} events/s, {cpu_us:.2f} us of CPU an event, RSS {feature.rss_mb():,.0f} MB")
-    return rate
-
-
-def mistakes(feature: ServiceUnderTest, happened: dict[str, list[tuple[int, str, float]]]) -> int:
+def mistakes(feature: ServiceUnderTest, happened: dict[str, list[Happened]]) -> int:
     features = [f"user:{name}" for name in VIEW_DEFINITION["features"]]
     stub = service.FeatureServiceStub(grpc.insecure_channel(feature.address))
     users, wrong = sorted(happened), 0
@@ -192,7 +134,7 @@ def mistakes(feature: ServiceUnderTest, happened: dict[str, list[tuple[int, str,
     return wrong
 
 
-def plain(feature: str, events: list[tuple[int, str, float]], moment: int) -> float:
+def plain(feature: str, events: list[Happened], moment: int) -> float:
     aggregate, window = feature.split("_")
     span = 60_000_000 if window == "1m" else 86_400_000_000
     seen = [amount for at, _, amount in events if moment - span < at <= moment]

@@ -92,6 +92,8 @@ VALUES = st.one_of(
 @example([b'{"origin":["x"]}'])
 @example([b'{"origin":"x:null","clock":1,"clock":2}'])
 @example([b'{}\n{"delay":1}', b" "])
+@example([b"{}", b'{"event_id":false,"known_at":"null"}'])
+@example([b'{"event_id":{},"event_id":{},"event_id":{}}', b"0", b"0", b"null"])
 def test_both_ways_give_the_same(values):
     expected, found = strictly(values), decoded(values, STREAM, decode=decode)
 

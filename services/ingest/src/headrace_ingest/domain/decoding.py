@@ -2,21 +2,21 @@
 """From JSON values to the contract's columns: at C speed where that is surely right, else strictly.
 
 The fast parser is lenient: of a key given twice it keeps one, it makes a text of a number, and what
-does not fit a column's type it leaves out. So it is believed only for a value whose quotes, keys
-and nulls are exactly as many as the columns that it gave explain; every other value, and each one
-with an escape, a bracket or a nested object, is decoded again strictly, which alone gives reasons.
+does not fit a column's type it leaves out. So it is believed only for a value whose keys, texts and
+nulls are exactly as many as the columns that it gave explain; every other value, and each one with
+an escape, a list or a nested object, is decoded again strictly, which alone gives reasons.
 
-Why counting suffices, for a value without backslash, bracket, nested object and blank between key
-and colon: a quote delimits a key or a text, and `":` stands where a key ends and nowhere else. So there
-are as many keys as `":`. If these are as many as the columns found and the explicit nulls of
-others, each key is another declared column. If the quotes are twice the keys and the texts found,
-each text was one.
+Why counting suffices, for a value without backslash, bracket, nested object and blank before a
+colon: `":` stands where a key ends and nowhere else, and what follows tells a text, a null or
+another value. If the keys without null are as many as the columns found, each is a declared column,
+once, of its type or made a text; if the texts are as many as the text columns found, none was made.
+If the nulls are as many as the empty columns that the value names, each is another column.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,6 +31,7 @@ from headrace_ingest.domain.cleansing import DTYPE_BY_TYPE, REASON, cleansed, ty
 Decode = Callable[[bytes], dict[str, Any]]
 # Beyond, an integer would not fit int64, and a float column would not show it.
 FLOAT_SURE_MAX = float(1 << 63)
+BLANKS = list(b" \t\r")
 BLANK_BEFORE_COLON = re.compile(rb'"[ \t\r]+:')
 # So many values may spoil the fast parse of a batch before the rest is decoded strictly.
 SPOILERS_MAX = 32
@@ -128,55 +129,70 @@ def _sure(
     values: Sequence[bytes], lines: bytes, frame: pl.DataFrame, stream: Stream
 ) -> NDArray[np.bool_]:
     """Which rows hold what a strict parser would have found."""
-    names = list(stream.columns)
-    found = _filled(frame, names)
-    texts = _filled(frame, [name for name in names if frame.schema[name] == pl.String])
+    filled = {name: frame[name].is_not_null().to_numpy() for name in stream.columns}
+    found = np.sum(list(filled.values()), axis=0, dtype=np.int64)
+    texts = np.zeros(len(values), dtype=np.int64)
+    for name, present in filled.items():
+        if frame.schema[name] == pl.String:
+            texts += present
     tally = _tally(lines)
-    nulls = _counts(values, b"null") if b"null" in lines else np.zeros(len(values), np.int64)
-    sure = (tally.keys == found + nulls) & (tally.quotes == 2 * (tally.keys + texts))
+    sure = (tally.keys - tally.nulls == found) & (tally.texts == texts)
     for row in np.flatnonzero(sure & (tally.blanks > 0)).tolist():
         sure[row] = not BLANK_BEFORE_COLON.search(values[row])
-    for token, allowed in ((b"\\", 0), (b"[", 0), (b"{", 1)):
-        if lines.count(token) != allowed * len(values):
-            sure &= _counts(values, token) == allowed
-    for name in names:
+    sure &= tally.objects == 1
+    for token in (b"\\", b"["):
+        if token in lines:
+            sure &= _counts(values, token) == 0
+    for name in stream.columns:
         if frame.schema[name] == pl.Float64:
             sure &= (frame[name].abs() < FLOAT_SURE_MAX).fill_null(value=True).to_numpy()
-    for row in np.flatnonzero(sure & (nulls > 0)).tolist():
-        empty = [name for name in names if frame[name][row] is None]
-        explicit = sum(b'"%s":' % name.encode() in values[row] for name in empty)
-        sure[row] = explicit == nulls[row]
-    return sure
+    return sure & (_explicit_nulls(values, filled, sure & (tally.nulls > 0)) == tally.nulls)
 
 
-def _filled(frame: pl.DataFrame, names: Sequence[str]) -> NDArray[np.int64]:
-    """How many of these columns have a value, by row."""
-    filled = np.zeros(len(frame), dtype=np.int64)
-    for name in names:
-        filled += frame[name].is_not_null().to_numpy()
-    return filled
+def _explicit_nulls(
+    values: Sequence[bytes], filled: Mapping[str, NDArray[np.bool_]], asked: NDArray[np.bool_]
+) -> NDArray[np.int64]:
+    """How many of the columns without value are named in the value, for the rows asked."""
+    named = np.zeros(len(values), dtype=np.int64)
+    for name, present in filled.items():
+        key, rows = b'"%s":' % name.encode(), np.flatnonzero(asked & ~present)
+        named[rows] += np.fromiter((key in values[row] for row in rows.tolist()), np.int64)
+    return named
 
 
 @dataclass(frozen=True, slots=True)
 class _Tally:
-    """By line: quotes, quotes with a colon behind, quotes with a blank behind."""
+    """By line: keys, those whose value is a text or a null, blanks behind quotes, open braces."""
 
-    quotes: NDArray[np.int64]
     keys: NDArray[np.int64]
+    texts: NDArray[np.int64]
+    nulls: NDArray[np.int64]
     blanks: NDArray[np.int64]
+    objects: NDArray[np.int64]
 
 
 def _tally(lines: bytes) -> _Tally:
-    text = np.frombuffer(lines + b"\n", dtype=np.uint8)
-    places = np.flatnonzero(text == ord('"'))
-    bounds = np.concatenate(([0], places.searchsorted(np.flatnonzero(text == ord("\n")))))
-    behind = text[places + 1]
+    text = np.frombuffer(lines + b"\n" * 3, dtype=np.uint8)
+    ends = np.flatnonzero(text[:-2] == ord("\n"))
+    quotes = np.flatnonzero(text == ord('"'))
+    behind = text[quotes + 1]
+    keys = quotes[behind == ord(":")]
+    value = text[keys + 2]
+    value = np.where(
+        np.isin(value, BLANKS), text[keys + 3], value
+    )  # after two blanks: none of both
+    places = (
+        keys,
+        keys[value == ord('"')],
+        keys[value == ord("n")],
+        quotes[np.isin(behind, BLANKS)],
+        np.flatnonzero(text == ord("{")),
+    )
+    return _Tally(*(_by_line(each, ends) for each in places))
 
-    def by_line(wanted: NDArray[np.bool_]) -> NDArray[np.int64]:
-        return np.diff(np.concatenate(([0], wanted.cumsum()))[bounds])
 
-    keys, blanks = behind == ord(":"), np.isin(behind, list(b" \t\r"))
-    return _Tally(np.diff(bounds), by_line(keys), by_line(blanks))
+def _by_line(places: NDArray[np.int64], ends: NDArray[np.int64]) -> NDArray[np.int64]:
+    return np.diff(np.concatenate(([0], places.searchsorted(ends))))
 
 
 def _counts(values: Sequence[bytes], token: bytes) -> NDArray[np.int64]:

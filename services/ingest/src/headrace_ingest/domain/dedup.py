@@ -36,12 +36,9 @@ class Seen(NamedTuple):
     known_time_us: int
 
 
-class Stored(NamedTuple):
-    """What is remembered of an id; `rank` counts the rows that were stored before its own."""
-
-    payload_sha256: bytes
-    known_time_us: int
-    rank: int
+# What is remembered of an id: sha256 of its payload, known time, and its rank, which counts the
+# rows that were stored before its own. A plain tuple: a named one costs as much as all the rest.
+Stored = tuple[bytes, int, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +72,10 @@ class DedupIndex:
         newest_us: int = 0,
     ) -> None:
         self._ids_max, self._horizon_us = ids_max, horizon_us
-        ranked = [(row.event_id, Stored(*row[1:], rank)) for rank, row in enumerate(seen)]
+        ranked = [
+            (each.event_id, (each.payload_sha256, each.known_time_us, rank))
+            for rank, each in enumerate(seen)
+        ]
         self._known, self._rows, self._newest_us = dict(ranked), len(ranked), newest_us
         self._cut_us = 0  # newest time at the last cut
 
@@ -88,7 +88,7 @@ class DedupIndex:
         """Outcome of each record as if those before it were stored already."""
         if self._all_new(event_ids):
             ranks = range(self._rows, self._rows + len(event_ids))
-            stored = map(Stored, payloads, known_us, ranks)
+            stored = zip(payloads, known_us, ranks, strict=True)
             newest_us = max(self._newest_us, max(known_us, default=0))
             fresh = dict(zip(event_ids, stored, strict=True))
             return Decided([Outcome.NEW] * len(ranks), fresh, ranks.stop, newest_us)
@@ -107,7 +107,7 @@ class DedupIndex:
         for event_id, payload, moment_us in zip(event_ids, payloads, known_us, strict=True):
             found = fresh.get(event_id) or known.get(event_id)
             if found is None or self._forgotten(found, rows, newest_us):
-                fresh[event_id] = Stored(payload, moment_us, rows)
+                fresh[event_id] = (payload, moment_us, rows)
                 rows, newest_us = rows + 1, max(newest_us, moment_us)
                 outcomes.append(Outcome.NEW)
             else:
@@ -123,8 +123,8 @@ class DedupIndex:
             self._cut()
 
     def _forgotten(self, stored: Stored, rows: int, newest_us: int) -> bool:
-        beyond = stored.rank < rows - self._ids_max
-        return beyond or stored.known_time_us < newest_us - self._horizon_us
+        _, known_time_us, rank = stored
+        return rank < rows - self._ids_max or known_time_us < newest_us - self._horizon_us
 
     def _cut(self) -> None:
         rows, newest_us = self._rows, self._newest_us
