@@ -10,6 +10,7 @@ PYTEST := $(BIN)/python -m pytest
 # Integration tests mostly wait for their servers, of which each worker has its own.
 UNIT_WORKERS ?= 2
 INTEGRATION_WORKERS ?= 3
+NAME ?= loop
 # Faults are injected only by the tests that say so.
 unexport HEADRACE_FAIL
 
@@ -79,5 +80,5 @@ lock: setup ## Write requirements/*.lock from the pyproject files
 tidy: setup ## Print the longest functions and files
 	$(BIN)/python tests/architecture/outliers.py
 
-bench: setup ## Run the benchmarks and print what to put into benchmarks/RESULTS.md
-	$(BIN)/python -m benchmarks
+bench: setup ## Measure alone on the machine: make bench NAME=loop|stream|ingest
+	$(BIN)/python -m benchmarks $(NAME)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`python -m benchmarks NAME`: measures the bars of one subject; see `benchmarks/README.md`.
+"""`python -m benchmarks NAME` (`make bench NAME=...`): measures the bars of one subject.
 
 Run it alone on the machine. The last line is one JSON object, but for `loop`, which prints the
 table of RESULTS.md.

@@ -27,6 +27,8 @@ from headrace_kit.objects import delta_storage_options, object_store, self_test
 GRPC_SERVICES = ("headrace.ingest.v1.IngestService", "headrace.ingest.v1.DatasetService")
 # A batch is judged and delivered as a whole: larger ones wait less, and hold more in memory.
 BATCH_RECORDS_MAX = 20_000
+# While a batch is handed over, its messages gather: sent in fewer requests they cost half.
+LINGER_MS = 5
 
 
 class StoreCheck:
@@ -49,7 +51,7 @@ def run(settings: IngestSettings) -> int:
     """Run until told to stop; the exit code."""
     bootstrap = settings.kafka_bootstrap
     settings.data_dir.mkdir(parents=True, exist_ok=True)
-    publisher = KafkaPublisher(bootstrap, client_id="ingest")
+    publisher = KafkaPublisher(bootstrap, client_id="ingest", linger_ms=LINGER_MS)
     contracts = AppliedContracts(
         lambda streams: loop.subscribe([topics.RAW.of(stream) for stream in streams])
     )
