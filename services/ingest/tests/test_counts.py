@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from headrace.errors import Invalid
 from headrace.ingest.v1 import ingest_service_pb2 as pb
 from headrace_ingest.adapters.contract_book import AppliedContracts
 from headrace_ingest.adapters.conversions import to_command, to_counts_response
@@ -44,7 +45,7 @@ def test_counts_of_a_stream_are_those_of_all_its_partitions():
         repeats=2,
         late=1,
     )
-    assert pb.ListStreamCountsResponse(streams=[wanted]) == to_counts_response(counts)
+    assert pb.ListStreamCountsResponse(streams=[wanted]) == to_counts_response(counts, {})
 
 
 def test_request_becomes_a_command():
@@ -53,3 +54,12 @@ def test_request_becomes_a_command():
     )
 
     assert PublishRecords("s", [PublishItem("e", b"k", b"v")]) == to_command(request)
+
+
+def test_stopped_stream_says_why():
+    stopped = {"raw.a.v1": Invalid("BAD_DEFINITION")}
+    counts = [("a", Account()), ("b", Account())]
+
+    answer = to_counts_response(counts, stopped)
+
+    assert ["BAD_DEFINITION", ""] == [each.stopped_reason for each in answer.streams]

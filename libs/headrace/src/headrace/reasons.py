@@ -101,7 +101,7 @@ REASONS: dict[str, Reason] = {
     "BAD_DEFINITION": Reason(
         "Invalid",
         "A definition of the application is wrong.",
-        "Mend the file and line that are named.",
+        "Mend what is named; docs/application.md tells every key.",
     ),
     "CONTRACT_INCOMPATIBLE": Reason(
         "Conflict",
@@ -111,7 +111,7 @@ REASONS: dict[str, Reason] = {
     "BAD_SETTING": Reason(
         "Invalid",
         "A setting is unknown or wrong.",
-        "See the settings table in the service's README.",
+        "Mend the setting that is named; the settings table is in the service's README.",
     ),
     "BATCH_TOO_LARGE": Reason(
         "Busy", "The request holds more rows than the cap.", "Send fewer rows at a time."
@@ -155,12 +155,12 @@ REASONS: dict[str, Reason] = {
     "MODEL_UNKNOWN": Reason(
         "NotFound",
         "No endpoint or model has this name or version.",
-        "Ask RepositoryIndex for the names.",
+        "Ask headrace models or RepositoryIndex for the names.",
     ),
     "MODEL_NOT_READY": Reason(
         "Conflict",
         "The endpoint has no version that may serve.",
-        "Train a version that passes its gate.",
+        "Train a version that passes its gate (headrace train RECIPE).",
     ),
     "MODEL_ERROR": Reason(
         "Bug",
@@ -189,17 +189,19 @@ REASONS: dict[str, Reason] = {
         "Wait; it is asked again for 30 s.",
     ),
     "RUN_UNKNOWN": Reason("NotFound", "No training run has this id.", "Ask ListRuns."),
-    "VERSION_UNKNOWN": Reason("NotFound", "The model has no such version.", "Ask ListVersions."),
+    "VERSION_UNKNOWN": Reason(
+        "NotFound", "The model has no such version.", "Ask headrace models or ListVersions."
+    ),
     "ARTIFACT_UNKNOWN": Reason("NotFound", "No artifact has this digest.", "Upload it first."),
     "ALIAS_MOVED": Reason(
         "Conflict",
         "The alias was moved by another since it was read.",
-        "Read the alias and decide again.",
+        "Read the aliases (headrace models) and decide again.",
     ),
     "GATE_NOT_PASSED": Reason(
         "Conflict",
         "The version has not passed its gate with this digest.",
-        "See the version's evidence.",
+        "Ask headrace models for the gates or ListVersions for the evidence.",
     ),
     "ROLLOUT_MOVED": Reason(
         "Conflict", "The roll-out changed since it was read.", "Read the roll-out and decide again."
@@ -277,6 +279,14 @@ REASONS: dict[str, Reason] = {
         "Unavailable",
         "The caller neither sent nor took anything for too long.",
         "Call again and keep the stream going.",
+    ),
+    "NOT_RUNNING": Reason(
+        "Unavailable", "No platform runs on this data folder.", "Start it with headrace up."
+    ),
+    "DATA_FOLDER_UNUSABLE": Reason(
+        "Unavailable",
+        "The data folder cannot be read or written.",
+        "Choose a folder that you may write and whose disk has room.",
     ),
     "SERVICE_UNAVAILABLE": Reason(
         "Unavailable", "A service did not answer in time.", "Ask headrace status."

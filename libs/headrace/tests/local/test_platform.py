@@ -1,29 +1,28 @@
 # SPDX-License-Identifier: Apache-2.0
-from pathlib import Path
+"""A data folder stays with the stores that its data are in."""
 
 import pytest
 
-from headrace.errors import Unavailable
-from headrace.local import platform
-from headrace.local.platform import Platform, PlatformOptions
-from headrace.local.tools import ToolCache
+from headrace.errors import Invalid
+from headrace.local.platform import keep_to_stores
 
 
-@pytest.mark.parametrize(("fresh", "left"), [(True, []), (False, ["row"])])
-def test_earlier_data_goes_only_when_a_fresh_start_is_asked_for(
-    monkeypatch, tmp_path, fresh, left
-) -> None:
-    monkeypatch.setattr(platform, "BROKER_DEADLINE_S", 0.1)
-    row = tmp_path / "data" / "row"
-    row.parent.mkdir()
-    row.touch()
-    tools = ToolCache(Path("tools"), lambda text: None)
-    options = PlatformOptions(data_dir=tmp_path, tools=tools, kafka="127.0.0.1:1", fresh=fresh)
+def test_folder_goes_on_with_the_stores_of_its_first_start(tmp_path):
+    keep_to_stores(tmp_path / "data", postgres=True, s3=False)
+    keep_to_stores(tmp_path / "data", postgres=True, s3=False)
 
-    with (
-        pytest.raises(Unavailable, match="BROKER_UNAVAILABLE"),
-        Platform(options).running(progress=lambda text: None),
-    ):
-        pass
 
-    assert left == [each.name for each in row.parent.glob("*")]
+@pytest.mark.parametrize(
+    ("first", "then", "command"),
+    [
+        ((True, True), (False, False), "headrace up --postgres --s3"),
+        ((False, False), (False, True), "headrace up"),
+        ((False, True), (True, True), "headrace up --s3"),
+    ],
+)
+def test_folder_refuses_stores_that_do_not_hold_its_data(tmp_path, first, then, command):
+    keep_to_stores(tmp_path, postgres=first[0], s3=first[1])
+    with pytest.raises(Invalid, match="BAD_SETTING") as refused:
+        keep_to_stores(tmp_path, postgres=then[0], s3=then[1])
+
+    assert refused.value.metadata["problem"].endswith(f"start it with: {command}")

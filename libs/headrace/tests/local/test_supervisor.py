@@ -355,3 +355,30 @@ def test_restart_delay_doubles_up_to_its_cap():
 
 def test_http_probe_of_a_closed_port_is_not_ready():
     assert not HttpReady("http://127.0.0.1:1/health/ready")(0.2)
+
+
+def test_folder_that_cannot_be_made_is_told(tmp_path):
+    (file := tmp_path / "file").write_text("")
+    supervisor = Supervisor(list, DataFolder(file / "data"), report=lambda line: None)
+
+    with pytest.raises(Unavailable, match="DATA_FOLDER_UNUSABLE"):
+        supervisor.run()
+
+
+def test_state_that_cannot_be_written_is_told_once_and_all_goes_on(tmp_path, monkeypatch):
+    said, full = [], [True]
+    write = supervisor_module.write_state
+
+    def write_unless_full(folder, state):
+        if full[0]:
+            raise OSError(28, "No space left on device")
+        write(folder, state)
+
+    monkeypatch.setattr(supervisor_module, "write_state", write_unless_full)
+    plan = lambda: [Stage([a_process("a", tmp_path)])]  # noqa: E731
+    folder = DataFolder(tmp_path / "data")
+    with Supervisor(plan, folder, report=said.append).running():
+        assert 1 == sum("No space left on device" in line for line in said)
+        assert read_state(folder) is None
+        full[0] = False
+        wait_until(lambda: (state := read_state(folder)) is not None and state.ready)

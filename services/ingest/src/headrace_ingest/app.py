@@ -94,7 +94,12 @@ def run(settings: IngestSettings) -> int:
             ),
             (
                 ingest_service_pb2_grpc.add_DatasetServiceServicer_to_server,
-                DatasetApi(contracts=contracts, catalogue=catalogue, archive=archive),
+                DatasetApi(
+                    contracts=contracts,
+                    catalogue=catalogue,
+                    archive=archive,
+                    stopped=sink.stopped,
+                ),
             ),
         ],
         names=GRPC_SERVICES,

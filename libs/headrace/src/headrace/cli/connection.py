@@ -12,6 +12,7 @@ import typer
 from headrace.client import Addresses, Client
 from headrace.errors import Unavailable
 from headrace.local.platform import ADDRESSES_FILE
+from headrace.local.state import DataFolder, live_state
 
 DataDir = Annotated[
     Path,
@@ -23,12 +24,12 @@ DEFAULT_DATA_DIR = Path(".headrace")
 def connect(data_dir: Path) -> Client:
     """A client of the platform that `headrace up` runs on this folder.
 
-    Raises Unavailable SERVICE_UNAVAILABLE when none was started there.
+    Raises Unavailable NOT_RUNNING when none runs there.
     """
+    if live_state(DataFolder(data_dir)) is None:
+        raise Unavailable("NOT_RUNNING", data_dir=data_dir)
     try:
         found = json.loads((data_dir / "run" / ADDRESSES_FILE).read_text(encoding="utf-8"))
     except FileNotFoundError as err:
-        raise Unavailable(
-            "SERVICE_UNAVAILABLE", data_dir=data_dir, do="start it with: headrace up"
-        ) from err
+        raise Unavailable("NOT_RUNNING", data_dir=data_dir) from err
     return Client(Addresses(**found))

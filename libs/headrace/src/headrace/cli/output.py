@@ -8,6 +8,7 @@ from contextlib import contextmanager
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 
 from headrace.errors import HeadraceError
 from headrace.reasons import REASONS
@@ -24,10 +25,10 @@ def told_errors() -> Iterator[None]:
         yield
     except HeadraceError as error:
         reason = REASONS[error.reason]
-        err.print(f"[bold red]{error.reason}[/]: {reason.means}")
+        err.print(f"[bold red]{error.reason}[/]: {escape(reason.means)}")
         for name, value in error.metadata.items():
             lines = value.splitlines()
             shown = value if len(lines) == 1 else "\n    ".join(["", *lines])
             err.print(f"  {name}: {shown}", markup=False)
-        err.print(f"[bold]Next:[/] {reason.next}")
+        err.print(f"[bold]Next:[/] {escape(reason.next)}")
         raise typer.Exit(EXIT_ERROR) from error

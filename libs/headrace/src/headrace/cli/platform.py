@@ -79,7 +79,7 @@ def down(data_dir: DataDir = DEFAULT_DATA_DIR) -> None:
 
 
 def status(data_dir: DataDir = DEFAULT_DATA_DIR) -> None:
-    """Show each process: state, ports, memory, restarts, log. Exit code 1 unless all is ready.
+    """Show each process: state, ports, memory, restarts. Exit code 1 unless all is ready.
 
     headrace status
     """
@@ -88,10 +88,11 @@ def status(data_dir: DataDir = DEFAULT_DATA_DIR) -> None:
         out.print("Nothing is running. Start it with: headrace up")
         raise typer.Exit(EXIT_ERROR)
     memory = rss_mb_by_service(state)
-    table = Table("process", "state", "ports", "since", "MB", "restarts", "log")
+    table = Table("process", "state", "ports", "since", "MB", "restarts")
     for process in state.processes:
         table.add_row(*_row(process, memory.get(process.name)))
     out.print(table)
+    out.print(f"Logs: {DataFolder(data_dir).logs}/<process>.log", soft_wrap=True)
     if not state.ready:
         raise typer.Exit(EXIT_ERROR)
 
@@ -140,7 +141,6 @@ def _row(process: ProcessState, memory_mb: float | None) -> tuple[str, ...]:
         since,
         "" if memory_mb is None else f"{memory_mb:.0f}",
         f"{process.restarts}" + (f" ({process.last_end})" if process.last_end else ""),
-        process.log,
     )
 
 

@@ -1,32 +1,25 @@
 # SPDX-License-Identifier: Apache-2.0
-"""headrace apply, publish and predict: the daily work with an application."""
+"""headrace apply, publish, streams and predict: the daily work with an application."""
 
 from __future__ import annotations
 
 import json
 import sys
 from collections.abc import Iterable
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.table import Table
+from rich.table import Column, Table
 
 from headrace.cli.connection import DEFAULT_DATA_DIR, DataDir, connect
+from headrace.cli.moments import moment, to_us
 from headrace.cli.output import out, told_errors
 from headrace.errors import Invalid
 from headrace.loader import load_application
 
 LINES_MAX = 10_000_000
-EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-
-
-def _moment(text: str) -> datetime:
-    moment = datetime.fromisoformat(text)
-    if moment.tzinfo is None:
-        raise typer.BadParameter(f"{text} says no time zone: 2013-03-01T09:15:00Z, or +01:00")
-    return moment
 
 
 def apply(
@@ -71,7 +64,27 @@ def publish(
         client = connect(data_dir)
         with file.open("rb") if file else sys.stdin.buffer as lines:
             count = client.publish(stream, _records(lines))
-    out.print(f"{count} records published to {stream}")
+    records = "1 record" if count == 1 else f"{count} records"
+    out.print(f"{records} published to {stream}. What became of them: headrace streams")
+
+
+def streams(data_dir: DataDir = DEFAULT_DATA_DIR) -> None:
+    """Show what became of every published record: stored, dead-lettered, or a repeat.
+
+    A record counts when ingest has archived it or set it aside, about a second after it came.
+
+        headrace streams
+    """
+    with told_errors():
+        counts = connect(data_dir).stream_counts()
+    dead_letters, stopped = (Column(n, overflow="fold") for n in ("dead letters", "stopped"))
+    table = Table("stream", "received", "stored", "late", "repeats", dead_letters, stopped)
+    for each in counts:
+        dead = [f"{reason} {n:,}" for reason, n in sorted(each.dead_lettered_by_reason.items())]
+        numbers = (each.received, each.stored, each.late, each.repeats)
+        shown = [f"{number:,}" for number in numbers]
+        table.add_row(each.stream, *shown, "\n".join(dead), each.stopped_reason)
+    out.print(table)
 
 
 def predict(
@@ -80,7 +93,7 @@ def predict(
     as_of: Annotated[
         datetime | None,
         typer.Option(
-            parser=_moment,
+            parser=moment,
             metavar="TIME",
             help="Read the features as known then, such as 2013-03-01T09:15:00Z; now if absent.",
         ),
@@ -93,7 +106,7 @@ def predict(
 
     headrace predict delay --as-of 2013-03-01T09:15:00Z '{"flight_id": ...}'
     """
-    as_of_us = None if as_of is None else (as_of - EPOCH) // timedelta(microseconds=1)
+    as_of_us = None if as_of is None else to_us(as_of)
     with told_errors():
         rows = list(_records(row))
         predictions = connect(data_dir).predict(endpoint, rows, as_of_us=as_of_us)
@@ -112,7 +125,8 @@ def _records(lines: Iterable[str | bytes]) -> Iterable[dict[str, Any]]:
         try:
             record = json.loads(line)
         except (ValueError, RecursionError) as err:  # no JSON, no UTF-8, or too deep
-            raise Invalid("BAD_REQUEST", line=number, problem=err) from err
+            problem = getattr(err, "msg", str(err))
+            raise Invalid("BAD_REQUEST", line=number, problem=f"no JSON: {problem}") from err
         if not isinstance(record, dict):
             raise Invalid("BAD_REQUEST", line=number, problem="not a JSON object")
         yield record

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from headrace import admin
 from headrace.client import Addresses
+from headrace.errors import Invalid
 from headrace.local.java import find_java
 from headrace.local.kafka import KafkaBroker, check_reachable, provide_jars
 from headrace.local.objectstore import S3Server, provide_versitygw
@@ -41,6 +42,7 @@ PEERS: Mapping[str, Sequence[str]] = {
 BUCKET = "headrace"
 # Tells commands where the platform of a data folder answers.
 ADDRESSES_FILE = "addresses.json"
+STORES_FILE = "stores.json"
 BROKER_DEADLINE_S = 10.0
 STOP_GRACE_S = 25.0
 
@@ -96,6 +98,7 @@ class Platform:
         if self._options.fresh and self._data.exists():
             shutil.rmtree(self._data)
         self.folder.run.mkdir(parents=True, exist_ok=True)
+        keep_to_stores(self._data, postgres=self._options.postgres, s3=self._options.s3)
         addresses = json.dumps(asdict(self.addresses), indent=1)
         (self.folder.run / ADDRESSES_FILE).write_text(addresses, encoding="utf-8")
         stores, environment = self._stores()
@@ -173,3 +176,19 @@ class Platform:
 
     def _address(self, port: str) -> str:
         return f"{LOOPBACK}:{self._options.ports[port]}"
+
+
+def keep_to_stores(data: Path, *, postgres: bool, s3: bool) -> None:
+    """A folder stays with the stores of its first start: others would come up empty.
+
+    Raises Invalid BAD_SETTING when this start wants other ones.
+    """
+    wanted, noted = {"postgres": postgres, "s3": s3}, data / STORES_FILE
+    if not noted.exists():
+        data.mkdir(parents=True, exist_ok=True)
+        noted.write_text(json.dumps(wanted), encoding="utf-8")
+    made = json.loads(noted.read_text(encoding="utf-8"))
+    if made != wanted:
+        command = " ".join(["headrace up", *(f"--{name}" for name, used in made.items() if used)])
+        problem = f"its data are in other stores, start it with: {command}"
+        raise Invalid("BAD_SETTING", folder=data, problem=problem)

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import psutil
 
-from headrace.errors import Conflict, HeadraceError
+from headrace.errors import Conflict, HeadraceError, Unavailable
 from headrace.local.control import clear_leftovers
 from headrace.local.locks import exclusive
 from headrace.local.ports import check_free
@@ -90,6 +90,7 @@ class Supervisor:
         self._stages: list[_WatchedStage] = []
         self._stopping, self._was_ready = False, threading.Event()
         self._written: RunState | None = None
+        self._deaf = False
         self._created_s = psutil.Process().create_time()
         self._logs_due_s = 0.0
 
@@ -99,6 +100,7 @@ class Supervisor:
         Raises Conflict ALREADY_RUNNING, Unavailable PORT_TAKEN or START_FAILED, and what the plan
         raises.
         """
+        _make(self._folder)
         with self._only_one():
             clear_leftovers(self._folder)
             self._stages = [self._watched(stage) for stage in self._plan()]
@@ -183,9 +185,16 @@ class Supervisor:
     def _write_state(self) -> None:
         processes = tuple(watched.told() for watched in self._all())
         state = RunState(os.getpid(), self._created_s, processes)
-        if state != self._written:
+        if state == self._written:
+            return
+        try:
             write_state(self._folder, state)
-            self._written = state
+        except OSError as err:  # a full disk is no reason to let the processes go
+            if not self._deaf:
+                self._report(f"{self._folder.state} cannot be written: {err.strerror}")
+            self._deaf = True
+        else:
+            self._written, self._deaf = state, False
 
     def _all(self) -> Iterator[_Watched]:
         for stage in self._stages:
@@ -254,7 +263,8 @@ class _Watched:
     def _probe(self, child: Child, now_s: float) -> None:
         ready = child.ready()
         if ready and self.state != READY:
-            self._report(f"{self.spec.name}: ready after {now_s - self._started_s:.1f} s")
+            again = " again" if self.state == UNREADY else ""
+            self._report(f"{self.spec.name}: ready{again} after {now_s - self._started_s:.1f} s")
             self._ready_since_s = now_s
         if ready:
             self.state = READY
@@ -280,6 +290,15 @@ class _Watched:
         self._restarts_in_row += 1
         self.state, self._due_s = WAITING, now_s + delay_s
         self._report(f"{self.spec.name}: {why}; starts again in {delay_s:g} s")
+
+
+def _make(folder: DataFolder) -> None:
+    """Raises Unavailable DATA_FOLDER_UNUSABLE when the folder cannot be made."""
+    try:
+        folder.run.mkdir(parents=True, exist_ok=True)
+        folder.logs.mkdir(parents=True, exist_ok=True)
+    except OSError as err:
+        raise Unavailable("DATA_FOLDER_UNUSABLE", folder=folder.root, problem=err.strerror) from err
 
 
 @dataclass(frozen=True, slots=True)

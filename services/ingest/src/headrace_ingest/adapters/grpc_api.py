@@ -3,10 +3,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import grpc
 
+from headrace.errors import HeadraceError
 from headrace.ingest.v1 import ingest_service_pb2_grpc
 from headrace_ingest.adapters import conversions
 from headrace_ingest.handlers.counts import list_stream_counts
@@ -38,12 +40,18 @@ class DatasetApi(ingest_service_pb2_grpc.DatasetServiceServicer):
     """Answers what the archive holds."""
 
     def __init__(
-        self, *, contracts: ContractBook, catalogue: TopicCatalogue, archive: Archive
+        self,
+        *,
+        contracts: ContractBook,
+        catalogue: TopicCatalogue,
+        archive: Archive,
+        stopped: Callable[[], Mapping[str, HeadraceError]],
     ) -> None:
         self._contracts, self._catalogue, self._archive = contracts, catalogue, archive
+        self._stopped = stopped
 
     def ListStreamCounts(self, request: Any, context: grpc.ServicerContext) -> Any:
         counts = list_stream_counts(
             contracts=self._contracts, catalogue=self._catalogue, archive=self._archive
         )
-        return conversions.to_counts_response(counts)
+        return conversions.to_counts_response(counts, self._stopped())

@@ -105,7 +105,7 @@ class _Stop:
 
 
 class RecordSink:
-    """GatheringHandler of the consume loop; all its methods run in the loop's thread."""
+    """GatheringHandler of the consume loop, in its thread; any thread may ask `stopped`."""
 
     def __init__(
         self,
@@ -149,7 +149,7 @@ class RecordSink:
         self._store_due(quiet=True)
 
     def stopped(self) -> Mapping[str, HeadraceError]:
-        return {topics.RAW.of(name): stop.error for name, stop in self._stopped.items()}
+        return {topics.RAW.of(name): stop.error for name, stop in dict(self._stopped).items()}
 
     def durable(self) -> Mapping[Partition, int]:
         in_work = {

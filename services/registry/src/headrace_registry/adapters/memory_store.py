@@ -165,5 +165,5 @@ def _named(moved: Alias) -> dict[str, object]:
         "model": moved.model,
         "alias": moved.alias,
         "version": moved.version,
-        "generation": moved.generation,
+        "generation_expected": moved.generation - 1,
     }

@@ -232,7 +232,8 @@ class SqlTransaction(SqlReader):
 
     def swap(self, moved: Alias) -> None:
         row = asdict(moved)
-        named = {each: row[each] for each in ("model", "alias", "version", "generation")}
+        named = {each: row[each] for each in ("model", "alias", "version")}
+        named["generation_expected"] = moved.generation - 1
         try:
             swapped = self._connection.execute(
                 ALIAS_CREATE if moved.generation == 1 else ALIAS_MOVE, row

@@ -49,7 +49,7 @@ class ListStreamCountsResponse(_message.Message):
     def __init__(self, streams: _Optional[_Iterable[_Union[StreamCounts, _Mapping]]] = ...) -> None: ...
 
 class StreamCounts(_message.Message):
-    __slots__ = ("stream", "received", "stored", "dead_lettered_by_reason", "repeats", "late")
+    __slots__ = ("stream", "received", "stored", "dead_lettered_by_reason", "repeats", "late", "stopped_reason")
     class DeadLetteredByReasonEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -63,10 +63,12 @@ class StreamCounts(_message.Message):
     DEAD_LETTERED_BY_REASON_FIELD_NUMBER: _ClassVar[int]
     REPEATS_FIELD_NUMBER: _ClassVar[int]
     LATE_FIELD_NUMBER: _ClassVar[int]
+    STOPPED_REASON_FIELD_NUMBER: _ClassVar[int]
     stream: str
     received: int
     stored: int
     dead_lettered_by_reason: _containers.ScalarMap[str, int]
     repeats: int
     late: int
-    def __init__(self, stream: _Optional[str] = ..., received: _Optional[int] = ..., stored: _Optional[int] = ..., dead_lettered_by_reason: _Optional[_Mapping[str, int]] = ..., repeats: _Optional[int] = ..., late: _Optional[int] = ...) -> None: ...
+    stopped_reason: str
+    def __init__(self, stream: _Optional[str] = ..., received: _Optional[int] = ..., stored: _Optional[int] = ..., dead_lettered_by_reason: _Optional[_Mapping[str, int]] = ..., repeats: _Optional[int] = ..., late: _Optional[int] = ..., stopped_reason: _Optional[str] = ...) -> None: ...

@@ -1,0 +1,23 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Times on the command line: RFC 3339 with its zone, as people write them."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+import typer
+
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def moment(text: str) -> datetime:
+    """Raises typer.BadParameter for a time without a zone, since none is guessed."""
+    read = datetime.fromisoformat(text)
+    if read.tzinfo is None:
+        raise typer.BadParameter(f"{text} says no time zone: 2013-03-01T09:15:00Z, or +01:00")
+    return read
+
+
+def to_us(read: datetime) -> int:
+    """Microseconds since the epoch."""
+    return (read - EPOCH) // timedelta(microseconds=1)
