@@ -157,15 +157,25 @@ def _seen(
 ) -> windows.Seen:
     """The observations of the entities that are asked for, each entity once."""
     named, slots = _entities(part.layout, columns)
-    since_us = np.full(len(named), 2**62, dtype=np.int64)
-    until_us = -since_us
-    asked = slots >= 0
-    np.minimum.at(since_us, slots[asked], as_of_us[asked] - part.longest_us)
-    np.maximum.at(until_us, slots[asked], as_of_us[asked])
+    since_us, until_us = _times(slots, len(named), as_of_us, part.longest_us)
     by_id = any(feature.aggregate == "last" for feature in part.features)
     wanted = Wanted(digests(named), since_us, until_us, by_id)
     width = COLUMNS + len(part.layout.columns)
     return windows.Seen(gather(store.runs(part.layout), wanted, width=width), slots)
+
+
+def _times(
+    slots: NDArray[np.int64], entities: int, as_of_us: NDArray[np.int64], longest_us: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Of each entity, the time that all its rows together look at."""
+    asked = slots >= 0
+    if entities == len(slots):  # each row has an entity of its own, in the order of the rows
+        return as_of_us - longest_us, as_of_us
+    since_us = np.full(entities, 2**62, dtype=np.int64)
+    until_us = -since_us
+    np.minimum.at(since_us, slots[asked], as_of_us[asked] - longest_us)
+    np.maximum.at(until_us, slots[asked], as_of_us[asked])
+    return since_us, until_us
 
 
 def _entities(

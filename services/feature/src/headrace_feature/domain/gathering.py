@@ -49,9 +49,8 @@ class Block:
         span_us = int(event_us.max(initial=0)) - base_us + 2
         ours = np.arange(entities).repeat(np.diff(self.starts))
         line_us = event_us - base_us + 1 + span_us * ours
-        return line_us.searchsorted(
-            slots * span_us + np.clip(moments_us - base_us + 1, 0, span_us - 1), "right"
-        )
+        within = np.minimum(np.maximum(moments_us - base_us + 1, 0), span_us - 1)
+        return line_us.searchsorted(slots * span_us + within, "right")
 
 
 def gather(runs: Sequence[Run], wanted: Wanted, *, width: int) -> Block:

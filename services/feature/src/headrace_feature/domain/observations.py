@@ -111,7 +111,9 @@ class Scale:
 
     def places(self, entities: Ints, event_us: Ints) -> Ints:
         """A time before the base lies before the entity, one behind its places on the last."""
-        within = np.clip((event_us - self.base_us) >> self.shift, -1, (1 << self.bits) - 1)
+        within = (event_us - self.base_us) >> self.shift
+        # Two calls are several times as fast as `np.clip` on the few numbers of a read.
+        within = np.minimum(np.maximum(within, -1), (1 << self.bits) - 1)
         return (entities << self.bits) + within
 
 
