@@ -82,6 +82,12 @@ def test_view_of_too_many_columns_is_refused():
         build({**RIDES, "columns": COLUMNS | numbers}, {**ZONE, "features": means})
 
 
+@pytest.mark.parametrize("name", ["My_App", "", "a/b"])
+def test_folder_name_that_is_no_name_is_refused(name):
+    with pytest.raises(Invalid, match="the folder's name"):
+        build_application(name, [])
+
+
 def test_columns_that_fit_are_taken():
     build(RIDES, ASKS, ZONE, ASK, RECIPE)
 

@@ -336,8 +336,11 @@ def build_application(name: str, definitions: Sequence[Definition]) -> Applicati
     for definition in definitions:
         _require((definition.kind, definition.name) not in seen, definition, "name given twice")
         seen.add((definition.kind, definition.name))
+    if not NAME.fullmatch(name):
+        problem = "the folder's name is the application's: lower-case letters, digits, - and ."
+        raise Invalid("BAD_DEFINITION", application=name, problem=problem)
     application = Application(
-        name=_name(name),
+        name=name,
         streams={d.name: d for d in definitions if isinstance(d, Stream)},
         views={d.name: d for d in definitions if isinstance(d, StreamView | RequestView)},
         recipes={d.name: d for d in definitions if isinstance(d, Recipe)},

@@ -106,7 +106,7 @@ def _next(application: str, before: Definition | None, parsed: app.Definition) -
 
 def _check_heir(application: str, before: Definition, parsed: app.Definition) -> None:
     if before.application != application:
-        problem = f"belongs to application {before.application}"
+        problem = f"belongs to application {before.application} (the name of its folder)"
         raise Invalid("BAD_DEFINITION", kind=before.kind, name=before.name, problem=problem)
     was = before.parsed()
     if isinstance(was, app.Endpoint) and isinstance(parsed, app.Endpoint):
