@@ -21,6 +21,7 @@ from headrace_ingest.testing import NOW_US, a_contract, a_raw
 from headrace_kit.failpoints import arm
 from headrace_kit.json_strict import decode
 from headrace_kit.objects import S3Settings, delta_storage_options, delta_table_uri
+from headrace_kit.testing import a_batch
 
 pytestmark = pytest.mark.integration
 
@@ -33,7 +34,7 @@ def rows(*numbers, contract=None, partition=0, **changes):
     contract = contract or a_contract()
     records = [a_raw(n, record={"partition": partition}, **changes) for n in numbers]
     columns = (*ARCHIVE_COLUMNS, *contract.stream.columns)
-    return judge(records, contract, decode=decode).rows.select(columns)
+    return judge(a_batch(records), contract, decode=decode).rows.select(columns)
 
 
 class World:
