@@ -15,10 +15,11 @@ from typing import Any
 
 import psutil
 
+from benchmarks.machine import ROOT
+from benchmarks.outcome import say
 from flights_example.testing import a_platform
 from headrace.local.tools import ToolCache
 
-ROOT = Path(__file__).resolve().parents[1]
 DEMO_TIMEOUT_S = 3_600
 IDLE_S = 20.0
 Row = tuple[str, str, str]
@@ -31,7 +32,7 @@ def main() -> None:
     memory_gib = psutil.virtual_memory().total / 2**30
     python = platform.python_version()
     where = f"{os.cpu_count()} cores, {memory_gib:.0f} GiB, {platform.system()}, Python {python}"
-    say(f"{where}. `make bench`.\n")
+    say(f"{where}. `make bench NAME=loop`.\n")
     say("| what | measured | bar |\n|---|--:|--:|")
     for row in rows:
         say(f"| {' | '.join(row)} |")
@@ -106,7 +107,3 @@ def demo(folder: Path, months: str) -> dict[str, Any]:
 
 def spread(quantiles: dict[str, float]) -> str:
     return f"{quantiles['p50']:.1f} / {quantiles['p99']:.1f} ms"
-
-
-def say(line: str) -> None:
-    sys.stdout.write(line + "\n")

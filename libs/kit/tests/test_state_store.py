@@ -55,13 +55,6 @@ def test_scan_is_ordered_and_leaves_the_end_out(store):
     assert [b"a", b"a\xff", b"b"] == [key for key, _ in store.scan(b"a", b"c")]
 
 
-def test_many_ranges_give_their_values_in_order(store):
-    store.commit({key: key.upper() for key in (b"b", b"a", b"d", b"c")}, (), {})
-    ranges = [(b"b", b"d"), (b"x", b"z"), (b"a", b"b"), (b"c", b"c")]
-
-    assert [[b"B", b"C"], [], [b"A"], []] == store.scan_many(ranges)
-
-
 def test_scan_sees_one_moment(store):
     store.commit({b"a": b"1", b"b": b"1"}, (), {})
     scan = store.scan(b"a", b"z")

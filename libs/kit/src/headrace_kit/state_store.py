@@ -31,9 +31,6 @@ class StateStore(Protocol):
     def scan(self, first: bytes, last_excluded: bytes) -> Iterator[tuple[bytes, bytes]]:
         """Keys and values with first <= key < last_excluded, in order, all of one moment."""
 
-    def scan_many(self, ranges: Sequence[tuple[bytes, bytes]]) -> list[list[bytes]]:
-        """The values of each range (first, last_excluded), in order, all of one moment."""
-
     def commit(
         self,
         puts: Mapping[bytes, bytes],
@@ -83,10 +80,6 @@ class LmdbStateStore:
                     return
                 yield key, value
 
-    def scan_many(self, ranges: Sequence[tuple[bytes, bytes]]) -> list[list[bytes]]:
-        with self._env.begin(self._values) as transaction, transaction.cursor() as cursor:
-            return [_values_between(cursor, first, last) for first, last in ranges]
-
     def commit(
         self,
         puts: Mapping[bytes, bytes],
@@ -135,14 +128,6 @@ class MemoryStateStore:
             )
         yield from found
 
-    def scan_many(self, ranges: Sequence[tuple[bytes, bytes]]) -> list[list[bytes]]:
-        with self._lock:
-            held = sorted(self._values.items())
-        return [
-            [value for key, value in held if first <= key < last_excluded]
-            for first, last_excluded in ranges
-        ]
-
     def commit(
         self,
         puts: Mapping[bytes, bytes],
@@ -160,16 +145,6 @@ class MemoryStateStore:
 
     def close(self) -> None:
         """There is nothing to let go of."""
-
-
-def _values_between(cursor: Any, first: bytes, last_excluded: bytes) -> list[bytes]:
-    found: list[bytes] = []
-    if cursor.set_range(first):
-        for key, value in cursor:
-            if key >= last_excluded:
-                break
-            found.append(value)
-    return found
 
 
 def _partition_key(partition: Partition) -> bytes:

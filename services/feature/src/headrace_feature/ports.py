@@ -47,7 +47,7 @@ class ObservationStore(Protocol):
         """Forget every other layout: it would be filled again."""
 
     def tend(self) -> None:
-        """One bounded step of what waits: merging runs, deleting what is retired."""
+        """One bounded step of merging runs, if any are to be merged."""
 
 
 class Snapshot(Protocol):

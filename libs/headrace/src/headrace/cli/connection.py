@@ -26,10 +26,9 @@ def connect(data_dir: Path) -> Client:
 
     Raises Unavailable NOT_RUNNING when none runs there.
     """
-    if live_state(DataFolder(data_dir)) is None:
+    folder = DataFolder(data_dir)
+    addresses = folder.run / ADDRESSES_FILE
+    if live_state(folder) is None or not addresses.exists():
         raise Unavailable("NOT_RUNNING", data_dir=data_dir)
-    try:
-        found = json.loads((data_dir / "run" / ADDRESSES_FILE).read_text(encoding="utf-8"))
-    except FileNotFoundError as err:
-        raise Unavailable("NOT_RUNNING", data_dir=data_dir) from err
+    found = json.loads(addresses.read_text(encoding="utf-8"))
     return Client(Addresses(**found))

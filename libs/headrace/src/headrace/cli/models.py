@@ -11,7 +11,7 @@ from rich.table import Table
 
 from headrace.application import Recipe
 from headrace.cli.connection import DEFAULT_DATA_DIR, DataDir, connect
-from headrace.cli.moments import moment, to_us
+from headrace.cli.moments import time_option, to_us
 from headrace.cli.output import out, told_errors
 from headrace.errors import NotFound
 from headrace.registry.v1 import registry_events_pb2
@@ -61,14 +61,7 @@ def promote(
 
 def train(
     recipe: Annotated[str, typer.Argument(help="The recipe's name.")],
-    until: Annotated[
-        datetime | None,
-        typer.Option(
-            parser=moment,
-            metavar="TIME",
-            help="Use what was known then, such as 2013-03-01T00:00:00Z; now if absent.",
-        ),
-    ] = None,
+    until: Annotated[datetime | None, time_option("Use what was known then")] = None,
     data_dir: DataDir = DEFAULT_DATA_DIR,
 ) -> None:
     """Train a version by a recipe and wait for it. Passing its gate lets it serve.

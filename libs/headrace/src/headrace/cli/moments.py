@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import typer
 
@@ -16,6 +17,12 @@ def moment(text: str) -> datetime:
     if read.tzinfo is None:
         raise typer.BadParameter(f"{text} says no time zone: 2013-03-01T09:15:00Z, or +01:00")
     return read
+
+
+def time_option(use: str) -> Any:
+    """The option of a command that takes such a time; `use` says what for."""
+    text = f"{use}, such as 2013-03-01T09:15:00Z; now if absent."
+    return typer.Option(parser=moment, metavar="TIME", help=text)
 
 
 def to_us(read: datetime) -> int:

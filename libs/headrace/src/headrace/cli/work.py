@@ -14,7 +14,7 @@ import typer
 from rich.table import Column, Table
 
 from headrace.cli.connection import DEFAULT_DATA_DIR, DataDir, connect
-from headrace.cli.moments import moment, to_us
+from headrace.cli.moments import time_option, to_us
 from headrace.cli.output import out, told_errors
 from headrace.errors import Invalid
 from headrace.loader import load_application
@@ -90,14 +90,7 @@ def streams(data_dir: DataDir = DEFAULT_DATA_DIR) -> None:
 def predict(
     endpoint: Annotated[str, typer.Argument(help="The endpoint's name.")],
     row: Annotated[list[str], typer.Argument(help="Rows, as JSON objects of its columns.")],
-    as_of: Annotated[
-        datetime | None,
-        typer.Option(
-            parser=moment,
-            metavar="TIME",
-            help="Read the features as known then, such as 2013-03-01T09:15:00Z; now if absent.",
-        ),
-    ] = None,
+    as_of: Annotated[datetime | None, time_option("Read the features as known then")] = None,
     data_dir: DataDir = DEFAULT_DATA_DIR,
 ) -> None:
     """Predict by entity keys: the server reads the features.

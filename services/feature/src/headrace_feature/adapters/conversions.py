@@ -45,8 +45,8 @@ def to_observations(
 ) -> Observations:
     """The columns that the layouts need.
 
-    Raises Invalid EMPTY, DECODE_ERROR, BAD_TYPE, BAD_ID or BAD_TIMESTAMP when one record is not as
-    ingest publishes them.
+    Raises Invalid EMPTY, DECODE_ERROR, BAD_ID or BAD_TIMESTAMP when one record is not as ingest
+    publishes them.
     """
     columns = sorted({name for each in layouts for name in (*each.entity, *each.columns)})
     frame = _decoded(records.values(), stream, columns)

@@ -93,9 +93,8 @@ def _places(held: Words, wanted: Words) -> tuple[Ints, Ints]:
     places = np.minimum(held[0].searchsorted(wanted[0]), held.shape[1] - 1)
     same = held[:, places] == wanted
     slots = np.flatnonzero(same.all(axis=0))
-    if (
-        len(slots) < same[0].sum()
-    ):  # two entities with one first half: once in the life of the world
+    # Two entities share a first half: hardly ever.
+    if len(slots) < same[0].sum():
         return _places_one_by_one(held, wanted)
     return places[slots], slots
 

@@ -27,7 +27,6 @@ Ints = NDArray[np.int64]
 EVENT, KNOWN, FLAGS, ID_HASH, COLUMNS = 0, 1, 2, 3, 4
 # Of FLAGS: the low bits say which columns are present, the high ones the partition.
 PARTITION_SHIFT = 48
-PARTITIONS_MAX = 1 << 15
 _MIX = (np.uint64(0x9E3779B97F4A7C15), np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB))
 
 
