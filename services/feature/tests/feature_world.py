@@ -16,7 +16,8 @@ from pathlib import Path
 import numpy as np
 from hypothesis import strategies as st
 
-from headrace.application import Recipe, RequestView, Stream, StreamView
+from headrace.application import Recipe, Stream
+from headrace.feature_view import RequestView, StreamView
 from headrace_feature.adapters.memory_archive import MemoryArchive
 from headrace_feature.adapters.record_folder import RecordFolder
 from headrace_feature.adapters.run_files import to_bytes
@@ -112,6 +113,7 @@ REQUEST_VIEW = RequestView.model_validate(
             "hour": {"transform": "hour", "column": "due", "timezone": "America/New_York"},
             "weekday": {"transform": "weekday", "column": "due", "timezone": "America/New_York"},
             "distance": {"transform": "value", "column": "distance"},
+            "haul": {"transform": "bucketize", "column": "distance", "boundaries": [1, 2.5]},
             "zone": {"transform": "category", "column": "zone", "categories": ["a", "b"]},
         },
     }

@@ -109,9 +109,10 @@ def test_request_features_are_local_to_their_zone():
         distance=np.array([2.5, np.nan]),
     )
 
-    assert [[1.0, 7.0, 2.5, 2.0], [3.0, 7.0]] == [answers[0].tolist(), answers[1, :2].tolist()]
-    assert np.isnan(answers[1, 2])
-    assert 0.0 == answers[1, 3]
+    assert [1.0, 7.0, 2.5, 2.0, 2.0] == answers[0].tolist()
+    assert [3.0, 7.0] == answers[1, :2].tolist()
+    assert np.isnan(answers[1, 2:4]).all()
+    assert 0.0 == answers[1, 4]
 
 
 def test_no_moment_given_means_now():

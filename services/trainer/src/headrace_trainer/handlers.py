@@ -9,7 +9,8 @@ from pathlib import Path
 
 import structlog
 
-from headrace.application import NAME, Recipe
+from headrace.application import Recipe
+from headrace.definition_types import NAME
 from headrace.errors import Busy, HeadraceError, Invalid, NotFound, Unavailable
 from headrace_trainer.domain.run import (
     TRIES_MAX,

@@ -17,7 +17,7 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from headrace.application import WindowFeature
+from headrace.feature_view import WindowFeature
 from headrace_feature.domain.exact import RunningTotals
 from headrace_feature.domain.records import Numbers
 

@@ -10,8 +10,8 @@ from zoneinfo import ZoneInfo
 import numpy as np
 from numpy.typing import NDArray
 
-from headrace.application import RequestFeature
 from headrace.errors import Invalid
+from headrace.feature_view import RequestFeature
 from headrace_feature.domain.entities import text_of
 
 # Texts, or numbers of which NaN is absent.
@@ -34,6 +34,8 @@ def transform(feature: RequestFeature, values: Column) -> NDArray[np.float64]:
         raise Invalid("BAD_REQUEST", field=feature.column, problem="must hold numbers")
     if feature.transform == "value":
         return values.astype(np.float64)
+    if feature.transform == "bucketize":
+        return _bucketize(feature, values.astype(np.float64))
     return _local(feature, values)
 
 
@@ -41,6 +43,11 @@ def _category(feature: RequestFeature, values: Column) -> NDArray[np.float64]:
     number = {name: 1 + place for place, name in enumerate(feature.categories or ())}
     listed = values.tolist() if isinstance(values, np.ndarray) else values
     return np.array([number.get(text_of(value) or "", 0) for value in listed], dtype=np.float64)
+
+
+def _bucketize(feature: RequestFeature, values: NDArray[np.float64]) -> NDArray[np.float64]:
+    place = np.searchsorted(np.array(feature.boundaries), values, "right")
+    return np.where(np.isnan(values), np.nan, place)
 
 
 def _local(

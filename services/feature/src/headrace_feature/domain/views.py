@@ -15,16 +15,15 @@ from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Literal, TypeVar
 
-from headrace.application import (
-    Definition,
-    Recipe,
+from headrace.application import Definition, Recipe, Stream
+from headrace.errors import NotFound
+from headrace.feature_view import (
+    RatioFeature,
     RequestFeature,
     RequestView,
-    Stream,
     StreamView,
     WindowFeature,
 )
-from headrace.errors import NotFound
 
 DAY_US = 86_400_000_000
 PLANS_MAX = 64
@@ -128,7 +127,7 @@ class Catalogue:
             isinstance(view, RequestView) or view_name in self.layout_by_view
         )
         feature = view.features.get(feature_name) if view is not None and known else None
-        if feature is None:
+        if feature is None or isinstance(feature, RatioFeature):
             raise NotFound("FEATURE_UNKNOWN", feature=f"{view_name}:{feature_name}")
         return feature
 
@@ -157,12 +156,12 @@ def plan_of(catalogue: Catalogue, features: tuple[str, ...]) -> Plan:
 
 def layout_of(view: StreamView, stream: Stream) -> Layout | None:
     """None while the contract lacks a column of the view, or has no numbers in it."""
-    wanted = sorted({f.column for f in view.features.values() if f.column is not None})
+    wanted = sorted({f.column for f in view.window_features().values() if f.column is not None})
     present = {*wanted, *view.entity} <= stream.columns.keys()
     kinds = tuple(_kinds(stream, wanted)) if present else ()
     if not present or len(kinds) != len(wanted):
         return None
-    span_us = 1_000_000 * max(feature.window_s for feature in view.features.values())
+    span_us = 1_000_000 * max(feature.window_s for feature in view.window_features().values())
     needs = json.dumps([stream.name, view.entity, wanted, kinds, span_us]).encode()
     return Layout(
         id=hashlib.blake2b(needs, digest_size=8).digest(),

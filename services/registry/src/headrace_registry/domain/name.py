@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import re
 
-from headrace.application import NAME
+from headrace.definition_types import NAME
 from headrace.errors import Invalid
 
 DIGEST = re.compile(r"[0-9a-f]{64}")

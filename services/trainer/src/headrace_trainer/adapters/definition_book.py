@@ -5,9 +5,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from headrace.application import Definition, Monitor, Recipe, RequestView
+from headrace.application import Definition, Monitor, Recipe
 from headrace.applied import read_applied
 from headrace.errors import NotFound
+from headrace.feature_view import RequestView
 from headrace_kit.kafka import Record
 
 
