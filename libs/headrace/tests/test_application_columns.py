@@ -88,6 +88,11 @@ def test_folder_name_that_is_no_name_is_refused(name):
         build_application(name, [])
 
 
+def test_different_texts_can_be_counted():
+    distinct = {"aggregate": "distinct", "column": "zone", "window": "1h"}
+    build(RIDES, {**ZONE, "features": {"zones": distinct}})
+
+
 def test_columns_that_fit_are_taken():
     build(RIDES, ASKS, ZONE, ASK, RECIPE)
 

@@ -3,18 +3,21 @@
 
 import numpy as np
 import pytest
+from feature_oracle import Oracle
 from feature_world import (
     DAY,
     HOUR,
     KINDS,
     MOMENTS,
     REQUEST_FEATURES,
+    SECOND,
     START,
     WINDOW_FEATURES,
     ZONES,
     Event,
-    Oracle,
     World,
+    a_catalogue,
+    a_view,
     bits,
     event_lists,
 )
@@ -96,6 +99,37 @@ def test_window_is_open_at_its_begin_and_closed_at_its_end():
 
     answers = [world.read([("a", 1, START + d)], feature)[0, 0] for d in (-1, 0, HOUR - 1, HOUR)]
     assert [0, 1, 1, 0] == answers
+
+
+def test_tumbling_day_is_the_day_before_by_the_clock_of_its_zone():
+    # 2013-03-10 in New York had 23 hours: it ended 23 hours after its midnight at 05:00 UTC.
+    midnight = 1_362_891_600 * SECOND
+    feature = {
+        "aggregate": "count",
+        "window": "1d",
+        "tumbling": True,
+        "timezone": "America/New_York",
+    }
+    view = a_view({"yesterday": feature})
+    world = World(a_catalogue(view))
+    world.fold(Event("e", midnight, midnight), Event("next", midnight + 23 * HOUR, midnight))
+
+    moments = (0, 23 * HOUR - 1, 23 * HOUR, 47 * HOUR - 1, 47 * HOUR)
+    rows = [("a", 1, midnight + moment) for moment in moments]
+    assert [0, 0, 1, 1, 1] == world.read(rows, ["zone:yesterday"])[:, 0].tolist()
+
+
+def test_entity_that_was_not_heard_of_within_the_ttl_has_no_features():
+    count = {"aggregate": "count", "window": "3h"}
+    view = a_view({"n": count, "m": {**count, "default": -1}}, ttl="1h")
+    world = World(a_catalogue(view))
+    world.fold(Event("e", START, START))
+
+    rows = [("a", 1, START + HOUR - 1), ("a", 1, START + HOUR), ("never", 1, START)]
+    answers = world.read(rows, ["zone:n", "zone:m"])
+    assert [1.0, 1.0] == answers[0].tolist()
+    assert np.isnan(answers[1:, 0]).all()
+    assert [-1.0, -1.0] == answers[1:, 1].tolist()
 
 
 def test_request_features_are_local_to_their_zone():

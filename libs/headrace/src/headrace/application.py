@@ -21,7 +21,6 @@ from headrace.errors import Invalid
 from headrace.feature_view import (
     LIFETIME_S,
     AnyView,
-    RatioFeature,
     RequestView,
     StreamView,
     View,
@@ -317,25 +316,20 @@ def _check_stream_view(view: StreamView, application: Application) -> None:
     columns = {each.column for each in view.window_features().values() if each.column is not None}
     _require(len(columns) <= VIEW_COLUMNS_MAX, view, f"more than {VIEW_COLUMNS_MAX} columns")
     for column in sorted(columns):
-        _check_number(view, application, view.stream, column)
-
-
-# What the types say and no reader computes yet.
-PENDING = ("std", "first", "last_n", "distinct", "quantile")
+        _check_columns(view, application, view.stream, column)
+    for feature in view.window_features().values():
+        if feature.column is not None and feature.aggregate != "distinct":
+            _check_number(view, application, view.stream, feature.column)
 
 
 def _require_answered(view: StreamView) -> None:
+    """What the types say and no reader computes yet."""
     windows = view.window_features().values()
     pending = {
         "filter": view.filter is not None,
         "derive": bool(view.derive),
         "lookups": bool(view.lookups),
-        "ttl": view.ttl_s is not None,
-        "ratio": any(isinstance(each, RatioFeature) for each in view.features.values()),
-        "default": any(each.default is not None for each in view.features.values()),
-        "tumbling": any(each.tumbling for each in windows),
         "lifetime": any(each.window_s == LIFETIME_S for each in windows),
-        **{name: any(each.aggregate == name for each in windows) for name in PENDING},
     }
     for key, asked in pending.items():
         _require(not asked, view, f"{key} is not answered yet")

@@ -19,6 +19,7 @@ from headrace_feature.domain.gathering import Wanted, gather
 from headrace_feature.domain.observations import COLUMNS, Ints, Observations, run_of
 from headrace_feature.domain.records import Numbers, Records, numbered
 from headrace_feature.domain.request_features import Column, transform
+from headrace_feature.domain.rules import apply_rules
 from headrace_feature.domain.training_set import Rows, TrainingSet, build_rows
 from headrace_feature.domain.views import Catalogue, Layout, Plan, WindowPart, plan_of
 from headrace_feature.ports import Archive, Folded, ObservationStore, Snapshot
@@ -27,6 +28,8 @@ from headrace_kit.clock import Clock
 ROWS_MAX = 10_000
 LINE_US_MAX = 2**61  # entities x (span of their times + what a coarse scale adds)
 SECOND_US = 1_000_000
+# Which of several observations of one moment comes first shows in these.
+BY_ID = ("first", "last", "last_n")
 # Next offset by layout id and partition: what the fold may take on, without a hole before it.
 Placed = Mapping[tuple[bytes, int], int]
 
@@ -102,11 +105,12 @@ def get_online_features(
     as_of_us = query.as_of_us
     if not len(as_of_us):
         as_of_us = np.full(rows, clock.now_us(), dtype=np.int64)
-    answers = np.empty((rows, plan.width))
+    answers = np.empty((rows, plan.slots))
     _answer_windows(plan, query.columns, as_of_us, store, answers)
     for slot, feature in zip(plan.request.slots, plan.request.features, strict=True):
         answers[:, slot] = transform(feature, _column(query.columns, feature.column))
-    return as_float32(answers)
+    apply_rules(plan.rules, answers)
+    return as_float32(answers[:, : plan.width])
 
 
 def _row_count(query: GetOnlineFeatures) -> int:
@@ -158,7 +162,7 @@ def _seen(
     """The observations of the entities that are asked for, each entity once."""
     named, slots = _entities(part.layout, columns)
     since_us, until_us = _times(slots, len(named), as_of_us, part.longest_us)
-    by_id = any(feature.aggregate == "last" for feature in part.features)
+    by_id = any(each.feature.aggregate in BY_ID for each in part.asked)
     wanted = Wanted(digests(named), since_us, until_us, by_id)
     width = COLUMNS + len(part.layout.columns)
     return windows.Seen(gather(store.runs(part.layout), wanted, width=width), slots)
@@ -248,7 +252,7 @@ def _entity_keys(spine: Records, column: str) -> list[str]:
 def _offline_features(
     plan: Plan, rows: Rows, snapshots: Mapping[str, Snapshot], until_us: int
 ) -> NDArray[np.float64]:
-    answers = np.empty((len(rows.as_of_us), plan.width))
+    answers = np.empty((len(rows.as_of_us), plan.slots))
     for stream in sorted({part.layout.stream for part in plan.windows}):
         parts = [part for part in plan.windows if part.layout.stream == stream]
         columns = {name for p in parts for name in (*p.layout.entity, *p.layout.columns)}
@@ -257,7 +261,8 @@ def _offline_features(
             answers[:, part.slots] = _joined(part, rows, records)
     for slot, feature in zip(plan.request.slots, plan.request.features, strict=True):
         answers[:, slot] = transform(feature, _request_column(rows.spine, feature.column))
-    return answers
+    apply_rules(plan.rules, answers)
+    return answers[:, : plan.width]
 
 
 def _joined(part: WindowPart, rows: Rows, records: Records) -> NDArray[np.float64]:
@@ -271,10 +276,16 @@ def _joined(part: WindowPart, rows: Rows, records: Records) -> NDArray[np.float6
         records.event_us,
         records.known_us,
         records.id_rank,
-        {column: records.numbers(column) for column in layout.columns},
+        {column: _values(records, column) for column in layout.columns},
     )
     questions = point_in_time.Questions(asked, rows.as_of_us)
-    return point_in_time.window_features(history, questions, part.features)
+    return point_in_time.window_features(history, questions, part.asked)
+
+
+def _values(records: Records, column: str) -> Numbers:
+    """Texts by their number in the archive: different ones can be counted."""
+    found = records.columns[column]
+    return found if isinstance(found, Numbers) else Numbers(found.codes, found.codes >= 0)
 
 
 def _request_column(spine: Records, name: str) -> Column:

@@ -106,8 +106,16 @@ def _texts(values: pl.Series) -> Texts:
 
 
 def _numbers(values: pl.Series, kind: Kind) -> Numbers:
+    if kind == "text":
+        return _hashed(values)
     dense = values.cast(pl.Float64 if kind == "float64" else pl.Int64).fill_null(0)
     return Numbers(dense.to_numpy(), values.is_not_null().to_numpy())
+
+
+def _hashed(values: pl.Series) -> Numbers:
+    texts = values.fill_null("").cast(pl.Binary).to_list()
+    hashes = Ids.of(texts).hashes().view(np.int64)
+    return Numbers(hashes, values.is_not_null().to_numpy())
 
 
 def to_query(request: wire.GetOnlineFeaturesRequest) -> GetOnlineFeatures:

@@ -4,24 +4,31 @@
 An observation is seen by rows with as_of in [shown, gone): shown = max(event time, known time),
 gone = event time + window. So a count or sum is the running total of what was shown by as_of minus
 that of what was gone, whatever the lags; `last` is the highest (event time, id) shown so far,
-unless it is gone. Only min and max list a window's observations. No code is shared with the online
+unless it is gone. The others list a window's observations. No code is shared with the online
 read but the final rounding, so that their equality says something.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from headrace.feature_view import WindowFeature
-from headrace_feature.domain.exact import RunningTotals
+from headrace.feature_view import Q_UNITS
+from headrace_feature.domain.edges import Window
+from headrace_feature.domain.exact import RunningTotals, rounded
 from headrace_feature.domain.records import Numbers
+from headrace_feature.domain.views import Asked
 
 PAIRS_MAX = 2_000_000
+# What is 0 of nothing; all else is absent.
+COUNTING = ("count", "distinct")
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,16 +97,16 @@ def _first_known(
 
 
 def window_features(
-    history: History, questions: Questions, features: Sequence[WindowFeature]
+    history: History, questions: Questions, asked: Sequence[Asked]
 ) -> NDArray[np.float64]:
-    """[rows, features]; NaN where a window holds no value."""
-    answers = np.empty((len(questions.entity), len(features)))
+    """[rows, asked]; NaN where a window holds no value."""
+    answers = np.empty((len(questions.entity), len(asked)))
     if not len(history.entity):
-        answers[:] = [0.0 if feature.aggregate == "count" else np.nan for feature in features]
+        answers[:] = [0.0 if each.feature.aggregate in COUNTING else np.nan for each in asked]
         return answers
     join = _Join(history, questions)
-    for place, feature in enumerate(features):
-        answers[:, place] = join.answer(feature)
+    for column, each in enumerate(asked):
+        answers[:, column] = join.answer(each)
     return answers
 
 
@@ -113,17 +120,20 @@ class _Join:
         self._shown = self._placed(self._shown_us[self._by_shown], self._by_shown)
         self._gone_by_window: dict[int, tuple[NDArray[np.intp], NDArray[np.int64]]] = {}
 
-    def answer(self, feature: WindowFeature) -> NDArray[np.float64]:
+    def answer(self, asked: Asked) -> NDArray[np.float64]:
+        feature = asked.feature
         window_us = feature.window_s * 1_000_000
+        if feature.tumbling:
+            return self._listed(asked)
         match feature.aggregate:
             case "count":
                 return (self._shown - self._gone(window_us)[1]).astype(np.float64)
             case "last":
                 return self._last(feature.column or "", window_us)
-            case "min" | "max":
-                return self._extreme(feature.column or "", window_us, feature.aggregate)
-            case _:
+            case "sum" | "mean":
                 return self._total(feature.column or "", window_us, feature.aggregate)
+            case _:
+                return self._listed(asked)
 
     def _gone(self, window_us: int) -> tuple[NDArray[np.intp], NDArray[np.int64]]:
         """Observations in the order in which they go, and how many are gone at each row.
@@ -164,24 +174,62 @@ class _Join:
         answers[found] = numbers.values[highest[found]].astype(np.float64)
         return answers
 
-    def _extreme(self, column: str, window_us: int, aggregate: str) -> NDArray[np.float64]:
-        history, asked = self._history, self._questions
-        numbers = history.numbers[column]
-        extreme, values = np.maximum if aggregate == "max" else np.minimum, numbers.values
-        edges = (
-            _places(history.entity, history.event_us, asked.entity, asked.as_of_us - since_us)
-            for since_us in (window_us, 0)
+    def _listed(self, asked: Asked) -> NDArray[np.float64]:
+        """By listing what each row's window holds."""
+        history, questions, feature = self._history, self._questions, asked.feature
+        since_us, until_us = Window.of(feature).edges(questions.as_of_us)
+        first, last = (
+            _places(history.entity, history.event_us, questions.entity, edge_us)
+            for edge_us in (since_us, until_us)
         )
-        first, last = edges
-        answers = np.full(len(first), np.nan)
+        empty = 0.0 if feature.aggregate in COUNTING else np.nan
+        answers = np.full(len(first), empty)
+        numbers = history.numbers[feature.column] if feature.column else None
         for rows in _pieces(last - first):
             row, place = _listed(first[rows], last[rows])
-            seen = numbers.present[place] & (history.known_us[place] <= asked.as_of_us[rows][row])
+            seen = history.known_us[place] <= questions.as_of_us[rows][row]
+            if numbers is not None:
+                seen &= numbers.present[place]
             row, place = row[seen], place[seen]
             filled, starts = np.unique(row, return_index=True)
-            if len(filled):
-                answers[rows.start + filled] = extreme.reduceat(values[place], starts)
+            values = numbers.values[place] if numbers is not None else place
+            for one, held in zip(filled.tolist(), np.split(values, starts)[1:], strict=True):
+                answers[rows.start + one] = _of_values(held.tolist(), asked)
         return answers
+
+
+def _of_values(values: list[Any], asked: Asked) -> float:
+    """An aggregate of what one window holds, in order of (event time, id); at least one value."""
+    match asked.feature.aggregate:
+        case "count":
+            return float(len(values))
+        case "sum" | "mean" as name:
+            total = sum(map(Fraction, values), Fraction())
+            added = rounded(total.numerator, total.denominator)
+            return added / len(values) if name == "mean" else added
+        case "std":
+            return _std(values)
+        case "min" | "quantile" as name:
+            share = Fraction(round((asked.feature.q or 0) * Q_UNITS), Q_UNITS)
+            rank = max(math.ceil(share * len(values)), 1) if name == "quantile" else 1
+            return float(sorted(values)[rank - 1])
+        case "max":
+            return float(max(values))
+        case "first":
+            return float(values[0])
+        case "distinct":
+            return float(len(set(values)))
+        case _:
+            return float(values[-1 - asked.place]) if asked.place < len(values) else math.nan
+
+
+def _std(values: list[Any]) -> float:
+    if len(values) < 2:
+        return math.nan
+    exact = [Fraction(value) for value in values]
+    spread = len(exact) * sum(value * value for value in exact) - sum(exact) ** 2
+    pairs = len(exact) * (len(exact) - 1)
+    return math.sqrt(rounded(spread.numerator, spread.denominator) / pairs)
 
 
 def _pieces(lengths: NDArray[np.int64]) -> Iterator[slice]:

@@ -4,8 +4,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import UTC, datetime, timedelta
-from zoneinfo import ZoneInfo
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,17 +11,12 @@ from numpy.typing import NDArray
 from headrace.errors import Invalid
 from headrace.feature_view import RequestFeature
 from headrace_feature.domain.entities import text_of
+from headrace_feature.domain.local_time import DAY_S, FIRST_US, HOUR_S, LAST_US, local_seconds
 
 # Texts, or numbers of which NaN is absent.
 Column = Sequence[str | None] | NDArray[np.int64] | NDArray[np.float64]
 
-SECOND_US = 1_000_000
-HOUR_S, DAY_S = 3_600, 86_400
-EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 EPOCH_WEEKDAY = 4  # 1970 began on a Thursday; Monday is 1.
-# What a clock can show: the years 2 to 9998, so that no zone leaves the calendar.
-FIRST_US = (datetime(2, 1, 1, tzinfo=UTC) - EPOCH) // timedelta(microseconds=1)
-LAST_US = (datetime(9998, 1, 1, tzinfo=UTC) - EPOCH) // timedelta(microseconds=1)
 
 
 def transform(feature: RequestFeature, values: Column) -> NDArray[np.float64]:
@@ -53,19 +46,12 @@ def _bucketize(feature: RequestFeature, values: NDArray[np.float64]) -> NDArray[
 def _local(
     feature: RequestFeature, moments_us: NDArray[np.int64] | NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """hour 0 to 23, weekday 1 to 7 by the zone's clock; each second is looked up once."""
+    """hour 0 to 23, weekday 1 to 7 by the zone's clock."""
     answers = np.full(len(moments_us), np.nan)
     given = (moments_us >= FIRST_US) & (moments_us < LAST_US)
-    seconds, place = np.unique(moments_us[given].astype(np.int64) // SECOND_US, return_inverse=True)
-    local = (seconds + _offsets_s(seconds, ZoneInfo(feature.timezone or "UTC")))[place]
+    local = local_seconds(moments_us[given].astype(np.int64), feature.timezone or "UTC")
     if feature.transform == "hour":
         answers[given] = local % DAY_S // HOUR_S
     else:
         answers[given] = (local // DAY_S + EPOCH_WEEKDAY - 1) % 7 + 1
     return answers
-
-
-def _offsets_s(seconds: NDArray[np.int64], zone: ZoneInfo) -> NDArray[np.int64]:
-    moments = (EPOCH + timedelta(seconds=second) for second in seconds.tolist())
-    offsets = (moment.astimezone(zone).utcoffset() for moment in moments)
-    return np.array([offset.total_seconds() for offset in offsets if offset], dtype=np.int64)

@@ -13,24 +13,30 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
+from itertools import count
 from typing import Literal, TypeVar
 
 from headrace.application import Definition, Recipe, Stream
 from headrace.errors import NotFound
 from headrace.feature_view import (
+    Feature,
     RatioFeature,
     RequestFeature,
     RequestView,
     StreamView,
     WindowFeature,
+    features_by_name,
 )
+from headrace_feature.domain.edges import Window
+from headrace_feature.domain.rules import Default, Ratio, Rule, Stale
 
 DAY_US = 86_400_000_000
 PLANS_MAX = 64
 T = TypeVar("T")
-Kind = Literal["int64", "float64"]
-# Values of a string column have no arithmetic: a feature on one is unknown.
+# A text is kept as 64 bits of its hash: it has no arithmetic, different ones can be counted.
+Kind = Literal["int64", "float64", "text"]
 KIND_BY_TYPE: Mapping[str, Kind] = {
+    "string": "text",
     "int64": "int64",
     "timestamp": "int64",
     "bool": "int64",
@@ -53,17 +59,29 @@ class Layout:
     span_us: int
 
 
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """One value of a feature: `place` tells those of last_n apart, `slot` is where it goes."""
+
+    slot: int
+    feature: WindowFeature
+    place: int
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class WindowPart:
-    """The features of one view that a request asks for; `slots` are their places in the answer."""
+    """What a request asks of one view's windows."""
 
     layout: Layout
-    slots: tuple[int, ...]
-    features: tuple[WindowFeature, ...]
+    asked: tuple[Asked, ...]
+
+    @property
+    def slots(self) -> tuple[int, ...]:
+        return tuple(each.slot for each in self.asked)
 
     @property
     def longest_us(self) -> int:
-        return 1_000_000 * max(feature.window_s for feature in self.features)
+        return max(Window.of(each.feature).reach_us for each in self.asked)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,11 +94,17 @@ class RequestPart:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Plan:
-    """Who answers which feature of a request."""
+    """Who answers which feature of a request.
+
+    `width` values are asked for; `slots`, as many or more, are filled on the way: the others are
+    what `rules` make answers of.
+    """
 
     windows: tuple[WindowPart, ...]
     request: RequestPart
+    rules: tuple[Rule, ...]
     width: int
+    slots: int
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -120,48 +144,108 @@ class Catalogue:
     def layouts_of(self, stream: str) -> list[Layout]:
         return [layout for layout in self.layouts().values() if layout.stream == stream]
 
-    def feature(self, view_name: str, feature_name: str) -> WindowFeature | RequestFeature:
-        """Raises NotFound FEATURE_UNKNOWN for a name that no applied view has."""
+    def answered(self, name: str) -> tuple[str, Feature, int]:
+        """The view, the feature and the place of a full name.
+
+        Raises NotFound FEATURE_UNKNOWN for a name that no applied view has.
+        """
+        view_name, _, feature_name = name.partition(":")
         view = self.views.get(view_name)
-        known = view is not None and (
-            isinstance(view, RequestView) or view_name in self.layout_by_view
-        )
-        feature = view.features.get(feature_name) if view is not None and known else None
-        if feature is None or isinstance(feature, RatioFeature):
-            raise NotFound("FEATURE_UNKNOWN", feature=f"{view_name}:{feature_name}")
-        return feature
+        if isinstance(view, RequestView) or (view and view_name in self.layout_by_view):
+            found = features_by_name(view).get(feature_name)
+            if found is not None:
+                return view_name, *found
+        raise NotFound("FEATURE_UNKNOWN", feature=name)
 
 
 @lru_cache(maxsize=PLANS_MAX)
 def plan_of(catalogue: Catalogue, features: tuple[str, ...]) -> Plan:
     """Raises NotFound FEATURE_UNKNOWN for a name that no applied view has."""
-    windows: dict[str, list[tuple[int, WindowFeature]]] = {}
-    request: list[tuple[int, RequestFeature]] = []
+    draft = _Draft(catalogue)
     for slot, name in enumerate(features):
-        view_name, _, feature_name = name.partition(":")
-        feature = catalogue.feature(view_name, feature_name)
+        draft.ask(slot, name)
+    return draft.plan(len(features))
+
+
+class _Draft:
+    """A plan while it is made; what rules need beside what is asked gets slots behind."""
+
+    def __init__(self, catalogue: Catalogue) -> None:
+        self._catalogue = catalogue
+        self._windows: dict[str, list[Asked]] = {}
+        self._request: list[tuple[int, RequestFeature]] = []
+        self._ratios: list[tuple[int, str, RatioFeature]] = []
+
+    def ask(self, slot: int, name: str) -> None:
+        view, feature, place = self._catalogue.answered(name)
         if isinstance(feature, RequestFeature):
-            request.append((slot, feature))
+            self._request.append((slot, feature))
+        elif isinstance(feature, RatioFeature):
+            self._ratios.append((slot, view, feature))
         else:
-            windows.setdefault(view_name, []).append((slot, feature))
-    return Plan(
-        windows=tuple(
-            WindowPart(catalogue.layout_by_view[view], *_columns(wanted))
-            for view, wanted in windows.items()
-        ),
-        request=RequestPart(*_columns(request)),
-        width=len(features),
-    )
+            self._windows.setdefault(view, []).append(Asked(slot, feature, place))
+
+    def plan(self, width: int) -> Plan:
+        slots = count(width)
+        parts = [(slot, f, self._parts(view, f, slots)) for slot, view, f in self._ratios]
+        stale = [self._stale(view, slots) for view in list(self._windows)]
+        asked = [each for of_view in self._windows.values() for each in of_view]
+        rules: list[Rule] = [rule for rule in stale if rule is not None]
+        rules += [_default(each.slot, each.feature) for each in asked if _has_default(each.feature)]
+        rules += [Ratio(slot, *two) for slot, _, two in parts]
+        rules += [_default(slot, feature) for slot, feature, _ in parts if _has_default(feature)]
+        return Plan(
+            windows=tuple(
+                WindowPart(self._catalogue.layout_by_view[view], tuple(of_view))
+                for view, of_view in self._windows.items()
+            ),
+            request=RequestPart(*_columns(self._request)),
+            rules=tuple(rules),
+            width=width,
+            slots=next(slots),
+        )
+
+    def _parts(self, view: str, feature: RatioFeature, slots: Iterator[int]) -> tuple[int, int]:
+        """Slots of the two that a ratio divides."""
+        above, below = next(slots), next(slots)
+        self.ask(above, f"{view}:{feature.ratio[0]}")
+        self.ask(below, f"{view}:{feature.ratio[1]}")
+        return above, below
+
+    def _stale(self, name: str, slots: Iterator[int]) -> Rule | None:
+        """The records of the view within its ttl are counted: none of them, no features."""
+        view = self._catalogue.views[name]
+        if not isinstance(view, StreamView) or view.ttl_s is None:
+            return None
+        concerned = tuple(each.slot for each in self._windows[name])
+        fresh = Asked(next(slots), _counted(view.ttl_s), 0)
+        self._windows[name].append(fresh)
+        return Stale(concerned, fresh.slot)
+
+
+def _counted(window_s: int) -> WindowFeature:
+    return WindowFeature(aggregate="count", window=f"{window_s}s")
+
+
+def _has_default(feature: WindowFeature | RatioFeature) -> bool:
+    return feature.default is not None
+
+
+def _default(slot: int, feature: WindowFeature | RatioFeature) -> Default:
+    return Default(slot, feature.default or 0.0)
 
 
 def layout_of(view: StreamView, stream: Stream) -> Layout | None:
     """None while the contract lacks a column of the view, or has no numbers in it."""
     wanted = sorted({f.column for f in view.window_features().values() if f.column is not None})
-    present = {*wanted, *view.entity} <= stream.columns.keys()
-    kinds = tuple(_kinds(stream, wanted)) if present else ()
-    if not present or len(kinds) != len(wanted):
+    if not {*wanted, *view.entity} <= stream.columns.keys():
         return None
-    span_us = 1_000_000 * max(feature.window_s for feature in view.window_features().values())
+    kinds = tuple(KIND_BY_TYPE[stream.columns[column].type] for column in wanted)
+    kind_by_column = dict(zip(wanted, kinds, strict=True))
+    for feature in view.window_features().values():
+        if kind_by_column.get(feature.column or "") == "text" and feature.aggregate != "distinct":
+            return None
+    span_us = max(Window.of(each).reach_us for each in _looking(view))
     needs = json.dumps([stream.name, view.entity, wanted, kinds, span_us]).encode()
     return Layout(
         id=hashlib.blake2b(needs, digest_size=8).digest(),
@@ -173,11 +257,11 @@ def layout_of(view: StreamView, stream: Stream) -> Layout | None:
     )
 
 
-def _kinds(stream: Stream, columns: Sequence[str]) -> Iterator[Kind]:
-    for column in columns:
-        kind = KIND_BY_TYPE.get(stream.columns[column].type)
-        if kind is not None:
-            yield kind
+def _looking(view: StreamView) -> Iterator[WindowFeature]:
+    """What looks at records: the features with a window, and the ttl."""
+    yield from view.window_features().values()
+    if view.ttl_s is not None:
+        yield _counted(view.ttl_s)
 
 
 def _laid_out(catalogue: Catalogue) -> Catalogue:

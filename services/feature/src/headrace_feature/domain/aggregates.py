@@ -1,0 +1,223 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Aggregates of many runs of observations at once, as `headrace.feature_view` defines them.
+
+An observation is absent in a column when its bit says so; what is absent is replaced by what leaves
+the aggregate as it is, or taken out where there is no such value.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from headrace.feature_view import Q_UNITS
+from headrace_feature.domain.exact import INT64_SAFE, rounded, sum_of_floats
+from headrace_feature.domain.observations import COLUMNS, FLAGS
+from headrace_feature.domain.views import Kind
+
+Values = NDArray[Any]  # int64 or float64
+DTYPE_BY_KIND = {"int64": np.int64, "float64": np.float64, "text": np.int64}
+Ints = NDArray[np.int64]
+Floats = NDArray[np.float64]
+Flags = NDArray[np.bool_]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Group:
+    """One aggregate over columns of one kind, computed together for all questions.
+
+    `columns`: places in the layout, none for count. `arguments`, one for each: which value of
+    last_n, the newest is 0; of a quantile, the share in ten-thousandths.
+    """
+
+    aggregate: str
+    kind: Kind
+    columns: Ints
+    arguments: Ints
+
+
+@dataclass(frozen=True, slots=True)
+class Runs:
+    """What questions see: `observations` in runs end to end, none of them empty."""
+
+    questions: Ints
+    starts: Ints
+    counts: Ints
+    observations: Ints
+
+
+def group_of(aggregate: str, kind: Kind, columns: Ints, arguments: Ints) -> Group:
+    named = columns >= 0
+    return Group(aggregate, kind, columns[named], arguments[named])
+
+
+def nothing(group: Group, questions: int) -> Floats:
+    """[questions, columns]: what is answered to one that sees nothing."""
+    grid = np.empty((questions, max(len(group.columns), 1)))
+    grid.fill(0.0 if group.aggregate in ("count", "distinct") else np.nan)
+    return grid
+
+
+def aggregate(group: Group, seen: Ints, runs: Runs) -> Floats:
+    """[runs, columns], of `seen`: the observations of the runs."""
+    if group.aggregate == "count":
+        return runs.counts[:, None].astype(np.float64)
+    values = seen[:, COLUMNS + group.columns].view(DTYPE_BY_KIND[group.kind])
+    present = (seen[:, FLAGS, None] >> group.columns & 1).astype(np.bool_)
+    if group.aggregate in _OF_PRESENT:
+        return _column_by_column(group, values, present, runs)
+    counts = runs.counts[:, None]
+    if not present.all():
+        counts = np.add.reduceat(present, runs.starts, dtype=np.int64)
+    answers = _OF_ALL[group.aggregate](values, present, runs.starts, counts)
+    return np.where(counts > 0, answers, np.nan)
+
+
+def _sum(values: Values, present: Flags, starts: Ints, counts: Ints) -> Floats:
+    """Exact, then rounded once."""
+    values = np.where(present, values, values.dtype.type(0))
+    whole = values.dtype == np.int64
+    if whole and _largest(values) * len(values) < INT64_SAFE:
+        return np.add.reduceat(values, starts).astype(np.float64)
+    add = _sum_of_wholes if whole else sum_of_floats
+    ends = [*starts[1:].tolist(), len(values)]
+    runs = [slice(start, end) for start, end in zip(starts.tolist(), ends, strict=True)]
+    columns = [column.tolist() for column in values.T]
+    return np.array([[add(column[run]) for column in columns] for run in runs])
+
+
+def _mean(values: Values, present: Flags, starts: Ints, counts: Ints) -> Floats:
+    return _sum(values, present, starts, counts) / np.maximum(counts, 1)
+
+
+def _min(values: Values, present: Flags, starts: Ints, counts: Ints) -> Floats:
+    greatest = _limits(values).max
+    return np.minimum.reduceat(np.where(present, values, greatest), starts).astype(np.float64)
+
+
+def _max(values: Values, present: Flags, starts: Ints, counts: Ints) -> Floats:
+    least = _limits(values).min
+    return np.maximum.reduceat(np.where(present, values, least), starts).astype(np.float64)
+
+
+def _first(values: Values, present: Flags, starts: Ints, counts: Ints) -> Floats:
+    rows = np.arange(len(values))[:, None]
+    places = np.minimum.reduceat(np.where(present, rows, len(values) - 1), starts)
+    return values[places, np.arange(values.shape[1])].astype(np.float64)
+
+
+def _last(values: Values, present: Flags, starts: Ints, counts: Ints) -> Floats:
+    rows = np.arange(len(values))[:, None]
+    places = np.maximum.reduceat(np.where(present, rows, 0), starts)
+    return values[places, np.arange(values.shape[1])].astype(np.float64)
+
+
+_OF_ALL: dict[str, Callable[[Values, Flags, Ints, Ints], Floats]] = {
+    "sum": _sum,
+    "mean": _mean,
+    "min": _min,
+    "max": _max,
+    "first": _first,
+    "last": _last,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class _Present:
+    """The values of one column that are there, in the runs that have some."""
+
+    values: Values
+    starts: Ints
+    counts: Ints
+
+    def run_of_each(self) -> Ints:
+        return np.arange(len(self.counts)).repeat(self.counts)
+
+
+def _column_by_column(group: Group, values: Values, present: Flags, runs: Runs) -> Floats:
+    answers = nothing(group, len(runs.starts))
+    run = np.arange(len(runs.counts)).repeat(runs.counts)
+    for place, argument in enumerate(group.arguments.tolist()):
+        there = present[:, place]
+        counts = np.bincount(run[there], minlength=len(runs.counts))
+        filled = np.flatnonzero(counts)
+        if len(filled):
+            counts = counts[filled]
+            some = _Present(values[there, place], counts.cumsum() - counts, counts)
+            answers[filled, place] = _OF_PRESENT[group.aggregate](some, argument)
+    return answers
+
+
+def _std(some: _Present, _: int) -> Floats:
+    ends = (some.starts + some.counts).tolist()
+    if some.values.dtype == np.int64 and _largest(some.values) * max(some.counts) < 2**31:
+        totals = np.add.reduceat(some.values, some.starts)
+        squares = np.add.reduceat(some.values * some.values, some.starts)
+        spread = (some.counts * squares - totals * totals).astype(np.float64)
+    else:
+        runs = (some.values[a:b] for a, b in zip(some.starts.tolist(), ends, strict=True))
+        spread = np.array([_spread(run) for run in runs])
+    pairs = some.counts.astype(np.float64) * (some.counts - 1)
+    return np.where(some.counts > 1, np.sqrt(spread / np.maximum(pairs, 1)), np.nan)
+
+
+def _spread(values: Values) -> float:
+    """n * sum(x^2) - sum(x)^2 as an exact number, rounded once."""
+    wholes, unit = _wholes(values)
+    total = sum(wholes)
+    spread = len(wholes) * sum(whole * whole for whole in wholes) - total * total
+    return rounded(spread << max(2 * unit, 0), 1 << max(-2 * unit, 0))
+
+
+def _wholes(values: Values) -> tuple[list[int], int]:
+    """Each value is a whole number of 2**unit."""
+    if values.dtype == np.int64:
+        return values.tolist(), 0
+    mantissas, exponents = np.frexp(values)
+    unit = int(exponents.min())
+    shifted = zip((mantissas * 2.0**53).astype(np.int64).tolist(), exponents - unit, strict=True)
+    return [mantissa << int(shift) for mantissa, shift in shifted], unit - 53
+
+
+def _last_n(some: _Present, place: int) -> Floats:
+    rows = some.starts + some.counts - 1 - place
+    return np.where(place < some.counts, some.values[np.maximum(rows, 0)], np.nan)
+
+
+def _distinct(some: _Present, _: int) -> Floats:
+    run = some.run_of_each()
+    order = np.lexsort((some.values, run))
+    ordered = some.values[order]
+    new = np.ones(len(order), dtype=np.bool_)
+    new[1:] = (ordered[1:] != ordered[:-1]) | (run[1:] != run[:-1])
+    return np.add.reduceat(new, some.starts, dtype=np.int64).astype(np.float64)
+
+
+def _quantile(some: _Present, share: int) -> Floats:
+    order = np.lexsort((some.values, some.run_of_each()))
+    ranks = -(-share * some.counts // Q_UNITS)
+    return some.values[order[some.starts + ranks - 1]].astype(np.float64)
+
+
+_OF_PRESENT: dict[str, Callable[[_Present, int], Floats]] = {
+    "std": _std,
+    "last_n": _last_n,
+    "distinct": _distinct,
+    "quantile": _quantile,
+}
+
+
+def _largest(values: Values) -> int:
+    return max(int(values.max()), -int(values.min()))
+
+
+def _sum_of_wholes(values: Sequence[int]) -> float:
+    return rounded(sum(values), 1)
+
+
+def _limits(values: Values) -> Any:
+    return (np.finfo if values.dtype == np.float64 else np.iinfo)(values.dtype)

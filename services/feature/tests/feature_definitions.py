@@ -1,0 +1,59 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Views drawn at random: everything that a definition can say."""
+
+from feature_world import RIDES
+from hypothesis import strategies as st
+
+from headrace.feature_view import StreamView
+
+AGGREGATES = st.sampled_from(
+    ["count", "sum", "mean", "std", "min", "max", "first", "last", "last_n", "distinct", "quantile"]
+)
+WINDOWS = st.sampled_from(
+    [
+        {"window": "1h"},
+        {"window": "90m"},
+        {"window": "3h"},
+        {"window": "1h", "tumbling": True},
+        {"window": "7m", "tumbling": True},
+        {"window": "1d", "tumbling": True, "timezone": "America/New_York"},
+        {"window": "2d", "tumbling": True, "timezone": "Asia/Tokyo"},
+    ]
+)
+DEFAULTS = st.none() | st.sampled_from([0.0, -1.5, 1e30])
+NUMBERS = st.sampled_from(["riders", "fare", "kind", "at"])
+
+
+@st.composite
+def window_features(draw) -> dict[str, object]:
+    aggregate = draw(AGGREGATES)
+    feature = {"aggregate": aggregate, "default": draw(DEFAULTS), **draw(WINDOWS)}
+    if aggregate != "count":
+        text = aggregate == "distinct" and draw(st.booleans())
+        feature["column"] = "driver" if text else draw(NUMBERS)
+    if aggregate == "last_n":
+        feature["n"] = draw(st.integers(1, 3))
+    if aggregate == "quantile":
+        feature["q"] = draw(st.sampled_from([0.0001, 0.1, 0.25, 0.5, 0.9, 0.9999]))
+    return feature
+
+
+@st.composite
+def views(draw) -> StreamView:
+    """A view of the rides by `zone` or by `zone` and `kind`."""
+    drawn = draw(st.lists(window_features(), min_size=1, max_size=4))
+    features = {f"f{number}": feature for number, feature in enumerate(drawn)}
+    single = [name for name, feature in features.items() if feature["aggregate"] != "last_n"]
+    if single and draw(st.booleans()):
+        parts = [draw(st.sampled_from(single)) for _ in range(2)]
+        features["ratio"] = {"ratio": parts, "default": draw(DEFAULTS)}
+    document = {
+        "kind": "view",
+        "name": "drawn",
+        "description": "Drawn.",
+        "stream": RIDES["name"],
+        "entity": draw(st.sampled_from([("zone",), ("zone", "kind")])),
+        "ttl": draw(st.none() | st.sampled_from(["20m", "2h"])),
+        "features": features,
+    }
+    return StreamView.model_validate(document)
