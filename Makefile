@@ -14,7 +14,7 @@ NAME ?= loop
 # Faults are injected only by the tests that say so.
 unexport HEADRACE_FAIL
 
-.PHONY: help setup check fix test unit contracts integration e2e protos baseline lock tidy up demo bench
+.PHONY: help setup check fix test unit contracts integration e2e protos baseline lock tidy up demo bench bench-peers
 
 help: ## Show this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -80,5 +80,8 @@ lock: setup ## Write requirements/*.lock from the pyproject files
 tidy: setup ## Print the longest functions and files
 	$(BIN)/python tests/architecture/outliers.py
 
-bench: setup ## Measure alone on the machine: make bench NAME=loop|stream|ingest
+bench: setup ## Measure alone on the machine: make bench NAME=loop|stream|ingest|...
 	$(BIN)/python -m benchmarks $(NAME)
+
+bench-peers: setup ## Install what the benchmarks compare with, each into .headrace/peers
+	$(BIN)/python -m benchmarks.peers

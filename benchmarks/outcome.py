@@ -29,7 +29,7 @@ class Outcome:
                 "unit": self.unit,
                 "raw": round(self.raw, 3),
                 "ratio_raw": round(self.value / self.raw, 4),
-                "peers": dict(self.peers),
+                "peers": {name: round(value, 3) for name, value in self.peers.items()},
                 "bar": self.bar,
                 "ok": self.ok,
             }

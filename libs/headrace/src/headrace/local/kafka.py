@@ -215,7 +215,7 @@ def provide_jars(cache: ToolCache) -> Path:
 
     Raises Unavailable DOWNLOAD_FAILED when a jar cannot be had, or is not the one in the lock.
     """
-    return cache.provide(LOCK.stem, lambda folder: _download(locked_jars(), folder, cache))
+    return cache.provide(LOCK.stem, lambda folder: download_jars(locked_jars(), folder, cache))
 
 
 def locked_jars() -> list[Jar]:
@@ -229,7 +229,8 @@ def locked_jars() -> list[Jar]:
     ]
 
 
-def _download(jars: list[Jar], folder: Path, cache: ToolCache) -> None:
+def download_jars(jars: list[Jar], folder: Path, cache: ToolCache) -> None:
+    """Fill the folder; raises Unavailable DOWNLOAD_FAILED."""
     repository = folder / "repository"
     with ThreadPoolExecutor(DOWNLOADS_AT_ONCE) as pool:
         pending = [pool.submit(_download_one, jar, repository, folder) for jar in jars]
