@@ -9,10 +9,15 @@ from __future__ import annotations
 
 import sys
 
-from benchmarks import ingest, loop, stream
+from benchmarks import ingest, loop, online, stream
 from benchmarks.outcome import say
 
-BENCHMARKS = {"loop": loop.main, "stream": stream.main, "ingest": ingest.main}
+BENCHMARKS = {
+    "loop": loop.main,
+    "stream": stream.main,
+    "ingest": ingest.main,
+    "online": online.main,
+}
 
 
 def main(arguments: list[str]) -> int:

@@ -17,10 +17,10 @@ from headrace_feature.adapters.run_files import to_bytes
 from headrace_feature.adapters.run_store import RunStore
 from headrace_feature.domain.freshness import DelayHistogram
 from headrace_feature.domain.observations import FLAGS, PARTITION_SHIFT, Run, merged
+from headrace_feature.domain.online_query import GetOnlineFeatures
 from headrace_feature.domain.views import Catalogue
 from headrace_feature.handlers import (
     CreateTrainingSet,
-    GetOnlineFeatures,
     create_training_set,
     get_online_features,
 )

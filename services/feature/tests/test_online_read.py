@@ -26,7 +26,7 @@ from hypothesis import strategies as st
 
 from headrace.errors import Busy, Invalid, NotFound
 from headrace_feature.domain import windows
-from headrace_feature.handlers import ROWS_MAX
+from headrace_feature.domain.online_query import ROWS_MAX
 
 ROWS = st.lists(st.tuples(ZONES, KINDS, MOMENTS), min_size=1, max_size=12)
 

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The gRPC server of a service: errors of our tree as status, health, reflection, bounds, drain.
 
-One interceptor is a boundary: what is no HeadraceError is a bug, logged in full under an id, and
+It listens itself, or a door listens for it that answers the hot calls and passes on the others. One
+interceptor is a boundary: what is no HeadraceError is a bug, logged in full under an id, and
 answered with opaque text. The port is never shared: two servers on one port would split the calls.
 """
 
@@ -11,7 +12,8 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, NoReturn
+from pathlib import Path
+from typing import Any, NoReturn, Protocol
 
 import grpc
 import structlog
@@ -25,11 +27,14 @@ from headrace.errors import HeadraceError, Invalid, Unavailable
 from headrace_kit.error_status import to_status
 from headrace_kit.grpc_client import MESSAGE_BYTES_MAX
 from headrace_kit.grpc_streams import STREAM_S_MAX, IncomingStream, outgoing_stream
+from headrace_kit.hot_calls import HotMethod
 from headrace_kit.telemetry import histogram
 
 CALLS_MAX = 1_000
 HEALTH_METHODS = f"/{health.SERVICE_NAME}/"
 DEADLINE_S_MAX = 60.0
+# New instances get their share of the callers when connections end; a door's never does.
+AGE = (("grpc.max_connection_age_ms", 300_000), ("grpc.max_connection_age_grace_ms", 30_000))
 # gRPC's own stop says CANCELLED to calls that it has read and not yet handed over: for this long
 # new ones hear UNAVAILABLE from us first, and a caller goes elsewhere or waits.
 REFUSE_BEFORE_STOP_S = 0.2
@@ -46,8 +51,31 @@ def remaining_s(context: grpc.ServicerContext, *, cap_s: float = DEADLINE_S_MAX)
     return cap_s if left_s is None else max(0.0, min(left_s, cap_s))
 
 
+class Door(Protocol):
+    """What listens in the server's place; see NativeDoor."""
+
+    @property
+    def behind(self) -> Path:
+        """The socket where it passes on what it does not answer itself."""
+
+    def start(self, host: str, port: int) -> int:
+        """Listen; returns the port. Raises Unavailable PORT_TAKEN."""
+
+    def drain(self) -> None:
+        """Refuse new calls."""
+
+    def stop(self, timeout_s: float) -> None:
+        """End what is in work within the time, and close."""
+
+    def failed(self) -> BaseException | None:
+        """Why it ended by itself."""
+
+
 class GrpcServer:
-    """A server for the given servicers; a Part. `services` holds (add function, servicer) pairs."""
+    """A server for the given servicers; a Part. `services` holds (add function, servicer) pairs.
+
+    `hot` methods are answered by what they name, not by their servicer; `door` answers the same.
+    """
 
     def __init__(
         self,
@@ -59,10 +87,13 @@ class GrpcServer:
         workers: int = 16,
         message_bytes_max: int = MESSAGE_BYTES_MAX,
         reflection_pool: descriptor_pool.DescriptorPool | None = None,
+        hot: Sequence[HotMethod] = (),
+        door: Door | None = None,
     ) -> None:
         self._address, self._port, self._names = host, port, tuple(names)
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="grpc")
-        self._interceptor = _ErrorInterceptor(_service_of(names))
+        self._interceptor = _ErrorInterceptor(_service_of(names), hot)
+        self._door = door
         self._server = grpc.server(
             self._pool,
             interceptors=[self._interceptor],
@@ -74,8 +105,7 @@ class GrpcServer:
                 ("grpc.max_metadata_size", 8_192),
                 ("grpc.http2.min_ping_interval_without_data_ms", 20_000),
                 ("grpc.keepalive_permit_without_calls", 1),
-                ("grpc.max_connection_age_ms", 300_000),
-                ("grpc.max_connection_age_grace_ms", 30_000),
+                *(() if door else AGE),
             ],
         )
         for add, servicer in services:
@@ -89,12 +119,13 @@ class GrpcServer:
 
     def start(self) -> int:
         """Listen; returns the port. Raises Unavailable PORT_TAKEN."""
+        target = f"unix:{self._door.behind}" if self._door else f"{self._address}:{self._port}"
         try:
-            port = self._server.add_insecure_port(f"{self._address}:{self._port}")
+            port = int(self._server.add_insecure_port(target))
         except RuntimeError as err:
             raise Unavailable("PORT_TAKEN", host=self._address, port=self._port) from err
         self._server.start()
-        return int(port)
+        return self._door.start(self._address, self._port) if self._door else port
 
     def set_ready(self, ready: bool) -> None:
         """Tell health checks whether traffic may come."""
@@ -107,12 +138,17 @@ class GrpcServer:
         """Take no new calls, let the running ones end within the time."""
         self._health.enter_graceful_shutdown()
         self._interceptor.draining.set()
+        if self._door:
+            self._door.drain()
+        deadline_s = time.monotonic() + timeout_s
         time.sleep(min(REFUSE_BEFORE_STOP_S, timeout_s))
         self._server.stop(timeout_s).wait(timeout_s + 1.0)
+        if self._door:
+            self._door.stop(max(0.0, deadline_s - time.monotonic()))
         self._pool.shutdown(wait=False, cancel_futures=True)
 
     def failed(self) -> BaseException | None:
-        return None
+        return self._door.failed() if self._door else None
 
 
 def _service_of(names: Sequence[str]) -> str:
@@ -147,8 +183,9 @@ class _ErrorInterceptor(grpc.ServerInterceptor):
     A call is admitted when it arrives: what waits for a worker then is still answered (P10).
     """
 
-    def __init__(self, service: str) -> None:
+    def __init__(self, service: str, hot: Sequence[HotMethod]) -> None:
         self._seconds = histogram(service, "rpc_seconds", "Duration of calls.", "method")
+        self._hot = {method.path: method for method in hot}
         self.draining = threading.Event()
 
     def intercept_service(self, continuation: Any, details: Any) -> Any:
@@ -157,7 +194,11 @@ class _ErrorInterceptor(grpc.ServerInterceptor):
             return None
         seconds = self._seconds.labels(details.method)
         health_call = details.method.startswith(HEALTH_METHODS)
-        decode = _refuse if self.draining.is_set() and not health_call else _decoder(handler)
+        refusing = self.draining.is_set() and not health_call
+        if hot := self._hot.get(details.method):
+            behaviour = _unary(_one_by_one(hot), _refuse if refusing else _as_it_is, seconds)
+            return grpc.unary_unary_rpc_method_handler(behaviour)
+        decode = _refuse if refusing else _decoder(handler)
         if handler.response_streaming:
             method = handler.unary_stream or handler.stream_stream
             bounded = _unbounded if health_call else _bounded  # Watch has no end
@@ -199,6 +240,20 @@ def _decoder(handler: Any) -> Decode:
     if handler.request_streaming:
         return messages
     return lambda data, _: message(data)
+
+
+def _as_it_is(data: bytes, _: grpc.ServicerContext) -> bytes:
+    return data
+
+
+def _one_by_one(method: HotMethod) -> Callable[..., bytes]:
+    def behaviour(payload: bytes, _: grpc.ServicerContext) -> bytes:
+        (answer,) = method.answer([payload])
+        if isinstance(answer, bytes):
+            return answer
+        raise answer
+
+    return behaviour
 
 
 def _end_s(context: grpc.ServicerContext) -> float:

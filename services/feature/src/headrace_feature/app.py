@@ -27,13 +27,16 @@ from headrace_kit.clock import SystemClock
 from headrace_kit.consume import ConsumeLoop
 from headrace_kit.follow import TableFollower
 from headrace_kit.grpc_server import GrpcServer
+from headrace_kit.hot_calls import HotMethod
 from headrace_kit.kafka import KafkaPublisher
 from headrace_kit.lifecycle import run_service
+from headrace_kit.native_door import NativeDoor
 from headrace_kit.objects import delta_storage_options
 from headrace_kit.state_store import LmdbStateStore
 from headrace_kit.telemetry import gauge
 
 SERVICE = "feature"
+NAME = "headrace.feature.v1.FeatureService"
 
 
 def run(settings: Settings) -> int:
@@ -77,11 +80,14 @@ def run(settings: Settings) -> int:
         freshness=freshness,
         clock=clock,
     )
+    hot = [HotMethod(f"/{NAME}/GetOnlineFeatures", api.answer_reads)]
     server = GrpcServer(
         host=settings.grpc_host,
         port=settings.grpc_port,
         services=[(service.add_FeatureServiceServicer_to_server, api)],
-        names=["headrace.feature.v1.FeatureService"],
+        names=[NAME],
+        hot=hot,
+        door=NativeDoor(SERVICE, hot) if settings.native_door else None,
     )
     follower = TableFollower(
         bootstrap=bootstrap,

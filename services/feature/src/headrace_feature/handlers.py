@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -11,12 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headrace.application import Recipe
-from headrace.errors import Busy, Invalid, NotFound, Unavailable
+from headrace.errors import HeadraceError, Invalid, NotFound, Unavailable
 from headrace_feature.domain import point_in_time, windows
 from headrace_feature.domain.entities import digests, text_of
 from headrace_feature.domain.exact import as_float32
 from headrace_feature.domain.gathering import Wanted, gather
 from headrace_feature.domain.observations import COLUMNS, Ints, Observations, run_of
+from headrace_feature.domain.online_query import GetOnlineFeatures, joinable, joined
 from headrace_feature.domain.records import Numbers, Records, numbered
 from headrace_feature.domain.request_features import Column, transform
 from headrace_feature.domain.rules import apply_rules
@@ -25,22 +26,14 @@ from headrace_feature.domain.views import Catalogue, Layout, Plan, WindowPart, p
 from headrace_feature.ports import Archive, Folded, ObservationStore, Snapshot
 from headrace_kit.clock import Clock
 
-ROWS_MAX = 10_000
 LINE_US_MAX = 2**61  # entities x (span of their times + what a coarse scale adds)
 SECOND_US = 1_000_000
 # Which of several observations of one moment comes first shows in these.
 BY_ID = ("first", "last", "last_n")
+Reply = NDArray[np.float32] | HeadraceError
+Read = Callable[[GetOnlineFeatures], NDArray[np.float32]]
 # Next offset by layout id and partition: what the fold may take on, without a hole before it.
 Placed = Mapping[tuple[bytes, int], int]
-
-
-@dataclass(frozen=True, slots=True)
-class GetOnlineFeatures:
-    """`columns`: entity keys and request columns, one entry per row; `as_of_us` empty means now."""
-
-    features: tuple[str, ...]
-    columns: Mapping[str, Column]
-    as_of_us: NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +94,7 @@ def get_online_features(
     RESTORING while a view is still being filled.
     """
     plan = plan_of(catalogue, query.features)
-    rows = _row_count(query)
+    rows = query.rows
     as_of_us = query.as_of_us
     if not len(as_of_us):
         as_of_us = np.full(rows, clock.now_us(), dtype=np.int64)
@@ -113,16 +106,41 @@ def get_online_features(
     return as_float32(answers[:, : plan.width])
 
 
-def _row_count(query: GetOnlineFeatures) -> int:
-    lengths = {len(column) for column in query.columns.values()}
-    if len(lengths) != 1 or lengths == {0}:
-        raise Invalid("BAD_REQUEST", field="columns", problem="must have one length, 1 or more")
-    (rows,) = lengths
-    if rows > ROWS_MAX:
-        raise Busy("BATCH_TOO_LARGE", rows=rows, rows_max=ROWS_MAX)
-    if len(query.as_of_us) not in (0, rows) or (query.as_of_us < 0).any():
-        raise Invalid("BAD_REQUEST", field="as_of_us", problem="one for each row, or none")
-    return rows
+def answer_together(
+    queries: Sequence[GetOnlineFeatures],
+    *,
+    catalogue: Catalogue,
+    store: ObservationStore,
+    clock: Clock,
+) -> list[Reply]:
+    """`get_online_features` of each query; those that are alike are read as one."""
+
+    def read(query: GetOnlineFeatures) -> NDArray[np.float32]:
+        return get_online_features(query, catalogue=catalogue, store=store, clock=clock)
+
+    replies, rows = dict[int, Reply](), dict[int, int]()
+    for number, query in enumerate(queries):
+        try:
+            rows[number] = query.rows
+        except HeadraceError as err:
+            replies[number] = err
+    for numbers in joinable({number: queries[number] for number in rows}, rows):
+        some = [queries[number] for number in numbers]
+        replies |= zip(numbers, _read_as_one(some, [rows[n] for n in numbers], read), strict=True)
+    return [replies[number] for number in range(len(queries))]
+
+
+def _read_as_one(
+    queries: Sequence[GetOnlineFeatures], rows: Sequence[int], read: Read
+) -> Sequence[Reply]:
+    try:
+        answers = read(joined(queries))
+    except HeadraceError as err:
+        if len(queries) == 1:
+            return [err]
+        # One of them cannot be answered: each hears what is its own.
+        return [_read_as_one([q], [r], read)[0] for q, r in zip(queries, rows, strict=True)]
+    return np.split(answers, np.cumsum(rows[:-1])) if len(rows) > 1 else [answers]
 
 
 def _column(columns: Mapping[str, Column], name: str) -> Column:

@@ -4,10 +4,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field
 from pydantic_settings import SettingsConfigDict
 
+from headrace_kit.admin_http import on_loopback
 from headrace_kit.settings import ObjectStoreSettings
 
 
@@ -17,6 +19,8 @@ class Settings(ObjectStoreSettings):
     model_config = SettingsConfigDict(frozen=True, extra="forbid", env_prefix="FEATURE_")
 
     grpc_port: int = 7102
+    grpc_door: Literal["auto", "native", "grpcio"] = "auto"
+    """Who listens; `auto`: native on a loopback address, grpcio on others."""
     http_port: int = 7202
     data_dir: Path = Path(".headrace/feature")
     state_bytes_max: int = Field(default=16 << 30, gt=0)
@@ -25,6 +29,13 @@ class Settings(ObjectStoreSettings):
     """How far behind the newest known record a read may ask."""
     object_store_uri: str = ""
     """`file:///FOLDER` or `s3://BUCKET/PREFIX`, where ingest archives; empty: .headrace/objects."""
+
+    @property
+    def native_door(self) -> bool:
+        """Whether the native door listens."""
+        return self.grpc_door == "native" or (
+            self.grpc_door == "auto" and on_loopback(self.grpc_host)
+        )
 
     @property
     def objects(self) -> str:

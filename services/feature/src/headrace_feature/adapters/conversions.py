@@ -8,6 +8,7 @@ from typing import cast
 
 import numpy as np
 import polars as pl
+from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 
 from headrace.application import Stream
@@ -15,11 +16,12 @@ from headrace.errors import Invalid
 from headrace.feature.v1 import feature_service_pb2 as wire
 from headrace_feature.domain.entities import text_of
 from headrace_feature.domain.observations import Ids, Observations
+from headrace_feature.domain.online_query import GetOnlineFeatures
 from headrace_feature.domain.records import Numbers, Texts
 from headrace_feature.domain.request_features import Column
 from headrace_feature.domain.training_set import TrainingSet
 from headrace_feature.domain.views import Kind, Layout
-from headrace_feature.handlers import CreateTrainingSet, GetOnlineFeatures
+from headrace_feature.handlers import CreateTrainingSet
 from headrace_kit.kafka import RecordBatch
 
 # What ingest says about a record stands in its value, beside the columns of the contract.
@@ -118,7 +120,11 @@ def _hashed(values: pl.Series) -> Numbers:
     return Numbers(hashes, values.is_not_null().to_numpy())
 
 
-def to_query(request: wire.GetOnlineFeaturesRequest) -> GetOnlineFeatures:
+def to_query(payload: bytes) -> GetOnlineFeatures:
+    try:
+        request = wire.GetOnlineFeaturesRequest.FromString(payload)
+    except DecodeError as err:
+        raise Invalid("DECODE_ERROR") from err
     columns = {column.name: _to_column(column) for column in request.columns}
     if len(columns) != len(request.columns):
         raise Invalid("BAD_REQUEST", field="columns", problem="a column is given twice")
@@ -138,10 +144,10 @@ def _to_column(column: wire.Column) -> Column:
     return np.array(column.doubles.values, dtype=np.float64)
 
 
-def to_online_response(answers: NDArray[np.float32]) -> wire.GetOnlineFeaturesResponse:
+def to_online_response(answers: NDArray[np.float32]) -> bytes:
     return wire.GetOnlineFeaturesResponse(
         rows=len(answers), values=answers.astype("<f4", copy=False).tobytes()
-    )
+    ).SerializeToString()
 
 
 def to_training_command(request: wire.CreateTrainingSetRequest) -> CreateTrainingSet:

@@ -4,11 +4,11 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import grpc
 
-from headrace.errors import Busy
+from headrace.errors import Busy, HeadraceError, Invalid
 from headrace.feature.v1 import feature_service_pb2 as wire
 from headrace.feature.v1 import feature_service_pb2_grpc as service
 from headrace_feature import handlers
@@ -20,7 +20,9 @@ from headrace_feature.adapters.conversions import (
     to_training_command,
 )
 from headrace_feature.domain.freshness import DelayHistogram
+from headrace_feature.domain.online_query import GetOnlineFeatures
 from headrace_feature.domain.views import Catalogue
+from headrace_feature.handlers import answer_together
 from headrace_feature.ports import Archive, ObservationStore
 from headrace_kit.clock import Clock
 
@@ -41,13 +43,17 @@ class FeatureApi(service.FeatureServiceServicer):
         self._freshness, self._clock = freshness, clock
         self._training = threading.Lock()
 
-    def GetOnlineFeatures(
-        self, request: wire.GetOnlineFeaturesRequest, context: grpc.ServicerContext
-    ) -> wire.GetOnlineFeaturesResponse:
-        answers = handlers.get_online_features(
-            to_query(request), catalogue=self._catalogue(), store=self._store, clock=self._clock
+    def answer_reads(self, payloads: Sequence[bytes]) -> list[bytes | HeadraceError]:
+        """GetOnlineFeatures, hot: what arrives together is answered together where it is alike."""
+        queries = [_query(payload) for payload in payloads]
+        asked = [query for query in queries if not isinstance(query, HeadraceError)]
+        answers = iter(
+            answer_together(
+                asked, catalogue=self._catalogue(), store=self._store, clock=self._clock
+            )
         )
-        return to_online_response(answers)
+        replies = (q if isinstance(q, HeadraceError) else next(answers) for q in queries)
+        return [r if isinstance(r, HeadraceError) else to_online_response(r) for r in replies]
 
     def CreateTrainingSet(
         self, request: wire.CreateTrainingSetRequest, context: grpc.ServicerContext
@@ -74,3 +80,10 @@ class FeatureApi(service.FeatureServiceServicer):
             p50_ms=self._freshness.quantile_ms(0.5),
             p99_ms=self._freshness.quantile_ms(0.99),
         )
+
+
+def _query(payload: bytes) -> GetOnlineFeatures | HeadraceError:
+    try:
+        return to_query(payload)
+    except Invalid as err:
+        return err

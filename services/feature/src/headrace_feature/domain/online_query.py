@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A question for feature rows. Questions that ask alike are joined, answered once, and split."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from headrace.errors import Busy, Invalid
+from headrace_feature.domain.request_features import Column
+
+ROWS_MAX = 10_000
+JOINED_ROWS_MAX = 1_000
+Likeness = tuple[tuple[str, ...], tuple[tuple[str, str], ...], bool]
+
+
+@dataclass(frozen=True, slots=True)
+class GetOnlineFeatures:
+    """`columns`: entity keys and request columns, one entry per row; `as_of_us` empty means now."""
+
+    features: tuple[str, ...]
+    columns: Mapping[str, Column]
+    as_of_us: NDArray[np.int64]
+
+    @property
+    def rows(self) -> int:
+        """Raises Invalid BAD_REQUEST where the lengths differ, Busy BATCH_TOO_LARGE."""
+        lengths = set(map(len, self.columns.values()))
+        if len(lengths) != 1 or lengths == {0}:
+            raise Invalid("BAD_REQUEST", field="columns", problem="must have one length, 1 or more")
+        (rows,) = lengths
+        if rows > ROWS_MAX:
+            raise Busy("BATCH_TOO_LARGE", rows=rows, rows_max=ROWS_MAX)
+        if len(self.as_of_us) not in (0, rows) or (self.as_of_us < 0).any():
+            raise Invalid("BAD_REQUEST", field="as_of_us", problem="one for each row, or none")
+        return rows
+
+    @property
+    def likeness(self) -> Likeness:
+        """Equal for questions that can be joined."""
+        kinds = ((name, _kind(column)) for name, column in self.columns.items())
+        return self.features, tuple(kinds), bool(len(self.as_of_us))
+
+
+def joinable(
+    queries: Mapping[int, GetOnlineFeatures], rows: Mapping[int, int]
+) -> Iterator[list[int]]:
+    """The numbers of queries that are alike, as many together as JOINED_ROWS_MAX lets."""
+    groups: dict[Likeness, list[int]] = {}
+    for number, query in queries.items():
+        group = groups.setdefault(query.likeness, [])
+        if sum(rows[each] for each in group) + rows[number] > JOINED_ROWS_MAX and group:
+            yield list(group)
+            group.clear()
+        group.append(number)
+    yield from groups.values()
+
+
+def joined(queries: Sequence[GetOnlineFeatures]) -> GetOnlineFeatures:
+    """One question with the rows of all, in their order."""
+    first = queries[0]
+    if len(queries) == 1:
+        return first
+    return GetOnlineFeatures(
+        first.features,
+        {name: _end_to_end([query.columns[name] for query in queries]) for name in first.columns},
+        np.concatenate([query.as_of_us for query in queries]),
+    )
+
+
+def _end_to_end(columns: Sequence[Column]) -> Column:
+    if isinstance(columns[0], np.ndarray):
+        return np.concatenate([np.asarray(column) for column in columns])
+    return [value for column in columns for value in column]
+
+
+def _kind(column: Column) -> str:
+    return column.dtype.name if isinstance(column, np.ndarray) else "text"

@@ -1,0 +1,280 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One law for both doors of hot calls: the grpcio server alone, and the native door before it."""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import grpc
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from prometheus_client import REGISTRY, generate_latest
+
+from headrace.errors import Busy, HeadraceError, NotFound, Unavailable
+from headrace.feature.v1 import feature_service_pb2_grpc as service
+from headrace_kit import native_door
+from headrace_kit.grpc_client import call, error_of, open_channel
+from headrace_kit.grpc_server import GrpcServer
+from headrace_kit.hot_calls import HotMethod
+from headrace_kit.native_door import NativeDoor
+from headrace_kit.testing import wait_until
+
+pytestmark = pytest.mark.integration
+
+NAME = "headrace.feature.v1.FeatureService"
+PATH = f"/{NAME}/GetOnlineFeatures"
+MESSAGE_BYTES_MAX = 100_000
+
+
+class Answers:
+    """Echoes each request; `hold` holds it back, NotFound and bugs come on demand."""
+
+    def __init__(self):
+        self.together: list[int] = []
+        self.seen: list[bytes] = []
+        self.hold = threading.Event()
+        self.hold.set()
+
+    def __call__(self, payloads):
+        self.together.append(len(payloads))
+        self.seen.extend(payloads)
+        assert self.hold.wait(20.0)
+        return [self._one(payload) for payload in payloads]
+
+    def _one(self, payload):
+        if payload == b"absent":
+            return NotFound("FEATURE_UNKNOWN", feature="x")
+        if payload == b"bug":
+            raise KeyError("/secret")
+        return b"long" * MESSAGE_BYTES_MAX if payload == b"long" else b"<" + payload + b">"
+
+
+@pytest.fixture
+def answers():
+    made = Answers()
+    yield made
+    made.hold.set()
+
+
+@pytest.fixture(params=["grpcio", "native"])
+def server(request, answers):
+    hot = [HotMethod(PATH, answers)]
+    native = request.param == "native"
+    made = GrpcServer(
+        host="127.0.0.1",
+        port=0,
+        services=[(service.add_FeatureServiceServicer_to_server, service.FeatureServiceServicer())],
+        names=[NAME],
+        message_bytes_max=MESSAGE_BYTES_MAX,
+        hot=hot,
+        door=NativeDoor("tests", hot, message_bytes_max=MESSAGE_BYTES_MAX) if native else None,
+    )
+    made.bound, made.native = made.start(), native
+    yield made
+    made.stop(5.0)
+
+
+@pytest.fixture
+def channel(server):
+    with open_channel(f"127.0.0.1:{server.bound}", message_bytes_max=1 << 20) as made:
+        yield made
+
+
+@pytest.fixture
+def method(channel):
+    return channel.unary_unary(PATH)
+
+
+def ask(method, payload, timeout_s=5.0):
+    return call(method, payload, timeout_s=timeout_s)
+
+
+def test_many_callers_get_their_own_answers(method):
+    wanted = [f"caller-{number}".encode() for number in range(300)]
+    with ThreadPoolExecutor(20) as pool:
+        got = list(pool.map(lambda payload: ask(method, payload), wanted))
+
+    assert [b"<" + payload + b">" for payload in wanted] == got
+
+
+def test_calls_that_wait_are_answered_together(server, answers, method):
+    answers.hold.clear()
+    first = method.future(b"first", timeout=10.0)
+    wait_until(lambda: answers.together)
+    others = [method.future(b"%d" % number, timeout=10.0) for number in range(8)]
+    if server.native:  # they have arrived when the front has counted them
+        wait_until(lambda: started() >= 9)
+    answers.hold.set()
+    got = [first.result(), *(other.result() for other in others)]
+
+    assert [b"<first>", *(b"<%d>" % number for number in range(8))] == got
+    assert ([1, 8] if server.native else [1] * 9) == answers.together
+
+
+def started():
+    """Calls that the front has taken; each has left the queue or waits there."""
+    return max(
+        (
+            collector._front.metrics()["methods"][PATH]["started"]
+            for collector in list(REGISTRY._collector_to_names)
+            if isinstance(collector, native_door._Durations)
+        ),
+        default=0,
+    )
+
+
+def test_error_of_one_is_not_the_others(answers, method):
+    answers.hold.clear()
+    futures = {payload: method.future(payload, timeout=10.0) for payload in (b"a", b"absent", b"b")}
+    answers.hold.set()
+
+    with pytest.raises(grpc.RpcError) as raised:
+        futures[b"absent"].result()
+    error = error_of(raised.value)
+    assert ("FEATURE_UNKNOWN", {"feature": "x"}) == (error.reason, error.metadata)
+    assert [b"<a>", b"<b>"] == [futures[payload].result() for payload in (b"a", b"b")]
+
+
+def test_bug_is_opaque(method):
+    with pytest.raises(HeadraceError, match="INTERNAL") as raised:
+        ask(method, b"bug")
+
+    assert "secret" not in repr(raised.value.__cause__)
+
+
+@pytest.mark.parametrize("payload", [b"x" * (MESSAGE_BYTES_MAX + 1), b"long"])
+def test_oversize_message_is_refused_in_both_directions(method, payload):
+    with pytest.raises(Busy, match="MESSAGE_TOO_LARGE"):
+        ask(method, payload)
+
+
+def test_deadline_ends_a_call_that_is_not_answered_in_time(answers, method):
+    answers.hold.clear()
+    with pytest.raises(grpc.RpcError) as raised:
+        method(b"late", timeout=0.2)
+
+    assert grpc.StatusCode.DEADLINE_EXCEEDED is raised.value.code()
+
+
+def test_call_that_is_cancelled_before_its_turn_is_not_answered(server, answers, method):
+    if not server.native:
+        pytest.skip("grpcio tells a handler of it while it runs")
+    answers.hold.clear()
+    first = method.future(b"first", timeout=10.0)
+    wait_until(lambda: answers.seen)
+    doomed = method.future(b"doomed", timeout=10.0)
+    wait_until(lambda: started() >= 2)
+    doomed.cancel()
+    wait_until(lambda: b'code="1"' in generate_latest(REGISTRY))
+    answers.hold.set()
+    first.result()
+
+    assert b"<after>" == ask(method, b"after")
+    assert [b"first", b"after"] == answers.seen
+
+
+def test_too_much_metadata_is_refused(method):
+    with pytest.raises(grpc.RpcError):
+        method(b"x", timeout=5.0, metadata=[("much", "x" * 20_000)])
+
+    assert b"<x>" == ask(method, b"x")
+
+
+def test_flood_is_answered_or_refused_as_busy(server, answers, method):
+    answers.hold.clear()
+    futures = [method.future(b"%d" % number, timeout=20.0) for number in range(3_000)]
+    wait_until(lambda: answers.together)
+    answers.hold.set()
+    outcomes = {}
+    for number, future in enumerate(futures):
+        try:
+            outcome = future.result() == b"<%d>" % number
+        except grpc.RpcError as err:
+            outcome = type(error_of(err))
+        outcomes[outcome] = outcomes.get(outcome, 0) + 1
+
+    # grpcio says CANCELLED to some, which its callers are told as Unavailable.
+    assert {True, Busy, Unavailable} >= outcomes.keys()
+    assert outcomes[True] > 0
+
+
+@settings(max_examples=5, deadline=None)
+@given(st.lists(st.binary(max_size=64), min_size=1, max_size=64))
+def test_any_requests_at_once_get_their_own_answers(server_once, payloads):
+    futures = [server_once.future(payload, timeout=10.0) for payload in payloads]
+
+    assert [b"<" + payload + b">" for payload in payloads] == [f.result() for f in futures]
+
+
+@pytest.fixture(scope="module")
+def server_once():
+    hot = [HotMethod(PATH, lambda payloads: [b"<" + payload + b">" for payload in payloads])]
+    server = GrpcServer(
+        host="127.0.0.1",
+        port=0,
+        services=[],
+        names=[NAME],
+        hot=hot,
+        door=NativeDoor("tests_once", hot),
+    )
+    with open_channel(f"127.0.0.1:{server.start()}") as channel:
+        yield channel.unary_unary(PATH)
+    server.stop(5.0)
+
+
+def test_admitted_call_is_answered_and_a_late_one_sent_away(server, channel, answers, method):
+    server.set_ready(True)
+    answers.hold.clear()
+    admitted = method.future(b"admitted", timeout=20.0)
+    wait_until(lambda: answers.seen)
+    stopping = threading.Thread(target=server.stop, args=(10.0,))
+    stopping.start()
+    wait_until(lambda: not serving(channel))
+    late = method.future(b"late", timeout=20.0)
+    answers.hold.set()
+    stopping.join(15.0)
+
+    assert b"<admitted>" == admitted.result()
+    with pytest.raises(grpc.RpcError) as raised:
+        late.result()
+    assert isinstance(error_of(raised.value), Unavailable)
+
+
+def serving(channel):
+    stub = health_pb2_grpc.HealthStub(channel)
+    answer = stub.Check(health_pb2.HealthCheckRequest(service=NAME), timeout=5.0)
+    return answer.status == health_pb2.HealthCheckResponse.SERVING
+
+
+def test_other_calls_are_served_on_the_same_address(server, channel):
+    server.set_ready(True)
+    assert serving(channel)
+
+    with pytest.raises(grpc.RpcError) as raised:
+        channel.unary_unary(f"/{NAME}/GetFreshness")(b"", timeout=5.0)
+    assert grpc.StatusCode.UNIMPLEMENTED is raised.value.code()
+
+
+def test_taken_port_is_refused(server, answers):
+    hot = [HotMethod(PATH, answers)]
+    second = GrpcServer(
+        host="127.0.0.1",
+        port=server.bound,
+        services=[],
+        names=[NAME],
+        hot=hot,
+        door=NativeDoor("tests_second", hot) if server.native else None,
+    )
+    with pytest.raises(Unavailable, match="PORT_TAKEN"):
+        second.start()
+    second.stop(0.1)
+
+
+def test_durations_are_told(server, method):
+    ask(method, b"x")
+    name = "headrace_tests_hot_rpc_seconds_count" if server.native else "feature_rpc_seconds_count"
+
+    wait_until(lambda: name.encode() in generate_latest(REGISTRY))
