@@ -75,7 +75,7 @@ def test_page_that_a_next_step_names_exists(text: str) -> None:
 
 @each_next
 def test_command_that_a_next_step_names_exists(text: str) -> None:
-    assert set(re.findall(r"\bheadrace ([a-z]+)", text)) <= {*typer.main.get_command(app).commands}
+    assert set(re.findall(r"\bheadrace ([a-z-]+)", text)) <= {*typer.main.get_command(app).commands}
 
 
 @each_next

@@ -3,15 +3,33 @@
 
 from __future__ import annotations
 
+import sys
 import uuid
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 from confluent_kafka.admin import AdminClient, NewTopic
+from pydantic import SecretStr
 
+from headrace.admin import create_topics
 from headrace_kit.kafka import KafkaPublisher
+from headrace_kit.objects import S3Settings, delta_storage_options
+from headrace_kit.testing import wait_until
 
-REQUEST_TIMEOUT_S = 15.0
+sys.path.insert(0, str(Path(__file__).parent))
+
+from ingest_process import (
+    DEAD_LETTERS,
+    DEFINITIONS,
+    REQUEST_TIMEOUT_S,
+    Place,
+    Service,
+    Stream,
+    has_leader,
+)
+
+from headrace import topics
 
 
 @pytest.fixture
@@ -35,3 +53,52 @@ def publisher(kafka_server) -> Iterator[KafkaPublisher]:
     made = KafkaPublisher(kafka_server, client_id="test")
     yield made
     made.close(5.0)
+
+
+@pytest.fixture
+def folder(tmp_path) -> Place:
+    return Place(tmp_path.as_uri())
+
+
+@pytest.fixture
+def bucket(s3_server) -> Place:
+    uri = f"s3://headrace/{uuid.uuid4().hex}"
+    settings = {
+        "INGEST_S3_ENDPOINT": s3_server.endpoint,
+        "INGEST_S3_ACCESS_KEY": s3_server.access_key,
+        "INGEST_S3_SECRET_KEY": s3_server.secret_key,
+    }
+    s3 = S3Settings(s3_server.endpoint, s3_server.access_key, SecretStr(s3_server.secret_key))
+    return Place(uri, settings, delta_storage_options(uri, s3))
+
+
+@pytest.fixture
+def definitions(kafka_server) -> None:
+    """An empty topic of definitions: what other tests applied is not this test's."""
+    admin = AdminClient({"bootstrap.servers": kafka_server, "log_level": 0})
+    wanted = [(DEFINITIONS.name, DEFINITIONS), (DEAD_LETTERS, topics.INGEST_DEAD_LETTERS)]
+    create_topics(kafka_server, wanted)
+    admin.delete_topics([DEFINITIONS.name])[DEFINITIONS.name].result(REQUEST_TIMEOUT_S)
+    wait_until(lambda: create_topics(kafka_server, [(DEFINITIONS.name, DEFINITIONS)]))
+    wait_until(lambda: has_leader(kafka_server, DEFINITIONS.name))
+
+
+@pytest.fixture
+def start_service(kafka_server, definitions, folder, tmp_path_factory) -> Iterator:
+    services = []
+
+    def make(place: Place | None = None) -> Service:
+        service = Service(kafka_server, place or folder, tmp_path_factory.mktemp("ingest"))
+        services.append(service)
+        return service
+
+    yield make
+    for service in services:
+        service.close()
+
+
+@pytest.fixture
+def stream(kafka_server, definitions, publisher) -> Stream:
+    stream = Stream(kafka_server, publisher)
+    stream.apply()
+    return stream

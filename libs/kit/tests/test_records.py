@@ -7,7 +7,7 @@ import pytest
 
 from headrace.errors import Busy
 from headrace_kit.backoff import BACKOFF_S_MAX, Backoff
-from headrace_kit.dead_letters import RECORD_BYTES_MAX, dead_letter
+from headrace_kit.dead_letters import RECORD_BYTES_MAX, Origin, dead_letter, origin_of
 from headrace_kit.kafka import Message
 from headrace_kit.testing import FixedClock, MemoryPublisher, a_record, wait_until
 
@@ -15,7 +15,7 @@ from headrace_kit.testing import FixedClock, MemoryPublisher, a_record, wait_unt
 def test_dead_letter_keeps_payload_and_headers_and_tells_where_from():
     record = a_record(b"\xff", topic="raw.x.v1", partition=3, offset=42, headers={"ce_id": b"e1"})
 
-    letter = dead_letter(record, reason="DECODE_ERROR", service="ingest", attempt=2)
+    letter = dead_letter(record, reason="DECODE_ERROR", service="ingest")
 
     assert ("ingest.dead-letters.v1", b"raw.x.v1:3:42", b"\xff") == (
         letter.topic,
@@ -29,7 +29,7 @@ def test_dead_letter_keeps_payload_and_headers_and_tells_where_from():
         "dl-offset": b"42",
         "dl-key": b"key",
         "dl-reason": b"DECODE_ERROR",
-        "dl-attempt": b"2",
+        "dl-attempt": b"1",
         "dl-sha256": hashlib.sha256(b"\xff").hexdigest().encode(),
         "dl-service": b"ingest",
     } == dict(letter.headers)
@@ -50,6 +50,30 @@ def test_dead_letter_of_an_oversize_record_is_a_pointer(record):
     assert letter.value is None
     assert all(name.startswith("dl-") for name, _ in letter.headers)
     assert sum(len(name) + len(value) for name, value in letter.headers) < RECORD_BYTES_MAX
+
+
+def test_record_sent_again_keeps_the_place_of_its_first_letter_and_counts_the_attempt():
+    first = dead_letter(a_record(offset=42), reason="BAD_TYPE", service="ingest")
+    again = a_record(offset=77, headers=dict(first.headers))
+
+    second = dead_letter(again, reason="OUT_OF_RANGE", service="ingest")
+
+    assert (first.key, b"2") == (second.key, dict(second.headers)["dl-attempt"])
+
+
+def test_record_cannot_take_the_place_of_another_topics_letter():
+    told = {"dl-topic": b"raw.b.v1", "dl-partition": b"0", "dl-offset": b"1", "dl-attempt": b"1"}
+    letter = dead_letter(a_record(topic="raw.a.v1", headers=told), reason="EMPTY", service="ingest")
+
+    assert b"raw.a.v1:0:0" == letter.key
+
+
+@pytest.mark.parametrize("offset", [b"", b"-1", b"1.5", b"9" * 20, "²".encode(), b"\xff"])
+def test_origin_with_no_number_is_none(offset):
+    headers = {"dl-topic": b"raw.a.v1", "dl-partition": b"0", "dl-attempt": b"1"}
+
+    assert Origin("raw.a.v1", 0, 1, 1) == origin_of({**headers, "dl-offset": b"1"})
+    assert origin_of({**headers, "dl-offset": offset}) is None
 
 
 def test_backoff_doubles_up_to_its_bound_and_starts_again():

@@ -28,6 +28,7 @@ from headrace.application import (
     definition_json,
     parse_definition_json,
 )
+from headrace.dead_letters import DeadLetters
 from headrace.errors import HeadraceError, Invalid, NotFound, Unavailable, error_by_reason
 from headrace.feature.v1 import feature_service_pb2, feature_service_pb2_grpc
 from headrace.ingest.v1 import ingest_service_pb2, ingest_service_pb2_grpc
@@ -283,6 +284,11 @@ class Client:
                 "log_level": 0,
             }
         )
+
+    @cached_property
+    def dead_letters(self) -> DeadLetters:
+        """What ingest set aside."""
+        return DeadLetters(open_channel(self.addresses.ingest))
 
     @cached_property
     def _datasets(self) -> ingest_service_pb2_grpc.DatasetServiceStub:

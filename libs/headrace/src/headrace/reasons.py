@@ -188,6 +188,16 @@ REASONS: dict[str, Reason] = {
         "The definition that a request names has not come yet.",
         "Wait; it is asked again for 30 s.",
     ),
+    "DEAD_LETTER_UNKNOWN": Reason(
+        "NotFound",
+        "No dead letter is kept under this id.",
+        "Ask headrace dead-letters list for the ids.",
+    ),
+    "RECORD_LOST": Reason(
+        "NotFound",
+        "The record is no longer kept and its dead letter holds only a pointer.",
+        "Publish it again.",
+    ),
     "RUN_UNKNOWN": Reason("NotFound", "No training run has this id.", "Ask ListRuns."),
     "VERSION_UNKNOWN": Reason(
         "NotFound", "The model has no such version.", "Ask headrace models or ListVersions."

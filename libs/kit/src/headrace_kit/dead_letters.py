@@ -1,44 +1,89 @@
 # SPDX-License-Identifier: Apache-2.0
 """A record set aside: payload and headers untouched, coordinates and reason in dl-* headers.
 
-The key is `topic:partition:offset`, so that a replay repeats a dead letter and adds none.
+The key is `topic:partition:offset`, so that a replay repeats a dead letter and adds none. A record
+that was sent again carries where it came from first: if it fails again, its letter has the same key
+and counts one attempt more.
 """
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
+from typing import NamedTuple
 
 from headrace_kit.kafka import MESSAGE_BYTES_MAX, Message, Record
 
 RECORD_BYTES_MAX = MESSAGE_BYTES_MAX - 65_536  # a larger record is left where it is
 HEADER_BYTES = 10  # of framing, at most
 KEY_BYTES_MAX = 1_024
+DIGITS_MAX = 19  # of an int64
+ORIGIN_HEADERS = ("dl-topic", "dl-partition", "dl-offset", "dl-attempt")
+
+
+class Origin(NamedTuple):
+    """Where a record stood first, and how often it was set aside."""
+
+    topic: str
+    partition: int
+    offset: int
+    attempt: int
+
+    def key(self) -> bytes:
+        return f"{self.topic}:{self.partition}:{self.offset}".encode()
 
 
 def dead_letter_topic(service: str) -> str:
     return f"{service}.dead-letters.v1"
 
 
-def dead_letter(record: Record, *, reason: str, service: str, attempt: int = 1) -> Message:
+def dead_letter(record: Record, *, reason: str, service: str) -> Message:
     """The dead letter of a record; an oversize record becomes a pointer with its sha256."""
-    payload = record.value or b""
+    payload, origin = record.value or b"", _origin(record)
     own = {
-        "dl-topic": record.topic.encode(),
-        "dl-partition": b"%d" % record.partition,
-        "dl-offset": b"%d" % record.offset,
+        "dl-topic": origin.topic.encode(),
+        "dl-partition": b"%d" % origin.partition,
+        "dl-offset": b"%d" % origin.offset,
         "dl-key": (record.key or b"")[:KEY_BYTES_MAX],
         "dl-reason": reason.encode(),
-        "dl-attempt": b"%d" % attempt,
+        "dl-attempt": b"%d" % (origin.attempt + 1),
         "dl-sha256": hashlib.sha256(payload).hexdigest().encode(),
         "dl-service": service.encode(),
     }
     pointer_only = _size(record) > RECORD_BYTES_MAX
     return Message(
         topic=dead_letter_topic(service),
-        key=f"{record.topic}:{record.partition}:{record.offset}".encode(),
+        key=origin.key(),
         value=None if pointer_only else record.value,
         headers=tuple((own if pointer_only else {**record.headers, **own}).items()),
     )
+
+
+def origin_of(headers: Mapping[str, bytes]) -> Origin | None:
+    """What the headers of a dead letter, or of a record sent again, say; None for any other."""
+    texts = [headers.get(name, b"").decode("utf-8", "replace") for name in ORIGIN_HEADERS]
+    topic, *numbers = texts
+    if not topic or not all(_whole(text) for text in numbers):
+        return None
+    return Origin(topic, *map(int, numbers))
+
+
+def whole(record: Record, letter: Mapping[str, bytes]) -> bool:
+    """Whether this is the record that a letter with these headers was made of, not a pointer."""
+    digest = hashlib.sha256(record.value or b"").hexdigest().encode()
+    return digest == letter.get("dl-sha256") and len(letter.get("dl-key", b"")) < KEY_BYTES_MAX
+
+
+def _origin(record: Record) -> Origin:
+    """A record may name an earlier place in its own topic only."""
+    told = origin_of(record.headers)
+    if told is not None and told.topic == record.topic:
+        return told
+    return Origin(record.topic, record.partition, record.offset, 0)
+
+
+def _whole(text: str) -> bool:
+    return text.isascii() and text.isdigit() and len(text) <= DIGITS_MAX
 
 
 def _size(record: Record) -> int:

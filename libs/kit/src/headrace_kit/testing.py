@@ -5,14 +5,15 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TypeVar
 
 from headrace.errors import HeadraceError
 from headrace.topics import RAW
-from headrace_kit.kafka import Message, Record, RecordBatch
+from headrace_kit.kafka import Message, Partition, Record, RecordBatch
 
 T = TypeVar("T")
+TIME_MS = 1_357_000_000_000
 
 
 class FixedClock:
@@ -43,6 +44,26 @@ class MemoryPublisher:
             self.published.extend(messages)
 
 
+class MemoryTopicLog:
+    """TopicLog of what a MemoryPublisher was given: one partition a topic, a second a record."""
+
+    def __init__(self, publisher: MemoryPublisher) -> None:
+        self._publisher = publisher
+
+    def partitions(self, topic: str) -> list[int]:
+        return [0]
+
+    def read(self, partition: Partition, begin: int = 0, *, since_ms: int = 0) -> Iterator[Record]:
+        found = [each for each in self._publisher.published if each.topic == partition.topic]
+        for offset, each in enumerate(found):
+            headers, time_ms = dict(each.headers), TIME_MS + 1_000 * offset
+            if offset >= begin and time_ms >= since_ms:
+                yield Record(each.topic, 0, offset, each.key, each.value, headers, time_ms)
+
+    def at(self, partition: Partition, offset: int) -> Record | None:
+        return next((each for each in self.read(partition) if each.offset == offset), None)
+
+
 def a_record(
     value: bytes | None = b"{}",
     *,
@@ -51,7 +72,7 @@ def a_record(
     offset: int = 0,
     key: bytes | None = b"key",
     headers: Mapping[str, bytes] | None = None,
-    timestamp_ms: int = 1_357_000_000_000,
+    timestamp_ms: int = TIME_MS,
 ) -> Record:
     """A record with defaults for what a test does not care about."""
     return Record(topic, partition, offset, key, value, headers or {}, timestamp_ms)

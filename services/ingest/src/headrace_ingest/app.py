@@ -6,8 +6,9 @@ from __future__ import annotations
 import time
 
 from headrace import topics
-from headrace.ingest.v1 import ingest_service_pb2_grpc
+from headrace.ingest.v1 import dead_letter_service_pb2_grpc, ingest_service_pb2_grpc
 from headrace_ingest.adapters.contract_book import AppliedContracts
+from headrace_ingest.adapters.dead_letter_api import DeadLetterApi
 from headrace_ingest.adapters.delta_archive import DeltaArchive
 from headrace_ingest.adapters.file_attempt_log import FileAttemptLog
 from headrace_ingest.adapters.grpc_api import DatasetApi, IngestApi
@@ -23,8 +24,13 @@ from headrace_kit.json_strict import decode
 from headrace_kit.kafka import KafkaPublisher
 from headrace_kit.lifecycle import run_service
 from headrace_kit.objects import delta_storage_options, object_store, self_test
+from headrace_kit.topic_log import KafkaTopicLog
 
-GRPC_SERVICES = ("headrace.ingest.v1.IngestService", "headrace.ingest.v1.DatasetService")
+GRPC_SERVICES = (
+    "headrace.ingest.v1.IngestService",
+    "headrace.ingest.v1.DatasetService",
+    "headrace.ingest.v1.DeadLetterService",
+)
 # A batch is judged and delivered as a whole: larger ones wait less, and hold more in memory.
 BATCH_RECORDS_MAX = 20_000
 # While a batch is handed over, its messages gather: sent in fewer requests they cost half.
@@ -99,6 +105,15 @@ def run(settings: IngestSettings) -> int:
                     catalogue=catalogue,
                     archive=archive,
                     stopped=sink.stopped,
+                ),
+            ),
+            (
+                dead_letter_service_pb2_grpc.add_DeadLetterServiceServicer_to_server,
+                DeadLetterApi(
+                    log=KafkaTopicLog(bootstrap),
+                    contracts=contracts,
+                    publisher=publisher,
+                    decode=decode,
                 ),
             ),
         ],

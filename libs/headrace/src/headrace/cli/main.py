@@ -9,6 +9,7 @@ from importlib.metadata import entry_points
 import typer
 
 from headrace.cli import models, platform, work
+from headrace.cli.dead_letters import dead_letters
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -29,6 +30,7 @@ for panel, commands in COMMANDS_BY_PANEL.items():
 demos = typer.Typer(no_args_is_help=True, help="Run an example from its events to its account.")
 for found in entry_points(group="headrace.demos"):
     demos.command(found.name)(found.load())
+app.add_typer(dead_letters, name="dead-letters", rich_help_panel="An application")
 app.add_typer(demos, name="demo", rich_help_panel="An application")
 
 if __name__ == "__main__":

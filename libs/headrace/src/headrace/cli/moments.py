@@ -19,9 +19,9 @@ def moment(text: str) -> datetime:
     return read
 
 
-def time_option(use: str) -> Any:
+def time_option(use: str, *, absent: str = "now") -> Any:
     """The option of a command that takes such a time; `use` says what for."""
-    text = f"{use}, such as 2013-03-01T09:15:00Z; now if absent."
+    text = f"{use}, such as 2013-03-01T09:15:00Z; {absent} if absent."
     return typer.Option(parser=moment, metavar="TIME", help=text)
 
 

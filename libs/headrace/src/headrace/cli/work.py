@@ -78,11 +78,12 @@ def streams(data_dir: DataDir = DEFAULT_DATA_DIR) -> None:
     with told_errors():
         counts = connect(data_dir).stream_counts()
     dead_letters, stopped = (Column(n, overflow="fold") for n in ("dead letters", "stopped"))
-    table = Table("stream", "received", "stored", "late", "repeats", dead_letters, stopped)
+    counted = ("received", "stored", "late", "repeats")
+    table = Table("stream", *counted, dead_letters, stopped)
     for each in counts:
         dead = [f"{reason} {n:,}" for reason, n in sorted(each.dead_lettered_by_reason.items())]
-        numbers = (each.received, each.stored, each.late, each.repeats)
-        shown = [f"{number:,}" for number in numbers]
+        dead += [f"redriven {each.redriven:,}"] * bool(each.redriven)
+        shown = [f"{getattr(each, name):,}" for name in counted]
         table.add_row(each.stream, *shown, "\n".join(dead), each.stopped_reason)
     out.print(table)
 

@@ -38,5 +38,6 @@ def _to_counts(stream: str, account: Account, stopped: HeadraceError | None) -> 
         dead_lettered_by_reason=account.dead_by_reason,
         repeats=account.repeats,
         late=account.late,
+        redriven=account.redriven,
         stopped_reason="" if stopped is None else stopped.reason,
     )

@@ -24,6 +24,8 @@ class Account:
     """What became of the records before `offset`, the next one that is not accounted for.
 
     `late` is a part of `stored`. `known_time_us` is the greatest known time stored: the watermark.
+    `redriven` are dead letters that came again and were judged: stored now, or dead letters once
+    more, so that those that wait are the dead ones less the redriven.
     """
 
     offset: int = 0
@@ -32,6 +34,7 @@ class Account:
     repeats: int = 0
     dead_by_reason: Mapping[str, int] = field(default_factory=dict)
     known_time_us: int = 0
+    redriven: int = 0
 
     @property
     def received(self) -> int:
@@ -44,6 +47,7 @@ class Account:
             "stored": self.stored,
             "late": self.late,
             "repeats": self.repeats,
+            "redriven": self.redriven,
             KNOWN_TIME: self.known_time_us,
             **{DEAD + reason: count for reason, count in self.dead_by_reason.items()},
         }
@@ -59,6 +63,7 @@ class Account:
             repeats=self.repeats + more.repeats,
             dead_by_reason=dict(Counter(self.dead_by_reason) + Counter(more.dead_by_reason)),
             known_time_us=max(self.known_time_us, more.known_time_us),
+            redriven=self.redriven + more.redriven,
         )
 
 
@@ -72,4 +77,5 @@ def account_of(counter: Callable[[str], int | None]) -> Account:
         repeats=counter("repeats") or 0,
         dead_by_reason={reason: count for reason, count in dead.items() if count},
         known_time_us=counter(KNOWN_TIME) or 0,
+        redriven=counter("redriven") or 0,
     )

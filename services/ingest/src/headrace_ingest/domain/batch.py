@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import polars as pl
@@ -17,7 +17,7 @@ from headrace_ingest.domain.accounts import Account
 from headrace_ingest.domain.contract import Contract
 from headrace_ingest.domain.decoding import Decode
 from headrace_ingest.domain.dedup import Decided, DedupIndex, Outcome
-from headrace_ingest.domain.envelope import RawBatch
+from headrace_ingest.domain.envelope import RawBatch, sent_again
 from headrace_ingest.domain.judging import INDEX, judge, no_rows
 
 
@@ -25,13 +25,19 @@ from headrace_ingest.domain.judging import INDEX, judge, no_rows
 class Batch:
     """`stored`: rows as in `Judged`; `dead`: reason by index of the record; the rest by partition.
 
-    `decided` is to be remembered by the indexes once all is delivered.
+    `decided` is to be remembered by the indexes once all is delivered. `redriven`: as in `Judged`.
     """
 
     stored: pl.DataFrame
     dead: Mapping[int, str]
     additions: Mapping[int, Account]
     decided: Mapping[int, Decided]
+    redriven: frozenset[int] = frozenset()
+
+    @property
+    def dead_at_first(self) -> list[int]:
+        """Which records became dead letters for the first time."""
+        return [index for index in self.dead if index not in self.redriven]
 
 
 def sort_out(
@@ -54,13 +60,20 @@ def sort_out(
                 dead[index] = "DUPLICATE_CONFLICT"
             elif outcome is Outcome.REPEAT:
                 repeats[records.partitions[index]] += 1
-    return Batch(stored, dead, _additions(records, stored, dead, repeats), decided)
+    additions = _additions(records, stored, dead, repeats)
+    if judged.redriven:
+        judged_again = judged.redriven & {*dead, *stored[INDEX]}
+        again = Counter(records.partitions[index] for index in judged_again)
+        additions = {n: replace(each, redriven=again[n]) for n, each in additions.items()}
+    return Batch(stored, dead, additions, decided, judged.redriven)
 
 
-def set_aside(partition: int, offset: int, contract: Contract, reason: str) -> Batch:
-    """The batch of one record that is not even looked at."""
-    account = Account(offset=offset + 1, dead_by_reason={reason: 1})
-    return Batch(no_rows(contract.stream), {0: reason}, {partition: account}, {})
+def set_aside(record: RawBatch, contract: Contract, reason: str) -> Batch:
+    """The batch of one record whose value is not even looked at."""
+    again = frozenset([0] if sent_again(record.headers()[0] or ()) else [])
+    account = Account(offset=record.offsets[0] + 1, dead_by_reason={reason: 1}, redriven=len(again))
+    additions = {record.partitions[0]: account}
+    return Batch(no_rows(contract.stream), {0: reason}, additions, {}, again)
 
 
 def _decide(

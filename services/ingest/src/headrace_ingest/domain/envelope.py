@@ -10,6 +10,7 @@ from headrace_ingest.domain.contract import Contract
 
 RECORD_BYTES_MAX = 1 << 20
 HEADERS_MAX = 1_000
+ATTEMPT = "dl-attempt"
 
 
 Headers = Sequence[tuple[str, bytes | None]] | None
@@ -46,6 +47,11 @@ def envelope_reasons(
         else _reason(key, value, given or (), contract)
         for key, value, given in zip(keys, values, headers, strict=True)
     ]
+
+
+def sent_again(headers: Sequence[tuple[str, bytes | None]]) -> bool:
+    """Whether these are headers of a dead letter that was sent again."""
+    return any(name == ATTEMPT for name, _ in headers)
 
 
 def _reason(

@@ -18,7 +18,13 @@ from headrace.application import Column, Stream
 from headrace_ingest.domain.cleansing import DTYPE_BY_TYPE
 from headrace_ingest.domain.contract import Contract
 from headrace_ingest.domain.decoding import Decode, decoded
-from headrace_ingest.domain.envelope import RECORD_BYTES_MAX, Headers, RawBatch, envelope_reasons
+from headrace_ingest.domain.envelope import (
+    RECORD_BYTES_MAX,
+    Headers,
+    RawBatch,
+    envelope_reasons,
+    sent_again,
+)
 
 ID_CHARACTERS_MAX = 128
 # Control characters, bidi marks, path separators (plain and escaped), what is no UTF-8, "..".
@@ -51,11 +57,13 @@ class Judged:
     """`reasons[i]` is why record i is refused, or None: then it is a row, `_index` tells which.
 
     `rows`: ARCHIVE_COLUMNS, the contract's columns, `_index`, `_value` (the cleansed JSON, Binary)
-    and `_published_ms`, in the order of the records.
+    and `_published_ms`, in the order of the records. `redriven`: which records are dead letters
+    that were sent again.
     """
 
     reasons: list[str | None]
     rows: pl.DataFrame
+    redriven: frozenset[int]
 
 
 def judge(records: RawBatch, contract: Contract, *, decode: Decode) -> Judged:
@@ -74,7 +82,8 @@ def judge(records: RawBatch, contract: Contract, *, decode: Decode) -> Judged:
         reasons[index] = reason
     good = rows.filter(pl.col("_reason").is_null()) if len(refused) else rows
     wanted = (*ARCHIVE_COLUMNS, *contract.stream.columns, INDEX, VALUE, PUBLISHED)
-    return Judged(reasons, good.select(wanted))
+    redriven = frozenset(row for row, given in enumerate(headers) if given and sent_again(given))
+    return Judged(reasons, good.select(wanted), redriven)
 
 
 def _rows(rows: pl.DataFrame, stream: Stream) -> pl.DataFrame:

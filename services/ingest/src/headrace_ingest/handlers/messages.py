@@ -11,7 +11,7 @@ import polars as pl
 from headrace import topics
 from headrace_ingest.domain.contract import Contract
 from headrace_ingest.domain.judging import VALUE
-from headrace_kit.dead_letters import dead_letter
+from headrace_kit.dead_letters import ORIGIN_HEADERS, dead_letter
 from headrace_kit.kafka import Message, Record
 
 KEY_BYTES_KEPT_MAX = 1_024
@@ -42,5 +42,7 @@ def _dead_letter(record: Record, reason: str) -> Message:
     if reason not in POINTER_ONLY:
         return dead_letter(record, reason=reason, service="ingest")
     key = (record.key or b"")[:KEY_BYTES_KEPT_MAX]
-    pointer = dead_letter(replace(record, key=key, headers={}), reason=reason, service="ingest")
+    headers = {name: record.headers[name] for name in ORIGIN_HEADERS if name in record.headers}
+    bare = replace(record, key=key, headers=headers)
+    pointer = dead_letter(bare, reason=reason, service="ingest")
     return replace(pointer, value=None)

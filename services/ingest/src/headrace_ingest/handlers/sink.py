@@ -258,8 +258,7 @@ class RecordSink:
         due = [o >= begins[n] for n, o in zip(records.partitions, records.offsets, strict=True)]
         records = records if all(due) else records.where(due)
         if self._suspects.guilty(records):
-            place = records.partitions[0], records.offsets[0]
-            batch = set_aside(*place, contract, "POISON_CRASH")
+            batch = set_aside(records, contract, "POISON_CRASH")
         else:
             failpoint("ingest.sink.judging")
             indexes = {number: shard.index for number, shard in shards.items()}
@@ -268,9 +267,12 @@ class RecordSink:
         return _Work(stream, len(records), batch, record_messages(contract, batch.stored) + letters)
 
     def _tolerated(self, work: _Work) -> bool:
-        """Whether the work may go on; else its stream is stopped, with what it gathered stored."""
+        """Whether the work may go on; else its stream is stopped, with what it gathered stored.
+
+        A redrive that comes to nothing says nothing against those who publish.
+        """
         stream, dead = work.stream, work.batch.dead
-        if stream.window.allows(dead):
+        if stream.window.allows(work.batch.dead_at_first):
             return True
         self._store(stream)
         [(often, _)] = Counter(dead.values()).most_common(1)
@@ -287,7 +289,7 @@ class RecordSink:
 
     def _gather(self, work: _Work) -> None:
         stream, batch = work.stream, work.batch
-        stream.window.remember(work.records, batch.dead)
+        stream.window.remember(work.records, batch.dead_at_first)
         for number, decided in batch.decided.items():
             stream.shards[number].index.remember(decided)
         for number, addition in batch.additions.items():

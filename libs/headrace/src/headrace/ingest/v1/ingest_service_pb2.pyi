@@ -49,7 +49,7 @@ class ListStreamCountsResponse(_message.Message):
     def __init__(self, streams: _Optional[_Iterable[_Union[StreamCounts, _Mapping]]] = ...) -> None: ...
 
 class StreamCounts(_message.Message):
-    __slots__ = ("stream", "received", "stored", "dead_lettered_by_reason", "repeats", "late", "stopped_reason")
+    __slots__ = ("stream", "received", "stored", "dead_lettered_by_reason", "repeats", "late", "stopped_reason", "redriven")
     class DeadLetteredByReasonEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -64,6 +64,7 @@ class StreamCounts(_message.Message):
     REPEATS_FIELD_NUMBER: _ClassVar[int]
     LATE_FIELD_NUMBER: _ClassVar[int]
     STOPPED_REASON_FIELD_NUMBER: _ClassVar[int]
+    REDRIVEN_FIELD_NUMBER: _ClassVar[int]
     stream: str
     received: int
     stored: int
@@ -71,4 +72,5 @@ class StreamCounts(_message.Message):
     repeats: int
     late: int
     stopped_reason: str
-    def __init__(self, stream: _Optional[str] = ..., received: _Optional[int] = ..., stored: _Optional[int] = ..., dead_lettered_by_reason: _Optional[_Mapping[str, int]] = ..., repeats: _Optional[int] = ..., late: _Optional[int] = ..., stopped_reason: _Optional[str] = ...) -> None: ...
+    redriven: int
+    def __init__(self, stream: _Optional[str] = ..., received: _Optional[int] = ..., stored: _Optional[int] = ..., dead_lettered_by_reason: _Optional[_Mapping[str, int]] = ..., repeats: _Optional[int] = ..., late: _Optional[int] = ..., stopped_reason: _Optional[str] = ..., redriven: _Optional[int] = ...) -> None: ...

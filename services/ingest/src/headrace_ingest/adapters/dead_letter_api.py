@@ -1,0 +1,177 @@
+# SPDX-License-Identifier: Apache-2.0
+"""DeadLetterService, and its protos to the domain and back."""
+
+from __future__ import annotations
+
+import re
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import grpc
+
+from headrace.errors import Busy, Invalid
+from headrace.ingest.v1 import dead_letter_service_pb2 as pb
+from headrace.ingest.v1 import dead_letter_service_pb2_grpc
+from headrace.reasons import REASONS
+from headrace_ingest.domain.decoding import Decode
+from headrace_ingest.domain.letters import Letter, Position, Selection
+from headrace_ingest.handlers.dead_letters import (
+    BEGINNING,
+    LetterPage,
+    LetterView,
+    get_dead_letter,
+    list_dead_letters,
+)
+from headrace_ingest.handlers.redrive import (
+    LETTERS_MAX,
+    Progress,
+    RedriveDeadLetters,
+    redrive_dead_letters,
+)
+from headrace_ingest.ports import ContractBook
+from headrace_kit.grpc_server import remaining_s
+from headrace_kit.kafka import Publisher, Record
+from headrace_kit.topic_log import TopicLog
+
+PAGE_SIZE, PAGE_SIZE_MAX = 50, 500
+VALUE_BYTES, VALUE_BYTES_MAX = 16_384, 1 << 20
+IDS_MAX = 500
+REDRIVE_S_MAX = 290.0  # the kit ends a stream after 300 s
+POSITION = re.compile(r"(\d{1,9})-(\d{1,18})")
+
+
+class DeadLetterApi(dead_letter_service_pb2_grpc.DeadLetterServiceServicer):
+    """One redrive at a time: two would send the same letters."""
+
+    def __init__(
+        self, *, log: TopicLog, contracts: ContractBook, publisher: Publisher, decode: Decode
+    ) -> None:
+        self._log, self._contracts = log, contracts
+        self._publisher, self._decode = publisher, decode
+        self._redriving = threading.Lock()
+
+    def ListDeadLetters(self, request: Any, context: grpc.ServicerContext) -> Any:
+        token = request.page_token
+        page = list_dead_letters(
+            _selection(request.filter),
+            _position(token, "page_token") if token else BEGINNING,
+            letters_max=min(request.page_size or PAGE_SIZE, PAGE_SIZE_MAX),
+            with_redriven=request.with_redriven,
+            log=self._log,
+        )
+        return _to_page(page)
+
+    def GetDeadLetter(self, request: Any, context: grpc.ServicerContext) -> Any:
+        view = get_dead_letter(
+            _position(request.id, "id"),
+            log=self._log,
+            contracts=self._contracts,
+            decode=self._decode,
+        )
+        return _to_view(view, min(request.value_bytes_max or VALUE_BYTES, VALUE_BYTES_MAX))
+
+    def RedriveDeadLetters(self, request: Any, context: grpc.ServicerContext) -> Iterator[Any]:
+        if not self._redriving.acquire(blocking=False):
+            raise Busy("QUEUE_FULL", queue="redrives")
+        try:
+            progress = redrive_dead_letters(
+                _to_command(request),
+                log=self._log,
+                contracts=self._contracts,
+                publisher=self._publisher,
+                decode=self._decode,
+                left_s=_left_s(context),
+            )
+            yield from map(_to_progress, progress)
+        finally:
+            self._redriving.release()
+
+
+def _left_s(context: grpc.ServicerContext) -> Callable[[], float]:
+    end_s = time.monotonic() + remaining_s(context, cap_s=REDRIVE_S_MAX)
+    return lambda: end_s - time.monotonic()
+
+
+def _to_command(request: pb.RedriveDeadLettersRequest) -> RedriveDeadLetters:
+    if len(request.ids) > IDS_MAX:
+        raise Busy("BATCH_TOO_LARGE", items=len(request.ids), items_max=IDS_MAX)
+    positions = frozenset(_position(each, "ids") for each in request.ids)
+    return RedriveDeadLetters(
+        _selection(request.filter, positions),
+        dry_run=request.dry_run,
+        letters_max=min(request.letters_max or LETTERS_MAX, LETTERS_MAX),
+    )
+
+
+def _selection(
+    given: pb.DeadLetterFilter, positions: frozenset[Position] = frozenset()
+) -> Selection:
+    if given.since_ms < 0 or given.until_ms < 0:
+        raise Invalid("BAD_REQUEST", field="filter", problem="has a negative time")
+    return Selection(given.stream, given.reason, given.since_ms, given.until_ms, positions)
+
+
+def _position(text: str, field: str) -> Position:
+    if not (found := POSITION.fullmatch(text)):
+        raise Invalid("BAD_REQUEST", field=field, problem="is not <partition>-<offset>")
+    return Position(int(found[1]), int(found[2]))
+
+
+def _id(position: Position) -> str:
+    return f"{position.partition}-{position.offset}"
+
+
+def _to_page(page: LetterPage) -> pb.ListDeadLettersResponse:
+    counts: dict[tuple[str, str], pb.DeadLetterCount] = {}
+    for (stream, reason, redriven), count in page.counts.items():
+        told = counts.setdefault((stream, reason), pb.DeadLetterCount(stream=stream, reason=reason))
+        if redriven:
+            told.redriven = count
+        else:
+            told.waiting = count
+    return pb.ListDeadLettersResponse(
+        letters=[_to_letter(*each) for each in page.records],
+        next_page_token=_id(page.following) if page.following else "",
+        counts=[counts[key] for key in sorted(counts)],
+        more_uncounted=page.more_uncounted,
+    )
+
+
+def _to_letter(record: Record, letter: Letter, redriven: bool) -> pb.DeadLetter:
+    return pb.DeadLetter(
+        id=_id(letter.position),
+        stream=letter.stream,
+        partition=letter.partition,
+        offset=letter.offset,
+        key=record.headers.get("dl-key", b""),
+        reasons=letter.reasons,
+        attempt=letter.attempt,
+        set_aside_ms=letter.set_aside_ms,
+        sha256=record.headers.get("dl-sha256", b"").decode("ascii", "replace"),
+        value_bytes=len(record.value or b""),
+        pointer=record.value is None,
+        redriven=redriven,
+    )
+
+
+def _to_view(view: LetterView, value_bytes_max: int) -> pb.GetDeadLetterResponse:
+    own = {name: each for name, each in view.record.headers.items() if not name.startswith("dl-")}
+    reasons = [REASONS[each] for each in view.letter.reasons if each in REASONS]
+    return pb.GetDeadLetterResponse(
+        letter=_to_letter(view.record, view.letter, view.redriven),
+        headers=own,
+        value=(view.value or b"")[:value_bytes_max],
+        next_steps=[reason.next for reason in reasons],
+        reasons_now=view.reasons_now,
+    )
+
+
+def _to_progress(progress: Progress) -> pb.RedriveDeadLettersResponse:
+    return pb.RedriveDeadLettersResponse(
+        sent=progress.sent,
+        skipped_by_reason=progress.skipped,
+        refused_by_reason=progress.refused,
+        more=progress.more,
+    )

@@ -1,0 +1,185 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Lists and shows what was set aside, by reading `ingest.dead-letters` in bounded windows."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from headrace import topics
+from headrace.errors import NotFound
+from headrace_ingest.domain.decoding import Decode
+from headrace_ingest.domain.judging import judge
+from headrace_ingest.domain.letters import Letter, Position, Selection, Sent, Window
+from headrace_ingest.ports import ContractBook
+from headrace_kit.dead_letters import dead_letter_topic, origin_of, whole
+from headrace_kit.kafka import Partition, Record
+from headrace_kit.topic_log import TopicLog
+
+TOPIC = dead_letter_topic("ingest")
+WINDOW_LETTERS_MAX = 50_000
+BEGINNING = Position(0, 0)
+# In the header of a letter's key, without payload: the letter was sent again.
+REDRIVEN = "dl-redriven"
+
+
+@dataclass(frozen=True, slots=True)
+class LetterPage:
+    """`counts` by (stream, reason, redriven), of a window of letters from its beginning."""
+
+    records: Sequence[tuple[Record, Letter, bool]]
+    following: Position | None
+    counts: Mapping[tuple[str, str, bool], int]
+    more_uncounted: bool
+
+
+@dataclass(frozen=True, slots=True)
+class LetterView:
+    """One letter with what is kept of its record, and why the applied contract would refuse it."""
+
+    record: Record
+    letter: Letter
+    redriven: bool
+    value: bytes | None
+    reasons_now: Sequence[str]
+
+
+def read_window(
+    log: TopicLog, selection: Selection, begin: Position, *, letters_max: int = WINDOW_LETTERS_MAX
+) -> Window:
+    """The selected letters from `begin` on; raises what `log` raises."""
+    window = Window(selection, letters_max)
+    for number in log.partitions(TOPIC):
+        if number >= begin.partition and window.following is None:
+            first = begin.offset if number == begin.partition else 0
+            records = log.read(Partition(TOPIC, number), first, since_ms=selection.since_ms)
+            window.read(_entries(records))
+    return window
+
+
+def list_dead_letters(
+    selection: Selection, begin: Position, *, letters_max: int, with_redriven: bool, log: TopicLog
+) -> LetterPage:
+    """A page of letters from `begin` on, each with its record."""
+    window = read_window(log, selection, begin)
+    counts: Counter[tuple[str, str, bool]] = Counter()
+    told = []
+    for letter, sent in window.letters():
+        counts.update((letter.stream, reason, sent) for reason in letter.reasons)
+        if with_redriven or not sent:
+            told.append((letter, sent))
+    page = told[:letters_max]
+    rest = [letter.position for letter, _ in told[letters_max : letters_max + 1]]
+    following = rest[0] if rest else window.following
+    shown = {letter.position: (letter, sent) for letter, sent in page}
+    records = [(record, *shown[at]) for at, record in read_letters(log, shown)]
+    return LetterPage(records, following, counts, window.following is not None)
+
+
+def get_dead_letter(
+    position: Position, *, log: TopicLog, contracts: ContractBook, decode: Decode
+) -> LetterView:
+    """Raises NotFound DEAD_LETTER_UNKNOWN."""
+    record = log.at(Partition(TOPIC, position.partition), position.offset)
+    letter = None if record is None else letter_of(record)
+    if record is None or not isinstance(letter, Letter):
+        raise NotFound("DEAD_LETTER_UNKNOWN", id=f"{position.partition}-{position.offset}")
+    window = Window(Selection(positions=frozenset([position])), 1)
+    window.read(_entries(log.read(Partition(TOPIC, position.partition), position.offset)))
+    redriven = not window.waiting()  # also when another letter has followed
+    raw = original(record, log)
+    now = [] if raw is None else reasons_now(letter.stream, [raw], contracts, decode)
+    value = None if raw is None else raw.value
+    return LetterView(record, letter, redriven, value, [reason for reason in now if reason])
+
+
+def read_letters(
+    log: TopicLog, positions: Mapping[Position, object]
+) -> Iterator[tuple[Position, Record]]:
+    """The records at these positions, in their order; those that are gone are passed over."""
+    for number in sorted({position.partition for position in positions}):
+        offsets = {each.offset for each in positions if each.partition == number}
+        last = max(offsets)
+        for record in log.read(Partition(TOPIC, number), min(offsets)):
+            if record.offset in offsets:
+                yield Position(number, record.offset), record
+            if record.offset >= last:
+                break
+
+
+def original(letter: Record, log: TopicLog) -> Record | None:
+    """The record as it was: from its letter, else from the raw topic; None when it is gone.
+
+    Its headers are its own, without those of the letter.
+    """
+    origin = origin_of(letter.headers)
+    if origin is None:
+        return None
+    if whole(letter, letter.headers):
+        found = replace(letter, topic=origin.topic, key=letter.headers["dl-key"] or None)
+    else:
+        raw = log.at(Partition(origin.topic, origin.partition), origin.offset)
+        if raw is None or not whole(raw, letter.headers):  # gone, or of a topic that was made again
+            return None
+        found = raw
+    own = {name: each for name, each in found.headers.items() if not name.startswith("dl-")}
+    return replace(found, headers=own)
+
+
+def reasons_now(
+    stream: str, records: Sequence[Record], contracts: ContractBook, decode: Decode
+) -> list[str | None]:
+    """Why the applied contract would refuse each record; repeated ids are not looked for."""
+    try:
+        contract = contracts.get(stream)
+    except NotFound as err:
+        return [err.reason] * len(records)
+    return judge(RecordColumns(records), contract, decode=decode).reasons
+
+
+class RecordColumns:
+    """RawBatch of records."""
+
+    def __init__(self, records: Sequence[Record]) -> None:
+        self._records = records
+        self.partitions = [record.partition for record in records]
+        self.offsets = [record.offset for record in records]
+
+    def keys(self) -> list[bytes | None]:
+        return [record.key for record in self._records]
+
+    def values(self) -> list[bytes | None]:
+        return [record.value for record in self._records]
+
+    def headers(self) -> list[list[tuple[str, bytes | None]] | None]:
+        return [list(record.headers.items()) for record in self._records]
+
+    def timestamps_ms(self) -> list[int]:
+        return [record.timestamp_ms for record in self._records]
+
+
+def letter_of(record: Record) -> Letter | Sent | None:
+    """What a record of the topic says; None for what ingest has not written."""
+    origin = origin_of(record.headers)
+    if origin is None or record.key is None:
+        return None
+    position = Position(record.partition, record.offset)
+    if REDRIVEN in record.headers:
+        return Sent(position, origin.attempt)
+    stream = topics.RAW.part_of(origin.topic)
+    return Letter(
+        position=position,
+        stream=stream if topics.RAW.of(stream) == origin.topic else "",
+        partition=origin.partition,
+        offset=origin.offset,
+        reasons=(record.headers.get("dl-reason", b"").decode("utf-8", "replace"),),
+        attempt=origin.attempt,
+        set_aside_ms=record.timestamp_ms,
+    )
+
+
+def _entries(records: Iterator[Record]) -> Iterator[tuple[bytes, Letter | Sent]]:
+    for record in records:
+        if (entry := letter_of(record)) is not None:
+            yield record.key or b"", entry

@@ -1,0 +1,163 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Sends dead letters again, after the contract or the code is mended: same bytes, same event id.
+
+First the record goes to its raw topic, then a mark goes behind its letter. After a crash between
+the two the letter is sent once more, and ingest drops the copy by its event id (I14).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+
+from headrace import topics
+from headrace.errors import Invalid
+from headrace_ingest.domain.decoding import Decode
+from headrace_ingest.domain.letters import Letter, Position, Selection
+from headrace_ingest.handlers.dead_letters import (
+    BEGINNING,
+    REDRIVEN,
+    TOPIC,
+    original,
+    read_letters,
+    read_window,
+    reasons_now,
+)
+from headrace_ingest.ports import ContractBook
+from headrace_kit.dead_letters import ORIGIN_HEADERS
+from headrace_kit.failpoints import failpoint
+from headrace_kit.kafka import Message, Publisher, Record
+from headrace_kit.topic_log import TopicLog
+
+LETTERS_MAX = 100_000
+PART_RECORDS = 50  # of at most 1 MiB each
+# It would end the process again: sent only to whoever asks for it by name.
+DANGEROUS = "POISON_CRASH"
+
+
+@dataclass(frozen=True, slots=True)
+class RedriveDeadLetters:
+    """Send the selected letters that wait, or in a dry run judge them by the applied contract."""
+
+    selection: Selection
+    dry_run: bool = False
+    letters_max: int = LETTERS_MAX
+
+
+@dataclass(slots=True)
+class Progress:
+    """So far; `more`, at the end: letters are left that it was not allowed to take."""
+
+    sent: int = 0
+    skipped: Counter[str] = field(default_factory=Counter)
+    refused: Counter[str] = field(default_factory=Counter)
+    more: bool = False
+
+
+def redrive_dead_letters(
+    command: RedriveDeadLetters,
+    *,
+    log: TopicLog,
+    contracts: ContractBook,
+    publisher: Publisher,
+    decode: Decode,
+    left_s: Callable[[], float],
+) -> Iterator[Progress]:
+    """Tell the progress after each part; ends in time when `left_s` says that none is left.
+
+    Raises Invalid BAD_REQUEST when neither a stream nor letters are named, and what `log` and
+    `publisher` raise: what was sent until then stays sent, and is not sent again.
+    """
+    selection = command.selection
+    if not (selection.stream or selection.positions):
+        raise Invalid("BAD_REQUEST", field="filter.stream", problem="names no stream, nor ids")
+    progress = Progress()
+    waiting = _waiting(log, selection)
+    allowed = islice(waiting, command.letters_max)
+    while part := list(islice(allowed, PART_RECORDS)):
+        if left_s() <= 0:
+            progress.more = True
+            break
+        known = _known(part, progress, log, contracts)
+        if command.dry_run:
+            _judge(known, progress, contracts, decode)
+        else:
+            _send(known, progress, publisher)
+        yield progress
+    progress.more = progress.more or next(waiting, None) is not None
+    yield progress
+
+
+def _waiting(log: TopicLog, selection: Selection) -> Iterator[tuple[Letter, Record]]:
+    """Window after window, each read when the one before it is done with."""
+    begin: Position | None = BEGINNING
+    while begin is not None:
+        window = read_window(log, selection, begin)
+        due = {each.position: each for each in window.waiting() if _safe(each, selection)}
+        for position, record in read_letters(log, due):
+            yield due[position], record
+        begin = window.following
+
+
+def _safe(letter: Letter, selection: Selection) -> bool:
+    return DANGEROUS not in letter.reasons or selection.reason == DANGEROUS
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """A letter whose record is kept and whose stream is applied."""
+
+    stream: str
+    letter: Record
+    original: Record
+
+
+def _known(
+    part: Sequence[tuple[Letter, Record]], progress: Progress, log: TopicLog, book: ContractBook
+) -> list[_Known]:
+    """Counts the others as skipped."""
+    streams, found = set(book.names()), []
+    for letter, record in part:
+        if letter.stream not in streams:
+            progress.skipped["STREAM_UNKNOWN"] += 1
+        elif (kept := original(record, log)) is None:
+            progress.skipped["RECORD_LOST"] += 1
+        else:
+            found.append(_Known(letter.stream, record, kept))
+    return found
+
+
+def _judge(
+    known: Sequence[_Known], progress: Progress, contracts: ContractBook, decode: Decode
+) -> None:
+    for stream in {each.stream for each in known}:
+        records = [each.original for each in known if each.stream == stream]
+        found = reasons_now(stream, records, contracts, decode)
+        progress.refused.update(reason for reason in found if reason)
+    progress.sent += len(known)
+
+
+def _send(known: Sequence[_Known], progress: Progress, publisher: Publisher) -> None:
+    if known:
+        publisher.publish([_message(each) for each in known])
+        failpoint("ingest.redrive.sent")
+        publisher.publish([_mark(each.letter) for each in known])
+        progress.sent += len(known)
+
+
+def _message(known: _Known) -> Message:
+    """The record as it was, and where it stood first."""
+    record = known.original
+    headers = (*record.headers.items(), *_origin_headers(known.letter))
+    return Message(topics.RAW.of(known.stream), record.key, record.value, headers)
+
+
+def _mark(letter: Record) -> Message:
+    headers = (*_origin_headers(letter), (REDRIVEN, b"1"))
+    return Message(TOPIC, letter.key, None, headers)
+
+
+def _origin_headers(letter: Record) -> list[tuple[str, bytes]]:
+    return [(name, letter.headers[name]) for name in ORIGIN_HEADERS]

@@ -1,0 +1,302 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Dead letters from the sink that writes them to the redrive that moves them to stored."""
+
+from __future__ import annotations
+
+from itertools import count
+
+import pytest
+
+from headrace.errors import Invalid, NotFound
+from headrace_ingest.adapters.contract_book import AppliedContracts
+from headrace_ingest.adapters.memory_archive import MemoryArchive
+from headrace_ingest.adapters.memory_attempt_log import MemoryAttemptLog
+from headrace_ingest.domain.letters import Position, Selection
+from headrace_ingest.domain.tolerance import Tolerance
+from headrace_ingest.handlers.dead_letters import (
+    BEGINNING,
+    TOPIC,
+    get_dead_letter,
+    list_dead_letters,
+)
+from headrace_ingest.handlers.redrive import RedriveDeadLetters, redrive_dead_letters
+from headrace_ingest.handlers.sink import Pace, RecordSink
+from headrace_ingest.ports import RawTopic
+from headrace_ingest.testing import a_contract, a_raw, a_stream_document
+from headrace_kit.failpoints import FailpointRaised, arm
+from headrace_kit.json_strict import decode
+from headrace_kit.kafka import Message, Partition
+from headrace_kit.testing import MemoryPublisher, MemoryTopicLog, a_batch
+
+STREAM, RAW = "flights.departed", "raw.flights.departed.v1"
+UNBOUNDED = Tolerance(1.0)
+ALL = Selection(stream=STREAM)
+
+
+class OneTopic:
+    def raw_topic(self, stream):
+        return RawTopic("topic-1", (0,))
+
+
+class World:
+    """A raw topic, a sink that follows it, and the topic of dead letters."""
+
+    def __init__(self, tolerance=UNBOUNDED):
+        self.publisher, self.contracts = MemoryPublisher(), AppliedContracts()
+        self.log, self.archive = MemoryTopicLog(self.publisher), MemoryArchive()
+        self.contracts.put(a_contract())
+        self.sink = RecordSink(
+            contracts=self.contracts,
+            catalogue=OneTopic(),
+            archive=self.archive,
+            publisher=self.publisher,
+            attempt_log=MemoryAttemptLog(),
+            decode=decode,
+            monotonic_s=count(0.0, 100.0).__next__,
+            pace=Pace(commit_rows_max=1),
+            tolerance=tolerance,
+        )
+        self.sink.positions([Partition(RAW, 0)])
+        self._taken = 0
+
+    def publish(self, *records, headers=()):
+        self.publisher.publish(
+            [Message(RAW, each.key, each.value, tuple(headers)) for each in records]
+        )
+        self.take_in()
+
+    def take_in(self):
+        """The sink reads what the raw topic holds by now."""
+        records = list(self.log.read(Partition(RAW, 0), self._taken))
+        self._taken += len(records)
+        if records:
+            self.sink.handle(a_batch(records))
+            self.sink.idle()
+
+    def mend(self, **columns):
+        """The next version of the contract, with these columns changed."""
+        changed = a_stream_document()["columns"] | columns
+        version = self.contracts.get(STREAM).version + 1
+        self.contracts.put(a_contract(version, columns=changed))
+
+    def page(self, selection=ALL, begin=BEGINNING, *, letters_max=100, with_redriven=False):
+        return list_dead_letters(
+            selection, begin, letters_max=letters_max, with_redriven=with_redriven, log=self.log
+        )
+
+    def show(self, position):
+        return get_dead_letter(position, log=self.log, contracts=self.contracts, decode=decode)
+
+    def redrive(self, selection=ALL, *, left_s=lambda: 1.0, **options):
+        """What was told last; the sink has taken in what was sent."""
+        told = redrive_dead_letters(
+            RedriveDeadLetters(selection, **options),
+            log=self.log,
+            contracts=self.contracts,
+            publisher=self.publisher,
+            decode=decode,
+            left_s=left_s,
+        )
+        *_, last = told
+        self.take_in()
+        return last
+
+    def account(self):
+        return self.archive.accounts(STREAM, RawTopic("topic-1", (0,)))[0]
+
+    def stored_ids(self):
+        rows = self.archive.rows_by_stream.get(STREAM, [])
+        return [each for part in rows for each in part["_event_id"]]
+
+    def sent(self):
+        """How often a record was put on the raw topic."""
+        return sum(each.topic == RAW for each in self.publisher.published)
+
+
+@pytest.fixture
+def world():
+    return World()
+
+
+LATE = a_raw(1, clock=5_000)  # OUT_OF_RANGE
+TYPE = a_raw(2, delay="x")  # BAD_TYPE
+WIDER = {"clock": {"type": "int64", "min": 0, "max": 9_999}}
+
+
+def test_letters_are_listed_with_counts_by_reason(world):
+    world.publish(LATE, TYPE, a_raw(3, delay="y"), a_raw(4))
+
+    page = world.page()
+
+    assert [1, 1, 1] == [letter.attempt for _, letter, _ in page.records]
+    assert {(STREAM, "OUT_OF_RANGE", False): 1, (STREAM, "BAD_TYPE", False): 2} == page.counts
+
+
+def test_pages_follow_each_other(world):
+    world.publish(LATE, TYPE, a_raw(3, delay="y"))
+
+    first = world.page(letters_max=2)
+    second = world.page(begin=first.following, letters_max=2)
+
+    assert [0, 1] == [letter.offset for _, letter, _ in first.records]
+    assert ([2], None) == ([letter.offset for _, letter, _ in second.records], second.following)
+
+
+def test_shown_letter_tells_the_record_and_what_the_contract_says_now(world):
+    world.publish(LATE, headers=[("ce_id", b"mine"), ("note", b"hello")])
+    before = world.show(Position(0, 0))
+    world.mend(**WIDER)
+
+    assert (LATE.value, ["OUT_OF_RANGE"]) == (before.value, before.reasons_now)
+    assert b"hello" == before.record.headers["note"]
+    assert [] == world.show(Position(0, 0)).reasons_now
+
+
+def test_letter_that_is_not_there_is_not_found(world):
+    with pytest.raises(NotFound, match="DEAD_LETTER_UNKNOWN"):
+        world.show(Position(0, 9))
+
+
+@pytest.mark.parametrize("headers", [(), (("ce_id", b"mine"),)], ids=["column", "header"])
+def test_redriven_record_moves_to_stored_and_keeps_its_id(headers, world):
+    world.publish(LATE, headers=headers)
+    world.mend(**WIDER)
+
+    assert 1 == world.redrive().sent
+
+    account = world.account()
+    assert ["mine" if headers else "departed:1"] == world.stored_ids()
+    assert (2, 1, {"OUT_OF_RANGE": 1}, 1) == (
+        account.received,
+        account.stored,
+        account.dead_by_reason,
+        account.redriven,
+    )
+    assert {(STREAM, "OUT_OF_RANGE", True): 1} == world.page().counts
+
+
+def test_record_that_fails_again_is_the_same_dead_letter_with_one_attempt_more(world):
+    world.publish(LATE)
+    world.redrive()
+
+    [(_, letter, redriven)] = world.page().records
+
+    assert (0, 2, False) == (letter.offset, letter.attempt, redriven)
+    account = world.account()
+    assert 1 == sum(account.dead_by_reason.values()) - account.redriven
+
+
+def test_redriven_letter_is_not_sent_again(world):
+    world.publish(LATE)
+    world.mend(**WIDER)
+    world.redrive()
+
+    assert (0, 2) == (world.redrive().sent, world.sent())
+
+
+def test_crash_behind_the_sending_stores_once(world):
+    world.publish(LATE)
+    world.mend(**WIDER)
+    arm("ingest.redrive.sent:1:raise")
+    with pytest.raises(FailpointRaised):
+        world.redrive()
+    arm(None)
+    world.take_in()
+
+    world.redrive()
+
+    account = world.account()
+    assert (["departed:1"], 1, 1) == (world.stored_ids(), account.repeats, account.redriven)
+    assert [] == world.page().records
+
+
+def test_dry_run_sends_nothing_and_tells_what_would_be_refused(world):
+    world.publish(LATE, TYPE)
+    world.mend(**WIDER)
+
+    progress = world.redrive(dry_run=True)
+
+    assert (2, {"BAD_TYPE": 1}, 2) == (progress.sent, progress.refused, world.sent())
+
+
+def test_only_what_is_selected_is_sent(world):
+    world.publish(LATE, TYPE)
+    world.mend(**WIDER)
+
+    world.redrive(Selection(stream=STREAM, reason="OUT_OF_RANGE"))
+    world.redrive(Selection(positions=frozenset([Position(0, 1)])))
+
+    assert {(STREAM, "BAD_TYPE"), (STREAM, "OUT_OF_RANGE")} == {
+        (stream, reason) for stream, reason, _ in world.page().counts
+    }
+    assert (1, 4) == (len(world.stored_ids()), world.sent())
+
+
+def test_redrive_of_everything_is_refused(world):
+    with pytest.raises(Invalid, match="BAD_REQUEST"):
+        world.redrive(Selection())
+
+
+def test_redrive_ends_after_its_most_and_says_that_more_wait(world):
+    world.publish(LATE, a_raw(5, clock=6_000))
+    world.mend(**WIDER)
+
+    first, second = world.redrive(letters_max=1), world.redrive(letters_max=1)
+
+    assert [(1, True), (1, False)] == [(each.sent, each.more) for each in (first, second)]
+
+
+def test_redrive_ends_when_its_time_is_over(world):
+    world.publish(LATE)
+
+    progress = world.redrive(left_s=lambda: 0.0)
+
+    assert (0, True) == (progress.sent, progress.more)
+
+
+def test_pointer_is_read_again_from_the_raw_topic(world, monkeypatch):
+    monkeypatch.setattr("headrace_ingest.domain.envelope.RECORD_BYTES_MAX", 300)
+    world.publish(a_raw(6, origin="E" * 400))
+    [(record, _, _)] = world.page().records
+    assert record.value is None
+    monkeypatch.undo()
+    world.mend(origin={"type": "string"})
+
+    world.redrive()
+
+    assert ["departed:6"] == world.stored_ids()
+
+
+def test_pointer_whose_record_is_gone_is_skipped(world, monkeypatch):
+    monkeypatch.setattr("headrace_ingest.domain.envelope.RECORD_BYTES_MAX", 10)
+    world.publish(LATE)
+    world.publisher.published[0] = Message(RAW, b"UA1", b"another record")
+
+    assert {"RECORD_LOST": 1} == world.redrive().skipped
+
+
+def test_letter_of_a_stream_that_was_taken_back_is_skipped(world):
+    world.publish(LATE)
+    world.contracts = AppliedContracts()
+
+    assert {"STREAM_UNKNOWN": 1} == world.redrive().skipped
+
+
+def test_record_that_ended_the_process_is_sent_only_by_name(world):
+    world.publish(LATE)
+    letter = next(each for each in world.publisher.published if each.topic == TOPIC)
+    headers = dict(letter.headers) | {"dl-reason": b"POISON_CRASH"}
+    world.publisher.publish([Message(TOPIC, letter.key, letter.value, tuple(headers.items()))])
+
+    assert 0 == world.redrive().sent
+    assert 1 == world.redrive(Selection(stream=STREAM, reason="POISON_CRASH")).sent
+
+
+def test_redrive_that_comes_to_nothing_does_not_stop_the_stream():
+    world = World(Tolerance(0.2, 10))
+    for first in range(0, 30, 10):
+        world.publish(a_raw(first, clock=5_000), *(a_raw(first + n) for n in range(1, 10)))
+
+    assert 3 == world.redrive().sent
+    assert {} == world.sink.stopped()
+    assert [2, 2, 2] == [letter.attempt for _, letter, _ in world.page().records]
