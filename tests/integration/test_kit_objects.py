@@ -49,6 +49,18 @@ def test_absent_object_is_not_found(store):
         store.get("absent")
 
 
+def test_keys_below_a_folder_are_listed_and_deleted_ones_are_gone(store):
+    folder = uuid.uuid4().hex
+    for key in ("b/2", "b/1", "bc"):
+        store.put_if_absent(f"{folder}/{key}", b"x")
+    assert [f"{folder}/b/1", f"{folder}/b/2"] == store.keys(f"{folder}/b")
+    store.delete(f"{folder}/b/1")
+    store.delete(f"{folder}/b/absent")
+
+    assert [f"{folder}/b/2"] == store.keys(f"{folder}/b")
+    assert [] == store.keys(uuid.uuid4().hex)
+
+
 def test_racing_puts_have_one_winner(store):
     racers, rounds = 8, 20
     with ThreadPoolExecutor(racers) as pool:

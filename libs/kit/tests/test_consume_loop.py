@@ -166,6 +166,24 @@ class StoppingStore(SimulatedStore):
         return self.why
 
 
+class FetchingStore(SimulatedStore):
+    """A handler whose state of partition 0 is elsewhere, until it is fetched."""
+
+    def __init__(self):
+        super().__init__(random.Random(4), set())
+        self.fetched, self.asked = False, []
+
+    def maybe_fail(self):
+        pass
+
+    def positions(self, partitions):
+        self.asked = partitions
+        return super().positions(partitions)
+
+    def restoring(self):
+        return [each for each in self.asked if each.number == 0 and not self.fetched]
+
+
 @pytest.fixture(autouse=True)
 def _no_waiting(monkeypatch):
     monkeypatch.setattr(Backoff, "left_s", lambda self: 0.0)
@@ -239,6 +257,20 @@ def test_position_is_stored_behind_a_dead_letter(monkeypatch, seed):
     ticks(loop, 1_000)
 
     assert {Partition(TOPIC, n): RECORDS for n in range(PARTITIONS)} == store.at
+
+
+def test_partition_that_is_restored_waits_and_the_others_go_on(monkeypatch):
+    monkeypatch.setattr(consume, "RESTORING_INTERVAL_S", 60.0)
+    store = FetchingStore()
+    loop = a_loop(monkeypatch, 5, store, MemoryPublisher())
+    others = {Partition(TOPIC, n): RECORDS for n in (1, 2)}
+    ticks(loop, 500)
+    assert others == store.at
+    store.fetched = True
+    monkeypatch.setattr(consume, "RESTORING_INTERVAL_S", 0.0)
+
+    ticks(loop, 500)
+    assert {Partition(TOPIC, 0): RECORDS, **others} == store.at
 
 
 def test_stream_of_nothing_but_dead_letters_stops_the_loop(monkeypatch):

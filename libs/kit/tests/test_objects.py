@@ -45,6 +45,18 @@ def test_absent_object_is_not_found(store):
         store.get("sha256/abc")
 
 
+def test_keys_below_a_folder_are_listed_and_deleted_ones_are_gone(store):
+    for key in ("a/b/2", "a/b/1", "a/bc", "a/c"):
+        store.put_if_absent(key, b"x")
+    assert ["a/b/1", "a/b/2"] == store.keys("a/b")
+    store.delete("a/b/1")
+    store.delete("a/b/absent")
+
+    assert ["a/b/2"] == store.keys("a/b")
+    assert [] == store.keys("none")
+    assert store.put_if_absent("a/b/1", b"again")
+
+
 def test_prefix_that_is_no_object_is_not_found(store):
     store.put_if_absent("sha256/abc/def", b"")
 

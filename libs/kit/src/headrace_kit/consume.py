@@ -10,6 +10,7 @@ An unknown error is a bug: the loop stops, and a restart begins at the same offs
 from __future__ import annotations
 
 import threading
+import time
 from collections import Counter, deque
 from collections.abc import Collection, Mapping, Sequence
 from typing import Protocol, runtime_checkable
@@ -25,6 +26,7 @@ from headrace_kit.reader import GroupReader
 from headrace_kit.telemetry import counter, gauge
 
 DEAD_LETTERS_IN_A_ROW_MAX = 1_000
+RESTORING_INTERVAL_S = 0.25
 TRIES_BEFORE_UNREADY = 3
 
 log = structlog.get_logger(__name__)
@@ -75,6 +77,17 @@ class PositionedHandler(BatchHandler, Protocol):
         """
 
 
+@runtime_checkable
+class RestoringHandler(BatchHandler, Protocol):
+    """A handler that fetches the state of a partition first, beside the work on the others."""
+
+    def restoring(self) -> Collection[Partition]:
+        """Those of the last `positions` whose state is still fetched.
+
+        They are not read, and asked for again soon.
+        """
+
+
 class ConsumeLoop:
     """A consumer group member with its own thread; a Part."""
 
@@ -93,11 +106,14 @@ class ConsumeLoop:
         self._handler, self._dead_letters = handler, dead_letters
         self._gathering = handler if isinstance(handler, GatheringHandler) else None
         self._positioned = handler if isinstance(handler, PositionedHandler) else None
+        self._restorer = handler if isinstance(handler, RestoringHandler) else None
         self._records_max, self._wait_s = batch_records_max, batch_wait_s
         self._reader = GroupReader(bootstrap, group, owner=self)
         self._wanted: frozenset[str] = frozenset()
         self._pending: deque[RecordBatch] = deque()
         self._retry = Backoff()
+        self._restoring: frozenset[Partition] = frozenset()
+        self._asked_s, self._warmed = 0.0, False
         self._dead_in_a_row = 0
         self._stopped: Mapping[str, HeadraceError] = {}
         self._stopping, self._repositioning = threading.Event(), threading.Event()
@@ -137,9 +153,13 @@ class ConsumeLoop:
         return self._thread.tick_age_s()
 
     def ready(self) -> bool:
-        """Assigned, placed, and no trouble: all topics there, none stopped, no long back-off."""
+        """Assigned, placed, and no trouble: all topics there, none stopped, no long back-off.
+
+        What is restored later, because another member gave it up, takes nothing from the rest.
+        """
         running = self._thread.running and not self._stopping.is_set()
-        settled = self._reader.settled(self._wanted) and not self._repositioning.is_set()
+        besides = self._restoring if self._warmed else frozenset()
+        settled = self._reader.settled(self._wanted, besides) and not self._repositioning.is_set()
         well = not self.troubles() and self._retry.tries < TRIES_BEFORE_UNREADY
         return running and settled and well
 
@@ -165,7 +185,7 @@ class ConsumeLoop:
         if self._repositioning.is_set():
             self._unplace()
         wait_s = self._wait_s
-        if self._pending or self._reader.unplaced() or self._retry.left_s():
+        if self._pending or self._due() or self._retry.left_s():
             self._reader.pause()
             wait_s = min(wait_s, self._retry.left_s())
         else:
@@ -181,10 +201,8 @@ class ConsumeLoop:
     def _work(self) -> None:
         """One step: place what was assigned, handle one part, or let the handler be idle."""
         try:
-            if unplaced := self._reader.unplaced():
-                positions = self._handler.positions(unplaced)
-                self._hold()
-                self._reader.place(self._reader.unplaced(), positions)
+            if due := self._due():
+                self._place(due)
             elif self._pending:
                 self._handle(self._pending[0])
             else:
@@ -194,6 +212,23 @@ class ConsumeLoop:
             log.warning("consume_waits", group=self._group, error=str(err), delay_s=delay_s)
         else:
             self._retry.succeeded()
+
+    def _due(self) -> list[Partition]:
+        """The partitions that the handler is to be asked for now."""
+        unplaced = self._reader.unplaced()
+        if time.monotonic() - self._asked_s >= RESTORING_INTERVAL_S:
+            return unplaced
+        return [each for each in unplaced if each not in self._restoring]
+
+    def _place(self, due: Collection[Partition]) -> None:
+        positions = self._handler.positions(sorted(due))
+        self._asked_s = time.monotonic()
+        restoring = self._restorer.restoring() if self._restorer is not None else ()
+        self._restoring = (self._restoring - {*due}) | {*restoring}
+        self._hold()
+        settled = [each for each in self._reader.unplaced() if each not in self._restoring]
+        self._reader.place([each for each in settled if each in due], positions)
+        self._warmed = self._warmed or not self._restoring
 
     def _hold(self) -> None:
         """Read nothing of what the handler has stopped."""
@@ -256,5 +291,6 @@ class ConsumeLoop:
         """Called by the reader when partitions are another member's."""
         if not partitions:
             return
+        self._restoring -= {*partitions}
         kept = [part.without(partitions) for part in self._pending]
         self._pending = deque(part for part in kept if part)

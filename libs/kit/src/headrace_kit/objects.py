@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Immutable objects by key, in a folder or in an S3 bucket; a key is written once.
+"""Immutable objects by key, in a folder or in an S3 bucket; a key is written once, or deleted.
 
 Everything rests on `put_if_absent` having one winner, so `self_test` races it at start: there are
 S3 servers that take the condition and ignore it.
@@ -14,7 +14,7 @@ import threading
 import time
 import uuid
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -50,6 +50,12 @@ class ObjectStore(Protocol):
 
     def exists(self, key: str) -> bool:
         """Whether the key was put."""
+
+    def keys(self, folder: str) -> list[str]:
+        """What was put below `folder`, at any depth, sorted."""
+
+    def delete(self, key: str) -> None:
+        """Forget the key; one that is absent stays so."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,6 +169,16 @@ class FolderObjectStore:
     def exists(self, key: str) -> bool:
         return self._path(key).is_file()
 
+    def keys(self, folder: str) -> list[str]:
+        found = (path for path in self._path(folder).rglob("*") if path.is_file())
+        return sorted(
+            path.relative_to(self._root).as_posix() for path in found if path.name[0] != "."
+        )
+
+    def delete(self, key: str) -> None:
+        with _file_errors():
+            self._path(key).unlink(missing_ok=True)
+
     def _path(self, key: str) -> Path:
         return self._root / _checked(key)
 
@@ -267,6 +283,19 @@ class S3ObjectStore:
             return False
         return True
 
+    def keys(self, folder: str) -> list[str]:
+        prefix = f"{self._prefix}{_checked(folder)}/"
+        try:
+            with self._store_errors():
+                found = self._client.list_objects(self._bucket, prefix=prefix, recursive=True)
+                return sorted(each.object_name.removeprefix(self._prefix) for each in found)
+        except NotFound:  # no bucket yet
+            return []
+
+    def delete(self, key: str) -> None:
+        with self._store_errors(key), suppress(NotFound):
+            self._client.remove_object(self._bucket, self._prefix + _checked(key))
+
     @contextmanager
     def _store_errors(self, key: str = "") -> Iterator[None]:
         try:
@@ -300,6 +329,12 @@ class MemoryObjectStore:
     def exists(self, key: str) -> bool:
         return _checked(key) in self._data_by_key
 
-    def keys(self) -> list[str]:
-        """What was put, sorted."""
-        return sorted(self._data_by_key)
+    def keys(self, folder: str = "") -> list[str]:
+        with self._lock:
+            return sorted(
+                key for key in self._data_by_key if not folder or key.startswith(f"{folder}/")
+            )
+
+    def delete(self, key: str) -> None:
+        with self._lock:
+            self._data_by_key.pop(_checked(key), None)

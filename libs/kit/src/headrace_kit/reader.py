@@ -94,10 +94,10 @@ class GroupReader:
         else:
             self._consumer.close()
 
-    def settled(self, topics: frozenset[str]) -> bool:
-        """Subscribed to these, assigned, placed."""
+    def settled(self, topics: frozenset[str], besides: Collection[Partition] = ()) -> bool:
+        """Subscribed to these, assigned, placed but for some."""
         joined = self._joined or not topics
-        return topics == self._subscribed and joined and not self._unplaced
+        return topics == self._subscribed and joined and self._unplaced <= {*besides}
 
     def troubles(self) -> list[str]:
         """What does not mend itself, e.g. `TOPIC_MISSING raw.flights.departed.v1`."""
