@@ -11,6 +11,7 @@ import hashlib
 import json
 import math
 import random
+import shutil
 import sys
 import threading
 import time
@@ -26,7 +27,7 @@ import grpc
 import numpy as np
 import pyarrow as pa
 import pytest
-from confluent_kafka import TopicCollection
+from confluent_kafka import TopicCollection, TopicPartition
 from confluent_kafka.admin import AdminClient
 from deltalake import CommitProperties, Transaction, write_deltalake
 from pydantic import SecretStr
@@ -44,9 +45,12 @@ from headrace.registry.v1 import registry_events_pb2 as registry_pb
 from headrace.rpc import call
 from headrace_feature.adapters.delta_archive import DeltaArchive
 from headrace_feature.adapters.kafka_topics import KafkaRawTopics
+from headrace_feature.adapters.state_snapshots import StateSnapshots
+from headrace_feature.domain.manifest import Manifest
+from headrace_kit.clock import SystemClock
 from headrace_kit.follow import TableFollower
 from headrace_kit.kafka import KafkaPublisher, Message
-from headrace_kit.objects import S3Settings, delta_storage_options, delta_table_uri
+from headrace_kit.objects import S3Settings, delta_storage_options, delta_table_uri, object_store
 from headrace_kit.offsets import committed_offsets, topic_end_offsets
 
 pytestmark = pytest.mark.integration
@@ -384,6 +388,79 @@ def test_kill_at_any_step_of_the_fold_changes_no_answer(failpoint, rides, servic
     service.start()
     rides.wait_folded()
     service.assert_equals(Oracle(events), rides.features, seed=2)
+
+
+def snapshots_of(folder: Path) -> dict[bytes, list[Manifest]]:
+    """By layout."""
+    found = StateSnapshots(object_store((folder / "objects").as_uri(), None), SystemClock())
+    return {layout: found.manifests(layout) for layout in found.layouts()}
+
+
+def positions_copied(folder: Path) -> dict[int, int]:
+    """How far the snapshots came in each partition."""
+    copied: dict[int, int] = {}
+    for manifest in [each for manifests in snapshots_of(folder).values() for each in manifests]:
+        for number, position in manifest.next_by_partition.items():
+            copied[number] = max(position, copied.get(number, 0))
+    return copied
+
+
+def forget_records(rides: Rides, before: dict[int, int]) -> None:
+    """As retention would."""
+    admin = AdminClient({"bootstrap.servers": rides.platform.bootstrap, "log_level": 0})
+    asked = [TopicPartition(rides.topic, number, at) for number, at in before.items() if at]
+    for answer in admin.delete_records(asked).values():
+        answer.result(10.0)
+
+
+@pytest.mark.parametrize(
+    "failpoint",
+    [
+        "feature.snapshot.run_uploaded:3",
+        "feature.snapshot.manifest_written:2",
+        "feature.restore.half:2",
+    ],
+)
+def test_lost_disk_comes_back_from_snapshots_that_a_kill_cut_short(
+    failpoint, rides, service, tmp_path
+):
+    events = some_events(900, seed=11)
+    service.start(fail=f"{failpoint}:kill", snapshot_interval_s="0.1")
+    for first in range(0, 900, 100):
+        rides.publish(events[first : first + 100])
+        if service.child.died() is None:
+            wait_for(lambda: service.child.died() is not None or rides.lag() == 0)
+    if failpoint.startswith("feature.restore"):
+        ends = topic_end_offsets(rides.platform.bootstrap, [rides.topic])
+        wanted = {partition.number: end for partition, end in ends.items()}
+        wait_for(lambda: positions_copied(tmp_path) == wanted)
+        service.child.stop()
+        shutil.rmtree(tmp_path / "feature")
+        with pytest.raises(HeadraceError, match="START_FAILED"):
+            service.start(fail=f"{failpoint}:kill")
+    assert -9 == service.wait_ended()
+    # What is in a snapshot can come from nowhere else.
+    forget_records(rides, positions_copied(tmp_path))
+    shutil.rmtree(tmp_path / "feature")
+
+    service.start()
+    rides.wait_folded()
+    service.assert_equals(Oracle(events), rides.features, seed=12)
+
+
+def test_reads_are_refused_until_a_lost_disk_has_caught_up(rides, service, tmp_path):
+    events = some_events(600, seed=13)
+    service.start()
+    rides.publish(events)
+    rides.wait_folded()
+    service.child.stop()
+    shutil.rmtree(tmp_path / "feature")
+    oracle, row = Oracle(events), ("a", START + DAY)
+
+    service.start()
+    first = wait_for(lambda: read_once_filled(service, rides.features, row))
+    expected = [oracle.answer(feature, *row) for feature in rides.features]
+    np.testing.assert_array_equal(np.array(expected, np.float32), np.array(first, np.float32))
 
 
 def test_late_event_changes_only_answers_that_could_know_it(rides, service):

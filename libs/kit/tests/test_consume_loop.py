@@ -183,6 +183,9 @@ class FetchingStore(SimulatedStore):
     def restoring(self):
         return [each for each in self.asked if each.number == 0 and not self.fetched]
 
+    def forget(self, partitions):
+        pass
+
 
 @pytest.fixture(autouse=True)
 def _no_waiting(monkeypatch):

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from headrace.application import Recipe, Stream
 from headrace.feature_view import RequestView, StreamView
 from headrace_feature.adapters.memory_archive import MemoryArchive
+from headrace_feature.adapters.memory_restorer import NothingToRestore
 from headrace_feature.adapters.record_folder import RecordFolder
 from headrace_feature.adapters.run_files import to_bytes
 from headrace_feature.adapters.run_store import RunStore
@@ -24,6 +25,7 @@ from headrace_feature.handlers import (
     create_training_set,
     get_online_features,
 )
+from headrace_feature.ports import Restorer
 from headrace_kit.kafka import Partition
 from headrace_kit.state_store import MemoryStateStore
 from headrace_kit.testing import FixedClock, a_batch, a_record
@@ -205,6 +207,7 @@ class World:
     folder_bytes_max: int = 1 << 30
     keep: int = 3_650 * DAY
     offsets: dict[int, int] = field(default_factory=dict)
+    restorer: Restorer = field(default_factory=NothingToRestore)
 
     def __post_init__(self) -> None:
         self.freshness, self.clock = DelayHistogram(), FixedClock(START)
@@ -215,6 +218,7 @@ class World:
         self.loop_handler = RecordFolder(
             catalogue=lambda: self.catalogue,
             store=self.store,
+            restorer=self.restorer,
             clock=self.clock,
             keep_us=self.keep,
             freshness=self.freshness,

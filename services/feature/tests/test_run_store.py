@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from headrace.errors import Busy
-from headrace_feature.adapters import run_store
+from headrace_feature.adapters import run_tiers
 from headrace_feature.adapters.run_files import from_bytes, to_bytes
 from headrace_kit.state_store import MemoryStateStore
 
@@ -22,9 +22,9 @@ EVENTS = [
 @pytest.fixture
 def small_tiers(monkeypatch):
     """Runs of a few rows are large already, and a piece holds a few."""
-    monkeypatch.setattr(run_store, "ROWS_SMALL_MAX", 12)
-    monkeypatch.setattr(run_store, "TIER_ROWS", 1)
-    monkeypatch.setattr(run_store, "PIECE_ROWS", 4)
+    monkeypatch.setattr(run_tiers, "ROWS_SMALL_MAX", 12)
+    monkeypatch.setattr(run_tiers, "TIER_ROWS", 1)
+    monkeypatch.setattr(run_tiers, "PIECE_ROWS", 4)
 
 
 @pytest.fixture

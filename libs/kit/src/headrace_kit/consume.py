@@ -87,6 +87,9 @@ class RestoringHandler(BatchHandler, Protocol):
         They are not read, and asked for again soon.
         """
 
+    def forget(self, partitions: Collection[Partition]) -> None:
+        """These are another member's now. Not called when the loop ends: they may come back."""
+
 
 class ConsumeLoop:
     """A consumer group member with its own thread; a Part."""
@@ -177,6 +180,7 @@ class ConsumeLoop:
             self.finish(self._reader.placed())
         finally:
             self._gathering = None  # it is drained, or met a bug and must store nothing more
+            self._restorer = None
             self._reader.close()
 
     def _tick(self) -> None:
@@ -292,5 +296,7 @@ class ConsumeLoop:
         if not partitions:
             return
         self._restoring -= {*partitions}
+        if self._restorer is not None:
+            self._restorer.forget(partitions)
         kept = [part.without(partitions) for part in self._pending]
         self._pending = deque(part for part in kept if part)

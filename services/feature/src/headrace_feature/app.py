@@ -16,9 +16,13 @@ from headrace.feature.v1 import feature_service_pb2_grpc as service
 from headrace_feature.adapters.definition_follower import DefinitionFollower
 from headrace_feature.adapters.delta_archive import DeltaArchive
 from headrace_feature.adapters.grpc_api import FeatureApi
-from headrace_feature.adapters.kafka_topics import KafkaRawTopics
+from headrace_feature.adapters.kafka_topics import KafkaRawTopics, record_ends
 from headrace_feature.adapters.record_folder import RecordFolder
+from headrace_feature.adapters.run_copies import RunCopies
 from headrace_feature.adapters.run_store import RunStore
+from headrace_feature.adapters.snapshot_restorer import SnapshotRestorer
+from headrace_feature.adapters.snapshot_writer import SnapshotWriter
+from headrace_feature.adapters.state_snapshots import StateSnapshots
 from headrace_feature.domain.freshness import DelayHistogram
 from headrace_feature.domain.views import DAY_US, Catalogue
 from headrace_feature.settings import Settings
@@ -31,7 +35,7 @@ from headrace_kit.hot_calls import HotMethod
 from headrace_kit.kafka import KafkaPublisher
 from headrace_kit.lifecycle import run_service
 from headrace_kit.native_door import NativeDoor
-from headrace_kit.objects import delta_storage_options
+from headrace_kit.objects import delta_storage_options, object_store
 from headrace_kit.state_store import LmdbStateStore
 from headrace_kit.telemetry import gauge
 
@@ -46,7 +50,6 @@ def run(settings: Settings) -> int:
     store = RunStore(state, settings.data_dir / "runs", folder_bytes_max=settings.state_bytes_max)
     freshness, clock = DelayHistogram(), SystemClock()
     publisher = KafkaPublisher(bootstrap, client_id=SERVICE)
-    _expose(freshness)
 
     def read_streams(catalogue: Catalogue) -> None:
         streams = {layout.stream for layout in catalogue.layouts().values()}
@@ -54,9 +57,25 @@ def run(settings: Settings) -> int:
         loop.reposition()
 
     definitions = DefinitionFollower(read_streams)
+    snapshots = StateSnapshots(object_store(settings.objects, settings.s3), clock)
+    copies = RunCopies(store)
+    restorer = SnapshotRestorer(
+        store=store,
+        copies=copies,
+        snapshots=snapshots,
+        ends=partial(record_ends, bootstrap),
+    )
+    writer = SnapshotWriter(
+        catalogue=definitions.catalogue,
+        store=store,
+        copies=copies,
+        snapshots=snapshots,
+        interval_s=settings.snapshot_interval_s,
+    )
     folder = RecordFolder(
         catalogue=definitions.catalogue,
         store=store,
+        restorer=restorer,
         clock=clock,
         keep_us=settings.keep_days * DAY_US,
         freshness=freshness,
@@ -95,11 +114,12 @@ def run(settings: Settings) -> int:
         on_record=definitions.on_record,
         service=SERVICE,
     )
+    _expose(freshness, writer)
     admin = AdminServer(settings.http_host, settings.http_port, ready=loop.ready)
     try:
         return run_service(
             SERVICE,
-            [publisher, follower, loop, server],
+            [publisher, follower, restorer, writer, loop, server],
             admin=admin,
             on_ready=server.set_ready,
         )
@@ -107,11 +127,13 @@ def run(settings: Settings) -> int:
         state.close()
 
 
-def _expose(freshness: DelayHistogram) -> None:
+def _expose(freshness: DelayHistogram, writer: SnapshotWriter) -> None:
     """Metrics are asked for when they are scraped: nothing is counted twice."""
     for name, share in (("p50", 0.5), ("p99", 0.99)):
         metric = gauge(SERVICE, f"freshness_{name}_seconds", "From published to readable.")
         metric.set_function(partial(_seconds, freshness, share))
+    age = gauge(SERVICE, "snapshot_age_seconds", "Since all state was in the object store.")
+    age.set_function(writer.age_s)
 
 
 def _seconds(freshness: DelayHistogram, share: float) -> float:

@@ -43,11 +43,31 @@ class ObservationStore(Protocol):
     def floor_us(self, layout: Layout) -> int:
         """Event time before which observations may be gone."""
 
+    def own(self, layout: Layout, partitions: Collection[int]) -> None:
+        """Only these partitions are ours; the positions of others go, their observations may."""
+
+    def expect(self, stream: str, end_by_partition: Mapping[int, int]) -> None:
+        """Every layout is to come as far as this before it counts as restored."""
+
     def retire(self, layouts: Collection[Layout]) -> None:
         """Forget every other layout: it would be filled again."""
 
     def tend(self) -> None:
         """One bounded step of merging runs, if any are to be merged."""
+
+
+class Restorer(Protocol):
+    """Fetches what snapshots hold of partitions that came to us."""
+
+    def restore(self, layout: Layout, partitions: Collection[int]) -> bool:
+        """Whether it was fetched; if not, it is begun, and the answer comes with a later call.
+
+        What was fetched is in the store then, with its positions; a partition without one is in no
+        snapshot.
+        """
+
+    def forget(self, stream: str, partitions: Collection[int]) -> None:
+        """They are another's now: should they come back, fetch again."""
 
 
 class Snapshot(Protocol):

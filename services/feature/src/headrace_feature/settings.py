@@ -28,7 +28,10 @@ class Settings(ObjectStoreSettings):
     keep_days: int = Field(default=45, gt=0, le=3_650)
     """How far behind the newest known record a read may ask."""
     object_store_uri: str = ""
-    """`file:///FOLDER` or `s3://BUCKET/PREFIX`, where ingest archives; empty: .headrace/objects."""
+    """`file:///FOLDER` or `s3://BUCKET/PREFIX`, where ingest archives and snapshots of the state
+    are kept; empty: .headrace/objects."""
+    snapshot_interval_s: float = Field(default=60.0, gt=0)
+    """How often the state is copied there, if it changed."""
 
     @property
     def native_door(self) -> bool:

@@ -23,6 +23,12 @@ class RawTopic:
     end_by_partition: Mapping[int, int]
 
 
+def record_ends(bootstrap: str, stream: str) -> dict[int, int]:
+    """Where each partition of a stream's records ends; raises Unavailable."""
+    ends = topic_end_offsets(bootstrap, [topics.INGEST_RECORDS.of(stream)])
+    return {partition.number: end for partition, end in ends.items()}
+
+
 class KafkaRawTopics:
     """Asks at each call: a topic may be made again."""
 

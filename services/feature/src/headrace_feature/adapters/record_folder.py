@@ -7,7 +7,7 @@ missing: a view that appears while the loop runs is left alone until the loop is
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,13 +16,15 @@ from headrace import topics
 from headrace.application import Stream
 from headrace_feature.adapters.conversions import to_observations
 from headrace_feature.domain.freshness import DelayHistogram
-from headrace_feature.domain.observations import Observations
+from headrace_feature.domain.observations import Observations, empty_run
 from headrace_feature.domain.views import Catalogue, Layout
 from headrace_feature.handlers import fold_observations
-from headrace_feature.ports import Folded, ObservationStore
+from headrace_feature.ports import Folded, ObservationStore, Restorer
 from headrace_kit.clock import Clock
 from headrace_kit.failpoints import failpoint
-from headrace_kit.kafka import Partition, RecordBatch
+from headrace_kit.kafka import Partition, Record, RecordBatch
+
+NEVER = 2**62
 
 
 class RecordFolder:
@@ -33,11 +35,15 @@ class RecordFolder:
         *,
         catalogue: Callable[[], Catalogue],
         store: ObservationStore,
+        restorer: Restorer,
         clock: Clock,
         keep_us: int,
         freshness: DelayHistogram,
     ) -> None:
         self._catalogue, self._store, self._clock = catalogue, store, clock
+        self._restorer = restorer
+        self._restoring: list[Partition] = []
+        self._owned: dict[str, set[int]] = {}
         self._keep_us, self._freshness = keep_us, freshness
         self._contracts: dict[str, Stream] = {}
         self._layouts: dict[str, list[Layout]] = {}
@@ -47,17 +53,57 @@ class RecordFolder:
         """Where the layout that is furthest behind goes on; the others skip what they hold."""
         catalogue = self._catalogue()
         self._store.retire(list(catalogue.layouts().values()))
+        self._restoring = []
         positions: dict[Partition, int] = {}
-        for partition in partitions:
-            stream = topics.INGEST_RECORDS.part_of(partition.topic)
+        for stream, numbers in _by_stream(partitions).items():
             self._layouts[stream] = catalogue.layouts_of(stream)
             if stream in catalogue.streams:
                 self._contracts[stream] = catalogue.streams[stream]
-            held = [self._take_on(layout, partition.number) for layout in self._layouts[stream]]
-            lowest = min(held, default=0)
-            if lowest:
-                positions[partition] = lowest
+            named = {
+                number: Partition(topics.INGEST_RECORDS.of(stream), number) for number in numbers
+            }
+            if self._restored(stream, numbers):
+                lowest = {named[number]: self._lowest(stream, number) for number in numbers}
+                positions |= {partition: at for partition, at in lowest.items() if at}
+            else:
+                self._restoring += named.values()
         return positions
+
+    def _restored(self, stream: str, numbers: Collection[int]) -> bool:
+        """Whether every layout has what there is of these partitions."""
+        self._owned.setdefault(stream, set()).update(numbers)
+        answers = []
+        for layout in self._layouts[stream]:
+            absent = set(numbers) - self._store.next_by_partition(layout).keys()
+            answers.append(self._restorer.restore(layout, absent))
+            self._store.own(layout, self._owned[stream])
+        return all(answers)
+
+    def _lowest(self, stream: str, number: int) -> int:
+        return min((self._take_on(each, number) for each in self._layouts[stream]), default=0)
+
+    def restoring(self) -> Collection[Partition]:
+        return self._restoring
+
+    def forget(self, partitions: Collection[Partition]) -> None:
+        for stream, numbers in _by_stream(partitions).items():
+            owned = self._owned.setdefault(stream, set())
+            owned -= numbers
+            for layout in self._layouts.get(stream, []):
+                self._store.own(layout, owned)
+            self._restorer.forget(stream, numbers)
+
+    def set_aside(self, record: Record) -> None:
+        """The layouts have done with it, so that none waits for what does not come."""
+        stream = topics.INGEST_RECORDS.part_of(record.topic)
+        number, behind = record.partition, record.offset + 1
+        batch = [
+            Folded(layout, empty_run(layout), {number: behind}, self._store.floor_us(layout))
+            for layout in self._layouts.get(stream, [])
+            if self._placed.get((layout.id, number), NEVER) < behind
+        ]
+        self._store.commit(batch)
+        self._note(batch, [])
 
     def _take_on(self, layout: Layout, number: int) -> int:
         position = self._store.next_by_partition(layout).get(number, 0)
@@ -105,3 +151,11 @@ class RecordFolder:
         now_ms = self._clock.now_us() // 1_000
         for each in published_ms:
             self._freshness.add(now_ms - each)
+
+
+def _by_stream(partitions: Iterable[Partition]) -> dict[str, set[int]]:
+    numbers: dict[str, set[int]] = {}
+    for partition in partitions:
+        stream = topics.INGEST_RECORDS.part_of(partition.topic)
+        numbers.setdefault(stream, set()).add(partition.number)
+    return numbers

@@ -1,18 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
 """A run as bytes, for a small one, or as a folder of plain arrays that are mapped into memory.
 
+Pages of a mapped file that were read count as the process's until it lets them go, though the
+system could take them at any time: `let_go` gives them back, and costs the next reader a fault.
+
 A folder is written piece by piece, so that a run may be larger than memory; it is complete when
 its name is stored, and nobody looks into one that is not.
 """
 
 from __future__ import annotations
 
+import mmap
 import os
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,11 +51,22 @@ def from_bytes(stored: bytes) -> Run:
 
 
 _SCALE = struct.Struct("<QqqBB")
+COPY_NOTE = "copy.json"  # beside the arrays: where the run was copied to
 
 
 def scale_to_bytes(run_width: int, scale: Scale, newest_us: int) -> bytes:
     """What must be known of a folder to map it."""
     return _SCALE.pack(run_width, scale.base_us, newest_us, scale.bits, scale.shift)
+
+
+def head_of(run: Run) -> bytes:
+    """The same of a run that is mapped."""
+    return scale_to_bytes(run.matrix.shape[1], run.scale, run.newest_us)
+
+
+def run_paths(folder: Path) -> list[Path]:
+    """The files of a run in its folder."""
+    return sorted(each for each in folder.iterdir() if each.name != COPY_NOTE)
 
 
 def write_folder(folder: Path, pieces: Iterable[Run], scale: Scale) -> Iterator[None]:
@@ -81,7 +95,7 @@ def write_folder(folder: Path, pieces: Iterable[Run], scale: Scale) -> Iterator[
                 os.fdatasync(file.fileno())
             yield
     for each in (folder, folder.parent):
-        _sync_folder(each)
+        sync_folder(each)
 
 
 def folder_bytes(run: Run) -> int:
@@ -89,13 +103,18 @@ def folder_bytes(run: Run) -> int:
     return run.line.nbytes + sum(array.nbytes for array in _arrays(run).values())
 
 
-def map_folder(folder: Path, scale: bytes) -> Run:
+Maps = Sequence[mmap.mmap]
+
+
+def map_folder(folder: Path, scale: bytes) -> tuple[Run, Maps]:
     """The arrays are read from the files when they are touched; they outlive the files' names."""
     width, base_us, newest_us, bits, shift = _SCALE.unpack(scale)
+    maps = [_mapped(folder / part) for part in (*PARTS, "line")]
     high, low, starts, matrix, offsets, text, line = (
-        _mapped(folder / part, DTYPES.get(part, "<i8")) for part in (*PARTS, "line")
+        np.frombuffer(each if each is not None else b"", DTYPES.get(part, "<i8"))
+        for each, part in zip(maps, (*PARTS, "line"), strict=True)
     )
-    return Run(
+    run = Run(
         # The halves are looked up in every read: they stay in memory, the rows are mapped.
         np.stack((high, low)),
         starts,
@@ -105,12 +124,19 @@ def map_folder(folder: Path, scale: bytes) -> Run:
         Scale(base_us, bits, shift),
         newest_us,
     )
+    return run, [each for each in maps if each is not None]
 
 
-def _mapped(path: Path, dtype: str) -> NDArray[Any]:
-    if not path.stat().st_size:
-        return np.empty(0, dtype)
-    return np.memmap(path, dtype, "r").view(np.ndarray)
+def let_go(maps: Maps) -> None:
+    """Give the pages back to the system, which may keep them in its cache."""
+    for each in maps:
+        each.madvise(mmap.MADV_DONTNEED)
+
+
+def _mapped(path: Path) -> mmap.mmap | None:
+    """None for an empty file, which cannot be mapped."""
+    with path.open("rb") as file:
+        return mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) if path.stat().st_size else None
 
 
 def _arrays(run: Run) -> dict[str, NDArray[np.generic]]:
@@ -118,7 +144,7 @@ def _arrays(run: Run) -> dict[str, NDArray[np.generic]]:
     return dict(zip(PARTS, arrays, strict=True))
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -10,6 +10,10 @@ Runs are merged by tiers of size, so that a read looks into few of them and an o
 rewritten a few times in its life. Small ones are merged with the batch that makes them too many,
 large ones a piece at a time beside the work (`tend`). The store's own offsets are the furthest
 that any layout of the stream came.
+
+Runs come from elsewhere too (`adopt`), and may hold rows of partitions that are not ours: a state
+is a set of events, so they do no harm. A partition that is given up loses its positions at once;
+its rows go when their runs are merged.
 """
 
 from __future__ import annotations
@@ -20,19 +24,21 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
-
 from headrace import topics
 from headrace.errors import Busy
+from headrace_feature.adapters.resident import ResidentFiles
 from headrace_feature.adapters.run_files import (
     folder_bytes,
     from_bytes,
+    let_go,
     map_folder,
     scale_to_bytes,
+    sync_folder,
     to_bytes,
     write_folder,
 )
-from headrace_feature.domain.observations import Run, Scale, merged
+from headrace_feature.adapters.run_tiers import HeldRun, in_pieces, scale_of, too_many
+from headrace_feature.domain.observations import Run, merged
 from headrace_feature.domain.views import Layout
 from headrace_feature.ports import Folded
 from headrace_kit.failpoints import failpoint
@@ -41,35 +47,38 @@ from headrace_kit.state_store import StateStore
 
 SMALL, LARGE, POSITION, FLOOR = b"o", b"l", b"p", b"f"
 NO_FLOOR_US = -(2**62)
-ROWS_SMALL_MAX = 1 << 17
-# A tier's runs are four times as long as those of the one below; so many become one.
-TIER_RUNS, TIER_ROWS = 4, 256
-PIECE_ROWS = 1 << 16
 LAYOUT_BYTES = 8
+MAPPED_BYTES_MAX = 192 << 20
 _INT64, _PARTITION, _NUMBER = struct.Struct("<q"), struct.Struct(">I"), struct.Struct(">Q")
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Held:
-    """A run and its number in the layout."""
-
-    number: int
-    run: Run
-    large: bool
-
-    @property
-    def tier(self) -> int:
-        return (len(self.run) // TIER_ROWS).bit_length() // 2
 
 
 @dataclass(slots=True)
 class _State:
     """One layout; readers see `held`, which is swapped whole."""
 
-    held: tuple[_Held, ...] = ()
+    held: tuple[HeldRun, ...] = ()
     next_number: int = 0
     floor_us: int = NO_FLOOR_US
     next_by_partition: Mapping[int, int] = field(default_factory=dict)
+    owned: frozenset[int] | None = None  # None: nobody said which partitions are ours
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Content:
+    """What a layout holds; the runs hold all before the positions, down to the floor."""
+
+    next_by_partition: Mapping[int, int]
+    held: Sequence[HeldRun]
+    floor_us: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Arrival:
+    """A run that was made elsewhere: `head` and a folder for a large one, or bytes."""
+
+    head: bytes = b""
+    folder: Path | None = None
+    stored: bytes = b""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -78,7 +87,8 @@ class _Merge:
 
     layout: bytes
     number: int
-    sources: tuple[_Held, ...]
+    sources: tuple[HeldRun, ...]
+    owned: frozenset[int] | None
     scale: bytes
     steps: Iterator[None]
 
@@ -94,6 +104,7 @@ class RunStore:
         self._states: dict[bytes, _State] = {}
         self._furthest: dict[str, dict[int, int]] = {}
         self._merge: _Merge | None = None
+        self._resident = ResidentFiles(MAPPED_BYTES_MAX)
         self._open()
 
     def _open(self) -> None:
@@ -112,9 +123,9 @@ class RunStore:
     def _take(self, key: bytes, value: bytes) -> None:
         layout, number = key[1 : 1 + LAYOUT_BYTES], _NUMBER.unpack(key[-_NUMBER.size :])[0]
         large = key.startswith(LARGE)
-        run = map_folder(self._path(layout, number), value) if large else from_bytes(value)
+        mapped = map_folder(self._path(layout, number), value) if large else (from_bytes(value),)
         state = self._state(layout)
-        state.held = (*state.held, _Held(number, run, large))
+        state.held = (*state.held, HeldRun(number, *mapped))
         state.next_number = max(state.next_number, number + 1)
 
     def runs(self, layout: Layout) -> Sequence[Run]:
@@ -125,15 +136,15 @@ class RunStore:
         self._check_room()
         puts: dict[bytes, bytes] = {}
         gone: list[bytes] = []
-        changed: list[tuple[Folded, tuple[_Held, ...], int]] = []
+        changed: list[tuple[Folded, tuple[HeldRun, ...], int]] = []
         furthest: dict[Partition, int] = {}
         for folded in batch:
             layout, state = folded.layout.id, self._state(folded.layout.id)
             kept = tuple(each for each in state.held if each.run.newest_us >= folded.floor_us)
-            fresh = _Held(state.next_number, folded.run, large=False)
+            fresh = HeldRun(state.next_number, folded.run)
             added = (*kept, fresh) if len(folded.run) else kept
-            held, number = self._tidied(added, fresh.number + 1, folded.floor_us)
-            puts |= _positions(folded)
+            held, number = self._tidied(added, fresh.number + 1, folded.floor_us, state.owned)
+            puts |= _positions(folded.layout, folded.next_by_partition, folded.floor_us)
             puts |= {_key(SMALL, layout, e.number): to_bytes(e.run) for e in held if e not in kept}
             gone += [_key_of(layout, each) for each in state.held if each not in held]
             changed.append((folded, held, number))
@@ -155,30 +166,25 @@ class RunStore:
             raise Busy("STATE_FULL", path=self._folder.name, bytes_max=self._bytes_max)
 
     def _tidied(
-        self, held: tuple[_Held, ...], number: int, floor_us: int
-    ) -> tuple[tuple[_Held, ...], int]:
+        self,
+        held: tuple[HeldRun, ...],
+        number: int,
+        floor_us: int,
+        owned: frozenset[int] | None,
+    ) -> tuple[tuple[HeldRun, ...], int]:
         """The same with small runs merged where a tier has too many; and the next number."""
         while sources := self._too_many(held, large=False):
-            run = merged([each.run for each in sources], floor_us=floor_us)
-            one = _Held(number, run, large=False)
+            run = merged([each.run for each in sources], floor_us=floor_us, partitions=owned)
+            one = HeldRun(number, run)
             held = (*(each for each in held if each not in sources), one)
             number += 1
         return held, number
 
-    def _too_many(self, held: tuple[_Held, ...], *, large: bool) -> tuple[_Held, ...]:
-        """Runs of one tier that should be one, which would be large or not."""
+    def _too_many(self, held: Sequence[HeldRun], *, large: bool) -> tuple[HeldRun, ...]:
         busy = self._merge.sources if self._merge is not None else ()
-        by_tier: dict[int, list[_Held]] = {}
-        for each in held:
-            if each not in busy:
-                by_tier.setdefault(each.tier, []).append(each)
-        for _, alike in sorted(by_tier.items()):
-            rows = sum(len(each.run) for each in alike)
-            if len(alike) >= TIER_RUNS and large == (rows > ROWS_SMALL_MAX):
-                return tuple(alike)
-        return ()
+        return too_many([each for each in held if each not in busy], large=large)
 
-    def _install(self, folded: Folded, held: tuple[_Held, ...], number: int) -> None:
+    def _install(self, folded: Folded, held: tuple[HeldRun, ...], number: int) -> None:
         state = self._state(folded.layout.id)
         gone = [each for each in state.held if each not in held]
         state.held, state.next_number = held, number
@@ -188,6 +194,8 @@ class RunStore:
         self._remove(folded.layout.id, [each for each in gone if each.large])
 
     def tend(self) -> None:
+        if self._resident.grown():
+            self._let_go()
         if self._merge is None:
             self._begin_merge()
         elif next(self._merge.steps, self) is self:
@@ -198,17 +206,23 @@ class RunStore:
             if sources := self._too_many(state.held, large=True):
                 number, state.next_number = state.next_number, state.next_number + 1
                 runs = [each.run for each in sources]
-                scale, newest_us = _scale(runs), max(run.newest_us for run in runs)
-                pieces = _pieces(runs, floor_us=state.floor_us)
+                scale, newest_us = scale_of(runs), max(run.newest_us for run in runs)
+                pieces = in_pieces(runs, floor_us=state.floor_us, partitions=state.owned)
                 steps = write_folder(self._path(layout, number), pieces, scale)
                 stored = scale_to_bytes(runs[0].matrix.shape[1], scale, newest_us)
-                self._merge = _Merge(layout, number, sources, stored, steps)
+                self._merge = _Merge(layout, number, sources, state.owned, stored, steps)
                 return
+
+    def _let_go(self) -> None:
+        for state in self._states.values():
+            for each in state.held:
+                let_go(each.maps or ())
+        self._resident.given_back()
 
     def _end_merge(self, merge: _Merge) -> None:
         state = self._states[merge.layout]
-        run = map_folder(self._path(merge.layout, merge.number), merge.scale)
-        one = _Held(merge.number, run, large=True)
+        mapped = map_folder(self._path(merge.layout, merge.number), merge.scale)
+        one = HeldRun(merge.number, *mapped)
         failpoint("feature.state.merged")
         self._store.commit(
             {_key_of(merge.layout, one): merge.scale},
@@ -219,8 +233,77 @@ class RunStore:
         self._merge = None
         self._remove(merge.layout, [each for each in merge.sources if each.large])
 
+    def own(self, layout: Layout, partitions: Collection[int]) -> None:
+        state, owned = self._state(layout.id), frozenset(partitions)
+        grown = state.owned is not None and not owned <= state.owned
+        state.owned = owned
+        if grown and self._merge is not None and self._merge.layout == layout.id:
+            self._give_up(self._merge)  # it would leave out what is ours again
+        if left := state.next_by_partition.keys() - owned:
+            keys = [POSITION + layout.id + _PARTITION.pack(number) for number in left]
+            positions = state.next_by_partition.items()
+            state.next_by_partition = {n: at for n, at in positions if n in owned}
+            self._store.commit({}, keys, {})
+
+    def content(self, layout: Layout) -> Content:
+        """For any thread: the runs are at least as new as the positions, the floor as the runs."""
+        state = self._state(layout.id)
+        next_by_partition, held = state.next_by_partition, state.held
+        return Content(next_by_partition, held, state.floor_us)
+
+    def folder_of(self, layout: Layout, held: HeldRun) -> Path:
+        """Where the files of a large run are, until it is merged."""
+        return self._path(layout.id, held.number)
+
+    def arrivals_folder(self) -> Path:
+        """Where folders of runs may be made that are to be adopted; emptied at each start."""
+        return self._folder / "arrivals"
+
+    def adopt(
+        self,
+        layout: Layout,
+        arrivals: Sequence[Arrival],
+        next_by_partition: Mapping[int, int],
+        floor_us: int,
+    ) -> list[HeldRun]:
+        """Take runs that hold, with what is here, all before these positions; durable together."""
+        self._check_room()
+        state, puts, held = self._state(layout.id), {}, []
+        for number, arrival in enumerate(arrivals, state.next_number):
+            one = self._moved_in(layout.id, number, arrival)
+            puts[_key_of(layout.id, one)] = arrival.head if one.large else arrival.stored
+            held.append(one)
+        floor_us = max(floor_us, state.floor_us)
+        puts |= _positions(layout, next_by_partition, floor_us)
+        self._store.commit(puts, [], {})
+        state.next_number += len(held)
+        state.floor_us = floor_us
+        state.held = (*held, *state.held)
+        state.next_by_partition = {**state.next_by_partition, **next_by_partition}
+        return held
+
+    def _moved_in(self, layout: bytes, number: int, arrival: Arrival) -> HeldRun:
+        if arrival.folder is None:
+            return HeldRun(number, from_bytes(arrival.stored))
+        path = self._path(layout, number)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if arrival.folder.exists():  # else it was moved in before, by a try that found no room
+            arrival.folder.rename(path)
+        sync_folder(path.parent)
+        return HeldRun(number, *map_folder(path, arrival.head))
+
+    def expect(self, stream: str, end_by_partition: Mapping[int, int]) -> None:
+        topic = topics.INGEST_RECORDS.of(stream)
+        known = self.furthest_by_partition(stream)
+        furthest = {
+            Partition(topic, number): max(end, known.get(number, 0))
+            for number, end in end_by_partition.items()
+        }
+        self._store.commit({}, [], furthest)
+        self._note_furthest(furthest)
+
     def _give_up(self, merge: _Merge) -> None:
-        """Its sources are gone."""
+        """Its sources are gone, or it keeps too little."""
         self._merge = None
         shutil.rmtree(self._path(merge.layout, merge.number), ignore_errors=True)
 
@@ -259,7 +342,7 @@ class RunStore:
     def _path(self, layout: bytes, number: int) -> Path:
         return self._folder / layout.hex() / str(number)
 
-    def _remove(self, layout: bytes, runs: Collection[_Held]) -> None:
+    def _remove(self, layout: bytes, runs: Collection[HeldRun]) -> None:
         """A reader that still has a run goes on reading it: the files outlive their names."""
         for each in runs:
             shutil.rmtree(self._path(layout, each.number), ignore_errors=True)
@@ -280,39 +363,17 @@ class RunStore:
         yield from self._store.scan(prefix, prefix + b"\xff" * 32)
 
 
-def _scale(runs: Sequence[Run]) -> Scale:
-    entities = sum(run.entities.shape[1] for run in runs)
-    oldest_us = min(run.scale.base_us for run in runs)
-    return Scale.of(entities, oldest_us, max(run.newest_us for run in runs))
-
-
-def _pieces(runs: Sequence[Run], *, floor_us: int) -> Iterator[Run]:
-    """The merged run in pieces of about PIECE_ROWS, cut between entities."""
-    longest = max(runs, key=len)
-    share = min(1.0, PIECE_ROWS / max(sum(map(len, runs)), 1))
-    every = max(1, int(longest.entities.shape[1] * share))
-    # First halves that begin a piece; all entities with one first half stay together.
-    cuts = np.unique(longest.entities[0, every::every])
-    edges = [
-        [0, *run.entities[0].searchsorted(cuts).tolist(), run.entities.shape[1]] for run in runs
-    ]
-    for place in range(len(cuts) + 1):
-        slices = [
-            run.sliced(own[place], own[place + 1]) for run, own in zip(runs, edges, strict=True)
-        ]
-        yield merged(slices, floor_us=floor_us)
-
-
-def _positions(folded: Folded) -> dict[bytes, bytes]:
-    layout = folded.layout.id
+def _positions(
+    layout: Layout, next_by_partition: Mapping[int, int], floor_us: int
+) -> dict[bytes, bytes]:
     positions = {
-        POSITION + layout + _PARTITION.pack(number): _INT64.pack(offset)
-        for number, offset in folded.next_by_partition.items()
+        POSITION + layout.id + _PARTITION.pack(number): _INT64.pack(offset)
+        for number, offset in next_by_partition.items()
     }
-    return positions | {FLOOR + layout: _INT64.pack(folded.floor_us)}
+    return positions | {FLOOR + layout.id: _INT64.pack(floor_us)}
 
 
-def _key_of(layout: bytes, held: _Held) -> bytes:
+def _key_of(layout: bytes, held: HeldRun) -> bytes:
     return _key(LARGE if held.large else SMALL, layout, held.number)
 
 

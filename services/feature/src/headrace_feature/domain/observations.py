@@ -11,7 +11,7 @@ which settle the order of equal event times and which no answer needs.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -181,6 +181,12 @@ def run_of(observations: Observations, layout: Layout, rows: Ints) -> Run:
     return _ordered(entities, matrix, ids)
 
 
+def empty_run(layout: Layout) -> Run:
+    """A run of nothing."""
+    matrix = np.empty((0, COLUMNS + len(layout.columns)), dtype=np.int64)
+    return _ordered(np.empty((2, 0), dtype=np.uint64), matrix, Ids.of([]))
+
+
 def _entities(observations: Observations, layout: Layout, rows: Ints) -> tuple[Words, Ints]:
     """The digests of the rows that have an entity, and which these are."""
     columns = [observations.texts[name] for name in layout.entity]
@@ -207,12 +213,15 @@ def _spelled(codes: Sequence[int], columns: Sequence[Texts]) -> list[tuple[str, 
     return spelled
 
 
-def merged(runs: Sequence[Run], *, floor_us: int) -> Run:
-    """One run of what these hold, without what is older than the floor."""
+def merged(runs: Sequence[Run], *, floor_us: int, partitions: Collection[int] | None = None) -> Run:
+    """One run of what these hold, without what is older than the floor or of other partitions."""
     entities = np.concatenate([_per_row(run) for run in runs], axis=1)
     matrix = np.concatenate([run.matrix for run in runs])
     ids = _joined([run.ids for run in runs])
-    kept = np.flatnonzero(matrix[:, EVENT] >= floor_us)
+    wanted = matrix[:, EVENT] >= floor_us
+    if partitions is not None:
+        wanted &= np.isin(_partition(matrix), list(partitions))
+    kept = np.flatnonzero(wanted)
     if len(kept) < len(matrix):
         entities, matrix, ids = entities[:, kept], matrix[kept], ids.taken(kept)
     return _ordered(entities, matrix, ids)

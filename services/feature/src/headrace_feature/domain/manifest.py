@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a snapshot says: of which runs a layout consisted when it had read so far.
+
+A manifest is true for ever: its runs hold every event of its partitions before its positions and
+not older than its floor, and perhaps more. State is a set of events, so what is more does no harm,
+and of several manifests that name a partition any is right and the furthest saves most reading.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+VERSION = 1
+PIECE_BYTES = 16 << 20  # a file's pieces are so long, but for the last
+
+
+@dataclass(frozen=True, slots=True)
+class RunCopy:
+    """A run in the object store.
+
+    `name`: the key's segment, of the moment when the copy was begun, in ms, and chance. `head`:
+    what must be known to open the files; empty for a small run, whose only file is complete in
+    itself. `digests_by_file`: sha256 of each piece, in order.
+    """
+
+    name: str
+    head: bytes
+    digests_by_file: Mapping[str, tuple[str, ...]]
+
+    @property
+    def begun_ms(self) -> int:
+        return int(self.name.partition("-")[0])
+
+    def document(self) -> dict[str, Any]:
+        return {
+            "name": self.name,
+            "head": self.head.hex(),
+            "files": {file: list(digests) for file, digests in self.digests_by_file.items()},
+        }
+
+    @classmethod
+    def from_document(cls, document: Mapping[str, Any]) -> RunCopy:
+        files = {file: tuple(digests) for file, digests in document["files"].items()}
+        return cls(document["name"], bytes.fromhex(document["head"]), files)
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """`name` orders those of one layout by time."""
+
+    name: str
+    next_by_partition: Mapping[int, int]
+    floor_us: int
+    runs: tuple[RunCopy, ...]
+
+    @property
+    def made_ms(self) -> int:
+        return int(self.name.partition("-")[0])
+
+    def to_json(self) -> bytes:
+        return json.dumps(
+            {
+                "version": VERSION,
+                "next_by_partition": {str(n): at for n, at in self.next_by_partition.items()},
+                "floor_us": self.floor_us,
+                "runs": [run.document() for run in self.runs],
+            }
+        ).encode()
+
+    @classmethod
+    def from_json(cls, name: str, stored: bytes) -> Manifest | None:
+        """None for one of a later version."""
+        document = json.loads(stored)
+        if document["version"] != VERSION:
+            return None
+        return cls(
+            name=name,
+            next_by_partition={int(n): at for n, at in document["next_by_partition"].items()},
+            floor_us=document["floor_us"],
+            runs=tuple(map(RunCopy.from_document, document["runs"])),
+        )
+
+
+def furthest(manifests: Iterable[Manifest], partition: int) -> Manifest | None:
+    """The one that came furthest in the partition, of equals the newest."""
+    naming = [each for each in manifests if partition in each.next_by_partition]
+    return max(naming, key=lambda each: _rank(each, partition), default=None)
+
+
+def outdated(manifests: Collection[Manifest]) -> list[Manifest]:
+    """Those that are the furthest in none of their partitions."""
+    partitions = {number for each in manifests for number in each.next_by_partition}
+    wanted = [furthest(manifests, number) for number in partitions]
+    return [each for each in manifests if each not in wanted]
+
+
+def _rank(manifest: Manifest, partition: int) -> tuple[int, str]:
+    return manifest.next_by_partition[partition], manifest.name

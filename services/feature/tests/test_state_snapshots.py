@@ -1,0 +1,321 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Snapshots: what is lost or moves comes back, and is what it would have been."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+from feature_world import HOUR, START, TOPIC, Event, World, event_lists
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from headrace_feature.adapters import run_tiers, state_snapshots
+from headrace_feature.adapters.run_copies import RunCopies
+from headrace_feature.adapters.snapshot_restorer import SnapshotRestorer
+from headrace_feature.adapters.snapshot_writer import SnapshotWriter
+from headrace_feature.adapters.state_snapshots import StateSnapshots
+from headrace_feature.domain.manifest import Manifest, RunCopy, furthest, outdated
+from headrace_kit.kafka import Partition
+from headrace_kit.objects import MemoryObjectStore
+from headrace_kit.testing import FixedClock, a_batch
+
+PARTITIONS = (0, 1)
+DAY_MS = 86_400_000
+
+
+@dataclass
+class Cluster:
+    """A log of two partitions, an object store, and workers that own what they are given."""
+
+    folder: Path
+    log: dict[int, list[Event]] = field(default_factory=lambda: {n: [] for n in PARTITIONS})
+    objects: MemoryObjectStore = field(default_factory=MemoryObjectStore)
+    clock: FixedClock = field(default_factory=lambda: FixedClock(START))
+    made: int = 0
+
+    def worker(self) -> "Worker":
+        self.made += 1
+        return Worker(self, self.folder / str(self.made))
+
+    def stored(self) -> list[str]:
+        return self.objects.keys("feature")
+
+    def ends(self, _: str) -> dict[int, int]:
+        return {number: len(events) for number, events in self.log.items()}
+
+
+class Worker:
+    """The service's fold, with its snapshots, on a disk of its own."""
+
+    def __init__(self, cluster: Cluster, folder: Path) -> None:
+        self.cluster, self.owned, self.next = cluster, set(), {}
+        self.world = World(folder=folder / "runs")
+        self.snapshots = StateSnapshots(cluster.objects, cluster.clock)
+        self.restart()
+
+    def restart(self) -> None:
+        self.world.restart()
+        store = self.world.store
+        copies = RunCopies(store)
+        self.restorer = SnapshotRestorer(
+            store=store, copies=copies, snapshots=self.snapshots, ends=self.cluster.ends
+        )
+        self.writer = SnapshotWriter(
+            catalogue=lambda: self.world.catalogue,
+            store=store,
+            copies=copies,
+            snapshots=self.snapshots,
+            interval_s=1.0,
+        )
+        self.handler = self.world.loop_handler
+        self.handler._restorer = self.restorer
+        self.place(*self.owned)
+
+    def place(self, *numbers: int) -> None:
+        self.owned |= set(numbers)
+        asked = [Partition(TOPIC, number) for number in numbers]
+        positions = self.handler.positions(asked)
+        while self.handler.restoring():
+            self.restorer.fetch_next(0.0)
+            positions = self.handler.positions(asked)
+        self.next |= {each.number: positions.get(each, 0) for each in asked}
+
+    def give_up(self, number: int) -> None:
+        self.owned.discard(number)
+        self.handler.forget([Partition(TOPIC, number)])
+
+    def read_on(self, count: int = 1_000) -> None:
+        for number in self.owned:
+            first = self.next[number]
+            events = self.cluster.log[number][first : first + count]
+            if events:
+                records = [
+                    event.record(partition=number, offset=offset)
+                    for offset, event in enumerate(events, first)
+                ]
+                self.handler.handle(a_batch(records))
+                self.next[number] = first + len(events)
+
+    def copy(self) -> None:
+        for layout in self.world.catalogue.layouts().values():
+            self.writer.write(layout)
+
+    def state(self) -> dict[str, bytes]:
+        return self.world.state()
+
+
+@pytest.fixture
+def small_tiers(monkeypatch):
+    monkeypatch.setattr(run_tiers, "ROWS_SMALL_MAX", 12)
+    monkeypatch.setattr(run_tiers, "TIER_ROWS", 1)
+    monkeypatch.setattr(run_tiers, "PIECE_ROWS", 4)
+
+
+@pytest.fixture
+def cluster(tmp_path, small_tiers):
+    return Cluster(tmp_path)
+
+
+EVENTS = [
+    Event(f"ride-{n}", START + n * HOUR // 64, START + n * HOUR // 64, zone=f"zone-{n % 50}")
+    for n in range(200)
+]
+
+
+def fold_one_by_one(worker, events=EVENTS):
+    for number, event in enumerate(events):
+        worker.cluster.log[number % 2].append(event)
+        worker.read_on()
+    for _ in range(100):
+        worker.handler.idle()
+
+
+def folded_once(events=EVENTS):
+    world = World()
+    world.fold(*events)
+    return world.state()
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(data=st.data(), events=event_lists(events_max=50))
+def test_state_is_the_same_whatever_moves_or_is_lost(tmp_path_factory, small_tiers, data, events):
+    cluster = Cluster(tmp_path_factory.mktemp("cluster"))
+    workers = [cluster.worker(), cluster.worker()]
+    workers[0].place(*PARTITIONS)
+    steps = st.sampled_from(["read", "idle", "copy", "move", "lose", "restart", "collect"])
+    for event in events:
+        cluster.log[data.draw(st.sampled_from(PARTITIONS))].append(event)
+        which = data.draw(st.integers(0, 1))
+        worker, step = workers[which], data.draw(steps)
+        if step == "read":
+            worker.read_on(data.draw(st.integers(1, 5)))
+        elif step == "idle":
+            worker.handler.idle()
+        elif step == "copy":
+            worker.copy()
+        elif step == "restart":
+            worker.restart()
+        elif step == "lose":
+            workers[which] = cluster.worker()
+            workers[which].place(*worker.owned)
+        elif step == "collect":
+            cluster.clock.advance(data.draw(st.integers(0, 4)) * HOUR)
+            for layout in worker.world.catalogue.layouts():
+                worker.snapshots.collect(layout)
+        else:
+            number = data.draw(st.sampled_from(PARTITIONS))
+            owner = next(each for each in workers if number in each.owned)
+            owner.give_up(number)
+            workers[data.draw(st.integers(0, 1))].place(number)
+    for worker in workers:
+        worker.copy()
+    last = cluster.worker()
+    last.place(*PARTITIONS)
+    last.read_on()
+
+    assert folded_once(events) == last.state()
+
+
+def test_lost_disk_is_fetched_and_nothing_is_copied_twice(cluster):
+    worker = cluster.worker()
+    worker.place(*PARTITIONS)
+    fold_one_by_one(worker)
+    worker.copy()
+    copied = set(cluster.stored())
+    fresh = cluster.worker()
+    fresh.place(*PARTITIONS)
+
+    assert {0: 100, 1: 100} == fresh.next
+    assert folded_once() == fresh.state()
+    fresh.copy()
+    added = set(cluster.stored()) - copied
+    assert added
+    assert all("/manifests/" in key for key in added)
+
+
+def test_restart_copies_no_large_run_again(cluster):
+    worker = cluster.worker()
+    worker.place(*PARTITIONS)
+    fold_one_by_one(worker)
+    worker.copy()
+    large = {key for key in cluster.stored() if key.endswith("/matrix.0")}
+    worker.restart()
+    worker.copy()
+
+    assert large
+    assert large == {key for key in cluster.stored() if key.endswith("/matrix.0")}
+
+
+def test_rows_of_a_partition_that_left_go_when_their_runs_are_merged(cluster):
+    worker = cluster.worker()
+    worker.place(*PARTITIONS)
+    fold_one_by_one(worker)
+    worker.give_up(1)
+    later = [
+        Event(f"later-{n}", START + n * HOUR // 64, START + n * HOUR // 64, zone=f"zone-{n % 50}")
+        for n in range(3_000)
+    ]
+    cluster.log[0] += later
+    worker.read_on(50)
+    while worker.next[0] < len(cluster.log[0]):
+        worker.read_on(50)
+        for _ in range(50):
+            worker.handler.idle()
+
+    for layout in worker.world.catalogue.layouts().values():
+        rows = sum(map(len, worker.world.store.runs(layout)))
+        assert 3_100 <= rows < 3_200
+
+
+def test_damaged_copy_makes_way_for_the_stream(cluster, caplog):
+    worker = cluster.worker()
+    worker.place(*PARTITIONS)
+    fold_one_by_one(worker)
+    worker.copy()
+    for key in cluster.stored():
+        if key.endswith("/matrix.0"):
+            cluster.objects.delete(key)
+            cluster.objects.put_if_absent(key, b"damaged")
+    fresh = cluster.worker()
+    fresh.place(*PARTITIONS)
+    fresh.read_on()
+
+    assert folded_once() == fresh.state()
+
+
+def test_collection_leaves_what_the_newest_manifests_name(cluster):
+    worker = cluster.worker()
+    worker.place(*PARTITIONS)
+    for first in range(0, 200, 20):
+        fold_one_by_one(worker, EVENTS[first : first + 20])
+        worker.copy()
+        cluster.clock.advance(1_000_000)
+    before = cluster.stored()
+    layouts = list(worker.world.catalogue.layouts())
+    for layout in layouts:
+        worker.snapshots.collect(layout)
+    assert before == cluster.stored()
+
+    cluster.clock.advance(2 * HOUR)
+    for layout in layouts:
+        worker.snapshots.collect(layout)
+    assert len(layouts) == sum("/manifests/" in key for key in cluster.stored())
+    fresh = cluster.worker()
+    fresh.place(*PARTITIONS)
+    assert {0: 100, 1: 100} == fresh.next
+    assert folded_once() == fresh.state()
+
+
+def test_state_of_a_layout_that_nobody_has_goes_after_a_while(cluster):
+    worker = cluster.worker()
+    worker.place(*PARTITIONS)
+    fold_one_by_one(worker, EVENTS[:10])
+    worker.copy()
+    for layout in worker.snapshots.layouts():
+        worker.snapshots.drop(layout, idle_ms=DAY_MS)
+    assert cluster.stored()
+
+    cluster.clock.advance(25 * HOUR)
+    for layout in worker.snapshots.layouts():
+        worker.snapshots.drop(layout, idle_ms=DAY_MS)
+    assert [] == cluster.stored()
+
+
+def test_copy_that_may_be_collected_is_made_again(cluster):
+    worker = cluster.worker()
+    worker.place(*PARTITIONS)
+    fold_one_by_one(worker)
+    layout = worker.world.catalogue.layout_by_view["zone"]
+    worker.writer._copied(layout, worker.world.store.content(layout).held)
+    begun = set(cluster.stored())
+    cluster.clock.advance(1_000 * state_snapshots.GRACE_MS)
+    worker.writer.write(layout)
+
+    named = {run.name for each in worker.snapshots.manifests(layout.id) for run in each.runs}
+    assert not named & {key.split("/")[-2] for key in begun}
+
+
+def a_manifest(name, **positions):
+    numbered = {int(partition[1:]): at for partition, at in positions.items()}
+    return Manifest(name, numbered, 0, (RunCopy("1-a", b"", {"run": ("0" * 64,)}),))
+
+
+def test_manifest_comes_back_from_its_bytes():
+    manifest = a_manifest("7-x", p0=5, p12=7)
+
+    assert manifest == Manifest.from_json("7-x", manifest.to_json())
+    later = manifest.to_json().replace(b'"version": 1', b'"version": 2')
+    assert Manifest.from_json("7-x", later) is None
+
+
+def test_furthest_manifest_of_each_partition_is_kept():
+    old, new, other = (
+        a_manifest("1-a", p0=5, p1=9),
+        a_manifest("2-b", p0=6),
+        a_manifest("3-c", p0=6),
+    )
+
+    assert other == furthest([old, new, other], 0)
+    assert old == furthest([old, new, other], 1)
+    assert furthest([old], 2) is None
+    assert [new] == outdated([old, new, other])
