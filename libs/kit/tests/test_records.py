@@ -8,8 +8,8 @@ import pytest
 from headrace.errors import Busy
 from headrace_kit.backoff import BACKOFF_S_MAX, Backoff
 from headrace_kit.dead_letters import RECORD_BYTES_MAX, Origin, dead_letter, origin_of
-from headrace_kit.kafka import Message
-from headrace_kit.testing import FixedClock, MemoryPublisher, a_record, wait_until
+from headrace_kit.kafka import Message, Partition
+from headrace_kit.testing import FixedClock, MemoryPublisher, a_batch, a_record, wait_until
 
 
 def test_dead_letter_keeps_payload_and_headers_and_tells_where_from():
@@ -108,3 +108,17 @@ def test_fixed_clock_moves_when_told():
 def test_wait_until_gives_up():
     with pytest.raises(AssertionError):
         wait_until(lambda: False, timeout_s=0.05)
+
+
+def placed(*places):
+    return a_batch([a_record(topic=t, partition=p, offset=o) for t, p, o in places])
+
+
+def test_batch_is_cut_where_the_partition_changes():
+    batch = placed(("a", 0, 5), ("a", 0, 6), ("a", 1, 0), ("b", 1, 0), ("a", 0, 7))
+
+    expected = [(("a", 0), 0, 2), (("a", 1), 2, 3), (("b", 1), 3, 4), (("a", 0), 4, 5)]
+    assert expected == batch.runs
+    assert {("a", 0): 8, ("a", 1): 1, ("b", 1): 1} == batch.next_by_partition()
+    assert [5, 6, 7] == batch.without([Partition("a", 1), Partition("b", 1)]).offsets
+    assert [] == placed().runs

@@ -103,7 +103,7 @@ def test_bad_record_gets_its_reason_between_good_ones(changes, reason):
 
     judged = judge(a_batch(records), a_contract(), decode=decode)
 
-    assert [None, reason, None] == judged.reasons
+    assert {1: reason} == judged.refused
     assert [0, 2] == judged.rows["_index"].to_list()
 
 
@@ -117,7 +117,7 @@ def test_value_that_cleansing_makes_larger_than_the_cap_is_too_large():
 
     judged = judge(a_batch([a_raw(note="x" * ((1 << 20) - size))]), contract, decode=decode)
 
-    assert ["TOO_LARGE"] == judged.reasons
+    assert {0: "TOO_LARGE"} == judged.refused
 
 
 def test_all_reasons_of_records_but_two_are_judged_here():
@@ -171,7 +171,7 @@ def test_header_id_wins_over_the_column():
 def test_record_of_an_older_version_is_taken():
     record = a_raw(record={"headers": {"ce_dataschema": b"flights.departed/1"}})
 
-    assert [None] == judge(a_batch([record]), a_contract(version=2), decode=decode).reasons
+    assert {} == judge(a_batch([record]), a_contract(version=2), decode=decode).refused
 
 
 @pytest.mark.parametrize(("behind_us", "late"), [(3_600_000_000, False), (3_600_000_001, True)])
@@ -192,4 +192,4 @@ def test_stream_without_known_time_goes_by_kafkas_clock():
 def test_batch_of_bad_records_alone_gives_no_row():
     judged = judge(a_batch([a_raw(record={"value": None})]), a_contract(), decode=decode)
 
-    assert (["TOMBSTONE"], 0) == (judged.reasons, judged.rows.height)
+    assert ({0: "TOMBSTONE"}, 0) == (judged.refused, judged.rows.height)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Collection, Mapping, Sequence
 from typing import Protocol, runtime_checkable
 
@@ -269,8 +269,8 @@ class ConsumeLoop:
             raise RuntimeError(f"{self._dead_in_a_row} dead letters in a row: a bad deploy?")
 
     def _done(self, records: RecordBatch) -> None:
-        for topic, count in Counter(records.topics).items():
-            self._handled.labels(topic).inc(count)
+        for partition, first, end in records.runs:
+            self._handled.labels(partition.topic).inc(end - first)
         if self._gathering is None:
             self._reader.done(records.next_by_partition())
 

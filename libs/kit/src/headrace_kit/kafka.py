@@ -11,13 +11,16 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import compress
+from functools import cached_property
+from itertools import chain, compress, islice, pairwise
+from operator import ne, or_
 from typing import Any, NamedTuple, Protocol, overload
 
 import structlog
-from confluent_kafka import KafkaError, KafkaException, Producer
+from confluent_kafka import TIMESTAMP_CREATE_TIME, KafkaError, KafkaException, Producer
+from confluent_kafka import Message as Received
 
 from headrace.errors import Busy, HeadraceError, Invalid, Unavailable
 
@@ -120,17 +123,44 @@ def to_record(message: Any) -> Record:
     )
 
 
+class Run(NamedTuple):
+    """Records of one partition that lie together in a batch, at the places [first, end)."""
+
+    partition: Partition
+    first: int
+    end: int
+
+
 class RecordBatch(Sequence[Record]):
     """Records as the client gave them, to be asked for a column at a time.
 
-    A record is made when it is asked for: one costs as much as folding several.
+    A record is made when it is asked for: one costs as much as folding several. What is the same
+    for a whole run is asked of the run.
     """
 
     def __init__(self, messages: Sequence[Any]) -> None:
         self._messages = messages
-        self.topics: list[str] = [message.topic() for message in messages]
-        self.partitions: list[int] = [message.partition() for message in messages]
-        self.offsets: list[int] = [message.offset() for message in messages]
+        self.topics: list[str] = list(map(Received.topic, messages))
+        self.partitions: list[int] = list(map(Received.partition, messages))
+        self.offsets: list[int] = list(map(Received.offset, messages))
+
+    @classmethod
+    def of(cls, records: Iterable[Record]) -> RecordBatch:
+        """The same records, as the client would have given them."""
+        return cls(
+            [
+                Received(
+                    topic=record.topic,
+                    partition=record.partition,
+                    offset=record.offset,
+                    key=record.key,
+                    value=record.value,
+                    headers=list(record.headers.items()) or None,
+                    timestamp=(TIMESTAMP_CREATE_TIME, record.timestamp_ms),
+                )
+                for record in records
+            ]
+        )
 
     def __len__(self) -> int:
         return len(self._messages)
@@ -145,37 +175,51 @@ class RecordBatch(Sequence[Record]):
         return to_record(self._messages[place])
 
     def values(self) -> list[bytes | None]:
-        return [message.value() for message in self._messages]
+        return list(map(Received.value, self._messages))
 
     def keys(self) -> list[bytes | None]:
-        return [message.key() for message in self._messages]
+        return list(map(Received.key, self._messages))
 
     def timestamps_ms(self) -> list[int]:
-        return [message.timestamp()[1] for message in self._messages]
+        return [moment_ms for _, moment_ms in map(Received.timestamp, self._messages)]
 
     def headers(self) -> list[list[tuple[str, bytes]] | None]:
         """None for a record without headers."""
-        return [message.headers() for message in self._messages]
+        return list(map(Received.headers, self._messages))
+
+    @cached_property
+    def runs(self) -> list[Run]:
+        """The whole batch, cut where the partition changes."""
+        changes = map(or_, _changes(self.topics), _changes(self.partitions))
+        cuts = [*compress(range(len(self)), changes), len(self)]
+        return [
+            Run(Partition(self.topics[first], self.partitions[first]), first, end)
+            for first, end in pairwise(cuts)
+        ]
 
     def next_by_partition(self) -> dict[Partition, int]:
         """The offset that follows the last record of each partition."""
-        last = dict(zip(zip(self.topics, self.partitions, strict=True), self.offsets, strict=True))
-        return {Partition(*partition): offset + 1 for partition, offset in last.items()}
+        return {run.partition: self.offsets[run.end - 1] + 1 for run in self.runs}
 
     def by_topic(self) -> dict[str, RecordBatch]:
         """The same, topic by topic; the order stays."""
-        if len(names := dict.fromkeys(self.topics)) == 1:
+        if len(names := dict.fromkeys(run.partition.topic for run in self.runs)) == 1:
             return dict.fromkeys(names, self)
         return {name: self.where([name == topic for topic in self.topics]) for name in names}
 
     def without(self, partitions: Collection[Partition]) -> RecordBatch:
         """Those of other partitions."""
-        names = zip(self.topics, self.partitions, strict=True)
-        return self.where([name not in partitions for name in names])
+        kept = [run for run in self.runs if run.partition not in partitions]
+        return RecordBatch([each for run in kept for each in self._messages[run.first : run.end]])
 
     def where(self, wanted: Iterable[bool]) -> RecordBatch:
         """Those that are wanted."""
         return RecordBatch(list(compress(self._messages, wanted)))
+
+
+def _changes(column: Sequence[Any]) -> Iterator[bool]:
+    """For each place whether it differs from the one before; the first one does."""
+    return chain([True], map(ne, column, islice(column, 1, None)))
 
 
 class _Delivery:

@@ -133,14 +133,19 @@ class GroupReader:
 
     def _ours(self, records: RecordBatch) -> RecordBatch:
         """Without what was fetched before a seek or a revoke: it is not ours to handle."""
-        never, wanted = 2**63, []
-        names = zip(records.topics, records.partitions, strict=True)
-        for name, offset in zip(names, records.offsets, strict=True):
-            due = offset >= self._next.get(name, never)  # type: ignore[call-overload]
-            wanted.append(due)
-            if due:
-                self._next[name] = offset + 1  # type: ignore[index]
-        return records if all(wanted) else records.where(wanted)
+        never, kept = 2**63, list[range]()
+        for partition, first, end in records.runs:
+            due = self._next.get(partition, never)
+            place = first
+            while place < end and records.offsets[place] < due:
+                place += 1
+            if place < end:
+                kept.append(range(place, end))
+                self._next[partition] = records.offsets[end - 1] + 1
+        if sum(map(len, kept)) == len(records):
+            return records
+        wanted = {place for each in kept for place in each}
+        return records.where(place in wanted for place in range(len(records)))
 
     def placed(self) -> list[Partition]:
         """The partitions that are read."""

@@ -78,37 +78,9 @@ def a_record(
     return Record(topic, partition, offset, key, value, headers or {}, timestamp_ms)
 
 
-class _Message:
-    """What the client gives for a record."""
-
-    def __init__(self, record: Record) -> None:
-        self._record = record
-
-    def topic(self) -> str:
-        return self._record.topic
-
-    def partition(self) -> int:
-        return self._record.partition
-
-    def offset(self) -> int:
-        return self._record.offset
-
-    def key(self) -> bytes | None:
-        return self._record.key
-
-    def value(self) -> bytes | None:
-        return self._record.value
-
-    def headers(self) -> list[tuple[str, bytes]]:
-        return list(self._record.headers.items())
-
-    def timestamp(self) -> tuple[int, int]:
-        return 1, self._record.timestamp_ms
-
-
 def a_batch(records: Sequence[Record]) -> RecordBatch:
     """The records as the consume loop hands them over."""
-    return RecordBatch([_Message(record) for record in records])
+    return RecordBatch.of(records)
 
 
 def wait_until(condition: Callable[[], T], *, timeout_s: float = 20.0) -> T:

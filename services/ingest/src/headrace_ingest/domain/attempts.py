@@ -22,13 +22,11 @@ class Placed(Protocol):
     """Records with their places, as the loop hands them over."""
 
     @property
-    def topics(self) -> Sequence[str]: ...
-
-    @property
-    def partitions(self) -> Sequence[int]: ...
-
-    @property
     def offsets(self) -> Sequence[int]: ...
+
+    @property
+    def runs(self) -> Sequence[tuple[Place, int, int]]:
+        """Where records of one partition lie together: [first, end)."""
 
     def __len__(self) -> int: ...
 
@@ -72,17 +70,16 @@ class Suspects:
 
     def attempts(self, part: Placed) -> dict[Place, Attempt]:
         """What is to be written down before this part is judged."""
-        places = _places(part)
-        first = dict(zip(reversed(places), reversed(part.offsets), strict=True))
-        last = dict(zip(places, part.offsets, strict=True))
-        return {
-            place: Attempt(first[place], offset + 1, self._deaths(place, offset))
-            for place, offset in last.items()
-        }
+        attempts = dict[Place, Attempt]()
+        for place, first, end in part.runs:
+            last = part.offsets[end - 1]
+            begun = attempts[place].first if place in attempts else part.offsets[first]
+            attempts[place] = Attempt(begun, last + 1, self._deaths(place, last))
+        return attempts
 
     def guilty(self, part: Placed) -> bool:
         """Whether this part is one record, and that has ended the process too often."""
-        return len(part) == 1 and self._deaths(_places(part)[0], part.offsets[0]) >= DEATHS_MAX
+        return len(part) == 1 and self._deaths(part.runs[0][0], part.offsets[0]) >= DEATHS_MAX
 
     def clear(self, part: Placed) -> None:
         """These records were judged, or set aside."""
@@ -102,4 +99,4 @@ class Suspects:
 
 
 def _places(records: Placed) -> list[Place]:
-    return list(zip(records.topics, records.partitions, strict=True))
+    return [place for place, first, end in records.runs for _ in range(first, end)]

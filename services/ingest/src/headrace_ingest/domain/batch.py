@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from itertools import repeat
 
-import numpy as np
 import polars as pl
 
 from headrace_ingest.domain.accounts import Account
@@ -50,10 +50,9 @@ def sort_out(
     """Sort out records of one stream, in order within each partition; changes no index."""
     judged = judge(records, contract, decode=decode)
     decided, outcomes = _decide(judged.rows, indexes)
-    dead = {index: reason for index, reason in enumerate(judged.reasons) if reason is not None}
+    dead, stored = dict(judged.refused), judged.rows
     repeats: Counter[int] = Counter()
-    stored = judged.rows
-    if not all(outcome is Outcome.NEW for outcome in outcomes):
+    if outcomes:
         stored = stored.filter(pl.Series([outcome is Outcome.NEW for outcome in outcomes]))
         for index, outcome in zip(judged.rows[INDEX], outcomes, strict=True):
             if outcome is Outcome.CONFLICT:
@@ -79,22 +78,19 @@ def set_aside(record: RawBatch, contract: Contract, reason: str) -> Batch:
 def _decide(
     rows: pl.DataFrame, indexes: Mapping[int, DedupIndex]
 ) -> tuple[dict[int, Decided], list[Outcome]]:
-    """What each partition's index says, and the outcomes in the order of the rows."""
-    partitions = rows["_partition"].to_numpy()
-    outcomes: list[Outcome] = [Outcome.NEW] * len(rows)
-    decided = {}
-    for partition in np.unique(partitions).tolist():
-        places = np.flatnonzero(partitions == partition)
-        own = rows[places]
-        decided[partition] = indexes[partition].decide(
-            own["_event_id"].to_list(),
-            own["_payload_sha256"].to_list(),
-            own["_known_time_us"].to_list(),
-        )
-        if decided[partition].some_old:
-            for place, outcome in zip(places.tolist(), decided[partition].outcomes, strict=True):
-                outcomes[place] = outcome
-    return decided, outcomes
+    """What each partition's index says, and the outcomes in the order of the rows.
+
+    No outcomes: every row is new.
+    """
+    asked = rows.select("_partition", "_event_id", "_payload_sha256", "_known_time_us")
+    decided = dict[int, Decided]()
+    for own in asked.partition_by("_partition", maintain_order=True):
+        partition, *columns = (column.to_list() for column in own.iter_columns())
+        decided[partition[0]] = indexes[partition[0]].decide(*columns)
+    if not any(each.outcomes for each in decided.values()):
+        return decided, []
+    left = {number: iter(each.outcomes or repeat(Outcome.NEW)) for number, each in decided.items()}
+    return decided, [next(left[number]) for number in rows["_partition"]]
 
 
 def _additions(
@@ -103,7 +99,7 @@ def _additions(
     dead: Mapping[int, str],
     repeats: Mapping[int, int],
 ) -> dict[int, Account]:
-    last = dict(zip(records.partitions, records.offsets, strict=True))
+    last = {number: records.offsets[end - 1] for (_, number), _, end in records.runs}
     dead_by_partition: dict[int, Counter[str]] = defaultdict(Counter)
     for index, reason in dead.items():
         dead_by_partition[records.partitions[index]][reason] += 1

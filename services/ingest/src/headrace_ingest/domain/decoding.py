@@ -31,7 +31,7 @@ from headrace_ingest.domain.cleansing import DTYPE_BY_TYPE, REASON, cleansed, ty
 Decode = Callable[[bytes], dict[str, Any]]
 # Beyond, an integer would not fit int64, and a float column would not show it.
 FLOAT_SURE_MAX = float(1 << 63)
-BLANKS = list(b" \t\r")
+BLANK = np.isin(np.arange(256), list(b" \t\r"))  # by byte
 BLANK_BEFORE_COLON = re.compile(rb'"[ \t\r]+:')
 # So many values may spoil the fast parse of a batch before the rest is decoded strictly.
 SPOILERS_MAX = 32
@@ -82,8 +82,8 @@ def _believed(values: Sequence[bytes], stream: Stream) -> tuple[list[pl.DataFram
         frame = _parsed(lines, some[0], stream)
         if frame is not None and len(frame) == len(some) == lines.count(b"\n") + 1:
             sure = _sure(some, lines, frame, stream)
-            numbered = frame.with_columns(pl.Series(_ROW, rows, dtype=pl.Int64))
-            clean, unsure = cleansed(numbered.filter(pl.Series(sure)), stream)
+            frame = frame.with_columns(pl.Series(_ROW, rows, dtype=pl.Int64))
+            clean, unsure = cleansed(frame if sure.all() else frame.filter(sure), stream)
             parts.append(clean.select(*stream.columns, REASON, _ROW))
             doubtful += [*(np.flatnonzero(~sure) + rows.start).tolist(), *unsure[_ROW]]
         elif len(rows) == 1 or spoilers >= SPOILERS_MAX:
@@ -136,63 +136,74 @@ def _sure(
         if frame.schema[name] == pl.String:
             texts += present
     tally = _tally(lines)
-    sure = (tally.keys - tally.nulls == found) & (tally.texts == texts)
-    for row in np.flatnonzero(sure & (tally.blanks > 0)).tolist():
+    nulls = tally.per_line(tally.nulls)
+    sure = (tally.per_line(tally.keys) - nulls == found) & (tally.per_line(tally.texts) == texts)
+    sure &= _explicit_nulls(tally, filled) == nulls
+    for row in np.flatnonzero(sure & (tally.per_line(tally.blanks) > 0)).tolist():
         sure[row] = not BLANK_BEFORE_COLON.search(values[row])
-    sure &= tally.objects == 1
+    if lines.count(b"{") != len(values) or not tally.begin_with(b"{"):
+        sure &= _counts(values, b"{") == 1
     for token in (b"\\", b"["):
         if token in lines:
             sure &= _counts(values, token) == 0
     for name in stream.columns:
         if frame.schema[name] == pl.Float64:
             sure &= (frame[name].abs() < FLOAT_SURE_MAX).fill_null(value=True).to_numpy()
-    return sure & (_explicit_nulls(values, filled, sure & (tally.nulls > 0)) == tally.nulls)
-
-
-def _explicit_nulls(
-    values: Sequence[bytes], filled: Mapping[str, NDArray[np.bool_]], asked: NDArray[np.bool_]
-) -> NDArray[np.int64]:
-    """How many of the columns without value are named in the value, for the rows asked."""
-    named = np.zeros(len(values), dtype=np.int64)
-    for name, present in filled.items():
-        key, rows = b'"%s":' % name.encode(), np.flatnonzero(asked & ~present)
-        named[rows] += np.fromiter((key in values[row] for row in rows.tolist()), np.int64)
-    return named
+    return sure
 
 
 @dataclass(frozen=True, slots=True)
 class _Tally:
-    """By line: keys, those whose value is a text or a null, blanks behind quotes, open braces."""
+    """Where keys end, those whose value is a text or a null, and quotes before a blank."""
 
+    text: NDArray[np.uint8]
+    ends: NDArray[np.int64]
     keys: NDArray[np.int64]
     texts: NDArray[np.int64]
     nulls: NDArray[np.int64]
     blanks: NDArray[np.int64]
-    objects: NDArray[np.int64]
+
+    def begin_with(self, byte: bytes) -> bool:
+        """Whether every line does."""
+        firsts = self.text[np.concatenate(([0], self.ends[:-1] + 1))]
+        return bool((firsts == ord(byte)).all())
+
+    def per_line(self, places: NDArray[np.int64]) -> NDArray[np.int64]:
+        """How many of the places lie in each line."""
+        return np.diff(places.searchsorted(self.ends), prepend=0)
 
 
 def _tally(lines: bytes) -> _Tally:
     text = np.frombuffer(lines + b"\n" * 3, dtype=np.uint8)
-    ends = np.flatnonzero(text[:-2] == ord("\n"))
     quotes = np.flatnonzero(text == ord('"'))
     behind = text[quotes + 1]
     keys = quotes[behind == ord(":")]
     value = text[keys + 2]
-    value = np.where(
-        np.isin(value, BLANKS), text[keys + 3], value
-    )  # after two blanks: none of both
-    places = (
-        keys,
-        keys[value == ord('"')],
-        keys[value == ord("n")],
-        quotes[np.isin(behind, BLANKS)],
-        np.flatnonzero(text == ord("{")),
+    after_blank = np.flatnonzero(BLANK[value])
+    value[after_blank] = text[keys[after_blank] + 3]  # after two blanks: none of both
+    return _Tally(
+        text=text,
+        ends=np.flatnonzero(text[:-2] == ord("\n")),
+        keys=keys,
+        texts=keys[value == ord('"')],
+        nulls=keys[value == ord("n")],
+        blanks=quotes[BLANK[behind]],
     )
-    return _Tally(*(_by_line(each, ends) for each in places))
 
 
-def _by_line(places: NDArray[np.int64], ends: NDArray[np.int64]) -> NDArray[np.int64]:
-    return np.diff(np.concatenate(([0], places.searchsorted(ends))))
+def _explicit_nulls(tally: _Tally, filled: Mapping[str, NDArray[np.bool_]]) -> NDArray[np.int64]:
+    """How many of the columns without value are named with a null, by line."""
+    named = np.zeros(len(tally.ends), dtype=np.int64)
+    lines = tally.ends.searchsorted(tally.nulls)
+    for name, present in filled.items():
+        if len(tally.nulls) and not present.all():
+            key = np.frombuffer(b'"%s"' % name.encode(), dtype=np.uint8)
+            first = tally.nulls - (len(key) - 1)
+            spelled = tally.text[first[:, None] + np.arange(len(key))]
+            here = np.zeros(len(named), dtype=np.bool_)
+            here[lines[(spelled == key).all(axis=1)]] = True
+            named += here & ~present
+    return named
 
 
 def _counts(values: Sequence[bytes], token: bytes) -> NDArray[np.int64]:

@@ -10,13 +10,16 @@ from the same state.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from array import array
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from enum import Enum
+from itertools import count, takewhile
 from typing import NamedTuple
 
 HORIZON_US = 7 * 86_400 * 1_000_000
-# What is forgotten is removed only when the index is this much larger: that costs a copy.
+DIGEST_BYTES = 32
+# What is forgotten is removed only when the index is this much larger: that costs a walk.
 SLACK = 1.125
 
 
@@ -36,31 +39,62 @@ class Seen(NamedTuple):
     known_time_us: int
 
 
-# What is remembered of an id: sha256 of its payload, known time, and its rank, which counts the
-# rows that were stored before its own. A plain tuple: a named one costs as much as all the rest.
-Stored = tuple[bytes, int, int]
+@dataclass(frozen=True, slots=True)
+class Fresh:
+    """New records in their order, by columns: to be remembered once they are delivered."""
+
+    event_ids: Sequence[str]
+    payloads: Sequence[bytes]
+    known_us: Sequence[int]
 
 
 @dataclass(frozen=True, slots=True)
 class Decided:
-    """Outcomes in the order asked, and what to remember once the records are delivered."""
+    """What is new, and the outcomes in the order asked; none when every record is new."""
 
-    outcomes: Sequence[Outcome]
-    fresh: Mapping[str, Stored]
-    rows: int
-    newest_us: int
+    fresh: Fresh
+    outcomes: Sequence[Outcome] = ()
+
+
+# What is remembered of an id: sha256 of its payload, known time, and its rank, which counts the
+# rows that were stored before its own. Ranks are compared only with each other.
+Stored = tuple[bytes, int, int]
+
+
+@dataclass(slots=True)
+class _Rows:
+    """What is remembered by rank, from `base` on: in two objects, for one a row costs far more."""
+
+    base: int = 0
+    digests: bytearray = field(default_factory=bytearray)
+    known_us: array[int] = field(default_factory=lambda: array("q"))
 
     @property
-    def some_old(self) -> bool:
-        """Whether a record is a repeat or a conflict."""
-        return len(self.fresh) < len(self.outcomes)
+    def end(self) -> int:
+        return self.base + len(self.known_us)
+
+    def at(self, rank: int) -> Stored:
+        row = rank - self.base
+        digest = self.digests[row * DIGEST_BYTES : (row + 1) * DIGEST_BYTES]
+        return bytes(digest), self.known_us[row], rank
+
+    def append(self, fresh: Fresh) -> None:
+        self.digests += b"".join(fresh.payloads)
+        self.known_us.extend(fresh.known_us)
+
+    def cut(self, floor: int) -> None:
+        """Forget the rows of lower rank."""
+        gone = max(0, floor - self.base)
+        del self.digests[: gone * DIGEST_BYTES]
+        del self.known_us[:gone]
+        self.base += gone
 
 
 class DedupIndex:
     """The remembered ids of one partition.
 
     `seen` are the rows stored last, from old to new: `ids_max` of them, or all that there are.
-    `newest_us` is the newest known time of all rows. Ranks are compared only with each other.
+    `newest_us` is the newest known time of all rows.
     """
 
     def __init__(
@@ -72,65 +106,82 @@ class DedupIndex:
         newest_us: int = 0,
     ) -> None:
         self._ids_max, self._horizon_us = ids_max, horizon_us
-        ranked = [
-            (each.event_id, (each.payload_sha256, each.known_time_us, rank))
-            for rank, each in enumerate(seen)
-        ]
-        self._known, self._rows, self._newest_us = dict(ranked), len(ranked), newest_us
-        self._cut_us = 0  # newest time at the last cut
+        self._ranks: dict[str, int] = {}  # from old to new
+        self._rows, self._newest_us = _Rows(), newest_us
+        self._cut_us = 0  # newest time when what is beyond the horizon was removed last
+        self._append(_fresh(seen), distinct=False)
 
     def __len__(self) -> int:
-        return len(self._known)
+        return len(self._ranks)
 
     def decide(
         self, event_ids: Sequence[str], payloads: Sequence[bytes], known_us: Sequence[int]
     ) -> Decided:
         """Outcome of each record as if those before it were stored already."""
-        if self._all_new(event_ids):
-            ranks = range(self._rows, self._rows + len(event_ids))
-            stored = zip(payloads, known_us, ranks, strict=True)
-            newest_us = max(self._newest_us, max(known_us, default=0))
-            fresh = dict(zip(event_ids, stored, strict=True))
-            return Decided([Outcome.NEW] * len(ranks), fresh, ranks.stop, newest_us)
-        return self._decide_each(event_ids, payloads, known_us)
-
-    def _all_new(self, event_ids: Sequence[str]) -> bool:
         distinct = set(event_ids)
-        return len(distinct) == len(event_ids) and distinct.isdisjoint(self._known)
+        # The view walks over the shorter of the two, a set would walk over the whole dict.
+        if len(distinct) == len(event_ids) and self._ranks.keys().isdisjoint(distinct):
+            return Decided(Fresh(event_ids, payloads, known_us))
+        return self._decide_each(map(Seen, event_ids, payloads, known_us))
 
-    def _decide_each(
-        self, event_ids: Sequence[str], payloads: Sequence[bytes], known_us: Sequence[int]
-    ) -> Decided:
-        known, rows, newest_us = self._known, self._rows, self._newest_us
-        fresh: dict[str, Stored] = {}
-        outcomes = []
-        for event_id, payload, moment_us in zip(event_ids, payloads, known_us, strict=True):
-            found = fresh.get(event_id) or known.get(event_id)
+    def _decide_each(self, records: Iterable[Seen]) -> Decided:
+        rows, newest_us = self._rows.end, self._newest_us
+        new, outcomes = list[Seen](), list[Outcome]()
+        stored = dict[str, Stored]()
+        for record in records:
+            event_id, payload, known_us = record
+            found = stored.get(event_id) or self._stored(event_id)
             if found is None or self._forgotten(found, rows, newest_us):
-                fresh[event_id] = (payload, moment_us, rows)
-                rows, newest_us = rows + 1, max(newest_us, moment_us)
+                stored[event_id] = (payload, known_us, rows)
+                new.append(record)
+                rows, newest_us = rows + 1, max(newest_us, known_us)
                 outcomes.append(Outcome.NEW)
             else:
                 outcomes.append(Outcome.REPEAT if found[0] == payload else Outcome.CONFLICT)
-        return Decided(outcomes, fresh, rows, newest_us)
+        return Decided(_fresh(new), outcomes)
+
+    def _stored(self, event_id: str) -> Stored | None:
+        rank = self._ranks.get(event_id)
+        return None if rank is None else self._rows.at(rank)
+
+    def _forgotten(self, stored: Stored, rows: int, newest_us: int) -> bool:
+        _, known_us, rank = stored
+        return rank < rows - self._ids_max or known_us < newest_us - self._horizon_us
 
     def remember(self, decided: Decided) -> None:
         """Take over what was new in a batch whose records are delivered."""
-        self._known.update(decided.fresh)
-        self._rows, self._newest_us = decided.rows, decided.newest_us
-        aged = self._newest_us - self._cut_us > self._horizon_us // 7
-        if aged or len(self._known) > self._ids_max * SLACK:
-            self._cut()
+        self._newest_us = max(self._newest_us, max(decided.fresh.known_us, default=0))
+        self._append(decided.fresh, distinct=not decided.outcomes)
+        if len(self._rows.known_us) > self._ids_max * SLACK:
+            self._cut(self._rows.end - self._ids_max)
+        if self._newest_us - self._cut_us > self._horizon_us // 7:
+            self._cut_old(self._newest_us - self._horizon_us)
 
-    def _forgotten(self, stored: Stored, rows: int, newest_us: int) -> bool:
-        _, known_time_us, rank = stored
-        return rank < rows - self._ids_max or known_time_us < newest_us - self._horizon_us
+    def _append(self, fresh: Fresh, *, distinct: bool) -> None:
+        ranked = zip(fresh.event_ids, count(self._rows.end), strict=False)
+        if distinct:
+            self._ranks.update(ranked)
+        else:
+            for event_id, rank in ranked:  # forgotten and stored again, an id moves to the end
+                self._ranks.pop(event_id, None)
+                self._ranks[event_id] = rank
+        self._rows.append(fresh)
 
-    def _cut(self) -> None:
-        rows, newest_us = self._rows, self._newest_us
-        self._known = {
-            event_id: stored
-            for event_id, stored in self._known.items()
-            if not self._forgotten(stored, rows, newest_us)
+    def _cut(self, floor: int) -> None:
+        for event_id, _ in list(takewhile(lambda known: known[1] < floor, self._ranks.items())):
+            del self._ranks[event_id]
+        self._rows.cut(floor)
+
+    def _cut_old(self, oldest_us: int) -> None:
+        base, known_us = self._rows.base, self._rows.known_us
+        self._ranks = {
+            event_id: rank
+            for event_id, rank in self._ranks.items()
+            if known_us[rank - base] >= oldest_us
         }
-        self._cut_us = newest_us
+        self._cut_us = self._newest_us
+
+
+def _fresh(records: Iterable[Seen]) -> Fresh:
+    columns = list(zip(*records, strict=True))
+    return Fresh(*columns) if columns else Fresh((), (), ())

@@ -3,8 +3,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Iterable, Sequence
+from operator import add
+from typing import Protocol, Self
 
 from headrace_ingest.domain.contract import Contract
 
@@ -33,20 +34,26 @@ class RawBatch(Protocol):
 
     def timestamps_ms(self) -> Sequence[int]: ...
 
+    @property
+    def runs(self) -> Sequence[tuple[tuple[str, int], int, int]]: ...
 
-def envelope_reasons(
-    keys: Sequence[bytes | None],
-    values: Sequence[bytes | None],
-    headers: Sequence[Headers],
-    contract: Contract,
-) -> list[str | None]:
-    """Why each record is refused unread, or None."""
-    return [
-        None
-        if key and value and not given and len(key) + len(value) <= RECORD_BYTES_MAX
-        else _reason(key, value, given or (), contract)
+    def where(self, wanted: Iterable[bool], /) -> Self: ...
+
+    def __len__(self) -> int: ...
+
+
+def envelope_reasons(records: RawBatch, contract: Contract) -> dict[int, str]:
+    """Why records are refused unread, by index."""
+    keys, values, headers = records.keys(), records.values(), records.headers()
+    if all(keys) and all(values) and not any(headers):
+        sizes = map(add, map(len, keys), map(len, values))  # type: ignore[arg-type]
+        if max(sizes, default=0) <= RECORD_BYTES_MAX:
+            return {}
+    reasons = (
+        _reason(key, value, given or (), contract)
         for key, value, given in zip(keys, values, headers, strict=True)
-    ]
+    )
+    return {index: reason for index, reason in enumerate(reasons) if reason is not None}
 
 
 def sent_again(headers: Sequence[tuple[str, bytes | None]]) -> bool:

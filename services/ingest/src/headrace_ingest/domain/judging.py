@@ -9,7 +9,7 @@ replaying the past gives the same answers.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import polars as pl
@@ -20,7 +20,6 @@ from headrace_ingest.domain.contract import Contract
 from headrace_ingest.domain.decoding import Decode, decoded
 from headrace_ingest.domain.envelope import (
     RECORD_BYTES_MAX,
-    Headers,
     RawBatch,
     envelope_reasons,
     sent_again,
@@ -54,55 +53,64 @@ INDEX, VALUE, PUBLISHED = "_index", "_value", "_published_ms"
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """`reasons[i]` is why record i is refused, or None: then it is a row, `_index` tells which.
+    """`refused`: why, by index of the record; every other record is a row, `_index` tells which.
 
     `rows`: ARCHIVE_COLUMNS, the contract's columns, `_index`, `_value` (the cleansed JSON, Binary)
     and `_published_ms`, in the order of the records. `redriven`: which records are dead letters
     that were sent again.
     """
 
-    reasons: list[str | None]
+    refused: Mapping[int, str]
     rows: pl.DataFrame
     redriven: frozenset[int]
 
 
 def judge(records: RawBatch, contract: Contract, *, decode: Decode) -> Judged:
     """Judge records of one stream; `decode` raises Invalid with the reason of a bad value."""
-    keys, values, headers = records.keys(), records.values(), records.headers()
-    reasons = envelope_reasons(keys, values, headers, contract)
-    kept = [index for index, reason in enumerate(reasons) if reason is None]
-    whole = len(kept) == len(reasons)
-    origin = _origin(records, keys, values, headers)
-    readable = [value or b"" for value in values] if whole else [values[i] or b"" for i in kept]
-    columns = decoded(readable, contract.stream, decode=decode)
-    rows = pl.concat([columns, origin if whole else origin[kept]], how="horizontal")
+    refused = envelope_reasons(records, contract)
+    places = [index for index in range(len(records)) if index not in refused]
+    readable = records.where(i not in refused for i in range(len(records))) if refused else records
+    values = [value or b"" for value in readable.values()]
+    columns = decoded(values, contract.stream, decode=decode)
+    rows = pl.concat([columns, _origin(readable, values, places)], how="horizontal")
     rows = _rows(rows, contract.stream)
-    refused = rows.filter(pl.col("_reason").is_not_null()).select(INDEX, "_reason")
-    for index, reason in refused.iter_rows():
-        reasons[index] = reason
-    good = rows.filter(pl.col("_reason").is_null()) if len(refused) else rows
-    wanted = (*ARCHIVE_COLUMNS, *contract.stream.columns, INDEX, VALUE, PUBLISHED)
-    redriven = frozenset(row for row, given in enumerate(headers) if given and sent_again(given))
-    return Judged(reasons, good.select(wanted), redriven)
+    if rows["_reason"].null_count() < len(rows):
+        bad = rows.filter(pl.col("_reason").is_not_null()).select(INDEX, "_reason")
+        refused |= dict(bad.iter_rows())
+        rows = rows.filter(pl.col("_reason").is_null())
+    return Judged(refused, rows.drop("_reason"), _redriven(records))
+
+
+def _redriven(records: RawBatch) -> frozenset[int]:
+    headers = records.headers()
+    if not any(headers):
+        return frozenset()
+    return frozenset(row for row, given in enumerate(headers) if given and sent_again(given))
 
 
 def _rows(rows: pl.DataFrame, stream: Stream) -> pl.DataFrame:
     """All decoded records with what the platform says, and `_reason`, null for the good ones."""
-    rows = rows.with_columns(
-        _event_id=pl.coalesce("_ce_id", _text(stream, stream.id)),
-        _event_time_us=pl.col(stream.event_time),
-        _known_time_us=pl.col(stream.known_time or "_kafka_time_us"),
-    )
     late = pl.col("_event_time_us") < pl.col("_known_time_us") - stream.lateness_allowed_s * 10**6
     return (
-        rows.with_columns(
+        rows.lazy()
+        .with_columns(
+            _event_id=pl.coalesce("_ce_id", _text(stream, stream.id)),
+            _event_time_us=pl.col(stream.event_time),
+            _known_time_us=pl.col(stream.known_time or "_kafka_time_us"),
+        )
+        .with_columns(
             _late=late,
             _event_date=pl.from_epoch("_event_time_us", time_unit="us").dt.date(),
         )
         .with_columns(
-            _value=pl.struct(*_envelope(), *stream.columns).struct.json_encode().cast(pl.Binary),
+            pl.struct(*_envelope(), *stream.columns)
+            .struct.json_encode()
+            .cast(pl.Binary)
+            .alias(VALUE)
         )
         .with_columns(_reason=pl.coalesce("_type_reason", *_faults(stream)))
+        .select(*ARCHIVE_COLUMNS, *stream.columns, INDEX, VALUE, PUBLISHED, "_reason")
+        .collect()
     )
 
 
@@ -118,35 +126,33 @@ def _envelope() -> list[pl.Expr]:
     return [pl.col(column).alias(name) for name, column in named.items()]
 
 
-def _origin(
-    records: RawBatch,
-    keys: Sequence[bytes | None],
-    values: Sequence[bytes | None],
-    headers: Sequence[Headers],
-) -> pl.DataFrame:
+def _origin(records: RawBatch, values: Sequence[bytes], places: Sequence[int]) -> pl.DataFrame:
     """What Kafka says about the records; what is not UTF-8 holds U+FFFD, which no id may."""
-    ce_ids = [dict(given).get("ce_id") if given else None for given in headers]
+    ce_ids = [dict(given).get("ce_id") if given else None for given in records.headers()]
     published = pl.Series(PUBLISHED, records.timestamps_ms(), dtype=pl.Int64)
+    sha256 = hashlib.sha256
     return pl.DataFrame(
         [
-            pl.Series(INDEX, range(len(values)), dtype=pl.Int64),
-            pl.Series("_ce_id", map(_decoded, ce_ids), dtype=pl.String),
-            pl.Series("_key", map(_decoded, keys), dtype=pl.String),
+            pl.Series(INDEX, places, dtype=pl.Int64),
+            _texts("_ce_id", ce_ids),
+            _texts("_key", records.keys()),
             pl.Series("_partition", records.partitions, dtype=pl.Int32),
             pl.Series("_offset", records.offsets, dtype=pl.Int64),
             published,
             (published * 1000).alias("_kafka_time_us"),
             pl.Series(
-                "_payload_sha256",
-                [hashlib.sha256(value or b"").digest() for value in values],
-                dtype=pl.Binary,
+                "_payload_sha256", [sha256(value).digest() for value in values], dtype=pl.Binary
             ),
         ]
     )
 
 
-def _decoded(text: bytes | None) -> str | None:
-    return None if text is None else text.decode("utf-8", "replace")
+def _texts(name: str, given: Sequence[bytes | None]) -> pl.Series:
+    try:
+        return pl.Series(name, given, dtype=pl.Binary).cast(pl.String)
+    except pl.exceptions.ComputeError:  # some of it is not UTF-8
+        texts = [None if each is None else each.decode("utf-8", "replace") for each in given]
+        return pl.Series(name, texts, dtype=pl.String)
 
 
 def _faults(stream: Stream) -> list[pl.Expr]:

@@ -14,7 +14,7 @@ from headrace_ingest.domain.judging import judge
 from headrace_ingest.domain.letters import Letter, Position, Selection, Sent, Window
 from headrace_ingest.ports import ContractBook
 from headrace_kit.dead_letters import dead_letter_topic, origin_of, whole
-from headrace_kit.kafka import Partition, Record
+from headrace_kit.kafka import Partition, Record, RecordBatch
 from headrace_kit.topic_log import TopicLog
 
 TOPIC = dead_letter_topic("ingest")
@@ -135,28 +135,8 @@ def reasons_now(
         contract = contracts.get(stream)
     except NotFound as err:
         return [err.reason] * len(records)
-    return judge(RecordColumns(records), contract, decode=decode).reasons
-
-
-class RecordColumns:
-    """RawBatch of records."""
-
-    def __init__(self, records: Sequence[Record]) -> None:
-        self._records = records
-        self.partitions = [record.partition for record in records]
-        self.offsets = [record.offset for record in records]
-
-    def keys(self) -> list[bytes | None]:
-        return [record.key for record in self._records]
-
-    def values(self) -> list[bytes | None]:
-        return [record.value for record in self._records]
-
-    def headers(self) -> list[list[tuple[str, bytes | None]] | None]:
-        return [list(record.headers.items()) for record in self._records]
-
-    def timestamps_ms(self) -> list[int]:
-        return [record.timestamp_ms for record in self._records]
+    refused = judge(RecordBatch.of(records), contract, decode=decode).refused
+    return [refused.get(index) for index in range(len(records))]
 
 
 def letter_of(record: Record) -> Letter | Sent | None:

@@ -255,8 +255,9 @@ class RecordSink:
         shards, contract = stream.shards, stream.contract
         # The archive may hold more than the loop knows of; what is accounted for is not ours.
         begins = {number: shard.account.offset for number, shard in shards.items()}
-        due = [o >= begins[n] for n, o in zip(records.partitions, records.offsets, strict=True)]
-        records = records if all(due) else records.where(due)
+        if any(records.offsets[first] < begins[of.number] for of, first, _ in records.runs):
+            places = zip(records.partitions, records.offsets, strict=True)
+            records = records.where(offset >= begins[number] for number, offset in places)
         if self._suspects.guilty(records):
             batch = set_aside(records, contract, "POISON_CRASH")
         else:
