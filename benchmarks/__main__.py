@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sys
 
-from benchmarks import ingest, loop, online, stream
+from benchmarks import ingest, loop, online, publish, stream
 from benchmarks.outcome import say
 
 BENCHMARKS = {
@@ -17,6 +17,7 @@ BENCHMARKS = {
     "stream": stream.main,
     "ingest": ingest.main,
     "online": online.main,
+    "publish": publish.main,
 }
 
 

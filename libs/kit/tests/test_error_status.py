@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 import grpc
 import pytest
+from google.rpc.error_details_pb2 import BadRequest
 from grpc_status import rpc_status
 
 from headrace.errors import (
@@ -101,3 +102,13 @@ def test_error_that_is_not_ours_becomes_the_nearest(code, details, branch, reaso
     received = error_of(Call(grpc.StatusCode[code], details))
 
     assert (branch, reason) == (type(received), received.reason)
+
+
+def test_field_that_is_named_is_a_field_violation():
+    status = to_status(Invalid("BAD_REQUEST", field="items", problem="is empty"))
+    [told] = [detail for detail in status.details if detail.Is(BadRequest.DESCRIPTOR)]
+    found = BadRequest()
+    told.Unpack(found)
+
+    [violation] = found.field_violations
+    assert ("items", "is empty") == (violation.field, violation.description)

@@ -5,9 +5,16 @@ from __future__ import annotations
 
 import pytest
 
-from headrace.errors import Busy, Invalid, NotFound, Unavailable
+from headrace.errors import Busy, Conflict, Invalid, NotFound, Unavailable
 from headrace_ingest.adapters.contract_book import AppliedContracts
-from headrace_ingest.handlers.publish import PublishItem, PublishRecords, publish_records
+from headrace_ingest.domain.recent_ids import RecentIds
+from headrace_ingest.handlers.publish import (
+    PublishDoor,
+    PublishItem,
+    PublishRecords,
+    publish_records,
+    publish_stream,
+)
 from headrace_ingest.testing import a_contract
 from headrace_kit.testing import MemoryPublisher
 
@@ -28,9 +35,13 @@ def publish(publisher):
     contracts = AppliedContracts()
     contracts.put(a_contract())
 
+    door = PublishDoor(contracts=contracts, publisher=publisher, ids=RecentIds())
+
     def call(*items, stream=STREAM):
-        command = PublishRecords(stream, items)
-        return publish_records(command, contracts=contracts, publisher=publisher, timeout_s=1.0)
+        """The reason of each item; "repeat" for one."""
+        found = publish_records(PublishRecords(stream, items), door=door, timeout_s=1.0)
+        repeats = dict.fromkeys(found.repeats, "repeat")
+        return [(found.refused | repeats).get(index, "") for index in range(found.items)]
 
     return call
 
@@ -86,3 +97,101 @@ def test_undelivered_batch_is_not_answered(publish, publisher):
 
     with pytest.raises(Unavailable, match="DELIVERY_UNKNOWN"):
         publish(an_item())
+
+
+def test_batch_of_nothing_but_bad_items_fails_by_the_first_reason(publish):
+    with pytest.raises(Invalid, match="EMPTY") as raised:
+        publish(an_item(value=b""), an_item(key=b""))
+    assert "items[0]" == raised.value.metadata["field"]
+
+
+def test_same_id_with_the_same_value_is_a_repeat_and_is_sent_once(publish, publisher):
+    assert [""] == publish(an_item("a", value=b"1"))
+    assert ["repeat", ""] == publish(an_item("a", value=b"1"), an_item("b", value=b"1"))
+    assert 2 == len(publisher.published)
+
+
+def test_same_id_with_another_value_is_a_conflict(publish, publisher):
+    publish(an_item("a", value=b"1"))
+
+    assert ["DUPLICATE_CONFLICT", ""] == publish(an_item("a", value=b"2"), an_item("b"))
+    with pytest.raises(Conflict, match="DUPLICATE_CONFLICT"):
+        publish(an_item("a", value=b"2"))
+
+
+def test_id_twice_in_a_batch_is_a_repeat_or_a_conflict(publish):
+    items = [an_item("a", value=b"1"), an_item("a", value=b"1"), an_item("a", value=b"2")]
+
+    assert ["", "repeat", "DUPLICATE_CONFLICT"] == publish(*items)
+
+
+def test_id_that_was_not_delivered_is_not_known(publish, publisher):
+    publisher.errors = [Unavailable("DELIVERY_UNKNOWN", topic="t")]
+    with pytest.raises(Unavailable):
+        publish(an_item("a", value=b"1"))
+
+    assert [""] == publish(an_item("a", value=b"2"))
+
+
+def test_ids_of_two_streams_do_not_meet():
+    ids = RecentIds()
+    ids.remember("a", {"1": b"x"})
+
+    assert (b"x", None) == (ids.digest("a", "1"), ids.digest("b", "1"))
+
+
+def test_oldest_ids_are_forgotten():
+    ids = RecentIds(2)
+    for number in range(4):
+        ids.remember("a", {str(number): b"x"})
+
+    assert [None, None, b"x", b"x"] == [ids.digest("a", str(number)) for number in range(4)]
+
+
+@pytest.fixture
+def stream(publisher):
+    contracts = AppliedContracts()
+    contracts.put(a_contract())
+    door = PublishDoor(contracts=contracts, publisher=publisher, ids=RecentIds())
+
+    def call(*batches, check=lambda: None):
+        commands = (PublishRecords(STREAM, items) for items in batches)
+        return publish_stream(commands, door=door, check=check)
+
+    return call
+
+
+def test_batches_of_a_stream_are_answered_in_order(stream, publisher):
+    found = list(stream(*([an_item(value=b"%d" % n)] * (n % 3 + 1) for n in range(20))))
+
+    assert [n % 3 + 1 for n in range(20)] == [each.items for each in found]
+    assert sum(each.items for each in found) == len(publisher.published)
+
+
+def test_bad_items_do_not_end_a_stream(stream):
+    first, second = stream([an_item(value=b"")], [an_item()])
+
+    assert ({0: "EMPTY"}, {}) == (first.refused, second.refused)
+
+
+def test_bad_batch_ends_a_stream_behind_the_answers_before_it(stream):
+    answers = stream([an_item()], [an_item()], [])
+
+    assert [1, 1] == [next(answers).items, next(answers).items]
+    with pytest.raises(Invalid, match="BAD_REQUEST"):
+        next(answers)
+
+
+def test_undelivered_batch_of_a_stream_is_not_answered(stream, publisher):
+    publisher.errors = [Unavailable("DELIVERY_UNKNOWN", topic="t")]
+
+    with pytest.raises(Unavailable, match="DELIVERY_UNKNOWN"):
+        list(stream([an_item()]))
+
+
+def test_stream_ends_when_the_service_drains(stream):
+    def draining():
+        raise Unavailable("SERVICE_UNAVAILABLE", state="draining")
+
+    with pytest.raises(Unavailable, match="draining"):
+        list(stream([an_item()], check=draining))

@@ -11,12 +11,13 @@ import json
 import operator
 import time
 import uuid
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from numbers import Real
-from typing import Any
+from typing import Any, Literal
 
+import grpc
 from confluent_kafka import KafkaError, KafkaException, Producer
 
 from headrace import admin, topics
@@ -35,6 +36,7 @@ from headrace.ingest.v1 import ingest_service_pb2, ingest_service_pb2_grpc
 from headrace.monitor.v1 import monitor_events_pb2, monitor_service_pb2, monitor_service_pb2_grpc
 from headrace.oip import grpc_predict_v2_pb2 as oip
 from headrace.oip import grpc_predict_v2_pb2_grpc as oip_grpc
+from headrace.publishing import Item, publish_items
 from headrace.registry.v1 import (
     registry_events_pb2,
     registry_service_pb2,
@@ -97,19 +99,44 @@ class Client:
         answer = call(self._registry.ListDefinitions, request, timeout_s=2, retries_max=2)
         return {(d.kind, d.name): parse_definition_json(d.spec_json) for d in answer.definitions}
 
-    def publish(self, stream: str, records: Iterable[Mapping[str, Any]]) -> int:
-        """Appends records to the stream's raw topic and waits until all are delivered.
+    def publish(
+        self,
+        stream: str,
+        records: Iterable[Mapping[str, Any]],
+        *,
+        door: Literal["kafka", "grpc"] = "kafka",
+    ) -> int:
+        """Appends records to the stream's raw topic and waits until all are durable.
 
-        Raises Invalid BAD_REQUEST for a row that is no JSON object, before any is sent; TOO_LARGE
-        as `publish_raw`; Unavailable DELIVERY_UNKNOWN when some may be missing: publish the same
-        again.
+        `grpc` is for programs that cannot reach Kafka: in batches through IngestService, some
+        ahead, those without an answer again with the same ids. Raises Invalid BAD_REQUEST for a row
+        that is no JSON object, before any is sent (grpc: once those before it are durable);
+        TOO_LARGE as `publish_raw`; Unavailable DELIVERY_UNKNOWN when some may be missing: publish
+        the same again. By grpc also the first refused row's error, once all others are durable.
         """
         contract = self.definitions.get(("stream", stream))
         if not isinstance(contract, Stream):
             raise NotFound("STREAM_UNKNOWN", stream=stream)
         numbered = enumerate(records, start=1)
+        if door == "grpc":
+            return self._publish_items(contract, numbered)
         rows = [_raw_row(number, record, contract.key) for number, record in numbered]
         return self.publish_raw(stream, rows)
+
+    def _publish_items(
+        self, contract: Stream, numbered: Iterable[tuple[int, Mapping[str, Any]]]
+    ) -> int:
+        def items() -> Iterator[Item]:
+            for number, record in numbered:
+                key, value = _raw_row(number, record, contract.key)
+                event_id = record.get(contract.id)
+                yield Item(event_id if isinstance(event_id, str) else "", key, value)
+
+        published = publish_items(self._ingest, contract.name, items())
+        if published.refused:
+            [(row, reason), *_] = published.refused
+            raise error_by_reason(reason, row=row, refused_rows=len(published.refused))
+        return published.accepted
 
     def publish_raw(self, stream: str, rows: Iterable[tuple[bytes, bytes]]) -> int:
         """Appends (key, value) pairs as they are; ingest judges them.
@@ -288,11 +315,15 @@ class Client:
     @cached_property
     def dead_letters(self) -> DeadLetters:
         """What ingest set aside."""
-        return DeadLetters(open_channel(self.addresses.ingest))
+        return DeadLetters(self._ingest)
+
+    @cached_property
+    def _ingest(self) -> grpc.Channel:
+        return open_channel(self.addresses.ingest)
 
     @cached_property
     def _datasets(self) -> ingest_service_pb2_grpc.DatasetServiceStub:
-        return ingest_service_pb2_grpc.DatasetServiceStub(open_channel(self.addresses.ingest))
+        return ingest_service_pb2_grpc.DatasetServiceStub(self._ingest)
 
     @cached_property
     def _feature(self) -> feature_service_pb2_grpc.FeatureServiceStub:

@@ -2,7 +2,7 @@
 """HeadraceError to gRPC status, without loss; `headrace.rpc.error_of` makes the way back.
 
 The reason travels in `google.rpc.ErrorInfo` of the domain "headrace", the delay of what may be
-tried again in `google.rpc.RetryInfo` (https://google.aip.dev/193).
+tried again in `google.rpc.RetryInfo`, a named field in `google.rpc.BadRequest` (https://google.aip.dev/193).
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 from google.protobuf.any_pb2 import Any as AnyMessage
 from google.protobuf.duration_pb2 import Duration
 from google.rpc import code_pb2
-from google.rpc.error_details_pb2 import ErrorInfo, RetryInfo
+from google.rpc.error_details_pb2 import BadRequest, ErrorInfo, RetryInfo
 from google.rpc.status_pb2 import Status
 
 from headrace.errors import (
@@ -24,6 +24,7 @@ from headrace.errors import (
     NotFound,
     Unavailable,
 )
+from headrace.reasons import REASONS
 from headrace.rpc import DOMAIN
 
 # A repeat with other content, and a compare-and-set that lost; other conflicts are preconditions.
@@ -64,6 +65,10 @@ def to_status(error: BaseException) -> Status:
     shown = list(error.metadata.items())[:METADATA_ITEMS_MAX]
     metadata = {name: _cut(value) for name, value in shown}
     details = [_packed(ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=metadata))]
+    if "field" in metadata:
+        about = metadata.get("problem", REASONS[error.reason].means)
+        violation = BadRequest.FieldViolation(field=metadata["field"], description=about)
+        details.append(_packed(BadRequest(field_violations=[violation])))
     delay_s = error.retry_delay_s
     if delay_s is not None and not error.reason.endswith("TOO_LARGE"):
         delay = Duration()

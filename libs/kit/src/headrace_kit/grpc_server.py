@@ -134,6 +134,10 @@ class GrpcServer:
         for name in ("", *self._names):
             self._health.set(name, status)
 
+    def draining(self) -> bool:
+        """Whether new calls are refused: one that has no end of its own should find one."""
+        return self._interceptor.draining.is_set()
+
     def stop(self, timeout_s: float) -> None:
         """Take no new calls, let the running ones end within the time."""
         self._health.enter_graceful_shutdown()

@@ -41,14 +41,21 @@ class IncomingStream:
         return self
 
     def __next__(self) -> Any:
-        try:
-            request, error = self._read.get(timeout=_wait_s(self._deadline_s))
-        except queue.Empty:
-            raise Unavailable("STREAM_STALLED") from None
+        request, error = self._next(_wait_s(self._deadline_s))
         if error is not None:
             self._read.put((None, error))  # the end stays the end
             raise error
         return request
+
+    def _next(self, wait_s: float) -> Any:
+        """Looks up now and then, so that nobody waits for a call that is over."""
+        until_s = time.monotonic() + wait_s
+        while (left_s := until_s - time.monotonic()) > 0 and not self._ended.is_set():
+            try:
+                return self._read.get(timeout=min(left_s, HANDOVER_INTERVAL_S))
+            except queue.Empty:
+                continue
+        raise Unavailable("STREAM_STALLED")
 
     def _run(self, requests: Iterator[Any]) -> None:
         try:

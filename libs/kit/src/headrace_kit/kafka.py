@@ -23,6 +23,7 @@ from confluent_kafka import TIMESTAMP_CREATE_TIME, KafkaError, KafkaException, P
 from confluent_kafka import Message as Received
 
 from headrace.errors import Busy, HeadraceError, Invalid, Unavailable
+from headrace_kit.failpoints import failpoint
 
 BROKER_WAIT_S = 30.0
 DELIVERY_TIMEOUT_S = 10.0
@@ -72,6 +73,20 @@ class Publisher(Protocol):
         Raises Busy QUEUE_FULL, Invalid TOO_LARGE, Unavailable TOPIC_MISSING, and Unavailable
         DELIVERY_UNKNOWN: some messages may be stored; send them again with the same ids.
         """
+
+
+class Sending(Protocol):
+    """Messages on their way."""
+
+    def wait(self, timeout_s: float) -> None:
+        """Return when every one is delivered; raises what `Publisher.publish` raises."""
+
+
+class PipelinedPublisher(Publisher, Protocol):
+    """A publisher that takes the next messages while others are on their way."""
+
+    def send(self, messages: Sequence[Message]) -> Sending:
+        """Queue at most `SLICE_RECORDS` messages; raises what `publish` raises at once."""
 
 
 def client_settings(bootstrap: str, client_id: str) -> dict[str, Any]:
@@ -225,8 +240,8 @@ def _changes(column: Sequence[Any]) -> Iterator[bool]:
 class _Delivery:
     """Counts down the reports of one publish; the poll thread alone counts."""
 
-    def __init__(self, count: int) -> None:
-        self._left = count
+    def __init__(self, messages: Sequence[Message]) -> None:
+        self._left, self._topic = len(messages), messages[0].topic
         self._lock = threading.Lock()
         self._lock.acquire()
         self.error: KafkaError | None = None
@@ -237,8 +252,11 @@ class _Delivery:
         if self._left == 0:
             self._lock.release()
 
-    def wait(self, timeout_s: float) -> bool:
-        return self._lock.acquire(timeout=max(0.0, timeout_s))
+    def wait(self, timeout_s: float) -> None:
+        if not self._lock.acquire(timeout=max(0.0, timeout_s)):
+            raise Unavailable("DELIVERY_UNKNOWN", topic=self._topic)
+        if self.error is not None:
+            raise _delivery_error(self.error, self._topic)
 
 
 class KafkaPublisher:
@@ -282,20 +300,18 @@ class KafkaPublisher:
     def publish(
         self, messages: Sequence[Message], *, timeout_s: float = DELIVERY_TIMEOUT_S
     ) -> None:
-        if os.getpid() != self._pid:
-            raise RuntimeError("a Kafka client does not survive a fork: make it in the child")
         deadline_s = time.monotonic() + timeout_s
         for first in range(0, len(messages), SLICE_RECORDS):
-            self._publish_slice(messages[first : first + SLICE_RECORDS], deadline_s)
+            sending = self.send(messages[first : first + SLICE_RECORDS])
+            sending.wait(deadline_s - time.monotonic())
 
-    def _publish_slice(self, messages: Sequence[Message], deadline_s: float) -> None:
-        producer, delivery = self._producer, _Delivery(len(messages))
+    def send(self, messages: Sequence[Message]) -> Sending:
+        if os.getpid() != self._pid:
+            raise RuntimeError("a Kafka client does not survive a fork: make it in the child")
+        producer, delivery = self._producer, _Delivery(messages)
         for message in messages:
             self._produce(producer, message, delivery)
-        if not delivery.wait(deadline_s - time.monotonic()):
-            raise Unavailable("DELIVERY_UNKNOWN", topic=messages[0].topic)
-        if delivery.error is not None:
-            raise _delivery_error(delivery.error, messages[0].topic)
+        return delivery
 
     def _produce(self, producer: Producer, message: Message, delivery: _Delivery) -> None:
         if len(message.value or b"") > self._bytes_max:
@@ -339,6 +355,7 @@ class KafkaPublisher:
 
     def close(self, timeout_s: float) -> None:
         """Deliver what is queued, then end; raises Unavailable DELIVERY_UNKNOWN if some is left."""
+        failpoint(f"{self._settings['client.id']}.flush")
         left = self._producer.flush(timeout_s)
         self._closing.set()
         self._poller.join(1.0)

@@ -43,6 +43,19 @@ class MemoryPublisher:
                 raise self.errors.pop(0)
             self.published.extend(messages)
 
+    def send(self, messages: Sequence[Message]) -> MemorySending:
+        return MemorySending(self, messages)
+
+
+class MemorySending:
+    """Delivered when it is waited for."""
+
+    def __init__(self, publisher: MemoryPublisher, messages: Sequence[Message]) -> None:
+        self._publisher, self._messages = publisher, messages
+
+    def wait(self, timeout_s: float) -> None:
+        self._publisher.publish(self._messages, timeout_s=timeout_s)
+
 
 class MemoryTopicLog:
     """TopicLog of what a MemoryPublisher was given: one partition a topic, a second a record."""

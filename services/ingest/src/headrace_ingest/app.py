@@ -11,9 +11,11 @@ from headrace_ingest.adapters.contract_book import AppliedContracts
 from headrace_ingest.adapters.dead_letter_api import DeadLetterApi
 from headrace_ingest.adapters.delta_archive import DeltaArchive
 from headrace_ingest.adapters.file_attempt_log import FileAttemptLog
-from headrace_ingest.adapters.grpc_api import DatasetApi, IngestApi
+from headrace_ingest.adapters.grpc_api import WORKERS, DatasetApi, IngestApi
 from headrace_ingest.adapters.kafka_topics import KafkaTopicCatalogue
+from headrace_ingest.domain.recent_ids import RecentIds
 from headrace_ingest.domain.tolerance import Tolerance
+from headrace_ingest.handlers.publish import REQUEST_BYTES_MAX, PublishDoor
 from headrace_ingest.handlers.sink import Pace, RecordSink
 from headrace_ingest.settings import IngestSettings
 from headrace_kit.admin_http import AdminServer
@@ -35,6 +37,10 @@ GRPC_SERVICES = (
 BATCH_RECORDS_MAX = 20_000
 # While a batch is handed over, its messages gather: sent in fewer requests they cost half.
 LINGER_MS = 5
+# What is published waits in a queue of its own, so that neither it nor the sink fills the other's.
+DOOR_RECORDS_MAX = 50_000
+# A request above its cap is told so by its reason; one far above is refused before it is read.
+MIB = 1 << 20
 
 
 class StoreCheck:
@@ -90,13 +96,17 @@ def run(settings: IngestSettings) -> int:
         on_record=contracts.take,
         service="ingest",
     )
+    doorman = KafkaPublisher(
+        bootstrap, client_id="ingest.publish", queue_records_max=DOOR_RECORDS_MAX
+    )
+    door = PublishDoor(contracts=contracts, publisher=doorman, ids=RecentIds())
     server = GrpcServer(
         host=settings.grpc_host,
         port=settings.grpc_port,
         services=[
             (
                 ingest_service_pb2_grpc.add_IngestServiceServicer_to_server,
-                IngestApi(contracts=contracts, publisher=publisher),
+                IngestApi(door, draining=lambda: server.draining()),
             ),
             (
                 ingest_service_pb2_grpc.add_DatasetServiceServicer_to_server,
@@ -118,7 +128,9 @@ def run(settings: IngestSettings) -> int:
             ),
         ],
         names=GRPC_SERVICES,
+        workers=WORKERS,
+        message_bytes_max=REQUEST_BYTES_MAX + MIB,
     )
-    parts = (StoreCheck(settings), publisher, definitions, loop, server)
+    parts = (StoreCheck(settings), publisher, doorman, definitions, loop, server)
     admin = AdminServer(settings.http_host, settings.http_port, ready=loop.ready)
     return run_service("ingest", parts, admin=admin, on_ready=server.set_ready)

@@ -52,6 +52,8 @@ def publish(
             readable=True,
         ),
     ] = None,
+    *,
+    grpc: Annotated[bool, typer.Option(help="Through ingest, without Kafka.")] = False,
     data_dir: DataDir = DEFAULT_DATA_DIR,
 ) -> None:
     """Publish JSON records, one a line, and wait until all are durable.
@@ -63,7 +65,7 @@ def publish(
     with told_errors():
         client = connect(data_dir)
         with file.open("rb") if file else sys.stdin.buffer as lines:
-            count = client.publish(stream, _records(lines))
+            count = client.publish(stream, _records(lines), door="grpc" if grpc else "kafka")
     records = "1 record" if count == 1 else f"{count} records"
     out.print(f"{records} published to {stream}. What became of them: headrace streams")
 

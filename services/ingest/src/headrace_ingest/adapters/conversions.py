@@ -9,17 +9,33 @@ from headrace import topics
 from headrace.errors import HeadraceError
 from headrace.ingest.v1 import ingest_service_pb2 as pb
 from headrace_ingest.domain.accounts import Account
-from headrace_ingest.handlers.publish import PublishItem, PublishRecords
+from headrace_ingest.handlers.publish import Published, PublishItem, PublishRecords
 
 
-def to_command(request: pb.PublishRequest) -> PublishRecords:
+def to_command(request: pb.PublishRequest | pb.PublishStreamRequest) -> PublishRecords:
     items = [PublishItem(item.event_id, item.key, item.value) for item in request.items]
     return PublishRecords(request.stream, items)
 
 
-def to_publish_response(reasons: Sequence[str]) -> pb.PublishResponse:
-    statuses = [pb.PublishStatus(accepted=not reason, reason=reason) for reason in reasons]
+def to_publish_response(published: Published) -> pb.PublishResponse:
+    refused, repeats = published.refused, published.repeats
+    statuses = [
+        pb.PublishStatus(
+            accepted=index not in refused, reason=refused.get(index, ""), repeat=index in repeats
+        )
+        for index in range(published.items)
+    ]
     return pb.PublishResponse(statuses=statuses)
+
+
+def to_publish_stream_response(published: Published) -> pb.PublishStreamResponse:
+    refused = [
+        pb.PublishException(index=index, reason=reason)
+        for index, reason in published.refused.items()
+    ]
+    repeats = [pb.PublishException(index=index, repeat=True) for index in published.repeats]
+    exceptions = sorted([*refused, *repeats], key=lambda each: each.index)
+    return pb.PublishStreamResponse(items=published.items, exceptions=exceptions)
 
 
 def to_counts_response(

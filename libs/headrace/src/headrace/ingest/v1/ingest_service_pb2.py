@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'headrace/ingest/v1/ingest_service.proto\x12\x12headrace.ingest.v1\"P\n\x0ePublishRequest\x12\x0e\n\x06stream\x18\x01 \x01(\t\x12.\n\x05items\x18\x02 \x03(\x0b\x32\x1f.headrace.ingest.v1.PublishItem\";\n\x0bPublishItem\x12\x10\n\x08\x65vent_id\x18\x01 \x01(\t\x12\x0b\n\x03key\x18\x02 \x01(\x0c\x12\r\n\x05value\x18\x03 \x01(\x0c\"F\n\x0fPublishResponse\x12\x33\n\x08statuses\x18\x01 \x03(\x0b\x32!.headrace.ingest.v1.PublishStatus\"1\n\rPublishStatus\x12\x10\n\x08\x61\x63\x63\x65pted\x18\x01 \x01(\x08\x12\x0e\n\x06reason\x18\x02 \x01(\t\"\x19\n\x17ListStreamCountsRequest\"M\n\x18ListStreamCountsResponse\x12\x31\n\x07streams\x18\x01 \x03(\x0b\x32 .headrace.ingest.v1.StreamCounts\"\xa3\x02\n\x0cStreamCounts\x12\x0e\n\x06stream\x18\x01 \x01(\t\x12\x10\n\x08received\x18\x02 \x01(\x03\x12\x0e\n\x06stored\x18\x03 \x01(\x03\x12[\n\x17\x64\x65\x61\x64_lettered_by_reason\x18\x04 \x03(\x0b\x32:.headrace.ingest.v1.StreamCounts.DeadLetteredByReasonEntry\x12\x0f\n\x07repeats\x18\x05 \x01(\x03\x12\x0c\n\x04late\x18\x06 \x01(\x03\x12\x16\n\x0estopped_reason\x18\x07 \x01(\t\x12\x10\n\x08redriven\x18\x08 \x01(\x03\x1a;\n\x19\x44\x65\x61\x64LetteredByReasonEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x03:\x02\x38\x01\x32\x63\n\rIngestService\x12R\n\x07Publish\x12\".headrace.ingest.v1.PublishRequest\x1a#.headrace.ingest.v1.PublishResponse2\x7f\n\x0e\x44\x61tasetService\x12m\n\x10ListStreamCounts\x12+.headrace.ingest.v1.ListStreamCountsRequest\x1a,.headrace.ingest.v1.ListStreamCountsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'headrace/ingest/v1/ingest_service.proto\x12\x12headrace.ingest.v1\"P\n\x0ePublishRequest\x12\x0e\n\x06stream\x18\x01 \x01(\t\x12.\n\x05items\x18\x02 \x03(\x0b\x32\x1f.headrace.ingest.v1.PublishItem\";\n\x0bPublishItem\x12\x10\n\x08\x65vent_id\x18\x01 \x01(\t\x12\x0b\n\x03key\x18\x02 \x01(\x0c\x12\r\n\x05value\x18\x03 \x01(\x0c\"F\n\x0fPublishResponse\x12\x33\n\x08statuses\x18\x01 \x03(\x0b\x32!.headrace.ingest.v1.PublishStatus\"A\n\rPublishStatus\x12\x10\n\x08\x61\x63\x63\x65pted\x18\x01 \x01(\x08\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x0e\n\x06repeat\x18\x03 \x01(\x08\"V\n\x14PublishStreamRequest\x12\x0e\n\x06stream\x18\x01 \x01(\t\x12.\n\x05items\x18\x02 \x03(\x0b\x32\x1f.headrace.ingest.v1.PublishItem\"`\n\x15PublishStreamResponse\x12\r\n\x05items\x18\x01 \x01(\x05\x12\x38\n\nexceptions\x18\x02 \x03(\x0b\x32$.headrace.ingest.v1.PublishException\"A\n\x10PublishException\x12\r\n\x05index\x18\x01 \x01(\x05\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x0e\n\x06repeat\x18\x03 \x01(\x08\"\x19\n\x17ListStreamCountsRequest\"M\n\x18ListStreamCountsResponse\x12\x31\n\x07streams\x18\x01 \x03(\x0b\x32 .headrace.ingest.v1.StreamCounts\"\xa3\x02\n\x0cStreamCounts\x12\x0e\n\x06stream\x18\x01 \x01(\t\x12\x10\n\x08received\x18\x02 \x01(\x03\x12\x0e\n\x06stored\x18\x03 \x01(\x03\x12[\n\x17\x64\x65\x61\x64_lettered_by_reason\x18\x04 \x03(\x0b\x32:.headrace.ingest.v1.StreamCounts.DeadLetteredByReasonEntry\x12\x0f\n\x07repeats\x18\x05 \x01(\x03\x12\x0c\n\x04late\x18\x06 \x01(\x03\x12\x16\n\x0estopped_reason\x18\x07 \x01(\t\x12\x10\n\x08redriven\x18\x08 \x01(\x03\x1a;\n\x19\x44\x65\x61\x64LetteredByReasonEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x03:\x02\x38\x01\x32\xcd\x01\n\rIngestService\x12R\n\x07Publish\x12\".headrace.ingest.v1.PublishRequest\x1a#.headrace.ingest.v1.PublishResponse\x12h\n\rPublishStream\x12(.headrace.ingest.v1.PublishStreamRequest\x1a).headrace.ingest.v1.PublishStreamResponse(\x01\x30\x01\x32\x7f\n\x0e\x44\x61tasetService\x12m\n\x10ListStreamCounts\x12+.headrace.ingest.v1.ListStreamCountsRequest\x1a,.headrace.ingest.v1.ListStreamCountsResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -40,17 +40,23 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_PUBLISHRESPONSE']._serialized_start=206
   _globals['_PUBLISHRESPONSE']._serialized_end=276
   _globals['_PUBLISHSTATUS']._serialized_start=278
-  _globals['_PUBLISHSTATUS']._serialized_end=327
-  _globals['_LISTSTREAMCOUNTSREQUEST']._serialized_start=329
-  _globals['_LISTSTREAMCOUNTSREQUEST']._serialized_end=354
-  _globals['_LISTSTREAMCOUNTSRESPONSE']._serialized_start=356
-  _globals['_LISTSTREAMCOUNTSRESPONSE']._serialized_end=433
-  _globals['_STREAMCOUNTS']._serialized_start=436
-  _globals['_STREAMCOUNTS']._serialized_end=727
-  _globals['_STREAMCOUNTS_DEADLETTEREDBYREASONENTRY']._serialized_start=668
-  _globals['_STREAMCOUNTS_DEADLETTEREDBYREASONENTRY']._serialized_end=727
-  _globals['_INGESTSERVICE']._serialized_start=729
-  _globals['_INGESTSERVICE']._serialized_end=828
-  _globals['_DATASETSERVICE']._serialized_start=830
-  _globals['_DATASETSERVICE']._serialized_end=957
+  _globals['_PUBLISHSTATUS']._serialized_end=343
+  _globals['_PUBLISHSTREAMREQUEST']._serialized_start=345
+  _globals['_PUBLISHSTREAMREQUEST']._serialized_end=431
+  _globals['_PUBLISHSTREAMRESPONSE']._serialized_start=433
+  _globals['_PUBLISHSTREAMRESPONSE']._serialized_end=529
+  _globals['_PUBLISHEXCEPTION']._serialized_start=531
+  _globals['_PUBLISHEXCEPTION']._serialized_end=596
+  _globals['_LISTSTREAMCOUNTSREQUEST']._serialized_start=598
+  _globals['_LISTSTREAMCOUNTSREQUEST']._serialized_end=623
+  _globals['_LISTSTREAMCOUNTSRESPONSE']._serialized_start=625
+  _globals['_LISTSTREAMCOUNTSRESPONSE']._serialized_end=702
+  _globals['_STREAMCOUNTS']._serialized_start=705
+  _globals['_STREAMCOUNTS']._serialized_end=996
+  _globals['_STREAMCOUNTS_DEADLETTEREDBYREASONENTRY']._serialized_start=937
+  _globals['_STREAMCOUNTS_DEADLETTEREDBYREASONENTRY']._serialized_end=996
+  _globals['_INGESTSERVICE']._serialized_start=999
+  _globals['_INGESTSERVICE']._serialized_end=1204
+  _globals['_DATASETSERVICE']._serialized_start=1206
+  _globals['_DATASETSERVICE']._serialized_end=1333
 # @@protoc_insertion_point(module_scope)

@@ -31,12 +31,40 @@ class PublishResponse(_message.Message):
     def __init__(self, statuses: _Optional[_Iterable[_Union[PublishStatus, _Mapping]]] = ...) -> None: ...
 
 class PublishStatus(_message.Message):
-    __slots__ = ("accepted", "reason")
+    __slots__ = ("accepted", "reason", "repeat")
     ACCEPTED_FIELD_NUMBER: _ClassVar[int]
     REASON_FIELD_NUMBER: _ClassVar[int]
+    REPEAT_FIELD_NUMBER: _ClassVar[int]
     accepted: bool
     reason: str
-    def __init__(self, accepted: _Optional[bool] = ..., reason: _Optional[str] = ...) -> None: ...
+    repeat: bool
+    def __init__(self, accepted: _Optional[bool] = ..., reason: _Optional[str] = ..., repeat: _Optional[bool] = ...) -> None: ...
+
+class PublishStreamRequest(_message.Message):
+    __slots__ = ("stream", "items")
+    STREAM_FIELD_NUMBER: _ClassVar[int]
+    ITEMS_FIELD_NUMBER: _ClassVar[int]
+    stream: str
+    items: _containers.RepeatedCompositeFieldContainer[PublishItem]
+    def __init__(self, stream: _Optional[str] = ..., items: _Optional[_Iterable[_Union[PublishItem, _Mapping]]] = ...) -> None: ...
+
+class PublishStreamResponse(_message.Message):
+    __slots__ = ("items", "exceptions")
+    ITEMS_FIELD_NUMBER: _ClassVar[int]
+    EXCEPTIONS_FIELD_NUMBER: _ClassVar[int]
+    items: int
+    exceptions: _containers.RepeatedCompositeFieldContainer[PublishException]
+    def __init__(self, items: _Optional[int] = ..., exceptions: _Optional[_Iterable[_Union[PublishException, _Mapping]]] = ...) -> None: ...
+
+class PublishException(_message.Message):
+    __slots__ = ("index", "reason", "repeat")
+    INDEX_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    REPEAT_FIELD_NUMBER: _ClassVar[int]
+    index: int
+    reason: str
+    repeat: bool
+    def __init__(self, index: _Optional[int] = ..., reason: _Optional[str] = ..., repeat: _Optional[bool] = ...) -> None: ...
 
 class ListStreamCountsRequest(_message.Message):
     __slots__ = ()

@@ -40,6 +40,11 @@ class IngestServiceStub:
                 request_serializer=headrace_dot_ingest_dot_v1_dot_ingest__service__pb2.PublishRequest.SerializeToString,
                 response_deserializer=headrace_dot_ingest_dot_v1_dot_ingest__service__pb2.PublishResponse.FromString,
                 _registered_method=True)
+        self.PublishStream = channel.stream_stream(
+                '/headrace.ingest.v1.IngestService/PublishStream',
+                request_serializer=headrace_dot_ingest_dot_v1_dot_ingest__service__pb2.PublishStreamRequest.SerializeToString,
+                response_deserializer=headrace_dot_ingest_dot_v1_dot_ingest__service__pb2.PublishStreamResponse.FromString,
+                _registered_method=True)
 
 
 class IngestServiceServicer:
@@ -48,7 +53,17 @@ class IngestServiceServicer:
 
     def Publish(self, request, context):
         """Appends records to the stream's raw topic. OK means that every accepted item is durable in
-        Kafka. One bad item does not refuse the others. Deadline: 10 s.
+        Kafka. One bad item does not refuse the others; when all are bad, the call fails by the first one's
+        reason. Deadline: 10 s.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def PublishStream(self, request_iterator, context):
+        """The same for many batches, of any streams: each is answered once all that is accepted of it is durable,
+        in the order of the requests, so that a caller may send some ahead. When the stream ends early, what was
+        not answered may be stored: send it again with the same ids. Deadline: 300 s.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -61,6 +76,11 @@ def add_IngestServiceServicer_to_server(servicer, server):
                     servicer.Publish,
                     request_deserializer=headrace_dot_ingest_dot_v1_dot_ingest__service__pb2.PublishRequest.FromString,
                     response_serializer=headrace_dot_ingest_dot_v1_dot_ingest__service__pb2.PublishResponse.SerializeToString,
+            ),
+            'PublishStream': grpc.stream_stream_rpc_method_handler(
+                    servicer.PublishStream,
+                    request_deserializer=headrace_dot_ingest_dot_v1_dot_ingest__service__pb2.PublishStreamRequest.FromString,
+                    response_serializer=headrace_dot_ingest_dot_v1_dot_ingest__service__pb2.PublishStreamResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -91,6 +111,33 @@ class IngestService:
             '/headrace.ingest.v1.IngestService/Publish',
             headrace_dot_ingest_dot_v1_dot_ingest__service__pb2.PublishRequest.SerializeToString,
             headrace_dot_ingest_dot_v1_dot_ingest__service__pb2.PublishResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PublishStream(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/headrace.ingest.v1.IngestService/PublishStream',
+            headrace_dot_ingest_dot_v1_dot_ingest__service__pb2.PublishStreamRequest.SerializeToString,
+            headrace_dot_ingest_dot_v1_dot_ingest__service__pb2.PublishStreamResponse.FromString,
             options,
             channel_credentials,
             insecure,
