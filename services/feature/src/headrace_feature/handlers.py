@@ -12,10 +12,11 @@ from numpy.typing import NDArray
 
 from headrace.application import Recipe
 from headrace.errors import HeadraceError, Invalid, NotFound, Unavailable
-from headrace_feature.domain import point_in_time, windows
+from headrace_feature.domain import long_windows, point_in_time, windows
 from headrace_feature.domain.entities import digests, text_of
 from headrace_feature.domain.exact import as_float32
-from headrace_feature.domain.gathering import Wanted, gather
+from headrace_feature.domain.gathering import Ranges, Wanted, block_of, ranges_of
+from headrace_feature.domain.long_windows import LongEntity
 from headrace_feature.domain.observations import COLUMNS, Ints, Observations, run_of
 from headrace_feature.domain.online_query import GetOnlineFeatures, joinable, joined
 from headrace_feature.domain.records import Numbers, Records, numbered
@@ -164,8 +165,10 @@ def _answer_windows(
         rows = slice(first, first + step)
         some = {name: column[rows] for name, column in columns.items()}
         for family in windows.families(plan):
-            parts = [_seen(part, some, as_of_us[rows], store) for part in family.parts]
-            windows.answer(family, parts, as_of_us[rows], answers[rows])
+            found = [_seen(part, some, as_of_us[rows], store) for part in family.parts]
+            windows.answer(family, [seen for seen, _ in found], as_of_us[rows], answers[rows])
+            for entity in (each for _, long in found for each in long):
+                entity.answer(as_of_us[rows], answers[rows])
     # After reading: a floor is told before what lies behind it goes.
     for part in plan.windows:
         _check_readable(part.layout, int(as_of_us.min()) - part.longest_us, store)
@@ -176,14 +179,44 @@ def _seen(
     columns: Mapping[str, Column],
     as_of_us: NDArray[np.int64],
     store: ObservationStore,
-) -> windows.Seen:
-    """The observations of the entities that are asked for, each entity once."""
+) -> tuple[windows.Seen, list[LongEntity]]:
+    """The observations of the entities that are asked for, each entity once; and those with very
+    many, which are not among them.
+    """
     named, slots = _entities(part.layout, columns)
     since_us, until_us = _times(slots, len(named), as_of_us, part.longest_us)
-    by_id = any(each.feature.aggregate in BY_ID for each in part.asked)
-    wanted = Wanted(digests(named), since_us, until_us, by_id)
-    width = COLUMNS + len(part.layout.columns)
-    return windows.Seen(gather(store.runs(part.layout), wanted, width=width), slots)
+    ranges = ranges_of(store.runs(part.layout), Wanted(digests(named), since_us, until_us))
+    long = _long(part, ranges, slots)
+    if long:
+        ranges = [each.without(np.array(list(long))) for each in ranges]
+        slots = np.where(np.isin(slots, list(long)), -1, slots)
+    block = block_of(
+        [each.found() for each in ranges],
+        entities=len(named),
+        width=COLUMNS + len(part.layout.columns),
+        by_id=any(asked.feature.aggregate in BY_ID for asked in part.asked),
+    )
+    return windows.Seen(block, slots), list(long.values())
+
+
+def _long(
+    part: WindowPart, ranges: Sequence[Ranges], slots: NDArray[np.int64]
+) -> dict[int, LongEntity]:
+    """By slot, the entities that have very many rows for what is asked of them."""
+    if sum(int(each.counts.sum()) for each in ranges) < long_windows.ROWS_MIN:
+        return {}
+    counts = np.zeros(int(slots.max()) + 1, dtype=np.int64)
+    for each in ranges:
+        counts[each.slots] += each.counts
+    long = {}
+    for slot in np.flatnonzero(counts >= long_windows.ROWS_MIN).tolist():
+        rows = np.flatnonzero(slots == slot)
+        if long_windows.is_long(part, int(counts[slot]), len(rows)):
+            held = [(each, np.flatnonzero(each.slots == slot)) for each in ranges]
+            places = [(each.run, int(each.places[at[0]])) for each, at in held if len(at)]
+            runs, numbers = zip(*places, strict=True)
+            long[slot] = LongEntity(part, runs, numbers, rows)
+    return long
 
 
 def _times(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from operator import lshift
 from typing import Any
 
 import numpy as np
@@ -17,10 +18,9 @@ from numpy.typing import NDArray
 from headrace.feature_view import Q_UNITS
 from headrace_feature.domain.exact import INT64_SAFE, rounded, sum_of_floats
 from headrace_feature.domain.observations import COLUMNS, FLAGS
-from headrace_feature.domain.views import Kind
+from headrace_feature.domain.views import DTYPE_BY_KIND, Kind
 
 Values = NDArray[Any]  # int64 or float64
-DTYPE_BY_KIND = {"int64": np.int64, "float64": np.float64, "text": np.int64}
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 Flags = NDArray[np.bool_]
@@ -154,7 +154,7 @@ def _column_by_column(group: Group, values: Values, present: Flags, runs: Runs) 
 
 def _std(some: _Present, _: int) -> Floats:
     ends = (some.starts + some.counts).tolist()
-    if some.values.dtype == np.int64 and _largest(some.values) * max(some.counts) < 2**31:
+    if some.values.dtype == np.int64 and _largest(some.values) * int(some.counts.max()) < 2**31:
         totals = np.add.reduceat(some.values, some.starts)
         squares = np.add.reduceat(some.values * some.values, some.starts)
         spread = (some.counts * squares - totals * totals).astype(np.float64)
@@ -167,20 +167,20 @@ def _std(some: _Present, _: int) -> Floats:
 
 def _spread(values: Values) -> float:
     """n * sum(x^2) - sum(x)^2 as an exact number, rounded once."""
-    wholes, unit = _wholes(values)
+    wholes, unit = wholes_of(values)
     total = sum(wholes)
     spread = len(wholes) * sum(whole * whole for whole in wholes) - total * total
     return rounded(spread << max(2 * unit, 0), 1 << max(-2 * unit, 0))
 
 
-def _wholes(values: Values) -> tuple[list[int], int]:
+def wholes_of(values: Values) -> tuple[list[int], int]:
     """Each value is a whole number of 2**unit."""
-    if values.dtype == np.int64:
+    if values.dtype == np.int64 or not len(values):
         return values.tolist(), 0
     mantissas, exponents = np.frexp(values)
     unit = int(exponents.min())
-    shifted = zip((mantissas * 2.0**53).astype(np.int64).tolist(), exponents - unit, strict=True)
-    return [mantissa << int(shift) for mantissa, shift in shifted], unit - 53
+    wholes, shifts = (mantissas * 2.0**53).astype(np.int64).tolist(), (exponents - unit).tolist()
+    return list(map(lshift, wholes, shifts)), unit - 53
 
 
 def _last_n(some: _Present, place: int) -> Floats:

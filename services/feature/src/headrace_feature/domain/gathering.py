@@ -17,15 +17,11 @@ from headrace_feature.domain.observations import EVENT, ID_HASH, KNOWN, Ints, Ru
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Wanted:
-    """Entities [2, entities], each once; of each what is after `since_us` and up to `until_us`.
-
-    `by_id`: whether the order of equal event times matters: it costs a look at the ids.
-    """
+    """Entities [2, entities], each once; of each what is after `since_us` and up to `until_us`."""
 
     entities: Words
     since_us: Ints
     until_us: Ints
-    by_id: bool
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -53,39 +49,65 @@ class Block:
         return line_us.searchsorted(slots * span_us + within, "right")
 
 
-def gather(runs: Sequence[Run], wanted: Wanted, *, width: int) -> Block:
-    """What the runs hold of the entities; `width`: of a row, for when there are no runs."""
-    since_us, until_us = wanted.since_us.min(initial=2**62), wanted.until_us.max(initial=0)
-    within = [run for run in runs if run.newest_us > since_us and run.scale.base_us <= until_us]
-    found = [_Found.of(run, wanted) for run in within]
-    found = [each for each in found if len(each.rows)]
-    if not found:
-        return Block(
-            np.empty((0, width), np.int64), np.zeros(wanted.entities.shape[1] + 1, np.int64)
+@dataclass(frozen=True, slots=True, eq=False)
+class Ranges:
+    """Of one run: per wanted entity that it holds, which of `wanted`, its place, and its rows."""
+
+    run: Run
+    slots: Ints
+    places: Ints
+    first: Ints
+    counts: Ints
+
+    def without(self, slots: Ints) -> Ranges:
+        """The same without some of the wanted entities."""
+        kept = ~np.isin(self.slots, slots)
+        return Ranges(
+            self.run, self.slots[kept], self.places[kept], self.first[kept], self.counts[kept]
         )
-    slots = np.concatenate([each.slots for each in found])
-    matrix = np.concatenate([each.run.matrix[each.rows] for each in found])
-    order = _order(slots, matrix, found, by_id=wanted.by_id)
-    if order is not None:
-        slots, matrix = slots[order], matrix[order]
-    counts = np.bincount(slots, minlength=wanted.entities.shape[1])
-    return Block(matrix, np.concatenate((np.zeros(1, dtype=np.int64), counts.cumsum())))
+
+    def found(self) -> Found:
+        return Found(self.run, listed(self.first, self.counts), self.slots.repeat(self.counts))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Found:
+class Found:
     """Rows of one run, and which of the wanted entities each belongs to."""
 
     run: Run
     rows: Ints
     slots: Ints
 
-    @classmethod
-    def of(cls, run: Run, wanted: Wanted) -> _Found:
-        places, slots = _places(run.entities, wanted.entities)
-        first, last = run.ranges(places, wanted.since_us[slots], wanted.until_us[slots])
-        counts = np.maximum(last - first, 0)
-        return cls(run, listed(first, counts), slots.repeat(counts))
+
+def ranges_of(runs: Sequence[Run], wanted: Wanted) -> list[Ranges]:
+    """Where the runs hold something of the entities."""
+    since_us, until_us = wanted.since_us.min(initial=2**62), wanted.until_us.max(initial=0)
+    within = [run for run in runs if run.newest_us > since_us and run.scale.base_us <= until_us]
+    found = [_ranges(run, wanted) for run in within]
+    return [each for each in found if len(each.slots)]
+
+
+def _ranges(run: Run, wanted: Wanted) -> Ranges:
+    places, slots = _places(run.entities, wanted.entities)
+    first, last = run.ranges(places, wanted.since_us[slots], wanted.until_us[slots])
+    return Ranges(run, slots, places, first, np.maximum(last - first, 0))
+
+
+def block_of(found: Sequence[Found], *, entities: int, width: int, by_id: bool) -> Block:
+    """The rows of the entities, each event once. `width`: of a row, for when there are none.
+
+    `by_id`: whether the order of equal event times matters: it costs a look at the ids.
+    """
+    found = [each for each in found if len(each.rows)]
+    if not found:
+        return Block(np.empty((0, width), np.int64), np.zeros(entities + 1, np.int64))
+    slots = np.concatenate([each.slots for each in found])
+    matrix = np.concatenate([each.run.matrix[each.rows] for each in found])
+    order = _order(slots, matrix, found, by_id=by_id)
+    if order is not None:
+        slots, matrix = slots[order], matrix[order]
+    counts = np.bincount(slots, minlength=entities)
+    return Block(matrix, np.concatenate((np.zeros(1, dtype=np.int64), counts.cumsum())))
 
 
 def _places(held: Words, wanted: Words) -> tuple[Ints, Ints]:
@@ -109,7 +131,7 @@ def _places_one_by_one(held: Words, wanted: Words) -> tuple[Ints, Ints]:
     return places, slots
 
 
-def _order(slots: Ints, matrix: Ints, found: Sequence[_Found], *, by_id: bool) -> Ints | None:
+def _order(slots: Ints, matrix: Ints, found: Sequence[Found], *, by_id: bool) -> Ints | None:
     """By (entity, event time, id), an event that several runs or partitions hold once.
 
     None where the rows are in order already.
@@ -135,7 +157,7 @@ def _equal_to_next(order: Ints, *columns: NDArray[np.int64]) -> NDArray[np.bool_
     return equal
 
 
-def _settle(order: Ints, tied: NDArray[np.bool_], found: Sequence[_Found]) -> None:
+def _settle(order: Ints, tied: NDArray[np.bool_], found: Sequence[Found]) -> None:
     """Sort rows of equal event time by their ids as bytes, which only the runs know."""
     group = np.concatenate(([0], (~tied).cumsum()))
     places = np.flatnonzero(np.bincount(group)[group] > 1)

@@ -12,7 +12,8 @@ which settle the order of equal event times and which no answer needs.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +21,9 @@ from numpy.typing import NDArray
 from headrace_feature.domain.entities import digests
 from headrace_feature.domain.records import Numbers, Texts
 from headrace_feature.domain.views import Layout
+
+if TYPE_CHECKING:
+    from headrace_feature.domain.tiles import Tiles
 
 Words = NDArray[np.uint64]
 Ints = NDArray[np.int64]
@@ -120,7 +124,8 @@ class Scale:
 class Run:
     """Observations in order. `entities`: [2, entities] the halves of their digests, each once;
     those of entity k are rows `starts[k]` to `starts[k + 1]` of `matrix`: [rows, 4 + columns].
-    `line`: where each row lies by `scale`. `newest_us`: the last event time.
+    `line`: where each row lies by `scale`. `newest_us`: the last event time. `tiles`: by place of
+    an entity, what was added up of its rows so far.
     """
 
     entities: Words
@@ -130,6 +135,7 @@ class Run:
     line: Ints
     scale: Scale
     newest_us: int
+    tiles: dict[int, Tiles] = field(default_factory=dict)
 
     @classmethod
     def of(cls, entities: Words, starts: Ints, matrix: Ints, ids: Ids) -> Run:
@@ -147,7 +153,8 @@ class Run:
 
         A few more at both ends where the scale is coarse.
         """
-        first = self.line.searchsorted(self.scale.places(entities, since_us), "left")
+        since = np.maximum(self.scale.places(entities, since_us), entities << self.scale.bits)
+        first = self.line.searchsorted(since, "left")
         last = self.line.searchsorted(self.scale.places(entities, until_us), "right")
         return first, last
 

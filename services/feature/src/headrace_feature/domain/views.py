@@ -16,6 +16,8 @@ from functools import lru_cache
 from itertools import count
 from typing import Literal, TypeVar
 
+import numpy as np
+
 from headrace.application import Definition, Recipe, Stream
 from headrace.errors import NotFound
 from headrace.feature_view import (
@@ -35,6 +37,7 @@ PLANS_MAX = 64
 T = TypeVar("T")
 # A text is kept as 64 bits of its hash: it has no arithmetic, different ones can be counted.
 Kind = Literal["int64", "float64", "text"]
+DTYPE_BY_KIND = {"int64": np.int64, "float64": np.float64, "text": np.int64}
 KIND_BY_TYPE: Mapping[str, Kind] = {
     "string": "text",
     "int64": "int64",
@@ -61,10 +64,14 @@ class Layout:
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """One value of a feature: `place` tells those of last_n apart, `slot` is where it goes."""
+    """One value of a feature: `place` tells those of last_n apart, `slot` is where it goes.
+
+    `column`: the place of the feature's column in the layout, -1 for none.
+    """
 
     slot: int
     feature: WindowFeature
+    column: int
     place: int
 
 
@@ -183,7 +190,9 @@ class _Draft:
         elif isinstance(feature, RatioFeature):
             self._ratios.append((slot, view, feature))
         else:
-            self._windows.setdefault(view, []).append(Asked(slot, feature, place))
+            columns = self._catalogue.layout_by_view[view].columns
+            column = columns.index(feature.column) if feature.column is not None else -1
+            self._windows.setdefault(view, []).append(Asked(slot, feature, column, place))
 
     def plan(self, width: int) -> Plan:
         slots = count(width)
@@ -218,7 +227,7 @@ class _Draft:
         if not isinstance(view, StreamView) or view.ttl_s is None:
             return None
         concerned = tuple(each.slot for each in self._windows[name])
-        fresh = Asked(next(slots), _counted(view.ttl_s), 0)
+        fresh = Asked(next(slots), _counted(view.ttl_s), -1, 0)
         self._windows[name].append(fresh)
         return Stale(concerned, fresh.slot)
 

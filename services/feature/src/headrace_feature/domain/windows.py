@@ -65,23 +65,22 @@ def families(plan: Plan) -> Sequence[Family]:
 
 
 def _likeness(part: WindowPart) -> tuple[Any, ...]:
-    asked = sorted({(each.feature.column or "", each.feature.aggregate) for each in part.asked})
+    asked = sorted({(each.column, each.feature.aggregate) for each in part.asked})
     return part.layout.columns, part.layout.kinds, asked
 
 
 def _family(parts: Sequence[WindowPart]) -> Family:
     windows = [sorted({Window.of(each.feature) for each in part.asked}) for part in parts]
-    columns, kinds = parts[0].layout.columns, parts[0].layout.kinds
+    kinds = parts[0].layout.kinds
     found: dict[tuple[str, Kind], list[tuple[int, int, int, int]]] = {}
     before = 0
     for part, own in zip(parts, windows, strict=True):
         for asked in part.asked:
             feature = asked.feature
-            column = columns.index(feature.column) if feature.column else -1
-            kind = kinds[column] if feature.column else "int64"
+            kind = kinds[asked.column] if asked.column >= 0 else "int64"
             window = before + own.index(Window.of(feature))
             argument = round(feature.q * Q_UNITS) if feature.q is not None else asked.place
-            pick = asked.slot, window, column, argument
+            pick = asked.slot, window, asked.column, argument
             found.setdefault((feature.aggregate, kind), []).append(pick)
         before += len(own)
     return Family(parts, windows, [_picks(*name, picks) for name, picks in found.items()])
