@@ -93,6 +93,15 @@ def test_different_texts_can_be_counted():
     build(RIDES, {**ZONE, "features": {"zones": distinct}})
 
 
+def a_derived(**more: object) -> dict:
+    return {**ZONE, "derive": {"double": "riders * 2"}, **more}
+
+
+def test_derived_column_can_be_aggregated_and_filtered_records_counted():
+    mean = {"aggregate": "mean", "column": "double", "window": "1h"}
+    build(RIDES, a_derived(filter="riders > 0", features={"mean": mean}))
+
+
 def test_columns_that_fit_are_taken():
     build(RIDES, ASKS, ZONE, ASK, RECIPE)
 
@@ -112,6 +121,9 @@ def test_columns_that_fit_are_taken():
             (RIDES, ASKS, ZONE, ASK, {**RECIPE, "spine": {**RECIPE["spine"], "time": "riders"}}),
             "riders of the spine is no timestamp",
         ),
+        ((RIDES, a_derived(filter="riders + 1")), "filter is of type int64, write a condition"),
+        ((RIDES, a_derived(filter="fare > 1")), "key=filter"),
+        ((RIDES, a_derived(derive={"riders": "1"})), "has a riders too: rename it"),
         ((RIDES, without(ASKS, "zone"), ZONE, ASK, RECIPE), "stream asks has no zone"),
         ((RIDES, without(ASKS, "riders"), ZONE, ASK, RECIPE), "stream asks has no riders"),
     ],

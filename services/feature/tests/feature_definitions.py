@@ -21,16 +21,19 @@ WINDOWS = st.sampled_from(
     ]
 )
 DEFAULTS = st.none() | st.sampled_from([0.0, -1.5, 1e30])
-NUMBERS = st.sampled_from(["riders", "fare", "kind", "at"])
+NUMBERS = ["riders", "fare", "kind", "at"]
+FILTERS = st.none() | st.sampled_from(["riders > 0", "fare IS NOT NULL AND kind = 1"])
+DERIVED = {"net": "fare - 1", "twice": "riders * 2", "by_bob": "driver = 'bob'"}
+WHO = {"who": "LOWER(driver)"}
 
 
 @st.composite
-def window_features(draw) -> dict[str, object]:
+def window_features(draw, numbers, texts) -> dict[str, object]:
     aggregate = draw(AGGREGATES)
     feature = {"aggregate": aggregate, "default": draw(DEFAULTS), **draw(WINDOWS)}
     if aggregate != "count":
         text = aggregate == "distinct" and draw(st.booleans())
-        feature["column"] = "driver" if text else draw(NUMBERS)
+        feature["column"] = draw(st.sampled_from(texts if text else numbers))
     if aggregate == "last_n":
         feature["n"] = draw(st.integers(1, 3))
     if aggregate == "quantile":
@@ -39,9 +42,11 @@ def window_features(draw) -> dict[str, object]:
 
 
 @st.composite
-def views(draw) -> StreamView:
-    """A view of the rides by `zone` or by `zone` and `kind`."""
-    drawn = draw(st.lists(window_features(), min_size=1, max_size=4))
+def views(draw, *, made: bool = True) -> StreamView:
+    """A view of the rides by `zone` or by `zone` and `kind`; `made`: with expressions."""
+    numbers = [*NUMBERS, *DERIVED] if made else NUMBERS
+    texts = ["driver", *WHO] if made else ["driver"]
+    drawn = draw(st.lists(window_features(numbers, texts), min_size=1, max_size=4))
     features = {f"f{number}": feature for number, feature in enumerate(drawn)}
     single = [name for name, feature in features.items() if feature["aggregate"] != "last_n"]
     if single and draw(st.booleans()):
@@ -53,6 +58,8 @@ def views(draw) -> StreamView:
         "description": "Drawn.",
         "stream": RIDES["name"],
         "entity": draw(st.sampled_from([("zone",), ("zone", "kind")])),
+        "filter": draw(FILTERS) if made else None,
+        "derive": DERIVED | WHO if made else {},
         "ttl": draw(st.none() | st.sampled_from(["20m", "2h"])),
         "features": features,
     }

@@ -16,6 +16,17 @@ from feature_world import VIEWS, Event
 from headrace.feature_view import LIFETIME_S, RatioFeature, StreamView, WindowFeature
 
 SECOND_US = 1_000_000
+# What the expressions of the tests mean.
+MEANINGS = {
+    "riders > 0": lambda e: e.riders is not None and e.riders > 0,
+    "fare IS NOT NULL AND kind = 1": lambda e: e.fare is not None and e.kind == 1,
+    "fare - 1": lambda e: None if e.fare is None else e.fare - 1,
+    "riders * 2": lambda e: (
+        None if e.riders is None or not -(2**62) <= e.riders < 2**62 else e.riders * 2
+    ),
+    "driver = 'bob'": lambda e: None if e.driver is None else e.driver == "bob",
+    "LOWER(driver)": lambda e: None if e.driver is None else e.driver.lower(),
+}
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -51,7 +62,7 @@ def _is_of(view: StreamView, event: Event, zone, kind) -> bool:
         value = getattr(event, column)
         if value is None or value == "" or value != asked[column]:
             return False
-    return True
+    return view.filter is None or MEANINGS[view.filter](event)
 
 
 def _answer(view: StreamView, name: str, events: Sequence[Event], as_of: int) -> float:
@@ -64,7 +75,8 @@ def _answer(view: StreamView, name: str, events: Sequence[Event], as_of: int) ->
     ):
         value = math.nan
     else:
-        value = _aggregate(spec, place, [e for e in events if _inside(spec, e.at, as_of)])
+        inside = [event for event in events if _inside(spec, event.at, as_of)]
+        value = _aggregate(spec, place, inside, view.derive.get(spec.column))
     return spec.default if math.isnan(value) and spec.default is not None else value
 
 
@@ -99,11 +111,14 @@ def _day(moment: int, timezone: str) -> int:
     return local.date().toordinal() - EPOCH.date().toordinal()
 
 
-def _aggregate(spec: WindowFeature, place: int, events: Sequence[Event]) -> float:
+def _aggregate(
+    spec: WindowFeature, place: int, events: Sequence[Event], made_by: str | None
+) -> float:
     if spec.aggregate == "count":
         return float(len(events))
     ordered = sorted(events, key=lambda event: (event.at, event.id.encode()))
-    held = [getattr(event, spec.column) for event in ordered]
+    value_of = MEANINGS[made_by] if made_by else lambda event: getattr(event, spec.column)
+    held = [value_of(event) for event in ordered]
     values = [value for value in held if value is not None]
     if spec.aggregate == "distinct":
         return float(len(set(values)))

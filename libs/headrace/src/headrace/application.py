@@ -10,7 +10,7 @@ The JSON form of a definition is what `registry.definitions` carries.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -18,6 +18,7 @@ from pydantic import Field, TypeAdapter, ValidationError, model_validator
 
 from headrace.definition_types import NAME, Closed, ColumnName, Duration, Name, Span
 from headrace.errors import Invalid
+from headrace.expression import parse_expression
 from headrace.feature_view import (
     LIFETIME_S,
     AnyView,
@@ -313,21 +314,42 @@ def _check_stream_view(view: StreamView, application: Application) -> None:
     _require_answered(view)
     for column in view.entity:
         _check_columns(view, application, view.stream, column)
+    types = _view_types(view, application)
     columns = {each.column for each in view.window_features().values() if each.column is not None}
     _require(len(columns) <= VIEW_COLUMNS_MAX, view, f"more than {VIEW_COLUMNS_MAX} columns")
     for column in sorted(columns):
-        _check_columns(view, application, view.stream, column)
+        _require(column in types, view, f"stream {view.stream} has no {column}")
     for feature in view.window_features().values():
-        if feature.column is not None and feature.aggregate != "distinct":
-            _check_number(view, application, view.stream, feature.column)
+        numeric = feature.aggregate == "distinct" or types.get(feature.column or "") != "string"
+        problem = f"{feature.column} of {view.stream} is a string, a number is needed"
+        _require(numeric, view, problem)
+
+
+def _view_types(view: StreamView, application: Application) -> dict[str, str]:
+    """The types of the stream's columns and of what the view derives."""
+    types = {n: column.type for n, column in application.streams[view.stream].columns.items()}
+    for name in view.derive:
+        _require(name not in types, view, f"stream {view.stream} has a {name} too: rename it")
+    if view.filter is not None:
+        holds = _type_of(view, "filter", view.filter, types)
+        _require(holds == "bool", view, f"filter is of type {holds}, write a condition")
+    return types | {
+        name: _type_of(view, f"derive.{name}", text, types) for name, text in view.derive.items()
+    }
+
+
+def _type_of(view: StreamView, key: str, text: str, types: Mapping[str, str]) -> str:
+    try:
+        return parse_expression(text, types).type
+    except Invalid as err:
+        named = {"kind": view.kind, "name": view.name, "key": key}
+        raise Invalid("BAD_DEFINITION", **{**err.metadata, **named}) from err
 
 
 def _require_answered(view: StreamView) -> None:
     """What the types say and no reader computes yet."""
     windows = view.window_features().values()
     pending = {
-        "filter": view.filter is not None,
-        "derive": bool(view.derive),
         "lookups": bool(view.lookups),
         "lifetime": any(each.window_s == LIFETIME_S for each in windows),
     }
@@ -341,6 +363,10 @@ def _check_recipe(recipe: Recipe, application: Application) -> None:
     views = {name: view for view in application.views.values() for name in feature_names(view)}
     for feature in recipe.features:
         _require(feature in views, recipe, f"feature {feature} is in no view")
+        view = views[feature]
+        if isinstance(view, StreamView):
+            made = view.filter is not None or bool(view.derive)
+            _require(not made, recipe, f"{feature}: no training set has filters or derive yet")
         for column in _asked_columns(views[feature], feature):
             _check_columns(recipe, application, spine.stream, column)
     for column in (spine.entity_key, spine.time):

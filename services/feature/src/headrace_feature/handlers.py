@@ -83,6 +83,8 @@ def _fold(
         for number in np.unique(partitions).tolist()
     }
     kept = rows[observations.event_us[rows] >= floor_us]
+    if layout.filter is not None:
+        kept = kept[observations.counted[layout.filter.text][kept]]
     return Folded(layout, run_of(observations, layout, kept), next_by_partition, floor_us)
 
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import cast
 
 import numpy as np
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 
 from headrace.application import Stream
 from headrace.errors import Invalid
+from headrace.expression import Expression
 from headrace.feature.v1 import feature_service_pb2 as wire
 from headrace_feature.domain.entities import text_of
 from headrace_feature.domain.observations import Ids, Observations
@@ -22,6 +24,7 @@ from headrace_feature.domain.request_features import Column
 from headrace_feature.domain.training_set import TrainingSet
 from headrace_feature.domain.views import Kind, Layout
 from headrace_feature.handlers import CreateTrainingSet
+from headrace_kit.expressions import to_polars
 from headrace_kit.kafka import RecordBatch
 
 # What ingest says about a record stands in its value, beside the columns of the contract.
@@ -39,6 +42,7 @@ DTYPE_BY_TYPE: Mapping[str, pl.DataType] = {
     "bool": pl.Boolean(),
     "timestamp": pl.Int64(),
 }
+EXPRESSIONS_CACHED_MAX = 1_024
 MOMENT_MAX = 2**62  # a window or a lag may be added without leaving int64
 
 
@@ -50,11 +54,13 @@ def to_observations(
     Raises Invalid EMPTY, DECODE_ERROR, BAD_ID or BAD_TIMESTAMP when one record is not as ingest
     publishes them.
     """
-    columns = sorted({name for each in layouts for name in (*each.entity, *each.columns)})
+    columns = sorted(frozenset().union(*(each.stream_columns for each in layouts)))
     frame = _decoded(records.values(), stream, columns)
+    made = _evaluated(frame, [e for each in layouts for e in each.expressions])
     kinds = {
         name: kind for each in layouts for name, kind in zip(each.columns, each.kinds, strict=True)
     }
+    filters = [each.filter for each in layouts if each.filter is not None]
     return Observations(
         ids=Ids.of(frame[ID].cast(pl.Binary).to_list()),
         event_us=_moments(frame[EVENT_TIME]),
@@ -63,8 +69,26 @@ def to_observations(
         partitions=np.array(records.partitions, dtype=np.int64),
         offsets=np.array(records.offsets, dtype=np.int64),
         texts={name: _texts(frame[name]) for each in layouts for name in each.entity},
-        numbers={name: _numbers(frame[name], kind) for name, kind in kinds.items()},
+        numbers={
+            name: _numbers(made[name] if name in made else frame[name], kind)
+            for name, kind in kinds.items()
+        },
+        counted={
+            text: holds.fill_null(value=False).to_numpy()
+            for text, holds in _evaluated(frame, filters).items()
+        },
     )
+
+
+def _evaluated(frame: pl.DataFrame, expressions: Sequence[Expression]) -> dict[str, pl.Series]:
+    """By text; one that reads no column is as long as the others."""
+    made = {each.text: _compiled(each).alias(each.text) for each in expressions}
+    return frame.with_columns(made.values()).select(made.keys()).to_dict() if made else {}
+
+
+@lru_cache(maxsize=EXPRESSIONS_CACHED_MAX)
+def _compiled(expression: Expression) -> pl.Expr:
+    return to_polars(expression)
 
 
 def _decoded(

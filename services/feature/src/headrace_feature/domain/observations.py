@@ -82,7 +82,7 @@ class Observations:
     """Records of one stream as they were read; every array has one entry per record.
 
     `partitions` and `offsets` say where; `published_ms`: -1 where nobody said. `texts` holds the
-    entity columns, `numbers` the others.
+    entity columns, `numbers` the others, `counted` by filter where it holds.
     """
 
     ids: Ids
@@ -93,6 +93,7 @@ class Observations:
     offsets: Ints
     texts: Mapping[str, Texts]
     numbers: Mapping[str, Numbers]
+    counted: Mapping[str, NDArray[np.bool_]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,8 @@ from typing import Literal, TypeVar
 import numpy as np
 
 from headrace.application import Definition, Recipe, Stream
-from headrace.errors import NotFound
+from headrace.errors import Invalid, NotFound
+from headrace.expression import Expression, parse_expression
 from headrace.feature_view import (
     Feature,
     RatioFeature,
@@ -51,7 +52,9 @@ KIND_BY_TYPE: Mapping[str, Kind] = {
 class Layout:
     """What is held for a view: for each record of the stream its times and these columns.
 
-    `id`: 8 bytes. `span_us`: the longest window, behind which no past read looks.
+    `id`: 8 bytes. `columns`: by name, or by the text of the expression that makes them, which
+    `expressions` hold. `span_us`: the longest window, behind which no past read looks. `filter`:
+    which records count.
     """
 
     id: bytes
@@ -60,6 +63,16 @@ class Layout:
     columns: tuple[str, ...]
     kinds: tuple[Kind, ...]
     span_us: int
+    expressions: tuple[Expression, ...] = ()
+    filter: Expression | None = None
+
+    @property
+    def stream_columns(self) -> frozenset[str]:
+        """What is read of a record."""
+        made = {each.text for each in self.expressions}
+        read = [each.columns for each in self.expressions]
+        read += [self.filter.columns] if self.filter is not None else []
+        return frozenset({*self.entity, *(set(self.columns) - made)}).union(*read)
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,6 +177,13 @@ class Catalogue:
                 return view_name, *found
         raise NotFound("FEATURE_UNKNOWN", feature=name)
 
+    def column(self, view_name: str, feature: WindowFeature) -> int:
+        """Where the layout has the feature's column, -1 for none."""
+        view, layout = self.views[view_name], self.layout_by_view[view_name]
+        if feature.column is None or not isinstance(view, StreamView):
+            return -1
+        return layout.columns.index(_source(view, feature.column))
+
 
 @lru_cache(maxsize=PLANS_MAX)
 def plan_of(catalogue: Catalogue, features: tuple[str, ...]) -> Plan:
@@ -190,8 +210,7 @@ class _Draft:
         elif isinstance(feature, RatioFeature):
             self._ratios.append((slot, view, feature))
         else:
-            columns = self._catalogue.layout_by_view[view].columns
-            column = columns.index(feature.column) if feature.column is not None else -1
+            column = self._catalogue.column(view, feature)
             self._windows.setdefault(view, []).append(Asked(slot, feature, column, place))
 
     def plan(self, width: int) -> Plan:
@@ -245,25 +264,38 @@ def _default(slot: int, feature: WindowFeature | RatioFeature) -> Default:
 
 
 def layout_of(view: StreamView, stream: Stream) -> Layout | None:
-    """None while the contract lacks a column of the view, or has no numbers in it."""
-    wanted = sorted({f.column for f in view.window_features().values() if f.column is not None})
-    if not {*wanted, *view.entity} <= stream.columns.keys():
+    """None while the contract does not fit the view: a column is missing, or cannot do this."""
+    types = {name: column.type for name, column in stream.columns.items()}
+    looking = [each for each in view.window_features().values() if each.column is not None]
+    wanted = sorted({_source(view, each.column or "") for each in looking})
+    try:
+        expressions = [parse_expression(text, types) for text in wanted if text not in types]
+        counts = parse_expression(view.filter, types) if view.filter is not None else None
+    except Invalid:
         return None
-    kinds = tuple(KIND_BY_TYPE[stream.columns[column].type] for column in wanted)
-    kind_by_column = dict(zip(wanted, kinds, strict=True))
-    for feature in view.window_features().values():
-        if kind_by_column.get(feature.column or "") == "text" and feature.aggregate != "distinct":
-            return None
+    types |= {each.text: each.type for each in expressions}
+    numbers = [_source(view, f.column or "") for f in looking if f.aggregate != "distinct"]
+    if "string" in map(types.get, numbers) or not types.keys() >= set(view.entity):
+        return None
+    kinds = tuple(KIND_BY_TYPE[types[text]] for text in wanted)
     span_us = max(Window.of(each).reach_us for each in _looking(view))
-    needs = json.dumps([stream.name, view.entity, wanted, kinds, span_us]).encode()
+    needs = [stream.name, view.entity, wanted, kinds, span_us]
+    needs += [counts.text] if counts is not None else []
     return Layout(
-        id=hashlib.blake2b(needs, digest_size=8).digest(),
+        id=hashlib.blake2b(json.dumps(needs).encode(), digest_size=8).digest(),
         stream=stream.name,
         entity=view.entity,
         columns=tuple(wanted),
         kinds=kinds,
         span_us=span_us,
+        expressions=tuple(expressions),
+        filter=counts,
     )
+
+
+def _source(view: StreamView, column: str) -> str:
+    """The text of the expression that makes a column, which for one of the stream is its name."""
+    return view.derive.get(column, column)
 
 
 def _looking(view: StreamView) -> Iterator[WindowFeature]:
