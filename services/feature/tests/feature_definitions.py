@@ -14,6 +14,7 @@ WINDOWS = st.sampled_from(
         {"window": "1h"},
         {"window": "90m"},
         {"window": "3h"},
+        {"window": "lifetime"},
         {"window": "1h", "tumbling": True},
         {"window": "7m", "tumbling": True},
         {"window": "1d", "tumbling": True, "timezone": "America/New_York"},

@@ -200,3 +200,12 @@ def test_read_behind_what_is_kept_is_refused():
     assert 0.0 == world.read([("a", 1, START + 30 * DAY)], ["zone:count_1h"])[0, 0]
     with pytest.raises(Invalid, match="history begins"):
         world.read([("a", 1, START + 29 * DAY)], ["zone:count_1h"])
+
+
+def test_lifetime_sees_what_is_older_than_all_that_other_windows_keep():
+    world = World(a_catalogue(a_view({"n": {"aggregate": "count", "window": "lifetime"}})), keep=0)
+    world.fold(Event("first", START, START))
+    world.fold(Event("last", START + 5_000 * DAY, START + 5_000 * DAY))
+
+    rows = [("a", 1, START - 1), ("a", 1, START), ("a", 1, START + 5_000 * DAY)]
+    assert [0.0, 1.0, 2.0] == world.read(rows, ["zone:n"])[:, 0].tolist()

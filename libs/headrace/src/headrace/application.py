@@ -20,7 +20,6 @@ from headrace.definition_types import NAME, Closed, ColumnName, Duration, Name, 
 from headrace.errors import Invalid
 from headrace.expression import parse_expression
 from headrace.feature_view import (
-    LIFETIME_S,
     AnyView,
     RequestView,
     StreamView,
@@ -348,13 +347,7 @@ def _type_of(view: StreamView, key: str, text: str, types: Mapping[str, str]) ->
 
 def _require_answered(view: StreamView) -> None:
     """What the types say and no reader computes yet."""
-    windows = view.window_features().values()
-    pending = {
-        "lookups": bool(view.lookups),
-        "lifetime": any(each.window_s == LIFETIME_S for each in windows),
-    }
-    for key, asked in pending.items():
-        _require(not asked, view, f"{key} is not answered yet")
+    _require(not view.lookups, view, "lookups is not answered yet")
 
 
 def _check_recipe(recipe: Recipe, application: Application) -> None:

@@ -161,6 +161,7 @@ def _answer_windows(
 ) -> None:
     """Fill the windows' slots, so many rows at a time that their time lines fit int64."""
     longest_us = max((part.longest_us for part in plan.windows), default=0)
+    longest_us = min(longest_us, int(as_of_us.max()) + 1)  # nothing was before 1970
     span_us = int(as_of_us.max() - as_of_us.min()) + longest_us
     step = max(1, LINE_US_MAX // max(span_us, 1))
     for first in range(0, len(as_of_us), step):
@@ -173,7 +174,7 @@ def _answer_windows(
                 entity.answer(as_of_us[rows], answers[rows])
     # After reading: a floor is told before what lies behind it goes.
     for part in plan.windows:
-        _check_readable(part.layout, int(as_of_us.min()) - part.longest_us, store)
+        _check_readable(part.layout, max(0, int(as_of_us.min()) - part.longest_us), store)
 
 
 def _seen(
