@@ -11,6 +11,7 @@ from headrace.errors import Invalid, NotFound
 from headrace_ingest.adapters.contract_book import AppliedContracts
 from headrace_ingest.adapters.memory_archive import MemoryArchive
 from headrace_ingest.adapters.memory_attempt_log import MemoryAttemptLog
+from headrace_ingest.domain.erasures import Erased
 from headrace_ingest.domain.letters import Position, Selection
 from headrace_ingest.domain.tolerance import Tolerance
 from headrace_ingest.handlers.dead_letters import (
@@ -55,6 +56,7 @@ class World:
             monotonic_s=count(0.0, 100.0).__next__,
             pace=Pace(commit_rows_max=1),
             tolerance=tolerance,
+            erased=Erased(),
         )
         self.sink.positions([Partition(RAW, 0)])
         self._taken = 0

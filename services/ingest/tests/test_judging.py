@@ -120,8 +120,8 @@ def test_value_that_cleansing_makes_larger_than_the_cap_is_too_large():
     assert {0: "TOO_LARGE"} == judged.refused
 
 
-def test_all_reasons_of_records_but_two_are_judged_here():
-    judged_elsewhere = {"DUPLICATE_CONFLICT", "POISON_CRASH"}
+def test_all_reasons_of_records_but_three_are_judged_here():
+    judged_elsewhere = {"DUPLICATE_CONFLICT", "ENTITY_ERASED", "POISON_CRASH"}
 
     of_records = {name for name, reason in REASONS.items() if reason.records}
 

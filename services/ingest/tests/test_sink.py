@@ -14,10 +14,11 @@ from headrace_ingest.adapters.contract_book import AppliedContracts
 from headrace_ingest.adapters.memory_archive import MemoryArchive
 from headrace_ingest.adapters.memory_attempt_log import MemoryAttemptLog
 from headrace_ingest.domain.accounts import Account
+from headrace_ingest.domain.erasures import Entity, Erased, entity_sha256
 from headrace_ingest.domain.tolerance import Tolerance
 from headrace_ingest.handlers.sink import Pace, RecordSink
 from headrace_ingest.ports import RawTopic
-from headrace_ingest.testing import a_contract, a_raw
+from headrace_ingest.testing import NOW_US, a_contract, a_raw
 from headrace_kit.json_strict import decode
 from headrace_kit.kafka import Partition
 from headrace_kit.testing import MemoryPublisher, a_batch, a_record
@@ -65,6 +66,7 @@ class World:
     decode: Callable = decode
     now_s: float = 100.0
     tolerance: Tolerance = field(default_factory=Tolerance)
+    erased: Erased = field(default_factory=Erased)
 
     def sink(self):
         return RecordSink(
@@ -77,6 +79,7 @@ class World:
             monotonic_s=lambda: self.now_s,
             pace=Pace(commit_interval_s=0.5, commit_rows_max=5),
             tolerance=self.tolerance,
+            erased=self.erased,
         )
 
     def account(self, partition=0):
@@ -413,3 +416,46 @@ def test_records_of_a_stream_that_was_just_taken_back_are_still_accounted_for(wo
     sink.handle(a_batch([a_raw(0)]))
     sink.idle()
     assert ["departed:0"] == world.stored_ids()
+
+
+def erase(world, column="flight", value="UA1", at_us=NOW_US):
+    world.erased.take(Entity(column, entity_sha256(column, value), at_us))
+
+
+def test_late_copy_of_an_erased_entity_is_refused_without_a_trace_of_it(world, sink):
+    erase(world)
+    other = a_raw(1, flight="UA2", record={"key": b"UA2"})
+    sink.handle(a_batch([a_raw(0), other, a_raw(2)]))
+    sink.idle()
+
+    assert ["departed:1"] == world.stored_ids()
+    assert {"ENTITY_ERASED": 2} == world.account().dead_by_reason
+    letters = [m for m in world.publisher.published if "dead-letters" in m.topic]
+    assert [None, None] == [letter.value for letter in letters]
+    assert b"UA1" not in b"".join(value for letter in letters for _, value in letter.headers)
+
+
+def test_what_an_erased_entity_does_later_is_taken(world, sink):
+    erase(world, at_us=NOW_US - 1)
+    sink.handle(a_batch([a_raw(0)]))
+    sink.idle()
+
+    assert ["departed:0"] == world.stored_ids()
+
+
+def test_replay_of_erased_records_stops_no_stream(world, sink):
+    world.tolerance = Tolerance(share_max=0.01, window_records=100)
+    erase(world)
+    sink = world.sink()
+    sink.positions([PARTITION])
+    sink.handle(a_batch([a_raw(number) for number in range(20)]))
+
+    assert {} == sink.stopped()
+
+
+def test_erased_entity_is_found_by_a_whole_number_too(world, sink):
+    erase(world, "clock", "517")
+    sink.handle(a_batch([a_raw(0), a_raw(1, clock=518)]))
+    sink.idle()
+
+    assert ["departed:1"] == world.stored_ids()

@@ -16,6 +16,7 @@ from headrace.errors import Unavailable
 from headrace_ingest.adapters.contract_book import AppliedContracts
 from headrace_ingest.adapters.memory_archive import MemoryArchive
 from headrace_ingest.adapters.memory_attempt_log import MemoryAttemptLog
+from headrace_ingest.domain.erasures import Erased
 from headrace_ingest.domain.tolerance import Tolerance
 from headrace_ingest.handlers.sink import Pace, RecordSink
 from headrace_ingest.ports import RawTopic
@@ -185,6 +186,7 @@ def test_any_fate_ends_with_each_record_accounted_once(seed):
         "monotonic_s": iter(range(1_000_000)).__next__,
         "pace": Pace(commit_interval_s=2.0, commit_rows_max=10),
         "tolerance": Tolerance(share_max=1.0),
+        "erased": Erased(),
     }
 
     live(lambda: Process(world, log), fate, steps=40)

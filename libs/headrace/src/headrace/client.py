@@ -29,6 +29,7 @@ from headrace.application import (
     definition_json,
     parse_definition_json,
 )
+from headrace.datasets import Datasets
 from headrace.dead_letters import DeadLetters
 from headrace.errors import HeadraceError, Invalid, NotFound, Unavailable, error_by_reason
 from headrace.feature.v1 import feature_service_pb2, feature_service_pb2_grpc
@@ -277,6 +278,11 @@ class Client:
         return list(
             call(self._datasets.ListStreamCounts, request, timeout_s=10, retries_max=3).streams
         )
+
+    @cached_property
+    def datasets(self) -> Datasets:
+        """Rows that never change, by name, number and tag."""
+        return Datasets(open_channel(self.addresses.ingest))
 
     def freshness(self) -> feature_service_pb2.GetFreshnessResponse:
         request = feature_service_pb2.GetFreshnessRequest()

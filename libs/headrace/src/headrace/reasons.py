@@ -86,6 +86,12 @@ REASONS: dict[str, Reason] = {
     "TOO_LARGE": Reason(
         "Invalid", "The record is larger than the cap.", "Send less than 1 MiB.", records=True
     ),
+    "ENTITY_ERASED": Reason(
+        "Invalid",
+        "The record speaks of an entity that was erased.",
+        "Nothing; what happened before its erasure stays erased.",
+        records=True,
+    ),
     "POISON_CRASH": Reason(
         "Invalid",
         "The record ended the process three times.",
@@ -178,6 +184,14 @@ REASONS: dict[str, Reason] = {
     "STREAM_UNKNOWN": Reason(
         "NotFound", "No applied contract has this name.", "Apply the contract or mend the name."
     ),
+    "STREAM_EMPTY": Reason(
+        "NotFound",
+        "The stream has no archived record yet.",
+        "Publish some and ask headrace streams.",
+    ),
+    "VIEW_UNKNOWN": Reason(
+        "NotFound", "No applied view has this name.", "Apply the view or mend the name."
+    ),
     "DEFINITION_UNKNOWN": Reason(
         "NotFound",
         "No applied recipe, endpoint or monitor has this name.",
@@ -202,6 +216,9 @@ REASONS: dict[str, Reason] = {
     "VERSION_UNKNOWN": Reason(
         "NotFound", "The model has no such version.", "Ask headrace models or ListVersions."
     ),
+    "DATASET_UNKNOWN": Reason(
+        "NotFound", "No dataset has this name, number or tag.", "Ask headrace datasets list."
+    ),
     "ARTIFACT_UNKNOWN": Reason("NotFound", "No artifact has this digest.", "Upload it first."),
     "ALIAS_MOVED": Reason(
         "Conflict",
@@ -212,6 +229,20 @@ REASONS: dict[str, Reason] = {
         "Conflict",
         "The version has not passed its gate with this digest.",
         "Ask headrace models for the gates or ListVersions for the evidence.",
+    ),
+    "TAG_MOVED": Reason(
+        "Conflict",
+        "The tag was moved by another since it was read.",
+        "Read the dataset's tags (headrace datasets show) and decide again.",
+    ),
+    "DATASET_TAGGED": Reason("Conflict", "A tag points to the dataset.", "Move the tag first."),
+    "DATASET_DELETED": Reason(
+        "Conflict", "The dataset was deleted.", "Choose another one of headrace datasets list."
+    ),
+    "VERSION_EXPIRED": Reason(
+        "Conflict",
+        "The table no longer holds this version.",
+        "Choose a newer version, or a dataset: those are kept.",
     ),
     "ROLLOUT_MOVED": Reason(
         "Conflict", "The roll-out changed since it was read.", "Read the roll-out and decide again."

@@ -76,6 +76,15 @@ INGEST_DEAD_LETTERS = Topic(
     publishers=("ingest",),
     consumers=(),
 )
+INGEST_ERASURES = Topic(
+    pattern="ingest.erasures.v1",
+    owner="ingest",
+    partitions=1,
+    cleanup="compact",
+    retention_h=None,
+    publishers=("ingest",),
+    consumers=("ingest",),
+)
 INGEST_RECORDS = Topic(
     pattern="ingest.records.<stream>.v1",
     owner="ingest",
@@ -190,6 +199,7 @@ ALL = (
     INFERENCE_DEAD_LETTERS,
     INFERENCE_PREDICTIONS,
     INGEST_DEAD_LETTERS,
+    INGEST_ERASURES,
     INGEST_RECORDS,
     MONITOR_DEAD_LETTERS,
     MONITOR_INCIDENTS,

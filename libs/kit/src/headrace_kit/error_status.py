@@ -29,7 +29,7 @@ from headrace.rpc import DOMAIN
 
 # A repeat with other content, and a compare-and-set that lost; other conflicts are preconditions.
 ALREADY = ("DUPLICATE_CONFLICT", "REQUEST_REUSED", "RUN_CONFLICT", "ALREADY_RUNNING")
-ABORTED = ("ALIAS_MOVED", "ROLLOUT_MOVED")
+ABORTED = ("ALIAS_MOVED", "ROLLOUT_MOVED", "TAG_MOVED")
 LATE = ("STREAM_STALLED",)
 CODE_BY_BRANCH: dict[type[HeadraceError], int] = {
     Invalid: code_pb2.INVALID_ARGUMENT,

@@ -7,18 +7,30 @@ import time
 
 from headrace import topics
 from headrace.ingest.v1 import dead_letter_service_pb2_grpc, ingest_service_pb2_grpc
+from headrace.rpc import open_channel
 from headrace_ingest.adapters.contract_book import AppliedContracts
+from headrace_ingest.adapters.datasets_grpc import DatasetApi
 from headrace_ingest.adapters.dead_letter_api import DeadLetterApi
 from headrace_ingest.adapters.delta_archive import DeltaArchive
+from headrace_ingest.adapters.delta_tables import DeltaTables
+from headrace_ingest.adapters.duckdb_rows import DuckDbRows
+from headrace_ingest.adapters.erasure_conversions import KafkaErasureNews, to_entity
+from headrace_ingest.adapters.erasure_loop import ErasureLoop
 from headrace_ingest.adapters.file_attempt_log import FileAttemptLog
-from headrace_ingest.adapters.grpc_api import WORKERS, DatasetApi, IngestApi
+from headrace_ingest.adapters.grpc_api import WORKERS, IngestApi
+from headrace_ingest.adapters.grpc_model_versions import GrpcModelVersions
 from headrace_ingest.adapters.kafka_topics import KafkaTopicCatalogue
+from headrace_ingest.adapters.object_dataset_book import ObjectDatasetBook
+from headrace_ingest.adapters.object_erasure_book import ObjectErasureBook
+from headrace_ingest.domain.erasures import Erased
 from headrace_ingest.domain.recent_ids import RecentIds
 from headrace_ingest.domain.tolerance import Tolerance
+from headrace_ingest.handlers.erasures import Eraser
 from headrace_ingest.handlers.publish import REQUEST_BYTES_MAX, PublishDoor
 from headrace_ingest.handlers.sink import Pace, RecordSink
 from headrace_ingest.settings import IngestSettings
 from headrace_kit.admin_http import AdminServer
+from headrace_kit.clock import SystemClock
 from headrace_kit.consume import ConsumeLoop
 from headrace_kit.follow import TableFollower
 from headrace_kit.grpc_server import GrpcServer
@@ -69,6 +81,7 @@ def run(settings: IngestSettings) -> int:
     )
     catalogue = KafkaTopicCatalogue(bootstrap)
     archive = DeltaArchive(settings.objects, delta_storage_options(settings.objects, settings.s3))
+    erased = Erased()
     sink = RecordSink(
         contracts=contracts,
         catalogue=catalogue,
@@ -80,6 +93,7 @@ def run(settings: IngestSettings) -> int:
         pace=Pace(
             commit_interval_s=settings.commit_interval_s, dedup_ids_max=settings.dedup_ids_max
         ),
+        erased=erased,
         tolerance=Tolerance(settings.dead_letters_share_max, settings.dead_letters_window_records),
     )
     loop = ConsumeLoop(
@@ -100,6 +114,13 @@ def run(settings: IngestSettings) -> int:
         bootstrap, client_id="ingest.publish", queue_records_max=DOOR_RECORDS_MAX
     )
     door = PublishDoor(contracts=contracts, publisher=doorman, ids=RecentIds())
+    erasures = TableFollower(
+        bootstrap=bootstrap,
+        topic=topics.INGEST_ERASURES.name,
+        on_record=lambda record: erased.take(to_entity(record)),
+        service="ingest",
+    )
+    eraser = _eraser(settings, contracts, publisher)
     server = GrpcServer(
         host=settings.grpc_host,
         port=settings.grpc_port,
@@ -115,6 +136,10 @@ def run(settings: IngestSettings) -> int:
                     catalogue=catalogue,
                     archive=archive,
                     stopped=sink.stopped,
+                    book=eraser.datasets,
+                    rows=eraser.rows,
+                    clock=eraser.clock,
+                    eraser=eraser,
                 ),
             ),
             (
@@ -131,6 +156,32 @@ def run(settings: IngestSettings) -> int:
         workers=WORKERS,
         message_bytes_max=REQUEST_BYTES_MAX + MIB,
     )
-    parts = (StoreCheck(settings), publisher, doorman, definitions, loop, server)
+    parts = (
+        StoreCheck(settings),
+        publisher,
+        doorman,
+        definitions,
+        erasures,
+        loop,
+        ErasureLoop(eraser),
+        server,
+    )
     admin = AdminServer(settings.http_host, settings.http_port, ready=loop.ready)
     return run_service("ingest", parts, admin=admin, on_ready=server.set_ready)
+
+
+def _eraser(
+    settings: IngestSettings, contracts: AppliedContracts, publisher: KafkaPublisher
+) -> Eraser:
+    """What works on datasets, and takes entities out of them and of the archive."""
+    objects = object_store(settings.objects, settings.s3)
+    options = delta_storage_options(settings.objects, settings.s3)
+    return Eraser(
+        contracts=contracts,
+        datasets=ObjectDatasetBook(objects),
+        erasures=ObjectErasureBook(objects),
+        rows=DuckDbRows(DeltaTables(settings.objects, options), settings.data_dir / "spill"),
+        models=GrpcModelVersions(open_channel(settings.registry_address)),
+        news=KafkaErasureNews(publisher),
+        clock=SystemClock(),
+    )

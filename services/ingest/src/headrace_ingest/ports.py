@@ -3,16 +3,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 import polars as pl
 
+from headrace.feature_view import View
 from headrace_ingest.domain.accounts import Account
 from headrace_ingest.domain.attempts import Attempt, Place
 from headrace_ingest.domain.contract import Contract
+from headrace_ingest.domain.datasets import (
+    Claim,
+    ColumnStatistics,
+    Description,
+    Manifest,
+    RowChanges,
+    Selection,
+    Tag,
+)
 from headrace_ingest.domain.dedup import Seen
+from headrace_ingest.domain.erasures import Entity, Erasure, Found, TrainedVersion
 
 
 class Overtaken(Exception):
@@ -43,6 +54,12 @@ class ContractBook(Protocol):
 
     def names(self) -> list[str]:
         """The streams, sorted."""
+
+    def view(self, name: str) -> tuple[View, int]:
+        """The view and its version; raises NotFound VIEW_UNKNOWN."""
+
+    def models(self) -> list[str]:
+        """The models that recipes train, sorted."""
 
 
 class TopicCatalogue(Protocol):
@@ -97,3 +114,141 @@ class Archive(Protocol):
 
     def accounts(self, stream: str, topic: RawTopic) -> Mapping[int, Account]:
         """What is stored now, by partition, whoever stored it."""
+
+
+class Rows(Protocol):
+    """Rows on their way out, once: an Arrow IPC stream in pieces of at most 1 MiB."""
+
+    def __iter__(self) -> Iterator[bytes]: ...
+
+
+class RowStore(Protocol):
+    """Archived rows as they were. A method that works on rows takes a bounded memory.
+
+    Raises Conflict VERSION_EXPIRED for a version that is gone, Invalid BAD_REQUEST for a filter or
+    a column that the rows do not have, Busy QUEUE_FULL beyond the bound of such works at once,
+    Unavailable OBJECT_STORE_UNAVAILABLE, and SERVICE_UNAVAILABLE when `timeout_s` is over.
+    """
+
+    def newest_version(self, stream: str) -> int:
+        """Raises NotFound STREAM_EMPTY when nothing was archived yet."""
+
+    def check(self, selection: Selection) -> None:
+        """Whether its version can be opened and its filter be read."""
+
+    def describe(
+        self, selection: Selection, *, private: Collection[str], timeout_s: float
+    ) -> Description:
+        """Count, digest and statistics; of `private` columns no value is told."""
+
+    def compare(self, base: Selection, other: Selection, *, timeout_s: float) -> RowChanges:
+        """By event id; a row changed when a column that both have differs."""
+
+    def count(
+        self, selection: Selection, bins: Sequence[ColumnStatistics], *, timeout_s: float
+    ) -> Mapping[str, Sequence[int]]:
+        """The counts of the selection in these bins, of the columns that it has."""
+
+    def read(self, selection: Selection, columns: Sequence[str], *, timeout_s: float) -> Rows:
+        """The rows, in no order; no column named takes all."""
+
+    def find(self, selection: Selection, entity: Entity, *, timeout_s: float) -> Found:
+        """How many of the rows are the entity's, and since when; none without the column."""
+
+    def copy_without(
+        self, selection: Selection, entity: Entity, copy: str, *, timeout_s: float
+    ) -> None:
+        """Store the other rows in a table of their own, named `copy`; again replaces it."""
+
+    def erase(self, selection: Selection, entity: Entity) -> int:
+        """Take the entity's rows out of the newest version; how many there were.
+
+        Of a stream or, when the selection has one, of its copy.
+        """
+
+    def forget(self, selection: Selection, keep: Collection[int]) -> None:
+        """Remove the files of older versions than the newest, but for those to keep."""
+
+
+class DatasetBook(Protocol):
+    """The manifests and tags of datasets: each is written once, and one of racing writers wins.
+
+    Raises Unavailable OBJECT_STORE_UNAVAILABLE.
+    """
+
+    def claimed(self, name: str, request_id: str) -> Claim | None:
+        """What this request fixed, if it came before."""
+
+    def claim(self, name: str, request_id: str, claim: Claim) -> Claim:
+        """Fix it; the answer is what the first of racing claims fixed, with its `above`."""
+
+    def made_by(self, name: str, request_id: str, claim: Claim) -> Manifest | None:
+        """The dataset that this request made."""
+
+    def add(self, manifest: Manifest, claim: Claim) -> Manifest:
+        """Store it under the next number; the answer is the first of the same request."""
+
+    def get(self, name: str, number: int) -> Manifest:
+        """Raises NotFound DATASET_UNKNOWN, Conflict DATASET_DELETED."""
+
+    def newest_number(self, name: str) -> int:
+        """The highest number that is not deleted; raises NotFound DATASET_UNKNOWN."""
+
+    def places(self, name: str = "") -> list[tuple[str, int]]:
+        """Name and number of what is not deleted, of one name or of all, newest first in each."""
+
+    def delete(self, name: str, number: int) -> None:
+        """Raises NotFound DATASET_UNKNOWN for what never was."""
+
+    def tag(self, name: str, tag: str) -> Tag:
+        """Raises NotFound DATASET_UNKNOWN."""
+
+    def tags(self, name: str) -> list[Tag]:
+        """As they stand now, sorted."""
+
+    def revise(self, manifest: Manifest) -> None:
+        """Store what an erasure made of a dataset, after the erasures that it names."""
+
+    def move(self, tag: Tag) -> Tag:
+        """Raises Conflict TAG_MOVED unless its generation is the next one, or its own already."""
+
+
+class ErasureBook(Protocol):
+    """What was erased; each entry is written when it began, and when nothing more can come.
+
+    Raises Unavailable OBJECT_STORE_UNAVAILABLE.
+    """
+
+    def get(self, erasure_id: str) -> Erasure | None:
+        """As it stands now."""
+
+    def begin(self, erasure: Erasure) -> Erasure:
+        """Note it; the answer is the first that was noted under its id."""
+
+    def settle(self, erasure_id: str) -> None:
+        """Nothing more can come; noted twice is noted."""
+
+    def ids(self) -> list[str]:
+        """All of them, sorted."""
+
+
+class ErasureNews(Protocol):
+    """Tells everybody who keeps something of an entity."""
+
+    def tell(self, erasure: Erasure) -> None:
+        """Returns when it cannot be lost; told twice is told.
+
+        Raises Unavailable BROKER_UNAVAILABLE or DELIVERY_UNKNOWN.
+        """
+
+
+class ModelVersions(Protocol):
+    """What the registry says about models."""
+
+    def trained_on(
+        self, models: Collection[str], streams: Mapping[str, int]
+    ) -> list[TrainedVersion]:
+        """The versions whose training set read a stream later than the moment given with it.
+
+        Raises Unavailable SERVICE_UNAVAILABLE.
+        """

@@ -24,6 +24,9 @@ class IngestSettings(ObjectStoreSettings):
     object_store_uri: str = Field(
         description="Where the archive lies: file:///folder or s3://bucket/prefix."
     )
+    registry_address: str = Field(
+        "127.0.0.1:7104", description="Where the registry tells which versions read what."
+    )
     commit_interval_s: float = Field(
         0.5, gt=0, le=60, description="Rest between two commits of a stream's archive."
     )

@@ -8,8 +8,9 @@ from importlib.metadata import entry_points
 
 import typer
 
-from headrace.cli import models, platform, work
+from headrace.cli import datasets, models, platform, work
 from headrace.cli.dead_letters import dead_letters
+from headrace.cli.erase import erase
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -27,6 +28,8 @@ for panel, commands in COMMANDS_BY_PANEL.items():
     for command in commands:
         app.command(rich_help_panel=panel)(command)
 
+app.add_typer(datasets.app, name="datasets", rich_help_panel="Its data")
+app.command(rich_help_panel="Its data")(erase)
 demos = typer.Typer(no_args_is_help=True, help="Run an example from its events to its account.")
 for found in entry_points(group="headrace.demos"):
     demos.command(found.name)(found.load())

@@ -33,7 +33,7 @@ SERVICES = ("registry", "ingest", "feature", "trainer", "inference", "monitor")
 DOORS = ("grpc", "http")
 PEERS: Mapping[str, Sequence[str]] = {
     "registry": (),
-    "ingest": (),
+    "ingest": ("registry",),
     "feature": (),
     "trainer": ("feature", "registry"),
     "inference": ("feature", "registry"),

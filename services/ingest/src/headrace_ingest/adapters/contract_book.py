@@ -5,9 +5,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection
 
-from headrace.application import Stream
+from headrace.application import Recipe, Stream
 from headrace.applied import read_applied
 from headrace.errors import NotFound
+from headrace.feature_view import RequestView, StreamView, View
 from headrace_ingest.domain.contract import Contract
 from headrace_kit.kafka import Record
 
@@ -17,6 +18,8 @@ class AppliedContracts:
 
     def __init__(self, on_change: Callable[[Collection[str]], None] = lambda streams: None) -> None:
         self._contracts: dict[str, Contract] = {}
+        self._models: frozenset[str] = frozenset()
+        self._views: dict[str, tuple[View, int]] = {}
         self._on_change = on_change
 
     def take(self, record: Record) -> None:
@@ -27,8 +30,14 @@ class AppliedContracts:
         applied = read_applied(record.key, record.value)
         if isinstance(applied.definition, Stream):
             self.put(Contract(applied.definition, applied.version))
+        elif isinstance(applied.definition, StreamView | RequestView):
+            self._views = {**self._views, applied.name: (applied.definition, applied.version)}
+        elif isinstance(applied.definition, Recipe):
+            self._models |= {applied.definition.model}
         elif applied.definition is None and applied.kind == "stream":
             self._take_back(applied.name)
+        elif applied.definition is None and applied.kind == "view":
+            self._views = {n: each for n, each in self._views.items() if n != applied.name}
 
     def put(self, contract: Contract) -> None:
         """From now on this is the stream's contract."""
@@ -48,6 +57,16 @@ class AppliedContracts:
             return self._contracts[stream]
         except KeyError as err:
             raise NotFound("STREAM_UNKNOWN", stream=stream) from err
+
+    def view(self, name: str) -> tuple[View, int]:
+        try:
+            return self._views[name]
+        except KeyError as err:
+            raise NotFound("VIEW_UNKNOWN", view=name) from err
+
+    def models(self) -> list[str]:
+        """Also those whose recipe was taken back: their versions stay."""
+        return sorted(self._models)
 
     def names(self) -> list[str]:
         return sorted(self._contracts)

@@ -1,21 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The gRPC doors of ingest."""
+"""The gRPC door of IngestService."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import grpc
 
-from headrace.errors import Busy, HeadraceError, Unavailable
+from headrace.errors import Busy, Unavailable
 from headrace.ingest.v1 import ingest_service_pb2_grpc
 from headrace_ingest.adapters import conversions
-from headrace_ingest.handlers.counts import list_stream_counts
 from headrace_ingest.handlers.publish import PublishDoor, publish_records, publish_stream
-from headrace_ingest.ports import Archive, ContractBook, TopicCatalogue
 from headrace_kit.grpc_server import remaining_s
 
 PUBLISH_S_MAX = 10.0
@@ -65,24 +63,3 @@ def _place(places: threading.BoundedSemaphore, queue: str) -> Iterator[None]:
         yield
     finally:
         places.release()
-
-
-class DatasetApi(ingest_service_pb2_grpc.DatasetServiceServicer):
-    """Answers what the archive holds."""
-
-    def __init__(
-        self,
-        *,
-        contracts: ContractBook,
-        catalogue: TopicCatalogue,
-        archive: Archive,
-        stopped: Callable[[], Mapping[str, HeadraceError]],
-    ) -> None:
-        self._contracts, self._catalogue, self._archive = contracts, catalogue, archive
-        self._stopped = stopped
-
-    def ListStreamCounts(self, request: Any, context: grpc.ServicerContext) -> Any:
-        counts = list_stream_counts(
-            contracts=self._contracts, catalogue=self._catalogue, archive=self._archive
-        )
-        return conversions.to_counts_response(counts, self._stopped())

@@ -18,7 +18,8 @@ from headrace_ingest.domain.contract import Contract
 from headrace_ingest.domain.decoding import Decode
 from headrace_ingest.domain.dedup import Decided, DedupIndex, Outcome
 from headrace_ingest.domain.envelope import RawBatch, sent_again
-from headrace_ingest.domain.judging import INDEX, judge, no_rows
+from headrace_ingest.domain.erasures import ENTITY_ERASED, Erased
+from headrace_ingest.domain.judging import INDEX, Judged, judge, no_rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,8 +37,12 @@ class Batch:
 
     @property
     def dead_at_first(self) -> list[int]:
-        """Which records became dead letters for the first time."""
-        return [index for index in self.dead if index not in self.redriven]
+        """Which records became dead letters for the first time, by a fault of their publisher."""
+        return [
+            index
+            for index, reason in self.dead.items()
+            if index not in self.redriven and reason != ENTITY_ERASED
+        ]
 
 
 def sort_out(
@@ -46,9 +51,10 @@ def sort_out(
     indexes: Mapping[int, DedupIndex],
     *,
     decode: Decode,
+    erased: Erased,
 ) -> Batch:
     """Sort out records of one stream, in order within each partition; changes no index."""
-    judged = judge(records, contract, decode=decode)
+    judged = without_erased(judge(records, contract, decode=decode), erased)
     decided, outcomes = _decide(judged.rows, indexes)
     dead, stored = dict(judged.refused), judged.rows
     repeats: Counter[int] = Counter()
@@ -65,6 +71,16 @@ def sort_out(
         again = Counter(records.partitions[index] for index in judged_again)
         additions = {n: replace(each, redriven=again[n]) for n, each in additions.items()}
     return Batch(stored, dead, additions, decided, judged.redriven)
+
+
+def without_erased(judged: Judged, erased: Erased) -> Judged:
+    """What speaks of an erased entity is refused, in whatever copy it comes."""
+    places = erased.places(judged.rows)
+    if not places:
+        return judged
+    refused = dict.fromkeys(judged.rows[INDEX].gather(places).to_list(), ENTITY_ERASED)
+    kept = pl.int_range(pl.len()).is_in(places).not_()
+    return replace(judged, refused={**judged.refused, **refused}, rows=judged.rows.filter(kept))
 
 
 def set_aside(record: RawBatch, contract: Contract, reason: str) -> Batch:

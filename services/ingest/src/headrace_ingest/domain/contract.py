@@ -23,3 +23,8 @@ class Contract:
     def schema_id(self) -> str:
         """What `ce_dataschema` says on a record of this contract."""
         return f"{self.stream.name}/{self.version}"
+
+    @property
+    def private_columns(self) -> tuple[str, ...]:
+        """Columns that name one entity or event: their values stay out of what is kept for ever."""
+        return tuple(sorted({self.stream.key, self.stream.id}))

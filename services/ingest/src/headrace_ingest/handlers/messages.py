@@ -10,13 +10,14 @@ import polars as pl
 
 from headrace import topics
 from headrace_ingest.domain.contract import Contract
+from headrace_ingest.domain.erasures import ENTITY_ERASED
 from headrace_ingest.domain.judging import VALUE
 from headrace_kit.dead_letters import ORIGIN_HEADERS, dead_letter
 from headrace_kit.kafka import Message, Record
 
 KEY_BYTES_KEPT_MAX = 1_024
-# A copy would be refused, or end the next process: coordinates and digest only.
-POINTER_ONLY = ("TOO_LARGE", "POISON_CRASH")
+# A copy would be refused, end the next process, or keep whom it may not: coordinates and digest.
+POINTER_ONLY = ("TOO_LARGE", "POISON_CRASH", ENTITY_ERASED)
 
 
 def record_messages(contract: Contract, rows: pl.DataFrame) -> list[Message]:
@@ -41,7 +42,7 @@ def dead_letters(records: Sequence[Record], dead: Mapping[int, str]) -> list[Mes
 def _dead_letter(record: Record, reason: str) -> Message:
     if reason not in POINTER_ONLY:
         return dead_letter(record, reason=reason, service="ingest")
-    key = (record.key or b"")[:KEY_BYTES_KEPT_MAX]
+    key = b"" if reason == ENTITY_ERASED else (record.key or b"")[:KEY_BYTES_KEPT_MAX]
     headers = {name: record.headers[name] for name in ORIGIN_HEADERS if name in record.headers}
     bare = replace(record, key=key, headers=headers)
     pointer = dead_letter(bare, reason=reason, service="ingest")

@@ -28,6 +28,7 @@ from headrace_ingest.domain.batch import Batch, set_aside, sort_out
 from headrace_ingest.domain.contract import Contract
 from headrace_ingest.domain.decoding import Decode
 from headrace_ingest.domain.dedup import DedupIndex
+from headrace_ingest.domain.erasures import Erased
 from headrace_ingest.domain.judging import ARCHIVE_COLUMNS, empty_rows
 from headrace_ingest.domain.tolerance import DeadLetterWindow, Tolerance
 from headrace_ingest.handlers.messages import dead_letters, record_messages
@@ -119,12 +120,13 @@ class RecordSink:
         monotonic_s: Callable[[], float],
         pace: Pace,
         tolerance: Tolerance,
+        erased: Erased,
     ) -> None:
         self._contracts, self._catalogue = contracts, catalogue
         self._archive, self._publisher = archive, publisher
         self._attempt_log, self._suspects = attempt_log, Suspects(attempt_log.read())
         self._decode, self._monotonic_s, self._pace = decode, monotonic_s, pace
-        self._tolerance = tolerance
+        self._tolerance, self._erased = tolerance, erased
         self._streams: dict[str, _Stream] = {}
         self._stopped: dict[str, _Stop] = {}
         self._given_up: dict[Partition, int] = {}
@@ -263,7 +265,7 @@ class RecordSink:
         else:
             failpoint("ingest.sink.judging")
             indexes = {number: shard.index for number, shard in shards.items()}
-            batch = sort_out(records, contract, indexes, decode=self._decode)
+            batch = sort_out(records, contract, indexes, decode=self._decode, erased=self._erased)
         letters = dead_letters(records, batch.dead)
         return _Work(stream, len(records), batch, record_messages(contract, batch.stored) + letters)
 

@@ -16,8 +16,9 @@ from itertools import chain
 
 import numpy as np
 
+from headrace_kit.psi import Counts
 from headrace_monitor.domain import layout
-from headrace_monitor.domain.drift import Counts, count_rows
+from headrace_monitor.domain.drift import count_rows
 from headrace_monitor.domain.prediction import Asked, Door, Prediction, asked_rows
 from headrace_monitor.domain.progress import Window
 from headrace_monitor.domain.version import KnownVersion

@@ -3,6 +3,8 @@
 import grpc
 import warnings
 
+from headrace.ingest.v1 import datasets_pb2 as headrace_dot_ingest_dot_v1_dot_datasets__pb2
+from headrace.ingest.v1 import erasures_pb2 as headrace_dot_ingest_dot_v1_dot_erasures__pb2
 from headrace.ingest.v1 import ingest_service_pb2 as headrace_dot_ingest_dot_v1_dot_ingest__service__pb2
 
 GRPC_GENERATED_VERSION = '1.81.1'
@@ -150,7 +152,7 @@ class IngestService:
 
 
 class DatasetServiceStub:
-    """Answers what the archive holds.
+    """Answers what the archive holds, and names parts of it that never change.
     """
 
     def __init__(self, channel):
@@ -164,14 +166,135 @@ class DatasetServiceStub:
                 request_serializer=headrace_dot_ingest_dot_v1_dot_ingest__service__pb2.ListStreamCountsRequest.SerializeToString,
                 response_deserializer=headrace_dot_ingest_dot_v1_dot_ingest__service__pb2.ListStreamCountsResponse.FromString,
                 _registered_method=True)
+        self.CreateDataset = channel.unary_unary(
+                '/headrace.ingest.v1.DatasetService/CreateDataset',
+                request_serializer=headrace_dot_ingest_dot_v1_dot_datasets__pb2.CreateDatasetRequest.SerializeToString,
+                response_deserializer=headrace_dot_ingest_dot_v1_dot_datasets__pb2.CreateDatasetResponse.FromString,
+                _registered_method=True)
+        self.GetDataset = channel.unary_unary(
+                '/headrace.ingest.v1.DatasetService/GetDataset',
+                request_serializer=headrace_dot_ingest_dot_v1_dot_datasets__pb2.GetDatasetRequest.SerializeToString,
+                response_deserializer=headrace_dot_ingest_dot_v1_dot_datasets__pb2.GetDatasetResponse.FromString,
+                _registered_method=True)
+        self.ListDatasets = channel.unary_unary(
+                '/headrace.ingest.v1.DatasetService/ListDatasets',
+                request_serializer=headrace_dot_ingest_dot_v1_dot_datasets__pb2.ListDatasetsRequest.SerializeToString,
+                response_deserializer=headrace_dot_ingest_dot_v1_dot_datasets__pb2.ListDatasetsResponse.FromString,
+                _registered_method=True)
+        self.SetDatasetTag = channel.unary_unary(
+                '/headrace.ingest.v1.DatasetService/SetDatasetTag',
+                request_serializer=headrace_dot_ingest_dot_v1_dot_datasets__pb2.SetDatasetTagRequest.SerializeToString,
+                response_deserializer=headrace_dot_ingest_dot_v1_dot_datasets__pb2.SetDatasetTagResponse.FromString,
+                _registered_method=True)
+        self.ListDatasetTags = channel.unary_unary(
+                '/headrace.ingest.v1.DatasetService/ListDatasetTags',
+                request_serializer=headrace_dot_ingest_dot_v1_dot_datasets__pb2.ListDatasetTagsRequest.SerializeToString,
+                response_deserializer=headrace_dot_ingest_dot_v1_dot_datasets__pb2.ListDatasetTagsResponse.FromString,
+                _registered_method=True)
+        self.DeleteDataset = channel.unary_unary(
+                '/headrace.ingest.v1.DatasetService/DeleteDataset',
+                request_serializer=headrace_dot_ingest_dot_v1_dot_datasets__pb2.DeleteDatasetRequest.SerializeToString,
+                response_deserializer=headrace_dot_ingest_dot_v1_dot_datasets__pb2.DeleteDatasetResponse.FromString,
+                _registered_method=True)
+        self.DiffDatasets = channel.unary_stream(
+                '/headrace.ingest.v1.DatasetService/DiffDatasets',
+                request_serializer=headrace_dot_ingest_dot_v1_dot_datasets__pb2.DiffDatasetsRequest.SerializeToString,
+                response_deserializer=headrace_dot_ingest_dot_v1_dot_datasets__pb2.DiffDatasetsResponse.FromString,
+                _registered_method=True)
+        self.ReadRows = channel.unary_stream(
+                '/headrace.ingest.v1.DatasetService/ReadRows',
+                request_serializer=headrace_dot_ingest_dot_v1_dot_datasets__pb2.ReadRowsRequest.SerializeToString,
+                response_deserializer=headrace_dot_ingest_dot_v1_dot_datasets__pb2.ReadRowsResponse.FromString,
+                _registered_method=True)
+        self.EraseEntity = channel.unary_unary(
+                '/headrace.ingest.v1.DatasetService/EraseEntity',
+                request_serializer=headrace_dot_ingest_dot_v1_dot_erasures__pb2.EraseEntityRequest.SerializeToString,
+                response_deserializer=headrace_dot_ingest_dot_v1_dot_erasures__pb2.EraseEntityResponse.FromString,
+                _registered_method=True)
+        self.ListErasures = channel.unary_unary(
+                '/headrace.ingest.v1.DatasetService/ListErasures',
+                request_serializer=headrace_dot_ingest_dot_v1_dot_erasures__pb2.ListErasuresRequest.SerializeToString,
+                response_deserializer=headrace_dot_ingest_dot_v1_dot_erasures__pb2.ListErasuresResponse.FromString,
+                _registered_method=True)
 
 
 class DatasetServiceServicer:
-    """Answers what the archive holds.
+    """Answers what the archive holds, and names parts of it that never change.
     """
 
     def ListStreamCounts(self, request, context):
         """Counts every record of the raw topics by what became of it (P13). Deadline: 10 s.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CreateDataset(self, request, context):
+        """Names rows of a stream for good, with their statistics and digest. Deadline: 300 s.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetDataset(self, request, context):
+        """Deadline: 10 s.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListDatasets(self, request, context):
+        """Paged. Deadline: 10 s.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SetDatasetTag(self, request, context):
+        """Moves a tag by compare-and-set. ABORTED TAG_MOVED when the generation is stale. Deadline: 10 s.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListDatasetTags(self, request, context):
+        """Deadline: 10 s.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteDataset(self, request, context):
+        """Gives the rows back to retention; the number stays used. FAILED_PRECONDITION DATASET_TAGGED
+        while a tag points to it. Deadline: 10 s.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DiffDatasets(self, request, context):
+        """Compares rows, columns and distributions, with progress. Deadline: 300 s.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ReadRows(self, request, context):
+        """Reads a dataset, or a stream as it was at a version or as known at a time. Deadline: 300 s.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def EraseEntity(self, request, context):
+        """Takes an entity out of all that is kept, and reports what was trained on it. Deadline: 300 s.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListErasures(self, request, context):
+        """Paged. Deadline: 10 s.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -185,6 +308,56 @@ def add_DatasetServiceServicer_to_server(servicer, server):
                     request_deserializer=headrace_dot_ingest_dot_v1_dot_ingest__service__pb2.ListStreamCountsRequest.FromString,
                     response_serializer=headrace_dot_ingest_dot_v1_dot_ingest__service__pb2.ListStreamCountsResponse.SerializeToString,
             ),
+            'CreateDataset': grpc.unary_unary_rpc_method_handler(
+                    servicer.CreateDataset,
+                    request_deserializer=headrace_dot_ingest_dot_v1_dot_datasets__pb2.CreateDatasetRequest.FromString,
+                    response_serializer=headrace_dot_ingest_dot_v1_dot_datasets__pb2.CreateDatasetResponse.SerializeToString,
+            ),
+            'GetDataset': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetDataset,
+                    request_deserializer=headrace_dot_ingest_dot_v1_dot_datasets__pb2.GetDatasetRequest.FromString,
+                    response_serializer=headrace_dot_ingest_dot_v1_dot_datasets__pb2.GetDatasetResponse.SerializeToString,
+            ),
+            'ListDatasets': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListDatasets,
+                    request_deserializer=headrace_dot_ingest_dot_v1_dot_datasets__pb2.ListDatasetsRequest.FromString,
+                    response_serializer=headrace_dot_ingest_dot_v1_dot_datasets__pb2.ListDatasetsResponse.SerializeToString,
+            ),
+            'SetDatasetTag': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetDatasetTag,
+                    request_deserializer=headrace_dot_ingest_dot_v1_dot_datasets__pb2.SetDatasetTagRequest.FromString,
+                    response_serializer=headrace_dot_ingest_dot_v1_dot_datasets__pb2.SetDatasetTagResponse.SerializeToString,
+            ),
+            'ListDatasetTags': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListDatasetTags,
+                    request_deserializer=headrace_dot_ingest_dot_v1_dot_datasets__pb2.ListDatasetTagsRequest.FromString,
+                    response_serializer=headrace_dot_ingest_dot_v1_dot_datasets__pb2.ListDatasetTagsResponse.SerializeToString,
+            ),
+            'DeleteDataset': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteDataset,
+                    request_deserializer=headrace_dot_ingest_dot_v1_dot_datasets__pb2.DeleteDatasetRequest.FromString,
+                    response_serializer=headrace_dot_ingest_dot_v1_dot_datasets__pb2.DeleteDatasetResponse.SerializeToString,
+            ),
+            'DiffDatasets': grpc.unary_stream_rpc_method_handler(
+                    servicer.DiffDatasets,
+                    request_deserializer=headrace_dot_ingest_dot_v1_dot_datasets__pb2.DiffDatasetsRequest.FromString,
+                    response_serializer=headrace_dot_ingest_dot_v1_dot_datasets__pb2.DiffDatasetsResponse.SerializeToString,
+            ),
+            'ReadRows': grpc.unary_stream_rpc_method_handler(
+                    servicer.ReadRows,
+                    request_deserializer=headrace_dot_ingest_dot_v1_dot_datasets__pb2.ReadRowsRequest.FromString,
+                    response_serializer=headrace_dot_ingest_dot_v1_dot_datasets__pb2.ReadRowsResponse.SerializeToString,
+            ),
+            'EraseEntity': grpc.unary_unary_rpc_method_handler(
+                    servicer.EraseEntity,
+                    request_deserializer=headrace_dot_ingest_dot_v1_dot_erasures__pb2.EraseEntityRequest.FromString,
+                    response_serializer=headrace_dot_ingest_dot_v1_dot_erasures__pb2.EraseEntityResponse.SerializeToString,
+            ),
+            'ListErasures': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListErasures,
+                    request_deserializer=headrace_dot_ingest_dot_v1_dot_erasures__pb2.ListErasuresRequest.FromString,
+                    response_serializer=headrace_dot_ingest_dot_v1_dot_erasures__pb2.ListErasuresResponse.SerializeToString,
+            ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
             'headrace.ingest.v1.DatasetService', rpc_method_handlers)
@@ -194,7 +367,7 @@ def add_DatasetServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class DatasetService:
-    """Answers what the archive holds.
+    """Answers what the archive holds, and names parts of it that never change.
     """
 
     @staticmethod
@@ -214,6 +387,276 @@ class DatasetService:
             '/headrace.ingest.v1.DatasetService/ListStreamCounts',
             headrace_dot_ingest_dot_v1_dot_ingest__service__pb2.ListStreamCountsRequest.SerializeToString,
             headrace_dot_ingest_dot_v1_dot_ingest__service__pb2.ListStreamCountsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CreateDataset(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/headrace.ingest.v1.DatasetService/CreateDataset',
+            headrace_dot_ingest_dot_v1_dot_datasets__pb2.CreateDatasetRequest.SerializeToString,
+            headrace_dot_ingest_dot_v1_dot_datasets__pb2.CreateDatasetResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetDataset(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/headrace.ingest.v1.DatasetService/GetDataset',
+            headrace_dot_ingest_dot_v1_dot_datasets__pb2.GetDatasetRequest.SerializeToString,
+            headrace_dot_ingest_dot_v1_dot_datasets__pb2.GetDatasetResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListDatasets(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/headrace.ingest.v1.DatasetService/ListDatasets',
+            headrace_dot_ingest_dot_v1_dot_datasets__pb2.ListDatasetsRequest.SerializeToString,
+            headrace_dot_ingest_dot_v1_dot_datasets__pb2.ListDatasetsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetDatasetTag(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/headrace.ingest.v1.DatasetService/SetDatasetTag',
+            headrace_dot_ingest_dot_v1_dot_datasets__pb2.SetDatasetTagRequest.SerializeToString,
+            headrace_dot_ingest_dot_v1_dot_datasets__pb2.SetDatasetTagResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListDatasetTags(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/headrace.ingest.v1.DatasetService/ListDatasetTags',
+            headrace_dot_ingest_dot_v1_dot_datasets__pb2.ListDatasetTagsRequest.SerializeToString,
+            headrace_dot_ingest_dot_v1_dot_datasets__pb2.ListDatasetTagsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteDataset(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/headrace.ingest.v1.DatasetService/DeleteDataset',
+            headrace_dot_ingest_dot_v1_dot_datasets__pb2.DeleteDatasetRequest.SerializeToString,
+            headrace_dot_ingest_dot_v1_dot_datasets__pb2.DeleteDatasetResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DiffDatasets(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/headrace.ingest.v1.DatasetService/DiffDatasets',
+            headrace_dot_ingest_dot_v1_dot_datasets__pb2.DiffDatasetsRequest.SerializeToString,
+            headrace_dot_ingest_dot_v1_dot_datasets__pb2.DiffDatasetsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReadRows(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/headrace.ingest.v1.DatasetService/ReadRows',
+            headrace_dot_ingest_dot_v1_dot_datasets__pb2.ReadRowsRequest.SerializeToString,
+            headrace_dot_ingest_dot_v1_dot_datasets__pb2.ReadRowsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def EraseEntity(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/headrace.ingest.v1.DatasetService/EraseEntity',
+            headrace_dot_ingest_dot_v1_dot_erasures__pb2.EraseEntityRequest.SerializeToString,
+            headrace_dot_ingest_dot_v1_dot_erasures__pb2.EraseEntityResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListErasures(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/headrace.ingest.v1.DatasetService/ListErasures',
+            headrace_dot_ingest_dot_v1_dot_erasures__pb2.ListErasuresRequest.SerializeToString,
+            headrace_dot_ingest_dot_v1_dot_erasures__pb2.ListErasuresResponse.FromString,
             options,
             channel_credentials,
             insecure,

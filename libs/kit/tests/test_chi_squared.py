@@ -3,7 +3,7 @@
 
 import pytest
 
-from headrace_monitor.domain.chi_squared import chi_squared_tail
+from headrace_kit.chi_squared import chi_squared_tail
 
 # x that is exceeded with this probability, by degrees of freedom.
 TABLE = [

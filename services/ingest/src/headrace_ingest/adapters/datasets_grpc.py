@@ -1,0 +1,141 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The gRPC door of DatasetService."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import grpc
+
+from headrace.errors import HeadraceError, Invalid
+from headrace.ingest.v1 import datasets_pb2 as pb
+from headrace.ingest.v1 import erasures_pb2, ingest_service_pb2_grpc
+from headrace_ingest.adapters import conversions
+from headrace_ingest.adapters import dataset_conversions as wire
+from headrace_ingest.adapters.erasure_conversions import to_erasure
+from headrace_ingest.handlers import datasets
+from headrace_ingest.handlers.counts import list_stream_counts
+from headrace_ingest.handlers.erasures import EraseEntity, Eraser, list_erasures
+from headrace_ingest.ports import (
+    Archive,
+    ContractBook,
+    DatasetBook,
+    Rows,
+    RowStore,
+    TopicCatalogue,
+)
+from headrace_kit.clock import Clock
+from headrace_kit.grpc_server import remaining_s
+
+# As long as a stream may last, see grpc_streams.
+WORK_S_MAX = 300.0
+
+
+class DatasetApi(ingest_service_pb2_grpc.DatasetServiceServicer):
+    """Answers what the archive holds, and names parts of it."""
+
+    def __init__(
+        self,
+        *,
+        contracts: ContractBook,
+        catalogue: TopicCatalogue,
+        archive: Archive,
+        stopped: Callable[[], Mapping[str, HeadraceError]],
+        book: DatasetBook,
+        rows: RowStore,
+        clock: Clock,
+        eraser: Eraser,
+    ) -> None:
+        self._contracts, self._catalogue, self._archive = contracts, catalogue, archive
+        self._stopped, self._book, self._rows, self._clock = stopped, book, rows, clock
+        self._eraser = eraser
+
+    def ListStreamCounts(self, request: Any, context: grpc.ServicerContext) -> Any:
+        counts = list_stream_counts(
+            contracts=self._contracts, catalogue=self._catalogue, archive=self._archive
+        )
+        return conversions.to_counts_response(counts, self._stopped())
+
+    def CreateDataset(self, request: Any, context: grpc.ServicerContext) -> Any:
+        manifest = datasets.create_dataset(
+            wire.to_create(request),
+            request.request_id,
+            contracts=self._contracts,
+            book=self._book,
+            rows=self._rows,
+            clock=self._clock,
+            timeout_s=remaining_s(context, cap_s=WORK_S_MAX),
+        )
+        return pb.CreateDatasetResponse(dataset=wire.to_dataset(manifest))
+
+    def GetDataset(self, request: Any, context: grpc.ServicerContext) -> Any:
+        found = datasets.get_dataset(wire.to_reference(request.dataset), book=self._book)
+        return pb.GetDatasetResponse(dataset=wire.to_dataset(*found))
+
+    def ListDatasets(self, request: Any, context: grpc.ServicerContext) -> Any:
+        return wire.to_page(*datasets.list_datasets(wire.to_list(request), book=self._book))
+
+    def SetDatasetTag(self, request: Any, context: grpc.ServicerContext) -> Any:
+        tag = datasets.set_dataset_tag(
+            wire.to_set_tag(request), request.request_id, book=self._book, clock=self._clock
+        )
+        return pb.SetDatasetTagResponse(tag=wire.to_tag(tag))
+
+    def ListDatasetTags(self, request: Any, context: grpc.ServicerContext) -> Any:
+        tags = datasets.list_dataset_tags(request.name, book=self._book)
+        return pb.ListDatasetTagsResponse(tags=[wire.to_tag(tag) for tag in tags])
+
+    def DeleteDataset(self, request: Any, context: grpc.ServicerContext) -> Any:
+        datasets.delete_dataset(request.name, request.number, request.request_id, book=self._book)
+        return pb.DeleteDatasetResponse()
+
+    def DiffDatasets(self, request: Any, context: grpc.ServicerContext) -> Iterator[Any]:
+        parts = datasets.diff_datasets(
+            wire.to_reference(request.base),
+            wire.to_reference(request.other),
+            book=self._book,
+            rows=self._rows,
+            timeout_s=remaining_s(context, cap_s=WORK_S_MAX),
+        )
+        return map(wire.to_diff_response, parts)
+
+    def ReadRows(self, request: Any, context: grpc.ServicerContext) -> Iterator[Any]:
+        rows = self._read(request, remaining_s(context, cap_s=WORK_S_MAX))
+        return (pb.ReadRowsResponse(arrow_ipc=piece) for piece in rows)
+
+    def EraseEntity(self, request: Any, context: grpc.ServicerContext) -> Any:
+        erasure = self._eraser.erase(
+            EraseEntity(request.column, request.value),
+            request.request_id,
+            timeout_s=remaining_s(context, cap_s=WORK_S_MAX),
+        )
+        return erasures_pb2.EraseEntityResponse(erasure=to_erasure(erasure))
+
+    def ListErasures(self, request: Any, context: grpc.ServicerContext) -> Any:
+        page, token = list_erasures(
+            request.page_size, request.page_token, erasures=self._eraser.erasures
+        )
+        return erasures_pb2.ListErasuresResponse(
+            erasures=[to_erasure(each) for each in page], next_page_token=token
+        )
+
+    def _read(self, request: Any, timeout_s: float) -> Rows:
+        columns = tuple(request.columns)
+        if request.WhichOneof("rows") == "dataset":
+            return datasets.read_dataset(
+                wire.to_reference(request.dataset),
+                columns,
+                book=self._book,
+                rows=self._rows,
+                timeout_s=timeout_s,
+            )
+        if request.WhichOneof("rows") == "stream":
+            return datasets.read_stream(
+                wire.to_read_stream(request.stream),
+                columns,
+                contracts=self._contracts,
+                rows=self._rows,
+                timeout_s=timeout_s,
+            )
+        raise Invalid("BAD_REQUEST", field="rows", problem="name a dataset or a stream")

@@ -1,0 +1,103 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The streams' Delta tables at any version that their log still holds."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import structlog
+from deltalake import DeltaTable, write_deltalake
+from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
+
+from headrace.errors import Conflict, NotFound, Unavailable
+from headrace_ingest.adapters.delta_archive import BOUNDS, COMMIT_TRIES_MAX
+from headrace_ingest.domain.datasets import Selection
+from headrace_ingest.domain.erasures import Entity, predicate
+from headrace_kit.objects import delta_table_uri
+
+COPIES = "dataset-rows"
+
+log = structlog.get_logger(__name__)
+
+
+class DeltaTables:
+    """Tables of the archive, and the copies of datasets that an erasure changed."""
+
+    def __init__(self, object_store_uri: str, storage_options: Mapping[str, str]) -> None:
+        self._uri, self._options = object_store_uri, {**BOUNDS, **storage_options}
+
+    def newest_version(self, stream: str) -> int:
+        with _store_errors(stream):
+            return int(self._table(stream).version())
+
+    def open(self, selection: Selection) -> Any:
+        with _store_errors(selection.stream):
+            if selection.copy:
+                return self._copy(selection.copy).to_pyarrow_dataset()
+            table = self._table(selection.stream)
+            try:
+                table.load_as_version(selection.delta_version)
+            except TableNotFoundError:
+                raise
+            except DeltaError as err:
+                if selection.delta_version > self._table(selection.stream).version():
+                    raise
+                raise Conflict(
+                    "VERSION_EXPIRED",
+                    stream=selection.stream,
+                    delta_version=selection.delta_version,
+                ) from err
+            return table.to_pyarrow_dataset()
+
+    def write_copy(self, copy: str, rows: Any) -> None:
+        with _store_errors(copy):
+            write_deltalake(
+                delta_table_uri(self._uri, COPIES, copy),
+                rows,
+                mode="overwrite",
+                storage_options=self._options,
+            )
+
+    def erase(self, selection: Selection, entity: Entity) -> int:
+        with _store_errors(selection.stream):
+            for _ in range(COMMIT_TRIES_MAX):
+                try:
+                    return int(
+                        self._newest(selection).delete(predicate(entity))["num_deleted_rows"]
+                    )
+                except CommitFailedError as err:
+                    log.warning("erase_meets_a_commit", stream=selection.stream, error=str(err))
+        raise Unavailable("OBJECT_STORE_UNAVAILABLE", stream=selection.stream)
+
+    def forget(self, selection: Selection, keep: Collection[int]) -> None:
+        with _store_errors(selection.stream):
+            # Only what the log calls removed: a file that is being written is not in it yet.
+            self._newest(selection).vacuum(
+                retention_hours=0,
+                dry_run=False,
+                enforce_retention_duration=False,
+                keep_versions=sorted(keep),
+            )
+
+    def _newest(self, selection: Selection) -> DeltaTable:
+        return self._copy(selection.copy) if selection.copy else self._table(selection.stream)
+
+    def _copy(self, copy: str) -> DeltaTable:
+        uri = delta_table_uri(self._uri, COPIES, copy)
+        return DeltaTable(uri, storage_options=self._options)
+
+    def _table(self, stream: str) -> DeltaTable:
+        uri = delta_table_uri(self._uri, "records", stream)
+        return DeltaTable(uri, storage_options=self._options)
+
+
+@contextmanager
+def _store_errors(stream: str) -> Iterator[None]:
+    try:
+        yield
+    except TableNotFoundError as err:
+        raise NotFound("STREAM_EMPTY", stream=stream) from err
+    except (DeltaError, OSError) as err:
+        raise Unavailable("OBJECT_STORE_UNAVAILABLE", stream=stream) from err

@@ -1,0 +1,229 @@
+# SPDX-License-Identifier: Apache-2.0
+"""RowStore by DuckDB over Delta tables: what does not fit into its memory goes to a folder.
+
+A few works at once, each with its own memory and its own end in time. Rows are read from the table
+each time they are needed, so that nothing of the size of a dataset is ever kept.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Protocol
+
+import pyarrow as pa
+
+from headrace.errors import Invalid
+from headrace.expression import Expression, parse_expression
+from headrace_ingest.adapters.column_statistics import count_bins, describe_columns
+from headrace_ingest.adapters.duckdb_work import Work, Works
+from headrace_ingest.domain.content_digest import ContentDigest
+from headrace_ingest.domain.datasets import (
+    ColumnStatistics,
+    Description,
+    RowChanges,
+    Selection,
+)
+from headrace_ingest.domain.erasures import Entity, Found, duckdb_predicate
+from headrace_kit.expressions import to_sql
+
+MEMORY_BYTES = 192 << 20
+PIECE_BYTES_MAX = 1 << 20
+IDS_SHOWN_MAX = 10
+# What the platform says about a row, beside the contract's columns.
+PLATFORM_TYPES = {
+    "_event_id": "string",
+    "_event_time_us": "int64",
+    "_known_time_us": "int64",
+    "_key": "string",
+    "_late": "bool",
+}
+
+
+class Tables(Protocol):
+    """The tables that rows are selected from."""
+
+    def newest_version(self, stream: str) -> int:
+        """Raises NotFound STREAM_EMPTY."""
+
+    def open(self, selection: Selection) -> Any:
+        """The table at the selection's version, as pyarrow dataset or table."""
+
+    def write_copy(self, copy: str, rows: Any) -> None:
+        """A table of its own of these rows, which come as a RecordBatchReader."""
+
+    def erase(self, selection: Selection, entity: Entity) -> int:
+        """As RowStore says."""
+
+    def forget(self, selection: Selection, keep: Collection[int]) -> None:
+        """As RowStore says."""
+
+
+class DuckDbRows:
+    """RowStore; `spill` is a folder of its own for what exceeds the memory."""
+
+    def __init__(self, tables: Tables, spill: Path, *, memory_bytes: int = MEMORY_BYTES) -> None:
+        self._tables, self._works = tables, Works(spill, memory_bytes)
+
+    def newest_version(self, stream: str) -> int:
+        return self._tables.newest_version(stream)
+
+    def check(self, selection: Selection) -> None:
+        _condition(selection)
+        self._tables.open(selection)
+
+    def describe(
+        self, selection: Selection, *, private: Collection[str], timeout_s: float
+    ) -> Description:
+        with self._work(timeout_s, rows=selection) as work:
+            columns = dict(selection.columns)
+            count, statistics = describe_columns(work, columns, private=private)
+            types = PLATFORM_TYPES | dict(sorted(columns.items()))
+            digest = ContentDigest(types)
+            named = ", ".join(map(_quoted, types))
+            query = f"select {named} from rows order by all"  # noqa: S608 - see `_quoted`
+            for batch in work.batches(work.reader(query)):
+                digest.add(batch)
+            return Description(count, digest.hexdigest(), statistics)
+
+    def compare(self, base: Selection, other: Selection, *, timeout_s: float) -> RowChanges:
+        shared = [name for name, _ in base.columns if name in dict(other.columns)]
+        differs = " or ".join(f"b.{_quoted(n)} is distinct from o.{_quoted(n)}" for n in shared)
+        kinds = f"""
+            select coalesce(o._event_id, b._event_id) as id,
+                   case when b._event_id is null then 'added'
+                        when o._event_id is null then 'removed'
+                        when {differs or "false"} then 'changed' end as kind
+            from base b full join other o on b._event_id = o._event_id"""  # noqa: S608
+        counted = f"""select kind, count(*), min(id, {IDS_SHOWN_MAX})
+                      from ({kinds}) where kind is not null group by kind"""  # noqa: S608
+        with self._work(timeout_s, base=base, other=other) as work:
+            found = {kind: (count, tuple(ids)) for kind, count, ids in work.all(counted)}
+        [added, removed, changed] = [
+            found.get(kind, (0, ())) for kind in ("added", "removed", "changed")
+        ]
+        return RowChanges(added[0], removed[0], changed[0], added[1], removed[1], changed[1])
+
+    def count(
+        self, selection: Selection, bins: Sequence[ColumnStatistics], *, timeout_s: float
+    ) -> Mapping[str, Sequence[int]]:
+        types = dict(selection.columns)
+        known = [each for each in bins if types.get(each.column) == each.type]
+        with self._work(timeout_s, rows=selection) as work:
+            return count_bins(work, known)
+
+    def read(
+        self, selection: Selection, columns: Sequence[str], *, timeout_s: float
+    ) -> Iterator[bytes]:
+        types = PLATFORM_TYPES | dict(selection.columns)
+        for name in columns:
+            if name not in types:
+                raise Invalid("BAD_REQUEST", field="columns", problem=f"there is no {name}")
+        _condition(selection)
+        named = ", ".join(map(_quoted, columns or types))
+        return self._pieces(selection, f"select {named} from rows", timeout_s)  # noqa: S608
+
+    def find(self, selection: Selection, entity: Entity, *, timeout_s: float) -> Found:
+        if entity.column not in dict(selection.columns):
+            return Found(0)
+        asked = f"""select count(*), coalesce(min(_known_time_us), 0) from rows
+                    where {duckdb_predicate(entity)}"""  # noqa: S608 - a hash and a number
+        with self._work(timeout_s, rows=selection) as work:
+            return Found(*work.all(asked)[0])
+
+    def copy_without(
+        self, selection: Selection, entity: Entity, copy: str, *, timeout_s: float
+    ) -> None:
+        others = f"select * from rows where ({duckdb_predicate(entity)}) is not true"  # noqa: S608
+        with self._work(timeout_s, rows=selection) as work:
+            self._tables.write_copy(copy, work.reader(others))
+
+    def erase(self, selection: Selection, entity: Entity) -> int:
+        return self._tables.erase(selection, entity)
+
+    def forget(self, selection: Selection, keep: Collection[int]) -> None:
+        self._tables.forget(selection, keep)
+
+    def _pieces(self, selection: Selection, query: str, timeout_s: float) -> Iterator[bytes]:
+        with self._work(timeout_s, rows=selection) as work:
+            reader = work.reader(query)
+            sink = io.BytesIO()
+            with pa.ipc.new_stream(sink, reader.schema) as writer:
+                for batch in work.batches(reader):
+                    writer.write_batch(batch)
+                    yield from _pieces_of(sink)
+            yield from _pieces_of(sink)
+
+    @contextmanager
+    def _work(self, timeout_s: float, **selections: Selection) -> Iterator[Work]:
+        """A work with a view for each selection."""
+        with self._works.begin(timeout_s) as work:
+            for name, selection in selections.items():
+                self._select(work, name, selection)
+            yield work
+
+    def _select(self, work: Work, name: str, selection: Selection) -> None:
+        work.register(f"table_{name}", self._tables.open(selection))
+        # The archive may lack a column that no record had yet.
+        there = {row[0] for row in work.all(f"describe table_{name}")}
+        columns = [
+            f"{_typed(each, kind) if each in there else _absent(kind)} as {_quoted(each)}"
+            for each, kind in (PLATFORM_TYPES | dict(selection.columns)).items()
+        ]
+        work.all(
+            f"create view {name} as select {', '.join(columns)} from table_{name} "  # noqa: S608
+            f"where {_condition(selection)}"
+        )
+
+
+SQL_TYPES = {
+    "string": "varchar",
+    "int64": "bigint",
+    "timestamp": "bigint",
+    "float64": "double",
+    "bool": "boolean",
+}
+
+
+def _typed(name: str, kind: str) -> str:
+    return f"cast({_quoted(name)} as {SQL_TYPES[kind]})"
+
+
+def _absent(kind: str) -> str:
+    return f"cast(null as {SQL_TYPES[kind]})"
+
+
+def _quoted(name: str) -> str:
+    """A column's name: letters, digits and _ only, by the contract."""
+    return f'"{name}"'
+
+
+def _condition(selection: Selection) -> str:
+    """What a row must be; raises Invalid BAD_REQUEST for a filter that cannot be read."""
+    conditions = ["true"]
+    if selection.known_until_us:
+        conditions.append(f"_known_time_us <= {int(selection.known_until_us)}")
+    if selection.filter:
+        conditions.append(f"({to_sql(_filter(selection), 'duckdb')})")
+    return " and ".join(conditions)
+
+
+def _filter(selection: Selection) -> Expression:
+    try:
+        wanted = parse_expression(selection.filter, dict(selection.columns))
+    except Invalid as err:
+        raise Invalid("BAD_REQUEST", field="filter", **err.metadata) from err
+    if wanted.type != "bool":
+        raise Invalid("BAD_REQUEST", field="filter", problem=f"is {wanted.type}, not bool")
+    return wanted
+
+
+def _pieces_of(sink: io.BytesIO) -> Iterator[bytes]:
+    """What was written, in pieces, and the sink empty again."""
+    written = sink.getvalue()
+    sink.seek(0)
+    sink.truncate()
+    for first in range(0, len(written), PIECE_BYTES_MAX):
+        yield written[first : first + PIECE_BYTES_MAX]

@@ -1,0 +1,56 @@
+# SPDX-License-Identifier: Apache-2.0
+"""ModelVersions over the registry's gRPC: what each version's manifest says that it read."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+from typing import Any
+
+import grpc
+
+from headrace.registry.v1 import registry_service_pb2 as registry
+from headrace.registry.v1 import registry_service_pb2_grpc as registry_grpc
+from headrace.rpc import call
+from headrace_ingest.domain.erasures import TrainedVersion
+
+CALL_TIMEOUT_S = 5.0
+READ = "delta_version:"
+
+
+class GrpcModelVersions:
+    """Reads the registry."""
+
+    def __init__(self, channel: grpc.Channel) -> None:
+        self._registry = registry_grpc.RegistryServiceStub(channel)
+
+    def trained_on(
+        self, models: Collection[str], streams: Mapping[str, int]
+    ) -> list[TrainedVersion]:
+        found = []
+        for model in models if streams else ():
+            for each in self._versions(model):
+                read = tuple(_read(each.trained, streams))
+                if read:
+                    found.append(TrainedVersion(model, each.version, read))
+        return found
+
+    def _versions(self, model: str) -> Iterator[Any]:
+        token = ""
+        while True:
+            request = registry.ListVersionsRequest(model=model, page_token=token)
+            page = call(
+                self._registry.ListVersions, request, timeout_s=CALL_TIMEOUT_S, retries_max=2
+            )
+            yield from page.versions
+            token = page.next_page_token
+            if not token:
+                return
+
+
+def _read(trained: Any, known_since_us: Mapping[str, int]) -> Iterator[str]:
+    """The streams that a training set read when something was known that is asked about."""
+    for entry in sorted(trained.manifest):
+        stream = entry.removeprefix(READ)
+        since_us = known_since_us.get(stream) if entry.startswith(READ) else None
+        if since_us is not None and since_us <= trained.trained_until_us:
+            yield stream

@@ -1,0 +1,74 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Tables of a test: each version of a stream is all that was stored up to it."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import replace
+from typing import Any
+
+import duckdb
+import polars as pl
+
+from headrace.errors import Conflict, NotFound
+from headrace_ingest.domain.datasets import Selection
+from headrace_ingest.domain.erasures import Entity, duckdb_predicate
+
+
+class MemoryTables:
+    """Versions begin at 0, as in Delta."""
+
+    def __init__(self) -> None:
+        self._versions: dict[str, list[pl.DataFrame]] = {}
+        self._copies: dict[str, pl.DataFrame] = {}
+        self._forgotten: dict[str, set[int]] = {}
+
+    def append(self, stream: str, rows: pl.DataFrame) -> None:
+        versions = self._versions.setdefault(stream, [])
+        versions.append(pl.concat([*versions[-1:], rows]))
+
+    def newest_version(self, stream: str) -> int:
+        if stream not in self._versions:
+            raise NotFound("STREAM_EMPTY", stream=stream)
+        return len(self._versions[stream]) - 1
+
+    def open(self, selection: Selection) -> Any:
+        if selection.copy:
+            return self._copies[selection.copy].to_arrow()
+        self.newest_version(selection.stream)
+        versions = self._versions[selection.stream]
+        if selection.delta_version >= len(versions):
+            raise Conflict("VERSION_EXPIRED", stream=selection.stream)
+        if selection.delta_version in self._forgotten.get(selection.stream, ()):
+            raise Conflict("VERSION_EXPIRED", stream=selection.stream)
+        return versions[selection.delta_version].to_arrow()
+
+    def write_copy(self, copy: str, rows: Any) -> None:
+        self._copies[copy] = _frame(rows.read_all())
+
+    def erase(self, selection: Selection, entity: Entity) -> int:
+        before = _frame(self.open(replace(selection, delta_version=self._newest(selection))))
+        with duckdb.connect() as connection:
+            connection.register("before", before.to_arrow())
+            others = f"({duckdb_predicate(entity)}) is not true"
+            kept = connection.sql("select * from before").filter(others)
+            after = _frame(kept.to_arrow_table()).select(before.columns)
+        if after.height < before.height and selection.copy:
+            self._copies[selection.copy] = after
+        elif after.height < before.height:
+            self._versions[selection.stream].append(after)
+        return before.height - after.height
+
+    def forget(self, selection: Selection, keep: Collection[int]) -> None:
+        if not selection.copy:
+            old = set(range(self._newest(selection)))
+            self._forgotten.setdefault(selection.stream, set()).update(old - set(keep))
+
+    def _newest(self, selection: Selection) -> int:
+        return self.newest_version(selection.stream)
+
+
+def _frame(table: Any) -> pl.DataFrame:
+    frame = pl.from_arrow(table)
+    assert isinstance(frame, pl.DataFrame)  # noqa: S101 - for the type checker
+    return frame

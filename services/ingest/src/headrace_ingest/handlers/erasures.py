@@ -1,0 +1,211 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Erase an entity: find, tell everybody, take out, and look again until nothing can come.
+
+What is found is noted before anything goes, and holds no value of the entity, only its hash: so any
+process goes on after any crash. Datasets whose table held the entity get a table of their own, from
+which it is missing; then the files that held it go.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from headrace.definition_types import COLUMN
+from headrace.errors import Conflict, Invalid, NotFound
+from headrace_ingest.domain.datasets import Manifest, Selection, check_request_id, page_limit
+from headrace_ingest.domain.erasures import (
+    Entity,
+    ErasedDataset,
+    Erasure,
+    entity_sha256,
+    erasure_id,
+)
+from headrace_ingest.handlers.datasets import pinned_versions
+from headrace_ingest.ports import (
+    ContractBook,
+    DatasetBook,
+    ErasureBook,
+    ErasureNews,
+    ModelVersions,
+    RowStore,
+)
+from headrace_kit.clock import Clock
+from headrace_kit.failpoints import failpoint
+
+VALUE_CHARACTERS_MAX = 1_024
+# Longer than a record is gathered before it is stored: twice the longest commit interval.
+SETTLE_US = 150 * 1_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class EraseEntity:
+    """Every stream that has the column is searched for the value, as text."""
+
+    column: str
+    value: str
+
+
+@dataclass(frozen=True, slots=True)
+class Eraser:
+    """What erasing needs; a pass may be repeated, and two may run beside each other."""
+
+    contracts: ContractBook
+    datasets: DatasetBook
+    erasures: ErasureBook
+    rows: RowStore
+    models: ModelVersions
+    news: ErasureNews
+    clock: Clock
+
+    def erase(self, command: EraseEntity, request_id: str, *, timeout_s: float) -> Erasure:
+        """Raises Invalid BAD_REQUEST, NotFound STREAM_UNKNOWN when no stream has the column,
+        Conflict REQUEST_REUSED, and what its ports raise: then the same request goes on."""
+        check_request_id(request_id)
+        _check(command)
+        named, sha256 = erasure_id(request_id), entity_sha256(command.column, command.value)
+        erasure = self.erasures.get(named)
+        if erasure is None:
+            entity = Entity(command.column, sha256, self.clock.now_us())
+            erasure = self.erasures.begin(self._found(named, entity, timeout_s))
+        if (erasure.entity.column, erasure.entity.sha256) != (command.column, sha256):
+            raise Conflict("REQUEST_REUSED", request_id=request_id)
+        failpoint("ingest.erase.begun")
+        self.take_out(erasure, timeout_s=timeout_s)
+        return erasure
+
+    def go_on(self, *, timeout_s: float) -> None:
+        """Another pass for each erasure that is not settled."""
+        for named in self.erasures.ids():
+            erasure = self.erasures.get(named)
+            if erasure is not None and not erasure.settled:
+                rows = self.take_out(erasure, timeout_s=timeout_s)
+                waited_us = self.clock.now_us() - erasure.entity.erased_at_us
+                if not rows and waited_us > SETTLE_US:
+                    self.erasures.settle(named)
+
+    def take_out(self, erasure: Erasure, *, timeout_s: float) -> int:
+        """One pass; how many rows it took out."""
+        self.news.tell(erasure)
+        failpoint("ingest.erase.told")
+        rows = 0
+        for selection in self._newest(erasure.entity.column):
+            changed = self._revise(erasure, selection.stream, timeout_s)
+            taken = self.rows.erase(selection, erasure.entity)
+            rows += taken
+            failpoint("ingest.erase.deleted")
+            if taken or changed or not self._clean(erasure):
+                keep = pinned_versions(selection.stream, book=self.datasets)
+                self.rows.forget(selection, keep)
+        return rows
+
+    def _clean(self, erasure: Erasure) -> bool:
+        """Whether the pass is late enough that an earlier one has removed the files."""
+        return self.clock.now_us() - erasure.entity.erased_at_us > SETTLE_US
+
+    def _newest(self, column: str) -> Iterator[Selection]:
+        """All rows of each stream that has the column and was ever archived."""
+        for name in self.contracts.names():
+            columns = self.contracts.get(name).stream.columns
+            if column in columns:
+                typed = tuple((each, spec.type) for each, spec in columns.items())
+                try:
+                    yield Selection(name, self.rows.newest_version(name), typed)
+                except NotFound:
+                    continue
+
+    def _found(self, named: str, entity: Entity, timeout_s: float) -> Erasure:
+        """What is there now; nothing is changed."""
+        known = [n for n in self.contracts.names() if self._has(n, entity.column)]
+        if not known:
+            raise NotFound("STREAM_UNKNOWN", column=entity.column)
+        found = {
+            selection.stream: self.rows.find(selection, entity, timeout_s=timeout_s)
+            for selection in self._newest(entity.column)
+        }
+        since = {name: each.known_since_us for name, each in found.items() if each.rows}
+        return Erasure(
+            id=named,
+            entity=entity,
+            rows_by_stream={name: each.rows for name, each in found.items()},
+            datasets=tuple(self._datasets(entity, set(found), timeout_s)),
+            trained_versions=tuple(self.models.trained_on(self.contracts.models(), since)),
+        )
+
+    def _has(self, stream: str, column: str) -> bool:
+        return column in self.contracts.get(stream).stream.columns
+
+    def _datasets(
+        self, entity: Entity, streams: set[str], timeout_s: float
+    ) -> Iterator[ErasedDataset]:
+        for manifest in self._manifests():
+            if manifest.selection.stream in streams:
+                found = self.rows.find(manifest.selection, entity, timeout_s=timeout_s)
+                if found.rows:
+                    yield ErasedDataset(manifest.name, manifest.number, found.rows)
+
+    def _manifests(self) -> Iterator[Manifest]:
+        for place in self.datasets.places():
+            yield self.datasets.get(*place)
+
+    def _revise(self, erasure: Erasure, stream: str, timeout_s: float) -> bool:
+        """Give the datasets of a stream whose table held the entity a table without it."""
+        changed = False
+        for manifest in self._manifests():
+            if manifest.selection.stream == stream and erasure.id not in manifest.erasures:
+                changed = self._revise_one(erasure, manifest, timeout_s) or changed
+        return changed
+
+    def _revise_one(self, erasure: Erasure, manifest: Manifest, timeout_s: float) -> bool:
+        selection, entity = manifest.selection, erasure.entity
+        # As it was noted before anything went: a pass that broke off may have taken some out.
+        noted = (each for each in erasure.datasets if _place(each) == _place(manifest))
+        own = sum(each.rows for each in noted)
+        if not selection.copy:
+            # All rows of its version lie in the same files as its own.
+            table = replace(selection, filter="", known_until_us=0)
+            if not self.rows.find(table, entity, timeout_s=timeout_s).rows:
+                return False
+            copy = f"{manifest.name}/{manifest.number}"
+            self.rows.copy_without(selection, entity, copy, timeout_s=timeout_s)
+            selection = replace(selection, copy=copy)
+        elif own:
+            self.rows.erase(selection, entity)
+            self.rows.forget(selection, ())
+        else:
+            return False
+        failpoint("ingest.erase.copied")
+        self.datasets.revise(
+            replace(
+                manifest,
+                origin=replace(manifest.origin, selection=selection),
+                rows_erased=manifest.rows_erased + own,
+                erasures=(*manifest.erasures, erasure.id),
+            )
+        )
+        return True
+
+
+def list_erasures(
+    page_size: int, token: str, *, erasures: ErasureBook
+) -> tuple[list[Erasure], str]:
+    """A page by id, and the token of the next one. Raises Invalid BAD_REQUEST."""
+    limit = page_limit(page_size)
+    if token and not re.fullmatch(r"[0-9a-f]{32}", token):
+        raise Invalid("BAD_REQUEST", field="page_token", problem="is not one of this list")
+    ids = [each for each in erasures.ids() if each > token]
+    page = [erasure for each in ids[:limit] if (erasure := erasures.get(each)) is not None]
+    return page, ids[limit - 1] if len(ids) > limit else ""
+
+
+def _check(command: EraseEntity) -> None:
+    if not COLUMN.fullmatch(command.column):
+        raise Invalid("BAD_REQUEST", field="column", problem="is no column's name")
+    if not 0 < len(command.value) <= VALUE_CHARACTERS_MAX:
+        problem = f"must be 1 to {VALUE_CHARACTERS_MAX} characters"
+        raise Invalid("BAD_REQUEST", field="value", problem=problem)
+
+
+def _place(dataset: Manifest | ErasedDataset) -> tuple[str, int]:
+    return dataset.name, dataset.number

@@ -1,0 +1,247 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Erasing an entity: gone from every stream and dataset, for good, whatever breaks on the way."""
+
+from __future__ import annotations
+
+import pytest
+
+from headrace.errors import Conflict, Invalid, NotFound, Unavailable
+from headrace_ingest.adapters.contract_book import AppliedContracts
+from headrace_ingest.adapters.duckdb_rows import DuckDbRows
+from headrace_ingest.adapters.memory_tables import MemoryTables
+from headrace_ingest.adapters.object_dataset_book import ObjectDatasetBook
+from headrace_ingest.adapters.object_erasure_book import ObjectErasureBook
+from headrace_ingest.domain.datasets import Reference, Selection
+from headrace_ingest.domain.erasures import ErasedDataset, TrainedVersion, erasure_id
+from headrace_ingest.domain.judging import ARCHIVE_COLUMNS, judge
+from headrace_ingest.handlers import datasets
+from headrace_ingest.handlers.datasets import CreateDataset
+from headrace_ingest.handlers.erasures import SETTLE_US, EraseEntity, Eraser, list_erasures
+from headrace_ingest.testing import NOW_US, a_contract, a_raw
+from headrace_kit.failpoints import FailpointRaised, arm
+from headrace_kit.json_strict import decode
+from headrace_kit.objects import MemoryObjectStore
+from headrace_kit.testing import FixedClock, a_batch
+
+STREAM, OTHER = "flights.departed", "flights.landed"
+STEPS = ["begun", "told", "copied", "deleted"]
+
+
+def rows(*numbers, flight="UA1", contract=None):
+    contract = contract or a_contract()
+    key = {"key": flight.encode()}
+    records = [a_raw(number, flight=flight, record=key) for number in numbers]
+    columns = (*ARCHIVE_COLUMNS, *contract.stream.columns)
+    return judge(a_batch(records), contract, decode=decode).rows.select(columns)
+
+
+class News:
+    """What everybody was told."""
+
+    def __init__(self):
+        self.told, self.away = [], False
+
+    def tell(self, erasure):
+        if self.away:
+            raise Unavailable("BROKER_UNAVAILABLE")
+        self.told.append(erasure.entity)
+
+
+class Versions:
+    """A registry with one version, trained on one stream."""
+
+    def trained_on(self, models, streams):
+        return [TrainedVersion("delay", 3, (STREAM,))] if STREAM in streams else []
+
+
+class World:
+    """Two streams with two flights, each dataset that a test creates, and what erases."""
+
+    def __init__(self, spill):
+        self.contracts, self.tables = AppliedContracts(), MemoryTables()
+        for name in (STREAM, OTHER):
+            self.contracts.put(a_contract(name=name))
+            self.tables.append(name, rows(0, 1))
+            self.tables.append(name, rows(2, flight="UA2"))
+        self.objects, self.clock, self.news = MemoryObjectStore(), FixedClock(NOW_US), News()
+        self.book = ObjectDatasetBook(self.objects)
+        self.rows = DuckDbRows(self.tables, spill)
+        self.eraser = Eraser(
+            contracts=self.contracts,
+            datasets=self.book,
+            erasures=ObjectErasureBook(self.objects),
+            rows=self.rows,
+            models=Versions(),
+            news=self.news,
+            clock=self.clock,
+        )
+
+    def create(self, name, **changes):
+        asked = CreateDataset(name, "", STREAM, "", changes.pop("filter", ""), None, 0)
+        return datasets.create_dataset(
+            asked,
+            f"create {name}",
+            contracts=self.contracts,
+            book=self.book,
+            rows=self.rows,
+            clock=self.clock,
+            timeout_s=60.0,
+        )
+
+    def erase(self, value="UA1", request_id="r", column="flight"):
+        return self.eraser.erase(EraseEntity(column, value), request_id, timeout_s=60.0)
+
+    def flights(self, stream=STREAM):
+        columns = (("flight", "string"),)
+        selection = Selection(stream, self.tables.newest_version(stream), columns)
+        return sorted(self.tables.open(selection)["flight"].to_pylist())
+
+    def flights_of(self, name):
+        selection = datasets.find(Reference(name), book=self.book).selection
+        return sorted(self.tables.open(selection)["flight"].to_pylist())
+
+
+@pytest.fixture
+def world(tmp_path):
+    yield World(tmp_path / "spill")
+    arm(None)
+
+
+def test_entity_is_taken_out_of_every_stream_that_names_it(world):
+    erasure = world.erase()
+
+    assert {STREAM: 2, OTHER: 2} == erasure.rows_by_stream
+    assert (["UA2"], ["UA2"]) == (world.flights(), world.flights(OTHER))
+
+
+def test_report_names_datasets_and_versions_and_never_the_entity(world):
+    world.create("all")
+    world.create("second", filter="flight = 'UA2'")
+    erasure = world.erase()
+
+    assert (ErasedDataset("all", 1, 2),) == erasure.datasets
+    assert (TrainedVersion("delay", 3, (STREAM,)),) == erasure.trained_versions
+    assert b"UA1" not in b"".join(map(world.objects.get, world.objects.keys("erasures")))
+
+
+def test_dataset_loses_the_rows_and_says_so(world):
+    made = world.create("all")
+    world.erase()
+    after = datasets.find(Reference("all"), book=world.book)
+
+    assert ["UA2"] == world.flights_of("all")
+    assert (2, made.content.digest) == (after.rows_erased, after.content.digest)
+
+
+def test_dataset_of_other_rows_keeps_them_when_the_old_files_go(world):
+    made = world.create("second", filter="flight = 'UA2'")
+    world.erase()
+
+    assert 0 == datasets.find(Reference("second"), book=world.book).rows_erased
+    assert ["UA2"] == world.flights_of("second")
+    with pytest.raises(Conflict, match="VERSION_EXPIRED"):
+        world.tables.open(made.selection)
+
+
+def test_second_erasure_goes_into_the_copy_of_a_dataset(world):
+    world.create("all")
+    world.erase()
+    world.erase("UA2", "r2")
+
+    assert [] == world.flights_of("all")
+    assert 3 == datasets.find(Reference("all"), book=world.book).rows_erased
+
+
+def test_everybody_is_told_before_anything_goes(world):
+    world.news.away = True
+    with pytest.raises(Unavailable, match="BROKER_UNAVAILABLE"):
+        world.erase()
+
+    assert ["UA1", "UA1", "UA2"] == world.flights()
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_erasure_that_broke_off_goes_on_by_itself(world, step):
+    world.create("all")
+    arm(f"ingest.erase.{step}:1:raise")
+    with pytest.raises(FailpointRaised):
+        world.erase()
+    arm(None)
+    world.eraser.go_on(timeout_s=60.0)
+
+    assert (["UA2"], ["UA2"]) == (world.flights(), world.flights(OTHER))
+    assert ["UA2"] == world.flights_of("all")
+    assert 2 == datasets.find(Reference("all"), book=world.book).rows_erased
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_repeated_request_gets_the_report_of_the_first(world, step):
+    world.create("all")
+    arm(f"ingest.erase.{step}:1:raise")
+    with pytest.raises(FailpointRaised):
+        world.erase()
+    arm(None)
+
+    assert ({STREAM: 2, OTHER: 2}, 1) == (
+        world.erase().rows_by_stream,
+        len(world.erase().datasets),
+    )
+
+
+def test_rows_that_were_on_their_way_go_in_a_later_pass(world):
+    world.erase()
+    world.tables.append(STREAM, rows(3))
+    world.clock.advance(SETTLE_US + 1)
+    world.eraser.go_on(timeout_s=60.0)
+    assert ["UA2"] == world.flights()
+    assert not world.eraser.erasures.get(erasure_id("r")).settled
+
+    world.eraser.go_on(timeout_s=60.0)
+    assert world.eraser.erasures.get(erasure_id("r")).settled
+
+
+def test_what_happens_after_the_erasure_stays(world):
+    world.clock.advance(-1)
+    world.erase()
+
+    assert ["UA1", "UA1", "UA2"] == world.flights()
+
+
+def test_entity_that_is_nowhere_is_told_all_the_same(world):
+    erasure = world.erase("UA9")
+
+    assert ({STREAM: 0, OTHER: 0}, ()) == (erasure.rows_by_stream, erasure.trained_versions)
+    assert 1 == len(world.news.told)
+
+
+def test_column_that_no_stream_has_is_not_found(world):
+    with pytest.raises(NotFound, match="STREAM_UNKNOWN"):
+        world.erase(column="customer")
+
+
+def test_request_id_of_another_entity_conflicts(world):
+    world.erase()
+
+    with pytest.raises(Conflict, match="REQUEST_REUSED"):
+        world.erase("UA2")
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"column": 'x" or true --'}, {"column": ""}, {"value": ""}, {"request_id": ""}],
+)
+def test_request_that_makes_no_sense_is_refused(world, wrong):
+    with pytest.raises(Invalid, match="BAD_REQUEST"):
+        world.erase(**wrong)
+
+
+def test_pages_hold_every_erasure_once(world):
+    for number in range(3):
+        world.erase(f"UA{number}", f"r{number}")
+    first, token = list_erasures(2, "", erasures=world.eraser.erasures)
+    second, end = list_erasures(2, token, erasures=world.eraser.erasures)
+
+    assert 3 == len({each.id for each in (*first, *second)})
+    assert "" == end
+    with pytest.raises(Invalid, match="page_token"):
+        list_erasures(2, "x", erasures=world.eraser.erasures)

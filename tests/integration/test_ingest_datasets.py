@@ -1,0 +1,182 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Datasets over real Delta tables, in a folder and on S3, through the gRPC door and the client."""
+
+from __future__ import annotations
+
+import uuid
+
+import pyarrow as pa
+import pytest
+from pydantic import SecretStr
+
+from headrace.datasets import Datasets
+from headrace.errors import Conflict, Invalid, NotFound
+from headrace.ingest.v1 import ingest_service_pb2_grpc
+from headrace.rpc import open_channel
+from headrace_ingest.adapters.contract_book import AppliedContracts
+from headrace_ingest.adapters.datasets_grpc import DatasetApi
+from headrace_ingest.adapters.delta_archive import DeltaArchive
+from headrace_ingest.adapters.delta_tables import DeltaTables
+from headrace_ingest.adapters.duckdb_rows import DuckDbRows
+from headrace_ingest.adapters.erasure_conversions import KafkaErasureNews, to_entity
+from headrace_ingest.adapters.object_dataset_book import ObjectDatasetBook
+from headrace_ingest.adapters.object_erasure_book import ObjectErasureBook
+from headrace_ingest.domain.accounts import Account
+from headrace_ingest.domain.judging import ARCHIVE_COLUMNS, judge
+from headrace_ingest.handlers.erasures import Eraser
+from headrace_ingest.testing import a_contract, a_raw
+from headrace_kit.clock import SystemClock
+from headrace_kit.grpc_server import GrpcServer
+from headrace_kit.json_strict import decode
+from headrace_kit.objects import S3Settings, delta_storage_options, object_store
+from headrace_kit.testing import MemoryPublisher, a_batch, a_record
+
+pytestmark = pytest.mark.integration
+
+STREAM = "flights.departed"
+
+
+class NoVersions:
+    """A registry without models."""
+
+    def trained_on(self, models, streams):
+        return []
+
+
+class World:
+    """An archive that a test appends to, and a served DatasetService over it."""
+
+    def __init__(self, uri, s3, spill):
+        options = delta_storage_options(uri, s3)
+        contracts = AppliedContracts()
+        contracts.put(a_contract())
+        self.archive = DeltaArchive(uri, options)
+        self.archive.open(a_contract(), "topic", [0], ids_max=10)
+        self.account = Account()
+        self.publisher = MemoryPublisher()
+        eraser = Eraser(
+            contracts=contracts,
+            datasets=ObjectDatasetBook(object_store(uri, s3)),
+            erasures=ObjectErasureBook(object_store(uri, s3)),
+            rows=DuckDbRows(DeltaTables(uri, options), spill),
+            models=NoVersions(),
+            news=KafkaErasureNews(self.publisher),
+            clock=SystemClock(),
+        )
+        api = DatasetApi(
+            contracts=contracts,
+            catalogue=None,
+            archive=self.archive,
+            stopped=dict,
+            book=eraser.datasets,
+            rows=eraser.rows,
+            clock=eraser.clock,
+            eraser=eraser,
+        )
+        add = ingest_service_pb2_grpc.add_DatasetServiceServicer_to_server
+        self.server = GrpcServer(
+            host="127.0.0.1",
+            port=0,
+            services=[(add, api)],
+            names=["headrace.ingest.v1.DatasetService"],
+        )
+        port = self.server.start()
+        self.datasets = Datasets(open_channel(f"127.0.0.1:{port}"))
+
+    def append(self, *numbers, flight="UA1", **changes):
+        key = {"key": flight.encode()}
+        records = [a_raw(number, flight=flight, record=key, **changes) for number in numbers]
+        columns = (*ARCHIVE_COLUMNS, *a_contract().stream.columns)
+        rows = judge(a_batch(records), a_contract(), decode=decode).rows.select(columns)
+        after = Account(self.account.offset + len(rows), self.account.stored + len(rows))
+        self.archive.append(a_contract(), rows, {0: self.account}, {0: after})
+        self.account = after
+
+
+@pytest.fixture(params=["folder", "s3"])
+def world(request, tmp_path):
+    uri, s3 = tmp_path.as_uri(), None
+    if request.param == "s3":
+        server = request.getfixturevalue("s3_server")
+        uri = f"s3://headrace/{uuid.uuid4().hex}"
+        s3 = S3Settings(server.endpoint, server.access_key, SecretStr(server.secret_key))
+    made = World(uri, s3, tmp_path / "spill")
+    yield made
+    made.server.stop(5.0)
+
+
+def test_dataset_is_created_found_tagged_compared_read_and_deleted(world):
+    world.append(*range(10))
+    first = world.datasets.create("winter", stream=STREAM, request_id="r")
+    world.append(*range(10, 15), delay=90.0)
+    second = world.datasets.create("winter", stream=STREAM, filter="delay < 50 or delay >= 90")
+    world.datasets.tag("winter", 1, "gold")
+    said = []
+    diff = world.datasets.diff("winter@gold", "winter", said=said.append)
+
+    assert first == world.datasets.create("winter", stream=STREAM, request_id="r")
+    assert (10, 15) == (first.rows, second.rows)
+    assert ["rows", "distributions"] == said
+    assert (5, 0, 0) == (diff.rows_added, diff.rows_removed, diff.rows_changed)
+    assert ["gold"] == list(world.datasets.get("winter/1").tags)
+    assert [2, 1] == [each.number for each in world.datasets.list()]
+    read = world.datasets.read("winter@gold", ["event_id", "delay"]).to_polars()
+    assert ([2.5] * 10, ["event_id", "delay"]) == (read["delay"].to_list(), read.columns)
+    with pytest.raises(Conflict, match="DATASET_TAGGED"):
+        world.datasets.delete("winter", 1)
+    world.datasets.delete("winter", 2)
+    assert [1] == [each.number for each in world.datasets.list("winter")]
+
+
+def test_stream_is_read_as_it_was(world):
+    world.append(0)
+    version = world.datasets.create("one", stream=STREAM).delta_version
+    world.append(1)
+
+    assert 1 == world.datasets.read_stream(STREAM, delta_version=version).to_arrow().num_rows
+    assert 2 == world.datasets.read_stream(STREAM).to_arrow().num_rows
+
+
+def test_rows_come_in_batches_however_many_they_are(world):
+    world.append(*range(20_000))
+    reader = world.datasets.read_stream(STREAM).batches()
+
+    assert isinstance(reader, pa.RecordBatchReader)
+    assert 20_000 == sum(batch.num_rows for batch in reader)
+
+
+def test_errors_come_back_as_the_error_tree(world):
+    world.append(0)
+    with pytest.raises(NotFound, match="DATASET_UNKNOWN"):
+        world.datasets.get("absent")
+    with pytest.raises(NotFound, match="DATASET_UNKNOWN"):
+        world.datasets.read("absent").to_arrow()
+    with pytest.raises(Invalid, match="BAD_REQUEST"):
+        world.datasets.create("x", stream=STREAM, filter="delay >")
+    with pytest.raises(NotFound, match="STREAM_UNKNOWN"):
+        world.datasets.create("x", stream="absent")
+
+
+def test_erased_entity_is_in_no_file_of_the_table_any_more(world):
+    world.append(0, 1)
+    world.append(2, flight="UA2")
+    held = world.datasets.create("held", stream=STREAM)
+    other = world.datasets.create("other", stream=STREAM, filter="flight = 'UA2'")
+    world.append(3)
+    report = world.datasets.erase("flight", "UA1", request_id="r")
+    world.append(4, flight="UA3")
+
+    assert {STREAM: 3} == {each.stream: each.rows for each in report.streams}
+    assert [("held", 1, 2)] == [(each.name, each.number, each.rows) for each in report.datasets]
+    assert ["UA2", "UA3"] == sorted(world.datasets.read_stream(STREAM).to_polars()["flight"])
+    assert ["UA2"] == world.datasets.read("held").to_polars()["flight"].to_list()
+    assert ["UA2"] == world.datasets.read("other").to_polars()["flight"].to_list()
+    after = world.datasets.get("held")
+    assert (1, 2, held.digest) == (after.rows, after.rows_erased, after.digest)
+    assert 0 == world.datasets.get("other").rows_erased
+    with pytest.raises(Conflict, match="VERSION_EXPIRED"):
+        world.datasets.read_stream(STREAM, delta_version=other.delta_version).to_arrow()
+    [message, *_] = world.publisher.published
+    assert report.entity_sha256 == to_entity(a_record(message.value)).sha256
+    assert report == world.datasets.erase("flight", "UA1", request_id="r")
+    assert [report] == list(world.datasets.erasures())
