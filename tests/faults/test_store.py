@@ -1,0 +1,130 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The object store and the disk fail (FAULTS section 6, rows 21, 23, 27, 38)."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from confluent_kafka.admin import AdminClient
+from pydantic import SecretStr
+from tests.faults.checker import Findings
+from tests.faults.load import steady, waves
+from tests.faults.proxies import Proxy
+from tests.faults.world import DEAD_LETTERS, World
+
+from headrace import topics
+from headrace.admin import create_topics
+from headrace.local.ports import pick_ports
+from headrace_kit.objects import S3Settings, delta_storage_options
+from headrace_kit.testing import wait_until
+
+pytestmark = pytest.mark.faults
+
+DEADLINE_S = 60.0
+DISK_BYTES = 32 << 20
+COMMIT = re.compile(rb"PUT /[^ ]*/_delta_log/\d+\.json")
+
+
+@pytest.fixture
+def s3_proxy(world: World, s3_server) -> Iterator[Proxy]:
+    """The world's object store is S3, behind a proxy."""
+    (port,) = pick_ports(1)
+    proxy = Proxy(port, int(s3_server.endpoint.rsplit(":", 1)[1]), kafka=False)
+    proxy.start()
+    world.object_store_uri = f"s3://headrace/{uuid.uuid4().hex}"
+    world.store_settings = {
+        "S3_ENDPOINT": f"http://127.0.0.1:{port}",
+        "S3_ACCESS_KEY": s3_server.access_key,
+        "S3_SECRET_KEY": s3_server.secret_key,
+    }
+    s3 = S3Settings(s3_server.endpoint, s3_server.access_key, SecretStr(s3_server.secret_key))
+    world.store_options = delta_storage_options(world.object_store_uri, s3)
+    yield proxy
+    world.close_services()
+    proxy.stop()
+
+
+@pytest.mark.parametrize("fault", ["cut", "unavailable"])
+def test_object_store_away_under_load(fault, world, s3_proxy, ingest, feature):
+    ingest.start()
+    feature.start()
+    with steady(world) as load:
+        load.wait_sent(500)
+        s3_proxy.cut() if fault == "cut" else setattr(s3_proxy.faults, fault, True)
+        load.wait_sent(1_000)
+        s3_proxy.mend()
+        load.wait_sent(500)
+
+    assert Findings() == world.check()
+
+
+def test_lost_reply_of_a_commit_is_not_committed_again(world, s3_proxy, ingest, feature):
+    ingest.start()
+    feature.start()
+    waves(world, ingest, count=2)
+    s3_proxy.faults.drop_reply_to = COMMIT
+    waves(world, ingest, count=2)
+    wait_until(lambda: s3_proxy.faults.dropped, timeout_s=DEADLINE_S)
+
+    assert Findings() == world.check()
+
+
+@pytest.fixture
+def small_disk(world: World, tmp_path: Path) -> Iterator[Path]:
+    """The archive and the services' folders on a disk of 32 MB."""
+    if os.geteuid() != 0:
+        pytest.skip("only root may mount a disk")
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", f"size={DISK_BYTES}", "tmpfs", str(disk)], check=True
+    )
+    world.object_store_uri = (disk / "objects").as_uri()
+    yield disk
+    world.close_services()
+    subprocess.run(["umount", str(disk)], check=True)
+
+
+def test_full_disk_under_the_archive_and_room_again(world, small_disk, ingest, feature):
+    ingest.start()
+    feature.start()
+    waves(world, ingest, count=2)
+    filler = small_disk / "filler"
+    fill(filler)
+    world.produce(world.new_orders(500))
+    wait_until(lambda: b"object_store_failed" in ingest.log.read_bytes(), timeout_s=DEADLINE_S)
+    filler.unlink()
+
+    assert Findings() == world.check()
+
+
+def fill(path: Path) -> None:
+    """Write until nothing more fits."""
+    with path.open("wb", buffering=0) as file:
+        try:
+            while file.write(bytes(1 << 16)):
+                pass
+        except OSError:
+            return
+
+
+def test_dead_letters_wait_for_their_topic(world, ingest, feature):
+    """Nothing is set aside into the void: the partition stands, and goes on when the topic is there."""
+    ingest.start()
+    feature.start()
+    waves(world, ingest, count=1)
+    admin = AdminClient({"bootstrap.servers": world.bootstrap, "log_level": 0})
+    admin.delete_topics([DEAD_LETTERS])[DEAD_LETTERS].result(DEADLINE_S)
+    value = b'{"order_id": "bad", "customer": "customer-1", "amount": "much"}'
+    world.produce({"bad": value})
+    world.produce(world.new_orders(100))
+    wait_until(lambda: not ingest.ready(), timeout_s=DEADLINE_S)
+
+    create_topics(world.bootstrap, [(DEAD_LETTERS, topics.INGEST_DEAD_LETTERS)])
+    assert Findings() == world.check()
