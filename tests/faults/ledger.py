@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a load client did, written down and synced before and after each call.
 
-An outcome is OK, FAIL (surely not done) or UNKNOWN (a deadline, a cut, a death in between): an event
-with UNKNOWN may be there once, or not at all. A retry keeps its event's id.
+An outcome is OK, FAIL (surely not done) or UNKNOWN (a deadline, a cut, a death in between): an
+event with UNKNOWN may be there once, or not at all. A retry keeps its event's id.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Load on a world: waves with repeats and late events, or a steady stream while something breaks."""
+"""Load on a world: waves with repeats and late events, or steadily while something breaks."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """A TCP proxy between a service and one server, which breaks the link as a test says.
 
-It knows as much of Kafka's frames (size, api key, correlation id) and of HTTP/1 (the first line of a
-request) as it needs to hold or to drop one kind of reply. It runs in a thread of its own.
+It knows as much of Kafka's frames (size, api key, correlation id) and of HTTP/1 (the first line of
+a request) as it needs to hold or to drop one kind of reply. It runs in a thread of its own.
 """
 
 from __future__ import annotations

@@ -48,7 +48,7 @@ def test_link_to_the_broker_fails_under_load(name, fault, world, ingest, feature
 
 
 def test_acknowledgements_are_held_and_ingest_dies_meanwhile(world, ingest, feature):
-    """Row 18: what the broker has and the service does not know of is sent again, and counts once."""
+    """What the broker has and the service does not know of is sent again, and counts once."""
     feature.start()
     ingest.start(fail="ingest.sink.records_delivered:4:kill")
     world.proxies["ingest"].faults.produce_replies_s = 0.5

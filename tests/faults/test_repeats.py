@@ -67,7 +67,7 @@ def test_feature_without_its_disk_is_filled_again(world, ingest, feature):
 
 def test_slow_sink_loses_nothing_and_takes_publishes_meanwhile(world, ingest, feature):
     feature.start()
-    ingest.start(fail="ingest.sink.version_read:2:sleep:10")
+    ingest.start(fail="ingest.sink.version_read:1:sleep:10")
     world.produce(world.new_orders(100))
     wait_until(lambda: b"failpoint_hit" in ingest.log.read_bytes(), timeout_s=30.0)
     assert [""] * 100 == ingest.publish(world.new_orders(100))

@@ -115,7 +115,7 @@ def fill(path: Path) -> None:
 
 
 def test_dead_letters_wait_for_their_topic(world, ingest, feature):
-    """Nothing is set aside into the void: the partition stands, and goes on when the topic is there."""
+    """Nothing is set aside into the void: the partition stands until the topic is there."""
     ingest.start()
     feature.start()
     waves(world, ingest, count=1)
