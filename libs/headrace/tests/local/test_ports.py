@@ -6,6 +6,7 @@ import pytest
 
 from headrace.errors import Unavailable
 from headrace.local import ports
+from headrace.local.locks import lock_for_good
 from headrace.local.ports import check_free, pick_ports, taken
 
 
@@ -19,6 +20,11 @@ def test_picked_ports_are_distinct_and_free():
     picked = pick_ports(20)
     assert 20 == len(set(picked))
     assert not any(map(taken, picked))
+
+
+def test_picked_port_is_picked_by_nobody_else_though_nothing_listens_there():
+    (port,) = pick_ports(1)
+    assert not lock_for_good(ports.RESERVATIONS / str(port))
 
 
 def test_taken_port_names_setting_port_and_holder(listener):

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import fcntl
+import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,6 +24,15 @@ def exclusive(path: Path, *, deadline_s: float) -> Iterator[None]:
                 raise TimeoutError(f"{path} is held by another process")
             time.sleep(POLL_INTERVAL_S)
         yield
+
+
+def lock_for_good(path: Path) -> bool:
+    """Hold the lock on `path` until this process ends; False when it is held already."""
+    fileno = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    if _try_lock(fileno):
+        return True
+    os.close(fileno)
+    return False
 
 
 def held(path: Path) -> bool:

@@ -4,14 +4,18 @@
 from __future__ import annotations
 
 import errno
+import os
 import random
 import socket
+import tempfile
 from collections.abc import Mapping
 from contextlib import ExitStack
+from pathlib import Path
 
 import psutil
 
 from headrace.errors import Unavailable
+from headrace.local.locks import lock_for_good
 
 LOOPBACK = "127.0.0.1"
 DEFAULT_PORTS: Mapping[str, int] = {
@@ -38,10 +42,13 @@ DEFAULT_PORTS: Mapping[str, int] = {
 # a port from that range can be lost between picking it and listening on it.
 PICK_FROM, PICK_BELOW = 20_000, 32_000
 PICK_TRIES_MAX = 200
+# A picked port is this process's until it ends, listened on or not: a server that is started again
+# must find its port as it left it.
+RESERVATIONS = Path(tempfile.gettempdir()) / f"headrace-ports-{os.getuid()}"
 
 
 def pick_ports(count: int) -> list[int]:
-    """Distinct ports on which nothing listens now."""
+    """Distinct ports on which nothing listens now, and which no other process picks meanwhile."""
     ports: list[int] = []
     with ExitStack() as held:
         for _ in range(PICK_TRIES_MAX):
@@ -52,8 +59,14 @@ def pick_ports(count: int) -> list[int]:
                 held.enter_context(_bound(port))
             except OSError:
                 continue
-            ports.append(port)
+            if _reserve(port):
+                ports.append(port)
     raise Unavailable("PORT_TAKEN", ports=f"{PICK_FROM}-{PICK_BELOW}")
+
+
+def _reserve(port: int) -> bool:
+    RESERVATIONS.mkdir(mode=0o700, exist_ok=True)
+    return lock_for_good(RESERVATIONS / str(port))
 
 
 def check_free(port_by_setting: Mapping[str, int]) -> None:
