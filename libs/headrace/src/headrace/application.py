@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """The application model: what a user declares, as frozen and closed types.
 
-One definition is one YAML document of a kind: stream, view, recipe, endpoint or monitor. An unknown
-key is an error, durations carry a unit ("90m", "14d") and become seconds. `Application.check` holds
-the references together, so that a definition in the registry never points to nothing.
+One definition is one YAML document of a kind: stream, view, recipe, endpoint, monitor or label. An
+unknown key is an error, durations carry a unit ("90m", "14d") and become seconds.
+`Application.check` holds the references together, so that a definition in the registry never points
+to nothing.
 The JSON form of a definition is what `registry.definitions` carries.
 """
 
@@ -11,7 +12,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from pydantic import Field, TypeAdapter, ValidationError, model_validator
@@ -26,6 +27,7 @@ from headrace.feature_view import (
     View,
     feature_names,
 )
+from headrace.label_definition import LabelDefinition, LabelQueue
 
 VIEW_COLUMNS_MAX = 48
 
@@ -194,13 +196,14 @@ class Monitor(Closed):
     policy: Policy
 
 
-Definition = Stream | StreamView | RequestView | Recipe | Endpoint | Monitor
+Definition = Stream | StreamView | RequestView | Recipe | Endpoint | Monitor | LabelDefinition
 _ADAPTER_BY_KIND: dict[str, TypeAdapter[Definition]] = {
     "stream": TypeAdapter(Stream),
     "view": TypeAdapter(AnyView),
     "recipe": TypeAdapter(Recipe),
     "endpoint": TypeAdapter(Endpoint),
     "monitor": TypeAdapter(Monitor),
+    "label": TypeAdapter(LabelDefinition),
 }
 
 
@@ -214,6 +217,7 @@ class Application:
     recipes: dict[str, Recipe]
     endpoints: dict[str, Endpoint]
     monitors: dict[str, Monitor]
+    labels: dict[str, LabelDefinition] = field(default_factory=dict)
 
     def definitions(self) -> list[Definition]:
         """Streams first, so that a reader of the topic meets no reference before its target."""
@@ -223,6 +227,7 @@ class Application:
             *self.recipes.values(),
             *self.endpoints.values(),
             *self.monitors.values(),
+            *self.labels.values(),
         ]
 
 
@@ -242,6 +247,7 @@ def build_application(name: str, definitions: Sequence[Definition]) -> Applicati
         recipes={d.name: d for d in definitions if isinstance(d, Recipe)},
         endpoints={d.name: d for d in definitions if isinstance(d, Endpoint)},
         monitors={d.name: d for d in definitions if isinstance(d, Monitor)},
+        labels={d.name: d for d in definitions if isinstance(d, LabelDefinition)},
     )
     _check_references(application)
     return application
@@ -307,6 +313,8 @@ def _check_references(application: Application) -> None:
         _require(
             monitor.recipe in application.recipes, monitor, f"recipe {monitor.recipe} is unknown"
         )
+    for label in application.labels.values():
+        _check_label(label, application)
 
 
 def _check_stream_view(view: StreamView, application: Application) -> None:
@@ -393,3 +401,38 @@ def _check_columns(owner: Definition, application: Application, stream: str, col
 def _require(holds: bool, owner: Definition, problem: str) -> None:
     if not holds:
         raise Invalid("BAD_DEFINITION", kind=owner.kind, name=owner.name, problem=problem)
+
+
+def _check_label(label: LabelDefinition, application: Application) -> None:
+    origin = [label.origin] if label.origin else []
+    for column in (label.key, *origin):
+        _check_columns(label, application, label.stream, column)
+    stream = application.streams[label.stream]
+    types = {name: column.type for name, column in stream.columns.items()}
+    for column in origin:
+        _require(types[column] == "string", label, f"origin {column} must be a string")
+    parse_expression(label.value, types)
+    if label.queue is not None:
+        _check_queue(label, label.queue, stream, application)
+
+
+def _check_queue(
+    label: LabelDefinition, queue: LabelQueue, stream: Stream, application: Application
+) -> None:
+    """An answer becomes a record of the label's stream, so all that it requires must be known."""
+    known = {label.key, queue.answer, label.origin, stream.id, stream.event_time, stream.known_time}
+    missing = {n for n, column in stream.columns.items() if column.required} - known
+    answer = stream.columns.get(queue.answer)
+    texts = {stream.id: "id", label.key: "key", queue.answer: "answer"}
+    for holds, problem in (
+        (queue.endpoint in application.endpoints, f"endpoint {queue.endpoint} is unknown"),
+        (label.key == stream.key, f"its key must be the stream's, {stream.key}"),
+        (answer is not None, f"answer {queue.answer} is no column of {stream.name}"),
+        (not missing, f"an answer cannot fill the required columns {', '.join(sorted(missing))}"),
+        *(
+            (stream.columns[name].type == "string", f"{role} {name} must be a string")
+            for name, role in texts.items()
+            if name in stream.columns
+        ),
+    ):
+        _require(holds, label, problem)

@@ -34,6 +34,7 @@ from headrace.dead_letters import DeadLetters
 from headrace.errors import HeadraceError, Invalid, NotFound, Unavailable, error_by_reason
 from headrace.feature.v1 import feature_service_pb2, feature_service_pb2_grpc
 from headrace.ingest.v1 import ingest_service_pb2, ingest_service_pb2_grpc
+from headrace.labels import Labels
 from headrace.monitor.v1 import monitor_events_pb2, monitor_service_pb2, monitor_service_pb2_grpc
 from headrace.oip import grpc_predict_v2_pb2 as oip
 from headrace.oip import grpc_predict_v2_pb2_grpc as oip_grpc
@@ -322,6 +323,11 @@ class Client:
     def dead_letters(self) -> DeadLetters:
         """What ingest set aside."""
         return DeadLetters(self._ingest)
+
+    @cached_property
+    def labels(self) -> Labels:
+        """What is true of entities and predictions."""
+        return Labels(self._ingest)
 
     @cached_property
     def _ingest(self) -> grpc.Channel:

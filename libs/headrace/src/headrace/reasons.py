@@ -212,6 +212,9 @@ REASONS: dict[str, Reason] = {
         "The record is no longer kept and its dead letter holds only a pointer.",
         "Publish it again.",
     ),
+    "LABEL_UNKNOWN": Reason(
+        "NotFound", "No applied label definition has this name.", "Apply it or mend the name."
+    ),
     "RUN_UNKNOWN": Reason("NotFound", "No training run has this id.", "Ask ListRuns."),
     "VERSION_UNKNOWN": Reason(
         "NotFound", "The model has no such version.", "Ask headrace models or ListVersions."

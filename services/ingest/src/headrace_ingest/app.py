@@ -6,12 +6,17 @@ from __future__ import annotations
 import time
 
 from headrace import topics
-from headrace.ingest.v1 import dead_letter_service_pb2_grpc, ingest_service_pb2_grpc
+from headrace.ingest.v1 import (
+    dead_letter_service_pb2_grpc,
+    ingest_service_pb2_grpc,
+    label_service_pb2_grpc,
+)
 from headrace.rpc import open_channel
 from headrace_ingest.adapters.contract_book import AppliedContracts
 from headrace_ingest.adapters.datasets_grpc import DatasetApi
 from headrace_ingest.adapters.dead_letter_api import DeadLetterApi
 from headrace_ingest.adapters.delta_archive import DeltaArchive
+from headrace_ingest.adapters.delta_rows import DeltaRows
 from headrace_ingest.adapters.delta_tables import DeltaTables
 from headrace_ingest.adapters.duckdb_rows import DuckDbRows
 from headrace_ingest.adapters.erasure_conversions import KafkaErasureNews, to_entity
@@ -20,6 +25,8 @@ from headrace_ingest.adapters.file_attempt_log import FileAttemptLog
 from headrace_ingest.adapters.grpc_api import WORKERS, IngestApi
 from headrace_ingest.adapters.grpc_model_versions import GrpcModelVersions
 from headrace_ingest.adapters.kafka_topics import KafkaTopicCatalogue
+from headrace_ingest.adapters.label_api import LabelApi
+from headrace_ingest.adapters.label_book import AppliedLabels
 from headrace_ingest.adapters.object_dataset_book import ObjectDatasetBook
 from headrace_ingest.adapters.object_erasure_book import ObjectErasureBook
 from headrace_ingest.domain.erasures import Erased
@@ -35,7 +42,7 @@ from headrace_kit.consume import ConsumeLoop
 from headrace_kit.follow import TableFollower
 from headrace_kit.grpc_server import GrpcServer
 from headrace_kit.json_strict import decode
-from headrace_kit.kafka import KafkaPublisher
+from headrace_kit.kafka import KafkaPublisher, Record
 from headrace_kit.lifecycle import run_service
 from headrace_kit.objects import delta_storage_options, object_store, self_test
 from headrace_kit.topic_log import KafkaTopicLog
@@ -44,6 +51,7 @@ GRPC_SERVICES = (
     "headrace.ingest.v1.IngestService",
     "headrace.ingest.v1.DatasetService",
     "headrace.ingest.v1.DeadLetterService",
+    "headrace.ingest.v1.LabelService",
 )
 # A batch is judged and delivered as a whole: larger ones wait less, and hold more in memory.
 BATCH_RECORDS_MAX = 20_000
@@ -80,7 +88,9 @@ def run(settings: IngestSettings) -> int:
         lambda streams: loop.subscribe([topics.RAW.of(stream) for stream in streams])
     )
     catalogue = KafkaTopicCatalogue(bootstrap)
-    archive = DeltaArchive(settings.objects, delta_storage_options(settings.objects, settings.s3))
+    labels = AppliedLabels()
+    options = delta_storage_options(settings.objects, settings.s3)
+    archive = DeltaArchive(settings.objects, options)
     erased = Erased()
     sink = RecordSink(
         contracts=contracts,
@@ -104,10 +114,15 @@ def run(settings: IngestSettings) -> int:
         service="ingest",
         batch_records_max=BATCH_RECORDS_MAX,
     )
+
+    def take_definition(record: Record) -> None:
+        contracts.take(record)
+        labels.take(record)
+
     definitions = TableFollower(
         bootstrap=bootstrap,
         topic=topics.REGISTRY_DEFINITIONS.name,
-        on_record=contracts.take,
+        on_record=take_definition,
         service="ingest",
     )
     doorman = KafkaPublisher(
@@ -149,6 +164,15 @@ def run(settings: IngestSettings) -> int:
                     contracts=contracts,
                     publisher=publisher,
                     decode=decode,
+                ),
+            ),
+            (
+                label_service_pb2_grpc.add_LabelServiceServicer_to_server,
+                LabelApi(
+                    labels=labels,
+                    contracts=contracts,
+                    records=DeltaRows(settings.objects, options),
+                    clock=SystemClock(),
                 ),
             ),
         ],

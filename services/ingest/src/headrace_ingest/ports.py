@@ -10,6 +10,7 @@ from typing import Protocol
 import polars as pl
 
 from headrace.feature_view import View
+from headrace.label_definition import LabelDefinition
 from headrace_ingest.domain.accounts import Account
 from headrace_ingest.domain.attempts import Attempt, Place
 from headrace_ingest.domain.contract import Contract
@@ -60,6 +61,28 @@ class ContractBook(Protocol):
 
     def models(self) -> list[str]:
         """The models that recipes train, sorted."""
+
+
+class LabelBook(Protocol):
+    """The label definitions that are applied now."""
+
+    def get(self, label: str) -> LabelDefinition:
+        """Raises NotFound LABEL_UNKNOWN."""
+
+    def all(self) -> list[LabelDefinition]:
+        """In any order."""
+
+
+class RecordRows(Protocol):
+    """Archived records, as they are stored now."""
+
+    def of_keys(
+        self, contract: Contract, columns: Sequence[str], *, key: str, keys: Sequence[str]
+    ) -> pl.DataFrame:
+        """These columns of the records whose column `key`, as text, is one of `keys`.
+
+        Raises Unavailable OBJECT_STORE_UNAVAILABLE.
+        """
 
 
 class TopicCatalogue(Protocol):

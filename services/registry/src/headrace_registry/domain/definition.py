@@ -16,7 +16,7 @@ from headrace.errors import Conflict, Invalid
 from headrace_registry.domain.compatibility import differences, told
 
 # Streams first, so that a reader of the topic meets no reference before its target.
-KINDS = ("stream", "view", "recipe", "endpoint", "monitor")
+KINDS = ("stream", "view", "recipe", "endpoint", "monitor", "label")
 
 
 @dataclass(frozen=True, slots=True)

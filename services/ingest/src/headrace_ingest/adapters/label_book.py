@@ -1,0 +1,38 @@
+# SPDX-License-Identifier: Apache-2.0
+"""LabelBook filled from `registry.definitions`, live."""
+
+from __future__ import annotations
+
+from headrace.applied import read_applied
+from headrace.errors import NotFound
+from headrace.label_definition import LabelDefinition
+from headrace_kit.kafka import Record
+
+
+class AppliedLabels:
+    """The newest definition of each label."""
+
+    def __init__(self) -> None:
+        self._labels: dict[str, LabelDefinition] = {}
+
+    def take(self, record: Record) -> None:
+        """Take a record of the topic; raises Invalid for one that cannot be read."""
+        applied = read_applied(record.key, record.value)
+        if isinstance(applied.definition, LabelDefinition):
+            self.put(applied.definition)
+        elif applied.definition is None and applied.kind == "label":
+            self._labels = {n: each for n, each in self._labels.items() if n != applied.name}
+
+    def put(self, label: LabelDefinition) -> None:
+        """From now on this is the label's definition."""
+        # Replaced, never changed: readers in other threads see the one or the other.
+        self._labels = {**self._labels, label.name: label}
+
+    def get(self, label: str) -> LabelDefinition:
+        try:
+            return self._labels[label]
+        except KeyError as err:
+            raise NotFound("LABEL_UNKNOWN", label=label[:128]) from err
+
+    def all(self) -> list[LabelDefinition]:
+        return list(self._labels.values())

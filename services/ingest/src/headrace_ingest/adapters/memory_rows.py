@@ -1,0 +1,26 @@
+# SPDX-License-Identifier: Apache-2.0
+"""RecordRows of a test, on what a memory archive holds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import polars as pl
+
+from headrace_ingest.adapters.memory_archive import MemoryArchive
+from headrace_ingest.domain.contract import Contract
+from headrace_ingest.domain.judging import empty_rows
+
+
+class MemoryRows:
+    """The archive's rows, all at once."""
+
+    def __init__(self, archive: MemoryArchive) -> None:
+        self._archive = archive
+
+    def of_keys(
+        self, contract: Contract, columns: Sequence[str], *, key: str, keys: Sequence[str]
+    ) -> pl.DataFrame:
+        parts = [empty_rows(contract.stream), *self._archive.rows_by_stream.get(contract.name, [])]
+        rows = pl.concat(parts, how="diagonal")
+        return rows.filter(pl.col(key).cast(pl.String).is_in(keys)).select(columns)
