@@ -24,6 +24,7 @@ from headrace_ingest.adapters.object_erasure_book import ObjectErasureBook
 from headrace_ingest.domain.accounts import Account
 from headrace_ingest.domain.judging import ARCHIVE_COLUMNS, judge
 from headrace_ingest.handlers.erasures import Eraser
+from headrace_ingest.handlers.retention import Keeper
 from headrace_ingest.testing import a_contract, a_raw
 from headrace_kit.clock import SystemClock
 from headrace_kit.grpc_server import GrpcServer
@@ -63,6 +64,8 @@ class World:
             news=KafkaErasureNews(self.publisher),
             clock=SystemClock(),
         )
+        self.keeper = Keeper(contracts, eraser.datasets, eraser.rows, eraser.clock)
+        self.contracts = contracts
         api = DatasetApi(
             contracts=contracts,
             catalogue=None,
@@ -180,3 +183,14 @@ def test_erased_entity_is_in_no_file_of_the_table_any_more(world):
     assert report.entity_sha256 == to_entity(a_record(message.value)).sha256
     assert report == world.datasets.erase("flight", "UA1", request_id="r")
     assert [report] == list(world.datasets.erasures())
+
+
+def test_days_beyond_the_retention_leave_the_table_and_stay_in_the_dataset(world):
+    world.append(0, 1)
+    world.datasets.create("all", stream=STREAM)
+    world.contracts.put(a_contract(2, retention="365d"))
+    world.keeper.keep(60.0)
+    world.append(2)
+
+    assert ["departed:2"] == world.datasets.read_stream(STREAM).to_polars()["event_id"].to_list()
+    assert 2 == world.datasets.read("all").to_arrow().num_rows

@@ -167,7 +167,7 @@ def test_erasure_that_broke_off_goes_on_by_itself(world, step):
     with pytest.raises(FailpointRaised):
         world.erase()
     arm(None)
-    world.eraser.go_on(timeout_s=60.0)
+    world.eraser.go_on(60.0)
 
     assert (["UA2"], ["UA2"]) == (world.flights(), world.flights(OTHER))
     assert ["UA2"] == world.flights_of("all")
@@ -192,11 +192,11 @@ def test_rows_that_were_on_their_way_go_in_a_later_pass(world):
     world.erase()
     world.tables.append(STREAM, rows(3))
     world.clock.advance(SETTLE_US + 1)
-    world.eraser.go_on(timeout_s=60.0)
+    world.eraser.go_on(60.0)
     assert ["UA2"] == world.flights()
     assert not world.eraser.erasures.get(erasure_id("r")).settled
 
-    world.eraser.go_on(timeout_s=60.0)
+    world.eraser.go_on(60.0)
     assert world.eraser.erasures.get(erasure_id("r")).settled
 
 

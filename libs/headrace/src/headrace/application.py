@@ -62,6 +62,7 @@ class Stream(Closed):
     event_time: ColumnName
     known_time: ColumnName | None = None
     lateness_allowed_s: Span = Field(alias="lateness_allowed")
+    retention_s: Span | None = Field(None, alias="retention")
     columns: dict[ColumnName, Column]
 
     @model_validator(mode="after")

@@ -20,7 +20,6 @@ from headrace_ingest.adapters.delta_rows import DeltaRows
 from headrace_ingest.adapters.delta_tables import DeltaTables
 from headrace_ingest.adapters.duckdb_rows import DuckDbRows
 from headrace_ingest.adapters.erasure_conversions import KafkaErasureNews, to_entity
-from headrace_ingest.adapters.erasure_loop import ErasureLoop
 from headrace_ingest.adapters.file_attempt_log import FileAttemptLog
 from headrace_ingest.adapters.grpc_api import WORKERS, IngestApi
 from headrace_ingest.adapters.grpc_model_versions import GrpcModelVersions
@@ -29,11 +28,13 @@ from headrace_ingest.adapters.label_api import LabelApi
 from headrace_ingest.adapters.label_book import AppliedLabels
 from headrace_ingest.adapters.object_dataset_book import ObjectDatasetBook
 from headrace_ingest.adapters.object_erasure_book import ObjectErasureBook
+from headrace_ingest.adapters.periodic_loop import PeriodicLoop
 from headrace_ingest.domain.erasures import Erased
 from headrace_ingest.domain.recent_ids import RecentIds
 from headrace_ingest.domain.tolerance import Tolerance
 from headrace_ingest.handlers.erasures import Eraser
 from headrace_ingest.handlers.publish import REQUEST_BYTES_MAX, PublishDoor
+from headrace_ingest.handlers.retention import Keeper
 from headrace_ingest.handlers.sink import Pace, RecordSink
 from headrace_ingest.settings import IngestSettings
 from headrace_kit.admin_http import AdminServer
@@ -57,6 +58,8 @@ GRPC_SERVICES = (
 BATCH_RECORDS_MAX = 20_000
 # While a batch is handed over, its messages gather: sent in fewer requests they cost half.
 LINGER_MS = 5
+ERASURE_INTERVAL_S = 30.0
+KEEP_INTERVAL_S = 3_600.0
 # What is published waits in a queue of its own, so that neither it nor the sink fills the other's.
 DOOR_RECORDS_MAX = 50_000
 # A request above its cap is told so by its reason; one far above is refused before it is read.
@@ -136,6 +139,7 @@ def run(settings: IngestSettings) -> int:
         service="ingest",
     )
     eraser = _eraser(settings, contracts, publisher)
+    keeper = Keeper(contracts, eraser.datasets, eraser.rows, eraser.clock)
     server = GrpcServer(
         host=settings.grpc_host,
         port=settings.grpc_port,
@@ -187,7 +191,8 @@ def run(settings: IngestSettings) -> int:
         definitions,
         erasures,
         loop,
-        ErasureLoop(eraser),
+        PeriodicLoop("erasures", eraser.go_on, interval_s=ERASURE_INTERVAL_S),
+        PeriodicLoop("retention", keeper.keep, interval_s=KEEP_INTERVAL_S),
         server,
     )
     admin = AdminServer(settings.http_host, settings.http_port, ready=loop.ready)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import date
 from typing import Protocol
 
 import polars as pl
@@ -178,10 +179,16 @@ class RowStore(Protocol):
     def find(self, selection: Selection, entity: Entity, *, timeout_s: float) -> Found:
         """How many of the rows are the entity's, and since when; none without the column."""
 
-    def copy_without(
-        self, selection: Selection, entity: Entity, copy: str, *, timeout_s: float
+    def copy(
+        self, selection: Selection, copy: str, *, without: Entity | None = None, timeout_s: float
     ) -> None:
-        """Store the other rows in a table of their own, named `copy`; again replaces it."""
+        """Store the rows in a table of their own, named `copy`; again replaces it."""
+
+    def retire(self, selection: Selection, first_day: date) -> int:
+        """Take the days before this one out of the newest version; how many rows there were."""
+
+    def clean(self, selection: Selection, keep: Collection[int], *, keep_h: int) -> None:
+        """Remove files that were replaced before so many hours, but for versions to keep."""
 
     def erase(self, selection: Selection, entity: Entity) -> int:
         """Take the entity's rows out of the newest version; how many there were.
@@ -230,7 +237,7 @@ class DatasetBook(Protocol):
         """As they stand now, sorted."""
 
     def revise(self, manifest: Manifest) -> None:
-        """Store what an erasure made of a dataset, after the erasures that it names."""
+        """Store what became of a dataset, as the revision after its own."""
 
     def move(self, tag: Tag) -> Tag:
         """Raises Conflict TAG_MOVED unless its generation is the next one, or its own already."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
+from datetime import date
 from typing import Any
 
 import structlog
@@ -12,7 +13,7 @@ from deltalake import DeltaTable, write_deltalake
 from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
 
 from headrace.errors import Conflict, NotFound, Unavailable
-from headrace_ingest.adapters.delta_archive import BOUNDS, COMMIT_TRIES_MAX
+from headrace_ingest.adapters.delta_archive import BOUNDS, COMMIT_TRIES_MAX, PARTITION_COLUMN
 from headrace_ingest.domain.datasets import Selection
 from headrace_ingest.domain.erasures import Entity, predicate
 from headrace_kit.objects import delta_table_uri
@@ -61,21 +62,28 @@ class DeltaTables:
             )
 
     def erase(self, selection: Selection, entity: Entity) -> int:
+        return self._delete(selection, predicate(entity))
+
+    def retire(self, selection: Selection, first_day: date) -> int:
+        return self._delete(selection, f"{PARTITION_COLUMN} < date '{first_day.isoformat()}'")
+
+    def _delete(self, selection: Selection, rows: str) -> int:
         with _store_errors(selection.stream):
             for _ in range(COMMIT_TRIES_MAX):
                 try:
-                    return int(
-                        self._newest(selection).delete(predicate(entity))["num_deleted_rows"]
-                    )
+                    return int(self._newest(selection).delete(rows)["num_deleted_rows"] or 0)
                 except CommitFailedError as err:
-                    log.warning("erase_meets_a_commit", stream=selection.stream, error=str(err))
+                    log.warning("delete_meets_a_commit", stream=selection.stream, error=str(err))
         raise Unavailable("OBJECT_STORE_UNAVAILABLE", stream=selection.stream)
 
     def forget(self, selection: Selection, keep: Collection[int]) -> None:
+        self.clean(selection, keep, keep_h=0)
+
+    def clean(self, selection: Selection, keep: Collection[int], *, keep_h: int) -> None:
         with _store_errors(selection.stream):
             # Only what the log calls removed: a file that is being written is not in it yet.
             self._newest(selection).vacuum(
-                retention_hours=0,
+                retention_hours=keep_h,
                 dry_run=False,
                 enforce_retention_duration=False,
                 keep_versions=sorted(keep),

@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from datetime import date
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -58,6 +59,12 @@ class Tables(Protocol):
         """As RowStore says."""
 
     def forget(self, selection: Selection, keep: Collection[int]) -> None:
+        """As RowStore says."""
+
+    def retire(self, selection: Selection, first_day: date) -> int:
+        """As RowStore says."""
+
+    def clean(self, selection: Selection, keep: Collection[int], *, keep_h: int) -> None:
         """As RowStore says."""
 
 
@@ -133,12 +140,19 @@ class DuckDbRows:
         with self._work(timeout_s, rows=selection) as work:
             return Found(*work.all(asked)[0])
 
-    def copy_without(
-        self, selection: Selection, entity: Entity, copy: str, *, timeout_s: float
+    def copy(
+        self, selection: Selection, copy: str, *, without: Entity | None = None, timeout_s: float
     ) -> None:
-        others = f"select * from rows where ({duckdb_predicate(entity)}) is not true"  # noqa: S608
+        others = "true" if without is None else f"({duckdb_predicate(without)}) is not true"
         with self._work(timeout_s, rows=selection) as work:
-            self._tables.write_copy(copy, work.reader(others))
+            reader = work.reader(f"select * from rows where {others}")  # noqa: S608 - as above
+            self._tables.write_copy(copy, reader)
+
+    def retire(self, selection: Selection, first_day: date) -> int:
+        return self._tables.retire(selection, first_day)
+
+    def clean(self, selection: Selection, keep: Collection[int], *, keep_h: int) -> None:
+        self._tables.clean(selection, keep, keep_h=keep_h)
 
     def erase(self, selection: Selection, entity: Entity) -> int:
         return self._tables.erase(selection, entity)

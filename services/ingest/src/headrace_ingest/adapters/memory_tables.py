@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import replace
+from datetime import date
 from typing import Any
 
 import duckdb
@@ -58,6 +59,16 @@ class MemoryTables:
         elif after.height < before.height:
             self._versions[selection.stream].append(after)
         return before.height - after.height
+
+    def retire(self, selection: Selection, first_day: date) -> int:
+        before = self._versions[selection.stream][-1]
+        after = before.filter(pl.col("_event_date") >= first_day)
+        if after.height < before.height:
+            self._versions[selection.stream].append(after)
+        return before.height - after.height
+
+    def clean(self, selection: Selection, keep: Collection[int], *, keep_h: int) -> None:
+        self.forget(selection, keep)
 
     def forget(self, selection: Selection, keep: Collection[int]) -> None:
         if not selection.copy:

@@ -2,9 +2,9 @@
 """DatasetBook on an object store: what a database could lose is kept beside the rows themselves.
 
 `datasets/<name>/` holds `<number>.json`, `<number>.deleted`, `tags/<tag>/<generation>.json` and
-`requests/<sha256 of the request id>.json`; `<number>.erased/<n>.json` is the manifest after the
-n-th erasure that took rows out of it. Every object is put once and never changed, so numbers
-and generations have no gap and no second owner, by conditional puts alone.
+`requests/<sha256 of the request id>.json`; `<number>.revisions/<n>.json` is the manifest after its
+rows got a table of their own, or an erasure took some out. Every object is put once and never
+changed, so numbers and generations have no gap and no second owner, by conditional puts alone.
 """
 
 from __future__ import annotations
@@ -114,8 +114,9 @@ class ObjectDatasetBook:
         return tag
 
     def revise(self, manifest: Manifest) -> None:
-        key = _revision_key(manifest.name, manifest.number, len(manifest.erasures))
-        self._objects.put_if_absent(key, _json(manifest))
+        revised = replace(manifest, revision=manifest.revision + 1)
+        key = _revision_key(revised.name, revised.number, revised.revision)
+        self._objects.put_if_absent(key, _json(revised))
 
     def _manifest(self, name: str, number: int) -> Manifest:
         manifest = self._found(_manifest_key(name, number), _MANIFEST)
@@ -154,7 +155,7 @@ def _deleted_key(name: str, number: int) -> str:
 
 
 def _revision_key(name: str, number: int, revision: int) -> str:
-    return f"{ROOT}/{name}/{number}.erased/{revision}.json"
+    return f"{ROOT}/{name}/{number}.revisions/{revision}.json"
 
 
 def _tag_key(name: str, tag: str, generation: int) -> str:

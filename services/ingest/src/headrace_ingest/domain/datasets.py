@@ -107,6 +107,7 @@ class Manifest:
     # Rows that erasures took out, and which erasures these were.
     rows_erased: int = 0
     erasures: tuple[str, ...] = ()
+    revision: int = 0
 
     @property
     def selection(self) -> Selection:

@@ -75,7 +75,7 @@ class Eraser:
         self.take_out(erasure, timeout_s=timeout_s)
         return erasure
 
-    def go_on(self, *, timeout_s: float) -> None:
+    def go_on(self, timeout_s: float) -> None:
         """Another pass for each erasure that is not settled."""
         for named in self.erasures.ids():
             erasure = self.erasures.get(named)
@@ -168,7 +168,7 @@ class Eraser:
             if not self.rows.find(table, entity, timeout_s=timeout_s).rows:
                 return False
             copy = f"{manifest.name}/{manifest.number}"
-            self.rows.copy_without(selection, entity, copy, timeout_s=timeout_s)
+            self.rows.copy(selection, copy, without=entity, timeout_s=timeout_s)
             selection = replace(selection, copy=copy)
         elif own:
             self.rows.erase(selection, entity)

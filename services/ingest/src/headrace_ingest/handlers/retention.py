@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a stream's table need not keep: days beyond the contract's retention, files of old versions.
+
+A dataset outlives both. While it is young its version is kept as it is; before that version may
+leave the table's log, the dataset gets a table of its own: by then compaction has replaced the
+files that it pins, so that a copy takes no more room than they do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from datetime import UTC, date, datetime
+
+from headrace.errors import NotFound
+from headrace_ingest.domain.contract import Contract
+from headrace_ingest.domain.datasets import Manifest, Selection
+from headrace_ingest.handlers.datasets import pinned_versions
+from headrace_ingest.ports import ContractBook, DatasetBook, RowStore
+from headrace_kit.clock import Clock
+from headrace_kit.failpoints import failpoint
+
+# Files of replaced versions stay for this long, for readers, and for time travel.
+KEEP_H = 168
+HOUR_US = 3_600 * 1_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Keeper:
+    """A pass may be repeated, and two may run beside each other."""
+
+    contracts: ContractBook
+    datasets: DatasetBook
+    rows: RowStore
+    clock: Clock
+
+    def keep(self, timeout_s: float) -> None:
+        """One pass over all streams."""
+        for name in self.contracts.names():
+            contract = self.contracts.get(name)
+            try:
+                version = self.rows.newest_version(name)
+            except NotFound:
+                continue
+            for manifest in self._leaving(name):
+                self._give_own_table(manifest, timeout_s)
+            newest = Selection(name, version, ())
+            day = self._first_day(contract)
+            if day is not None:
+                self.rows.retire(newest, day)
+            failpoint("ingest.keep.retired")
+            self.rows.clean(newest, pinned_versions(name, book=self.datasets), keep_h=KEEP_H)
+
+    def _first_day(self, contract: Contract) -> date | None:
+        """The first day of event time that is kept; None keeps all."""
+        retention_s = contract.stream.retention_s
+        if retention_s is None:
+            return None
+        return datetime.fromtimestamp(self.clock.now_us() / 1e6 - retention_s, UTC).date()
+
+    def _leaving(self, stream: str) -> Iterator[Manifest]:
+        """The datasets of a stream whose version may soon be gone."""
+        # Twice a day early: a pass may fail and be tried again.
+        old_us = self.clock.now_us() - (KEEP_H - 48) * HOUR_US
+        for place in self.datasets.places():
+            manifest = self.datasets.get(*place)
+            selection = manifest.selection
+            old = manifest.created_at_us < old_us and not selection.copy
+            if selection.stream == stream and old:
+                yield manifest
+
+    def _give_own_table(self, manifest: Manifest, timeout_s: float) -> None:
+        copy = f"{manifest.name}/{manifest.number}"
+        self.rows.copy(manifest.selection, copy, timeout_s=timeout_s)
+        selection = replace(manifest.selection, copy=copy)
+        self.datasets.revise(
+            replace(manifest, origin=replace(manifest.origin, selection=selection))
+        )

@@ -1,0 +1,113 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Old days leave the archive, and old versions their files; datasets keep what they name."""
+
+from __future__ import annotations
+
+import polars as pl
+import pytest
+
+from headrace.errors import Conflict
+from headrace_ingest.adapters.contract_book import AppliedContracts
+from headrace_ingest.adapters.duckdb_rows import DuckDbRows
+from headrace_ingest.adapters.memory_tables import MemoryTables
+from headrace_ingest.adapters.object_dataset_book import ObjectDatasetBook
+from headrace_ingest.domain.datasets import Reference
+from headrace_ingest.domain.judging import ARCHIVE_COLUMNS, judge
+from headrace_ingest.handlers import datasets
+from headrace_ingest.handlers.datasets import CreateDataset
+from headrace_ingest.handlers.retention import HOUR_US, KEEP_H, Keeper
+from headrace_ingest.testing import NOW_US, a_contract, a_raw
+from headrace_kit.json_strict import decode
+from headrace_kit.objects import MemoryObjectStore
+from headrace_kit.testing import FixedClock, a_batch
+
+STREAM, DAY_US = "flights.departed", 24 * HOUR_US
+
+
+def rows(*numbers, days_ago=0):
+    at_us = NOW_US - days_ago * DAY_US
+    records = [a_raw(number, departed_at=at_us) for number in numbers]
+    columns = (*ARCHIVE_COLUMNS, *a_contract().stream.columns)
+    return judge(a_batch(records), a_contract(), decode=decode).rows.select(columns)
+
+
+class World:
+    """A stream with a row of today and one of 20 days ago."""
+
+    def __init__(self, spill):
+        self.contracts, self.tables = AppliedContracts(), MemoryTables()
+        self.contracts.put(a_contract())
+        self.tables.append(STREAM, pl.concat([rows(0), rows(1, days_ago=20)]))
+        self.book, self.clock = ObjectDatasetBook(MemoryObjectStore()), FixedClock(NOW_US)
+        self.rows = DuckDbRows(self.tables, spill)
+        self.keeper = Keeper(self.contracts, self.book, self.rows, self.clock)
+
+    def keep(self, retention=None):
+        if retention:
+            self.contracts.put(a_contract(2, retention=retention))
+        self.keeper.keep(60.0)
+
+    def ids(self, selection=None):
+        selection = selection or self.created().selection
+        return sorted(self.tables.open(selection)["_event_id"].to_pylist())
+
+    def create(self):
+        return datasets.create_dataset(
+            CreateDataset("all", "", STREAM, "", "", None, 0),
+            "r",
+            contracts=self.contracts,
+            book=self.book,
+            rows=self.rows,
+            clock=self.clock,
+            timeout_s=60.0,
+        )
+
+    def created(self):
+        return datasets.find(Reference("all"), book=self.book)
+
+
+@pytest.fixture
+def world(tmp_path):
+    return World(tmp_path / "spill")
+
+
+def test_days_beyond_the_retention_leave_the_archive(world):
+    world.keep("14d")
+    world.create()
+
+    assert ["departed:0"] == world.ids()
+
+
+def test_stream_without_retention_keeps_all(world):
+    world.keep()
+
+    assert 0 == world.tables.newest_version(STREAM)
+
+
+def test_young_dataset_keeps_its_version_over_the_retention(world):
+    made = world.create()
+    world.keep("14d")
+
+    assert ["departed:0", "departed:1"] == world.ids(made.selection)
+
+
+def test_old_dataset_has_its_own_table_before_its_version_goes(world):
+    made = world.create()
+    world.clock.advance((KEEP_H - 47) * HOUR_US)
+    world.keep("14d")
+    world.tables.append(STREAM, rows(2))
+    world.keep()
+
+    with pytest.raises(Conflict, match="VERSION_EXPIRED"):
+        world.tables.open(made.selection)
+    assert ["departed:0", "departed:1"] == world.ids()
+    assert (made.content, 0) == (world.created().content, world.created().rows_erased)
+
+
+def test_copied_dataset_is_copied_once(world):
+    world.create()
+    world.clock.advance((KEEP_H - 47) * HOUR_US)
+    world.keep()
+    world.keep()
+
+    assert 1 == world.created().revision
