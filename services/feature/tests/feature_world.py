@@ -17,6 +17,7 @@ from headrace_feature.adapters.record_folder import RecordFolder
 from headrace_feature.adapters.run_files import to_bytes
 from headrace_feature.adapters.run_store import RunStore
 from headrace_feature.domain.freshness import DelayHistogram
+from headrace_feature.domain.kept_answers import KeptAnswers
 from headrace_feature.domain.observations import FLAGS, PARTITION_SHIFT, Run, merged
 from headrace_feature.domain.online_query import GetOnlineFeatures
 from headrace_feature.domain.views import Catalogue
@@ -214,11 +215,13 @@ class World:
         self.restart()
 
     def restart(self) -> None:
+        self.kept = KeptAnswers()
         self.store = RunStore(self.state_store, self.folder, folder_bytes_max=self.folder_bytes_max)
         self.loop_handler = RecordFolder(
             catalogue=lambda: self.catalogue,
             store=self.store,
             restorer=self.restorer,
+            kept=self.kept,
             clock=self.clock,
             keep_us=self.keep,
             freshness=self.freshness,
@@ -254,7 +257,7 @@ class World:
     def read_columns(self, features, columns, moments) -> np.ndarray:
         query = GetOnlineFeatures(tuple(features), columns, np.array(moments, dtype=np.int64))
         return get_online_features(
-            query, catalogue=self.catalogue, store=self.store, clock=self.clock
+            query, catalogue=self.catalogue, store=self.store, kept=self.kept, clock=self.clock
         )
 
     def training_set(self, rides, asks, ends, until):

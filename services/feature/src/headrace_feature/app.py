@@ -24,6 +24,7 @@ from headrace_feature.adapters.snapshot_restorer import SnapshotRestorer
 from headrace_feature.adapters.snapshot_writer import SnapshotWriter
 from headrace_feature.adapters.state_snapshots import StateSnapshots
 from headrace_feature.domain.freshness import DelayHistogram
+from headrace_feature.domain.kept_answers import KeptAnswers
 from headrace_feature.domain.views import DAY_US, Catalogue
 from headrace_feature.settings import Settings
 from headrace_kit.admin_http import AdminServer
@@ -48,7 +49,7 @@ def run(settings: Settings) -> int:
     bootstrap = settings.kafka_bootstrap
     state = LmdbStateStore(settings.data_dir / "state", map_bytes_max=settings.state_bytes_max)
     store = RunStore(state, settings.data_dir / "runs", folder_bytes_max=settings.state_bytes_max)
-    freshness, clock = DelayHistogram(), SystemClock()
+    freshness, kept, clock = DelayHistogram(), KeptAnswers(), SystemClock()
     publisher = KafkaPublisher(bootstrap, client_id=SERVICE)
 
     def read_streams(catalogue: Catalogue) -> None:
@@ -76,6 +77,7 @@ def run(settings: Settings) -> int:
         catalogue=definitions.catalogue,
         store=store,
         restorer=restorer,
+        kept=kept,
         clock=clock,
         keep_us=settings.keep_days * DAY_US,
         freshness=freshness,
@@ -95,6 +97,7 @@ def run(settings: Settings) -> int:
     api = FeatureApi(
         catalogue=definitions.catalogue,
         store=store,
+        kept=kept,
         archive=archive,
         freshness=freshness,
         clock=clock,

@@ -16,6 +16,7 @@ from headrace_feature.domain import long_windows, point_in_time, windows
 from headrace_feature.domain.entities import digests, text_of
 from headrace_feature.domain.exact import as_float32
 from headrace_feature.domain.gathering import Ranges, Wanted, block_of, ranges_of
+from headrace_feature.domain.kept_answers import KEPT_US_MAX, KeptAnswers, valid_until
 from headrace_feature.domain.long_windows import LongEntity
 from headrace_feature.domain.observations import COLUMNS, Ints, Observations, run_of
 from headrace_feature.domain.online_query import GetOnlineFeatures, joinable, joined
@@ -31,6 +32,7 @@ LINE_US_MAX = 2**61  # entities x (span of their times + what a coarse scale add
 SECOND_US = 1_000_000
 # Which of several observations of one moment comes first shows in these.
 BY_ID = ("first", "last", "last_n")
+NOBODY: tuple[str, ...] = ()  # the entity of a row that has none
 Reply = NDArray[np.float32] | HeadraceError
 Read = Callable[[GetOnlineFeatures], NDArray[np.float32]]
 # Next offset by layout id and partition: what the fold may take on, without a hole before it.
@@ -89,7 +91,12 @@ def _fold(
 
 
 def get_online_features(
-    query: GetOnlineFeatures, *, catalogue: Catalogue, store: ObservationStore, clock: Clock
+    query: GetOnlineFeatures,
+    *,
+    catalogue: Catalogue,
+    store: ObservationStore,
+    kept: KeptAnswers,
+    clock: Clock,
 ) -> NDArray[np.float32]:
     """[rows, features] as known at each row's moment; NaN where absent.
 
@@ -102,7 +109,7 @@ def get_online_features(
     if not len(as_of_us):
         as_of_us = np.full(rows, clock.now_us(), dtype=np.int64)
     answers = np.empty((rows, plan.slots))
-    _answer_windows(plan, query.columns, as_of_us, store, answers)
+    _answer_windows(plan, query.columns, as_of_us, store, kept, answers)
     for slot, feature in zip(plan.request.slots, plan.request.features, strict=True):
         answers[:, slot] = transform(feature, _column(query.columns, feature.column))
     apply_rules(plan.rules, answers)
@@ -114,12 +121,13 @@ def answer_together(
     *,
     catalogue: Catalogue,
     store: ObservationStore,
+    kept: KeptAnswers,
     clock: Clock,
 ) -> list[Reply]:
     """`get_online_features` of each query; those that are alike are read as one."""
 
     def read(query: GetOnlineFeatures) -> NDArray[np.float32]:
-        return get_online_features(query, catalogue=catalogue, store=store, clock=clock)
+        return get_online_features(query, catalogue=catalogue, store=store, kept=kept, clock=clock)
 
     replies, rows = dict[int, Reply](), dict[int, int]()
     for number, query in enumerate(queries):
@@ -157,47 +165,114 @@ def _answer_windows(
     columns: Mapping[str, Column],
     as_of_us: NDArray[np.int64],
     store: ObservationStore,
+    kept: KeptAnswers,
     answers: NDArray[np.float64],
 ) -> None:
     """Fill the windows' slots, so many rows at a time that their time lines fit int64."""
     longest_us = max((part.longest_us for part in plan.windows), default=0)
     longest_us = min(longest_us, int(as_of_us.max()) + 1)  # nothing was before 1970
-    span_us = int(as_of_us.max() - as_of_us.min()) + longest_us
+    span_us = int(as_of_us.max() - as_of_us.min()) + longest_us + KEPT_US_MAX
     step = max(1, LINE_US_MAX // max(span_us, 1))
     for first in range(0, len(as_of_us), step):
         rows = slice(first, first + step)
         some = {name: column[rows] for name, column in columns.items()}
         for family in windows.families(plan):
-            found = [_seen(part, some, as_of_us[rows], store) for part in family.parts]
-            windows.answer(family, [seen for seen, _ in found], as_of_us[rows], answers[rows])
-            for entity in (each for _, long in found for each in long):
-                entity.answer(as_of_us[rows], answers[rows])
+            _answer_family(family, some, as_of_us[rows], store, kept, answers[rows])
     # After reading: a floor is told before what lies behind it goes.
     for part in plan.windows:
         _check_readable(part.layout, max(0, int(as_of_us.min()) - part.longest_us), store)
 
 
-def _seen(
-    part: WindowPart,
+@dataclass(frozen=True, slots=True, eq=False)
+class _Rows:
+    """What the rows ask one part for: `entities`: [2, entities], `slots`: per row its entity's.
+
+    `positions`: what the layout held, or less, when the answers were looked for.
+    """
+
+    part: WindowPart
+    positions: Mapping[int, int]
+    entities: NDArray[np.uint64]
+    slots: Ints
+
+    def taken(self, rows: Ints) -> _Rows:
+        """Some of the rows, and their entities alone."""
+        if len(rows) == len(self.slots):
+            return self
+        asked, slots = np.unique(self.slots[rows], return_inverse=True)
+        return _Rows(self.part, self.positions, self.entities[:, asked], slots)
+
+    def per_row(self) -> NDArray[np.uint64]:
+        return self.entities[:, self.slots]
+
+
+def _answer_family(
+    family: windows.Family,
     columns: Mapping[str, Column],
-    as_of_us: NDArray[np.int64],
+    as_of_us: Ints,
     store: ObservationStore,
+    kept: KeptAnswers,
+    answers: NDArray[np.float64],
+) -> None:
+    """Fill the family's slots from kept answers; what misses one is computed, and kept."""
+    missed = np.zeros(len(as_of_us), dtype=np.bool_)
+    asked = [_asked(part, columns, store) for part in family.parts]
+    for each in asked:
+        found = kept.find(each.part, each.positions, each.per_row(), as_of_us)
+        if found is None:
+            missed[:] = True
+        else:
+            answers[:, each.part.slots], hit = found
+            missed |= ~hit
+    rows = np.flatnonzero(missed)
+    if len(rows):
+        computed = np.empty((len(rows), answers.shape[1]))
+        _compute(family, [e.taken(rows) for e in asked], as_of_us[rows], store, kept, computed)
+        for each in asked:
+            answers[rows[:, None], each.part.slots] = computed[:, each.part.slots]
+
+
+def _compute(
+    family: windows.Family,
+    asked: Sequence[_Rows],
+    as_of_us: Ints,
+    store: ObservationStore,
+    kept: KeptAnswers,
+    answers: NDArray[np.float64],
+) -> None:
+    found = [_seen(each, as_of_us, store) for each in asked]
+    windows.answer(family, [seen for seen, _ in found], as_of_us, answers)
+    for entity in (each for _, long in found for each in long):
+        entity.answer(as_of_us, answers)
+    for each, (seen, _), of_part in zip(asked, found, family.windows, strict=True):
+        rows = np.flatnonzero(seen.slots >= 0)  # what very busy entities are told soon changes
+        if not len(rows):
+            continue
+        moments_us, values = as_of_us[rows], answers[rows[:, None], each.part.slots]
+        until_us = valid_until(seen.block, seen.slots[rows], moments_us, of_part)
+        entities = each.per_row()[:, rows]
+        kept.keep(each.part, each.positions, entities, moments_us, until_us, values)
+
+
+def _seen(
+    asked: _Rows, as_of_us: Ints, store: ObservationStore
 ) -> tuple[windows.Seen, list[LongEntity]]:
     """The observations of the entities that are asked for, each entity once; and those with very
     many, which are not among them.
     """
-    named, slots = _entities(part.layout, columns)
-    since_us, until_us = _times(slots, len(named), as_of_us, part.longest_us)
-    ranges = ranges_of(store.runs(part.layout), Wanted(digests(named), since_us, until_us))
+    part, slots = asked.part, asked.slots
+    since_us, until_us = _times(slots, asked.entities.shape[1], as_of_us, part.longest_us)
+    wanted = Wanted(asked.entities, since_us, until_us + KEPT_US_MAX)
+    ranges = ranges_of(store.runs(part.layout), wanted)
     long = _long(part, ranges, slots)
     if long:
         ranges = [each.without(np.array(list(long))) for each in ranges]
         slots = np.where(np.isin(slots, list(long)), -1, slots)
     block = block_of(
         [each.found() for each in ranges],
-        entities=len(named),
+        entities=asked.entities.shape[1],
         width=COLUMNS + len(part.layout.columns),
-        by_id=any(asked.feature.aggregate in BY_ID for asked in part.asked),
+        by_id=any(each.feature.aggregate in BY_ID for each in part.asked),
     )
     return windows.Seen(block, slots), list(long.values())
 
@@ -222,31 +297,29 @@ def _long(
     return long
 
 
-def _times(
-    slots: NDArray[np.int64], entities: int, as_of_us: NDArray[np.int64], longest_us: int
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def _times(slots: Ints, entities: int, as_of_us: Ints, longest_us: int) -> tuple[Ints, Ints]:
     """Of each entity, the time that all its rows together look at."""
-    asked = slots >= 0
     if entities == len(slots):  # each row has an entity of its own, in the order of the rows
         return as_of_us - longest_us, as_of_us
     since_us = np.full(entities, 2**62, dtype=np.int64)
     until_us = -since_us
-    np.minimum.at(since_us, slots[asked], as_of_us[asked] - longest_us)
-    np.maximum.at(until_us, slots[asked], as_of_us[asked])
+    np.minimum.at(since_us, slots, as_of_us - longest_us)
+    np.maximum.at(until_us, slots, as_of_us)
     return since_us, until_us
 
 
-def _entities(
-    layout: Layout, columns: Mapping[str, Column]
-) -> tuple[list[tuple[str, ...]], NDArray[np.int64]]:
-    """The entities, each once, and per row its place there: -1 for a row without entity."""
-    texts = [map(text_of, _listed(_column(columns, name))) for name in layout.entity]
+def _asked(part: WindowPart, columns: Mapping[str, Column], store: ObservationStore) -> _Rows:
+    """The entities, each once. A row without entity asks for one that no record has."""
+    positions = store.next_by_partition(part.layout)
+    texts = [map(text_of, _listed(_column(columns, name))) for name in part.layout.entity]
     places: dict[tuple[str, ...], int] = {}
     slots = [
-        -1 if None in spelled else places.setdefault(cast(tuple[str, ...], spelled), len(places))
+        places.setdefault(
+            NOBODY if None in spelled else cast(tuple[str, ...], spelled), len(places)
+        )
         for spelled in zip(*texts, strict=True)
     ]
-    return list(places), np.array(slots, dtype=np.int64)
+    return _Rows(part, positions, digests(list(places)), np.array(slots, dtype=np.int64))
 
 
 def _listed(column: Column) -> Sequence[object]:

@@ -20,6 +20,7 @@ from headrace_feature.adapters.conversions import (
     to_training_command,
 )
 from headrace_feature.domain.freshness import DelayHistogram
+from headrace_feature.domain.kept_answers import KeptAnswers
 from headrace_feature.domain.online_query import GetOnlineFeatures
 from headrace_feature.domain.views import Catalogue
 from headrace_feature.handlers import answer_together
@@ -35,11 +36,13 @@ class FeatureApi(service.FeatureServiceServicer):
         *,
         catalogue: Callable[[], Catalogue],
         store: ObservationStore,
+        kept: KeptAnswers,
         archive: Archive,
         freshness: DelayHistogram,
         clock: Clock,
     ) -> None:
         self._catalogue, self._store, self._archive = catalogue, store, archive
+        self._kept = kept
         self._freshness, self._clock = freshness, clock
         self._training = threading.Lock()
 
@@ -49,7 +52,11 @@ class FeatureApi(service.FeatureServiceServicer):
         asked = [query for query in queries if not isinstance(query, HeadraceError)]
         answers = iter(
             answer_together(
-                asked, catalogue=self._catalogue(), store=self._store, clock=self._clock
+                asked,
+                catalogue=self._catalogue(),
+                store=self._store,
+                kept=self._kept,
+                clock=self._clock,
             )
         )
         replies = (q if isinstance(q, HeadraceError) else next(answers) for q in queries)

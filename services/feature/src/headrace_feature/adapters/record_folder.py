@@ -16,6 +16,7 @@ from headrace import topics
 from headrace.application import Stream
 from headrace_feature.adapters.conversions import to_observations
 from headrace_feature.domain.freshness import DelayHistogram
+from headrace_feature.domain.kept_answers import KeptAnswers
 from headrace_feature.domain.observations import Observations, empty_run
 from headrace_feature.domain.views import Catalogue, Layout
 from headrace_feature.handlers import fold_observations
@@ -36,12 +37,13 @@ class RecordFolder:
         catalogue: Callable[[], Catalogue],
         store: ObservationStore,
         restorer: Restorer,
+        kept: KeptAnswers,
         clock: Clock,
         keep_us: int,
         freshness: DelayHistogram,
     ) -> None:
         self._catalogue, self._store, self._clock = catalogue, store, clock
-        self._restorer = restorer
+        self._restorer, self._kept = restorer, kept
         self._restoring: list[Partition] = []
         self._owned: dict[str, set[int]] = {}
         self._keep_us, self._freshness = keep_us, freshness
@@ -102,7 +104,7 @@ class RecordFolder:
             for layout in self._layouts.get(stream, [])
             if self._placed.get((layout.id, number), NEVER) < behind
         ]
-        self._store.commit(batch)
+        self._commit(batch)
         self._note(batch, [])
 
     def _take_on(self, layout: Layout, number: int) -> int:
@@ -123,10 +125,17 @@ class RecordFolder:
         failpoint("feature.loop.folded")
         failpoint("feature.loop.batch")
         if batch:
-            self._store.commit(batch)
+            self._commit(batch)
         failpoint("feature.loop.stored")
         self._note(batch, published_ms)
         self._store.tend()
+
+    def _commit(self, batch: Sequence[Folded]) -> None:
+        before = [self._store.next_by_partition(folded.layout) for folded in batch]
+        self._store.commit(batch)
+        for folded, positions in zip(batch, before, strict=True):
+            after = self._store.next_by_partition(folded.layout)
+            self._kept.advance(folded.layout, positions, folded.run.entities, after)
 
     def idle(self) -> None:
         self._store.tend()

@@ -50,12 +50,23 @@ class Window:
         end_us = as_of_us - as_of_us % self.length_us
         return end_us - self.length_us - 1, end_us - 1
 
+    def moves_us(self, as_of_us: Moments) -> Moments:
+        """When the edges of a tumbling window move next."""
+        if not self.timezone:
+            return as_of_us - as_of_us % self.length_us + self.length_us
+        end, days = self._calendar_end(as_of_us)
+        return midnights_us(end + days, self.timezone)
+
     def _calendar_edges(self, as_of_us: Moments) -> tuple[Moments, Moments]:
-        days = self.length_us // DAY_US
-        shown = np.minimum(np.maximum(as_of_us, FIRST_US + self.reach_us), LAST_US)
-        today = local_seconds(shown, self.timezone) // DAY_S
-        end = today - today % days
+        end, days = self._calendar_end(as_of_us)
         return (
             midnights_us(end - days, self.timezone) - 1,
             midnights_us(end, self.timezone) - 1,
         )
+
+    def _calendar_end(self, as_of_us: Moments) -> tuple[Moments, int]:
+        """The local day with which the last complete window ended; how many days it has."""
+        days = self.length_us // DAY_US
+        shown = np.minimum(np.maximum(as_of_us, FIRST_US + self.reach_us), LAST_US)
+        today = local_seconds(shown, self.timezone) // DAY_S
+        return today - today % days, days

@@ -25,7 +25,7 @@ Totals = NDArray[np.int64] | NDArray[np.object_]
 
 def as_float32(values: NDArray[np.float64]) -> NDArray[np.float32]:
     """The answer's form: beyond the range is the end of the range, minus zero is zero."""
-    return (np.clip(values, -FLOAT32_MAX, FLOAT32_MAX) + 0.0).astype(np.float32)
+    return (np.minimum(np.maximum(values, -FLOAT32_MAX), FLOAT32_MAX) + 0.0).astype(np.float32)
 
 
 def sum_of_floats(values: Sequence[float]) -> float:

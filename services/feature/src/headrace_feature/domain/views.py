@@ -12,7 +12,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from itertools import count
 from typing import Literal, TypeVar
 
@@ -88,18 +88,18 @@ class Asked:
     place: int
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, eq=False)
 class WindowPart:
     """What a request asks of one view's windows."""
 
     layout: Layout
     asked: tuple[Asked, ...]
 
-    @property
-    def slots(self) -> tuple[int, ...]:
-        return tuple(each.slot for each in self.asked)
+    @cached_property
+    def slots(self) -> list[int]:
+        return [each.slot for each in self.asked]
 
-    @property
+    @cached_property
     def longest_us(self) -> int:
         return max(Window.of(each.feature).reach_us for each in self.asked)
 
