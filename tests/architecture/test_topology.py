@@ -44,12 +44,11 @@ def topics_in(tree: ast.AST) -> set[str]:
 
 
 def makes_messages(function: ast.AST) -> bool:
-    return any(
-        isinstance(node, ast.Call)
-        and isinstance(node.func, ast.Name)
-        and node.func.id in ("Message", "_message")
-        for node in ast.walk(function)
-    )
+    """One by one, or by handing key and value to a BulkPublisher."""
+    called = [node.func for node in ast.walk(function) if isinstance(node, ast.Call)]
+    named = {each.id for each in called if isinstance(each, ast.Name)}
+    asked = {each.attr for each in called if isinstance(each, ast.Attribute)}
+    return bool(named & {"Message", "_message"}) or "queue" in asked
 
 
 def modules(service: str) -> dict[str, ast.Module]:

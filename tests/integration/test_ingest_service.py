@@ -89,7 +89,7 @@ def assert_exact(service: Service, stream: Stream) -> None:
     """Nothing lost, nothing twice, all accounted, whatever happened before."""
     assert seen_by(service, stream) == WANTED
     assert dict.fromkeys(IDS, 1) == dict(service.archived(stream))
-    assert {record.headers["ce_id"].decode() for record in stream.read(stream.records)} == IDS
+    assert {json.loads(record.value)["_id"] for record in stream.read(stream.records)} == IDS
     letters = Counter(each.headers["dl-reason"].decode() for each in stream.dead_letters().values())
     assert letters == WANTED["dead"]
 

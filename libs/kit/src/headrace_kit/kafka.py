@@ -256,7 +256,56 @@ class _Delivery:
         if not self._lock.acquire(timeout=max(0.0, timeout_s)):
             raise Unavailable("DELIVERY_UNKNOWN", topic=self._topic)
         if self.error is not None:
-            raise _delivery_error(self.error, self._topic)
+            raise delivery_error(self.error, self._topic)
+
+
+def producer_settings(
+    bootstrap: str,
+    client_id: str,
+    *,
+    linger_ms: float,
+    queue_records_max: int,
+    message_bytes_max: int = MESSAGE_BYTES_MAX,
+) -> dict[str, Any]:
+    """What every producer of ours tells librdkafka."""
+    return client_settings(bootstrap, client_id) | {
+        "acks": "all",
+        "enable.idempotence": True,
+        "linger.ms": linger_ms,
+        "message.max.bytes": message_bytes_max + 65_536,  # room for key, headers, framing
+        "message.timeout.ms": int(DELIVERY_TIMEOUT_S * 1000),
+        "partitioner": "murmur2_random",
+        "queue.buffering.max.kbytes": QUEUE_KIB_MAX,
+        "queue.buffering.max.messages": queue_records_max,
+        "topic.metadata.propagation.max.ms": 2_000,
+    }
+
+
+class ReplaceableProducer:
+    """An idempotent producer that is made anew after a fatal error, once; a second one ends us."""
+
+    def __init__(self, settings: Mapping[str, Any]) -> None:
+        self._settings, self._client = settings, Producer(settings)
+        self._pid, self._replaced = os.getpid(), False
+        self._replacing = threading.Lock()
+        self.failure: BaseException | None = None
+
+    @property
+    def client(self) -> Producer:
+        if os.getpid() != self._pid:
+            raise RuntimeError("a Kafka client does not survive a fork: make it in the child")
+        return self._client
+
+    def replace(self, dead: Producer) -> None:
+        with self._replacing:
+            if self._client is not dead:
+                return
+            if self._replaced:
+                self.failure = RuntimeError("the idempotent producer failed twice")
+                return
+            self._replaced = True
+            log.error("kafka_producer_replaced")
+            self._client = Producer(self._settings)
 
 
 class KafkaPublisher:
@@ -271,31 +320,24 @@ class KafkaPublisher:
         linger_ms: float = 1,
         message_bytes_max: int = MESSAGE_BYTES_MAX,
     ) -> None:
-        self._bootstrap = bootstrap
+        self._bootstrap, self._client_id = bootstrap, client_id
         self._bytes_max = message_bytes_max
-        self._settings = client_settings(bootstrap, client_id) | {
-            "acks": "all",
-            "enable.idempotence": True,
-            "linger.ms": linger_ms,
-            "message.max.bytes": message_bytes_max + 65_536,  # room for key, headers, framing
-            "message.timeout.ms": int(DELIVERY_TIMEOUT_S * 1000),
-            "partitioner": "murmur2_random",
-            "queue.buffering.max.kbytes": QUEUE_KIB_MAX,
-            "queue.buffering.max.messages": queue_records_max,
-            "topic.metadata.propagation.max.ms": 2_000,
-        }
-        self._pid = os.getpid()
-        self._producer = Producer(self._settings)
-        self._replaced = False
-        self._failure: BaseException | None = None
-        self._replacing = threading.Lock()
+        self._producer = ReplaceableProducer(
+            producer_settings(
+                bootstrap,
+                client_id,
+                linger_ms=linger_ms,
+                queue_records_max=queue_records_max,
+                message_bytes_max=message_bytes_max,
+            )
+        )
         self._closing = threading.Event()
         self._poller = threading.Thread(target=self._poll, name="kafka-publisher", daemon=True)
         self._poller.start()
 
     def start(self) -> None:
         """Wait for the broker; raises Unavailable BROKER_UNAVAILABLE after 30 s."""
-        await_broker(self._producer, self._bootstrap)
+        await_broker(self._producer.client, self._bootstrap)
 
     def publish(
         self, messages: Sequence[Message], *, timeout_s: float = DELIVERY_TIMEOUT_S
@@ -306,9 +348,7 @@ class KafkaPublisher:
             sending.wait(deadline_s - time.monotonic())
 
     def send(self, messages: Sequence[Message]) -> Sending:
-        if os.getpid() != self._pid:
-            raise RuntimeError("a Kafka client does not survive a fork: make it in the child")
-        producer, delivery = self._producer, _Delivery(messages)
+        producer, delivery = self._producer.client, _Delivery(messages)
         for message in messages:
             self._produce(producer, message, delivery)
         return delivery
@@ -331,32 +371,20 @@ class KafkaPublisher:
             if error.code() == KafkaError.MSG_SIZE_TOO_LARGE:
                 raise Invalid("TOO_LARGE", topic=message.topic) from err
             if error.code() == KafkaError._FATAL:
-                self._replace(producer)
-            raise _delivery_error(error, message.topic) from err
-
-    def _replace(self, dead: Producer) -> None:
-        """Make a new producer after a fatal error, once; a second one ends the service."""
-        with self._replacing:
-            if self._producer is not dead:
-                return
-            if self._replaced:
-                self._failure = RuntimeError("the idempotent producer failed twice")
-                return
-            self._replaced = True
-            log.error("kafka_producer_replaced")
-            self._producer = Producer(self._settings)
+                self._producer.replace(producer)
+            raise delivery_error(error, message.topic) from err
 
     def _poll(self) -> None:
         while not self._closing.is_set():
-            self._producer.poll(0.1)
+            self._producer.client.poll(0.1)
 
     def failed(self) -> BaseException | None:
-        return self._failure
+        return self._producer.failure
 
     def close(self, timeout_s: float) -> None:
         """Deliver what is queued, then end; raises Unavailable DELIVERY_UNKNOWN if some is left."""
-        failpoint(f"{self._settings['client.id']}.flush")
-        left = self._producer.flush(timeout_s)
+        failpoint(f"{self._client_id}.flush")
+        left = self._producer.client.flush(timeout_s)
         self._closing.set()
         self._poller.join(1.0)
         if left:
@@ -366,7 +394,8 @@ class KafkaPublisher:
         self.close(timeout_s)
 
 
-def _delivery_error(error: KafkaError, topic: str) -> HeadraceError:
+def delivery_error(error: KafkaError, topic: str) -> HeadraceError:
+    """What became of messages of the topic."""
     unknown = (KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC)
     if error.code() in (*unknown, KafkaError._UNKNOWN_PARTITION):
         return Unavailable("TOPIC_MISSING", topic=topic)

@@ -23,6 +23,7 @@ from headrace_kit.failpoints import failpoint
 from headrace_kit.kafka import Partition, RecordBatch, await_broker, client_settings
 
 FETCH_KIB_MAX = 16_384
+GATHER_S = 0.005
 GOODBYE_TIMEOUT_S = 1.0
 REQUEST_TIMEOUT_S = 2.0
 SESSION_TIMEOUT_MS = 6_000
@@ -122,9 +123,15 @@ class GroupReader:
             self._consumer.unsubscribe()
 
     def read(self, records_max: int, wait_s: float) -> RecordBatch:
-        """The records that come within the time; polls the group even when all is paused."""
+        """The records that come within the time; polls the group even when all is paused.
+
+        The first one is waited for; then only as long as pays for handling them together.
+        """
+        received = self._consumer.consume(1, wait_s)
+        if received:
+            received += self._consumer.consume(records_max - 1, min(GATHER_S, wait_s))
         messages = []
-        for message in self._consumer.consume(records_max, wait_s):
+        for message in received:
             if message.error() is None:
                 messages.append(message)
             else:

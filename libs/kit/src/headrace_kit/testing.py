@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TypeVar
 
 from headrace.errors import HeadraceError
@@ -45,6 +45,13 @@ class MemoryPublisher:
 
     def send(self, messages: Sequence[Message]) -> MemorySending:
         return MemorySending(self, messages)
+
+    def queue(self, topic: str, messages: Iterable[tuple[bytes, bytes]]) -> None:
+        """As a BulkPublisher that delivers at once."""
+        self.publish([Message(topic, key, value) for key, value in messages])
+
+    def settle(self, *, timeout_s: float = 10.0) -> None:
+        """All is delivered."""
 
 
 class MemorySending:

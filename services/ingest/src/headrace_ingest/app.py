@@ -38,6 +38,7 @@ from headrace_ingest.handlers.retention import Keeper
 from headrace_ingest.handlers.sink import Pace, RecordSink
 from headrace_ingest.settings import IngestSettings
 from headrace_kit.admin_http import AdminServer
+from headrace_kit.bulk import KafkaBulkPublisher
 from headrace_kit.clock import SystemClock
 from headrace_kit.consume import ConsumeLoop
 from headrace_kit.follow import TableFollower
@@ -57,7 +58,7 @@ GRPC_SERVICES = (
 # A batch is judged and delivered as a whole: larger ones wait less, and hold more in memory.
 BATCH_RECORDS_MAX = 20_000
 # While a batch is handed over, its messages gather: sent in fewer requests they cost half.
-LINGER_MS = 5
+LINGER_MS = 20
 ERASURE_INTERVAL_S = 30.0
 KEEP_INTERVAL_S = 3_600.0
 # What is published waits in a queue of its own, so that neither it nor the sink fills the other's.
@@ -86,7 +87,8 @@ def run(settings: IngestSettings) -> int:
     """Run until told to stop; the exit code."""
     bootstrap = settings.kafka_bootstrap
     settings.data_dir.mkdir(parents=True, exist_ok=True)
-    publisher = KafkaPublisher(bootstrap, client_id="ingest", linger_ms=LINGER_MS)
+    publisher = KafkaPublisher(bootstrap, client_id="ingest")
+    records = KafkaBulkPublisher(bootstrap, client_id="ingest-records", linger_ms=LINGER_MS)
     contracts = AppliedContracts(
         lambda streams: loop.subscribe([topics.RAW.of(stream) for stream in streams])
     )
@@ -99,7 +101,8 @@ def run(settings: IngestSettings) -> int:
         contracts=contracts,
         catalogue=catalogue,
         archive=archive,
-        publisher=publisher,
+        records=records,
+        dead_letters=publisher,
         attempt_log=FileAttemptLog(settings.data_dir),
         decode=decode,
         monotonic_s=time.monotonic,
@@ -187,6 +190,7 @@ def run(settings: IngestSettings) -> int:
     parts = (
         StoreCheck(settings),
         publisher,
+        records,
         doorman,
         definitions,
         erasures,

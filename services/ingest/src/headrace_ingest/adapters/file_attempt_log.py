@@ -1,28 +1,40 @@
 # SPDX-License-Identifier: Apache-2.0
-"""AttemptLog in a small file: it outlives the process, not the machine, so nothing is synced."""
+"""AttemptLog in a small file: it outlives the process, not the machine, so nothing is synced.
+
+It is written in its place, twice a batch: to replace a file waits for the disk on some systems.
+"""
 
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
+import structlog
+
 from headrace_ingest.domain.attempts import Attempt, Place
+
+ENTRIES_BYTES_MAX = 1 << 20
+
+log = structlog.get_logger(__name__)
 
 
 class FileAttemptLog:
-    """One file, replaced as a whole."""
+    """One file, whose first line counts."""
 
     def __init__(self, folder: Path) -> None:
-        self._path, self._next = folder / "attempts.json", folder / "attempts.next.json"
+        self._file = os.open(folder / "attempts.json", os.O_RDWR | os.O_CREAT, 0o600)
 
     def read(self) -> dict[Place, Attempt]:
-        if not self._path.exists():
+        line, _, _ = os.pread(self._file, ENTRIES_BYTES_MAX, 0).partition(b"\n")
+        try:
+            found = json.loads(line or b"[]")
+        except ValueError:  # a process was killed between two pages of it
+            log.warning("attempts_unreadable")
             return {}
-        found = json.loads(self._path.read_text(encoding="utf-8"))
         return {(topic, partition): Attempt(*attempt) for topic, partition, *attempt in found}
 
     def write(self, attempts: Mapping[Place, Attempt]) -> None:
         entries = [[*place, each.first, each.end, each.deaths] for place, each in attempts.items()]
-        self._next.write_text(json.dumps(entries), encoding="utf-8")
-        self._next.replace(self._path)
+        os.pwrite(self._file, json.dumps(entries).encode() + b"\n", 0)

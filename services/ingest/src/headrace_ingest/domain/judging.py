@@ -73,7 +73,7 @@ def judge(records: RawBatch, contract: Contract, *, decode: Decode) -> Judged:
     values = [value or b"" for value in readable.values()]
     columns = decoded(values, contract.stream, decode=decode)
     rows = pl.concat([columns, _origin(readable, values, places)], how="horizontal")
-    rows = _rows(rows, contract.stream)
+    rows = _rows(rows, contract)
     if rows["_reason"].null_count() < len(rows):
         bad = rows.filter(pl.col("_reason").is_not_null()).select(INDEX, "_reason")
         refused |= dict(bad.iter_rows())
@@ -88,8 +88,9 @@ def _redriven(records: RawBatch) -> frozenset[int]:
     return frozenset(row for row, given in enumerate(headers) if given and sent_again(given))
 
 
-def _rows(rows: pl.DataFrame, stream: Stream) -> pl.DataFrame:
+def _rows(rows: pl.DataFrame, contract: Contract) -> pl.DataFrame:
     """All decoded records with what the platform says, and `_reason`, null for the good ones."""
+    stream = contract.stream
     late = pl.col("_event_time_us") < pl.col("_known_time_us") - stream.lateness_allowed_s * 10**6
     return (
         rows.lazy()
@@ -103,7 +104,7 @@ def _rows(rows: pl.DataFrame, stream: Stream) -> pl.DataFrame:
             _event_date=pl.from_epoch("_event_time_us", time_unit="us").dt.date(),
         )
         .with_columns(
-            pl.struct(*_envelope(), *stream.columns)
+            pl.struct(*_envelope(contract), *stream.columns)
             .struct.json_encode()
             .cast(pl.Binary)
             .alias(VALUE)
@@ -114,7 +115,7 @@ def _rows(rows: pl.DataFrame, stream: Stream) -> pl.DataFrame:
     )
 
 
-def _envelope() -> list[pl.Expr]:
+def _envelope(contract: Contract) -> list[pl.Expr]:
     """What the platform says about a record, in its value: no column's name begins so."""
     named = {
         "_id": "_event_id",
@@ -123,7 +124,8 @@ def _envelope() -> list[pl.Expr]:
         "_published_ms": PUBLISHED,
         "_late": "_late",
     }
-    return [pl.col(column).alias(name) for name, column in named.items()]
+    told = [pl.col(column).alias(name) for name, column in named.items()]
+    return [*told, pl.lit(contract.version).alias("_contract")]
 
 
 def _origin(records: RawBatch, values: Sequence[bytes], places: Sequence[int]) -> pl.DataFrame:

@@ -3,35 +3,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 import polars as pl
 
-from headrace import topics
-from headrace_ingest.domain.contract import Contract
 from headrace_ingest.domain.erasures import ENTITY_ERASED
-from headrace_ingest.domain.judging import VALUE
+from headrace_ingest.domain.judging import INDEX, VALUE
 from headrace_kit.dead_letters import ORIGIN_HEADERS, dead_letter
-from headrace_kit.kafka import Message, Record
+from headrace_kit.kafka import Message, Record, RecordBatch
 
 KEY_BYTES_KEPT_MAX = 1_024
 # A copy would be refused, end the next process, or keep whom it may not: coordinates and digest.
 POINTER_ONLY = ("TOO_LARGE", "POISON_CRASH", ENTITY_ERASED)
 
 
-def record_messages(contract: Contract, rows: pl.DataFrame) -> list[Message]:
-    """One message for each row, whose `ce_id` is the same in every replay.
+def accepted(records: RecordBatch, rows: pl.DataFrame) -> Iterator[tuple[bytes, bytes]]:
+    """Key and value of each row, whose `_id` is the same in every replay.
 
-    Headers are for those who look from outside: they cost more than the value, which says it all.
+    They have no headers: those cost more than the whole value, which says it all.
     """
-    topic = topics.INGEST_RECORDS.of(contract.name)
-    schema = ("ce_dataschema", contract.schema_id.encode())
-    keys, ids = (rows[name].cast(pl.Binary).to_list() for name in ("_key", "_event_id"))
-    return [
-        Message(topic, key, value, (("ce_id", event_id), schema))
-        for key, event_id, value in zip(keys, ids, rows[VALUE].to_list(), strict=True)
-    ]
+    keys, values = records.keys(), rows[VALUE].to_list()
+    if len(values) < len(keys):
+        keys = [keys[index] for index in rows[INDEX]]
+    return zip(keys, values, strict=True)  # type: ignore[arg-type]  # a row has a key
 
 
 def dead_letters(records: Sequence[Record], dead: Mapping[int, str]) -> list[Message]:

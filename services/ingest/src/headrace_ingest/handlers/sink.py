@@ -2,9 +2,10 @@
 """The way of a record from `raw.*` into `ingest.records.*` and the archive.
 
 Records and dead letters are delivered at once; rows are gathered, so that the archive gets few
-larger commits; the group's offset follows the archive. Where a partition stands is read from the
-archive alone: after a crash anywhere the same records are judged from the same state, give the same
-`ce_id`s, and are stored and counted once (P1, P2, P13).
+larger commits, each while the next records are on their way to Kafka; the group's offset follows
+the archive. Where a partition stands is read from the archive alone: after a crash anywhere the
+same records are judged from the same state, give the same `_id`s, and are stored and counted once
+(P1, P2, P13).
 
 A stream whose contract the archive cannot hold, or that would be set aside beyond its tolerance, is
 stopped before anything of the batch is delivered, and tried again by another contract; the other
@@ -31,11 +32,12 @@ from headrace_ingest.domain.dedup import DedupIndex
 from headrace_ingest.domain.erasures import Erased
 from headrace_ingest.domain.judging import ARCHIVE_COLUMNS, empty_rows
 from headrace_ingest.domain.tolerance import DeadLetterWindow, Tolerance
-from headrace_ingest.handlers.messages import dead_letters, record_messages
+from headrace_ingest.handlers.messages import accepted, dead_letters
 from headrace_ingest.metrics import count_stored
 from headrace_ingest.ports import Archive, AttemptLog, ContractBook, Restored, TopicCatalogue
+from headrace_kit.bulk import BulkPublisher
 from headrace_kit.failpoints import failpoint
-from headrace_kit.kafka import Message, Partition, Publisher, RecordBatch
+from headrace_kit.kafka import Partition, Publisher, RecordBatch
 
 log = structlog.get_logger(__name__)
 
@@ -48,7 +50,7 @@ class Pace:
     """
 
     commit_interval_s: float = 0.5
-    commit_rows_max: int = 20_000
+    commit_rows_max: int = 100_000
     dedup_ids_max: int = 250_000
 
 
@@ -92,9 +94,8 @@ class _Work:
     """A batch of one stream on its way: sorted out, to be delivered, then gathered."""
 
     stream: _Stream
-    records: int
+    records: RecordBatch
     batch: Batch
-    messages: list[Message]
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +115,8 @@ class RecordSink:
         contracts: ContractBook,
         catalogue: TopicCatalogue,
         archive: Archive,
-        publisher: Publisher,
+        records: BulkPublisher,
+        dead_letters: Publisher,
         attempt_log: AttemptLog,
         decode: Decode,
         monotonic_s: Callable[[], float],
@@ -123,7 +125,7 @@ class RecordSink:
         erased: Erased,
     ) -> None:
         self._contracts, self._catalogue = contracts, catalogue
-        self._archive, self._publisher = archive, publisher
+        self._archive, self._records, self._dead_letters = archive, records, dead_letters
         self._attempt_log, self._suspects = attempt_log, Suspects(attempt_log.read())
         self._decode, self._monotonic_s, self._pace = decode, monotonic_s, pace
         self._tolerance, self._erased = tolerance, erased
@@ -142,7 +144,9 @@ class RecordSink:
     def handle(self, records: RecordBatch) -> None:
         failpoint("ingest.sink.polled")
         self._try_again()
-        self._store_due(quiet=False)
+        for stream in self._streams.values():
+            if stream.in_doubt:  # settled by asking for the same commit again, not a larger one
+                self._store(stream)
         for part in self._suspects.parts(records):
             self._pass_on(part)
 
@@ -226,8 +230,6 @@ class RecordSink:
         """The stream with its newest contract; None when it is stopped."""
         if name not in self._stopped:
             stream, contract = self._streams[name], self._applied(name)
-            if stream.in_doubt:  # settled by asking for the same commit again, not for a larger one
-                self._store(stream)
             if contract is not None and contract.version != stream.contract.version:
                 self._open(contract, set())
         return None if name in self._stopped else self._streams[name]
@@ -244,14 +246,22 @@ class RecordSink:
         works = [self._sorted_out(stream, part) for stream, part in parts]
         self._attempt_log.write({})
         works = [work for work in works if self._tolerated(work)]
-        messages = [message for work in works for message in work.messages]
-        if messages:
-            self._publisher.publish(messages)
+        self._deliver(works)
         failpoint("ingest.sink.records_delivered")
         for work in works:
             self._gather(work)
         for _, part in parts:
             self._suspects.clear(part)
+
+    def _deliver(self, works: Sequence[_Work]) -> None:
+        for work in works:
+            topic = topics.INGEST_RECORDS.of(work.stream.contract.name)
+            self._records.queue(topic, accepted(work.records, work.batch.stored))
+        self._store_due(quiet=False)  # what was gathered before: meanwhile these are on their way
+        letters = [each for work in works for each in dead_letters(work.records, work.batch.dead)]
+        if letters:
+            self._dead_letters.publish(letters)
+        self._records.settle()
 
     def _sorted_out(self, stream: _Stream, records: RecordBatch) -> _Work:
         shards, contract = stream.shards, stream.contract
@@ -266,8 +276,7 @@ class RecordSink:
             failpoint("ingest.sink.judging")
             indexes = {number: shard.index for number, shard in shards.items()}
             batch = sort_out(records, contract, indexes, decode=self._decode, erased=self._erased)
-        letters = dead_letters(records, batch.dead)
-        return _Work(stream, len(records), batch, record_messages(contract, batch.stored) + letters)
+        return _Work(stream, records, batch)
 
     def _tolerated(self, work: _Work) -> bool:
         """Whether the work may go on; else its stream is stopped, with what it gathered stored.
@@ -292,7 +301,7 @@ class RecordSink:
 
     def _gather(self, work: _Work) -> None:
         stream, batch = work.stream, work.batch
-        stream.window.remember(work.records, batch.dead_at_first)
+        stream.window.remember(len(work.records), batch.dead_at_first)
         for number, decided in batch.decided.items():
             stream.shards[number].index.remember(decided)
         for number, addition in batch.additions.items():
