@@ -4,14 +4,22 @@
 from __future__ import annotations
 
 import pytest
+from ingest_process import DEADLINE_S, DEFINITIONS, Stream
 
+from headrace import topics
+from headrace.admin import create_topics, static_topics
+from headrace.application import definition_json, parse_definition
+from headrace.client import Addresses, Client
+from headrace.inference.v1.inference_events_pb2 import PredictionMade
+from headrace.registry.v1.registry_events_pb2 import Definition
 from headrace_ingest.adapters.delta_archive import DeltaArchive
 from headrace_ingest.adapters.delta_rows import DeltaRows
 from headrace_ingest.domain.accounts import Account
 from headrace_ingest.domain.judging import ARCHIVE_COLUMNS, judge
-from headrace_ingest.testing import a_contract, a_raw
+from headrace_ingest.testing import NOW_US, a_contract, a_raw, a_stream_document
 from headrace_kit.json_strict import decode
-from headrace_kit.testing import a_batch
+from headrace_kit.kafka import Message
+from headrace_kit.testing import a_batch, wait_until
 
 pytestmark = pytest.mark.integration
 
@@ -50,3 +58,56 @@ def test_stream_without_records_and_column_without_values_are_empty(rows):
     assert 0 == records.of_keys(other, ["flight"], key="flight", keys=KEYS).height
     found = records.of_keys(wider, ["flight", "gate"], key="flight", keys=["UA1"])
     assert [("UA1", None)] == found.rows()
+
+
+@pytest.fixture
+def queue(start_service, kafka_server, publisher):
+    """A service with a label queue on the predictions of an endpoint of its own."""
+    stream = Stream(kafka_server, publisher)
+    columns = a_stream_document()["columns"] | {"verdict": {"type": "string"}}
+    stream.apply(columns=columns)
+    predictions = topics.INFERENCE_PREDICTIONS.of(stream.name)
+    wanted = [(predictions, topics.INFERENCE_PREDICTIONS)]
+    create_topics(kafka_server, [*wanted, *static_topics()])
+    document = {
+        "kind": "label",
+        "name": stream.name,
+        "description": "Where from?",
+        "stream": stream.name,
+        "key": "flight",
+        "value": "origin = 'JFK'",
+        "window": "2h",
+        "origin": "verdict",
+        "queue": {
+            "endpoint": stream.name,
+            "answer": "origin",
+            "choices": ["EWR", "JFK"],
+            "rules": {"random": 1.0},
+        },
+    }
+    spec = definition_json(parse_definition(document))
+    definition = Definition(kind="label", name=stream.name, version=1, spec_json=spec)
+    key = f"label/{stream.name}".encode()
+    publisher.publish([Message(DEFINITIONS.name, key, definition.SerializeToString())])
+    made = PredictionMade(
+        prediction_id="p1", endpoint=stream.name, entity_key="UA7", as_of_us=NOW_US, score=0.4
+    )
+    publisher.publish([Message(predictions, b"UA7", made.SerializeToString())])
+    service = start_service()
+    service.start()
+    client = Client(Addresses(ingest=f"127.0.0.1:{service.grpc_port}")).labels
+    return service, stream, client
+
+
+def test_answer_of_a_person_becomes_the_truth_about_the_prediction(queue):
+    service, stream, labels = queue
+    wait_until(lambda: list(labels.tasks(stream.name)), timeout_s=DEADLINE_S)
+    claimed = labels.claim(stream.name, "ann")
+    assert ("UA7", ["EWR", "JFK"]) == (claimed.task.target, list(claimed.choices))
+
+    labels.submit(claimed.task.task_id, "ann", "JFK")
+    wait_until(lambda: service.counts(stream).stored == 1, timeout_s=DEADLINE_S)
+
+    [found] = labels.look_up(stream.name, [("UA7", NOW_US)])
+    assert (True, "human", claimed.task.task_id) == (found.value.flag, found.origin, found.event_id)
+    assert [] == list(labels.tasks(stream.name))

@@ -1,6 +1,6 @@
 {{/* What a service is, which no installation may choose: its doors, its peers, its stores. */}}
 {{- define "headrace.facts" -}}
-ingest: {grpc: 7101, http: 7201, peers: [registry], database: false, objects: true, state: false}
+ingest: {grpc: 7101, http: 7201, peers: [registry], database: true, objects: true, state: false}
 feature: {grpc: 7102, http: 7202, peers: [], database: false, objects: true, state: true}
 trainer: {grpc: 7103, http: 7203, peers: [feature, registry], database: true, objects: false, state: false}
 registry: {grpc: 7104, http: 7204, peers: [], database: true, objects: true, state: false}

@@ -73,7 +73,7 @@ class LabelQueue(Closed):
     choices: Choices
     labellers: int = Field(default=1, ge=1, le=9)
     agreement: float = Field(default=0.6, gt=0.5, le=1)
-    lease_s: Span = Field(default=900, alias="lease")
+    lease_s: Span = Field(default="15m", alias="lease", validate_default=True)
     tasks_max: int = Field(default=10_000, ge=1, le=1_000_000)
     rules: QueueRules
 

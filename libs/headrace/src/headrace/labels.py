@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The client's way to labels: what is true of entities and predictions."""
+"""The client's way to labels: what is true of entities and predictions, and who says so."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import grpc
 
@@ -12,6 +12,8 @@ from headrace.ingest.v1 import label_service_pb2_grpc
 from headrace.rpc import call
 
 READ_TIMEOUT_S = 30.0
+TASK_TIMEOUT_S = 5.0
+PAGE_SIZE = 500
 
 
 class Labels:
@@ -40,3 +42,45 @@ class Labels:
         )
         answer = call(self._stub.LookUpLabels, request, timeout_s=READ_TIMEOUT_S, retries_max=2)
         return list(answer.labels)
+
+    def tasks(
+        self, label: str, *, state: pb.TaskState = pb.TASK_STATE_OPEN
+    ) -> Iterator[pb.LabelTask]:
+        """The tasks of the label's queue in this state, oldest first, page after page."""
+        token = ""
+        while True:
+            request = pb.ListTasksRequest(
+                label=label, state=state, page_size=PAGE_SIZE, page_token=token
+            )
+            page = call(self._stub.ListTasks, request, timeout_s=TASK_TIMEOUT_S, retries_max=2)
+            yield from page.tasks
+            token = page.next_page_token
+            if not token:
+                return
+
+    def claim(self, label: str, labeller: str) -> pb.ClaimTaskResponse:
+        """Hold the oldest task that waits for this labeller; asked again, it is the same.
+
+        Raises NotFound NO_TASK.
+        """
+        request = pb.ClaimTaskRequest(label=label, labeller=labeller)
+        return call(self._stub.ClaimTask, request, timeout_s=TASK_TIMEOUT_S, retries_max=2)
+
+    def submit(self, task_id: str, labeller: str, choice: str) -> pb.LabelTask:
+        """Answer a held task; once enough agree, the label is published.
+
+        Raises Conflict LEASE_LOST or TASK_ANSWERED.
+        """
+        request = pb.SubmitLabelRequest(task_id=task_id, labeller=labeller, choice=choice)
+        answer = call(self._stub.SubmitLabel, request, timeout_s=TASK_TIMEOUT_S, retries_max=2)
+        return answer.task
+
+    def skip(self, task_id: str, labeller: str) -> None:
+        """Leave a held task to others; raises Conflict LEASE_LOST."""
+        request = pb.SkipTaskRequest(task_id=task_id, labeller=labeller)
+        call(self._stub.SkipTask, request, timeout_s=TASK_TIMEOUT_S, retries_max=2)
+
+    def agreement(self, label: str) -> pb.GetAgreementResponse:
+        """How far the labellers agree, and how many tasks are open, accepted, disputed."""
+        request = pb.GetAgreementRequest(label=label)
+        return call(self._stub.GetAgreement, request, timeout_s=READ_TIMEOUT_S, retries_max=2)

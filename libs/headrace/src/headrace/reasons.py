@@ -215,6 +215,12 @@ REASONS: dict[str, Reason] = {
     "LABEL_UNKNOWN": Reason(
         "NotFound", "No applied label definition has this name.", "Apply it or mend the name."
     ),
+    "TASK_UNKNOWN": Reason(
+        "NotFound", "No label task has this id.", "Ask headrace labels tasks for the ids."
+    ),
+    "NO_TASK": Reason(
+        "NotFound", "No task of this label waits for this labeller.", "Ask again later."
+    ),
     "RUN_UNKNOWN": Reason("NotFound", "No training run has this id.", "Ask ListRuns."),
     "VERSION_UNKNOWN": Reason(
         "NotFound", "The model has no such version.", "Ask headrace models or ListVersions."
@@ -249,6 +255,12 @@ REASONS: dict[str, Reason] = {
     ),
     "ROLLOUT_MOVED": Reason(
         "Conflict", "The roll-out changed since it was read.", "Read the roll-out and decide again."
+    ),
+    "LEASE_LOST": Reason(
+        "Conflict", "The labeller does not hold the task any more.", "Claim a task again."
+    ),
+    "TASK_ANSWERED": Reason(
+        "Conflict", "The labeller has answered the task otherwise.", "Claim another task."
     ),
     "REQUEST_REUSED": Reason(
         "Conflict",

@@ -65,7 +65,7 @@ INFERENCE_PREDICTIONS = Topic(
     cleanup="delete",
     retention_h=720,
     publishers=("inference",),
-    consumers=("monitor",),
+    consumers=("monitor", "ingest"),
 )
 INGEST_DEAD_LETTERS = Topic(
     pattern="ingest.dead-letters.v1",
@@ -110,7 +110,7 @@ MONITOR_INCIDENTS = Topic(
     cleanup="compact",
     retention_h=None,
     publishers=("monitor",),
-    consumers=(),
+    consumers=("ingest",),
 )
 MONITOR_VERDICTS = Topic(
     pattern="monitor.verdicts.v1",

@@ -4,6 +4,9 @@
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass
+
+from sqlalchemy import Engine
 
 from headrace import topics
 from headrace.ingest.v1 import (
@@ -29,6 +32,8 @@ from headrace_ingest.adapters.label_book import AppliedLabels
 from headrace_ingest.adapters.object_dataset_book import ObjectDatasetBook
 from headrace_ingest.adapters.object_erasure_book import ObjectErasureBook
 from headrace_ingest.adapters.periodic_loop import PeriodicLoop
+from headrace_ingest.adapters.prediction_sampler import OpenIncidents, PredictionSampler
+from headrace_ingest.adapters.sql_task_store import SCHEMA, SqlTaskStore
 from headrace_ingest.domain.erasures import Erased
 from headrace_ingest.domain.recent_ids import RecentIds
 from headrace_ingest.domain.tolerance import Tolerance
@@ -47,6 +52,9 @@ from headrace_kit.json_strict import decode
 from headrace_kit.kafka import KafkaPublisher, Record
 from headrace_kit.lifecycle import run_service
 from headrace_kit.objects import delta_storage_options, object_store, self_test
+from headrace_kit.outbox import OutboxRelay
+from headrace_kit.sql import connect
+from headrace_kit.sql_schema import Database
 from headrace_kit.topic_log import KafkaTopicLog
 
 GRPC_SERVICES = (
@@ -93,7 +101,8 @@ def run(settings: IngestSettings) -> int:
         lambda streams: loop.subscribe([topics.RAW.of(stream) for stream in streams])
     )
     catalogue = KafkaTopicCatalogue(bootstrap)
-    labels = AppliedLabels()
+    labels = AppliedLabels(lambda: queue.sampling.subscribe(_queued(labels)))
+    queue = _label_queue(settings, labels, publisher)
     options = delta_storage_options(settings.objects, settings.s3)
     archive = DeltaArchive(settings.objects, options)
     erased = Erased()
@@ -179,6 +188,7 @@ def run(settings: IngestSettings) -> int:
                     labels=labels,
                     contracts=contracts,
                     records=DeltaRows(settings.objects, options),
+                    tasks=queue.tasks,
                     clock=SystemClock(),
                 ),
             ),
@@ -189,12 +199,16 @@ def run(settings: IngestSettings) -> int:
     )
     parts = (
         StoreCheck(settings),
+        Database(queue.engine, SCHEMA),
         publisher,
         records,
         doorman,
+        queue.relay,
+        queue.incidents,
         definitions,
         erasures,
         loop,
+        queue.sampling,
         PeriodicLoop("erasures", eraser.go_on, interval_s=ERASURE_INTERVAL_S),
         PeriodicLoop("retention", keeper.keep, interval_s=KEEP_INTERVAL_S),
         server,
@@ -218,3 +232,44 @@ def _eraser(
         news=KafkaErasureNews(publisher),
         clock=SystemClock(),
     )
+
+
+@dataclass(frozen=True, slots=True)
+class LabelQueueParts:
+    """What puts predictions to people and publishes their labels."""
+
+    engine: Engine
+    tasks: SqlTaskStore
+    relay: OutboxRelay
+    incidents: TableFollower
+    sampling: ConsumeLoop
+
+
+def _label_queue(
+    settings: IngestSettings, labels: AppliedLabels, publisher: KafkaPublisher
+) -> LabelQueueParts:
+    bootstrap = settings.kafka_bootstrap
+    engine = connect(settings.database, schema="ingest")
+    relay = OutboxRelay(engine, publisher)
+    tasks = SqlTaskStore(engine, clock=SystemClock(), notify=relay.notify)
+    incidents = OpenIncidents()
+    news = TableFollower(
+        bootstrap=bootstrap,
+        topic=topics.MONITOR_INCIDENTS.name,
+        on_record=incidents.take,
+        service="ingest",
+    )
+    sampling = ConsumeLoop(
+        bootstrap=bootstrap,
+        group="ingest.labels",
+        handler=PredictionSampler(labels=labels, incidents=incidents, tasks=tasks),
+        dead_letters=publisher,
+        service="ingest",
+    )
+    return LabelQueueParts(engine, tasks, relay, news, sampling)
+
+
+def _queued(labels: AppliedLabels) -> set[str]:
+    """The topics of the endpoints whose predictions people label."""
+    queues = [label.queue for label in labels.all() if label.queue is not None]
+    return {topics.INFERENCE_PREDICTIONS.of(queue.endpoint) for queue in queues}

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from typing import Protocol
@@ -26,6 +26,8 @@ from headrace_ingest.domain.datasets import (
 )
 from headrace_ingest.domain.dedup import Seen
 from headrace_ingest.domain.erasures import Entity, Erasure, Found, TrainedVersion
+from headrace_ingest.domain.label_tasks import Settled, Task, TaskState
+from headrace_kit.kafka import Message
 
 
 class Overtaken(Exception):
@@ -84,6 +86,61 @@ class RecordRows(Protocol):
 
         Raises Unavailable OBJECT_STORE_UNAVAILABLE.
         """
+
+
+class TaskStore(Protocol):
+    """Predictions that people label. Every method raises Unavailable DATABASE_UNAVAILABLE."""
+
+    def positions(self) -> Mapping[tuple[str, int], int]:
+        """The next offset by topic and partition, as `add` stored it."""
+
+    def add(
+        self,
+        tasks: Sequence[Task],
+        open_max: Mapping[str, int],
+        positions: Mapping[tuple[str, int], int],
+    ) -> int:
+        """Store new tasks, by label at most so many open ones, and the positions, in one.
+
+        A position never goes back. Returns how many tasks were new.
+        """
+
+    def listed(
+        self, label: str, state: TaskState, *, after: tuple[int, str], tasks_max: int
+    ) -> Sequence[tuple[int, Task]]:
+        """Oldest first, each with its time; those after this time and id."""
+
+    def claim(self, label: str, labeller: str, *, lease_s: int) -> Task | None:
+        """Hold the oldest open task that the labeller has not answered, for this long.
+
+        Never more places are held and answered together than the task wants answers.
+        """
+
+    def get(self, task_id: str) -> Task:
+        """Raises NotFound TASK_UNKNOWN."""
+
+    def submit(
+        self,
+        task_id: str,
+        labeller: str,
+        choice: str,
+        settle: Callable[[Sequence[str], int], Settled],
+        message: Callable[[Task], Message],
+    ) -> Task:
+        """Store the answer and what `settle` makes of all; an accepted task's message, in one.
+
+        The same answer again changes nothing. Raises NotFound TASK_UNKNOWN, Conflict LEASE_LOST or
+        TASK_ANSWERED.
+        """
+
+    def skip(self, task_id: str, labeller: str) -> None:
+        """Give the task back; this labeller does not get it again. Raises as `submit`."""
+
+    def answers(self, label: str) -> Sequence[Sequence[str]]:
+        """The answers to each of the newest 10,000 tasks."""
+
+    def counts(self, label: str) -> Mapping[TaskState, int]:
+        """Tasks by state."""
 
 
 class TopicCatalogue(Protocol):

@@ -4,11 +4,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated
 
-from pydantic import Field
+from pydantic import AfterValidator, Field, SecretStr
 from pydantic_settings import SettingsConfigDict
 
 from headrace_kit.settings import ObjectStoreSettings
+from headrace_kit.sql import checked_database_uri, with_password
 
 
 class IngestSettings(ObjectStoreSettings):
@@ -27,6 +29,10 @@ class IngestSettings(ObjectStoreSettings):
     registry_address: str = Field(
         "127.0.0.1:7104", description="Where the registry tells which versions read what."
     )
+    database_uri: Annotated[str, AfterValidator(checked_database_uri)] = Field(
+        "", description="postgresql://USER@HOST:PORT/NAME or sqlite:///FILE; empty: in data_dir."
+    )
+    database_password: SecretStr | None = Field(None, description="Of the database's user.")
     commit_interval_s: float = Field(
         0.5, gt=0, le=60, description="Rest between two commits of a stream's archive."
     )
@@ -39,3 +45,10 @@ class IngestSettings(ObjectStoreSettings):
     dead_letters_window_records: int = Field(
         1_000, ge=10, le=1_000_000, description="Records of a stream that the share is taken of."
     )
+
+    @property
+    def database(self) -> str:
+        """The whole URI, password and all: for the driver only."""
+        if not self.database_uri:
+            return f"sqlite:///{self.data_dir.absolute() / 'ingest.db'}"
+        return with_password(self.database_uri, self.database_password)

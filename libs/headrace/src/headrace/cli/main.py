@@ -11,6 +11,7 @@ import typer
 from headrace.cli import datasets, models, platform, work
 from headrace.cli.dead_letters import dead_letters
 from headrace.cli.erase import erase
+from headrace.cli.labels import labels
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -34,6 +35,7 @@ demos = typer.Typer(no_args_is_help=True, help="Run an example from its events t
 for found in entry_points(group="headrace.demos"):
     demos.command(found.name)(found.load())
 app.add_typer(dead_letters, name="dead-letters", rich_help_panel="An application")
+app.add_typer(labels, name="labels", rich_help_panel="An application")
 app.add_typer(demos, name="demo", rich_help_panel="An application")
 
 if __name__ == "__main__":

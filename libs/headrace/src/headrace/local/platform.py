@@ -146,7 +146,7 @@ class Platform:
         if self._options.postgres:
             database = PostgresServer(self._data / "postgres", self._options.ports["postgres"])
             processes.append(database.process())
-            for name in ("registry", "trainer"):
+            for name in ("registry", "trainer", "ingest"):
                 by_service[name] |= database.settings()
         return processes, by_service
 

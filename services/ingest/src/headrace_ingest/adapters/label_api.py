@@ -3,15 +3,25 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import grpc
 
+from headrace.errors import Invalid
 from headrace.ingest.v1 import label_service_pb2 as pb
 from headrace.ingest.v1 import label_service_pb2_grpc
+from headrace_ingest.domain.label_tasks import Task, TaskState
 from headrace_ingest.domain.labels import FoundLabel, LabelState, Target
+from headrace_ingest.handlers.label_tasks import (
+    FIRST,
+    claim_task,
+    get_agreement,
+    skip_task,
+    submit_label,
+)
 from headrace_ingest.handlers.look_up_labels import LookUpLabels, look_up_labels
-from headrace_ingest.ports import ContractBook, LabelBook, RecordRows
+from headrace_ingest.ports import ContractBook, LabelBook, RecordRows, TaskStore
 from headrace_kit.clock import Clock
 
 STATES = {
@@ -20,15 +30,30 @@ STATES = {
     LabelState.ABSENT: pb.LABEL_STATE_ABSENT,
 }
 
+TASK_STATES = {
+    TaskState.OPEN: pb.TASK_STATE_OPEN,
+    TaskState.ACCEPTED: pb.TASK_STATE_ACCEPTED,
+    TaskState.DISPUTED: pb.TASK_STATE_DISPUTED,
+}
+TASK_STATE_OF = {number: state for state, number in TASK_STATES.items()}
+PAGE_SIZE, PAGE_SIZE_MAX = 50, 500
+PAGE_TOKEN = re.compile(r"(\d{1,17})-([0-9a-f]{32})")
+
 
 class LabelApi(label_service_pb2_grpc.LabelServiceServicer):
-    """Answers from the archive."""
+    """Answers from the archive, and keeps the tasks."""
 
     def __init__(
-        self, *, labels: LabelBook, contracts: ContractBook, records: RecordRows, clock: Clock
+        self,
+        *,
+        labels: LabelBook,
+        contracts: ContractBook,
+        records: RecordRows,
+        tasks: TaskStore,
+        clock: Clock,
     ) -> None:
         self._labels, self._contracts, self._records = labels, contracts, records
-        self._clock = clock
+        self._tasks, self._clock = tasks, clock
 
     def LookUpLabels(self, request: Any, context: grpc.ServicerContext) -> Any:
         command = LookUpLabels(
@@ -41,6 +66,72 @@ class LabelApi(label_service_pb2_grpc.LabelServiceServicer):
             command, labels=self._labels, contracts=self._contracts, records=self._records
         )
         return pb.LookUpLabelsResponse(labels=map(_to_found, found))
+
+    def ListTasks(self, request: Any, context: grpc.ServicerContext) -> Any:
+        size = min(request.page_size or PAGE_SIZE, PAGE_SIZE_MAX)
+        found = self._tasks.listed(
+            self._labels.get(request.label).name,
+            TASK_STATE_OF.get(request.state, TaskState.OPEN),
+            after=_after(request.page_token),
+            tasks_max=size + 1,
+        )
+        page = found[:size]
+        token = "" if len(found) <= size else f"{page[-1][0]}-{page[-1][1].task_id}"
+        tasks = [_to_task(task) for _, task in page]
+        return pb.ListTasksResponse(tasks=tasks, next_page_token=token)
+
+    def ClaimTask(self, request: Any, context: grpc.ServicerContext) -> Any:
+        task, queue = claim_task(
+            request.label, request.labeller, labels=self._labels, tasks=self._tasks
+        )
+        return pb.ClaimTaskResponse(
+            task=_to_task(task), choices=queue.choices, lease_s=queue.lease_s
+        )
+
+    def SubmitLabel(self, request: Any, context: grpc.ServicerContext) -> Any:
+        task = submit_label(
+            request.task_id,
+            request.labeller,
+            request.choice,
+            labels=self._labels,
+            contracts=self._contracts,
+            tasks=self._tasks,
+            clock=self._clock,
+        )
+        return pb.SubmitLabelResponse(task=_to_task(task))
+
+    def SkipTask(self, request: Any, context: grpc.ServicerContext) -> Any:
+        skip_task(request.task_id, request.labeller, tasks=self._tasks)
+        return pb.SkipTaskResponse()
+
+    def GetAgreement(self, request: Any, context: grpc.ServicerContext) -> Any:
+        found = get_agreement(request.label, labels=self._labels, tasks=self._tasks)
+        counts = {state.value: count for state, count in found.count_by_state.items()}
+        return pb.GetAgreementResponse(alpha=found.alpha, tasks=found.tasks, **counts)
+
+
+def _after(token: str) -> tuple[int, str]:
+    if not token:
+        return FIRST
+    if not (found := PAGE_TOKEN.fullmatch(token)):
+        raise Invalid("BAD_REQUEST", field="page_token", problem="is not one of ours")
+    return int(found[1]), found[2]
+
+
+def _to_task(task: Task) -> pb.LabelTask:
+    return pb.LabelTask(
+        task_id=task.task_id,
+        label=task.label,
+        prediction_id=task.prediction_id,
+        target=task.target,
+        as_of_us=task.as_of_us,
+        version=task.version,
+        score=task.score,
+        rule=task.rule,
+        wanted=task.wanted,
+        state=TASK_STATES[task.state],
+        value=task.value,
+    )
 
 
 def _to_found(found: FoundLabel) -> pb.FoundLabel:

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from headrace.applied import read_applied
 from headrace.errors import NotFound
 from headrace.label_definition import LabelDefinition
@@ -10,10 +12,11 @@ from headrace_kit.kafka import Record
 
 
 class AppliedLabels:
-    """The newest definition of each label."""
+    """The newest definition of each label; `on_change` is told of each change."""
 
-    def __init__(self) -> None:
+    def __init__(self, on_change: Callable[[], None] = lambda: None) -> None:
         self._labels: dict[str, LabelDefinition] = {}
+        self._on_change = on_change
 
     def take(self, record: Record) -> None:
         """Take a record of the topic; raises Invalid for one that cannot be read."""
@@ -22,11 +25,13 @@ class AppliedLabels:
             self.put(applied.definition)
         elif applied.definition is None and applied.kind == "label":
             self._labels = {n: each for n, each in self._labels.items() if n != applied.name}
+            self._on_change()
 
     def put(self, label: LabelDefinition) -> None:
         """From now on this is the label's definition."""
         # Replaced, never changed: readers in other threads see the one or the other.
         self._labels = {**self._labels, label.name: label}
+        self._on_change()
 
     def get(self, label: str) -> LabelDefinition:
         try:

@@ -13,10 +13,21 @@ class LabelState(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     LABEL_STATE_PENDING: _ClassVar[LabelState]
     LABEL_STATE_KNOWN: _ClassVar[LabelState]
     LABEL_STATE_ABSENT: _ClassVar[LabelState]
+
+class TaskState(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    TASK_STATE_UNSPECIFIED: _ClassVar[TaskState]
+    TASK_STATE_OPEN: _ClassVar[TaskState]
+    TASK_STATE_ACCEPTED: _ClassVar[TaskState]
+    TASK_STATE_DISPUTED: _ClassVar[TaskState]
 LABEL_STATE_UNSPECIFIED: LabelState
 LABEL_STATE_PENDING: LabelState
 LABEL_STATE_KNOWN: LabelState
 LABEL_STATE_ABSENT: LabelState
+TASK_STATE_UNSPECIFIED: TaskState
+TASK_STATE_OPEN: TaskState
+TASK_STATE_ACCEPTED: TaskState
+TASK_STATE_DISPUTED: TaskState
 
 class LookUpLabelsRequest(_message.Message):
     __slots__ = ("label", "targets", "known_until_us", "with_weak")
@@ -71,3 +82,115 @@ class LabelValue(_message.Message):
     number: float
     text: str
     def __init__(self, flag: _Optional[bool] = ..., whole: _Optional[int] = ..., number: _Optional[float] = ..., text: _Optional[str] = ...) -> None: ...
+
+class LabelTask(_message.Message):
+    __slots__ = ("task_id", "label", "prediction_id", "target", "as_of_us", "version", "score", "rule", "wanted", "state", "value")
+    TASK_ID_FIELD_NUMBER: _ClassVar[int]
+    LABEL_FIELD_NUMBER: _ClassVar[int]
+    PREDICTION_ID_FIELD_NUMBER: _ClassVar[int]
+    TARGET_FIELD_NUMBER: _ClassVar[int]
+    AS_OF_US_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    SCORE_FIELD_NUMBER: _ClassVar[int]
+    RULE_FIELD_NUMBER: _ClassVar[int]
+    WANTED_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    VALUE_FIELD_NUMBER: _ClassVar[int]
+    task_id: str
+    label: str
+    prediction_id: str
+    target: str
+    as_of_us: int
+    version: int
+    score: float
+    rule: str
+    wanted: int
+    state: TaskState
+    value: str
+    def __init__(self, task_id: _Optional[str] = ..., label: _Optional[str] = ..., prediction_id: _Optional[str] = ..., target: _Optional[str] = ..., as_of_us: _Optional[int] = ..., version: _Optional[int] = ..., score: _Optional[float] = ..., rule: _Optional[str] = ..., wanted: _Optional[int] = ..., state: _Optional[_Union[TaskState, str]] = ..., value: _Optional[str] = ...) -> None: ...
+
+class ListTasksRequest(_message.Message):
+    __slots__ = ("label", "state", "page_size", "page_token")
+    LABEL_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    PAGE_SIZE_FIELD_NUMBER: _ClassVar[int]
+    PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    label: str
+    state: TaskState
+    page_size: int
+    page_token: str
+    def __init__(self, label: _Optional[str] = ..., state: _Optional[_Union[TaskState, str]] = ..., page_size: _Optional[int] = ..., page_token: _Optional[str] = ...) -> None: ...
+
+class ListTasksResponse(_message.Message):
+    __slots__ = ("tasks", "next_page_token")
+    TASKS_FIELD_NUMBER: _ClassVar[int]
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    tasks: _containers.RepeatedCompositeFieldContainer[LabelTask]
+    next_page_token: str
+    def __init__(self, tasks: _Optional[_Iterable[_Union[LabelTask, _Mapping]]] = ..., next_page_token: _Optional[str] = ...) -> None: ...
+
+class ClaimTaskRequest(_message.Message):
+    __slots__ = ("label", "labeller")
+    LABEL_FIELD_NUMBER: _ClassVar[int]
+    LABELLER_FIELD_NUMBER: _ClassVar[int]
+    label: str
+    labeller: str
+    def __init__(self, label: _Optional[str] = ..., labeller: _Optional[str] = ...) -> None: ...
+
+class ClaimTaskResponse(_message.Message):
+    __slots__ = ("task", "choices", "lease_s")
+    TASK_FIELD_NUMBER: _ClassVar[int]
+    CHOICES_FIELD_NUMBER: _ClassVar[int]
+    LEASE_S_FIELD_NUMBER: _ClassVar[int]
+    task: LabelTask
+    choices: _containers.RepeatedScalarFieldContainer[str]
+    lease_s: int
+    def __init__(self, task: _Optional[_Union[LabelTask, _Mapping]] = ..., choices: _Optional[_Iterable[str]] = ..., lease_s: _Optional[int] = ...) -> None: ...
+
+class SubmitLabelRequest(_message.Message):
+    __slots__ = ("task_id", "labeller", "choice")
+    TASK_ID_FIELD_NUMBER: _ClassVar[int]
+    LABELLER_FIELD_NUMBER: _ClassVar[int]
+    CHOICE_FIELD_NUMBER: _ClassVar[int]
+    task_id: str
+    labeller: str
+    choice: str
+    def __init__(self, task_id: _Optional[str] = ..., labeller: _Optional[str] = ..., choice: _Optional[str] = ...) -> None: ...
+
+class SubmitLabelResponse(_message.Message):
+    __slots__ = ("task",)
+    TASK_FIELD_NUMBER: _ClassVar[int]
+    task: LabelTask
+    def __init__(self, task: _Optional[_Union[LabelTask, _Mapping]] = ...) -> None: ...
+
+class SkipTaskRequest(_message.Message):
+    __slots__ = ("task_id", "labeller")
+    TASK_ID_FIELD_NUMBER: _ClassVar[int]
+    LABELLER_FIELD_NUMBER: _ClassVar[int]
+    task_id: str
+    labeller: str
+    def __init__(self, task_id: _Optional[str] = ..., labeller: _Optional[str] = ...) -> None: ...
+
+class SkipTaskResponse(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class GetAgreementRequest(_message.Message):
+    __slots__ = ("label",)
+    LABEL_FIELD_NUMBER: _ClassVar[int]
+    label: str
+    def __init__(self, label: _Optional[str] = ...) -> None: ...
+
+class GetAgreementResponse(_message.Message):
+    __slots__ = ("alpha", "tasks", "open", "accepted", "disputed")
+    ALPHA_FIELD_NUMBER: _ClassVar[int]
+    TASKS_FIELD_NUMBER: _ClassVar[int]
+    OPEN_FIELD_NUMBER: _ClassVar[int]
+    ACCEPTED_FIELD_NUMBER: _ClassVar[int]
+    DISPUTED_FIELD_NUMBER: _ClassVar[int]
+    alpha: float
+    tasks: int
+    open: int
+    accepted: int
+    disputed: int
+    def __init__(self, alpha: _Optional[float] = ..., tasks: _Optional[int] = ..., open: _Optional[int] = ..., accepted: _Optional[int] = ..., disputed: _Optional[int] = ...) -> None: ...

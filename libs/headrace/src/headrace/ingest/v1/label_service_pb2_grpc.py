@@ -40,6 +40,31 @@ class LabelServiceStub:
                 request_serializer=headrace_dot_ingest_dot_v1_dot_label__service__pb2.LookUpLabelsRequest.SerializeToString,
                 response_deserializer=headrace_dot_ingest_dot_v1_dot_label__service__pb2.LookUpLabelsResponse.FromString,
                 _registered_method=True)
+        self.ListTasks = channel.unary_unary(
+                '/headrace.ingest.v1.LabelService/ListTasks',
+                request_serializer=headrace_dot_ingest_dot_v1_dot_label__service__pb2.ListTasksRequest.SerializeToString,
+                response_deserializer=headrace_dot_ingest_dot_v1_dot_label__service__pb2.ListTasksResponse.FromString,
+                _registered_method=True)
+        self.ClaimTask = channel.unary_unary(
+                '/headrace.ingest.v1.LabelService/ClaimTask',
+                request_serializer=headrace_dot_ingest_dot_v1_dot_label__service__pb2.ClaimTaskRequest.SerializeToString,
+                response_deserializer=headrace_dot_ingest_dot_v1_dot_label__service__pb2.ClaimTaskResponse.FromString,
+                _registered_method=True)
+        self.SubmitLabel = channel.unary_unary(
+                '/headrace.ingest.v1.LabelService/SubmitLabel',
+                request_serializer=headrace_dot_ingest_dot_v1_dot_label__service__pb2.SubmitLabelRequest.SerializeToString,
+                response_deserializer=headrace_dot_ingest_dot_v1_dot_label__service__pb2.SubmitLabelResponse.FromString,
+                _registered_method=True)
+        self.SkipTask = channel.unary_unary(
+                '/headrace.ingest.v1.LabelService/SkipTask',
+                request_serializer=headrace_dot_ingest_dot_v1_dot_label__service__pb2.SkipTaskRequest.SerializeToString,
+                response_deserializer=headrace_dot_ingest_dot_v1_dot_label__service__pb2.SkipTaskResponse.FromString,
+                _registered_method=True)
+        self.GetAgreement = channel.unary_unary(
+                '/headrace.ingest.v1.LabelService/GetAgreement',
+                request_serializer=headrace_dot_ingest_dot_v1_dot_label__service__pb2.GetAgreementRequest.SerializeToString,
+                response_deserializer=headrace_dot_ingest_dot_v1_dot_label__service__pb2.GetAgreementResponse.FromString,
+                _registered_method=True)
 
 
 class LabelServiceServicer:
@@ -53,6 +78,42 @@ class LabelServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListTasks(self, request, context):
+        """Predictions that wait for people, oldest first. Deadline: 5 s.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ClaimTask(self, request, context):
+        """Holds the oldest task that waits for this labeller until its lease ends. Deadline: 5 s.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SubmitLabel(self, request, context):
+        """Answers a held task; the same answer again changes nothing. Once enough agree, the label is published on
+        the label's stream. Deadline: 5 s.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SkipTask(self, request, context):
+        """Gives a held task back, to others only. Deadline: 5 s.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetAgreement(self, request, context):
+        """How far the labellers agree. Deadline: 30 s.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_LabelServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -60,6 +121,31 @@ def add_LabelServiceServicer_to_server(servicer, server):
                     servicer.LookUpLabels,
                     request_deserializer=headrace_dot_ingest_dot_v1_dot_label__service__pb2.LookUpLabelsRequest.FromString,
                     response_serializer=headrace_dot_ingest_dot_v1_dot_label__service__pb2.LookUpLabelsResponse.SerializeToString,
+            ),
+            'ListTasks': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListTasks,
+                    request_deserializer=headrace_dot_ingest_dot_v1_dot_label__service__pb2.ListTasksRequest.FromString,
+                    response_serializer=headrace_dot_ingest_dot_v1_dot_label__service__pb2.ListTasksResponse.SerializeToString,
+            ),
+            'ClaimTask': grpc.unary_unary_rpc_method_handler(
+                    servicer.ClaimTask,
+                    request_deserializer=headrace_dot_ingest_dot_v1_dot_label__service__pb2.ClaimTaskRequest.FromString,
+                    response_serializer=headrace_dot_ingest_dot_v1_dot_label__service__pb2.ClaimTaskResponse.SerializeToString,
+            ),
+            'SubmitLabel': grpc.unary_unary_rpc_method_handler(
+                    servicer.SubmitLabel,
+                    request_deserializer=headrace_dot_ingest_dot_v1_dot_label__service__pb2.SubmitLabelRequest.FromString,
+                    response_serializer=headrace_dot_ingest_dot_v1_dot_label__service__pb2.SubmitLabelResponse.SerializeToString,
+            ),
+            'SkipTask': grpc.unary_unary_rpc_method_handler(
+                    servicer.SkipTask,
+                    request_deserializer=headrace_dot_ingest_dot_v1_dot_label__service__pb2.SkipTaskRequest.FromString,
+                    response_serializer=headrace_dot_ingest_dot_v1_dot_label__service__pb2.SkipTaskResponse.SerializeToString,
+            ),
+            'GetAgreement': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetAgreement,
+                    request_deserializer=headrace_dot_ingest_dot_v1_dot_label__service__pb2.GetAgreementRequest.FromString,
+                    response_serializer=headrace_dot_ingest_dot_v1_dot_label__service__pb2.GetAgreementResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -90,6 +176,141 @@ class LabelService:
             '/headrace.ingest.v1.LabelService/LookUpLabels',
             headrace_dot_ingest_dot_v1_dot_label__service__pb2.LookUpLabelsRequest.SerializeToString,
             headrace_dot_ingest_dot_v1_dot_label__service__pb2.LookUpLabelsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListTasks(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/headrace.ingest.v1.LabelService/ListTasks',
+            headrace_dot_ingest_dot_v1_dot_label__service__pb2.ListTasksRequest.SerializeToString,
+            headrace_dot_ingest_dot_v1_dot_label__service__pb2.ListTasksResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ClaimTask(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/headrace.ingest.v1.LabelService/ClaimTask',
+            headrace_dot_ingest_dot_v1_dot_label__service__pb2.ClaimTaskRequest.SerializeToString,
+            headrace_dot_ingest_dot_v1_dot_label__service__pb2.ClaimTaskResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SubmitLabel(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/headrace.ingest.v1.LabelService/SubmitLabel',
+            headrace_dot_ingest_dot_v1_dot_label__service__pb2.SubmitLabelRequest.SerializeToString,
+            headrace_dot_ingest_dot_v1_dot_label__service__pb2.SubmitLabelResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SkipTask(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/headrace.ingest.v1.LabelService/SkipTask',
+            headrace_dot_ingest_dot_v1_dot_label__service__pb2.SkipTaskRequest.SerializeToString,
+            headrace_dot_ingest_dot_v1_dot_label__service__pb2.SkipTaskResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetAgreement(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/headrace.ingest.v1.LabelService/GetAgreement',
+            headrace_dot_ingest_dot_v1_dot_label__service__pb2.GetAgreementRequest.SerializeToString,
+            headrace_dot_ingest_dot_v1_dot_label__service__pb2.GetAgreementResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -1,0 +1,86 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Reads `inference.predictions.*` for the label queues, and `monitor.incidents` for their rules."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from google.protobuf.message import DecodeError
+
+from headrace.errors import Invalid
+from headrace.inference.v1 import inference_events_pb2
+from headrace.monitor.v1 import monitor_events_pb2
+from headrace_ingest.domain.label_tasks import Served
+from headrace_ingest.handlers.label_tasks import put_to_people
+from headrace_ingest.ports import LabelBook, TaskStore
+from headrace_kit.kafka import Partition, Record, RecordBatch
+
+DRIFT = "drift"
+
+
+class OpenIncidents:
+    """Endpoints whose drift incident is not resolved."""
+
+    def __init__(self) -> None:
+        self._endpoints: dict[str, str] = {}
+
+    def take(self, record: Record) -> None:
+        """A record of the topic: the incident as it is now; raises Invalid DECODE_ERROR."""
+        try:
+            incident = monitor_events_pb2.Incident.FromString(record.value or b"")
+        except DecodeError as err:
+            raise Invalid("DECODE_ERROR", topic=record.topic) from err
+        resolved = incident.state == monitor_events_pb2.INCIDENT_STATE_RESOLVED
+        left = {i: e for i, e in self._endpoints.items() if i != incident.incident_id}
+        if incident.kind == DRIFT and not resolved:
+            left[incident.incident_id] = incident.endpoint
+        self._endpoints = left
+
+    def drifting(self, endpoint: str) -> bool:
+        return endpoint in self._endpoints.values()
+
+
+class PredictionSampler:
+    """PositionedHandler: tasks and positions are one transaction, ids make a repeat harmless."""
+
+    def __init__(self, *, labels: LabelBook, incidents: OpenIncidents, tasks: TaskStore) -> None:
+        self._labels, self._incidents, self._tasks = labels, incidents, tasks
+
+    def positions(self, partitions: Sequence[Partition]) -> Mapping[Partition, int]:
+        saved = self._tasks.positions()
+        return {each: saved[each] for each in partitions if each in saved}
+
+    def handle(self, records: RecordBatch) -> None:
+        served = [_served(value or b"") for value in records.values()]
+        self._take(served, records.next_by_partition())
+
+    def set_aside(self, record: Record) -> None:
+        self._take([], {Partition(record.topic, record.partition): record.offset + 1})
+
+    def idle(self) -> None:
+        """Nothing waits on time."""
+
+    def _take(self, served: Sequence[Served], positions: Mapping[Partition, int]) -> None:
+        put_to_people(
+            served,
+            {(topic, number): offset for (topic, number), offset in positions.items()},
+            labels=self._labels,
+            drifting=self._incidents.drifting,
+            tasks=self._tasks,
+        )
+
+
+def _served(value: bytes) -> Served:
+    try:
+        made = inference_events_pb2.PredictionMade.FromString(value)
+    except DecodeError as err:
+        raise Invalid("DECODE_ERROR", message="PredictionMade") from err
+    return Served(
+        prediction_id=made.prediction_id,
+        endpoint=made.endpoint,
+        entity_key=made.entity_key,
+        as_of_us=made.as_of_us,
+        version=made.version,
+        score=made.score,
+        other_score=made.shadow.score if made.HasField("shadow") else None,
+    )

@@ -1,0 +1,325 @@
+# SPDX-License-Identifier: Apache-2.0
+"""TaskStore on SQLite or PostgreSQL: a task's row is locked by whoever changes what belongs to it.
+
+A claim counts the answers and the leases that are alive after the row is locked, so that no two
+labellers take the same place. The accepted label leaves by the outbox, in the same transaction.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any
+
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    Connection,
+    Engine,
+    Float,
+    Index,
+    Integer,
+    MetaData,
+    Select,
+    String,
+    Table,
+    delete,
+    exists,
+    func,
+    insert,
+    literal,
+    select,
+    tuple_,
+    update,
+)
+from sqlalchemy.dialects import postgresql, sqlite
+
+from headrace.errors import Conflict, NotFound
+from headrace_ingest.domain.label_tasks import Settled, Task, TaskState
+from headrace_kit.clock import Clock
+from headrace_kit.kafka import Message
+from headrace_kit.outbox import Outbox
+from headrace_kit.sql import transaction
+from headrace_kit.sql_schema import Schema
+
+SECOND_US = 1_000_000
+# A task that nobody settled, and what people said of a settled one, is forgotten then.
+KEEP_US = 90 * 86_400 * SECOND_US
+CANDIDATES_MAX = 20
+AGREEMENT_TASKS_MAX = 10_000
+METADATA = MetaData()
+TASKS = Table(
+    "label_tasks",
+    METADATA,
+    Column("task_id", String, primary_key=True),
+    Column("label", String, nullable=False),
+    Column("prediction_id", String, nullable=False),
+    Column("target", String, nullable=False),
+    Column("as_of_us", BigInteger, nullable=False),
+    Column("version", Integer, nullable=False),
+    Column("score", Float, nullable=False),
+    Column("rule", String, nullable=False),
+    Column("wanted", Integer, nullable=False),
+    Column("state", String, nullable=False),
+    Column("value", String, nullable=False),
+    Column("created_us", BigInteger, nullable=False),
+    Index("label_tasks_in_order", "label", "state", "created_us", "task_id"),
+)
+# A choice of none: the labeller has skipped the task.
+ANSWERS = Table(
+    "label_answers",
+    METADATA,
+    Column("task_id", String, primary_key=True),
+    Column("labeller", String, primary_key=True),
+    Column("choice", String),
+)
+LEASES = Table(
+    "label_leases",
+    METADATA,
+    Column("task_id", String, primary_key=True),
+    Column("labeller", String, primary_key=True),
+    Column("until_us", BigInteger, nullable=False),
+)
+POSITIONS = Table(
+    "label_positions",
+    METADATA,
+    Column("topic", String, primary_key=True),
+    Column("partition", Integer, primary_key=True, autoincrement=False),
+    Column("next_offset", BigInteger, nullable=False),
+)
+SCHEMA = Schema(METADATA)
+_FIELDS = [column for column in TASKS.c if column.name != "created_us"]
+
+
+class SqlTaskStore:
+    """`notify` is called after a transaction that left a message in the outbox."""
+
+    def __init__(
+        self, engine: Engine, *, clock: Clock, notify: Callable[[], None] = lambda: None
+    ) -> None:
+        self._engine, self._clock, self._notify = engine, clock, notify
+        self._outbox = Outbox()
+
+    def positions(self) -> Mapping[tuple[str, int], int]:
+        with transaction(self._engine) as connection:
+            rows = connection.execute(select(POSITIONS)).all()
+        return {(row.topic, row.partition): row.next_offset for row in rows}
+
+    def add(
+        self,
+        tasks: Sequence[Task],
+        open_max: Mapping[str, int],
+        positions: Mapping[tuple[str, int], int],
+    ) -> int:
+        now_us, added = self._clock.now_us(), 0
+        by_label: dict[str, list[Task]] = defaultdict(list)
+        for task in tasks:
+            by_label[task.label].append(task)
+        with transaction(self._engine) as connection:
+            self._forget(connection, now_us)
+            for label, some in by_label.items():
+                room = max(0, open_max[label] - _open(connection, label))
+                added += _insert(connection, some[:room], now_us)
+            for (topic, partition), next_offset in positions.items():
+                _move(connection, topic, partition, next_offset)
+        return added
+
+    def listed(
+        self, label: str, state: TaskState, *, after: tuple[int, str], tasks_max: int
+    ) -> list[tuple[int, Task]]:
+        order = (TASKS.c.created_us, TASKS.c.task_id)
+        wanted = (TASKS.c.label == label) & (TASKS.c.state == state)
+        query = (
+            select(TASKS)
+            .where(wanted & (tuple_(*order) > tuple_(*map(literal, after))))
+            .order_by(*order)
+            .limit(tasks_max)
+        )
+        with transaction(self._engine) as connection:
+            return [(row.created_us, _task(row)) for row in connection.execute(query)]
+
+    def claim(self, label: str, labeller: str, *, lease_s: int) -> Task | None:
+        now_us = self._clock.now_us()
+        passed: list[str] = []
+        with transaction(self._engine) as connection:
+            while len(passed) < CANDIDATES_MAX:
+                row = connection.execute(_candidate(label, labeller, passed)).first()
+                if row is None:
+                    return None
+                if _taken(connection, row.task_id, labeller, now_us) < row.wanted:
+                    _lease(connection, row.task_id, labeller, now_us + lease_s * SECOND_US)
+                    return _task(row)
+                passed.append(row.task_id)
+        return None
+
+    def get(self, task_id: str) -> Task:
+        with transaction(self._engine) as connection:
+            return _get(connection, select(TASKS).where(TASKS.c.task_id == task_id), task_id)
+
+    def submit(
+        self,
+        task_id: str,
+        labeller: str,
+        choice: str,
+        settle: Callable[[Sequence[str], int], Settled],
+        message: Callable[[Task], Message],
+    ) -> Task:
+        with transaction(self._engine) as connection:
+            task = self._locked(connection, task_id)
+            said = connection.execute(_said(task_id, labeller)).first()
+            if said is not None:
+                if said.choice != choice:
+                    raise Conflict("TASK_ANSWERED", task_id=task_id, labeller=labeller)
+                return task
+            self._end_lease(connection, task_id, labeller)
+            answer = {"task_id": task_id, "labeller": labeller, "choice": choice}
+            connection.execute(insert(ANSWERS).values(answer))
+            settled = settle(_choices(connection, task_id), task.wanted)
+            task = _settle(connection, task, settled)
+            if task.state == TaskState.ACCEPTED:
+                self._outbox.add(connection, message(task))
+        self._notify()
+        return task
+
+    def skip(self, task_id: str, labeller: str) -> None:
+        with transaction(self._engine) as connection:
+            self._locked(connection, task_id)
+            if connection.execute(_said(task_id, labeller)).first() is None:
+                self._end_lease(connection, task_id, labeller)
+                skipped = {"task_id": task_id, "labeller": labeller, "choice": None}
+                connection.execute(insert(ANSWERS).values(skipped))
+
+    def answers(self, label: str) -> list[list[str]]:
+        newest = (
+            select(TASKS.c.task_id)
+            .where(TASKS.c.label == label)
+            .order_by(TASKS.c.created_us.desc())
+            .limit(AGREEMENT_TASKS_MAX)
+        )
+        query = select(ANSWERS).where(ANSWERS.c.task_id.in_(newest) & ANSWERS.c.choice.is_not(None))
+        by_task: dict[str, list[str]] = defaultdict(list)
+        with transaction(self._engine) as connection:
+            for row in connection.execute(query):
+                by_task[row.task_id].append(row.choice)
+        return list(by_task.values())
+
+    def counts(self, label: str) -> Mapping[TaskState, int]:
+        query = (
+            select(TASKS.c.state, func.count())
+            .where(TASKS.c.label == label)
+            .group_by(TASKS.c.state)
+        )
+        with transaction(self._engine) as connection:
+            return {TaskState(state): count for state, count in connection.execute(query)}
+
+    def _locked(self, connection: Connection, task_id: str) -> Task:
+        """The open task, held until the transaction ends."""
+        return _get(
+            connection, select(TASKS).where(TASKS.c.task_id == task_id).with_for_update(), task_id
+        )
+
+    def _end_lease(self, connection: Connection, task_id: str, labeller: str) -> None:
+        """Raises Conflict LEASE_LOST unless the labeller holds the task now."""
+        held = (LEASES.c.task_id == task_id) & (LEASES.c.labeller == labeller)
+        alive = held & (LEASES.c.until_us > self._clock.now_us())
+        if connection.execute(delete(LEASES).where(alive)).rowcount != 1:
+            raise Conflict("LEASE_LOST", task_id=task_id, labeller=labeller)
+
+    def _forget(self, connection: Connection, now_us: int) -> None:
+        old = select(TASKS.c.task_id).where(TASKS.c.created_us < now_us - KEEP_US)
+        for table in (ANSWERS, LEASES, TASKS):
+            connection.execute(delete(table).where(table.c.task_id.in_(old)))
+
+
+def _open(connection: Connection, label: str) -> int:
+    wanted = (TASKS.c.label == label) & (TASKS.c.state == TaskState.OPEN)
+    return int(connection.execute(select(func.count()).where(wanted)).scalar_one())
+
+
+def _insert(connection: Connection, tasks: Sequence[Task], now_us: int) -> int:
+    """Those that are new: a prediction's task has one id."""
+    if not tasks:
+        return 0
+    own = (sqlite if connection.dialect.name == "sqlite" else postgresql).insert
+    rows = [{name: getattr(task, name) for name in _names()} for task in tasks]
+    added = 0
+    for row in rows:
+        new = own(TASKS).values({**row, "created_us": now_us}).on_conflict_do_nothing()
+        added += connection.execute(new.execution_options(preserve_rowcount=True)).rowcount
+    return added
+
+
+def _names() -> Collection[str]:
+    return [column.name for column in _FIELDS]
+
+
+def _move(connection: Connection, topic: str, partition: int, next_offset: int) -> None:
+    own = (sqlite if connection.dialect.name == "sqlite" else postgresql).insert
+    new = own(POSITIONS).values(topic=topic, partition=partition, next_offset=next_offset)
+    further = POSITIONS.c.next_offset < next_offset
+    connection.execute(
+        new.on_conflict_do_update(
+            index_elements=["topic", "partition"],
+            set_={"next_offset": next_offset},
+            where=further,
+        )
+    )
+
+
+def _candidate(label: str, labeller: str, passed: Sequence[str]) -> Select[Any]:
+    """The oldest open task that this labeller has neither answered nor skipped."""
+    said = exists().where((ANSWERS.c.task_id == TASKS.c.task_id) & (ANSWERS.c.labeller == labeller))
+    wanted = (TASKS.c.label == label) & (TASKS.c.state == TaskState.OPEN)
+    return (
+        select(TASKS)
+        .where(wanted & ~said & TASKS.c.task_id.not_in(passed))
+        .order_by(TASKS.c.created_us, TASKS.c.task_id)
+        .limit(1)
+        .with_for_update(skip_locked=True)
+    )
+
+
+def _taken(connection: Connection, task_id: str, labeller: str, now_us: int) -> int:
+    """Places that answers and leases of others hold."""
+    leases = (LEASES.c.task_id == task_id) & (LEASES.c.labeller != labeller)
+    alive = select(func.count()).select_from(LEASES).where(leases & (LEASES.c.until_us > now_us))
+    held = connection.execute(alive).scalar_one()
+    return int(held) + len(_choices(connection, task_id))
+
+
+def _choices(connection: Connection, task_id: str) -> list[str]:
+    given = (ANSWERS.c.task_id == task_id) & ANSWERS.c.choice.is_not(None)
+    return list(connection.execute(select(ANSWERS.c.choice).where(given)).scalars())
+
+
+def _lease(connection: Connection, task_id: str, labeller: str, until_us: int) -> None:
+    own = (sqlite if connection.dialect.name == "sqlite" else postgresql).insert
+    new = own(LEASES).values(task_id=task_id, labeller=labeller, until_us=until_us)
+    connection.execute(
+        new.on_conflict_do_update(
+            index_elements=["task_id", "labeller"], set_={"until_us": until_us}
+        )
+    )
+
+
+def _said(task_id: str, labeller: str) -> Select[Any]:
+    return select(ANSWERS).where((ANSWERS.c.task_id == task_id) & (ANSWERS.c.labeller == labeller))
+
+
+def _get(connection: Connection, query: Select[Any], task_id: str) -> Task:
+    row = connection.execute(query).first()
+    if row is None:
+        raise NotFound("TASK_UNKNOWN", task_id=task_id[:64])
+    return _task(row)
+
+
+def _settle(connection: Connection, task: Task, settled: Settled) -> Task:
+    values = {"state": settled.state, "wanted": settled.wanted, "value": settled.value}
+    connection.execute(update(TASKS).where(TASKS.c.task_id == task.task_id).values(values))
+    row = connection.execute(select(TASKS).where(TASKS.c.task_id == task.task_id)).one()
+    return _task(row)
+
+
+def _task(row: Any) -> Task:
+    values = {name: getattr(row, name) for name in _names()}
+    return Task(**{**values, "state": TaskState(row.state)})

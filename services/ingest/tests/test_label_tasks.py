@@ -1,0 +1,395 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which predictions people see, and when their answers are the truth."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from headrace.application import parse_definition
+from headrace.errors import Conflict, Invalid, NotFound
+from headrace.inference.v1.inference_events_pb2 import PredictionMade, ShadowScore
+from headrace.monitor.v1 import monitor_events_pb2 as events
+from headrace_ingest.adapters.contract_book import AppliedContracts
+from headrace_ingest.adapters.label_book import AppliedLabels
+from headrace_ingest.adapters.prediction_sampler import OpenIncidents, PredictionSampler
+from headrace_ingest.adapters.sql_task_store import (
+    ANSWERS,
+    LEASES,
+    POSITIONS,
+    SCHEMA,
+    TASKS,
+    SqlTaskStore,
+)
+from headrace_ingest.domain.agreement import krippendorff_alpha
+from headrace_ingest.domain.label_tasks import Served, TaskState, task_of
+from headrace_ingest.handlers import label_tasks
+from headrace_ingest.testing import a_contract
+from headrace_kit.kafka import Partition
+from headrace_kit.sql import OUTBOX, connect, transaction
+from headrace_kit.sql_schema import prepare
+from headrace_kit.testing import FixedClock, a_batch, a_record
+
+LABEL, ENDPOINT = "late", "delay"
+POSTGRES = pytest.param("postgres", marks=pytest.mark.integration)
+EVERY = {"random": 1.0}
+
+
+def a_label(rules=None, **queue):
+    return parse_definition(
+        {
+            "kind": "label",
+            "name": LABEL,
+            "description": "Was it late?",
+            "stream": "flights.departed",
+            "key": "flight",
+            "value": "origin = 'EWR'",
+            "window": "2h",
+            "origin": "verdict",
+            "queue": {
+                "endpoint": ENDPOINT,
+                "answer": "origin",
+                "choices": ["EWR", "JFK"],
+                "rules": rules or EVERY,
+            }
+            | queue,
+        }
+    )
+
+
+def served(number=0, **changes):
+    given = {
+        "prediction_id": f"p{number}",
+        "endpoint": ENDPOINT,
+        "entity_key": f"UA{number}",
+        "as_of_us": 1_357_000_000_000_000,
+        "version": 1,
+        "score": 0.2,
+        "other_score": None,
+    }
+    return Served(**(given | changes))
+
+
+def rule(prediction, rules, *, drifting=False):
+    task = task_of(prediction, a_label(rules), drifting=drifting)
+    return task and task.rule
+
+
+def test_uncertain_score_is_put_and_a_sure_one_is_not():
+    rules = {"uncertain": {"near": 0.5, "within": 0.1}}
+
+    assert ["uncertain", None] == [rule(served(score=s), rules) for s in (0.45, 0.2)]
+
+
+def test_arms_on_two_sides_disagree():
+    rules = {"disagreement": {"threshold": 0.5}}
+
+    found = [rule(served(score=0.4, other_score=o), rules) for o in (0.6, 0.3, None)]
+    assert ["disagreement", None, None] == found
+
+
+def test_drifted_are_put_while_an_incident_is_open():
+    rules = {"drifted": {"share": 1.0}}
+
+    assert ["drifted", None] == [rule(served(), rules, drifting=d) for d in (True, False)]
+
+
+def test_random_share_is_kept_and_the_same_in_every_replay():
+    found = [bool(rule(served(n), {"random": 0.2})) for n in range(5_000)]
+
+    assert 900 < sum(found) < 1_100
+    assert found == [bool(rule(served(n), {"random": 0.2})) for n in range(5_000)]
+
+
+def test_prediction_without_an_entity_is_no_task_of_an_entity_label():
+    assert rule(served(entity_key=""), EVERY) is None
+
+
+def test_alpha_of_the_published_example():
+    # Krippendorff (2011), section C: 12 units, 4 observers, nominal alpha 0.743.
+    units = [
+        "111", "2232", "3333", "3333", "2222", "1234", "4444", "1121", "2222", "555", "11", "3",
+    ]  # fmt: skip
+
+    assert 0.743 == pytest.approx(krippendorff_alpha(units), abs=0.0005)
+
+
+def test_alpha_of_nothing_to_compare_is_none():
+    assert krippendorff_alpha([["a"], []]) is None
+    assert krippendorff_alpha([["a", "a"]]) is None
+
+
+class World:
+    """A store, and people who answer."""
+
+    def __init__(self, engine, label):
+        self.clock = FixedClock()
+        self.engine, self.tasks = engine, SqlTaskStore(engine, clock=self.clock)
+        self.labels, self.contracts = AppliedLabels(), AppliedContracts()
+        columns = a_contract().stream.model_dump(mode="json", exclude_none=True)["columns"]
+        self.contracts.put(a_contract(columns=columns | {"verdict": {"type": "string"}}))
+        self.labels.put(label)
+
+    def put(self, *predictions, position=1):
+        return label_tasks.put_to_people(
+            predictions,
+            {("t", 0): position},
+            labels=self.labels,
+            drifting=lambda endpoint: False,
+            tasks=self.tasks,
+        )
+
+    def claim(self, labeller):
+        task, _ = label_tasks.claim_task(LABEL, labeller, labels=self.labels, tasks=self.tasks)
+        return task.task_id
+
+    def submit(self, task_id, labeller, choice="EWR"):
+        return label_tasks.submit_label(
+            task_id,
+            labeller,
+            choice,
+            labels=self.labels,
+            contracts=self.contracts,
+            tasks=self.tasks,
+            clock=self.clock,
+        )
+
+    def answer(self, labeller, choice="EWR"):
+        return self.submit(self.claim(labeller), labeller, choice)
+
+    def published(self):
+        with transaction(self.engine) as connection:
+            rows = connection.execute(OUTBOX.select().order_by(OUTBOX.c.id)).all()
+        return [(row.topic, row.key, json.loads(row.value)) for row in rows]
+
+
+@pytest.fixture(params=["sqlite", POSTGRES])
+def make(request, tmp_path):
+    """make(**queue) gives a world whose label has this queue."""
+    sqlite = request.param == "sqlite"
+    uri = f"sqlite:///{tmp_path}/x.db" if sqlite else request.getfixturevalue("postgres_server")
+    engine = connect(uri, schema="ingest")
+    prepare(engine, SCHEMA)
+    with transaction(engine) as connection:
+        for table in (TASKS, ANSWERS, LEASES, POSITIONS, OUTBOX):
+            connection.execute(table.delete())
+    yield lambda rules=None, **queue: World(engine, a_label(rules, **queue))
+    engine.dispose()
+
+
+def test_prediction_that_comes_again_is_one_task(make):
+    world = make()
+
+    assert [2, 0] == [world.put(served(1), served(2)), world.put(served(1), served(2))]
+
+
+def test_position_moves_with_the_tasks_and_never_back(make):
+    world = make()
+    world.put(served(1), position=7)
+    world.put(position=3)
+
+    assert {("t", 0): 7} == dict(world.tasks.positions())
+
+
+def test_full_queue_takes_no_more_until_a_task_is_settled(make):
+    world = make(tasks_max=2)
+
+    assert 2 == world.put(*map(served, range(5)))
+    world.answer("ann")
+    assert 1 == world.put(*map(served, range(5, 9)))
+
+
+def test_accepted_answer_is_a_record_of_the_labels_stream(make):
+    world = make()
+    world.put(served(1))
+    task = world.answer("ann")
+
+    assert (TaskState.ACCEPTED, "EWR") == (task.state, task.value)
+    [(topic, key, value)] = world.published()
+    assert ("raw.flights.departed.v1", b"UA1") == (topic, key)
+    assert {
+        "event_id": task.task_id,
+        "flight": "UA1",
+        "departed_at": task.as_of_us,
+        "known_at": world.clock.now_us(),
+        "origin": "EWR",
+        "verdict": "human",
+    } == value
+
+
+def test_several_labellers_must_agree(make):
+    world = make(labellers=2, agreement=0.6)
+    world.put(served(1))
+
+    assert TaskState.OPEN == world.answer("ann", "EWR").state
+    assert (TaskState.OPEN, 3) == (lambda t: (t.state, t.wanted))(world.answer("bob", "JFK"))
+    assert (TaskState.ACCEPTED, "JFK") == (lambda t: (t.state, t.value))(world.answer("cy", "JFK"))
+    assert 1 == len(world.published())
+
+
+def test_task_that_nobody_agrees_on_is_disputed_and_publishes_nothing(make):
+    world = make(labellers=2, agreement=1.0)
+    world.put(served(1))
+    answers = [
+        world.answer(who, choice) for who, choice in zip("abcd", ["EWR", "JFK"] * 2, strict=True)
+    ]
+
+    assert TaskState.DISPUTED == answers[-1].state
+    assert [] == world.published()
+
+
+def test_claims_do_not_hand_out_more_places_than_answers_are_wanted(make):
+    world = make()
+    world.put(served(1), served(2))
+
+    assert 2 == len({world.claim("ann"), world.claim("bob")})
+    with pytest.raises(NotFound, match="NO_TASK"):
+        world.claim("cy")
+
+
+def test_labeller_who_claims_again_holds_the_same_task(make):
+    world = make()
+    world.put(served(1), served(2))
+
+    assert world.claim("ann") == world.claim("ann")
+
+
+def test_lease_that_ended_frees_the_task_and_takes_no_answer(make):
+    world = make(lease="60s")
+    world.put(served(1))
+    task_id = world.claim("ann")
+    world.clock.advance(61_000_000)
+
+    assert task_id == world.claim("bob")
+    with pytest.raises(Conflict, match="LEASE_LOST"):
+        world.submit(task_id, "ann")
+
+
+def test_answer_without_a_claim_is_refused(make):
+    world = make()
+    world.put(served(1))
+    [(_, task)] = world.tasks.listed(LABEL, TaskState.OPEN, after=(0, ""), tasks_max=5)
+
+    with pytest.raises(Conflict, match="LEASE_LOST"):
+        world.submit(task.task_id, "ann")
+
+
+def test_same_answer_again_changes_nothing_and_another_is_refused(make):
+    world = make()
+    world.put(served(1))
+    task = world.answer("ann")
+
+    assert task == world.submit(task.task_id, "ann")
+    with pytest.raises(Conflict, match="TASK_ANSWERED"):
+        world.submit(task.task_id, "ann", "JFK")
+    assert 1 == len(world.published())
+
+
+def test_skipped_task_goes_to_others_only(make):
+    world = make()
+    world.put(served(1))
+    task_id = world.claim("ann")
+    label_tasks.skip_task(task_id, "ann", tasks=world.tasks)
+
+    with pytest.raises(NotFound, match="NO_TASK"):
+        world.claim("ann")
+    assert task_id == world.claim("bob")
+
+
+def test_choice_that_is_none_of_the_queues_is_refused(make):
+    world = make()
+    world.put(served(1))
+
+    with pytest.raises(Invalid, match="BAD_REQUEST"):
+        world.answer("ann", "LGA")
+    with pytest.raises(Invalid, match="labeller"):
+        world.claim("")
+
+
+def test_agreement_is_told_with_what_became_of_the_tasks(make):
+    world = make(labellers=2)
+    world.put(served(1), served(2))
+    for choice in ("EWR", "JFK"):
+        world.answer("ann", choice)
+    for choice in ("EWR", "JFK"):
+        world.answer("bob", choice)
+    found = label_tasks.get_agreement(LABEL, labels=world.labels, tasks=world.tasks)
+
+    assert (1.0, 2, {TaskState.ACCEPTED: 2}) == (
+        found.alpha,
+        found.tasks,
+        dict(found.count_by_state),
+    )
+
+
+def test_tasks_are_listed_oldest_first_page_after_page(make):
+    world = make()
+    for number in range(3):
+        world.put(served(number))
+        world.clock.advance(1)
+    first = world.tasks.listed(LABEL, TaskState.OPEN, after=(0, ""), tasks_max=2)
+    last_us, last = first[-1]
+    second = world.tasks.listed(LABEL, TaskState.OPEN, after=(last_us, last.task_id), tasks_max=2)
+
+    assert ["UA0", "UA1", "UA2"] == [task.target for _, task in [*first, *second]]
+
+
+def test_old_tasks_are_forgotten(make):
+    world = make()
+    world.put(served(1))
+    world.clock.advance(91 * 86_400 * 1_000_000)
+    world.put(served(2))
+
+    listed = world.tasks.listed(LABEL, TaskState.OPEN, after=(0, ""), tasks_max=5)
+    assert ["UA2"] == [task.target for _, task in listed]
+
+
+def test_of_racing_claims_one_wins_each_task(make):
+    from concurrent.futures import ThreadPoolExecutor
+
+    world = make()
+    world.put(*map(served, range(8)))
+
+    def claim(labeller):
+        try:
+            return world.claim(labeller)
+        except NotFound:
+            return None
+
+    with ThreadPoolExecutor(8) as people:
+        found = list(people.map(claim, [f"who{n}" for n in range(12)]))
+    claimed = [each for each in found if each]
+    assert len(claimed) == len(set(claimed))
+
+
+def test_sampler_stores_tasks_with_the_place_behind_them(make):
+    world = make({"drifted": {"share": 1.0}, "disagreement": {"threshold": 0.5}})
+    incidents = OpenIncidents()
+    sampler = PredictionSampler(labels=world.labels, incidents=incidents, tasks=world.tasks)
+    topic = "inference.predictions.delay.v1"
+
+    def read(number, **changes):
+        made = PredictionMade(prediction_id=f"p{number}", endpoint=ENDPOINT, **changes)
+        sampler.handle(a_batch([a_record(made.SerializeToString(), topic=topic, offset=number)]))
+
+    read(1, entity_key="UA1", score=0.4, shadow=ShadowScore(version=2, score=0.6))
+    read(2, entity_key="UA2", score=0.4)
+    incident = events.Incident(incident_id="i", endpoint=ENDPOINT, kind="drift", state=1)
+    incidents.take(a_record(incident.SerializeToString()))
+    read(3, entity_key="UA3", score=0.4)
+    incident.state = events.INCIDENT_STATE_RESOLVED
+    incidents.take(a_record(incident.SerializeToString()))
+    read(4, entity_key="UA4", score=0.4)
+
+    listed = world.tasks.listed(LABEL, TaskState.OPEN, after=(0, ""), tasks_max=5)
+    assert {("UA1", "disagreement"), ("UA3", "drifted")} == {(t.target, t.rule) for _, t in listed}
+    assert {Partition(topic, 0): 5} == sampler.positions([Partition(topic, 0)])
+
+
+def test_prediction_that_cannot_be_read_is_invalid(make):
+    world = make()
+    sampler = PredictionSampler(labels=world.labels, incidents=OpenIncidents(), tasks=world.tasks)
+
+    with pytest.raises(Invalid, match="DECODE_ERROR"):
+        sampler.handle(a_batch([a_record(b"\xff\xff\xff")]))
