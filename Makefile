@@ -83,7 +83,7 @@ lock: setup ## Write requirements/*.lock from the pyproject files
 tidy: setup ## Print the longest functions and files
 	$(BIN)/python tests/architecture/outliers.py
 
-bench: setup ## Measure alone on the machine: make bench NAME=loop|stream|ingest|...
+bench: setup ## Measure alone on the machine: make bench NAME=loop|stream|ingest|freshness|...
 	$(BIN)/python -m benchmarks $(NAME)
 
 bench-peers: setup ## Install what the benchmarks compare with, each into .headrace/peers

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import sys
 
-from benchmarks import ingest, loop, online, publish, stream
+from benchmarks import freshness, ingest, loop, online, publish, stream
 from benchmarks.outcome import say
 
 BENCHMARKS = {
     "loop": loop.main,
     "stream": stream.main,
     "ingest": ingest.main,
+    "freshness": freshness.main,
     "online": online.main,
     "publish": publish.main,
 }

@@ -23,6 +23,7 @@ from headrace_ingest.adapters.contract_book import AppliedContracts
 from headrace_ingest.adapters.delta_archive import DeltaArchive
 from headrace_ingest.adapters.memory_attempt_log import MemoryAttemptLog
 from headrace_ingest.domain.contract import Contract
+from headrace_ingest.domain.erasures import Erased
 from headrace_ingest.domain.tolerance import Tolerance
 from headrace_ingest.handlers.sink import Pace, RecordSink
 from headrace_ingest.ports import RawTopic
@@ -61,12 +62,14 @@ class Pipeline:
             contracts=self.contracts,
             catalogue=OneTopic(),
             archive=self.archive_of(self.uri),
-            publisher=self.publisher,
+            records=self.publisher,
+            dead_letters=self.publisher,
             attempt_log=MemoryAttemptLog(),
             decode=decode,
             monotonic_s=iter(range(1_000_000)).__next__,
             pace=Pace(commit_interval_s=1.0, commit_rows_max=BATCH_RECORDS),
             tolerance=Tolerance(share_max=1.0),
+            erased=Erased(),
         )
 
     def run(self, records: list[Record]) -> None:
