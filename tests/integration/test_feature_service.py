@@ -35,7 +35,7 @@ from pydantic import SecretStr
 from headrace import topics
 from headrace.admin import create_topics, static_topics
 from headrace.application import definition_json, parse_definition
-from headrace.errors import Busy, HeadraceError, Invalid, NotFound, Unavailable
+from headrace.errors import Busy, Conflict, HeadraceError, Invalid, NotFound, Unavailable
 from headrace.feature.v1 import feature_service_pb2 as pb
 from headrace.feature.v1 import feature_service_pb2_grpc as feature_grpc
 from headrace.local.ports import pick_ports
@@ -546,6 +546,26 @@ def test_freshness_counts_each_record_once(rides, service):
     said = call(service.stub.GetFreshness, pb.GetFreshnessRequest(), timeout_s=5.0)
     assert 50 == said.records
     assert 0 < said.p50_ms <= said.p99_ms < 60_000
+
+
+def test_answer_is_known_until_now_though_nothing_comes(rides, service):
+    rides.publish(some_events(20, seed=5))
+    service.start()
+    rides.wait_folded()
+    request = pb.GetOnlineFeaturesRequest(
+        features=rides.features[:1], include_times=True, staleness_max_ms=5_000
+    )
+    request.columns.add(name="zone").strings.values.extend(["a"])
+    begun_us = time.time_ns() // 1_000
+
+    def told() -> pb.GetOnlineFeaturesResponse | None:
+        try:
+            answer = call(service.stub.GetOnlineFeatures, request, timeout_s=5.0)
+        except Conflict:  # Kafka was not asked yet
+            return None
+        return answer if answer.known_until_us > begun_us else None
+
+    assert 8 == len(wait_for(told).event_times_us)
 
 
 def test_malformed_requests_are_refused_with_a_reason(rides, service):

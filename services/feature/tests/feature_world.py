@@ -18,11 +18,13 @@ from headrace_feature.adapters.run_files import to_bytes
 from headrace_feature.adapters.run_store import RunStore
 from headrace_feature.domain.freshness import DelayHistogram
 from headrace_feature.domain.kept_answers import KeptAnswers
+from headrace_feature.domain.known_until import KnownUntil
 from headrace_feature.domain.observations import FLAGS, PARTITION_SHIFT, Run, merged
-from headrace_feature.domain.online_query import GetOnlineFeatures
+from headrace_feature.domain.online_query import FeatureRows, GetOnlineFeatures
 from headrace_feature.domain.views import Catalogue
 from headrace_feature.handlers import (
     CreateTrainingSet,
+    OnlineState,
     create_training_set,
     get_online_features,
 )
@@ -215,7 +217,7 @@ class World:
         self.restart()
 
     def restart(self) -> None:
-        self.kept = KeptAnswers()
+        self.kept, self.known = KeptAnswers(), KnownUntil()
         self.store = RunStore(self.state_store, self.folder, folder_bytes_max=self.folder_bytes_max)
         self.loop_handler = RecordFolder(
             catalogue=lambda: self.catalogue,
@@ -255,10 +257,15 @@ class World:
         return self.read_columns(features, {"zone": zones, "kind": kinds, **columns}, moments)
 
     def read_columns(self, features, columns, moments) -> np.ndarray:
-        query = GetOnlineFeatures(tuple(features), columns, np.array(moments, dtype=np.int64))
-        return get_online_features(
-            query, catalogue=self.catalogue, store=self.store, kept=self.kept, clock=self.clock
-        )
+        return self.ask(features, columns, moments).values
+
+    def ask(self, features, columns, moments=(), **options) -> FeatureRows:
+        moments = np.array(moments, dtype=np.int64)
+        query = GetOnlineFeatures(tuple(features), columns, moments, **options)
+        return get_online_features(query, self.online())
+
+    def online(self) -> OnlineState:
+        return OnlineState(lambda: self.catalogue, self.store, self.kept, self.known, self.clock)
 
     def training_set(self, rides, asks, ends, until):
         archive = MemoryArchive({"rides": rides, "asks": asks, "ends": ends})

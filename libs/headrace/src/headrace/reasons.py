@@ -355,6 +355,11 @@ REASONS: dict[str, Reason] = {
     "RESTORING": Reason(
         "Unavailable", "The state is being restored.", "Try again after the delay that is given."
     ),
+    "FEATURES_STALE": Reason(
+        "Conflict",
+        "The features do not hold all that was published up to the bound.",
+        "Allow more staleness or wait until the fold has caught up.",
+    ),
     "PORT_TAKEN": Reason(
         "Unavailable", "A port is in use by another process.", "Stop it or set another port."
     ),

@@ -15,6 +15,7 @@ from headrace import topics
 from headrace.feature.v1 import feature_service_pb2_grpc as service
 from headrace_feature.adapters.definition_follower import DefinitionFollower
 from headrace_feature.adapters.delta_archive import DeltaArchive
+from headrace_feature.adapters.ends_watch import EndsWatch
 from headrace_feature.adapters.grpc_api import FeatureApi
 from headrace_feature.adapters.kafka_topics import KafkaRawTopics, record_ends
 from headrace_feature.adapters.record_folder import RecordFolder
@@ -25,7 +26,9 @@ from headrace_feature.adapters.snapshot_writer import SnapshotWriter
 from headrace_feature.adapters.state_snapshots import StateSnapshots
 from headrace_feature.domain.freshness import DelayHistogram
 from headrace_feature.domain.kept_answers import KeptAnswers
+from headrace_feature.domain.known_until import KnownUntil
 from headrace_feature.domain.views import DAY_US, Catalogue
+from headrace_feature.handlers import OnlineState
 from headrace_feature.settings import Settings
 from headrace_kit.admin_http import AdminServer
 from headrace_kit.clock import SystemClock
@@ -49,7 +52,8 @@ def run(settings: Settings) -> int:
     bootstrap = settings.kafka_bootstrap
     state = LmdbStateStore(settings.data_dir / "state", map_bytes_max=settings.state_bytes_max)
     store = RunStore(state, settings.data_dir / "runs", folder_bytes_max=settings.state_bytes_max)
-    freshness, kept, clock = DelayHistogram(), KeptAnswers(), SystemClock()
+    freshness, kept, known = DelayHistogram(), KeptAnswers(), KnownUntil()
+    clock = SystemClock()
     publisher = KafkaPublisher(bootstrap, client_id=SERVICE)
 
     def read_streams(catalogue: Catalogue) -> None:
@@ -60,11 +64,12 @@ def run(settings: Settings) -> int:
     definitions = DefinitionFollower(read_streams)
     snapshots = StateSnapshots(object_store(settings.objects, settings.s3), clock)
     copies = RunCopies(store)
+    ends = partial(record_ends, bootstrap)
     restorer = SnapshotRestorer(
         store=store,
         copies=copies,
         snapshots=snapshots,
-        ends=partial(record_ends, bootstrap),
+        ends=ends,
     )
     writer = SnapshotWriter(
         catalogue=definitions.catalogue,
@@ -89,18 +94,22 @@ def run(settings: Settings) -> int:
         dead_letters=publisher,
         service=SERVICE,
     )
+    watch = EndsWatch(
+        catalogue=definitions.catalogue,
+        owned=folder.owned,
+        ends=ends,
+        known=known,
+        clock=clock,
+    )
     archive = DeltaArchive(
         settings.objects,
         delta_storage_options(settings.objects, settings.s3),
         raw_topic=KafkaRawTopics(bootstrap),
     )
     api = FeatureApi(
-        catalogue=definitions.catalogue,
-        store=store,
-        kept=kept,
+        online=OnlineState(definitions.catalogue, store, kept, known, clock),
         archive=archive,
         freshness=freshness,
-        clock=clock,
     )
     hot = [HotMethod(f"/{NAME}/GetOnlineFeatures", api.answer_reads)]
     server = GrpcServer(
@@ -122,7 +131,7 @@ def run(settings: Settings) -> int:
     try:
         return run_service(
             SERVICE,
-            [publisher, follower, restorer, writer, loop, server],
+            [publisher, follower, restorer, writer, loop, watch, server],
             admin=admin,
             on_ready=server.set_ready,
         )

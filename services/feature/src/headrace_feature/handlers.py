@@ -11,20 +11,26 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headrace.application import Recipe
-from headrace.errors import HeadraceError, Invalid, NotFound, Unavailable
+from headrace.errors import Conflict, HeadraceError, Invalid, NotFound, Unavailable
 from headrace_feature.domain import long_windows, point_in_time, windows
 from headrace_feature.domain.entities import digests, text_of
 from headrace_feature.domain.exact import as_float32
 from headrace_feature.domain.gathering import Ranges, Wanted, block_of, ranges_of
 from headrace_feature.domain.kept_answers import KEPT_US_MAX, KeptAnswers, valid_until
+from headrace_feature.domain.known_until import KnownUntil
 from headrace_feature.domain.long_windows import LongEntity
 from headrace_feature.domain.observations import COLUMNS, Ints, Observations, run_of
-from headrace_feature.domain.online_query import GetOnlineFeatures, joinable, joined
+from headrace_feature.domain.online_query import (
+    FeatureRows,
+    GetOnlineFeatures,
+    joinable,
+    joined,
+)
 from headrace_feature.domain.records import Numbers, Records, numbered
 from headrace_feature.domain.request_features import Column, transform
 from headrace_feature.domain.rules import apply_rules
 from headrace_feature.domain.training_set import Rows, TrainingSet, build_rows
-from headrace_feature.domain.views import Catalogue, Layout, Plan, WindowPart, plan_of
+from headrace_feature.domain.views import Catalogue, Layout, Plan, WindowPart, newest_of, plan_of
 from headrace_feature.ports import Archive, Folded, ObservationStore, Snapshot
 from headrace_kit.clock import Clock
 
@@ -33,8 +39,7 @@ SECOND_US = 1_000_000
 # Which of several observations of one moment comes first shows in these.
 BY_ID = ("first", "last", "last_n")
 NOBODY: tuple[str, ...] = ()  # the entity of a row that has none
-Reply = NDArray[np.float32] | HeadraceError
-Read = Callable[[GetOnlineFeatures], NDArray[np.float32]]
+Reply = FeatureRows | HeadraceError
 # Next offset by layout id and partition: what the fold may take on, without a hole before it.
 Placed = Mapping[tuple[bytes, int], int]
 
@@ -90,45 +95,57 @@ def _fold(
     return Folded(layout, run_of(observations, layout, kept), next_by_partition, floor_us)
 
 
-def get_online_features(
-    query: GetOnlineFeatures,
-    *,
-    catalogue: Catalogue,
-    store: ObservationStore,
-    kept: KeptAnswers,
-    clock: Clock,
-) -> NDArray[np.float32]:
-    """[rows, features] as known at each row's moment; NaN where absent.
+@dataclass(frozen=True, slots=True, eq=False)
+class OnlineState:
+    """What a read is answered from."""
 
-    Raises Invalid BAD_REQUEST, Busy BATCH_TOO_LARGE, NotFound FEATURE_UNKNOWN, and Unavailable
-    RESTORING while a view is still being filled.
+    catalogue: Callable[[], Catalogue]
+    store: ObservationStore
+    kept: KeptAnswers
+    known: KnownUntil
+    clock: Clock
+
+
+def get_online_features(query: GetOnlineFeatures, state: OnlineState) -> FeatureRows:
+    """As known at each row's moment.
+
+    Raises Invalid BAD_REQUEST, Busy BATCH_TOO_LARGE, NotFound FEATURE_UNKNOWN, Unavailable
+    RESTORING while a view is still being filled, and Conflict FEATURES_STALE.
     """
-    plan = plan_of(catalogue, query.features)
-    rows = query.rows
+    rows, now_us = query.rows, state.clock.now_us()
+    plan = plan_of(state.catalogue(), query.features)
+    known_us = _known_until(plan, state)
+    if 0 < query.staleness_max_ms < (now_us - known_us) / 1_000:
+        raise Conflict("FEATURES_STALE", known_until_us=known_us, now_us=now_us)
     as_of_us = query.as_of_us
     if not len(as_of_us):
-        as_of_us = np.full(rows, clock.now_us(), dtype=np.int64)
-    answers = np.empty((rows, plan.slots))
-    _answer_windows(plan, query.columns, as_of_us, store, kept, answers)
+        as_of_us = np.full(rows, now_us, dtype=np.int64)
+    answers = _answers(plan, query, as_of_us, state)
+    times = None
+    if query.include_times:
+        moments = _answers(newest_of(plan), query, as_of_us, state)
+        times = np.where(np.isnan(moments), -1.0, moments).astype(np.int64)
+    return FeatureRows(as_float32(answers), times, known_us)
+
+
+def _known_until(plan: Plan, state: OnlineState) -> int:
+    layouts = [part.layout for part in plan.windows]
+    return state.known.of((each, state.store.next_by_partition(each)) for each in layouts)
+
+
+def _answers(
+    plan: Plan, query: GetOnlineFeatures, as_of_us: Ints, state: OnlineState
+) -> NDArray[np.float64]:
+    answers = np.full((len(as_of_us), plan.slots), np.nan)
+    _answer_windows(plan, query.columns, as_of_us, state.store, state.kept, answers)
     for slot, feature in zip(plan.request.slots, plan.request.features, strict=True):
         answers[:, slot] = transform(feature, _column(query.columns, feature.column))
     apply_rules(plan.rules, answers)
-    return as_float32(answers[:, : plan.width])
+    return answers[:, : plan.width]
 
 
-def answer_together(
-    queries: Sequence[GetOnlineFeatures],
-    *,
-    catalogue: Catalogue,
-    store: ObservationStore,
-    kept: KeptAnswers,
-    clock: Clock,
-) -> list[Reply]:
+def answer_together(queries: Sequence[GetOnlineFeatures], state: OnlineState) -> list[Reply]:
     """`get_online_features` of each query; those that are alike are read as one."""
-
-    def read(query: GetOnlineFeatures) -> NDArray[np.float32]:
-        return get_online_features(query, catalogue=catalogue, store=store, kept=kept, clock=clock)
-
     replies, rows = dict[int, Reply](), dict[int, int]()
     for number, query in enumerate(queries):
         try:
@@ -137,21 +154,20 @@ def answer_together(
             replies[number] = err
     for numbers in joinable({number: queries[number] for number in rows}, rows):
         some = [queries[number] for number in numbers]
-        replies |= zip(numbers, _read_as_one(some, [rows[n] for n in numbers], read), strict=True)
+        replies |= zip(numbers, _read_as_one(some, [rows[n] for n in numbers], state), strict=True)
     return [replies[number] for number in range(len(queries))]
 
 
 def _read_as_one(
-    queries: Sequence[GetOnlineFeatures], rows: Sequence[int], read: Read
+    queries: Sequence[GetOnlineFeatures], rows: Sequence[int], state: OnlineState
 ) -> Sequence[Reply]:
     try:
-        answers = read(joined(queries))
+        return get_online_features(joined(queries), state).split(rows)
     except HeadraceError as err:
         if len(queries) == 1:
             return [err]
         # One of them cannot be answered: each hears what is its own.
-        return [_read_as_one([q], [r], read)[0] for q, r in zip(queries, rows, strict=True)]
-    return np.split(answers, np.cumsum(rows[:-1])) if len(rows) > 1 else [answers]
+        return [_read_as_one([q], [r], state)[0] for q, r in zip(queries, rows, strict=True)]
 
 
 def _column(columns: Mapping[str, Column], name: str) -> Column:

@@ -18,7 +18,7 @@ from headrace.expression import Expression
 from headrace.feature.v1 import feature_service_pb2 as wire
 from headrace_feature.domain.entities import text_of
 from headrace_feature.domain.observations import Ids, Observations
-from headrace_feature.domain.online_query import GetOnlineFeatures
+from headrace_feature.domain.online_query import FeatureRows, GetOnlineFeatures
 from headrace_feature.domain.records import Numbers, Texts
 from headrace_feature.domain.request_features import Column
 from headrace_feature.domain.training_set import TrainingSet
@@ -156,6 +156,8 @@ def to_query(payload: bytes) -> GetOnlineFeatures:
         features=tuple(request.features),
         columns=columns,
         as_of_us=np.array(request.as_of_us, dtype=np.int64),
+        include_times=request.include_times,
+        staleness_max_ms=request.staleness_max_ms,
     )
 
 
@@ -168,9 +170,13 @@ def _to_column(column: wire.Column) -> Column:
     return np.array(column.doubles.values, dtype=np.float64)
 
 
-def to_online_response(answers: NDArray[np.float32]) -> bytes:
+def to_online_response(rows: FeatureRows) -> bytes:
+    times = rows.event_us
     return wire.GetOnlineFeaturesResponse(
-        rows=len(answers), values=answers.astype("<f4", copy=False).tobytes()
+        rows=len(rows.values),
+        values=rows.values.astype("<f4", copy=False).tobytes(),
+        event_times_us=b"" if times is None else times.astype("<i8", copy=False).tobytes(),
+        known_until_us=rows.known_until_us,
     ).SerializeToString()
 
 

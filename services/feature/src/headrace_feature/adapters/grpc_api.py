@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import grpc
 
@@ -20,12 +20,9 @@ from headrace_feature.adapters.conversions import (
     to_training_command,
 )
 from headrace_feature.domain.freshness import DelayHistogram
-from headrace_feature.domain.kept_answers import KeptAnswers
 from headrace_feature.domain.online_query import GetOnlineFeatures
-from headrace_feature.domain.views import Catalogue
-from headrace_feature.handlers import answer_together
-from headrace_feature.ports import Archive, ObservationStore
-from headrace_kit.clock import Clock
+from headrace_feature.handlers import OnlineState, answer_together
+from headrace_feature.ports import Archive
 
 
 class FeatureApi(service.FeatureServiceServicer):
@@ -34,31 +31,18 @@ class FeatureApi(service.FeatureServiceServicer):
     def __init__(
         self,
         *,
-        catalogue: Callable[[], Catalogue],
-        store: ObservationStore,
-        kept: KeptAnswers,
+        online: OnlineState,
         archive: Archive,
         freshness: DelayHistogram,
-        clock: Clock,
     ) -> None:
-        self._catalogue, self._store, self._archive = catalogue, store, archive
-        self._kept = kept
-        self._freshness, self._clock = freshness, clock
+        self._online, self._archive, self._freshness = online, archive, freshness
         self._training = threading.Lock()
 
     def answer_reads(self, payloads: Sequence[bytes]) -> list[bytes | HeadraceError]:
         """GetOnlineFeatures, hot: what arrives together is answered together where it is alike."""
         queries = [_query(payload) for payload in payloads]
         asked = [query for query in queries if not isinstance(query, HeadraceError)]
-        answers = iter(
-            answer_together(
-                asked,
-                catalogue=self._catalogue(),
-                store=self._store,
-                kept=self._kept,
-                clock=self._clock,
-            )
-        )
+        answers = iter(answer_together(asked, self._online))
         replies = (q if isinstance(q, HeadraceError) else next(answers) for q in queries)
         return [r if isinstance(r, HeadraceError) else to_online_response(r) for r in replies]
 
@@ -69,7 +53,9 @@ class FeatureApi(service.FeatureServiceServicer):
             raise Busy("QUEUE_FULL", queue="training sets")
         try:
             training_set = handlers.create_training_set(
-                to_training_command(request), catalogue=self._catalogue(), archive=self._archive
+                to_training_command(request),
+                catalogue=self._online.catalogue(),
+                archive=self._archive,
             )
             stream = ArrowIpcStream(training_set)
             for piece in stream:

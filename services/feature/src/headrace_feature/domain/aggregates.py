@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from headrace.feature_view import Q_UNITS
 from headrace_feature.domain.exact import INT64_SAFE, rounded, sum_of_floats
-from headrace_feature.domain.observations import COLUMNS, FLAGS
+from headrace_feature.domain.observations import COLUMNS, EVENT, FLAGS
 from headrace_feature.domain.views import DTYPE_BY_KIND, Kind
 
 Values = NDArray[Any]  # int64 or float64
@@ -66,7 +66,11 @@ def aggregate(group: Group, seen: Ints, runs: Runs) -> Floats:
     """[runs, columns], of `seen`: the observations of the runs."""
     if group.aggregate == "count":
         return runs.counts[:, None].astype(np.float64)
+    if group.aggregate == "newest_record":
+        return seen[runs.starts + runs.counts - 1, EVENT, None].astype(np.float64)
     values = seen[:, COLUMNS + group.columns].view(DTYPE_BY_KIND[group.kind])
+    if group.aggregate == "newest":
+        values = np.repeat(seen[:, EVENT, None], len(group.columns), axis=1)
     present = (seen[:, FLAGS, None] >> group.columns & 1).astype(np.bool_)
     if group.aggregate in _OF_PRESENT:
         return _column_by_column(group, values, present, runs)
@@ -206,6 +210,7 @@ def _quantile(some: _Present, share: int) -> Floats:
 _OF_PRESENT: dict[str, Callable[[_Present, int], Floats]] = {
     "std": _std,
     "last_n": _last_n,
+    "newest": _last_n,  # of event times
     "distinct": _distinct,
     "quantile": _quantile,
 }

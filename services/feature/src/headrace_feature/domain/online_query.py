@@ -14,16 +14,21 @@ from headrace_feature.domain.request_features import Column
 
 ROWS_MAX = 10_000
 JOINED_ROWS_MAX = 1_000
-Likeness = tuple[tuple[str, ...], tuple[tuple[str, str], ...], bool]
+Likeness = tuple[tuple[str, ...], tuple[tuple[str, str], ...], bool, bool, int]
 
 
 @dataclass(frozen=True, slots=True)
 class GetOnlineFeatures:
-    """`columns`: entity keys and request columns, one entry per row; `as_of_us` empty means now."""
+    """`columns`: entity keys and request columns, one entry per row; `as_of_us` empty means now.
+
+    `staleness_max_ms`: how far behind the answer may be at most, 0 for any.
+    """
 
     features: tuple[str, ...]
     columns: Mapping[str, Column]
     as_of_us: NDArray[np.int64]
+    include_times: bool = False
+    staleness_max_ms: int = 0
 
     @property
     def rows(self) -> int:
@@ -36,13 +41,36 @@ class GetOnlineFeatures:
             raise Busy("BATCH_TOO_LARGE", rows=rows, rows_max=ROWS_MAX)
         if len(self.as_of_us) not in (0, rows) or (self.as_of_us < 0).any():
             raise Invalid("BAD_REQUEST", field="as_of_us", problem="one for each row, or none")
+        if self.staleness_max_ms < 0:
+            raise Invalid("BAD_REQUEST", field="staleness_max_ms", problem="must not be negative")
         return rows
 
     @property
     def likeness(self) -> Likeness:
         """Equal for questions that can be joined."""
         kinds = ((name, _kind(column)) for name, column in self.columns.items())
-        return self.features, tuple(kinds), bool(len(self.as_of_us))
+        given = bool(len(self.as_of_us))
+        return self.features, tuple(kinds), given, self.include_times, self.staleness_max_ms
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class FeatureRows:
+    """`values`: [rows, features], NaN absent. `event_us`, if asked for: when the newest observation
+    happened that each rests on, -1 for none. `known_until_us`: see KnownUntil.
+    """
+
+    values: NDArray[np.float32]
+    event_us: NDArray[np.int64] | None
+    known_until_us: int
+
+    def split(self, rows: Sequence[int]) -> list[FeatureRows]:
+        """So many rows for each."""
+        if len(rows) == 1:
+            return [self]
+        cuts = np.cumsum(rows[:-1])
+        values = np.split(self.values, cuts)
+        times = [None] * len(rows) if self.event_us is None else np.split(self.event_us, cuts)
+        return [FeatureRows(*each, self.known_until_us) for each in zip(values, times, strict=True)]
 
 
 def joinable(
@@ -68,6 +96,8 @@ def joined(queries: Sequence[GetOnlineFeatures]) -> GetOnlineFeatures:
         first.features,
         {name: _end_to_end([query.columns[name] for query in queries]) for name in first.columns},
         np.concatenate([query.as_of_us for query in queries]),
+        first.include_times,
+        first.staleness_max_ms,
     )
 
 

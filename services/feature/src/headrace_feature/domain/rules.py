@@ -55,7 +55,19 @@ class Ratio:
             answers[:, self.slot] = np.where(below == 0, np.nan, above / below)
 
 
-Rule = Stale | Default | Ratio
+@dataclass(frozen=True, slots=True)
+class Later:
+    """The later of two moments, absent where one of them is."""
+
+    slot: int
+    one: int
+    other: int
+
+    def apply(self, answers: NDArray[np.float64]) -> None:
+        answers[:, self.slot] = np.maximum(answers[:, self.one], answers[:, self.other])
+
+
+Rule = Stale | Default | Ratio | Later
 
 
 def apply_rules(rules: Sequence[Rule], answers: NDArray[np.float64]) -> None:

@@ -31,7 +31,7 @@ from headrace.feature_view import (
     features_by_name,
 )
 from headrace_feature.domain.edges import Window
-from headrace_feature.domain.rules import Default, Ratio, Rule, Stale
+from headrace_feature.domain.rules import Default, Later, Ratio, Rule, Stale
 
 DAY_US = 86_400_000_000
 PLANS_MAX = 64
@@ -192,6 +192,29 @@ def plan_of(catalogue: Catalogue, features: tuple[str, ...]) -> Plan:
     for slot, name in enumerate(features):
         draft.ask(slot, name)
     return draft.plan(len(features))
+
+
+@lru_cache(maxsize=PLANS_MAX)
+def newest_of(plan: Plan) -> Plan:
+    """The plan whose values are, in the place of each, when its newest observation happened.
+
+    What the request itself says, and what a default fills in, rests on none.
+    """
+    counted = {rule.counted for rule in plan.rules if isinstance(rule, Stale)}
+    rules: list[Rule] = [rule for rule in plan.rules if isinstance(rule, Stale)]
+    rules += [Later(r.slot, r.above, r.below) for r in plan.rules if isinstance(r, Ratio)]
+    windows = (
+        replace(part, asked=tuple(a if a.slot in counted else _newest(a) for a in part.asked))
+        for part in plan.windows
+    )
+    return replace(plan, windows=tuple(windows), request=RequestPart((), ()), rules=tuple(rules))
+
+
+def _newest(asked: Asked) -> Asked:
+    """Known here alone: no view may say it."""
+    aggregate = "newest_record" if asked.column < 0 else "newest"
+    feature = asked.feature.model_copy(update={"aggregate": aggregate, "q": None})
+    return replace(asked, feature=feature)
 
 
 class _Draft:

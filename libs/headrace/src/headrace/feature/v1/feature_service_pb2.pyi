@@ -7,14 +7,18 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class GetOnlineFeaturesRequest(_message.Message):
-    __slots__ = ("features", "columns", "as_of_us")
+    __slots__ = ("features", "columns", "as_of_us", "include_times", "staleness_max_ms")
     FEATURES_FIELD_NUMBER: _ClassVar[int]
     COLUMNS_FIELD_NUMBER: _ClassVar[int]
     AS_OF_US_FIELD_NUMBER: _ClassVar[int]
+    INCLUDE_TIMES_FIELD_NUMBER: _ClassVar[int]
+    STALENESS_MAX_MS_FIELD_NUMBER: _ClassVar[int]
     features: _containers.RepeatedScalarFieldContainer[str]
     columns: _containers.RepeatedCompositeFieldContainer[Column]
     as_of_us: _containers.RepeatedScalarFieldContainer[int]
-    def __init__(self, features: _Optional[_Iterable[str]] = ..., columns: _Optional[_Iterable[_Union[Column, _Mapping]]] = ..., as_of_us: _Optional[_Iterable[int]] = ...) -> None: ...
+    include_times: bool
+    staleness_max_ms: int
+    def __init__(self, features: _Optional[_Iterable[str]] = ..., columns: _Optional[_Iterable[_Union[Column, _Mapping]]] = ..., as_of_us: _Optional[_Iterable[int]] = ..., include_times: _Optional[bool] = ..., staleness_max_ms: _Optional[int] = ...) -> None: ...
 
 class Column(_message.Message):
     __slots__ = ("name", "strings", "int64s", "doubles")
@@ -47,12 +51,16 @@ class DoubleValues(_message.Message):
     def __init__(self, values: _Optional[_Iterable[float]] = ...) -> None: ...
 
 class GetOnlineFeaturesResponse(_message.Message):
-    __slots__ = ("rows", "values")
+    __slots__ = ("rows", "values", "event_times_us", "known_until_us")
     ROWS_FIELD_NUMBER: _ClassVar[int]
     VALUES_FIELD_NUMBER: _ClassVar[int]
+    EVENT_TIMES_US_FIELD_NUMBER: _ClassVar[int]
+    KNOWN_UNTIL_US_FIELD_NUMBER: _ClassVar[int]
     rows: int
     values: bytes
-    def __init__(self, rows: _Optional[int] = ..., values: _Optional[bytes] = ...) -> None: ...
+    event_times_us: bytes
+    known_until_us: int
+    def __init__(self, rows: _Optional[int] = ..., values: _Optional[bytes] = ..., event_times_us: _Optional[bytes] = ..., known_until_us: _Optional[int] = ...) -> None: ...
 
 class CreateTrainingSetRequest(_message.Message):
     __slots__ = ("recipe", "known_until_us")

@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Asks Kafka every half second where the records of our partitions end."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Collection, Mapping
+
+import structlog
+
+from headrace.errors import Unavailable
+from headrace_feature.domain.known_until import KnownUntil
+from headrace_feature.domain.views import Catalogue
+from headrace_kit.clock import Clock
+from headrace_kit.part_thread import PartThread
+
+ASK_INTERVAL_S = 0.5
+
+log = structlog.get_logger(__name__)
+
+
+class EndsWatch:
+    """A Part. `ends`: by partition of a stream; `owned`: which partitions of it are ours."""
+
+    def __init__(
+        self,
+        *,
+        catalogue: Callable[[], Catalogue],
+        owned: Callable[[str], Collection[int]],
+        ends: Callable[[str], Mapping[int, int]],
+        known: KnownUntil,
+        clock: Clock,
+    ) -> None:
+        self._catalogue, self._owned, self._ends = catalogue, owned, ends
+        self._known, self._clock = known, clock
+        self._stopping = threading.Event()
+        self._thread = PartThread("ends-watch", self._run)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self, timeout_s: float) -> None:
+        self._stopping.set()
+        self._thread.join(timeout_s)
+
+    def failed(self) -> BaseException | None:
+        return self._thread.failure
+
+    def tick_age_s(self) -> float:
+        return self._thread.tick_age_s()
+
+    def ask(self) -> None:
+        """Once, of every stream that a view reads; raises Unavailable."""
+        for stream in {layout.stream for layout in self._catalogue().layouts().values()}:
+            asked_us, owned = self._clock.now_us(), self._owned(stream)
+            ends = self._ends(stream)
+            if owned:
+                self._known.note(stream, asked_us, {n: ends.get(n, 0) for n in owned})
+
+    def _run(self) -> None:
+        while not self._stopping.wait(ASK_INTERVAL_S):
+            self._thread.tick()
+            try:
+                self.ask()
+            except Unavailable as err:  # nothing is known of this time, and readers are told so
+                log.warning("ends_unknown", error=str(err))

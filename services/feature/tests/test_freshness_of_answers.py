@@ -1,0 +1,189 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What an answer says of its own age: event times of its values, and until when all is known."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from feature_definitions import views
+from feature_world import HOUR, MOMENTS, SECOND, START, Event, World, a_catalogue, event_lists
+from hypothesis import given
+from hypothesis import strategies as st
+
+from headrace.errors import Conflict, Invalid, Unavailable
+from headrace.feature_view import WindowFeature, features_by_name
+from headrace_feature.adapters.ends_watch import EndsWatch
+from headrace_feature.domain.known_until import ASKINGS_MAX
+
+ROW = {"zone": ["a"], "kind": ["1"]}
+COUNT = ["zone:count_1h"]
+
+
+def times(world, features, moment=START + HOUR // 2, **columns):
+    asked = world.ask(features, {**ROW, **columns}, [moment], include_times=True)
+    return asked.event_us[0].tolist()
+
+
+def test_each_value_has_the_time_of_the_newest_observation_with_a_value():
+    world = World()
+    world.fold(
+        Event("old", START - 2 * HOUR, START),
+        Event("e", START, START),
+        Event("no-fare", START + 1, START + 1, fare=None),
+        Event("not-known", START + 2, START + HOUR),
+    )
+    features = ["zone:count_1h", "zone:sum_fare_1h", "zone:last_fare_3h", "zone:max_riders_1h"]
+
+    assert [START + 1, START, START, START + 1] == times(world, features)
+
+
+def test_value_that_rests_on_nothing_has_no_time():
+    features = ["zone:count_1h", "zone:sum_fare_1h", "ask:distance"]
+
+    assert [-1, -1, -1] == times(World(), features, distance=np.array([2.5]))
+
+
+def test_times_come_on_request_alone():
+    assert World().ask(COUNT, ROW).event_us is None
+
+
+@given(view=views(), events=event_lists(), moment=MOMENTS)
+def test_time_of_a_value_is_in_its_window_and_absent_with_it(view, events, moment):
+    world = World(a_catalogue(view))
+    world.fold(*events)
+    known = {event.at for event in events if event.known <= moment and event.zone == "a"}
+    for name, (feature, _) in features_by_name(view).items():
+        rows = world.ask([f"{view.name}:{name}"], ROW, [moment], include_times=True)
+        assert rows.event_us[0, 0] in {-1, *known}
+        if isinstance(feature, WindowFeature) and feature.default is None:
+            nothing = rows.values[0, 0] == 0 if feature.aggregate in ("count", "distinct") else None
+            absent = bool(np.isnan(rows.values[0, 0]) or nothing)
+            assert rows.event_us[0, 0] == -1 or not absent or feature.aggregate == "std"
+
+
+@pytest.fixture
+def world():
+    made = World()
+    made.fold(Event("e", START, START))
+    return made
+
+
+def watch(world, *, ends, owned=(0,)):
+    def asked(stream):
+        if ends is None:
+            raise Unavailable("BROKER_UNAVAILABLE", bootstrap="x")
+        return ends
+
+    return EndsWatch(
+        catalogue=lambda: world.catalogue,
+        owned=lambda stream: owned,
+        ends=asked,
+        known=world.known,
+        clock=world.clock,
+    )
+
+
+def known_until(world):
+    return world.ask(COUNT, ROW).known_until_us
+
+
+def test_nothing_is_known_before_kafka_was_asked(world):
+    assert 0 == known_until(world)
+
+
+def test_idle_stream_is_known_until_it_was_asked_last(world):
+    for _ in range(2):
+        world.clock.advance(HOUR)
+        watch(world, ends={0: 1, 1: 99}).ask()
+
+        assert world.clock.now_us() == known_until(world)
+
+
+def test_what_lies_behind_the_fold_is_not_known(world):
+    watch(world, ends={0: 1}).ask()
+    before_us = world.clock.now_us()
+    world.clock.advance(SECOND)
+    watch(world, ends={0: 2}).ask()
+    assert before_us == known_until(world)
+
+    world.fold(Event("f", START, START))
+    assert world.clock.now_us() == known_until(world)
+
+
+def test_nothing_more_is_known_while_kafka_does_not_answer(world):
+    watch(world, ends={0: 1}).ask()
+    before_us = world.clock.now_us()
+    world.clock.advance(HOUR)
+    with pytest.raises(Unavailable):
+        watch(world, ends=None).ask()
+
+    assert before_us == known_until(world)
+
+
+def test_what_was_known_stays_known_when_its_asking_is_forgotten(world):
+    watch(world, ends={0: 1}).ask()
+    before_us = known_until(world)
+    for _ in range(ASKINGS_MAX):
+        world.clock.advance(SECOND)
+        watch(world, ends={0: 2}).ask()
+
+    assert 0 < before_us == known_until(world)
+
+
+def test_partition_of_ours_that_was_not_read_yet_is_waited_for(world):
+    watch(world, ends={0: 1, 1: 5}, owned=(0, 1)).ask()
+
+    assert 0 == known_until(world)
+
+
+def test_older_than_the_bound_is_refused(world):
+    watch(world, ends={0: 1}).ask()
+    world.clock.advance(2 * SECOND)
+
+    assert 1.0 == world.ask(COUNT, ROW, staleness_max_ms=2_000).values[0, 0]
+    with pytest.raises(Conflict, match="FEATURES_STALE"):
+        world.ask(COUNT, ROW, staleness_max_ms=1_999)
+
+
+def test_negative_bound_is_refused(world):
+    with pytest.raises(Invalid, match="BAD_REQUEST"):
+        world.ask(COUNT, ROW, staleness_max_ms=-1)
+
+
+@given(data=st.data())
+def test_reads_together_are_told_what_each_asked_for(data):
+    from headrace_feature.domain.online_query import GetOnlineFeatures
+    from headrace_feature.handlers import answer_together, get_online_features
+
+    world = World()
+    world.fold(*(Event(f"e{n}", START + n, START + n, zone="ab"[n % 2]) for n in range(6)))
+    none = np.array([], dtype=np.int64)
+    query = GetOnlineFeatures(tuple(COUNT), {"zone": ["a"]}, none)
+    drawn = data.draw(
+        st.lists(
+            st.tuples(
+                st.lists(st.sampled_from(["a", "b", "", "z"]), min_size=0, max_size=4),
+                st.booleans(),
+                st.sampled_from([0, 5]),
+            ),
+            min_size=1,
+            max_size=8,
+        )
+    )
+    queries = [
+        replace(query, columns={"zone": zones}, include_times=t, staleness_max_ms=bound)
+        for zones, t, bound in drawn
+    ]
+    alone = []
+    for each in queries:
+        try:
+            alone.append(get_online_features(each, world.online()))
+        except (Conflict, Invalid) as err:
+            alone.append(err)
+    for expected, got in zip(alone, answer_together(queries, world.online()), strict=True):
+        if isinstance(expected, Exception):
+            assert str(expected) == str(got)
+        else:
+            assert expected.values.tolist() == got.values.tolist()
+            assert (expected.event_us is None) == (got.event_us is None)
+            assert expected.event_us is None or (expected.event_us == got.event_us).all()
