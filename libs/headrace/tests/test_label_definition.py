@@ -13,6 +13,13 @@ QUEUE = {
     "choices": ["late", "in time"],
     "rules": {"random": 0.01, "uncertain": {"near": 0.5, "within": 0.1}},
 }
+WEAK = {
+    "stream": "reviews",
+    "key": "ride",
+    "answer": "verdict",
+    "votes": "votes",
+    "functions": {"always": {"when": "ride is not null", "label": "late"}},
+}
 LABEL = {
     "kind": "label",
     "name": "late",
@@ -38,6 +45,7 @@ STREAM = {
         "at": {"type": "timestamp", "required": True},
         "verdict": {"type": "string"},
         "origin": {"type": "string"},
+        "votes": {"type": "string"},
     },
 }
 NETWORK = {
@@ -84,7 +92,7 @@ def build(label, stream=STREAM):
 
 
 def test_label_with_a_queue_is_part_of_an_application():
-    application = build({**LABEL, "queue": QUEUE})
+    application = build({**LABEL, "queue": QUEUE, "weak": WEAK})
 
     label = application.labels["late"]
     assert label in application.definitions()
@@ -106,6 +114,10 @@ def test_label_with_a_queue_is_part_of_an_application():
         ({"queue": {**QUEUE, "rules": {}}}, "at least one"),
         ({"queue": {**QUEUE, "choices": ["one"]}}, "choices"),
         ({"key": "id", "queue": QUEUE}, "must be the stream's"),
+        ({"weak": {**WEAK, "stream": "none"}}, "unknown"),
+        ({"weak": {**WEAK, "votes": "at"}}, "must be a string"),
+        ({"weak": {**WEAK, "functions": {"f": {"when": "at", "label": "a"}}}}, "no condition"),
+        ({"weak": {**WEAK, "functions": {"f": {"when": "x = 1", "label": "a"}}}}, "x"),
     ],
 )
 def test_wrong_label_is_refused(changes, problem):
@@ -117,5 +129,5 @@ def test_wrong_label_is_refused(changes, problem):
 def test_queue_whose_answers_lack_a_required_column_is_refused():
     columns = {**STREAM["columns"], "why": {"type": "string", "required": True}}
 
-    with pytest.raises(Invalid, match="cannot fill the required columns why"):
+    with pytest.raises(Invalid, match="cannot fill the required columns"):
         build({**LABEL, "queue": QUEUE}, {**STREAM, "columns": columns})

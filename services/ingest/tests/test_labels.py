@@ -139,3 +139,9 @@ def test_unknown_label_and_too_many_targets_are_refused(look_up):
         look_up([], a_label(), [Target("UA1", 0)] * 1_001)
     with pytest.raises(Invalid, match="BAD_REQUEST"):
         look_up([], a_label(), [])
+
+
+def test_of_weak_labels_the_last_known_counts(look_up):
+    facts = [a_fact(1, origin="weak"), a_fact(2, origin="weak", delay=0.0, known_h=1)]
+
+    assert "departed:2" == look_up(facts, a_label(), with_weak=True)[0].event_id

@@ -27,7 +27,7 @@ from headrace.feature_view import (
     View,
     feature_names,
 )
-from headrace.label_definition import LabelDefinition, LabelQueue
+from headrace.label_definition import LabelDefinition, LabelQueue, WeakLabels
 
 VIEW_COLUMNS_MAX = 48
 
@@ -415,25 +415,45 @@ def _check_label(label: LabelDefinition, application: Application) -> None:
     parse_expression(label.value, types)
     if label.queue is not None:
         _check_queue(label, label.queue, stream, application)
+    if label.weak is not None:
+        _check_weak(label, label.weak, stream, application)
+
+
+def _check_weak(
+    label: LabelDefinition, weak: WeakLabels, stream: Stream, application: Application
+) -> None:
+    _check_columns(label, application, weak.stream, weak.key)
+    source = application.streams[weak.stream]
+    types = {name: column.type for name, column in source.columns.items()}
+    for function in weak.functions.values():
+        found = parse_expression(function.when, types)
+        _require(found.type == "bool", label, f"{function.when} is no condition")
+    filled = {"id": stream.id, "key": label.key, "answer": weak.answer, "votes": weak.votes}
+    _check_filled(label, filled, stream)
+
+
+def _check_filled(label: LabelDefinition, filled: dict[str, str], stream: Stream) -> None:
+    """A label becomes a record of its stream, so all that this requires must be known."""
+    _require(label.key == stream.key, label, f"its key must be the stream's, {stream.key}")
+    times = {stream.event_time, stream.known_time}
+    missing = {n for n, column in stream.columns.items() if column.required}
+    missing -= {*filled.values(), str(label.origin)} | times
+    _require(not missing, label, f"a label cannot fill the required columns {sorted(missing)}")
+    for role, name in filled.items():
+        _check_text(label, role, name, stream)
+
+
+def _check_text(label: LabelDefinition, role: str, name: str, stream: Stream) -> None:
+    column = stream.columns.get(name)
+    _require(column is not None, label, f"{role} {name} is no column of {stream.name}")
+    text = column is not None and column.type == "string"
+    _require(text, label, f"{role} {name} must be a string")
 
 
 def _check_queue(
     label: LabelDefinition, queue: LabelQueue, stream: Stream, application: Application
 ) -> None:
-    """An answer becomes a record of the label's stream, so all that it requires must be known."""
-    known = {label.key, queue.answer, label.origin, stream.id, stream.event_time, stream.known_time}
-    missing = {n for n, column in stream.columns.items() if column.required} - known
-    answer = stream.columns.get(queue.answer)
-    texts = {stream.id: "id", label.key: "key", queue.answer: "answer"}
-    for holds, problem in (
-        (queue.endpoint in application.endpoints, f"endpoint {queue.endpoint} is unknown"),
-        (label.key == stream.key, f"its key must be the stream's, {stream.key}"),
-        (answer is not None, f"answer {queue.answer} is no column of {stream.name}"),
-        (not missing, f"an answer cannot fill the required columns {', '.join(sorted(missing))}"),
-        *(
-            (stream.columns[name].type == "string", f"{role} {name} must be a string")
-            for name, role in texts.items()
-            if name in stream.columns
-        ),
-    ):
-        _require(holds, label, problem)
+    known = queue.endpoint in application.endpoints
+    _require(known, label, f"endpoint {queue.endpoint} is unknown")
+    filled = {"id": stream.id, "key": label.key, "answer": queue.answer}
+    _check_filled(label, filled, stream)

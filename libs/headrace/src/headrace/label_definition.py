@@ -78,6 +78,27 @@ class LabelQueue(Closed):
     rules: QueueRules
 
 
+class WeakFunction(Closed):
+    """Votes `label` on a record where `when` is true, and abstains elsewhere."""
+
+    when: str
+    label: str
+
+
+class WeakLabels(Closed):
+    """Functions that vote on the records of `stream`, whose column `key` names the target.
+
+    What they agree on goes to column `answer` of the label's stream, every vote to `votes`.
+    """
+
+    stream: Name
+    key: ColumnName
+    answer: ColumnName
+    votes: ColumnName
+    combine: Literal["majority", "weighted"] = "majority"
+    functions: dict[ColumnName, WeakFunction] = Field(min_length=1, max_length=64)
+
+
 class LabelDefinition(Closed):
     """The truth about an entity or a prediction: `value` of the first record known in its window.
 
@@ -96,9 +117,10 @@ class LabelDefinition(Closed):
     absent: AbsentRule | None = None
     origin: ColumnName | None = None
     queue: LabelQueue | None = None
+    weak: WeakLabels | None = None
 
     @model_validator(mode="after")
     def _absent_fits(self) -> LabelDefinition:
-        if self.queue is not None and self.origin is None:
-            raise ValueError("a queue needs an origin column, so that answers are told apart")
+        if (self.queue or self.weak) and self.origin is None:
+            raise ValueError("queue and weak need an origin column, so that labels are told apart")
         return self

@@ -13,6 +13,7 @@ from headrace.rpc import call
 
 READ_TIMEOUT_S = 30.0
 TASK_TIMEOUT_S = 5.0
+WEAK_TIMEOUT_S = 60.0
 PAGE_SIZE = 500
 
 
@@ -84,3 +85,15 @@ class Labels:
         """How far the labellers agree, and how many tasks are open, accepted, disputed."""
         request = pb.GetAgreementRequest(label=label)
         return call(self._stub.GetAgreement, request, timeout_s=READ_TIMEOUT_S, retries_max=2)
+
+    def apply_weak(
+        self, label: str, *, from_us: int, until_us: int, dry_run: bool = False
+    ) -> pb.ApplyWeakLabelsResponse:
+        """Lets the functions vote on the records of that event time; adds nothing twice.
+
+        Raises Busy BATCH_TOO_LARGE for more than 100,000 records.
+        """
+        request = pb.ApplyWeakLabelsRequest(
+            label=label, from_us=from_us, until_us=until_us, dry_run=dry_run
+        )
+        return call(self._stub.ApplyWeakLabels, request, timeout_s=WEAK_TIMEOUT_S, retries_max=2)

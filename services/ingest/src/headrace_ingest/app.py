@@ -189,6 +189,7 @@ def run(settings: IngestSettings) -> int:
                     contracts=contracts,
                     records=DeltaRows(settings.objects, options),
                     tasks=queue.tasks,
+                    publisher=publisher,
                     clock=SystemClock(),
                 ),
             ),

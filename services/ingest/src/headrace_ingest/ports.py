@@ -87,6 +87,14 @@ class RecordRows(Protocol):
         Raises Unavailable OBJECT_STORE_UNAVAILABLE.
         """
 
+    def between(
+        self, contract: Contract, *, from_us: int, until_us: int, rows_max: int
+    ) -> pl.DataFrame:
+        """`_event_id`, `_event_time_us` and the contract's columns, by event time in [from, until).
+
+        Raises Unavailable OBJECT_STORE_UNAVAILABLE.
+        """
+
 
 class TaskStore(Protocol):
     """Predictions that people label. Every method raises Unavailable DATABASE_UNAVAILABLE."""

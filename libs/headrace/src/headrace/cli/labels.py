@@ -10,6 +10,7 @@ import typer
 from rich.table import Table
 
 from headrace.cli.connection import DEFAULT_DATA_DIR, DataDir, connect
+from headrace.cli.moments import time_option, to_us
 from headrace.cli.output import out, told_errors
 from headrace.ingest.v1 import label_service_pb2 as pb
 
@@ -19,7 +20,10 @@ labels = typer.Typer(
 Label = Annotated[str, typer.Argument(help="The label definition's name.")]
 TaskId = Annotated[str, typer.Argument(help="The task's id.")]
 Labeller = Annotated[str, typer.Option("--as", help="Who answers.", envvar="HEADRACE_LABELLER")]
+Since = Annotated[datetime | None, time_option("Records true since then", absent="no bound")]
+Until = Annotated[datetime | None, time_option("Records true before then", absent="no bound")]
 ROWS_MAX = 50
+TIME_LAST_US = 7_258_118_400_000_000  # 2200-01-01
 
 
 @labels.command()
@@ -89,6 +93,37 @@ def skip(task: TaskId, labeller: Labeller, data_dir: DataDir = DEFAULT_DATA_DIR)
     with told_errors():
         connect(data_dir).labels.skip(task, labeller)
     out.print("Left to others.")
+
+
+@labels.command()
+def weak(
+    label: Label,
+    since: Annotated[datetime | None, time_option("Records true since then", absent="1970")] = None,
+    until: Annotated[
+        datetime | None, time_option("Records true before then", absent="2200")
+    ] = None,
+    *,
+    dry_run: Annotated[bool, typer.Option(help="Publish nothing.")] = False,
+    data_dir: DataDir = DEFAULT_DATA_DIR,
+) -> None:
+    """Let the label's functions vote, publish what they agree on as weak labels, and show each.
+
+    headrace labels weak late --since 2013-01-01T00:00:00Z --until 2013-02-01T00:00:00Z --dry-run
+    """
+    from_us = 0 if since is None else to_us(since)
+    until_us = TIME_LAST_US if until is None else to_us(until)
+    with told_errors():
+        found = connect(data_dir).labels.apply_weak(
+            label, from_us=from_us, until_us=until_us, dry_run=dry_run
+        )
+    table = Table("function", "coverage", "overlap", "conflict", "accuracy")
+    for each in found.functions:
+        shares = (each.coverage, each.overlap, each.conflict)
+        accuracy = f"{each.accuracy:.3f}" if each.HasField("accuracy") else ""
+        table.add_row(each.function, *(f"{share:.1%}" for share in shares), accuracy)
+    out.print(table)
+    verb = "would be" if dry_run else "are"
+    out.print(f"{found.labelled:,} of {found.records:,} records {verb} labelled")
 
 
 def _row(task: pb.LabelTask) -> tuple[str, ...]:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from datetime import date, timedelta
 
 import polars as pl
 import structlog
@@ -15,6 +16,9 @@ from headrace_ingest.adapters.delta_archive import BOUNDS
 from headrace_ingest.domain.contract import Contract
 from headrace_ingest.domain.judging import empty_rows
 from headrace_kit.objects import delta_table_uri
+
+DAY_US = 86_400 * 1_000_000
+EPOCH = date(1970, 1, 1)
 
 log = structlog.get_logger(__name__)
 
@@ -28,15 +32,34 @@ class DeltaRows:
     def of_keys(
         self, contract: Contract, columns: Sequence[str], *, key: str, keys: Sequence[str]
     ) -> pl.DataFrame:
+        """The engine takes no parameters: texts are quoted."""
+        wanted = ", ".join(f"'{each.replace(chr(39), chr(39) * 2)}'" for each in keys)
+        return self._read(contract, columns, f'cast("{key}" as varchar) in ({wanted})', needs=key)
+
+    def between(
+        self, contract: Contract, *, from_us: int, until_us: int, rows_max: int
+    ) -> pl.DataFrame:
+        columns = ["_event_id", "_event_time_us", *contract.stream.columns]
+        first, last = (us // DAY_US for us in (from_us, until_us))
+        days = f"_event_date between {_date(first)} and {_date(last)}"
+        times = f"_event_time_us >= {from_us:d} and _event_time_us < {until_us:d}"
+        condition = f"{days} and {times} limit {rows_max:d}"
+        return self._read(contract, columns, condition, needs="_event_id")
+
+    def _read(
+        self, contract: Contract, columns: Sequence[str], condition: str, *, needs: str
+    ) -> pl.DataFrame:
         """What a contract added lately, and no commit has brought to the table, is null."""
         none = empty_rows(contract.stream).select(columns)
         uri = delta_table_uri(self._uri, "records", contract.name)
         try:
             table = DeltaTable(uri, storage_options=self._options)
             there = {field.name for field in table.schema().fields}
-            if key not in there:
+            if needs not in there:
                 return none
-            found = _rows(table, [name for name in columns if name in there], key, keys)
+            named = ", ".join(f'"{name}"' for name in columns if name in there)
+            query = f"select {named} from records where {condition}"  # noqa: S608 - see above
+            found = pl.DataFrame(QueryBuilder().register("records", table).execute(query))
         except TableNotFoundError:
             return none
         except (DeltaError, OSError) as err:
@@ -45,10 +68,5 @@ class DeltaRows:
         return pl.concat([none, found], how="diagonal").select(columns)
 
 
-def _rows(table: DeltaTable, columns: Sequence[str], key: str, keys: Sequence[str]) -> pl.DataFrame:
-    """The engine takes no parameters: texts are quoted, names are a contract's and need it not."""
-    wanted = ", ".join(f"'{each.replace(chr(39), chr(39) * 2)}'" for each in keys)
-    named = ", ".join(f'"{name}"' for name in columns)
-    query = f"""select {named} from records
-                where cast("{key}" as varchar) in ({wanted})"""  # noqa: S608 - see above
-    return pl.DataFrame(QueryBuilder().register("records", table).execute(query))
+def _date(day: int) -> str:
+    return f"date '{EPOCH + timedelta(days=day)}'"

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import asdict
 from typing import Any
 
 import grpc
@@ -21,8 +22,10 @@ from headrace_ingest.handlers.label_tasks import (
     submit_label,
 )
 from headrace_ingest.handlers.look_up_labels import LookUpLabels, look_up_labels
+from headrace_ingest.handlers.weak_labels import ApplyWeakLabels, apply_weak_labels
 from headrace_ingest.ports import ContractBook, LabelBook, RecordRows, TaskStore
 from headrace_kit.clock import Clock
+from headrace_kit.kafka import Publisher
 
 STATES = {
     LabelState.PENDING: pb.LABEL_STATE_PENDING,
@@ -50,10 +53,11 @@ class LabelApi(label_service_pb2_grpc.LabelServiceServicer):
         contracts: ContractBook,
         records: RecordRows,
         tasks: TaskStore,
+        publisher: Publisher,
         clock: Clock,
     ) -> None:
         self._labels, self._contracts, self._records = labels, contracts, records
-        self._tasks, self._clock = tasks, clock
+        self._tasks, self._publisher, self._clock = tasks, publisher, clock
 
     def LookUpLabels(self, request: Any, context: grpc.ServicerContext) -> Any:
         command = LookUpLabels(
@@ -108,6 +112,23 @@ class LabelApi(label_service_pb2_grpc.LabelServiceServicer):
         found = get_agreement(request.label, labels=self._labels, tasks=self._tasks)
         counts = {state.value: count for state, count in found.count_by_state.items()}
         return pb.GetAgreementResponse(alpha=found.alpha, tasks=found.tasks, **counts)
+
+    def ApplyWeakLabels(self, request: Any, context: grpc.ServicerContext) -> Any:
+        report = apply_weak_labels(
+            ApplyWeakLabels(request.label, request.from_us, request.until_us, request.dry_run),
+            labels=self._labels,
+            contracts=self._contracts,
+            records=self._records,
+            publisher=self._publisher,
+            clock=self._clock,
+        )
+        functions = [
+            pb.WeakFunctionFigures(function=name, **asdict(figures))
+            for name, figures in report.figures.items()
+        ]
+        return pb.ApplyWeakLabelsResponse(
+            records=report.records, labelled=report.labelled, functions=functions
+        )
 
 
 def _after(token: str) -> tuple[int, str]:

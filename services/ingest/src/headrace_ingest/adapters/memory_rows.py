@@ -21,6 +21,17 @@ class MemoryRows:
     def of_keys(
         self, contract: Contract, columns: Sequence[str], *, key: str, keys: Sequence[str]
     ) -> pl.DataFrame:
-        parts = [empty_rows(contract.stream), *self._archive.rows_by_stream.get(contract.name, [])]
-        rows = pl.concat(parts, how="diagonal")
+        rows = self._rows(contract)
         return rows.filter(pl.col(key).cast(pl.String).is_in(keys)).select(columns)
+
+    def between(
+        self, contract: Contract, *, from_us: int, until_us: int, rows_max: int
+    ) -> pl.DataFrame:
+        rows = self._rows(contract)
+        within = pl.col("_event_time_us").is_between(from_us, until_us, closed="left")
+        columns = ("_event_id", "_event_time_us", *contract.stream.columns)
+        return rows.filter(within).select(columns).head(rows_max)
+
+    def _rows(self, contract: Contract) -> pl.DataFrame:
+        parts = [empty_rows(contract.stream), *self._archive.rows_by_stream.get(contract.name, [])]
+        return pl.concat(parts, how="diagonal")

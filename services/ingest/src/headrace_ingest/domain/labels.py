@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The label of a target: what the first record known in its window says.
 
-First is by known time, then event time, then id, as in training sets and monitors.
+First is by known time, then event time, then id, as in training sets and monitors. Of weak labels
+the last one known counts: other functions have voted since.
 """
 
 from __future__ import annotations
@@ -111,8 +112,8 @@ def find_labels(
     joined = (
         asked.join(rows if with_weak else rows.filter(~weak), on="key")
         .filter(_in_window(label) & (pl.col("known_us") <= pl.col("until_us")))
-        .with_columns(weak=weak)
-        .sort("weak", "known_us", "event_us", "event_id")
+        .with_columns(weak=weak, rank=pl.when(weak).then(-pl.col("known_us")).otherwise("known_us"))
+        .sort("weak", "rank", "event_us", "event_id")
         .unique("index", keep="first", maintain_order=True)
     )
     found = {row["index"]: _known(row) for row in joined.iter_rows(named=True)}

@@ -194,3 +194,39 @@ class GetAgreementResponse(_message.Message):
     accepted: int
     disputed: int
     def __init__(self, alpha: _Optional[float] = ..., tasks: _Optional[int] = ..., open: _Optional[int] = ..., accepted: _Optional[int] = ..., disputed: _Optional[int] = ...) -> None: ...
+
+class ApplyWeakLabelsRequest(_message.Message):
+    __slots__ = ("label", "from_us", "until_us", "dry_run")
+    LABEL_FIELD_NUMBER: _ClassVar[int]
+    FROM_US_FIELD_NUMBER: _ClassVar[int]
+    UNTIL_US_FIELD_NUMBER: _ClassVar[int]
+    DRY_RUN_FIELD_NUMBER: _ClassVar[int]
+    label: str
+    from_us: int
+    until_us: int
+    dry_run: bool
+    def __init__(self, label: _Optional[str] = ..., from_us: _Optional[int] = ..., until_us: _Optional[int] = ..., dry_run: _Optional[bool] = ...) -> None: ...
+
+class ApplyWeakLabelsResponse(_message.Message):
+    __slots__ = ("records", "labelled", "functions")
+    RECORDS_FIELD_NUMBER: _ClassVar[int]
+    LABELLED_FIELD_NUMBER: _ClassVar[int]
+    FUNCTIONS_FIELD_NUMBER: _ClassVar[int]
+    records: int
+    labelled: int
+    functions: _containers.RepeatedCompositeFieldContainer[WeakFunctionFigures]
+    def __init__(self, records: _Optional[int] = ..., labelled: _Optional[int] = ..., functions: _Optional[_Iterable[_Union[WeakFunctionFigures, _Mapping]]] = ...) -> None: ...
+
+class WeakFunctionFigures(_message.Message):
+    __slots__ = ("function", "coverage", "overlap", "conflict", "accuracy")
+    FUNCTION_FIELD_NUMBER: _ClassVar[int]
+    COVERAGE_FIELD_NUMBER: _ClassVar[int]
+    OVERLAP_FIELD_NUMBER: _ClassVar[int]
+    CONFLICT_FIELD_NUMBER: _ClassVar[int]
+    ACCURACY_FIELD_NUMBER: _ClassVar[int]
+    function: str
+    coverage: float
+    overlap: float
+    conflict: float
+    accuracy: float
+    def __init__(self, function: _Optional[str] = ..., coverage: _Optional[float] = ..., overlap: _Optional[float] = ..., conflict: _Optional[float] = ..., accuracy: _Optional[float] = ...) -> None: ...

@@ -65,6 +65,11 @@ class LabelServiceStub:
                 request_serializer=headrace_dot_ingest_dot_v1_dot_label__service__pb2.GetAgreementRequest.SerializeToString,
                 response_deserializer=headrace_dot_ingest_dot_v1_dot_label__service__pb2.GetAgreementResponse.FromString,
                 _registered_method=True)
+        self.ApplyWeakLabels = channel.unary_unary(
+                '/headrace.ingest.v1.LabelService/ApplyWeakLabels',
+                request_serializer=headrace_dot_ingest_dot_v1_dot_label__service__pb2.ApplyWeakLabelsRequest.SerializeToString,
+                response_deserializer=headrace_dot_ingest_dot_v1_dot_label__service__pb2.ApplyWeakLabelsResponse.FromString,
+                _registered_method=True)
 
 
 class LabelServiceServicer:
@@ -114,6 +119,14 @@ class LabelServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ApplyWeakLabels(self, request, context):
+        """Lets the label's functions vote on at most 100,000 archived records, and publishes what they agree on
+        with the origin "weak". Applied again, it adds nothing. Deadline: 60 s.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_LabelServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -146,6 +159,11 @@ def add_LabelServiceServicer_to_server(servicer, server):
                     servicer.GetAgreement,
                     request_deserializer=headrace_dot_ingest_dot_v1_dot_label__service__pb2.GetAgreementRequest.FromString,
                     response_serializer=headrace_dot_ingest_dot_v1_dot_label__service__pb2.GetAgreementResponse.SerializeToString,
+            ),
+            'ApplyWeakLabels': grpc.unary_unary_rpc_method_handler(
+                    servicer.ApplyWeakLabels,
+                    request_deserializer=headrace_dot_ingest_dot_v1_dot_label__service__pb2.ApplyWeakLabelsRequest.FromString,
+                    response_serializer=headrace_dot_ingest_dot_v1_dot_label__service__pb2.ApplyWeakLabelsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -311,6 +329,33 @@ class LabelService:
             '/headrace.ingest.v1.LabelService/GetAgreement',
             headrace_dot_ingest_dot_v1_dot_label__service__pb2.GetAgreementRequest.SerializeToString,
             headrace_dot_ingest_dot_v1_dot_label__service__pb2.GetAgreementResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ApplyWeakLabels(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/headrace.ingest.v1.LabelService/ApplyWeakLabels',
+            headrace_dot_ingest_dot_v1_dot_label__service__pb2.ApplyWeakLabelsRequest.SerializeToString,
+            headrace_dot_ingest_dot_v1_dot_label__service__pb2.ApplyWeakLabelsResponse.FromString,
             options,
             channel_credentials,
             insecure,
