@@ -144,7 +144,7 @@ class World:
         task, _ = label_tasks.claim_task(LABEL, labeller, labels=self.labels, tasks=self.tasks)
         return task.task_id
 
-    def submit(self, task_id, labeller, choice="EWR"):
+    def submit(self, task_id, labeller, choice="EWR", *, claimed=True):
         return label_tasks.submit_label(
             task_id,
             labeller,
@@ -153,6 +153,7 @@ class World:
             contracts=self.contracts,
             tasks=self.tasks,
             clock=self.clock,
+            claimed=claimed,
         )
 
     def answer(self, labeller, choice="EWR"):
@@ -393,3 +394,15 @@ def test_prediction_that_cannot_be_read_is_invalid(make):
 
     with pytest.raises(Invalid, match="DECODE_ERROR"):
         sampler.handle(a_batch([a_record(b"\xff\xff\xff")]))
+
+
+def test_answer_given_elsewhere_needs_no_claim_and_a_settled_task_takes_none(make):
+    world = make()
+    world.put(served(1))
+    [(_, task)] = world.tasks.listed(LABEL, TaskState.OPEN, after=(0, ""), tasks_max=5)
+
+    assert TaskState.ACCEPTED == world.submit(task.task_id, "ann", claimed=False).state
+    with pytest.raises(Conflict, match="TASK_SETTLED"):
+        world.submit(task.task_id, "bob", claimed=False)
+    assert {task.task_id: [("ann", "EWR")]} == dict(world.tasks.answers_of([task.task_id]))
+    assert 1 == len(world.published())

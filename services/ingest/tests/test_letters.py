@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from headrace_ingest.domain.letters import Letter, Position, Selection, Sent, Window
@@ -45,11 +45,13 @@ def logs(draw):
     return entries
 
 
+@settings(deadline=None)
 @given(logs(), st.integers(1, 5))
 def test_windows_of_any_size_tell_the_same(entries, letters_max):
     assert pages(entries, 1_000) == pages(entries, letters_max)
 
 
+@settings(deadline=None)
 @given(logs())
 def test_each_record_is_told_by_its_last_letter(entries):
     last = {key: each for key, each in entries if isinstance(each, Letter)}

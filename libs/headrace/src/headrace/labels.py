@@ -45,13 +45,21 @@ class Labels:
         return list(answer.labels)
 
     def tasks(
-        self, label: str, *, state: pb.TaskState = pb.TASK_STATE_OPEN
+        self,
+        label: str,
+        *,
+        state: pb.TaskState = pb.TASK_STATE_OPEN,
+        with_answers: bool = False,
     ) -> Iterator[pb.LabelTask]:
         """The tasks of the label's queue in this state, oldest first, page after page."""
         token = ""
         while True:
             request = pb.ListTasksRequest(
-                label=label, state=state, page_size=PAGE_SIZE, page_token=token
+                label=label,
+                state=state,
+                page_size=PAGE_SIZE,
+                page_token=token,
+                with_answers=with_answers,
             )
             page = call(self._stub.ListTasks, request, timeout_s=TASK_TIMEOUT_S, retries_max=2)
             yield from page.tasks
@@ -67,12 +75,16 @@ class Labels:
         request = pb.ClaimTaskRequest(label=label, labeller=labeller)
         return call(self._stub.ClaimTask, request, timeout_s=TASK_TIMEOUT_S, retries_max=2)
 
-    def submit(self, task_id: str, labeller: str, choice: str) -> pb.LabelTask:
-        """Answer a held task; once enough agree, the label is published.
+    def submit(
+        self, task_id: str, labeller: str, choice: str, *, given_elsewhere: bool = False
+    ) -> pb.LabelTask:
+        """Answer a held task, or one that was answered elsewhere; the label of enough is published.
 
-        Raises Conflict LEASE_LOST or TASK_ANSWERED.
+        Raises Conflict LEASE_LOST, TASK_ANSWERED or TASK_SETTLED.
         """
-        request = pb.SubmitLabelRequest(task_id=task_id, labeller=labeller, choice=choice)
+        request = pb.SubmitLabelRequest(
+            task_id=task_id, labeller=labeller, choice=choice, given_elsewhere=given_elsewhere
+        )
         answer = call(self._stub.SubmitLabel, request, timeout_s=TASK_TIMEOUT_S, retries_max=2)
         return answer.task
 

@@ -259,6 +259,9 @@ REASONS: dict[str, Reason] = {
     "LEASE_LOST": Reason(
         "Conflict", "The labeller does not hold the task any more.", "Claim a task again."
     ),
+    "TASK_SETTLED": Reason(
+        "Conflict", "The task has its label or is disputed for good.", "Claim another task."
+    ),
     "TASK_ANSWERED": Reason(
         "Conflict", "The labeller has answered the task otherwise.", "Claim another task."
     ),

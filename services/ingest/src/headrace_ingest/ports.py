@@ -134,15 +134,20 @@ class TaskStore(Protocol):
         choice: str,
         settle: Callable[[Sequence[str], int], Settled],
         message: Callable[[Task], Message],
+        *,
+        claimed: bool,
     ) -> Task:
         """Store the answer and what `settle` makes of all; an accepted task's message, in one.
 
-        The same answer again changes nothing. Raises NotFound TASK_UNKNOWN, Conflict LEASE_LOST or
-        TASK_ANSWERED.
+        The same answer again changes nothing. Raises NotFound TASK_UNKNOWN, Conflict TASK_ANSWERED
+        or TASK_SETTLED, and LEASE_LOST when it is `claimed` and the lease is over.
         """
 
     def skip(self, task_id: str, labeller: str) -> None:
         """Give the task back; this labeller does not get it again. Raises as `submit`."""
+
+    def answers_of(self, task_ids: Collection[str]) -> Mapping[str, Sequence[tuple[str, str]]]:
+        """Labellers and their choices, by task."""
 
     def answers(self, label: str) -> Sequence[Sequence[str]]:
         """The answers to each of the newest 10,000 tasks."""

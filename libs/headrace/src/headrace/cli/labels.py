@@ -3,7 +3,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from datetime import UTC, datetime
+from enum import StrEnum
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -12,7 +15,9 @@ from rich.table import Table
 from headrace.cli.connection import DEFAULT_DATA_DIR, DataDir, connect
 from headrace.cli.moments import time_option, to_us
 from headrace.cli.output import out, told_errors
+from headrace.errors import Conflict, NotFound
 from headrace.ingest.v1 import label_service_pb2 as pb
+from headrace.label_studio import read_answers, write_tasks
 
 labels = typer.Typer(
     no_args_is_help=True, help="Label queues: predictions that people are asked about."
@@ -24,6 +29,14 @@ Since = Annotated[datetime | None, time_option("Records true since then", absent
 Until = Annotated[datetime | None, time_option("Records true before then", absent="no bound")]
 ROWS_MAX = 50
 TIME_LAST_US = 7_258_118_400_000_000  # 2200-01-01
+
+
+class State(StrEnum):
+    """Of a task."""
+
+    OPEN = "open"
+    ACCEPTED = "accepted"
+    DISPUTED = "disputed"
 
 
 @labels.command()
@@ -124,6 +137,47 @@ def weak(
     out.print(table)
     verb = "would be" if dry_run else "are"
     out.print(f"{found.labelled:,} of {found.records:,} records {verb} labelled")
+
+
+@labels.command("export")
+def export_tasks(
+    label: Label,
+    file: Annotated[Path, typer.Argument(help="The JSON file to write.", dir_okay=False)],
+    state: Annotated[State, typer.Option(help="Tasks in this state.")] = State.OPEN,
+    data_dir: DataDir = DEFAULT_DATA_DIR,
+) -> None:
+    """Write tasks with their answers in Label Studio's JSON task format.
+
+    headrace labels export late tasks.json
+    """
+    wanted = pb.TaskState.Value(f"TASK_STATE_{state.name}")
+    with told_errors(), file.open("w", encoding="utf-8") as opened:
+        tasks = connect(data_dir).labels.tasks(label, state=wanted, with_answers=True)
+        count = write_tasks(opened, tasks)
+    out.print(f"{count:,} tasks written to {file}", soft_wrap=True)
+
+
+@labels.command("import")
+def import_answers(
+    file: Annotated[Path, typer.Argument(help="A JSON file of tasks.", exists=True)],
+    data_dir: DataDir = DEFAULT_DATA_DIR,
+) -> None:
+    """Take the answers of a file in Label Studio's JSON task format. May be repeated.
+
+    headrace labels import annotated.json
+    """
+    taken, left = 0, Counter[str]()
+    with told_errors(), file.open(encoding="utf-8") as opened:
+        client = connect(data_dir).labels
+        for each in read_answers(opened):
+            try:
+                client.submit(*each, given_elsewhere=True)
+                taken += 1
+            except (Conflict, NotFound) as error:
+                left[error.reason] += 1
+    out.print(f"{taken:,} answers taken")
+    for reason, count in sorted(left.items()):
+        out.print(f"  left: {count:,} {reason}")
 
 
 def _row(task: pb.LabelTask) -> tuple[str, ...]:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -81,7 +82,9 @@ class LabelApi(label_service_pb2_grpc.LabelServiceServicer):
         )
         page = found[:size]
         token = "" if len(found) <= size else f"{page[-1][0]}-{page[-1][1].task_id}"
-        tasks = [_to_task(task) for _, task in page]
+        ids = [task.task_id for _, task in page] if request.with_answers else []
+        answers = self._tasks.answers_of(ids) if ids else {}
+        tasks = [_to_task(task, answers.get(task.task_id, ())) for _, task in page]
         return pb.ListTasksResponse(tasks=tasks, next_page_token=token)
 
     def ClaimTask(self, request: Any, context: grpc.ServicerContext) -> Any:
@@ -101,6 +104,7 @@ class LabelApi(label_service_pb2_grpc.LabelServiceServicer):
             contracts=self._contracts,
             tasks=self._tasks,
             clock=self._clock,
+            claimed=not request.given_elsewhere,
         )
         return pb.SubmitLabelResponse(task=_to_task(task))
 
@@ -139,7 +143,7 @@ def _after(token: str) -> tuple[int, str]:
     return int(found[1]), found[2]
 
 
-def _to_task(task: Task) -> pb.LabelTask:
+def _to_task(task: Task, answers: Sequence[tuple[str, str]] = ()) -> pb.LabelTask:
     return pb.LabelTask(
         task_id=task.task_id,
         label=task.label,
@@ -152,6 +156,7 @@ def _to_task(task: Task) -> pb.LabelTask:
         wanted=task.wanted,
         state=TASK_STATES[task.state],
         value=task.value,
+        answers=[pb.LabelAnswer(labeller=who, choice=choice) for who, choice in answers],
     )
 
 

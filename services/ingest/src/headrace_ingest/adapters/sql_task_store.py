@@ -163,6 +163,8 @@ class SqlTaskStore:
         choice: str,
         settle: Callable[[Sequence[str], int], Settled],
         message: Callable[[Task], Message],
+        *,
+        claimed: bool,
     ) -> Task:
         with transaction(self._engine) as connection:
             task = self._locked(connection, task_id)
@@ -171,7 +173,10 @@ class SqlTaskStore:
                 if said.choice != choice:
                     raise Conflict("TASK_ANSWERED", task_id=task_id, labeller=labeller)
                 return task
-            self._end_lease(connection, task_id, labeller)
+            if task.state != TaskState.OPEN:
+                raise Conflict("TASK_SETTLED", task_id=task_id)
+            if claimed:
+                self._end_lease(connection, task_id, labeller)
             answer = {"task_id": task_id, "labeller": labeller, "choice": choice}
             connection.execute(insert(ANSWERS).values(answer))
             settled = settle(_choices(connection, task_id), task.wanted)
@@ -188,6 +193,15 @@ class SqlTaskStore:
                 self._end_lease(connection, task_id, labeller)
                 skipped = {"task_id": task_id, "labeller": labeller, "choice": None}
                 connection.execute(insert(ANSWERS).values(skipped))
+
+    def answers_of(self, task_ids: Collection[str]) -> Mapping[str, list[tuple[str, str]]]:
+        given = ANSWERS.c.task_id.in_(task_ids) & ANSWERS.c.choice.is_not(None)
+        query = select(ANSWERS).where(given).order_by(ANSWERS.c.labeller)
+        by_task: dict[str, list[tuple[str, str]]] = defaultdict(list)
+        with transaction(self._engine) as connection:
+            for row in connection.execute(query):
+                by_task[row.task_id].append((row.labeller, row.choice))
+        return by_task
 
     def answers(self, label: str) -> list[list[str]]:
         newest = (

@@ -85,12 +85,13 @@ def submit_label(
     contracts: ContractBook,
     tasks: TaskStore,
     clock: Clock,
+    claimed: bool = True,
 ) -> Task:
     """Store the answer; once enough agree, the label is on its way to its stream.
 
     The same answer again changes nothing. Raises NotFound TASK_UNKNOWN, LABEL_UNKNOWN or
-    STREAM_UNKNOWN, Invalid BAD_REQUEST for no choice of the queue's, Conflict LEASE_LOST or
-    TASK_ANSWERED.
+    STREAM_UNKNOWN, Invalid BAD_REQUEST for no choice of the queue's, Conflict TASK_ANSWERED,
+    TASK_SETTLED, or LEASE_LOST unless the answer was given elsewhere, without a claim.
     """
     _check_labeller(labeller)
     label = labels.get(tasks.get(task_id).label)
@@ -100,7 +101,12 @@ def submit_label(
         raise Invalid("BAD_REQUEST", field="choice", problem=problem)
     message = partial(answer_message, label=label, contract=contract, now_us=clock.now_us())
     return tasks.submit(
-        task_id, labeller, choice, lambda choices, wanted: settle(choices, wanted, queue), message
+        task_id,
+        labeller,
+        choice,
+        lambda choices, wanted: settle(choices, wanted, queue),
+        message,
+        claimed=claimed,
     )
 
 

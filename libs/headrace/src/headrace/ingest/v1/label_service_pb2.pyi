@@ -84,7 +84,7 @@ class LabelValue(_message.Message):
     def __init__(self, flag: _Optional[bool] = ..., whole: _Optional[int] = ..., number: _Optional[float] = ..., text: _Optional[str] = ...) -> None: ...
 
 class LabelTask(_message.Message):
-    __slots__ = ("task_id", "label", "prediction_id", "target", "as_of_us", "version", "score", "rule", "wanted", "state", "value")
+    __slots__ = ("task_id", "label", "prediction_id", "target", "as_of_us", "version", "score", "rule", "wanted", "state", "value", "answers")
     TASK_ID_FIELD_NUMBER: _ClassVar[int]
     LABEL_FIELD_NUMBER: _ClassVar[int]
     PREDICTION_ID_FIELD_NUMBER: _ClassVar[int]
@@ -96,6 +96,7 @@ class LabelTask(_message.Message):
     WANTED_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
     VALUE_FIELD_NUMBER: _ClassVar[int]
+    ANSWERS_FIELD_NUMBER: _ClassVar[int]
     task_id: str
     label: str
     prediction_id: str
@@ -107,19 +108,30 @@ class LabelTask(_message.Message):
     wanted: int
     state: TaskState
     value: str
-    def __init__(self, task_id: _Optional[str] = ..., label: _Optional[str] = ..., prediction_id: _Optional[str] = ..., target: _Optional[str] = ..., as_of_us: _Optional[int] = ..., version: _Optional[int] = ..., score: _Optional[float] = ..., rule: _Optional[str] = ..., wanted: _Optional[int] = ..., state: _Optional[_Union[TaskState, str]] = ..., value: _Optional[str] = ...) -> None: ...
+    answers: _containers.RepeatedCompositeFieldContainer[LabelAnswer]
+    def __init__(self, task_id: _Optional[str] = ..., label: _Optional[str] = ..., prediction_id: _Optional[str] = ..., target: _Optional[str] = ..., as_of_us: _Optional[int] = ..., version: _Optional[int] = ..., score: _Optional[float] = ..., rule: _Optional[str] = ..., wanted: _Optional[int] = ..., state: _Optional[_Union[TaskState, str]] = ..., value: _Optional[str] = ..., answers: _Optional[_Iterable[_Union[LabelAnswer, _Mapping]]] = ...) -> None: ...
+
+class LabelAnswer(_message.Message):
+    __slots__ = ("labeller", "choice")
+    LABELLER_FIELD_NUMBER: _ClassVar[int]
+    CHOICE_FIELD_NUMBER: _ClassVar[int]
+    labeller: str
+    choice: str
+    def __init__(self, labeller: _Optional[str] = ..., choice: _Optional[str] = ...) -> None: ...
 
 class ListTasksRequest(_message.Message):
-    __slots__ = ("label", "state", "page_size", "page_token")
+    __slots__ = ("label", "state", "page_size", "page_token", "with_answers")
     LABEL_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
     PAGE_SIZE_FIELD_NUMBER: _ClassVar[int]
     PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    WITH_ANSWERS_FIELD_NUMBER: _ClassVar[int]
     label: str
     state: TaskState
     page_size: int
     page_token: str
-    def __init__(self, label: _Optional[str] = ..., state: _Optional[_Union[TaskState, str]] = ..., page_size: _Optional[int] = ..., page_token: _Optional[str] = ...) -> None: ...
+    with_answers: bool
+    def __init__(self, label: _Optional[str] = ..., state: _Optional[_Union[TaskState, str]] = ..., page_size: _Optional[int] = ..., page_token: _Optional[str] = ..., with_answers: _Optional[bool] = ...) -> None: ...
 
 class ListTasksResponse(_message.Message):
     __slots__ = ("tasks", "next_page_token")
@@ -148,14 +160,16 @@ class ClaimTaskResponse(_message.Message):
     def __init__(self, task: _Optional[_Union[LabelTask, _Mapping]] = ..., choices: _Optional[_Iterable[str]] = ..., lease_s: _Optional[int] = ...) -> None: ...
 
 class SubmitLabelRequest(_message.Message):
-    __slots__ = ("task_id", "labeller", "choice")
+    __slots__ = ("task_id", "labeller", "choice", "given_elsewhere")
     TASK_ID_FIELD_NUMBER: _ClassVar[int]
     LABELLER_FIELD_NUMBER: _ClassVar[int]
     CHOICE_FIELD_NUMBER: _ClassVar[int]
+    GIVEN_ELSEWHERE_FIELD_NUMBER: _ClassVar[int]
     task_id: str
     labeller: str
     choice: str
-    def __init__(self, task_id: _Optional[str] = ..., labeller: _Optional[str] = ..., choice: _Optional[str] = ...) -> None: ...
+    given_elsewhere: bool
+    def __init__(self, task_id: _Optional[str] = ..., labeller: _Optional[str] = ..., choice: _Optional[str] = ..., given_elsewhere: _Optional[bool] = ...) -> None: ...
 
 class SubmitLabelResponse(_message.Message):
     __slots__ = ("task",)

@@ -1,0 +1,127 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Label tasks in Label Studio's JSON task format: files of any length, one task in memory.
+
+The format is a JSON array of tasks with `data`, `annotations` (answers of people) and `predictions`
+(what a model said): https://labelstud.io/guide/task_format. A labelling interface for these tasks
+shows `$target` and has `<Choices name="label" toName="target">`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple, TextIO
+
+from headrace.errors import Invalid
+from headrace.ingest.v1 import label_service_pb2 as pb
+
+CHUNK_CHARACTERS = 65_536
+TASK_CHARACTERS_MAX = 1 << 20
+BLANKS = " \t\r\n"
+
+
+class Answer(NamedTuple):
+    """What a person said about a task."""
+
+    task_id: str
+    labeller: str
+    choice: str
+
+
+def write_tasks(file: TextIO, tasks: Iterable[pb.LabelTask]) -> int:
+    """Write the tasks as one JSON array; how many there were."""
+    count = 0
+    file.write("[")
+    for count, task in enumerate(tasks, start=1):
+        file.write(",\n" if count > 1 else "\n")
+        json.dump(_document(task), file, ensure_ascii=False)
+    file.write("\n]\n")
+    return count
+
+
+def read_answers(file: TextIO) -> Iterator[Answer]:
+    """The answers in a file of tasks, but those that were cancelled.
+
+    Raises Invalid BAD_REQUEST with the number of the task that is none, or is not one of ours.
+    """
+    for number, task in enumerate(_documents(file), start=1):
+        try:
+            task_id = str(task["data"]["task_id"])
+            for annotation in task.get("annotations") or ():
+                if not annotation.get("was_cancelled"):
+                    yield Answer(task_id, _labeller(annotation), _choice(annotation))
+        except (KeyError, IndexError, TypeError, AttributeError) as err:
+            raise Invalid("BAD_REQUEST", task=number, problem=f"no task of ours: {err!r}") from err
+
+
+def _document(task: pb.LabelTask) -> dict[str, Any]:
+    data = {
+        "task_id": task.task_id,
+        "label": task.label,
+        "target": task.target,
+        "prediction_id": task.prediction_id,
+        "as_of_us": task.as_of_us,
+        "rule": task.rule,
+    }
+    prediction = {"model_version": str(task.version), "score": task.score, "result": []}
+    annotations = [
+        {"completed_by": {"email": answer.labeller}, "result": [_result(answer.choice)]}
+        for answer in task.answers
+    ]
+    return {"data": data, "annotations": annotations, "predictions": [prediction]}
+
+
+def _result(choice: str) -> dict[str, Any]:
+    value = {"choices": [choice]}
+    return {"from_name": "label", "to_name": "target", "type": "choices", "value": value}
+
+
+def _labeller(annotation: dict[str, Any]) -> str:
+    """Label Studio gives a user's number, or the user."""
+    who = annotation["completed_by"]
+    return str(who.get("email") or who["id"]) if isinstance(who, dict) else str(who)
+
+
+def _choice(annotation: dict[str, Any]) -> str:
+    [result] = [each for each in annotation["result"] if each.get("type") == "choices"] or [None]
+    if result is None:
+        raise KeyError("choices")
+    return str(result["value"]["choices"][0])
+
+
+def _documents(file: TextIO) -> Iterator[Any]:
+    """The elements of a JSON array, read piece by piece."""
+    decoder, number = json.JSONDecoder(), 0
+    text = _begun(file, "")
+    if not text.startswith("["):
+        raise Invalid("BAD_REQUEST", problem="is no JSON array of tasks")
+    text = _begun(file, text[1:])
+    while not text.startswith("]"):
+        number += 1
+        found, text = _element(decoder, file, text, number)
+        yield found
+        text = _begun(file, text)
+        if text.startswith(","):
+            text = _begun(file, text[1:])
+
+
+def _element(decoder: json.JSONDecoder, file: TextIO, text: str, number: int) -> tuple[Any, str]:
+    """The first element of the text, read on until it is whole, and what follows it."""
+    while True:
+        try:
+            found, end = decoder.raw_decode(text)
+        except (ValueError, RecursionError) as err:
+            longer = "" if len(text) > TASK_CHARACTERS_MAX else file.read(CHUNK_CHARACTERS)
+            if not longer:
+                raise Invalid("BAD_REQUEST", task=number, problem=f"no JSON: {err}") from err
+            text += longer
+        else:
+            return found, text[end:]
+
+
+def _begun(file: TextIO, text: str) -> str:
+    """The text without blanks before it; empty at the file's end."""
+    text = text.lstrip(BLANKS)
+    while not text and (more := file.read(CHUNK_CHARACTERS)):
+        text = more.lstrip(BLANKS)
+    return text

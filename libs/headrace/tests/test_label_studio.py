@@ -1,0 +1,105 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Tasks and answers survive Label Studio's format, in files of any length and shape."""
+
+import io
+import json
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from headrace import label_studio
+from headrace.errors import Invalid
+from headrace.ingest.v1 import label_service_pb2 as pb
+from headrace.label_studio import Answer, read_answers, write_tasks
+
+ANSWERS = st.lists(st.builds(Answer, st.text(min_size=1), st.text(min_size=1), st.text()))
+
+
+def a_task(answers=(), **changes):
+    given = {"task_id": "t1", "label": "late", "target": "UA1", "score": 0.5, "version": 3}
+    told = [pb.LabelAnswer(labeller=who, choice=choice) for _, who, choice in answers]
+    return pb.LabelTask(**(given | changes), answers=told)
+
+
+def read(text):
+    return list(read_answers(io.StringIO(text)))
+
+
+@settings(deadline=None)
+@given(st.lists(ANSWERS, max_size=5), st.integers(1, 40))
+def test_answers_survive_the_round_trip(tasks, chunk):
+    file = io.StringIO()
+    made = [a_task(some, task_id=f"t{number}") for number, some in enumerate(tasks)]
+    assert len(tasks) == write_tasks(file, made)
+
+    file.seek(0)
+    before, label_studio.CHUNK_CHARACTERS = label_studio.CHUNK_CHARACTERS, chunk
+    try:
+        found = list(read_answers(file))
+    finally:
+        label_studio.CHUNK_CHARACTERS = before
+    assert found == [
+        Answer(f"t{number}", who, choice)
+        for number, some in enumerate(tasks)
+        for _, who, choice in some
+    ]
+
+
+def test_task_is_told_as_label_studio_reads_it():
+    file = io.StringIO()
+    write_tasks(file, [a_task([Answer("t1", "ann@example.org", "late")])])
+    [task] = json.loads(file.getvalue())
+
+    assert ("UA1", "t1") == (task["data"]["target"], task["data"]["task_id"])
+    [annotation], [prediction] = task["annotations"], task["predictions"]
+    assert {"email": "ann@example.org"} == annotation["completed_by"]
+    assert [
+        {
+            "from_name": "label",
+            "to_name": "target",
+            "type": "choices",
+            "value": {"choices": ["late"]},
+        }
+    ] == annotation["result"]
+    assert ("3", 0.5) == (prediction["model_version"], prediction["score"])
+
+
+def test_export_of_label_studio_is_read():
+    choice = {"type": "choices", "value": {"choices": ["late"]}, "from_name": "label"}
+    other = {"type": "rating", "value": {"rating": 3}}
+    tasks = [
+        {
+            "id": 12,
+            "data": {"task_id": "t1"},
+            "annotations": [
+                {"id": 1, "completed_by": 7, "result": [other, choice]},
+                {"id": 2, "completed_by": 8, "was_cancelled": True, "result": []},
+            ],
+            "predictions": [],
+        },
+        {"id": 13, "data": {"task_id": "t2"}},
+    ]
+
+    assert [Answer("t1", "7", "late")] == read(json.dumps(tasks, indent=2))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "", "{}", "[", "[1]", "[{}]", '[{"data": {}}]', '[{"data": {"task_id": "t"}} 7',
+        "[" * 9_999,
+        '[{"data": {"task_id": "t"}, "annotations": [{"completed_by": 1, "result": []}]}]',
+    ],
+)  # fmt: skip
+def test_file_that_holds_no_tasks_of_ours_is_refused(text):
+    with pytest.raises(Invalid, match="BAD_REQUEST"):
+        read(text)
+
+
+def test_task_that_is_too_long_is_refused(monkeypatch):
+    monkeypatch.setattr(label_studio, "TASK_CHARACTERS_MAX", 100)
+    monkeypatch.setattr(label_studio, "CHUNK_CHARACTERS", 50)
+
+    with pytest.raises(Invalid, match="BAD_REQUEST"):
+        read(json.dumps([{"data": {"task_id": "t" * 500}}]))
