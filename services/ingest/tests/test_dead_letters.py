@@ -288,7 +288,7 @@ def test_letter_of_a_stream_that_was_taken_back_is_skipped(world):
 def test_record_that_ended_the_process_is_sent_only_by_name(world):
     world.publish(LATE)
     letter = next(each for each in world.publisher.published if each.topic == TOPIC)
-    headers = dict(letter.headers) | {"dl-reason": b"POISON_CRASH"}
+    headers = dict(letter.headers) | {"dl-reasons": b"POISON_CRASH"}
     world.publisher.publish([Message(TOPIC, letter.key, letter.value, tuple(headers.items()))])
 
     assert 0 == world.redrive().sent

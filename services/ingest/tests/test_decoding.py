@@ -12,10 +12,15 @@ from hypothesis import strategies as st
 
 from headrace_ingest.domain import decoding
 from headrace_ingest.domain.decoding import decoded
-from headrace_ingest.testing import a_contract, a_departure
+from headrace_ingest.testing import a_contract, a_departure, a_stream_document
 from headrace_kit.json_strict import decode
 
-STREAM = a_contract().stream
+# With numbers that may be sent as texts.
+CAST = {
+    "gates": {"type": "int64", "cast": True, "trim": True},
+    "fare": {"type": "float64", "cast": True},
+}
+STREAM = a_contract(columns=a_stream_document()["columns"] | CAST).stream
 COLUMNS = list(STREAM.columns)
 
 
@@ -51,6 +56,7 @@ SCALARS = st.one_of(
     st.none(),
     st.booleans(),
     st.integers(-(2**65), 2**65),
+    st.sampled_from(["12", " 7\n", "-3.5e2", "1e999", "9223372036854775808", "+1", "1.", "00"]),
     st.sampled_from([2400, 2**63, -(2**63), 2**53 + 1, 1_357_000_000_000_000]),
     st.floats(allow_nan=False, allow_infinity=False),
     TEXTS,
@@ -109,6 +115,8 @@ def test_both_ways_give_the_same(values):
         {"delay": None, "diverted": None},
         {"delay": ..., "landing_at": ...},
         {"clock": 2400, "origin": " EWR "},
+        {"gates": "12", "fare": "-3.5e2"},
+        {"gates": 12, "fare": 2.5},
         {"departed_at": "2013-01-01T01:26:40.25Z", "known_at": "2013-01-01T00:30:00Z"},
     ],
 )

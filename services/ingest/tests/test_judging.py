@@ -9,6 +9,7 @@ import polars as pl
 import pytest
 
 from headrace.reasons import REASONS
+from headrace_ingest.domain.faults import leading
 from headrace_ingest.domain.judging import judge
 from headrace_ingest.testing import a_contract, a_raw
 from headrace_kit.json_strict import decode
@@ -17,6 +18,7 @@ from headrace_kit.testing import a_batch
 NOW_US = 1_357_000_000_000_000
 YEAR_9999_US = 253_370_764_800_000_000
 MINUTE_US = 60_000_000
+MANY_HEADERS = {f"h{number}": b"" for number in range(100_000)}
 DEEP = b'{"a":' * 10_000 + b"1" + b"}" * 10_000
 
 
@@ -93,18 +95,53 @@ BAD = {
     "time without zone": ({"departed_at": "2013-01-01T00:26:40"}, "BAD_TIMESTAMP"),
     "thirteenth month": ({"departed_at": "2013-13-01T00:26:40Z"}, "BAD_TIMESTAMP"),
     "more than 1 MiB": ({"origin": "x" * (1 << 20)}, "TOO_LARGE"),
-    "1,001 headers": ({"record": {"headers": {f"h{i}": b"" for i in range(1_001)}}}, "TOO_LARGE"),
+    "100,000 headers": ({"record": {"headers": MANY_HEADERS}}, "TOO_LARGE"),
+    "unknown entity": ({"flight": "XX1", "record": {"key": b"XX1"}}, "UNKNOWN_ENTITY"),
+    "derived column without a value": ({"delay": None}, "TRANSFORM_ERROR"),
+    "broken rule": ({"clock": 1200}, "RULE_BROKEN"),
 }
+# What only a contract with a list of entities, a derived column and a rule can refuse.
+DEPARTURES = a_contract().stream.model_dump(by_alias=True, exclude_none=True)["columns"]
+STRICTER = {
+    "columns": DEPARTURES
+    | {
+        "flight": {"type": "string", "one_of": ["UA1", "UA2"]},
+        "delay_h": {"type": "float64", "required": True, "derive": "delay / 60"},
+    },
+    "rules": {"clock_is_morning": "clock < 1200"},
+}
+STRICTER_ONLY = {"UNKNOWN_ENTITY", "TRANSFORM_ERROR", "RULE_BROKEN"}
 
 
 @pytest.mark.parametrize(("changes", "reason"), BAD.values(), ids=BAD.keys())
 def test_bad_record_gets_its_reason_between_good_ones(changes, reason):
     records = [a_raw(0), a_raw(1, **changes), a_raw(2)]
 
-    judged = judge(a_batch(records), a_contract(), decode=decode)
+    contract = a_contract(**(STRICTER if reason in STRICTER_ONLY else {}))
+    judged = judge(a_batch(records), contract, decode=decode)
 
-    assert {1: reason} == judged.refused
+    assert {1: reason} == {index: leading(told) for index, told in judged.refused.items()}
     assert [0, 2] == judged.rows["_index"].to_list()
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"delay": "late", "clock": 2401}, "BAD_TYPE:delay,OUT_OF_RANGE:clock"),
+        ({"delay": "late", "clock": "five"}, "BAD_TYPE:delay,BAD_TYPE:clock"),
+        ({"flight": 1, "origin": "LAX"}, "BAD_TYPE:flight,OUT_OF_RANGE:origin"),
+        (
+            {"event_id": "a/b", "departed_at": 0, "delay": -121},
+            "BAD_ID:event_id,BAD_TIMESTAMP:departed_at,OUT_OF_RANGE:delay",
+        ),
+        ({"departed_at": ..., "clock": -1}, "MISSING_FIELD:departed_at,OUT_OF_RANGE:clock"),
+        ({"record": {"value": b"{"}}, "DECODE_ERROR"),
+    ],
+)
+def test_all_reasons_are_told_each_column_once(changes, told):
+    judged = judge(a_batch([a_raw(0), a_raw(1, **changes)]), a_contract(), decode=decode)
+
+    assert {1: told} == judged.refused
 
 
 def test_value_that_cleansing_makes_larger_than_the_cap_is_too_large():

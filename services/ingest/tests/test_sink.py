@@ -18,7 +18,7 @@ from headrace_ingest.domain.erasures import Entity, Erased, entity_sha256
 from headrace_ingest.domain.tolerance import Tolerance
 from headrace_ingest.handlers.sink import Pace, RecordSink
 from headrace_ingest.ports import RawTopic
-from headrace_ingest.testing import NOW_US, a_contract, a_raw
+from headrace_ingest.testing import NOW_US, a_contract, a_raw, a_stream_document
 from headrace_kit.json_strict import decode
 from headrace_kit.kafka import Partition
 from headrace_kit.testing import MemoryPublisher, a_batch, a_record
@@ -213,6 +213,7 @@ def test_dead_letter_is_the_record_with_its_reason(world, sink):
     assert ("ingest.dead-letters.v1", bad.value) == (letter.topic, letter.value)
     assert f"{RAW}:0:0".encode() == letter.key
     assert (b"BAD_TYPE", b"1") == (headers["dl-reason"], headers["mine"])
+    assert b"BAD_TYPE:delay" == headers["dl-reasons"]
 
 
 def test_oversize_record_leaves_a_pointer_only(world, sink):
@@ -462,3 +463,13 @@ def test_erased_entity_is_found_by_a_whole_number_too(world, sink):
     sink.idle()
 
     assert ["departed:1"] == world.stored_ids()
+
+
+def test_stream_whose_personal_data_has_no_key_is_stopped_before_anything_is_stored(world):
+    pii = {"category": "contact", "treatment": "hash"}
+    columns = a_stream_document()["columns"] | {"email": {"type": "string", "pii": pii}}
+    world.contracts.put(a_contract(columns=columns))
+    sink = world.sink()
+
+    assert {} == sink.positions([PARTITION])
+    assert "BAD_SETTING" == sink.stopped()[RAW].reason

@@ -18,12 +18,19 @@ COLUMNS: dict[str, Any] = {
     "known_at": {"type": "timestamp"},
     "delay": {"type": "float64", "min": -120, "max": 2880, "map": {"NA": None}},
     "gate": {"type": "string"},
+    "wind": {"type": "float64", "unit": "m/s", "unit_from": "kn", "default": 0.0},
+    "fuel": {"type": "float64", "cast": True, "min": 0, "clip": True},
+    "delay_h": {"type": "float64", "derive": "delay / 60"},
+    "pilot": {"type": "string", "pii": {"category": "identity", "treatment": "hash"}},
 }
+KEEP = {"pii": {"category": "identity", "treatment": "keep"}}
+DROP = {"pii": {"category": "other", "treatment": "drop"}}
 
 
 def a_stream(columns: dict[str, dict[str, Any] | None] | None = None, **changes: Any) -> Stream:
     """The contract with changes; a column changes by key, and None takes a column or key out."""
-    document = {**FLIGHTS, "known_time": "known_at", "columns": dict(COLUMNS), **changes}
+    document = {**FLIGHTS, "known_time": "known_at", "columns": dict(COLUMNS)}
+    document |= {"rules": {"sane": "delay < 9999"}, **changes}
     for name, change in (columns or {}).items():
         merged = {**COLUMNS.get(name, {}), **(change or {})}
         document["columns"][name] = {k: v for k, v in merged.items() if v is not None}
@@ -46,6 +53,12 @@ def a_stream(columns: dict[str, dict[str, Any] | None] | None = None, **changes:
         a_stream({"delay": {"map": {"NA": None, "": None}}}),
         a_stream({"gate": {"trim": True, "description": "Where.", "unit": "door"}}),
         a_stream({"flight_id": {"required": False}}),
+        a_stream({"gate": {"default": "A1"}}),
+        a_stream({"delay": {"cast": True}}),
+        a_stream({"delay": {"clip": True, "min": 0}}),
+        a_stream({"sum": {"type": "float64", "derive": "delay + fuel"}}),
+        a_stream({"pilot": DROP}),
+        a_stream(rules={}),
         a_stream(lateness_allowed="2d"),
         a_stream(description="Other.", owner="others"),
     ],
@@ -68,6 +81,25 @@ def test_contract_that_takes_all_that_the_one_before_took_may_follow(later: Stre
         (a_stream({"origin": {"trim": None}}), "column origin: is no longer trimmed"),
         (a_stream({"delay": {"map": {"NA": 0}}}), "column delay: no longer maps NA as before"),
         (a_stream({"delay": {"map": None}}), "column delay: no longer maps NA as before"),
+        (
+            a_stream({"wind": {"unit_from": "km/h"}}),
+            "column wind: unit was kn to m/s, is km/h to m/s",
+        ),
+        (a_stream({"wind": {"default": 1.0}}), "column wind: default was 0.0, is 1.0"),
+        (a_stream({"wind": {"default": None}}), "column wind: default was 0.0, is absent"),
+        (a_stream({"fuel": {"cast": None}}), "column fuel: no longer takes numbers sent as text"),
+        (a_stream({"fuel": {"clip": None}}), "column fuel: is no longer clipped"),
+        (a_stream({"fuel": {"min": -1}}), "column fuel: is clipped to another range"),
+        (
+            a_stream({"delay_h": {"derive": "delay"}}),
+            "column delay_h: derive was delay / 60, is delay",
+        ),
+        (
+            a_stream({"pilot": KEEP}),
+            "column pilot: personal data: treatment was hash, is keep",
+        ),
+        (a_stream(rules={"sane": "delay < 99"}), "rule sane: changed"),
+        (a_stream(rules={"sane": "delay < 9999", "more": "delay > 0"}), "rule more: new"),
         (a_stream(key="flight_id"), "key: was origin, is flight_id"),
         (a_stream(id="origin"), "id: was flight_id, is origin"),
         (a_stream(event_time="known_at"), "event_time: was departed_at, is known_at"),

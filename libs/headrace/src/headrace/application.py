@@ -15,8 +15,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from pydantic import Field, TypeAdapter, ValidationError, model_validator
+from pydantic import Field, PositiveInt, TypeAdapter, ValidationError, model_validator
 
+from headrace.data_contract import Stream as Stream
 from headrace.definition_types import NAME, Closed, ColumnName, Duration, Name, Span
 from headrace.errors import Invalid
 from headrace.expression import parse_expression
@@ -30,51 +31,6 @@ from headrace.feature_view import (
 from headrace.label_definition import LabelDefinition, LabelQueue, WeakLabels
 
 VIEW_COLUMNS_MAX = 48
-
-
-class Column(Closed):
-    """One column of a data contract. Cleansing (trim, map) runs before the checks."""
-
-    type: Literal["string", "int64", "float64", "bool", "timestamp"]
-    required: bool = False
-    unit: str | None = None
-    description: str | None = None
-    min: float | None = None
-    max: float | None = None
-    one_of: tuple[str, ...] | None = None
-    trim: bool = False
-    map: dict[str, int | float | str | None] | None = None
-
-
-class Stream(Closed):
-    """A data contract: what the records of a stream must look like.
-
-    Times are `timestamp` columns: int64 microseconds since the epoch, or RFC 3339 text. Without
-    `known_time` a record becomes known when Kafka received it.
-    """
-
-    kind: Literal["stream"] = "stream"
-    name: Name
-    description: str
-    owner: str
-    key: ColumnName
-    id: ColumnName
-    event_time: ColumnName
-    known_time: ColumnName | None = None
-    lateness_allowed_s: Span = Field(alias="lateness_allowed")
-    retention_s: Span | None = Field(None, alias="retention")
-    columns: dict[ColumnName, Column]
-
-    @model_validator(mode="after")
-    def _roles_are_columns(self) -> Stream:
-        times = [self.event_time, *([self.known_time] if self.known_time else [])]
-        for role in [self.key, self.id, *times]:
-            if role not in self.columns:
-                raise ValueError(f"column {role} is not declared")
-        for role in times:
-            if self.columns[role].type != "timestamp":
-                raise ValueError(f"column {role} must be a timestamp")
-        return self
 
 
 class Spine(Closed):
@@ -99,7 +55,7 @@ class Label(Closed):
 class Network(Closed):
     """A small multilayer perceptron, averaged over `members` seeds."""
 
-    hidden: tuple[int, ...] = Field(min_length=1, max_length=8)
+    hidden: tuple[PositiveInt, ...] = Field(min_length=1, max_length=8)
     dropout: float = Field(ge=0, lt=1)
     learning_rate: float = Field(gt=0)
     weight_decay: float = Field(ge=0)
@@ -142,6 +98,12 @@ class RolloutRule(Closed):
     # Error rate of the sequential test, for each side.
     alpha: float = Field(gt=0, lt=1)
 
+    @model_validator(mode="after")
+    def _bounds_in_order(self) -> RolloutRule:
+        if self.outcomes_max < self.outcomes_min:
+            raise ValueError("outcomes_max is below outcomes_min: no canary would be judged")
+        return self
+
 
 class Endpoint(Closed):
     """An address that serves a model. `columns` are what a caller by entity keys sends."""
@@ -164,6 +126,12 @@ class DriftRule(Closed):
     windows_bad: int = Field(gt=0)
     windows: int = Field(gt=0)
     ignore: tuple[str, ...] = ()
+
+    @model_validator(mode="after")
+    def _reachable(self) -> DriftRule:
+        if self.windows_bad > self.windows:
+            raise ValueError("windows_bad is above windows: drift would never alarm")
+        return self
 
 
 class QualityRule(Closed):
@@ -306,16 +274,21 @@ def _check_references(application: Application) -> None:
             f"entity_key {endpoint.entity_key} is not among its columns",
         )
     for monitor in application.monitors.values():
-        _require(
-            monitor.endpoint in application.endpoints,
-            monitor,
-            f"endpoint {monitor.endpoint} is unknown",
-        )
-        _require(
-            monitor.recipe in application.recipes, monitor, f"recipe {monitor.recipe} is unknown"
-        )
+        _check_monitor(monitor, application)
     for label in application.labels.values():
         _check_label(label, application)
+
+
+def _check_monitor(monitor: Monitor, application: Application) -> None:
+    served_by, trained_by = monitor.endpoint, monitor.recipe
+    _require(served_by in application.endpoints, monitor, f"endpoint {served_by} is unknown")
+    _require(trained_by in application.recipes, monitor, f"recipe {trained_by} is unknown")
+    served = application.endpoints[served_by].model
+    recipe = application.recipes[trained_by]
+    trained = f"recipe {recipe.name} trains {recipe.model}, the endpoint serves {served}"
+    _require(recipe.model == served, monitor, trained)
+    for feature in monitor.drift.ignore:
+        _require(feature in recipe.features, monitor, f"the recipe has no feature {feature}")
 
 
 def _check_stream_view(view: StreamView, application: Application) -> None:

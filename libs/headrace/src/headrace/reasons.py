@@ -65,6 +65,24 @@ REASONS: dict[str, Reason] = {
     "NONFINITE": Reason(
         "Invalid", "A number is not finite.", "Send a finite number or null.", records=True
     ),
+    "UNKNOWN_ENTITY": Reason(
+        "Invalid",
+        "The key is not among the entities that the contract lists.",
+        "Mend the key or add the entity to one_of of the key column.",
+        records=True,
+    ),
+    "TRANSFORM_ERROR": Reason(
+        "Invalid",
+        "A derived column that is required could not be computed.",
+        "Look at the columns that it reads or make it optional.",
+        records=True,
+    ),
+    "RULE_BROKEN": Reason(
+        "Invalid",
+        "The record breaks a row rule of its contract.",
+        "Mend the record or the rule that is named.",
+        records=True,
+    ),
     "BAD_ID": Reason(
         "Invalid",
         "An id is too long or holds control, bidi or path characters.",

@@ -37,8 +37,11 @@ def dead_letter_topic(service: str) -> str:
     return f"{service}.dead-letters.v1"
 
 
-def dead_letter(record: Record, *, reason: str, service: str) -> Message:
-    """The dead letter of a record; an oversize record becomes a pointer with its sha256."""
+def dead_letter(record: Record, *, reason: str, service: str, reasons: str = "") -> Message:
+    """The dead letter of a record; an oversize record becomes a pointer with its sha256.
+
+    `reasons`: all of them as `REASON:column,REASON:column`, when more is known than `reason`.
+    """
     payload, origin = record.value or b"", _origin(record)
     own = {
         "dl-topic": origin.topic.encode(),
@@ -50,6 +53,8 @@ def dead_letter(record: Record, *, reason: str, service: str) -> Message:
         "dl-sha256": hashlib.sha256(payload).hexdigest().encode(),
         "dl-service": service.encode(),
     }
+    if reasons:
+        own["dl-reasons"] = reasons.encode()
     pointer_only = _size(record) > RECORD_BYTES_MAX
     return Message(
         topic=dead_letter_topic(service),

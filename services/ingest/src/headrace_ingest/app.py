@@ -98,7 +98,8 @@ def run(settings: IngestSettings) -> int:
     publisher = KafkaPublisher(bootstrap, client_id="ingest")
     records = KafkaBulkPublisher(bootstrap, client_id="ingest-records", linger_ms=LINGER_MS)
     contracts = AppliedContracts(
-        lambda streams: loop.subscribe([topics.RAW.of(stream) for stream in streams])
+        lambda streams: loop.subscribe([topics.RAW.of(stream) for stream in streams]),
+        pii_key=settings.pii_key.get_secret_value().encode() if settings.pii_key else None,
     )
     catalogue = KafkaTopicCatalogue(bootstrap)
     labels = AppliedLabels(lambda: queue.sampling.subscribe(_queued(labels)))

@@ -45,6 +45,11 @@ class IngestSettings(ObjectStoreSettings):
     dead_letters_window_records: int = Field(
         1_000, ge=10, le=1_000_000, description="Records of a stream that the share is taken of."
     )
+    pii_key: SecretStr | None = Field(
+        None,
+        min_length=32,
+        description="Key of the hash of personal data; a stream that needs it is stopped without.",
+    )
 
     @property
     def database(self) -> str:

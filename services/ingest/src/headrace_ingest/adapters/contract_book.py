@@ -16,10 +16,16 @@ from headrace_kit.kafka import Record
 class AppliedContracts:
     """The newest contract of each stream; `on_change` is told of each that comes or goes."""
 
-    def __init__(self, on_change: Callable[[Collection[str]], None] = lambda streams: None) -> None:
+    def __init__(
+        self,
+        on_change: Callable[[Collection[str]], None] = lambda streams: None,
+        *,
+        pii_key: bytes | None = None,
+    ) -> None:
         self._contracts: dict[str, Contract] = {}
         self._models: frozenset[str] = frozenset()
         self._views: dict[str, tuple[View, int]] = {}
+        self._pii_key = pii_key
         self._on_change = on_change
 
     def take(self, record: Record) -> None:
@@ -29,7 +35,7 @@ class AppliedContracts:
         """
         applied = read_applied(record.key, record.value)
         if isinstance(applied.definition, Stream):
-            self.put(Contract(applied.definition, applied.version))
+            self.put(Contract(applied.definition, applied.version, self._pii_key))
         elif isinstance(applied.definition, StreamView | RequestView):
             self._views = {**self._views, applied.name: (applied.definition, applied.version)}
         elif isinstance(applied.definition, Recipe):

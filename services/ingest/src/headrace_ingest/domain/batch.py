@@ -19,12 +19,13 @@ from headrace_ingest.domain.decoding import Decode
 from headrace_ingest.domain.dedup import Decided, DedupIndex, Outcome
 from headrace_ingest.domain.envelope import RawBatch, sent_again
 from headrace_ingest.domain.erasures import ENTITY_ERASED, Erased
+from headrace_ingest.domain.faults import leading
 from headrace_ingest.domain.judging import INDEX, Judged, judge, no_rows
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """`stored`: rows as in `Judged`; `dead`: reason by index of the record; the rest by partition.
+    """`stored`: rows as in `Judged`; `dead`: why, by index of the record; the rest by partition.
 
     `decided` is to be remembered by the indexes once all is delivered. `redriven`: as in `Judged`.
     """
@@ -118,7 +119,7 @@ def _additions(
     last = {number: records.offsets[end - 1] for (_, number), _, end in records.runs}
     dead_by_partition: dict[int, Counter[str]] = defaultdict(Counter)
     for index, reason in dead.items():
-        dead_by_partition[records.partitions[index]][reason] += 1
+        dead_by_partition[records.partitions[index]][leading(reason)] += 1
     counts = stored.group_by("_partition").agg(
         pl.len(), pl.col("_late").sum().alias("late"), pl.col("_known_time_us").max().alias("known")
     )

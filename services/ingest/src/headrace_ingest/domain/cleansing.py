@@ -7,6 +7,7 @@ bent. Both ways give the same values; `tests/test_decoding.py` holds them to it.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
@@ -15,27 +16,22 @@ from typing import Any
 
 import polars as pl
 
-from headrace.application import Column, Stream
+from headrace.data_contract import Column, Stream
+from headrace.expression import BLANKS
+from headrace_kit.expressions import DTYPE_BY_TYPE, NUMBER_TEXT
 
 REASON = "_type_reason"
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 MICROSECOND = timedelta(microseconds=1)
-# RFC 3339, section 5.6: `fromisoformat` alone would also take week dates and times without a zone.
-# What `str.strip` takes away, so that both ways take the same.
-BLANKS = "".join(chr(code) for code in range(0x3001) if chr(code).isspace())
 # The commonest form of RFC 3339; the others are left to the slower way.
 COMMON_TIME = r"^[12]\d{3}-\d\d-\d\dT\d\d:\d\d:[0-5]\d(\.\d{1,6})?Z$"
+# RFC 3339, section 5.6: `fromisoformat` alone would also take week dates and times without a zone.
 RFC_3339 = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d+)?([Zz]|[+-]\d\d:\d\d)")
+# Rust's engine ends a text by \z, Python's by \Z.
+NUMBER = {name: re.compile(text.replace(r"\z", r"\Z")) for name, text in NUMBER_TEXT.items()}
 NONFINITE_TEXTS = frozenset(
     sign + text for sign in ("", "+", "-") for text in ("nan", "inf", "infinity")
 )
-DTYPE_BY_TYPE: dict[str, pl.DataType] = {
-    "string": pl.String(),
-    "int64": pl.Int64(),
-    "float64": pl.Float64(),
-    "bool": pl.Boolean(),
-    "timestamp": pl.Int64(),
-}
 _FITTING_BY_TYPE: dict[str, frozenset[type]] = {
     "string": frozenset({str, NoneType}),
     "int64": frozenset({int, NoneType}),
@@ -48,7 +44,7 @@ _FITTING_BY_TYPE: dict[str, frozenset[type]] = {
 def cleansed(frame: pl.DataFrame, stream: Stream) -> tuple[pl.DataFrame, pl.DataFrame]:
     """Rows of the contract's columns, cleansed, with no reason; and the rows left to the other way.
 
-    Columns are of their type, but times may be texts.
+    Columns are of their type, but times, and numbers that may be cast, may be texts.
     """
     ready = frame.with_columns(
         *(_cleansed_column(frame, name, column) for name, column in stream.columns.items()),
@@ -59,7 +55,7 @@ def cleansed(frame: pl.DataFrame, stream: Stream) -> tuple[pl.DataFrame, pl.Data
         *(
             ready[name].is_null() & frame[name].is_not_null()
             for name, column in stream.columns.items()
-            if column.type == "timestamp"
+            if column.type == "timestamp" or column.cast
         ),
     )
     lost_rows = ready.select(lost).to_series()
@@ -73,11 +69,20 @@ def _cleansed_column(frame: pl.DataFrame, name: str, column: Column) -> pl.Expr:
         return common.str.to_datetime("%Y-%m-%dT%H:%M:%S%.fZ", time_unit="us", strict=False).cast(
             pl.Int64
         )
-    if column.trim and column.type == "string":
+    if column.trim and frame.schema[name] == pl.String:
         value = value.str.strip_chars(BLANKS)
+    if column.cast and frame.schema[name] == pl.String:
+        return _cast_column(value, column)
     if column.map is not None:
         value = _replaced(value, column)
     return value
+
+
+def _cast_column(value: pl.Expr, column: Column) -> pl.Expr:
+    """What is no number, or does not fit, is null here and left to the other way."""
+    text = value.str.extract(NUMBER_TEXT[column.type], 0)
+    number = text.cast(DTYPE_BY_TYPE[column.type], strict=False)
+    return pl.when(number.is_finite()).then(number) if column.type == "float64" else number
 
 
 def _replaced(value: pl.Expr, column: Column) -> pl.Expr:
@@ -110,7 +115,7 @@ def typed_column(
     if not set(map(type, values)) <= _FITTING_BY_TYPE[column.type]:
         values = list(values)
         for row, value in enumerate(values):
-            values[row], reason = _typed(column.type, value)
+            values[row], reason = _typed(column, value)
             if reason is not None:
                 reasons[row] = reason
     return pl.Series(name, values, dtype=DTYPE_BY_TYPE[column.type]), reasons
@@ -133,12 +138,20 @@ def _mapped(replacements: dict[str, Any], value: Any) -> Any:
     return value
 
 
-def _typed(type_name: str, value: Any) -> tuple[Any, str | None]:
-    if type(value) in _FITTING_BY_TYPE[type_name]:
+def _typed(column: Column, value: Any) -> tuple[Any, str | None]:
+    if type(value) in _FITTING_BY_TYPE[column.type]:
         return value, None
-    if type(value) is str and (parse := _PARSERS_BY_TYPE.get(type_name)):
+    if type(value) is str and column.cast and NUMBER[column.type].match(value):
+        return _cast(column.type, value)
+    if type(value) is str and (parse := _PARSERS_BY_TYPE.get(column.type)):
         return parse(value)
     return None, "BAD_TYPE"
+
+
+def _cast(type_name: str, text: str) -> tuple[Any, str | None]:
+    number = int(text) if type_name == "int64" else float(text)
+    fits = math.isfinite(number) if isinstance(number, float) else -(2**63) <= number < 2**63
+    return (number, None) if fits else (None, "BAD_TYPE")
 
 
 def _time_of_text(text: str) -> tuple[int | None, str | None]:

@@ -24,9 +24,10 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from headrace.application import Column, Stream
+from headrace.data_contract import Column, Stream
 from headrace.errors import Invalid
-from headrace_ingest.domain.cleansing import DTYPE_BY_TYPE, REASON, cleansed, typed_column
+from headrace_ingest.domain.cleansing import REASON, cleansed, typed_column
+from headrace_kit.expressions import DTYPE_BY_TYPE
 
 Decode = Callable[[bytes], dict[str, Any]]
 # Beyond, an integer would not fit int64, and a float column would not show it.
@@ -41,6 +42,7 @@ _ROW = "_row"
 def decoded(values: Sequence[bytes], stream: Stream, *, decode: Decode) -> pl.DataFrame:
     """The contract's columns, cleansed, and `_type_reason`: null, or why a value is refused.
 
+    Why: `REASON:column,REASON:column`, or the reason alone of a value that cannot be read.
     `decode` raises Invalid with the reason of a bad value.
     """
     parts, doubtful = _believed(values, stream)
@@ -64,7 +66,10 @@ def _strictly(values: Sequence[bytes], stream: Stream, decode: Decode) -> pl.Dat
     for name, column in stream.columns.items():
         one, bad = typed_column(name, column, [document.get(name) for document in documents])
         series.append(one)
-        reasons = bad | reasons
+        for row, reason in bad.items():
+            reasons[row] = (
+                f"{reasons[row]},{reason}:{name}" if row in reasons else f"{reason}:{name}"
+            )
     told = [reasons.get(row) for row in range(len(values))]
     return pl.DataFrame([*series, pl.Series(REASON, told, dtype=pl.String)])
 
@@ -104,7 +109,7 @@ def _all_fast(stream: Stream) -> bool:
 
 
 def _mapped_whole(column: Column) -> bool:
-    fitting = {"string": str, "int64": int}.get(column.type)
+    fitting = None if column.cast else {"string": str, "int64": int}.get(column.type)
     values = (column.map or {}).values()
     return fitting is not None and all(value is None or type(value) is fitting for value in values)
 
@@ -119,8 +124,10 @@ def _parsed(lines: bytes, first: bytes, stream: Stream) -> pl.DataFrame | None:
 
 
 def _dtype(name: str, column: Column, first: bytes) -> pl.DataType:
-    """Times are read as the first value writes them; one that differs is not believed."""
-    if column.type == "timestamp" and b'"%s":"' % name.encode() in first.replace(b" ", b""):
+    """As the first value writes times, and numbers to cast; what differs is not believed."""
+    if (column.type == "timestamp" or column.cast) and b'"%s":"' % name.encode() in first.replace(
+        b" ", b""
+    ):
         return pl.String()
     return DTYPE_BY_TYPE[column.type]
 

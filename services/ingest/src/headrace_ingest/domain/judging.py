@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Judges a batch of raw records by a contract: each gets one reason, or becomes a typed row.
+"""Judges a batch of raw records by a contract: each gets its reasons, or becomes a typed row.
 
-All is done by columns. Of several faults the first in the order of `_faults` is told.
+All is done by columns. Of several faults the first in the order of `Contract.faults` counts, and
+all are told.
 Nothing here looks at a clock: a record's own known time, or Kafka's time for it, decides, so that
 replaying the past gives the same answers.
 """
@@ -14,8 +15,8 @@ from dataclasses import dataclass
 
 import polars as pl
 
-from headrace.application import Column, Stream
-from headrace_ingest.domain.cleansing import DTYPE_BY_TYPE
+from headrace.data_contract import Stream
+from headrace_ingest.domain.cleansing import REASON
 from headrace_ingest.domain.contract import Contract
 from headrace_ingest.domain.decoding import Decode, decoded
 from headrace_ingest.domain.envelope import (
@@ -24,16 +25,8 @@ from headrace_ingest.domain.envelope import (
     envelope_reasons,
     sent_again,
 )
-
-ID_CHARACTERS_MAX = 128
-# Control characters, bidi marks, path separators (plain and escaped), what is no UTF-8, "..".
-# Rust's regex engine and Python's both read it.
-BAD_ID = (
-    "[\\x00-\\x1f\\x7f-\\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ufffd/\\\\]"
-    "|%2[eEfF]|%5[cC]|^[.]{0,2}$"
-)
-CLOCK_SKEW_US = 5 * 60 * 1_000_000
-TIME_LAST_US = 7_258_118_400_000_000  # 2200-01-01
+from headrace_ingest.domain.faults import all_reasons, first_reason, text_of, told_once
+from headrace_kit.expressions import DTYPE_BY_TYPE
 
 # Beside the contract's columns a row has these, in this order and first: Delta keeps statistics of
 # the first 32 columns only. The three of a batch are not archived.
@@ -55,6 +48,8 @@ INDEX, VALUE, PUBLISHED = "_index", "_value", "_published_ms"
 class Judged:
     """`refused`: why, by index of the record; every other record is a row, `_index` tells which.
 
+    Why: `REASON:column,REASON:column`, without the column when it is about the whole record.
+
     `rows`: ARCHIVE_COLUMNS, the contract's columns, `_index`, `_value` (the cleansed JSON, Binary)
     and `_published_ms`, in the order of the records. `redriven`: which records are dead letters
     that were sent again.
@@ -71,14 +66,24 @@ def judge(records: RawBatch, contract: Contract, *, decode: Decode) -> Judged:
     places = [index for index in range(len(records)) if index not in refused]
     readable = records.where(i not in refused for i in range(len(records))) if refused else records
     values = [value or b"" for value in readable.values()]
-    columns = decoded(values, contract.stream, decode=decode)
+    columns = decoded(values, contract.sent, decode=decode)
     rows = pl.concat([columns, _origin(readable, values, places)], how="horizontal")
     rows = _rows(rows, contract)
     if rows["_reason"].null_count() < len(rows):
-        bad = rows.filter(pl.col("_reason").is_not_null()).select(INDEX, "_reason")
-        refused |= dict(bad.iter_rows())
+        refused |= _told(rows.filter(pl.col("_reason").is_not_null()), contract)
         rows = rows.filter(pl.col("_reason").is_null())
-    return Judged(refused, rows.drop("_reason"), _redriven(records))
+    wanted = (*ARCHIVE_COLUMNS, *contract.stream.columns, INDEX, VALUE, PUBLISHED)
+    return Judged(refused, rows.select(wanted), _redriven(records))
+
+
+def _told(refused: pl.DataFrame, contract: Contract) -> dict[int, str]:
+    """All reasons of each refused row; a value that could not be read says nothing of columns."""
+    every = all_reasons(contract.faults)
+    read = pl.col(REASON).fill_null("")
+    whole = (read != "") & ~read.str.contains(":", literal=True)
+    told = pl.when(whole).then(read).otherwise(pl.concat_str(read, every, separator=","))
+    reasons = refused.select(INDEX, "_reason", told.alias("told"))
+    return {index: told_once(told) or reason for index, reason, told in reasons.iter_rows()}
 
 
 def _redriven(records: RawBatch) -> frozenset[int]:
@@ -89,28 +94,36 @@ def _redriven(records: RawBatch) -> frozenset[int]:
 
 
 def _rows(rows: pl.DataFrame, contract: Contract) -> pl.DataFrame:
-    """All decoded records with what the platform says, and `_reason`, null for the good ones."""
-    stream = contract.stream
+    """All decoded records with what the platform says, and `_reason`, null for the good ones.
+
+    What is checked is what was sent; what is stored has its personal data hashed or dropped.
+    """
+    stream, lazy = contract.stream, rows.lazy()
     late = pl.col("_event_time_us") < pl.col("_known_time_us") - stream.lateness_allowed_s * 10**6
+    for step in contract.steps:
+        lazy = lazy.with_columns(step)
+    lazy = lazy.with_columns(
+        _event_id=pl.coalesce("_ce_id", text_of(stream, stream.id)),
+        _event_time_us=pl.col(stream.event_time),
+        _known_time_us=pl.col(stream.known_time or "_kafka_time_us"),
+    ).with_columns(
+        _late=late,
+        _event_date=pl.from_epoch("_event_time_us", time_unit="us").dt.date(),
+        _reason=pl.coalesce(REASON, *first_reason(contract.faults)),
+    )
+    if contract.protection:
+        lazy = lazy.with_columns(
+            pl.when(pl.col("_reason").is_null())
+            .then(each)
+            .otherwise(pl.col(each.meta.output_name()))
+            for each in contract.protection
+        )
+    value = pl.struct(*_envelope(contract), *stream.columns).struct.json_encode().cast(pl.Binary)
+    # Absent columns become nulls: the cleansed value may be longer than what was sent.
+    large = pl.when(pl.col(VALUE).bin.size() > RECORD_BYTES_MAX).then(pl.lit("TOO_LARGE"))
     return (
-        rows.lazy()
-        .with_columns(
-            _event_id=pl.coalesce("_ce_id", _text(stream, stream.id)),
-            _event_time_us=pl.col(stream.event_time),
-            _known_time_us=pl.col(stream.known_time or "_kafka_time_us"),
-        )
-        .with_columns(
-            _late=late,
-            _event_date=pl.from_epoch("_event_time_us", time_unit="us").dt.date(),
-        )
-        .with_columns(
-            pl.struct(*_envelope(contract), *stream.columns)
-            .struct.json_encode()
-            .cast(pl.Binary)
-            .alias(VALUE)
-        )
-        .with_columns(_reason=pl.coalesce("_type_reason", *_faults(stream)))
-        .select(*ARCHIVE_COLUMNS, *stream.columns, INDEX, VALUE, PUBLISHED, "_reason")
+        lazy.with_columns(value.alias(VALUE))
+        .with_columns(_reason=pl.coalesce("_reason", large))
         .collect()
     )
 
@@ -155,62 +168,6 @@ def _texts(name: str, given: Sequence[bytes | None]) -> pl.Series:
     except pl.exceptions.ComputeError:  # some of it is not UTF-8
         texts = [None if each is None else each.decode("utf-8", "replace") for each in given]
         return pl.Series(name, texts, dtype=pl.String)
-
-
-def _faults(stream: Stream) -> list[pl.Expr]:
-    """The reason of each fault where it holds, else null; the first one counts."""
-    required = {stream.key} | {n for n, column in stream.columns.items() if column.required}
-    missing = pl.any_horizontal(*(pl.col(name).is_null() for name in sorted(required)))
-    faults = [
-        ("MISSING_FIELD", missing | pl.col("_event_id").is_null()),
-        ("BAD_ID", _bad_id("_event_id") | _bad_id("_key")),
-        ("KEY_MISMATCH", _text(stream, stream.key) != pl.col("_key")),
-        ("BAD_TIMESTAMP", _bad_times(stream)),
-        *(
-            ("OUT_OF_RANGE", beyond)
-            for name, column in stream.columns.items()
-            for beyond in _out_of_range(name, column)
-        ),
-        # Absent columns become nulls: the cleansed value may be longer than what was sent.
-        ("TOO_LARGE", pl.col(VALUE).bin.size() > RECORD_BYTES_MAX),
-    ]
-    return [pl.when(holds).then(pl.lit(reason)) for reason, holds in faults]
-
-
-def _text(stream: Stream, name: str) -> pl.Expr:
-    column = pl.col(name)
-    return column if stream.columns[name].type == "string" else column.cast(pl.String)
-
-
-def _bad_id(name: str) -> pl.Expr:
-    text = pl.col(name).str
-    return (text.len_chars() > ID_CHARACTERS_MAX) | text.contains(BAD_ID)
-
-
-def _bad_times(stream: Stream) -> pl.Expr:
-    """Absent, before 1970, after 2199, or later than the clock that it goes by, plus skew."""
-    event, known = pl.col("_event_time_us"), pl.col("_known_time_us")
-    times = [n for n, column in stream.columns.items() if column.type == "timestamp"]
-    return pl.any_horizontal(
-        event.is_null(),
-        known.is_null(),
-        event > known + CLOCK_SKEW_US,
-        known > pl.col("_kafka_time_us") + CLOCK_SKEW_US,
-        known <= 0,
-        *(~pl.col(name).is_between(1, TIME_LAST_US, closed="left") for name in times),
-    )
-
-
-def _out_of_range(name: str, column: Column) -> list[pl.Expr]:
-    beyond = []
-    if column.type in ("int64", "float64", "timestamp"):
-        if column.min is not None:
-            beyond.append(pl.col(name) < column.min)
-        if column.max is not None:
-            beyond.append(pl.col(name) > column.max)
-    if column.one_of is not None:
-        beyond.append(~pl.col(name).cast(pl.String).is_in(column.one_of))
-    return beyond
 
 
 def no_rows(stream: Stream) -> pl.DataFrame:

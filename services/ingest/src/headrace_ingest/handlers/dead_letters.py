@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from headrace import topics
 from headrace.errors import NotFound
 from headrace_ingest.domain.decoding import Decode
+from headrace_ingest.domain.faults import leading
 from headrace_ingest.domain.judging import judge
 from headrace_ingest.domain.letters import Letter, Position, Selection, Sent, Window
 from headrace_ingest.ports import ContractBook
@@ -136,7 +137,14 @@ def reasons_now(
     except NotFound as err:
         return [err.reason] * len(records)
     refused = judge(RecordBatch.of(records), contract, decode=decode).refused
-    return [refused.get(index) for index in range(len(records))]
+    return [leading(refused[i]) if i in refused else None for i in range(len(records))]
+
+
+def _reasons(record: Record) -> tuple[str, ...]:
+    """Those of `dl-reasons` without their columns, each once; letters of old have one."""
+    told = record.headers.get("dl-reasons") or record.headers.get("dl-reason", b"")
+    names = [each.partition(":")[0] for each in told.decode("utf-8", "replace").split(",")]
+    return tuple(dict.fromkeys(names))
 
 
 def letter_of(record: Record) -> Letter | Sent | None:
@@ -153,7 +161,7 @@ def letter_of(record: Record) -> Letter | Sent | None:
         stream=stream if topics.RAW.of(stream) == origin.topic else "",
         partition=origin.partition,
         offset=origin.offset,
-        reasons=(record.headers.get("dl-reason", b"").decode("utf-8", "replace"),),
+        reasons=_reasons(record),
         attempt=origin.attempt,
         set_aside_ms=record.timestamp_ms,
     )

@@ -9,6 +9,7 @@ from dataclasses import replace
 import polars as pl
 
 from headrace_ingest.domain.erasures import ENTITY_ERASED
+from headrace_ingest.domain.faults import leading
 from headrace_ingest.domain.judging import INDEX, VALUE
 from headrace_kit.dead_letters import ORIGIN_HEADERS, dead_letter
 from headrace_kit.kafka import Message, Record, RecordBatch
@@ -30,15 +31,16 @@ def accepted(records: RecordBatch, rows: pl.DataFrame) -> Iterator[tuple[bytes, 
 
 
 def dead_letters(records: Sequence[Record], dead: Mapping[int, str]) -> list[Message]:
-    """One message for each record that is set aside."""
-    return [_dead_letter(records[index], reason) for index, reason in dead.items()]
+    """One message for each record that is set aside; `dead`: why, as in `Judged`."""
+    return [_dead_letter(records[index], reasons) for index, reasons in dead.items()]
 
 
-def _dead_letter(record: Record, reason: str) -> Message:
+def _dead_letter(record: Record, reasons: str) -> Message:
+    reason = leading(reasons)
     if reason not in POINTER_ONLY:
-        return dead_letter(record, reason=reason, service="ingest")
+        return dead_letter(record, reason=reason, reasons=reasons, service="ingest")
     key = b"" if reason == ENTITY_ERASED else (record.key or b"")[:KEY_BYTES_KEPT_MAX]
     headers = {name: record.headers[name] for name in ORIGIN_HEADERS if name in record.headers}
     bare = replace(record, key=key, headers=headers)
-    pointer = dead_letter(bare, reason=reason, service="ingest")
+    pointer = dead_letter(bare, reason=reason, reasons=reasons, service="ingest")
     return replace(pointer, value=None)

@@ -15,7 +15,7 @@ from typing import NamedTuple
 from headrace import topics
 from headrace.errors import Busy, Invalid, error_by_reason
 from headrace_ingest.domain.envelope import RECORD_BYTES_MAX
-from headrace_ingest.domain.judging import BAD_ID, ID_CHARACTERS_MAX
+from headrace_ingest.domain.faults import BAD_ID, ID_CHARACTERS_MAX
 from headrace_ingest.domain.recent_ids import RecentIds
 from headrace_ingest.ports import ContractBook
 from headrace_kit.failpoints import failpoint

@@ -30,6 +30,7 @@ from headrace_ingest.domain.contract import Contract
 from headrace_ingest.domain.decoding import Decode
 from headrace_ingest.domain.dedup import DedupIndex
 from headrace_ingest.domain.erasures import Erased
+from headrace_ingest.domain.faults import leading
 from headrace_ingest.domain.judging import ARCHIVE_COLUMNS, empty_rows
 from headrace_ingest.domain.tolerance import DeadLetterWindow, Tolerance
 from headrace_ingest.handlers.messages import accepted, dead_letters
@@ -186,6 +187,7 @@ class RecordSink:
             numbers = numbers | known.shards.keys()
         topic_id = self._catalogue.raw_topic(contract.name).topic_id
         try:
+            contract.check_usable()
             restored = self._archive.open(
                 contract, topic_id, numbers, ids_max=self._pace.dedup_ids_max
             )
@@ -287,7 +289,7 @@ class RecordSink:
         if stream.window.allows(work.batch.dead_at_first):
             return True
         self._store(stream)
-        [(often, _)] = Counter(dead.values()).most_common(1)
+        [(often, _)] = Counter(map(leading, dead.values())).most_common(1)
         tolerance = self._tolerance
         error = Conflict(
             "TOO_MANY_DEAD_LETTERS",

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from headrace.application import Column, Stream
+from headrace.data_contract import Column, Stream
 
 ROLES = ("key", "id", "event_time", "known_time")
+# Data of persons may be protected more, never less.
+STRICTNESS = ("keep", "hash", "drop")
 # What an error can carry as one value.
 CHANGES_TOLD_MAX = 5
 CHANGE_CHARACTERS_MAX = 90
@@ -34,6 +36,9 @@ def _of_stream(was: Stream, now: Stream) -> Iterator[str]:
         before, after = getattr(was, role), getattr(now, role)
         if before != after:
             yield f"{role}: was {before or 'absent'}, is {after or 'absent'}"
+    for name, rule in now.rules.items():
+        if was.rules.get(name) != rule:
+            yield f"rule {name}: {'changed' if name in was.rules else 'new'}"
     if now.lateness_allowed_s < was.lateness_allowed_s:
         yield f"lateness_allowed: was {was.lateness_allowed_s}s, is {now.lateness_allowed_s}s"
 
@@ -54,11 +59,12 @@ def _of_column(was: Column, now: Column) -> Iterator[str]:
         return
     if now.required and not was.required:
         yield "was optional, is required"
-    if now.min is not None and (was.min is None or now.min > was.min):
+    if now.min is not None and not now.clip and (was.min is None or now.min > was.min):
         yield f"min was {_bound(was.min)}, is {_bound(now.min)}"
-    if now.max is not None and (was.max is None or now.max < was.max):
+    if now.max is not None and not now.clip and (was.max is None or now.max < was.max):
         yield f"max was {_bound(was.max)}, is {_bound(now.max)}"
     yield from _of_values(was, now)
+    yield from _of_steps(was, now)
 
 
 def _of_values(was: Column, now: Column) -> Iterator[str]:
@@ -72,6 +78,29 @@ def _of_values(was: Column, now: Column) -> Iterator[str]:
     kept = (now.map or {}).items()
     if changed := sorted(text for text, _ in (was.map or {}).items() - kept):
         yield f"no longer maps {', '.join(changed)} as before"
+
+
+def _of_steps(was: Column, now: Column) -> Iterator[str]:
+    """What is made of a sent value: columns keep their meaning, and what was mended stays so."""
+    if (was.unit_from or now.unit_from) and (was.unit, was.unit_from) != (now.unit, now.unit_from):
+        yield f"unit was {_units(was)}, is {_units(now)}"
+    if was.derive != now.derive:
+        yield f"derive was {was.derive or 'absent'}, is {now.derive or 'absent'}"
+    if was.default is not None and (type(was.default), was.default) != (
+        type(now.default), now.default):  # fmt: skip
+        yield f"default was {was.default}, is {'absent' if now.default is None else now.default}"
+    if was.cast and not now.cast:
+        yield "no longer takes numbers sent as text"
+    if was.clip and not now.clip:
+        yield "is no longer clipped"
+    if was.clip and now.clip and (was.min, was.max) != (now.min, now.max):
+        yield "is clipped to another range"
+    if STRICTNESS.index(now.treatment) < STRICTNESS.index(was.treatment):
+        yield f"personal data: treatment was {was.treatment}, is {now.treatment}"
+
+
+def _units(column: Column) -> str:
+    return f"{column.unit_from or column.unit or 'absent'} to {column.unit or 'absent'}"
 
 
 def _bound(bound: float | None) -> str:
