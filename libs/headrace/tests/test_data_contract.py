@@ -11,6 +11,7 @@ from headrace.application import build_application, definition_json, parse_defin
 from headrace.application import parse_definition_json as parsed_back
 from headrace.data_contract import Column, Pii, Stream
 from headrace.errors import Invalid
+from headrace.protobuf_values import encoded, message_class, proto_text
 from headrace.units import conversion
 
 HASH = {"category": "contact", "treatment": "hash"}
@@ -77,6 +78,42 @@ def test_nonsense_is_refused(changes: dict[str, Any], told: str):
         parse_definition(a_stream(**changes))
 
     assert told in raised.value.metadata["problem"]
+
+
+@pytest.mark.parametrize(
+    ("format_", "fields", "told"),
+    [
+        ("json", {"ride": 1}, "field is for format: protobuf"),
+        ("protobuf", {"ride": 1, "rider": 2, "at": 3}, "column fare: field is needed"),
+        ("protobuf", {"ride": 1, "rider": 2, "at": 3, "fare": 3}, "given twice"),
+        ("protobuf", {"ride": 1, "rider": 2, "at": 3, "fare": 19_500}, "belong to Protobuf"),
+    ],
+)
+def test_field_numbers_are_those_of_protobuf(format_: str, fields: dict[str, int], told: str):
+    document = a_stream(format=format_)
+    for name, number in fields.items():
+        document["columns"][name] = document["columns"][name] | {"field": number}
+
+    with pytest.raises(Invalid, match="BAD_DEFINITION") as raised:
+        parse_definition(document)
+
+    assert told in raised.value.metadata["problem"]
+
+
+def test_proto_file_is_told_in_the_order_of_its_fields():
+    document = a_stream(format="protobuf", name="rides-2.x")
+    for number, name in enumerate(reversed(document["columns"]), start=1):
+        document["columns"][name] = document["columns"][name] | {"field": number}
+    stream = parse_definition(document)
+
+    assert (
+        'syntax = "proto3";\n\npackage rides_2.x;\n\nmessage Record {\n'
+        "  optional double fare = 1;\n  optional int64 at = 2;\n"
+        "  optional string rider = 3;\n  optional string ride = 4;\n}\n"
+    ) == proto_text(stream)
+    record = {"ride": "r1", "fare": 2.5, "note": "left out", "rider": None}
+    of = message_class(stream)
+    assert of(ride="r1", fare=2.5) == of.FromString(encoded(record, of))
 
 
 def test_contract_comes_back_from_its_json():

@@ -113,6 +113,16 @@ def test_contract_that_would_refuse_what_the_one_before_took_is_told(
     assert [difference] == differences(a_stream(), later)
 
 
+def test_protobuf_field_keeps_its_number() -> None:
+    def numbered(origin: int) -> Stream:
+        fields = dict(zip(COLUMNS, range(1, 99), strict=False)) | {"origin": origin}
+        sent = {n: {"field": f, "cast": None} for n, f in fields.items() if n != "delay_h"}
+        return a_stream(sent, format="protobuf")
+
+    assert ["column origin: field was 2, is 50"] == differences(numbered(2), numbered(50))
+    assert "format: was json, is protobuf" in differences(a_stream(), numbered(2))
+
+
 def test_new_bound_of_an_open_range_is_told() -> None:
     assert ["column delay: min was open, is -120"] == differences(
         a_stream({"delay": {"min": None}}), a_stream()

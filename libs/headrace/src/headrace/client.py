@@ -13,7 +13,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from numbers import Real
 from typing import Any, Literal
 
@@ -38,6 +38,7 @@ from headrace.labels import Labels
 from headrace.monitor.v1 import monitor_events_pb2, monitor_service_pb2, monitor_service_pb2_grpc
 from headrace.oip import grpc_predict_v2_pb2 as oip
 from headrace.oip import grpc_predict_v2_pb2_grpc as oip_grpc
+from headrace.protobuf_values import encoded, message_class
 from headrace.publishing import Item, publish_items
 from headrace.registry.v1 import (
     registry_events_pb2,
@@ -122,15 +123,18 @@ class Client:
         numbered = enumerate(records, start=1)
         if door == "grpc":
             return self._publish_items(contract, numbered)
-        rows = [_raw_row(number, record, contract.key) for number, record in numbered]
+        encode = _encoder(contract)
+        rows = [_raw_row(number, record, contract.key, encode) for number, record in numbered]
         return self.publish_raw(stream, rows)
 
     def _publish_items(
         self, contract: Stream, numbered: Iterable[tuple[int, Mapping[str, Any]]]
     ) -> int:
+        encode = _encoder(contract)
+
         def items() -> Iterator[Item]:
             for number, record in numbered:
-                key, value = _raw_row(number, record, contract.key)
+                key, value = _raw_row(number, record, contract.key, encode)
                 event_id = record.get(contract.id)
                 yield Item(event_id if isinstance(event_id, str) else "", key, value)
 
@@ -420,11 +424,19 @@ def predictions_of(answer: oip.ModelInferResponse) -> list[Prediction]:
     return [Prediction(i, score, version) for i, score in zip(ids, scores, strict=True)]
 
 
-def _raw_row(number: int, record: Mapping[str, Any], key: str) -> tuple[bytes, bytes]:
+def _encoder(contract: Stream) -> Callable[[Mapping[str, Any]], bytes]:
+    if contract.format == "json":
+        return lambda record: json.dumps(record).encode()
+    return partial(encoded, of=message_class(contract))
+
+
+def _raw_row(
+    number: int, record: Mapping[str, Any], key: str, encode: Callable[[Mapping[str, Any]], bytes]
+) -> tuple[bytes, bytes]:
     if not isinstance(record, Mapping):
         raise Invalid("BAD_REQUEST", row=number, problem="not a JSON object")
     try:
-        return str(record.get(key, "")).encode(), json.dumps(record).encode()
+        return str(record.get(key, "")).encode(), encode(record)
     except (TypeError, ValueError, RecursionError) as err:
         raise Invalid("BAD_REQUEST", row=number, problem=str(err)) from err
 

@@ -19,6 +19,7 @@ from headrace.expression import ColumnType, Expression, parse_expression
 from headrace.units import conversion
 
 NUMBERS = ("int64", "float64")
+RESERVED_FIELDS = range(19_000, 20_000)
 Value = StrictBool | StrictInt | StrictFloat | StrictStr
 _PYTHON_TYPES: Mapping[str, tuple[type, ...]] = {
     "string": (str,),
@@ -56,6 +57,7 @@ class Column(Closed):
     clip: bool = False
     derive: str | None = None
     pii: Pii | None = None
+    field: int | None = Field(default=None, gt=0, lt=1 << 29)
 
     @property
     def conversion(self) -> tuple[float, float] | None:
@@ -104,6 +106,21 @@ def _misfits(column: Column) -> list[tuple[bool, str]]:
     ]  # fmt: skip
 
 
+def _wire_misfit(column: Column) -> str | None:
+    """Why a column cannot be one of a Protobuf message."""
+    if (column.derive is None) != (column.field is not None):
+        return "field is needed, but for derived columns, which have none"
+    if column.field in RESERVED_FIELDS:
+        return "fields 19000 to 19999 belong to Protobuf itself"
+    if column.cast:
+        return "cast is for JSON: Protobuf has its types"
+    mapped = [value for value in (column.map or {}).values() if value is not None]
+    kind = {"string": str, "int64": int}.get(column.type)
+    if mapped and not (kind and all(type(value) is kind for value in mapped)):
+        return "map gives text for a string, or whole numbers for an int64, or null"
+    return None
+
+
 def _fits(column: Column, default: Value) -> bool:
     exact = _PYTHON_TYPES.get(column.type, ())
     if not isinstance(default, exact) or (isinstance(default, bool) and column.type != "bool"):
@@ -136,6 +153,7 @@ class Stream(Closed):
     retention_s: Span | None = Field(None, alias="retention")
     columns: dict[ColumnName, Column]
     rules: dict[ColumnName, str] = Field(default_factory=dict)
+    format: Literal["json", "protobuf"] = "json"
 
     @property
     def types(self) -> dict[str, ColumnType]:
@@ -170,6 +188,19 @@ class Stream(Closed):
             told = err.metadata
             problem = f"{key}, position {told['position']}: {told['problem']}"
             raise ValueError(problem) from err
+
+    @model_validator(mode="after")
+    def _fields_fit(self) -> Stream:
+        """The wire format of Protobuf needs a number for each column that is sent."""
+        numbers = [column.field for column in self.columns.values() if column.field is not None]
+        if self.format == "json" and numbers:
+            raise ValueError("field is for format: protobuf")
+        if len(set(numbers)) != len(numbers):
+            raise ValueError("a field number is given twice")
+        for name, column in self.columns.items():
+            if self.format == "protobuf" and (problem := _wire_misfit(column)):
+                raise ValueError(f"column {name}: {problem}")
+        return self
 
     @model_validator(mode="after")
     def _roles_are_columns(self) -> Stream:

@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 from headrace.data_contract import Column, Stream
 from headrace.errors import Invalid
 from headrace_ingest.domain.cleansing import REASON, cleansed, typed_column
+from headrace_ingest.domain.protobuf_values import typed_columns
 from headrace_kit.expressions import DTYPE_BY_TYPE
 
 Decode = Callable[[bytes], dict[str, Any]]
@@ -45,6 +46,10 @@ def decoded(values: Sequence[bytes], stream: Stream, *, decode: Decode) -> pl.Da
     Why: `REASON:column,REASON:column`, or the reason alone of a value that cannot be read.
     `decode` raises Invalid with the reason of a bad value.
     """
+    if stream.format == "protobuf":
+        frame, reasons = typed_columns(values, stream)
+        clean, _ = cleansed(frame, stream)
+        return clean.with_columns(pl.Series(REASON, reasons, dtype=pl.String))
     parts, doubtful = _believed(values, stream)
     if doubtful or not parts:
         strict = _strictly([values[row] for row in doubtful], stream, decode)

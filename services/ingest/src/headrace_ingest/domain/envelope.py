@@ -78,12 +78,12 @@ def _reason(
     if not key:
         return "KEY_MISSING"
     schema = dict(headers).get("ce_dataschema")
-    return None if schema is None else _schema_reason(schema, contract)
+    return None if schema is None else schema_reason(schema.decode("utf-8", "replace"), contract)
 
 
-def _schema_reason(schema: bytes, contract: Contract) -> str | None:
+def schema_reason(schema: str, contract: Contract) -> str | None:
     """A record of an older version is judged by the applied one, which had to stay compatible."""
-    name, _, version = schema.decode("utf-8", "replace").rpartition("/")
+    name, _, version = schema.rpartition("/")
     if name != contract.name or not (version.isascii() and version.isdigit()):
         return "SCHEMA_UNKNOWN"
     return None if 0 < _number(version) <= contract.version else "SCHEMA_INCOMPATIBLE"

@@ -17,6 +17,7 @@ import polars as pl
 
 from headrace.data_contract import Stream
 from headrace_ingest.domain.cleansing import REASON
+from headrace_ingest.domain.cloud_events import structured_events
 from headrace_ingest.domain.contract import Contract
 from headrace_ingest.domain.decoding import Decode, decoded
 from headrace_ingest.domain.envelope import (
@@ -63,11 +64,17 @@ class Judged:
 def judge(records: RawBatch, contract: Contract, *, decode: Decode) -> Judged:
     """Judge records of one stream; `decode` raises Invalid with the reason of a bad value."""
     refused = envelope_reasons(records, contract)
+    events = structured_events(records, refused, contract, decode)
+    refused |= events.refused
     places = [index for index in range(len(records)) if index not in refused]
     readable = records.where(i not in refused for i in range(len(records))) if refused else records
     values = [value or b"" for value in readable.values()]
+    origin = _origin(readable, values, places, events.ids)
+    if events.values:
+        pairs = zip(places, values, strict=True)
+        values = [events.values.get(index, value) for index, value in pairs]
     columns = decoded(values, contract.sent, decode=decode)
-    rows = pl.concat([columns, _origin(readable, values, places)], how="horizontal")
+    rows = pl.concat([columns, origin], how="horizontal")
     rows = _rows(rows, contract)
     if rows["_reason"].null_count() < len(rows):
         refused |= _told(rows.filter(pl.col("_reason").is_not_null()), contract)
@@ -141,9 +148,17 @@ def _envelope(contract: Contract) -> list[pl.Expr]:
     return [*told, pl.lit(contract.version).alias("_contract")]
 
 
-def _origin(records: RawBatch, values: Sequence[bytes], places: Sequence[int]) -> pl.DataFrame:
-    """What Kafka says about the records; what is not UTF-8 holds U+FFFD, which no id may."""
+def _origin(
+    records: RawBatch, values: Sequence[bytes], places: Sequence[int], ids: Mapping[int, str]
+) -> pl.DataFrame:
+    """What Kafka says about the records; what is not UTF-8 holds U+FFFD, which no id may.
+
+    `ids`: of events in structured mode.
+    """
     ce_ids = [dict(given).get("ce_id") if given else None for given in records.headers()]
+    if ids:
+        pairs = zip(places, ce_ids, strict=True)
+        ce_ids = [ids[place].encode() if place in ids else ce_id for place, ce_id in pairs]
     published = pl.Series(PUBLISHED, records.timestamps_ms(), dtype=pl.Int64)
     sha256 = hashlib.sha256
     return pl.DataFrame(

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 
 from headrace.data_contract import Column, Stream
 
-ROLES = ("key", "id", "event_time", "known_time")
+ROLES = ("format", "key", "id", "event_time", "known_time")
 # Data of persons may be protected more, never less.
 STRICTNESS = ("keep", "hash", "drop")
 # What an error can carry as one value.
@@ -57,6 +57,8 @@ def _of_column(was: Column, now: Column) -> Iterator[str]:
     if was.type != now.type:
         yield f"type was {was.type}, is {now.type}"
         return
+    if was.field != now.field:
+        yield f"field was {was.field}, is {now.field}"
     if now.required and not was.required:
         yield "was optional, is required"
     if now.min is not None and not now.clip and (was.min is None or now.min > was.min):
