@@ -45,6 +45,7 @@ VIEW = {
         "spent": {"aggregate": "sum", "column": "amount", "window": "1h"},
     },
 }
+AT_ONCE = {"socket.nagle.disable": True}
 FEATURES = ["customer:orders", "customer:spent"]
 
 
@@ -85,7 +86,12 @@ class Watch:
 
     def __init__(self, bootstrap: str, address: str) -> None:
         self._producer = Producer(
-            {"bootstrap.servers": bootstrap, "linger.ms": 0, "partitioner": "murmur2_random"}
+            {
+                "bootstrap.servers": bootstrap,
+                "linger.ms": 0,
+                "partitioner": "murmur2_random",
+                **AT_ONCE,
+            }
         )
         self._stub = service.FeatureServiceStub(grpc.insecure_channel(address))
         self.waiting: dict[str, float] = {}
@@ -174,9 +180,9 @@ def raw_limit_ms(where: Machine) -> float:
     """Median of what a lone event takes to a plain consumer, on an idle broker."""
     topic = "raw-limit"
     create_topics(where.bootstrap, [(topic, topics.INGEST_DEAD_LETTERS)])
-    consumer = Consumer({"bootstrap.servers": where.bootstrap, "group.id": "raw"})
+    consumer = Consumer({"bootstrap.servers": where.bootstrap, "group.id": "raw", **AT_ONCE})
     consumer.assign([TopicPartition(topic, 0, 0)])
-    producer = Producer({"bootstrap.servers": where.bootstrap, "linger.ms": 0})
+    producer = Producer({"bootstrap.servers": where.bootstrap, "linger.ms": 0, **AT_ONCE})
     found = [_one(producer, consumer, topic) for _ in range(60)][10:]
     consumer.close()
     say(f"raw: {np.median(found):.1f} ms from produce to consume")

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import os
+import time
 import uuid
 
 import pytest
@@ -12,8 +14,10 @@ from pydantic import SecretStr
 from headrace.errors import Invalid, Unavailable
 from headrace_ingest.adapters import delta_archive
 from headrace_ingest.adapters.delta_archive import DeltaArchive
+from headrace_ingest.adapters.delta_tables import DeltaTables
 from headrace_ingest.adapters.memory_archive import MemoryArchive
 from headrace_ingest.domain.accounts import Account
+from headrace_ingest.domain.datasets import Selection
 from headrace_ingest.domain.dedup import Seen
 from headrace_ingest.domain.judging import ARCHIVE_COLUMNS, judge
 from headrace_ingest.ports import Overtaken, RawTopic
@@ -219,6 +223,33 @@ def test_maintenance_keeps_rows_accounts_and_the_fence(make_folder_archive, monk
     append(other, rows(8), {0: accounts[8]}, {0: accounts[9]})
     with pytest.raises(Overtaken):
         append(archive, rows(8, 9), {0: accounts[8]}, {0: Account(10, 10, known_time_us=NOW_US)})
+
+
+def test_files_of_the_dead_and_old_log_entries_go_and_nothing_else(
+    make_folder_archive, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(delta_archive, "COMMITS_PER_CHECKPOINT", 3)
+    world = World(make_folder_archive)
+    archive, _ = world.open()
+    accounts = [Account(n, stored=n, known_time_us=NOW_US if n else 0) for n in range(5)]
+    for number in range(4):
+        append(archive, rows(number), {0: accounts[number]}, {0: accounts[number + 1]})
+    (table,) = tmp_path.glob("records/*")
+    orphans = [next(table.glob("_event_date=*")) / f"{age}.parquet" for age in ("old", "new")]
+    for orphan in orphans:
+        orphan.write_bytes(b"half")
+    aged = [orphans[0], *table.glob("_delta_log/*")]
+    for file in aged:
+        os.utime(file, (0, time.time() - 40 * 86_400))
+    logged = len(aged) - 1
+
+    DeltaTables(tmp_path.as_uri(), {}).clean(Selection(STREAM, 0, ()), (), keep_h=168)
+
+    assert [False, True] == [orphan.exists() for orphan in orphans]
+    assert logged > len(list(table.glob("_delta_log/*.json")))
+    other, restored = world.open()
+    assert (4, accounts[4]) == (len(restored[0].seen), restored[0].account)
+    append(other, rows(4), {0: accounts[4]}, {0: Account(5, 5, known_time_us=NOW_US)})
 
 
 def test_maintenance_that_fails_costs_nothing(make_folder_archive, monkeypatch):

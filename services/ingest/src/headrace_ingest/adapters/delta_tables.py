@@ -16,6 +16,7 @@ from headrace.errors import Conflict, NotFound, Unavailable
 from headrace_ingest.adapters.delta_archive import BOUNDS, COMMIT_TRIES_MAX, PARTITION_COLUMN
 from headrace_ingest.domain.datasets import Selection
 from headrace_ingest.domain.erasures import Entity, predicate
+from headrace_kit.failpoints import failpoint
 from headrace_kit.objects import delta_table_uri
 
 COPIES = "dataset-rows"
@@ -77,15 +78,25 @@ class DeltaTables:
         raise Unavailable("OBJECT_STORE_UNAVAILABLE", stream=selection.stream)
 
     def forget(self, selection: Selection, keep: Collection[int]) -> None:
-        self.clean(selection, keep, keep_h=0)
+        # Only what the log calls removed: a file that is being written is not in it yet.
+        self._vacuum(selection, keep, keep_h=0, full=False)
 
     def clean(self, selection: Selection, keep: Collection[int], *, keep_h: int) -> None:
+        """Remove what no kept version has: files of a process that died while it wrote, too."""
+        self._vacuum(selection, keep, keep_h=keep_h, full=True)
+        failpoint("ingest.keep.vacuumed")
         with _store_errors(selection.stream):
-            # Only what the log calls removed: a file that is being written is not in it yet.
+            self._newest(selection).cleanup_metadata()  # of the log what is 30 days old
+
+    def _vacuum(
+        self, selection: Selection, keep: Collection[int], *, keep_h: int, full: bool
+    ) -> None:
+        with _store_errors(selection.stream):
             self._newest(selection).vacuum(
                 retention_hours=keep_h,
                 dry_run=False,
                 enforce_retention_duration=False,
+                full=full,
                 keep_versions=sorted(keep),
             )
 
