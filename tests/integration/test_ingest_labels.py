@@ -60,6 +60,19 @@ def test_stream_without_records_and_column_without_values_are_empty(rows):
     assert [("UA1", None)] == found.rows()
 
 
+def test_records_are_read_by_event_time_from_the_first_to_before_the_last(rows):
+    contract, records = rows
+
+    def between(from_us, until_us, rows_max=10):
+        found = records.between(contract, from_us=from_us, until_us=until_us, rows_max=rows_max)
+        return found.height, set(found.columns) >= {"_event_id", "_event_time_us", "flight"}
+
+    assert (len(KEYS), True) == between(NOW_US, NOW_US + 1)
+    assert (0, True) == between(0, NOW_US)
+    assert (0, True) == between(NOW_US + 1, 7_258_118_400_000_000)
+    assert (2, True) == between(0, 7_258_118_400_000_000, rows_max=2)
+
+
 @pytest.fixture
 def queue(start_service, kafka_server, publisher):
     """A service with a label queue on the predictions of an endpoint of its own."""
