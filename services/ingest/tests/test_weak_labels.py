@@ -84,6 +84,14 @@ def test_one_good_function_outweighs_two_poor_ones():
     assert 0 == label
 
 
+def test_function_that_never_votes_beside_another_keeps_what_is_supposed_of_it():
+    weak = weak_of("a", "b", combine="weighted")
+    combined = combine(np.array([[0, NO]] * 5 + [[NO, 1]] * 5), weak)
+
+    assert [0.7, 0.7] == pytest.approx([each.accuracy for each in combined.figures.values()])
+    assert [0] * 5 + [1] * 5 == combined.labels.tolist()
+
+
 def test_no_records_give_no_labels():
     weak = weak_of("a", "b", combine="weighted")
 

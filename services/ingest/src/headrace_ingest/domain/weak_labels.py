@@ -21,7 +21,9 @@ from headrace_ingest.domain.contract import Contract
 from headrace_kit.expressions import to_polars
 
 ROUNDS = 25
-ACCURACY_FIRST = 0.7
+# What is supposed of a function, with the weight of so many votes: all that is known of one that
+# never votes beside another.
+ACCURACY_FIRST, SUPPOSED_VOTES = 0.7, 2
 # Two posteriors that differ by less say the same: the row stays without a label.
 TIE = 1e-9
 Votes = NDArray[np.int64]
@@ -88,8 +90,8 @@ def _accuracies(votes: Votes, names: int) -> NDArray[np.float64]:
         odds = np.exp(scores - scores.max(axis=1, keepdims=True))
         posterior = odds / odds.sum(axis=1, keepdims=True)
         right = np.take_along_axis(posterior, np.maximum(votes, 0), axis=1) * voted
-        # One vote right and one wrong are put to each, so that none is sure for ever.
-        accuracy = (right.sum(axis=0) + 1) / (voted.sum(axis=0) + 2)
+        supposed = ACCURACY_FIRST * SUPPOSED_VOTES
+        accuracy = (right.sum(axis=0) + supposed) / (voted.sum(axis=0) + SUPPOSED_VOTES)
     return accuracy
 
 

@@ -1,0 +1,100 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The commands on dead letters and labels say what happened and what to do next."""
+
+import json
+from types import SimpleNamespace
+
+import pytest
+from typer.testing import CliRunner
+
+from headrace.cli import dead_letters, labels
+from headrace.cli.main import app
+from headrace.errors import Conflict
+from headrace.ingest.v1 import dead_letter_service_pb2 as letters_pb
+from headrace.ingest.v1 import label_service_pb2 as pb
+
+LETTER = letters_pb.DeadLetter(id="0-7", stream="rides", reasons=["BAD_TYPE"], attempt=2)
+
+
+class Letters:
+    """Dead letters as a client tells them."""
+
+    def page(self, chosen, **options):
+        counts = [letters_pb.DeadLetterCount(stream="rides", reason="BAD_TYPE", waiting=1_200)]
+        return letters_pb.ListDeadLettersResponse(
+            letters=[LETTER],
+            counts=counts,
+            next_page_token="0-8",  # noqa: S106 - a place, no secret
+        )
+
+    def get(self, letter_id, *, value_bytes_max):
+        return letters_pb.GetDeadLetterResponse(letter=LETTER, value=b"{}", reasons_now=["EMPTY"])
+
+    def redrive(self, chosen, **options):
+        yield letters_pb.RedriveDeadLettersResponse(sent=50)
+        yield letters_pb.RedriveDeadLettersResponse(
+            sent=90, skipped_by_reason={"RECORD_LOST": 3}, more=True
+        )
+
+
+class Queue:
+    """Label tasks as a client tells them."""
+
+    def __init__(self):
+        self.submitted = []
+
+    def tasks(self, label, *, state, with_answers):
+        answers = [pb.LabelAnswer(labeller="ann", choice="late")]
+        return iter([pb.LabelTask(task_id="t1", target="UA1", answers=answers)])
+
+    def submit(self, task_id, labeller, choice, *, given_elsewhere):
+        if (task_id, labeller) == ("t1", "bob"):
+            raise Conflict("TASK_SETTLED", task_id=task_id)
+        self.submitted.append((task_id, labeller, choice, given_elsewhere))
+
+
+@pytest.fixture
+def queue(monkeypatch):
+    made = SimpleNamespace(dead_letters=Letters(), labels=Queue())
+    for module in (dead_letters, labels):
+        monkeypatch.setattr(module, "connect", lambda data_dir: made)
+    return made.labels
+
+
+def run(*arguments):
+    answer = CliRunner().invoke(app, arguments)
+    assert 0 == answer.exit_code, answer.output
+    return " ".join(answer.output.split())
+
+
+def test_letters_are_listed_with_their_counts_and_the_next_page(queue):
+    shown = run("dead-letters", "list", "--stream", "rides")
+
+    assert all(each in shown for each in ("1,200", "BAD_TYPE", "0-7", "--page 0-8"))
+
+
+def test_shown_letter_says_what_the_contract_says_now(queue):
+    assert "the applied contract would refuse it: EMPTY" in run("dead-letters", "show", "0-7")
+
+
+def test_redrive_tells_what_was_left_and_that_more_wait(queue):
+    shown = run("dead-letters", "redrive", "--stream", "rides")
+
+    assert "90 sent again left: 3 RECORD_LOST More wait: run it again." in shown
+
+
+def test_exported_tasks_can_be_imported(queue, tmp_path):
+    file = tmp_path / "tasks.json"
+    assert "1 tasks written" in run("labels", "export", "late", str(file))
+
+    assert "1 answers taken" in run("labels", "import", str(file))
+    assert [("t1", "ann", "late", True)] == queue.submitted
+
+
+def test_import_goes_on_behind_an_answer_that_is_not_taken(queue, tmp_path):
+    result = [{"type": "choices", "value": {"choices": ["late"]}}]
+    people = [{"completed_by": {"email": who}, "result": result} for who in ("bob", "cy")]
+    file = tmp_path / "tasks.json"
+    file.write_text(json.dumps([{"data": {"task_id": "t1"}, "annotations": people}]))
+
+    assert "1 answers taken left: 1 TASK_SETTLED" in run("labels", "import", str(file))
