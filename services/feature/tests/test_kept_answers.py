@@ -23,7 +23,11 @@ from hypothesis import strategies as st
 from headrace.feature_view import StreamView, feature_names
 from headrace_feature.domain import kept_answers
 from headrace_feature.domain.entities import digests
-from headrace_feature.domain.kept_answers import STRANGE_READS_MAX, KeptAnswers
+from headrace_feature.domain.kept_answers import (
+    BATCHES_REMEMBERED,
+    STRANGE_READS_MAX,
+    KeptAnswers,
+)
 from headrace_feature.domain.views import plan_of
 
 AS_OF = st.one_of(MOMENTS, st.integers(0, 3 * DAY).map(lambda us: START + us))
@@ -170,6 +174,31 @@ def hits(kept, part, positions, count):
     values, hit = kept.find(part, positions, entities(count), np.full(count, 5))
     assert (values[hit, 0] == np.flatnonzero(hit)).all()
     return int(hit.sum())
+
+
+def test_answer_that_was_made_while_batches_came_is_kept_for_who_is_untouched():
+    kept, part, begun, now = KeptAnswers(), a_part(), {0: 1}, {0: 3}
+    assert kept.find(part, begun, entities(1), np.array([5])) is None
+    between = {0: 2}
+    kept.advance(part.layout, begun, entities(1), between)
+    kept.advance(part.layout, between, entities(2)[:, 1:], now)
+    kept_of(kept, part, begun, 4)
+
+    _, hit = kept.find(part, now, entities(4), np.full(4, 5))
+    assert [False, False, True, True] == hit.tolist()
+
+
+def test_answer_that_was_made_too_long_ago_is_not_kept():
+    kept, part, begun = KeptAnswers(), a_part(), {0: 0}
+    kept.find(part, begun, entities(1), np.array([5]))
+    before = begun
+    for number in range(BATCHES_REMEMBERED + 1):
+        after = {0: number + 1}
+        kept.advance(part.layout, before, entities(1), after)
+        before = after
+    kept_of(kept, part, begun, 4)
+
+    assert kept.find(part, before, entities(4), np.full(4, 5)) is None
 
 
 def test_full_table_forgets_what_was_not_read(monkeypatch):

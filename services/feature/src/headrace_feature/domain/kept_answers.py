@@ -7,13 +7,14 @@ these, and while no new observation of the entity comes, it need not be computed
 
 An answer belongs to what the layout held when it was made, which its positions name: the mapping of
 next offsets, a new one for each change. `advance` carries the answers of untouched entities over
-a batch; after any other change of positions nothing that was kept is used.
+a batch, those too that are still being made; after any other change of positions nothing that was
+kept is used.
 """
 
 from __future__ import annotations
 
 import threading
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import repeat
@@ -29,6 +30,8 @@ from headrace_feature.domain.views import Layout, WindowPart
 ANSWERS_MAX, TABLE_ANSWERS_MAX, TABLE_ANSWERS_MIN = 262_144, 65_536, 256
 # So many reads may meet positions that no batch led to before they become the ones that count.
 STRANGE_READS_MAX = 64
+# A read that takes longer than so many batches keeps nothing.
+BATCHES_REMEMBERED = 64
 # An answer is kept for so long: what comes later need not be looked for.
 KEPT_US_MAX = 3_600_000_000
 Positions = Mapping[int, int]
@@ -74,6 +77,10 @@ class KeptAnswers:
         with self._lock:
             if not self._current(part.layout.id, positions):
                 return
+            kept = self._valid[part.layout.id].untouched(positions, entities)
+            if not kept.all():
+                entities, as_of_us = entities[:, kept], as_of_us[kept]
+                until_us, values = until_us[kept], values[kept]
             table = self._tables.setdefault(part, _Table(len(part.asked)))
             table.keep(entities, as_of_us, until_us, values)
             while sum(map(len, self._tables.values())) > ANSWERS_MAX:
@@ -88,7 +95,7 @@ class KeptAnswers:
             if valid is None or valid.positions is not before:
                 self._begin(layout.id, positions)
                 return
-            self._valid[layout.id] = _Valid(positions)
+            valid.advance(entities[0], positions)
             touched = entities[0].tolist()
             for part, table in self._tables.items():
                 if part.layout.id == layout.id:
@@ -96,7 +103,7 @@ class KeptAnswers:
 
     def _current(self, layout: bytes, positions: Positions) -> bool:
         valid = self._valid.get(layout)
-        if valid is not None and valid.positions is positions:
+        if valid is not None and valid.knows(positions):
             return True
         if valid is not None and valid.strange_reads < STRANGE_READS_MAX:
             valid.strange_reads += 1  # most likely `advance` is about to be told
@@ -112,10 +119,35 @@ class KeptAnswers:
 
 @dataclass(slots=True)
 class _Valid:
-    """The positions that a layout's answers belong to, and how many reads met others since."""
+    """The positions that a layout's answers belong to, and how many reads met others since.
+
+    `batches`: the newest first, what was held before each and whom it touched.
+    """
 
     positions: Positions
     strange_reads: int = 0
+    batches: deque[tuple[Positions, Words]] = field(
+        default_factory=lambda: deque(maxlen=BATCHES_REMEMBERED)
+    )
+
+    def advance(self, touched: Words, positions: Positions) -> None:
+        self.batches.appendleft((self.positions, touched))
+        self.positions, self.strange_reads = positions, 0
+
+    def knows(self, positions: Positions) -> bool:
+        """Whether batches led from these positions to the present ones."""
+        return positions is self.positions or any(before is positions for before, _ in self.batches)
+
+    def untouched(self, since: Positions, entities: Words) -> NDArray[np.bool_]:
+        """Which entities no batch touched since there were these positions."""
+        untouched = np.ones(entities.shape[1], dtype=np.bool_)
+        after = self.positions
+        for before, touched in self.batches:
+            if after is since:
+                break
+            untouched &= ~np.isin(entities[0], touched)
+            after = before
+        return untouched
 
 
 @dataclass(slots=True)
