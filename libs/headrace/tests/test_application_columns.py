@@ -97,6 +97,34 @@ def a_derived(**more: object) -> dict:
     return {**ZONE, "derive": {"double": "riders * 2"}, **more}
 
 
+def an_expression(text: str) -> dict:
+    return {**ASK, "features": {"e": {"expression": text}}}
+
+
+def a_recipe(*features: str) -> dict:
+    return {**RECIPE, "features": features}
+
+
+def test_expression_over_a_feature_and_a_column_can_be_trained_on():
+    build(RIDES, ASKS, ZONE, an_expression('"zone:mean" / riders'), a_recipe("ask:e"))
+
+
+def test_expression_over_an_expression_is_refused():
+    chained = {"e": {"expression": "riders"}, "f": {"expression": '"ask:e" + 1'}}
+    with pytest.raises(Invalid, match="write it out in f"):
+        build(RIDES, ZONE, {**ASK, "features": chained})
+
+
+def a_looking(**more: object) -> dict:
+    lookup = {"stream": "asks", "key": {"zone": "zone"}, "column": "riders", "max_age": "1h"}
+    mean = {"aggregate": "mean", "column": "asked", "window": "1h"}
+    return {**ZONE, "lookups": {"asked": {**lookup, **more}}, "features": {"mean": mean}}
+
+
+def test_column_of_another_stream_can_be_aggregated():
+    build(RIDES, ASKS, a_looking())
+
+
 def test_derived_column_can_be_aggregated_and_filtered_records_counted():
     mean = {"aggregate": "mean", "column": "double", "window": "1h"}
     build(RIDES, a_derived(filter="riders > 0", features={"mean": mean}))
@@ -124,6 +152,20 @@ def test_columns_that_fit_are_taken():
         ((RIDES, a_derived(filter="riders + 1")), "filter is of type int64, write a condition"),
         ((RIDES, a_derived(filter="fare > 1")), "key=filter"),
         ((RIDES, a_derived(derive={"riders": "1"})), "has a riders too: rename it"),
+        ((RIDES, a_looking(stream="asks")), "stream asks is unknown"),
+        ((RIDES, ASKS, a_looking(column="temp")), "stream asks has no temp"),
+        ((RIDES, ASKS, a_looking(key={"zone": "place"})), "stream rides has no place"),
+        ((RIDES, ZONE, an_expression('"zone:n" + 1')), "feature zone:n is in no view"),
+        ((RIDES, ZONE, an_expression("LOWER(CAST(1 AS string))")), "makes a string"),
+        ((RIDES, ZONE, an_expression("riders +")), "key=features.e"),
+        (
+            (RIDES, ASKS, ZONE, an_expression('"zone:mean" / fares'), a_recipe("ask:e")),
+            "stream asks has no fares",
+        ),
+        (
+            (RIDES, without(ASKS, "zone"), ZONE, an_expression('"zone:mean"'), a_recipe("ask:e")),
+            "stream asks has no zone",
+        ),
         ((RIDES, without(ASKS, "zone"), ZONE, ASK, RECIPE), "stream asks has no zone"),
         ((RIDES, without(ASKS, "riders"), ZONE, ASK, RECIPE), "stream asks has no riders"),
     ],

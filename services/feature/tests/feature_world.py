@@ -35,7 +35,7 @@ from headrace_kit.testing import FixedClock, a_batch, a_record
 
 SECOND, MINUTE, HOUR, DAY = 1_000_000, 60_000_000, 3_600_000_000, 86_400_000_000
 START = 1_357_000_000_000_000
-TOPIC = "ingest.records.rides.v1"
+TOPIC, AIR_TOPIC = "ingest.records.rides.v1", "ingest.records.air.v1"
 
 RIDES = {
     "kind": "stream",
@@ -74,6 +74,18 @@ ASKS = {
         "known_at": {"type": "timestamp"},
     },
 }
+AIR = {
+    **RIDES,
+    "name": "air",
+    "id": "air_id",
+    "columns": {
+        "air_id": {"type": "string"},
+        "zone": {"type": "string"},
+        "temp": {"type": "float64"},
+        "at": {"type": "timestamp"},
+        "known_at": {"type": "timestamp"},
+    },
+}
 AGGREGATES = ("sum", "mean", "min", "max", "last")
 
 
@@ -100,18 +112,20 @@ VIEWS = (
     a_window_view("zone", ("zone",), "1h", "3h"),
     a_window_view("zone-kind", ("zone", "kind"), "90m"),
 )
-REQUEST_VIEW = RequestView.model_validate(
+
+
+def a_request_view(features: dict[str, object]) -> RequestView:
+    document = {"kind": "view", "name": "ask", "description": "The question."}
+    return RequestView.model_validate({**document, "features": features})
+
+
+REQUEST_VIEW = a_request_view(
     {
-        "kind": "view",
-        "name": "ask",
-        "description": "The question.",
-        "features": {
-            "hour": {"transform": "hour", "column": "due", "timezone": "America/New_York"},
-            "weekday": {"transform": "weekday", "column": "due", "timezone": "America/New_York"},
-            "distance": {"transform": "value", "column": "distance"},
-            "haul": {"transform": "bucketize", "column": "distance", "boundaries": [1, 2.5]},
-            "zone": {"transform": "category", "column": "zone", "categories": ["a", "b"]},
-        },
+        "hour": {"transform": "hour", "column": "due", "timezone": "America/New_York"},
+        "weekday": {"transform": "weekday", "column": "due", "timezone": "America/New_York"},
+        "distance": {"transform": "value", "column": "distance"},
+        "haul": {"transform": "bucketize", "column": "distance", "boundaries": [1, 2.5]},
+        "zone": {"transform": "category", "column": "zone", "categories": ["a", "b"]},
     }
 )
 WINDOW_FEATURES = tuple(f"{view.name}:{name}" for view in VIEWS for name in view.features)
@@ -148,7 +162,7 @@ RECIPE = Recipe.model_validate(
 
 
 def a_catalogue(*views: StreamView | RequestView) -> Catalogue:
-    streams = (RIDES, ASKS, {**ASKS, "name": "ends"})
+    streams = (RIDES, AIR, ASKS, {**ASKS, "name": "ends"})
     catalogue = Catalogue()
     for document in streams:
         catalogue = catalogue.with_definition(Stream.model_validate(document))
@@ -183,17 +197,33 @@ class Event:
         }
 
     def record(self, *, partition: int = 0, offset: int = 0, published_ms: int = 0):
-        envelope = {
-            "_id": self.id,
-            "_event_us": self.at,
-            "_known_us": self.known,
-            "_published_ms": published_ms,
-        }
-        value = json.dumps({**envelope, **self.value()}).encode()
+        value = published(self, self.value(), published_ms)
         return a_record(value, topic=TOPIC, partition=partition, offset=offset)
 
     def row(self) -> dict[str, object]:
         return archived(self.id, self.at, self.known, self.value())
+
+
+@dataclass(frozen=True)
+class Air:
+    """One observation of the air over a zone."""
+
+    id: str
+    at: int
+    known: int
+    zone: str | None = "a"
+    temp: float | None = 1.0
+
+    def record(self, *, partition: int = 0, offset: int = 0):
+        own = {"air_id": self.id, "zone": self.zone, "temp": self.temp}
+        value = published(self, {**own, "at": self.at, "known_at": self.known}, 0)
+        return a_record(value, topic=AIR_TOPIC, partition=partition, offset=offset)
+
+
+def published(event: Event | Air, value: dict[str, object], published_ms: int) -> bytes:
+    """As ingest writes it."""
+    envelope = {"_id": event.id, "_event_us": event.at, "_known_us": event.known}
+    return json.dumps({**envelope, "_published_ms": published_ms, **value}).encode()
 
 
 def archived(id: str, at: int, known: int, value: dict[str, object]) -> dict[str, object]:
@@ -231,11 +261,14 @@ class World:
         self.place()
 
     def place(self) -> dict[Partition, int]:
-        return self.loop_handler.positions([Partition(TOPIC, number) for number in range(2)])
+        rides = [Partition(TOPIC, number) for number in range(2)]
+        return self.loop_handler.positions([*rides, Partition(AIR_TOPIC, 0)])
 
-    def fold(self, *events: Event, partition: int = 0) -> None:
-        first = self.offsets.get(partition, 0)
-        self.offsets[partition] = first + len(events)
+    def fold(self, *events: Event | Air, partition: int = 0) -> None:
+        """Of one stream."""
+        counted = -1 if isinstance(next(iter(events), None), Air) else partition
+        first = self.offsets.get(counted, 0)
+        self.offsets[counted] = first + len(events)
         numbered = enumerate(events, start=first)
         self.loop_handler.handle(
             a_batch([e.record(partition=partition, offset=o) for o, e in numbered])

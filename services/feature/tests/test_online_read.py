@@ -17,6 +17,7 @@ from feature_world import (
     Event,
     World,
     a_catalogue,
+    a_request_view,
     a_view,
     bits,
     event_lists,
@@ -147,6 +148,28 @@ def test_request_features_are_local_to_their_zone():
     assert [3.0, 7.0] == answers[1, :2].tolist()
     assert np.isnan(answers[1, 2:4]).all()
     assert 0.0 == answers[1, 4]
+
+
+def test_expression_computes_with_the_request_and_with_features_of_views():
+    count = {"aggregate": "count", "window": "1h"}
+    mean = {"aggregate": "mean", "column": "riders", "window": "1h"}
+    ask = {
+        "share": {"expression": 'distance / "zone:n"'},
+        "busy": {"expression": '"zone:n" > 1 AND "zone:mean" IS NOT NULL'},
+        "gap": {"expression": "LN(distance)", "default": -1},
+        "one": {"expression": "1"},
+    }
+    world = World(a_catalogue(a_view({"n": count, "mean": mean}), a_request_view(ask)))
+    world.fold(Event("e", START, START), Event("f", START, START))
+
+    answers = world.read(
+        [("a", 1, START), ("never", 1, START)],
+        [f"ask:{name}" for name in ask],
+        distance=np.array([3.0, np.nan]),
+    )
+    assert [1.5, 1.0, float(np.float32(np.log(3.0))), 1.0] == answers[0].tolist()
+    assert np.isnan(answers[1, 0])
+    assert [0.0, -1.0, 1.0] == answers[1, 1:].tolist()
 
 
 def test_no_moment_given_means_now():

@@ -11,7 +11,7 @@ The JSON form of a definition is what `registry.definitions` carries.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -23,10 +23,13 @@ from headrace.errors import Invalid
 from headrace.expression import parse_expression
 from headrace.feature_view import (
     AnyView,
+    ExpressionFeature,
+    RequestFeature,
     RequestView,
     StreamView,
     View,
     feature_names,
+    features_by_name,
 )
 from headrace.label_definition import LabelDefinition, LabelQueue, WeakLabels
 
@@ -259,10 +262,16 @@ def definition_json(definition: Definition) -> bytes:
     return json.dumps(document, sort_keys=True, separators=(",", ":")).encode()
 
 
+def _views_by_feature(application: Application) -> dict[str, View]:
+    return {name: view for view in application.views.values() for name in feature_names(view)}
+
+
 def _check_references(application: Application) -> None:
     for view in application.views.values():
         if isinstance(view, StreamView):
             _check_stream_view(view, application)
+        else:
+            _check_request_view(view, _views_by_feature(application))
     for recipe in application.recipes.values():
         _check_recipe(recipe, application)
     models = {recipe.model for recipe in application.recipes.values()}
@@ -292,12 +301,13 @@ def _check_monitor(monitor: Monitor, application: Application) -> None:
 
 
 def _check_stream_view(view: StreamView, application: Application) -> None:
-    _require_answered(view)
     for column in view.entity:
         _check_columns(view, application, view.stream, column)
     types = _view_types(view, application)
     columns = {each.column for each in view.window_features().values() if each.column is not None}
-    _require(len(columns) <= VIEW_COLUMNS_MAX, view, f"more than {VIEW_COLUMNS_MAX} columns")
+    # A column that is looked up takes three places: its value and the two halves of its key.
+    places = len(columns) + 2 * len(view.lookups)
+    _require(places <= VIEW_COLUMNS_MAX, view, f"more than {VIEW_COLUMNS_MAX} columns")
     for column in sorted(columns):
         _require(column in types, view, f"stream {view.stream} has no {column}")
     for feature in view.window_features().values():
@@ -309,14 +319,23 @@ def _check_stream_view(view: StreamView, application: Application) -> None:
 def _view_types(view: StreamView, application: Application) -> dict[str, str]:
     """The types of the stream's columns and of what the view derives."""
     types = {n: column.type for n, column in application.streams[view.stream].columns.items()}
-    for name in view.derive:
+    for name in (*view.derive, *view.lookups):
         _require(name not in types, view, f"stream {view.stream} has a {name} too: rename it")
     if view.filter is not None:
         holds = _type_of(view, "filter", view.filter, types)
         _require(holds == "bool", view, f"filter is of type {holds}, write a condition")
-    return types | {
-        name: _type_of(view, f"derive.{name}", text, types) for name, text in view.derive.items()
-    }
+    derived = {n: _type_of(view, f"derive.{n}", text, types) for n, text in view.derive.items()}
+    return types | derived | _looked_up_types(view, application)
+
+
+def _looked_up_types(view: StreamView, application: Application) -> dict[str, str]:
+    for lookup in view.lookups.values():
+        for theirs, ours in lookup.key.items():
+            _check_columns(view, application, lookup.stream, theirs)
+            _check_columns(view, application, view.stream, ours)
+        _check_columns(view, application, lookup.stream, lookup.column)
+    streams = application.streams
+    return {n: streams[x.stream].columns[x.column].type for n, x in view.lookups.items()}
 
 
 def _type_of(view: StreamView, key: str, text: str, types: Mapping[str, str]) -> str:
@@ -327,22 +346,17 @@ def _type_of(view: StreamView, key: str, text: str, types: Mapping[str, str]) ->
         raise Invalid("BAD_DEFINITION", **{**err.metadata, **named}) from err
 
 
-def _require_answered(view: StreamView) -> None:
-    """What the types say and no reader computes yet."""
-    _require(not view.lookups, view, "lookups is not answered yet")
-
-
 def _check_recipe(recipe: Recipe, application: Application) -> None:
     """A row of the training set asks its features by the columns of the spine's record."""
     spine, label = recipe.spine, recipe.label
-    views = {name: view for view in application.views.values() for name in feature_names(view)}
+    views = _views_by_feature(application)
     for feature in recipe.features:
         _require(feature in views, recipe, f"feature {feature} is in no view")
-        view = views[feature]
-        if isinstance(view, StreamView):
-            made = view.filter is not None or bool(view.derive)
-            _require(not made, recipe, f"{feature}: no training set has filters or derive yet")
-        for column in _asked_columns(views[feature], feature):
+        for view in _views_asked(feature, views):
+            made = view.filter is not None or bool(view.derive) or bool(view.lookups)
+            problem = f"{feature}: no training set has filter, derive or lookups yet"
+            _require(not made, recipe, problem)
+        for column in _asked_columns(feature, views):
             _check_columns(recipe, application, spine.stream, column)
     for column in (spine.entity_key, spine.time):
         _check_columns(recipe, application, spine.stream, column)
@@ -352,11 +366,56 @@ def _check_recipe(recipe: Recipe, application: Application) -> None:
     _check_number(recipe, application, label.stream, label.column)
 
 
-def _asked_columns(view: View, feature: str) -> Sequence[str]:
-    """What a caller must send for this feature."""
+def _views_asked(feature: str, views: Mapping[str, View]) -> Iterator[StreamView]:
+    """The views with windows that answer this feature."""
+    view = views[feature]
     if isinstance(view, StreamView):
-        return view.entity
-    return (view.features[feature.partition(":")[2]].column,)
+        yield view
+        return
+    found = view.features[feature.partition(":")[2]]
+    if isinstance(found, ExpressionFeature):
+        for name in found.parsed().columns:
+            yield from _views_asked(name, views) if ":" in name else ()
+
+
+def _asked_columns(feature: str, views: Mapping[str, View]) -> Iterator[str]:
+    """What a caller must send for this feature."""
+    view, own = views[feature], feature.partition(":")[2]
+    if isinstance(view, StreamView):
+        yield from view.entity
+        return
+    found = view.features[own]
+    if isinstance(found, RequestFeature):
+        yield found.column
+        return
+    for name in found.parsed().columns:
+        if ":" in name:
+            yield from _asked_columns(name, views)
+        else:
+            yield name
+
+
+def _check_request_view(view: RequestView, views: Mapping[str, View]) -> None:
+    for name, feature in view.features.items():
+        if isinstance(feature, ExpressionFeature):
+            _check_expression(view, name, feature, views)
+
+
+def _check_expression(
+    view: RequestView, name: str, feature: ExpressionFeature, views: Mapping[str, View]
+) -> None:
+    try:
+        expression = feature.parsed()
+    except Invalid as err:
+        named = {"kind": view.kind, "name": view.name, "key": f"features.{name}"}
+        raise Invalid("BAD_DEFINITION", **{**err.metadata, **named}) from err
+    is_text = expression.type == "string"
+    _require(not is_text, view, f"{name} makes a string, a number or condition is needed")
+    for used in sorted(each for each in expression.columns if ":" in each):
+        _require(used in views, view, f"feature {used} is in no view")
+        other = features_by_name(views[used])[used.partition(":")[2]][0]
+        chained = isinstance(other, ExpressionFeature)
+        _require(not chained, view, f"{used} is an expression itself: write it out in {name}")
 
 
 def _check_number(owner: Definition, application: Application, stream: str, column: str) -> None:

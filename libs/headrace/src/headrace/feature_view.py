@@ -8,6 +8,7 @@ one of the values, ties of event time are settled by the event id. So two ways o
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal
 from zoneinfo import ZoneInfo
@@ -31,12 +32,14 @@ from headrace.definition_types import (
     duration_s,
     duration_text,
 )
+from headrace.expression import Expression, parse_expression
 
 # Longer than all event times (1970 to 2199): a window of it sees everything.
 LIFETIME_S = 400 * 366 * SECONDS_BY_UNIT["d"]
 LAST_N_MAX = 32
 # A quantile's share is counted in ten-thousandths, so that its rank is whole arithmetic.
 Q_UNITS = 10_000
+NAMES_IN_EXPRESSION = re.compile(r'"([^"]+)"|([a-z][a-z0-9_]*)')
 Aggregate = Literal[
     "count", "sum", "mean", "std", "min", "max", "first", "last", "last_n", "distinct", "quantile"
 ]
@@ -224,16 +227,43 @@ class RequestFeature(Closed):
         return self
 
 
+class ExpressionFeature(Closed):
+    """An expression over numbers: columns of the request by name, and features of any view.
+
+    A feature's full name stands in double quotes: `distance / "origin-departures:count_1h"`. All
+    are float64 before they are rounded, with their defaults. A condition is 1 or 0.
+    """
+
+    expression: str
+    default: float | None = None
+
+    def parsed(self) -> Expression:
+        """Raises Invalid BAD_DEFINITION."""
+        names = (quoted or bare for quoted, bare in NAMES_IN_EXPRESSION.findall(self.expression))
+        return parse_expression(self.expression, dict.fromkeys(names, "float64"))
+
+
+def _request_kind(feature: Any) -> str:
+    return "expression" if "expression" in _given(feature) else "transform"
+
+
 class RequestView(Closed):
-    """Features computed from the columns of the request."""
+    """Features computed from the columns of the request, and from other features."""
 
     kind: Literal["view"] = "view"
     name: Name
     description: str
-    features: dict[ColumnName, RequestFeature] = Field(min_length=1)
+    features: dict[
+        ColumnName,
+        Annotated[
+            Annotated[RequestFeature, Tag("transform")]
+            | Annotated[ExpressionFeature, Tag("expression")],
+            Discriminator(_request_kind),
+        ],
+    ] = Field(min_length=1)
 
 
-Feature = WindowFeature | RatioFeature | RequestFeature
+Feature = WindowFeature | RatioFeature | RequestFeature | ExpressionFeature
 View = StreamView | RequestView
 
 

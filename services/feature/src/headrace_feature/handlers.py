@@ -15,11 +15,12 @@ from headrace.errors import Conflict, HeadraceError, Invalid, NotFound, Unavaila
 from headrace_feature.domain import long_windows, point_in_time, windows
 from headrace_feature.domain.entities import digests, text_of
 from headrace_feature.domain.exact import as_float32
-from headrace_feature.domain.gathering import Ranges, Wanted, block_of, ranges_of
+from headrace_feature.domain.gathering import Block, Ranges, Wanted, block_of, ranges_of
 from headrace_feature.domain.kept_answers import KEPT_US_MAX, KeptAnswers, valid_until
 from headrace_feature.domain.known_until import KnownUntil
 from headrace_feature.domain.long_windows import LongEntity
-from headrace_feature.domain.observations import COLUMNS, Ints, Observations, run_of
+from headrace_feature.domain.lookups import Matches, keys_of, matches_of
+from headrace_feature.domain.observations import COLUMNS, EVENT, Ints, Observations, run_of
 from headrace_feature.domain.online_query import (
     FeatureRows,
     GetOnlineFeatures,
@@ -30,7 +31,15 @@ from headrace_feature.domain.records import Numbers, Records, numbered
 from headrace_feature.domain.request_features import Column, transform
 from headrace_feature.domain.rules import apply_rules
 from headrace_feature.domain.training_set import Rows, TrainingSet, build_rows
-from headrace_feature.domain.views import Catalogue, Layout, Plan, WindowPart, newest_of, plan_of
+from headrace_feature.domain.views import (
+    Catalogue,
+    Layout,
+    LookedUp,
+    Plan,
+    WindowPart,
+    newest_of,
+    plan_of,
+)
 from headrace_feature.ports import Archive, Folded, ObservationStore, Snapshot
 from headrace_kit.clock import Clock
 
@@ -130,6 +139,7 @@ def get_online_features(query: GetOnlineFeatures, state: OnlineState) -> Feature
 
 def _known_until(plan: Plan, state: OnlineState) -> int:
     layouts = [part.layout for part in plan.windows]
+    layouts += [each.layout for part in plan.windows for each in part.lookups]
     return state.known.of((each, state.store.next_by_partition(each)) for each in layouts)
 
 
@@ -196,7 +206,10 @@ def _answer_windows(
             _answer_family(family, some, as_of_us[rows], store, kept, answers[rows])
     # After reading: a floor is told before what lies behind it goes.
     for part in plan.windows:
-        _check_readable(part.layout, max(0, int(as_of_us.min()) - part.longest_us), store)
+        since_us = int(as_of_us.min()) - part.longest_us
+        _check_readable(part.layout, max(0, since_us), store)
+        for each in part.lookups:
+            _check_readable(each.layout, max(0, since_us - each.max_age_us), store)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -234,7 +247,9 @@ def _answer_family(
     missed = np.zeros(len(as_of_us), dtype=np.bool_)
     asked = [_asked(part, columns, store) for part in family.parts]
     for each in asked:
-        found = kept.find(each.part, each.positions, each.per_row(), as_of_us)
+        found = None
+        if not each.part.lookups:  # those change with another stream, which the positions leave out
+            found = kept.find(each.part, each.positions, each.per_row(), as_of_us)
         if found is None:
             missed[:] = True
         else:
@@ -262,7 +277,7 @@ def _compute(
         entity.answer(as_of_us, answers)
     for each, (seen, _), of_part in zip(asked, found, family.windows, strict=True):
         rows = np.flatnonzero(seen.slots >= 0)  # what very busy entities are told soon changes
-        if not len(rows):
+        if not len(rows) or each.part.lookups:
             continue
         moments_us, values = as_of_us[rows], answers[rows[:, None], each.part.slots]
         until_us = valid_until(seen.block, seen.slots[rows], moments_us, of_part)
@@ -287,10 +302,24 @@ def _seen(
     block = block_of(
         [each.found() for each in ranges],
         entities=asked.entities.shape[1],
-        width=COLUMNS + len(part.layout.columns),
+        width=COLUMNS + part.layout.width,
         by_id=any(each.feature.aggregate in BY_ID for each in part.asked),
     )
-    return windows.Seen(block, slots), list(long.values())
+    matches = [_matches(block, each, store) for each in part.lookups]
+    return windows.Seen(block, slots, matches), list(long.values())
+
+
+def _matches(block: Block, looked_up: LookedUp, store: ObservationStore) -> Matches:
+    """What the observations of a block can find in the other stream."""
+    keys = keys_of(block, looked_up)
+    event_us = block.matrix[:, EVENT]
+    since_us = int(event_us.min(initial=2**62)) - looked_up.max_age_us
+    edges = (np.full(len(keys.digests.T), edge) for edge in (since_us, event_us.max(initial=0)))
+    wanted = Wanted(keys.digests, *edges)
+    found = [each.found() for each in ranges_of(store.runs(looked_up.layout), wanted)]
+    width = COLUMNS + looked_up.layout.width
+    other = block_of(found, entities=len(keys.digests.T), width=width, by_id=True)
+    return matches_of(block, keys, other, looked_up)
 
 
 def _long(

@@ -60,6 +60,7 @@ def to_observations(
     kinds = {
         name: kind for each in layouts for name, kind in zip(each.columns, each.kinds, strict=True)
     }
+    naming = {name for each in layouts for names in (each.entity, *each.keys) for name in names}
     filters = [each.filter for each in layouts if each.filter is not None]
     return Observations(
         ids=Ids.of(frame[ID].cast(pl.Binary).to_list()),
@@ -68,7 +69,7 @@ def to_observations(
         published_ms=frame[PUBLISHED].fill_null(-1).to_numpy(),
         partitions=np.array(records.partitions, dtype=np.int64),
         offsets=np.array(records.offsets, dtype=np.int64),
-        texts={name: _texts(frame[name]) for each in layouts for name in each.entity},
+        texts={name: _texts(frame[name]) for name in sorted(naming)},
         numbers={
             name: _numbers(made[name] if name in made else frame[name], kind)
             for name, kind in kinds.items()

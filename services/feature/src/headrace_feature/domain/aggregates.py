@@ -74,16 +74,22 @@ def aggregate(group: Group, seen: Ints, runs: Runs) -> Floats:
     present = (seen[:, FLAGS, None] >> group.columns & 1).astype(np.bool_)
     if group.aggregate in _OF_PRESENT:
         return _column_by_column(group, values, present, runs)
-    counts = runs.counts[:, None]
-    if not present.all():
+    counts, whole = runs.counts[:, None], present.all()
+    if not whole:
         counts = np.add.reduceat(present, runs.starts, dtype=np.int64)
-    answers = _OF_ALL[group.aggregate](values, present, runs.starts, counts)
-    return np.where(counts > 0, answers, np.nan)
+        values = np.where(present, values, _NEUTRAL[group.aggregate](values))
+    if group.aggregate in _ENDS:
+        places = _ENDS[group.aggregate](present, runs)
+        answers = values[places, np.arange(values.shape[1])].astype(np.float64)
+    else:
+        answers = _REDUCE[group.aggregate](values, runs.starts)
+    if group.aggregate == "mean":
+        answers = answers / np.maximum(counts, 1)
+    return answers if whole else np.where(counts > 0, answers, np.nan)
 
 
-def _sum(values: Values, present: Flags, starts: Ints, counts: Ints) -> Floats:
+def _sum(values: Values, starts: Ints) -> Floats:
     """Exact, then rounded once."""
-    values = np.where(present, values, values.dtype.type(0))
     whole = values.dtype == np.int64
     if whole and _largest(values) * len(values) < INT64_SAFE:
         return np.add.reduceat(values, starts).astype(np.float64)
@@ -94,39 +100,38 @@ def _sum(values: Values, present: Flags, starts: Ints, counts: Ints) -> Floats:
     return np.array([[add(column[run]) for column in columns] for run in runs])
 
 
-def _mean(values: Values, present: Flags, starts: Ints, counts: Ints) -> Floats:
-    return _sum(values, present, starts, counts) / np.maximum(counts, 1)
+def _min(values: Values, starts: Ints) -> Floats:
+    return np.minimum.reduceat(values, starts).astype(np.float64)
 
 
-def _min(values: Values, present: Flags, starts: Ints, counts: Ints) -> Floats:
-    greatest = _limits(values).max
-    return np.minimum.reduceat(np.where(present, values, greatest), starts).astype(np.float64)
+def _max(values: Values, starts: Ints) -> Floats:
+    return np.maximum.reduceat(values, starts).astype(np.float64)
 
 
-def _max(values: Values, present: Flags, starts: Ints, counts: Ints) -> Floats:
-    least = _limits(values).min
-    return np.maximum.reduceat(np.where(present, values, least), starts).astype(np.float64)
+def _first(present: Flags, runs: Runs) -> Ints:
+    """[runs, columns]: where the first value is that is there."""
+    rows = np.arange(len(present))[:, None]
+    return np.minimum.reduceat(np.where(present, rows, len(present) - 1), runs.starts)
 
 
-def _first(values: Values, present: Flags, starts: Ints, counts: Ints) -> Floats:
-    rows = np.arange(len(values))[:, None]
-    places = np.minimum.reduceat(np.where(present, rows, len(values) - 1), starts)
-    return values[places, np.arange(values.shape[1])].astype(np.float64)
+def _last(present: Flags, runs: Runs) -> Ints:
+    rows = np.arange(len(present))[:, None]
+    return np.maximum.reduceat(np.where(present, rows, 0), runs.starts)
 
 
-def _last(values: Values, present: Flags, starts: Ints, counts: Ints) -> Floats:
-    rows = np.arange(len(values))[:, None]
-    places = np.maximum.reduceat(np.where(present, rows, 0), starts)
-    return values[places, np.arange(values.shape[1])].astype(np.float64)
+def _zero(values: Values) -> Any:
+    return values.dtype.type(0)
 
 
-_OF_ALL: dict[str, Callable[[Values, Flags, Ints, Ints], Floats]] = {
-    "sum": _sum,
-    "mean": _mean,
-    "min": _min,
-    "max": _max,
-    "first": _first,
-    "last": _last,
+_ENDS = {"first": _first, "last": _last}
+_REDUCE = {"sum": _sum, "mean": _sum, "min": _min, "max": _max}
+_NEUTRAL: dict[str, Callable[[Values], Any]] = {
+    "sum": _zero,
+    "mean": _zero,
+    "first": _zero,
+    "last": _zero,
+    "min": lambda values: _limits(values).max,
+    "max": lambda values: _limits(values).min,
 }
 
 

@@ -59,9 +59,8 @@ class LongEntity:
 
 def is_long(part: WindowPart, rows: int, questions: int) -> bool:
     """Whether an entity with so many rows is better answered here."""
-    return rows >= ROWS_MIN * questions and all(
-        asked.feature.aggregate in TILED for asked in part.asked
-    )
+    tiled = all(asked.feature.aggregate in TILED for asked in part.asked)
+    return rows >= ROWS_MIN * questions and tiled and not part.lookups
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,7 +204,7 @@ def _open_ends(stretch: _Stretch, asked: Asked, kinds: Sequence[Kind]) -> None:
 def _listed(entity: LongEntity, stretches: Sequence[_Stretch], *, by_id: bool) -> Block:
     parts = [(each.run, each.rows()) for each in stretches]
     found = [Found(run, rows, np.zeros(len(rows), dtype=np.int64)) for run, rows in parts]
-    width = COLUMNS + len(entity.part.layout.columns)
+    width = COLUMNS + entity.part.layout.width
     return block_of(found, entities=1, width=width, by_id=by_id)
 
 

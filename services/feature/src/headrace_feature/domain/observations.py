@@ -173,9 +173,9 @@ class Run:
 
 def run_of(observations: Observations, layout: Layout, rows: Ints) -> Run:
     """What these records are to a layout; those without entity are nothing."""
-    entities, named = _entities(observations, layout, rows)
+    entities, named = _entities(observations, layout.entity, rows)
     rows = rows[named]
-    matrix = np.zeros((len(rows), COLUMNS + len(layout.columns)), dtype=np.int64)
+    matrix = np.zeros((len(rows), COLUMNS + layout.width), dtype=np.int64)
     matrix[:, EVENT] = observations.event_us[rows]
     matrix[:, KNOWN] = observations.known_us[rows]
     matrix[:, FLAGS] = observations.partitions[rows] << PARTITION_SHIFT
@@ -184,6 +184,11 @@ def run_of(observations: Observations, layout: Layout, rows: Ints) -> Run:
         present = numbers.present[rows]
         matrix[:, FLAGS] |= present.astype(np.int64) << place
         matrix[:, COLUMNS + place] = np.where(present, numbers.values[rows].view(np.int64), 0)
+    for number, key in enumerate(layout.keys):
+        place = len(layout.columns) + 2 * number
+        digest, found = _entities(observations, key, rows)
+        matrix[found, FLAGS] |= np.int64(1) << place
+        matrix[found, COLUMNS + place : COLUMNS + place + 2] = digest.view(np.int64).T
     ids = observations.ids.taken(rows)
     matrix[:, ID_HASH] = ids.hashes().view(np.int64)
     return _ordered(entities, matrix, ids)
@@ -191,13 +196,15 @@ def run_of(observations: Observations, layout: Layout, rows: Ints) -> Run:
 
 def empty_run(layout: Layout) -> Run:
     """A run of nothing."""
-    matrix = np.empty((0, COLUMNS + len(layout.columns)), dtype=np.int64)
+    matrix = np.empty((0, COLUMNS + layout.width), dtype=np.int64)
     return _ordered(np.empty((2, 0), dtype=np.uint64), matrix, Ids.of([]))
 
 
-def _entities(observations: Observations, layout: Layout, rows: Ints) -> tuple[Words, Ints]:
-    """The digests of the rows that have an entity, and which these are."""
-    columns = [observations.texts[name] for name in layout.entity]
+def _entities(
+    observations: Observations, named_by: Sequence[str], rows: Ints
+) -> tuple[Words, Ints]:
+    """The digests of the rows that have an entity by these columns, and which these are."""
+    columns = [observations.texts[name] for name in named_by]
     code = np.zeros(len(rows), dtype=np.int64)
     named = np.ones(len(rows), dtype=np.bool_)
     for column in columns:

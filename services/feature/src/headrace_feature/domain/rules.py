@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is made of the windows' values before they are an answer: ttl, defaults, ratios.
+"""What is made of values before they are an answer: ttl, defaults, ratios, expressions.
 
 One step after the other on `answers` [rows, slots] float64, NaN absent; the online read and the
-training set take the same steps.
+training set take the same steps. An expression is computed by polars, as everywhere else: what it
+means has one home.
 """
 
 from __future__ import annotations
@@ -11,7 +12,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import polars as pl
 from numpy.typing import NDArray
+
+from headrace.expression import Expression
+from headrace_kit.expressions import to_polars
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +72,23 @@ class Later:
         answers[:, self.slot] = np.maximum(answers[:, self.one], answers[:, self.other])
 
 
-Rule = Stale | Default | Ratio | Later
+@dataclass(frozen=True, slots=True)
+class Computed:
+    """An expression over other slots, by name; absent is null to it."""
+
+    slot: int
+    expression: Expression
+    sources: tuple[tuple[str, int], ...]
+
+    def apply(self, answers: NDArray[np.float64]) -> None:
+        columns = {name: answers[:, slot] for name, slot in self.sources}
+        # A column of its own, so that what reads no column has a row for each.
+        frame = pl.DataFrame({"": answers[:, self.slot], **columns}, nan_to_null=True)
+        made = frame.with_columns(to_polars(self.expression).alias("")).to_series(0)
+        answers[:, self.slot] = made.cast(pl.Float64).fill_null(np.nan).to_numpy()
+
+
+Rule = Stale | Default | Ratio | Later | Computed
 
 
 def apply_rules(rules: Sequence[Rule], answers: NDArray[np.float64]) -> None:

@@ -22,6 +22,7 @@ from headrace.feature_view import Q_UNITS
 from headrace_feature.domain.aggregates import Group, Runs, aggregate, group_of, nothing
 from headrace_feature.domain.edges import Window
 from headrace_feature.domain.gathering import Block
+from headrace_feature.domain.lookups import Matches, with_lookups
 from headrace_feature.domain.observations import KNOWN
 from headrace_feature.domain.views import PLANS_MAX, Kind, Plan, WindowPart
 
@@ -51,10 +52,14 @@ class Family:
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """What one part of a family has to see: `slots`: per row its entity's in the block, or -1."""
+    """What one part of a family has to see: `slots`: per row its entity's in the block, or -1.
+
+    `matches`: what its observations may look up; then it is the only part.
+    """
 
     block: Block
     slots: NDArray[np.int64]
+    matches: Sequence[Matches] = ()
 
 
 @lru_cache(maxsize=PLANS_MAX)
@@ -66,18 +71,19 @@ def families(plan: Plan) -> Sequence[Family]:
 
 def _likeness(part: WindowPart) -> tuple[Any, ...]:
     asked = sorted({(each.column, each.feature.aggregate) for each in part.asked})
-    return part.layout.columns, part.layout.kinds, asked
+    # What looks up is a family of its own: its rows are matched with another stream's.
+    alone = part.asked[0].slot if part.lookups else -1
+    return part.layout.columns, part.layout.kinds, asked, alone
 
 
 def _family(parts: Sequence[WindowPart]) -> Family:
     windows = [sorted({Window.of(each.feature) for each in part.asked}) for part in parts]
-    kinds = parts[0].layout.kinds
     found: dict[tuple[str, Kind], list[tuple[int, int, int, int]]] = {}
     before = 0
     for part, own in zip(parts, windows, strict=True):
         for asked in part.asked:
             feature = asked.feature
-            kind = kinds[asked.column] if asked.column >= 0 else "int64"
+            kind = part.kind(asked.column) if asked.column >= 0 else "int64"
             window = before + own.index(Window.of(feature))
             argument = round(feature.q * Q_UNITS) if feature.q is not None else asked.place
             pick = asked.slot, window, asked.column, argument
@@ -109,6 +115,9 @@ def answer(
         runs = _runs(matrix, first[piece], last[piece], asked_us[piece])
         if len(runs.questions):
             seen = matrix[runs.observations]
+            if parts[0].matches:
+                known_us = asked_us[piece][runs.questions].repeat(runs.counts)
+                seen = with_lookups(seen, parts[0].matches, runs.observations, known_us)
             for picks, grid in zip(family.picks, grids, strict=True):
                 grid[piece][runs.questions] = aggregate(picks.group, seen, runs)
     for picks, grid in zip(family.picks, grids, strict=True):

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from headrace.application import Definition, Monitor, Recipe
 from headrace.applied import read_applied
 from headrace.errors import NotFound
-from headrace.feature_view import RequestView
+from headrace.feature_view import RequestFeature, RequestView
 from headrace_kit.kafka import Record
 
 
@@ -47,7 +47,7 @@ class DefinitionBook:
             if view is None:
                 raise NotFound("FEATURE_UNKNOWN", feature=name)
             if isinstance(view, RequestView):
-                categories = view.features[feature_name].categories
-                if categories is not None:
-                    sizes[name] = len(categories)
+                feature = view.features[feature_name]
+                if isinstance(feature, RequestFeature) and feature.categories is not None:
+                    sizes[name] = len(feature.categories)
         return sizes
