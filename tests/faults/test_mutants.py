@@ -27,6 +27,7 @@ from headrace_ingest.domain.erasures import Erased
 from headrace_ingest.domain.tolerance import Tolerance
 from headrace_ingest.handlers.sink import Pace, RecordSink
 from headrace_ingest.ports import RawTopic
+from headrace_ingest.testing import a_quality_watch
 from headrace_kit.json_strict import decode
 from headrace_kit.kafka import Message, Partition, Record
 from headrace_kit.objects import delta_table_uri
@@ -70,6 +71,7 @@ class Pipeline:
             pace=Pace(commit_interval_s=1.0, commit_rows_max=BATCH_RECORDS),
             tolerance=Tolerance(share_max=1.0),
             erased=Erased(),
+            quality=a_quality_watch(),
         )
 
     def run(self, records: list[Record]) -> None:

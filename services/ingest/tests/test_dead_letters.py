@@ -23,7 +23,7 @@ from headrace_ingest.handlers.dead_letters import (
 from headrace_ingest.handlers.redrive import RedriveDeadLetters, redrive_dead_letters
 from headrace_ingest.handlers.sink import Pace, RecordSink
 from headrace_ingest.ports import RawTopic
-from headrace_ingest.testing import a_contract, a_raw, a_stream_document
+from headrace_ingest.testing import a_contract, a_quality_watch, a_raw, a_stream_document
 from headrace_kit.failpoints import FailpointRaised, arm
 from headrace_kit.json_strict import decode
 from headrace_kit.kafka import Message, Partition
@@ -58,6 +58,7 @@ class World:
             pace=Pace(commit_rows_max=1),
             tolerance=tolerance,
             erased=Erased(),
+            quality=a_quality_watch(),
         )
         self.sink.positions([Partition(RAW, 0)])
         self._taken = 0

@@ -18,7 +18,7 @@ from headrace_ingest.domain.erasures import Entity, Erased, entity_sha256
 from headrace_ingest.domain.tolerance import Tolerance
 from headrace_ingest.handlers.sink import Pace, RecordSink
 from headrace_ingest.ports import RawTopic
-from headrace_ingest.testing import NOW_US, a_contract, a_raw, a_stream_document
+from headrace_ingest.testing import NOW_US, a_contract, a_quality_watch, a_raw, a_stream_document
 from headrace_kit.json_strict import decode
 from headrace_kit.kafka import Partition
 from headrace_kit.testing import MemoryPublisher, a_batch, a_record
@@ -81,6 +81,7 @@ class World:
             pace=Pace(commit_interval_s=0.5, commit_rows_max=5),
             tolerance=self.tolerance,
             erased=self.erased,
+            quality=a_quality_watch(),
         )
 
     def account(self, partition=0):

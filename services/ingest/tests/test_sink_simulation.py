@@ -20,7 +20,7 @@ from headrace_ingest.domain.erasures import Erased
 from headrace_ingest.domain.tolerance import Tolerance
 from headrace_ingest.handlers.sink import Pace, RecordSink
 from headrace_ingest.ports import RawTopic
-from headrace_ingest.testing import a_contract, a_raw
+from headrace_ingest.testing import a_contract, a_quality_watch, a_raw
 from headrace_kit.json_strict import decode
 from headrace_kit.kafka import Message, Partition
 from headrace_kit.testing import a_batch
@@ -197,6 +197,7 @@ def test_any_fate_ends_with_each_record_accounted_once(seed):
         "pace": Pace(commit_interval_s=2.0, commit_rows_max=10),
         "tolerance": Tolerance(share_max=1.0),
         "erased": Erased(),
+        "quality": a_quality_watch(),
     }
 
     live(lambda: Process(world, log), fate, steps=40)

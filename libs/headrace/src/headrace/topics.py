@@ -85,6 +85,15 @@ INGEST_ERASURES = Topic(
     publishers=("ingest",),
     consumers=("ingest",),
 )
+INGEST_QUALITY = Topic(
+    pattern="ingest.quality.v1",
+    owner="ingest",
+    partitions=1,
+    cleanup="delete",
+    retention_h=720,
+    publishers=("ingest",),
+    consumers=(),
+)
 INGEST_RECORDS = Topic(
     pattern="ingest.records.<stream>.v1",
     owner="ingest",
@@ -200,6 +209,7 @@ ALL = (
     INFERENCE_PREDICTIONS,
     INGEST_DEAD_LETTERS,
     INGEST_ERASURES,
+    INGEST_QUALITY,
     INGEST_RECORDS,
     MONITOR_DEAD_LETTERS,
     MONITOR_INCIDENTS,

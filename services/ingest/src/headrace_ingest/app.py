@@ -26,6 +26,7 @@ from headrace_ingest.adapters.erasure_conversions import KafkaErasureNews, to_en
 from headrace_ingest.adapters.file_attempt_log import FileAttemptLog
 from headrace_ingest.adapters.grpc_api import WORKERS, IngestApi
 from headrace_ingest.adapters.grpc_model_versions import GrpcModelVersions
+from headrace_ingest.adapters.kafka_quality_log import KafkaQualityLog
 from headrace_ingest.adapters.kafka_topics import KafkaTopicCatalogue
 from headrace_ingest.adapters.label_api import LabelApi
 from headrace_ingest.adapters.label_book import AppliedLabels
@@ -39,6 +40,7 @@ from headrace_ingest.domain.recent_ids import RecentIds
 from headrace_ingest.domain.tolerance import Tolerance
 from headrace_ingest.handlers.erasures import Eraser
 from headrace_ingest.handlers.publish import REQUEST_BYTES_MAX, PublishDoor
+from headrace_ingest.handlers.quality import QualityWatch
 from headrace_ingest.handlers.retention import Keeper
 from headrace_ingest.handlers.sink import Pace, RecordSink
 from headrace_ingest.settings import IngestSettings
@@ -120,6 +122,7 @@ def run(settings: IngestSettings) -> int:
             commit_interval_s=settings.commit_interval_s, dedup_ids_max=settings.dedup_ids_max
         ),
         erased=erased,
+        quality=QualityWatch(KafkaQualityLog(publisher), SystemClock()),
         tolerance=Tolerance(settings.dead_letters_share_max, settings.dead_letters_window_records),
     )
     loop = ConsumeLoop(

@@ -4,7 +4,8 @@
 from __future__ import annotations
 
 from headrace_ingest.domain.accounts import Account
-from headrace_kit.telemetry import counter, histogram
+from headrace_ingest.domain.quality import StreamQuality
+from headrace_kit.telemetry import counter, gauge, histogram
 
 COMMIT_SECONDS = histogram("ingest", "commit_seconds", "Duration of Delta commits.", "stream")
 _STORED = counter("ingest", "stored_records_total", "Records archived.", "stream")
@@ -21,3 +22,21 @@ def count_stored(stream: str, before: Account, after: Account) -> None:
     _REPEATS.labels(stream).inc(after.repeats - before.repeats)
     for reason, count in after.dead_by_reason.items():
         _DEAD.labels(reason).inc(count - before.dead_by_reason.get(reason, 0))
+
+
+_RATE = gauge("ingest", "quality_records_per_second", "Records of the last told minute.", "stream")
+_REJECTED = gauge("ingest", "quality_rejected_ratio", "Share of them set aside.", "stream")
+_LATENESS = gauge("ingest", "quality_lateness_seconds", "Mean of known - event time.", "stream")
+_NULLS = gauge("ingest", "quality_null_ratio", "Share of nulls.", "stream", "column")
+_DISTINCT = gauge("ingest", "quality_distinct_values", "About how many.", "stream", "column")
+
+
+def show_quality(quality: StreamQuality) -> None:
+    """The last told minute of a stream; nulls and distinct values are of the stored records."""
+    stream, refused = quality.stream, sum(quality.refused_by_reason.values())
+    _RATE.labels(stream).set(quality.received / 60)
+    _REJECTED.labels(stream).set(refused / max(quality.received, 1))
+    _LATENESS.labels(stream).set(quality.lateness_us_mean / 1e6)
+    for name, column in quality.columns.items():
+        _NULLS.labels(stream, name).set(column.nulls / max(quality.stored, 1))
+        _DISTINCT.labels(stream, name).set(column.distinct)

@@ -27,6 +27,7 @@ from headrace_ingest.domain.datasets import (
 from headrace_ingest.domain.dedup import Seen
 from headrace_ingest.domain.erasures import Entity, Erasure, Found, TrainedVersion
 from headrace_ingest.domain.label_tasks import Settled, Task, TaskState
+from headrace_ingest.domain.quality import StreamQuality
 from headrace_kit.kafka import Message
 
 
@@ -161,6 +162,13 @@ class TopicCatalogue(Protocol):
 
     def raw_topic(self, stream: str) -> RawTopic:
         """Raises Unavailable TOPIC_MISSING or BROKER_UNAVAILABLE."""
+
+
+class QualityLog(Protocol):
+    """Where the quality of a stream is told."""
+
+    def tell(self, quality: StreamQuality) -> None:
+        """Raises Unavailable: tell it again."""
 
 
 class AttemptLog(Protocol):

@@ -4,10 +4,13 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass, field
 from typing import Any
 
 from headrace.application import Stream, parse_definition
 from headrace_ingest.domain.contract import Contract
+from headrace_ingest.domain.quality import StreamQuality
+from headrace_ingest.handlers.quality import QualityWatch
 from headrace_kit.kafka import Record
 from headrace_kit.testing import a_record
 
@@ -73,3 +76,28 @@ def a_raw(number: int = 0, *, record: dict[str, Any] | None = None, **changes: A
         "timestamp_ms": NOW_US // 1000,
     }
     return a_record(**(given | (record or {})))
+
+
+@dataclass
+class MemoryQualityLog:
+    """QualityLog that keeps what is told."""
+
+    told: list[StreamQuality] = field(default_factory=list)
+
+    def tell(self, quality: StreamQuality) -> None:
+        self.told.append(quality)
+
+
+@dataclass
+class SetClock:
+    """Clock that stands where it is set."""
+
+    us: int = NOW_US
+
+    def now_us(self) -> int:
+        return self.us
+
+
+def a_quality_watch() -> QualityWatch:
+    """One whose minute never ends."""
+    return QualityWatch(MemoryQualityLog(), SetClock())

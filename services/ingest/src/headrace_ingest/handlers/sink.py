@@ -34,6 +34,7 @@ from headrace_ingest.domain.faults import leading
 from headrace_ingest.domain.judging import ARCHIVE_COLUMNS, empty_rows
 from headrace_ingest.domain.tolerance import DeadLetterWindow, Tolerance
 from headrace_ingest.handlers.messages import accepted, dead_letters
+from headrace_ingest.handlers.quality import QualityWatch
 from headrace_ingest.metrics import count_stored
 from headrace_ingest.ports import Archive, AttemptLog, ContractBook, Restored, TopicCatalogue
 from headrace_kit.bulk import BulkPublisher
@@ -124,12 +125,13 @@ class RecordSink:
         pace: Pace,
         tolerance: Tolerance,
         erased: Erased,
+        quality: QualityWatch,
     ) -> None:
         self._contracts, self._catalogue = contracts, catalogue
         self._archive, self._records, self._dead_letters = archive, records, dead_letters
         self._attempt_log, self._suspects = attempt_log, Suspects(attempt_log.read())
         self._decode, self._monotonic_s, self._pace = decode, monotonic_s, pace
-        self._tolerance, self._erased = tolerance, erased
+        self._tolerance, self._erased, self._quality = tolerance, erased, quality
         self._streams: dict[str, _Stream] = {}
         self._stopped: dict[str, _Stop] = {}
         self._given_up: dict[Partition, int] = {}
@@ -145,6 +147,7 @@ class RecordSink:
     def handle(self, records: RecordBatch) -> None:
         failpoint("ingest.sink.polled")
         self._try_again()
+        self._quality.tell_due()
         for stream in self._streams.values():
             if stream.in_doubt:  # settled by asking for the same commit again, not a larger one
                 self._store(stream)
@@ -153,6 +156,7 @@ class RecordSink:
 
     def idle(self) -> None:
         self._try_again()
+        self._quality.tell_due()
         self._store_due(quiet=True)
 
     def stopped(self) -> Mapping[str, HeadraceError]:
@@ -303,6 +307,7 @@ class RecordSink:
 
     def _gather(self, work: _Work) -> None:
         stream, batch = work.stream, work.batch
+        self._quality.take(stream.contract, work.records, batch)
         stream.window.remember(len(work.records), batch.dead_at_first)
         for number, decided in batch.decided.items():
             stream.shards[number].index.remember(decided)

@@ -1,0 +1,149 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Once a minute a stream's quality is told, of what was delivered, by columns."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from google.protobuf import json_format
+
+from headrace.errors import Unavailable
+from headrace_ingest.adapters.kafka_quality_log import quality_proto
+from headrace_ingest.domain.batch import sort_out
+from headrace_ingest.domain.contract import Contract
+from headrace_ingest.domain.dedup import DedupIndex
+from headrace_ingest.domain.erasures import Erased
+from headrace_ingest.domain.quality import MINUTE_US, StreamQuality
+from headrace_ingest.handlers.quality import QualityWatch
+from headrace_ingest.testing import (
+    NOW_US,
+    MemoryQualityLog,
+    SetClock,
+    a_contract,
+    a_raw,
+    a_stream_document,
+)
+from headrace_kit.json_strict import decode
+from headrace_kit.testing import a_batch
+
+CONTRACT = a_contract()
+LONG_AGO_US = 1_300_000_000_000_000
+
+
+class TroubledLog(MemoryQualityLog):
+    away = False
+
+    def tell(self, quality: StreamQuality) -> None:
+        if self.away:
+            raise Unavailable("BROKER_UNAVAILABLE")
+        super().tell(quality)
+
+
+class World:
+    def __init__(self) -> None:
+        self.log, self.clock = TroubledLog(), SetClock()
+        self.watch = QualityWatch(self.log, self.clock)
+
+    def take(self, *records: Any, contract: Contract = CONTRACT) -> None:
+        batch = a_batch(list(records))
+        indexes = {number: DedupIndex(ids_max=100) for number in (0, 1)}
+        sorted_out = sort_out(batch, contract, indexes, decode=decode, erased=Erased())
+        self.watch.take(contract, batch, sorted_out)
+
+    def told(self) -> list[StreamQuality]:
+        """What is told a minute later."""
+        self.clock.us += MINUTE_US
+        self.watch.tell_due()
+        return self.log.told
+
+
+@pytest.fixture
+def world() -> World:
+    return World()
+
+
+def test_nothing_is_told_before_the_minute_ends(world):
+    world.take(a_raw(0))
+    world.watch.tell_due()
+
+    assert [] == world.log.told
+
+
+def test_minute_counts_what_became_of_its_records(world):
+    world.take(
+        a_raw(0), a_raw(0), a_raw(1, delay="late"), a_raw(2, departed_at=1_300_000_000_000_000)
+    )
+
+    [quality] = world.told()
+    assert (4, 2, 1, 1) == (quality.received, quality.stored, quality.late, quality.repeats)
+    assert {"BAD_TYPE": 1} == quality.refused_by_reason
+    assert NOW_US - LONG_AGO_US == quality.lateness_us_max
+
+
+def test_columns_are_measured_over_the_batches_of_a_minute(world):
+    world.take(a_raw(0, delay=3), a_raw(1, delay=None))
+    world.take(a_raw(2, delay=-7, origin="JFK"))
+
+    columns = world.told()[0].columns
+    delay = columns["delay"]
+    assert (1, 2, -7.0, 3.0) == (delay.nulls, delay.distinct, delay.least, delay.greatest)
+    origin = columns["origin"]
+    assert (2, None) == (origin.distinct, origin.least)
+
+
+def test_many_distinct_values_are_estimated(world):
+    for first in range(0, 5_000, 500):
+        world.take(*(a_raw(number, delay=number / 10) for number in range(first, first + 500)))
+
+    distinct = world.told()[0].columns["delay"].distinct
+    assert pytest.approx(5_000, rel=0.25) == distinct
+
+
+def test_range_of_personal_data_is_not_told(world):
+    pii = {"category": "health", "treatment": "keep"}
+    columns = a_stream_document()["columns"] | {"age": {"type": "int64", "pii": pii}}
+    world.take(a_raw(0, age=30), contract=a_contract(columns=columns))
+
+    age = world.told()[0].columns["age"]
+    assert (1, None, None) == (age.distinct, age.least, age.greatest)
+
+
+def test_event_id_is_that_of_the_records_and_the_minute(world):
+    def told_by(*records):
+        world.take(*records)
+        return world.told().pop().event_id
+
+    first = told_by(a_raw(0))
+    world.clock.us = NOW_US
+    again = told_by(a_raw(0))
+    world.clock.us = NOW_US
+    other = told_by(a_raw(1))
+
+    assert first == again
+    assert first != other
+
+
+def test_what_could_not_be_told_is_told_later(world):
+    world.take(a_raw(0))
+    world.log.away = True
+    with pytest.raises(Unavailable):
+        world.told()
+    world.log.away = False
+
+    assert [1] == [quality.stored for quality in world.told()]
+
+
+def test_another_contract_begins_another_measurement(world):
+    world.take(a_raw(0))
+    world.take(a_raw(1), contract=a_contract(version=2))
+
+    assert [1, 2] == [quality.version for quality in world.told()]
+
+
+def test_event_says_what_was_measured(world):
+    world.take(a_raw(5, record={"partition": 1}), a_raw(6, record={"partition": 1}))
+
+    event = json_format.MessageToDict(quality_proto(world.told()[0]))
+    assert [{"partition": 1, "first": "5", "end": "7"}] == event["offsets"]
+    assert ("flights.departed", "2") == (event["stream"], event["received"])
