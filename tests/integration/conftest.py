@@ -77,7 +77,7 @@ def definitions(kafka_server) -> None:
     """An empty topic of definitions: what other tests applied is not this test's."""
     admin = AdminClient({"bootstrap.servers": kafka_server, "log_level": 0})
     wanted = [(DEFINITIONS.name, DEFINITIONS), (DEAD_LETTERS, topics.INGEST_DEAD_LETTERS)]
-    wanted += [(topics.INGEST_ERASURES.name, topics.INGEST_ERASURES)]
+    wanted += [(each.name, each) for each in (topics.INGEST_ERASURES, topics.MONITOR_INCIDENTS)]
     create_topics(kafka_server, wanted)
     admin.delete_topics([DEFINITIONS.name])[DEFINITIONS.name].result(REQUEST_TIMEOUT_S)
     wait_until(lambda: create_topics(kafka_server, [(DEFINITIONS.name, DEFINITIONS)]))
