@@ -12,7 +12,7 @@ import pytest
 from confluent_kafka.admin import AdminClient, NewTopic
 from pydantic import SecretStr
 
-from headrace.admin import create_topics
+from headrace.admin import create_topics, static_topics
 from headrace_kit.kafka import KafkaPublisher
 from headrace_kit.objects import S3Settings, delta_storage_options
 from headrace_kit.testing import wait_until
@@ -20,7 +20,6 @@ from headrace_kit.testing import wait_until
 sys.path.insert(0, str(Path(__file__).parent))
 
 from ingest_process import (
-    DEAD_LETTERS,
     DEFINITIONS,
     REQUEST_TIMEOUT_S,
     Place,
@@ -28,8 +27,6 @@ from ingest_process import (
     Stream,
     has_leader,
 )
-
-from headrace import topics
 
 
 @pytest.fixture
@@ -76,9 +73,7 @@ def bucket(s3_server) -> Place:
 def definitions(kafka_server) -> None:
     """An empty topic of definitions: what other tests applied is not this test's."""
     admin = AdminClient({"bootstrap.servers": kafka_server, "log_level": 0})
-    wanted = [(DEFINITIONS.name, DEFINITIONS), (DEAD_LETTERS, topics.INGEST_DEAD_LETTERS)]
-    wanted += [(each.name, each) for each in (topics.INGEST_ERASURES, topics.MONITOR_INCIDENTS)]
-    create_topics(kafka_server, wanted)
+    create_topics(kafka_server, static_topics())
     admin.delete_topics([DEFINITIONS.name])[DEFINITIONS.name].result(REQUEST_TIMEOUT_S)
     wait_until(lambda: create_topics(kafka_server, [(DEFINITIONS.name, DEFINITIONS)]))
     wait_until(lambda: has_leader(kafka_server, DEFINITIONS.name))

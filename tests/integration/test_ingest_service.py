@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from confluent_kafka import TopicPartition
+from confluent_kafka import Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
 from ingest_process import DEADLINE_S, REQUEST_TIMEOUT_S, Place, Service, Stream
 
@@ -103,6 +103,24 @@ def test_every_record_is_accounted_for(place, request, start_service, stream):
     assert_exact(service, stream)
     assert WANTED["stored"] == len(stream.read(stream.records))
     assert 0 == service.stop()
+
+
+def test_record_that_compression_hides_is_set_aside_as_a_pointer(start_service, stream, folder):
+    """16 MiB that Kafka takes as 16 KiB, between two good records."""
+    service = start_service(folder)
+    service.start()
+    stream.publish(GOOD[0])
+    settings = {"compression.type": "zstd", "message.max.bytes": 64 << 20}
+    producer = Producer({"bootstrap.servers": stream.bootstrap} | settings)
+    producer.produce(stream.raw, b" " * (16 << 20), b"UA1")
+    assert 0 == producer.flush(DEADLINE_S)
+    stream.publish(GOOD[1])
+    stream.wait_taken_in()
+
+    assert {"TOO_LARGE": 1} == seen_by(service, stream)["dead"]
+    assert 2 == seen_by(service, stream)["stored"]
+    [letter] = stream.dead_letters().values()
+    assert (b"TOO_LARGE", None) == (letter.headers["dl-reason"], letter.value)
 
 
 @pytest.mark.parametrize(
