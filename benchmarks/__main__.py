@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sys
 
-from benchmarks import freshness, ingest, loop, online, publish, stream
+from benchmarks import freshness, growth, ingest, loop, online, publish, state, stream
 from benchmarks.outcome import say
 
 BENCHMARKS = {
@@ -19,6 +19,8 @@ BENCHMARKS = {
     "freshness": freshness.main,
     "online": online.main,
     "publish": publish.main,
+    "state": state.main,
+    "growth": growth.main,
 }
 
 

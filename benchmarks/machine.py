@@ -48,6 +48,7 @@ print(count / (time.monotonic() - begun))
 T = TypeVar("T")
 ROOT = Path(__file__).resolve().parents[1]
 SERVICE_CORE, OTHER_CORE = 0, 1
+PRODUCER_RECORDS = 50_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,9 +72,15 @@ class Machine:
             )
         publisher.close(5.0)
 
+    def data_folder(self, service: str) -> Path:
+        """Where a service keeps its state."""
+        return self.folder / service
+
     @contextmanager
-    def service(self, name: str, **settings: str) -> Iterator[ServiceUnderTest]:
-        """The service on its core, ready."""
+    def service(
+        self, name: str, *, core: int = SERVICE_CORE, worker: str = "", **settings: str
+    ) -> Iterator[ServiceUnderTest]:
+        """The service on its core, ready; `worker` tells several apart."""
         grpc_port, http_port = pick_ports(2)
         prefix = name.upper()
         environment = {
@@ -81,18 +88,18 @@ class Machine:
             f"{prefix}_KAFKA_BOOTSTRAP": self.bootstrap,
             f"{prefix}_GRPC_PORT": str(grpc_port),
             f"{prefix}_HTTP_PORT": str(http_port),
-            f"{prefix}_DATA_DIR": str(self.folder / name),
+            f"{prefix}_DATA_DIR": str(self.data_folder(name + worker)),
             f"{prefix}_OBJECT_STORE_URI": (self.folder / "objects").as_uri(),
             **{f"{prefix}_{key.upper()}": value for key, value in settings.items()},
         }
         spec = ProcessSpec(
             name=name,
-            command=(*pinned(SERVICE_CORE), sys.executable, "-m", f"headrace_{name}"),
+            command=(*pinned(core), sys.executable, "-m", f"headrace_{name}"),
             ready=HttpReady(f"http://127.0.0.1:{http_port}/health/ready"),
             environment=environment,
             stop_grace_s=25.0,
         )
-        child = Child(spec, self.folder / f"{name}.log", self.folder)
+        child = Child(spec, self.folder / f"{name}{worker}.log", self.folder)
         try:
             child.wait_ready()
             yield ServiceUnderTest(child, f"127.0.0.1:{grpc_port}")
@@ -189,7 +196,7 @@ def publish(where: Machine, topic: str, records: Iterable[tuple[bytes, bytes]]) 
             "queue.buffering.max.messages": 200_000,
         }
     )
-    for batch in batched(records, 50_000):
+    for batch in batched(records, PRODUCER_RECORDS):
         producer.produce_batch(topic, [{"key": key, "value": value} for key, value in batch])
         producer.flush()
 

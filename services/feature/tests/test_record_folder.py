@@ -21,6 +21,7 @@ from feature_world import (
 )
 
 from headrace.errors import Busy, Invalid, Unavailable
+from headrace_feature.adapters.run_store import RunStore
 from headrace_kit.kafka import Partition
 from headrace_kit.state_store import LmdbStateStore, MemoryStateStore
 from headrace_kit.testing import a_batch
@@ -187,6 +188,17 @@ def test_bad_record_is_refused_with_its_reason(value, reason):
         world.loop_handler.handle(a_batch([EVENTS[1].record(), replace(record, value=value)]))
 
     assert {} == world.state()
+
+
+def test_nothing_is_answered_before_it_is_known_what_is_ours(world):
+    world.fold(*EVENTS)
+    before = world.read(ROWS, COUNT)
+    world.store = RunStore(world.state_store, world.folder, folder_bytes_max=1 << 30)
+    with pytest.raises(Unavailable, match="RESTORING"):
+        world.read(ROWS, COUNT)
+
+    world.restart()
+    np.testing.assert_array_equal(before, world.read(ROWS, COUNT))
 
 
 def test_freshness_is_from_published_to_readable():

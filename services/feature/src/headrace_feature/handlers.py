@@ -375,6 +375,8 @@ def _check_readable(layout: Layout, since_us: int, store: ObservationStore) -> N
     floor_us, own = store.floor_us(layout), store.next_by_partition(layout)
     if since_us < floor_us:
         raise Invalid("BAD_REQUEST", field="as_of_us", problem=f"history begins at {floor_us}")
+    if store.owned(layout) is None or store.restoring(layout):
+        raise Unavailable("RESTORING", stream=layout.stream)
     for partition, offset in store.furthest_by_partition(layout.stream).items():
         if own.get(partition, 0) < offset:
             raise Unavailable("RESTORING", stream=layout.stream)

@@ -43,8 +43,16 @@ class ObservationStore(Protocol):
     def floor_us(self, layout: Layout) -> int:
         """Event time before which observations may be gone."""
 
-    def own(self, layout: Layout, partitions: Collection[int]) -> None:
+    def own(
+        self, layout: Layout, partitions: Collection[int], *, restoring: Collection[int] = ()
+    ) -> None:
         """Only these partitions are ours; the positions of others go, their observations may."""
+
+    def owned(self, layout: Layout) -> Collection[int] | None:
+        """The partitions that are ours; None: nobody said yet."""
+
+    def restoring(self, layout: Layout) -> frozenset[int]:
+        """Of these, those that are still fetched."""
 
     def expect(self, stream: str, end_by_partition: Mapping[int, int]) -> None:
         """Every layout is to come as far as this before it counts as restored."""

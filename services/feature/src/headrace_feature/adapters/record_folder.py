@@ -73,12 +73,14 @@ class RecordFolder:
 
     def _restored(self, stream: str, numbers: Collection[int]) -> bool:
         """Whether every layout has what there is of these partitions."""
-        self._owned.setdefault(stream, set()).update(numbers)
+        owned = self._owned.setdefault(stream, set())
+        owned |= set(numbers)
         answers = []
         for layout in self._layouts[stream]:
             absent = set(numbers) - self._store.next_by_partition(layout).keys()
             answers.append(self._restorer.restore(layout, absent))
-            self._store.own(layout, self._owned[stream])
+            others = self._store.restoring(layout) - set(numbers)
+            self._store.own(layout, owned, restoring=others if answers[-1] else others | absent)
         return all(answers)
 
     def _lowest(self, stream: str, number: int) -> int:
@@ -96,7 +98,8 @@ class RecordFolder:
             owned = self._owned.setdefault(stream, set())
             owned -= numbers
             for layout in self._layouts.get(stream, []):
-                self._store.own(layout, owned)
+                left = self._store.restoring(layout) - numbers
+                self._store.own(layout, owned, restoring=left)
             self._restorer.forget(stream, numbers)
 
     def set_aside(self, record: Record) -> None:

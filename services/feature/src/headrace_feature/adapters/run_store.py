@@ -61,6 +61,7 @@ class _State:
     floor_us: int = NO_FLOOR_US
     next_by_partition: Mapping[int, int] = field(default_factory=dict)
     owned: frozenset[int] | None = None  # None: nobody said which partitions are ours
+    restoring: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -233,10 +234,12 @@ class RunStore:
         self._merge = None
         self._remove(merge.layout, [each for each in merge.sources if each.large])
 
-    def own(self, layout: Layout, partitions: Collection[int]) -> None:
+    def own(
+        self, layout: Layout, partitions: Collection[int], *, restoring: Collection[int] = ()
+    ) -> None:
         state, owned = self._state(layout.id), frozenset(partitions)
         grown = state.owned is not None and not owned <= state.owned
-        state.owned = owned
+        state.restoring, state.owned = frozenset(restoring), owned
         if grown and self._merge is not None and self._merge.layout == layout.id:
             self._give_up(self._merge)  # it would leave out what is ours again
         if left := state.next_by_partition.keys() - owned:
@@ -244,6 +247,12 @@ class RunStore:
             positions = state.next_by_partition.items()
             state.next_by_partition = {n: at for n, at in positions if n in owned}
             self._store.commit({}, keys, {})
+
+    def owned(self, layout: Layout) -> Collection[int] | None:
+        return self._state(layout.id).owned
+
+    def restoring(self, layout: Layout) -> frozenset[int]:
+        return self._state(layout.id).restoring
 
     def content(self, layout: Layout) -> Content:
         """For any thread: the runs are at least as new as the positions, the floor as the runs."""

@@ -1,0 +1,103 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How folding grows: with the number of entities, and with the number of workers.
+
+Events per second of processor time with 10,000 and with 1,000,000 entities, then the throughput of
+one worker on one core beside that of two on two; the broker takes its share of both cores.
+"""
+
+from __future__ import annotations
+
+import time
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+from benchmarks.clicks import HOUR_US, clicks
+from benchmarks.machine import (
+    OTHER_CORE,
+    SERVICE_CORE,
+    Machine,
+    ServiceUnderTest,
+    machine,
+    publish,
+    raw_limit,
+)
+from benchmarks.outcome import Outcome, say
+from benchmarks.stream import STREAM_DEFINITION, VIEW_DEFINITION
+from headrace import topics
+from headrace.admin import create_topics
+from headrace_kit.offsets import committed_offsets
+
+EVENTS, FEW, MANY = 3_000_000, 10_000, 1_000_000
+PER_CORE_MIN, TOGETHER_MIN = 0.8, 1.6
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """Events per second, and per second of processor time."""
+
+    events_s: float
+    events_per_cpu_s: float
+
+
+def main() -> None:
+    with machine() as where:
+        few, many = (fill(where, users) for users in (FEW, MANY))
+        raw = raw_limit(where, topics.INGEST_RECORDS.of(many), EVENTS)
+        paces = {users: fold(where, stream, 1) for users, stream in ((FEW, few), (MANY, many))}
+        together = fold(where, many, 2)
+    per_core = paces[MANY].events_per_cpu_s / paces[FEW].events_per_cpu_s
+    share = together.events_s / paces[MANY].events_s
+    say(f"with {MANY:,} entities {per_core:.2f} of the events of {FEW:,} per second of a core")
+    say(f"two workers fold {share:.2f} times as much as one")
+    ok = per_core >= PER_CORE_MIN and share >= TOGETHER_MIN
+    bar = (
+        f">= {PER_CORE_MIN} of the events per core (is {per_core:.2f}) and >= {TOGETHER_MIN} times"
+    )
+    say(Outcome("growth", share, "times", raw / paces[MANY].events_s, bar, ok).line())
+
+
+def fill(where: Machine, users: int) -> str:
+    """A stream of its own, with that many users."""
+    stream = f"clicks-{users}"
+    topic = topics.INGEST_RECORDS.of(stream)
+    create_topics(where.bootstrap, [(topic, topics.INGEST_RECORDS)])
+    publish(where, topic, clicks(users, EVENTS // users, step_us=HOUR_US))
+    say(f"{EVENTS:,} events of {users:,} users are in {topic}")
+    return stream
+
+
+def fold(where: Machine, stream: str, workers: int) -> Pace:
+    """A view is applied to workers that are there; the clock runs from a tenth to all."""
+    view = f"user-{stream}-{workers}"
+    group_stream = {**STREAM_DEFINITION, "name": stream}
+    with ExitStack() as stack:
+        running = [
+            stack.enter_context(
+                where.service("feature", core=core, worker=view + str(core), keep_days="3650")
+            )
+            for core in (SERVICE_CORE, OTHER_CORE)[:workers]
+        ]
+        where.define(group_stream, {**VIEW_DEFINITION, "name": view, "stream": stream})
+        pace = measured(where, running, topics.INGEST_RECORDS.of(stream))
+        where.take_back(f"view/{view}", f"stream/{stream}")
+    return pace
+
+
+def measured(where: Machine, running: list[ServiceUnderTest], topic: str) -> Pace:
+    begun_s = begun_cpu_s = 0.0
+    first = done = 0
+    while done < EVENTS:
+        done = sum(committed_offsets(where.bootstrap, "feature", [topic]).values())
+        now_s, cpu_s = time.monotonic(), sum(service.cpu_s() for service in running)
+        if not begun_s and EVENTS // 10 <= done < EVENTS:
+            begun_s, begun_cpu_s, first = now_s, cpu_s, done
+        for service in running:
+            if service.child.died() is not None:
+                raise service.child.start_failed()
+        time.sleep(0.02)
+    events = EVENTS - first
+    pace = Pace(events / (now_s - begun_s), events / (cpu_s - begun_cpu_s))
+    said = " and ".join(f"{service.rss_mb():,.0f}" for service in running)
+    say(f"{topic}, {len(running)} workers: {pace.events_s:,.0f} events/s, ")
+    say(f"  {1e6 / pace.events_per_cpu_s:.2f} us of CPU an event, RSS {said} MB")
+    return pace
