@@ -463,6 +463,66 @@ def test_reads_are_refused_until_a_lost_disk_has_caught_up(rides, service, tmp_p
     np.testing.assert_array_equal(np.array(expected, np.float32), np.array(first, np.float32))
 
 
+@pytest.fixture
+def neighbour(platform: Platform, tmp_path: Path) -> Iterator[Service]:
+    """A second worker of the group, with a disk of its own."""
+    (tmp_path / "neighbour").mkdir()
+    made = Service(platform, tmp_path / "neighbour")
+    yield made
+    made.stop()
+
+
+def assert_same_once_restored(service: Service, oracle: Oracle, features: list[str]) -> None:
+    """Whatever is answered is right; what is refused is refused as RESTORING or unreachable."""
+
+    def answered() -> bool:
+        try:
+            service.assert_equals(oracle, features, seed=14)
+        except Unavailable as err:
+            if err.reason not in ("RESTORING", "SERVICE_UNAVAILABLE"):
+                raise
+            return False
+        return True
+
+    wait_for(answered)
+
+
+def test_two_workers_share_a_stream_and_answer_as_one(rides, service, neighbour, tmp_path):
+    events = some_events(900, seed=13)
+    shared = {"object_store_uri": (tmp_path / "objects").as_uri(), "snapshot_interval_s": "0.2"}
+    service.start(**shared)
+    rides.publish(events[:300])
+    rides.wait_folded()
+    neighbour.start(**shared)
+    rides.publish(events[300:600])
+    rides.wait_folded()
+    for each in (service, neighbour):
+        assert_same_once_restored(each, Oracle(events[:600]), rides.features)
+
+    ends = topic_end_offsets(rides.platform.bootstrap, [rides.topic])
+    wanted = {partition.number: end for partition, end in ends.items()}
+    wait_for(lambda: positions_copied(tmp_path) == wanted)
+    service.child.kill()
+    # What the dead worker owned can come from its snapshots alone.
+    forget_records(rides, positions_copied(tmp_path))
+    rides.publish(events[600:])
+    rides.wait_folded()
+    assert_same_once_restored(neighbour, Oracle(events), rides.features)
+
+
+def test_workers_that_come_and_go_change_no_answer(rides, service, neighbour, tmp_path):
+    events = some_events(800, seed=15)
+    shared = {"object_store_uri": (tmp_path / "objects").as_uri(), "snapshot_interval_s": "0.1"}
+    service.start(**shared)
+    for first in range(0, 800, 200):
+        neighbour.start(**shared)
+        rides.publish(events[first : first + 200])
+        end = neighbour.child.stop if first % 400 else neighbour.child.kill
+        end()
+    rides.wait_folded()
+    assert_same_once_restored(service, Oracle(events), rides.features)
+
+
 def test_late_event_changes_only_answers_that_could_know_it(rides, service):
     service.start()
     rides.publish([Event("on-time", START, START, riders=1)])

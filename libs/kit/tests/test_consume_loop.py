@@ -196,7 +196,9 @@ def a_loop(monkeypatch, seed, handler, publisher):
     monkeypatch.setattr(
         consume,
         "GroupReader",
-        lambda bootstrap, group, owner: SimulatedReader(random.Random(f"reader {seed}"), owner),
+        lambda bootstrap, group, owner, client_id: SimulatedReader(
+            random.Random(f"reader {seed}"), owner
+        ),
     )
     return ConsumeLoop(
         bootstrap="", group="sim", handler=handler, dead_letters=publisher, service="sim"

@@ -241,6 +241,7 @@ class World:
     keep: int = 3_650 * DAY
     offsets: dict[int, int] = field(default_factory=dict)
     restorer: Restorer = field(default_factory=NothingToRestore)
+    owner: bool = True  # of all partitions
 
     def __post_init__(self) -> None:
         self.freshness, self.clock = DelayHistogram(), FixedClock(START)
@@ -258,7 +259,8 @@ class World:
             keep_us=self.keep,
             freshness=self.freshness,
         )
-        self.place()
+        if self.owner:
+            self.place()
 
     def place(self) -> dict[Partition, int]:
         rides = [Partition(TOPIC, number) for number in range(2)]

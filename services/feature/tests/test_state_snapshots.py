@@ -1,107 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """Snapshots: what is lost or moves comes back, and is what it would have been."""
 
-from dataclasses import dataclass, field
-from pathlib import Path
-
 import pytest
-from feature_world import HOUR, START, TOPIC, Event, World, event_lists
+from feature_cluster import PARTITIONS, Cluster
+from feature_world import HOUR, START, Event, World, event_lists
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from headrace_feature.adapters import run_tiers, state_snapshots
-from headrace_feature.adapters.run_copies import RunCopies
-from headrace_feature.adapters.snapshot_restorer import SnapshotRestorer
-from headrace_feature.adapters.snapshot_writer import SnapshotWriter
-from headrace_feature.adapters.state_snapshots import StateSnapshots
 from headrace_feature.domain.manifest import Manifest, RunCopy, furthest, outdated
-from headrace_kit.kafka import Partition
-from headrace_kit.objects import MemoryObjectStore
-from headrace_kit.testing import FixedClock, a_batch
 
-PARTITIONS = (0, 1)
 DAY_MS = 86_400_000
-
-
-@dataclass
-class Cluster:
-    """A log of two partitions, an object store, and workers that own what they are given."""
-
-    folder: Path
-    log: dict[int, list[Event]] = field(default_factory=lambda: {n: [] for n in PARTITIONS})
-    objects: MemoryObjectStore = field(default_factory=MemoryObjectStore)
-    clock: FixedClock = field(default_factory=lambda: FixedClock(START))
-    made: int = 0
-
-    def worker(self) -> "Worker":
-        self.made += 1
-        return Worker(self, self.folder / str(self.made))
-
-    def stored(self) -> list[str]:
-        return self.objects.keys("feature")
-
-    def ends(self, _: str) -> dict[int, int]:
-        return {number: len(events) for number, events in self.log.items()}
-
-
-class Worker:
-    """The service's fold, with its snapshots, on a disk of its own."""
-
-    def __init__(self, cluster: Cluster, folder: Path) -> None:
-        self.cluster, self.owned, self.next = cluster, set(), {}
-        self.world = World(folder=folder / "runs")
-        self.snapshots = StateSnapshots(cluster.objects, cluster.clock)
-        self.restart()
-
-    def restart(self) -> None:
-        self.world.restart()
-        store = self.world.store
-        copies = RunCopies(store)
-        self.restorer = SnapshotRestorer(
-            store=store, copies=copies, snapshots=self.snapshots, ends=self.cluster.ends
-        )
-        self.writer = SnapshotWriter(
-            catalogue=lambda: self.world.catalogue,
-            store=store,
-            copies=copies,
-            snapshots=self.snapshots,
-            interval_s=1.0,
-        )
-        self.handler = self.world.loop_handler
-        self.handler._restorer = self.restorer
-        self.place(*self.owned)
-
-    def place(self, *numbers: int) -> None:
-        self.owned |= set(numbers)
-        asked = [Partition(TOPIC, number) for number in numbers]
-        positions = self.handler.positions(asked)
-        while self.handler.restoring():
-            self.restorer.fetch_next(0.0)
-            positions = self.handler.positions(asked)
-        self.next |= {each.number: positions.get(each, 0) for each in asked}
-
-    def give_up(self, number: int) -> None:
-        self.owned.discard(number)
-        self.handler.forget([Partition(TOPIC, number)])
-
-    def read_on(self, count: int = 1_000) -> None:
-        for number in self.owned:
-            first = self.next[number]
-            events = self.cluster.log[number][first : first + count]
-            if events:
-                records = [
-                    event.record(partition=number, offset=offset)
-                    for offset, event in enumerate(events, first)
-                ]
-                self.handler.handle(a_batch(records))
-                self.next[number] = first + len(events)
-
-    def copy(self) -> None:
-        for layout in self.world.catalogue.layouts().values():
-            self.writer.write(layout)
-
-    def state(self) -> dict[str, bytes]:
-        return self.world.state()
 
 
 @pytest.fixture
@@ -136,7 +45,9 @@ def folded_once(events=EVENTS):
     return world.state()
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(
+    suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=40
+)
 @given(data=st.data(), events=event_lists(events_max=50))
 def test_state_is_the_same_whatever_moves_or_is_lost(tmp_path_factory, small_tiers, data, events):
     cluster = Cluster(tmp_path_factory.mktemp("cluster"))

@@ -102,16 +102,18 @@ class ConsumeLoop:
         handler: BatchHandler,
         dead_letters: Publisher,
         service: str,
+        client_id: str | None = None,
         batch_records_max: int = 10_000,
         batch_wait_s: float = 0.05,
     ) -> None:
+        """`client_id`: how the coordinator names this member to who asks; default the group's."""
         self._group, self._service = group, service
         self._handler, self._dead_letters = handler, dead_letters
         self._gathering = handler if isinstance(handler, GatheringHandler) else None
         self._positioned = handler if isinstance(handler, PositionedHandler) else None
         self._restorer = handler if isinstance(handler, RestoringHandler) else None
         self._records_max, self._wait_s = batch_records_max, batch_wait_s
-        self._reader = GroupReader(bootstrap, group, owner=self)
+        self._reader = GroupReader(bootstrap, group, owner=self, client_id=client_id)
         self._wanted: frozenset[str] = frozenset()
         self._pending: deque[RecordBatch] = deque()
         self._retry = Backoff()

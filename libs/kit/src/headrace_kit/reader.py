@@ -45,8 +45,11 @@ class Owner(Protocol):
 class GroupReader:
     """Reads the partitions that the group gives it; see the module."""
 
-    def __init__(self, bootstrap: str, group: str, owner: Owner) -> None:
+    def __init__(
+        self, bootstrap: str, group: str, owner: Owner, client_id: str | None = None
+    ) -> None:
         self._bootstrap, self._group, self._owner = bootstrap, group, owner
+        self._client_id = client_id or group
         self._consumer: Any = None
         self._subscribed: frozenset[str] = frozenset()
         self._joined = self._paused = False
@@ -63,7 +66,7 @@ class GroupReader:
     def open(self) -> None:
         """Make the client; raises Unavailable BROKER_UNAVAILABLE after 30 s without an answer."""
         self._consumer = Consumer(
-            client_settings(self._bootstrap, self._group)
+            client_settings(self._bootstrap, self._client_id)
             | {
                 "auto.offset.reset": "error",
                 "enable.auto.commit": False,

@@ -16,9 +16,11 @@ from headrace.feature.v1 import feature_service_pb2_grpc as service
 from headrace_feature.adapters.definition_follower import DefinitionFollower
 from headrace_feature.adapters.delta_archive import DeltaArchive
 from headrace_feature.adapters.ends_watch import EndsWatch
-from headrace_feature.adapters.grpc_api import FeatureApi
+from headrace_feature.adapters.group_members import GroupMembers
+from headrace_feature.adapters.grpc_api import FeatureApi, PeerApi
 from headrace_feature.adapters.kafka_topics import KafkaRawTopics, record_ends
 from headrace_feature.adapters.record_folder import RecordFolder
+from headrace_feature.adapters.routed_reader import GrpcPeers, RoutedReader
 from headrace_feature.adapters.run_copies import RunCopies
 from headrace_feature.adapters.run_store import RunStore
 from headrace_feature.adapters.snapshot_restorer import SnapshotRestorer
@@ -45,6 +47,7 @@ from headrace_kit.telemetry import gauge
 
 SERVICE = "feature"
 NAME = "headrace.feature.v1.FeatureService"
+PEER_NAME = "headrace.feature.v1.ObservationService"
 
 
 def run(settings: Settings) -> int:
@@ -60,8 +63,14 @@ def run(settings: Settings) -> int:
         streams = {layout.stream for layout in catalogue.layouts().values()}
         loop.subscribe([topics.INGEST_RECORDS.of(stream) for stream in streams])
         loop.reposition()
+        members.look_again()
 
     definitions = DefinitionFollower(read_streams)
+    members = GroupMembers(
+        bootstrap,
+        SERVICE,
+        streams=lambda: {each.stream for each in definitions.catalogue().layouts().values()},
+    )
     snapshots = StateSnapshots(object_store(settings.objects, settings.s3), clock)
     copies = RunCopies(store)
     ends = partial(record_ends, bootstrap)
@@ -93,6 +102,7 @@ def run(settings: Settings) -> int:
         handler=folder,
         dead_letters=publisher,
         service=SERVICE,
+        client_id=f"{SERVICE}@{settings.address}",
     )
     watch = EndsWatch(
         catalogue=definitions.catalogue,
@@ -106,17 +116,22 @@ def run(settings: Settings) -> int:
         delta_storage_options(settings.objects, settings.s3),
         raw_topic=KafkaRawTopics(bootstrap),
     )
+    reader = RoutedReader(store, members, GrpcPeers())
     api = FeatureApi(
-        online=OnlineState(definitions.catalogue, store, kept, known, clock),
+        online=OnlineState(definitions.catalogue, reader, kept, known, clock),
         archive=archive,
         freshness=freshness,
     )
+    peer_api = PeerApi(catalogue=definitions.catalogue, store=store)
     hot = [HotMethod(f"/{NAME}/GetOnlineFeatures", api.answer_reads)]
     server = GrpcServer(
         host=settings.grpc_host,
         port=settings.grpc_port,
-        services=[(service.add_FeatureServiceServicer_to_server, api)],
-        names=[NAME],
+        services=[
+            (service.add_FeatureServiceServicer_to_server, api),
+            (service.add_ObservationServiceServicer_to_server, peer_api),
+        ],
+        names=[NAME, PEER_NAME],
         hot=hot,
         door=NativeDoor(SERVICE, hot) if settings.native_door else None,
     )
@@ -131,7 +146,7 @@ def run(settings: Settings) -> int:
     try:
         return run_service(
             SERVICE,
-            [publisher, follower, restorer, writer, loop, watch, server],
+            [publisher, follower, members, restorer, writer, loop, watch, server],
             admin=admin,
             on_ready=server.set_ready,
         )

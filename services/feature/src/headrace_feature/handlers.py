@@ -15,12 +15,12 @@ from headrace.errors import Conflict, HeadraceError, Invalid, NotFound, Unavaila
 from headrace_feature.domain import long_windows, point_in_time, windows
 from headrace_feature.domain.entities import digests, text_of
 from headrace_feature.domain.exact import as_float32
-from headrace_feature.domain.gathering import Block, Ranges, Wanted, block_of, ranges_of
+from headrace_feature.domain.gathering import Block, Ranges, Wanted, block_of, extracted, ranges_of
 from headrace_feature.domain.kept_answers import KEPT_US_MAX, KeptAnswers, valid_until
 from headrace_feature.domain.known_until import KnownUntil
 from headrace_feature.domain.long_windows import LongEntity
 from headrace_feature.domain.lookups import Matches, keys_of, matches_of
-from headrace_feature.domain.observations import COLUMNS, EVENT, Ints, Observations, run_of
+from headrace_feature.domain.observations import COLUMNS, EVENT, Ints, Observations, Run, run_of
 from headrace_feature.domain.online_query import (
     FeatureRows,
     GetOnlineFeatures,
@@ -40,7 +40,7 @@ from headrace_feature.domain.views import (
     newest_of,
     plan_of,
 )
-from headrace_feature.ports import Archive, Folded, ObservationStore, Snapshot
+from headrace_feature.ports import Archive, Folded, ObservationReader, ObservationStore, Snapshot
 from headrace_kit.clock import Clock
 
 LINE_US_MAX = 2**61  # entities x (span of their times + what a coarse scale adds)
@@ -59,6 +59,15 @@ class CreateTrainingSet:
 
     recipe: str
     known_until_us: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class GetObservations:
+    """What one worker asks another: entities of a layout, whose partitions the other owns."""
+
+    layout_id: bytes
+    partitions: tuple[int, ...]
+    wanted: Wanted
 
 
 def fold_observations(
@@ -109,7 +118,7 @@ class OnlineState:
     """What a read is answered from."""
 
     catalogue: Callable[[], Catalogue]
-    store: ObservationStore
+    store: ObservationReader
     kept: KeptAnswers
     known: KnownUntil
     clock: Clock
@@ -190,7 +199,7 @@ def _answer_windows(
     plan: Plan,
     columns: Mapping[str, Column],
     as_of_us: NDArray[np.int64],
-    store: ObservationStore,
+    store: ObservationReader,
     kept: KeptAnswers,
     answers: NDArray[np.float64],
 ) -> None:
@@ -239,7 +248,7 @@ def _answer_family(
     family: windows.Family,
     columns: Mapping[str, Column],
     as_of_us: Ints,
-    store: ObservationStore,
+    store: ObservationReader,
     kept: KeptAnswers,
     answers: NDArray[np.float64],
 ) -> None:
@@ -267,7 +276,7 @@ def _compute(
     family: windows.Family,
     asked: Sequence[_Rows],
     as_of_us: Ints,
-    store: ObservationStore,
+    store: ObservationReader,
     kept: KeptAnswers,
     answers: NDArray[np.float64],
 ) -> None:
@@ -286,7 +295,7 @@ def _compute(
 
 
 def _seen(
-    asked: _Rows, as_of_us: Ints, store: ObservationStore
+    asked: _Rows, as_of_us: Ints, store: ObservationReader
 ) -> tuple[windows.Seen, list[LongEntity]]:
     """The observations of the entities that are asked for, each entity once; and those with very
     many, which are not among them.
@@ -294,7 +303,7 @@ def _seen(
     part, slots = asked.part, asked.slots
     since_us, until_us = _times(slots, asked.entities.shape[1], as_of_us, part.longest_us)
     wanted = Wanted(asked.entities, since_us, until_us + KEPT_US_MAX)
-    ranges = ranges_of(store.runs(part.layout), wanted)
+    ranges = ranges_of(store.runs_of(part.layout, wanted), wanted)
     long = _long(part, ranges, slots)
     if long:
         ranges = [each.without(np.array(list(long))) for each in ranges]
@@ -309,14 +318,14 @@ def _seen(
     return windows.Seen(block, slots, matches), list(long.values())
 
 
-def _matches(block: Block, looked_up: LookedUp, store: ObservationStore) -> Matches:
+def _matches(block: Block, looked_up: LookedUp, store: ObservationReader) -> Matches:
     """What the observations of a block can find in the other stream."""
     keys = keys_of(block, looked_up)
     event_us = block.matrix[:, EVENT]
     since_us = int(event_us.min(initial=2**62)) - looked_up.max_age_us
     edges = (np.full(len(keys.digests.T), edge) for edge in (since_us, event_us.max(initial=0)))
     wanted = Wanted(keys.digests, *edges)
-    found = [each.found() for each in ranges_of(store.runs(looked_up.layout), wanted)]
+    found = [each.found() for each in ranges_of(store.runs_of(looked_up.layout, wanted), wanted)]
     width = COLUMNS + looked_up.layout.width
     other = block_of(found, entities=len(keys.digests.T), width=width, by_id=True)
     return matches_of(block, keys, other, looked_up)
@@ -353,7 +362,7 @@ def _times(slots: Ints, entities: int, as_of_us: Ints, longest_us: int) -> tuple
     return since_us, until_us
 
 
-def _asked(part: WindowPart, columns: Mapping[str, Column], store: ObservationStore) -> _Rows:
+def _asked(part: WindowPart, columns: Mapping[str, Column], store: ObservationReader) -> _Rows:
     """The entities, each once. A row without entity asks for one that no record has."""
     positions = store.next_by_partition(part.layout)
     texts = [map(text_of, _listed(_column(columns, name))) for name in part.layout.entity]
@@ -371,15 +380,32 @@ def _listed(column: Column) -> Sequence[object]:
     return column.tolist() if isinstance(column, np.ndarray) else column
 
 
-def _check_readable(layout: Layout, since_us: int, store: ObservationStore) -> None:
+def _check_readable(layout: Layout, since_us: int, store: ObservationReader) -> None:
     floor_us, own = store.floor_us(layout), store.next_by_partition(layout)
     if since_us < floor_us:
         raise Invalid("BAD_REQUEST", field="as_of_us", problem=f"history begins at {floor_us}")
-    if store.owned(layout) is None or store.restoring(layout):
+    owned, furthest = store.owned(layout), store.furthest_by_partition(layout.stream)
+    if owned is None or store.restoring(layout):
         raise Unavailable("RESTORING", stream=layout.stream)
-    for partition, offset in store.furthest_by_partition(layout.stream).items():
-        if own.get(partition, 0) < offset:
-            raise Unavailable("RESTORING", stream=layout.stream)
+    if any(own.get(partition, 0) < furthest.get(partition, 0) for partition in owned):
+        raise Unavailable("RESTORING", stream=layout.stream)
+
+
+def get_observations(
+    query: GetObservations, *, catalogue: Catalogue, store: ObservationReader
+) -> Run:
+    """What this worker holds of entities, for another one that merges it with the rest.
+
+    Raises Unavailable RESTORING unless it owns the partitions and has all of them, Invalid
+    BAD_REQUEST where its history begins later than is asked.
+    """
+    layout = catalogue.layouts().get(query.layout_id)
+    if layout is None or not set(query.partitions) <= set(store.owned(layout) or ()):
+        raise Unavailable("RESTORING", layout=query.layout_id.hex())
+    wanted, width = query.wanted, COLUMNS + layout.width
+    found = extracted(store.runs_of(layout, wanted), wanted, width=width)
+    _check_readable(layout, int(wanted.since_us.min(initial=2**62)), store)
+    return found
 
 
 def create_training_set(

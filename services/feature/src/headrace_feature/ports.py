@@ -7,6 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from headrace_feature.domain.gathering import Wanted
 from headrace_feature.domain.observations import Run
 from headrace_feature.domain.records import Records
 from headrace_feature.domain.views import Layout
@@ -22,16 +23,13 @@ class Folded:
     floor_us: int
 
 
-class ObservationStore(Protocol):
-    """Observations, and how far each layout has read each partition of its stream."""
+class ObservationReader(Protocol):
+    """Observations for reads, and how far each layout has read each partition of its stream."""
 
-    def runs(self, layout: Layout) -> Sequence[Run]:
-        """What is held now; it stays as it is while a reader has it."""
+    def runs_of(self, layout: Layout, wanted: Wanted) -> Sequence[Run]:
+        """What holds all there is of the entities; it stays as it is while a reader has it.
 
-    def commit(self, batch: Sequence[Folded]) -> None:
-        """All of it durable and readable, or none.
-
-        Observations before a new floor may go, after `floor_us` has told it.
+        Raises Unavailable RESTORING where it is elsewhere and cannot be had.
         """
 
     def next_by_partition(self, layout: Layout) -> Mapping[int, int]:
@@ -43,16 +41,29 @@ class ObservationStore(Protocol):
     def floor_us(self, layout: Layout) -> int:
         """Event time before which observations may be gone."""
 
-    def own(
-        self, layout: Layout, partitions: Collection[int], *, restoring: Collection[int] = ()
-    ) -> None:
-        """Only these partitions are ours; the positions of others go, their observations may."""
-
     def owned(self, layout: Layout) -> Collection[int] | None:
         """The partitions that are ours; None: nobody said yet."""
 
     def restoring(self, layout: Layout) -> frozenset[int]:
         """Of these, those that are still fetched."""
+
+
+class ObservationStore(ObservationReader, Protocol):
+    """What the fold needs besides."""
+
+    def runs(self, layout: Layout) -> Sequence[Run]:
+        """All that is held now."""
+
+    def commit(self, batch: Sequence[Folded]) -> None:
+        """All of it durable and readable, or none.
+
+        Observations before a new floor may go, after `floor_us` has told it.
+        """
+
+    def own(
+        self, layout: Layout, partitions: Collection[int], *, restoring: Collection[int] = ()
+    ) -> None:
+        """Only these partitions are ours; the positions of others go, their observations may."""
 
     def expect(self, stream: str, end_by_partition: Mapping[int, int]) -> None:
         """Every layout is to come as far as this before it counts as restored."""

@@ -22,6 +22,8 @@ class Settings(ObjectStoreSettings):
     grpc_door: Literal["auto", "native", "grpcio"] = "auto"
     """Who listens; `auto`: native on a loopback address, grpcio on others."""
     http_port: int = 7202
+    peer_address: str = ""
+    """HOST:PORT where the other workers reach this one's gRPC; empty: its host and port."""
     data_dir: Path = Path(".headrace/feature")
     state_bytes_max: int = Field(default=16 << 30, gt=0)
     """Cap of small runs, and of large ones, on disk; the files grow as it is needed."""
@@ -39,6 +41,10 @@ class Settings(ObjectStoreSettings):
         return self.grpc_door == "native" or (
             self.grpc_door == "auto" and on_loopback(self.grpc_host)
         )
+
+    @property
+    def address(self) -> str:
+        return self.peer_address or f"{self.grpc_host}:{self.grpc_port}"
 
     @property
     def objects(self) -> str:

@@ -17,13 +17,14 @@ from headrace.errors import Invalid
 from headrace.expression import Expression
 from headrace.feature.v1 import feature_service_pb2 as wire
 from headrace_feature.domain.entities import text_of
+from headrace_feature.domain.gathering import Wanted
 from headrace_feature.domain.observations import Ids, Observations
 from headrace_feature.domain.online_query import FeatureRows, GetOnlineFeatures
 from headrace_feature.domain.records import Numbers, Texts
 from headrace_feature.domain.request_features import Column
 from headrace_feature.domain.training_set import TrainingSet
 from headrace_feature.domain.views import Kind, Layout
-from headrace_feature.handlers import CreateTrainingSet
+from headrace_feature.handlers import CreateTrainingSet, GetObservations
 from headrace_kit.expressions import to_polars
 from headrace_kit.kafka import RecordBatch
 
@@ -195,3 +196,23 @@ def to_manifest(training_set: TrainingSet, digest: str) -> wire.TrainingSetManif
         delta_version_by_stream=training_set.version_by_stream,
         digest=digest,
     )
+
+
+def to_observations_request(query: GetObservations) -> wire.GetObservationsRequest:
+    return wire.GetObservationsRequest(
+        layout_id=query.layout_id,
+        partitions=query.partitions,
+        entities=query.wanted.entities.astype("<u8").tobytes(),
+        since_us=query.wanted.since_us.tolist(),
+        until_us=query.wanted.until_us.tolist(),
+    )
+
+
+def to_observations_query(request: wire.GetObservationsRequest) -> GetObservations:
+    """Raises Invalid BAD_REQUEST when the lengths differ."""
+    since_us, until_us = (np.array(m, np.int64) for m in (request.since_us, request.until_us))
+    if len(request.entities) != 16 * len(since_us) or len(since_us) != len(until_us):
+        raise Invalid("BAD_REQUEST", field="entities", problem="must have one length")
+    entities = np.frombuffer(request.entities, "<u8").reshape(2, -1)
+    wanted = Wanted(entities, since_us, until_us)
+    return GetObservations(request.layout_id, tuple(request.partitions), wanted)

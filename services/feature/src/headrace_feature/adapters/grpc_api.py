@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import grpc
 
@@ -15,14 +15,17 @@ from headrace_feature import handlers
 from headrace_feature.adapters.arrow_ipc import ArrowIpcStream
 from headrace_feature.adapters.conversions import (
     to_manifest,
+    to_observations_query,
     to_online_response,
     to_query,
     to_training_command,
 )
+from headrace_feature.adapters.run_files import to_bytes
 from headrace_feature.domain.freshness import DelayHistogram
 from headrace_feature.domain.online_query import GetOnlineFeatures
+from headrace_feature.domain.views import Catalogue
 from headrace_feature.handlers import OnlineState, answer_together
-from headrace_feature.ports import Archive
+from headrace_feature.ports import Archive, ObservationReader
 
 
 class FeatureApi(service.FeatureServiceServicer):
@@ -73,6 +76,20 @@ class FeatureApi(service.FeatureServiceServicer):
             p50_ms=self._freshness.quantile_ms(0.5),
             p99_ms=self._freshness.quantile_ms(0.99),
         )
+
+
+class PeerApi(service.ObservationServiceServicer):
+    """What the other workers ask; it reads what is here and asks nobody."""
+
+    def __init__(self, *, catalogue: Callable[[], Catalogue], store: ObservationReader) -> None:
+        self._catalogue, self._store = catalogue, store
+
+    def GetObservations(
+        self, request: wire.GetObservationsRequest, context: grpc.ServicerContext
+    ) -> wire.GetObservationsResponse:
+        query = to_observations_query(request)
+        run = handlers.get_observations(query, catalogue=self._catalogue(), store=self._store)
+        return wire.GetObservationsResponse(run=to_bytes(run))
 
 
 def _query(payload: bytes) -> GetOnlineFeatures | HeadraceError:

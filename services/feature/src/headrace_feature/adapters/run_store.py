@@ -38,6 +38,7 @@ from headrace_feature.adapters.run_files import (
     write_folder,
 )
 from headrace_feature.adapters.run_tiers import HeldRun, in_pieces, scale_of, too_many
+from headrace_feature.domain.gathering import Wanted
 from headrace_feature.domain.observations import Run, merged
 from headrace_feature.domain.views import Layout
 from headrace_feature.ports import Folded
@@ -132,6 +133,9 @@ class RunStore:
     def runs(self, layout: Layout) -> Sequence[Run]:
         state = self._states.get(layout.id)
         return [each.run for each in state.held] if state is not None else []
+
+    def runs_of(self, layout: Layout, wanted: Wanted) -> Sequence[Run]:
+        return self.runs(layout)
 
     def commit(self, batch: Sequence[Folded]) -> None:
         self._check_room()

@@ -12,7 +12,20 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from headrace_feature.domain.observations import EVENT, ID_HASH, KNOWN, Ints, Run, Words, listed
+from headrace_feature.domain.observations import (
+    EVENT,
+    ID_HASH,
+    KNOWN,
+    Ids,
+    Ints,
+    Run,
+    Words,
+    joined_ids,
+    listed,
+    ordered,
+)
+
+NO_ENTITIES: Words = np.empty((2, 0), dtype=np.uint64)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -82,7 +95,8 @@ class Found:
 def ranges_of(runs: Sequence[Run], wanted: Wanted) -> list[Ranges]:
     """Where the runs hold something of the entities."""
     since_us, until_us = wanted.since_us.min(initial=2**62), wanted.until_us.max(initial=0)
-    within = [run for run in runs if run.newest_us > since_us and run.scale.base_us <= until_us]
+    held = [run for run in runs if len(run)]
+    within = [run for run in held if run.newest_us > since_us and run.scale.base_us <= until_us]
     found = [_ranges(run, wanted) for run in within]
     return [each for each in found if len(each.slots)]
 
@@ -91,6 +105,17 @@ def _ranges(run: Run, wanted: Wanted) -> Ranges:
     places, slots = _places(run.entities, wanted.entities)
     first, last = run.ranges(places, wanted.since_us[slots], wanted.until_us[slots])
     return Ranges(run, slots, places, first, np.maximum(last - first, 0))
+
+
+def extracted(runs: Sequence[Run], wanted: Wanted, *, width: int) -> Run:
+    """The same as a run of its own, for another to gather from."""
+    found = [each.found() for each in ranges_of(runs, wanted)]
+    empty = np.empty((0, width), np.int64)
+    return ordered(
+        np.concatenate([wanted.entities[:, each.slots] for each in found] or [NO_ENTITIES], axis=1),
+        np.concatenate([empty, *(each.run.matrix[each.rows] for each in found)]),
+        joined_ids([Ids.of([]), *(each.run.ids.taken(each.rows) for each in found)]),
+    )
 
 
 def block_of(found: Sequence[Found], *, entities: int, width: int, by_id: bool) -> Block:

@@ -191,13 +191,13 @@ def run_of(observations: Observations, layout: Layout, rows: Ints) -> Run:
         matrix[found, COLUMNS + place : COLUMNS + place + 2] = digest.view(np.int64).T
     ids = observations.ids.taken(rows)
     matrix[:, ID_HASH] = ids.hashes().view(np.int64)
-    return _ordered(entities, matrix, ids)
+    return ordered(entities, matrix, ids)
 
 
 def empty_run(layout: Layout) -> Run:
     """A run of nothing."""
     matrix = np.empty((0, COLUMNS + layout.width), dtype=np.int64)
-    return _ordered(np.empty((2, 0), dtype=np.uint64), matrix, Ids.of([]))
+    return ordered(np.empty((2, 0), dtype=np.uint64), matrix, Ids.of([]))
 
 
 def _entities(
@@ -232,14 +232,14 @@ def merged(runs: Sequence[Run], *, floor_us: int, partitions: Collection[int] | 
     """One run of what these hold, without what is older than the floor or of other partitions."""
     entities = np.concatenate([_per_row(run) for run in runs], axis=1)
     matrix = np.concatenate([run.matrix for run in runs])
-    ids = _joined([run.ids for run in runs])
+    ids = joined_ids([run.ids for run in runs])
     wanted = matrix[:, EVENT] >= floor_us
     if partitions is not None:
         wanted &= np.isin(_partition(matrix), list(partitions))
     kept = np.flatnonzero(wanted)
     if len(kept) < len(matrix):
         entities, matrix, ids = entities[:, kept], matrix[kept], ids.taken(kept)
-    return _ordered(entities, matrix, ids)
+    return ordered(entities, matrix, ids)
 
 
 def listed(starts: Ints, lengths: Ints) -> Ints:
@@ -249,7 +249,8 @@ def listed(starts: Ints, lengths: Ints) -> Ints:
     return np.arange(ends[-1] if len(ends) else 0) + before.repeat(lengths)
 
 
-def _ordered(entities: Words, matrix: Ints, ids: Ids) -> Run:
+def ordered(entities: Words, matrix: Ints, ids: Ids) -> Run:
+    """One run of these rows; `entities`: [2, rows]."""
     order = _settled(_by_time(entities, matrix), entities, matrix, ids)
     entities = entities[:, order]
     first = np.flatnonzero(_changes(*entities))
@@ -310,7 +311,8 @@ def _per_row(run: Run) -> Words:
     return run.entities.repeat(np.diff(run.starts), axis=1)
 
 
-def _joined(parts: Sequence[Ids]) -> Ids:
+def joined_ids(parts: Sequence[Ids]) -> Ids:
+    """One behind the other."""
     lengths = np.concatenate([np.diff(each.offsets) for each in parts])
     return Ids(_bounds(lengths), np.concatenate([each.text for each in parts]))
 

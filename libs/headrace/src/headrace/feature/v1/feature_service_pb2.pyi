@@ -112,3 +112,23 @@ class GetFreshnessResponse(_message.Message):
     p50_ms: float
     p99_ms: float
     def __init__(self, records: _Optional[int] = ..., p50_ms: _Optional[float] = ..., p99_ms: _Optional[float] = ...) -> None: ...
+
+class GetObservationsRequest(_message.Message):
+    __slots__ = ("layout_id", "partitions", "entities", "since_us", "until_us")
+    LAYOUT_ID_FIELD_NUMBER: _ClassVar[int]
+    PARTITIONS_FIELD_NUMBER: _ClassVar[int]
+    ENTITIES_FIELD_NUMBER: _ClassVar[int]
+    SINCE_US_FIELD_NUMBER: _ClassVar[int]
+    UNTIL_US_FIELD_NUMBER: _ClassVar[int]
+    layout_id: bytes
+    partitions: _containers.RepeatedScalarFieldContainer[int]
+    entities: bytes
+    since_us: _containers.RepeatedScalarFieldContainer[int]
+    until_us: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, layout_id: _Optional[bytes] = ..., partitions: _Optional[_Iterable[int]] = ..., entities: _Optional[bytes] = ..., since_us: _Optional[_Iterable[int]] = ..., until_us: _Optional[_Iterable[int]] = ...) -> None: ...
+
+class GetObservationsResponse(_message.Message):
+    __slots__ = ("run",)
+    RUN_FIELD_NUMBER: _ClassVar[int]
+    run: bytes
+    def __init__(self, run: _Optional[bytes] = ...) -> None: ...

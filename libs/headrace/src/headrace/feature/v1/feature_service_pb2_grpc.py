@@ -184,3 +184,79 @@ class FeatureService:
             timeout,
             metadata,
             _registered_method=True)
+
+
+class ObservationServiceStub:
+    """What workers of the service ask each other: a view's entity may lie on any partition.
+    """
+
+    def __init__(self, channel):
+        """Constructor.
+
+        Args:
+            channel: A grpc.Channel.
+        """
+        self.GetObservations = channel.unary_unary(
+                '/headrace.feature.v1.ObservationService/GetObservations',
+                request_serializer=headrace_dot_feature_dot_v1_dot_feature__service__pb2.GetObservationsRequest.SerializeToString,
+                response_deserializer=headrace_dot_feature_dot_v1_dot_feature__service__pb2.GetObservationsResponse.FromString,
+                _registered_method=True)
+
+
+class ObservationServiceServicer:
+    """What workers of the service ask each other: a view's entity may lie on any partition.
+    """
+
+    def GetObservations(self, request, context):
+        """Reads what a worker holds of entities, for another one to merge. Deadline: 1 s.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+
+def add_ObservationServiceServicer_to_server(servicer, server):
+    rpc_method_handlers = {
+            'GetObservations': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetObservations,
+                    request_deserializer=headrace_dot_feature_dot_v1_dot_feature__service__pb2.GetObservationsRequest.FromString,
+                    response_serializer=headrace_dot_feature_dot_v1_dot_feature__service__pb2.GetObservationsResponse.SerializeToString,
+            ),
+    }
+    generic_handler = grpc.method_handlers_generic_handler(
+            'headrace.feature.v1.ObservationService', rpc_method_handlers)
+    server.add_generic_rpc_handlers((generic_handler,))
+    server.add_registered_method_handlers('headrace.feature.v1.ObservationService', rpc_method_handlers)
+
+
+ # This class is part of an EXPERIMENTAL API.
+class ObservationService:
+    """What workers of the service ask each other: a view's entity may lie on any partition.
+    """
+
+    @staticmethod
+    def GetObservations(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/headrace.feature.v1.ObservationService/GetObservations',
+            headrace_dot_feature_dot_v1_dot_feature__service__pb2.GetObservationsRequest.SerializeToString,
+            headrace_dot_feature_dot_v1_dot_feature__service__pb2.GetObservationsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)

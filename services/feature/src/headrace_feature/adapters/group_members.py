@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which worker owns which partition, as Kafka's group coordinator says: nobody announces anything.
+
+A worker's client id in the group is `feature@<address>`, where the others reach it. What is known
+is at most a second old; who asks the wrong worker is told so by it, and answers nothing wrong.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Collection, Mapping
+
+import structlog
+from confluent_kafka import KafkaException
+from confluent_kafka.admin import AdminClient
+
+from headrace import topics
+from headrace.errors import Unavailable
+from headrace_kit.kafka import client_settings
+from headrace_kit.part_thread import PartThread
+
+INTERVAL_S = 1.0
+REQUEST_TIMEOUT_S = 5.0
+
+log = structlog.get_logger(__name__)
+
+
+class GroupMembers:
+    """A Part; `address_by_partition` may be asked by any thread."""
+
+    def __init__(
+        self, bootstrap: str, group: str, *, streams: Callable[[], Collection[str]]
+    ) -> None:
+        self._bootstrap, self._group, self._streams = bootstrap, group, streams
+        self._owners: Mapping[str, Mapping[int, str | None]] = {}
+        self._stopping, self._asked = threading.Event(), threading.Event()
+        self._thread = PartThread("members", self._run)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self, timeout_s: float) -> None:
+        self._stopping.set()
+        self._asked.set()
+        self._thread.join(timeout_s)
+
+    def failed(self) -> BaseException | None:
+        return self._thread.failure
+
+    def tick_age_s(self) -> float:
+        return self._thread.tick_age_s()
+
+    def look_again(self) -> None:
+        """Something changed: do not wait for the second to pass."""
+        self._asked.set()
+
+    def address_by_partition(self, stream: str) -> Mapping[int, str | None]:
+        """Of every partition of the stream's records; None where nobody owns it now.
+
+        Raises Unavailable RESTORING before Kafka has said it.
+        """
+        if stream not in self._owners:
+            raise Unavailable("RESTORING", stream=stream)
+        return self._owners[stream]
+
+    def _run(self) -> None:
+        admin = AdminClient(client_settings(self._bootstrap, "headrace-feature-members"))
+        while not self._stopping.is_set():
+            self._thread.tick()
+            self._asked.clear()
+            try:
+                self._owners = self._look(admin)
+            except (KafkaException, TimeoutError) as err:
+                log.warning("members_unknown", error=str(err))
+            self._asked.wait(INTERVAL_S)
+
+    def _look(self, admin: AdminClient) -> Mapping[str, Mapping[int, str | None]]:
+        wanted = {topics.INGEST_RECORDS.of(stream): stream for stream in self._streams()}
+        found: dict[str, dict[int, str | None]] = {}
+        for topic, said in admin.list_topics(timeout=REQUEST_TIMEOUT_S).topics.items():
+            if topic in wanted and said.error is None:
+                found[wanted[topic]] = dict.fromkeys(said.partitions)
+        asked = admin.describe_consumer_groups([self._group], request_timeout=REQUEST_TIMEOUT_S)
+        for member in asked[self._group].result(REQUEST_TIMEOUT_S).members:
+            address = member.client_id.partition("@")[2] or None
+            for each in member.assignment.topic_partitions:
+                if wanted.get(each.topic) in found:
+                    found[wanted[each.topic]][each.partition] = address
+        return found
