@@ -49,7 +49,8 @@ from headrace_kit.state_store import StateStore
 SMALL, LARGE, POSITION, FLOOR = b"o", b"l", b"p", b"f"
 NO_FLOOR_US = -(2**62)
 LAYOUT_BYTES = 8
-MAPPED_BYTES_MAX = 192 << 20
+MAPPED_BYTES_MAX = 96 << 20
+READ_ENTITIES_MAX = 32  # between two looks at how much is resident
 _INT64, _PARTITION, _NUMBER = struct.Struct("<q"), struct.Struct(">I"), struct.Struct(">Q")
 
 
@@ -106,7 +107,7 @@ class RunStore:
         self._states: dict[bytes, _State] = {}
         self._furthest: dict[str, dict[int, int]] = {}
         self._merge: _Merge | None = None
-        self._resident = ResidentFiles(MAPPED_BYTES_MAX)
+        self._resident, self._read_entities = ResidentFiles(MAPPED_BYTES_MAX), 0
         self._open()
 
     def _open(self) -> None:
@@ -135,7 +136,19 @@ class RunStore:
         return [each.run for each in state.held] if state is not None else []
 
     def runs_of(self, layout: Layout, wanted: Wanted) -> Sequence[Run]:
+        self._read_entities += wanted.entities.shape[1]
+        if self._read_entities >= READ_ENTITIES_MAX:
+            self._read_entities = 0
+            self._keep_small()
         return self.runs(layout)
+
+    def _keep_small(self) -> None:
+        """Any thread may give pages back: who reads them meanwhile gets them anew."""
+        if self._resident.grown():
+            for state in list(self._states.values()):
+                for each in state.held:
+                    let_go(each.maps or ())
+            self._resident.given_back()
 
     def commit(self, batch: Sequence[Folded]) -> None:
         self._check_room()
@@ -199,8 +212,7 @@ class RunStore:
         self._remove(folded.layout.id, [each for each in gone if each.large])
 
     def tend(self) -> None:
-        if self._resident.grown():
-            self._let_go()
+        self._keep_small()
         if self._merge is None:
             self._begin_merge()
         elif next(self._merge.steps, self) is self:
@@ -217,12 +229,6 @@ class RunStore:
                 stored = scale_to_bytes(runs[0].matrix.shape[1], scale, newest_us)
                 self._merge = _Merge(layout, number, sources, state.owned, stored, steps)
                 return
-
-    def _let_go(self) -> None:
-        for state in self._states.values():
-            for each in state.held:
-                let_go(each.maps or ())
-        self._resident.given_back()
 
     def _end_merge(self, merge: _Merge) -> None:
         state = self._states[merge.layout]
