@@ -72,6 +72,13 @@ class Machine:
             )
         publisher.close(5.0)
 
+    def take_back(self, *keys: str) -> None:
+        """Take back what was applied, by `<kind>/<name>`."""
+        publisher = KafkaPublisher(self.bootstrap, client_id="benchmark")
+        topic = topics.REGISTRY_DEFINITIONS.name
+        publisher.publish([Message(topic, key.encode(), None) for key in keys])
+        publisher.close(5.0)
+
     def data_folder(self, service: str) -> Path:
         """Where a service keeps its state."""
         return self.folder / service

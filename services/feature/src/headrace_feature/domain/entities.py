@@ -36,5 +36,6 @@ def digests(entities: Sequence[tuple[str, ...]]) -> NDArray[np.uint64]:
 @lru_cache(maxsize=ENTITIES_CACHED_MAX)
 def _digest(texts: tuple[str, ...]) -> bytes:
     """Lengths keep the values apart."""
-    spelled = "".join(f"{len(text)}:{text}" for text in texts)
+    # Of many entities most are met once in a batch: this line is what they cost.
+    spelled = "".join([f"{len(text)}:{text}" for text in texts])
     return hashlib.blake2b(spelled.encode(), digest_size=16).digest()

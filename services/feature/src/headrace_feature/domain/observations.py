@@ -218,6 +218,8 @@ def _entities(
 
 def _spelled(codes: Sequence[int], columns: Sequence[Texts]) -> list[tuple[str, ...]]:
     """The texts behind combined codes."""
+    if len(columns) == 1:
+        return [(columns[0].values[code],) for code in codes]
     spelled = []
     for code in codes:
         texts = []
