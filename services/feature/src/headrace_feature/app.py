@@ -106,7 +106,7 @@ def run(settings: Settings) -> int:
     )
     watch = EndsWatch(
         catalogue=definitions.catalogue,
-        owned=folder.owned,
+        owned=members.partitions,
         ends=ends,
         known=known,
         clock=clock,

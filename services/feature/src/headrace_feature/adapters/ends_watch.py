@@ -55,8 +55,7 @@ class EndsWatch:
             asked_us, owned = self._clock.now_us(), self._owned(stream)
             ends = self._ends(stream)
             if owned:
-                # Of all partitions: what others read on is not known here, and not claimed.
-                self._known.note(stream, asked_us, ends)
+                self._known.note(stream, asked_us, {n: ends.get(n, 0) for n in owned})
 
     def _run(self) -> None:
         while not self._stopping.wait(ASK_INTERVAL_S):

@@ -63,6 +63,10 @@ class GroupMembers:
             raise Unavailable("RESTORING", stream=stream)
         return self._owners[stream]
 
+    def partitions(self, stream: str) -> Collection[int]:
+        """All that are known: how far others have read theirs is not known, and not claimed."""
+        return tuple(self._owners.get(stream, ()))
+
     def _run(self) -> None:
         admin = AdminClient(client_settings(self._bootstrap, "headrace-feature-members"))
         while not self._stopping.is_set():

@@ -86,10 +86,6 @@ class RecordFolder:
     def _lowest(self, stream: str, number: int) -> int:
         return min((self._take_on(each, number) for each in self._layouts[stream]), default=0)
 
-    def owned(self, stream: str) -> Collection[int]:
-        """The partitions of a stream that are ours; for any thread."""
-        return tuple(self._owned.get(stream, ()))
-
     def restoring(self) -> Collection[Partition]:
         return self._restoring
 
