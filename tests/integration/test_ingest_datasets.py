@@ -75,6 +75,7 @@ class World:
             rows=eraser.rows,
             clock=eraser.clock,
             eraser=eraser,
+            catalogue_index=None,
         )
         add = ingest_service_pb2_grpc.add_DatasetServiceServicer_to_server
         self.server = GrpcServer(

@@ -17,6 +17,7 @@ from typing import Any
 import grpc
 
 from headrace.errors import Invalid
+from headrace.ingest.v1 import catalogue_pb2 as cat
 from headrace.ingest.v1 import datasets_pb2 as pb
 from headrace.ingest.v1 import erasures_pb2 as er
 from headrace.ingest.v1 import ingest_service_pb2_grpc
@@ -152,6 +153,17 @@ class Datasets:
             request = er.ListErasuresRequest(page_token=token)
             page = call(self._stub.ListErasures, request, timeout_s=CALL_S, retries_max=3)
             yield from page.erasures
+            token = page.next_page_token
+            if not token:
+                return
+
+    def search(self, query: str, kinds: Sequence[str] = ()) -> Iterator[cat.CatalogueEntry]:
+        """What data there are, by words: the best match first."""
+        token = ""
+        while True:
+            request = cat.SearchCatalogueRequest(query=query, kinds=kinds, page_token=token)
+            page = call(self._stub.SearchCatalogue, request, timeout_s=CALL_S, retries_max=3)
+            yield from page.entries
             token = page.next_page_token
             if not token:
                 return

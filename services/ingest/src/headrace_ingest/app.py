@@ -15,6 +15,7 @@ from headrace.ingest.v1 import (
     label_service_pb2_grpc,
 )
 from headrace.rpc import open_channel
+from headrace_ingest.adapters import sql_catalogue
 from headrace_ingest.adapters.contract_book import AppliedContracts
 from headrace_ingest.adapters.datasets_grpc import DatasetApi
 from headrace_ingest.adapters.dead_letter_api import DeadLetterApi
@@ -34,10 +35,12 @@ from headrace_ingest.adapters.object_dataset_book import ObjectDatasetBook
 from headrace_ingest.adapters.object_erasure_book import ObjectErasureBook
 from headrace_ingest.adapters.periodic_loop import PeriodicLoop
 from headrace_ingest.adapters.prediction_sampler import OpenIncidents, PredictionSampler
+from headrace_ingest.adapters.sql_catalogue import SqlCatalogueIndex
 from headrace_ingest.adapters.sql_task_store import SCHEMA, SqlTaskStore
 from headrace_ingest.domain.erasures import Erased
 from headrace_ingest.domain.recent_ids import RecentIds
 from headrace_ingest.domain.tolerance import Tolerance
+from headrace_ingest.handlers.catalogue import CatalogueKeeper
 from headrace_ingest.handlers.erasures import Eraser
 from headrace_ingest.handlers.publish import REQUEST_BYTES_MAX, PublishDoor
 from headrace_ingest.handlers.quality import QualityWatch
@@ -70,6 +73,7 @@ BATCH_RECORDS_MAX = 20_000
 # While a batch is handed over, its messages gather: sent in fewer requests they cost half.
 LINGER_MS = 20
 ERASURE_INTERVAL_S = 30.0
+CATALOGUE_INTERVAL_S = 10.0
 KEEP_INTERVAL_S = 3_600.0
 # What is published waits in a queue of its own, so that neither it nor the sink fills the other's.
 DOOR_RECORDS_MAX = 50_000
@@ -155,6 +159,9 @@ def run(settings: IngestSettings) -> int:
         service="ingest",
     )
     eraser = _eraser(settings, contracts, publisher)
+    engine = connect(settings.index_database, schema="ingest_index")
+    index = SqlCatalogueIndex(engine)
+    catalogue_keeper = CatalogueKeeper(contracts, eraser.datasets, index)
     keeper = Keeper(contracts, eraser.datasets, eraser.rows, eraser.clock)
     server = GrpcServer(
         host=settings.grpc_host,
@@ -175,6 +182,7 @@ def run(settings: IngestSettings) -> int:
                     rows=eraser.rows,
                     clock=eraser.clock,
                     eraser=eraser,
+                    catalogue_index=index,
                 ),
             ),
             (
@@ -205,6 +213,7 @@ def run(settings: IngestSettings) -> int:
     parts = (
         StoreCheck(settings),
         Database(queue.engine, SCHEMA),
+        Database(engine, sql_catalogue.SCHEMA),
         publisher,
         records,
         doorman,
@@ -215,6 +224,7 @@ def run(settings: IngestSettings) -> int:
         loop,
         queue.sampling,
         PeriodicLoop("erasures", eraser.go_on, interval_s=ERASURE_INTERVAL_S),
+        PeriodicLoop("catalogue", catalogue_keeper.refresh, interval_s=CATALOGUE_INTERVAL_S),
         PeriodicLoop("retention", keeper.keep, interval_s=KEEP_INTERVAL_S),
         server,
     )

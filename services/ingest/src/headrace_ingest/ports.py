@@ -14,6 +14,7 @@ from headrace.feature_view import View
 from headrace.label_definition import LabelDefinition
 from headrace_ingest.domain.accounts import Account
 from headrace_ingest.domain.attempts import Attempt, Place
+from headrace_ingest.domain.catalogue import Entry
 from headrace_ingest.domain.contract import Contract
 from headrace_ingest.domain.datasets import (
     Claim,
@@ -62,6 +63,9 @@ class ContractBook(Protocol):
 
     def view(self, name: str) -> tuple[View, int]:
         """The view and its version; raises NotFound VIEW_UNKNOWN."""
+
+    def views(self) -> list[tuple[View, int]]:
+        """The views and their versions, by name."""
 
     def models(self) -> list[str]:
         """The models that recipes train, sorted."""
@@ -314,6 +318,9 @@ class DatasetBook(Protocol):
     def tags(self, name: str) -> list[Tag]:
         """As they stand now, sorted."""
 
+    def written(self) -> Sequence[str]:
+        """What was ever written, so that a change can be seen without reading it."""
+
     def revise(self, manifest: Manifest) -> None:
         """Store what became of a dataset, as the revision after its own."""
 
@@ -360,3 +367,18 @@ class ModelVersions(Protocol):
 
         Raises Unavailable SERVICE_UNAVAILABLE.
         """
+
+
+class CatalogueIndex(Protocol):
+    """Entries by their words; it is filled from elsewhere and may be lost.
+
+    Raises Unavailable DATABASE_UNAVAILABLE.
+    """
+
+    def replace(self, entries: Sequence[Entry]) -> None:
+        """From now on it holds these and no other one."""
+
+    def search(
+        self, words: Sequence[str], kinds: Sequence[str], *, offset: int, limit: int
+    ) -> list[Entry]:
+        """The entries in which each of the words begins a word; the best match first."""

@@ -57,3 +57,10 @@ class IngestSettings(ObjectStoreSettings):
         if not self.database_uri:
             return f"sqlite:///{self.data_dir.absolute() / 'ingest.db'}"
         return with_password(self.database_uri, self.database_password)
+
+    @property
+    def index_database(self) -> str:
+        """Where the catalogue is searched: it may be lost, so SQLite is a file of its own."""
+        if not self.database_uri.startswith("postgresql"):
+            return f"sqlite:///{self.data_dir.absolute() / 'index.db'}"
+        return self.database

@@ -12,6 +12,7 @@ from headrace.cli import datasets, models, platform, work
 from headrace.cli.dead_letters import dead_letters
 from headrace.cli.erase import erase
 from headrace.cli.labels import labels
+from headrace.cli.search import search
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -30,6 +31,7 @@ for panel, commands in COMMANDS_BY_PANEL.items():
         app.command(rich_help_panel=panel)(command)
 
 app.add_typer(datasets.app, name="datasets", rich_help_panel="Its data")
+app.command(rich_help_panel="Its data")(search)
 app.command(rich_help_panel="Its data")(erase)
 demos = typer.Typer(no_args_is_help=True, help="Run an example from its events to its account.")
 for found in entry_points(group="headrace.demos"):

@@ -70,6 +70,9 @@ class AppliedContracts:
         except KeyError as err:
             raise NotFound("VIEW_UNKNOWN", view=name) from err
 
+    def views(self) -> list[tuple[View, int]]:
+        return [self._views[name] for name in sorted(self._views)]
+
     def models(self) -> list[str]:
         """Also those whose recipe was taken back: their versions stay."""
         return sorted(self._models)

@@ -4,21 +4,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict
 from typing import Any
 
 import grpc
 
 from headrace.errors import HeadraceError, Invalid
+from headrace.ingest.v1 import catalogue_pb2, erasures_pb2, ingest_service_pb2_grpc
 from headrace.ingest.v1 import datasets_pb2 as pb
-from headrace.ingest.v1 import erasures_pb2, ingest_service_pb2_grpc
 from headrace_ingest.adapters import conversions
 from headrace_ingest.adapters import dataset_conversions as wire
 from headrace_ingest.adapters.erasure_conversions import to_erasure
 from headrace_ingest.handlers import datasets
+from headrace_ingest.handlers.catalogue import SearchCatalogue, search_catalogue
 from headrace_ingest.handlers.counts import list_stream_counts
 from headrace_ingest.handlers.erasures import EraseEntity, Eraser, list_erasures
 from headrace_ingest.ports import (
     Archive,
+    CatalogueIndex,
     ContractBook,
     DatasetBook,
     Rows,
@@ -46,10 +49,11 @@ class DatasetApi(ingest_service_pb2_grpc.DatasetServiceServicer):
         rows: RowStore,
         clock: Clock,
         eraser: Eraser,
+        catalogue_index: CatalogueIndex,
     ) -> None:
         self._contracts, self._catalogue, self._archive = contracts, catalogue, archive
         self._stopped, self._book, self._rows, self._clock = stopped, book, rows, clock
-        self._eraser = eraser
+        self._eraser, self._catalogue_index = eraser, catalogue_index
 
     def ListStreamCounts(self, request: Any, context: grpc.ServicerContext) -> Any:
         counts = list_stream_counts(
@@ -119,6 +123,14 @@ class DatasetApi(ingest_service_pb2_grpc.DatasetServiceServicer):
         return erasures_pb2.ListErasuresResponse(
             erasures=[to_erasure(each) for each in page], next_page_token=token
         )
+
+    def SearchCatalogue(self, request: Any, context: grpc.ServicerContext) -> Any:
+        query = SearchCatalogue(
+            request.query, tuple(request.kinds), request.page_size, request.page_token
+        )
+        page, token = search_catalogue(query, index=self._catalogue_index)
+        entries = [catalogue_pb2.CatalogueEntry(**asdict(entry)) for entry in page]
+        return catalogue_pb2.SearchCatalogueResponse(entries=entries, next_page_token=token)
 
     def _read(self, request: Any, timeout_s: float) -> Rows:
         columns = tuple(request.columns)

@@ -113,6 +113,9 @@ class ObjectDatasetBook:
             return there
         return tag
 
+    def written(self) -> list[str]:
+        return self._objects.keys(ROOT)
+
     def revise(self, manifest: Manifest) -> None:
         revised = replace(manifest, revision=manifest.revision + 1)
         key = _revision_key(revised.name, revised.number, revised.revision)

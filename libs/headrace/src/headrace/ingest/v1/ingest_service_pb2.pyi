@@ -1,3 +1,4 @@
+from headrace.ingest.v1 import catalogue_pb2 as _catalogue_pb2
 from headrace.ingest.v1 import datasets_pb2 as _datasets_pb2
 from headrace.ingest.v1 import erasures_pb2 as _erasures_pb2
 from google.protobuf.internal import containers as _containers

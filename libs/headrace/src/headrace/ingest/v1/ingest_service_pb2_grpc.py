@@ -3,6 +3,7 @@
 import grpc
 import warnings
 
+from headrace.ingest.v1 import catalogue_pb2 as headrace_dot_ingest_dot_v1_dot_catalogue__pb2
 from headrace.ingest.v1 import datasets_pb2 as headrace_dot_ingest_dot_v1_dot_datasets__pb2
 from headrace.ingest.v1 import erasures_pb2 as headrace_dot_ingest_dot_v1_dot_erasures__pb2
 from headrace.ingest.v1 import ingest_service_pb2 as headrace_dot_ingest_dot_v1_dot_ingest__service__pb2
@@ -216,6 +217,11 @@ class DatasetServiceStub:
                 request_serializer=headrace_dot_ingest_dot_v1_dot_erasures__pb2.ListErasuresRequest.SerializeToString,
                 response_deserializer=headrace_dot_ingest_dot_v1_dot_erasures__pb2.ListErasuresResponse.FromString,
                 _registered_method=True)
+        self.SearchCatalogue = channel.unary_unary(
+                '/headrace.ingest.v1.DatasetService/SearchCatalogue',
+                request_serializer=headrace_dot_ingest_dot_v1_dot_catalogue__pb2.SearchCatalogueRequest.SerializeToString,
+                response_deserializer=headrace_dot_ingest_dot_v1_dot_catalogue__pb2.SearchCatalogueResponse.FromString,
+                _registered_method=True)
 
 
 class DatasetServiceServicer:
@@ -300,6 +306,13 @@ class DatasetServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def SearchCatalogue(self, request, context):
+        """Finds streams, columns, views, features, datasets and tags by words. Paged. Deadline: 10 s.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_DatasetServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -357,6 +370,11 @@ def add_DatasetServiceServicer_to_server(servicer, server):
                     servicer.ListErasures,
                     request_deserializer=headrace_dot_ingest_dot_v1_dot_erasures__pb2.ListErasuresRequest.FromString,
                     response_serializer=headrace_dot_ingest_dot_v1_dot_erasures__pb2.ListErasuresResponse.SerializeToString,
+            ),
+            'SearchCatalogue': grpc.unary_unary_rpc_method_handler(
+                    servicer.SearchCatalogue,
+                    request_deserializer=headrace_dot_ingest_dot_v1_dot_catalogue__pb2.SearchCatalogueRequest.FromString,
+                    response_serializer=headrace_dot_ingest_dot_v1_dot_catalogue__pb2.SearchCatalogueResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -657,6 +675,33 @@ class DatasetService:
             '/headrace.ingest.v1.DatasetService/ListErasures',
             headrace_dot_ingest_dot_v1_dot_erasures__pb2.ListErasuresRequest.SerializeToString,
             headrace_dot_ingest_dot_v1_dot_erasures__pb2.ListErasuresResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SearchCatalogue(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/headrace.ingest.v1.DatasetService/SearchCatalogue',
+            headrace_dot_ingest_dot_v1_dot_catalogue__pb2.SearchCatalogueRequest.SerializeToString,
+            headrace_dot_ingest_dot_v1_dot_catalogue__pb2.SearchCatalogueResponse.FromString,
             options,
             channel_credentials,
             insecure,
