@@ -1,12 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The catalogue's index answers alike on SQLite and on PostgreSQL."""
+"""Catalogue and texts are found alike in SQLite and in PostgreSQL."""
 
 from __future__ import annotations
 
 import pytest
 
-from headrace_ingest.adapters.sql_catalogue import SCHEMA, SqlCatalogueIndex
+from headrace_ingest.adapters.sql_catalogue import SqlCatalogueIndex
+from headrace_ingest.adapters.sql_tables import SCHEMA
+from headrace_ingest.adapters.sql_text_index import SqlTextIndex
 from headrace_ingest.domain.catalogue import KINDS, Entry
+from headrace_ingest.domain.passages import HashedEmbedder, Indexed, Passage
 from headrace_kit.sql import connect
 from headrace_kit.sql_schema import prepare
 
@@ -21,16 +24,21 @@ ENTRIES = [
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
-def index(request, tmp_path):
+def engine(request, tmp_path):
     uri = f"sqlite:///{tmp_path}/catalogue.db"
     if request.param == "postgresql":
         uri = request.getfixturevalue("postgres_server")
-    engine = connect(uri, schema="ingest")
-    prepare(engine, SCHEMA)
+    made = connect(uri, schema="ingest_index")
+    prepare(made, SCHEMA)
+    yield made
+    made.dispose()
+
+
+@pytest.fixture
+def index(engine):
     made = SqlCatalogueIndex(engine)
     made.replace(ENTRIES)
-    yield made
-    engine.dispose()
+    return made
 
 
 def names(index, *words, kinds=KINDS, offset=0, limit=10):
@@ -55,3 +63,19 @@ def test_entries_come_back_whole_and_are_replaced_as_a_whole(index):
     index.replace(ENTRIES[:1])
 
     assert [] == names(index, "snow")
+
+
+def test_texts_are_found_by_likeness_and_added_once(engine):
+    embedder, texts = HashedEmbedder(), ["snow on the runway", "crew was late", "engine failed"]
+    made, vectors = SqlTextIndex(engine, embedder.dimensions), embedder.embed(texts)
+    passages = [Passage(f"e{number}", each) for number, each in enumerate(texts)]
+    after = Indexed(3, {0: 3}, complete=True)
+    for _ in range(2):
+        made.add("s", "note", passages, vectors, Indexed(3), after)
+    [query] = embedder.embed(["snowy runways"])
+
+    assert after == made.indexed("s", "note")
+    assert "e0" == made.nearest("s", "note", query, 10)[0].event_id
+    assert 3 == len(made.nearest("s", "note", query, 10))
+    made.drop("s", "note")
+    assert ([], None) == (made.nearest("s", "note", query, 10), made.indexed("s", "note"))

@@ -76,6 +76,7 @@ class World:
             clock=eraser.clock,
             eraser=eraser,
             catalogue_index=None,
+            texts=None,
         )
         add = ingest_service_pb2_grpc.add_DatasetServiceServicer_to_server
         self.server = GrpcServer(

@@ -8,7 +8,8 @@ import pytest
 from headrace.errors import Invalid
 from headrace_ingest.adapters.contract_book import AppliedContracts
 from headrace_ingest.adapters.object_dataset_book import ObjectDatasetBook
-from headrace_ingest.adapters.sql_catalogue import SCHEMA, SqlCatalogueIndex
+from headrace_ingest.adapters.sql_catalogue import SqlCatalogueIndex
+from headrace_ingest.adapters.sql_tables import SCHEMA
 from headrace_ingest.domain.catalogue import Entry
 from headrace_ingest.domain.datasets import Claim, Description, Manifest, Origin, Selection, Tag
 from headrace_ingest.handlers.catalogue import CatalogueKeeper, SearchCatalogue, search_catalogue

@@ -58,6 +58,7 @@ class Column(Closed):
     derive: str | None = None
     pii: Pii | None = None
     field: int | None = Field(default=None, gt=0, lt=1 << 29)
+    index: Literal["text"] | None = None
 
     @property
     def conversion(self) -> tuple[float, float] | None:
@@ -90,6 +91,7 @@ def _misfits(column: Column) -> list[tuple[bool, str]]:
             f"min {lower} is above max {upper}: no value is taken",
         ),
         (bounded and column.type in ("string", "bool"), "min and max are for numbers and times"),
+        (column.index is not None and column.type != "string", "index: text needs a string"),
         (column.clip and not (number and bounded), "clip needs a number with min or max"),
         (column.cast and not number, "cast takes numbers sent as text: int64 or float64"),
         (column.unit_from is not None and column.type != "float64", "unit_from needs a float64"),

@@ -21,6 +21,7 @@ from headrace.ingest.v1 import catalogue_pb2 as cat
 from headrace.ingest.v1 import datasets_pb2 as pb
 from headrace.ingest.v1 import erasures_pb2 as er
 from headrace.ingest.v1 import ingest_service_pb2_grpc
+from headrace.ingest.v1 import text_search_pb2 as ts
 from headrace.rpc import call, error_of
 
 CALL_S = 10.0
@@ -167,6 +168,13 @@ class Datasets:
             token = page.next_page_token
             if not token:
                 return
+
+    def search_text(
+        self, stream: str, column: str, query: str, *, limit: int = 10
+    ) -> Sequence[ts.TextMatch]:
+        """The texts of a column (`index: text`) that read most like the query."""
+        request = ts.SearchTextRequest(stream=stream, column=column, query=query, limit=limit)
+        return call(self._stub.SearchText, request, timeout_s=CALL_S, retries_max=3).matches
 
     def read(self, dataset: str, columns: Sequence[str] = ()) -> Rows:
         """The dataset's rows; no column named takes all."""

@@ -15,7 +15,7 @@ from headrace.ingest.v1 import (
     label_service_pb2_grpc,
 )
 from headrace.rpc import open_channel
-from headrace_ingest.adapters import sql_catalogue
+from headrace_ingest.adapters import sql_tables
 from headrace_ingest.adapters.contract_book import AppliedContracts
 from headrace_ingest.adapters.datasets_grpc import DatasetApi
 from headrace_ingest.adapters.dead_letter_api import DeadLetterApi
@@ -37,7 +37,9 @@ from headrace_ingest.adapters.periodic_loop import PeriodicLoop
 from headrace_ingest.adapters.prediction_sampler import OpenIncidents, PredictionSampler
 from headrace_ingest.adapters.sql_catalogue import SqlCatalogueIndex
 from headrace_ingest.adapters.sql_task_store import SCHEMA, SqlTaskStore
+from headrace_ingest.adapters.sql_text_index import SqlTextIndex
 from headrace_ingest.domain.erasures import Erased
+from headrace_ingest.domain.passages import HashedEmbedder
 from headrace_ingest.domain.recent_ids import RecentIds
 from headrace_ingest.domain.tolerance import Tolerance
 from headrace_ingest.handlers.catalogue import CatalogueKeeper
@@ -46,6 +48,7 @@ from headrace_ingest.handlers.publish import REQUEST_BYTES_MAX, PublishDoor
 from headrace_ingest.handlers.quality import QualityWatch
 from headrace_ingest.handlers.retention import Keeper
 from headrace_ingest.handlers.sink import Pace, RecordSink
+from headrace_ingest.handlers.text_search import TextKeeper
 from headrace_ingest.settings import IngestSettings
 from headrace_kit.admin_http import AdminServer
 from headrace_kit.bulk import KafkaBulkPublisher
@@ -74,6 +77,7 @@ BATCH_RECORDS_MAX = 20_000
 LINGER_MS = 20
 ERASURE_INTERVAL_S = 30.0
 CATALOGUE_INTERVAL_S = 10.0
+TEXT_INTERVAL_S = 2.0
 KEEP_INTERVAL_S = 3_600.0
 # What is published waits in a queue of its own, so that neither it nor the sink fills the other's.
 DOOR_RECORDS_MAX = 50_000
@@ -161,6 +165,10 @@ def run(settings: IngestSettings) -> int:
     eraser = _eraser(settings, contracts, publisher)
     engine = connect(settings.index_database, schema="ingest_index")
     index = SqlCatalogueIndex(engine)
+    embedder = HashedEmbedder()
+    text_keeper = TextKeeper(
+        contracts, eraser.rows, embedder, SqlTextIndex(engine, embedder.dimensions)
+    )
     catalogue_keeper = CatalogueKeeper(contracts, eraser.datasets, index)
     keeper = Keeper(contracts, eraser.datasets, eraser.rows, eraser.clock)
     server = GrpcServer(
@@ -183,6 +191,7 @@ def run(settings: IngestSettings) -> int:
                     clock=eraser.clock,
                     eraser=eraser,
                     catalogue_index=index,
+                    texts=text_keeper,
                 ),
             ),
             (
@@ -213,7 +222,7 @@ def run(settings: IngestSettings) -> int:
     parts = (
         StoreCheck(settings),
         Database(queue.engine, SCHEMA),
-        Database(engine, sql_catalogue.SCHEMA),
+        Database(engine, sql_tables.SCHEMA),
         publisher,
         records,
         doorman,
@@ -225,6 +234,7 @@ def run(settings: IngestSettings) -> int:
         queue.sampling,
         PeriodicLoop("erasures", eraser.go_on, interval_s=ERASURE_INTERVAL_S),
         PeriodicLoop("catalogue", catalogue_keeper.refresh, interval_s=CATALOGUE_INTERVAL_S),
+        PeriodicLoop("texts", text_keeper.refresh, interval_s=TEXT_INTERVAL_S),
         PeriodicLoop("retention", keeper.keep, interval_s=KEEP_INTERVAL_S),
         server,
     )

@@ -28,6 +28,7 @@ from headrace_ingest.domain.datasets import (
 from headrace_ingest.domain.dedup import Seen
 from headrace_ingest.domain.erasures import Entity, Erasure, Found, TrainedVersion
 from headrace_ingest.domain.label_tasks import Settled, Task, TaskState
+from headrace_ingest.domain.passages import Indexed, Match, Passage, Vectors
 from headrace_ingest.domain.quality import StreamQuality
 from headrace_kit.kafka import Message
 
@@ -266,6 +267,20 @@ class RowStore(Protocol):
     ) -> None:
         """Store the rows in a table of their own, named `copy`; again replaces it."""
 
+    def removed_since(self, selection: Selection, version: int) -> bool:
+        """Whether rows left the stream's table after that version, or may have."""
+
+    def passages(
+        self,
+        selection: Selection,
+        column: str,
+        next_by_partition: Mapping[int, int],
+        limit: int,
+        *,
+        timeout_s: float,
+    ) -> tuple[list[Passage], Mapping[int, int]]:
+        """The first texts of the column from these raw offsets on, and the offsets after them."""
+
     def retire(self, selection: Selection, first_day: date) -> int:
         """Take the days before this one out of the newest version; how many rows there were."""
 
@@ -382,3 +397,40 @@ class CatalogueIndex(Protocol):
         self, words: Sequence[str], kinds: Sequence[str], *, offset: int, limit: int
     ) -> list[Entry]:
         """The entries in which each of the words begins a word; the best match first."""
+
+
+class Embedder(Protocol):
+    """Turns texts into vectors; the same text gives the same vector, whenever and wherever."""
+
+    @property
+    def dimensions(self) -> int: ...
+
+    def embed(self, texts: Sequence[str]) -> Vectors:
+        """[texts, dimensions] float32, each of length 1, or zero for a text without content."""
+
+
+class TextIndex(Protocol):
+    """Passages of text columns by their vectors; it may be lost, and is built again.
+
+    Raises Unavailable DATABASE_UNAVAILABLE.
+    """
+
+    def indexed(self, stream: str, column: str) -> Indexed | None:
+        """How far it is; None when it holds nothing."""
+
+    def add(
+        self,
+        stream: str,
+        column: str,
+        passages: Sequence[Passage],
+        vectors: Vectors,
+        before: Indexed,
+        after: Indexed,
+    ) -> None:
+        """Both or neither; nothing unless its offsets are those of `before`."""
+
+    def drop(self, stream: str, column: str) -> None:
+        """From now on it holds nothing."""
+
+    def nearest(self, stream: str, column: str, vector: Vectors, limit: int) -> list[Match]:
+        """The passages of greatest cosine, nearly all of them right; see the test of recall."""

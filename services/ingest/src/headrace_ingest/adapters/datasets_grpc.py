@@ -10,7 +10,12 @@ from typing import Any
 import grpc
 
 from headrace.errors import HeadraceError, Invalid
-from headrace.ingest.v1 import catalogue_pb2, erasures_pb2, ingest_service_pb2_grpc
+from headrace.ingest.v1 import (
+    catalogue_pb2,
+    erasures_pb2,
+    ingest_service_pb2_grpc,
+    text_search_pb2,
+)
 from headrace.ingest.v1 import datasets_pb2 as pb
 from headrace_ingest.adapters import conversions
 from headrace_ingest.adapters import dataset_conversions as wire
@@ -19,6 +24,7 @@ from headrace_ingest.handlers import datasets
 from headrace_ingest.handlers.catalogue import SearchCatalogue, search_catalogue
 from headrace_ingest.handlers.counts import list_stream_counts
 from headrace_ingest.handlers.erasures import EraseEntity, Eraser, list_erasures
+from headrace_ingest.handlers.text_search import SearchText, TextKeeper, search_text
 from headrace_ingest.ports import (
     Archive,
     CatalogueIndex,
@@ -50,10 +56,12 @@ class DatasetApi(ingest_service_pb2_grpc.DatasetServiceServicer):
         clock: Clock,
         eraser: Eraser,
         catalogue_index: CatalogueIndex,
+        texts: TextKeeper,
     ) -> None:
         self._contracts, self._catalogue, self._archive = contracts, catalogue, archive
         self._stopped, self._book, self._rows, self._clock = stopped, book, rows, clock
         self._eraser, self._catalogue_index = eraser, catalogue_index
+        self._texts = texts
 
     def ListStreamCounts(self, request: Any, context: grpc.ServicerContext) -> Any:
         counts = list_stream_counts(
@@ -131,6 +139,16 @@ class DatasetApi(ingest_service_pb2_grpc.DatasetServiceServicer):
         page, token = search_catalogue(query, index=self._catalogue_index)
         entries = [catalogue_pb2.CatalogueEntry(**asdict(entry)) for entry in page]
         return catalogue_pb2.SearchCatalogueResponse(entries=entries, next_page_token=token)
+
+    def SearchText(self, request: Any, context: grpc.ServicerContext) -> Any:
+        matches = search_text(
+            SearchText(request.stream, request.column, request.query, request.limit),
+            contracts=self._contracts,
+            embedder=self._texts.embedder,
+            index=self._texts.index,
+        )
+        found = [text_search_pb2.TextMatch(**asdict(match)) for match in matches]
+        return text_search_pb2.SearchTextResponse(matches=found)
 
     def _read(self, request: Any, timeout_s: float) -> Rows:
         columns = tuple(request.columns)

@@ -68,6 +68,15 @@ class DeltaTables:
     def retire(self, selection: Selection, first_day: date) -> int:
         return self._delete(selection, f"{PARTITION_COLUMN} < date '{first_day.isoformat()}'")
 
+    def removed_since(self, selection: Selection, version: int) -> bool:
+        with _store_errors(selection.stream):
+            table = self._table(selection.stream)
+            commits = table.history(max(1, table.version() - version))
+            since = [each for each in commits if each["version"] > version]
+            # What the log has forgotten may have been anything.
+            unknown = len(since) < table.version() - version
+            return unknown or any(each["operation"] == "DELETE" for each in since)
+
     def _delete(self, selection: Selection, rows: str) -> int:
         with _store_errors(selection.stream):
             for _ in range(COMMIT_TRIES_MAX):

@@ -28,6 +28,7 @@ from headrace_ingest.domain.datasets import (
     Selection,
 )
 from headrace_ingest.domain.erasures import Entity, Found, duckdb_predicate
+from headrace_ingest.domain.passages import Passage
 from headrace_kit.expressions import to_sql
 
 MEMORY_BYTES = 192 << 20
@@ -62,6 +63,9 @@ class Tables(Protocol):
         """As RowStore says."""
 
     def retire(self, selection: Selection, first_day: date) -> int:
+        """As RowStore says."""
+
+    def removed_since(self, selection: Selection, version: int) -> bool:
         """As RowStore says."""
 
     def clean(self, selection: Selection, keep: Collection[int], *, keep_h: int) -> None:
@@ -154,6 +158,28 @@ class DuckDbRows:
     def clean(self, selection: Selection, keep: Collection[int], *, keep_h: int) -> None:
         self._tables.clean(selection, keep, keep_h=keep_h)
 
+    def removed_since(self, selection: Selection, version: int) -> bool:
+        return self._tables.removed_since(selection, version)
+
+    def passages(
+        self,
+        selection: Selection,
+        column: str,
+        next_by_partition: Mapping[int, int],
+        limit: int,
+        *,
+        timeout_s: float,
+    ) -> tuple[list[Passage], Mapping[int, int]]:
+        name, beyond = _quoted(column), _beyond(next_by_partition)
+        query = f"""select _partition, _offset, _event_id, {name} from table_rows
+                    where length(trim({name})) > 0 and {beyond}
+                    order by _partition, _offset limit {int(limit)}"""  # noqa: S608
+        with self._work(timeout_s, rows=selection) as work:
+            known = {row[0] for row in work.all("describe table_rows")}
+            rows = work.all(query) if column in known else []
+        reached = dict(next_by_partition) | {number: offset + 1 for number, offset, *_ in rows}
+        return [Passage(event_id, text) for _, _, event_id, text in rows], reached
+
     def erase(self, selection: Selection, entity: Entity) -> int:
         return self._tables.erase(selection, entity)
 
@@ -190,6 +216,16 @@ class DuckDbRows:
             f"create view {name} as select {', '.join(columns)} from table_{name} "  # noqa: S608
             f"where {_condition(selection)}"
         )
+
+
+def _beyond(next_by_partition: Mapping[int, int]) -> str:
+    """The rows that are not before these offsets; they are whole numbers."""
+    known = [
+        f"(_partition = {int(n)} and _offset >= {int(o)})" for n, o in next_by_partition.items()
+    ]
+    numbers = ", ".join(str(int(number)) for number in next_by_partition)
+    others = f"_partition not in ({numbers})" if numbers else "true"
+    return f"({' or '.join([*known, others])})"
 
 
 SQL_TYPES = {

@@ -23,6 +23,7 @@ class MemoryTables:
         self._versions: dict[str, list[pl.DataFrame]] = {}
         self._copies: dict[str, pl.DataFrame] = {}
         self._forgotten: dict[str, set[int]] = {}
+        self._removals: dict[str, list[int]] = {}
 
     def append(self, stream: str, rows: pl.DataFrame) -> None:
         versions = self._versions.setdefault(stream, [])
@@ -57,14 +58,21 @@ class MemoryTables:
         if after.height < before.height and selection.copy:
             self._copies[selection.copy] = after
         elif after.height < before.height:
-            self._versions[selection.stream].append(after)
+            self._remove(selection.stream, after)
         return before.height - after.height
+
+    def _remove(self, stream: str, after: pl.DataFrame) -> None:
+        self._removals.setdefault(stream, []).append(len(self._versions[stream]))
+        self._versions[stream].append(after)
+
+    def removed_since(self, selection: Selection, version: int) -> bool:
+        return any(each > version for each in self._removals.get(selection.stream, ()))
 
     def retire(self, selection: Selection, first_day: date) -> int:
         before = self._versions[selection.stream][-1]
         after = before.filter(pl.col("_event_date") >= first_day)
         if after.height < before.height:
-            self._versions[selection.stream].append(after)
+            self._remove(selection.stream, after)
         return before.height - after.height
 
     def clean(self, selection: Selection, keep: Collection[int], *, keep_h: int) -> None:

@@ -10,31 +10,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict
 
-from sqlalchemy import DDL, Column, Engine, Integer, MetaData, Table, Text, bindparam, event, text
+from sqlalchemy import Engine, bindparam, text
 
+from headrace_ingest.adapters.sql_tables import ENTRIES, WEIGHED
 from headrace_ingest.domain.catalogue import Entry, words_of
 from headrace_kit.sql import transaction
-from headrace_kit.sql_schema import Schema
-
-METADATA = MetaData()
-ENTRIES = Table(
-    "catalogue",
-    METADATA,
-    Column("id", Integer, primary_key=True),
-    *(Column(name, Text, nullable=False) for name in ("kind", "name", "owner", "description")),
-    Column("details", Text, nullable=False),
-    Column("name_words", Text, nullable=False),
-    Column("words", Text, nullable=False),
-)
-FTS5 = """create virtual table if not exists catalogue_words
-          using fts5(name_words, words, prefix = '2 3', tokenize = 'unicode61')"""
-WEIGHED = """(setweight(to_tsvector('simple', name_words), 'A')
-              || setweight(to_tsvector('simple', words), 'D'))"""
-GIN = f"create index if not exists catalogue_words on catalogue using gin ({WEIGHED})"
-for statement, dialect in ((FTS5, "sqlite"), (GIN, "postgresql")):
-    made = DDL(statement)  # type: ignore[no-untyped-call]
-    event.listen(METADATA, "after_create", made.execute_if(dialect=dialect))
-SCHEMA = Schema(METADATA)
 
 FILL_FTS5 = text("""insert into catalogue_words (rowid, name_words, words)
                     select id, name_words, words from catalogue""")

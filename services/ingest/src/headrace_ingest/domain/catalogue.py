@@ -12,7 +12,7 @@ import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from headrace.application import Column
+from headrace.data_contract import Column
 from headrace.errors import Invalid
 from headrace.feature_view import View
 from headrace_ingest.domain.contract import Contract

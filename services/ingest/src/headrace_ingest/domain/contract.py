@@ -33,6 +33,11 @@ class Contract:
         return f"{self.stream.name}/{self.version}"
 
     @property
+    def text_columns(self) -> list[str]:
+        """Columns whose texts are searched by likeness."""
+        return [name for name, each in self.stream.columns.items() if each.index == "text"]
+
+    @property
     def private_columns(self) -> tuple[str, ...]:
         """Columns that name an entity, an event or a person: their values stay out of what is
         kept for ever."""

@@ -25,9 +25,10 @@ _sym_db = _symbol_database.Default()
 from headrace.ingest.v1 import catalogue_pb2 as headrace_dot_ingest_dot_v1_dot_catalogue__pb2
 from headrace.ingest.v1 import datasets_pb2 as headrace_dot_ingest_dot_v1_dot_datasets__pb2
 from headrace.ingest.v1 import erasures_pb2 as headrace_dot_ingest_dot_v1_dot_erasures__pb2
+from headrace.ingest.v1 import text_search_pb2 as headrace_dot_ingest_dot_v1_dot_text__search__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'headrace/ingest/v1/ingest_service.proto\x12\x12headrace.ingest.v1\x1a\"headrace/ingest/v1/catalogue.proto\x1a!headrace/ingest/v1/datasets.proto\x1a!headrace/ingest/v1/erasures.proto\"P\n\x0ePublishRequest\x12\x0e\n\x06stream\x18\x01 \x01(\t\x12.\n\x05items\x18\x02 \x03(\x0b\x32\x1f.headrace.ingest.v1.PublishItem\";\n\x0bPublishItem\x12\x10\n\x08\x65vent_id\x18\x01 \x01(\t\x12\x0b\n\x03key\x18\x02 \x01(\x0c\x12\r\n\x05value\x18\x03 \x01(\x0c\"F\n\x0fPublishResponse\x12\x33\n\x08statuses\x18\x01 \x03(\x0b\x32!.headrace.ingest.v1.PublishStatus\"A\n\rPublishStatus\x12\x10\n\x08\x61\x63\x63\x65pted\x18\x01 \x01(\x08\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x0e\n\x06repeat\x18\x03 \x01(\x08\"V\n\x14PublishStreamRequest\x12\x0e\n\x06stream\x18\x01 \x01(\t\x12.\n\x05items\x18\x02 \x03(\x0b\x32\x1f.headrace.ingest.v1.PublishItem\"`\n\x15PublishStreamResponse\x12\r\n\x05items\x18\x01 \x01(\x05\x12\x38\n\nexceptions\x18\x02 \x03(\x0b\x32$.headrace.ingest.v1.PublishException\"A\n\x10PublishException\x12\r\n\x05index\x18\x01 \x01(\x05\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x0e\n\x06repeat\x18\x03 \x01(\x08\"\x19\n\x17ListStreamCountsRequest\"M\n\x18ListStreamCountsResponse\x12\x31\n\x07streams\x18\x01 \x03(\x0b\x32 .headrace.ingest.v1.StreamCounts\"\xa3\x02\n\x0cStreamCounts\x12\x0e\n\x06stream\x18\x01 \x01(\t\x12\x10\n\x08received\x18\x02 \x01(\x03\x12\x0e\n\x06stored\x18\x03 \x01(\x03\x12[\n\x17\x64\x65\x61\x64_lettered_by_reason\x18\x04 \x03(\x0b\x32:.headrace.ingest.v1.StreamCounts.DeadLetteredByReasonEntry\x12\x0f\n\x07repeats\x18\x05 \x01(\x03\x12\x0c\n\x04late\x18\x06 \x01(\x03\x12\x16\n\x0estopped_reason\x18\x07 \x01(\t\x12\x10\n\x08redriven\x18\x08 \x01(\x03\x1a;\n\x19\x44\x65\x61\x64LetteredByReasonEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x03:\x02\x38\x01\x32\xcd\x01\n\rIngestService\x12R\n\x07Publish\x12\".headrace.ingest.v1.PublishRequest\x1a#.headrace.ingest.v1.PublishResponse\x12h\n\rPublishStream\x12(.headrace.ingest.v1.PublishStreamRequest\x1a).headrace.ingest.v1.PublishStreamResponse(\x01\x30\x01\x32\xca\t\n\x0e\x44\x61tasetService\x12m\n\x10ListStreamCounts\x12+.headrace.ingest.v1.ListStreamCountsRequest\x1a,.headrace.ingest.v1.ListStreamCountsResponse\x12\x64\n\rCreateDataset\x12(.headrace.ingest.v1.CreateDatasetRequest\x1a).headrace.ingest.v1.CreateDatasetResponse\x12[\n\nGetDataset\x12%.headrace.ingest.v1.GetDatasetRequest\x1a&.headrace.ingest.v1.GetDatasetResponse\x12\x61\n\x0cListDatasets\x12\'.headrace.ingest.v1.ListDatasetsRequest\x1a(.headrace.ingest.v1.ListDatasetsResponse\x12\x64\n\rSetDatasetTag\x12(.headrace.ingest.v1.SetDatasetTagRequest\x1a).headrace.ingest.v1.SetDatasetTagResponse\x12j\n\x0fListDatasetTags\x12*.headrace.ingest.v1.ListDatasetTagsRequest\x1a+.headrace.ingest.v1.ListDatasetTagsResponse\x12\x64\n\rDeleteDataset\x12(.headrace.ingest.v1.DeleteDatasetRequest\x1a).headrace.ingest.v1.DeleteDatasetResponse\x12\x63\n\x0c\x44iffDatasets\x12\'.headrace.ingest.v1.DiffDatasetsRequest\x1a(.headrace.ingest.v1.DiffDatasetsResponse0\x01\x12W\n\x08ReadRows\x12#.headrace.ingest.v1.ReadRowsRequest\x1a$.headrace.ingest.v1.ReadRowsResponse0\x01\x12^\n\x0b\x45raseEntity\x12&.headrace.ingest.v1.EraseEntityRequest\x1a\'.headrace.ingest.v1.EraseEntityResponse\x12\x61\n\x0cListErasures\x12\'.headrace.ingest.v1.ListErasuresRequest\x1a(.headrace.ingest.v1.ListErasuresResponse\x12j\n\x0fSearchCatalogue\x12*.headrace.ingest.v1.SearchCatalogueRequest\x1a+.headrace.ingest.v1.SearchCatalogueResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'headrace/ingest/v1/ingest_service.proto\x12\x12headrace.ingest.v1\x1a\"headrace/ingest/v1/catalogue.proto\x1a!headrace/ingest/v1/datasets.proto\x1a!headrace/ingest/v1/erasures.proto\x1a$headrace/ingest/v1/text_search.proto\"P\n\x0ePublishRequest\x12\x0e\n\x06stream\x18\x01 \x01(\t\x12.\n\x05items\x18\x02 \x03(\x0b\x32\x1f.headrace.ingest.v1.PublishItem\";\n\x0bPublishItem\x12\x10\n\x08\x65vent_id\x18\x01 \x01(\t\x12\x0b\n\x03key\x18\x02 \x01(\x0c\x12\r\n\x05value\x18\x03 \x01(\x0c\"F\n\x0fPublishResponse\x12\x33\n\x08statuses\x18\x01 \x03(\x0b\x32!.headrace.ingest.v1.PublishStatus\"A\n\rPublishStatus\x12\x10\n\x08\x61\x63\x63\x65pted\x18\x01 \x01(\x08\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x0e\n\x06repeat\x18\x03 \x01(\x08\"V\n\x14PublishStreamRequest\x12\x0e\n\x06stream\x18\x01 \x01(\t\x12.\n\x05items\x18\x02 \x03(\x0b\x32\x1f.headrace.ingest.v1.PublishItem\"`\n\x15PublishStreamResponse\x12\r\n\x05items\x18\x01 \x01(\x05\x12\x38\n\nexceptions\x18\x02 \x03(\x0b\x32$.headrace.ingest.v1.PublishException\"A\n\x10PublishException\x12\r\n\x05index\x18\x01 \x01(\x05\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x0e\n\x06repeat\x18\x03 \x01(\x08\"\x19\n\x17ListStreamCountsRequest\"M\n\x18ListStreamCountsResponse\x12\x31\n\x07streams\x18\x01 \x03(\x0b\x32 .headrace.ingest.v1.StreamCounts\"\xa3\x02\n\x0cStreamCounts\x12\x0e\n\x06stream\x18\x01 \x01(\t\x12\x10\n\x08received\x18\x02 \x01(\x03\x12\x0e\n\x06stored\x18\x03 \x01(\x03\x12[\n\x17\x64\x65\x61\x64_lettered_by_reason\x18\x04 \x03(\x0b\x32:.headrace.ingest.v1.StreamCounts.DeadLetteredByReasonEntry\x12\x0f\n\x07repeats\x18\x05 \x01(\x03\x12\x0c\n\x04late\x18\x06 \x01(\x03\x12\x16\n\x0estopped_reason\x18\x07 \x01(\t\x12\x10\n\x08redriven\x18\x08 \x01(\x03\x1a;\n\x19\x44\x65\x61\x64LetteredByReasonEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x03:\x02\x38\x01\x32\xcd\x01\n\rIngestService\x12R\n\x07Publish\x12\".headrace.ingest.v1.PublishRequest\x1a#.headrace.ingest.v1.PublishResponse\x12h\n\rPublishStream\x12(.headrace.ingest.v1.PublishStreamRequest\x1a).headrace.ingest.v1.PublishStreamResponse(\x01\x30\x01\x32\xa7\n\n\x0e\x44\x61tasetService\x12m\n\x10ListStreamCounts\x12+.headrace.ingest.v1.ListStreamCountsRequest\x1a,.headrace.ingest.v1.ListStreamCountsResponse\x12\x64\n\rCreateDataset\x12(.headrace.ingest.v1.CreateDatasetRequest\x1a).headrace.ingest.v1.CreateDatasetResponse\x12[\n\nGetDataset\x12%.headrace.ingest.v1.GetDatasetRequest\x1a&.headrace.ingest.v1.GetDatasetResponse\x12\x61\n\x0cListDatasets\x12\'.headrace.ingest.v1.ListDatasetsRequest\x1a(.headrace.ingest.v1.ListDatasetsResponse\x12\x64\n\rSetDatasetTag\x12(.headrace.ingest.v1.SetDatasetTagRequest\x1a).headrace.ingest.v1.SetDatasetTagResponse\x12j\n\x0fListDatasetTags\x12*.headrace.ingest.v1.ListDatasetTagsRequest\x1a+.headrace.ingest.v1.ListDatasetTagsResponse\x12\x64\n\rDeleteDataset\x12(.headrace.ingest.v1.DeleteDatasetRequest\x1a).headrace.ingest.v1.DeleteDatasetResponse\x12\x63\n\x0c\x44iffDatasets\x12\'.headrace.ingest.v1.DiffDatasetsRequest\x1a(.headrace.ingest.v1.DiffDatasetsResponse0\x01\x12W\n\x08ReadRows\x12#.headrace.ingest.v1.ReadRowsRequest\x1a$.headrace.ingest.v1.ReadRowsResponse0\x01\x12^\n\x0b\x45raseEntity\x12&.headrace.ingest.v1.EraseEntityRequest\x1a\'.headrace.ingest.v1.EraseEntityResponse\x12\x61\n\x0cListErasures\x12\'.headrace.ingest.v1.ListErasuresRequest\x1a(.headrace.ingest.v1.ListErasuresResponse\x12j\n\x0fSearchCatalogue\x12*.headrace.ingest.v1.SearchCatalogueRequest\x1a+.headrace.ingest.v1.SearchCatalogueResponse\x12[\n\nSearchText\x12%.headrace.ingest.v1.SearchTextRequest\x1a&.headrace.ingest.v1.SearchTextResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,30 +37,30 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_STREAMCOUNTS_DEADLETTEREDBYREASONENTRY']._loaded_options = None
   _globals['_STREAMCOUNTS_DEADLETTEREDBYREASONENTRY']._serialized_options = b'8\001'
-  _globals['_PUBLISHREQUEST']._serialized_start=169
-  _globals['_PUBLISHREQUEST']._serialized_end=249
-  _globals['_PUBLISHITEM']._serialized_start=251
-  _globals['_PUBLISHITEM']._serialized_end=310
-  _globals['_PUBLISHRESPONSE']._serialized_start=312
-  _globals['_PUBLISHRESPONSE']._serialized_end=382
-  _globals['_PUBLISHSTATUS']._serialized_start=384
-  _globals['_PUBLISHSTATUS']._serialized_end=449
-  _globals['_PUBLISHSTREAMREQUEST']._serialized_start=451
-  _globals['_PUBLISHSTREAMREQUEST']._serialized_end=537
-  _globals['_PUBLISHSTREAMRESPONSE']._serialized_start=539
-  _globals['_PUBLISHSTREAMRESPONSE']._serialized_end=635
-  _globals['_PUBLISHEXCEPTION']._serialized_start=637
-  _globals['_PUBLISHEXCEPTION']._serialized_end=702
-  _globals['_LISTSTREAMCOUNTSREQUEST']._serialized_start=704
-  _globals['_LISTSTREAMCOUNTSREQUEST']._serialized_end=729
-  _globals['_LISTSTREAMCOUNTSRESPONSE']._serialized_start=731
-  _globals['_LISTSTREAMCOUNTSRESPONSE']._serialized_end=808
-  _globals['_STREAMCOUNTS']._serialized_start=811
-  _globals['_STREAMCOUNTS']._serialized_end=1102
-  _globals['_STREAMCOUNTS_DEADLETTEREDBYREASONENTRY']._serialized_start=1043
-  _globals['_STREAMCOUNTS_DEADLETTEREDBYREASONENTRY']._serialized_end=1102
-  _globals['_INGESTSERVICE']._serialized_start=1105
-  _globals['_INGESTSERVICE']._serialized_end=1310
-  _globals['_DATASETSERVICE']._serialized_start=1313
-  _globals['_DATASETSERVICE']._serialized_end=2539
+  _globals['_PUBLISHREQUEST']._serialized_start=207
+  _globals['_PUBLISHREQUEST']._serialized_end=287
+  _globals['_PUBLISHITEM']._serialized_start=289
+  _globals['_PUBLISHITEM']._serialized_end=348
+  _globals['_PUBLISHRESPONSE']._serialized_start=350
+  _globals['_PUBLISHRESPONSE']._serialized_end=420
+  _globals['_PUBLISHSTATUS']._serialized_start=422
+  _globals['_PUBLISHSTATUS']._serialized_end=487
+  _globals['_PUBLISHSTREAMREQUEST']._serialized_start=489
+  _globals['_PUBLISHSTREAMREQUEST']._serialized_end=575
+  _globals['_PUBLISHSTREAMRESPONSE']._serialized_start=577
+  _globals['_PUBLISHSTREAMRESPONSE']._serialized_end=673
+  _globals['_PUBLISHEXCEPTION']._serialized_start=675
+  _globals['_PUBLISHEXCEPTION']._serialized_end=740
+  _globals['_LISTSTREAMCOUNTSREQUEST']._serialized_start=742
+  _globals['_LISTSTREAMCOUNTSREQUEST']._serialized_end=767
+  _globals['_LISTSTREAMCOUNTSRESPONSE']._serialized_start=769
+  _globals['_LISTSTREAMCOUNTSRESPONSE']._serialized_end=846
+  _globals['_STREAMCOUNTS']._serialized_start=849
+  _globals['_STREAMCOUNTS']._serialized_end=1140
+  _globals['_STREAMCOUNTS_DEADLETTEREDBYREASONENTRY']._serialized_start=1081
+  _globals['_STREAMCOUNTS_DEADLETTEREDBYREASONENTRY']._serialized_end=1140
+  _globals['_INGESTSERVICE']._serialized_start=1143
+  _globals['_INGESTSERVICE']._serialized_end=1348
+  _globals['_DATASETSERVICE']._serialized_start=1351
+  _globals['_DATASETSERVICE']._serialized_end=2670
 # @@protoc_insertion_point(module_scope)

@@ -1,6 +1,7 @@
 from headrace.ingest.v1 import catalogue_pb2 as _catalogue_pb2
 from headrace.ingest.v1 import datasets_pb2 as _datasets_pb2
 from headrace.ingest.v1 import erasures_pb2 as _erasures_pb2
+from headrace.ingest.v1 import text_search_pb2 as _text_search_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message

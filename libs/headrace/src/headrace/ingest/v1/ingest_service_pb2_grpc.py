@@ -7,6 +7,7 @@ from headrace.ingest.v1 import catalogue_pb2 as headrace_dot_ingest_dot_v1_dot_c
 from headrace.ingest.v1 import datasets_pb2 as headrace_dot_ingest_dot_v1_dot_datasets__pb2
 from headrace.ingest.v1 import erasures_pb2 as headrace_dot_ingest_dot_v1_dot_erasures__pb2
 from headrace.ingest.v1 import ingest_service_pb2 as headrace_dot_ingest_dot_v1_dot_ingest__service__pb2
+from headrace.ingest.v1 import text_search_pb2 as headrace_dot_ingest_dot_v1_dot_text__search__pb2
 
 GRPC_GENERATED_VERSION = '1.81.1'
 GRPC_VERSION = grpc.__version__
@@ -222,6 +223,11 @@ class DatasetServiceStub:
                 request_serializer=headrace_dot_ingest_dot_v1_dot_catalogue__pb2.SearchCatalogueRequest.SerializeToString,
                 response_deserializer=headrace_dot_ingest_dot_v1_dot_catalogue__pb2.SearchCatalogueResponse.FromString,
                 _registered_method=True)
+        self.SearchText = channel.unary_unary(
+                '/headrace.ingest.v1.DatasetService/SearchText',
+                request_serializer=headrace_dot_ingest_dot_v1_dot_text__search__pb2.SearchTextRequest.SerializeToString,
+                response_deserializer=headrace_dot_ingest_dot_v1_dot_text__search__pb2.SearchTextResponse.FromString,
+                _registered_method=True)
 
 
 class DatasetServiceServicer:
@@ -313,6 +319,13 @@ class DatasetServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def SearchText(self, request, context):
+        """Finds the texts of a column that read most like the query. Deadline: 10 s.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_DatasetServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -375,6 +388,11 @@ def add_DatasetServiceServicer_to_server(servicer, server):
                     servicer.SearchCatalogue,
                     request_deserializer=headrace_dot_ingest_dot_v1_dot_catalogue__pb2.SearchCatalogueRequest.FromString,
                     response_serializer=headrace_dot_ingest_dot_v1_dot_catalogue__pb2.SearchCatalogueResponse.SerializeToString,
+            ),
+            'SearchText': grpc.unary_unary_rpc_method_handler(
+                    servicer.SearchText,
+                    request_deserializer=headrace_dot_ingest_dot_v1_dot_text__search__pb2.SearchTextRequest.FromString,
+                    response_serializer=headrace_dot_ingest_dot_v1_dot_text__search__pb2.SearchTextResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -702,6 +720,33 @@ class DatasetService:
             '/headrace.ingest.v1.DatasetService/SearchCatalogue',
             headrace_dot_ingest_dot_v1_dot_catalogue__pb2.SearchCatalogueRequest.SerializeToString,
             headrace_dot_ingest_dot_v1_dot_catalogue__pb2.SearchCatalogueResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SearchText(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/headrace.ingest.v1.DatasetService/SearchText',
+            headrace_dot_ingest_dot_v1_dot_text__search__pb2.SearchTextRequest.SerializeToString,
+            headrace_dot_ingest_dot_v1_dot_text__search__pb2.SearchTextResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Text columns as an index of vectors: kept as the archive is, asked for what lies near a query.
+
+How far the index is stands in it, by raw offset, and changes with its content in one transaction:
+no row is indexed twice, and none is left out. When rows left the archive, by an erasure or by
+retention, the index is built again from what is there.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from headrace.errors import Invalid, NotFound
+from headrace_ingest.domain.datasets import Selection
+from headrace_ingest.domain.passages import Indexed, Match
+from headrace_ingest.ports import ContractBook, Embedder, RowStore, TextIndex
+from headrace_kit.failpoints import failpoint
+
+PASSAGES_MAX = 2_000
+LIMIT_DEFAULT, LIMIT_MAX = 10, 100
+QUERY_CHARACTERS_MAX = 8_192
+
+
+@dataclass(frozen=True, slots=True)
+class SearchText:
+    """The passages of a column that lie nearest to the query; a limit of 0 means the default."""
+
+    stream: str
+    column: str
+    query: str
+    limit: int
+
+
+@dataclass(frozen=True, slots=True)
+class TextKeeper:
+    """A pass may be repeated, and two may run beside each other."""
+
+    contracts: ContractBook
+    rows: RowStore
+    embedder: Embedder
+    index: TextIndex
+
+    def refresh(self, timeout_s: float) -> None:
+        """Take in what was archived since."""
+        for name in self.contracts.names():
+            for column in self.contracts.get(name).text_columns:
+                self._refresh(name, column, timeout_s)
+
+    def _refresh(self, stream: str, column: str, timeout_s: float) -> None:
+        try:
+            version = self.rows.newest_version(stream)
+        except NotFound:
+            return
+        indexed = self.index.indexed(stream, column)
+        if indexed is not None and indexed.complete and indexed.version == version:
+            return
+        selection = Selection(stream, version, ((column, "string"),))
+        if indexed is not None and self.rows.removed_since(selection, indexed.version):
+            self.index.drop(stream, column)
+            indexed = None
+        self._take_in(selection, column, indexed or Indexed(version), timeout_s)
+
+    def _take_in(
+        self, selection: Selection, column: str, indexed: Indexed, timeout_s: float
+    ) -> None:
+        complete = False
+        while not complete:
+            passages, next_by_partition = self.rows.passages(
+                selection, column, indexed.next_by_partition, PASSAGES_MAX, timeout_s=timeout_s
+            )
+            vectors = self.embedder.embed([each.text for each in passages])
+            complete = len(passages) < PASSAGES_MAX
+            after = Indexed(selection.delta_version, next_by_partition, complete)
+            self.index.add(selection.stream, column, passages, vectors, indexed, after)
+            failpoint("ingest.text.indexed")
+            indexed = after
+
+
+def search_text(
+    query: SearchText, *, contracts: ContractBook, embedder: Embedder, index: TextIndex
+) -> list[Match]:
+    """The nearest first. Raises NotFound STREAM_UNKNOWN, Invalid BAD_REQUEST."""
+    if query.column not in contracts.get(query.stream).text_columns:
+        raise Invalid("BAD_REQUEST", field="column", problem="has no index: text in its contract")
+    if not query.query.strip() or len(query.query) > QUERY_CHARACTERS_MAX:
+        problem = f"must have 1 to {QUERY_CHARACTERS_MAX} characters"
+        raise Invalid("BAD_REQUEST", field="query", problem=problem)
+    if not 0 <= query.limit <= LIMIT_MAX:
+        raise Invalid("BAD_REQUEST", field="limit", problem=f"must be 0 to {LIMIT_MAX}")
+    [vector] = embedder.embed([query.query])
+    return index.nearest(query.stream, query.column, vector, query.limit or LIMIT_DEFAULT)

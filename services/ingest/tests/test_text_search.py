@@ -1,0 +1,190 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Texts are found by likeness; each is indexed once, and what left the archive is found no more."""
+
+from __future__ import annotations
+
+import random
+
+import numpy as np
+import polars as pl
+import pytest
+
+from headrace.errors import Invalid, NotFound
+from headrace_ingest.adapters.contract_book import AppliedContracts
+from headrace_ingest.adapters.duckdb_rows import DuckDbRows
+from headrace_ingest.adapters.memory_tables import MemoryTables
+from headrace_ingest.adapters.sql_tables import SCHEMA
+from headrace_ingest.adapters.sql_text_index import SqlTextIndex
+from headrace_ingest.domain.datasets import Selection
+from headrace_ingest.domain.erasures import Entity, entity_sha256
+from headrace_ingest.domain.judging import ARCHIVE_COLUMNS, judge
+from headrace_ingest.domain.passages import HashedEmbedder, Indexed, Passage
+from headrace_ingest.handlers import text_search
+from headrace_ingest.handlers.text_search import SearchText, TextKeeper, search_text
+from headrace_ingest.testing import NOW_US, a_contract, a_raw, a_stream_document
+from headrace_kit.failpoints import FailpointRaised, arm
+from headrace_kit.json_strict import decode
+from headrace_kit.sql import connect
+from headrace_kit.sql_schema import prepare
+from headrace_kit.testing import a_batch
+
+STREAM, WORDS = "flights.departed", ["engine", "delay", "snow", "crew", "gate", "fuel", "bird"]
+COLUMNS = {**a_stream_document()["columns"], "note": {"type": "string", "index": "text"}}
+CONTRACT = a_contract(columns=COLUMNS)
+
+
+def rows(notes, *, first=0):
+    records = [
+        a_raw(first + place, note=note, record={"partition": place % 2})
+        for place, note in enumerate(notes)
+    ]
+    columns = (*ARCHIVE_COLUMNS, *CONTRACT.stream.columns)
+    return judge(a_batch(records), CONTRACT, decode=decode).rows.select(columns)
+
+
+class World:
+    def __init__(self, folder):
+        self.contracts, self.tables = AppliedContracts(), MemoryTables()
+        self.contracts.put(CONTRACT)
+        self.engine = connect(f"sqlite:///{folder}/catalogue.db")
+        prepare(self.engine, SCHEMA)
+        self.embedder = HashedEmbedder()
+        self.index = SqlTextIndex(self.engine, self.embedder.dimensions)
+        self.rows = DuckDbRows(self.tables, folder / "spill")
+        self.keeper = TextKeeper(self.contracts, self.rows, self.embedder, self.index)
+
+    def append(self, *notes, first=0):
+        self.tables.append(STREAM, rows(notes, first=first))
+
+    def found(self, query, column="note", limit=10):
+        asked = SearchText(STREAM, column, query, limit)
+        return search_text(
+            asked, contracts=self.contracts, embedder=self.embedder, index=self.index
+        )
+
+    def texts(self, query, limit=10):
+        self.keeper.refresh(60.0)
+        return [match.text for match in self.found(query, limit=limit)]
+
+
+@pytest.fixture
+def world(tmp_path):
+    made = World(tmp_path)
+    yield made
+    arm(None)
+    made.engine.dispose()
+
+
+def test_text_that_reads_alike_is_nearest(world):
+    world.append("Engine would not start", "Snow on the runway", "Crew was late")
+
+    assert "Engine would not start" == world.texts("engines not starting")[0]
+    assert "Snow on the runway" == world.texts("snowy runways")[0]
+
+
+def test_same_text_has_similarity_one(world):
+    world.append("Snow on the runway")
+    world.keeper.refresh(60.0)
+
+    assert 1.0 == pytest.approx(world.found("Snow on the runway")[0].similarity, abs=1e-3)
+
+
+def test_rows_that_come_later_are_found_too(world):
+    world.append("Snow on the runway")
+    assert 1 == len(world.texts("snow"))
+    world.append("More snow", first=1)
+
+    assert 2 == len(world.texts("snow"))
+
+
+def test_rows_are_taken_in_by_pieces(world, monkeypatch):
+    monkeypatch.setattr(text_search, "PASSAGES_MAX", 3)
+    world.append(*(f"snow {number}" for number in range(10)))
+
+    assert 10 == len(world.texts("snow", limit=100))
+
+
+def test_rows_without_a_text_are_left_out(world):
+    world.append("snow", None, "")
+
+    assert 2 >= len(world.texts("snow"))
+    assert "snow" == world.texts("snow")[0]
+
+
+def test_keeper_that_broke_off_indexes_each_row_once(world, monkeypatch):
+    monkeypatch.setattr(text_search, "PASSAGES_MAX", 3)
+    world.append(*(f"snow {number}" for number in range(10)))
+    arm("ingest.text.indexed:2:raise")
+    with pytest.raises(FailpointRaised):
+        world.keeper.refresh(60.0)
+    arm(None)
+    found = world.texts("snow", limit=100)
+
+    assert 10 == len(found) == len(set(found))
+
+
+def test_second_writer_of_the_same_rows_adds_nothing(world):
+    passages, vectors = [Passage("a", "snow")], world.embedder.embed(["snow"])
+    for _ in range(2):
+        world.index.add(STREAM, "note", passages, vectors, Indexed(0), Indexed(0, {0: 1}))
+
+    assert 1 == len(world.found("snow"))
+    assert Indexed(0, {0: 1}) == world.index.indexed(STREAM, "note")
+
+
+def test_erased_row_is_found_no_more(world):
+    world.append("Snow on the runway")
+    other = rows(["Snow elsewhere"], first=1).with_columns(flight=pl.lit("UA2"))
+    world.tables.append(STREAM, other)
+    assert 2 == len(world.texts("snow"))
+    entity = Entity("flight", entity_sha256("flight", "UA1"), NOW_US)
+    world.rows.erase(Selection(STREAM, 1, ()), entity)
+
+    assert ["Snow elsewhere"] == world.texts("snow")
+
+
+def test_lost_index_is_built_again_from_the_archive(world, tmp_path):
+    world.append("Snow on the runway")
+    world.texts("snow")
+    world.index.drop(STREAM, "note")
+    assert [] == world.found("snow")
+
+    assert ["Snow on the runway"] == world.texts("snow")
+
+
+def test_ten_nearest_are_those_of_brute_force(world):
+    dice = random.Random(7)
+    texts = [" ".join(dice.choices(WORDS, k=6)) + f" {number}" for number in range(3_000)]
+    passages = [Passage(f"e{number}", text) for number, text in enumerate(texts)]
+    vectors = world.embedder.embed(texts)
+    world.index.add(STREAM, "note", passages, vectors, Indexed(0), Indexed(0, {0: 3_000}))
+    hits = 0
+    for query in (" ".join(dice.choices(WORDS, k=4)) for _ in range(50)):
+        [vector] = world.embedder.embed([query])
+        wanted = np.sort(vectors @ vector)[-10]
+        found = [match.similarity for match in world.found(query)]
+        hits += sum(similarity >= wanted - 2e-3 for similarity in found)
+
+    assert hits / 500 >= 0.95
+
+
+def test_embedding_is_the_same_everywhere():
+    [vector] = HashedEmbedder().embed(["Snow on the runway"])
+
+    assert 1.0 == pytest.approx(float(np.linalg.norm(vector)))
+    assert np.array_equal(vector, HashedEmbedder().embed(["snow  on the RUNWAY", "x"])[0])
+    assert not HashedEmbedder().embed([""]).any()
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"query": " "}, {"query": "x" * 8_193}, {"column": "origin"}, {"limit": 101}]
+)
+def test_search_that_makes_no_sense_is_refused(world, wrong):
+    with pytest.raises(Invalid, match="BAD_REQUEST"):
+        world.found(**({"query": "snow"} | wrong))
+
+
+def test_unknown_stream_is_not_found(world):
+    asked = SearchText("absent", "note", "snow", 0)
+    with pytest.raises(NotFound, match="STREAM_UNKNOWN"):
+        search_text(asked, contracts=world.contracts, embedder=world.embedder, index=world.index)
