@@ -43,10 +43,9 @@ def window_features(draw, numbers, texts) -> dict[str, object]:
 
 
 @st.composite
-def views(draw, *, made: bool = True) -> StreamView:
-    """A view of the rides by `zone` or by `zone` and `kind`; `made`: with expressions."""
-    numbers = [*NUMBERS, *DERIVED] if made else NUMBERS
-    texts = ["driver", *WHO] if made else ["driver"]
+def views(draw) -> StreamView:
+    """A view of the rides by `zone` or by `zone` and `kind`."""
+    numbers, texts = [*NUMBERS, *DERIVED], ["driver", *WHO]
     drawn = draw(st.lists(window_features(numbers, texts), min_size=1, max_size=4))
     features = {f"f{number}": feature for number, feature in enumerate(drawn)}
     single = [name for name, feature in features.items() if feature["aggregate"] != "last_n"]
@@ -59,8 +58,8 @@ def views(draw, *, made: bool = True) -> StreamView:
         "description": "Drawn.",
         "stream": RIDES["name"],
         "entity": draw(st.sampled_from([("zone",), ("zone", "kind")])),
-        "filter": draw(FILTERS) if made else None,
-        "derive": DERIVED | WHO if made else {},
+        "filter": draw(FILTERS),
+        "derive": DERIVED | WHO,
         "ttl": draw(st.none() | st.sampled_from(["20m", "2h"])),
         "features": features,
     }

@@ -2,15 +2,19 @@
 """A small world: two streams with views on them, and events."""
 
 import json
+import tempfile
 from collections.abc import Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 from hypothesis import strategies as st
 
 from headrace.application import Recipe, Stream
 from headrace.feature_view import RequestView, StreamView
+from headrace_feature.adapters.duckdb_workbench import AS_OF, Workbench
 from headrace_feature.adapters.memory_archive import MemoryArchive
 from headrace_feature.adapters.memory_restorer import NothingToRestore
 from headrace_feature.adapters.record_folder import RecordFolder
@@ -22,11 +26,12 @@ from headrace_feature.domain.known_until import KnownUntil
 from headrace_feature.domain.observations import FLAGS, PARTITION_SHIFT, Run, merged
 from headrace_feature.domain.online_query import FeatureRows, GetOnlineFeatures
 from headrace_feature.domain.views import Catalogue
-from headrace_feature.handlers import (
+from headrace_feature.handlers import OnlineState, get_online_features
+from headrace_feature.offline_handlers import (
     CreateTrainingSet,
-    OnlineState,
+    GetHistoricalFeatures,
     create_training_set,
-    get_online_features,
+    get_historical_features,
 )
 from headrace_feature.ports import Restorer
 from headrace_kit.kafka import Partition
@@ -302,10 +307,77 @@ class World:
     def online(self) -> OnlineState:
         return OnlineState(lambda: self.catalogue, self.store, self.kept, self.known, self.clock)
 
-    def training_set(self, rides, asks, ends, until):
+    def training_set(self, rides, asks, ends, until, **bench):
         archive = MemoryArchive({"rides": rides, "asks": asks, "ends": ends})
         command = CreateTrainingSet("late", until)
-        return create_training_set(command, catalogue=self.catalogue, archive=archive)
+        with a_bench(**bench) as opened:
+            made = create_training_set(
+                command, catalogue=self.catalogue, archive=archive, bench=opened
+            )
+            return TrainingSet.of(made)
+
+    def historical(self, rides, rows, features=WINDOW_FEATURES, *, bench=None, **query):
+        """rows: (zone, kind, as_of)."""
+        zones, kinds, moments = zip(*rows, strict=True) if rows else ((), (), ())
+        batch = pa.record_batch(
+            {
+                "zone": pa.array(zones, pa.string()),
+                "kind": pa.array(kinds, pa.int64()),
+                AS_OF: pa.array(moments, pa.int64()),
+            }
+        )
+        asked = GetHistoricalFeatures(tuple(features), **query)
+        archive = MemoryArchive({"rides": [ride.row() for ride in rides]})
+        with a_bench(**(bench or {})) as opened:
+            stored = opened.stored([batch], batch.schema)
+            made = get_historical_features(
+                asked, stored, catalogue=self.catalogue, archive=archive, bench=opened
+            )
+            return _joined(made, len(features))[1]
+
+
+@contextmanager
+def a_bench(*, disk_bytes_max=1 << 30, observations_max=1_000_000):
+    with tempfile.TemporaryDirectory() as folder:
+        bench = Workbench(
+            Path(folder) / "bench", disk_bytes_max=disk_bytes_max, observations_max=observations_max
+        )
+        with bench.opened() as opened:
+            yield opened
+
+
+@dataclass(frozen=True)
+class TrainingSet:
+    """All that was made, at once."""
+
+    features: tuple[str, ...]
+    entity_keys: list[str]
+    as_of_us: np.ndarray
+    label: np.ndarray
+    values: np.ndarray
+
+    @classmethod
+    def of(cls, made) -> "TrainingSet":
+        rows, values = _joined(made, len(made.features))
+        return cls(
+            made.features,
+            rows["entity_key"].to_pylist(),
+            rows[AS_OF].to_numpy(),
+            rows["label"].to_numpy(),
+            values,
+        )
+
+
+def _joined(made, width):
+    pairs = [(batch.data, answers) for batch, answers in made.answered]
+    values = [answers for _, answers in pairs] or [np.empty((0, width), np.float32)]
+    empty = {
+        "entity_key": pa.array([], pa.string()),
+        AS_OF: pa.array([], pa.int64()),
+        "label": pa.array([], pa.float32()),
+    }
+    rows = pa.Table.from_batches([data for data, _ in pairs]) if pairs else pa.table(empty)
+    return rows, np.concatenate(values)
 
 
 def _of_one_partition(runs: Sequence[Run], floor: int) -> Run:

@@ -66,7 +66,7 @@ def test_long_windows_give_the_bits_of_short_ones(data, view, events, rows):
         assert short == bits(world.read(rows, names))
 
 
-@given(view=views(made=False), events=event_lists(), dues=st.lists(MOMENTS, min_size=1, max_size=6))
+@given(view=views(), events=event_lists(), dues=st.lists(MOMENTS, min_size=1, max_size=6))
 def test_training_set_of_any_view_equals_the_online_read(view, events, dues):
     names = feature_names(view)
     recipe = RECIPE.model_copy(update={"features": tuple(names)})

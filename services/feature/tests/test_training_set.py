@@ -19,6 +19,7 @@ from feature_world import (
     ZONES,
     Event,
     World,
+    a_bench,
     archived,
     bits,
     event_lists,
@@ -27,9 +28,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from headrace.errors import NotFound, Unavailable
-from headrace_feature.adapters.arrow_ipc import ArrowIpcStream
+from headrace_feature.adapters import duckdb_workbench
+from headrace_feature.adapters.arrow_ipc import training_stream
+from headrace_feature.adapters.memory_archive import MemoryArchive
 from headrace_feature.domain import point_in_time
-from headrace_feature.handlers import CreateTrainingSet, create_training_set
+from headrace_feature.offline_handlers import CreateTrainingSet, create_training_set
 
 LATER = START + 100 * HOUR
 OFFSET = -10 * MINUTE
@@ -45,10 +48,13 @@ def an_end(name="ask", known=START + HOUR, late_by=9, id="end"):
     return archived(id, known, known, {"ask_id": name, "late_by": late_by})
 
 
-def training_set(*, rides=(), asks=(), ends=(), until=LATER, world=None):
+def complete(rides=(), asks=(), ends=()):
     streams = {"rides": [e.row() for e in rides], "asks": asks, "ends": ends}
-    complete = {stream: [*rows, AFTER_ALL] for stream, rows in streams.items()}
-    return (world or World()).training_set(*complete.values(), until)
+    return {stream: [*rows, AFTER_ALL] for stream, rows in streams.items()}
+
+
+def training_set(*, rides=(), asks=(), ends=(), until=LATER, **bench):
+    return World().training_set(*complete(rides, asks, ends).values(), until, **bench)
 
 
 ASKS = st.lists(st.tuples(ZONES, KINDS, MOMENTS, LAGS, st.none() | st.floats(-9, 9)), max_size=12)
@@ -102,12 +108,16 @@ def test_no_row_depends_on_what_became_known_after_it(data, rides, drawn, cut):
 
 
 @given(rides=event_lists(), drawn=ASKS)
-def test_pairs_taken_in_small_pieces_give_the_same(rides, drawn):
+def test_work_in_small_pieces_and_shares_gives_the_same(rides, drawn):
     asks = asks_of(drawn)
     whole = training_set(rides=rides, asks=asks)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(point_in_time, "PAIRS_MAX", 3)
-        assert bits(whole.values) == bits(training_set(rides=rides, asks=asks).values)
+        patch.setattr(duckdb_workbench, "ROWS_MAX", 2)
+        pieces = training_set(rides=rides, asks=asks, observations_max=7)
+
+    assert whole.entity_keys == pieces.entity_keys
+    assert bits(whole.values) == bits(pieces.values)
 
 
 def test_sums_are_exact_and_last_is_that_of_the_greatest_id():
@@ -179,18 +189,29 @@ def test_archive_that_is_behind_is_unavailable():
 def test_unknown_recipe_is_refused():
     with pytest.raises(NotFound, match="DEFINITION_UNKNOWN"):
         create_training_set(
-            CreateTrainingSet("none", LATER), catalogue=World().catalogue, archive=None
+            CreateTrainingSet("none", LATER), catalogue=World().catalogue, archive=None, bench=None
         )
+
+
+def streamed(**streams):
+    """What was made, and the stream's bytes and digest."""
+    archive = MemoryArchive(complete(**streams))
+    command = CreateTrainingSet("late", LATER)
+    with a_bench() as bench:
+        made = create_training_set(
+            command, catalogue=World().catalogue, archive=archive, bench=bench
+        )
+        stream = training_stream(made.answered, len(made.features))
+        return b"".join(stream), stream.digest
 
 
 def test_arrow_stream_reads_back_and_its_digest_is_of_the_bytes():
     rides = [Event("ride", START + OFFSET, START + OFFSET)]
-    made = training_set(rides=rides, asks=[an_ask(), an_ask(name="b")], ends=[an_end()])
-    stream = ArrowIpcStream(made)
-    data = b"".join(stream)
-    table = pa.ipc.open_stream(data).read_all()
+    world = {"rides": rides, "asks": [an_ask(), an_ask(name="b")], "ends": [an_end()]}
+    data, digest = streamed(**world)
+    table, made = pa.ipc.open_stream(data).read_all(), training_set(**world)
 
-    assert stream.digest == hashlib.sha256(data).hexdigest()
+    assert digest == hashlib.sha256(data).hexdigest()
     assert ["entity_key", "as_of_us", "label", "features"] == table.column_names
     assert made.entity_keys == table["entity_key"].to_pylist()
     flat = table["features"].combine_chunks().flatten().to_numpy()
@@ -198,6 +219,6 @@ def test_arrow_stream_reads_back_and_its_digest_is_of_the_bytes():
 
 
 def test_training_set_without_rows_is_a_stream_without_rows():
-    data = b"".join(ArrowIpcStream(training_set()))
+    data, _ = streamed()
 
     assert 0 == pa.ipc.open_stream(data).read_all().num_rows

@@ -353,9 +353,8 @@ def _check_recipe(recipe: Recipe, application: Application) -> None:
     for feature in recipe.features:
         _require(feature in views, recipe, f"feature {feature} is in no view")
         for view in _views_asked(feature, views):
-            made = view.filter is not None or bool(view.derive) or bool(view.lookups)
-            problem = f"{feature}: no training set has filter, derive or lookups yet"
-            _require(not made, recipe, problem)
+            problem = f"{feature}: no training set has lookups yet"
+            _require(not view.lookups, recipe, problem)
         for column in _asked_columns(feature, views):
             _check_columns(recipe, application, spine.stream, column)
     for column in (spine.entity_key, spine.time):

@@ -239,6 +239,11 @@ REASONS: dict[str, Reason] = {
     "NO_TASK": Reason(
         "NotFound", "No task of this label waits for this labeller.", "Ask again later."
     ),
+    "ARCHIVE_VERSION_UNKNOWN": Reason(
+        "NotFound",
+        "The archive of a stream has no such version, or not any more.",
+        "Ask without a manifest.",
+    ),
     "RUN_UNKNOWN": Reason("NotFound", "No training run has this id.", "Ask ListRuns."),
     "VERSION_UNKNOWN": Reason(
         "NotFound", "The model has no such version.", "Ask headrace models or ListVersions."
@@ -282,6 +287,11 @@ REASONS: dict[str, Reason] = {
     ),
     "TASK_ANSWERED": Reason(
         "Conflict", "The labeller has answered the task otherwise.", "Claim another task."
+    ),
+    "DEFINITIONS_CHANGED": Reason(
+        "Conflict",
+        "A view or its stream is not what the manifest was made with.",
+        "Apply that definition again or ask without the manifest.",
     ),
     "REQUEST_REUSED": Reason(
         "Conflict",

@@ -15,6 +15,7 @@ from headrace import topics
 from headrace.feature.v1 import feature_service_pb2_grpc as service
 from headrace_feature.adapters.definition_follower import DefinitionFollower
 from headrace_feature.adapters.delta_archive import DeltaArchive
+from headrace_feature.adapters.duckdb_workbench import Workbench
 from headrace_feature.adapters.ends_watch import EndsWatch
 from headrace_feature.adapters.group_members import GroupMembers
 from headrace_feature.adapters.grpc_api import FeatureApi, PeerApi
@@ -120,6 +121,11 @@ def run(settings: Settings) -> int:
     api = FeatureApi(
         online=OnlineState(definitions.catalogue, reader, kept, known, clock),
         archive=archive,
+        workbench=Workbench(
+            settings.data_dir / "offline",
+            disk_bytes_max=settings.offline_disk_bytes_max,
+            observations_max=settings.offline_observations_max,
+        ),
         freshness=freshness,
     )
     peer_api = PeerApi(catalogue=definitions.catalogue, store=store)

@@ -1,18 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the service does: fold records into runs, answer reads, make training sets."""
+"""What the service does with the stream: fold records into runs, answer reads."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from headrace.application import Recipe
-from headrace.errors import Conflict, HeadraceError, Invalid, NotFound, Unavailable
-from headrace_feature.domain import long_windows, point_in_time, windows
+from headrace.errors import Conflict, HeadraceError, Invalid, Unavailable
+from headrace_feature.domain import long_windows, windows
 from headrace_feature.domain.entities import digests, text_of
 from headrace_feature.domain.exact import as_float32
 from headrace_feature.domain.gathering import Block, Ranges, Wanted, block_of, extracted, ranges_of
@@ -27,10 +25,8 @@ from headrace_feature.domain.online_query import (
     joinable,
     joined,
 )
-from headrace_feature.domain.records import Numbers, Records, numbered
 from headrace_feature.domain.request_features import Column, transform
 from headrace_feature.domain.rules import apply_rules
-from headrace_feature.domain.training_set import Rows, TrainingSet, build_rows
 from headrace_feature.domain.views import (
     Catalogue,
     Layout,
@@ -40,7 +36,7 @@ from headrace_feature.domain.views import (
     newest_of,
     plan_of,
 )
-from headrace_feature.ports import Archive, Folded, ObservationReader, ObservationStore, Snapshot
+from headrace_feature.ports import Folded, ObservationReader, ObservationStore
 from headrace_kit.clock import Clock
 
 LINE_US_MAX = 2**61  # entities x (span of their times + what a coarse scale adds)
@@ -51,14 +47,6 @@ NOBODY: tuple[str, ...] = ()  # the entity of a row that has none
 Reply = FeatureRows | HeadraceError
 # Next offset by layout id and partition: what the fold may take on, without a hole before it.
 Placed = Mapping[tuple[bytes, int], int]
-
-
-@dataclass(frozen=True, slots=True)
-class CreateTrainingSet:
-    """The rows of a recipe, as known at `known_until_us`."""
-
-    recipe: str
-    known_until_us: int
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -406,93 +394,3 @@ def get_observations(
     found = extracted(store.runs_of(layout, wanted), wanted, width=width)
     _check_readable(layout, int(wanted.since_us.min(initial=2**62)), store)
     return found
-
-
-def create_training_set(
-    command: CreateTrainingSet, *, catalogue: Catalogue, archive: Archive
-) -> TrainingSet:
-    """Raises NotFound DEFINITION_UNKNOWN or FEATURE_UNKNOWN, Unavailable RECORDS_BEHIND."""
-    recipe = catalogue.recipes.get(command.recipe)
-    if recipe is None:
-        raise NotFound("DEFINITION_UNKNOWN", recipe=command.recipe)
-    plan, until_us = plan_of(catalogue, recipe.features), command.known_until_us
-    streams = {recipe.spine.stream, recipe.label.stream}
-    streams |= {part.layout.stream for part in plan.windows}
-    snapshots = archive.snapshots(streams, until_us)
-    rows = _build_rows(recipe, plan, snapshots, until_us)
-    return TrainingSet(
-        features=recipe.features,
-        entity_keys=_entity_keys(rows.spine, recipe.spine.entity_key),
-        as_of_us=rows.as_of_us,
-        label=rows.label,
-        values=as_float32(_offline_features(plan, rows, snapshots, until_us)),
-        known_until_us=until_us,
-        version_by_stream={stream: each.version for stream, each in snapshots.items()},
-    )
-
-
-def _build_rows(
-    recipe: Recipe, plan: Plan, snapshots: Mapping[str, Snapshot], until_us: int
-) -> Rows:
-    needed = {recipe.spine.entity_key, recipe.spine.time}
-    needed |= {feature.column for feature in plan.request.features}
-    needed |= {column for part in plan.windows for column in part.layout.entity}
-    spine = snapshots[recipe.spine.stream].records(needed, until_us)
-    labels = snapshots[recipe.label.stream].records(
-        {recipe.label.key, recipe.label.column}, until_us
-    )
-    return build_rows(recipe, spine, labels, until_us)
-
-
-def _entity_keys(spine: Records, column: str) -> list[str]:
-    texts = spine.texts(column)
-    return [texts.values[code] for code in texts.codes.tolist()]
-
-
-def _offline_features(
-    plan: Plan, rows: Rows, snapshots: Mapping[str, Snapshot], until_us: int
-) -> NDArray[np.float64]:
-    answers = np.empty((len(rows.as_of_us), plan.slots))
-    for stream in sorted({part.layout.stream for part in plan.windows}):
-        parts = [part for part in plan.windows if part.layout.stream == stream]
-        columns = {name for p in parts for name in (*p.layout.entity, *p.layout.columns)}
-        records = snapshots[stream].records(columns, until_us)
-        for part in parts:
-            answers[:, part.slots] = _joined(part, rows, records)
-    for slot, feature in zip(plan.request.slots, plan.request.features, strict=True):
-        answers[:, slot] = transform(feature, _request_column(rows.spine, feature.column))
-    apply_rules(plan.rules, answers)
-    return answers[:, : plan.width]
-
-
-def _joined(part: WindowPart, rows: Rows, records: Records) -> NDArray[np.float64]:
-    layout = part.layout
-    asked, entity = numbered(
-        [rows.spine.texts(column) for column in layout.entity],
-        [records.texts(column) for column in layout.entity],
-    )
-    history = point_in_time.build_history(
-        entity,
-        records.event_us,
-        records.known_us,
-        records.id_rank,
-        {column: _values(records, column) for column in layout.columns},
-    )
-    questions = point_in_time.Questions(asked, rows.as_of_us)
-    return point_in_time.window_features(history, questions, part.asked)
-
-
-def _values(records: Records, column: str) -> Numbers:
-    """Texts by their number in the archive: different ones can be counted."""
-    found = records.columns[column]
-    return found if isinstance(found, Numbers) else Numbers(found.codes, found.codes >= 0)
-
-
-def _request_column(spine: Records, name: str) -> Column:
-    """As a caller would send it: texts, or numbers with NaN for absent."""
-    column = spine.columns[name]
-    if not isinstance(column, Numbers):
-        return [column.values[code] if code >= 0 else None for code in column.codes.tolist()]
-    if column.present.all():
-        return column.values
-    return np.where(column.present, column.values.astype(np.float64), np.nan)

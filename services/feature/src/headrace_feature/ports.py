@@ -3,14 +3,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol, TypeVar
 
+import numpy as np
+from numpy.typing import NDArray
+
+from headrace.application import Recipe
 from headrace_feature.domain.gathering import Wanted
 from headrace_feature.domain.observations import Run
-from headrace_feature.domain.records import Records
+from headrace_feature.domain.records import Records, Share
+from headrace_feature.domain.training_set import Rows
 from headrace_feature.domain.views import Layout
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,8 +104,21 @@ class Snapshot(Protocol):
     def version(self) -> int:
         """Of the Delta table."""
 
-    def records(self, columns: Collection[str], known_until_us: int) -> Records:
-        """The records known at that moment; a column that the archive lacks is absent."""
+    @property
+    def observations(self) -> int:
+        """How many records it holds."""
+
+    @property
+    def dataset(self) -> Any:
+        """The records as data that a bench can scan."""
+
+    def records(
+        self, layout: Layout, known_until_us: int, *, share: Share | None = None
+    ) -> Records:
+        """What a view needs of the records that were known at that moment and that it counts.
+
+        A column that the archive lacks is absent. Of a share, those whose entity falls to it.
+        """
 
 
 class Archive(Protocol):
@@ -108,3 +129,40 @@ class Archive(Protocol):
 
         Raises Unavailable RECORDS_BEHIND when one does not appear within a bounded wait.
         """
+
+    def newest(self, streams: Collection[str]) -> Mapping[str, Snapshot]:
+        """By stream, what is there now. Raises NotFound ARCHIVE_VERSION_UNKNOWN."""
+
+    def at(self, version_by_stream: Mapping[str, int]) -> Mapping[str, Snapshot]:
+        """By stream, this version. Raises NotFound ARCHIVE_VERSION_UNKNOWN."""
+
+
+class Scratch(Protocol):
+    """[rows, slots] float64 that wait on disk."""
+
+    def read(self, first: int, rows: int) -> NDArray[np.float64]: ...
+
+    def write(self, first: int, answers: NDArray[np.float64]) -> None: ...
+
+
+class Bench(Protocol):
+    """Room on disk and threads for one request."""
+
+    @property
+    def observations_max(self) -> int:
+        """How many may be in memory at a time."""
+
+    def each(self, function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
+        """The results in order; some are computed ahead of whoever takes them."""
+
+    def training_rows(
+        self,
+        recipe: Recipe,
+        columns: Collection[str],
+        snapshots: Mapping[str, Snapshot],
+        known_until_us: int,
+    ) -> Rows:
+        """The spine's records with their labels, in order of (as_of, event id)."""
+
+    def scratch(self, rows: int, width: int) -> Scratch:
+        """Raises Busy BATCH_TOO_LARGE when there is no room."""

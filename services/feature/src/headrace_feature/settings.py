@@ -29,6 +29,10 @@ class Settings(ObjectStoreSettings):
     """Cap of small runs, and of large ones, on disk; the files grow as it is needed."""
     keep_days: int = Field(default=45, gt=0, le=3_650)
     """How far behind the newest known record a read may ask."""
+    offline_observations_max: int = Field(default=2_500_000, gt=0)
+    """Observations in memory at a time, about 400 bytes each; views beyond it go in shares."""
+    offline_disk_bytes_max: int = Field(default=32 << 30, gt=0)
+    """Cap of rows, of answers and of spilled joins on disk, each, while a request is answered."""
     object_store_uri: str = ""
     """`file:///FOLDER` or `s3://BUCKET/PREFIX`, where ingest archives and snapshots of the state
     are kept; empty: .headrace/objects."""

@@ -1,25 +1,31 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A training set as one Arrow IPC stream, in pieces that fit a message, and its digest."""
+"""Rows as one Arrow IPC stream in pieces that fit a message: those that a caller sends, and those
+that are answered."""
 
 from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from headrace_feature.domain.training_set import TrainingSet
+from headrace.errors import Invalid
+from headrace_feature.adapters.duckdb_workbench import AS_OF
+from headrace_feature.domain.training_set import Batch
 
-BATCH_BYTES = 4 << 20
 PIECE_BYTES_MAX = 1 << 20
+MOMENT_MAX = 2**62  # a window may be taken away without leaving int64
+Answers = NDArray[np.float32]
 
 
 class ArrowIpcStream:
     """Iterate once for the pieces; then `digest` is the sha256 of all of them."""
 
-    def __init__(self, training_set: TrainingSet) -> None:
-        self._set = training_set
+    def __init__(self, batches: Iterable[Any], schema: Any) -> None:
+        self._batches, self._schema = batches, schema
         self._sha256 = hashlib.sha256()
 
     @property
@@ -36,38 +42,137 @@ class ArrowIpcStream:
     def _written(self) -> Iterator[bytes]:
         import pyarrow as pa
 
-        rows, width = self._set.values.shape
-        schema = pa.schema(
-            [
-                ("entity_key", pa.string()),
-                ("as_of_us", pa.int64()),
-                ("label", pa.float32()),
-                ("features", pa.list_(pa.float32(), width)),
-            ]
-        )
         sink = io.BytesIO()
-        step = max(1, BATCH_BYTES // (4 * width))
-        with pa.ipc.new_stream(sink, schema) as writer:
-            for first in range(0, rows, step):
-                writer.write_batch(_batch(self._set, slice(first, first + step), schema))
+        with pa.ipc.new_stream(sink, self._schema) as writer:
+            for batch in self._batches:
+                writer.write_batch(batch)
                 yield _emptied(sink)
         yield _emptied(sink)
 
 
-def _batch(training_set: TrainingSet, rows: slice, schema: object) -> object:
+def training_stream(answered: Iterable[tuple[Batch, Answers]], width: int) -> ArrowIpcStream:
+    """`entity_key`, `as_of_us`, `label`, and `features` as a list of one length."""
     import pyarrow as pa
 
-    values = np.ascontiguousarray(training_set.values[rows])
-    features = pa.FixedSizeListArray.from_arrays(pa.array(values.reshape(-1)), values.shape[1])
-    return pa.record_batch(
-        [
-            pa.array(training_set.entity_keys[rows], pa.string()),
-            pa.array(training_set.as_of_us[rows]),
-            pa.array(training_set.label[rows]),
-            features,
-        ],
-        schema=schema,
-    )
+    names = ("entity_key", "as_of_us", "label")
+    features = pa.list_(pa.float32(), width)
+    types = (pa.string(), pa.int64(), pa.float32(), features)
+    schema = pa.schema(list(zip((*names, "features"), types, strict=True)))
+
+    def batch(data: Any, answers: Answers) -> Any:
+        flat = pa.array(np.ascontiguousarray(answers).reshape(-1))
+        values = pa.FixedSizeListArray.from_arrays(flat, width)
+        return pa.record_batch([*(data.column(name) for name in names), values], schema=schema)
+
+    return ArrowIpcStream((batch(each.data, answers) for each, answers in answered), schema)
+
+
+def historical_stream(
+    answered: Iterable[tuple[Batch, Answers]], features: tuple[str, ...], rows: Any
+) -> ArrowIpcStream:
+    """The rows as they came, `rows` their schema, with a float32 column for each feature."""
+    import pyarrow as pa
+
+    schema = pa.schema([*rows, *((name, pa.float32()) for name in features)])
+
+    def batch(data: Any, answers: Answers) -> Any:
+        columns = [pa.array(column) for column in np.ascontiguousarray(answers.T)]
+        return pa.record_batch([*data.columns, *columns], schema=schema)
+
+    return ArrowIpcStream((batch(each.data, answers) for each, answers in answered), schema)
+
+
+class SentRows:
+    """The rows that a caller sends; `digest` is the sha256 of all pieces, once they are read."""
+
+    def __init__(self, pieces: Iterator[bytes]) -> None:
+        import pyarrow as pa
+
+        self._sha256 = hashlib.sha256()
+        self._source = _Pieces(pieces, self._sha256.update)
+        try:
+            self._reader = pa.ipc.open_stream(pa.PythonFile(self._source, "r"))
+        except (pa.ArrowException, OSError, ValueError) as err:
+            raise _no_rows(err) from err
+        self.schema = _checked(self._reader.schema)
+
+    @property
+    def digest(self) -> str:
+        return self._sha256.hexdigest()
+
+    def batches(self) -> Iterator[Any]:
+        """Raises Invalid BAD_REQUEST for bytes that are no such stream, or a row without moment."""
+        import pyarrow as pa
+
+        try:
+            for batch in self._reader:
+                batch.validate(full=True)
+                _check_moments(batch.column(AS_OF))
+                yield batch
+            self._source.drain()
+        except (pa.ArrowException, OSError, ValueError) as err:
+            raise _no_rows(err) from err
+
+
+class _Pieces(io.RawIOBase):
+    """A file of bytes that come piece by piece."""
+
+    def __init__(self, pieces: Iterator[bytes], seen: Callable[[bytes], object]) -> None:
+        super().__init__()
+        self._pieces, self._seen, self._left = pieces, seen, b""
+
+    def readable(self) -> bool:
+        return True
+
+    def read(self, size: int | None = -1) -> bytes:
+        """Exactly so many bytes, fewer at the end only."""
+        parts, wanted = [], -1 if size is None else size
+        while wanted and (self._left or self._next()):
+            part = self._left if wanted < 0 else self._left[:wanted]
+            self._left = self._left[len(part) :]
+            wanted -= len(part) if wanted > 0 else 0
+            parts.append(part)
+        return b"".join(parts)
+
+    def drain(self) -> None:
+        """What lies behind the end of the stream belongs to the bytes that were sent."""
+        while self._next():
+            self._left = b""
+
+    def _next(self) -> bool:
+        """Whether there is one more piece; an empty one is none."""
+        self._left = next(filter(None, self._pieces), b"")
+        self._seen(self._left)
+        return bool(self._left)
+
+
+def _checked(schema: Any) -> Any:
+    import pyarrow as pa
+
+    kinds = [pa.types.is_string, pa.types.is_large_string, pa.types.is_integer]
+    kinds += [pa.types.is_floating, pa.types.is_boolean]
+    if AS_OF not in schema.names or schema.field(AS_OF).type != pa.int64():
+        raise Invalid("BAD_REQUEST", field=AS_OF, problem="must be a column of int64")
+    for field in schema:
+        if schema.names.count(field.name) > 1:
+            raise Invalid("BAD_REQUEST", field=field.name, problem="a column is given twice")
+        if not any(kind(field.type) for kind in kinds):
+            raise Invalid("BAD_REQUEST", field=field.name, problem=f"cannot be {field.type}")
+    return schema
+
+
+def _check_moments(moments: Any) -> None:
+    import pyarrow.compute as pc
+
+    bounds = pc.min_max(moments).as_py()
+    given = moments.null_count == 0
+    if len(moments) and not (given and bounds["min"] >= 0 and bounds["max"] < MOMENT_MAX):
+        raise Invalid("BAD_REQUEST", field=AS_OF, problem="must be given, microseconds since 1970")
+
+
+def _no_rows(err: Exception) -> Invalid:
+    problem = f"is no Arrow IPC stream: {str(err)[:200]}"
+    return Invalid("BAD_REQUEST", field="arrow_ipc", problem=problem)
 
 
 def _emptied(sink: io.BytesIO) -> bytes:

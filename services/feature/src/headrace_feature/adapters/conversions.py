@@ -22,9 +22,10 @@ from headrace_feature.domain.observations import Ids, Observations
 from headrace_feature.domain.online_query import FeatureRows, GetOnlineFeatures
 from headrace_feature.domain.records import Numbers, Texts
 from headrace_feature.domain.request_features import Column
-from headrace_feature.domain.training_set import TrainingSet
+from headrace_feature.domain.training_set import Historical
 from headrace_feature.domain.views import Kind, Layout
-from headrace_feature.handlers import CreateTrainingSet, GetObservations
+from headrace_feature.handlers import GetObservations
+from headrace_feature.offline_handlers import CreateTrainingSet, GetHistoricalFeatures
 from headrace_kit.expressions import to_polars
 from headrace_kit.kafka import RecordBatch
 
@@ -188,12 +189,41 @@ def to_training_command(request: wire.CreateTrainingSetRequest) -> CreateTrainin
     return CreateTrainingSet(request.recipe, request.known_until_us)
 
 
-def to_manifest(training_set: TrainingSet, digest: str) -> wire.TrainingSetManifest:
+def to_training_manifest(made: Historical, digest: str) -> wire.TrainingSetManifest:
     return wire.TrainingSetManifest(
-        features=training_set.features,
-        rows=len(training_set.label),
-        known_until_us=training_set.known_until_us,
-        delta_version_by_stream=training_set.version_by_stream,
+        features=made.features,
+        rows=made.rows,
+        known_until_us=made.known_until_us,
+        delta_version_by_stream=made.version_by_stream,
+        digest=digest,
+        definitions_digest=made.definitions,
+    )
+
+
+def to_historical_query(query: wire.HistoricalQuery) -> GetHistoricalFeatures:
+    if not query.features:
+        raise Invalid("BAD_REQUEST", field="features", problem="must be given")
+    known_as_of_us = query.known_as_of_us if query.HasField("known_as_of_us") else None
+    if known_as_of_us is not None and known_as_of_us <= 0:
+        raise Invalid("BAD_REQUEST", field="known_as_of_us", problem="must be positive")
+    return GetHistoricalFeatures(
+        features=tuple(query.features),
+        known_as_of_us=known_as_of_us,
+        version_by_stream=dict(query.delta_version_by_stream) or None,
+        definitions=query.definitions_digest or None,
+    )
+
+
+def to_historical_manifest(
+    made: Historical, *, rows_digest: str, digest: str
+) -> wire.HistoricalManifest:
+    return wire.HistoricalManifest(
+        features=made.features,
+        rows=made.rows,
+        known_as_of_us=made.known_until_us,
+        delta_version_by_stream=made.version_by_stream,
+        definitions_digest=made.definitions,
+        rows_digest=rows_digest,
         digest=digest,
     )
 

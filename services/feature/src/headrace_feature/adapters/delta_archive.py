@@ -12,17 +12,14 @@ import time
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
-import numpy as np
-
-from headrace.errors import Unavailable
+from headrace.errors import NotFound, Unavailable
+from headrace_feature.adapters.arrow_archive import ID, ArrowSnapshot
 from headrace_feature.adapters.kafka_topics import RawTopic
-from headrace_feature.domain.records import Numbers, Records, Texts
 from headrace_feature.ports import Snapshot
 from headrace_kit.objects import delta_table_uri
 
 WAIT_S_MAX = 60.0
 POLL_INTERVAL_S = 0.25
-ID, EVENT_TIME, KNOWN_TIME = "_event_id", "_event_time_us", "_known_time_us"
 
 
 class DeltaArchive:
@@ -45,27 +42,45 @@ class DeltaArchive:
             stream: self._complete(stream, known_until_us, deadline_s) for stream in sorted(streams)
         }
 
+    def newest(self, streams: Collection[str]) -> Mapping[str, Snapshot]:
+        return {stream: self._at(stream, None) for stream in sorted(streams)}
+
+    def at(self, version_by_stream: Mapping[str, int]) -> Mapping[str, Snapshot]:
+        return {stream: self._at(stream, each) for stream, each in version_by_stream.items()}
+
+    def _at(self, stream: str, version: int | None) -> Snapshot:
+        table = self._open(stream, version)
+        if table is None:
+            raise NotFound("ARCHIVE_VERSION_UNKNOWN", stream=stream, version=version)
+        return _snapshot(table)
+
     def _complete(self, stream: str, known_until_us: int, deadline_s: float) -> Snapshot:
         raw_topic = self._raw_topic(stream)
         while True:
             table = self._open(stream)
             if table is not None and _holds(table, raw_topic, known_until_us):
-                return DeltaSnapshot(table)
+                return _snapshot(table)
             if time.monotonic() >= deadline_s:
                 raise Unavailable("RECORDS_BEHIND", stream=stream, known_until_us=known_until_us)
             time.sleep(POLL_INTERVAL_S)
 
-    def _open(self, stream: str) -> Any:
+    def _open(self, stream: str, version: int | None = None) -> Any:
+        """None where there is no table, or no such version of it any more."""
         from deltalake import DeltaTable
         from deltalake.exceptions import DeltaError, TableNotFoundError
 
         uri = delta_table_uri(self._uri, "records", stream)
         try:
-            return DeltaTable(uri, storage_options=self._options)
+            table = DeltaTable(uri, storage_options=self._options)
+            if version is not None:
+                if not 0 <= version <= table.version():
+                    return None
+                table.load_as_version(version)
         except TableNotFoundError:
             return None
         except (DeltaError, OSError) as err:
             raise Unavailable("OBJECT_STORE_UNAVAILABLE", stream=stream) from err
+        return table
 
 
 def _holds(table: Any, raw_topic: RawTopic, known_until_us: int) -> bool:
@@ -82,46 +97,18 @@ def _holds(table: Any, raw_topic: RawTopic, known_until_us: int) -> bool:
     return stored
 
 
-class DeltaSnapshot:
-    """Snapshot of one table version."""
+def _snapshot(table: Any) -> ArrowSnapshot:
+    from pyarrow.dataset import ParquetReadOptions
 
-    def __init__(self, table: Any) -> None:
-        self._table = table
-
-    @property
-    def version(self) -> int:
-        return int(self._table.version())
-
-    def records(self, columns: Collection[str], known_until_us: int) -> Records:
-        import pyarrow as pa
-        import pyarrow.compute as pc
-
-        dataset = self._table.to_pyarrow_dataset()
-        archived = [column for column in columns if column in dataset.schema.names]
-        try:
-            table = dataset.to_table(
-                columns=[*archived, ID, EVENT_TIME, KNOWN_TIME],
-                filter=pc.field(KNOWN_TIME) <= known_until_us,
-            )
-        except (OSError, pa.ArrowException) as err:
-            raise Unavailable("OBJECT_STORE_UNAVAILABLE", table=self._table.table_uri) from err
-        found = {column: _to_column(table[column]) for column in archived}
-        absent = Numbers(np.zeros(len(table), np.int64), np.zeros(len(table), np.bool_))
-        return Records(
-            id_rank=pc.rank(table[ID], tiebreaker="dense").to_numpy().astype(np.int64),
-            event_us=table[EVENT_TIME].to_numpy(),
-            known_us=table[KNOWN_TIME].to_numpy(),
-            columns={column: found.get(column, absent) for column in columns},
-        )
+    texts = [field.name for field in table.schema().fields if _holds_texts(field)]
+    options = ParquetReadOptions(dictionary_columns=[name for name in texts if name != ID])
+    counts = table.get_add_actions(flatten=True)["num_records"].to_pylist()
+    return ArrowSnapshot(
+        version=int(table.version()),
+        observations=sum(counts),
+        dataset=table.to_pyarrow_dataset(parquet_read_options=options),
+    )
 
 
-def _to_column(values: Any) -> Texts | Numbers:
-    import pyarrow as pa
-
-    if pa.types.is_string(values.type) or pa.types.is_large_string(values.type):
-        coded = values.combine_chunks().dictionary_encode()
-        codes = coded.indices.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int64)
-        return Texts(codes, coded.dictionary.to_pylist())
-    kind = pa.float64() if pa.types.is_floating(values.type) else pa.int64()
-    dense = values.cast(kind).fill_null(0)
-    return Numbers(dense.to_numpy(), values.is_valid().to_numpy())
+def _holds_texts(field: Any) -> bool:
+    return getattr(field.type, "type", None) == "string"

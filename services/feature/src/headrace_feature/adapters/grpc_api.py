@@ -5,21 +5,25 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 import grpc
 
 from headrace.errors import Busy, HeadraceError, Invalid
 from headrace.feature.v1 import feature_service_pb2 as wire
 from headrace.feature.v1 import feature_service_pb2_grpc as service
-from headrace_feature import handlers
-from headrace_feature.adapters.arrow_ipc import ArrowIpcStream
+from headrace_feature import handlers, offline_handlers
+from headrace_feature.adapters.arrow_ipc import SentRows, historical_stream, training_stream
 from headrace_feature.adapters.conversions import (
-    to_manifest,
+    to_historical_manifest,
+    to_historical_query,
     to_observations_query,
     to_online_response,
     to_query,
     to_training_command,
+    to_training_manifest,
 )
+from headrace_feature.adapters.duckdb_workbench import Workbench
 from headrace_feature.adapters.run_files import to_bytes
 from headrace_feature.domain.freshness import DelayHistogram
 from headrace_feature.domain.online_query import GetOnlineFeatures
@@ -29,17 +33,18 @@ from headrace_feature.ports import Archive, ObservationReader
 
 
 class FeatureApi(service.FeatureServiceServicer):
-    """The three calls; one training set is made at a time, the memory is for one."""
+    """The calls; the archive is joined for one of them at a time, the memory is for one."""
 
     def __init__(
         self,
         *,
         online: OnlineState,
         archive: Archive,
+        workbench: Workbench,
         freshness: DelayHistogram,
     ) -> None:
         self._online, self._archive, self._freshness = online, archive, freshness
-        self._training = threading.Lock()
+        self._workbench, self._offline = workbench, threading.Lock()
 
     def answer_reads(self, payloads: Sequence[bytes]) -> list[bytes | HeadraceError]:
         """GetOnlineFeatures, hot: what arrives together is answered together where it is alike."""
@@ -52,21 +57,48 @@ class FeatureApi(service.FeatureServiceServicer):
     def CreateTrainingSet(
         self, request: wire.CreateTrainingSetRequest, context: grpc.ServicerContext
     ) -> Iterator[wire.CreateTrainingSetResponse]:
-        if not self._training.acquire(blocking=False):
-            raise Busy("QUEUE_FULL", queue="training sets")
-        try:
-            training_set = handlers.create_training_set(
-                to_training_command(request),
-                catalogue=self._online.catalogue(),
-                archive=self._archive,
+        command = to_training_command(request)
+        with self._alone(), self._workbench.opened() as bench:
+            made = offline_handlers.create_training_set(
+                command, catalogue=self._online.catalogue(), archive=self._archive, bench=bench
             )
-            stream = ArrowIpcStream(training_set)
+            stream = training_stream(made.answered, len(made.features))
             for piece in stream:
                 yield wire.CreateTrainingSetResponse(arrow_ipc=piece)
-            manifest = to_manifest(training_set, stream.digest)
+            manifest = to_training_manifest(made, stream.digest)
             yield wire.CreateTrainingSetResponse(manifest=manifest)
+
+    def GetHistoricalFeatures(
+        self,
+        requests: Iterator[wire.GetHistoricalFeaturesRequest],
+        context: grpc.ServicerContext,
+    ) -> Iterator[wire.GetHistoricalFeaturesResponse]:
+        query = to_historical_query(next(requests, wire.GetHistoricalFeaturesRequest()).query)
+        with self._workbench.opened() as bench:
+            sent = SentRows(request.arrow_ipc for request in requests)
+            rows = bench.stored(sent.batches(), sent.schema)
+            with self._alone():
+                made = offline_handlers.get_historical_features(
+                    query,
+                    rows,
+                    catalogue=self._online.catalogue(),
+                    archive=self._archive,
+                    bench=bench,
+                )
+                stream = historical_stream(made.answered, made.features, rows.schema)
+                for piece in stream:
+                    yield wire.GetHistoricalFeaturesResponse(arrow_ipc=piece)
+            manifest = to_historical_manifest(made, rows_digest=sent.digest, digest=stream.digest)
+            yield wire.GetHistoricalFeaturesResponse(manifest=manifest)
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        if not self._offline.acquire(blocking=False):
+            raise Busy("QUEUE_FULL", queue="training sets")
+        try:
+            yield
         finally:
-            self._training.release()
+            self._offline.release()
 
     def GetFreshness(
         self, request: wire.GetFreshnessRequest, context: grpc.ServicerContext

@@ -1,15 +1,26 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Archived records as columns, and one numbering of the entities in two sets of them."""
+"""Archived records as columns, and the numbers of their entities."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from headrace_feature.domain.entities import text_of
+
+# Of some records, the order of their event ids as bytes: equal for equal ids.
+RankIds = Callable[[NDArray[np.intp]], NDArray[np.int64]]
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """One of `of` parts of all entities."""
+
+    number: int
+    of: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,73 +41,69 @@ class Texts:
 
 @dataclass(frozen=True, slots=True)
 class Records:
-    """Records of one stream, in no order; every array has one entry per record.
+    """Records of one stream, in no order; every array has one entry per record."""
 
-    `id_rank`: order of the event ids as bytes, equal for equal ids.
-    """
-
-    id_rank: NDArray[np.int64]
+    rank_ids: RankIds
     event_us: NDArray[np.int64]
     known_us: NDArray[np.int64]
     columns: Mapping[str, Texts | Numbers]
 
-    def numbers(self, column: str) -> Numbers:
-        """Texts have no numbers: all are absent."""
-        found = self.columns[column]
-        if isinstance(found, Numbers):
-            return found
-        rows = len(found.codes)
-        return Numbers(np.zeros(rows, dtype=np.int64), np.zeros(rows, dtype=np.bool_))
 
-    def texts(self, column: str) -> Texts:
-        """As an entity is spelled."""
-        found = self.columns[column]
-        if isinstance(found, Numbers):
-            distinct, codes = np.unique(found.values, return_inverse=True)
-            spelled = [text_of(value) for value in distinct.tolist()]
-            codes = np.where(found.present, codes, -1)
-        else:
-            spelled, codes = [text_of(value) for value in found.values], found.codes
-        absent = np.array([*(text is None for text in spelled), True], dtype=np.bool_)
-        return Texts(np.where(absent[codes], -1, codes), [text or "" for text in spelled])
-
-    def taken(self, rows: NDArray[np.intp]) -> Records:
-        """These rows in this order."""
-        return Records(
-            self.id_rank[rows],
-            self.event_us[rows],
-            self.known_us[rows],
-            {name: _taken(column, rows) for name, column in self.columns.items()},
-        )
+def numbers_of(column: Texts | Numbers) -> Numbers:
+    """Texts have no numbers: all are absent."""
+    if isinstance(column, Numbers):
+        return column
+    rows = len(column.codes)
+    return Numbers(np.zeros(rows, dtype=np.int64), np.zeros(rows, dtype=np.bool_))
 
 
-def once_each(records: Records) -> Records:
-    """Repeats of an id are left out: the first known stays."""
-    order = np.lexsort((records.event_us, records.known_us, records.id_rank))
-    rank = records.id_rank[order]
-    first = np.ones(len(order), dtype=np.bool_)
-    first[1:] = rank[1:] != rank[:-1]
-    return records if first.all() else records.taken(order[first])
+def texts_of(column: Texts | Numbers) -> Texts:
+    """As an entity is spelled."""
+    if isinstance(column, Numbers):
+        distinct, codes = np.unique(column.values, return_inverse=True)
+        spelled = [text_of(value) for value in distinct.tolist()]
+        codes = np.where(column.present, codes, -1)
+    else:
+        spelled, codes = [text_of(value) for value in column.values], column.codes
+    absent = np.array([*(text is None for text in spelled), True], dtype=np.bool_)
+    return Texts(np.where(absent[codes], -1, codes), [text or "" for text in spelled])
 
 
-def numbered(
-    left: Sequence[Texts], right: Sequence[Texts]
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """One number for each combination of values, the same on both sides; -1 with one absent."""
-    rows = len(left[0].codes)
-    number = np.zeros(rows + len(right[0].codes), dtype=np.int64)
-    absent = np.zeros(len(number), dtype=np.bool_)
-    for ours, theirs in zip(left, right, strict=True):
-        place = {value: code for code, value in enumerate(ours.values)}
-        moved = [place.setdefault(value, len(place)) for value in theirs.values]
-        code = np.concatenate((ours.codes, np.array([*moved, -1], dtype=np.int64)[theirs.codes]))
-        absent |= code < 0
-        number = np.unique(number * len(place) + code, return_inverse=True)[1]
-    number = np.where(absent, -1, number)
-    return number[:rows], number[rows:]
+class Entities:
+    """The entities of a set of records, each with a number; -1 is none."""
+
+    def __init__(self, columns: Sequence[Texts]) -> None:
+        self._places = [_places(column) for column in columns]
+        codes = self._combined([column.codes for column in columns])
+        self._distinct: NDArray[np.int64] | None = None
+        if len(columns) > 1:
+            self._distinct, codes = np.unique(codes, return_inverse=True)
+            codes = codes - np.searchsorted(self._distinct, 0)
+        self.numbers = np.maximum(codes, -1)
+        self.count = len(self._distinct if self._distinct is not None else self._places[0])
+
+    def numbers_of(self, columns: Sequence[Texts]) -> NDArray[np.int64]:
+        """Of the same columns elsewhere; an entity that is not among ours is none."""
+        moved = []
+        for column, places in zip(columns, self._places, strict=True):
+            ours = [places.get(value, -1) for value in column.values]
+            moved.append(np.array([*ours, -1], dtype=np.int64)[column.codes])
+        codes = self._combined(moved)
+        if self._distinct is None:
+            return codes
+        named = self._distinct[np.searchsorted(self._distinct, 0) :]
+        number = np.minimum(np.searchsorted(named, codes), len(named) - 1)
+        return np.where(named[number] == codes, number, -1) if len(named) else np.minimum(codes, -1)
+
+    def _combined(self, columns: Sequence[NDArray[np.int64]]) -> NDArray[np.int64]:
+        """One number for each combination; -1 with one absent."""
+        code = np.zeros(len(columns[0]), dtype=np.int64)
+        absent = np.zeros(len(code), dtype=np.bool_)
+        for own, places in zip(columns, self._places, strict=True):
+            absent |= own < 0
+            code = code * len(places) + own
+        return np.where(absent, -1, code)
 
 
-def _taken(column: Texts | Numbers, rows: NDArray[np.intp]) -> Texts | Numbers:
-    if isinstance(column, Texts):
-        return Texts(column.codes[rows], column.values)
-    return Numbers(column.values[rows], column.present[rows])
+def _places(column: Texts) -> dict[str, int]:
+    return {value: code for code, value in enumerate(column.values)}

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n)headrace/feature/v1/feature_service.proto\x12\x13headrace.feature.v1\"\x9d\x01\n\x18GetOnlineFeaturesRequest\x12\x10\n\x08\x66\x65\x61tures\x18\x01 \x03(\t\x12,\n\x07\x63olumns\x18\x02 \x03(\x0b\x32\x1b.headrace.feature.v1.Column\x12\x10\n\x08\x61s_of_us\x18\x03 \x03(\x03\x12\x15\n\rinclude_times\x18\x04 \x01(\x08\x12\x18\n\x10staleness_max_ms\x18\x05 \x01(\x03\"\xc0\x01\n\x06\x43olumn\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x34\n\x07strings\x18\x02 \x01(\x0b\x32!.headrace.feature.v1.StringValuesH\x00\x12\x32\n\x06int64s\x18\x03 \x01(\x0b\x32 .headrace.feature.v1.Int64ValuesH\x00\x12\x34\n\x07\x64oubles\x18\x04 \x01(\x0b\x32!.headrace.feature.v1.DoubleValuesH\x00\x42\x08\n\x06values\"\x1e\n\x0cStringValues\x12\x0e\n\x06values\x18\x01 \x03(\t\"\x1d\n\x0bInt64Values\x12\x0e\n\x06values\x18\x01 \x03(\x03\"\x1e\n\x0c\x44oubleValues\x12\x0e\n\x06values\x18\x01 \x03(\x01\"i\n\x19GetOnlineFeaturesResponse\x12\x0c\n\x04rows\x18\x01 \x01(\x05\x12\x0e\n\x06values\x18\x02 \x01(\x0c\x12\x16\n\x0e\x65vent_times_us\x18\x03 \x01(\x0c\x12\x16\n\x0eknown_until_us\x18\x04 \x01(\x03\"B\n\x18\x43reateTrainingSetRequest\x12\x0e\n\x06recipe\x18\x01 \x01(\t\x12\x16\n\x0eknown_until_us\x18\x02 \x01(\x03\"v\n\x19\x43reateTrainingSetResponse\x12\x13\n\tarrow_ipc\x18\x01 \x01(\x0cH\x00\x12<\n\x08manifest\x18\x02 \x01(\x0b\x32(.headrace.feature.v1.TrainingSetManifestH\x00\x42\x06\n\x04part\"\xff\x01\n\x13TrainingSetManifest\x12\x10\n\x08\x66\x65\x61tures\x18\x01 \x03(\t\x12\x0c\n\x04rows\x18\x02 \x01(\x03\x12\x16\n\x0eknown_until_us\x18\x03 \x01(\x03\x12\x63\n\x17\x64\x65lta_version_by_stream\x18\x04 \x03(\x0b\x32\x42.headrace.feature.v1.TrainingSetManifest.DeltaVersionByStreamEntry\x12\x0e\n\x06\x64igest\x18\x05 \x01(\t\x1a;\n\x19\x44\x65ltaVersionByStreamEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x03:\x02\x38\x01\"\x15\n\x13GetFreshnessRequest\"g\n\x14GetFreshnessResponse\x12\x0f\n\x07records\x18\x01 \x01(\x03\x12\x13\n\x06p50_ms\x18\x02 \x01(\x01H\x00\x88\x01\x01\x12\x13\n\x06p99_ms\x18\x03 \x01(\x01H\x01\x88\x01\x01\x42\t\n\x07_p50_msB\t\n\x07_p99_ms\"u\n\x16GetObservationsRequest\x12\x11\n\tlayout_id\x18\x01 \x01(\x0c\x12\x12\n\npartitions\x18\x02 \x03(\x05\x12\x10\n\x08\x65ntities\x18\x03 \x01(\x0c\x12\x10\n\x08since_us\x18\x04 \x03(\x03\x12\x10\n\x08until_us\x18\x05 \x03(\x03\"&\n\x17GetObservationsResponse\x12\x0b\n\x03run\x18\x01 \x01(\x0c\x32\xdf\x02\n\x0e\x46\x65\x61tureService\x12r\n\x11GetOnlineFeatures\x12-.headrace.feature.v1.GetOnlineFeaturesRequest\x1a..headrace.feature.v1.GetOnlineFeaturesResponse\x12t\n\x11\x43reateTrainingSet\x12-.headrace.feature.v1.CreateTrainingSetRequest\x1a..headrace.feature.v1.CreateTrainingSetResponse0\x01\x12\x63\n\x0cGetFreshness\x12(.headrace.feature.v1.GetFreshnessRequest\x1a).headrace.feature.v1.GetFreshnessResponse2\x82\x01\n\x12ObservationService\x12l\n\x0fGetObservations\x12+.headrace.feature.v1.GetObservationsRequest\x1a,.headrace.feature.v1.GetObservationsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n)headrace/feature/v1/feature_service.proto\x12\x13headrace.feature.v1\"\x9d\x01\n\x18GetOnlineFeaturesRequest\x12\x10\n\x08\x66\x65\x61tures\x18\x01 \x03(\t\x12,\n\x07\x63olumns\x18\x02 \x03(\x0b\x32\x1b.headrace.feature.v1.Column\x12\x10\n\x08\x61s_of_us\x18\x03 \x03(\x03\x12\x15\n\rinclude_times\x18\x04 \x01(\x08\x12\x18\n\x10staleness_max_ms\x18\x05 \x01(\x03\"\xc0\x01\n\x06\x43olumn\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x34\n\x07strings\x18\x02 \x01(\x0b\x32!.headrace.feature.v1.StringValuesH\x00\x12\x32\n\x06int64s\x18\x03 \x01(\x0b\x32 .headrace.feature.v1.Int64ValuesH\x00\x12\x34\n\x07\x64oubles\x18\x04 \x01(\x0b\x32!.headrace.feature.v1.DoubleValuesH\x00\x42\x08\n\x06values\"\x1e\n\x0cStringValues\x12\x0e\n\x06values\x18\x01 \x03(\t\"\x1d\n\x0bInt64Values\x12\x0e\n\x06values\x18\x01 \x03(\x03\"\x1e\n\x0c\x44oubleValues\x12\x0e\n\x06values\x18\x01 \x03(\x01\"i\n\x19GetOnlineFeaturesResponse\x12\x0c\n\x04rows\x18\x01 \x01(\x05\x12\x0e\n\x06values\x18\x02 \x01(\x0c\x12\x16\n\x0e\x65vent_times_us\x18\x03 \x01(\x0c\x12\x16\n\x0eknown_until_us\x18\x04 \x01(\x03\"B\n\x18\x43reateTrainingSetRequest\x12\x0e\n\x06recipe\x18\x01 \x01(\t\x12\x16\n\x0eknown_until_us\x18\x02 \x01(\x03\"v\n\x19\x43reateTrainingSetResponse\x12\x13\n\tarrow_ipc\x18\x01 \x01(\x0cH\x00\x12<\n\x08manifest\x18\x02 \x01(\x0b\x32(.headrace.feature.v1.TrainingSetManifestH\x00\x42\x06\n\x04part\"\x9b\x02\n\x13TrainingSetManifest\x12\x10\n\x08\x66\x65\x61tures\x18\x01 \x03(\t\x12\x0c\n\x04rows\x18\x02 \x01(\x03\x12\x16\n\x0eknown_until_us\x18\x03 \x01(\x03\x12\x63\n\x17\x64\x65lta_version_by_stream\x18\x04 \x03(\x0b\x32\x42.headrace.feature.v1.TrainingSetManifest.DeltaVersionByStreamEntry\x12\x0e\n\x06\x64igest\x18\x05 \x01(\t\x12\x1a\n\x12\x64\x65\x66initions_digest\x18\x06 \x01(\t\x1a;\n\x19\x44\x65ltaVersionByStreamEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x03:\x02\x38\x01\"r\n\x1cGetHistoricalFeaturesRequest\x12\x35\n\x05query\x18\x01 \x01(\x0b\x32$.headrace.feature.v1.HistoricalQueryH\x00\x12\x13\n\tarrow_ipc\x18\x02 \x01(\x0cH\x00\x42\x06\n\x04part\"\x8d\x02\n\x0fHistoricalQuery\x12\x10\n\x08\x66\x65\x61tures\x18\x01 \x03(\t\x12\x1b\n\x0eknown_as_of_us\x18\x02 \x01(\x03H\x00\x88\x01\x01\x12_\n\x17\x64\x65lta_version_by_stream\x18\x03 \x03(\x0b\x32>.headrace.feature.v1.HistoricalQuery.DeltaVersionByStreamEntry\x12\x1a\n\x12\x64\x65\x66initions_digest\x18\x04 \x01(\t\x1a;\n\x19\x44\x65ltaVersionByStreamEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x03:\x02\x38\x01\x42\x11\n\x0f_known_as_of_us\"y\n\x1dGetHistoricalFeaturesResponse\x12\x13\n\tarrow_ipc\x18\x01 \x01(\x0cH\x00\x12;\n\x08manifest\x18\x02 \x01(\x0b\x32\'.headrace.feature.v1.HistoricalManifestH\x00\x42\x06\n\x04part\"\xc6\x02\n\x12HistoricalManifest\x12\x10\n\x08\x66\x65\x61tures\x18\x01 \x03(\t\x12\x0c\n\x04rows\x18\x02 \x01(\x03\x12\x1b\n\x0eknown_as_of_us\x18\x03 \x01(\x03H\x00\x88\x01\x01\x12\x62\n\x17\x64\x65lta_version_by_stream\x18\x04 \x03(\x0b\x32\x41.headrace.feature.v1.HistoricalManifest.DeltaVersionByStreamEntry\x12\x1a\n\x12\x64\x65\x66initions_digest\x18\x05 \x01(\t\x12\x13\n\x0brows_digest\x18\x06 \x01(\t\x12\x0e\n\x06\x64igest\x18\x07 \x01(\t\x1a;\n\x19\x44\x65ltaVersionByStreamEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x03:\x02\x38\x01\x42\x11\n\x0f_known_as_of_us\"\x15\n\x13GetFreshnessRequest\"g\n\x14GetFreshnessResponse\x12\x0f\n\x07records\x18\x01 \x01(\x03\x12\x13\n\x06p50_ms\x18\x02 \x01(\x01H\x00\x88\x01\x01\x12\x13\n\x06p99_ms\x18\x03 \x01(\x01H\x01\x88\x01\x01\x42\t\n\x07_p50_msB\t\n\x07_p99_ms\"u\n\x16GetObservationsRequest\x12\x11\n\tlayout_id\x18\x01 \x01(\x0c\x12\x12\n\npartitions\x18\x02 \x03(\x05\x12\x10\n\x08\x65ntities\x18\x03 \x01(\x0c\x12\x10\n\x08since_us\x18\x04 \x03(\x03\x12\x10\n\x08until_us\x18\x05 \x03(\x03\"&\n\x17GetObservationsResponse\x12\x0b\n\x03run\x18\x01 \x01(\x0c\x32\xe4\x03\n\x0e\x46\x65\x61tureService\x12r\n\x11GetOnlineFeatures\x12-.headrace.feature.v1.GetOnlineFeaturesRequest\x1a..headrace.feature.v1.GetOnlineFeaturesResponse\x12t\n\x11\x43reateTrainingSet\x12-.headrace.feature.v1.CreateTrainingSetRequest\x1a..headrace.feature.v1.CreateTrainingSetResponse0\x01\x12\x82\x01\n\x15GetHistoricalFeatures\x12\x31.headrace.feature.v1.GetHistoricalFeaturesRequest\x1a\x32.headrace.feature.v1.GetHistoricalFeaturesResponse(\x01\x30\x01\x12\x63\n\x0cGetFreshness\x12(.headrace.feature.v1.GetFreshnessRequest\x1a).headrace.feature.v1.GetFreshnessResponse2\x82\x01\n\x12ObservationService\x12l\n\x0fGetObservations\x12+.headrace.feature.v1.GetObservationsRequest\x1a,.headrace.feature.v1.GetObservationsResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,6 +33,10 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_TRAININGSETMANIFEST_DELTAVERSIONBYSTREAMENTRY']._loaded_options = None
   _globals['_TRAININGSETMANIFEST_DELTAVERSIONBYSTREAMENTRY']._serialized_options = b'8\001'
+  _globals['_HISTORICALQUERY_DELTAVERSIONBYSTREAMENTRY']._loaded_options = None
+  _globals['_HISTORICALQUERY_DELTAVERSIONBYSTREAMENTRY']._serialized_options = b'8\001'
+  _globals['_HISTORICALMANIFEST_DELTAVERSIONBYSTREAMENTRY']._loaded_options = None
+  _globals['_HISTORICALMANIFEST_DELTAVERSIONBYSTREAMENTRY']._serialized_options = b'8\001'
   _globals['_GETONLINEFEATURESREQUEST']._serialized_start=67
   _globals['_GETONLINEFEATURESREQUEST']._serialized_end=224
   _globals['_COLUMN']._serialized_start=227
@@ -50,19 +54,31 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CREATETRAININGSETRESPONSE']._serialized_start=691
   _globals['_CREATETRAININGSETRESPONSE']._serialized_end=809
   _globals['_TRAININGSETMANIFEST']._serialized_start=812
-  _globals['_TRAININGSETMANIFEST']._serialized_end=1067
-  _globals['_TRAININGSETMANIFEST_DELTAVERSIONBYSTREAMENTRY']._serialized_start=1008
-  _globals['_TRAININGSETMANIFEST_DELTAVERSIONBYSTREAMENTRY']._serialized_end=1067
-  _globals['_GETFRESHNESSREQUEST']._serialized_start=1069
-  _globals['_GETFRESHNESSREQUEST']._serialized_end=1090
-  _globals['_GETFRESHNESSRESPONSE']._serialized_start=1092
-  _globals['_GETFRESHNESSRESPONSE']._serialized_end=1195
-  _globals['_GETOBSERVATIONSREQUEST']._serialized_start=1197
-  _globals['_GETOBSERVATIONSREQUEST']._serialized_end=1314
-  _globals['_GETOBSERVATIONSRESPONSE']._serialized_start=1316
-  _globals['_GETOBSERVATIONSRESPONSE']._serialized_end=1354
-  _globals['_FEATURESERVICE']._serialized_start=1357
-  _globals['_FEATURESERVICE']._serialized_end=1708
-  _globals['_OBSERVATIONSERVICE']._serialized_start=1711
-  _globals['_OBSERVATIONSERVICE']._serialized_end=1841
+  _globals['_TRAININGSETMANIFEST']._serialized_end=1095
+  _globals['_TRAININGSETMANIFEST_DELTAVERSIONBYSTREAMENTRY']._serialized_start=1036
+  _globals['_TRAININGSETMANIFEST_DELTAVERSIONBYSTREAMENTRY']._serialized_end=1095
+  _globals['_GETHISTORICALFEATURESREQUEST']._serialized_start=1097
+  _globals['_GETHISTORICALFEATURESREQUEST']._serialized_end=1211
+  _globals['_HISTORICALQUERY']._serialized_start=1214
+  _globals['_HISTORICALQUERY']._serialized_end=1483
+  _globals['_HISTORICALQUERY_DELTAVERSIONBYSTREAMENTRY']._serialized_start=1036
+  _globals['_HISTORICALQUERY_DELTAVERSIONBYSTREAMENTRY']._serialized_end=1095
+  _globals['_GETHISTORICALFEATURESRESPONSE']._serialized_start=1485
+  _globals['_GETHISTORICALFEATURESRESPONSE']._serialized_end=1606
+  _globals['_HISTORICALMANIFEST']._serialized_start=1609
+  _globals['_HISTORICALMANIFEST']._serialized_end=1935
+  _globals['_HISTORICALMANIFEST_DELTAVERSIONBYSTREAMENTRY']._serialized_start=1036
+  _globals['_HISTORICALMANIFEST_DELTAVERSIONBYSTREAMENTRY']._serialized_end=1095
+  _globals['_GETFRESHNESSREQUEST']._serialized_start=1937
+  _globals['_GETFRESHNESSREQUEST']._serialized_end=1958
+  _globals['_GETFRESHNESSRESPONSE']._serialized_start=1960
+  _globals['_GETFRESHNESSRESPONSE']._serialized_end=2063
+  _globals['_GETOBSERVATIONSREQUEST']._serialized_start=2065
+  _globals['_GETOBSERVATIONSREQUEST']._serialized_end=2182
+  _globals['_GETOBSERVATIONSRESPONSE']._serialized_start=2184
+  _globals['_GETOBSERVATIONSRESPONSE']._serialized_end=2222
+  _globals['_FEATURESERVICE']._serialized_start=2225
+  _globals['_FEATURESERVICE']._serialized_end=2709
+  _globals['_OBSERVATIONSERVICE']._serialized_start=2712
+  _globals['_OBSERVATIONSERVICE']._serialized_end=2842
 # @@protoc_insertion_point(module_scope)

@@ -79,7 +79,7 @@ class CreateTrainingSetResponse(_message.Message):
     def __init__(self, arrow_ipc: _Optional[bytes] = ..., manifest: _Optional[_Union[TrainingSetManifest, _Mapping]] = ...) -> None: ...
 
 class TrainingSetManifest(_message.Message):
-    __slots__ = ("features", "rows", "known_until_us", "delta_version_by_stream", "digest")
+    __slots__ = ("features", "rows", "known_until_us", "delta_version_by_stream", "digest", "definitions_digest")
     class DeltaVersionByStreamEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -92,12 +92,74 @@ class TrainingSetManifest(_message.Message):
     KNOWN_UNTIL_US_FIELD_NUMBER: _ClassVar[int]
     DELTA_VERSION_BY_STREAM_FIELD_NUMBER: _ClassVar[int]
     DIGEST_FIELD_NUMBER: _ClassVar[int]
+    DEFINITIONS_DIGEST_FIELD_NUMBER: _ClassVar[int]
     features: _containers.RepeatedScalarFieldContainer[str]
     rows: int
     known_until_us: int
     delta_version_by_stream: _containers.ScalarMap[str, int]
     digest: str
-    def __init__(self, features: _Optional[_Iterable[str]] = ..., rows: _Optional[int] = ..., known_until_us: _Optional[int] = ..., delta_version_by_stream: _Optional[_Mapping[str, int]] = ..., digest: _Optional[str] = ...) -> None: ...
+    definitions_digest: str
+    def __init__(self, features: _Optional[_Iterable[str]] = ..., rows: _Optional[int] = ..., known_until_us: _Optional[int] = ..., delta_version_by_stream: _Optional[_Mapping[str, int]] = ..., digest: _Optional[str] = ..., definitions_digest: _Optional[str] = ...) -> None: ...
+
+class GetHistoricalFeaturesRequest(_message.Message):
+    __slots__ = ("query", "arrow_ipc")
+    QUERY_FIELD_NUMBER: _ClassVar[int]
+    ARROW_IPC_FIELD_NUMBER: _ClassVar[int]
+    query: HistoricalQuery
+    arrow_ipc: bytes
+    def __init__(self, query: _Optional[_Union[HistoricalQuery, _Mapping]] = ..., arrow_ipc: _Optional[bytes] = ...) -> None: ...
+
+class HistoricalQuery(_message.Message):
+    __slots__ = ("features", "known_as_of_us", "delta_version_by_stream", "definitions_digest")
+    class DeltaVersionByStreamEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: int
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[int] = ...) -> None: ...
+    FEATURES_FIELD_NUMBER: _ClassVar[int]
+    KNOWN_AS_OF_US_FIELD_NUMBER: _ClassVar[int]
+    DELTA_VERSION_BY_STREAM_FIELD_NUMBER: _ClassVar[int]
+    DEFINITIONS_DIGEST_FIELD_NUMBER: _ClassVar[int]
+    features: _containers.RepeatedScalarFieldContainer[str]
+    known_as_of_us: int
+    delta_version_by_stream: _containers.ScalarMap[str, int]
+    definitions_digest: str
+    def __init__(self, features: _Optional[_Iterable[str]] = ..., known_as_of_us: _Optional[int] = ..., delta_version_by_stream: _Optional[_Mapping[str, int]] = ..., definitions_digest: _Optional[str] = ...) -> None: ...
+
+class GetHistoricalFeaturesResponse(_message.Message):
+    __slots__ = ("arrow_ipc", "manifest")
+    ARROW_IPC_FIELD_NUMBER: _ClassVar[int]
+    MANIFEST_FIELD_NUMBER: _ClassVar[int]
+    arrow_ipc: bytes
+    manifest: HistoricalManifest
+    def __init__(self, arrow_ipc: _Optional[bytes] = ..., manifest: _Optional[_Union[HistoricalManifest, _Mapping]] = ...) -> None: ...
+
+class HistoricalManifest(_message.Message):
+    __slots__ = ("features", "rows", "known_as_of_us", "delta_version_by_stream", "definitions_digest", "rows_digest", "digest")
+    class DeltaVersionByStreamEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: int
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[int] = ...) -> None: ...
+    FEATURES_FIELD_NUMBER: _ClassVar[int]
+    ROWS_FIELD_NUMBER: _ClassVar[int]
+    KNOWN_AS_OF_US_FIELD_NUMBER: _ClassVar[int]
+    DELTA_VERSION_BY_STREAM_FIELD_NUMBER: _ClassVar[int]
+    DEFINITIONS_DIGEST_FIELD_NUMBER: _ClassVar[int]
+    ROWS_DIGEST_FIELD_NUMBER: _ClassVar[int]
+    DIGEST_FIELD_NUMBER: _ClassVar[int]
+    features: _containers.RepeatedScalarFieldContainer[str]
+    rows: int
+    known_as_of_us: int
+    delta_version_by_stream: _containers.ScalarMap[str, int]
+    definitions_digest: str
+    rows_digest: str
+    digest: str
+    def __init__(self, features: _Optional[_Iterable[str]] = ..., rows: _Optional[int] = ..., known_as_of_us: _Optional[int] = ..., delta_version_by_stream: _Optional[_Mapping[str, int]] = ..., definitions_digest: _Optional[str] = ..., rows_digest: _Optional[str] = ..., digest: _Optional[str] = ...) -> None: ...
 
 class GetFreshnessRequest(_message.Message):
     __slots__ = ()

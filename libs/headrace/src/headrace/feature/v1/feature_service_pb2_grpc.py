@@ -44,6 +44,11 @@ class FeatureServiceStub:
                 request_serializer=headrace_dot_feature_dot_v1_dot_feature__service__pb2.CreateTrainingSetRequest.SerializeToString,
                 response_deserializer=headrace_dot_feature_dot_v1_dot_feature__service__pb2.CreateTrainingSetResponse.FromString,
                 _registered_method=True)
+        self.GetHistoricalFeatures = channel.stream_stream(
+                '/headrace.feature.v1.FeatureService/GetHistoricalFeatures',
+                request_serializer=headrace_dot_feature_dot_v1_dot_feature__service__pb2.GetHistoricalFeaturesRequest.SerializeToString,
+                response_deserializer=headrace_dot_feature_dot_v1_dot_feature__service__pb2.GetHistoricalFeaturesResponse.FromString,
+                _registered_method=True)
         self.GetFreshness = channel.unary_unary(
                 '/headrace.feature.v1.FeatureService/GetFreshness',
                 request_serializer=headrace_dot_feature_dot_v1_dot_feature__service__pb2.GetFreshnessRequest.SerializeToString,
@@ -68,6 +73,14 @@ class FeatureServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetHistoricalFeatures(self, request_iterator, context):
+        """Joins features to the caller's rows, point in time, from the offline store. The rows come first,
+        whole; then the answers go out. Deadline: 300 s.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetFreshness(self, request, context):
         """Says how fresh the online store is. Deadline: 1 s.
         """
@@ -87,6 +100,11 @@ def add_FeatureServiceServicer_to_server(servicer, server):
                     servicer.CreateTrainingSet,
                     request_deserializer=headrace_dot_feature_dot_v1_dot_feature__service__pb2.CreateTrainingSetRequest.FromString,
                     response_serializer=headrace_dot_feature_dot_v1_dot_feature__service__pb2.CreateTrainingSetResponse.SerializeToString,
+            ),
+            'GetHistoricalFeatures': grpc.stream_stream_rpc_method_handler(
+                    servicer.GetHistoricalFeatures,
+                    request_deserializer=headrace_dot_feature_dot_v1_dot_feature__service__pb2.GetHistoricalFeaturesRequest.FromString,
+                    response_serializer=headrace_dot_feature_dot_v1_dot_feature__service__pb2.GetHistoricalFeaturesResponse.SerializeToString,
             ),
             'GetFreshness': grpc.unary_unary_rpc_method_handler(
                     servicer.GetFreshness,
@@ -148,6 +166,33 @@ class FeatureService:
             '/headrace.feature.v1.FeatureService/CreateTrainingSet',
             headrace_dot_feature_dot_v1_dot_feature__service__pb2.CreateTrainingSetRequest.SerializeToString,
             headrace_dot_feature_dot_v1_dot_feature__service__pb2.CreateTrainingSetResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetHistoricalFeatures(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/headrace.feature.v1.FeatureService/GetHistoricalFeatures',
+            headrace_dot_feature_dot_v1_dot_feature__service__pb2.GetHistoricalFeaturesRequest.SerializeToString,
+            headrace_dot_feature_dot_v1_dot_feature__service__pb2.GetHistoricalFeaturesResponse.FromString,
             options,
             channel_credentials,
             insecure,

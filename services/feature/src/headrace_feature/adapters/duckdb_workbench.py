@@ -1,0 +1,184 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Workbench on a folder and DuckDB: what does not fit into memory lies on disk, under a cap.
+
+Rows are an Arrow IPC stream in a file, in batches as large as one step of the work. DuckDB joins a
+recipe's spine with its labels and puts the rows in order, within its own memory cap, and spills
+into the folder. One bench is for one request and leaves nothing behind.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections import deque
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from headrace.application import Recipe
+from headrace.errors import Busy, Invalid
+from headrace_feature.adapters.arrow_archive import to_column
+from headrace_feature.adapters.training_rows_sql import training_rows_sql
+from headrace_feature.domain.records import Numbers, Texts
+from headrace_feature.ports import Snapshot
+
+ROWS_MAX = 1 << 18  # of one step
+THREADS = 2
+DUCKDB_BYTES_MAX = 512 << 20
+AS_OF = "as_of_us"
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+class Workbench:
+    """Room for one request after the other; see `opened`."""
+
+    def __init__(self, folder: Path, *, disk_bytes_max: int, observations_max: int) -> None:
+        shutil.rmtree(folder, ignore_errors=True)  # what a killed process left
+        folder.mkdir(parents=True, mode=0o700)
+        self._folder, self._disk_bytes_max = folder, disk_bytes_max
+        self._observations_max = observations_max
+
+    @contextmanager
+    def opened(self) -> Iterator[Bench]:
+        """A bench whose files go when it is left."""
+        with (
+            tempfile.TemporaryDirectory(dir=self._folder) as folder,
+            ThreadPoolExecutor(THREADS, thread_name_prefix="offline") as pool,
+        ):
+            yield Bench(
+                Path(folder),
+                pool,
+                disk_bytes_max=self._disk_bytes_max,
+                observations_max=self._observations_max,
+            )
+
+
+class Bench:
+    """Files and threads of one request."""
+
+    def __init__(
+        self, folder: Path, pool: ThreadPoolExecutor, *, disk_bytes_max: int, observations_max: int
+    ) -> None:
+        self._folder, self._pool, self._disk_bytes_max = folder, pool, disk_bytes_max
+        self.observations_max = observations_max
+
+    def each(self, function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
+        """The results in order; some are computed ahead of whoever takes them."""
+        ahead: deque[Future[Result]] = deque()
+        for item in items:
+            ahead.append(self._pool.submit(function, item))
+            if len(ahead) > THREADS:
+                yield ahead.popleft().result()
+        while ahead:
+            yield ahead.popleft().result()
+
+    def stored(self, batches: Iterable[Any], schema: Any) -> StoredRows:
+        """Rows that are read as often as needed. Raises Busy BATCH_TOO_LARGE beyond the cap."""
+        import pyarrow as pa
+
+        count, file = 0, self._folder / "rows.arrow"
+        with pa.OSFile(str(file), "wb") as sink, pa.ipc.new_stream(sink, schema) as writer:
+            for batch in batches:
+                for first in range(0, batch.num_rows, ROWS_MAX):
+                    writer.write_batch(batch.slice(first, ROWS_MAX))
+                count += batch.num_rows
+                self._check_room(sink.tell())
+        return StoredRows(file, count, schema)
+
+    def training_rows(
+        self,
+        recipe: Recipe,
+        columns: Collection[str],
+        snapshots: Mapping[str, Snapshot],
+        known_until_us: int,
+    ) -> StoredRows:
+        """`entity_key`, `as_of_us`, `label` and the columns, in order of (as_of, event id)."""
+        import duckdb
+
+        spine, labels = snapshots[recipe.spine.stream], snapshots[recipe.label.stream]
+        sql = training_rows_sql(
+            recipe,
+            columns,
+            {field.name: str(field.type) for field in spine.dataset.schema},
+            {field.name: str(field.type) for field in labels.dataset.schema},
+            known_until_us,
+        )
+        settings: dict[str, str | bool | int | float | list[str]] = {
+            "memory_limit": f"{DUCKDB_BYTES_MAX}B",
+            "threads": THREADS,
+            "preserve_insertion_order": False,
+            "temp_directory": str(self._folder / "duckdb"),
+            "max_temp_directory_size": f"{self._disk_bytes_max}B",
+            "autoinstall_known_extensions": False,
+        }
+        with duckdb.connect(config=settings) as database:
+            database.register("spine_records", spine.dataset)
+            database.register("label_records", labels.dataset)
+            reader = database.sql(sql).to_arrow_reader(ROWS_MAX)
+            return self.stored(reader, reader.schema)
+
+    def scratch(self, rows: int, width: int) -> Scratch:
+        self._check_room(8 * rows * width)
+        return Scratch(self._folder / "answers", width)
+
+    def _check_room(self, size_bytes: int) -> None:
+        if size_bytes > self._disk_bytes_max:
+            raise Busy("BATCH_TOO_LARGE", bytes=size_bytes, bytes_max=self._disk_bytes_max)
+
+
+@dataclass(frozen=True, slots=True)
+class ArrowBatch:
+    """Batch of an Arrow record batch."""
+
+    data: Any
+
+    @property
+    def as_of_us(self) -> NDArray[np.int64]:
+        return self.data.column(AS_OF).to_numpy()
+
+    def column(self, name: str) -> Texts | Numbers:
+        if name not in self.data.schema.names:
+            raise Invalid("BAD_REQUEST", field="columns", problem=f"column {name} is missing")
+        return to_column(self.data.column(name))
+
+
+@dataclass(frozen=True, slots=True)
+class StoredRows:
+    """Rows in an Arrow IPC file."""
+
+    file: Path
+    count: int
+    schema: Any
+
+    def batches(self) -> Iterator[ArrowBatch]:
+        import pyarrow as pa
+
+        with pa.OSFile(str(self.file)) as source, pa.ipc.open_stream(source) as reader:
+            for batch in reader:
+                yield ArrowBatch(batch)
+
+
+class Scratch:
+    """[rows, width] float64 in a file."""
+
+    def __init__(self, file: Path, width: int) -> None:
+        self._file, self._width = file, width
+        file.touch()
+
+    def read(self, first: int, rows: int) -> NDArray[np.float64]:
+        found = np.fromfile(
+            self._file, np.float64, count=rows * self._width, offset=8 * first * self._width
+        )
+        return found.reshape(rows, self._width)
+
+    def write(self, first: int, answers: NDArray[np.float64]) -> None:
+        with self._file.open("r+b") as file:
+            file.seek(8 * first * self._width)
+            answers.tofile(file)

@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The rows of a recipe in SQL: who is asked about, when, and the label, by what was known.
+
+A row is a record of the spine that was itself known when it is asked. Its label is the first known
+value for its key; where none was known within `absent_after` of the row's time, the outcome did not
+come: 1, known at that moment. A row whose label is not known yet is left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+
+from headrace.application import Recipe
+
+SECOND_US = 1_000_000
+Types = Mapping[str, str]
+
+
+def training_rows_sql(
+    recipe: Recipe,
+    columns: Collection[str],
+    spine: Types,
+    labels: Types,
+    known_until_us: int,
+) -> str:
+    """Over the tables `spine_records` and `label_records`, whose columns have these types."""
+    time, rule = _column(recipe.spine.time, spine), recipe.label
+    offset_us = recipe.spine.offset_s * SECOND_US
+    absent_us = rule.absent_after_s * SECOND_US
+    key = _text(recipe.spine.entity_key, spine)
+    wanted = ", ".join(f"{_column(name, spine)} as {_quoted(name)}" for name in sorted(columns))
+    return f"""
+with asked as (
+  select _event_id as id, _known_time_us as known_us, {key} as key,
+    cast({time} as bigint) + {offset_us} as as_of_us,
+    cast({time} as bigint) + {absent_us} as absent_us{", " if wanted else ""}{wanted}
+  from ({_once_each("spine_records", known_until_us)})
+  where {time} is not null
+),
+first as (
+  select key, min(known_us) as known_us, arg_min(answer, rank) as answer
+  from (
+    select {_text(rule.key, labels)} as key, _known_time_us as known_us,
+      {_number(rule.column, labels)} > {rule.above!r} as answer,
+      row(_known_time_us, _event_time_us, _event_id) as rank
+    from ({_once_each("label_records", known_until_us)})
+    where {_number(rule.column, labels)} is not null
+  )
+  where key is not null
+  group by key
+)
+select asked.key as entity_key, as_of_us,
+  cast(case when first.known_us <= absent_us and not answer then 0 else 1 end as float) as label
+  {"".join(f", asked.{_quoted(name)}" for name in sorted(columns))}
+from asked left join first on asked.key = first.key
+where asked.key is not null and asked.known_us <= as_of_us and as_of_us <= {known_until_us}
+  and (first.known_us <= absent_us or absent_us <= {known_until_us})
+order by as_of_us, id"""  # noqa: S608 - names are columns of a contract, quoted
+
+
+def _once_each(table: str, known_until_us: int) -> str:
+    """Repeats of an id are left out: the first known stays."""
+    return f"""select * from {table} where _known_time_us <= {known_until_us}
+  qualify row_number() over (partition by _event_id order by _known_time_us, _event_time_us) = 1"""  # noqa: S608
+
+
+def _quoted(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'
+
+
+def _column(name: str, types: Types) -> str:
+    """A column that the archive lacks is absent."""
+    return _quoted(name) if name in types and types[name] != "null" else "cast(null as bigint)"
+
+
+def _number(name: str, types: Types) -> str:
+    """Texts have no numbers."""
+    return "cast(null as bigint)" if "string" in types.get(name, "") else _column(name, types)
+
+
+def _text(name: str, types: Types) -> str:
+    """As an entity is spelled: 5 and 5.0 are one, the empty text is none."""
+    column = _column(name, types)
+    if types.get(name) != "double":
+        return f"nullif(cast({column} as varchar), '')"
+    whole = f"cast(cast({column} as hugeint) as varchar)"
+    return f"case when {column} = floor({column}) then {whole} else cast({column} as varchar) end"

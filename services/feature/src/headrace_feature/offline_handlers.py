@@ -1,0 +1,225 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the service answers from the archive: training sets, and features for rows of a caller.
+
+The observations of the views are loaded once and kept sorted, the rows go by in batches. Where the
+observations are more than memory is meant to hold, each view is answered share after share of its
+entities, and the answers wait on disk.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from headrace.application import definition_json
+from headrace.errors import Conflict, Invalid, NotFound
+from headrace_feature.domain.exact import as_float32
+from headrace_feature.domain.offline_view import OfflineView
+from headrace_feature.domain.point_in_time import COUNTING
+from headrace_feature.domain.records import Numbers, Share, Texts
+from headrace_feature.domain.request_features import Column, transform
+from headrace_feature.domain.rules import apply_rules
+from headrace_feature.domain.training_set import Batch, Historical, Rows
+from headrace_feature.domain.views import Catalogue, Plan, WindowPart, plan_of
+from headrace_feature.ports import Archive, Bench, Snapshot
+
+FOREVER_US = 2**62
+
+
+@dataclass(frozen=True, slots=True)
+class CreateTrainingSet:
+    """The rows of a recipe, as known at `known_until_us`."""
+
+    recipe: str
+    known_until_us: int
+
+
+@dataclass(frozen=True, slots=True)
+class GetHistoricalFeatures:
+    """Features of a caller's rows, by what was known at each row's moment.
+
+    `known_as_of_us`: nothing that became known later counts, whatever the row. With
+    `version_by_stream` and `definitions` of a manifest the answer is that one again.
+    """
+
+    features: tuple[str, ...]
+    known_as_of_us: int | None = None
+    version_by_stream: Mapping[str, int] | None = None
+    definitions: str | None = None
+
+
+def create_training_set(
+    command: CreateTrainingSet, *, catalogue: Catalogue, archive: Archive, bench: Bench
+) -> Historical:
+    """Raises NotFound DEFINITION_UNKNOWN or FEATURE_UNKNOWN, Unavailable RECORDS_BEHIND."""
+    recipe = catalogue.recipes.get(command.recipe)
+    if recipe is None:
+        raise NotFound("DEFINITION_UNKNOWN", recipe=command.recipe)
+    plan, until_us = plan_of(catalogue, recipe.features), command.known_until_us
+    streams = {recipe.spine.stream, recipe.label.stream, *_streams(plan)}
+    snapshots = archive.snapshots(streams, until_us)
+    columns = {feature.column for feature in plan.request.features}
+    columns |= {column for part in plan.windows for column in part.layout.entity}
+    rows = bench.training_rows(recipe, columns, snapshots, until_us)
+    return Historical(
+        features=recipe.features,
+        rows=rows.count,
+        known_until_us=until_us,
+        version_by_stream={stream: each.version for stream, each in snapshots.items()},
+        definitions=_definitions(recipe.features, catalogue),
+        answered=_answered(plan, rows, snapshots, until_us, bench),
+    )
+
+
+def get_historical_features(
+    query: GetHistoricalFeatures,
+    rows: Rows,
+    *,
+    catalogue: Catalogue,
+    archive: Archive,
+    bench: Bench,
+) -> Historical:
+    """Raises NotFound FEATURE_UNKNOWN or ARCHIVE_VERSION_UNKNOWN, Conflict DEFINITIONS_CHANGED,
+    Unavailable RECORDS_BEHIND while the archive does not hold all that was known at the moment.
+    """
+    plan, until_us = plan_of(catalogue, query.features), query.known_as_of_us
+    definitions = _definitions(query.features, catalogue)
+    if query.definitions is not None and query.definitions != definitions:
+        raise Conflict("DEFINITIONS_CHANGED", asked=query.definitions, applied=definitions)
+    snapshots = _snapshots(query, _streams(plan), archive)
+    return Historical(
+        features=query.features,
+        rows=rows.count,
+        known_until_us=until_us,
+        version_by_stream={stream: each.version for stream, each in snapshots.items()},
+        definitions=definitions,
+        answered=_answered(plan, rows, snapshots, until_us or FOREVER_US, bench),
+    )
+
+
+def _streams(plan: Plan) -> set[str]:
+    return {part.layout.stream for part in plan.windows}
+
+
+def _snapshots(
+    query: GetHistoricalFeatures, streams: set[str], archive: Archive
+) -> Mapping[str, Snapshot]:
+    if query.version_by_stream is not None:
+        if missing := sorted(streams - query.version_by_stream.keys()):
+            raise NotFound("ARCHIVE_VERSION_UNKNOWN", stream=missing[0])
+        return archive.at({stream: query.version_by_stream[stream] for stream in streams})
+    if query.known_as_of_us is None:
+        return archive.newest(streams)
+    return archive.snapshots(streams, query.known_as_of_us)
+
+
+def _definitions(features: Sequence[str], catalogue: Catalogue) -> str:
+    """sha256 of what says what the features are: their views and the streams of these."""
+    names = sorted({feature.partition(":")[0] for feature in features})
+    views = [catalogue.views[name] for name in names]
+    layouts = [catalogue.layout_by_view[name] for name in names if name in catalogue.layout_by_view]
+    streams = [catalogue.streams[name] for name in sorted({each.stream for each in layouts})]
+    said = b"\n".join(definition_json(each) for each in (*views, *streams))
+    return hashlib.sha256(said).hexdigest()
+
+
+def _answered(
+    plan: Plan, rows: Rows, snapshots: Mapping[str, Snapshot], until_us: int, bench: Bench
+) -> Iterator[tuple[Batch, NDArray[np.float32]]]:
+    """The rows' batches with [rows, features] of each."""
+
+    def loaded(unit: tuple[WindowPart, Share | None]) -> OfflineView:
+        part, share = unit
+        snapshot = snapshots[part.layout.stream]
+        return OfflineView(part, snapshot.records(part.layout, until_us, share=share))
+
+    units = _units(plan, snapshots, bench.observations_max)
+    if all(share is None for _, share in units):
+        views = list(bench.each(loaded, units))
+        yield from bench.each(lambda batch: (batch, _all_of(plan, views, batch)), rows.batches())
+    else:
+        yield from _by_shares(plan, rows, units, loaded, bench)
+
+
+def _units(
+    plan: Plan, snapshots: Mapping[str, Snapshot], observations_max: int
+) -> list[tuple[WindowPart, Share | None]]:
+    """What is loaded at a time: every view whole, or each in shares that fit by themselves."""
+    for part in plan.windows:
+        if part.lookups:
+            problem = f"{part.lookups[0].name} is looked up, which the archive cannot answer yet"
+            raise Invalid("BAD_REQUEST", field="features", problem=problem)
+    counts = [snapshots[part.layout.stream].observations for part in plan.windows]
+    if sum(counts) <= observations_max:
+        return [(part, None) for part in plan.windows]
+    return [
+        (part, Share(number, of))
+        for part, count in zip(plan.windows, counts, strict=True)
+        for of in [-(-count // observations_max)]
+        for number in range(of)
+    ]
+
+
+def _all_of(plan: Plan, views: Sequence[OfflineView], batch: Batch) -> NDArray[np.float32]:
+    answers = _nothing_seen(plan, batch)
+    for view in views:
+        answers[:, view.part.slots] = view.answers(batch)[1]
+    return _finished(plan, answers)
+
+
+def _by_shares(
+    plan: Plan,
+    rows: Rows,
+    units: Sequence[tuple[WindowPart, Share | None]],
+    loaded: Callable[[tuple[WindowPart, Share | None]], OfflineView],
+    bench: Bench,
+) -> Iterator[tuple[Batch, NDArray[np.float32]]]:
+    scratch = bench.scratch(rows.count, plan.slots)
+    for first, batch in _placed(rows):
+        scratch.write(first, _nothing_seen(plan, batch))
+    for unit in units:
+        view = loaded(unit)
+        answered = bench.each(view.answers, rows.batches())
+        for (first, batch), (named, answers) in zip(_placed(rows), answered, strict=True):
+            so_far = scratch.read(first, len(batch.as_of_us))
+            so_far[np.ix_(named, np.array(view.part.slots))] = answers[named]
+            scratch.write(first, so_far)
+    for first, batch in _placed(rows):
+        yield batch, _finished(plan, scratch.read(first, len(batch.as_of_us)))
+
+
+def _placed(rows: Rows) -> Iterator[tuple[int, Batch]]:
+    """Each batch behind the number of rows before it."""
+    first = 0
+    for batch in rows.batches():
+        yield first, batch
+        first += len(batch.as_of_us)
+
+
+def _nothing_seen(plan: Plan, batch: Batch) -> NDArray[np.float64]:
+    """[rows, slots] of entities without a record, and the features of the request."""
+    answers = np.full((len(batch.as_of_us), plan.slots), np.nan)
+    for part in plan.windows:
+        counting = [each.slot for each in part.asked if each.feature.aggregate in COUNTING]
+        answers[:, counting] = 0.0
+    for slot, asked in zip(plan.request.slots, plan.request.features, strict=True):
+        answers[:, slot] = transform(asked, _request_column(batch.column(asked.column)))
+    return answers
+
+
+def _finished(plan: Plan, answers: NDArray[np.float64]) -> NDArray[np.float32]:
+    apply_rules(plan.rules, answers)
+    return as_float32(answers[:, : plan.width])
+
+
+def _request_column(column: Texts | Numbers) -> Column:
+    """As a caller would send it: texts, or numbers with NaN for absent."""
+    if not isinstance(column, Numbers):
+        return [column.values[code] if code >= 0 else None for code in column.codes.tolist()]
+    if column.present.all():
+        return column.values
+    return np.where(column.present, column.values.astype(np.float64), np.nan)

@@ -1,0 +1,170 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Features for a caller's rows: P5 against the online read, time travel, and what is refused."""
+
+import hashlib
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from feature_world import (
+    HOUR,
+    KINDS,
+    MOMENTS,
+    START,
+    WINDOW_FEATURES,
+    ZONES,
+    Event,
+    World,
+    a_bench,
+    a_window_view,
+    bits,
+    event_lists,
+)
+from hypothesis import given
+from hypothesis import strategies as st
+
+from headrace.errors import Busy, Conflict, Invalid, NotFound, Unavailable
+from headrace_feature.adapters.arrow_ipc import SentRows, historical_stream
+from headrace_feature.adapters.memory_archive import MemoryArchive
+from headrace_feature.offline_handlers import GetHistoricalFeatures, get_historical_features
+
+ROWS = st.lists(st.tuples(ZONES, KINDS, MOMENTS), min_size=1, max_size=12)
+FEATURES = ("zone:count_1h", "zone:sum_fare_1h")
+
+
+@given(rides=event_lists(), rows=ROWS)
+def test_historical_features_equal_the_online_read_bit_for_bit(rides, rows):
+    world = World()
+    world.fold(*rides)
+
+    assert bits(world.read(rows)) == bits(World().historical(rides, rows))
+
+
+@given(rides=event_lists(), rows=ROWS, cut=MOMENTS)
+def test_nothing_that_became_known_after_the_cut_counts(rides, rows, cut):
+    late = Event("too-late", cut, cut + 1, riders=None)
+    known = [ride for ride in rides if ride.known <= cut]
+
+    assert bits(World().historical(known, rows)) == bits(
+        World().historical([*rides, late], rows, known_as_of_us=cut)
+    )
+
+
+def asked(rides, rows=(("a", 1, START),), world=None, **query):
+    """The bytes, and what they were made from."""
+    batch = sent_batch(rows)
+    archive = MemoryArchive({"rides": [ride.row() for ride in rides]})
+    with a_bench() as bench:
+        stored = bench.stored([batch], batch.schema)
+        made = get_historical_features(
+            GetHistoricalFeatures(FEATURES, **query),
+            stored,
+            catalogue=(world or World()).catalogue,
+            archive=archive,
+            bench=bench,
+        )
+        return b"".join(historical_stream(made.answered, made.features, batch.schema)), made
+
+
+def sent_batch(rows):
+    zones, kinds, moments = zip(*rows, strict=True)
+    return pa.record_batch(
+        {"zone": zones, "kind": kinds, "as_of_us": pa.array(moments, pa.int64())}
+    )
+
+
+def test_manifest_gives_the_same_bytes_after_more_has_come():
+    rides = [Event("one", START, START), Event("two", START, START)]
+    first, made = asked(rides[:1])
+    again, _ = asked(rides, version_by_stream=made.version_by_stream, definitions=made.definitions)
+
+    assert (first, {"rides": 1}) == (again, made.version_by_stream)
+
+
+def test_manifest_of_another_definition_is_refused():
+    _, made = asked([])
+    world = World()
+    changed = a_window_view("zone", ("zone",), "1h", "2h", "3h")
+    world.catalogue = world.catalogue.with_definition(changed)
+    with pytest.raises(Conflict, match="DEFINITIONS_CHANGED"):
+        asked([], world=world, definitions=made.definitions)
+
+
+def test_version_that_the_archive_has_not_is_refused():
+    with pytest.raises(NotFound, match="ARCHIVE_VERSION_UNKNOWN"):
+        asked([], version_by_stream={"rides": 9})
+
+
+def test_cut_that_the_archive_has_not_reached_is_unavailable():
+    with pytest.raises(Unavailable, match="RECORDS_BEHIND"):
+        asked([Event("one", START, START)], known_as_of_us=START)
+
+
+def test_answers_stand_beside_the_rows_as_they_were_sent():
+    data, _ = asked([Event("one", START, START)], [("a", 7, START), ("none", 8, START)])
+    table = pa.ipc.open_stream(data).read_all()
+
+    assert ["zone", "kind", "as_of_us", *FEATURES] == table.column_names
+    assert [7, 8] == table["kind"].to_pylist()
+    assert [1.0, 0.0] == table["zone:count_1h"].to_pylist()
+    assert np.isnan(table["zone:sum_fare_1h"][1].as_py())
+
+
+def test_rows_beyond_the_disk_cap_are_busy():
+    batch = sent_batch([("a", 1, START)] * 1_000)
+    with a_bench(disk_bytes_max=1_000) as bench, pytest.raises(Busy, match="BATCH_TOO_LARGE"):
+        bench.stored([batch], batch.schema)
+
+
+def sent(table, size=7):
+    """The stream of a table in pieces of so many bytes, and the stream."""
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table, max_chunksize=2)
+    data = sink.getvalue().to_pybytes()
+    return SentRows(data[at : at + size] for at in range(0, len(data), size)), data
+
+
+@pytest.mark.parametrize("size", [1, 7, 100_000])
+def test_sent_rows_read_back_whatever_the_pieces(size):
+    table = pa.table({"zone": ["a", None, "c"], "as_of_us": [1, 2, 3]})
+    rows, data = sent(table, size)
+
+    assert table == pa.Table.from_batches(rows.batches())
+    assert hashlib.sha256(data).hexdigest() == rows.digest
+
+
+@pytest.mark.parametrize(
+    "columns",
+    [
+        {"zone": ["a"]},
+        {"as_of_us": ["now"]},
+        {"as_of_us": pa.array([None], pa.int64())},
+        {"as_of_us": [-1]},
+        {"as_of_us": [2**62]},
+        {"as_of_us": [1], "zone": [["nested"]]},
+    ],
+)
+def test_rows_that_say_no_moment_are_refused(columns):
+    with pytest.raises(Invalid, match="BAD_REQUEST"):
+        list(sent(pa.table(columns))[0].batches())
+
+
+@pytest.mark.parametrize("data", [b"", b"no arrow", b"\xff" * 64])
+def test_bytes_that_are_no_arrow_stream_are_refused(data):
+    with pytest.raises(Invalid, match="BAD_REQUEST"):
+        list(SentRows(iter([data])).batches())
+
+
+def test_stream_cut_short_is_refused():
+    table = pa.table({"as_of_us": list(range(HOUR // 1_000_000))})
+    _, data = sent(table)
+    with pytest.raises(Invalid, match="BAD_REQUEST"):
+        list(SentRows(iter([data[: len(data) // 2]])).batches())
+
+
+def test_every_window_feature_is_there_for_rows_without_any_record():
+    answers = World().historical([], [("a", 1, START)])
+
+    assert len(WINDOW_FEATURES) == answers.shape[1]
+    assert {0.0} == set(answers[0][~np.isnan(answers[0])].tolist())
