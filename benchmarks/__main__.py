@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sys
 
-from benchmarks import freshness, growth, ingest, loop, online, publish, state, stream
+from benchmarks import freshness, growth, ingest, loop, online, pit, publish, state, stream
 from benchmarks.outcome import say
 
 BENCHMARKS = {
@@ -21,6 +21,8 @@ BENCHMARKS = {
     "publish": publish.main,
     "state": state.main,
     "growth": growth.main,
+    "pit": pit.main,
+    "pit-large": pit.main_large,
 }
 
 

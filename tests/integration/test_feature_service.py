@@ -35,6 +35,7 @@ from pydantic import SecretStr
 from headrace import topics
 from headrace.admin import create_topics, static_topics
 from headrace.application import definition_json, parse_definition
+from headrace.client import Addresses, Client
 from headrace.errors import Busy, Conflict, HeadraceError, Invalid, NotFound, Unavailable
 from headrace.feature.v1 import feature_service_pb2 as pb
 from headrace.feature.v1 import feature_service_pb2_grpc as feature_grpc
@@ -770,6 +771,32 @@ def test_training_set_waits_for_the_archive_and_equals_the_online_read(lake, rid
     )
     flat = table["features"].combine_chunks().flatten().to_numpy()
     np.testing.assert_array_equal(online, flat.reshape(online.shape))
+
+
+def test_historical_features_equal_the_online_read_and_come_again_by_manifest(lake, rides, service):
+    events = some_events(400, seed=9)
+    service.start(**settings_of(lake))
+    rides.publish(events)
+    rides.wait_folded()
+    lake.append(events, known=START + 3 * DAY)
+    asked = [(event.zone, event.at + MINUTE) for event in events[::3]]
+    zones, moments = zip(*asked, strict=True)
+    rows = pa.table({"zone": zones, "n": range(len(asked)), "as_of_us": moments})
+    client = Client(Addresses(feature=f"127.0.0.1:{service.grpc_port}"))
+
+    first = client.get_historical_features(rows, rides.features)
+    table = first.to_table()
+    lake.append(some_events(50, seed=10), known=START + 4 * DAY)
+    again = client.get_historical_features(rows, rides.features, manifest=first.manifest)
+
+    assert rows == table.select(rows.column_names)
+    values = np.stack([table[feature].to_numpy() for feature in rides.features], axis=1)
+    np.testing.assert_array_equal(service.read(rides.features, asked), values)
+    assert rows.num_rows == sum(batch.num_rows for batch in again)
+    assert first.manifest == again.manifest
+    assert {rides.name: 0} == dict(again.manifest.delta_version_by_stream)
+    with pytest.raises(NotFound, match="FEATURE_UNKNOWN"):
+        client.get_historical_features(rows, ["none:none"]).to_table()
 
 
 def test_archive_that_never_comes_is_unavailable(platform, lake):

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from numbers import Real
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import grpc
 from confluent_kafka import KafkaError, KafkaException, Producer
@@ -33,6 +33,7 @@ from headrace.datasets import Datasets
 from headrace.dead_letters import DeadLetters
 from headrace.errors import HeadraceError, Invalid, NotFound, Unavailable, error_by_reason
 from headrace.feature.v1 import feature_service_pb2, feature_service_pb2_grpc
+from headrace.historical import HistoricalFeatures, ask, query_of
 from headrace.ingest.v1 import ingest_service_pb2, ingest_service_pb2_grpc
 from headrace.labels import Labels
 from headrace.monitor.v1 import monitor_events_pb2, monitor_service_pb2, monitor_service_pb2_grpc
@@ -47,6 +48,9 @@ from headrace.registry.v1 import (
 )
 from headrace.rpc import call, open_channel
 from headrace.trainer.v1 import trainer_service_pb2, trainer_service_pb2_grpc
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 DELIVERY_TIMEOUT_S = 30.0
 QUEUE_RECORDS_MAX = 200_000
@@ -292,6 +296,22 @@ class Client:
     def freshness(self) -> feature_service_pb2.GetFreshnessResponse:
         request = feature_service_pb2.GetFreshnessRequest()
         return call(self._feature.GetFreshness, request, timeout_s=2, retries_max=3)
+
+    def get_historical_features(
+        self,
+        rows: pa.Table | Iterable[pa.RecordBatch],
+        features: Sequence[str],
+        *,
+        known_as_of_us: int | None = None,
+        manifest: feature_service_pb2.HistoricalManifest | None = None,
+    ) -> HistoricalFeatures:
+        """Features for rows of one's own, each by what was known at its `as_of_us`.
+
+        `rows`: `as_of_us` (int64, microseconds since the epoch), the entity keys and what request
+        features ask. `known_as_of_us`: nothing that became known later counts. `manifest`: of an
+        earlier answer, which is given again. Needs pyarrow.
+        """
+        return ask(self._feature, rows, query_of(features, known_as_of_us, manifest))
 
     def loop(self, monitor: str) -> monitor_service_pb2.GetLoopResponse:
         request = monitor_service_pb2.GetLoopRequest(monitor=monitor)
