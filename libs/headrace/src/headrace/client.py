@@ -313,6 +313,11 @@ class Client:
         """
         return ask(self._feature, rows, query_of(features, known_as_of_us, manifest))
 
+    def check_skew(self) -> feature_service_pb2.CheckSkewResponse:
+        """Has a sample of what was served since the last check computed again from the archive."""
+        request = feature_service_pb2.CheckSkewRequest()
+        return call(self._feature.CheckSkew, request, timeout_s=120)
+
     def loop(self, monitor: str) -> monitor_service_pb2.GetLoopResponse:
         request = monitor_service_pb2.GetLoopRequest(monitor=monitor)
         return call(self._monitor.GetLoop, request, timeout_s=2, retries_max=3)

@@ -30,6 +30,7 @@ from headrace_feature.adapters.state_snapshots import StateSnapshots
 from headrace_feature.domain.freshness import DelayHistogram
 from headrace_feature.domain.kept_answers import KeptAnswers
 from headrace_feature.domain.known_until import KnownUntil
+from headrace_feature.domain.served_sample import ServedSample
 from headrace_feature.domain.views import DAY_US, Catalogue
 from headrace_feature.handlers import OnlineState
 from headrace_feature.settings import Settings
@@ -121,6 +122,7 @@ def run(settings: Settings) -> int:
     api = FeatureApi(
         online=OnlineState(definitions.catalogue, reader, kept, known, clock),
         archive=archive,
+        sample=ServedSample(),
         workbench=Workbench(
             settings.data_dir / "offline",
             disk_bytes_max=settings.offline_disk_bytes_max,

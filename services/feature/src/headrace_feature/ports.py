@@ -14,6 +14,7 @@ from headrace.application import Recipe
 from headrace_feature.domain.gathering import Wanted
 from headrace_feature.domain.observations import Run
 from headrace_feature.domain.records import Records, Share
+from headrace_feature.domain.request_features import Column
 from headrace_feature.domain.training_set import Rows
 from headrace_feature.domain.views import Layout
 
@@ -154,6 +155,9 @@ class Bench(Protocol):
 
     def each(self, function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
         """The results in order; some are computed ahead of whoever takes them."""
+
+    def given(self, columns: Mapping[str, Column], as_of_us: NDArray[np.int64]) -> Rows:
+        """Rows that were asked for online."""
 
     def training_rows(
         self,

@@ -26,6 +26,7 @@ from headrace_feature.domain.training_set import Historical
 from headrace_feature.domain.views import Kind, Layout
 from headrace_feature.handlers import GetObservations
 from headrace_feature.offline_handlers import CreateTrainingSet, GetHistoricalFeatures
+from headrace_feature.skew_handlers import Skew
 from headrace_kit.expressions import to_polars
 from headrace_kit.kafka import RecordBatch
 
@@ -246,3 +247,19 @@ def to_observations_query(request: wire.GetObservationsRequest) -> GetObservatio
     entities = np.frombuffer(request.entities, "<u8").reshape(2, -1)
     wanted = Wanted(entities, since_us, until_us)
     return GetObservations(request.layout_id, tuple(request.partitions), wanted)
+
+
+def to_skew_response(skew: Skew) -> wire.CheckSkewResponse:
+    return wire.CheckSkewResponse(
+        checked=skew.checked,
+        mismatches=[
+            wire.SkewMismatch(
+                feature=each.feature,
+                as_of_us=each.as_of_us,
+                served=each.served,
+                recomputed=each.recomputed,
+                settled=each.settled,
+            )
+            for each in skew.mismatches
+        ],
+    )

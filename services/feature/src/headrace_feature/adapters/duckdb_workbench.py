@@ -26,6 +26,7 @@ from headrace.errors import Busy, Invalid
 from headrace_feature.adapters.arrow_archive import to_column
 from headrace_feature.adapters.training_rows_sql import training_rows_sql
 from headrace_feature.domain.records import Numbers, Texts
+from headrace_feature.domain.request_features import Column
 from headrace_feature.ports import Snapshot
 
 ROWS_MAX = 1 << 18  # of one step
@@ -91,6 +92,13 @@ class Bench:
                 count += batch.num_rows
                 self._check_room(sink.tell())
         return StoredRows(file, count, schema)
+
+    def given(self, columns: Mapping[str, Column], as_of_us: NDArray[np.int64]) -> StoredRows:
+        """Rows that were asked for online."""
+        import pyarrow as pa
+
+        batch = pa.record_batch({**columns, AS_OF: as_of_us})
+        return self.stored([batch], batch.schema)
 
     def training_rows(
         self,

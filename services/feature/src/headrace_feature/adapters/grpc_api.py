@@ -6,8 +6,11 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 
 import grpc
+import numpy as np
+from numpy.typing import NDArray
 
 from headrace.errors import Busy, HeadraceError, Invalid
 from headrace.feature.v1 import feature_service_pb2 as wire
@@ -20,16 +23,26 @@ from headrace_feature.adapters.conversions import (
     to_observations_query,
     to_online_response,
     to_query,
+    to_skew_response,
     to_training_command,
     to_training_manifest,
 )
 from headrace_feature.adapters.duckdb_workbench import Workbench
 from headrace_feature.adapters.run_files import to_bytes
 from headrace_feature.domain.freshness import DelayHistogram
+from headrace_feature.domain.kept_answers import KeptAnswers
 from headrace_feature.domain.online_query import GetOnlineFeatures
+from headrace_feature.domain.served_sample import ServedSample
 from headrace_feature.domain.views import Catalogue
-from headrace_feature.handlers import OnlineState, answer_together
+from headrace_feature.handlers import OnlineState, answer_together, get_online_features
 from headrace_feature.ports import Archive, ObservationReader
+from headrace_feature.skew_handlers import check_skew
+from headrace_kit.telemetry import counter
+
+SKEW_CHECKED = counter("feature", "skew_checked_rows_total", "Served rows computed again.")
+SKEW_MISMATCHES = counter(
+    "feature", "skew_mismatches_total", "Served values that the archive has otherwise.", "settled"
+)
 
 
 class FeatureApi(service.FeatureServiceServicer):
@@ -41,18 +54,58 @@ class FeatureApi(service.FeatureServiceServicer):
         online: OnlineState,
         archive: Archive,
         workbench: Workbench,
+        sample: ServedSample,
         freshness: DelayHistogram,
     ) -> None:
         self._online, self._archive, self._freshness = online, archive, freshness
         self._workbench, self._offline = workbench, threading.Lock()
+        self._sample = sample
 
     def answer_reads(self, payloads: Sequence[bytes]) -> list[bytes | HeadraceError]:
         """GetOnlineFeatures, hot: what arrives together is answered together where it is alike."""
         queries = [_query(payload) for payload in payloads]
+        sampled = self._sampled(queries)
         asked = [query for query in queries if not isinstance(query, HeadraceError)]
         answers = iter(answer_together(asked, self._online))
-        replies = (q if isinstance(q, HeadraceError) else next(answers) for q in queries)
+        replies = [q if isinstance(q, HeadraceError) else next(answers) for q in queries]
+        for number in sampled:
+            query, reply = queries[number], replies[number]
+            if isinstance(query, GetOnlineFeatures) and not isinstance(reply, HeadraceError):
+                self._sample.offer(query, reply.values)
         return [r if isinstance(r, HeadraceError) else to_online_response(r) for r in replies]
+
+    def _sampled(self, queries: list[GetOnlineFeatures | HeadraceError]) -> list[int]:
+        """Which of the queries are offered to the sample; these name their moments from here on."""
+        due = [number for number, _ in enumerate(queries) if self._sample.due()]
+        for number in due:
+            query = queries[number]
+            if isinstance(query, GetOnlineFeatures) and not len(query.as_of_us):
+                rows = max(map(len, query.columns.values()), default=0)
+                moments = np.full(rows, self._online.clock.now_us(), dtype=np.int64)
+                queries[number] = replace(query, as_of_us=moments)
+        return due
+
+    def CheckSkew(
+        self, request: wire.CheckSkewRequest, context: grpc.ServicerContext
+    ) -> wire.CheckSkewResponse:
+        # What is kept of answers must not vouch for itself.
+        state = replace(self._online, kept=KeptAnswers())
+
+        def read(query: GetOnlineFeatures) -> NDArray[np.float32]:
+            return get_online_features(query, state).values
+
+        with self._alone(), self._workbench.opened() as bench:
+            skew = check_skew(
+                self._sample.taken(),
+                catalogue=state.catalogue(),
+                archive=self._archive,
+                bench=bench,
+                read=read,
+            )
+        SKEW_CHECKED.inc(skew.checked)
+        for mismatch in skew.mismatches:
+            SKEW_MISMATCHES.labels(str(mismatch.settled).lower()).inc()
+        return to_skew_response(skew)
 
     def CreateTrainingSet(
         self, request: wire.CreateTrainingSetRequest, context: grpc.ServicerContext

@@ -161,6 +161,32 @@ class HistoricalManifest(_message.Message):
     digest: str
     def __init__(self, features: _Optional[_Iterable[str]] = ..., rows: _Optional[int] = ..., known_as_of_us: _Optional[int] = ..., delta_version_by_stream: _Optional[_Mapping[str, int]] = ..., definitions_digest: _Optional[str] = ..., rows_digest: _Optional[str] = ..., digest: _Optional[str] = ...) -> None: ...
 
+class CheckSkewRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class CheckSkewResponse(_message.Message):
+    __slots__ = ("checked", "mismatches")
+    CHECKED_FIELD_NUMBER: _ClassVar[int]
+    MISMATCHES_FIELD_NUMBER: _ClassVar[int]
+    checked: int
+    mismatches: _containers.RepeatedCompositeFieldContainer[SkewMismatch]
+    def __init__(self, checked: _Optional[int] = ..., mismatches: _Optional[_Iterable[_Union[SkewMismatch, _Mapping]]] = ...) -> None: ...
+
+class SkewMismatch(_message.Message):
+    __slots__ = ("feature", "as_of_us", "served", "recomputed", "settled")
+    FEATURE_FIELD_NUMBER: _ClassVar[int]
+    AS_OF_US_FIELD_NUMBER: _ClassVar[int]
+    SERVED_FIELD_NUMBER: _ClassVar[int]
+    RECOMPUTED_FIELD_NUMBER: _ClassVar[int]
+    SETTLED_FIELD_NUMBER: _ClassVar[int]
+    feature: str
+    as_of_us: int
+    served: float
+    recomputed: float
+    settled: bool
+    def __init__(self, feature: _Optional[str] = ..., as_of_us: _Optional[int] = ..., served: _Optional[float] = ..., recomputed: _Optional[float] = ..., settled: _Optional[bool] = ...) -> None: ...
+
 class GetFreshnessRequest(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...

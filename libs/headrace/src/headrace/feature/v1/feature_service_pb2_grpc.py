@@ -49,6 +49,11 @@ class FeatureServiceStub:
                 request_serializer=headrace_dot_feature_dot_v1_dot_feature__service__pb2.GetHistoricalFeaturesRequest.SerializeToString,
                 response_deserializer=headrace_dot_feature_dot_v1_dot_feature__service__pb2.GetHistoricalFeaturesResponse.FromString,
                 _registered_method=True)
+        self.CheckSkew = channel.unary_unary(
+                '/headrace.feature.v1.FeatureService/CheckSkew',
+                request_serializer=headrace_dot_feature_dot_v1_dot_feature__service__pb2.CheckSkewRequest.SerializeToString,
+                response_deserializer=headrace_dot_feature_dot_v1_dot_feature__service__pb2.CheckSkewResponse.FromString,
+                _registered_method=True)
         self.GetFreshness = channel.unary_unary(
                 '/headrace.feature.v1.FeatureService/GetFreshness',
                 request_serializer=headrace_dot_feature_dot_v1_dot_feature__service__pb2.GetFreshnessRequest.SerializeToString,
@@ -81,6 +86,14 @@ class FeatureServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def CheckSkew(self, request, context):
+        """Computes a sample of what was served since the last check again, from the archive, and answers
+        what differs: nothing is expected to. Deadline: 120 s.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetFreshness(self, request, context):
         """Says how fresh the online store is. Deadline: 1 s.
         """
@@ -105,6 +118,11 @@ def add_FeatureServiceServicer_to_server(servicer, server):
                     servicer.GetHistoricalFeatures,
                     request_deserializer=headrace_dot_feature_dot_v1_dot_feature__service__pb2.GetHistoricalFeaturesRequest.FromString,
                     response_serializer=headrace_dot_feature_dot_v1_dot_feature__service__pb2.GetHistoricalFeaturesResponse.SerializeToString,
+            ),
+            'CheckSkew': grpc.unary_unary_rpc_method_handler(
+                    servicer.CheckSkew,
+                    request_deserializer=headrace_dot_feature_dot_v1_dot_feature__service__pb2.CheckSkewRequest.FromString,
+                    response_serializer=headrace_dot_feature_dot_v1_dot_feature__service__pb2.CheckSkewResponse.SerializeToString,
             ),
             'GetFreshness': grpc.unary_unary_rpc_method_handler(
                     servicer.GetFreshness,
@@ -193,6 +211,33 @@ class FeatureService:
             '/headrace.feature.v1.FeatureService/GetHistoricalFeatures',
             headrace_dot_feature_dot_v1_dot_feature__service__pb2.GetHistoricalFeaturesRequest.SerializeToString,
             headrace_dot_feature_dot_v1_dot_feature__service__pb2.GetHistoricalFeaturesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CheckSkew(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/headrace.feature.v1.FeatureService/CheckSkew',
+            headrace_dot_feature_dot_v1_dot_feature__service__pb2.CheckSkewRequest.SerializeToString,
+            headrace_dot_feature_dot_v1_dot_feature__service__pb2.CheckSkewResponse.FromString,
             options,
             channel_credentials,
             insecure,
