@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import grpc
@@ -31,6 +32,7 @@ from benchmarks.machine import (
     publish,
 )
 from benchmarks.outcome import Outcome, say
+from benchmarks.peers.online import feast, feast_reads
 from benchmarks.stream import STREAM_DEFINITION, TOPIC, VIEW_DEFINITION, plain
 from headrace import topics
 from headrace.admin import create_topics
@@ -95,8 +97,20 @@ def main() -> None:
                 for bar in BARS:
                     say(f"while {BACKGROUND_EVENTS_PER_S:,} events/s come in:")
                     reads(where, generator, feature, entities=bar[0], concurrency=bar[1])
-    for outcome in outcomes:
-        say(outcome.line())
+        peers = peer_reads(where, generator)
+    for outcome, peer in zip(outcomes, peers, strict=True):
+        say(replace(outcome, peers=peer).line())
+
+
+def peer_reads(where: Machine, generator: LoadGenerator) -> list[dict[str, float]]:
+    """By peer, for each bar; after our own service has ended."""
+    with feast(where) as address:
+        if address is None:
+            return [{} for _ in BARS]
+        return [
+            {"feast": feast_reads(where, generator, address, entities=some, concurrency=many)}
+            for some, many, *_ in BARS
+        ]
 
 
 def fill(where: Machine, now_us: int) -> list[tuple[str, int, float]]:

@@ -100,5 +100,5 @@ KAFKA_STREAMS = JavaPeer(
 )
 BYTEWAX = PythonPeer("bytewax", "0.21.1", ("bytewax[kafka]==0.21.1", "orjson"))
 QUIX_STREAMS = PythonPeer("quix-streams", "3.28.1", ("quixstreams==3.28.1",))
-FEAST = PythonPeer("feast", "0.67.0", ("feast[duckdb]==0.67.0",))
+FEAST = PythonPeer("feast", "0.67.0", ("feast[duckdb,grpcio]==0.67.0",))
 ALL = (KAFKA_STREAMS, BYTEWAX, QUIX_STREAMS, FEAST)
