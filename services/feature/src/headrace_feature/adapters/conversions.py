@@ -123,8 +123,8 @@ def _moments(moments: pl.Series) -> NDArray[np.int64]:
 def _texts(values: pl.Series) -> Texts:
     """As an entity is spelled; what names none is -1."""
     distinct = values.unique()
-    spelled = [text_of(value) for value in distinct.to_list()]
-    codes = pl.Series([-1 if text is None else code for code, text in enumerate(spelled)])
+    texts = distinct.fill_null("").to_list() if distinct.dtype == pl.String else _spelled(distinct)
+    codes = pl.Series([code if text else -1 for code, text in enumerate(texts)])
     rows = pl.DataFrame([values.alias("value")]).join(
         pl.DataFrame([distinct.alias("value"), codes.alias("code")]),
         on="value",
@@ -132,7 +132,11 @@ def _texts(values: pl.Series) -> Texts:
         nulls_equal=True,
         maintain_order="left",
     )
-    return Texts(rows["code"].to_numpy(), [text or "" for text in spelled])
+    return Texts(rows["code"].to_numpy(), texts)
+
+
+def _spelled(values: pl.Series) -> list[str]:
+    return [text_of(value) or "" for value in values.to_list()]
 
 
 def _numbers(values: pl.Series, kind: Kind) -> Numbers:

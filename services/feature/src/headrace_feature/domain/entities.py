@@ -37,5 +37,8 @@ def digests(entities: Sequence[tuple[str, ...]]) -> NDArray[np.uint64]:
 def _digest(texts: tuple[str, ...]) -> bytes:
     """Lengths keep the values apart."""
     # Of many entities most are met once in a batch: this line is what they cost.
-    spelled = "".join([f"{len(text)}:{text}" for text in texts])
+    if len(texts) == 1:
+        spelled = f"{len(texts[0])}:{texts[0]}"
+    else:
+        spelled = "".join([f"{len(text)}:{text}" for text in texts])
     return hashlib.blake2b(spelled.encode(), digest_size=16).digest()
