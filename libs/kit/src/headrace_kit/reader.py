@@ -23,7 +23,7 @@ from headrace_kit.failpoints import failpoint
 from headrace_kit.kafka import Partition, RecordBatch, await_broker, client_settings
 
 FETCH_KIB_MAX = 16_384
-GATHER_S = 0.005
+GATHER_S = 0.002
 GOODBYE_TIMEOUT_S = 1.0
 REQUEST_TIMEOUT_S = 2.0
 SESSION_TIMEOUT_MS = 6_000
