@@ -22,7 +22,7 @@ from headrace.errors import Busy, Unavailable
 from headrace_kit.backoff import Backoff
 from headrace_kit.failpoints import failpoint
 from headrace_kit.kafka import Message, Publisher
-from headrace_kit.part_thread import PartThread
+from headrace_kit.part_thread import ThreadPart
 from headrace_kit.sql import OUTBOX, transaction
 
 BATCH_ROWS_MAX = 500
@@ -52,29 +52,19 @@ class Outbox:
         )
 
 
-class OutboxRelay:
+class OutboxRelay(ThreadPart):
     """Publishes the outbox in the order of its rows; a Part."""
 
     def __init__(self, engine: Engine, publisher: Publisher) -> None:
+        super().__init__("outbox-relay")
         self._engine, self._publisher = engine, publisher
         self._wake = threading.Event()
-        self._stopping = threading.Event()
-        self._thread = PartThread("outbox-relay", self._run)
-
-    def start(self) -> None:
-        self._thread.start()
 
     def stop(self, timeout_s: float) -> None:
         """End after the batch in work; what is left waits for the next start."""
         self._stopping.set()
         self._wake.set()
-        self._thread.join(timeout_s)
-
-    def failed(self) -> BaseException | None:
-        return self._thread.failure
-
-    def tick_age_s(self) -> float:
-        return self._thread.tick_age_s()
+        super().stop(timeout_s)
 
     def notify(self) -> None:
         """Look now: a transaction with messages was committed."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 
 import structlog
@@ -59,3 +60,27 @@ class PartThread:
         except Exception as err:
             log.exception("part_thread_failed", thread=self._thread.name)
             self.failure = err
+
+
+class ThreadPart(ABC):
+    """A LoopingPart of one thread: `_run` goes round, with a tick, until `_stopping` is set."""
+
+    def __init__(self, name: str) -> None:
+        self._stopping = threading.Event()
+        self._thread = PartThread(name, self._run)
+
+    @abstractmethod
+    def _run(self) -> None: ...
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self, timeout_s: float) -> None:
+        self._stopping.set()
+        self._thread.join(timeout_s)
+
+    def failed(self) -> BaseException | None:
+        return self._thread.failure
+
+    def tick_age_s(self) -> float:
+        return self._thread.tick_age_s()

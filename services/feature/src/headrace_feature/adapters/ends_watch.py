@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Collection, Mapping
 
 import structlog
@@ -12,14 +11,14 @@ from headrace.errors import Unavailable
 from headrace_feature.domain.known_until import KnownUntil
 from headrace_feature.domain.views import Catalogue
 from headrace_kit.clock import Clock
-from headrace_kit.part_thread import PartThread
+from headrace_kit.part_thread import ThreadPart
 
 ASK_INTERVAL_S = 0.5
 
 log = structlog.get_logger(__name__)
 
 
-class EndsWatch:
+class EndsWatch(ThreadPart):
     """A Part. `ends`: by partition of a stream; `owned`: which partitions of it are ours."""
 
     def __init__(
@@ -31,23 +30,9 @@ class EndsWatch:
         known: KnownUntil,
         clock: Clock,
     ) -> None:
+        super().__init__("ends-watch")
         self._catalogue, self._owned, self._ends = catalogue, owned, ends
         self._known, self._clock = known, clock
-        self._stopping = threading.Event()
-        self._thread = PartThread("ends-watch", self._run)
-
-    def start(self) -> None:
-        self._thread.start()
-
-    def stop(self, timeout_s: float) -> None:
-        self._stopping.set()
-        self._thread.join(timeout_s)
-
-    def failed(self) -> BaseException | None:
-        return self._thread.failure
-
-    def tick_age_s(self) -> float:
-        return self._thread.tick_age_s()
 
     def ask(self) -> None:
         """Once, of every stream that a view reads; raises Unavailable."""

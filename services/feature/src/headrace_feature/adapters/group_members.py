@@ -17,7 +17,7 @@ from confluent_kafka.admin import AdminClient
 from headrace import topics
 from headrace.errors import Unavailable
 from headrace_kit.kafka import client_settings
-from headrace_kit.part_thread import PartThread
+from headrace_kit.part_thread import ThreadPart
 
 INTERVAL_S = 1.0
 REQUEST_TIMEOUT_S = 5.0
@@ -25,30 +25,21 @@ REQUEST_TIMEOUT_S = 5.0
 log = structlog.get_logger(__name__)
 
 
-class GroupMembers:
+class GroupMembers(ThreadPart):
     """A Part; `address_by_partition` may be asked by any thread."""
 
     def __init__(
         self, bootstrap: str, group: str, *, streams: Callable[[], Collection[str]]
     ) -> None:
+        super().__init__("members")
         self._bootstrap, self._group, self._streams = bootstrap, group, streams
         self._owners: Mapping[str, Mapping[int, str | None]] = {}
-        self._stopping, self._asked = threading.Event(), threading.Event()
-        self._thread = PartThread("members", self._run)
-
-    def start(self) -> None:
-        self._thread.start()
+        self._asked = threading.Event()
 
     def stop(self, timeout_s: float) -> None:
         self._stopping.set()
         self._asked.set()
-        self._thread.join(timeout_s)
-
-    def failed(self) -> BaseException | None:
-        return self._thread.failure
-
-    def tick_age_s(self) -> float:
-        return self._thread.tick_age_s()
+        super().stop(timeout_s)
 
     def look_again(self) -> None:
         """Something changed: do not wait for the second to pass."""

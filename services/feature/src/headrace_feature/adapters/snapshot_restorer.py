@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import queue
 import shutil
-import threading
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 
@@ -23,7 +22,7 @@ from headrace_feature.domain.manifest import RunCopy, furthest
 from headrace_feature.domain.views import Layout
 from headrace_kit.backoff import Backoff
 from headrace_kit.failpoints import failpoint
-from headrace_kit.part_thread import PartThread
+from headrace_kit.part_thread import ThreadPart
 
 WAIT_S = 0.2
 
@@ -50,8 +49,8 @@ class _Job:
     fetched: _Fetched | None = None
 
 
-class SnapshotRestorer:
-    """Restorer; a Part with a thread of its own."""
+class SnapshotRestorer(ThreadPart):
+    """Restorer; a Part."""
 
     def __init__(
         self,
@@ -61,26 +60,12 @@ class SnapshotRestorer:
         snapshots: StateSnapshots,
         ends: Callable[[str], Mapping[int, int]],
     ) -> None:
+        super().__init__("restore")
         self._store, self._copies, self._snapshots = store, copies, snapshots
         self._ends = ends
         self._jobs: dict[bytes, _Job] = {}  # the loop's thread alone looks here
         self._done: set[tuple[str, bytes, int]] = set()
         self._queue: queue.SimpleQueue[_Job] = queue.SimpleQueue()  # one for each layout at most
-        self._stopping = threading.Event()
-        self._thread = PartThread("restore", self._run)
-
-    def start(self) -> None:
-        self._thread.start()
-
-    def stop(self, timeout_s: float) -> None:
-        self._stopping.set()
-        self._thread.join(timeout_s)
-
-    def failed(self) -> BaseException | None:
-        return self._thread.failure
-
-    def tick_age_s(self) -> float:
-        return self._thread.tick_age_s()
 
     def restore(self, layout: Layout, partitions: Collection[int]) -> bool:
         left = {n for n in partitions if (layout.stream, layout.id, n) not in self._done}

@@ -7,7 +7,6 @@ The loop goes on meanwhile: runs do not change, and what it merges is still read
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 
@@ -21,7 +20,7 @@ from headrace_feature.adapters.run_tiers import HeldRun
 from headrace_feature.adapters.state_snapshots import StateSnapshots
 from headrace_feature.domain.manifest import Manifest, RunCopy
 from headrace_feature.domain.views import Catalogue, Layout
-from headrace_kit.part_thread import PartThread
+from headrace_kit.part_thread import ThreadPart
 
 COLLECT_INTERVAL_S = 600.0
 RETIRED_MS = 7 * 86_400_000
@@ -31,8 +30,8 @@ WAIT_S = 0.2
 log = structlog.get_logger(__name__)
 
 
-class SnapshotWriter:
-    """A Part with a thread of its own."""
+class SnapshotWriter(ThreadPart):
+    """A Part."""
 
     def __init__(
         self,
@@ -43,26 +42,12 @@ class SnapshotWriter:
         snapshots: StateSnapshots,
         interval_s: float,
     ) -> None:
+        super().__init__("snapshots")
         self._catalogue, self._store = catalogue, store
         self._copies, self._snapshots, self._interval_s = copies, snapshots, interval_s
         self._written: dict[bytes, Mapping[int, int]] = {}
-        self._stopping = threading.Event()
         self._collected_s = time.monotonic()
         self._complete_s = time.monotonic()
-        self._thread = PartThread("snapshots", self._run)
-
-    def start(self) -> None:
-        self._thread.start()
-
-    def stop(self, timeout_s: float) -> None:
-        self._stopping.set()
-        self._thread.join(timeout_s)
-
-    def failed(self) -> BaseException | None:
-        return self._thread.failure
-
-    def tick_age_s(self) -> float:
-        return self._thread.tick_age_s()
 
     def age_s(self) -> float:
         """Since all state was in the object store."""

@@ -3,39 +3,24 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
 
 import structlog
 
 from headrace.errors import Busy, Conflict, NotFound, Unavailable
-from headrace_kit.part_thread import PartThread
+from headrace_kit.part_thread import ThreadPart
 
 ROUND_S_MAX = 240.0  # less than a loop may take for a round
 
 log = structlog.get_logger(__name__)
 
 
-class PeriodicLoop:
+class PeriodicLoop(ThreadPart):
     """A Part; `task` is told how long it may take, `interval_s` lies between two rounds."""
 
     def __init__(self, name: str, task: Callable[[float], None], *, interval_s: float) -> None:
+        super().__init__(name)
         self._name, self._task, self._interval_s = name, task, interval_s
-        self._stopping = threading.Event()
-        self._thread = PartThread(name, self._run)
-
-    def start(self) -> None:
-        self._thread.start()
-
-    def stop(self, timeout_s: float) -> None:
-        self._stopping.set()
-        self._thread.join(timeout_s)
-
-    def failed(self) -> BaseException | None:
-        return self._thread.failure
-
-    def tick_age_s(self) -> float:
-        return self._thread.tick_age_s()
 
     def _run(self) -> None:
         while not self._stopping.is_set():
