@@ -7,7 +7,6 @@ form, and not before (extra `data`).
 
 from __future__ import annotations
 
-import io
 import re
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -22,6 +21,7 @@ from headrace.ingest.v1 import datasets_pb2 as pb
 from headrace.ingest.v1 import erasures_pb2 as er
 from headrace.ingest.v1 import ingest_service_pb2_grpc
 from headrace.ingest.v1 import text_search_pb2 as ts
+from headrace.pieces import PieceFile
 from headrace.rpc import call, error_of
 
 CALL_S = 10.0
@@ -48,7 +48,7 @@ class Rows:
         """A `pyarrow.RecordBatchReader`: memory holds a batch, whatever the number of rows."""
         import pyarrow as pa
 
-        return pa.ipc.open_stream(io.BufferedReader(_Pieces(iter(self.pieces)), 1 << 20))
+        return pa.ipc.open_stream(pa.PythonFile(PieceFile(self.pieces), "r"))
 
     def to_arrow(self) -> Any:
         """A `pyarrow.Table`."""
@@ -209,24 +209,3 @@ def _answers(method: Callable[..., Iterable[Any]], request: Any) -> Iterator[Any
         yield from method(request, timeout=WORK_S)
     except grpc.RpcError as err:
         raise error_of(err) from err
-
-
-class _Pieces(io.RawIOBase):
-    """Pieces of bytes as a file that is read once, from its begin to its end."""
-
-    def __init__(self, pieces: Iterator[bytes]) -> None:
-        self._pieces, self._left = pieces, b""
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        while not self._left:
-            piece = next(self._pieces, None)
-            if piece is None:
-                return 0
-            self._left = piece
-        taken = self._left[: len(buffer)]
-        buffer[: len(taken)] = taken
-        self._left = self._left[len(taken) :]
-        return len(taken)

@@ -17,12 +17,12 @@ import grpc
 from headrace.errors import Corrupt, Invalid, Unavailable
 from headrace.feature.v1 import feature_service_pb2 as wire
 from headrace.feature.v1 import feature_service_pb2_grpc as service
+from headrace.pieces import PieceFile, pieces_of
 from headrace.rpc import error_of
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-PIECE_BYTES_MAX = 1 << 20
 TIMEOUT_S = 300.0
 
 
@@ -33,30 +33,50 @@ class HistoricalFeatures:
     """
 
     def __init__(self, responses: Iterator[wire.GetHistoricalFeaturesResponse]) -> None:
-        self._pieces = _Pieces(responses)
+        self._responses, self._sha256 = responses, hashlib.sha256()
+        self._manifest: wire.HistoricalManifest | None = None
+        self._file = PieceFile(self._pieces())
 
     @property
     def manifest(self) -> wire.HistoricalManifest:
-        if self._pieces.manifest is None:
+        if self._manifest is None:
             raise Invalid("BAD_REQUEST", field="manifest", problem="comes behind the last batch")
-        return self._pieces.manifest
+        return self._manifest
 
     def __iter__(self) -> Iterator[pa.RecordBatch]:
         """Raises the error of the service, Corrupt DIGEST_MISMATCH, Unavailable when cut short."""
         import pyarrow as pa
 
-        with pa.ipc.open_stream(pa.PythonFile(self._pieces, "r")) as reader:
+        with pa.ipc.open_stream(pa.PythonFile(self._file, "r")) as reader:
             yield from reader
-        self._pieces.finish()
+        self._finish()
 
     def to_table(self) -> pa.Table:
         """All of it in memory."""
         import pyarrow as pa
 
-        with pa.ipc.open_stream(pa.PythonFile(self._pieces, "r")) as reader:
+        with pa.ipc.open_stream(pa.PythonFile(self._file, "r")) as reader:
             table = reader.read_all()
-        self._pieces.finish()
+        self._finish()
         return table
+
+    def _pieces(self) -> Iterator[bytes]:
+        try:
+            for response in self._responses:
+                if response.HasField("manifest"):
+                    self._manifest = response.manifest
+                else:
+                    self._sha256.update(response.arrow_ipc)
+                    yield response.arrow_ipc
+        except grpc.RpcError as err:
+            raise error_of(err) from err
+
+    def _finish(self) -> None:
+        self._file.drain()
+        if self._manifest is None:
+            raise Unavailable("SERVICE_UNAVAILABLE", service="feature", problem="stream cut short")
+        if self._sha256.hexdigest() != self._manifest.digest:
+            raise Corrupt("DIGEST_MISMATCH", artifact="historical features")
 
 
 def ask(
@@ -76,10 +96,8 @@ def _requests(
     query: wire.HistoricalQuery, batches: Iterable[pa.RecordBatch], schema: Any
 ) -> Iterator[wire.GetHistoricalFeaturesRequest]:
     yield wire.GetHistoricalFeaturesRequest(query=query)
-    for written in _written(batches, schema):
-        for first in range(0, len(written), PIECE_BYTES_MAX):
-            piece = written[first : first + PIECE_BYTES_MAX]
-            yield wire.GetHistoricalFeaturesRequest(arrow_ipc=piece)
+    for piece in _written(batches, schema):
+        yield wire.GetHistoricalFeaturesRequest(arrow_ipc=piece)
 
 
 def _written(batches: Iterable[pa.RecordBatch], schema: Any) -> Iterator[bytes]:
@@ -89,61 +107,12 @@ def _written(batches: Iterable[pa.RecordBatch], schema: Any) -> Iterator[bytes]:
     for batch in batches:
         writer = writer or pa.ipc.new_stream(sink, schema or batch.schema)
         writer.write_batch(batch)
-        yield _emptied(sink)
+        yield from pieces_of(sink)
     if writer is None and schema is not None:
         writer = pa.ipc.new_stream(sink, schema)
     if writer is not None:
         writer.close()
-    yield _emptied(sink)
-
-
-def _emptied(sink: io.BytesIO) -> bytes:
-    written = sink.getvalue()
-    sink.seek(0)
-    sink.truncate()
-    return written
-
-
-class _Pieces(io.RawIOBase):
-    """The answer's bytes as a file, with their digest."""
-
-    def __init__(self, responses: Iterator[wire.GetHistoricalFeaturesResponse]) -> None:
-        super().__init__()
-        self._responses, self._left, self._sha256 = responses, b"", hashlib.sha256()
-        self.manifest: wire.HistoricalManifest | None = None
-
-    def readable(self) -> bool:
-        return True
-
-    def read(self, size: int | None = -1) -> bytes:
-        parts, wanted = [], -1 if size is None else size
-        while wanted and (self._left or self._next()):
-            part = self._left if wanted < 0 else self._left[:wanted]
-            self._left = self._left[len(part) :]
-            wanted -= len(part) if wanted > 0 else 0
-            parts.append(part)
-        return b"".join(parts)
-
-    def finish(self) -> None:
-        while self._next():
-            self._left = b""
-        if self.manifest is None:
-            raise Unavailable("SERVICE_UNAVAILABLE", service="feature", problem="stream cut short")
-        if self._sha256.hexdigest() != self.manifest.digest:
-            raise Corrupt("DIGEST_MISMATCH", artifact="historical features")
-
-    def _next(self) -> bool:
-        try:
-            for response in self._responses:
-                if response.HasField("manifest"):
-                    self.manifest = response.manifest
-                elif response.arrow_ipc:
-                    self._left = response.arrow_ipc
-                    self._sha256.update(self._left)
-                    return True
-        except grpc.RpcError as err:
-            raise error_of(err) from err
-        return False
+    yield from pieces_of(sink)
 
 
 def query_of(

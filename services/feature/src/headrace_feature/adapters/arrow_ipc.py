@@ -6,17 +6,17 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from headrace.errors import Invalid
+from headrace.pieces import PieceFile, pieces_of
 from headrace_feature.adapters.duckdb_workbench import AS_OF
 from headrace_feature.domain.training_set import Batch
 
-PIECE_BYTES_MAX = 1 << 20
 MOMENT_MAX = 2**62  # a window may be taken away without leaving int64
 Answers = NDArray[np.float32]
 
@@ -33,11 +33,9 @@ class ArrowIpcStream:
         return self._sha256.hexdigest()
 
     def __iter__(self) -> Iterator[bytes]:
-        for written in self._written():
-            for first in range(0, len(written), PIECE_BYTES_MAX):
-                piece = written[first : first + PIECE_BYTES_MAX]
-                self._sha256.update(piece)
-                yield piece
+        for piece in self._written():
+            self._sha256.update(piece)
+            yield piece
 
     def _written(self) -> Iterator[bytes]:
         import pyarrow as pa
@@ -46,8 +44,8 @@ class ArrowIpcStream:
         with pa.ipc.new_stream(sink, self._schema) as writer:
             for batch in self._batches:
                 writer.write_batch(batch)
-                yield _emptied(sink)
-        yield _emptied(sink)
+                yield from pieces_of(sink)
+        yield from pieces_of(sink)
 
 
 def training_stream(answered: Iterable[tuple[Batch, Answers]], width: int) -> ArrowIpcStream:
@@ -89,7 +87,7 @@ class SentRows:
         import pyarrow as pa
 
         self._sha256 = hashlib.sha256()
-        self._source = _Pieces(pieces, self._sha256.update)
+        self._source = PieceFile(self._noted(pieces))
         try:
             self._reader = pa.ipc.open_stream(pa.PythonFile(self._source, "r"))
         except (pa.ArrowException, OSError, ValueError) as err:
@@ -100,6 +98,11 @@ class SentRows:
     def digest(self) -> str:
         return self._sha256.hexdigest()
 
+    def _noted(self, pieces: Iterator[bytes]) -> Iterator[bytes]:
+        for piece in pieces:
+            self._sha256.update(piece)
+            yield piece
+
     def batches(self) -> Iterator[Any]:
         """Raises Invalid BAD_REQUEST for bytes that are no such stream, or a row without moment."""
         import pyarrow as pa
@@ -109,41 +112,10 @@ class SentRows:
                 batch.validate(full=True)
                 _check_moments(batch.column(AS_OF))
                 yield batch
+            # What lies behind the end of the stream belongs to the bytes that were sent.
             self._source.drain()
         except (pa.ArrowException, OSError, ValueError) as err:
             raise _no_rows(err) from err
-
-
-class _Pieces(io.RawIOBase):
-    """A file of bytes that come piece by piece."""
-
-    def __init__(self, pieces: Iterator[bytes], seen: Callable[[bytes], object]) -> None:
-        super().__init__()
-        self._pieces, self._seen, self._left = pieces, seen, b""
-
-    def readable(self) -> bool:
-        return True
-
-    def read(self, size: int | None = -1) -> bytes:
-        """Exactly so many bytes, fewer at the end only."""
-        parts, wanted = [], -1 if size is None else size
-        while wanted and (self._left or self._next()):
-            part = self._left if wanted < 0 else self._left[:wanted]
-            self._left = self._left[len(part) :]
-            wanted -= len(part) if wanted > 0 else 0
-            parts.append(part)
-        return b"".join(parts)
-
-    def drain(self) -> None:
-        """What lies behind the end of the stream belongs to the bytes that were sent."""
-        while self._next():
-            self._left = b""
-
-    def _next(self) -> bool:
-        """Whether there is one more piece; an empty one is none."""
-        self._left = next(filter(None, self._pieces), b"")
-        self._seen(self._left)
-        return bool(self._left)
 
 
 def _checked(schema: Any) -> Any:
@@ -173,10 +145,3 @@ def _check_moments(moments: Any) -> None:
 def _no_rows(err: Exception) -> Invalid:
     problem = f"is no Arrow IPC stream: {str(err)[:200]}"
     return Invalid("BAD_REQUEST", field="arrow_ipc", problem=problem)
-
-
-def _emptied(sink: io.BytesIO) -> bytes:
-    written = sink.getvalue()
-    sink.seek(0)
-    sink.truncate()
-    return written

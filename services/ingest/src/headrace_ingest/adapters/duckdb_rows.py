@@ -18,6 +18,7 @@ import pyarrow as pa
 
 from headrace.errors import Invalid
 from headrace.expression import Expression, parse_expression
+from headrace.pieces import pieces_of
 from headrace_ingest.adapters.column_statistics import count_bins, describe_columns
 from headrace_ingest.adapters.duckdb_work import Work, Works
 from headrace_ingest.domain.content_digest import ContentDigest
@@ -32,7 +33,6 @@ from headrace_ingest.domain.passages import Passage
 from headrace_kit.expressions import to_sql
 
 MEMORY_BYTES = 192 << 20
-PIECE_BYTES_MAX = 1 << 20
 IDS_SHOWN_MAX = 10
 # What the platform says about a row, beside the contract's columns.
 PLATFORM_TYPES = {
@@ -193,8 +193,8 @@ class DuckDbRows:
             with pa.ipc.new_stream(sink, reader.schema) as writer:
                 for batch in work.batches(reader):
                     writer.write_batch(batch)
-                    yield from _pieces_of(sink)
-            yield from _pieces_of(sink)
+                    yield from pieces_of(sink)
+            yield from pieces_of(sink)
 
     @contextmanager
     def _work(self, timeout_s: float, **selections: Selection) -> Iterator[Work]:
@@ -268,12 +268,3 @@ def _filter(selection: Selection) -> Expression:
     if wanted.type != "bool":
         raise Invalid("BAD_REQUEST", field="filter", problem=f"is {wanted.type}, not bool")
     return wanted
-
-
-def _pieces_of(sink: io.BytesIO) -> Iterator[bytes]:
-    """What was written, in pieces, and the sink empty again."""
-    written = sink.getvalue()
-    sink.seek(0)
-    sink.truncate()
-    for first in range(0, len(written), PIECE_BYTES_MAX):
-        yield written[first : first + PIECE_BYTES_MAX]
