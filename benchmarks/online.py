@@ -33,7 +33,7 @@ from benchmarks.machine import (
 )
 from benchmarks.outcome import Outcome, say
 from benchmarks.peers.online import feast, feast_reads
-from benchmarks.stream import STREAM_DEFINITION, TOPIC, VIEW_DEFINITION, plain
+from benchmarks.stream import STREAM_DEFINITION, TOPIC, plain, view_definition
 from headrace import topics
 from headrace.admin import create_topics
 from headrace.feature.v1 import feature_service_pb2 as pb
@@ -42,23 +42,7 @@ from headrace_kit.offsets import committed_offsets
 
 ENTITIES, OBSERVATIONS_MIN, OBSERVATIONS_MAX = 10_000, 24, 100
 DAY_US, HOUR_US = 86_400_000_000, 3_600_000_000
-WINDOWS = ("1h", "1d")
-AGGREGATES = ("sum", "mean", "max", "last")
-VIEW = {
-    **VIEW_DEFINITION,
-    "features": {
-        **{f"count_{window}": {"aggregate": "count", "window": window} for window in WINDOWS},
-        **{
-            f"{aggregate}_{window}": {
-                "aggregate": aggregate,
-                "column": "amount",
-                "window": window,
-            }
-            for window in WINDOWS
-            for aggregate in AGGREGATES
-        },
-    },
-}
+VIEW = view_definition("1h", "1d")
 FEATURES = [f"user:{name}" for name in VIEW["features"]]
 METHOD = "/headrace.feature.v1.FeatureService/GetOnlineFeatures"
 BACKGROUND_EVENTS_PER_S = 5_000

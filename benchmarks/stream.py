@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Iterator
+from typing import Any
 
 import grpc
 import numpy as np
@@ -47,27 +48,33 @@ STREAM_DEFINITION = {
         "at": {"type": "timestamp"},
     },
 }
-WINDOWS = ("1m", "1d")
 AGGREGATES = ("sum", "mean", "max", "last")
-VIEW_DEFINITION = {
-    "kind": "view",
-    "name": "user",
-    "description": "What a user clicked.",
-    "stream": STREAM,
-    "entity": ["user"],
-    "features": {
-        **{f"count_{window}": {"aggregate": "count", "window": window} for window in WINDOWS},
-        **{
-            f"{aggregate}_{window}": {
-                "aggregate": aggregate,
-                "column": "amount",
-                "window": window,
-            }
-            for window in WINDOWS
-            for aggregate in AGGREGATES
+
+
+def view_definition(*windows: str) -> dict[str, Any]:
+    """Five aggregates of a user's clicks over each window."""
+    return {
+        "kind": "view",
+        "name": "user",
+        "description": "What a user clicked.",
+        "stream": STREAM,
+        "entity": ["user"],
+        "features": {
+            **{f"count_{window}": {"aggregate": "count", "window": window} for window in windows},
+            **{
+                f"{aggregate}_{window}": {
+                    "aggregate": aggregate,
+                    "column": "amount",
+                    "window": window,
+                }
+                for window in windows
+                for aggregate in AGGREGATES
+            },
         },
-    },
-}
+    }
+
+
+VIEW_DEFINITION = view_definition("1m", "1d")
 
 
 def main() -> None:
