@@ -46,7 +46,7 @@ from headrace.registry.v1 import (
     registry_service_pb2,
     registry_service_pb2_grpc,
 )
-from headrace.rpc import call, open_channel
+from headrace.rpc import call, open_channel, pages
 from headrace.trainer.v1 import trainer_service_pb2, trainer_service_pb2_grpc
 
 if TYPE_CHECKING:
@@ -248,14 +248,9 @@ class Client:
 
     def versions(self, model: str) -> list[registry_events_pb2.ModelVersion]:
         """Every version of the model, newest first."""
-        found, token = [], ""
-        while True:
-            request = registry_service_pb2.ListVersionsRequest(model=model, page_token=token)
-            answer = call(self._registry.ListVersions, request, timeout_s=2, retries_max=3)
-            found.extend(answer.versions)
-            token = answer.next_page_token
-            if not token:
-                return found
+        request = registry_service_pb2.ListVersionsRequest(model=model)
+        found = pages(self._registry.ListVersions, request, timeout_s=2, retries_max=3)
+        return [version for page in found for version in page.versions]
 
     def aliases(self, model: str) -> list[registry_events_pb2.Alias]:
         request = registry_service_pb2.ListAliasesRequest(model=model)

@@ -22,7 +22,7 @@ from headrace.ingest.v1 import erasures_pb2 as er
 from headrace.ingest.v1 import ingest_service_pb2_grpc
 from headrace.ingest.v1 import text_search_pb2 as ts
 from headrace.pieces import PieceFile
-from headrace.rpc import call, error_of
+from headrace.rpc import call, error_of, pages
 
 CALL_S = 10.0
 WORK_S = 300.0
@@ -99,14 +99,9 @@ class Datasets:
 
     def list(self, name: str = "") -> Iterator[pb.Dataset]:
         """All of a name, or of all names, newest first in each."""
-        token = ""
-        while True:
-            request = pb.ListDatasetsRequest(name=name, page_token=token)
-            page = call(self._stub.ListDatasets, request, timeout_s=CALL_S, retries_max=3)
+        request = pb.ListDatasetsRequest(name=name)
+        for page in pages(self._stub.ListDatasets, request, timeout_s=CALL_S, retries_max=3):
             yield from page.datasets
-            token = page.next_page_token
-            if not token:
-                return
 
     def tags(self, name: str) -> Sequence[pb.DatasetTag]:
         request = pb.ListDatasetTagsRequest(name=name)
@@ -149,25 +144,15 @@ class Datasets:
 
     def erasures(self) -> Iterator[er.Erasure]:
         """All that were begun."""
-        token = ""
-        while True:
-            request = er.ListErasuresRequest(page_token=token)
-            page = call(self._stub.ListErasures, request, timeout_s=CALL_S, retries_max=3)
+        request = er.ListErasuresRequest()
+        for page in pages(self._stub.ListErasures, request, timeout_s=CALL_S, retries_max=3):
             yield from page.erasures
-            token = page.next_page_token
-            if not token:
-                return
 
     def search(self, query: str, kinds: Sequence[str] = ()) -> Iterator[cat.CatalogueEntry]:
         """What data there are, by words: the best match first."""
-        token = ""
-        while True:
-            request = cat.SearchCatalogueRequest(query=query, kinds=kinds, page_token=token)
-            page = call(self._stub.SearchCatalogue, request, timeout_s=CALL_S, retries_max=3)
+        request = cat.SearchCatalogueRequest(query=query, kinds=kinds)
+        for page in pages(self._stub.SearchCatalogue, request, timeout_s=CALL_S, retries_max=3):
             yield from page.entries
-            token = page.next_page_token
-            if not token:
-                return
 
     def search_text(
         self, stream: str, column: str, query: str, *, limit: int = 10

@@ -10,7 +10,7 @@ import grpc
 
 from headrace.ingest.v1 import dead_letter_service_pb2 as pb
 from headrace.ingest.v1 import dead_letter_service_pb2_grpc
-from headrace.rpc import call, error_of
+from headrace.rpc import call, error_of, pages
 
 READ_TIMEOUT_S = 30.0
 REDRIVE_TIMEOUT_S = 295.0
@@ -57,13 +57,10 @@ class DeadLetters:
 
     def __call__(self, letters: LetterFilter) -> Iterator[pb.DeadLetter]:
         """All that wait, page after page."""
-        token = ""
-        while True:
-            page = self.page(letters, size=PAGE_SIZE, token=token)
+        request = pb.ListDeadLettersRequest(filter=letters.message(), page_size=PAGE_SIZE)
+        found = pages(self._stub.ListDeadLetters, request, timeout_s=READ_TIMEOUT_S, retries_max=2)
+        for page in found:
             yield from page.letters
-            token = page.next_page_token
-            if not token:
-                return
 
     def get(self, letter_id: str, *, value_bytes_max: int = 0) -> pb.GetDeadLetterResponse:
         """Raises NotFound DEAD_LETTER_UNKNOWN."""

@@ -9,7 +9,7 @@ import grpc
 
 from headrace.ingest.v1 import label_service_pb2 as pb
 from headrace.ingest.v1 import label_service_pb2_grpc
-from headrace.rpc import call
+from headrace.rpc import call, pages
 
 READ_TIMEOUT_S = 30.0
 TASK_TIMEOUT_S = 5.0
@@ -52,20 +52,11 @@ class Labels:
         with_answers: bool = False,
     ) -> Iterator[pb.LabelTask]:
         """The tasks of the label's queue in this state, oldest first, page after page."""
-        token = ""
-        while True:
-            request = pb.ListTasksRequest(
-                label=label,
-                state=state,
-                page_size=PAGE_SIZE,
-                page_token=token,
-                with_answers=with_answers,
-            )
-            page = call(self._stub.ListTasks, request, timeout_s=TASK_TIMEOUT_S, retries_max=2)
+        request = pb.ListTasksRequest(
+            label=label, state=state, page_size=PAGE_SIZE, with_answers=with_answers
+        )
+        for page in pages(self._stub.ListTasks, request, timeout_s=TASK_TIMEOUT_S, retries_max=2):
             yield from page.tasks
-            token = page.next_page_token
-            if not token:
-                return
 
     def claim(self, label: str, labeller: str) -> pb.ClaimTaskResponse:
         """Hold the oldest task that waits for this labeller; asked again, it is the same.

@@ -9,7 +9,7 @@ Busy when the callee named a delay. A write carries a request id, so that a repe
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 import grpc
@@ -68,6 +68,21 @@ def call(
                 raise error_of(err) from err
             time.sleep(delay_s)
     raise AssertionError("the loop returns or raises")
+
+
+def pages(
+    method: Callable[..., Response], request: Any, *, timeout_s: float, retries_max: int = 0
+) -> Iterator[Response]:
+    """Calls a listing method again and again: its answers, to the last; each try as in `call`.
+
+    The request's `page_token` goes from page to page.
+    """
+    while True:
+        page: Any = call(method, request, timeout_s=timeout_s, retries_max=retries_max)
+        yield page
+        if not page.next_page_token:
+            return
+        request.page_token = page.next_page_token
 
 
 def _retry_after_s(err: grpc.RpcError, attempt: int) -> float | None:

@@ -10,7 +10,7 @@ import grpc
 
 from headrace.registry.v1 import registry_service_pb2 as registry
 from headrace.registry.v1 import registry_service_pb2_grpc as registry_grpc
-from headrace.rpc import call
+from headrace.rpc import pages
 from headrace_ingest.domain.erasures import TrainedVersion
 
 CALL_TIMEOUT_S = 5.0
@@ -35,16 +35,10 @@ class GrpcModelVersions:
         return found
 
     def _versions(self, model: str) -> Iterator[Any]:
-        token = ""
-        while True:
-            request = registry.ListVersionsRequest(model=model, page_token=token)
-            page = call(
-                self._registry.ListVersions, request, timeout_s=CALL_TIMEOUT_S, retries_max=2
-            )
+        request = registry.ListVersionsRequest(model=model)
+        found = pages(self._registry.ListVersions, request, timeout_s=CALL_TIMEOUT_S, retries_max=2)
+        for page in found:
             yield from page.versions
-            token = page.next_page_token
-            if not token:
-                return
 
 
 def _read(trained: Any, known_since_us: Mapping[str, int]) -> Iterator[str]:

@@ -12,7 +12,7 @@ from headrace.errors import Corrupt, NotFound
 from headrace.registry.v1 import registry_events_pb2 as events
 from headrace.registry.v1 import registry_service_pb2 as registry
 from headrace.registry.v1 import registry_service_pb2_grpc as registry_grpc
-from headrace.rpc import call, error_of
+from headrace.rpc import call, error_of, pages
 from headrace_trainer.ports import Champion
 
 CHAMPION = "champion"
@@ -32,18 +32,13 @@ class GrpcModelRegistryClient:
         alias = self._alias(model)
         if alias is None:
             return None
-        token = ""
-        while True:
-            request = registry.ListVersionsRequest(model=model, page_token=token)
-            page = call(
-                self._registry.ListVersions, request, timeout_s=CALL_TIMEOUT_S, retries_max=2
-            )
+        request = registry.ListVersionsRequest(model=model)
+        found = pages(self._registry.ListVersions, request, timeout_s=CALL_TIMEOUT_S, retries_max=2)
+        for page in found:
             for each in page.versions:
                 if each.version == alias.version:
                     return Champion(each.version, each.digest, tuple(each.trained.features))
-            token = page.next_page_token
-            if not token:
-                raise NotFound("VERSION_UNKNOWN", model=model, version=alias.version)
+        raise NotFound("VERSION_UNKNOWN", model=model, version=alias.version)
 
     def download(self, digest: str) -> bytes:
         request = registry.DownloadArtifactRequest(digest=digest)
