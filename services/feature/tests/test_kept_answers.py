@@ -60,6 +60,16 @@ def test_kept_answers_are_those_of_a_read_without_them(data, view, events):
                 assert read_anew(world, some, names) == bits(world.read(some, names))
 
 
+def test_rows_without_a_kept_answer_are_computed_in_whatever_order_their_entities_come():
+    world = World()
+    world.fold(Event("of-a", START, START), Event("of-b", START, START, zone="b"))
+    world.read([("a", 1, START)], FEATURE)
+    # The first row is kept; of the others, which are not, b comes before a.
+    rows = [("a", 1, START), ("b", 1, START), ("a", 1, START + HOUR + HOUR // 2)]
+
+    assert [[1.0], [1.0], [0.0]] == world.read(rows, FEATURE).tolist()
+
+
 def counts_at(world, moments, feature="zone:count_1h"):
     return [world.read([("a", 1, moment)], [feature])[0, 0] for moment in moments]
 

@@ -342,8 +342,10 @@ def _long(
 
 def _times(slots: Ints, entities: int, as_of_us: Ints, longest_us: int) -> tuple[Ints, Ints]:
     """Of each entity, the time that all its rows together look at."""
-    if entities == len(slots):  # each row has an entity of its own, in the order of the rows
-        return as_of_us - longest_us, as_of_us
+    if entities == len(slots):  # each row has an entity of its own, in whatever order
+        until_us = np.empty_like(as_of_us)
+        until_us[slots] = as_of_us
+        return until_us - longest_us, until_us
     since_us = np.full(entities, 2**62, dtype=np.int64)
     until_us = -since_us
     np.minimum.at(since_us, slots, as_of_us - longest_us)
