@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Views drawn at random: everything that a definition can say."""
 
-from feature_world import RIDES
+from feature_world import AIR, RIDES
 from hypothesis import strategies as st
 
 from headrace.feature_view import StreamView
@@ -42,10 +42,31 @@ def window_features(draw, numbers, texts) -> dict[str, object]:
     return feature
 
 
+AIR_KEYS = st.sampled_from([{"zone": "zone"}, {"zone": "driver"}])
+AGES = st.sampled_from(["10m", "1h", "5h"])
+
+
 @st.composite
-def views(draw) -> StreamView:
+def lookups(draw) -> dict[str, object]:
+    """One or more of the air, found by one key or by two; the last is a text."""
+    names = draw(st.lists(st.sampled_from(["temp", "felt", "sky"]), min_size=1, unique=True))
+    return {
+        name: {
+            "stream": AIR["name"],
+            "key": draw(AIR_KEYS),
+            "column": "zone" if name == "sky" else "temp",
+            "max_age": draw(AGES),
+        }
+        for name in names
+    }
+
+
+@st.composite
+def views(draw, *, looking: bool = False) -> StreamView:
     """A view of the rides by `zone` or by `zone` and `kind`."""
-    numbers, texts = [*NUMBERS, *DERIVED], ["driver", *WHO]
+    looked_up = draw(lookups()) if looking else {}
+    numbers = [*NUMBERS, *DERIVED, *sorted(looked_up.keys() - {"sky"}) * 3]
+    texts = ["driver", *WHO, *sorted(looked_up.keys() & {"sky"}) * 3]
     drawn = draw(st.lists(window_features(numbers, texts), min_size=1, max_size=4))
     features = {f"f{number}": feature for number, feature in enumerate(drawn)}
     single = [name for name, feature in features.items() if feature["aggregate"] != "last_n"]
@@ -60,6 +81,7 @@ def views(draw) -> StreamView:
         "entity": draw(st.sampled_from([("zone",), ("zone", "kind")])),
         "filter": draw(FILTERS),
         "derive": DERIVED | WHO,
+        "lookups": looked_up,
         "ttl": draw(st.none() | st.sampled_from(["20m", "2h"])),
         "features": features,
     }

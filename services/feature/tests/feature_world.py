@@ -219,10 +219,16 @@ class Air:
     zone: str | None = "a"
     temp: float | None = 1.0
 
-    def record(self, *, partition: int = 0, offset: int = 0):
+    def value(self) -> dict[str, object]:
         own = {"air_id": self.id, "zone": self.zone, "temp": self.temp}
-        value = published(self, {**own, "at": self.at, "known_at": self.known}, 0)
+        return {**own, "at": self.at, "known_at": self.known}
+
+    def record(self, *, partition: int = 0, offset: int = 0):
+        value = published(self, self.value(), 0)
         return a_record(value, topic=AIR_TOPIC, partition=partition, offset=offset)
+
+    def row(self) -> dict[str, object]:
+        return archived(self.id, self.at, self.known, self.value())
 
 
 def published(event: Event | Air, value: dict[str, object], published_ms: int) -> bytes:
@@ -307,8 +313,8 @@ class World:
     def online(self) -> OnlineState:
         return OnlineState(lambda: self.catalogue, self.store, self.kept, self.known, self.clock)
 
-    def training_set(self, rides, asks, ends, until, **bench):
-        archive = MemoryArchive({"rides": rides, "asks": asks, "ends": ends})
+    def training_set(self, rides, asks, ends, until, *, airs=(), **bench):
+        archive = MemoryArchive({"rides": rides, "asks": asks, "ends": ends, "air": airs})
         command = CreateTrainingSet("late", until)
         with a_bench(**bench) as opened:
             made = create_training_set(
@@ -316,7 +322,7 @@ class World:
             )
             return TrainingSet.of(made)
 
-    def historical(self, rides, rows, features=WINDOW_FEATURES, *, bench=None, **query):
+    def historical(self, rides, rows, features=WINDOW_FEATURES, *, airs=(), bench=None, **query):
         """rows: (zone, kind, as_of)."""
         zones, kinds, moments = zip(*rows, strict=True) if rows else ((), (), ())
         batch = pa.record_batch(
@@ -327,7 +333,9 @@ class World:
             }
         )
         asked = GetHistoricalFeatures(tuple(features), **query)
-        archive = MemoryArchive({"rides": [ride.row() for ride in rides]})
+        archive = MemoryArchive(
+            {"rides": [ride.row() for ride in rides], "air": [air.row() for air in airs]}
+        )
         with a_bench(**(bench or {})) as opened:
             stored = opened.stored([batch], batch.schema)
             made = get_historical_features(

@@ -352,9 +352,6 @@ def _check_recipe(recipe: Recipe, application: Application) -> None:
     views = _views_by_feature(application)
     for feature in recipe.features:
         _require(feature in views, recipe, f"feature {feature} is in no view")
-        for view in _views_asked(feature, views):
-            problem = f"{feature}: no training set has lookups yet"
-            _require(not view.lookups, recipe, problem)
         for column in _asked_columns(feature, views):
             _check_columns(recipe, application, spine.stream, column)
     for column in (spine.entity_key, spine.time):
@@ -363,18 +360,6 @@ def _check_recipe(recipe: Recipe, application: Application) -> None:
     _require(time.type == "timestamp", recipe, f"{spine.time} of the spine is no timestamp")
     _check_columns(recipe, application, label.stream, label.key)
     _check_number(recipe, application, label.stream, label.column)
-
-
-def _views_asked(feature: str, views: Mapping[str, View]) -> Iterator[StreamView]:
-    """The views with windows that answer this feature."""
-    view = views[feature]
-    if isinstance(view, StreamView):
-        yield view
-        return
-    found = view.features[feature.partition(":")[2]]
-    if isinstance(found, ExpressionFeature):
-        for name in found.parsed().columns:
-            yield from _views_asked(name, views) if ":" in name else ()
 
 
 def _asked_columns(feature: str, views: Mapping[str, View]) -> Iterator[str]:

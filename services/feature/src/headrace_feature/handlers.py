@@ -136,8 +136,7 @@ def get_online_features(query: GetOnlineFeatures, state: OnlineState) -> Feature
 
 
 def _known_until(plan: Plan, state: OnlineState) -> int:
-    layouts = [part.layout for part in plan.windows]
-    layouts += [each.layout for part in plan.windows for each in part.lookups]
+    layouts = [layout for part in plan.windows for layout in part.layouts]
     return state.known.of((each, state.store.next_by_partition(each)) for each in layouts)
 
 

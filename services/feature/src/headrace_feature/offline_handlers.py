@@ -9,22 +9,22 @@ entities, and the answers wait on disk.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from headrace.application import definition_json
-from headrace.errors import Conflict, Invalid, NotFound
+from headrace.errors import Conflict, NotFound
 from headrace_feature.domain.exact import as_float32
 from headrace_feature.domain.offline_view import OfflineView
 from headrace_feature.domain.point_in_time import COUNTING
-from headrace_feature.domain.records import Numbers, Share, Texts
+from headrace_feature.domain.records import Numbers, Records, Share, Texts
 from headrace_feature.domain.request_features import Column, transform
 from headrace_feature.domain.rules import apply_rules
 from headrace_feature.domain.training_set import Batch, Historical, Rows
-from headrace_feature.domain.views import Catalogue, Plan, WindowPart, plan_of
+from headrace_feature.domain.views import Catalogue, LookedUp, Plan, WindowPart, plan_of
 from headrace_feature.ports import Archive, Bench, Snapshot
 
 FOREVER_US = 2**62
@@ -50,6 +50,16 @@ class GetHistoricalFeatures:
     known_as_of_us: int | None = None
     version_by_stream: Mapping[str, int] | None = None
     definitions: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Load:
+    """What is in memory at a time: a view's observations, or a share of them, and what they can
+    look up; of each, and of a piece of what is read for it, at most `held_max`."""
+
+    part: WindowPart
+    share: Share | None
+    held_max: int
 
 
 def create_training_set(
@@ -102,7 +112,7 @@ def get_historical_features(
 
 
 def _streams(plan: Plan) -> set[str]:
-    return {part.layout.stream for part in plan.windows}
+    return {layout.stream for part in plan.windows for layout in part.layouts}
 
 
 def _snapshots(
@@ -122,6 +132,8 @@ def _definitions(features: Sequence[str], catalogue: Catalogue) -> str:
     names = sorted({feature.partition(":")[0] for feature in features})
     views = [catalogue.views[name] for name in names]
     layouts = [catalogue.layout_by_view[name] for name in names if name in catalogue.layout_by_view]
+    looked_up = [each for name in names for each in catalogue.lookups_by_view.get(name, ())]
+    layouts += [each.layout for each in looked_up]
     streams = [catalogue.streams[name] for name in sorted({each.stream for each in layouts})]
     said = b"\n".join(definition_json(each) for each in (*views, *streams))
     return hashlib.sha256(said).hexdigest()
@@ -132,36 +144,41 @@ def _answered(
 ) -> Iterator[tuple[Batch, NDArray[np.float32]]]:
     """The rows' batches with [rows, features] of each."""
 
-    def loaded(unit: tuple[WindowPart, Share | None]) -> OfflineView:
-        part, share = unit
-        snapshot = snapshots[part.layout.stream]
-        return OfflineView(part, snapshot.records(part.layout, until_us, share=share))
+    def loaded(load: _Load) -> OfflineView:
+        part = load.part
 
-    units = _units(plan, snapshots, bench.observations_max)
-    if all(share is None for _, share in units):
-        views = list(bench.each(loaded, units))
+        def others(looked_up: LookedUp) -> Iterator[Records]:
+            snapshot = snapshots[looked_up.layout.stream]
+            for share in _shares(snapshot.observations, load.held_max):
+                yield snapshot.records(looked_up.layout, until_us, share=share)
+
+        records = snapshots[part.layout.stream].records(part.layout, until_us, share=load.share)
+        return OfflineView(part, records, others, candidates_max=load.held_max)
+
+    together = [each.stream for part in plan.windows for each in part.layouts]
+    if sum(snapshots[stream].observations for stream in together) <= bench.observations_max:
+        whole = [_Load(part, None, bench.observations_max) for part in plan.windows]
+        views = list(bench.each(loaded, whole))
         yield from bench.each(lambda batch: (batch, _all_of(plan, views, batch)), rows.batches())
     else:
-        yield from _by_shares(plan, rows, units, loaded, bench)
+        loads = _in_shares(plan, snapshots, bench.observations_max)
+        yield from _by_shares(plan, rows, loads, loaded, bench)
 
 
-def _units(
+def _in_shares(
     plan: Plan, snapshots: Mapping[str, Snapshot], observations_max: int
-) -> list[tuple[WindowPart, Share | None]]:
-    """What is loaded at a time: every view whole, or each in shares that fit by themselves."""
+) -> Iterator[_Load]:
+    """Each view in shares that fit by themselves: of its own observations as many as of what each
+    of its lookups can find, and as of a piece of the stream that is looked into."""
     for part in plan.windows:
-        if part.lookups:
-            problem = f"{part.lookups[0].name} is looked up, which the archive cannot answer yet"
-            raise Invalid("BAD_REQUEST", field="features", problem=problem)
-    counts = [snapshots[part.layout.stream].observations for part in plan.windows]
-    if sum(counts) <= observations_max:
-        return [(part, None) for part in plan.windows]
-    return [
-        (part, Share(number, of))
-        for part, count in zip(plan.windows, counts, strict=True)
-        for of in [-(-count // observations_max)]
-        for number in range(of)
-    ]
+        held_max = observations_max // (2 + len(part.lookups)) if part.lookups else observations_max
+        for share in _shares(snapshots[part.layout.stream].observations, max(1, held_max)):
+            yield _Load(part, share, max(1, held_max))
+
+
+def _shares(observations: int, held_max: int) -> list[Share | None]:
+    of = -(-observations // held_max)
+    return [Share(number, of) for number in range(of)] if of > 1 else [None]
 
 
 def _all_of(plan: Plan, views: Sequence[OfflineView], batch: Batch) -> NDArray[np.float32]:
@@ -174,15 +191,15 @@ def _all_of(plan: Plan, views: Sequence[OfflineView], batch: Batch) -> NDArray[n
 def _by_shares(
     plan: Plan,
     rows: Rows,
-    units: Sequence[tuple[WindowPart, Share | None]],
-    loaded: Callable[[tuple[WindowPart, Share | None]], OfflineView],
+    loads: Iterable[_Load],
+    loaded: Callable[[_Load], OfflineView],
     bench: Bench,
 ) -> Iterator[tuple[Batch, NDArray[np.float32]]]:
     scratch = bench.scratch(rows.count, plan.slots)
     for first, batch in _placed(rows):
         scratch.write(first, _nothing_seen(plan, batch))
-    for unit in units:
-        view = loaded(unit)
+    for load in loads:
+        view = loaded(load)
         answered = bench.each(view.answers, rows.batches())
         for (first, batch), (named, answers) in zip(_placed(rows), answered, strict=True):
             so_far = scratch.read(first, len(batch.as_of_us))

@@ -90,7 +90,8 @@ def _to_records(table: Any, layout: Layout) -> Records:
     import pyarrow.compute as pc
 
     ids = table[ID]
-    columns = {name: _stored(table, name) for name in {*layout.entity, *layout.columns}}
+    named = set(layout.columns).union(layout.entity, *layout.keys)
+    columns = {name: _stored(table, name) for name in named}
     for each in layout.expressions:
         columns[each.text] = to_column(
             _evaluated(table, each).to_arrow(compat_level=pl.CompatLevel.oldest())

@@ -57,11 +57,18 @@ class Totals:
         split: Any = _digits_of_wholes if values.dtype == np.int64 else _digits_of_floats
         self._bits, self._digits, self._unit = split(values, 62 - count_max.bit_length())
 
-    def running(self, counted: NDArray[np.bool_]) -> NDArray[np.int64]:
-        """[values + 1, digits]: entry k is the total of those of the first k that are counted."""
+    def running(
+        self, counted: NDArray[np.bool_], picked: NDArray[np.int64] | None = None
+    ) -> NDArray[np.int64]:
+        """[rows + 1, digits]: entry k is the total of those of the first k that are counted.
+
+        `picked`: of each row, the place of its value where that is not the row itself; of one that
+        is not counted, any number.
+        """
         totals = np.zeros((len(counted) + 1, len(self._digits)), dtype=np.int64)
         for place, digit in enumerate(self._digits):
-            np.cumsum(np.where(counted, digit, 0), out=totals[1:, place])
+            values = digit if picked is None else _picked(digit, counted, picked)
+            np.cumsum(np.where(counted, values, 0), out=totals[1:, place])
         return totals
 
     def of(self, places: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -86,6 +93,14 @@ class Totals:
                 return np.ldexp(high * 2.0**self._bits + low, self._unit)
         highest, exponents = _highest_bits(totals, self._bits)
         return np.ldexp(highest.astype(np.float64), exponents + self._unit)
+
+
+def _picked(
+    digit: NDArray[np.int64], counted: NDArray[np.bool_], picked: NDArray[np.int64]
+) -> NDArray[np.int64]:
+    values = np.zeros(len(counted), dtype=np.int64)
+    values[counted] = digit[picked[counted]]
+    return values
 
 
 def _digits_of_wholes(

@@ -3,10 +3,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
-from headrace_feature.domain.point_in_time import Join, Questions, build_history
+from headrace.errors import Busy
+from headrace_feature.domain.history import History, build_history
+from headrace_feature.domain.offline_lookups import Candidates
+from headrace_feature.domain.point_in_time import Join, Questions
 from headrace_feature.domain.records import (
     Entities,
     Numbers,
@@ -16,28 +21,34 @@ from headrace_feature.domain.records import (
     texts_of,
 )
 from headrace_feature.domain.training_set import Batch
-from headrace_feature.domain.views import Kind, WindowPart
+from headrace_feature.domain.views import Kind, Layout, LookedUp, WindowPart
+
+# The records of the stream that is looked into, in one piece or more, which share no key.
+Others = Callable[[LookedUp], Iterable[Records]]
 
 
 class OfflineView:
-    """`records`: of the view's stream, all or those of some entities."""
+    """`records`: of the view's stream, all or those of some entities.
 
-    def __init__(self, part: WindowPart, records: Records) -> None:
+    Raises Busy BATCH_TOO_LARGE where they can look up more than `candidates_max` records.
+    """
+
+    def __init__(
+        self, part: WindowPart, records: Records, others: Others, *, candidates_max: int
+    ) -> None:
         self.part, layout = part, part.layout
-        self._entities = Entities([texts_of(records.columns[name]) for name in layout.entity])
+        self._entities = Entities(_named(records, layout.entity))
         numbers = self._entities.numbers
         # A dictionary may name entities of which no record is here.
         self._held = np.zeros(self._entities.count + 1, dtype=np.bool_)
         self._held[numbers], self._held[-1] = True, False
-        kinds = zip(layout.columns, layout.kinds, strict=True)
-        history = build_history(
-            numbers,
-            records.event_us,
-            records.known_us,
-            records.rank_ids,
-            [_values(records.columns[name], kind) for name, kind in kinds],
-        )
-        self._join = Join(history)
+        history = _history(records, numbers, layout)
+        lookups = {}
+        for each in part.lookups:
+            keys = [_taken(text, history.rows) for text in _named(records, part.key_of(each))]
+            found = _candidates(each, others(each), keys, history, candidates_max)
+            lookups[each.place] = found
+        self._join = Join(history, lookups)
         self._join.prepare(part.asked)
 
     def answers(self, batch: Batch) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
@@ -46,6 +57,40 @@ class OfflineView:
         entity = self._entities.numbers_of(texts)
         questions = Questions(entity, batch.as_of_us)
         return self._held[entity], self._join.answers(questions, self.part.asked)
+
+
+def _candidates(
+    looked_up: LookedUp,
+    others: Iterable[Records],
+    keys: Sequence[Texts],
+    history: History,
+    candidates_max: int,
+) -> Candidates:
+    """`keys`: of each observation of the history."""
+    parts, count = [], 0
+    for records in others:
+        named = Entities(_named(records, looked_up.layout.entity))
+        other = _history(records, named.numbers, looked_up.layout)
+        numbers, max_age_us = named.numbers_of(keys), looked_up.max_age_us
+        parts.append(Candidates.of(other, numbers, history.event_us, max_age_us=max_age_us))
+        count += len(parts[-1].known_us)
+        if count > candidates_max:
+            raise Busy("BATCH_TOO_LARGE", lookup=looked_up.name, records_max=candidates_max)
+    return Candidates.joined(parts)
+
+
+def _history(records: Records, entity: NDArray[np.int64], layout: Layout) -> History:
+    kinds = zip(layout.columns, layout.kinds, strict=True)
+    columns = [_values(records.columns[name], kind) for name, kind in kinds]
+    return build_history(entity, records.event_us, records.known_us, records.rank_ids, columns)
+
+
+def _named(records: Records, columns: Sequence[str]) -> list[Texts]:
+    return [texts_of(records.columns[name]) for name in columns]
+
+
+def _taken(texts: Texts, rows: NDArray[np.intp]) -> Texts:
+    return Texts(texts.codes[rows], texts.values)
 
 
 def _values(column: Texts | Numbers, kind: Kind) -> Numbers:

@@ -10,8 +10,7 @@ shared with the online read but the final rounding, so that their equality says 
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -22,31 +21,19 @@ from numpy.typing import NDArray
 from headrace.feature_view import Q_UNITS
 from headrace_feature.domain.edges import Window
 from headrace_feature.domain.exact import Totals, std
-from headrace_feature.domain.records import Numbers, RankIds
+from headrace_feature.domain.history import History
+from headrace_feature.domain.offline_lookups import Candidates
+from headrace_feature.domain.records import Numbers
+from headrace_feature.domain.sorted_places import Extremes, Ints, Line
 from headrace_feature.domain.views import Asked
 
 PAIRS_MAX = 2_000_000
-LINE_MAX = 2**62
 # Later than this share of all records is late.
 PROMPT_SHARE = 0.99
 # What is 0 of nothing; all else is absent.
 COUNTING = ("count", "distinct")
 LISTED = ("std", "last_n", "distinct", "quantile")
-Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
-
-
-@dataclass(frozen=True, slots=True)
-class History:
-    """Observations by (entity, event time, id), each once.
-
-    `entity`: a number; `event_us`, `known_us`: [observations]; `columns`: as the layout has them.
-    """
-
-    entity: Ints
-    event_us: Ints
-    known_us: Ints
-    columns: Sequence[Numbers]
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,46 +47,19 @@ class Questions:
         return Questions(self.entity[rows], self.as_of_us[rows])
 
 
-def build_history(
-    entity: Ints, event_us: Ints, known_us: Ints, rank_ids: RankIds, columns: Sequence[Numbers]
-) -> History:
-    """Drops observations without entity (-1) and repeats of an id: the first known stays."""
-    order = _Line(entity, event_us).order
-    order = order[np.searchsorted(entity[order], 0) :]
-    order = _settled(order, entity, event_us, known_us, rank_ids)
-    return History(
-        entity=entity[order],
-        event_us=event_us[order],
-        known_us=known_us[order],
-        columns=[Numbers(each.values[order], each.present[order]) for each in columns],
-    )
-
-
-def _settled(
-    order: NDArray[np.intp], entity: Ints, event_us: Ints, known_us: Ints, rank_ids: RankIds
-) -> NDArray[np.intp]:
-    """Equal event times of an entity in the order of their ids, the first known of an id once."""
-    tied = np.zeros(len(order) + 1, dtype=np.bool_)
-    tied[1:-1] = (np.diff(entity[order]) == 0) & (np.diff(event_us[order]) == 0)
-    doubtful = np.flatnonzero(tied[:-1] | tied[1:])
-    if not len(doubtful):
-        return order
-    rows, group = order[doubtful], np.cumsum(~tied[doubtful])
-    rank = rank_ids(rows)
-    by_id = np.lexsort((known_us[rows], rank, group))
-    order = order.copy()
-    order[doubtful] = rows[by_id]
-    repeat = (np.diff(group[by_id]) == 0) & (np.diff(rank[by_id]) == 0)
-    return np.delete(order, doubtful[1:][repeat])
-
-
 class Join:
-    """One view's history; what several features or many rows need is computed once."""
+    """One view's history; what several features or many rows need is computed once.
 
-    def __init__(self, history: History) -> None:
-        self.history = history
-        self._events = _Line(history.entity, history.event_us)
-        lag_us = history.known_us - history.event_us
+    `lookups`: by the place of its column, what each observation may find in another stream.
+    """
+
+    def __init__(self, history: History, lookups: Mapping[int, Candidates] | None = None) -> None:
+        self.history, self._lookups = history, lookups or {}
+        self._events = Line(history.entity, history.event_us)
+        settled_us = history.known_us
+        for each in self._lookups.values():
+            settled_us = each.settled_us(settled_us)
+        lag_us = settled_us - history.event_us
         last = len(lag_us) - 1
         nth = int(PROMPT_SHARE * last)
         self._prompt_us = max(0, int(np.partition(lag_us, nth)[nth])) if len(lag_us) else 0
@@ -118,12 +78,17 @@ class Join:
 
     def column(self, place: int) -> _Column:
         if place not in self._columns:
-            self._columns[place] = _Column(self, self.history.columns[place])
+            self._columns[place] = self._made(place)
         return self._columns[place]
+
+    def _made(self, place: int) -> _Column:
+        if place in self._lookups:
+            return _LookedUp(self, self._lookups[place])
+        return _Column(self, self.history.columns[place])
 
     def answers(self, questions: Questions, asked: Sequence[Asked]) -> Floats:
         """[rows, asked]; NaN where a window holds no value."""
-        order = _Line(questions.entity, questions.as_of_us).order
+        order = Line(questions.entity, questions.as_of_us).order
         ordered = questions.taken(order)
         windows = {Window.of(each.feature) for each in asked}
         whole = {Window.of(each.feature) for each in asked if each.feature.aggregate in LISTED}
@@ -194,12 +159,27 @@ class _Seen:
 
 
 class _Column:
-    """Running totals, places and extremes of what is prompt in one column of a history."""
+    """Running totals, places and extremes of what is prompt in one column of a history.
+
+    `source`: what the values of observations are taken from; here it is the column itself.
+    """
 
     def __init__(self, join: Join, numbers: Numbers) -> None:
-        self._join, self.numbers = join, numbers
+        self._join, self._numbers, self.source = join, numbers, numbers
         self._counted = numbers.present & join.prompt
-        self._extremes: dict[str, _Extremes] = {}
+        self._extremes: dict[str, Extremes] = {}
+
+    def valued(self, seen: _Seen, questions: Questions) -> tuple[_Seen, Ints]:
+        """Those of the seen that have a value at the row's moment, and its place in `source`."""
+        seen = seen.having(self._numbers.present[seen.place])
+        return seen, seen.place
+
+    def at(self, place: Ints) -> Floats:
+        """The values at these places; NaN for a place before the first or behind the last."""
+        answers = np.full(len(place), np.nan)
+        inside = (place >= 0) & (place < len(self._counted))
+        answers[inside] = self._numbers.values[place[inside]].astype(np.float64)
+        return answers
 
     @cached_property
     def before(self) -> Ints:
@@ -208,8 +188,8 @@ class _Column:
 
     @cached_property
     def totals(self) -> Totals:
-        zero = np.zeros(1, dtype=self.numbers.values.dtype)
-        values = np.where(self.numbers.present, self.numbers.values, zero)
+        zero = np.zeros(1, dtype=self.source.values.dtype)
+        values = np.where(self.source.present, self.source.values, zero)
         return Totals(values, count_max=self._join.count_max)
 
     @cached_property
@@ -229,11 +209,28 @@ class _Column:
         place = np.where(self._counted, np.arange(count), count)
         return np.concatenate((np.minimum.accumulate(place[::-1])[::-1], [count]))
 
-    def extremes(self, aggregate: str) -> _Extremes:
+    def extremes(self, aggregate: str) -> Extremes:
         if aggregate not in self._extremes:
-            made = _Extremes(self.numbers.values, self._counted, aggregate)
+            made = Extremes(self._numbers.values, self._counted, aggregate)
             self._extremes[aggregate] = made
         return self._extremes[aggregate]
+
+
+class _LookedUp(_Column):
+    """A column of another stream: its tables hold what observations find when all is known."""
+
+    def __init__(self, join: Join, candidates: Candidates) -> None:
+        super().__init__(join, candidates.final_numbers)
+        self._candidates, self.source = candidates, candidates.numbers
+
+    @cached_property
+    def running(self) -> Ints:
+        return self.totals.running(self._counted, self._candidates.final)
+
+    def valued(self, seen: _Seen, questions: Questions) -> tuple[_Seen, Ints]:
+        as_of_us = questions.as_of_us[seen.rows.repeat(seen.counts)]
+        source = self._candidates.found(seen.place, as_of_us)
+        return seen.having(source >= 0), source[source >= 0]
 
 
 class _Some:
@@ -285,17 +282,19 @@ class _Some:
         counts[seen.rows] += seen.counts
         return counts
 
+    def _valued(self, column: _Column, window: Window, *, whole: bool) -> tuple[_Seen, Ints]:
+        return column.valued(self._looked_at(window, whole=whole), self._questions)
+
     def _total(self, number: int, window: Window) -> tuple[Ints, Floats]:
         """How many values the window holds, and their sum."""
         if (number, window) not in self._totals:
             ours, column = self._range(window), self._join.column(number)
-            seen = self._looked_at(window, whole=False)
-            seen = seen.having(column.numbers.present[seen.place])
+            seen, source = self._valued(column, window, whole=False)
             counts = column.before[ours.sure] - column.before[ours.first]
             counts[seen.rows] += seen.counts
             totals = column.running[ours.sure] - column.running[ours.first]
             if len(seen.rows):
-                totals[seen.rows] += np.add.reduceat(column.totals.of(seen.place), seen.starts)
+                totals[seen.rows] += np.add.reduceat(column.totals.of(source), seen.starts)
             sums = np.where(counts > 0, column.totals.as_float64(totals), np.nan)
             self._totals[number, window] = counts, sums
         return self._totals[number, window]
@@ -303,48 +302,40 @@ class _Some:
     def _edge(self, number: int, window: Window, aggregate: str) -> Floats:
         """The value at the first or last place of the window that has one."""
         ours, column = self._range(window), self._join.column(number)
-        seen = self._looked_at(window, whole=False)
-        seen = seen.having(column.numbers.present[seen.place])
-        nearest: np.ufunc = np.maximum if aggregate == "last" else np.minimum
+        seen, source = self._valued(column, window, whole=False)
         if aggregate == "last":
-            place = column.last_before[ours.sure]
+            place, looked_at = column.last_before[ours.sure], seen.starts + seen.counts - 1
             place = np.where(place < ours.first, -1, place)
+            nearer = seen.place[looked_at] > place[seen.rows]
         else:
-            count = len(column.numbers.values)
-            place = column.first_from[ours.first]
-            place = np.where(place >= ours.sure, count, place)
-        if len(seen.rows):
-            listed = nearest.reduceat(seen.place, seen.starts)
-            place[seen.rows] = nearest(place[seen.rows], listed)
-        answers = np.full(len(place), np.nan)
-        found = (place >= 0) & (place < len(column.numbers.values))
-        answers[found] = column.numbers.values[place[found]].astype(np.float64)
+            place, looked_at = column.first_from[ours.first], seen.starts
+            place = np.where(place >= ours.sure, len(column.first_from), place)
+            nearer = seen.place[looked_at] < place[seen.rows]
+        answers = column.at(place)
+        found = column.source.values[source[looked_at[nearer]]]
+        answers[seen.rows[nearer]] = found.astype(np.float64)
         return answers
 
     def _extreme(self, number: int, window: Window, aggregate: str) -> Floats:
         ours, column = self._range(window), self._join.column(number)
         extremes = column.extremes(aggregate)
-        seen = self._looked_at(window, whole=False)
-        seen = seen.having(column.numbers.present[seen.place])
+        seen, source = self._valued(column, window, whole=False)
         answers = extremes.of(ours.first, ours.sure)
         filled = column.before[ours.sure] > column.before[ours.first]
         if len(seen.rows):
-            values = column.numbers.values[seen.place]
-            listed = extremes.ufunc.reduceat(values, seen.starts)
+            listed = extremes.ufunc.reduceat(column.source.values[source], seen.starts)
             answers[seen.rows] = extremes.ufunc(answers[seen.rows], listed)
             filled[seen.rows] = True
         return np.where(filled, answers, np.nan)
 
     def _listed(self, asked: Asked, window: Window) -> Floats:
-        feature = asked.feature
         answers = np.full(len(self._questions.entity), np.nan)
-        if feature.aggregate in COUNTING:
+        if asked.feature.aggregate in COUNTING:
             answers[:] = 0.0
-        numbers = self._join.history.columns[asked.column]
-        seen = self._looked_at(window, whole=True)
-        seen = seen.having(numbers.present[seen.place])
+        column = self._join.column(asked.column)
+        seen, source = self._valued(column, window, whole=True)
         if len(seen.rows):
-            answers[seen.rows] = _of_values(asked, numbers.values[seen.place], seen)
+            answers[seen.rows] = _of_values(asked, column.source.values[source], seen)
         return answers
 
 
@@ -365,71 +356,6 @@ def _of_values(asked: Asked, values: NDArray[Any], seen: _Seen) -> Floats:
     new = np.diff(ordered, prepend=ordered[:1]) != 0
     new[seen.starts] = True
     return np.add.reduceat(new, seen.starts, dtype=np.int64).astype(np.float64)
-
-
-class _Line:
-    """Pairs of (entity, moment) in order, and how many of them are not after another pair.
-
-    Entities lie one behind the other on one line of int64. Where their times are too long for it,
-    a moment is replaced by its rank.
-    """
-
-    def __init__(self, entity: Ints, moments_us: Ints) -> None:
-        self._base_us = int(moments_us.min(initial=LINE_MAX))
-        span_us = int(moments_us.max(initial=0)) - self._base_us
-        self._moments: Ints | None = None
-        if (int(entity.max(initial=0)) + 2) * (span_us + 3) >= LINE_MAX:
-            self._moments = np.unique(moments_us)
-            span_us = len(self._moments)
-        self._span = max(span_us, 0) + 2
-        line = self._line(entity, moments_us)
-        self.order = np.argsort(line)
-        self._ordered = line[self.order]
-
-    def places(self, entity: Ints, moments_us: Ints) -> Ints:
-        return np.searchsorted(self._ordered, self._line(entity, moments_us), "right")
-
-    def _line(self, entity: Ints, moments_us: Ints) -> Ints:
-        """A moment before the first is 0, one behind the last the last of the entity's."""
-        if self._moments is None:
-            within = np.clip(moments_us - self._base_us + 1, 0, self._span - 1)
-        else:
-            within = np.searchsorted(self._moments, moments_us, "right")
-        return entity * self._span + within
-
-
-class _Extremes:
-    """The least or greatest of any range of values, those not `counted` left out.
-
-    Level k holds the extreme of the 2**k values from each place on; two of them cover a range
-    (Bender and Farach-Colton, The LCA Problem Revisited, 2000). Levels are made when a range needs
-    them.
-    """
-
-    def __init__(self, values: NDArray[Any], counted: NDArray[np.bool_], aggregate: str) -> None:
-        limits = (np.finfo if values.dtype == np.float64 else np.iinfo)(values.dtype)
-        self.ufunc: Any = np.maximum if aggregate == "max" else np.minimum
-        self._neutral = limits.min if aggregate == "max" else limits.max
-        self._levels = [np.where(counted, values, np.array(self._neutral, dtype=values.dtype))]
-        self._lock = threading.Lock()
-
-    def of(self, first: Ints, last: Ints) -> NDArray[Any]:
-        """In the type of the values; whatever leaves all others as they are where there is none."""
-        answers = np.full(len(first), self._neutral, dtype=self._levels[0].dtype)
-        level = np.frexp(np.maximum(last - first, 0).astype(np.float64))[1] - 1
-        for number in range(int(level.max(initial=-1)) + 1):
-            at = np.flatnonzero(level == number)
-            values = self._level(number)
-            low, high = values[first[at]], values[last[at] - (1 << number)]
-            answers[at] = self.ufunc(low, high)
-        return answers
-
-    def _level(self, number: int) -> NDArray[Any]:
-        with self._lock:
-            while len(self._levels) <= number:
-                below, half = self._levels[-1], 1 << (len(self._levels) - 1)
-                self._levels.append(self.ufunc(below[:-half], below[half:]))
-        return self._levels[number]
 
 
 def _pieces(lengths: Ints) -> Iterator[slice]:

@@ -126,6 +126,15 @@ class WindowPart:
             return self.layout.kinds[column]
         return next(each.layout.kinds[0] for each in self.lookups if each.place == column)
 
+    @property
+    def layouts(self) -> list[Layout]:
+        """Its own and those of what it looks up."""
+        return [self.layout, *(each.layout for each in self.lookups)]
+
+    def key_of(self, looked_up: LookedUp) -> tuple[str, ...]:
+        """Our columns, in the order of its layout's entity."""
+        return self.layout.keys[(looked_up.key - len(self.layout.columns)) // 2]
+
     @cached_property
     def slots(self) -> list[int]:
         return [each.slot for each in self.asked]
