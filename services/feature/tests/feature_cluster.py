@@ -6,10 +6,20 @@ from pathlib import Path
 
 from feature_world import START, TOPIC, Event, World
 
+from headrace.errors import Unavailable
+from headrace_feature.adapters.conversions import (
+    to_note_request,
+    to_observations_query,
+    to_observations_request,
+    to_query,
+)
 from headrace_feature.adapters.run_copies import RunCopies
+from headrace_feature.adapters.run_files import from_bytes, to_bytes
 from headrace_feature.adapters.snapshot_restorer import SnapshotRestorer
 from headrace_feature.adapters.snapshot_writer import SnapshotWriter
 from headrace_feature.adapters.state_snapshots import StateSnapshots
+from headrace_feature.correction_handlers import note_served
+from headrace_feature.handlers import get_observations
 from headrace_kit.kafka import Partition
 from headrace_kit.objects import MemoryObjectStore
 from headrace_kit.testing import FixedClock, a_batch
@@ -96,3 +106,34 @@ class Worker:
 
     def state(self) -> dict[str, bytes]:
         return self.world.state()
+
+
+class Neighbours:
+    """Owners and Peers of workers in one process; those `away` do not answer."""
+
+    def __init__(self, workers):
+        self.workers, self.away, self.looked_again = workers, set(), 0
+
+    def address_by_partition(self, stream):
+        owners = {n: str(at) for at, each in enumerate(self.workers) for n in each.owned}
+        return {number: owners.get(number) for number in PARTITIONS}
+
+    def look_again(self):
+        self.looked_again += 1
+
+    def ask(self, queries):
+        return [self._answer(int(address), query) for address, query in queries.items()]
+
+    def note(self, addresses, query):
+        for address in addresses:
+            world = self.workers[int(address)].world
+            told = to_query(to_note_request(query).query.SerializeToString())
+            note_served(told, catalogue=world.catalogue, served=world.served, now_us=START)
+
+    def _answer(self, place, query):
+        if place in self.away:
+            raise Unavailable("SERVICE_UNAVAILABLE", service="feature")
+        world = self.workers[place].world
+        query = to_observations_query(to_observations_request(query))
+        run = get_observations(query, catalogue=world.catalogue, store=world.store)
+        return from_bytes(to_bytes(run))

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from headrace.application import Recipe, Stream
 from headrace.feature_view import RequestView, StreamView
+from headrace_feature.adapters.correction_teller import CorrectionTeller
 from headrace_feature.adapters.duckdb_workbench import AS_OF, Workbench
 from headrace_feature.adapters.memory_archive import MemoryArchive
 from headrace_feature.adapters.memory_restorer import NothingToRestore
@@ -25,6 +26,7 @@ from headrace_feature.domain.kept_answers import KeptAnswers
 from headrace_feature.domain.known_until import KnownUntil
 from headrace_feature.domain.observations import FLAGS, PARTITION_SHIFT, Run, merged
 from headrace_feature.domain.online_query import FeatureRows, GetOnlineFeatures
+from headrace_feature.domain.served_rows import ServedRows
 from headrace_feature.domain.views import Catalogue
 from headrace_feature.handlers import OnlineState, get_online_features
 from headrace_feature.offline_handlers import (
@@ -36,7 +38,7 @@ from headrace_feature.offline_handlers import (
 from headrace_feature.ports import Restorer
 from headrace_kit.kafka import Partition
 from headrace_kit.state_store import MemoryStateStore
-from headrace_kit.testing import FixedClock, a_batch, a_record
+from headrace_kit.testing import FixedClock, MemoryPublisher, a_batch, a_record
 
 SECOND, MINUTE, HOUR, DAY = 1_000_000, 60_000_000, 3_600_000_000, 86_400_000_000
 START = 1_357_000_000_000_000
@@ -253,14 +255,23 @@ class World:
     offsets: dict[int, int] = field(default_factory=dict)
     restorer: Restorer = field(default_factory=NothingToRestore)
     owner: bool = True  # of all partitions
+    served_rows_max: int = 1_000
 
     def __post_init__(self) -> None:
         self.freshness, self.clock = DelayHistogram(), FixedClock(START)
+        self.publisher = MemoryPublisher()
         self.restart()
 
     def restart(self) -> None:
         self.kept, self.known = KeptAnswers(), KnownUntil()
         self.store = RunStore(self.state_store, self.folder, folder_bytes_max=self.folder_bytes_max)
+        self.served = ServedRows(rows_max=self.served_rows_max, begun_us=self.clock.now_us())
+        self.teller = CorrectionTeller(
+            state=self.state_store,
+            observations=self.store,
+            served=self.served,
+            publisher=self.publisher,
+        )
         self.loop_handler = RecordFolder(
             catalogue=lambda: self.catalogue,
             store=self.store,
@@ -269,6 +280,7 @@ class World:
             clock=self.clock,
             keep_us=self.keep,
             freshness=self.freshness,
+            follower=self.teller,
         )
         if self.owner:
             self.place()

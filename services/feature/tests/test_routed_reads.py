@@ -5,7 +5,7 @@ from contextlib import suppress
 
 import numpy as np
 import pytest
-from feature_cluster import PARTITIONS, Cluster
+from feature_cluster import PARTITIONS, Cluster, Neighbours
 from feature_world import (
     HOUR,
     START,
@@ -19,42 +19,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from headrace.errors import Invalid, Unavailable
-from headrace_feature.adapters.conversions import to_observations_query, to_observations_request
 from headrace_feature.adapters.routed_reader import RoutedReader
-from headrace_feature.adapters.run_files import from_bytes, to_bytes
 from headrace_feature.handlers import (
     GetOnlineFeatures,
     OnlineState,
-    get_observations,
     get_online_features,
 )
 
 ROWS = [(zone, 1, START + half * HOUR // 2) for zone in "ab" for half in range(16)]
-
-
-class Neighbours:
-    """Owners and Peers of workers in one process; those `away` do not answer."""
-
-    def __init__(self, workers):
-        self.workers, self.away, self.looked_again = workers, set(), 0
-
-    def address_by_partition(self, stream):
-        owners = {n: str(at) for at, each in enumerate(self.workers) for n in each.owned}
-        return {number: owners.get(number) for number in PARTITIONS}
-
-    def look_again(self):
-        self.looked_again += 1
-
-    def ask(self, queries):
-        return [self._answer(int(address), query) for address, query in queries.items()]
-
-    def _answer(self, place, query):
-        if place in self.away:
-            raise Unavailable("SERVICE_UNAVAILABLE", service="feature")
-        world = self.workers[place].world
-        query = to_observations_query(to_observations_request(query))
-        run = get_observations(query, catalogue=world.catalogue, store=world.store)
-        return from_bytes(to_bytes(run))
 
 
 def read(worker, neighbours, rows=ROWS):

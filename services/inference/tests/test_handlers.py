@@ -128,6 +128,12 @@ def test_log_holds_what_was_answered(serving_room):
     assert not event.HasField("shadow")
 
 
+def test_features_are_read_for_the_predictions_that_are_logged(serving_room):
+    prediction = serving_room.infer(a_keys_request("f-1", "f-2"))
+
+    assert list(prediction.prediction_ids) == serving_room.features.read_for
+
+
 def test_retry_with_the_same_id_logs_the_same_prediction_ids(serving_room):
     first = serving_room.infer(a_request(features_input(0.0, 0.1), id="r-7"))
     again = serving_room.infer(a_request(features_input(0.0, 0.1), id="r-7"))

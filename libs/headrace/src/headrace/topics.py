@@ -40,6 +40,15 @@ class Topic:
         return topic.removeprefix(before).removesuffix(rest.partition(">")[2])
 
 
+FEATURE_CORRECTIONS = Topic(
+    pattern="feature.corrections.v1",
+    owner="feature",
+    partitions=4,
+    cleanup="delete",
+    retention_h=720,
+    publishers=("feature",),
+    consumers=(),
+)
 FEATURE_DEAD_LETTERS = Topic(
     pattern="feature.dead-letters.v1",
     owner="feature",
@@ -204,6 +213,7 @@ TRAINER_RUNS = Topic(
 )
 
 ALL = (
+    FEATURE_CORRECTIONS,
     FEATURE_DEAD_LETTERS,
     INFERENCE_DEAD_LETTERS,
     INFERENCE_PREDICTIONS,

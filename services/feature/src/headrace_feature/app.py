@@ -2,8 +2,8 @@
 """The wiring: every topic that is read and written, every call that is served.
 
 Follows `registry.definitions`, folds `ingest.records.<stream>` of every stream that a view reads,
-writes `feature.dead-letters`, serves FeatureService, reads ingest's Delta tables `records/<stream>`
-and, for how far they reach, the ends of `raw.<stream>`.
+writes `feature.corrections` and `feature.dead-letters`, serves FeatureService, reads ingest's Delta
+tables `records/<stream>` and, for how far they reach, the ends of `raw.<stream>`.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from functools import partial
 
 from headrace import topics
 from headrace.feature.v1 import feature_service_pb2_grpc as service
+from headrace_feature.adapters.correction_teller import CorrectionTeller
 from headrace_feature.adapters.definition_follower import DefinitionFollower
 from headrace_feature.adapters.delta_archive import DeltaArchive
 from headrace_feature.adapters.duckdb_workbench import Workbench
@@ -24,12 +25,14 @@ from headrace_feature.adapters.record_folder import RecordFolder
 from headrace_feature.adapters.routed_reader import GrpcPeers, RoutedReader
 from headrace_feature.adapters.run_copies import RunCopies
 from headrace_feature.adapters.run_store import RunStore
+from headrace_feature.adapters.served_notes import ServedNotes
 from headrace_feature.adapters.snapshot_restorer import SnapshotRestorer
 from headrace_feature.adapters.snapshot_writer import SnapshotWriter
 from headrace_feature.adapters.state_snapshots import StateSnapshots
 from headrace_feature.domain.freshness import DelayHistogram
 from headrace_feature.domain.kept_answers import KeptAnswers
 from headrace_feature.domain.known_until import KnownUntil
+from headrace_feature.domain.served_rows import ServedRows
 from headrace_feature.domain.served_sample import ServedSample
 from headrace_feature.domain.views import DAY_US, Catalogue
 from headrace_feature.handlers import OnlineState
@@ -89,6 +92,8 @@ def run(settings: Settings) -> int:
         snapshots=snapshots,
         interval_s=settings.snapshot_interval_s,
     )
+    served = ServedRows(rows_max=settings.served_rows_max, begun_us=clock.now_us())
+    teller = CorrectionTeller(state=state, observations=store, served=served, publisher=publisher)
     folder = RecordFolder(
         catalogue=definitions.catalogue,
         store=store,
@@ -97,6 +102,7 @@ def run(settings: Settings) -> int:
         clock=clock,
         keep_us=settings.keep_days * DAY_US,
         freshness=freshness,
+        follower=teller,
     )
     loop = ConsumeLoop(
         bootstrap=bootstrap,
@@ -118,7 +124,16 @@ def run(settings: Settings) -> int:
         delta_storage_options(settings.objects, settings.s3),
         raw_topic=KafkaRawTopics(bootstrap),
     )
-    reader = RoutedReader(store, members, GrpcPeers())
+    peers = GrpcPeers()
+    reader = RoutedReader(store, members, peers)
+    notes = ServedNotes(
+        catalogue=definitions.catalogue,
+        served=served,
+        store=store,
+        owners=members,
+        peers=peers,
+        clock=clock,
+    )
     api = FeatureApi(
         online=OnlineState(definitions.catalogue, reader, kept, known, clock),
         archive=archive,
@@ -128,9 +143,10 @@ def run(settings: Settings) -> int:
             disk_bytes_max=settings.offline_disk_bytes_max,
             observations_max=settings.offline_observations_max,
         ),
+        notes=notes,
         freshness=freshness,
     )
-    peer_api = PeerApi(catalogue=definitions.catalogue, store=store)
+    peer_api = PeerApi(catalogue=definitions.catalogue, store=store, notes=notes)
     hot = [HotMethod(f"/{NAME}/GetOnlineFeatures", api.answer_reads)]
     server = GrpcServer(
         host=settings.grpc_host,
@@ -152,12 +168,14 @@ def run(settings: Settings) -> int:
     _expose(freshness, writer)
     admin = AdminServer(settings.http_host, settings.http_port, ready=loop.ready)
     try:
-        return run_service(
+        code = run_service(
             SERVICE,
             [publisher, follower, members, restorer, writer, loop, watch, server],
             admin=admin,
             on_ready=server.set_ready,
         )
+        teller.idle()  # the door was closed, and the loop after it
+        return code
     finally:
         state.close()
 

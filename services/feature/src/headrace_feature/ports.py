@@ -63,8 +63,10 @@ class ObservationStore(ObservationReader, Protocol):
     def runs(self, layout: Layout) -> Sequence[Run]:
         """All that is held now."""
 
-    def commit(self, batch: Sequence[Folded]) -> None:
-        """All of it durable and readable, or none.
+    def commit(
+        self, batch: Sequence[Folded], *, beside: Mapping[bytes, bytes | None] | None = None
+    ) -> None:
+        """All of it durable and readable, or none, and so what others keep `beside` it.
 
         Observations before a new floor may go, after `floor_us` has told it.
         """
@@ -82,6 +84,22 @@ class ObservationStore(ObservationReader, Protocol):
 
     def tend(self) -> None:
         """One bounded step of merging runs, if any are to be merged."""
+
+
+class FoldFollower(Protocol):
+    """Who tells others what a batch changed; called by the thread that folds, in this order."""
+
+    def beside(self, batch: Sequence[Folded]) -> Mapping[bytes, bytes | None]:
+        """Before the batch is stored: what must be stored with it; None takes a key away."""
+
+    def stored(self) -> None:
+        """The batch is durable and readable."""
+
+    def send(self) -> None:
+        """Deliver what is to be told; raises Unavailable, Busy: it is called again."""
+
+    def idle(self) -> None:
+        """There is no batch: store what waits for one."""
 
 
 class Restorer(Protocol):

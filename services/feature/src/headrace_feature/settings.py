@@ -29,6 +29,8 @@ class Settings(ObjectStoreSettings):
     """Cap of small runs, and of large ones, on disk; the files grow as it is needed."""
     keep_days: int = Field(default=45, gt=0, le=3_650)
     """How far behind the newest known record a read may ask."""
+    served_rows_max: int = Field(default=262_144, gt=0)
+    """Rows of views that are remembered for corrections, about 400 bytes each; the oldest go."""
     offline_observations_max: int = Field(default=2_500_000, gt=0)
     """Observations in memory at a time, about 400 bytes each; views beyond it go in shares."""
     offline_disk_bytes_max: int = Field(default=32 << 30, gt=0)

@@ -8,7 +8,7 @@ the records are the same.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -64,7 +64,8 @@ def infer(
         tensors=batch.features is not None,
     )
     _require_time(choice, batch.rows, time_left_s())
-    vectors, shadow_vectors = _vectors(batch, choice, features, time_left_s)
+    ids = prediction_ids(request.id, request.endpoint, batch.rows)
+    vectors, shadow_vectors = _vectors(batch, ids, choice, features, time_left_s)
     _require_time(choice, batch.rows, time_left_s())
     scores = _scores(choice.answering, vectors)
     prediction = Prediction(
@@ -81,7 +82,7 @@ def infer(
         scores=scores,
         shadow=_shadow(choice, shadow_vectors, on_shadow_failed),
         served_at_us=clock.now_us(),
-        prediction_ids=prediction_ids(request.id, request.endpoint, batch.rows),
+        prediction_ids=ids,
     )
     failpoint("inference.request.half")
     log.append(prediction, timeout_s=min(DELIVERY_TIMEOUT_S, time_left_s()))
@@ -117,7 +118,11 @@ def _require_time(choice: Choice, rows: int, left_s: float) -> None:
 
 
 def _vectors(
-    batch: Batch, choice: Choice, features: FeatureReader, time_left_s: Callable[[], float]
+    batch: Batch,
+    ids: Sequence[str],
+    choice: Choice,
+    features: FeatureReader,
+    time_left_s: Callable[[], float],
 ) -> tuple[Floats, Floats]:
     """Features of the answering version and of its shadow, read from the feature service once."""
     wanted = choice.answering.served.features
@@ -126,7 +131,8 @@ def _vectors(
         return batch.features, batch.features
     extra = choice.shadow.served.features if choice.shadow is not None else ()
     names = list(dict.fromkeys((*wanted, *extra)))
-    read = features.read(names, batch, timeout_s=min(FEATURES_TIMEOUT_S, time_left_s()))
+    timeout_s = min(FEATURES_TIMEOUT_S, time_left_s())
+    read = features.read(names, batch, prediction_ids=ids, timeout_s=timeout_s)
     if len(names) == len(wanted):
         return read, read if extra == wanted else read[:, [names.index(name) for name in extra]]
     return read[:, : len(wanted)], read[:, [names.index(name) for name in extra]]

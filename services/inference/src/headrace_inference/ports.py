@@ -18,11 +18,19 @@ class Clock(Protocol):
 
 
 class FeatureReader(Protocol):
-    def read(self, features: Sequence[str], batch: Batch, *, timeout_s: float) -> Floats:
+    def read(
+        self,
+        features: Sequence[str],
+        batch: Batch,
+        *,
+        prediction_ids: Sequence[str],
+        timeout_s: float,
+    ) -> Floats:
         """Features [rows, features] of the batch's columns, each row as known at its `as_of_us`.
 
-        NaN is an absent value. Raises Unavailable SERVICE_UNAVAILABLE, and what the feature service
-        answers: NotFound FEATURE_UNKNOWN, Unavailable SERVICE_UNAVAILABLE.
+        NaN is an absent value. `prediction_ids` (one for each row) are told when a record comes
+        late. Raises Unavailable SERVICE_UNAVAILABLE, and what the feature service answers:
+        NotFound FEATURE_UNKNOWN, Unavailable SERVICE_UNAVAILABLE.
         """
 
 

@@ -120,9 +120,18 @@ class MemoryFeatureReader:
 
     value_by_feature: dict[str, float] = field(default_factory=dict)
     asked: list[list[str]] = field(default_factory=list)
+    read_for: list[str] = field(default_factory=list)
 
-    def read(self, features: Sequence[str], batch: Batch, *, timeout_s: float) -> Floats:
+    def read(
+        self,
+        features: Sequence[str],
+        batch: Batch,
+        *,
+        prediction_ids: Sequence[str],
+        timeout_s: float,
+    ) -> Floats:
         self.asked.append(list(features))
+        self.read_for += prediction_ids
         row = [self.value_by_feature.get(name, 0.0) for name in features]
         return np.tile(np.array(row, dtype=np.float32), (batch.rows, 1))
 

@@ -15,7 +15,9 @@ from numpy.typing import NDArray
 from headrace.application import Stream
 from headrace.errors import Invalid
 from headrace.expression import Expression
+from headrace.feature.v1 import feature_events_pb2 as events
 from headrace.feature.v1 import feature_service_pb2 as wire
+from headrace_feature.domain.corrections import Correction
 from headrace_feature.domain.entities import text_of
 from headrace_feature.domain.gathering import Wanted
 from headrace_feature.domain.observations import Ids, Observations
@@ -166,6 +168,41 @@ def to_query(payload: bytes) -> GetOnlineFeatures:
         as_of_us=np.array(request.as_of_us, dtype=np.int64),
         include_times=request.include_times,
         staleness_max_ms=request.staleness_max_ms,
+        prediction_ids=tuple(request.prediction_ids),
+    )
+
+
+def to_note_request(query: GetOnlineFeatures) -> wire.NoteServedRequest:
+    request = wire.NoteServedRequest()
+    request.query.features.extend(query.features)
+    request.query.as_of_us.extend(query.as_of_us.tolist())
+    request.query.prediction_ids.extend(query.prediction_ids)
+    for name, column in query.columns.items():
+        made = request.query.columns.add(name=name)
+        if not isinstance(column, np.ndarray):
+            made.strings.values.extend(text or "" for text in column)
+        elif column.dtype == np.int64:
+            made.int64s.values.extend(column.tolist())
+        else:
+            made.doubles.values.extend(column.tolist())
+    return request
+
+
+def to_correction_message(correction: Correction) -> events.FeaturesCorrected:
+    return events.FeaturesCorrected(
+        correction_id=correction.id,
+        view=correction.view,
+        entity=correction.entity,
+        features=correction.features,
+        stream=correction.stream,
+        event_id=correction.event_id,
+        event_time_us=correction.event_us,
+        known_time_us=correction.known_us,
+        prediction_ids=correction.prediction_ids,
+        served_from_us=correction.served_from_us,
+        served_until_us=correction.served_until_us,
+        remembered_since_us=correction.remembered_since_us,
+        part=correction.part,
     )
 
 

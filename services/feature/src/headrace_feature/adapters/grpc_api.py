@@ -29,6 +29,7 @@ from headrace_feature.adapters.conversions import (
 )
 from headrace_feature.adapters.duckdb_workbench import Workbench
 from headrace_feature.adapters.run_files import to_bytes
+from headrace_feature.adapters.served_notes import ServedNotes
 from headrace_feature.domain.freshness import DelayHistogram
 from headrace_feature.domain.kept_answers import KeptAnswers
 from headrace_feature.domain.online_query import GetOnlineFeatures
@@ -55,9 +56,11 @@ class FeatureApi(service.FeatureServiceServicer):
         archive: Archive,
         workbench: Workbench,
         sample: ServedSample,
+        notes: ServedNotes,
         freshness: DelayHistogram,
     ) -> None:
         self._online, self._archive, self._freshness = online, archive, freshness
+        self._notes = notes
         self._workbench, self._offline = workbench, threading.Lock()
         self._sample = sample
 
@@ -65,6 +68,7 @@ class FeatureApi(service.FeatureServiceServicer):
         """GetOnlineFeatures, hot: what arrives together is answered together where it is alike."""
         queries = [_query(payload) for payload in payloads]
         sampled = self._sampled(queries)
+        self._note(queries)
         asked = [query for query in queries if not isinstance(query, HeadraceError)]
         answers = iter(answer_together(asked, self._online))
         replies = [q if isinstance(q, HeadraceError) else next(answers) for q in queries]
@@ -79,11 +83,18 @@ class FeatureApi(service.FeatureServiceServicer):
         due = [number for number, _ in enumerate(queries) if self._sample.due()]
         for number in due:
             query = queries[number]
-            if isinstance(query, GetOnlineFeatures) and not len(query.as_of_us):
-                rows = max(map(len, query.columns.values()), default=0)
-                moments = np.full(rows, self._online.clock.now_us(), dtype=np.int64)
-                queries[number] = replace(query, as_of_us=moments)
+            if isinstance(query, GetOnlineFeatures):
+                queries[number] = query.named(self._online.clock.now_us())
         return due
+
+    def _note(self, queries: list[GetOnlineFeatures | HeadraceError]) -> None:
+        """Those that are for predictions are remembered, and name their moments from here on."""
+        for number, query in enumerate(queries):
+            if isinstance(query, GetOnlineFeatures) and query.prediction_ids:
+                try:
+                    queries[number] = self._notes.noted(query)
+                except HeadraceError as err:
+                    queries[number] = err
 
     def CheckSkew(
         self, request: wire.CheckSkewRequest, context: grpc.ServicerContext
@@ -166,8 +177,10 @@ class FeatureApi(service.FeatureServiceServicer):
 class PeerApi(service.ObservationServiceServicer):
     """What the other workers ask; it reads what is here and asks nobody."""
 
-    def __init__(self, *, catalogue: Callable[[], Catalogue], store: ObservationReader) -> None:
-        self._catalogue, self._store = catalogue, store
+    def __init__(
+        self, *, catalogue: Callable[[], Catalogue], store: ObservationReader, notes: ServedNotes
+    ) -> None:
+        self._catalogue, self._store, self._notes = catalogue, store, notes
 
     def GetObservations(
         self, request: wire.GetObservationsRequest, context: grpc.ServicerContext
@@ -175,6 +188,12 @@ class PeerApi(service.ObservationServiceServicer):
         query = to_observations_query(request)
         run = handlers.get_observations(query, catalogue=self._catalogue(), store=self._store)
         return wire.GetObservationsResponse(run=to_bytes(run))
+
+    def NoteServed(
+        self, request: wire.NoteServedRequest, context: grpc.ServicerContext
+    ) -> wire.NoteServedResponse:
+        self._notes.note_here(to_query(request.query.SerializeToString()))
+        return wire.NoteServedResponse()
 
 
 def _query(payload: bytes) -> GetOnlineFeatures | HeadraceError:

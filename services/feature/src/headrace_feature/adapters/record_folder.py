@@ -20,7 +20,7 @@ from headrace_feature.domain.kept_answers import KeptAnswers
 from headrace_feature.domain.observations import Observations, empty_run
 from headrace_feature.domain.views import Catalogue, Layout
 from headrace_feature.handlers import fold_observations
-from headrace_feature.ports import Folded, ObservationStore, Restorer
+from headrace_feature.ports import Folded, FoldFollower, ObservationStore, Restorer
 from headrace_kit.clock import Clock
 from headrace_kit.failpoints import failpoint
 from headrace_kit.kafka import Partition, Record, RecordBatch
@@ -41,9 +41,10 @@ class RecordFolder:
         clock: Clock,
         keep_us: int,
         freshness: DelayHistogram,
+        follower: FoldFollower,
     ) -> None:
         self._catalogue, self._store, self._clock = catalogue, store, clock
-        self._restorer, self._kept = restorer, kept
+        self._restorer, self._kept, self._follower = restorer, kept, follower
         self._restoring: list[Partition] = []
         self._owned: dict[str, set[int]] = {}
         self._keep_us, self._freshness = keep_us, freshness
@@ -131,16 +132,20 @@ class RecordFolder:
             self._commit(batch)
         failpoint("feature.loop.stored")
         self._note(batch, published_ms)
+        self._follower.send()
         self._store.tend()
 
     def _commit(self, batch: Sequence[Folded]) -> None:
         before = [self._store.next_by_partition(folded.layout) for folded in batch]
-        self._store.commit(batch)
+        self._store.commit(batch, beside=self._follower.beside(batch))
+        self._follower.stored()
         for folded, positions in zip(batch, before, strict=True):
             after = self._store.next_by_partition(folded.layout)
             self._kept.advance(folded.layout, positions, folded.run.entities, after)
 
     def idle(self) -> None:
+        self._follower.send()
+        self._follower.idle()
         self._store.tend()
 
     def _folded(self, observations: Observations, layouts: Sequence[Layout]) -> list[Folded]:

@@ -7,18 +7,19 @@ owned everything. A worker that is away, or not done restoring, makes the read U
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import lru_cache
-from typing import Protocol
+from typing import Any, Protocol
 
 import grpc
 
 from headrace.errors import HeadraceError, Invalid, Unavailable
 from headrace.feature.v1 import feature_service_pb2_grpc as service
-from headrace_feature.adapters.conversions import to_observations_request
+from headrace_feature.adapters.conversions import to_note_request, to_observations_request
 from headrace_feature.adapters.run_files import from_bytes
 from headrace_feature.domain.gathering import Wanted
 from headrace_feature.domain.observations import Run
+from headrace_feature.domain.online_query import GetOnlineFeatures
 from headrace_feature.domain.views import Layout
 from headrace_feature.handlers import GetObservations
 from headrace_feature.ports import ObservationReader
@@ -46,6 +47,9 @@ class Peers(Protocol):
 
         Raises Unavailable RESTORING, or SERVICE_UNAVAILABLE when one does not answer.
         """
+
+    def note(self, addresses: Collection[str], query: GetOnlineFeatures) -> None:
+        """Each is told what is about to be served; raises Unavailable SERVICE_UNAVAILABLE."""
 
 
 class RoutedReader:
@@ -115,13 +119,25 @@ class GrpcPeers:
             )
             for address, query in queries.items()
         ]
-        try:
-            return [from_bytes(call.result().run) for call in calls]
-        except grpc.RpcError as err:
-            raise _unavailable(error_of(err)) from err
-        finally:
-            for call in calls:
-                call.cancel()
+        return [from_bytes(answer.run) for answer in _answers(calls)]
+
+    def note(self, addresses: Collection[str], query: GetOnlineFeatures) -> None:
+        request = to_note_request(query)
+        calls = [
+            _stub(address).NoteServed.future(request, timeout=PEER_TIMEOUT_S)
+            for address in addresses
+        ]
+        _answers(calls)
+
+
+def _answers(calls: Sequence[Any]) -> list[Any]:
+    try:
+        return [call.result() for call in calls]
+    except grpc.RpcError as err:
+        raise _unavailable(error_of(err)) from err
+    finally:
+        for call in calls:
+            call.cancel()
 
 
 def _unavailable(error: HeadraceError) -> HeadraceError:

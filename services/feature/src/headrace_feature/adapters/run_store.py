@@ -8,7 +8,8 @@
 
 Runs are merged by tiers of size, so that a read looks into few of them and an observation is
 rewritten a few times in its life. Small ones are merged with the batch that makes them too many,
-large ones a piece at a time beside the work (`tend`). The store's own offsets are the furthest
+large ones a piece at a time beside the work (`tend`). Others keep what is theirs under other first
+letters, some of it in the batch. The store's own offsets are the furthest
 that any layout of the stream came.
 
 Runs come from elsewhere too (`adopt`), and may hold rows of partitions that are not ours: a state
@@ -150,10 +151,13 @@ class RunStore:
                     let_go(each.maps or ())
             self._resident.given_back()
 
-    def commit(self, batch: Sequence[Folded]) -> None:
+    def commit(
+        self, batch: Sequence[Folded], *, beside: Mapping[bytes, bytes | None] | None = None
+    ) -> None:
         self._check_room()
-        puts: dict[bytes, bytes] = {}
-        gone: list[bytes] = []
+        beside = beside or {}
+        puts = {key: value for key, value in beside.items() if value is not None}
+        gone = list(beside.keys() - puts.keys())
         changed: list[tuple[Folded, tuple[HeldRun, ...], int]] = []
         furthest: dict[Partition, int] = {}
         for folded in batch:

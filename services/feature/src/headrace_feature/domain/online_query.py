@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +14,7 @@ from headrace_feature.domain.request_features import Column
 
 ROWS_MAX = 10_000
 JOINED_ROWS_MAX = 1_000
+ID_CHARACTERS_MAX = 128
 Likeness = tuple[tuple[str, ...], tuple[tuple[str, str], ...], bool, bool, int]
 
 
@@ -21,7 +22,8 @@ Likeness = tuple[tuple[str, ...], tuple[tuple[str, str], ...], bool, bool, int]
 class GetOnlineFeatures:
     """`columns`: entity keys and request columns, one entry per row; `as_of_us` empty means now.
 
-    `staleness_max_ms`: how far behind the answer may be at most, 0 for any.
+    `staleness_max_ms`: how far behind the answer may be at most, 0 for any. `prediction_ids`: one
+    for each row, or none: what is made of the answer.
     """
 
     features: tuple[str, ...]
@@ -29,6 +31,14 @@ class GetOnlineFeatures:
     as_of_us: NDArray[np.int64]
     include_times: bool = False
     staleness_max_ms: int = 0
+    prediction_ids: tuple[str, ...] = ()
+
+    def named(self, now_us: int) -> GetOnlineFeatures:
+        """The same with its moments: now, where none is given."""
+        if len(self.as_of_us):
+            return self
+        rows = max(map(len, self.columns.values()), default=0)
+        return replace(self, as_of_us=np.full(rows, now_us, dtype=np.int64))
 
     @property
     def rows(self) -> int:
@@ -43,7 +53,17 @@ class GetOnlineFeatures:
             raise Invalid("BAD_REQUEST", field="as_of_us", problem="one for each row, or none")
         if self.staleness_max_ms < 0:
             raise Invalid("BAD_REQUEST", field="staleness_max_ms", problem="must not be negative")
+        self._check_ids(rows)
         return rows
+
+    def _check_ids(self, rows: int) -> None:
+        if len(self.prediction_ids) not in (0, rows):
+            raise Invalid(
+                "BAD_REQUEST", field="prediction_ids", problem="one for each row, or none"
+            )
+        if any(not 0 < len(each) <= ID_CHARACTERS_MAX for each in self.prediction_ids):
+            problem = f"has 1 to {ID_CHARACTERS_MAX} characters"
+            raise Invalid("BAD_REQUEST", field="prediction_ids", problem=problem)
 
     @property
     def likeness(self) -> Likeness:

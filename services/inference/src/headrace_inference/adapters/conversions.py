@@ -133,9 +133,11 @@ def rollout(value: bytes) -> Rollout:
     )
 
 
-def features_request(features: Sequence[str], batch: Batch) -> feature_pb.GetOnlineFeaturesRequest:
+def features_request(
+    features: Sequence[str], batch: Batch, prediction_ids: Sequence[str]
+) -> feature_pb.GetOnlineFeaturesRequest:
     request = feature_pb.GetOnlineFeaturesRequest(
-        features=features, as_of_us=batch.as_of_us.tolist()
+        features=features, as_of_us=batch.as_of_us.tolist(), prediction_ids=prediction_ids
     )
     for column in batch.columns:
         message = request.columns.add(name=column.name)

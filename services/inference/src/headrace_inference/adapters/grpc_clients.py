@@ -29,8 +29,15 @@ class GrpcFeatureReader:
     def __init__(self, channel: grpc.Channel) -> None:
         self._service = feature_grpc.FeatureServiceStub(channel)
 
-    def read(self, features: Sequence[str], batch: Batch, *, timeout_s: float) -> Floats:
-        request = conversions.features_request(features, batch)
+    def read(
+        self,
+        features: Sequence[str],
+        batch: Batch,
+        *,
+        prediction_ids: Sequence[str],
+        timeout_s: float,
+    ) -> Floats:
+        request = conversions.features_request(features, batch, prediction_ids)
         with seconds.time():
             response = call(
                 self._service.GetOnlineFeatures,

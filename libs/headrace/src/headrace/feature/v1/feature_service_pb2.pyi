@@ -7,18 +7,20 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class GetOnlineFeaturesRequest(_message.Message):
-    __slots__ = ("features", "columns", "as_of_us", "include_times", "staleness_max_ms")
+    __slots__ = ("features", "columns", "as_of_us", "include_times", "staleness_max_ms", "prediction_ids")
     FEATURES_FIELD_NUMBER: _ClassVar[int]
     COLUMNS_FIELD_NUMBER: _ClassVar[int]
     AS_OF_US_FIELD_NUMBER: _ClassVar[int]
     INCLUDE_TIMES_FIELD_NUMBER: _ClassVar[int]
     STALENESS_MAX_MS_FIELD_NUMBER: _ClassVar[int]
+    PREDICTION_IDS_FIELD_NUMBER: _ClassVar[int]
     features: _containers.RepeatedScalarFieldContainer[str]
     columns: _containers.RepeatedCompositeFieldContainer[Column]
     as_of_us: _containers.RepeatedScalarFieldContainer[int]
     include_times: bool
     staleness_max_ms: int
-    def __init__(self, features: _Optional[_Iterable[str]] = ..., columns: _Optional[_Iterable[_Union[Column, _Mapping]]] = ..., as_of_us: _Optional[_Iterable[int]] = ..., include_times: _Optional[bool] = ..., staleness_max_ms: _Optional[int] = ...) -> None: ...
+    prediction_ids: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, features: _Optional[_Iterable[str]] = ..., columns: _Optional[_Iterable[_Union[Column, _Mapping]]] = ..., as_of_us: _Optional[_Iterable[int]] = ..., include_times: _Optional[bool] = ..., staleness_max_ms: _Optional[int] = ..., prediction_ids: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class Column(_message.Message):
     __slots__ = ("name", "strings", "int64s", "doubles")
@@ -220,3 +222,13 @@ class GetObservationsResponse(_message.Message):
     RUN_FIELD_NUMBER: _ClassVar[int]
     run: bytes
     def __init__(self, run: _Optional[bytes] = ...) -> None: ...
+
+class NoteServedRequest(_message.Message):
+    __slots__ = ("query",)
+    QUERY_FIELD_NUMBER: _ClassVar[int]
+    query: GetOnlineFeaturesRequest
+    def __init__(self, query: _Optional[_Union[GetOnlineFeaturesRequest, _Mapping]] = ...) -> None: ...
+
+class NoteServedResponse(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...

@@ -291,6 +291,11 @@ class ObservationServiceStub:
                 request_serializer=headrace_dot_feature_dot_v1_dot_feature__service__pb2.GetObservationsRequest.SerializeToString,
                 response_deserializer=headrace_dot_feature_dot_v1_dot_feature__service__pb2.GetObservationsResponse.FromString,
                 _registered_method=True)
+        self.NoteServed = channel.unary_unary(
+                '/headrace.feature.v1.ObservationService/NoteServed',
+                request_serializer=headrace_dot_feature_dot_v1_dot_feature__service__pb2.NoteServedRequest.SerializeToString,
+                response_deserializer=headrace_dot_feature_dot_v1_dot_feature__service__pb2.NoteServedResponse.FromString,
+                _registered_method=True)
 
 
 class ObservationServiceServicer:
@@ -304,6 +309,14 @@ class ObservationServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def NoteServed(self, request, context):
+        """Remembers what another worker is about to serve, so that a late record is told of what it
+        touches by whoever reads it. Deadline: 1 s.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ObservationServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -311,6 +324,11 @@ def add_ObservationServiceServicer_to_server(servicer, server):
                     servicer.GetObservations,
                     request_deserializer=headrace_dot_feature_dot_v1_dot_feature__service__pb2.GetObservationsRequest.FromString,
                     response_serializer=headrace_dot_feature_dot_v1_dot_feature__service__pb2.GetObservationsResponse.SerializeToString,
+            ),
+            'NoteServed': grpc.unary_unary_rpc_method_handler(
+                    servicer.NoteServed,
+                    request_deserializer=headrace_dot_feature_dot_v1_dot_feature__service__pb2.NoteServedRequest.FromString,
+                    response_serializer=headrace_dot_feature_dot_v1_dot_feature__service__pb2.NoteServedResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -341,6 +359,33 @@ class ObservationService:
             '/headrace.feature.v1.ObservationService/GetObservations',
             headrace_dot_feature_dot_v1_dot_feature__service__pb2.GetObservationsRequest.SerializeToString,
             headrace_dot_feature_dot_v1_dot_feature__service__pb2.GetObservationsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def NoteServed(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/headrace.feature.v1.ObservationService/NoteServed',
+            headrace_dot_feature_dot_v1_dot_feature__service__pb2.NoteServedRequest.SerializeToString,
+            headrace_dot_feature_dot_v1_dot_feature__service__pb2.NoteServedResponse.FromString,
             options,
             channel_credentials,
             insecure,
