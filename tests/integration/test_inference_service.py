@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from hashlib import sha256
@@ -30,8 +30,9 @@ from tritonclient.utils import InferenceServerException
 
 from headrace import topics
 from headrace.admin import create_topics, static_topics
-from headrace.application import definition_json
+from headrace.application import Definition, definition_json, parse_definition
 from headrace.errors import NotFound
+from headrace.feature.v1 import feature_events_pb2 as feature_events
 from headrace.feature.v1 import feature_service_pb2 as feature_pb
 from headrace.feature.v1 import feature_service_pb2_grpc as feature_grpc
 from headrace.inference.v1 import inference_events_pb2 as events
@@ -423,6 +424,8 @@ def test_entity_keys_are_answered_with_features_as_of_the_moment(client, endpoin
     }
     assert [1.25, 1.25] == [logged[key].score for key in ("UA-1", "UA-2")]
     assert 1_357_000_000_000_000 == logged["UA-1"].as_of_us
+    ids = [logged[key].prediction_id for key in ("UA-1", "UA-2")]
+    assert ids == list(asked.prediction_ids)
 
 
 @pytest.mark.parametrize(
@@ -722,6 +725,59 @@ def test_feature_service_away_is_told_and_tensors_go_on(make_service, platform, 
     with contextlib.closing(triton.InferenceServerClient(service.address)) as client:
         answer = client.infer(endpoint, [triton_features()])
     np.testing.assert_array_equal([1.0], answer.as_numpy("score"))
+
+
+def a_view_with_rows(name: str, features: Sequence[str]) -> Definition:
+    count = {"aggregate": "count", "window": "1h"}
+    return parse_definition(
+        {
+            "kind": "view",
+            "name": name,
+            "description": "Flights.",
+            "stream": "flights",
+            "entity": ["flight_id"],
+            "features": dict.fromkeys(features, count),
+            "publish_rows": True,
+        }
+    )
+
+
+def test_features_come_from_rows_where_these_are_the_answer(make_service, platform, endpoint):
+    by_view: dict[str, list[str]] = {}
+    for feature in FEATURES:
+        view, _, name = feature.partition(":")
+        by_view.setdefault(view, []).append(name)
+    wanted = [(topics.FEATURE_ROWS.of(view), topics.FEATURE_ROWS) for view in by_view]
+    create_topics(platform.bootstrap, wanted)
+    for view, names in by_view.items():
+        spec_json = definition_json(a_view_with_rows(view, names))
+        definition = registry_pb.Definition(kind="view", name=view, spec_json=spec_json)
+        platform._publish(topics.REGISTRY_DEFINITIONS.name, f"view/{view}", definition)
+        row = feature_events.FeatureRowChanged(
+            view=view,
+            entity="UA-1",
+            features=names,
+            values=np.full(len(names), 0.5, "<f4").tobytes(),
+            from_us=100,
+            until_us=200,
+            definition_digest=sha256(spec_json).hexdigest(),
+        )
+        platform._publish(topics.FEATURE_ROWS.of(view), "UA-1", row)
+    service = make_service().start(feature_rows=",".join(by_view))
+
+    def features_of(flight: str, as_of_us: int) -> list[float]:
+        with contextlib.closing(triton.InferenceServerClient(service.address)) as client:
+            answer = client.infer(
+                endpoint,
+                triton_keys(flight),
+                outputs=[triton.InferRequestedOutput("features")],
+                parameters={"as_of_us": as_of_us},
+            )
+        return answer.as_numpy("features")[0].tolist()
+
+    assert [0.5, 0.5, 0.5] == features_of("UA-1", 199)
+    assert 0.25 == features_of("UA-1", 200)[0]
+    assert 0.25 == features_of("UA-2", 199)[0]
 
 
 def test_taken_port_says_what_to_do(service, make_service):

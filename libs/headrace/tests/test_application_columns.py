@@ -3,8 +3,10 @@
 
 import pytest
 
+from headrace.admin import application_topics
 from headrace.application import build_application, parse_definition
 from headrace.errors import Invalid
+from headrace.topics import FEATURE_ROWS
 
 COLUMNS = {
     "id": {"type": "string"},
@@ -80,6 +82,21 @@ def test_view_of_too_many_columns_is_refused():
     means = {name: {"aggregate": "mean", "column": name, "window": "1h"} for name in numbers}
     with pytest.raises(Invalid, match="more than 48 columns"):
         build({**RIDES, "columns": COLUMNS | numbers}, {**ZONE, "features": means})
+
+
+def test_view_publishes_rows_of_its_streams_key_alone():
+    with pytest.raises(Invalid, match="publish_rows needs the entity to be the key of rides"):
+        build(RIDES, {**ZONE, "publish_rows": True})
+
+    build(RIDES, {**ZONE, "entity": ["id"], "publish_rows": True})
+
+
+def test_view_that_publishes_rows_has_a_topic_for_them():
+    views = [{**ZONE, "entity": ["id"], "publish_rows": True}, {**ZONE, "name": "silent"}]
+    application = build_application("tests", [parse_definition(d) for d in (RIDES, *views)])
+
+    rows = [name for name, topic in application_topics(application) if topic is FEATURE_ROWS]
+    assert [FEATURE_ROWS.of("zone")] == rows
 
 
 @pytest.mark.parametrize("name", ["My_App", "", "a/b"])

@@ -44,6 +44,12 @@ def test_everything_a_view_says_reads_back_from_the_registry():
     assert LIFETIME_S == view.features["all"].window_s
 
 
+def test_view_with_lookups_publishes_no_rows():
+    air = {"stream": "air", "key": {"zone": "zone"}, "column": "temp", "max_age": "2h"}
+    with pytest.raises(Invalid, match="publish no rows"):
+        parse_definition(a_view({"mean": MEAN}, lookups={"temp": air}, publish_rows=True))
+
+
 def test_python_says_what_yaml_says():
     view = parse_definition(a_view({"mean": MEAN}))
     assert view == StreamView(**view.model_dump(by_alias=True, mode="json"))

@@ -16,9 +16,11 @@ from headrace.application import Recipe, Stream
 from headrace.feature_view import RequestView, StreamView
 from headrace_feature.adapters.correction_teller import CorrectionTeller
 from headrace_feature.adapters.duckdb_workbench import AS_OF, Workbench
+from headrace_feature.adapters.fold_followers import FoldFollowers
 from headrace_feature.adapters.memory_archive import MemoryArchive
 from headrace_feature.adapters.memory_restorer import NothingToRestore
 from headrace_feature.adapters.record_folder import RecordFolder
+from headrace_feature.adapters.row_teller import RowTeller
 from headrace_feature.adapters.run_files import to_bytes
 from headrace_feature.adapters.run_store import RunStore
 from headrace_feature.domain.freshness import DelayHistogram
@@ -272,6 +274,7 @@ class World:
             served=self.served,
             publisher=self.publisher,
         )
+        rows = RowTeller(state=self.state_store, online=self.online(), publisher=self.publisher)
         self.loop_handler = RecordFolder(
             catalogue=lambda: self.catalogue,
             store=self.store,
@@ -280,7 +283,7 @@ class World:
             clock=self.clock,
             keep_us=self.keep,
             freshness=self.freshness,
-            follower=self.teller,
+            follower=FoldFollowers(self.teller, rows),
         )
         if self.owner:
             self.place()

@@ -12,6 +12,7 @@ from confluent_kafka.admin import AdminClient, NewTopic
 from headrace import topics
 from headrace.application import Application
 from headrace.errors import Unavailable
+from headrace.feature_view import StreamView
 from headrace.topics import Topic
 
 MESSAGE_BYTES_MAX = 1 << 20
@@ -25,12 +26,15 @@ def static_topics() -> list[tuple[str, Topic]]:
 
 
 def application_topics(application: Application) -> list[tuple[str, Topic]]:
-    """The topics of an application's streams and endpoints, with their contracts."""
+    """The topics of an application's streams, endpoints and views, with their contracts."""
     by_stream = (topics.RAW, topics.INGEST_RECORDS)
     return [
         *((topic.of(stream), topic) for stream in application.streams for topic in by_stream),
         *((topics.INFERENCE_PREDICTIONS.of(name), topics.INFERENCE_PREDICTIONS)
           for name in application.endpoints),
+        *((topics.FEATURE_ROWS.of(view.name), topics.FEATURE_ROWS)
+          for view in application.views.values()
+          if isinstance(view, StreamView) and view.publish_rows),
     ]  # fmt: skip
 
 

@@ -303,6 +303,9 @@ def _check_monitor(monitor: Monitor, application: Application) -> None:
 def _check_stream_view(view: StreamView, application: Application) -> None:
     for column in view.entity:
         _check_columns(view, application, view.stream, column)
+    keyed = view.entity == (application.streams[view.stream].key,)
+    problem = f"publish_rows needs the entity to be the key of {view.stream}"
+    _require(keyed or not view.publish_rows, view, problem)
     types = _view_types(view, application)
     columns = {each.column for each in view.window_features().values() if each.column is not None}
     # A column that is looked up takes three places: its value and the two halves of its key.

@@ -168,7 +168,8 @@ class StreamView(Closed):
     `filter`: an expression, true for the records that count. `derive`: columns by expression,
     `lookups`: columns from other streams; both are columns for features, lookups not for
     expressions. `ttl`: an entity without a counted record in (as_of - ttl, as_of] has no features:
-    all are absent, counts too.
+    all are absent, counts too. `publish_rows`: the newest row of each entity goes to
+    `feature.rows.<view>`, for readers that keep them; the entity is the stream's key.
     """
 
     kind: Literal["view"] = "view"
@@ -180,12 +181,15 @@ class StreamView(Closed):
     derive: dict[ColumnName, str] = Field(default_factory=dict)
     lookups: dict[ColumnName, Lookup] = Field(default_factory=dict)
     ttl_s: Span | None = Field(default=None, alias="ttl")
+    publish_rows: bool | None = None  # not said in the JSON of the others
     features: dict[ColumnName, StreamFeature] = Field(min_length=1)
 
     @model_validator(mode="after")
     def _names_fit(self) -> StreamView:
         if both := sorted(self.derive.keys() & self.lookups.keys()):
             raise ValueError(f"column {both[0]} is derived and looked up: rename one")
+        if self.publish_rows and self.lookups:
+            raise ValueError("a view with lookups changes with another stream: publish no rows")
         names = [each for name, one in self.features.items() for each in _answered(name, one)]
         if twice := sorted({name for name in names if names.count(name) > 1}):
             raise ValueError(f"{twice[0]} would be two features: rename one")

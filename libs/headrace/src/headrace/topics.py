@@ -58,6 +58,15 @@ FEATURE_DEAD_LETTERS = Topic(
     publishers=("feature",),
     consumers=(),
 )
+FEATURE_ROWS = Topic(
+    pattern="feature.rows.<view>.v1",
+    owner="feature",
+    partitions=4,
+    cleanup="compact",
+    retention_h=None,
+    publishers=("feature",),
+    consumers=("inference",),
+)
 INFERENCE_DEAD_LETTERS = Topic(
     pattern="inference.dead-letters.v1",
     owner="inference",
@@ -215,6 +224,7 @@ TRAINER_RUNS = Topic(
 ALL = (
     FEATURE_CORRECTIONS,
     FEATURE_DEAD_LETTERS,
+    FEATURE_ROWS,
     INFERENCE_DEAD_LETTERS,
     INFERENCE_PREDICTIONS,
     INGEST_DEAD_LETTERS,

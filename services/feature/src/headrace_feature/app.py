@@ -2,8 +2,9 @@
 """The wiring: every topic that is read and written, every call that is served.
 
 Follows `registry.definitions`, folds `ingest.records.<stream>` of every stream that a view reads,
-writes `feature.corrections` and `feature.dead-letters`, serves FeatureService, reads ingest's Delta
-tables `records/<stream>` and, for how far they reach, the ends of `raw.<stream>`.
+writes `feature.corrections`, `feature.rows.<view>` and `feature.dead-letters`, serves
+FeatureService, reads ingest's Delta tables `records/<stream>` and, for how far they reach, the ends
+of `raw.<stream>`.
 """
 
 from __future__ import annotations
@@ -18,11 +19,13 @@ from headrace_feature.adapters.definition_follower import DefinitionFollower
 from headrace_feature.adapters.delta_archive import DeltaArchive
 from headrace_feature.adapters.duckdb_workbench import Workbench
 from headrace_feature.adapters.ends_watch import EndsWatch
+from headrace_feature.adapters.fold_followers import FoldFollowers
 from headrace_feature.adapters.group_members import GroupMembers
 from headrace_feature.adapters.grpc_api import FeatureApi, PeerApi
 from headrace_feature.adapters.kafka_topics import KafkaRawTopics, record_ends
 from headrace_feature.adapters.record_folder import RecordFolder
 from headrace_feature.adapters.routed_reader import GrpcPeers, RoutedReader
+from headrace_feature.adapters.row_teller import RowTeller
 from headrace_feature.adapters.run_copies import RunCopies
 from headrace_feature.adapters.run_store import RunStore
 from headrace_feature.adapters.served_notes import ServedNotes
@@ -92,6 +95,8 @@ def run(settings: Settings) -> int:
         snapshots=snapshots,
         interval_s=settings.snapshot_interval_s,
     )
+    online_here = OnlineState(definitions.catalogue, store, kept, known, clock)
+    rows = RowTeller(state=state, online=online_here, publisher=publisher)
     served = ServedRows(rows_max=settings.served_rows_max, begun_us=clock.now_us())
     teller = CorrectionTeller(state=state, observations=store, served=served, publisher=publisher)
     folder = RecordFolder(
@@ -102,7 +107,7 @@ def run(settings: Settings) -> int:
         clock=clock,
         keep_us=settings.keep_days * DAY_US,
         freshness=freshness,
-        follower=teller,
+        follower=FoldFollowers(teller, rows),
     )
     loop = ConsumeLoop(
         bootstrap=bootstrap,

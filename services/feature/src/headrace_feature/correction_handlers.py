@@ -9,8 +9,8 @@ from itertools import compress
 
 import numpy as np
 
+from headrace.entity import text_of
 from headrace_feature.domain.corrections import Correction, corrections_of
-from headrace_feature.domain.entities import text_of
 from headrace_feature.domain.gathering import Wanted, ranges_of
 from headrace_feature.domain.observations import EVENT, ID_HASH, Run
 from headrace_feature.domain.online_query import GetOnlineFeatures

@@ -10,9 +10,10 @@ from typing import cast
 import numpy as np
 from numpy.typing import NDArray
 
+from headrace.entity import text_of
 from headrace.errors import Conflict, HeadraceError, Invalid, Unavailable
 from headrace_feature.domain import long_windows, windows
-from headrace_feature.domain.entities import digests, text_of
+from headrace_feature.domain.entities import digests
 from headrace_feature.domain.exact import as_float32
 from headrace_feature.domain.gathering import Block, Ranges, Wanted, block_of, extracted, ranges_of
 from headrace_feature.domain.kept_answers import KEPT_US_MAX, KeptAnswers, valid_until
@@ -99,7 +100,8 @@ def _fold(
     kept = rows[observations.event_us[rows] >= floor_us]
     if layout.filter is not None:
         kept = kept[observations.counted[layout.filter.text][kept]]
-    return Folded(layout, run_of(observations, layout, kept), next_by_partition, floor_us)
+    run = run_of(observations, layout, kept)
+    return Folded(layout, run, next_by_partition, floor_us, observations)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

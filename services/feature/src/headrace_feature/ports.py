@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from headrace.application import Recipe
 from headrace_feature.domain.gathering import Wanted
-from headrace_feature.domain.observations import Run
+from headrace_feature.domain.observations import Observations, Run
 from headrace_feature.domain.records import Records, Share
 from headrace_feature.domain.request_features import Column
 from headrace_feature.domain.training_set import Rows
@@ -24,12 +24,15 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True, slots=True)
 class Folded:
-    """What one batch adds to one layout: a run, the next offset by partition, the new floor."""
+    """What one batch adds to one layout: a run, the next offset by partition, the new floor; and
+    what they were made of.
+    """
 
     layout: Layout
     run: Run
     next_by_partition: Mapping[int, int]
     floor_us: int
+    observations: Observations | None = None
 
 
 class ObservationReader(Protocol):

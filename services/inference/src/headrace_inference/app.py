@@ -1,13 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """The wiring: every topic that is read and written, every service served and called.
 
-Reads `registry.definitions` and `registry.rollouts`, writes `inference.predictions.<endpoint>` and
-`inference.dead-letters`, serves inference.GRPCInferenceService, calls FeatureService and
-ArtifactService. Parts stop in reverse: the door first, the publisher when its last caller is done.
+Reads `registry.definitions`, `registry.rollouts` and, of chosen views, `feature.rows.<view>`,
+writes `inference.predictions.<endpoint>` and `inference.dead-letters`, serves
+inference.GRPCInferenceService, calls FeatureService and ArtifactService. Parts stop in reverse: the
+door first, the publisher when its last caller is done.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 
 from headrace import topics
@@ -16,6 +18,7 @@ from headrace.oip import grpc_predict_v2_pb2_grpc as oip_grpc
 from headrace_inference import handlers
 from headrace_inference.adapters.cpu_quota import cpus_allowed
 from headrace_inference.adapters.disk_artifact_store import DiskArtifactStore
+from headrace_inference.adapters.feature_rows_reader import FeatureRowsReader
 from headrace_inference.adapters.grpc_api import SERVICE_NAME, InferenceApi, InferenceServer
 from headrace_inference.adapters.grpc_clients import GrpcArtifactSource, GrpcFeatureReader
 from headrace_inference.adapters.kafka_prediction_log import KafkaPredictionLog
@@ -23,6 +26,7 @@ from headrace_inference.adapters.onnx_runtime import OnnxModelRuntime
 from headrace_inference.adapters.registry_reader import RegistryReader
 from headrace_inference.adapters.rollout_loader import RolloutLoader
 from headrace_inference.domain.serving import ServingTable
+from headrace_inference.ports import FeatureReader
 from headrace_inference.settings import Settings
 from headrace_kit.admin_http import AdminServer
 from headrace_kit.clock import SystemClock
@@ -50,12 +54,18 @@ def run(settings: Settings) -> int:
         settings.http_port,
         ready=loader.settled,
     )
-    server = _server(settings, table, publisher, admin)
+    features = FeatureRowsReader(
+        settings.feature_row_views,
+        entities_max=settings.feature_rows_entities_max,
+        service=GrpcFeatureReader(open_channel(settings.feature_address)),
+    )
+    server = _server(settings, table, publisher, admin, features)
     follower = partial(TableFollower, bootstrap=settings.kafka_bootstrap, service=NAME)
     definitions, rollouts = topics.REGISTRY_DEFINITIONS.name, topics.REGISTRY_ROLLOUTS.name
     parts: list[Part] = [
         publisher,
         follower(topic=definitions, on_record=reader.take_definition),
+        *_row_parts(follower, definitions, features),
         follower(topic=rollouts, on_record=reader.take_rollout),
         loader,
         server,
@@ -67,6 +77,20 @@ def run(settings: Settings) -> int:
         on_ready=server.set_ready,
         stop_grace_s=settings.stop_grace_s,
     )
+
+
+def _row_parts(
+    follower: Callable[..., TableFollower], definitions: str, features: FeatureRowsReader
+) -> list[Part]:
+    """None, where no view's rows are wanted."""
+    takers = features.takers()
+    parts: list[Part] = [
+        follower(topic=topics.FEATURE_ROWS.of(view), on_record=take)
+        for view, take in takers.items()
+    ]
+    if parts:
+        parts.append(follower(topic=definitions, on_record=features.take_definition))
+    return parts
 
 
 def _loader(settings: Settings, table: ServingTable) -> RolloutLoader:
@@ -82,12 +106,16 @@ def _loader(settings: Settings, table: ServingTable) -> RolloutLoader:
 
 
 def _server(
-    settings: Settings, table: ServingTable, publisher: KafkaPublisher, admin: AdminServer
+    settings: Settings,
+    table: ServingTable,
+    publisher: KafkaPublisher,
+    admin: AdminServer,
+    features: FeatureReader,
 ) -> InferenceServer:
     infer = partial(
         handlers.infer,
         table=table,
-        features=GrpcFeatureReader(open_channel(settings.feature_address)),
+        features=features,
         log=KafkaPredictionLog(publisher),
         clock=SystemClock(),
         rows_max=settings.rows_max,

@@ -21,6 +21,10 @@ class Settings(ServiceSettings):
     data_dir: Path = Path(".headrace/inference")
     feature_address: str = "127.0.0.1:7102"
     registry_address: str = "127.0.0.1:7104"
+    feature_rows: str = ""
+    """Views, split by commas, whose rows are kept in memory and answered from there."""
+    feature_rows_entities_max: int = Field(default=1_000_000, gt=0)
+    """Entities of one view that are kept so, about 400 bytes each and its values."""
     grpc_workers: int = Field(default=16, gt=0, le=256)
     """Requests that are worked on at once; each waits for its features and its log records."""
     rows_max: int = Field(default=1_000, gt=0, le=100_000)
@@ -33,3 +37,7 @@ class Settings(ServiceSettings):
     """Threads of one model; by default the CPUs that this process may use."""
     stop_grace_s: float = Field(default=20.0, gt=0)
     """Seconds that the admitted requests get after SIGTERM."""
+
+    @property
+    def feature_row_views(self) -> tuple[str, ...]:
+        return tuple(name.strip() for name in self.feature_rows.split(",") if name.strip())

@@ -12,9 +12,9 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from headrace.entity import text_of
 from headrace.errors import Unavailable
 from headrace.expression import Expression, Node
-from headrace_feature.domain.entities import text_of
 from headrace_feature.domain.records import Numbers, Records, Share, Texts
 from headrace_feature.domain.views import Layout
 from headrace_kit.expressions import DTYPE_BY_TYPE, to_polars

@@ -13,12 +13,12 @@ from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 
 from headrace.application import Stream
+from headrace.entity import text_of
 from headrace.errors import Invalid
 from headrace.expression import Expression
 from headrace.feature.v1 import feature_events_pb2 as events
 from headrace.feature.v1 import feature_service_pb2 as wire
 from headrace_feature.domain.corrections import Correction
-from headrace_feature.domain.entities import text_of
 from headrace_feature.domain.gathering import Wanted
 from headrace_feature.domain.observations import Ids, Observations
 from headrace_feature.domain.online_query import FeatureRows, GetOnlineFeatures

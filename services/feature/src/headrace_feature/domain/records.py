@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from headrace_feature.domain.entities import text_of
+from headrace.entity import text_of
 
 # Of some records, the order of their event ids as bytes: equal for equal ids.
 RankIds = Callable[[NDArray[np.intp]], NDArray[np.int64]]

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from headrace.entity import text_of
 from headrace.errors import Invalid
 from headrace.feature_view import RequestFeature
-from headrace_feature.domain.entities import text_of
 from headrace_feature.domain.local_time import DAY_S, FIRST_US, HOUR_S, LAST_US, local_seconds
 
 # Texts, or numbers of which NaN is absent.

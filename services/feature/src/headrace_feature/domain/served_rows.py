@@ -50,7 +50,7 @@ class Touched:
 
 @dataclass(slots=True, eq=False)
 class _Entity:
-    """An entity's rows, the first noted first, with numbers and moments.
+    """An entity's rows, the first noted first, with numbers and moments, none after `newest_us`.
 
     The first `gone` are remembered no more; they go when they are the most.
     """
@@ -61,8 +61,10 @@ class _Entity:
     as_of_us: array[int] = field(default_factory=lambda: array("q"))
     rows: list[ServedRow] = field(default_factory=list)
     gone: int = 0
+    newest_us: int = 0
 
     def add(self, number: int, row: ServedRow) -> None:
+        self.newest_us = max(self.newest_us, row.as_of_us)
         self.numbers.append(number)
         self.as_of_us.append(row.as_of_us)
         self.rows.append(row)
@@ -177,8 +179,10 @@ def _met(shelf: _Shelf, run: Run, numbers: range) -> Iterator[tuple[Ints, list[S
     places, first = np.unique(of_row, return_index=True)
     named = zip(*run.entities[:, places].tolist(), strict=True)
     edges = [*first.tolist(), len(late)]
+    oldest_us = np.minimum.reduceat(run.matrix[late, EVENT], first).tolist()
     for number, entity in enumerate(map(shelf.entities.get, named)):
-        if entity is not None:
+        # What came in time stops here: entities that were served before it are most of them.
+        if entity is not None and oldest_us[number] <= entity.newest_us:
             records = late[edges[number] : edges[number + 1]]
             event_us = run.matrix[records, EVENT]
             last_us = int(event_us.max()) + shelf.reach_us

@@ -1,0 +1,126 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Tells `feature.rows.<view>` the newest row of each entity that a batch changed, at least once.
+
+    r | view's hash | partition | entity's digest
+        a change whose row is not known to be delivered, as JSON
+
+A change stands in the batch of its records, and the row is read when it is sent: an entity that
+changes again meanwhile has one row to send. A view that is being filled sends none until it can be
+read. An entity of which nothing can be told gets a record without value.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import astuple
+from functools import lru_cache
+from itertools import islice
+
+from headrace import topics
+from headrace.errors import Unavailable
+from headrace.feature.v1.feature_events_pb2 import FeatureRowChanged
+from headrace.feature_view import StreamView
+from headrace_feature.domain.entities import digests
+from headrace_feature.handlers import OnlineState
+from headrace_feature.ports import Folded
+from headrace_feature.row_handlers import Change, Row, changes_of, publishing_views, rows_of
+from headrace_kit.failpoints import failpoint
+from headrace_kit.kafka import Message, Publisher
+from headrace_kit.state_store import StateStore
+from headrace_kit.telemetry import counter
+
+CHANGED = b"r"
+PREFIXES_MAX = 1_024
+# Rows of one view and partition that are sent before the loop goes on.
+SENT_MAX = 8_192
+
+TOLD = counter("feature", "rows_total", "Feature rows that were delivered.", "view")
+
+
+class RowTeller:
+    """FoldFollower; called by the loop's thread alone. `online` reads what is here."""
+
+    def __init__(self, *, state: StateStore, online: OnlineState, publisher: Publisher) -> None:
+        self._state, self._online, self._publisher = state, online, publisher
+        self._waiting = True  # there may be changes to tell
+        self._added = False
+
+    def beside(self, batch: Sequence[Folded]) -> Mapping[bytes, bytes | None]:
+        catalogue = self._online.catalogue()
+        changes = [change for folded in batch for change in changes_of(folded, catalogue)]
+        self._added = bool(changes)
+        return dict(zip(_keys(changes), map(_value, changes), strict=True))
+
+    def stored(self) -> None:
+        self._waiting |= self._added
+
+    def send(self) -> None:
+        if self._waiting:
+            catalogue = self._online.catalogue()
+            owned = [
+                (view, number)
+                for view in publishing_views(catalogue)
+                for number in self._online.store.owned(catalogue.layout_by_view[view.name]) or ()
+            ]
+            more = [self._send(view, number) for view, number in owned]
+            self._waiting = not owned or any(more)  # nothing is ours before somebody says so
+
+    def idle(self) -> None:
+        """What waits is sent by `send`."""
+
+    def _send(self, view: StreamView, partition: int) -> bool:
+        """Whether there is more."""
+        prefix = _prefix(view.name, partition)
+        waiting = self._state.scan(prefix, prefix + b"\xff" * 17)
+        values = dict(islice(waiting, SENT_MAX))
+        if not values:
+            return False
+        changes = [Change(*json.loads(value)) for value in values.values()]
+        try:
+            rows = rows_of(view, changes, self._online)
+        except Unavailable:  # it is being filled
+            return True
+        told = {row.change.entity: row for row in rows}
+        self._publisher.publish([_message(each, told.get(each.entity)) for each in changes])
+        failpoint("feature.loop.rows_sent")
+        TOLD.labels(view.name).inc(len(changes))
+        self._state.commit({}, values.keys(), {})
+        return len(values) == SENT_MAX
+
+
+def _message(change: Change, row: Row | None) -> Message:
+    topic, key = topics.FEATURE_ROWS.of(change.view), change.entity.encode()
+    if row is None:
+        return Message(topic, key, None)
+    event = FeatureRowChanged(
+        view=change.view,
+        entity=change.entity,
+        features=row.features,
+        values=row.values.astype("<f4", copy=False).tobytes(),
+        from_us=change.moment_us,
+        until_us=row.until_us,
+        partition=change.partition,
+        next_offset=change.next_offset,
+        definition_digest=row.definition_digest,
+    )
+    return Message(topic, key, event.SerializeToString())
+
+
+def _keys(changes: Sequence[Change]) -> list[bytes]:
+    entities = digests([(each.entity,) for each in changes]).T.astype(">u8")
+    return [
+        _prefix(change.view, change.partition) + entity.tobytes()
+        for change, entity in zip(changes, entities, strict=True)
+    ]
+
+
+@lru_cache(maxsize=PREFIXES_MAX)
+def _prefix(view: str, partition: int) -> bytes:
+    named = hashlib.blake2b(view.encode(), digest_size=8).digest()
+    return CHANGED + named + partition.to_bytes(4, "big")
+
+
+def _value(change: Change) -> bytes:
+    return json.dumps(astuple(change)).encode()

@@ -1,0 +1,219 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Published rows are the service's own answers, for as long as they say so."""
+
+import hashlib
+from contextlib import suppress
+
+import numpy as np
+from feature_world import (
+    DAY,
+    HOUR,
+    MINUTE,
+    START,
+    Event,
+    World,
+    a_catalogue,
+    a_view,
+    bits,
+    event_lists,
+)
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from headrace.application import definition_json
+from headrace.errors import Unavailable
+from headrace.feature_rows import FeatureRowTable
+from headrace.feature_view import features_by_name
+from headrace_feature.domain.long_windows import ROWS_MIN
+
+FEATURES = {
+    "count_1h": {"aggregate": "count", "window": "1h"},
+    "mean_3h": {"aggregate": "mean", "column": "fare", "window": "3h", "default": -1},
+    "last_3h": {"aggregate": "last_n", "n": 2, "column": "riders", "window": "3h"},
+    "whole_1h": {"aggregate": "count", "window": "1h", "tumbling": True},
+    "drivers": {"aggregate": "distinct", "column": "driver", "window": "2h"},
+    "life": {"aggregate": "sum", "column": "riders", "window": "lifetime"},
+    "share": {"ratio": ["count_1h", "whole_1h"], "default": 0},
+}
+VIEW = a_view(FEATURES, publish_rows=True, ttl="5h")
+NAMES = tuple(f"zone:{name}" for name in features_by_name(VIEW))
+
+
+def a_world(view=VIEW, **more) -> World:
+    return World(catalogue=a_catalogue(view), **more)
+
+
+def a_ride(id: str, at: int, **more) -> Event:
+    return Event(id, at, more.pop("known", at), **more)
+
+
+def a_table(world, *, entities_max=100) -> FeatureRowTable:
+    table = FeatureRowTable(entities_max=entities_max)
+    for message in world.publisher.published:
+        table.take(message.key, message.value)
+    return table
+
+
+def answers(row) -> np.ndarray:
+    return np.frombuffer(row.values, "<f4").reshape(1, -1)
+
+
+def read(world, zone, as_of) -> np.ndarray:
+    return world.read_columns(NAMES, {"zone": [zone]}, [as_of])
+
+
+def test_row_is_the_answer_from_its_record_until_an_observation_leaves_a_window():
+    world = a_world(a_view({"count_1h": FEATURES["count_1h"]}, publish_rows=True))
+    world.fold(a_ride("one", START), a_ride("two", START + MINUTE))
+    table = a_table(world)
+
+    row = table.find("a", START + MINUTE)
+    assert (("count_1h",), 2.0) == (row.features, answers(row)[0, 0])
+    assert (START + MINUTE, START + HOUR) == (row.from_us, row.until_us)
+    assert None is table.find("a", START + MINUTE - 1)
+    assert row is table.find("a", START + HOUR - 1)
+    assert None is table.find("a", START + HOUR)
+    assert None is table.find("b", START + MINUTE)
+
+
+def test_row_begins_when_its_record_is_known():
+    world = a_world()
+    world.fold(a_ride("late", START, known=START + MINUTE))
+
+    assert START + MINUTE == a_table(world).find("a", START + MINUTE).from_us
+
+
+def test_row_says_what_is_in_it_and_of_which_definition():
+    world = a_world()
+    world.fold(a_ride("one", START), a_ride("two", START), partition=1)
+    row = a_table(world).find("a", START)
+
+    digest = hashlib.sha256(definition_json(VIEW)).hexdigest()
+    assert (1, 2, digest) == (row.partition, row.next_offset, row.definition_digest)
+
+
+def test_view_that_does_not_publish_sends_nothing():
+    world = a_world(a_view(FEATURES))
+    world.fold(a_ride("one", START))
+
+    assert [] == world.publisher.published
+
+
+def test_older_row_that_comes_again_changes_nothing():
+    world = a_world()
+    world.fold(a_ride("one", START))
+    world.fold(a_ride("two", START + 1))
+    table = a_table(world)
+    first = world.publisher.published[0]
+    table.take(first.key, first.value)
+
+    assert 2.0 == answers(table.find("a", START + 1))[0, 0]
+
+
+def test_entities_beyond_the_bound_are_left_out_and_counted():
+    world = a_world()
+    for number, zone in enumerate("abb"):
+        world.fold(a_ride(f"ride-{number}", START, zone=zone))
+    table = a_table(world, entities_max=1)
+
+    assert (1, 2) == (len(table), table.left_out)
+
+
+def test_undelivered_row_is_sent_after_a_restart_as_it_is_then():
+    world = a_world()
+    world.publisher.errors.append(Unavailable("DELIVERY_UNKNOWN", topic="t"))
+    with suppress(Unavailable):
+        world.fold(a_ride("one", START))
+    world.restart()
+    world.fold(a_ride("two", START))
+    (message,) = world.publisher.published
+    assert b"a" == message.key
+    assert 2.0 == answers(a_table(world).find("a", START))[0, 0]
+
+    world.restart()
+    world.loop_handler.idle()
+    assert 1 == len(world.publisher.published)
+
+
+def test_row_waits_until_somebody_says_whose_its_partition_is():
+    world = a_world()
+    world.publisher.errors.append(Unavailable("DELIVERY_UNKNOWN", topic="t"))
+    with suppress(Unavailable):
+        world.fold(a_ride("one", START))
+    world.owner = False
+    world.restart()
+    world.loop_handler.idle()
+    assert [] == world.publisher.published
+
+    world.place()
+    world.loop_handler.idle()
+    assert [b"a"] == [message.key for message in world.publisher.published]
+
+
+def test_view_that_is_filled_sends_its_rows_when_it_can_be_read():
+    world = a_world(a_view({"count_1h": FEATURES["count_1h"]}))
+    world.fold(a_ride("one", START))
+    world.fold(a_ride("two", START, zone="b"))
+    world.catalogue = a_catalogue(VIEW)  # looks farther back
+    world.offsets.clear()
+    world.place()
+    world.fold(a_ride("one", START))
+    assert [] == world.publisher.published
+
+    world.fold(a_ride("two", START, zone="b"))
+    assert {b"a", b"b"} == {message.key for message in world.publisher.published}
+
+
+def test_entity_whose_windows_reach_behind_all_history_is_taken_back():
+    view = a_view({"count_1h": FEATURES["count_1h"]}, publish_rows=True)
+    world = a_world(view, keep=DAY)
+    world.fold(a_ride("old", START))
+    assert 1 == len(a_table(world))
+    world.fold(a_ride("new", START + 30 * DAY, zone="b"))
+    world.fold(a_ride("older", START + 28 * DAY + 23 * HOUR, zone="a"))
+
+    table = a_table(world)
+    assert None is table.find("a", START)
+    assert 1.0 == answers(table.find("b", START + 30 * DAY))[0, 0]
+
+
+def test_entity_of_very_many_observations_is_never_answered_from_its_row():
+    sums = a_view({"count_1h": FEATURES["count_1h"]}, publish_rows=True)
+    world = a_world(sums)
+    world.fold(*(a_ride(f"r-{number:05}", START + number) for number in range(ROWS_MIN)))
+
+    assert None is a_table(world).find("a", START + ROWS_MIN - 1)
+
+
+MOMENTS = st.integers(-2 * HOUR, 14 * HOUR).map(lambda us: START + us)
+
+
+@settings(deadline=None, max_examples=80)
+@given(data=st.data(), events=event_lists())
+def test_row_that_is_found_equals_the_services_answer(data, events):
+    world, table, taken = a_world(), FeatureRowTable(entities_max=100), 0
+    while events:
+        count = data.draw(st.integers(1, 5))
+        batch, events = events[:count], events[count:]
+        fails = data.draw(st.integers(0, 3)) == 0
+        world.publisher.errors += [Unavailable("DELIVERY_UNKNOWN", topic="t")] * fails
+        partition = {"a": 0, "b": 1, None: 0}
+        for number in (0, 1):
+            part = [event for event in batch if partition[event.zone] == number]
+            if part:
+                with suppress(Unavailable):
+                    world.fold(*part, partition=number)
+        if data.draw(st.integers(0, 3)) == 0:
+            world.restart()
+        world.publisher.errors.clear()
+        world.loop_handler.idle()
+        again = data.draw(st.integers(0, taken))
+        for message in world.publisher.published[again:]:  # a reader may see some twice
+            table.take(message.key, message.value)
+        taken = len(world.publisher.published)
+        changes = [event.at + delta for event in batch for delta in (0, HOUR, HOUR - 1, 3 * HOUR)]
+        for as_of in [data.draw(MOMENTS), *changes, *(event.known for event in batch)]:
+            for zone in "ab":
+                row = table.find(zone, as_of)
+                if row is not None:
+                    assert bits(read(world, zone, as_of)) == bits(answers(row))
