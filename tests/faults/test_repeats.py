@@ -69,7 +69,7 @@ def test_slow_sink_loses_nothing_and_takes_publishes_meanwhile(world, ingest, fe
     feature.start()
     ingest.start(fail="ingest.sink.version_read:1:sleep:10")
     world.produce(world.new_orders(100))
-    wait_until(lambda: b"failpoint_hit" in ingest.log.read_bytes(), timeout_s=30.0)
+    wait_until(lambda: b"failpoint_hit" in ingest.log.read_bytes())
     assert [""] * 100 == ingest.publish(world.new_orders(100))
 
     assert Findings() == world.check()

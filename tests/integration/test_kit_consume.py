@@ -389,7 +389,7 @@ def test_stopped_loop_hands_its_partitions_over_at_once(new_topic, publisher, st
 
     second = start_loop([topic], StoringHandler(store), group=group)
 
-    wait_until(second.ready, timeout_s=3.0)  # no wait for a session to time out
+    wait_until(second.ready, timeout_s=5.0)  # no wait for a session to time out
 
 
 def test_follower_has_the_whole_table_when_it_has_started(kafka_server, new_topic, publisher):

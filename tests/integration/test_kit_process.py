@@ -107,7 +107,7 @@ def start(tmp_path):
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_idle_service_is_small_and_ends_quickly_with_code_0(kafka_server, new_topic, start, number):
     service = start(kafka_server, new_topic(1))
-    wait_until(lambda: service.said("service_ready"), timeout_s=60.0)
+    wait_until(lambda: service.said("service_ready"))
 
     rss_mb = psutil.Process(service.popen.pid).memory_info().rss / 2**20
     code, seconds = service.end(number)
@@ -130,7 +130,7 @@ def test_missing_kafka_is_one_line_and_code_69(start):
 
 def test_signal_while_waiting_for_kafka_ends_with_code_0(start):
     service = start("10.255.255.1:9092")  # nothing answers, nothing refuses
-    wait_until(lambda: service.said("service_starting"), timeout_s=60.0)
+    wait_until(lambda: service.said("service_starting"))
 
     code, seconds = service.end(signal.SIGTERM)
 

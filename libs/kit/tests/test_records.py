@@ -5,7 +5,7 @@ import hashlib
 
 import pytest
 
-from headrace.errors import Busy
+from headrace.errors import Busy, Unavailable
 from headrace_kit.backoff import BACKOFF_S_MAX, Backoff
 from headrace_kit.dead_letters import RECORD_BYTES_MAX, Origin, dead_letter, origin_of
 from headrace_kit.kafka import Message, Partition
@@ -108,6 +108,17 @@ def test_fixed_clock_moves_when_told():
 def test_wait_until_gives_up():
     with pytest.raises(AssertionError):
         wait_until(lambda: False, timeout_s=0.05)
+
+
+def test_wait_until_asks_again_what_is_away():
+    answers = iter([Unavailable("BROKER_UNAVAILABLE"), 0, 7])
+
+    def ask():
+        if isinstance(answer := next(answers), Unavailable):
+            raise answer
+        return answer
+
+    assert 7 == wait_until(ask)
 
 
 def placed(*places):

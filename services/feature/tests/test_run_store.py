@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Runs merged by tiers, in memory and in folders: the same observations, however they are held."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from feature_world import DAY, HOUR, START, Event, World, bits, event_lists
@@ -10,6 +12,8 @@ from hypothesis import strategies as st
 from headrace.errors import Busy
 from headrace_feature.adapters import run_tiers
 from headrace_feature.adapters.run_files import from_bytes, to_bytes
+from headrace_feature.domain import observations
+from headrace_feature.domain.observations import EVENT
 from headrace_kit.state_store import MemoryStateStore
 
 ROWS = [(zone, 1, START + half * HOUR // 2) for zone in "ab" for half in range(16)]
@@ -21,7 +25,8 @@ EVENTS = [
 
 @pytest.fixture
 def small_tiers(monkeypatch):
-    """Runs of a few rows are large already, and a piece holds a few."""
+    """Runs of a few rows are large already, and a piece holds a few; some are searched by row."""
+    monkeypatch.setattr(observations, "LINE_ROWS_MAX", 24)
     monkeypatch.setattr(run_tiers, "ROWS_SMALL_MAX", 12)
     monkeypatch.setattr(run_tiers, "TIER_ROWS", 1)
     monkeypatch.setattr(run_tiers, "PIECE_ROWS", 4)
@@ -59,6 +64,28 @@ def test_answers_and_state_are_those_of_one_run(tmp_path_factory, small_tiers, e
 
     assert once.state() == many.state()
     assert bits(once.read(ROWS)) == bits(many.read(ROWS))
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data(), events=event_lists(events_max=60))
+@pytest.mark.parametrize("line_rows_max", [0, 60])
+def test_rows_of_a_time_are_found_in_a_long_run_as_in_a_short_one(
+    monkeypatch, line_rows_max, data, events
+):
+    monkeypatch.setattr(observations, "LINE_ROWS_MAX", line_rows_max)
+    world = World()
+    world.fold(*events)
+    for run in world.store.runs(world.catalogue.layout_by_view["zone"]):
+        entities = np.arange(run.entities.shape[1])
+        moments = st.integers(START - HOUR, START + 8 * HOUR)
+        since, until = (np.array([data.draw(moments) for _ in entities]) for _ in range(2))
+        until = np.maximum(since, until)
+        of = [run.matrix[low:high, EVENT] for low, high in pairwise(run.starts.tolist())]
+        first = [own.searchsorted(at, "left") for own, at in zip(of, since, strict=True)]
+        last = [own.searchsorted(at, "right") for own, at in zip(of, until, strict=True)]
+        expected = [(run.starts[:-1] + edge).tolist() for edge in (first, last)]
+
+        assert expected == [edge.tolist() for edge in run.ranges(entities, since, until)]
 
 
 def test_large_runs_live_in_folders_and_few_are_left(world):

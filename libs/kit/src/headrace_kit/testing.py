@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TypeVar
 
-from headrace.errors import HeadraceError
+from headrace.errors import HeadraceError, Unavailable
 from headrace.topics import RAW
 from headrace_kit.kafka import Message, Partition, Record, RecordBatch
 
@@ -103,11 +103,19 @@ def a_batch(records: Sequence[Record]) -> RecordBatch:
     return RecordBatch.of(records)
 
 
-def wait_until(condition: Callable[[], T], *, timeout_s: float = 20.0) -> T:
-    """Poll until the condition is true and return what it gave; AssertionError when time is up."""
+def wait_until(condition: Callable[[], T], *, timeout_s: float = 60.0) -> T:
+    """Poll until the condition is true and return what it gave; AssertionError when time is up.
+
+    What cannot be asked yet, because a part is away, is not true yet.
+    """
     deadline_s = time.monotonic() + timeout_s
-    while not (found := condition()):
+    while True:
+        away = None
+        try:
+            if found := condition():
+                return found
+        except Unavailable as err:
+            away = err
         if time.monotonic() > deadline_s:
-            raise AssertionError(f"not true within {timeout_s} s")
+            raise AssertionError(f"not true within {timeout_s} s") from away
         time.sleep(0.01)
-    return found

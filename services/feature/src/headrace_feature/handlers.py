@@ -41,6 +41,7 @@ from headrace_feature.domain.views import (
 from headrace_feature.ports import Folded, ObservationReader, ObservationStore
 from headrace_kit.clock import Clock
 
+ROWS_AT_ONCE = 256  # between two looks at what a large state has made resident
 LINE_US_MAX = 2**61  # entities x (span of their times + what a coarse scale adds)
 SECOND_US = 1_000_000
 # Which of several observations of one moment comes first shows in these.
@@ -193,11 +194,11 @@ def _answer_windows(
     kept: KeptAnswers,
     answers: NDArray[np.float64],
 ) -> None:
-    """Fill the windows' slots, so many rows at a time that their time lines fit int64."""
+    """Fill the windows' slots, few rows at a time, whose time lines fit int64."""
     longest_us = max((part.longest_us for part in plan.windows), default=0)
     longest_us = min(longest_us, int(as_of_us.max()) + 1)  # nothing was before 1970
     span_us = int(as_of_us.max() - as_of_us.min()) + longest_us + KEPT_US_MAX
-    step = max(1, LINE_US_MAX // max(span_us, 1))
+    step = max(1, min(ROWS_AT_ONCE, LINE_US_MAX // max(span_us, 1)))
     for first in range(0, len(as_of_us), step):
         rows = slice(first, first + step)
         some = {name: column[rows] for name, column in columns.items()}

@@ -31,6 +31,8 @@ Ints = NDArray[np.int64]
 EVENT, KNOWN, FLAGS, ID_HASH, COLUMNS = 0, 1, 2, 3, 4
 # Of FLAGS: the low bits say which columns are present, the high ones the partition.
 PARTITION_SHIFT = 48
+# In longer ones a search of the whole line touches more pages than the rows of its answers have.
+LINE_ROWS_MAX = 1 << 20
 _MIX = (np.uint64(0x9E3779B97F4A7C15), np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB))
 
 
@@ -154,10 +156,28 @@ class Run:
 
         A few more at both ends where the scale is coarse.
         """
+        if len(self) > LINE_ROWS_MAX:
+            return self._ranges_row_by_row(entities, since_us, until_us)
         since = np.maximum(self.scale.places(entities, since_us), entities << self.scale.bits)
         first = self.line.searchsorted(since, "left")
         last = self.line.searchsorted(self.scale.places(entities, until_us), "right")
         return first, last
+
+    def _ranges_row_by_row(
+        self, entities: Ints, since_us: Ints, until_us: Ints
+    ) -> tuple[Ints, Ints]:
+        """The same by bisection among each entity's own rows, which are read anyway."""
+        event_us, moments_us = self.matrix[:, EVENT], np.concatenate((since_us - 1, until_us))
+        low, high = (np.tile(self.starts[entities + more], 2) for more in (0, 1))
+        for _ in range(int((high - low).max(initial=0)).bit_length()):
+            middle = (low + high) >> 1
+            # Where the search is over `middle` may lie behind the rows: it changes nothing there.
+            after = event_us[np.minimum(middle, len(self) - 1)] > moments_us
+            low, high = (
+                np.where(after | (low == high), low, middle + 1),
+                np.where(after, middle, high),
+            )
+        return low[: len(entities)], low[len(entities) :]
 
     def sliced(self, first: int, last: int) -> Run:
         """Entities `first` to `last`, excluded."""
