@@ -39,6 +39,7 @@ WIDE: dict[str, Any] = {
     **LEAST,
     "kafka": {"bootstrap": "kafka-0.example.org:9092,kafka-1.example.org:9093"},
     "services": {
+        "feature": {"replicas": 2},
         "registry": {"replicas": 2},
         "trainer": {"replicas": 2, "settings": {"TRAINER_RUN_DURATION_S_MAX": "600"}},
         "inference": {"replicas": 3, "settings": {"INFERENCE_MODEL_THREADS": "1"}},
@@ -179,7 +180,7 @@ def test_environment_is_of_the_services_settings(documents: list[Document]) -> N
         allowed = settings_of(service) if service in SERVICES else set()
 
         assert len(set(names)) == len(names)
-        assert set() == set(names) - allowed
+        assert set(names) - allowed <= {"POD_IP"}
 
 
 def test_peers_are_addressed_by_services_that_exist(documents: list[Document]) -> None:
@@ -192,11 +193,21 @@ def test_peers_are_addressed_by_services_that_exist(documents: list[Document]) -
         each["value"]
         for _, pod in pods(documents)
         for each in pod["containers"][0].get("env", ())
-        if each["name"].endswith("_ADDRESS")
+        if each["name"].endswith("_ADDRESS") and "POD_IP" not in each["value"]
     }
 
     assert 2 == len(called)
     assert called <= addresses
+
+
+def test_replicas_that_ask_each_other_are_reached_at_their_pods(documents: list[Document]) -> None:
+    (container,) = next(pod for name, pod in pods(documents) if name == "feature")["containers"]
+    environment = {each["name"]: each for each in container["env"]}
+    address = {"fieldRef": {"fieldPath": "status.podIP"}}
+    assert address == environment["POD_IP"]["valueFrom"]
+    assert "$(POD_IP):7102" == environment["FEATURE_PEER_ADDRESS"]["value"]
+    # Kubernetes puts in only what stands before.
+    assert list(environment).index("POD_IP") < list(environment).index("FEATURE_PEER_ADDRESS")
 
 
 def test_secrets_come_from_secrets(documents: list[Document]) -> None:
@@ -274,14 +285,15 @@ def test_everything_is_denied_that_no_policy_opens(documents: list[Document]) ->
 def test_policies_open_what_the_services_call(documents: list[Document]) -> None:
     """Both ends of each call: out of the caller, into the called."""
     opened = policies(documents)
-    for caller in ("trainer", "inference"):
-        for called in ("feature", "registry"):
-            out = [
-                (rule["to"][0]["podSelector"]["matchLabels"]["app.kubernetes.io/component"])
-                for rule in opened[caller]["egress"]
-            ]
-            into = opened[called]["ingress"][0]["from"][0]["podSelector"]["matchExpressions"][0]
-            assert called in out
+    calls = {"trainer": ("feature", "registry"), "inference": ("feature", "registry")}
+    for caller, called in (calls | {"feature": ("feature",)}).items():
+        out = [
+            rule["to"][0]["podSelector"]["matchLabels"]["app.kubernetes.io/component"]
+            for rule in opened[caller]["egress"]
+        ]
+        assert set(called) <= set(out)
+        for each in called:
+            into = opened[each]["ingress"][0]["from"][0]["podSelector"]["matchExpressions"][0]
             assert caller in into["values"]
 
 
@@ -349,7 +361,7 @@ def test_missing_value_is_asked_for(
     ("services", "word"),
     [
         ({"inference": {"replica": 2}}, "replica"),
-        ({"feature": {"replicas": 2}}, "replicas"),
+        ({"monitor": {"replicas": 2}}, "replicas"),
         ({"trainer": {"settings": {"REGISTRY_LOG_LEVEL": "DEBUG"}}}, "REGISTRY_LOG_LEVEL"),
         ({"registry": {"digest": "latest"}}, "digest"),
     ],

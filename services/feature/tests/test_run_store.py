@@ -13,6 +13,7 @@ from headrace.errors import Busy
 from headrace_feature.adapters import run_tiers
 from headrace_feature.adapters.run_files import from_bytes, to_bytes
 from headrace_feature.domain import observations
+from headrace_feature.domain.entities import KnownDigests
 from headrace_feature.domain.observations import EVENT
 from headrace_kit.state_store import MemoryStateStore
 
@@ -182,6 +183,7 @@ def test_run_comes_back_from_its_bytes():
 
 
 def test_entities_that_share_a_first_half_are_kept_apart(monkeypatch):
+    monkeypatch.setattr("headrace_feature.domain.entities._known", KnownDigests(0))
     monkeypatch.setattr(
         "headrace_feature.domain.entities._digest",
         lambda texts: b"\0" * 8 + "".join(texts).encode().rjust(8, b"\0"),

@@ -1,7 +1,8 @@
-{{/* What a service is, which no installation may choose: its doors, its peers, its stores. */}}
+{{/* What a service is, which no installation may choose: its doors, its peers (among them itself where its
+     replicas ask each other), its stores. */}}
 {{- define "headrace.facts" -}}
 ingest: {grpc: 7101, http: 7201, peers: [registry], database: true, objects: true, state: false}
-feature: {grpc: 7102, http: 7202, peers: [], database: false, objects: true, state: true}
+feature: {grpc: 7102, http: 7202, peers: [feature], database: false, objects: true, state: true}
 trainer: {grpc: 7103, http: 7203, peers: [feature, registry], database: true, objects: false, state: false}
 registry: {grpc: 7104, http: 7204, peers: [], database: true, objects: true, state: false}
 inference: {grpc: 8001, http: 7205, peers: [feature, registry], database: false, objects: false, state: false}
@@ -59,7 +60,7 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{ $prefix }}_HTTP_PORT: {{ $fact.http | quote }}
 {{ $prefix }}_INSECURE: "true"
 {{ $prefix }}_DATA_DIR: /data
-{{- range $fact.peers }}
+{{- range without $fact.peers .name }}
 {{ $prefix }}_{{ upper . }}_ADDRESS: {{ printf "%s-%s:%v" $full . (get (fromYaml (include "headrace.facts" $)) .).grpc | quote }}
 {{- end }}
 {{- if $fact.database }}
@@ -76,6 +77,10 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- $fact := get (fromYaml (include "headrace.facts" .root)) .name -}}
 {{- $prefix := upper .name -}}
 {{- $settings := fromYaml (include "headrace.settings" .) -}}
+{{- if has .name $fact.peers }}
+- {name: POD_IP, valueFrom: {fieldRef: {fieldPath: status.podIP}}}
+- {name: {{ $prefix }}_PEER_ADDRESS, value: "$(POD_IP):{{ $fact.grpc }}"}
+{{- end }}
 {{- range $key, $value := merge (deepCopy (get .root.Values.services .name).settings) $settings }}
 - {name: {{ $key }}, value: {{ $value | quote }}}
 {{- end }}

@@ -239,7 +239,7 @@ def _entities(
 def _spelled(codes: Sequence[int], columns: Sequence[Texts]) -> list[tuple[str, ...]]:
     """The texts behind combined codes."""
     if len(columns) == 1:
-        return [(columns[0].values[code],) for code in codes]
+        return list(zip(map(columns[0].values.__getitem__, codes), strict=True))
     spelled = []
     for code in codes:
         texts = []
