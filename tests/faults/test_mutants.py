@@ -21,13 +21,14 @@ from headrace import topics
 from headrace.application import parse_definition
 from headrace_ingest.adapters.contract_book import AppliedContracts
 from headrace_ingest.adapters.delta_archive import DeltaArchive
+from headrace_ingest.adapters.erasure_conversions import KafkaErasureNews
 from headrace_ingest.adapters.memory_attempt_log import MemoryAttemptLog
 from headrace_ingest.domain.contract import Contract
-from headrace_ingest.domain.erasures import Erased
 from headrace_ingest.domain.tolerance import Tolerance
 from headrace_ingest.handlers.sink import Pace, RecordSink
 from headrace_ingest.ports import RawTopic
 from headrace_ingest.testing import a_quality_watch
+from headrace_kit.erased_entities import ErasedEntities
 from headrace_kit.json_strict import decode
 from headrace_kit.kafka import Message, Partition, Record
 from headrace_kit.objects import delta_table_uri
@@ -70,7 +71,8 @@ class Pipeline:
             monotonic_s=iter(range(1_000_000)).__next__,
             pace=Pace(commit_interval_s=1.0, commit_rows_max=BATCH_RECORDS),
             tolerance=Tolerance(share_max=1.0),
-            erased=Erased(),
+            erased=ErasedEntities(),
+            news=KafkaErasureNews(MemoryPublisher()),
             quality=a_quality_watch(),
         )
 

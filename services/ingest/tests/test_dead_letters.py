@@ -9,9 +9,9 @@ import pytest
 
 from headrace.errors import Invalid, NotFound
 from headrace_ingest.adapters.contract_book import AppliedContracts
+from headrace_ingest.adapters.erasure_conversions import KafkaErasureNews
 from headrace_ingest.adapters.memory_archive import MemoryArchive
 from headrace_ingest.adapters.memory_attempt_log import MemoryAttemptLog
-from headrace_ingest.domain.erasures import Erased
 from headrace_ingest.domain.letters import Position, Selection
 from headrace_ingest.domain.tolerance import Tolerance
 from headrace_ingest.handlers.dead_letters import (
@@ -24,6 +24,7 @@ from headrace_ingest.handlers.redrive import RedriveDeadLetters, redrive_dead_le
 from headrace_ingest.handlers.sink import Pace, RecordSink
 from headrace_ingest.ports import RawTopic
 from headrace_ingest.testing import a_contract, a_quality_watch, a_raw, a_stream_document
+from headrace_kit.erased_entities import ErasedEntities
 from headrace_kit.failpoints import FailpointRaised, arm
 from headrace_kit.json_strict import decode
 from headrace_kit.kafka import Message, Partition
@@ -57,7 +58,8 @@ class World:
             monotonic_s=count(0.0, 100.0).__next__,
             pace=Pace(commit_rows_max=1),
             tolerance=tolerance,
-            erased=Erased(),
+            erased=ErasedEntities(),
+            news=KafkaErasureNews(MemoryPublisher()),
             quality=a_quality_watch(),
         )
         self.sink.positions([Partition(RAW, 0)])

@@ -24,7 +24,7 @@ from headrace_kit.objects import MemoryObjectStore
 from headrace_kit.testing import FixedClock, a_batch
 
 STREAM, OTHER = "flights.departed", "flights.landed"
-STEPS = ["begun", "told", "copied", "deleted"]
+STEPS = ["begun", "told", "copied", "events_told", "deleted"]
 
 
 def rows(*numbers, flight="UA1", contract=None):
@@ -39,12 +39,17 @@ class News:
     """What everybody was told."""
 
     def __init__(self):
-        self.told, self.away = [], False
+        self.told, self.away, self.events = [], False, []
+        self.meanwhile = lambda: None
 
     def tell(self, erasure):
         if self.away:
             raise Unavailable("BROKER_UNAVAILABLE")
         self.told.append(erasure.entity)
+
+    def tell_events(self, events):
+        self.events += [(events.stream, event_id) for event_id in events.ids]
+        self.meanwhile()
 
 
 class Versions:
@@ -95,6 +100,10 @@ class World:
         columns = (("flight", "string"),)
         selection = Selection(stream, self.tables.newest_version(stream), columns)
         return sorted(self.tables.open(selection)["flight"].to_pylist())
+
+    def events(self):
+        selection = Selection(STREAM, self.tables.newest_version(STREAM), ())
+        return self.tables.open(selection)["_event_id"].to_pylist()
 
     def flights_of(self, name):
         selection = datasets.find(Reference(name), book=self.book).selection
@@ -212,6 +221,30 @@ def test_entity_that_is_nowhere_is_told_all_the_same(world):
 
     assert ({STREAM: 0, OTHER: 0}, ()) == (erasure.rows_by_stream, erasure.trained_versions)
     assert 1 == len(world.news.told)
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_each_event_is_told_before_it_goes(world, step):
+    world.create("all")
+    arm(f"ingest.erase.{step}:1:raise")
+    with pytest.raises(FailpointRaised):
+        world.erase()
+    arm(None)
+    gone = {"departed:0", "departed:1"} - set(world.events())
+
+    assert gone <= {event_id for stream, event_id in world.news.events if stream == STREAM}
+
+
+def test_event_that_is_stored_while_others_are_told_is_told_too(world):
+    def store_one():
+        world.news.meanwhile = lambda: None
+        world.tables.append(STREAM, rows(7))
+
+    world.news.meanwhile = store_one
+    world.erase()
+
+    assert ["UA2"] == world.flights()
+    assert (STREAM, "departed:7") in world.news.events
 
 
 def test_column_that_no_stream_has_is_not_found(world):

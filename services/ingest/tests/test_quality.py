@@ -13,7 +13,6 @@ from headrace_ingest.adapters.kafka_quality_log import quality_proto
 from headrace_ingest.domain.batch import sort_out
 from headrace_ingest.domain.contract import Contract
 from headrace_ingest.domain.dedup import DedupIndex
-from headrace_ingest.domain.erasures import Erased
 from headrace_ingest.domain.quality import MINUTE_US, StreamQuality
 from headrace_ingest.handlers.quality import QualityWatch
 from headrace_ingest.testing import (
@@ -24,6 +23,7 @@ from headrace_ingest.testing import (
     a_raw,
     a_stream_document,
 )
+from headrace_kit.erased_entities import ErasedEntities
 from headrace_kit.json_strict import decode
 from headrace_kit.testing import a_batch
 
@@ -48,7 +48,7 @@ class World:
     def take(self, *records: Any, contract: Contract = CONTRACT) -> None:
         batch = a_batch(list(records))
         indexes = {number: DedupIndex(ids_max=100) for number in (0, 1)}
-        sorted_out = sort_out(batch, contract, indexes, decode=decode, erased=Erased())
+        sorted_out = sort_out(batch, contract, indexes, decode=decode, erased=ErasedEntities())
         self.watch.take(contract, batch, sorted_out)
 
     def told(self) -> list[StreamQuality]:

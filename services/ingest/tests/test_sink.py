@@ -10,15 +10,17 @@ from dataclasses import dataclass, field
 import pytest
 
 from headrace.errors import Invalid, Unavailable
+from headrace.ingest.v1.erasures_pb2 import EventsErased
 from headrace_ingest.adapters.contract_book import AppliedContracts
+from headrace_ingest.adapters.erasure_conversions import KafkaErasureNews
 from headrace_ingest.adapters.memory_archive import MemoryArchive
 from headrace_ingest.adapters.memory_attempt_log import MemoryAttemptLog
 from headrace_ingest.domain.accounts import Account
-from headrace_ingest.domain.erasures import Entity, Erased, entity_sha256
 from headrace_ingest.domain.tolerance import Tolerance
 from headrace_ingest.handlers.sink import Pace, RecordSink
 from headrace_ingest.ports import RawTopic
 from headrace_ingest.testing import NOW_US, a_contract, a_quality_watch, a_raw, a_stream_document
+from headrace_kit.erased_entities import Entity, ErasedEntities, entity_sha256
 from headrace_kit.json_strict import decode
 from headrace_kit.kafka import Partition
 from headrace_kit.testing import MemoryPublisher, a_batch, a_record
@@ -66,7 +68,8 @@ class World:
     decode: Callable = decode
     now_s: float = 100.0
     tolerance: Tolerance = field(default_factory=Tolerance)
-    erased: Erased = field(default_factory=Erased)
+    erased: ErasedEntities = field(default_factory=ErasedEntities)
+    told: MemoryPublisher = field(default_factory=MemoryPublisher)
 
     def sink(self):
         return RecordSink(
@@ -81,6 +84,7 @@ class World:
             pace=Pace(commit_interval_s=0.5, commit_rows_max=5),
             tolerance=self.tolerance,
             erased=self.erased,
+            news=KafkaErasureNews(self.told),
             quality=a_quality_watch(),
         )
 
@@ -438,6 +442,15 @@ def test_late_copy_of_an_erased_entity_is_refused_without_a_trace_of_it(world, s
     letters = [m for m in world.publisher.published if "dead-letters" in m.topic]
     assert [None, None] == [letter.value for letter in letters]
     assert b"UA1" not in b"".join(value for letter in letters for _, value in letter.headers)
+
+
+def test_event_that_is_refused_as_erased_is_told_for_who_took_it_before(world, sink):
+    erase(world)
+    sink.handle(a_batch([a_raw(0), a_raw(1, flight="UA2", record={"key": b"UA2"}), a_raw(2)]))
+    told = EventsErased.FromString(world.told.published[0].value)
+
+    assert ["departed:0", "departed:2"] == list(told.event_ids)
+    assert (STREAM, entity_sha256("flight", "UA1")) == (told.stream, told.entity_sha256)
 
 
 def test_what_an_erased_entity_does_later_is_taken(world, sink):

@@ -14,16 +14,17 @@ import pytest
 
 from headrace.errors import Unavailable
 from headrace_ingest.adapters.contract_book import AppliedContracts
+from headrace_ingest.adapters.erasure_conversions import KafkaErasureNews
 from headrace_ingest.adapters.memory_archive import MemoryArchive
 from headrace_ingest.adapters.memory_attempt_log import MemoryAttemptLog
-from headrace_ingest.domain.erasures import Erased
 from headrace_ingest.domain.tolerance import Tolerance
 from headrace_ingest.handlers.sink import Pace, RecordSink
 from headrace_ingest.ports import RawTopic
 from headrace_ingest.testing import a_contract, a_quality_watch, a_raw
+from headrace_kit.erased_entities import ErasedEntities
 from headrace_kit.json_strict import decode
 from headrace_kit.kafka import Message, Partition
-from headrace_kit.testing import a_batch
+from headrace_kit.testing import MemoryPublisher, a_batch
 
 STREAM = "flights.departed"
 RAW = "raw.flights.departed.v1"
@@ -196,7 +197,8 @@ def test_any_fate_ends_with_each_record_accounted_once(seed):
         "monotonic_s": iter(range(1_000_000)).__next__,
         "pace": Pace(commit_interval_s=2.0, commit_rows_max=10),
         "tolerance": Tolerance(share_max=1.0),
-        "erased": Erased(),
+        "erased": ErasedEntities(),
+        "news": KafkaErasureNews(MemoryPublisher()),
         "quality": a_quality_watch(),
     }
 

@@ -16,12 +16,12 @@ from headrace_ingest.adapters.memory_tables import MemoryTables
 from headrace_ingest.adapters.sql_tables import SCHEMA
 from headrace_ingest.adapters.sql_text_index import SqlTextIndex
 from headrace_ingest.domain.datasets import Selection
-from headrace_ingest.domain.erasures import Entity, entity_sha256
 from headrace_ingest.domain.judging import ARCHIVE_COLUMNS, judge
 from headrace_ingest.domain.passages import HashedEmbedder, Indexed, Passage
 from headrace_ingest.handlers import text_search
 from headrace_ingest.handlers.text_search import SearchText, TextKeeper, search_text
 from headrace_ingest.testing import NOW_US, a_contract, a_raw, a_stream_document
+from headrace_kit.erased_entities import Entity, entity_sha256
 from headrace_kit.failpoints import FailpointRaised, arm
 from headrace_kit.json_strict import decode
 from headrace_kit.sql import connect
@@ -138,7 +138,8 @@ def test_erased_row_is_found_no_more(world):
     world.tables.append(STREAM, other)
     assert 2 == len(world.texts("snow"))
     entity = Entity("flight", entity_sha256("flight", "UA1"), NOW_US)
-    world.rows.erase(Selection(STREAM, 1, ()), entity)
+    selection = Selection(STREAM, 1, (("flight", "string"),))
+    world.rows.erase(selection, entity, lambda events: None, timeout_s=60.0)
 
     assert ["Snow elsewhere"] == world.texts("snow")
 

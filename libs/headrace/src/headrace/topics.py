@@ -94,6 +94,15 @@ INGEST_DEAD_LETTERS = Topic(
     publishers=("ingest",),
     consumers=(),
 )
+INGEST_ERASED_EVENTS = Topic(
+    pattern="ingest.erased-events.v1",
+    owner="ingest",
+    partitions=1,
+    cleanup="compact",
+    retention_h=None,
+    publishers=("ingest",),
+    consumers=("feature",),
+)
 INGEST_ERASURES = Topic(
     pattern="ingest.erasures.v1",
     owner="ingest",
@@ -101,7 +110,7 @@ INGEST_ERASURES = Topic(
     cleanup="compact",
     retention_h=None,
     publishers=("ingest",),
-    consumers=("ingest",),
+    consumers=("feature", "ingest"),
 )
 INGEST_QUALITY = Topic(
     pattern="ingest.quality.v1",
@@ -228,6 +237,7 @@ ALL = (
     INFERENCE_DEAD_LETTERS,
     INFERENCE_PREDICTIONS,
     INGEST_DEAD_LETTERS,
+    INGEST_ERASED_EVENTS,
     INGEST_ERASURES,
     INGEST_QUALITY,
     INGEST_RECORDS,

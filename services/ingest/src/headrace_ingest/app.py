@@ -38,7 +38,6 @@ from headrace_ingest.adapters.prediction_sampler import OpenIncidents, Predictio
 from headrace_ingest.adapters.sql_catalogue import SqlCatalogueIndex
 from headrace_ingest.adapters.sql_task_store import SCHEMA, SqlTaskStore
 from headrace_ingest.adapters.sql_text_index import SqlTextIndex
-from headrace_ingest.domain.erasures import Erased
 from headrace_ingest.domain.passages import HashedEmbedder
 from headrace_ingest.domain.recent_ids import RecentIds
 from headrace_ingest.domain.tolerance import Tolerance
@@ -54,6 +53,7 @@ from headrace_kit.admin_http import AdminServer
 from headrace_kit.bulk import KafkaBulkPublisher
 from headrace_kit.clock import SystemClock
 from headrace_kit.consume import ConsumeLoop
+from headrace_kit.erased_entities import ErasedEntities
 from headrace_kit.follow import TableFollower
 from headrace_kit.grpc_server import GrpcServer
 from headrace_kit.json_strict import decode
@@ -116,7 +116,7 @@ def run(settings: IngestSettings) -> int:
     queue = _label_queue(settings, labels, publisher)
     options = delta_storage_options(settings.objects, settings.s3)
     archive = DeltaArchive(settings.objects, options)
-    erased = Erased()
+    erased = ErasedEntities()
     sink = RecordSink(
         contracts=contracts,
         catalogue=catalogue,
@@ -130,6 +130,7 @@ def run(settings: IngestSettings) -> int:
             commit_interval_s=settings.commit_interval_s, dedup_ids_max=settings.dedup_ids_max
         ),
         erased=erased,
+        news=KafkaErasureNews(publisher),
         quality=QualityWatch(KafkaQualityLog(publisher), SystemClock()),
         tolerance=Tolerance(settings.dead_letters_share_max, settings.dead_letters_window_records),
     )

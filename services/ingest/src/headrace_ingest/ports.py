@@ -26,11 +26,14 @@ from headrace_ingest.domain.datasets import (
     Tag,
 )
 from headrace_ingest.domain.dedup import Seen
-from headrace_ingest.domain.erasures import Entity, Erasure, Found, TrainedVersion
+from headrace_ingest.domain.erasures import ErasedEvents, Erasure, Found, TrainedVersion
 from headrace_ingest.domain.label_tasks import Settled, Task, TaskState
 from headrace_ingest.domain.passages import Indexed, Match, Passage, Vectors
 from headrace_ingest.domain.quality import StreamQuality
+from headrace_kit.erased_entities import Entity
 from headrace_kit.kafka import Message
+
+TellEvents = Callable[[ErasedEvents], None]
 
 
 class Overtaken(Exception):
@@ -287,10 +290,13 @@ class RowStore(Protocol):
     def clean(self, selection: Selection, keep: Collection[int], *, keep_h: int) -> None:
         """Remove files that were replaced before so many hours, but for versions to keep."""
 
-    def erase(self, selection: Selection, entity: Entity) -> int:
+    def erase(
+        self, selection: Selection, entity: Entity, tell: TellEvents, *, timeout_s: float
+    ) -> int:
         """Take the entity's rows out of the newest version; how many there were.
 
-        Of a stream or, when the selection has one, of its copy.
+        Of a stream or, when the selection has one, of its copy. No row goes before `tell` has
+        returned with its event.
         """
 
     def forget(self, selection: Selection, keep: Collection[int]) -> None:
@@ -366,10 +372,13 @@ class ErasureNews(Protocol):
     """Tells everybody who keeps something of an entity."""
 
     def tell(self, erasure: Erasure) -> None:
-        """Returns when it cannot be lost; told twice is told.
+        """Which entity it is. Returns when it cannot be lost; told twice is told.
 
         Raises Unavailable BROKER_UNAVAILABLE or DELIVERY_UNKNOWN.
         """
+
+    def tell_events(self, events: ErasedEvents) -> None:
+        """Which events go with it, the same way; who keeps events need not keep all columns."""
 
 
 class ModelVersions(Protocol):

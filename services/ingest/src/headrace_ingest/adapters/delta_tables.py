@@ -15,7 +15,8 @@ from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundErr
 from headrace.errors import Conflict, NotFound, Unavailable
 from headrace_ingest.adapters.delta_archive import BOUNDS, COMMIT_TRIES_MAX, PARTITION_COLUMN
 from headrace_ingest.domain.datasets import Selection
-from headrace_ingest.domain.erasures import Entity, predicate
+from headrace_ingest.domain.erasures import predicate
+from headrace_kit.erased_entities import Entity
 from headrace_kit.failpoints import failpoint
 from headrace_kit.objects import delta_table_uri
 
@@ -62,8 +63,16 @@ class DeltaTables:
                 storage_options=self._options,
             )
 
-    def erase(self, selection: Selection, entity: Entity) -> int:
-        return self._delete(selection, predicate(entity))
+    def erase(self, selection: Selection, entity: Entity) -> int | None:
+        with _store_errors(selection.stream):
+            table = self._newest(selection)
+            if not selection.copy:
+                table.load_as_version(selection.delta_version)
+            try:
+                return int(table.delete(predicate(entity))["num_deleted_rows"] or 0)
+            except CommitFailedError as err:
+                log.warning("erasure_meets_a_commit", stream=selection.stream, error=str(err))
+                return None
 
     def retire(self, selection: Selection, first_day: date) -> int:
         return self._delete(selection, f"{PARTITION_COLUMN} < date '{first_day.isoformat()}'")

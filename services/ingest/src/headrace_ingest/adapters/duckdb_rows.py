@@ -10,13 +10,14 @@ from __future__ import annotations
 import io
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import date
 from pathlib import Path
 from typing import Any, Protocol
 
 import pyarrow as pa
 
-from headrace.errors import Invalid
+from headrace.errors import Invalid, Unavailable
 from headrace.expression import Expression, parse_expression
 from headrace.pieces import pieces_of
 from headrace_ingest.adapters.column_statistics import count_bins, describe_columns
@@ -28,11 +29,16 @@ from headrace_ingest.domain.datasets import (
     RowChanges,
     Selection,
 )
-from headrace_ingest.domain.erasures import Entity, Found, duckdb_predicate
+from headrace_ingest.domain.erasures import ErasedEvents, Found, duckdb_predicate
 from headrace_ingest.domain.passages import Passage
+from headrace_ingest.ports import TellEvents
+from headrace_kit.erased_entities import Entity
 from headrace_kit.expressions import to_sql
+from headrace_kit.failpoints import failpoint
 
 MEMORY_BYTES = 192 << 20
+# Only a commit of what may be the entity's own makes another try needed.
+ERASE_TRIES_MAX = 5
 IDS_SHOWN_MAX = 10
 # What the platform says about a row, beside the contract's columns.
 PLATFORM_TYPES = {
@@ -56,8 +62,11 @@ class Tables(Protocol):
     def write_copy(self, copy: str, rows: Any) -> None:
         """A table of its own of these rows, which come as a RecordBatchReader."""
 
-    def erase(self, selection: Selection, entity: Entity) -> int:
-        """As RowStore says."""
+    def erase(self, selection: Selection, entity: Entity) -> int | None:
+        """Take the rows out that the selection's version holds; how many there were.
+
+        None, and nothing was taken out, when a commit since then may have changed which these are.
+        """
 
     def forget(self, selection: Selection, keep: Collection[int]) -> None:
         """As RowStore says."""
@@ -180,8 +189,32 @@ class DuckDbRows:
         reached = dict(next_by_partition) | {number: offset + 1 for number, offset, *_ in rows}
         return [Passage(event_id, text) for _, _, event_id, text in rows], reached
 
-    def erase(self, selection: Selection, entity: Entity) -> int:
-        return self._tables.erase(selection, entity)
+    def erase(
+        self, selection: Selection, entity: Entity, tell: TellEvents, *, timeout_s: float
+    ) -> int:
+        for _ in range(ERASE_TRIES_MAX):
+            if not selection.copy:
+                version = self._tables.newest_version(selection.stream)
+                selection = replace(selection, delta_version=version)
+            for events in self._events(selection, entity, timeout_s):
+                tell(events)
+            failpoint("ingest.erase.events_told")
+            taken = self._tables.erase(selection, entity)
+            if taken is not None:
+                return taken
+        raise Unavailable("OBJECT_STORE_UNAVAILABLE", stream=selection.stream)
+
+    def _events(
+        self, selection: Selection, entity: Entity, timeout_s: float
+    ) -> Iterator[ErasedEvents]:
+        query = f"""select _event_id, _event_time_us from rows
+                    where {duckdb_predicate(entity)}"""  # noqa: S608 - a hash and a number
+        whole = replace(selection, filter="", known_until_us=0)
+        with self._work(timeout_s, rows=whole) as work:
+            for batch in work.batches(work.reader(query)):
+                ids, times_us = (column.to_pylist() for column in batch.columns)
+                if ids:
+                    yield ErasedEvents(selection.stream, entity, ids, times_us)
 
     def forget(self, selection: Selection, keep: Collection[int]) -> None:
         self._tables.forget(selection, keep)

@@ -3,23 +3,32 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Iterator
+
 from google.protobuf.message import DecodeError
 
 from headrace import topics
 from headrace.errors import Invalid
 from headrace.ingest.v1 import erasures_pb2 as pb
-from headrace_ingest.domain.erasures import Entity, Erasure
+from headrace_ingest.domain.erasures import ErasedEvents, Erasure
+from headrace_kit.erased_entities import Entity
 from headrace_kit.kafka import Message, Publisher, Record
+
+EVENTS_MAX = 1_000  # in a message; their ids are at most as long as contracts allow
 
 
 class KafkaErasureNews:
-    """ErasureNews on the topic of erasures, which keeps the newest of each entity for ever."""
+    """ErasureNews on two topics that are kept for ever, one of entities and one of events."""
 
     def __init__(self, publisher: Publisher) -> None:
         self._publisher = publisher
 
     def tell(self, erasure: Erasure) -> None:
         self._publisher.publish([erased_message(erasure)])
+
+    def tell_events(self, events: ErasedEvents) -> None:
+        self._publisher.publish(list(_events_messages(events)))
 
 
 def erased_message(erasure: Erasure) -> Message:
@@ -33,6 +42,23 @@ def erased_message(erasure: Erasure) -> Message:
     headers = (("ce_id", f"erasure:{erasure.id}".encode()),)
     key = entity.sha256.encode()
     return Message(topics.INGEST_ERASURES.name, key, event.SerializeToString(), headers)
+
+
+def _events_messages(events: ErasedEvents) -> Iterator[Message]:
+    """The key is a hash of what is said: told again, compaction keeps one."""
+    for first in range(0, len(events.ids), EVENTS_MAX):
+        some = slice(first, first + EVENTS_MAX)
+        said = pb.EventsErased(
+            stream=events.stream,
+            column=events.entity.column,
+            entity_sha256=events.entity.sha256,
+            erased_at_us=events.entity.erased_at_us,
+            event_ids=events.ids[some],
+            event_times_us=events.event_times_us[some],
+        ).SerializeToString(deterministic=True)
+        key = hashlib.sha256(said).hexdigest()[:32]
+        headers = (("ce_id", f"erased-events:{key}".encode()),)
+        yield Message(topics.INGEST_ERASED_EVENTS.name, key.encode(), said, headers)
 
 
 def to_entity(record: Record) -> Entity:

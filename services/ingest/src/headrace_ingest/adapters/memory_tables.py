@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import replace
 from datetime import date
 from typing import Any
 
@@ -13,7 +12,8 @@ import polars as pl
 
 from headrace.errors import Conflict, NotFound
 from headrace_ingest.domain.datasets import Selection
-from headrace_ingest.domain.erasures import Entity, duckdb_predicate
+from headrace_ingest.domain.erasures import duckdb_predicate
+from headrace_kit.erased_entities import Entity
 
 
 class MemoryTables:
@@ -48,8 +48,10 @@ class MemoryTables:
     def write_copy(self, copy: str, rows: Any) -> None:
         self._copies[copy] = _frame(rows.read_all())
 
-    def erase(self, selection: Selection, entity: Entity) -> int:
-        before = _frame(self.open(replace(selection, delta_version=self._newest(selection))))
+    def erase(self, selection: Selection, entity: Entity) -> int | None:
+        if not selection.copy and selection.delta_version != self._newest(selection):
+            return None
+        before = _frame(self.open(selection))
         with duckdb.connect() as connection:
             connection.register("before", before.to_arrow())
             others = f"({duckdb_predicate(entity)}) is not true"

@@ -7,7 +7,7 @@ Every record is in exactly one of the three, and `additions` counts them by raw 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import repeat
 
@@ -18,9 +18,10 @@ from headrace_ingest.domain.contract import Contract
 from headrace_ingest.domain.decoding import Decode
 from headrace_ingest.domain.dedup import Decided, DedupIndex, Outcome
 from headrace_ingest.domain.envelope import RawBatch, sent_again
-from headrace_ingest.domain.erasures import ENTITY_ERASED, Erased
+from headrace_ingest.domain.erasures import ENTITY_ERASED, ErasedEvents
 from headrace_ingest.domain.faults import leading
 from headrace_ingest.domain.judging import INDEX, Judged, judge, no_rows
+from headrace_kit.erased_entities import Entity, ErasedEntities
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +29,7 @@ class Batch:
     """`stored`: rows as in `Judged`; `dead`: why, by index of the record; the rest by partition.
 
     `decided` is to be remembered by the indexes once all is delivered. `redriven`: as in `Judged`.
+    `erased`: the events that were refused because they speak of an erased entity.
     """
 
     stored: pl.DataFrame
@@ -35,6 +37,7 @@ class Batch:
     additions: Mapping[int, Account]
     decided: Mapping[int, Decided]
     redriven: frozenset[int] = frozenset()
+    erased: Sequence[ErasedEvents] = ()
 
     @property
     def dead_at_first(self) -> list[int]:
@@ -52,10 +55,10 @@ def sort_out(
     indexes: Mapping[int, DedupIndex],
     *,
     decode: Decode,
-    erased: Erased,
+    erased: ErasedEntities,
 ) -> Batch:
     """Sort out records of one stream, in order within each partition; changes no index."""
-    judged = without_erased(judge(records, contract, decode=decode), erased)
+    judged, gone = without_erased(judge(records, contract, decode=decode), contract.name, erased)
     decided, outcomes = _decide(judged.rows, indexes)
     dead, stored = dict(judged.refused), judged.rows
     repeats: Counter[int] = Counter()
@@ -71,17 +74,39 @@ def sort_out(
         judged_again = judged.redriven & {*dead, *stored[INDEX]}
         again = Counter(records.partitions[index] for index in judged_again)
         additions = {n: replace(each, redriven=again[n]) for n, each in additions.items()}
-    return Batch(stored, dead, additions, decided, judged.redriven)
+    return Batch(stored, dead, additions, decided, judged.redriven, gone)
 
 
-def without_erased(judged: Judged, erased: Erased) -> Judged:
-    """What speaks of an erased entity is refused, in whatever copy it comes."""
-    places = erased.places(judged.rows)
-    if not places:
-        return judged
-    refused = dict.fromkeys(judged.rows[INDEX].gather(places).to_list(), ENTITY_ERASED)
-    kept = pl.int_range(pl.len()).is_in(places).not_()
-    return replace(judged, refused={**judged.refused, **refused}, rows=judged.rows.filter(kept))
+def without_erased(
+    judged: Judged, stream: str, erased: ErasedEntities
+) -> tuple[Judged, list[ErasedEvents]]:
+    """What speaks of an erased entity is refused, in whatever copy it comes; and these events.
+
+    An earlier process may have published one and ended before it was stored: who took it then is
+    told that it is gone.
+    """
+    found = erased.found(judged.rows, judged.rows["_event_time_us"])
+    if not found:
+        return judged, []
+    refused = dict.fromkeys(judged.rows[INDEX].gather(list(found)).to_list(), ENTITY_ERASED)
+    kept = pl.int_range(pl.len()).is_in(list(found)).not_()
+    left = replace(judged, refused={**judged.refused, **refused}, rows=judged.rows.filter(kept))
+    return left, _events(judged.rows, stream, found)
+
+
+def _events(rows: pl.DataFrame, stream: str, found: Mapping[int, Entity]) -> list[ErasedEvents]:
+    places: dict[Entity, list[int]] = defaultdict(list)
+    for place, entity in found.items():
+        places[entity].append(place)
+    return [
+        ErasedEvents(
+            stream,
+            entity,
+            rows["_event_id"].gather(own).to_list(),
+            rows["_event_time_us"].gather(own).to_list(),
+        )
+        for entity, own in places.items()
+    ]
 
 
 def set_aside(record: RawBatch, contract: Contract, reason: str) -> Batch:

@@ -15,13 +15,7 @@ from dataclasses import dataclass, replace
 from headrace.definition_types import COLUMN
 from headrace.errors import Conflict, Invalid, NotFound
 from headrace_ingest.domain.datasets import Manifest, Selection, check_request_id, page_limit
-from headrace_ingest.domain.erasures import (
-    Entity,
-    ErasedDataset,
-    Erasure,
-    entity_sha256,
-    erasure_id,
-)
+from headrace_ingest.domain.erasures import ErasedDataset, Erasure, erasure_id
 from headrace_ingest.handlers.datasets import pinned_versions
 from headrace_ingest.ports import (
     ContractBook,
@@ -32,6 +26,7 @@ from headrace_ingest.ports import (
     RowStore,
 )
 from headrace_kit.clock import Clock
+from headrace_kit.erased_entities import Entity, entity_sha256
 from headrace_kit.failpoints import failpoint
 
 VALUE_CHARACTERS_MAX = 1_024
@@ -92,7 +87,9 @@ class Eraser:
         rows = 0
         for selection in self._newest(erasure.entity.column):
             changed = self._revise(erasure, selection.stream, timeout_s)
-            taken = self.rows.erase(selection, erasure.entity)
+            taken = self.rows.erase(
+                selection, erasure.entity, self.news.tell_events, timeout_s=timeout_s
+            )
             rows += taken
             failpoint("ingest.erase.deleted")
             if taken or changed or not self._clean(erasure):
@@ -171,7 +168,7 @@ class Eraser:
             self.rows.copy(selection, copy, without=entity, timeout_s=timeout_s)
             selection = replace(selection, copy=copy)
         elif own:
-            self.rows.erase(selection, entity)
+            self.rows.erase(selection, entity, self.news.tell_events, timeout_s=timeout_s)
             self.rows.forget(selection, ())
         else:
             return False

@@ -29,15 +29,22 @@ from headrace_ingest.domain.batch import Batch, set_aside, sort_out
 from headrace_ingest.domain.contract import Contract
 from headrace_ingest.domain.decoding import Decode
 from headrace_ingest.domain.dedup import DedupIndex
-from headrace_ingest.domain.erasures import Erased
 from headrace_ingest.domain.faults import leading
 from headrace_ingest.domain.judging import ARCHIVE_COLUMNS, empty_rows
 from headrace_ingest.domain.tolerance import DeadLetterWindow, Tolerance
 from headrace_ingest.handlers.messages import accepted, dead_letters
 from headrace_ingest.handlers.quality import QualityWatch
 from headrace_ingest.metrics import count_stored
-from headrace_ingest.ports import Archive, AttemptLog, ContractBook, Restored, TopicCatalogue
+from headrace_ingest.ports import (
+    Archive,
+    AttemptLog,
+    ContractBook,
+    ErasureNews,
+    Restored,
+    TopicCatalogue,
+)
 from headrace_kit.bulk import BulkPublisher
+from headrace_kit.erased_entities import ErasedEntities
 from headrace_kit.failpoints import failpoint
 from headrace_kit.kafka import Partition, Publisher, RecordBatch
 
@@ -124,14 +131,16 @@ class RecordSink:
         monotonic_s: Callable[[], float],
         pace: Pace,
         tolerance: Tolerance,
-        erased: Erased,
+        erased: ErasedEntities,
+        news: ErasureNews,
         quality: QualityWatch,
     ) -> None:
         self._contracts, self._catalogue = contracts, catalogue
         self._archive, self._records, self._dead_letters = archive, records, dead_letters
         self._attempt_log, self._suspects = attempt_log, Suspects(attempt_log.read())
         self._decode, self._monotonic_s, self._pace = decode, monotonic_s, pace
-        self._tolerance, self._erased, self._quality = tolerance, erased, quality
+        self._tolerance, self._quality = tolerance, quality
+        self._erased, self._news = erased, news
         self._streams: dict[str, _Stream] = {}
         self._stopped: dict[str, _Stop] = {}
         self._given_up: dict[Partition, int] = {}
@@ -267,6 +276,8 @@ class RecordSink:
         letters = [each for work in works for each in dead_letters(work.records, work.batch.dead)]
         if letters:
             self._dead_letters.publish(letters)
+        for events in (each for work in works for each in work.batch.erased):
+            self._news.tell_events(events)
         self._records.settle()
 
     def _sorted_out(self, stream: _Stream, records: RecordBatch) -> _Work:

@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which entities were erased, and which records speak of one.
+
+The entity's value is never kept: a hash of it, with the column's name, tells its records from
+others. What happened up to the erasure stays erased in any copy; what happens later is a new story.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+import polars as pl
+
+
+@dataclass(frozen=True, slots=True)
+class Entity:
+    """The records whose `column` has this hash and whose event time is not after `erased_at_us`."""
+
+    column: str
+    sha256: str
+    erased_at_us: int
+
+
+def entity_sha256(column: str, value: str) -> str:
+    """sha256 of the column, a zero byte and the value, in hex."""
+    return hashlib.sha256(f"{column}\0{value}".encode()).hexdigest()
+
+
+@dataclass(slots=True)
+class ErasedEntities:
+    """Every erased entity, by column: whoever has a batch asks, another thread tells."""
+
+    _moments: dict[str, dict[bytes, int]] = field(default_factory=dict)
+
+    def take(self, entity: Entity) -> None:
+        """From now on; of two erasures of an entity the later one counts."""
+        of_column = dict(self._moments.get(entity.column, {}))
+        digest = bytes.fromhex(entity.sha256)
+        of_column[digest] = max(entity.erased_at_us, of_column.get(digest, 0))
+        # Replaced, never changed: a reader in another thread sees the one or the other.
+        self._moments = {**self._moments, entity.column: of_column}
+
+    def columns(self) -> frozenset[str]:
+        """By which entities were erased."""
+        return frozenset(self._moments)
+
+    def found(self, rows: pl.DataFrame, event_us: pl.Series) -> dict[int, Entity]:
+        """By their numbers the rows that speak of an erased entity, and of which."""
+        asked = [name for name in self._moments if name in rows.columns]
+        return dict(each for name in asked for each in self._found(rows[name], event_us))
+
+    def _found(self, column: pl.Series, event_us: pl.Series) -> Iterable[tuple[int, Entity]]:
+        moments, prefix = self._moments[column.name], f"{column.name}\0".encode()
+        # A batch has few distinct values: each is hashed once.
+        values = column.cast(pl.String)
+        found = {
+            value: Entity(column.name, digest.hex(), moments[digest])
+            for value in values.unique().drop_nulls().to_list()
+            if (digest := hashlib.sha256(prefix + value.encode()).digest()) in moments
+        }
+        if not found:
+            return
+        until = {value: entity.erased_at_us for value, entity in found.items()}
+        until_us = values.replace_strict(until, default=-1, return_dtype=pl.Int64)
+        for number in (event_us <= until_us).arg_true().to_list():
+            yield number, found[values[number]]
