@@ -22,7 +22,7 @@ from headrace_feature.correction_handlers import note_served
 from headrace_feature.handlers import get_observations
 from headrace_kit.kafka import Partition
 from headrace_kit.objects import MemoryObjectStore
-from headrace_kit.testing import FixedClock, a_batch
+from headrace_kit.testing import FixedClock, MemoryPublisher, a_batch
 
 PARTITIONS = (0, 1)
 
@@ -35,6 +35,7 @@ class Cluster:
     log: dict[int, list[Event]] = field(default_factory=lambda: {n: [] for n in PARTITIONS})
     objects: MemoryObjectStore = field(default_factory=MemoryObjectStore)
     clock: FixedClock = field(default_factory=lambda: FixedClock(START))
+    told: MemoryPublisher = field(default_factory=MemoryPublisher)
     made: int = 0
 
     def worker(self) -> "Worker":
@@ -53,7 +54,7 @@ class Worker:
 
     def __init__(self, cluster: Cluster, folder: Path) -> None:
         self.cluster, self.owned, self.next = cluster, set(), {}
-        self.world = World(folder=folder / "runs", owner=False)
+        self.world = World(folder=folder / "runs", owner=False, told=cluster.told)
         self.snapshots = StateSnapshots(cluster.objects, cluster.clock)
         self.restart()
 

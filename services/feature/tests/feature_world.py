@@ -14,13 +14,16 @@ from hypothesis import strategies as st
 
 from headrace.application import Recipe, Stream
 from headrace.feature_view import RequestView, StreamView
+from headrace.ingest.v1.erasures_pb2 import EventsErased
 from headrace_feature.adapters.correction_teller import CorrectionTeller
 from headrace_feature.adapters.duckdb_workbench import AS_OF, Workbench
+from headrace_feature.adapters.erased_events_reader import ErasedEventsReader
 from headrace_feature.adapters.fold_followers import FoldFollowers
 from headrace_feature.adapters.memory_archive import MemoryArchive
 from headrace_feature.adapters.memory_restorer import NothingToRestore
 from headrace_feature.adapters.record_folder import RecordFolder
 from headrace_feature.adapters.row_teller import RowTeller
+from headrace_feature.adapters.run_eraser import RunEraser
 from headrace_feature.adapters.run_files import to_bytes
 from headrace_feature.adapters.run_store import RunStore
 from headrace_feature.domain.freshness import DelayHistogram
@@ -29,7 +32,7 @@ from headrace_feature.domain.known_until import KnownUntil
 from headrace_feature.domain.observations import FLAGS, PARTITION_SHIFT, Run, merged
 from headrace_feature.domain.online_query import FeatureRows, GetOnlineFeatures
 from headrace_feature.domain.served_rows import ServedRows
-from headrace_feature.domain.views import Catalogue
+from headrace_feature.domain.views import Catalogue, Layout
 from headrace_feature.handlers import OnlineState, get_online_features
 from headrace_feature.offline_handlers import (
     CreateTrainingSet,
@@ -38,12 +41,14 @@ from headrace_feature.offline_handlers import (
     get_historical_features,
 )
 from headrace_feature.ports import Restorer
-from headrace_kit.kafka import Partition
+from headrace_kit.erased_entities import Entity, ErasedEntities, entity_sha256
+from headrace_kit.kafka import Message, Partition
 from headrace_kit.state_store import MemoryStateStore
-from headrace_kit.testing import FixedClock, MemoryPublisher, a_batch, a_record
+from headrace_kit.testing import FixedClock, MemoryPublisher, MemoryTopicLog, a_batch, a_record
 
 SECOND, MINUTE, HOUR, DAY = 1_000_000, 60_000_000, 3_600_000_000, 86_400_000_000
 START = 1_357_000_000_000_000
+ERASED_EVENTS = "ingest.erased-events.v1"
 TOPIC, AIR_TOPIC = "ingest.records.rides.v1", "ingest.records.air.v1"
 
 RIDES = {
@@ -241,6 +246,26 @@ def published(event: Event | Air, value: dict[str, object], published_ms: int) -
     return json.dumps({**envelope, "_published_ms": published_ms, **value}).encode()
 
 
+def tell_erased(
+    told: MemoryPublisher, events: Sequence[Event], column: str, value: str, at_us: int
+) -> None:
+    """As ingest does for an entity and its events, before these leave the archive."""
+    message = EventsErased(
+        stream="rides",
+        column=column,
+        entity_sha256=entity_sha256(column, value),
+        erased_at_us=at_us,
+        event_ids=[event.id for event in events],
+        event_times_us=[event.at for event in events],
+    )
+    told.publish([Message(ERASED_EVENTS, None, message.SerializeToString())])
+
+
+def to_erased_entity(message: Message) -> Entity:
+    told = EventsErased.FromString(message.value)
+    return Entity(told.column, told.entity_sha256, told.erased_at_us)
+
+
 def archived(id: str, at: int, known: int, value: dict[str, object]) -> dict[str, object]:
     return {"_event_id": id, "_event_time_us": at, "_known_time_us": known, **value}
 
@@ -258,6 +283,7 @@ class World:
     restorer: Restorer = field(default_factory=NothingToRestore)
     owner: bool = True  # of all partitions
     served_rows_max: int = 1_000
+    told: MemoryPublisher = field(default_factory=MemoryPublisher)  # which events were erased
 
     def __post_init__(self) -> None:
         self.freshness, self.clock = DelayHistogram(), FixedClock(START)
@@ -265,7 +291,7 @@ class World:
         self.restart()
 
     def restart(self) -> None:
-        self.kept, self.known = KeptAnswers(), KnownUntil()
+        self.kept, self.known, self.erased = KeptAnswers(), KnownUntil(), ErasedEntities()
         self.store = RunStore(self.state_store, self.folder, folder_bytes_max=self.folder_bytes_max)
         self.served = ServedRows(rows_max=self.served_rows_max, begun_us=self.clock.now_us())
         self.teller = CorrectionTeller(
@@ -275,9 +301,25 @@ class World:
             publisher=self.publisher,
         )
         rows = RowTeller(state=self.state_store, online=self.online(), publisher=self.publisher)
+        self.eraser = RunEraser(
+            catalogue=lambda: self.catalogue, store=self.store, changed=self.forget_answers
+        )
+        self.reader = ErasedEventsReader(
+            log=MemoryTopicLog(self.told),
+            partition=Partition(ERASED_EVENTS, 0),
+            end=lambda: len(self.told.published),
+            erased=self.erased,
+            eraser=self.eraser,
+            store=self.store,
+        )
+        self.reader.begin()
+        for message in self.told.published:  # as the table of erased entities has them
+            self.erased.take(to_erased_entity(message))
         self.loop_handler = RecordFolder(
             catalogue=lambda: self.catalogue,
             store=self.store,
+            tend=self.eraser.tend,
+            erased=self.erased,
             restorer=self.restorer,
             kept=self.kept,
             clock=self.clock,
@@ -301,6 +343,15 @@ class World:
         self.loop_handler.handle(
             a_batch([e.record(partition=partition, offset=o) for o, e in numbered])
         )
+
+    def forget_answers(self, layout: Layout) -> None:
+        self.kept.begin_anew(layout, self.store.next_by_partition(layout))
+
+    def follow_erasures(self) -> None:
+        """Until all that was told is out."""
+        self.reader.look()
+        while self.eraser.busy or self.store.merging:
+            self.loop_handler.idle()
 
     def state(self) -> dict[str, bytes]:
         """By view, what its runs hold together: one run, of one partition."""

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """The wiring: every topic that is read and written, every call that is served.
 
-Follows `registry.definitions`, folds `ingest.records.<stream>` of every stream that a view reads,
-writes `feature.corrections`, `feature.rows.<view>` and `feature.dead-letters`, serves
-FeatureService, reads ingest's Delta tables `records/<stream>` and, for how far they reach, the ends
-of `raw.<stream>`.
+Follows `registry.definitions`, `ingest.erasures` and `ingest.erased-events`, folds
+`ingest.records.<stream>` of every stream that a view reads, writes `feature.corrections`,
+`feature.rows.<view>` and `feature.dead-letters`, serves FeatureService, reads ingest's Delta tables
+`records/<stream>` and, for how far they reach, the ends of `raw.<stream>`.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from headrace_feature.adapters.definition_follower import DefinitionFollower
 from headrace_feature.adapters.delta_archive import DeltaArchive
 from headrace_feature.adapters.duckdb_workbench import Workbench
 from headrace_feature.adapters.ends_watch import EndsWatch
+from headrace_feature.adapters.erased_events_reader import ErasedEventsReader, end_of, to_entity
 from headrace_feature.adapters.fold_followers import FoldFollowers
 from headrace_feature.adapters.group_members import GroupMembers
 from headrace_feature.adapters.grpc_api import FeatureApi, PeerApi
@@ -27,6 +28,7 @@ from headrace_feature.adapters.record_folder import RecordFolder
 from headrace_feature.adapters.routed_reader import GrpcPeers, RoutedReader
 from headrace_feature.adapters.row_teller import RowTeller
 from headrace_feature.adapters.run_copies import RunCopies
+from headrace_feature.adapters.run_eraser import RunEraser
 from headrace_feature.adapters.run_store import RunStore
 from headrace_feature.adapters.served_notes import ServedNotes
 from headrace_feature.adapters.snapshot_restorer import SnapshotRestorer
@@ -37,21 +39,23 @@ from headrace_feature.domain.kept_answers import KeptAnswers
 from headrace_feature.domain.known_until import KnownUntil
 from headrace_feature.domain.served_rows import ServedRows
 from headrace_feature.domain.served_sample import ServedSample
-from headrace_feature.domain.views import DAY_US, Catalogue
+from headrace_feature.domain.views import DAY_US, Catalogue, Layout
 from headrace_feature.handlers import OnlineState
 from headrace_feature.settings import Settings
 from headrace_kit.admin_http import AdminServer
 from headrace_kit.clock import SystemClock
 from headrace_kit.consume import ConsumeLoop
+from headrace_kit.erased_entities import ErasedEntities
 from headrace_kit.follow import TableFollower
 from headrace_kit.grpc_server import GrpcServer
 from headrace_kit.hot_calls import HotMethod
-from headrace_kit.kafka import KafkaPublisher
+from headrace_kit.kafka import KafkaPublisher, Partition
 from headrace_kit.lifecycle import run_service
 from headrace_kit.native_door import NativeDoor
 from headrace_kit.objects import delta_storage_options, object_store
 from headrace_kit.state_store import LmdbStateStore
 from headrace_kit.telemetry import gauge
+from headrace_kit.topic_log import KafkaTopicLog
 
 SERVICE = "feature"
 NAME = "headrace.feature.v1.FeatureService"
@@ -64,7 +68,7 @@ def run(settings: Settings) -> int:
     state = LmdbStateStore(settings.data_dir / "state", map_bytes_max=settings.state_bytes_max)
     store = RunStore(state, settings.data_dir / "runs", folder_bytes_max=settings.state_bytes_max)
     freshness, kept, known = DelayHistogram(), KeptAnswers(), KnownUntil()
-    clock = SystemClock()
+    clock, sample, erased = SystemClock(), ServedSample(), ErasedEntities()
     publisher = KafkaPublisher(bootstrap, client_id=SERVICE)
 
     def read_streams(catalogue: Catalogue) -> None:
@@ -99,9 +103,31 @@ def run(settings: Settings) -> int:
     rows = RowTeller(state=state, online=online_here, publisher=publisher)
     served = ServedRows(rows_max=settings.served_rows_max, begun_us=clock.now_us())
     teller = CorrectionTeller(state=state, observations=store, served=served, publisher=publisher)
+
+    def forget_answers(layout: Layout) -> None:
+        kept.begin_anew(layout, store.next_by_partition(layout))
+        sample.forget()
+
+    eraser = RunEraser(catalogue=definitions.catalogue, store=store, changed=forget_answers)
+    erased_events = ErasedEventsReader(
+        log=KafkaTopicLog(bootstrap),
+        partition=Partition(topics.INGEST_ERASED_EVENTS.name, 0),
+        end=partial(end_of, bootstrap),
+        erased=erased,
+        eraser=eraser,
+        store=store,
+    )
+    erasures = TableFollower(
+        bootstrap=bootstrap,
+        topic=topics.INGEST_ERASURES.name,
+        on_record=lambda record: erased.take(to_entity(record)),
+        service=SERVICE,
+    )
     folder = RecordFolder(
         catalogue=definitions.catalogue,
         store=store,
+        tend=eraser.tend,
+        erased=erased,
         restorer=restorer,
         kept=kept,
         clock=clock,
@@ -142,7 +168,7 @@ def run(settings: Settings) -> int:
     api = FeatureApi(
         online=OnlineState(definitions.catalogue, reader, kept, known, clock),
         archive=archive,
-        sample=ServedSample(),
+        sample=sample,
         workbench=Workbench(
             settings.data_dir / "offline",
             disk_bytes_max=settings.offline_disk_bytes_max,
@@ -175,7 +201,19 @@ def run(settings: Settings) -> int:
     try:
         code = run_service(
             SERVICE,
-            [publisher, follower, members, restorer, writer, loop, watch, server],
+            # Erased events are read from an end that is asked for before the erased entities are.
+            [
+                publisher,
+                follower,
+                erased_events,
+                erasures,
+                members,
+                restorer,
+                writer,
+                loop,
+                watch,
+                server,
+            ],
             admin=admin,
             on_ready=server.set_ready,
         )

@@ -98,7 +98,7 @@ def _fold(
         number: int(offsets[partitions == number].max()) + 1
         for number in np.unique(partitions).tolist()
     }
-    kept = rows[observations.event_us[rows] >= floor_us]
+    kept = rows[(observations.event_us[rows] >= floor_us) & ~observations.erased[rows]]
     if layout.filter is not None:
         kept = kept[observations.counted[layout.filter.text][kept]]
     run = run_of(observations, layout, kept)

@@ -29,6 +29,7 @@ from headrace_feature.domain.views import Kind, Layout
 from headrace_feature.handlers import GetObservations
 from headrace_feature.offline_handlers import CreateTrainingSet, GetHistoricalFeatures
 from headrace_feature.skew_handlers import Skew
+from headrace_kit.erased_entities import ErasedEntities
 from headrace_kit.expressions import to_polars
 from headrace_kit.kafka import RecordBatch
 
@@ -52,20 +53,23 @@ MOMENT_MAX = 2**62  # a window or a lag may be added without leaving int64
 
 
 def to_observations(
-    records: RecordBatch, stream: Stream, layouts: Sequence[Layout]
+    records: RecordBatch, stream: Stream, layouts: Sequence[Layout], erased: ErasedEntities
 ) -> Observations:
-    """The columns that the layouts need.
+    """The columns that the layouts need, and which records speak of an erased entity.
 
     Raises Invalid EMPTY, DECODE_ERROR, BAD_ID or BAD_TIMESTAMP when one record is not as ingest
     publishes them.
     """
-    columns = sorted(frozenset().union(*(each.stream_columns for each in layouts)))
+    asked = frozenset(stream.columns) & erased.columns()
+    columns = sorted(asked.union(*(each.stream_columns for each in layouts)))
     frame = _decoded(records.values(), stream, columns)
     made = _evaluated(frame, [e for each in layouts for e in each.expressions])
     kinds = {
         name: kind for each in layouts for name, kind in zip(each.columns, each.kinds, strict=True)
     }
     naming = {name for each in layouts for names in (each.entity, *each.keys) for name in names}
+    gone = np.zeros(len(frame), dtype=np.bool_)
+    gone[list(erased.found(frame, frame[EVENT_TIME]))] = True
     filters = [each.filter for each in layouts if each.filter is not None]
     return Observations(
         ids=Ids.of(frame[ID].cast(pl.Binary).to_list()),
@@ -79,6 +83,7 @@ def to_observations(
             name: _numbers(made[name] if name in made else frame[name], kind)
             for name, kind in kinds.items()
         },
+        erased=gone,
         counted={
             text: holds.fill_null(value=False).to_numpy()
             for text, holds in _evaluated(frame, filters).items()

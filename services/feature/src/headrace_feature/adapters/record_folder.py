@@ -22,6 +22,7 @@ from headrace_feature.domain.views import Catalogue, Layout
 from headrace_feature.handlers import fold_observations
 from headrace_feature.ports import Folded, FoldFollower, ObservationStore, Restorer
 from headrace_kit.clock import Clock
+from headrace_kit.erased_entities import ErasedEntities
 from headrace_kit.failpoints import failpoint
 from headrace_kit.kafka import Partition, Record, RecordBatch
 
@@ -29,13 +30,18 @@ NEVER = 2**62
 
 
 class RecordFolder:
-    """BatchHandler of `ingest.records.*`; called by the loop's thread alone."""
+    """BatchHandler of `ingest.records.*`; called by the loop's thread alone.
+
+    `tend`: a bounded step of whatever is to be done with what is held.
+    """
 
     def __init__(
         self,
         *,
         catalogue: Callable[[], Catalogue],
         store: ObservationStore,
+        tend: Callable[[], None],
+        erased: ErasedEntities,
         restorer: Restorer,
         kept: KeptAnswers,
         clock: Clock,
@@ -45,6 +51,7 @@ class RecordFolder:
     ) -> None:
         self._catalogue, self._store, self._clock = catalogue, store, clock
         self._restorer, self._kept, self._follower = restorer, kept, follower
+        self._tend, self._erased = tend, erased
         self._restoring: list[Partition] = []
         self._owned: dict[str, set[int]] = {}
         self._keep_us, self._freshness = keep_us, freshness
@@ -123,7 +130,7 @@ class RecordFolder:
         for topic, part in records.by_topic().items():
             stream = topics.INGEST_RECORDS.part_of(topic)
             if layouts := self._layouts.get(stream):
-                observations = to_observations(part, self._contracts[stream], layouts)
+                observations = to_observations(part, self._contracts[stream], layouts, self._erased)
                 batch += self._folded(observations, layouts)
                 published_ms.append(self._published_ms(stream, observations))
         failpoint("feature.loop.folded")
@@ -133,7 +140,7 @@ class RecordFolder:
         failpoint("feature.loop.stored")
         self._note(batch, published_ms)
         self._follower.send()
-        self._store.tend()
+        self._tend()
 
     def _commit(self, batch: Sequence[Folded]) -> None:
         before = [self._store.next_by_partition(folded.layout) for folded in batch]
@@ -146,7 +153,7 @@ class RecordFolder:
     def idle(self) -> None:
         self._follower.send()
         self._follower.idle()
-        self._store.tend()
+        self._tend()
 
     def _folded(self, observations: Observations, layouts: Sequence[Layout]) -> list[Folded]:
         return fold_observations(

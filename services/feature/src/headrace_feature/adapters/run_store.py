@@ -1,11 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Observations on the kit's state store: a batch's runs and positions are durable together.
 
-    o | layout id | number            a small run
-    l | layout id | number            a large run: its arrays are in the folder of that name
-    p | layout id | partition         next offset that the layout reads there
-    f | layout id                     event time before which its observations may be gone
-
 Runs are merged by tiers of size, so that a read looks into few of them and an observation is
 rewritten a few times in its life. Small ones are merged with the batch that makes them too many,
 large ones a piece at a time beside the work (`tend`). Others keep what is theirs under other first
@@ -20,13 +15,13 @@ its rows go when their runs are merged.
 from __future__ import annotations
 
 import shutil
-import struct
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from headrace import topics
 from headrace.errors import Busy
+from headrace_feature.adapters import run_keys as keys
 from headrace_feature.adapters.resident import ResidentFiles
 from headrace_feature.adapters.run_files import (
     folder_bytes,
@@ -47,12 +42,9 @@ from headrace_kit.failpoints import failpoint
 from headrace_kit.kafka import Partition
 from headrace_kit.state_store import StateStore
 
-SMALL, LARGE, POSITION, FLOOR = b"o", b"l", b"p", b"f"
 NO_FLOOR_US = -(2**62)
-LAYOUT_BYTES = 8
 MAPPED_BYTES_MAX = 96 << 20
 READ_ENTITIES_MAX = 32  # between two looks at how much is resident
-_INT64, _PARTITION, _NUMBER = struct.Struct("<q"), struct.Struct(">I"), struct.Struct(">Q")
 
 
 @dataclass(slots=True)
@@ -62,6 +54,7 @@ class _State:
     held: tuple[HeldRun, ...] = ()
     next_number: int = 0
     floor_us: int = NO_FLOOR_US
+    erased_to: int | None = None  # None: nothing was ever held
     next_by_partition: Mapping[int, int] = field(default_factory=dict)
     owned: frozenset[int] | None = None  # None: nobody said which partitions are ours
     restoring: frozenset[int] = frozenset()
@@ -69,11 +62,14 @@ class _State:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Content:
-    """What a layout holds; the runs hold all before the positions, down to the floor."""
+    """What a layout holds; the runs hold all before the positions, down to the floor, and of the
+    log of erased events none before `erased_to`.
+    """
 
     next_by_partition: Mapping[int, int]
     held: Sequence[HeldRun]
     floor_us: int
+    erased_to: int
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -107,26 +103,30 @@ class RunStore:
         self._store, self._folder, self._bytes_max = store, folder, folder_bytes_max
         self._states: dict[bytes, _State] = {}
         self._furthest: dict[str, dict[int, int]] = {}
+        self._erased_known = 0
         self._merge: _Merge | None = None
         self._resident, self._read_entities = ResidentFiles(MAPPED_BYTES_MAX), 0
         self._open()
 
     def _open(self) -> None:
-        for key, value in self._all(POSITION):
-            state = self._state(key[1 : 1 + LAYOUT_BYTES])
-            number = _PARTITION.unpack(key[-_PARTITION.size :])[0]
-            state.next_by_partition = {**state.next_by_partition, number: _int(value)}
-        for key, value in self._all(FLOOR):
-            self._state(key[1:]).floor_us = _int(value)
-        for kind in (LARGE, SMALL):
+        for key, value in self._all(keys.POSITION):
+            state = self._state(keys.layout_of(key))
+            number = keys.partition_of(key)
+            state.next_by_partition = {**state.next_by_partition, number: keys.int_of(value)}
+        for key, value in self._all(keys.FLOOR):
+            self._state(key[1:]).floor_us = keys.int_of(value)
+            self._state(key[1:]).erased_to = 0  # of an older version, unless there is an entry
+        for key, value in self._all(keys.ERASED):
+            self._state(key[1:]).erased_to = keys.int_of(value)
+        for kind in (keys.LARGE, keys.SMALL):
             for key, value in self._all(kind):
                 self._take(key, value)
         self._note_furthest(self._store.offsets())
         self._remove_unknown_folders()
 
     def _take(self, key: bytes, value: bytes) -> None:
-        layout, number = key[1 : 1 + LAYOUT_BYTES], _NUMBER.unpack(key[-_NUMBER.size :])[0]
-        large = key.startswith(LARGE)
+        layout, number = keys.layout_of(key), keys.number_of(key)
+        large = key.startswith(keys.LARGE)
         mapped = map_folder(self._path(layout, number), value) if large else (from_bytes(value),)
         state = self._state(layout)
         state.held = (*state.held, HeldRun(number, *mapped))
@@ -166,9 +166,13 @@ class RunStore:
             fresh = HeldRun(state.next_number, folded.run)
             added = (*kept, fresh) if len(folded.run) else kept
             held, number = self._tidied(added, fresh.number + 1, folded.floor_us, state.owned)
-            puts |= _positions(folded.layout, folded.next_by_partition, folded.floor_us)
-            puts |= {_key(SMALL, layout, e.number): to_bytes(e.run) for e in held if e not in kept}
-            gone += [_key_of(layout, each) for each in state.held if each not in held]
+            if state.erased_to is None:
+                state.erased_to = self._erased_known
+            puts |= keys.positions(
+                layout, folded.next_by_partition, folded.floor_us, state.erased_to
+            )
+            puts |= {keys.key_of(layout, e): to_bytes(e.run) for e in held if e not in kept}
+            gone += [keys.key_of(layout, each) for each in state.held if each not in held]
             changed.append((folded, held, number))
             for partition, offset in folded.next_by_partition.items():
                 known = self.furthest_by_partition(folded.layout.stream).get(partition, 0)
@@ -225,14 +229,62 @@ class RunStore:
     def _begin_merge(self) -> None:
         for layout, state in self._states.items():
             if sources := self._too_many(state.held, large=True):
-                number, state.next_number = state.next_number, state.next_number + 1
-                runs = [each.run for each in sources]
-                scale, newest_us = scale_of(runs), max(run.newest_us for run in runs)
-                pieces = in_pieces(runs, floor_us=state.floor_us, partitions=state.owned)
-                steps = write_folder(self._path(layout, number), pieces, scale)
-                stored = scale_to_bytes(runs[0].matrix.shape[1], scale, newest_us)
-                self._merge = _Merge(layout, number, sources, state.owned, stored, steps)
+                self._merge = self._into_one(layout, sources, lambda piece: piece)
                 return
+
+    def _into_one(
+        self, layout: bytes, sources: tuple[HeldRun, ...], kept: Callable[[Run], Run]
+    ) -> _Merge:
+        """Of each piece what is kept."""
+        state = self._state(layout)
+        number, state.next_number = state.next_number, state.next_number + 1
+        runs = [each.run for each in sources]
+        scale, newest_us = scale_of(runs), max(run.newest_us for run in runs)
+        pieces = in_pieces(runs, floor_us=state.floor_us, partitions=state.owned)
+        steps = write_folder(self._path(layout, number), map(kept, pieces), scale)
+        stored = scale_to_bytes(runs[0].matrix.shape[1], scale, newest_us)
+        return _Merge(layout, number, sources, state.owned, stored, steps)
+
+    @property
+    def merging(self) -> bool:
+        """Whether runs are on their way into one: `tend` brings it on."""
+        return self._merge is not None
+
+    def rewrite(self, layout: Layout, held: HeldRun, kept: Callable[[Run], Run]) -> None:
+        """Make a large run anew of what is kept of each piece; only while nothing is merged."""
+        self._merge = self._into_one(layout.id, (held,), kept)
+
+    def replace_small(
+        self, layout: Layout, run_by_number: Mapping[int, Run], erased_to: int | None
+    ) -> None:
+        """Other runs in place of small ones, durable with how far erased events are out.
+
+        The positions become another mapping of the same, for what is held is not what it was.
+        """
+        state = self._state(layout.id)
+        fresh = [run for run in run_by_number.values() if len(run)]
+        held = (
+            *(each for each in state.held if each.number not in run_by_number),
+            *(HeldRun(number, run) for number, run in enumerate(fresh, state.next_number)),
+        )
+        gone = [keys.key_of(layout.id, each) for each in state.held if each not in held]
+        puts = {keys.key_of(layout.id, e): to_bytes(e.run) for e in held if e not in state.held}
+        if erased_to is not None:
+            puts[keys.ERASED + layout.id] = keys.int64(erased_to)
+        self._store.commit(puts, gone, {})
+        state.next_number += len(fresh)
+        state.held, state.next_by_partition = held, dict(state.next_by_partition)
+        if erased_to is not None:
+            state.erased_to = erased_to
+
+    def erased_to(self, layout: Layout) -> int | None:
+        """None while nothing was ever held. Any thread may ask."""
+        state = self._states.get(layout.id)
+        return state.erased_to if state is not None else None
+
+    def know_erased(self, erased_known: int) -> None:
+        """The fold leaves out what was told before this place: a new layout begins there."""
+        self._erased_known = erased_known
 
     def _end_merge(self, merge: _Merge) -> None:
         state = self._states[merge.layout]
@@ -240,8 +292,8 @@ class RunStore:
         one = HeldRun(merge.number, *mapped)
         failpoint("feature.state.merged")
         self._store.commit(
-            {_key_of(merge.layout, one): merge.scale},
-            [_key_of(merge.layout, each) for each in merge.sources],
+            {keys.key_of(merge.layout, one): merge.scale},
+            [keys.key_of(merge.layout, each) for each in merge.sources],
             {},
         )
         state.held = (one, *(each for each in state.held if each not in merge.sources))
@@ -257,10 +309,10 @@ class RunStore:
         if grown and self._merge is not None and self._merge.layout == layout.id:
             self._give_up(self._merge)  # it would leave out what is ours again
         if left := state.next_by_partition.keys() - owned:
-            keys = [POSITION + layout.id + _PARTITION.pack(number) for number in left]
+            gone = [keys.position_key(layout.id, number) for number in left]
             positions = state.next_by_partition.items()
             state.next_by_partition = {n: at for n, at in positions if n in owned}
-            self._store.commit({}, keys, {})
+            self._store.commit({}, gone, {})
 
     def owned(self, layout: Layout) -> Collection[int] | None:
         return self._state(layout.id).owned
@@ -271,8 +323,9 @@ class RunStore:
     def content(self, layout: Layout) -> Content:
         """For any thread: the runs are at least as new as the positions, the floor as the runs."""
         state = self._state(layout.id)
+        erased_to = state.erased_to or 0
         next_by_partition, held = state.next_by_partition, state.held
-        return Content(next_by_partition, held, state.floor_us)
+        return Content(next_by_partition, held, state.floor_us, erased_to)
 
     def folder_of(self, layout: Layout, held: HeldRun) -> Path:
         """Where the files of a large run are, until it is merged."""
@@ -288,19 +341,25 @@ class RunStore:
         arrivals: Sequence[Arrival],
         next_by_partition: Mapping[int, int],
         floor_us: int,
+        erased_to: int,
     ) -> list[HeldRun]:
-        """Take runs that hold, with what is here, all before these positions; durable together."""
+        """Take runs that hold, with what is here, all before these positions; durable together.
+
+        `erased_to`: as `Content` has it, of the arrivals.
+        """
         self._check_room()
         state, puts, held = self._state(layout.id), {}, []
         for number, arrival in enumerate(arrivals, state.next_number):
             one = self._moved_in(layout.id, number, arrival)
-            puts[_key_of(layout.id, one)] = arrival.head if one.large else arrival.stored
+            puts[keys.key_of(layout.id, one)] = arrival.head if one.large else arrival.stored
             held.append(one)
         floor_us = max(floor_us, state.floor_us)
-        puts |= _positions(layout, next_by_partition, floor_us)
+        if state.erased_to is not None:
+            erased_to = min(erased_to, state.erased_to)
+        puts |= keys.positions(layout.id, next_by_partition, floor_us, erased_to)
         self._store.commit(puts, [], {})
         state.next_number += len(held)
-        state.floor_us = floor_us
+        state.floor_us, state.erased_to = floor_us, erased_to
         state.held = (*held, *state.held)
         state.next_by_partition = {**state.next_by_partition, **next_by_partition}
         return held
@@ -343,14 +402,11 @@ class RunStore:
         gone = self._states.keys() - {layout.id for layout in layouts}
         if self._merge is not None and self._merge.layout in gone:
             self._give_up(self._merge)
-        keys = [
-            key
-            for layout in gone
-            for kind in (SMALL, LARGE, POSITION, FLOOR)
-            for key, _ in self._all(kind + layout)
+        deletes = [
+            key for layout in gone for kind in keys.KINDS for key, _ in self._all(kind + layout)
         ]
-        if keys:
-            self._store.commit({}, keys, {})
+        if deletes:
+            self._store.commit({}, deletes, {})
         for layout in gone:
             self._remove(layout, [each for each in self._states.pop(layout).held if each.large])
 
@@ -384,25 +440,3 @@ class RunStore:
 
     def _all(self, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
         yield from self._store.scan(prefix, prefix + b"\xff" * 32)
-
-
-def _positions(
-    layout: Layout, next_by_partition: Mapping[int, int], floor_us: int
-) -> dict[bytes, bytes]:
-    positions = {
-        POSITION + layout.id + _PARTITION.pack(number): _INT64.pack(offset)
-        for number, offset in next_by_partition.items()
-    }
-    return positions | {FLOOR + layout.id: _INT64.pack(floor_us)}
-
-
-def _key_of(layout: bytes, held: HeldRun) -> bytes:
-    return _key(LARGE if held.large else SMALL, layout, held.number)
-
-
-def _key(kind: bytes, layout: bytes, number: int) -> bytes:
-    return kind + layout + _NUMBER.pack(number)
-
-
-def _int(value: bytes) -> int:
-    return int(_INT64.unpack(value)[0])

@@ -38,6 +38,7 @@ class _Fetched:
     arrivals: dict[str, tuple[RunCopy, Arrival]] = field(default_factory=dict)
     relied: set[str] = field(default_factory=set)
     end_by_partition: Mapping[int, int] = field(default_factory=dict)
+    erased_to: int = 0
 
 
 @dataclass(slots=True, eq=False)
@@ -94,7 +95,13 @@ class SnapshotRestorer(ThreadPart):
         self._store.expect(layout.stream, fetched.end_by_partition)
         if fetched.next_by_partition:
             arrivals = [arrival for _, arrival in fetched.arrivals.values()]
-            held = self._store.adopt(layout, arrivals, fetched.next_by_partition, fetched.floor_us)
+            held = self._store.adopt(
+                layout,
+                arrivals,
+                fetched.next_by_partition,
+                fetched.floor_us,
+                fetched.erased_to,
+            )
             for one, (copy, _) in zip(held, fetched.arrivals.values(), strict=True):
                 self._copies.note(layout, one, copy)
             log.info("restored", stream=layout.stream, **_said(fetched))
@@ -149,6 +156,8 @@ class SnapshotRestorer(ThreadPart):
                 bad.add(manifest.name)
                 return self._fetch(job, bad, arrived)
             fetched.floor_us = max(fetched.floor_us, manifest.floor_us)
+        chosen_ones = [m for m in chosen.values() if m is not None]
+        fetched.erased_to = min((m.erased_to for m in chosen_ones), default=0)
         fetched.next_by_partition = {
             n: m.next_by_partition[n] for n, m in chosen.items() if m is not None
         }

@@ -45,7 +45,7 @@ class SnapshotWriter(ThreadPart):
         super().__init__("snapshots")
         self._catalogue, self._store = catalogue, store
         self._copies, self._snapshots, self._interval_s = copies, snapshots, interval_s
-        self._written: dict[bytes, Mapping[int, int]] = {}
+        self._written: dict[bytes, tuple[Mapping[int, int], int]] = {}
         self._collected_s = time.monotonic()
         self._complete_s = time.monotonic()
 
@@ -79,16 +79,17 @@ class SnapshotWriter(ThreadPart):
         for _ in range(TRIES_MAX):
             content = self._store.content(layout)
             positions = content.next_by_partition
-            if not positions or positions == self._written.get(layout.id):
+            written = (positions, content.erased_to)
+            if not positions or written == self._written.get(layout.id):
                 return
             try:
                 runs = self._copied(layout, content.held)
             except FileNotFoundError:  # merged before it was opened: what it became is copied
                 continue
             name = self._snapshots.fresh_name()
-            manifest = Manifest(name, positions, content.floor_us, tuple(runs))
+            manifest = Manifest(name, positions, content.floor_us, tuple(runs), content.erased_to)
             self._snapshots.put_manifest(layout.id, manifest)
-            self._written[layout.id] = positions
+            self._written[layout.id] = written
             return
 
     def _copied(self, layout: Layout, held: Sequence[HeldRun]) -> list[RunCopy]:

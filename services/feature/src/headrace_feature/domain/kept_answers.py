@@ -101,6 +101,11 @@ class KeptAnswers:
                 if part.layout.id == layout.id:
                     table.forget(touched)
 
+    def begin_anew(self, layout: Layout, positions: Positions) -> None:
+        """What is held there has changed otherwise: nothing that was kept is used, or kept on."""
+        with self._lock:
+            self._begin(layout.id, positions)
+
     def _current(self, layout: bytes, positions: Positions) -> bool:
         valid = self._valid.get(layout)
         if valid is not None and valid.knows(positions):

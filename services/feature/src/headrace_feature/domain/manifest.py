@@ -49,12 +49,15 @@ class RunCopy:
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """`name` orders those of one layout by time."""
+    """`name` orders those of one layout by time. `erased_to`: the runs hold none of the events that
+    the log of erased ones names before this place.
+    """
 
     name: str
     next_by_partition: Mapping[int, int]
     floor_us: int
     runs: tuple[RunCopy, ...]
+    erased_to: int = 0
 
     @property
     def made_ms(self) -> int:
@@ -66,6 +69,7 @@ class Manifest:
                 "version": VERSION,
                 "next_by_partition": {str(n): at for n, at in self.next_by_partition.items()},
                 "floor_us": self.floor_us,
+                "erased_to": self.erased_to,
                 "runs": [run.document() for run in self.runs],
             }
         ).encode()
@@ -81,6 +85,7 @@ class Manifest:
             next_by_partition={int(n): at for n, at in document["next_by_partition"].items()},
             floor_us=document["floor_us"],
             runs=tuple(map(RunCopy.from_document, document["runs"])),
+            erased_to=document.get("erased_to", 0),
         )
 
 

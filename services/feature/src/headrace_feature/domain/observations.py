@@ -84,7 +84,8 @@ class Observations:
     """Records of one stream as they were read; every array has one entry per record.
 
     `partitions` and `offsets` say where; `published_ms`: -1 where nobody said. `texts` holds the
-    entity columns, `numbers` the others, `counted` by filter where it holds.
+    entity columns, `numbers` the others, `counted` by filter where it holds. `erased`: those that
+    speak of an erased entity, of which nothing is kept.
     """
 
     ids: Ids
@@ -95,6 +96,7 @@ class Observations:
     offsets: Ints
     texts: Mapping[str, Texts]
     numbers: Mapping[str, Numbers]
+    erased: NDArray[np.bool_]
     counted: Mapping[str, NDArray[np.bool_]] = field(default_factory=dict)
 
 

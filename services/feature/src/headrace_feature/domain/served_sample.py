@@ -53,6 +53,10 @@ class ServedSample:
             elif (place := self._chance.randrange(self._offered)) < SAMPLES_MAX:
                 self._kept[place] = served
 
+    def forget(self) -> None:
+        """Nothing of it is kept, for one of the entities was erased."""
+        self.taken()
+
     def taken(self) -> list[Served]:
         """The sample; the next one begins."""
         with self._lock:

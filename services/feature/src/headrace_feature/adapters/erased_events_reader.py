@@ -1,0 +1,121 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Follows `ingest.erased-events` as a log, from the place that the state is furthest behind.
+
+A round is offered only when the fold knows the entities of its events, which every message names:
+so an event that a round takes out of the runs is not folded again. The log is kept for ever, and a
+state of any age, on disk or in a snapshot, is brought up to it from where it says it was.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from itertools import islice
+
+import structlog
+from google.protobuf.message import DecodeError
+
+from headrace import topics
+from headrace.errors import Invalid, Unavailable
+from headrace.ingest.v1 import erasures_pb2 as pb
+from headrace_feature.adapters.run_eraser import Round, RunEraser
+from headrace_feature.adapters.run_store import RunStore
+from headrace_feature.domain.erased_events import ErasedEvents
+from headrace_kit.erased_entities import Entity, ErasedEntities
+from headrace_kit.kafka import Partition, Record
+from headrace_kit.offsets import topic_end_offsets
+from headrace_kit.part_thread import ThreadPart
+from headrace_kit.topic_log import TopicLog
+
+LOOK_INTERVAL_S = 0.5
+ROUND_MESSAGES_MAX = 100  # of at most 1,000 events each
+
+log = structlog.get_logger(__name__)
+
+
+class ErasedEventsReader(ThreadPart):
+    """A Part. `end`: of the log, now."""
+
+    def __init__(
+        self,
+        *,
+        log: TopicLog,
+        partition: Partition,
+        end: Callable[[], int],
+        erased: ErasedEntities,
+        eraser: RunEraser,
+        store: RunStore,
+    ) -> None:
+        super().__init__("erased-events")
+        self._log, self._partition, self._end = log, partition, end
+        self._erased, self._eraser, self._store = erased, eraser, store
+        self._known = 0
+
+    def start(self) -> None:
+        self.begin()
+        super().start()
+
+    def begin(self) -> None:
+        """What was told before this moment concerns nothing that is folded from now on."""
+        try:
+            self._known = self._end()
+        except Unavailable as err:  # then the log is read from its beginning
+            log.warning("erased_events_unknown", error=str(err))
+        self._store.know_erased(self._known)
+
+    def look(self) -> None:
+        """Offer what was told since the last round; raises Unavailable."""
+        lowest, end = self._eraser.lowest(), self._end()
+        begin = self._known if lowest is None else min(lowest, self._known)
+        if self._eraser.busy or end <= begin:
+            return
+        records = list(islice(self._log.read(self._partition, begin), ROUND_MESSAGES_MAX))
+        if len(records) == ROUND_MESSAGES_MAX:
+            end = records[-1].offset + 1
+        self._known = max(self._known, end)
+        self._eraser.offer(Round(begin, end, self._taken(records)))
+
+    def _taken(self, records: Iterable[Record]) -> dict[str, ErasedEvents]:
+        """By stream, when their entities are known to the fold."""
+        told: dict[str, list[pb.EventsErased]] = defaultdict(list)
+        for record in records:
+            try:
+                event = pb.EventsErased.FromString(record.value or b"")
+                self._erased.take(_entity(event))
+            except (DecodeError, ValueError) as err:
+                log.error("record_skipped", offset=record.offset, error=str(err))
+            else:
+                told[event.stream].append(event)
+        return {stream: _events(some) for stream, some in told.items()}
+
+    def _run(self) -> None:
+        while not self._stopping.wait(LOOK_INTERVAL_S):
+            self._thread.tick()
+            try:
+                self.look()
+            except Unavailable as err:  # the next look goes on at the same place
+                log.warning("erased_events_wait", error=str(err))
+
+
+def end_of(bootstrap: str) -> int:
+    """Of the log of erased events; raises Unavailable."""
+    topic = topics.INGEST_ERASED_EVENTS.name
+    return topic_end_offsets(bootstrap, [topic])[Partition(topic, 0)]
+
+
+def to_entity(record: Record) -> Entity:
+    """Raises Invalid DECODE_ERROR."""
+    try:
+        return _entity(pb.EntityErased.FromString(record.value or b""))
+    except (DecodeError, ValueError) as err:
+        raise Invalid("DECODE_ERROR", message="EntityErased") from err
+
+
+def _entity(event: pb.EntityErased | pb.EventsErased) -> Entity:
+    bytes.fromhex(event.entity_sha256)
+    return Entity(event.column, event.entity_sha256, event.erased_at_us)
+
+
+def _events(told: Iterable[pb.EventsErased]) -> ErasedEvents:
+    ids = [each.encode() for event in told for each in event.event_ids]
+    return ErasedEvents.of(ids, [each for event in told for each in event.event_times_us])

@@ -1,0 +1,133 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Takes erased events out of the runs that are held, a bounded step at a time.
+
+What is folded leaves them out from the moment that their entity is known. What was folded before
+that is rewritten here, by rounds: a round is a stretch of the log of erased events, and when it is
+over none of its events is in any run, which is durable together with the place that the log was
+followed to. A crash in between leaves the place behind, and the round is gone through again.
+No merge begins while a round is on, and no round while runs are merged: each sees the other's end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterator, Mapping
+from dataclasses import dataclass
+
+import structlog
+
+from headrace_feature.adapters.run_files import let_go
+from headrace_feature.adapters.run_store import RunStore
+from headrace_feature.adapters.run_tiers import HeldRun
+from headrace_feature.domain.erased_events import ErasedEvents, without
+from headrace_feature.domain.views import Catalogue, Layout
+from headrace_kit.failpoints import failpoint
+
+SCAN_ROWS = 1 << 18
+NOTHING = ErasedEvents.of([], [])
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Round:
+    """The events of the log from `begin` to `end`, by stream."""
+
+    begin: int
+    end: int
+    events_by_stream: Mapping[str, ErasedEvents]
+
+
+class RunEraser:
+    """`tend` is the loop's; another thread asks `lowest` and offers one round after the other.
+
+    `changed`: called for a layout that lost events.
+    """
+
+    def __init__(
+        self,
+        *,
+        catalogue: Callable[[], Catalogue],
+        store: RunStore,
+        changed: Callable[[Layout], None],
+    ) -> None:
+        self._catalogue, self._store, self._changed = catalogue, store, changed
+        self._offered: Round | None = None
+        self._steps: Iterator[None] | None = None
+
+    def offer(self, found: Round) -> None:
+        """The next round; only when there is none."""
+        self._offered = found
+
+    @property
+    def busy(self) -> bool:
+        """Whether a round is waiting, or on."""
+        return self._offered is not None
+
+    def lowest(self) -> int | None:
+        """How far every layout is followed to; None while none holds anything."""
+        places = map(self._store.erased_to, self._catalogue().layouts().values())
+        return min((place for place in places if place is not None), default=None)
+
+    def tend(self) -> None:
+        """A bounded step of a round, else of merging."""
+        if self._offered is not None and self._steps is None and not self._store.merging:
+            self._steps = self._erase(self._offered)
+        if self._steps is None or self._store.merging:
+            self._store.tend()
+        elif next(self._steps, self) is self:
+            self._steps = self._offered = None
+
+    def _erase(self, found: Round) -> Iterator[None]:
+        for layout in self._catalogue().layouts().values():
+            if self._concerns(found, layout):
+                yield from self._erase_of(layout, found)
+                yield
+        self._store.know_erased(found.end)
+
+    def _concerns(self, found: Round, layout: Layout) -> bool:
+        place = self._store.erased_to(layout)
+        return place is not None and found.begin <= place < found.end
+
+    def _erase_of(self, layout: Layout, found: Round) -> Iterator[None]:
+        events = found.events_by_stream.get(layout.stream, NOTHING)
+        rewritten = yield from self._erase_large(layout, events)
+        failpoint("feature.erase.half")
+        small = [each for each in self._store.content(layout).held if not each.large]
+        runs = {each.number: without(each.run, events) for each in small}
+        changed = {e.number: runs[e.number] for e in small if runs[e.number] is not e.run}
+        # Runs that were adopted meanwhile may be followed less far than this round begins.
+        end = found.end if self._concerns(found, layout) else None
+        self._store.replace_small(layout, changed, end)
+        failpoint("feature.erase.done")
+        if changed or rewritten:
+            log.info("erased", stream=layout.stream, runs=len(changed) + rewritten)
+            self._changed(layout)
+
+    def _erase_large(self, layout: Layout, events: ErasedEvents) -> Generator[None, None, int]:
+        """Until a look at each large run has found none of them; how many were rewritten."""
+        clean: set[int] = set()
+        rewritten = 0
+        while events.named and (held := self._doubtful(layout, clean)) is not None:
+            dirty = yield from _look(held, events)
+            if not dirty:
+                clean.add(held.number)
+            elif held in self._store.content(layout).held:
+                self._store.rewrite(layout, held, lambda piece: without(piece, events))
+                rewritten += 1
+                yield  # until it is made
+        return rewritten
+
+    def _doubtful(self, layout: Layout, clean: set[int]) -> HeldRun | None:
+        held = self._store.content(layout).held
+        return next((each for each in held if each.large and each.number not in clean), None)
+
+
+def _look(held: HeldRun, events: ErasedEvents) -> Generator[None, None, bool]:
+    """Whether the run holds any of them; what was read for that is given back."""
+    for first in range(0, len(held.run), SCAN_ROWS):
+        yield
+        found = events.rows(held.run, first, first + SCAN_ROWS)
+        let_go(held.maps or ())
+        if len(found):
+            return True
+    return False
