@@ -6,22 +6,17 @@ from __future__ import annotations
 import os
 import re
 import subprocess
-import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from confluent_kafka.admin import AdminClient
-from pydantic import SecretStr
 from tests.faults.checker import Findings
 from tests.faults.load import steady, waves
-from tests.faults.proxies import Proxy
 from tests.faults.world import DEAD_LETTERS, World
 
 from headrace import topics
 from headrace.admin import create_topics
-from headrace.local.ports import pick_ports
-from headrace_kit.objects import S3Settings, delta_storage_options
 from headrace_kit.testing import wait_until
 
 pytestmark = pytest.mark.faults
@@ -29,25 +24,6 @@ pytestmark = pytest.mark.faults
 DEADLINE_S = 60.0
 DISK_BYTES = 32 << 20
 COMMIT = re.compile(rb"PUT /[^ ]*/_delta_log/\d+\.json")
-
-
-@pytest.fixture
-def s3_proxy(world: World, s3_server) -> Iterator[Proxy]:
-    """The world's object store is S3, behind a proxy."""
-    (port,) = pick_ports(1)
-    proxy = Proxy(port, int(s3_server.endpoint.rsplit(":", 1)[1]), kafka=False)
-    proxy.start()
-    world.object_store_uri = f"s3://headrace/{uuid.uuid4().hex}"
-    world.store_settings = {
-        "S3_ENDPOINT": f"http://127.0.0.1:{port}",
-        "S3_ACCESS_KEY": s3_server.access_key,
-        "S3_SECRET_KEY": s3_server.secret_key,
-    }
-    s3 = S3Settings(s3_server.endpoint, s3_server.access_key, SecretStr(s3_server.secret_key))
-    world.store_options = delta_storage_options(world.object_store_uri, s3)
-    yield proxy
-    world.close_services()
-    proxy.stop()
 
 
 @pytest.mark.parametrize("fault", ["cut", "unavailable"])

@@ -32,6 +32,7 @@ from tests.faults.proxies import Proxy
 from headrace import topics
 from headrace.admin import create_topics, static_topics
 from headrace.application import definition_json, parse_definition
+from headrace.datasets import Datasets
 from headrace.errors import Unavailable
 from headrace.feature.v1 import feature_service_pb2 as feature_pb
 from headrace.feature.v1 import feature_service_pb2_grpc as feature_grpc
@@ -46,7 +47,7 @@ from headrace.local.tools import ToolCache
 from headrace.registry.v1.registry_events_pb2 import Definition
 from headrace.rpc import call, open_channel
 from headrace_kit.kafka import KafkaPublisher, Message
-from headrace_kit.objects import delta_table_uri
+from headrace_kit.objects import S3Settings, delta_table_uri
 from headrace_kit.offsets import committed_offsets, topic_end_offsets
 from headrace_kit.testing import wait_until
 
@@ -120,6 +121,7 @@ class World:
         self.object_store_uri = (folder / "objects").as_uri()
         self.store_settings: dict[str, str] = {}
         self.store_options: dict[str, str] = {}
+        self.s3: S3Settings | None = None
         ports = pick_ports(2 + 2 * len(SERVICES))
         listeners = tuple(
             (name.upper(), ports[2 + 2 * number], ports[3 + 2 * number])
@@ -426,6 +428,9 @@ class Service:
         self._channel.close()
         if self._child is not None:
             self._child.kill()
+
+    def datasets(self) -> Datasets:
+        return Datasets(self._channel)
 
     def publish(self, value_by_id: Mapping[str, bytes], *, retries_max: int = 0) -> list[str]:
         """Through the front door, with the ledger; the reason of each item."""

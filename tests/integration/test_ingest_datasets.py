@@ -19,10 +19,12 @@ from headrace_ingest.adapters.delta_archive import DeltaArchive
 from headrace_ingest.adapters.delta_tables import DeltaTables
 from headrace_ingest.adapters.duckdb_rows import DuckDbRows
 from headrace_ingest.adapters.erasure_conversions import KafkaErasureNews, to_entity
+from headrace_ingest.adapters.label_book import AppliedLabels
 from headrace_ingest.adapters.object_dataset_book import ObjectDatasetBook
 from headrace_ingest.adapters.object_erasure_book import ObjectErasureBook
 from headrace_ingest.domain.accounts import Account
 from headrace_ingest.domain.judging import ARCHIVE_COLUMNS, judge
+from headrace_ingest.handlers.erased_tasks import TaskEraser
 from headrace_ingest.handlers.erasures import Eraser
 from headrace_ingest.handlers.retention import Keeper
 from headrace_ingest.testing import a_contract, a_raw
@@ -62,6 +64,7 @@ class World:
             rows=DuckDbRows(DeltaTables(uri, options), spill),
             models=NoVersions(),
             news=KafkaErasureNews(self.publisher),
+            tasks=TaskEraser(AppliedLabels(), None),
             clock=SystemClock(),
         )
         self.keeper = Keeper(contracts, eraser.datasets, eraser.rows, eraser.clock)

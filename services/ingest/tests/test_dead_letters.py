@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import count
 
 import pytest
@@ -20,11 +21,12 @@ from headrace_ingest.handlers.dead_letters import (
     get_dead_letter,
     list_dead_letters,
 )
+from headrace_ingest.handlers.erased_letters import ErasedLetters
 from headrace_ingest.handlers.redrive import RedriveDeadLetters, redrive_dead_letters
 from headrace_ingest.handlers.sink import Pace, RecordSink
 from headrace_ingest.ports import RawTopic
-from headrace_ingest.testing import a_contract, a_quality_watch, a_raw, a_stream_document
-from headrace_kit.erased_entities import ErasedEntities
+from headrace_ingest.testing import NOW_US, a_contract, a_quality_watch, a_raw, a_stream_document
+from headrace_kit.erased_entities import Entity, ErasedEntities, entity_sha256
 from headrace_kit.failpoints import FailpointRaised, arm
 from headrace_kit.json_strict import decode
 from headrace_kit.kafka import Message, Partition
@@ -47,6 +49,8 @@ class World:
         self.publisher, self.contracts = MemoryPublisher(), AppliedContracts()
         self.log, self.archive = MemoryTopicLog(self.publisher), MemoryArchive()
         self.contracts.put(a_contract())
+        self.erased = ErasedEntities()
+        self.letters = ErasedLetters(self.contracts, self.erased, decode)
         self.sink = RecordSink(
             contracts=self.contracts,
             catalogue=OneTopic(),
@@ -58,7 +62,7 @@ class World:
             monotonic_s=count(0.0, 100.0).__next__,
             pace=Pace(commit_rows_max=1),
             tolerance=tolerance,
-            erased=ErasedEntities(),
+            erased=self.erased,
             news=KafkaErasureNews(MemoryPublisher()),
             quality=a_quality_watch(),
         )
@@ -87,11 +91,18 @@ class World:
 
     def page(self, selection=ALL, begin=BEGINNING, *, letters_max=100, with_redriven=False):
         return list_dead_letters(
-            selection, begin, letters_max=letters_max, with_redriven=with_redriven, log=self.log
+            selection,
+            begin,
+            letters_max=letters_max,
+            with_redriven=with_redriven,
+            log=self.log,
+            erased=self.letters,
         )
 
     def show(self, position):
-        return get_dead_letter(position, log=self.log, contracts=self.contracts, decode=decode)
+        return get_dead_letter(
+            position, log=self.log, contracts=self.contracts, decode=decode, erased=self.letters
+        )
 
     def redrive(self, selection=ALL, *, left_s=lambda: 1.0, **options):
         """What was told last; the sink has taken in what was sent."""
@@ -101,6 +112,7 @@ class World:
             contracts=self.contracts,
             publisher=self.publisher,
             decode=decode,
+            erased=self.letters,
             left_s=left_s,
         )
         *_, last = told
@@ -306,3 +318,50 @@ def test_redrive_that_comes_to_nothing_does_not_stop_the_stream():
     assert 3 == world.redrive().sent
     assert {} == world.sink.stopped()
     assert [2, 2, 2] == [letter.attempt for _, letter, _ in world.page().records]
+
+
+def erase(world, value="UA1", at_us=2 * NOW_US):
+    world.erased.take(Entity("flight", entity_sha256("flight", value), at_us))
+
+
+BROKEN = replace(a_raw(6), value=b"{")  # its key alone names the flight
+
+
+@pytest.mark.parametrize("record", [LATE, TYPE, BROKEN])
+def test_letter_of_an_erased_entity_shows_nothing_of_it(world, record):
+    world.publish(record)
+    erase(world)
+    [(shown, letter, _)] = world.page().records
+    view = world.show(letter.position)
+
+    assert (None, b"") == (shown.value, shown.headers["dl-key"])
+    assert (None, ["ENTITY_ERASED"]) == (view.value, view.reasons_now)
+    assert (None, b"") == (view.record.value, view.record.headers["dl-key"])
+
+
+def test_letters_of_others_are_shown_as_ever(world):
+    world.publish(LATE)
+    erase(world, "UA2")
+    [(shown, letter, _)] = world.page().records
+
+    assert LATE.value == shown.value
+    assert LATE.value == world.show(letter.position).value
+
+
+@pytest.mark.parametrize("record", [LATE, TYPE, BROKEN])
+def test_letter_of_an_erased_entity_is_never_sent_again(world, record):
+    world.publish(record)
+    erase(world)
+    world.mend(**WIDER)
+    told = world.redrive()
+
+    assert (0, {"ENTITY_ERASED": 1}) == (told.sent, dict(told.skipped))
+    assert (1, []) == (world.sent(), world.stored_ids())
+
+
+def test_letter_of_what_an_entity_did_after_it_was_erased_is_sent_again(world):
+    world.publish(LATE)
+    erase(world, at_us=1)
+    world.mend(**WIDER)
+
+    assert 1 == world.redrive().sent

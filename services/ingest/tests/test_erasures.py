@@ -8,6 +8,7 @@ import pytest
 from headrace.errors import Conflict, Invalid, NotFound, Unavailable
 from headrace_ingest.adapters.contract_book import AppliedContracts
 from headrace_ingest.adapters.duckdb_rows import DuckDbRows
+from headrace_ingest.adapters.label_book import AppliedLabels
 from headrace_ingest.adapters.memory_tables import MemoryTables
 from headrace_ingest.adapters.object_dataset_book import ObjectDatasetBook
 from headrace_ingest.adapters.object_erasure_book import ObjectErasureBook
@@ -16,6 +17,7 @@ from headrace_ingest.domain.erasures import ErasedDataset, TrainedVersion, erasu
 from headrace_ingest.domain.judging import ARCHIVE_COLUMNS, judge
 from headrace_ingest.handlers import datasets
 from headrace_ingest.handlers.datasets import CreateDataset
+from headrace_ingest.handlers.erased_tasks import TaskEraser
 from headrace_ingest.handlers.erasures import SETTLE_US, EraseEntity, Eraser, list_erasures
 from headrace_ingest.testing import NOW_US, a_contract, a_raw
 from headrace_kit.failpoints import FailpointRaised, arm
@@ -78,6 +80,7 @@ class World:
             rows=self.rows,
             models=Versions(),
             news=self.news,
+            tasks=TaskEraser(AppliedLabels(), None),
             clock=self.clock,
         )
 

@@ -24,8 +24,10 @@ from headrace_ingest.adapters.sql_task_store import (
 )
 from headrace_ingest.domain.agreement import krippendorff_alpha
 from headrace_ingest.domain.label_tasks import Served, TaskState, task_of
-from headrace_ingest.handlers import label_tasks
+from headrace_ingest.handlers import erased_tasks, label_tasks
+from headrace_ingest.handlers.erased_tasks import TaskEraser
 from headrace_ingest.testing import a_contract
+from headrace_kit.erased_entities import Entity, ErasedEntities, entity_sha256
 from headrace_kit.kafka import Partition
 from headrace_kit.sql import OUTBOX, connect, transaction
 from headrace_kit.sql_schema import prepare
@@ -130,6 +132,7 @@ class World:
         columns = a_contract().stream.model_dump(mode="json", exclude_none=True)["columns"]
         self.contracts.put(a_contract(columns=columns | {"verdict": {"type": "string"}}))
         self.labels.put(label)
+        self.erased = ErasedEntities()
 
     def put(self, *predictions, position=1):
         return label_tasks.put_to_people(
@@ -138,6 +141,7 @@ class World:
             labels=self.labels,
             drifting=lambda endpoint: False,
             tasks=self.tasks,
+            erased=self.erased,
         )
 
     def claim(self, labeller):
@@ -364,10 +368,16 @@ def test_of_racing_claims_one_wins_each_task(make):
     assert len(claimed) == len(set(claimed))
 
 
+def a_sampler(world, incidents):
+    return PredictionSampler(
+        labels=world.labels, incidents=incidents, tasks=world.tasks, erased=world.erased
+    )
+
+
 def test_sampler_stores_tasks_with_the_place_behind_them(make):
     world = make({"drifted": {"share": 1.0}, "disagreement": {"threshold": 0.5}})
     incidents = OpenIncidents()
-    sampler = PredictionSampler(labels=world.labels, incidents=incidents, tasks=world.tasks)
+    sampler = a_sampler(world, incidents)
     topic = "inference.predictions.delay.v1"
 
     def read(number, **changes):
@@ -390,7 +400,7 @@ def test_sampler_stores_tasks_with_the_place_behind_them(make):
 
 def test_prediction_that_cannot_be_read_is_invalid(make):
     world = make()
-    sampler = PredictionSampler(labels=world.labels, incidents=OpenIncidents(), tasks=world.tasks)
+    sampler = a_sampler(world, OpenIncidents())
 
     with pytest.raises(Invalid, match="DECODE_ERROR"):
         sampler.handle(a_batch([a_record(b"\xff\xff\xff")]))
@@ -406,3 +416,53 @@ def test_answer_given_elsewhere_needs_no_claim_and_a_settled_task_takes_none(mak
         world.submit(task.task_id, "bob", claimed=False)
     assert {task.task_id: [("ann", "EWR")]} == dict(world.tasks.answers_of([task.task_id]))
     assert 1 == len(world.published())
+
+
+UA1 = entity_sha256("flight", "UA1")
+AS_OF_US = served().as_of_us
+
+
+def targets(world):
+    listed = world.tasks.listed(LABEL, TaskState.OPEN, after=(0, ""), tasks_max=10)
+    return [task.target for _, task in listed]
+
+
+def erase(world, until_us=AS_OF_US, column="flight"):
+    return TaskEraser(world.labels, world.tasks).erase(Entity(column, UA1, until_us))
+
+
+def test_tasks_of_an_erased_entity_go_with_what_was_said_of_them(make):
+    world = make(labellers=2)
+    world.put(served(1), served(2))
+    for person in ("ann", "ben"):
+        world.submit(world.claim(person), person)
+    assert 1 == erase(world)
+
+    assert ["UA2"] == targets(world)
+    with transaction(world.engine) as connection:
+        for table in (ANSWERS, LEASES):
+            assert [] == connection.execute(table.select()).all()
+
+
+def test_task_as_of_a_later_moment_or_by_another_column_stays(make):
+    world = make()
+    world.put(served(1))
+
+    assert (0, 0) == (erase(world, AS_OF_US - 1), erase(world, column="origin"))
+    assert ["UA1"] == targets(world)
+
+
+def test_prediction_about_an_erased_entity_is_put_to_nobody(make):
+    world = make()
+    world.erased.take(Entity("flight", UA1, AS_OF_US))
+    world.put(served(1), served(2), served(1, prediction_id="p9", as_of_us=AS_OF_US + 1))
+
+    assert ["UA1", "UA2"] == sorted(targets(world))
+
+
+def test_every_page_of_targets_is_looked_through(make, monkeypatch):
+    monkeypatch.setattr(erased_tasks, "PAGE_TARGETS", 2)
+    world = make()
+    world.put(*(served(n) for n in (5, 4, 3, 2, 1)))
+
+    assert 1 == erase(world)

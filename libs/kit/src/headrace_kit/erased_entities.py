@@ -46,6 +46,12 @@ class ErasedEntities:
         """By which entities were erased."""
         return frozenset(self._moments)
 
+    def holds(self, column: str, value: str, moment_us: int) -> bool:
+        """Whether this is an erased entity, and the moment not after its erasure."""
+        moments = self._moments.get(column, {})
+        digest = bytes.fromhex(entity_sha256(column, value)) if moments else b""
+        return moment_us <= moments.get(digest, -1)
+
     def found(self, rows: pl.DataFrame, event_us: pl.Series) -> dict[int, Entity]:
         """By their numbers the rows that speak of an erased entity, and of which."""
         asked = [name for name in self._moments if name in rows.columns]

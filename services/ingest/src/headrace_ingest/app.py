@@ -42,6 +42,7 @@ from headrace_ingest.domain.passages import HashedEmbedder
 from headrace_ingest.domain.recent_ids import RecentIds
 from headrace_ingest.domain.tolerance import Tolerance
 from headrace_ingest.handlers.catalogue import CatalogueKeeper
+from headrace_ingest.handlers.erased_tasks import TaskEraser
 from headrace_ingest.handlers.erasures import Eraser
 from headrace_ingest.handlers.publish import REQUEST_BYTES_MAX, PublishDoor
 from headrace_ingest.handlers.quality import QualityWatch
@@ -113,10 +114,10 @@ def run(settings: IngestSettings) -> int:
     )
     catalogue = KafkaTopicCatalogue(bootstrap)
     labels = AppliedLabels(lambda: queue.sampling.subscribe(_queued(labels)))
-    queue = _label_queue(settings, labels, publisher)
+    erased = ErasedEntities()
+    queue = _label_queue(settings, labels, publisher, erased)
     options = delta_storage_options(settings.objects, settings.s3)
     archive = DeltaArchive(settings.objects, options)
-    erased = ErasedEntities()
     sink = RecordSink(
         contracts=contracts,
         catalogue=catalogue,
@@ -163,7 +164,7 @@ def run(settings: IngestSettings) -> int:
         on_record=lambda record: erased.take(to_entity(record)),
         service="ingest",
     )
-    eraser = _eraser(settings, contracts, publisher)
+    eraser = _eraser(settings, contracts, publisher, TaskEraser(labels, queue.tasks))
     engine = connect(settings.index_database, schema="ingest_index")
     index = SqlCatalogueIndex(engine)
     embedder = HashedEmbedder()
@@ -202,6 +203,7 @@ def run(settings: IngestSettings) -> int:
                     contracts=contracts,
                     publisher=publisher,
                     decode=decode,
+                    erased=erased,
                 ),
             ),
             (
@@ -244,7 +246,10 @@ def run(settings: IngestSettings) -> int:
 
 
 def _eraser(
-    settings: IngestSettings, contracts: AppliedContracts, publisher: KafkaPublisher
+    settings: IngestSettings,
+    contracts: AppliedContracts,
+    publisher: KafkaPublisher,
+    tasks: TaskEraser,
 ) -> Eraser:
     """What works on datasets, and takes entities out of them and of the archive."""
     objects = object_store(settings.objects, settings.s3)
@@ -256,6 +261,7 @@ def _eraser(
         rows=DuckDbRows(DeltaTables(settings.objects, options), settings.data_dir / "spill"),
         models=GrpcModelVersions(open_channel(settings.registry_address)),
         news=KafkaErasureNews(publisher),
+        tasks=tasks,
         clock=SystemClock(),
     )
 
@@ -272,7 +278,10 @@ class LabelQueueParts:
 
 
 def _label_queue(
-    settings: IngestSettings, labels: AppliedLabels, publisher: KafkaPublisher
+    settings: IngestSettings,
+    labels: AppliedLabels,
+    publisher: KafkaPublisher,
+    erased: ErasedEntities,
 ) -> LabelQueueParts:
     bootstrap = settings.kafka_bootstrap
     engine = connect(settings.database, schema="ingest")
@@ -288,7 +297,7 @@ def _label_queue(
     sampling = ConsumeLoop(
         bootstrap=bootstrap,
         group="ingest.labels",
-        handler=PredictionSampler(labels=labels, incidents=incidents, tasks=tasks),
+        handler=PredictionSampler(labels=labels, incidents=incidents, tasks=tasks, erased=erased),
         dead_letters=publisher,
         service="ingest",
     )

@@ -164,6 +164,12 @@ class TaskStore(Protocol):
     def counts(self, label: str) -> Mapping[TaskState, int]:
         """Tasks by state."""
 
+    def targets(self, label: str, *, after: str, targets_max: int) -> list[str]:
+        """The first targets behind this one, in order, each once."""
+
+    def erase(self, label: str, targets: Collection[str], *, until_us: int) -> int:
+        """Forget the tasks of these targets as of that moment or earlier; how many there were."""
+
 
 class TopicCatalogue(Protocol):
     """What Kafka says about topics."""

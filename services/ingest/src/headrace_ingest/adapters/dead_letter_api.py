@@ -24,6 +24,7 @@ from headrace_ingest.handlers.dead_letters import (
     get_dead_letter,
     list_dead_letters,
 )
+from headrace_ingest.handlers.erased_letters import ErasedLetters
 from headrace_ingest.handlers.redrive import (
     LETTERS_MAX,
     Progress,
@@ -31,6 +32,7 @@ from headrace_ingest.handlers.redrive import (
     redrive_dead_letters,
 )
 from headrace_ingest.ports import ContractBook
+from headrace_kit.erased_entities import ErasedEntities
 from headrace_kit.grpc_server import remaining_s
 from headrace_kit.kafka import Publisher, Record
 from headrace_kit.topic_log import TopicLog
@@ -46,10 +48,17 @@ class DeadLetterApi(dead_letter_service_pb2_grpc.DeadLetterServiceServicer):
     """One redrive at a time: two would send the same letters."""
 
     def __init__(
-        self, *, log: TopicLog, contracts: ContractBook, publisher: Publisher, decode: Decode
+        self,
+        *,
+        log: TopicLog,
+        contracts: ContractBook,
+        publisher: Publisher,
+        decode: Decode,
+        erased: ErasedEntities,
     ) -> None:
         self._log, self._contracts = log, contracts
         self._publisher, self._decode = publisher, decode
+        self._erased = ErasedLetters(contracts, erased, decode)
         self._redriving = threading.Lock()
 
     def ListDeadLetters(self, request: Any, context: grpc.ServicerContext) -> Any:
@@ -60,6 +69,7 @@ class DeadLetterApi(dead_letter_service_pb2_grpc.DeadLetterServiceServicer):
             letters_max=min(request.page_size or PAGE_SIZE, PAGE_SIZE_MAX),
             with_redriven=request.with_redriven,
             log=self._log,
+            erased=self._erased,
         )
         return _to_page(page)
 
@@ -69,6 +79,7 @@ class DeadLetterApi(dead_letter_service_pb2_grpc.DeadLetterServiceServicer):
             log=self._log,
             contracts=self._contracts,
             decode=self._decode,
+            erased=self._erased,
         )
         return _to_view(view, min(request.value_bytes_max or VALUE_BYTES, VALUE_BYTES_MAX))
 
@@ -82,6 +93,7 @@ class DeadLetterApi(dead_letter_service_pb2_grpc.DeadLetterServiceServicer):
                 contracts=self._contracts,
                 publisher=self._publisher,
                 decode=self._decode,
+                erased=self._erased,
                 left_s=_left_s(context),
             )
             yield from map(_to_progress, progress)

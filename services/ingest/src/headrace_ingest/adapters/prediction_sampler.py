@@ -13,6 +13,7 @@ from headrace.monitor.v1 import monitor_events_pb2
 from headrace_ingest.domain.label_tasks import Served
 from headrace_ingest.handlers.label_tasks import put_to_people
 from headrace_ingest.ports import LabelBook, TaskStore
+from headrace_kit.erased_entities import ErasedEntities
 from headrace_kit.kafka import Partition, Record, RecordBatch
 
 DRIFT = "drift"
@@ -43,8 +44,16 @@ class OpenIncidents:
 class PredictionSampler:
     """PositionedHandler: tasks and positions are one transaction, ids make a repeat harmless."""
 
-    def __init__(self, *, labels: LabelBook, incidents: OpenIncidents, tasks: TaskStore) -> None:
+    def __init__(
+        self,
+        *,
+        labels: LabelBook,
+        incidents: OpenIncidents,
+        tasks: TaskStore,
+        erased: ErasedEntities,
+    ) -> None:
         self._labels, self._incidents, self._tasks = labels, incidents, tasks
+        self._erased = erased
 
     def positions(self, partitions: Sequence[Partition]) -> Mapping[Partition, int]:
         saved = self._tasks.positions()
@@ -67,6 +76,7 @@ class PredictionSampler:
             labels=self._labels,
             drifting=self._incidents.drifting,
             tasks=self._tasks,
+            erased=self._erased,
         )
 
 

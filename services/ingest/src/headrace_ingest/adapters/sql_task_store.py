@@ -226,6 +226,23 @@ class SqlTaskStore:
         with transaction(self._engine) as connection:
             return {TaskState(state): count for state, count in connection.execute(query)}
 
+    def targets(self, label: str, *, after: str, targets_max: int) -> list[str]:
+        query = (
+            select(TASKS.c.target)
+            .where((TASKS.c.label == label) & (TASKS.c.target > after))
+            .distinct()
+            .order_by(TASKS.c.target)
+            .limit(targets_max)
+        )
+        with transaction(self._engine) as connection:
+            return list(connection.execute(query).scalars())
+
+    def erase(self, label: str, targets: Collection[str], *, until_us: int) -> int:
+        own = (TASKS.c.label == label) & TASKS.c.target.in_(targets)
+        ids = select(TASKS.c.task_id).where(own & (TASKS.c.as_of_us <= until_us))
+        with transaction(self._engine) as connection:
+            return _delete(connection, ids)
+
     def _locked(self, connection: Connection, task_id: str) -> Task:
         """The open task, held until the transaction ends."""
         return _get(
@@ -241,8 +258,14 @@ class SqlTaskStore:
 
     def _forget(self, connection: Connection, now_us: int) -> None:
         old = select(TASKS.c.task_id).where(TASKS.c.created_us < now_us - KEEP_US)
-        for table in (ANSWERS, LEASES, TASKS):
-            connection.execute(delete(table).where(table.c.task_id.in_(old)))
+        _delete(connection, old)
+
+
+def _delete(connection: Connection, task_ids: Select[Any]) -> int:
+    """Tasks with all that was said of them; how many."""
+    for table in (ANSWERS, LEASES):
+        connection.execute(delete(table).where(table.c.task_id.in_(task_ids)))
+    return connection.execute(delete(TASKS).where(TASKS.c.task_id.in_(task_ids))).rowcount
 
 
 def _open(connection: Connection, label: str) -> int:

@@ -63,6 +63,37 @@ class Judged:
 
 def judge(records: RawBatch, contract: Contract, *, decode: Decode) -> Judged:
     """Judge records of one stream; `decode` raises Invalid with the reason of a bad value."""
+    refused, rows = _read(records, contract, decode)
+    if rows["_reason"].null_count() < len(rows):
+        refused |= _told(rows.filter(pl.col("_reason").is_not_null()), contract)
+        rows = rows.filter(pl.col("_reason").is_null())
+    wanted = (*ARCHIVE_COLUMNS, *contract.stream.columns, INDEX, VALUE, PUBLISHED)
+    return Judged(refused, rows.select(wanted), _redriven(records))
+
+
+def readable_columns(records: RawBatch, contract: Contract, *, decode: Decode) -> pl.DataFrame:
+    """What can be read of each record, good or not, as it would be stored.
+
+    The contract's columns, `_index` and `_event_time_us`. Of a value that says nothing of its key
+    the record's own key stands in, and Kafka's time for an event time.
+    """
+    _, rows = _read(records, contract, decode)
+    stream = contract.stream
+    if stream.columns[stream.key].type == "string":
+        rows = rows.with_columns(pl.coalesce(stream.key, "_key").alias(stream.key))
+    unprotected = pl.col("_reason").is_not_null()
+    rows = rows.with_columns(
+        pl.when(unprotected).then(each).otherwise(pl.col(each.meta.output_name()))
+        for each in contract.protection
+    )
+    moments = pl.coalesce("_event_time_us", "_kafka_time_us").alias("_event_time_us")
+    return rows.select(*stream.columns, INDEX, moments)
+
+
+def _read(
+    records: RawBatch, contract: Contract, decode: Decode
+) -> tuple[dict[int, str], pl.DataFrame]:
+    """Those that are refused unread, and the others with the reason why they are, or null."""
     refused = envelope_reasons(records, contract)
     events = structured_events(records, refused, contract, decode)
     refused |= events.refused
@@ -75,12 +106,7 @@ def judge(records: RawBatch, contract: Contract, *, decode: Decode) -> Judged:
         values = [events.values.get(index, value) for index, value in pairs]
     columns = decoded(values, contract.sent, decode=decode)
     rows = pl.concat([columns, origin], how="horizontal")
-    rows = _rows(rows, contract)
-    if rows["_reason"].null_count() < len(rows):
-        refused |= _told(rows.filter(pl.col("_reason").is_not_null()), contract)
-        rows = rows.filter(pl.col("_reason").is_null())
-    wanted = (*ARCHIVE_COLUMNS, *contract.stream.columns, INDEX, VALUE, PUBLISHED)
-    return Judged(refused, rows.select(wanted), _redriven(records))
+    return refused, _rows(rows, contract)
 
 
 def _told(refused: pl.DataFrame, contract: Contract) -> dict[int, str]:

@@ -10,9 +10,11 @@ from dataclasses import dataclass, replace
 from headrace import topics
 from headrace.errors import NotFound
 from headrace_ingest.domain.decoding import Decode
+from headrace_ingest.domain.erasures import ENTITY_ERASED
 from headrace_ingest.domain.faults import leading
 from headrace_ingest.domain.judging import judge
 from headrace_ingest.domain.letters import Letter, Position, Selection, Sent, Window
+from headrace_ingest.handlers.erased_letters import ErasedLetters, veiled
 from headrace_ingest.ports import ContractBook
 from headrace_kit.dead_letters import dead_letter_topic, origin_of, whole
 from headrace_kit.kafka import Partition, Record, RecordBatch
@@ -23,6 +25,7 @@ WINDOW_LETTERS_MAX = 50_000
 BEGINNING = Position(0, 0)
 # In the header of a letter's key, without payload: the letter was sent again.
 REDRIVEN = "dl-redriven"
+NOT_KNOWN = b"-"  # no value of any format
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,9 +63,15 @@ def read_window(
 
 
 def list_dead_letters(
-    selection: Selection, begin: Position, *, letters_max: int, with_redriven: bool, log: TopicLog
+    selection: Selection,
+    begin: Position,
+    *,
+    letters_max: int,
+    with_redriven: bool,
+    log: TopicLog,
+    erased: ErasedLetters,
 ) -> LetterPage:
-    """A page of letters from `begin` on, each with its record."""
+    """A page of letters from `begin` on, each with its record; an erased one is veiled."""
     window = read_window(log, selection, begin)
     counts: Counter[tuple[str, str, bool]] = Counter()
     told = []
@@ -74,14 +83,20 @@ def list_dead_letters(
     rest = [letter.position for letter, _ in told[letters_max : letters_max + 1]]
     following = rest[0] if rest else window.following
     shown = {letter.position: (letter, sent) for letter, sent in page}
-    records = [(record, *shown[at]) for at, record in read_letters(log, shown)]
+    read = [(record, *shown[at]) for at, record in read_letters(log, shown)]
+    records = [(_shown(record, letter, log, erased), letter, sent) for record, letter, sent in read]
     return LetterPage(records, following, counts, window.following is not None)
 
 
 def get_dead_letter(
-    position: Position, *, log: TopicLog, contracts: ContractBook, decode: Decode
+    position: Position,
+    *,
+    log: TopicLog,
+    contracts: ContractBook,
+    decode: Decode,
+    erased: ErasedLetters,
 ) -> LetterView:
-    """Raises NotFound DEAD_LETTER_UNKNOWN."""
+    """Raises NotFound DEAD_LETTER_UNKNOWN; of an erased record nothing is shown."""
     record = log.at(Partition(TOPIC, position.partition), position.offset)
     letter = None if record is None else letter_of(record)
     if record is None or not isinstance(letter, Letter):
@@ -90,9 +105,18 @@ def get_dead_letter(
     window.read(_entries(log.read(Partition(TOPIC, position.partition), position.offset)))
     redriven = not window.waiting()  # also when another letter has followed
     raw = original(record, log)
+    if raw is not None and erased.among(letter.stream, [raw])[0]:
+        return LetterView(veiled(record), letter, redriven, None, [ENTITY_ERASED])
     now = [] if raw is None else reasons_now(letter.stream, [raw], contracts, decode)
     value = None if raw is None else raw.value
     return LetterView(record, letter, redriven, value, [reason for reason in now if reason])
+
+
+def _shown(record: Record, letter: Letter, log: TopicLog, erased: ErasedLetters) -> Record:
+    """Of a pointer the key alone is known, and says whom it may speak of."""
+    key_alone = replace(record, key=record.headers["dl-key"], value=NOT_KNOWN, headers={})
+    raw = original(record, log) if record.value is not None else None
+    return veiled(record) if erased.among(letter.stream, [raw or key_alone])[0] else record
 
 
 def read_letters(

@@ -17,6 +17,7 @@ from headrace.errors import Conflict, Invalid, NotFound
 from headrace_ingest.domain.datasets import Manifest, Selection, check_request_id, page_limit
 from headrace_ingest.domain.erasures import ErasedDataset, Erasure, erasure_id
 from headrace_ingest.handlers.datasets import pinned_versions
+from headrace_ingest.handlers.erased_tasks import TaskEraser
 from headrace_ingest.ports import (
     ContractBook,
     DatasetBook,
@@ -52,6 +53,7 @@ class Eraser:
     rows: RowStore
     models: ModelVersions
     news: ErasureNews
+    tasks: TaskEraser
     clock: Clock
 
     def erase(self, command: EraseEntity, request_id: str, *, timeout_s: float) -> Erasure:
@@ -84,6 +86,7 @@ class Eraser:
         """One pass; how many rows it took out."""
         self.news.tell(erasure)
         failpoint("ingest.erase.told")
+        self.tasks.erase(erasure.entity)
         rows = 0
         for selection in self._newest(erasure.entity.column):
             changed = self._revise(erasure, selection.stream, timeout_s)

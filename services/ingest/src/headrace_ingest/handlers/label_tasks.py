@@ -18,8 +18,10 @@ from headrace.label_definition import LabelDefinition, LabelQueue
 from headrace_ingest.domain.agreement import krippendorff_alpha
 from headrace_ingest.domain.contract import Contract
 from headrace_ingest.domain.label_tasks import Served, Task, TaskState, settle, task_of
+from headrace_ingest.handlers.erased_tasks import about_erased
 from headrace_ingest.ports import ContractBook, LabelBook, TaskStore
 from headrace_kit.clock import Clock
+from headrace_kit.erased_entities import ErasedEntities
 from headrace_kit.kafka import Message
 
 HUMAN = "human"
@@ -43,6 +45,7 @@ def put_to_people(
     labels: LabelBook,
     drifting: Callable[[str], bool],
     tasks: TaskStore,
+    erased: ErasedEntities,
 ) -> int:
     """Store the tasks of these predictions with the position behind them; how many are new.
 
@@ -56,6 +59,7 @@ def put_to_people(
         for each in served
         if each.endpoint == queues[label.name].endpoint
         and (task := task_of(each, label, drifting=drifting(each.endpoint))) is not None
+        and not about_erased(task, label, erased)
     ]
     open_max = {name: queue.tasks_max for name, queue in queues.items()}
     return tasks.add(found, open_max, positions)

@@ -15,6 +15,7 @@ from itertools import islice
 from headrace import topics
 from headrace.errors import Invalid
 from headrace_ingest.domain.decoding import Decode
+from headrace_ingest.domain.erasures import ENTITY_ERASED
 from headrace_ingest.domain.letters import Letter, Position, Selection
 from headrace_ingest.handlers.dead_letters import (
     BEGINNING,
@@ -25,6 +26,7 @@ from headrace_ingest.handlers.dead_letters import (
     read_window,
     reasons_now,
 )
+from headrace_ingest.handlers.erased_letters import ErasedLetters
 from headrace_ingest.ports import ContractBook
 from headrace_kit.dead_letters import ORIGIN_HEADERS
 from headrace_kit.failpoints import failpoint
@@ -63,6 +65,7 @@ def redrive_dead_letters(
     contracts: ContractBook,
     publisher: Publisher,
     decode: Decode,
+    erased: ErasedLetters,
     left_s: Callable[[], float],
 ) -> Iterator[Progress]:
     """Tell the progress after each part; ends in time when `left_s` says that none is left.
@@ -80,7 +83,7 @@ def redrive_dead_letters(
         if left_s() <= 0:
             progress.more = True
             break
-        known = _known(part, progress, log, contracts)
+        known = _alive(_known(part, progress, log, contracts), progress, erased)
         if command.dry_run:
             _judge(known, progress, contracts, decode)
         else:
@@ -127,6 +130,17 @@ def _known(
         else:
             found.append(_Known(letter.stream, record, kept))
     return found
+
+
+def _alive(known: Sequence[_Known], progress: Progress, erased: ErasedLetters) -> list[_Known]:
+    """Counts those of erased entities as skipped: they end here."""
+    alive = []
+    for stream in sorted({each.stream for each in known}):
+        own = [each for each in known if each.stream == stream]
+        gone = erased.among(stream, [each.original for each in own])
+        progress.skipped[ENTITY_ERASED] += sum(gone)
+        alive += [each for each, dead in zip(own, gone, strict=True) if not dead]
+    return alive
 
 
 def _judge(

@@ -1,0 +1,51 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Label tasks about an erased entity: they go with it, and none is put for what it did before.
+
+A task of an entity label names the entity by the column that the label's key is. A task of a
+prediction names that alone, so it is nobody's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from headrace.label_definition import LabelDefinition
+from headrace_ingest.domain.label_tasks import Task
+from headrace_ingest.ports import LabelBook, TaskStore
+from headrace_kit.erased_entities import Entity, ErasedEntities, entity_sha256
+
+PAGE_TARGETS = 1_000
+
+
+@dataclass(frozen=True, slots=True)
+class TaskEraser:
+    """A pass may be repeated: what is gone is gone."""
+
+    labels: LabelBook
+    tasks: TaskStore
+
+    def erase(self, entity: Entity) -> int:
+        """How many tasks went; raises Unavailable DATABASE_UNAVAILABLE."""
+        return sum(
+            self.tasks.erase(label.name, own, until_us=entity.erased_at_us)
+            for label in self.labels.all()
+            if label.by == "entity" and label.key == entity.column
+            for page in self._targets(label)
+            if (own := [each for each in page if _digest(label, each) == entity.sha256])
+        )
+
+    def _targets(self, label: LabelDefinition) -> Iterator[list[str]]:
+        after = ""
+        while page := self.tasks.targets(label.name, after=after, targets_max=PAGE_TARGETS):
+            yield page
+            after = page[-1]
+
+
+def about_erased(task: Task, label: LabelDefinition, erased: ErasedEntities) -> bool:
+    """Whether people may not be asked any more."""
+    return label.by == "entity" and erased.holds(label.key, task.target, task.as_of_us)
+
+
+def _digest(label: LabelDefinition, target: str) -> str:
+    return entity_sha256(label.key, target)

@@ -1,0 +1,148 @@
+# SPDX-License-Identifier: Apache-2.0
+"""An erased entity stays gone: late copies, replays, old snapshots, kills (FAULTS 6, row 42)."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import time
+
+import numpy as np
+import pytest
+from tests.faults import oracle
+from tests.faults.load import waves
+from tests.faults.test_repeats import rewind
+from tests.faults.world import RAW, Service, World, order_value
+
+from headrace.errors import Unavailable
+from headrace_kit.objects import object_store
+from headrace_kit.testing import wait_until
+
+pytestmark = pytest.mark.faults
+
+DEADLINE_S = 120.0
+ERASED, REQUEST = "customer-1", "erase customer-1"
+SNAPSHOTS = {"FEATURE_SNAPSHOT_INTERVAL_S": "1"}
+
+
+def erase(ingest: Service) -> None:
+    """The same request until it is answered: a channel that met a dead process waits a while."""
+
+    def answered() -> bool:
+        try:
+            ingest.datasets().erase("customer", ERASED, request_id=REQUEST)
+        except Unavailable:
+            return False
+        return True
+
+    wait_until(answered, timeout_s=DEADLINE_S)
+
+
+def gone(world: World) -> bool:
+    """The entity has no answer, and every other one is that of a world without its events."""
+    as_of_us = time.time_ns() // 1_000
+    found = world.features(as_of_us)
+    others = [order for order in world.orders.values() if order.customer != ERASED]
+    expected = oracle.answers(others, as_of_us)
+    nothing = all(
+        value == 0.0 or np.isnan(value) for (name, _), value in found.items() if name == ERASED
+    )
+    same = [np.array_equal(found[name], value, equal_nan=True) for name, value in expected.items()]
+    return nothing and all(same)
+
+
+def stored(world: World) -> set[str]:
+    """The erased entity's events in the archive."""
+    own = {event_id for event_id, order in world.orders.items() if order.customer == ERASED}
+    return own & {row.event_id for row in world.rows()}
+
+
+def late_copies(world: World) -> int:
+    """As many as its publisher sends again."""
+    own = [order for order in world.orders.values() if order.customer == ERASED]
+    world.produce({order.event_id: order_value(order) for order in own})
+    return len(own)
+
+
+def refused(world: World) -> int:
+    return sum(letter.reason == "ENTITY_ERASED" for letter in world.letters())
+
+
+@pytest.mark.parametrize("step", ["ingest.erase.events_told", "ingest.erase.deleted"])
+def test_ingest_killed_while_it_erases(step, world, ingest, feature):
+    feature.start()
+    ingest.start(fail=f"{step}:1:kill")
+    waves(world, ingest, count=3)
+    world.settle()
+    assert stored(world)
+    with pytest.raises(Unavailable):
+        erase(ingest)
+    assert -signal.SIGKILL == ingest.wait_ended()
+
+    ingest.start()
+    erase(ingest)
+    copies = late_copies(world)
+    world.settle()
+    wait_until(lambda: gone(world), timeout_s=DEADLINE_S)
+    assert set() == stored(world)
+    assert copies == refused(world)
+
+
+@pytest.mark.parametrize("step", ["feature.erase.half", "kit.state.in_batch"])
+def test_feature_killed_while_it_takes_erased_events_out(step, world, ingest, feature):
+    ingest.start()
+    feature.start()
+    waves(world, ingest, count=3)
+    world.settle()
+    feature.stop()
+    feature.start(fail=f"{step}:1:kill")
+    erase(ingest)
+    assert -signal.SIGKILL == feature.wait_ended()
+
+    feature.start()
+    wait_until(lambda: gone(world), timeout_s=DEADLINE_S)
+
+
+def test_nothing_that_is_rebuilt_holds_it(world, s3_proxy, ingest, feature):
+    """From an old snapshot, from Kafka's beginning, and by an ingest that reads all again."""
+    ingest.start()
+    feature.start(**SNAPSHOTS)
+    waves(world, ingest, count=3)
+    world.settle()
+    objects = object_store(world.object_store_uri, world.s3)
+    wait_until(lambda: snapshots(objects), timeout_s=DEADLINE_S)
+    old = {key: objects.get(key) for key in objects.keys("feature")}
+    erase(ingest)
+    wait_until(lambda: gone(world), timeout_s=DEADLINE_S)
+    feature.kill()
+
+    replace_snapshots(objects, old)
+    shutil.rmtree(feature.folder)
+    feature.start(**SNAPSHOTS)
+    wait_until(lambda: gone(world), timeout_s=DEADLINE_S)
+    assert b"restored" in feature.log.read_bytes()
+
+    feature.kill()
+    replace_snapshots(objects, {})
+    shutil.rmtree(feature.folder)
+    feature.start(**SNAPSHOTS)
+    world.settle()
+    wait_until(lambda: gone(world), timeout_s=DEADLINE_S)
+
+    ingest.stop()
+    rewind(world, "ingest", RAW)
+    ingest.start()
+    world.settle()
+    assert gone(world)
+    assert set() == stored(world)
+
+
+def snapshots(objects) -> bool:
+    return any("/manifests/" in key for key in objects.keys("feature"))
+
+
+def replace_snapshots(objects, others: dict[str, bytes]) -> None:
+    for key in objects.keys("feature"):
+        objects.delete(key)
+    for key, value in others.items():
+        objects.put_if_absent(key, value)
