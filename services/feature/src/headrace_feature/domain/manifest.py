@@ -90,7 +90,7 @@ class Manifest:
 
 
 def furthest(manifests: Iterable[Manifest], partition: int) -> Manifest | None:
-    """The one that came furthest in the partition, of equals the newest."""
+    """The one that came furthest in the partition, of equals the one that lost most, the newest."""
     naming = [each for each in manifests if partition in each.next_by_partition]
     return max(naming, key=lambda each: _rank(each, partition), default=None)
 
@@ -102,5 +102,5 @@ def outdated(manifests: Collection[Manifest]) -> list[Manifest]:
     return [each for each in manifests if each not in wanted]
 
 
-def _rank(manifest: Manifest, partition: int) -> tuple[int, str]:
-    return manifest.next_by_partition[partition], manifest.name
+def _rank(manifest: Manifest, partition: int) -> tuple[int, int, str]:
+    return manifest.next_by_partition[partition], manifest.erased_to, manifest.name
