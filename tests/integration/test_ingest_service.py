@@ -166,6 +166,19 @@ def test_kill_during_maintenance_changes_no_number(start_service, stream, folder
     assert_exact(service, stream)
 
 
+def test_kill_behind_the_removal_of_old_files_changes_no_number(start_service, stream):
+    service = start_service()
+    service.start()
+    publish_dirt(service, stream)
+    assert 0 == service.stop()
+    service.start(fail="ingest.keep.vacuumed:1:kill", ready=False)
+    assert -signal.SIGKILL == service.wait_ended()
+
+    service.start()
+    stream.wait_taken_in()
+    assert_exact(service, stream)
+
+
 def fill_log(place: Place, stream: Stream, *, commits: int) -> None:
     """Commits of another topic's account, so that the next checkpoint is near."""
     archive, contract = DeltaArchive(place.uri, place.options), a_contract(name=stream.name)
