@@ -41,7 +41,7 @@ from headrace_feature.offline_handlers import (
     get_historical_features,
 )
 from headrace_feature.ports import Restorer
-from headrace_kit.erased_entities import Entity, ErasedEntities, entity_sha256
+from headrace_kit.erased_entities import Entity, ErasedEntities, entity_key_digest, entity_sha256
 from headrace_kit.kafka import Message, Partition
 from headrace_kit.state_store import MemoryStateStore
 from headrace_kit.testing import FixedClock, MemoryPublisher, MemoryTopicLog, a_batch, a_record
@@ -257,6 +257,7 @@ def tell_erased(
         erased_at_us=at_us,
         event_ids=[event.id for event in events],
         event_times_us=[event.at for event in events],
+        entity_key_digest=bytes.fromhex(entity_key_digest(value)),
     )
     told.publish([Message(ERASED_EVENTS, None, message.SerializeToString())])
 

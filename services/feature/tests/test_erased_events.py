@@ -229,6 +229,58 @@ def test_old_snapshot_brings_nothing_back(tmp_path, small_tiers):
     assert folded_once(others()).state() == fresh.state()
 
 
+def test_view_by_the_entity_loses_events_too_whose_ids_nobody_knows(world):
+    fold_one_by_one(world)
+    tell_erased(world.told, [], "zone", "b", EVENTS[49].at)
+    world.follow_erasures()
+    once = folded_once([e for e in EVENTS if e.zone != "b" or e.at > EVENTS[49].at])
+
+    assert once.state()["zone"] == world.state()["zone"]
+    assert once.state()["zone-kind"] != world.state()["zone-kind"]
+
+
+def test_worker_that_is_up_to_the_log_cleans_what_it_adopts_from_one_that_is_not(
+    tmp_path, small_tiers
+):
+    cluster, behind = _filled(tmp_path)
+    ahead = cluster.worker()
+    behind.give_up(1)
+    ahead.place(1)
+    ahead.read_on()
+    behind.copy()
+    erase(cluster)
+    ahead.world.follow_erasures()
+    ahead.place(0)  # the other one ended before it had followed
+    assert {0} == {each.erased_to for each in _contents(ahead.world)}
+    ahead.world.follow_erasures()
+
+    assert folded_once(others()).state() == ahead.state()
+
+
+def test_runs_that_are_adopted_while_a_round_is_on_are_followed_from_where_they_stand(
+    tmp_path, small_tiers
+):
+    cluster, behind = _filled(tmp_path)
+    behind.give_up(1)
+    behind.copy()
+    ahead = cluster.worker()
+    ahead.place(1)
+    for _ in range(len(EVENTS)):
+        ahead.read_on(1)
+        ahead.handler.idle()
+    erase(cluster)
+    ahead.world.follow_erasures()
+    tell_erased(cluster.told, EVENTS[1:2], "driver", "nobody", LATER)
+    ahead.world.reader.look()
+    assert any(each.large for each in _held(ahead.world))
+    ahead.handler.idle()  # the round is on, and looks at the first large run
+    ahead.place(0)
+    ahead.world.follow_erasures()
+    ahead.world.follow_erasures()
+
+    assert folded_once(others(events=EVENTS[:1] + EVENTS[2:])).state() == ahead.state()
+
+
 @settings(
     suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=60
 )

@@ -20,6 +20,7 @@ from headrace_ingest.handlers.datasets import CreateDataset
 from headrace_ingest.handlers.erased_tasks import TaskEraser
 from headrace_ingest.handlers.erasures import SETTLE_US, EraseEntity, Eraser, list_erasures
 from headrace_ingest.testing import NOW_US, a_contract, a_raw
+from headrace_kit.erased_entities import entity_key_digest
 from headrace_kit.failpoints import FailpointRaised, arm
 from headrace_kit.json_strict import decode
 from headrace_kit.objects import MemoryObjectStore
@@ -41,7 +42,7 @@ class News:
     """What everybody was told."""
 
     def __init__(self):
-        self.told, self.away, self.events = [], False, []
+        self.told, self.away, self.events, self.keys = [], False, [], []
         self.meanwhile = lambda: None
 
     def tell(self, erasure):
@@ -50,6 +51,7 @@ class News:
         self.told.append(erasure.entity)
 
     def tell_events(self, events):
+        self.keys.append((events.stream, events.entity.key_digest))
         self.events += [(events.stream, event_id) for event_id in events.ids]
         self.meanwhile()
 
@@ -236,6 +238,14 @@ def test_each_event_is_told_before_it_goes(world, step):
     gone = {"departed:0", "departed:1"} - set(world.events())
 
     assert gone <= {event_id for stream, event_id in world.news.events if stream == STREAM}
+
+
+def test_stream_whose_events_retention_removed_is_told_of_the_entity(world):
+    world.erase("UA9")
+
+    assert {(STREAM, entity_key_digest("UA9")), (OTHER, entity_key_digest("UA9"))} == set(
+        world.news.keys
+    )
 
 
 def test_event_that_is_stored_while_others_are_told_is_told_too(world):

@@ -9,7 +9,7 @@ state of any age, on disk or in a snapshot, is brought up to it from where it sa
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from itertools import islice
 
 import structlog
@@ -20,14 +20,14 @@ from headrace.errors import Invalid, Unavailable
 from headrace.ingest.v1 import erasures_pb2 as pb
 from headrace_feature.adapters.run_eraser import Round, RunEraser
 from headrace_feature.adapters.run_store import RunStore
-from headrace_feature.domain.erased_events import ErasedEvents
+from headrace_feature.domain.erased_events import ErasedEvents, ErasedKey
 from headrace_kit.erased_entities import Entity, ErasedEntities
 from headrace_kit.kafka import Partition, Record
 from headrace_kit.offsets import topic_end_offsets
 from headrace_kit.part_thread import ThreadPart
 from headrace_kit.topic_log import TopicLog
 
-LOOK_INTERVAL_S = 0.5
+LOOK_INTERVAL_S = 1.0
 ROUND_MESSAGES_MAX = 100  # of at most 1,000 events each
 
 log = structlog.get_logger(__name__)
@@ -116,6 +116,12 @@ def _entity(event: pb.EntityErased | pb.EventsErased) -> Entity:
     return Entity(event.column, event.entity_sha256, event.erased_at_us)
 
 
-def _events(told: Iterable[pb.EventsErased]) -> ErasedEvents:
+def _events(told: Sequence[pb.EventsErased]) -> ErasedEvents:
     ids = [each.encode() for event in told for each in event.event_ids]
-    return ErasedEvents.of(ids, [each for event in told for each in event.event_times_us])
+    moments_us = [each for event in told for each in event.event_times_us]
+    keys = [
+        ErasedKey.of(event.column, event.entity_key_digest, event.erased_at_us)
+        for event in told
+        if event.entity_key_digest
+    ]
+    return ErasedEvents.of(ids, moments_us, keys)

@@ -89,7 +89,7 @@ class RunEraser:
         return place is not None and found.begin <= place < found.end
 
     def _erase_of(self, layout: Layout, found: Round) -> Iterator[None]:
-        events = found.events_by_stream.get(layout.stream, NOTHING)
+        events = found.events_by_stream.get(layout.stream, NOTHING).in_layout(layout)
         rewritten = yield from self._erase_large(layout, events)
         failpoint("feature.erase.half")
         small = [each for each in self._store.content(layout).held if not each.large]
@@ -107,7 +107,7 @@ class RunEraser:
         """Until a look at each large run has found none of them; how many were rewritten."""
         clean: set[int] = set()
         rewritten = 0
-        while events.named and (held := self._doubtful(layout, clean)) is not None:
+        while events and (held := self._doubtful(layout, clean)) is not None:
             dirty = yield from _look(held, events)
             if not dirty:
                 clean.add(held.number)

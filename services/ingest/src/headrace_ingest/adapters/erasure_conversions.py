@@ -46,7 +46,7 @@ def erased_message(erasure: Erasure) -> Message:
 
 def _events_messages(events: ErasedEvents) -> Iterator[Message]:
     """The key is a hash of what is said: told again, compaction keeps one."""
-    for first in range(0, len(events.ids), EVENTS_MAX):
+    for first in range(0, max(1, len(events.ids)), EVENTS_MAX):
         some = slice(first, first + EVENTS_MAX)
         said = pb.EventsErased(
             stream=events.stream,
@@ -55,6 +55,7 @@ def _events_messages(events: ErasedEvents) -> Iterator[Message]:
             erased_at_us=events.entity.erased_at_us,
             event_ids=events.ids[some],
             event_times_us=events.event_times_us[some],
+            entity_key_digest=bytes.fromhex(events.entity.key_digest),
         ).SerializeToString(deterministic=True)
         key = hashlib.sha256(said).hexdigest()[:32]
         headers = (("ce_id", f"erased-events:{key}".encode()),)

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from headrace.definition_types import COLUMN
 from headrace.errors import Conflict, Invalid, NotFound
 from headrace_ingest.domain.datasets import Manifest, Selection, check_request_id, page_limit
-from headrace_ingest.domain.erasures import ErasedDataset, Erasure, erasure_id
+from headrace_ingest.domain.erasures import ErasedDataset, ErasedEvents, Erasure, erasure_id
 from headrace_ingest.handlers.datasets import pinned_versions
 from headrace_ingest.handlers.erased_tasks import TaskEraser
 from headrace_ingest.ports import (
@@ -27,7 +27,7 @@ from headrace_ingest.ports import (
     RowStore,
 )
 from headrace_kit.clock import Clock
-from headrace_kit.erased_entities import Entity, entity_sha256
+from headrace_kit.erased_entities import Entity, entity_key_digest, entity_sha256
 from headrace_kit.failpoints import failpoint
 
 VALUE_CHARACTERS_MAX = 1_024
@@ -64,7 +64,9 @@ class Eraser:
         named, sha256 = erasure_id(request_id), entity_sha256(command.column, command.value)
         erasure = self.erasures.get(named)
         if erasure is None:
-            entity = Entity(command.column, sha256, self.clock.now_us())
+            entity = Entity(
+                command.column, sha256, self.clock.now_us(), entity_key_digest(command.value)
+            )
             erasure = self.erasures.begin(self._found(named, entity, timeout_s))
         if (erasure.entity.column, erasure.entity.sha256) != (command.column, sha256):
             raise Conflict("REQUEST_REUSED", request_id=request_id)
@@ -89,6 +91,8 @@ class Eraser:
         self.tasks.erase(erasure.entity)
         rows = 0
         for selection in self._newest(erasure.entity.column):
+            # What retention has removed has no id to tell, but may be kept by its entity.
+            self.news.tell_events(ErasedEvents(selection.stream, erasure.entity, (), ()))
             changed = self._revise(erasure, selection.stream, timeout_s)
             taken = self.rows.erase(
                 selection, erasure.entity, self.news.tell_events, timeout_s=timeout_s

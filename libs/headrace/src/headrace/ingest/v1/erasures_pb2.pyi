@@ -99,17 +99,19 @@ class EntityErased(_message.Message):
     def __init__(self, column: _Optional[str] = ..., entity_sha256: _Optional[str] = ..., erased_at_us: _Optional[int] = ..., streams: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class EventsErased(_message.Message):
-    __slots__ = ("stream", "column", "entity_sha256", "erased_at_us", "event_ids", "event_times_us")
+    __slots__ = ("stream", "column", "entity_sha256", "erased_at_us", "event_ids", "event_times_us", "entity_key_digest")
     STREAM_FIELD_NUMBER: _ClassVar[int]
     COLUMN_FIELD_NUMBER: _ClassVar[int]
     ENTITY_SHA256_FIELD_NUMBER: _ClassVar[int]
     ERASED_AT_US_FIELD_NUMBER: _ClassVar[int]
     EVENT_IDS_FIELD_NUMBER: _ClassVar[int]
     EVENT_TIMES_US_FIELD_NUMBER: _ClassVar[int]
+    ENTITY_KEY_DIGEST_FIELD_NUMBER: _ClassVar[int]
     stream: str
     column: str
     entity_sha256: str
     erased_at_us: int
     event_ids: _containers.RepeatedScalarFieldContainer[str]
     event_times_us: _containers.RepeatedScalarFieldContainer[int]
-    def __init__(self, stream: _Optional[str] = ..., column: _Optional[str] = ..., entity_sha256: _Optional[str] = ..., erased_at_us: _Optional[int] = ..., event_ids: _Optional[_Iterable[str]] = ..., event_times_us: _Optional[_Iterable[int]] = ...) -> None: ...
+    entity_key_digest: bytes
+    def __init__(self, stream: _Optional[str] = ..., column: _Optional[str] = ..., entity_sha256: _Optional[str] = ..., erased_at_us: _Optional[int] = ..., event_ids: _Optional[_Iterable[str]] = ..., event_times_us: _Optional[_Iterable[int]] = ..., entity_key_digest: _Optional[bytes] = ...) -> None: ...
