@@ -303,7 +303,10 @@ class World:
         )
         rows = RowTeller(state=self.state_store, online=self.online(), publisher=self.publisher)
         self.eraser = RunEraser(
-            catalogue=lambda: self.catalogue, store=self.store, changed=self.forget_answers
+            catalogue=lambda: self.catalogue,
+            store=self.store,
+            changed=self.forget_answers,
+            over=lambda: self.teller.forget(self.erased),
         )
         self.reader = ErasedEventsReader(
             log=MemoryTopicLog(self.told),

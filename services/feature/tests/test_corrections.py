@@ -18,6 +18,7 @@ from feature_world import (
     a_window_view,
     bits,
     event_lists,
+    tell_erased,
 )
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -232,6 +233,22 @@ def test_forgotten_rows_leave_the_store():
 
     assert [["p-3", "p-4"]] == ids_told(world)
     assert 2 == len(list(world.state_store.scan(b"s", b"t")))
+
+
+def test_erased_entity_is_remembered_no_more_here_or_in_the_store():
+    world = a_world()
+    world.fold(a_ride("1", START), a_ride("2", START, zone="b"))
+    serve(world, ("p-1", "a", START + 30 * MINUTE), ("p-2", "b", START + 30 * MINUTE))
+    world.loop_handler.idle()
+    tell_erased(world.told, [], "zone", "a", START + HOUR)
+    world.follow_erasures()
+    stored = b"".join(value for _, value in world.state_store.scan(b"s", b"t"))
+    assert (False, True) == (b"p-1" in stored, b"p-2" in stored)
+
+    world.restart()
+    late = [a_ride(f"late-{zone}", START + MINUTE, zone=zone, known=START + HOUR) for zone in "ab"]
+    world.fold(*late)
+    assert [["p-2"]] == ids_told(world)
 
 
 def test_row_that_is_noted_while_a_batch_is_stored_is_told():

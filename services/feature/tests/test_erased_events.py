@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 from feature_cluster import PARTITIONS, Cluster
 from feature_world import (
+    ERASED_EVENTS,
     HOUR,
     START,
     VIEWS,
@@ -20,9 +21,10 @@ from feature_world import (
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from headrace_feature.adapters import run_tiers
+from headrace_feature.adapters import erased_events_reader, run_tiers
 from headrace_feature.domain.erased_events import ErasedEvents
 from headrace_kit.failpoints import FailpointRaised, arm
+from headrace_kit.kafka import Message
 from headrace_kit.state_store import LmdbStateStore
 
 LATER = START + 1_000 * HOUR
@@ -118,6 +120,19 @@ def test_replay_of_everything_brings_nothing_back(world):
     lost.fold(*EVENTS)
 
     assert folded_once(others()).state() == lost.state()
+
+
+def test_long_log_is_followed_round_by_round(world, monkeypatch):
+    monkeypatch.setattr(erased_events_reader, "ROUND_MESSAGES_MAX", 2)
+    fold_one_by_one(world)
+    for event in of("ben"):
+        tell_erased(world.told, [event], "driver", "ben", LATER)
+    world.told.publish([Message(ERASED_EVENTS, None, b"\xff")])  # skipped, and passed
+    for _ in range(len(world.told.published)):
+        world.follow_erasures()
+
+    assert folded_once(others()).state() == world.state()
+    assert {len(world.told.published)} == {each.erased_to for each in _contents(world)}
 
 
 def test_view_that_comes_later_is_filled_without_them(world):

@@ -108,7 +108,12 @@ def run(settings: Settings) -> int:
         kept.begin_anew(layout, store.next_by_partition(layout))
         sample.forget()
 
-    eraser = RunEraser(catalogue=definitions.catalogue, store=store, changed=forget_answers)
+    eraser = RunEraser(
+        catalogue=definitions.catalogue,
+        store=store,
+        changed=forget_answers,
+        over=lambda: teller.forget(erased),
+    )
     erased_events = ErasedEventsReader(
         log=KafkaTopicLog(bootstrap),
         partition=Partition(topics.INGEST_ERASED_EVENTS.name, 0),

@@ -15,6 +15,7 @@ import struct
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import astuple, dataclass
+from functools import partial
 
 from headrace import topics
 from headrace.feature.v1 import feature_events_pb2 as events
@@ -25,6 +26,7 @@ from headrace_feature.domain.edges import Window
 from headrace_feature.domain.reach import Reach
 from headrace_feature.domain.served_rows import ServedRow, ServedRows
 from headrace_feature.ports import Folded, ObservationStore
+from headrace_kit.erased_entities import ErasedEntities
 from headrace_kit.failpoints import failpoint
 from headrace_kit.kafka import Message, Publisher
 from headrace_kit.state_store import StateStore
@@ -97,6 +99,16 @@ class CorrectionTeller:
         self._sent += self._unsent
         self._unsent = {}
 
+    def forget(self, erased: ErasedEntities) -> None:
+        """Whoever was served and is erased now is named no more, here and in the store."""
+        if not self._served.forget(partial(_speaks_of, erased)):
+            return
+        found = [self._served.numbered(block) for block in self._blocks]
+        puts = {_key(SERVED, first): _value(rows) for first, rows in found if rows}
+        gone = {_key(SERVED, block.start) for block in self._blocks} - puts.keys()
+        self._state.commit(puts, gone, {})
+        self._blocks = deque(range(first, first + len(rows)) for first, rows in found if rows)
+
     def idle(self) -> None:
         """Store what no batch did."""
         self._judged = self._served.next_number
@@ -142,6 +154,11 @@ class _Plan:
     changes: Mapping[bytes, bytes | None]
     forgotten: Sequence[range]
     added: range
+
+
+def _speaks_of(erased: ErasedEntities, row: ServedRow) -> bool:
+    named = zip(row.reach.entity, row.entity, strict=True)
+    return any(erased.holds(column, value, row.as_of_us) for column, value in named)
 
 
 def _message(value: bytes) -> Message:

@@ -40,7 +40,7 @@ class Round:
 class RunEraser:
     """`tend` is the loop's; another thread asks `lowest` and offers one round after the other.
 
-    `changed`: called for a layout that lost events.
+    `changed`: called for a layout that lost events; `over`: at the end of each round.
     """
 
     def __init__(
@@ -49,8 +49,10 @@ class RunEraser:
         catalogue: Callable[[], Catalogue],
         store: RunStore,
         changed: Callable[[Layout], None],
+        over: Callable[[], None],
     ) -> None:
-        self._catalogue, self._store, self._changed = catalogue, store, changed
+        self._catalogue, self._store = catalogue, store
+        self._changed, self._over = changed, over
         self._offered: Round | None = None
         self._steps: Iterator[None] | None = None
 
@@ -82,6 +84,7 @@ class RunEraser:
             if self._concerns(found, layout):
                 yield from self._erase_of(layout, found)
                 yield
+        self._over()
         self._store.know_erased(found.end)
 
     def _concerns(self, found: Round, layout: Layout) -> bool:

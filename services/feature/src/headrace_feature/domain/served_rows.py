@@ -11,8 +11,8 @@ from __future__ import annotations
 import threading
 from array import array
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import islice
 
 import numpy as np
@@ -120,12 +120,23 @@ class ServedRows:
         return self._since_us
 
     def note(self, rows: Sequence[ServedRow]) -> None:
-        named = zip(*digests([row.entity for row in rows]).tolist(), strict=True)
         with self._lock:
-            for row, digest in zip(rows, named, strict=True):
+            for row, digest in _with_digests(rows):
                 self._add(row, digest)
             while len(self._order) > self._rows_max:
                 self._forget_first()
+
+    def forget(self, gone: Callable[[ServedRow], bool]) -> bool:
+        """Name these entities no more; whether there was one. Their rows keep their numbers."""
+        with self._lock:
+            rows = [row for _, row in self._order]
+            left = [_unnamed(row) if gone(row) else row for row in rows]
+            if left == rows:
+                return False
+            self._shelves, self._order, self._next = {}, deque(), self._first
+            for row, digest in _with_digests(left):
+                self._add(row, digest)
+            return True
 
     def restore(self, first_number: int, rows: Sequence[ServedRow]) -> None:
         """What another process noted, in the order of its numbers and before anything else."""
@@ -168,6 +179,16 @@ class ServedRows:
         self._first, self._since_us = self._first + 1, max(self._since_us, row.noted_us)
         if not entity.rows:
             del entity.shelf.entities[entity.digest]
+
+
+def _with_digests(rows: Sequence[ServedRow]) -> Iterator[tuple[ServedRow, tuple[int, int]]]:
+    named = zip(*digests([row.entity for row in rows]).tolist(), strict=True)
+    yield from zip(rows, named, strict=True)
+
+
+def _unnamed(row: ServedRow) -> ServedRow:
+    """Of an entity that no record has."""
+    return replace(row, entity=("",) * len(row.entity), prediction_id="")
 
 
 def _met(shelf: _Shelf, run: Run, numbers: range) -> Iterator[tuple[Ints, list[ServedRow]]]:
