@@ -429,7 +429,7 @@ def forget_records(rides: Rides, before: dict[int, int]) -> None:
     [
         "feature.snapshot.run_uploaded:3",
         "feature.snapshot.manifest_written:2",
-        "feature.restore.half:2",
+        "feature.restore.half:1",  # there may be one run alone: batches come as they come
     ],
 )
 def test_lost_disk_comes_back_from_snapshots_that_a_kill_cut_short(
