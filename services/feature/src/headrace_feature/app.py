@@ -4,7 +4,8 @@
 Follows `registry.definitions`, `ingest.erasures` and `ingest.erased-events`, folds
 `ingest.records.<stream>` of every stream that a view reads, writes `feature.corrections`,
 `feature.rows.<view>` and `feature.dead-letters`, serves FeatureService, reads ingest's Delta tables
-`records/<stream>` and, for how far they reach, the ends of `raw.<stream>`.
+`records/<stream>` for training sets and backfills and, for how far they reach, the ends of
+`raw.<stream>`.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ from functools import partial
 
 from headrace import topics
 from headrace.feature.v1 import feature_service_pb2_grpc as service
+from headrace_feature.adapters.archive_backfill import ArchiveBackfill
+from headrace_feature.adapters.backfill_job import Sources
 from headrace_feature.adapters.correction_teller import CorrectionTeller
 from headrace_feature.adapters.definition_follower import DefinitionFollower
 from headrace_feature.adapters.delta_archive import DeltaArchive
@@ -128,15 +131,35 @@ def run(settings: Settings) -> int:
         on_record=lambda record: erased.take(to_entity(record)),
         service=SERVICE,
     )
+    archive = DeltaArchive(
+        settings.objects,
+        delta_storage_options(settings.objects, settings.s3),
+        raw_topic=KafkaRawTopics(bootstrap),
+    )
+    keep_us = settings.keep_days * DAY_US
+    backfill = ArchiveBackfill(
+        store=store,
+        snapshots=restorer,
+        sources=Sources(
+            archive=archive,
+            ends=ends,
+            raw_topic=KafkaRawTopics(bootstrap),
+            catalogue=definitions.catalogue,
+            erased=erased,
+            folder=settings.data_dir / "backfill",
+            bytes_max=settings.state_bytes_max,
+            keep_us=keep_us,
+        ),
+    )
     folder = RecordFolder(
         catalogue=definitions.catalogue,
         store=store,
         tend=eraser.tend,
         erased=erased,
-        restorer=restorer,
+        restorer=backfill,
         kept=kept,
         clock=clock,
-        keep_us=settings.keep_days * DAY_US,
+        keep_us=keep_us,
         freshness=freshness,
         follower=FoldFollowers(teller, rows),
     )
@@ -154,11 +177,6 @@ def run(settings: Settings) -> int:
         ends=ends,
         known=known,
         clock=clock,
-    )
-    archive = DeltaArchive(
-        settings.objects,
-        delta_storage_options(settings.objects, settings.s3),
-        raw_topic=KafkaRawTopics(bootstrap),
     )
     peers = GrpcPeers()
     reader = RoutedReader(store, members, peers)
@@ -214,6 +232,7 @@ def run(settings: Settings) -> int:
                 erasures,
                 members,
                 restorer,
+                backfill,
                 writer,
                 loop,
                 watch,

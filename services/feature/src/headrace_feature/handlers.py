@@ -39,6 +39,7 @@ from headrace_feature.domain.views import (
     plan_of,
 )
 from headrace_feature.ports import Folded, ObservationReader, ObservationStore
+from headrace_feature.readable import check_filled, check_layout_filled, check_readable
 from headrace_kit.clock import Clock
 
 ROWS_AT_ONCE = 256  # between two looks at what a large state has made resident
@@ -127,6 +128,7 @@ def get_online_features(query: GetOnlineFeatures, state: OnlineState) -> Feature
     known_us = _known_until(plan, state)
     if 0 < query.staleness_max_ms < (now_us - known_us) / 1_000:
         raise Conflict("FEATURES_STALE", known_until_us=known_us, now_us=now_us)
+    check_filled(plan, state.store)
     as_of_us = query.as_of_us
     if not len(as_of_us):
         as_of_us = np.full(rows, now_us, dtype=np.int64)
@@ -204,12 +206,11 @@ def _answer_windows(
         some = {name: column[rows] for name, column in columns.items()}
         for family in windows.families(plan):
             _answer_family(family, some, as_of_us[rows], store, kept, answers[rows])
-    # After reading: a floor is told before what lies behind it goes.
     for part in plan.windows:
         since_us = int(as_of_us.min()) - part.longest_us
-        _check_readable(part.layout, max(0, since_us), store)
+        check_readable(part.layout, max(0, since_us), store)
         for each in part.lookups:
-            _check_readable(each.layout, max(0, since_us - each.max_age_us), store)
+            check_readable(each.layout, max(0, since_us - each.max_age_us), store)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -373,17 +374,6 @@ def _listed(column: Column) -> Sequence[object]:
     return column.tolist() if isinstance(column, np.ndarray) else column
 
 
-def _check_readable(layout: Layout, since_us: int, store: ObservationReader) -> None:
-    floor_us, own = store.floor_us(layout), store.next_by_partition(layout)
-    if since_us < floor_us:
-        raise Invalid("BAD_REQUEST", field="as_of_us", problem=f"history begins at {floor_us}")
-    owned, furthest = store.owned(layout), store.furthest_by_partition(layout.stream)
-    if owned is None or store.restoring(layout):
-        raise Unavailable("RESTORING", stream=layout.stream)
-    if any(own.get(partition, 0) < furthest.get(partition, 0) for partition in owned):
-        raise Unavailable("RESTORING", stream=layout.stream)
-
-
 def get_observations(
     query: GetObservations, *, catalogue: Catalogue, store: ObservationReader
 ) -> Run:
@@ -395,7 +385,8 @@ def get_observations(
     layout = catalogue.layouts().get(query.layout_id)
     if layout is None or not set(query.partitions) <= set(store.owned(layout) or ()):
         raise Unavailable("RESTORING", layout=query.layout_id.hex())
+    check_layout_filled(layout, store)
     wanted, width = query.wanted, COLUMNS + layout.width
     found = extracted(store.runs_of(layout, wanted), wanted, width=width)
-    _check_readable(layout, int(wanted.since_us.min(initial=2**62)), store)
+    check_readable(layout, int(wanted.since_us.min(initial=2**62)), store)
     return found

@@ -57,7 +57,7 @@ class ObservationReader(Protocol):
         """The partitions that are ours; None: nobody said yet."""
 
     def restoring(self, layout: Layout) -> frozenset[int]:
-        """Of these, those that are still fetched."""
+        """Of these, those that are still fetched, or whose history is still filled in."""
 
 
 class ObservationStore(ObservationReader, Protocol):
@@ -78,6 +78,12 @@ class ObservationStore(ObservationReader, Protocol):
         self, layout: Layout, partitions: Collection[int], *, restoring: Collection[int] = ()
     ) -> None:
         """Only these partitions are ours; the positions of others go, their observations may."""
+
+    def ahead_by_partition(self, layout: Layout) -> Mapping[int, int]:
+        """Next offset where all since some offset is held, and what was before is filled in.
+
+        Nobody reads these partitions yet: they are restoring, and have no position.
+        """
 
     def expect(self, stream: str, end_by_partition: Mapping[int, int]) -> None:
         """Every layout is to come as far as this before it counts as restored."""
@@ -106,14 +112,17 @@ class FoldFollower(Protocol):
 
 
 class Restorer(Protocol):
-    """Fetches what snapshots hold of partitions that came to us."""
+    """Fetches what there is elsewhere of partitions that came to us."""
 
     def restore(self, layout: Layout, partitions: Collection[int]) -> bool:
         """Whether it was fetched; if not, it is begun, and the answer comes with a later call.
 
-        What was fetched is in the store then, with its positions; a partition without one is in no
-        snapshot.
+        What was fetched is in the store then, with its positions; a partition without one is read
+        from its beginning, one that is ahead from there.
         """
+
+    def tend(self) -> None:
+        """Take in what has come meanwhile of partitions that are read already."""
 
     def forget(self, stream: str, partitions: Collection[int]) -> None:
         """They are another's now: should they come back, fetch again."""

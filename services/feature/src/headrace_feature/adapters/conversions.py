@@ -20,7 +20,7 @@ from headrace.feature.v1 import feature_events_pb2 as events
 from headrace.feature.v1 import feature_service_pb2 as wire
 from headrace_feature.domain.corrections import Correction
 from headrace_feature.domain.gathering import Wanted
-from headrace_feature.domain.observations import Ids, Observations
+from headrace_feature.domain.observations import Ids, Ints, Observations
 from headrace_feature.domain.online_query import FeatureRows, GetOnlineFeatures
 from headrace_feature.domain.records import Numbers, Texts
 from headrace_feature.domain.request_features import Column
@@ -60,9 +60,33 @@ def to_observations(
     Raises Invalid EMPTY, DECODE_ERROR, BAD_ID or BAD_TIMESTAMP when one record is not as ingest
     publishes them.
     """
+    return observations_of(
+        _decoded(records.values(), types_of(stream, layouts, erased)),
+        layouts,
+        erased,
+        partitions=np.array(records.partitions, dtype=np.int64),
+        offsets=np.array(records.offsets, dtype=np.int64),
+    )
+
+
+def types_of(
+    stream: Stream, layouts: Sequence[Layout], erased: ErasedEntities
+) -> dict[str, pl.DataType]:
+    """Of the columns that the layouts need, and of those that entities are erased by."""
     asked = frozenset(stream.columns) & erased.columns()
     columns = sorted(asked.union(*(each.stream_columns for each in layouts)))
-    frame = _decoded(records.values(), stream, columns)
+    return {name: DTYPE_BY_TYPE[stream.columns[name].type] for name in columns}
+
+
+def observations_of(
+    frame: pl.DataFrame,
+    layouts: Sequence[Layout],
+    erased: ErasedEntities,
+    *,
+    partitions: Ints,
+    offsets: Ints,
+) -> Observations:
+    """`frame` has ENVELOPE's columns and those of `types_of`; raises Invalid BAD_TIMESTAMP."""
     made = _evaluated(frame, [e for each in layouts for e in each.expressions])
     kinds = {
         name: kind for each in layouts for name, kind in zip(each.columns, each.kinds, strict=True)
@@ -76,8 +100,8 @@ def to_observations(
         event_us=_moments(frame[EVENT_TIME]),
         known_us=_moments(frame[KNOWN_TIME]),
         published_ms=frame[PUBLISHED].fill_null(-1).to_numpy(),
-        partitions=np.array(records.partitions, dtype=np.int64),
-        offsets=np.array(records.offsets, dtype=np.int64),
+        partitions=partitions,
+        offsets=offsets,
         texts={name: _texts(frame[name]) for name in sorted(naming)},
         numbers={
             name: _numbers(made[name] if name in made else frame[name], kind)
@@ -102,14 +126,11 @@ def _compiled(expression: Expression) -> pl.Expr:
     return to_polars(expression)
 
 
-def _decoded(
-    values: Sequence[bytes | None], stream: Stream, columns: Sequence[str]
-) -> pl.DataFrame:
+def _decoded(values: Sequence[bytes | None], types: Mapping[str, pl.DataType]) -> pl.DataFrame:
     """One row for each value; a line of JSON has no line break in it."""
     if not all(values):
         raise Invalid("EMPTY")
     lines = b"\n".join(cast(Sequence[bytes], values))
-    types = {name: DTYPE_BY_TYPE[stream.columns[name].type] for name in columns}
     try:
         frame = pl.read_ndjson(lines, schema={**ENVELOPE, **types})
     except pl.exceptions.ComputeError as err:

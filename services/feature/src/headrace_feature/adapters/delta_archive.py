@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from headrace.errors import NotFound, Unavailable
@@ -20,6 +21,14 @@ from headrace_kit.objects import delta_table_uri
 
 WAIT_S_MAX = 60.0
 POLL_INTERVAL_S = 0.25
+
+
+@dataclass(frozen=True, slots=True)
+class History:
+    """All that was published before some moment, and the newest known time of it."""
+
+    snapshot: ArrowSnapshot
+    newest_known_us: int
 
 
 class DeltaArchive:
@@ -47,6 +56,26 @@ class DeltaArchive:
 
     def at(self, version_by_stream: Mapping[str, int]) -> Mapping[str, Snapshot]:
         return {stream: self._at(stream, each) for stream, each in version_by_stream.items()}
+
+    def exists(self, stream: str) -> bool:
+        return self._open(stream) is not None
+
+    def history(self, stream: str, raw_topic: RawTopic, version: int | None = None) -> History:
+        """The newest version if it accounts for all that is before these ends; or the given one.
+
+        Raises Unavailable RECORDS_BEHIND, NotFound ARCHIVE_VERSION_UNKNOWN.
+        """
+        table = self._open(stream, version)
+        if table is None:
+            raise NotFound("ARCHIVE_VERSION_UNKNOWN", stream=stream, version=version)
+        known_us = 0
+        for partition, end in raw_topic.end_by_partition.items():
+            counter = f"ingest|{raw_topic.id}|{partition}|"
+            known_us = max(known_us, table.transaction_version(counter + "known_time") or 0)
+            stored = table.transaction_version(counter + "offset") or 0
+            if version is None and stored < end:
+                raise Unavailable("RECORDS_BEHIND", stream=stream, partition=partition, end=end)
+        return History(_snapshot(table), known_us)
 
     def _at(self, stream: str, version: int | None) -> Snapshot:
         table = self._open(stream, version)

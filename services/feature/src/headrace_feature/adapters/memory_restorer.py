@@ -14,5 +14,8 @@ class NothingToRestore:
     def restore(self, layout: Layout, partitions: Collection[int]) -> bool:
         return True
 
+    def tend(self) -> None:
+        """Nothing comes."""
+
     def forget(self, stream: str, partitions: Collection[int]) -> None:
         """There is nothing to fetch again."""

@@ -85,7 +85,8 @@ class RecordFolder:
         owned |= set(numbers)
         answers = []
         for layout in self._layouts[stream]:
-            absent = set(numbers) - self._store.next_by_partition(layout).keys()
+            known = self._store.next_by_partition(layout).keys()
+            absent = set(numbers) - known - self._store.ahead_by_partition(layout).keys()
             answers.append(self._restorer.restore(layout, absent))
             others = self._store.restoring(layout) - set(numbers)
             self._store.own(layout, owned, restoring=others if answers[-1] else others | absent)
@@ -119,7 +120,8 @@ class RecordFolder:
         self._note(batch, [])
 
     def _take_on(self, layout: Layout, number: int) -> int:
-        position = self._store.next_by_partition(layout).get(number, 0)
+        ahead = self._store.ahead_by_partition(layout)
+        position = ahead.get(number) or self._store.next_by_partition(layout).get(number, 0)
         self._placed[layout.id, number] = position
         return position
 
@@ -141,6 +143,7 @@ class RecordFolder:
         self._note(batch, published_ms)
         self._follower.send()
         self._tend()
+        self._restorer.tend()
 
     def _commit(self, batch: Sequence[Folded]) -> None:
         before = [self._store.next_by_partition(folded.layout) for folded in batch]
@@ -154,6 +157,7 @@ class RecordFolder:
         self._follower.send()
         self._follower.idle()
         self._tend()
+        self._restorer.tend()
 
     def _folded(self, observations: Observations, layouts: Sequence[Layout]) -> list[Folded]:
         return fold_observations(

@@ -4,6 +4,7 @@
 o | layout id | number            a small run
 l | layout id | number            a large run: its arrays are in the folder of that name
 p | layout id | partition         next offset that the layout reads there
+a | layout id | partition         the same where what was before is still filled in
 f | layout id                     event time before which its observations may be gone
 e | layout id                     place in the log of erased events before which none is held
 """
@@ -15,8 +16,9 @@ from collections.abc import Mapping
 
 from headrace_feature.adapters.run_tiers import HeldRun
 
-SMALL, LARGE, POSITION, FLOOR, ERASED = b"o", b"l", b"p", b"f", b"e"
-KINDS = (SMALL, LARGE, POSITION, FLOOR, ERASED)
+SMALL, LARGE, POSITION, AHEAD, FLOOR, ERASED = b"o", b"l", b"p", b"a", b"f", b"e"
+KINDS = (SMALL, LARGE, POSITION, AHEAD, FLOOR, ERASED)
+PLACES = (POSITION, AHEAD)
 LAYOUT_BYTES = 8
 _INT64, _PARTITION, _NUMBER = struct.Struct("<q"), struct.Struct(">I"), struct.Struct(">Q")
 
@@ -43,15 +45,19 @@ def partition_of(key: bytes) -> int:
     return int(_PARTITION.unpack(key[-_PARTITION.size :])[0])
 
 
-def position_key(layout: bytes, partition: int) -> bytes:
-    return POSITION + layout + _PARTITION.pack(partition)
+def offsets(kind: bytes, layout: bytes, by_partition: Mapping[int, int]) -> dict[bytes, bytes]:
+    """One of PLACES, as keys and values."""
+    return {
+        kind + layout + _PARTITION.pack(number): int64(offset)
+        for number, offset in by_partition.items()
+    }
 
 
 def positions(
     layout: bytes, next_by_partition: Mapping[int, int], floor_us: int, erased_to: int
 ) -> dict[bytes, bytes]:
     """How far a layout has come, as keys and values."""
-    places = {position_key(layout, n): int64(offset) for n, offset in next_by_partition.items()}
+    places = offsets(POSITION, layout, next_by_partition)
     return places | {FLOOR + layout: int64(floor_us), ERASED + layout: int64(erased_to)}
 
 

@@ -56,8 +56,20 @@ class _State:
     floor_us: int = NO_FLOOR_US
     erased_to: int | None = None  # None: nothing was ever held
     next_by_partition: Mapping[int, int] = field(default_factory=dict)
+    ahead_by_partition: Mapping[int, int] = field(default_factory=dict)
     owned: frozenset[int] | None = None  # None: nobody said which partitions are ours
     restoring: frozenset[int] = frozenset()
+
+    def read_on(self, next_by_partition: Mapping[int, int]) -> None:
+        """A mapping of positions is never changed: a reader may have it."""
+        ahead, (moved, complete) = self.ahead_by_partition, self.parted(next_by_partition)
+        self.next_by_partition = {**self.next_by_partition, **complete}
+        self.ahead_by_partition = {**ahead, **moved}
+
+    def parted(self, by_partition: Mapping[int, int]) -> tuple[dict[int, int], dict[int, int]]:
+        """What is of partitions that are ahead, and what is of the others."""
+        ahead = {n: at for n, at in by_partition.items() if n in self.ahead_by_partition}
+        return ahead, {n: at for n, at in by_partition.items() if n not in ahead}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -113,6 +125,10 @@ class RunStore:
             state = self._state(keys.layout_of(key))
             number = keys.partition_of(key)
             state.next_by_partition = {**state.next_by_partition, number: keys.int_of(value)}
+        for key, value in self._all(keys.AHEAD):
+            state = self._state(keys.layout_of(key))
+            number = keys.partition_of(key)
+            state.ahead_by_partition = {**state.ahead_by_partition, number: keys.int_of(value)}
         for key, value in self._all(keys.FLOOR):
             self._state(key[1:]).floor_us = keys.int_of(value)
             self._state(key[1:]).erased_to = 0  # of an older version, unless there is an entry
@@ -168,9 +184,9 @@ class RunStore:
             held, number = self._tidied(added, fresh.number + 1, folded.floor_us, state.owned)
             if state.erased_to is None:
                 state.erased_to = self._erased_known
-            puts |= keys.positions(
-                layout, folded.next_by_partition, folded.floor_us, state.erased_to
-            )
+            ahead, complete = state.parted(folded.next_by_partition)
+            puts |= keys.positions(layout, complete, folded.floor_us, state.erased_to)
+            puts |= keys.offsets(keys.AHEAD, layout, ahead)
             puts |= {keys.key_of(layout, e): to_bytes(e.run) for e in held if e not in kept}
             gone += [keys.key_of(layout, each) for each in state.held if each not in held]
             changed.append((folded, held, number))
@@ -214,7 +230,7 @@ class RunStore:
         state = self._state(folded.layout.id)
         gone = [each for each in state.held if each not in held]
         state.held, state.next_number = held, number
-        state.next_by_partition = {**state.next_by_partition, **folded.next_by_partition}
+        state.read_on(folded.next_by_partition)
         if self._merge is not None and set(self._merge.sources) & set(gone):
             self._give_up(self._merge)
         self._remove(folded.layout.id, [each for each in gone if each.large])
@@ -308,17 +324,19 @@ class RunStore:
         state.restoring, state.owned = frozenset(restoring), owned
         if grown and self._merge is not None and self._merge.layout == layout.id:
             self._give_up(self._merge)  # it would leave out what is ours again
-        if left := state.next_by_partition.keys() - owned:
-            gone = [keys.position_key(layout.id, number) for number in left]
-            positions = state.next_by_partition.items()
-            state.next_by_partition = {n: at for n, at in positions if n in owned}
+        positions, ahead = state.next_by_partition, state.ahead_by_partition
+        if left := dict.fromkeys((positions.keys() | ahead.keys()) - owned, 0):
+            gone = [k for kind in keys.PLACES for k in keys.offsets(kind, layout.id, left)]
+            state.next_by_partition = {n: at for n, at in positions.items() if n in owned}
+            state.ahead_by_partition = {n: at for n, at in ahead.items() if n in owned}
             self._store.commit({}, gone, {})
 
     def owned(self, layout: Layout) -> Collection[int] | None:
         return self._state(layout.id).owned
 
     def restoring(self, layout: Layout) -> frozenset[int]:
-        return self._state(layout.id).restoring
+        state = self._state(layout.id)
+        return state.restoring | state.ahead_by_partition.keys()
 
     def content(self, layout: Layout) -> Content:
         """For any thread: the runs are at least as new as the positions, the floor as the runs."""
@@ -357,12 +375,28 @@ class RunStore:
         if state.erased_to is not None:
             erased_to = min(erased_to, state.erased_to)
         puts |= keys.positions(layout.id, next_by_partition, floor_us, erased_to)
-        self._store.commit(puts, [], {})
+        gone = list(keys.offsets(keys.AHEAD, layout.id, next_by_partition))
+        self._store.commit(puts, gone, {})
         state.next_number += len(held)
         state.floor_us, state.erased_to = floor_us, erased_to
         state.held = (*held, *state.held)
         state.next_by_partition = {**state.next_by_partition, **next_by_partition}
+        ahead = state.ahead_by_partition.items()
+        state.ahead_by_partition = {n: at for n, at in ahead if n not in next_by_partition}
         return held
+
+    def lead(self, layout: Layout, next_by_partition: Mapping[int, int]) -> None:
+        """Read these partitions on from here; what was before is adopted when it is there."""
+        state = self._state(layout.id)
+        self._store.commit(keys.offsets(keys.AHEAD, layout.id, next_by_partition), [], {})
+        state.ahead_by_partition = {**state.ahead_by_partition, **next_by_partition}
+
+    def leading(self) -> set[bytes]:
+        """The ids of layouts that have partitions ahead."""
+        return {layout for layout, state in self._states.items() if state.ahead_by_partition}
+
+    def ahead_by_partition(self, layout: Layout) -> Mapping[int, int]:
+        return self._state(layout.id).ahead_by_partition
 
     def _moved_in(self, layout: bytes, number: int, arrival: Arrival) -> HeldRun:
         if arrival.folder is None:

@@ -80,6 +80,9 @@ class SnapshotRestorer(ThreadPart):
             self._begin(layout, job.partitions)
         return not left
 
+    def tend(self) -> None:
+        """A partition is not read before it is restored: nothing comes later."""
+
     def forget(self, stream: str, partitions: Collection[int]) -> None:
         self._done = {d for d in self._done if d[0] != stream or d[2] not in partitions}
 

@@ -1,0 +1,344 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Filling a view from the archive, and handing it over to the stream."""
+
+import random
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from feature_lake import PARTITIONS, Lake, partition_of
+from feature_world import (
+    DAY,
+    HOUR,
+    START,
+    TOPIC,
+    VIEWS,
+    Event,
+    World,
+    a_catalogue,
+    a_window_view,
+    event_lists,
+)
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from headrace.errors import Unavailable
+from headrace_feature.adapters import backfill_job, run_tiers, staged_runs
+from headrace_feature.adapters.archive_backfill import ArchiveBackfill
+from headrace_feature.adapters.backfill_job import Sources
+from headrace_feature.adapters.memory_restorer import NothingToRestore
+from headrace_feature.adapters.run_files import to_bytes
+from headrace_feature.domain.key_partitions import key_partitions, murmur2
+from headrace_feature.domain.observations import Ids, merged
+from headrace_kit.failpoints import FailpointRaised, arm
+from headrace_kit.kafka import Partition
+from headrace_kit.testing import a_batch, wait_until
+
+COUNT = "zone:count_1h"
+EVENTS = [
+    Event(f"ride-{n}", START + n * HOUR // 64, START + n * HOUR // 64, zone=f"zone-{n % 5}")
+    for n in range(200)
+]
+
+
+@pytest.fixture(autouse=True)
+def small_tiers(monkeypatch):
+    monkeypatch.setattr(run_tiers, "ROWS_SMALL_MAX", 12)
+    monkeypatch.setattr(run_tiers, "TIER_ROWS", 1)
+    monkeypatch.setattr(run_tiers, "PIECE_ROWS", 4)
+    monkeypatch.setattr(staged_runs, "ROWS_SMALL_MAX", 12)
+    monkeypatch.setattr(backfill_job, "FILES_PER_NOTE", 2)
+
+
+class Filled:
+    """A worker that owns both partitions, on a lake; `restart` is a kill and a start."""
+
+    def __init__(self, folder, lake=None, *, keep=3_650 * DAY):
+        self.lake = lake or Lake(folder / "objects")
+        self.folder, self.keep = folder, keep
+        self.world = World(folder=folder / "runs", owner=False, keep=keep)
+        self.next = {}
+        self.restart()
+
+    def restart(self):
+        self.world.restart()
+        sources = Sources(
+            archive=self.lake.archive,
+            ends=self.lake.ends,
+            raw_topic=self.lake.raw_topic,
+            catalogue=lambda: self.world.catalogue,
+            folder=self.folder / "backfill",
+            bytes_max=1 << 30,
+            keep_us=self.keep,
+        )
+        store = self.world.store
+        self.backfill = ArchiveBackfill(store=store, snapshots=NothingToRestore(), sources=sources)
+        self.handler = self.world.loop_handler
+        self.handler._restorer = self.backfill
+
+    def place(self, *numbers):
+        """Until it is known where to read on."""
+        asked = [Partition(TOPIC, number) for number in numbers or range(PARTITIONS)]
+        positions = self.handler.positions(asked)
+        while self.handler.restoring():
+            self.backfill._join_next(0.0)
+            positions = self.handler.positions(asked)
+        self.next |= {each.number: positions.get(each, 0) for each in asked}
+        return self.next
+
+    def read_on(self, count=1_000):
+        for number, first in self.next.items():
+            events = self.lake.log(number)[first : first + count]
+            if events:
+                numbered = enumerate(events, first)
+                records = [e.record(partition=number, offset=o) for o, e in numbered]
+                self.handler.handle(a_batch(records))
+                self.next[number] = first + len(events)
+
+    def fill(self):
+        wait_until(lambda: self.backfill.work(0.0) or not self.backfill._work)
+        self.handler.idle()
+
+    def state(self):
+        """By view, the bytes of all it holds."""
+        store = self.world.store
+        return {
+            view: to_bytes(merged(store.runs(layout), floor_us=store.floor_us(layout)))
+            for view, layout in self.world.catalogue.layout_by_view.items()
+            if store.runs(layout)
+        }
+
+
+def from_the_beginning(tmp_path, lake, **options):
+    """What a worker has that read the whole stream."""
+    without = Filled(tmp_path / "from-0", Lake(tmp_path / "nothing"), **options)
+    without.lake.published = lake.published
+    assert {0: 0, 1: 0} == without.place()
+    without.read_on()
+    return without.state()
+
+
+@pytest.fixture
+def filled(tmp_path):
+    return Filled(tmp_path)
+
+
+def test_keys_go_to_the_partitions_of_kafkas_clients():
+    # From UtilsTest of Apache Kafka.
+    hash_by_key = {
+        b"21": -973932308,
+        b"foobar": -790332482,
+        b"a-little-bit-long-string": -985981536,
+        b"a-little-bit-longer-string": -1486304829,
+        b"lkjh234lh9fiuh90y23oiuhsafujhadof229phr9h19h89h8": -58897971,
+        b"abc": 479470107,
+    }
+
+    found = murmur2(Ids.of(list(hash_by_key))).view(np.int32).tolist()
+    assert list(hash_by_key.values()) == found
+    assert (479470107 % 7) == key_partitions(Ids.of([b"abc"]), 7)[0]
+
+
+def test_new_view_is_filled_from_the_archive_and_reads_on_where_it_was_joined(filled, tmp_path):
+    filled.lake.publish(EVENTS[:150])
+    filled.lake.store()
+    joined = filled.lake.ends("rides")
+    assert joined == filled.place()
+    filled.lake.publish(EVENTS[150:])
+    filled.read_on()
+    filled.fill()
+
+    assert from_the_beginning(tmp_path, filled.lake) == filled.state()
+    assert filled.lake.ends("rides") == filled.place()
+
+
+def test_reads_are_refused_until_the_history_is_there(filled):
+    filled.lake.publish(EVENTS)
+    filled.lake.store()
+    filled.place()
+    filled.read_on()
+    row = [("zone-0", 1, START + HOUR)]
+    with pytest.raises(Unavailable, match="RESTORING"):
+        filled.world.read(row, [COUNT])
+
+    filled.fill()
+    assert [[12.0]] == filled.world.read(row, [COUNT]).tolist()
+
+
+def test_archive_that_lags_is_waited_for(filled, tmp_path):
+    filled.lake.publish(EVENTS[:100])
+    filled.lake.store(60)
+    filled.place()
+    filled.backfill.work(0.0)
+    filled.lake.publish(EVENTS[100:])
+    filled.read_on()
+    filled.lake.store(60)
+    filled.fill()
+
+    assert from_the_beginning(tmp_path, filled.lake) == filled.state()
+
+
+def test_other_views_are_read_and_fold_on_meanwhile(filled):
+    filled.world.catalogue = a_catalogue(VIEWS[0])
+    filled.lake.publish(EVENTS[:100])
+    filled.place()
+    filled.read_on()
+    filled.lake.store()
+    filled.world.catalogue = a_catalogue(*VIEWS)
+    filled.place()
+    filled.lake.publish(EVENTS[100:])
+    filled.read_on()
+
+    row = [("zone-0", 1, START + 3 * HOUR)]
+    assert [[13.0]] == filled.world.read(row, [COUNT]).tolist()
+    with pytest.raises(Unavailable, match="RESTORING"):
+        filled.world.read(row, ["zone-kind:count_90m"])
+
+
+def test_stream_without_archive_is_read_from_its_beginning(filled, tmp_path):
+    filled.lake.publish(EVENTS)
+
+    assert {0: 0, 1: 0} == filled.place()
+    filled.lake.store()
+    filled.lake.raw_topic_there = False
+    other = Filled(tmp_path / "other", filled.lake)
+    assert {0: 0, 1: 0} == other.place()
+
+
+@pytest.mark.parametrize("hit", [1, 2, 5])
+def test_filling_goes_on_after_a_kill_with_what_was_noted(hit, filled, tmp_path):
+    filled.lake.publish(EVENTS[:150])
+    for _ in range(30):
+        filled.lake.store(5)
+    filled.place()
+    arm(f"feature.backfill.half:{hit}:raise")
+    with pytest.raises(FailpointRaised):
+        filled.fill()
+    arm(None)
+    filled.read_on()
+    filled.lake.publish(EVENTS[150:])
+    filled.lake.store()
+    filled.restart()
+    filled.place()
+    filled.read_on()
+    _, staged = filled.backfill._work[0]._pinned()
+
+    assert 2 * hit == staged.files_done
+    filled.fill()
+    assert from_the_beginning(tmp_path, filled.lake) == filled.state()
+    assert [] == list((tmp_path / "backfill").iterdir())
+
+
+def test_version_that_was_vacuumed_makes_way_for_a_newer_one(filled, tmp_path):
+    filled.lake.publish(EVENTS)
+    for _ in range(20):
+        filled.lake.store(10)
+    filled.place()
+    for _ in range(5):
+        filled.backfill.work(0.0)
+    filled.lake.compact_and_vacuum()
+    filled.fill()
+
+    assert from_the_beginning(tmp_path, filled.lake) == filled.state()
+
+
+def test_partition_that_leaves_and_comes_back_meanwhile_is_filled(filled, tmp_path):
+    filled.lake.publish(EVENTS[:150])
+    filled.lake.store()
+    filled.place()
+    filled.handler.forget([Partition(TOPIC, 1)])
+    filled.lake.publish(EVENTS[150:])
+    filled.place(1)
+    filled.read_on()
+    filled.fill()
+
+    assert from_the_beginning(tmp_path, filled.lake) == filled.state()
+
+
+def test_partition_that_comes_later_is_filled_after_the_first(filled, tmp_path):
+    filled.lake.publish(EVENTS)
+    filled.lake.store()
+    filled.place(0)
+    asked = [Partition(TOPIC, 1)]
+    filled.handler.positions(asked)
+    assert asked == list(filled.handler.restoring())
+    filled.fill()
+    filled.place(1)
+    filled.fill()
+
+    assert from_the_beginning(tmp_path, filled.lake) == filled.state()
+
+
+def test_view_that_is_taken_back_meanwhile_leaves_nothing(filled, tmp_path):
+    filled.lake.publish(EVENTS)
+    filled.lake.store()
+    filled.place()
+    filled.backfill.work(0.0)
+    assert [*(tmp_path / "backfill").iterdir()]
+    filled.world.catalogue = filled.world.catalogue.without("view", "zone").without(
+        "view", "zone-kind"
+    )
+    filled.place()
+    filled.fill()
+
+    assert {} == filled.state()
+    assert [] == list((tmp_path / "backfill").iterdir())
+
+
+def test_what_nobody_may_ask_for_is_not_filled(tmp_path):
+    filled = Filled(tmp_path, keep=DAY)
+    old = [replace(event, id=f"old-{event.id}", at=event.at - 30 * DAY) for event in EVENTS]
+    filled.lake.publish([*old, *EVENTS])
+    filled.lake.store()
+    filled.place()
+    filled.fill()
+
+    layout = filled.world.catalogue.layout_by_view["zone"]
+    assert 200 == sum(len(run) for run in filled.world.store.runs(layout))
+    assert from_the_beginning(tmp_path, filled.lake, keep=DAY) == filled.state()
+
+
+@settings(
+    suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=40
+)
+@given(events=event_lists(events_max=40), data=st.data())
+def test_state_is_the_same_wherever_the_archive_hands_over(tmp_path_factory, events, data):
+    """Late and shuffled events, with repeats, any join, any lag of the archive, and kills."""
+    folder = tmp_path_factory.mktemp("lake")
+    view = a_window_view("zone", ("zone",), "2h")
+    catalogue = a_catalogue(view.model_copy(update={"filter": "riders > 0"}), VIEWS[1])
+    repeats = data.draw(st.lists(st.sampled_from(events), max_size=8)) if events else []
+    sent = random.Random(data.draw(st.integers(0, 99))).sample(
+        [*events, *repeats], len(events) + len(repeats)
+    )
+    filled = Filled(folder)
+    filled.world.catalogue = catalogue
+    joined = data.draw(st.integers(0, len(sent)))
+    filled.lake.publish(sent[:joined])
+    filled.lake.store(data.draw(st.integers(0, joined)))
+    filled.place()
+    filled.lake.publish(sent[joined:])
+    steps = st.sampled_from(["read", "fill", "store", "restart"])
+    for step in data.draw(st.lists(steps, max_size=12)):
+        if step == "read":
+            filled.read_on(data.draw(st.integers(1, 5)))
+        elif step == "fill":
+            filled.backfill.work(0.0)
+            filled.handler.idle()
+        elif step == "store":
+            left = len(sent) - filled.lake.archived
+            filled.lake.store(data.draw(st.integers(0, left)))
+        else:
+            filled.restart()
+            filled.place()
+    filled.lake.store()
+    filled.read_on()
+    filled.fill()
+    whole = Filled(folder / "from-0", Lake(folder / "nothing"))
+    whole.world.catalogue, whole.lake.published = catalogue, sent
+    whole.place()
+    whole.read_on()
+
+    assert whole.state() == filled.state()
+    assert filled.lake.ends("rides") == filled.next
+    assert {partition_of(event) for event in sent} <= {*filled.next}
