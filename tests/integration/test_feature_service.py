@@ -416,6 +416,11 @@ def positions_copied(folder: Path) -> dict[int, int]:
     return copied
 
 
+def all_is_copied(rides: Rides, folder: Path) -> bool:
+    ends = topic_end_offsets(rides.platform.bootstrap, [rides.topic])
+    return positions_copied(folder) == {partition.number: end for partition, end in ends.items()}
+
+
 def forget_records(rides: Rides, before: dict[int, int]) -> None:
     """As retention would."""
     admin = AdminClient({"bootstrap.servers": rides.platform.bootstrap, "log_level": 0})
@@ -439,12 +444,8 @@ def test_lost_disk_comes_back_from_snapshots_that_a_kill_cut_short(
     service.start(fail=f"{failpoint}:kill", snapshot_interval_s="0.1")
     for first in range(0, 900, 100):
         rides.publish(events[first : first + 100])
-        if service.child.died() is None:
-            wait_for(lambda: service.child.died() is not None or rides.lag() == 0)
+        wait_for(lambda: service.child.died() is not None or all_is_copied(rides, tmp_path))
     if failpoint.startswith("feature.restore"):
-        ends = topic_end_offsets(rides.platform.bootstrap, [rides.topic])
-        wanted = {partition.number: end for partition, end in ends.items()}
-        wait_for(lambda: positions_copied(tmp_path) == wanted)
         service.child.stop()
         shutil.rmtree(tmp_path / "feature")
         with pytest.raises(HeadraceError, match="START_FAILED"):
@@ -511,9 +512,7 @@ def test_two_workers_share_a_stream_and_answer_as_one(rides, service, neighbour,
     for each in (service, neighbour):
         assert_same_once_restored(each, Oracle(events[:600]), rides.features)
 
-    ends = topic_end_offsets(rides.platform.bootstrap, [rides.topic])
-    wanted = {partition.number: end for partition, end in ends.items()}
-    wait_for(lambda: positions_copied(tmp_path) == wanted)
+    wait_for(lambda: all_is_copied(rides, tmp_path))
     service.child.kill()
     # What the dead worker owned can come from its snapshots alone.
     forget_records(rides, positions_copied(tmp_path))

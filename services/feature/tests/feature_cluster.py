@@ -36,6 +36,7 @@ class Cluster:
     objects: MemoryObjectStore = field(default_factory=MemoryObjectStore)
     clock: FixedClock = field(default_factory=lambda: FixedClock(START))
     told: MemoryPublisher = field(default_factory=MemoryPublisher)
+    begins: dict[int, int] = field(default_factory=dict)  # what retention left
     made: int = 0
 
     def worker(self) -> "Worker":
@@ -63,7 +64,11 @@ class Worker:
         store = self.world.store
         copies = RunCopies(store)
         self.restorer = SnapshotRestorer(
-            store=store, copies=copies, snapshots=self.snapshots, ends=self.cluster.ends
+            store=store,
+            copies=copies,
+            snapshots=self.snapshots,
+            ends=self.cluster.ends,
+            begins=lambda _: self.cluster.begins,
         )
         self.writer = SnapshotWriter(
             catalogue=lambda: self.world.catalogue,

@@ -30,6 +30,7 @@ from headrace_feature.adapters.memory_restorer import NothingToRestore
 from headrace_feature.adapters.run_files import to_bytes
 from headrace_feature.domain.key_partitions import key_partitions, murmur2
 from headrace_feature.domain.observations import Ids, merged
+from headrace_kit.erased_entities import Entity, entity_sha256
 from headrace_kit.failpoints import FailpointRaised, arm
 from headrace_kit.kafka import Partition
 from headrace_kit.testing import a_batch, wait_until
@@ -67,6 +68,7 @@ class Filled:
             ends=self.lake.ends,
             raw_topic=self.lake.raw_topic,
             catalogue=lambda: self.world.catalogue,
+            erased=self.world.erased,
             folder=self.folder / "backfill",
             bytes_max=1 << 30,
             keep_us=self.keep,
@@ -296,6 +298,18 @@ def test_what_nobody_may_ask_for_is_not_filled(tmp_path):
     layout = filled.world.catalogue.layout_by_view["zone"]
     assert 200 == sum(len(run) for run in filled.world.store.runs(layout))
     assert from_the_beginning(tmp_path, filled.lake, keep=DAY) == filled.state()
+
+
+def test_erased_entity_is_not_filled(filled):
+    filled.world.erased.take(Entity("zone", entity_sha256("zone", "zone-0"), START + DAY))
+    filled.lake.publish(EVENTS)
+    filled.lake.store()
+    filled.place()
+    filled.fill()
+
+    layout, store = filled.world.catalogue.layout_by_view["zone"], filled.world.store
+    assert 160 == sum(len(run) for run in store.runs(layout))
+    assert 0 == store.erased_to(layout)
 
 
 @settings(

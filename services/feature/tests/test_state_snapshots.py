@@ -104,6 +104,18 @@ def test_lost_disk_is_fetched_and_nothing_is_copied_twice(cluster):
     assert all("/manifests/" in key for key in added)
 
 
+def test_snapshot_that_the_stream_has_left_behind_is_passed_over(cluster):
+    worker = cluster.worker()
+    worker.place(*PARTITIONS)
+    fold_one_by_one(worker)
+    worker.copy()
+    cluster.begins = {0: 100, 1: 101}
+    fresh = cluster.worker()
+    fresh.place(*PARTITIONS)
+
+    assert {0: 100, 1: 0} == fresh.next
+
+
 def test_restart_copies_no_large_run_again(cluster):
     worker = cluster.worker()
     worker.place(*PARTITIONS)

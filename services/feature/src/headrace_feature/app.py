@@ -26,7 +26,7 @@ from headrace_feature.adapters.erased_events_reader import ErasedEventsReader, e
 from headrace_feature.adapters.fold_followers import FoldFollowers
 from headrace_feature.adapters.group_members import GroupMembers
 from headrace_feature.adapters.grpc_api import FeatureApi, PeerApi
-from headrace_feature.adapters.kafka_topics import KafkaRawTopics, record_ends
+from headrace_feature.adapters.kafka_topics import KafkaRawTopics, record_begins, record_ends
 from headrace_feature.adapters.record_folder import RecordFolder
 from headrace_feature.adapters.routed_reader import GrpcPeers, RoutedReader
 from headrace_feature.adapters.row_teller import RowTeller
@@ -94,6 +94,7 @@ def run(settings: Settings) -> int:
         copies=copies,
         snapshots=snapshots,
         ends=ends,
+        begins=partial(record_begins, bootstrap),
     )
     writer = SnapshotWriter(
         catalogue=definitions.catalogue,

@@ -26,7 +26,8 @@ class Settings(ObjectStoreSettings):
     """HOST:PORT where the other workers reach this one's gRPC; empty: its host and port."""
     data_dir: Path = Path(".headrace/feature")
     state_bytes_max: int = Field(default=16 << 30, gt=0)
-    """Cap of small runs, and of large ones, on disk; the files grow as it is needed."""
+    """Cap of small runs, of large ones, and of those of a view that is being filled, on disk; the
+    files grow as it is needed."""
     keep_days: int = Field(default=45, gt=0, le=3_650)
     """How far behind the newest known record a read may ask."""
     served_rows_max: int = Field(default=262_144, gt=0)

@@ -12,7 +12,7 @@ from confluent_kafka.admin import AdminClient
 from headrace import topics
 from headrace.errors import Unavailable
 from headrace_kit.kafka import client_settings
-from headrace_kit.offsets import REQUEST_TIMEOUT_S, topic_end_offsets
+from headrace_kit.offsets import REQUEST_TIMEOUT_S, topic_begin_offsets, topic_end_offsets
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +27,12 @@ def record_ends(bootstrap: str, stream: str) -> dict[int, int]:
     """Where each partition of a stream's records ends; raises Unavailable."""
     ends = topic_end_offsets(bootstrap, [topics.INGEST_RECORDS.of(stream)])
     return {partition.number: end for partition, end in ends.items()}
+
+
+def record_begins(bootstrap: str, stream: str) -> dict[int, int]:
+    """Where each partition of a stream's records begins by now; raises Unavailable."""
+    begins = topic_begin_offsets(bootstrap, [topics.INGEST_RECORDS.of(stream)])
+    return {partition.number: begin for partition, begin in begins.items()}
 
 
 class KafkaRawTopics:

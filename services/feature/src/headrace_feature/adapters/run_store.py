@@ -336,7 +336,7 @@ class RunStore:
 
     def restoring(self, layout: Layout) -> frozenset[int]:
         state = self._state(layout.id)
-        return state.restoring | state.ahead_by_partition.keys()
+        return state.restoring.union(state.ahead_by_partition)
 
     def content(self, layout: Layout) -> Content:
         """For any thread: the runs are at least as new as the positions, the floor as the runs."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import queue
 import shutil
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import structlog
@@ -18,7 +18,7 @@ from headrace.errors import Corrupt, NotFound, Unavailable
 from headrace_feature.adapters.run_copies import RunCopies
 from headrace_feature.adapters.run_store import NO_FLOOR_US, Arrival, RunStore
 from headrace_feature.adapters.state_snapshots import StateSnapshots
-from headrace_feature.domain.manifest import RunCopy, furthest
+from headrace_feature.domain.manifest import Manifest, RunCopy, furthest
 from headrace_feature.domain.views import Layout
 from headrace_kit.backoff import Backoff
 from headrace_kit.failpoints import failpoint
@@ -60,10 +60,12 @@ class SnapshotRestorer(ThreadPart):
         copies: RunCopies,
         snapshots: StateSnapshots,
         ends: Callable[[str], Mapping[int, int]],
+        begins: Callable[[str], Mapping[int, int]],
     ) -> None:
+        """`begins`, `ends`: of a stream's records as they are now, by partition."""
         super().__init__("restore")
         self._store, self._copies, self._snapshots = store, copies, snapshots
-        self._ends = ends
+        self._ends, self._begins = ends, begins
         self._jobs: dict[bytes, _Job] = {}  # the loop's thread alone looks here
         self._done: set[tuple[str, bytes, int]] = set()
         self._queue: queue.SimpleQueue[_Job] = queue.SimpleQueue()  # one for each layout at most
@@ -142,7 +144,7 @@ class SnapshotRestorer(ThreadPart):
         layout, numbers = job.layout, job.partitions
         ends = self._ends(layout.stream)
         known = [m for m in self._snapshots.manifests(layout.id) if m.name not in bad]
-        chosen = {number: furthest(known, number) for number in numbers}
+        chosen = self._chosen(layout, known, numbers)
         fetched = _Fetched(end_by_partition={n: ends[n] for n in numbers if n in ends})
         held = self._copies.held(layout)
         for manifest in {m.name: m for m in chosen.values() if m is not None}.values():
@@ -165,6 +167,14 @@ class SnapshotRestorer(ThreadPart):
             n: m.next_by_partition[n] for n, m in chosen.items() if m is not None
         }
         return fetched
+
+    def _chosen(
+        self, layout: Layout, known: Sequence[Manifest], numbers: Collection[int]
+    ) -> dict[int, Manifest | None]:
+        """By partition; from where one stood that Kafka has left behind, nobody can read on."""
+        begins = self._begins(layout.stream)
+        reaching = {n: [m for m in known if m.reaches(n, begins.get(n, 0))] for n in numbers}
+        return {number: furthest(manifests, number) for number, manifests in reaching.items()}
 
     def _arrival(self, layout: Layout, copy: RunCopy) -> Arrival:
         self._thread.tick()

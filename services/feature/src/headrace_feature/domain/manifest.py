@@ -63,6 +63,9 @@ class Manifest:
     def made_ms(self) -> int:
         return int(self.name.partition("-")[0])
 
+    def reaches(self, partition: int, offset: int) -> bool:
+        return self.next_by_partition.get(partition, -1) >= offset
+
     def to_json(self) -> bytes:
         return json.dumps(
             {
