@@ -29,10 +29,12 @@ from headrace.application import (
     definition_json,
     parse_definition_json,
 )
+from headrace.corrections import newest_corrections
 from headrace.datasets import Datasets
 from headrace.dead_letters import DeadLetters
 from headrace.errors import HeadraceError, Invalid, NotFound, Unavailable, error_by_reason
 from headrace.feature.v1 import feature_service_pb2, feature_service_pb2_grpc
+from headrace.feature.v1.feature_events_pb2 import FeaturesCorrected
 from headrace.historical import HistoricalFeatures, ask, query_of
 from headrace.ingest.v1 import ingest_service_pb2, ingest_service_pb2_grpc
 from headrace.labels import Labels
@@ -130,6 +132,10 @@ class Client:
         encode = _encoder(contract)
         rows = [_raw_row(number, record, contract.key, encode) for number, record in numbered]
         return self.publish_raw(stream, rows)
+
+    def corrections(self, *, newest: int = 100) -> list[FeaturesCorrected]:
+        """The newest at most, in the order in which they were told; raises Unavailable."""
+        return newest_corrections(self.addresses.kafka, count=newest)
 
     def _publish_items(
         self, contract: Stream, numbered: Iterable[tuple[int, Mapping[str, Any]]]

@@ -9,6 +9,7 @@ from importlib.metadata import entry_points
 import typer
 
 from headrace.cli import datasets, models, platform, work
+from headrace.cli.corrections import corrections
 from headrace.cli.dead_letters import dead_letters
 from headrace.cli.erase import erase
 from headrace.cli.labels import labels
@@ -33,6 +34,7 @@ for panel, commands in COMMANDS_BY_PANEL.items():
 app.add_typer(datasets.app, name="datasets", rich_help_panel="Its data")
 app.command(rich_help_panel="Its data")(search)
 app.command(rich_help_panel="Its data")(erase)
+app.command(rich_help_panel="Its data")(corrections)
 demos = typer.Typer(no_args_is_help=True, help="Run an example from its events to its account.")
 for found in entry_points(group="headrace.demos"):
     demos.command(found.name)(found.load())

@@ -1,0 +1,46 @@
+# SPDX-License-Identifier: Apache-2.0
+"""headrace corrections: which predictions were made before a record of their features came."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Annotated
+
+import typer
+from rich.table import Column, Table
+
+from headrace.cli.connection import DEFAULT_DATA_DIR, DataDir, connect
+from headrace.cli.output import out, told_errors
+from headrace.feature.v1.feature_events_pb2 import FeaturesCorrected
+
+
+def corrections(
+    view: Annotated[str, typer.Option(help="Of this view only, among the newest.")] = "",
+    newest: Annotated[int, typer.Option(help="How many to look at.", min=1, max=10_000)] = 100,
+    data_dir: DataDir = DEFAULT_DATA_DIR,
+) -> None:
+    """Show late records, and the predictions that were made of features without them.
+
+    headrace corrections
+
+    headrace corrections --view origin-departures --newest 1000
+    """
+    table = Table("view", "entity", "record", "happened", "late by", _folded("predictions"))
+    with told_errors():
+        for told in connect(data_dir).corrections(newest=newest):
+            if view in ("", told.view):
+                table.add_row(*_row(told))
+    out.print(table)
+
+
+def _folded(name: str) -> Column:
+    return Column(name, overflow="fold")
+
+
+def _row(told: FeaturesCorrected) -> tuple[str, ...]:
+    first, others = told.prediction_ids[0], len(told.prediction_ids) - 1
+    happened = datetime.fromtimestamp(told.event_time_us / 1e6, UTC)
+    late = timedelta(seconds=(told.known_time_us - told.event_time_us) // 1_000_000)
+    named = f"{first} and {others:,} more" if others else first
+    entity = ", ".join(value for _, value in sorted(told.entity.items()))
+    return told.view, entity, told.event_id, f"{happened:%Y-%m-%d %H:%M:%S}Z", str(late), named
