@@ -22,6 +22,7 @@ def told(view, entity, *ids):
         event_time_us=1_362_129_000_000_000,
         known_time_us=1_362_129_000_000_000 + 3_720_000_000,
         prediction_ids=ids,
+        rows=len(ids),
     )
 
 
@@ -40,6 +41,14 @@ def test_late_record_is_shown_with_its_predictions():
     for text in ("zone", "late-a", "2013-03-01 09:10:00Z", "1:02:00", "p-1"):
         assert text in shown
     assert "p-2 and 2 more" in shown
+
+
+def test_predictions_that_are_not_named_are_counted(monkeypatch):
+    many = told("zone", "a")
+    many.rows = 5_000
+    monkeypatch.setattr(Platform, "corrections", lambda self, *, newest: [many])
+
+    assert "5,000, too many to name" in run()
 
 
 def test_other_views_are_left_out():

@@ -25,6 +25,7 @@ from hypothesis import strategies as st
 
 from headrace.errors import Invalid, Unavailable
 from headrace.feature.v1.feature_events_pb2 import FeaturesCorrected
+from headrace_feature import correction_handlers
 from headrace_feature.adapters.served_notes import ServedNotes
 from headrace_feature.domain.corrections import PART_PREDICTIONS_MAX
 from headrace_feature.domain.online_query import GetOnlineFeatures
@@ -176,6 +177,18 @@ def test_many_predictions_are_told_in_parts():
     assert [1, 2] == [each.part for each in told(world)]
     assert [named for named, *_ in rows] == [*chain(*ids_told(world))]
     assert 2 == len({each.correction_id for each in told(world)})
+
+
+def test_predictions_beyond_what_one_batch_may_name_are_counted(monkeypatch):
+    monkeypatch.setattr(correction_handlers, "NAMED_MAX", 3)
+    world = a_world()
+    serve(world, *((f"p-{zone}{n}", zone, START + n) for zone in "abc" for n in range(2)))
+    world.fold(*(a_ride(f"late-{zone}", START, zone=zone) for zone in "abc"))
+
+    assert [0, 0, 2] == sorted(map(len, ids_told(world)))
+    for correction in told(world):
+        served = correction.served_from_us, correction.served_until_us
+        assert (2, START, START + 1) == (correction.rows, *served)
 
 
 def test_oldest_rows_are_forgotten_and_it_is_said_since_when_all_are_remembered():

@@ -16,9 +16,11 @@ from headrace_feature.domain.observations import EVENT, ID_HASH, Run
 from headrace_feature.domain.online_query import GetOnlineFeatures
 from headrace_feature.domain.reach import Reach, reaches_of
 from headrace_feature.domain.request_features import Column
-from headrace_feature.domain.served_rows import ServedRow, ServedRows, Touched
+from headrace_feature.domain.served_rows import Budget, ServedRow, ServedRows, Touched
 from headrace_feature.domain.views import Catalogue
 from headrace_feature.ports import Folded, ObservationStore
+
+NAMED_MAX = 262_144  # of one look at a batch
 
 
 def note_served(
@@ -78,12 +80,16 @@ def find_corrections(
     served: ServedRows,
     told: Sequence[Correction] = (),
 ) -> list[Correction]:
-    """What these correct of the rows with these numbers. `told`: what they do of other rows."""
+    """What these correct of the rows with these numbers. `told`: what they do of other rows.
+
+    Corrections beyond NAMED_MAX rows name no predictions.
+    """
+    budget = Budget(NAMED_MAX)
     last_part = {each.place: each.part for each in told}
     found: list[Correction] = []
     for addition in added:
         layout, run = addition.folded.layout, addition.folded.run
-        touches = served.touched(layout.id, run, numbers)
+        touches = served.touched(layout.id, run, numbers, budget)
         for touched in _new(touches, addition) if touches else ():
             found += corrections_of(
                 touched,

@@ -38,9 +38,14 @@ def _folded(name: str) -> Column:
 
 
 def _row(told: FeaturesCorrected) -> tuple[str, ...]:
-    first, others = told.prediction_ids[0], len(told.prediction_ids) - 1
     happened = datetime.fromtimestamp(told.event_time_us / 1e6, UTC)
     late = timedelta(seconds=(told.known_time_us - told.event_time_us) // 1_000_000)
-    named = f"{first} and {others:,} more" if others else first
     entity = ", ".join(value for _, value in sorted(told.entity.items()))
-    return told.view, entity, told.event_id, f"{happened:%Y-%m-%d %H:%M:%S}Z", str(late), named
+    return told.view, entity, told.event_id, f"{happened:%Y-%m-%d %H:%M:%S}Z", str(late), _ids(told)
+
+
+def _ids(told: FeaturesCorrected) -> str:
+    if not told.prediction_ids:
+        return f"{told.rows:,}, too many to name"
+    others = len(told.prediction_ids) - 1
+    return told.prediction_ids[0] + (f" and {others:,} more" if others else "")

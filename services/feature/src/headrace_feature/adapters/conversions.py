@@ -229,6 +229,7 @@ def to_correction_message(correction: Correction) -> events.FeaturesCorrected:
         served_until_us=correction.served_until_us,
         remembered_since_us=correction.remembered_since_us,
         part=correction.part,
+        rows=correction.rows,
     )
 
 

@@ -148,10 +148,10 @@ class RecordFolder:
     def _commit(self, batch: Sequence[Folded]) -> None:
         before = [self._store.next_by_partition(folded.layout) for folded in batch]
         self._store.commit(batch, beside=self._follower.beside(batch))
-        self._follower.stored()
         for folded, positions in zip(batch, before, strict=True):
             after = self._store.next_by_partition(folded.layout)
             self._kept.advance(folded.layout, positions, folded.run.entities, after)
+        self._follower.stored()
 
     def idle(self) -> None:
         self._follower.send()

@@ -35,6 +35,7 @@ class Correction:
     served_until_us: int
     remembered_since_us: int
     part: int
+    rows: int
 
     @property
     def place(self) -> Place:
@@ -56,23 +57,24 @@ def corrections_of(
     last_part: Mapping[Place, int],
 ) -> Iterator[Correction]:
     """In parts, so that each fits a message; a prediction that was read for twice is one."""
-    event_id, columns = run.ids[touched.record].decode(), touched.rows[0].reach.entity
-    part = last_part.get((touched.view, touched.entity, event_id), 0)
-    by_id = {row.prediction_id: row for row in touched.rows}
+    event_id, reach = run.ids[touched.record].decode(), touched.reach
+    part = last_part.get((reach.view, touched.entity, event_id), 0)
+    by_id = {row.prediction_id: row for row in touched.named}
     rows = sorted(by_id.values(), key=attrgetter("as_of_us", "prediction_id"))
-    for first in range(0, len(rows), PART_PREDICTIONS_MAX):
+    for first in range(0, max(len(rows), 1), PART_PREDICTIONS_MAX):
         some, part = rows[first : first + PART_PREDICTIONS_MAX], part + 1
         yield Correction(
-            view=touched.view,
-            entity=dict(zip(columns, touched.entity, strict=True)),
+            view=reach.view,
+            entity=dict(zip(reach.entity, touched.entity, strict=True)),
             features=touched.features,
             stream=stream,
             event_id=event_id,
             event_us=int(run.matrix[touched.record, EVENT]),
             known_us=int(run.matrix[touched.record, KNOWN]),
             prediction_ids=tuple(row.prediction_id for row in some),
-            served_from_us=some[0].as_of_us,
-            served_until_us=some[-1].as_of_us,
+            served_from_us=some[0].as_of_us if some else touched.from_us,
+            served_until_us=some[-1].as_of_us if some else touched.until_us,
             remembered_since_us=remembered_since_us,
             part=part,
+            rows=touched.count,
         )

@@ -11,14 +11,13 @@ from __future__ import annotations
 import threading
 from array import array
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
 
 import numpy as np
 from numpy.typing import NDArray
 
-from headrace_feature.domain.edges import Window
 from headrace_feature.domain.entities import digests
 from headrace_feature.domain.observations import EVENT, Run
 from headrace_feature.domain.reach import Reach
@@ -39,13 +38,32 @@ class ServedRow:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Touched:
-    """The rows whose windows hold a record: one of a run's, by its place there."""
+    """The rows whose windows hold a record: one of a run's, by its place there.
+
+    `named`: these rows, or none where they are too many. `count` of them were served as of moments
+    from the one to the other.
+    """
 
     record: int
-    view: str
+    reach: Reach
     entity: tuple[str, ...]
     features: tuple[str, ...]
-    rows: Sequence[ServedRow]
+    named: Sequence[ServedRow]
+    count: int
+    from_us: int
+    until_us: int
+
+
+@dataclass(slots=True)
+class Budget:
+    """How many rows may still be named, so that one batch of late records stays bounded."""
+
+    rows_left: int
+
+    def take(self, rows: int) -> bool:
+        enough = rows <= self.rows_left
+        self.rows_left -= rows * enough
+        return enough
 
 
 @dataclass(slots=True, eq=False)
@@ -153,14 +171,14 @@ class ServedRows:
             rows = [row for _, row in islice(self._order, skipped, stop)]
             return self._first + skipped, rows
 
-    def touched(self, layout_id: bytes, run: Run, numbers: range) -> list[Touched]:
+    def touched(self, layout_id: bytes, run: Run, numbers: range, budget: Budget) -> list[Touched]:
         """By records of the run, the rows with these numbers whose windows hold them."""
         if not numbers or not len(run):
             return []
         with self._lock:
-            shelves = [(view, s) for (at, view), s in self._shelves.items() if at == layout_id]
-            met = [(view, each) for view, s in shelves for each in _met(s, run, numbers)]
-        return [touch for view, each in met for touch in _touched(view, run, *each)]
+            shelves = [s for (at, _), s in self._shelves.items() if at == layout_id]
+            met = [each for shelf in shelves for each in _met(shelf, run, numbers)]
+        return [touched for each in met for touched in _touched(run, *each, budget)]
 
     def _add(self, row: ServedRow, digest: tuple[int, int]) -> None:
         shelf = self._shelves.setdefault((row.reach.layout_id, row.reach.view), _Shelf())
@@ -211,17 +229,30 @@ def _met(shelf: _Shelf, run: Run, numbers: range) -> Iterator[tuple[Ints, list[S
                 yield records, rows
 
 
-def _touched(view: str, run: Run, records: Ints, rows: Sequence[ServedRow]) -> Iterator[Touched]:
+def _touched(
+    run: Run, records: Ints, rows: Sequence[ServedRow], budget: Budget
+) -> Iterator[Touched]:
     by_reach: dict[Reach, list[ServedRow]] = {}
     for row in rows:
         by_reach.setdefault(row.reach, []).append(row)
     sights = [_Sight.of(reach, alike) for reach, alike in by_reach.items()]
     for record in records.tolist():
-        seen = [sight.seeing(int(run.matrix[record, EVENT])) for sight in sights]
-        found = [row for _, some in seen for row in some]
-        features = tuple(dict.fromkeys(name for names, _ in seen for name in names))
-        if found:
-            yield Touched(record, view, rows[0].entity, features, found)
+        seen = [(sight, *sight.seeing(int(run.matrix[record, EVENT]))) for sight in sights]
+        seen = [each for each in seen if len(each[2])]
+        if not seen:
+            continue
+        moments_us = np.concatenate([sight.as_of_us[places] for sight, _, places in seen])
+        named = budget.take(len(moments_us))
+        yield Touched(
+            record=record,
+            reach=rows[0].reach,
+            entity=rows[0].entity,
+            features=tuple(dict.fromkeys(name for _, names, _ in seen for name in names)),
+            named=[s.rows[place] for s, _, places in seen for place in places] if named else (),
+            count=len(moments_us),
+            from_us=int(moments_us.min()),
+            until_us=int(moments_us.max()),
+        )
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -230,20 +261,19 @@ class _Sight:
 
     reach: Reach
     rows: Sequence[ServedRow]
+    as_of_us: Ints
     since_us: Ints
     until_us: Ints
 
     @classmethod
     def of(cls, reach: Reach, rows: Sequence[ServedRow]) -> _Sight:
         as_of_us = np.array([row.as_of_us for row in rows], dtype=np.int64)
-        edges: Mapping[Window, tuple[Ints, Ints]] = {
-            window: window.edges(as_of_us) for _, window in reach.windows
-        }
+        edges = {window: window.edges(as_of_us) for _, window in reach.windows}
         since_us, until_us = zip(*(edges[window] for _, window in reach.windows), strict=True)
-        return cls(reach, rows, np.stack(since_us), np.stack(until_us))
+        return cls(reach, rows, as_of_us, np.stack(since_us), np.stack(until_us))
 
-    def seeing(self, event_us: int) -> tuple[list[str], list[ServedRow]]:
-        """The features that have a window with this moment in it, and the rows."""
+    def seeing(self, event_us: int) -> tuple[list[str], Ints]:
+        """The features that have a window with this moment in it, and which rows do."""
         inside = (self.since_us < event_us) & (event_us <= self.until_us)
         names = [self.reach.windows[w][0] for w in np.flatnonzero(inside.any(axis=1)).tolist()]
-        return names, [self.rows[row] for row in np.flatnonzero(inside.any(axis=0)).tolist()]
+        return names, np.flatnonzero(inside.any(axis=0))

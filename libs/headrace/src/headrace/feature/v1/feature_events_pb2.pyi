@@ -7,7 +7,7 @@ from typing import ClassVar as _ClassVar, Optional as _Optional
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class FeaturesCorrected(_message.Message):
-    __slots__ = ("correction_id", "view", "entity", "features", "stream", "event_id", "event_time_us", "known_time_us", "prediction_ids", "served_from_us", "served_until_us", "remembered_since_us", "part")
+    __slots__ = ("correction_id", "view", "entity", "features", "stream", "event_id", "event_time_us", "known_time_us", "prediction_ids", "served_from_us", "served_until_us", "remembered_since_us", "part", "rows")
     class EntityEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -28,6 +28,7 @@ class FeaturesCorrected(_message.Message):
     SERVED_UNTIL_US_FIELD_NUMBER: _ClassVar[int]
     REMEMBERED_SINCE_US_FIELD_NUMBER: _ClassVar[int]
     PART_FIELD_NUMBER: _ClassVar[int]
+    ROWS_FIELD_NUMBER: _ClassVar[int]
     correction_id: str
     view: str
     entity: _containers.ScalarMap[str, str]
@@ -41,7 +42,8 @@ class FeaturesCorrected(_message.Message):
     served_until_us: int
     remembered_since_us: int
     part: int
-    def __init__(self, correction_id: _Optional[str] = ..., view: _Optional[str] = ..., entity: _Optional[_Mapping[str, str]] = ..., features: _Optional[_Iterable[str]] = ..., stream: _Optional[str] = ..., event_id: _Optional[str] = ..., event_time_us: _Optional[int] = ..., known_time_us: _Optional[int] = ..., prediction_ids: _Optional[_Iterable[str]] = ..., served_from_us: _Optional[int] = ..., served_until_us: _Optional[int] = ..., remembered_since_us: _Optional[int] = ..., part: _Optional[int] = ...) -> None: ...
+    rows: int
+    def __init__(self, correction_id: _Optional[str] = ..., view: _Optional[str] = ..., entity: _Optional[_Mapping[str, str]] = ..., features: _Optional[_Iterable[str]] = ..., stream: _Optional[str] = ..., event_id: _Optional[str] = ..., event_time_us: _Optional[int] = ..., known_time_us: _Optional[int] = ..., prediction_ids: _Optional[_Iterable[str]] = ..., served_from_us: _Optional[int] = ..., served_until_us: _Optional[int] = ..., remembered_since_us: _Optional[int] = ..., part: _Optional[int] = ..., rows: _Optional[int] = ...) -> None: ...
 
 class FeatureRowChanged(_message.Message):
     __slots__ = ("view", "entity", "features", "values", "from_us", "until_us", "partition", "next_offset", "definition_digest")
