@@ -220,7 +220,7 @@ def run(settings: Settings) -> int:
         on_record=definitions.on_record,
         service=SERVICE,
     )
-    _expose(freshness, writer)
+    _expose(freshness, writer, served)
     admin = AdminServer(settings.http_host, settings.http_port, ready=loop.ready)
     try:
         code = run_service(
@@ -248,13 +248,15 @@ def run(settings: Settings) -> int:
         state.close()
 
 
-def _expose(freshness: DelayHistogram, writer: SnapshotWriter) -> None:
+def _expose(freshness: DelayHistogram, writer: SnapshotWriter, served: ServedRows) -> None:
     """Metrics are asked for when they are scraped: nothing is counted twice."""
     for name, share in (("p50", 0.5), ("p99", 0.99)):
         metric = gauge(SERVICE, f"freshness_{name}_seconds", "From published to readable.")
         metric.set_function(partial(_seconds, freshness, share))
     age = gauge(SERVICE, "snapshot_age_seconds", "Since all state was in the object store.")
     age.set_function(writer.age_s)
+    rows = gauge(SERVICE, "served_rows", "Rows that are remembered for corrections.")
+    rows.set_function(served.__len__)
 
 
 def _seconds(freshness: DelayHistogram, share: float) -> float:

@@ -124,6 +124,9 @@ class ServedRows:
         self._first, self._next = 0, 0
         self._lock = threading.Lock()
 
+    def __len__(self) -> int:
+        return len(self._order)
+
     @property
     def next_number(self) -> int:
         return self._next
