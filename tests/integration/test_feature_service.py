@@ -29,7 +29,7 @@ import pyarrow as pa
 import pytest
 from confluent_kafka import TopicCollection, TopicPartition
 from confluent_kafka.admin import AdminClient
-from deltalake import CommitProperties, Transaction, write_deltalake
+from deltalake import CommitProperties, DeltaTable, Transaction, write_deltalake
 from pydantic import SecretStr
 
 from headrace import topics
@@ -48,10 +48,21 @@ from headrace_feature.adapters.delta_archive import DeltaArchive
 from headrace_feature.adapters.kafka_topics import KafkaRawTopics
 from headrace_feature.adapters.state_snapshots import StateSnapshots
 from headrace_feature.domain.manifest import Manifest
+from headrace_ingest.adapters.contract_book import AppliedContracts
+from headrace_ingest.adapters.delta_tables import DeltaTables
+from headrace_ingest.adapters.duckdb_rows import DuckDbRows
+from headrace_ingest.adapters.object_dataset_book import ObjectDatasetBook
+from headrace_ingest.handlers import datasets
 from headrace_kit.clock import SystemClock
 from headrace_kit.follow import TableFollower
 from headrace_kit.kafka import KafkaPublisher, Message
-from headrace_kit.objects import S3Settings, delta_storage_options, delta_table_uri, object_store
+from headrace_kit.objects import (
+    MemoryObjectStore,
+    S3Settings,
+    delta_storage_options,
+    delta_table_uri,
+    object_store,
+)
 from headrace_kit.offsets import committed_offsets, topic_end_offsets
 
 pytestmark = pytest.mark.integration
@@ -807,6 +818,116 @@ def test_historical_features_equal_the_online_read_and_come_again_by_manifest(la
     assert {rides.name: 0} == dict(again.manifest.delta_version_by_stream)
     with pytest.raises(NotFound, match="FEATURE_UNKNOWN"):
         client.get_historical_features(rows, ["none:none"]).to_table()
+
+
+def feature_rows(lake: Lake, view: str) -> dict[str, dict[str, object]]:
+    """By event id, which is there once."""
+    uri = delta_table_uri(lake.uri.partition("/records/")[0], "features", view)
+    rows = DeltaTable(uri, storage_options=lake.options).to_pyarrow_table().to_pylist()
+    by_id = {row["_event_id"]: row for row in rows}
+    assert len(rows) == len(by_id)
+    return by_id
+
+
+def client_of(service: Service) -> Client:
+    """A new one does not wait before it connects again."""
+    return Client(Addresses(feature=f"127.0.0.1:{service.grpc_port}"))
+
+
+def reached(client: Client, view: str, until: int | None = None) -> int:
+    [*_, last] = client.materialize_view(view, until_us=until)
+    return last.reached_us
+
+
+def assert_rows_are_the_online_read(
+    lake: Lake, service: Service, events: list[Event], features: list[str]
+) -> None:
+    view = features[0].partition(":")[0]
+    rows, moments = feature_rows(lake, view), {e.id: max(e.at, e.known) for e in events}
+    assert moments == {name: row["_known_time_us"] for name, row in rows.items()}
+    names = [feature.partition(":")[2] for feature in features]
+    stored = [[rows[event.id][name] for name in names] for event in events]
+    for first in range(0, len(events), 100):
+        asked = [(event.zone, moments[event.id]) for event in events[first : first + 100]]
+        expected = service.read(features, asked)
+        np.testing.assert_array_equal(
+            expected, np.array(stored[first : first + 100], dtype=np.float32)
+        )
+
+
+def test_view_is_materialized_as_it_is_read_online_and_makes_datasets(
+    platform, lake, rides, service, tmp_path
+):
+    events, view = some_events(300, seed=21), rides.features[0].partition(":")[0]
+    service.start(**settings_of(lake))
+    rides.publish(events)
+    rides.wait_folded()
+    half = START + DAY
+    early = [event for event in events if max(event.at, event.known) <= half]
+    lake.append(events, known=START + 3 * DAY + 1)
+    client = Client(Addresses(feature=f"127.0.0.1:{service.grpc_port}"))
+
+    assert half == reached(client, view, half)
+    assert_rows_are_the_online_read(lake, service, early, rides.features)
+    contracts = AppliedContracts()
+    follower = TableFollower(
+        bootstrap=platform.bootstrap,
+        topic=topics.REGISTRY_DEFINITIONS.name,
+        on_record=contracts.take,
+        service="tests",
+    )
+    follower.start()
+    follower.stop(5.0)
+    tables = DeltaTables(lake.uri.partition("/records/")[0], lake.options)
+    store, book = DuckDbRows(tables, tmp_path / "spill"), ObjectDatasetBook(MemoryObjectStore())
+
+    def dataset(request: str, **changes: object) -> datasets.Manifest:
+        asked = {"stream": "", "filter": "", "delta_version": None, "known_until_us": 0, **changes}
+        command = datasets.CreateDataset(name="rows", description="", view=view, **asked)
+        clock = SystemClock()
+        return datasets.create_dataset(
+            command, request, contracts=contracts, book=book, rows=store, clock=clock, timeout_s=60
+        )
+
+    first = dataset("first")
+    assert START + 3 * DAY == reached(client, view)
+    assert_rows_are_the_online_read(lake, service, events, rides.features)
+    second, again = dataset("second"), dataset("again", known_until_us=half)
+    [*_, diff] = datasets.diff_datasets(
+        datasets.Reference("rows", 1),
+        datasets.Reference("rows", 2),
+        book=book,
+        rows=store,
+        timeout_s=60,
+    )
+
+    assert [len(early), len(events)] == [first.content.rows, second.content.rows]
+    assert first.content.digest == again.content.digest
+    assert (len(events) - len(early), 0, 0) == (
+        diff.rows.added,
+        diff.rows.removed,
+        diff.rows.changed,
+    )
+
+
+def test_kill_before_the_commit_leaves_nothing_half_visible(lake, rides, service):
+    events, view = some_events(300, seed=22), rides.features[0].partition(":")[0]
+    service.start(fail="feature.offline.parquet_written:2:kill", **settings_of(lake))
+    rides.publish(events)
+    rides.wait_folded()
+    half = START + DAY
+    early = {event.id for event in events if max(event.at, event.known) <= half}
+    lake.append(events, known=START + 3 * DAY + 1)
+    reached(client_of(service), view, half)
+    with pytest.raises(Unavailable):
+        reached(client_of(service), view)
+    assert -9 == service.wait_ended()
+    assert early == feature_rows(lake, view).keys()
+
+    service.start(**settings_of(lake))
+    wait_for(lambda: read_once_filled(service, rides.features, ("a", START)))
+    assert START + 3 * DAY == reached(client_of(service), view)
+    assert_rows_are_the_online_read(lake, service, events, rides.features)
 
 
 def test_archive_that_never_comes_is_unavailable(platform, lake):

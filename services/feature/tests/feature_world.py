@@ -497,3 +497,13 @@ def event_lists(draw, events_max=25):
         Event(f"ride-{number}", at, at + lag, *values)
         for number, (at, lag, values) in zip(order, drawn, strict=True)
     ]
+
+
+TEMPS = st.none() | st.sampled_from([0.0, 0.1, -7.25, 1e16, 5e-324])
+OVER = st.sampled_from(["a", "b", "bob", "", None])
+
+
+@st.composite
+def air_lists(draw, airs_max=15):
+    drawn = draw(st.lists(st.tuples(MOMENTS, LAGS, OVER, TEMPS), max_size=airs_max))
+    return [Air(f"air-{n}", at, at + lag, *rest) for n, (at, lag, *rest) in enumerate(drawn)]

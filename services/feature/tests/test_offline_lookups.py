@@ -9,7 +9,6 @@ from feature_definitions import views
 from feature_world import (
     DAY,
     HOUR,
-    LAGS,
     MINUTE,
     MOMENTS,
     RECIPE,
@@ -20,6 +19,7 @@ from feature_world import (
     a_bench,
     a_catalogue,
     a_view,
+    air_lists,
     archived,
     bits,
     event_lists,
@@ -35,8 +35,6 @@ from headrace_feature.domain.online_query import GetOnlineFeatures
 from headrace_feature.domain.served_sample import Served
 from headrace_feature.skew_handlers import check_skew
 
-TEMPS = st.none() | st.sampled_from([0.0, 0.1, -7.25, 1e16, 5e-324])
-OVER = st.sampled_from(["a", "b", "bob", "", None])
 ROWS = st.lists(
     st.tuples(st.sampled_from(["a", "b"]), st.sampled_from([1, 2]), MOMENTS), min_size=1, max_size=6
 )
@@ -45,12 +43,6 @@ LOOKUP = {"stream": "air", "key": {"zone": "zone"}, "column": "temp", "max_age":
 VIEW = a_view(
     {"mean": {"aggregate": "mean", "column": "temp", "window": "1h"}}, lookups={"temp": LOOKUP}
 )
-
-
-@st.composite
-def air_lists(draw, airs_max=15):
-    drawn = draw(st.lists(st.tuples(MOMENTS, LAGS, OVER, TEMPS), max_size=airs_max))
-    return [Air(f"air-{n}", at, at + lag, *rest) for n, (at, lag, *rest) in enumerate(drawn)]
 
 
 def with_repeats(draw, events):

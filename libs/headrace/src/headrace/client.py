@@ -35,6 +35,7 @@ from headrace.dead_letters import DeadLetters
 from headrace.errors import HeadraceError, Invalid, NotFound, Unavailable, error_by_reason
 from headrace.feature.v1 import feature_service_pb2, feature_service_pb2_grpc
 from headrace.feature.v1.feature_events_pb2 import FeaturesCorrected
+from headrace.feature_tables import materialized
 from headrace.historical import HistoricalFeatures, ask, query_of
 from headrace.ingest.v1 import ingest_service_pb2, ingest_service_pb2_grpc
 from headrace.labels import Labels
@@ -313,6 +314,16 @@ class Client:
         earlier answer, which is given again. Needs pyarrow.
         """
         return ask(self._feature, rows, query_of(features, known_as_of_us, manifest))
+
+    def materialize_view(
+        self, view: str, *, from_us: int = 0, until_us: int | None = None
+    ) -> Iterator[feature_service_pb2.MaterializeViewResponse]:
+        """Has the view's offline feature table written on, and tells how far it came.
+
+        Up to `until_us`, or as far as the archive holds all that was known; a table of which there
+        is nothing yet begins at `from_us`. Ask until the end: what was told is there.
+        """
+        return materialized(self._feature, view, from_us, until_us)
 
     def check_skew(self) -> feature_service_pb2.CheckSkewResponse:
         """Has a sample of what was served since the last check computed again from the archive."""

@@ -79,7 +79,7 @@ class Datasets:
         known_until_us: int = 0,
         request_id: str | None = None,
     ) -> pb.Dataset:
-        """Names rows of a stream, or of the stream that a view reads, for good."""
+        """Names rows of a stream, or of the offline feature table of a view, for good."""
         request = pb.CreateDatasetRequest(
             request_id=request_id or str(uuid.uuid4()),
             name=name,

@@ -207,6 +207,11 @@ REASONS: dict[str, Reason] = {
         "The stream has no archived record yet.",
         "Publish some and ask headrace streams.",
     ),
+    "VIEW_EMPTY": Reason(
+        "NotFound",
+        "No rows of the view as it is defined now were materialised.",
+        "Ask headrace materialize VIEW.",
+    ),
     "VIEW_UNKNOWN": Reason(
         "NotFound", "No applied view has this name.", "Apply the view or mend the name."
     ),

@@ -3,9 +3,9 @@
 
 Follows `registry.definitions`, `ingest.erasures` and `ingest.erased-events`, folds
 `ingest.records.<stream>` of every stream that a view reads, writes `feature.corrections`,
-`feature.rows.<view>` and `feature.dead-letters`, serves FeatureService, reads ingest's Delta tables
-`records/<stream>` for training sets and backfills and, for how far they reach, the ends of
-`raw.<stream>`.
+`feature.rows.<view>`, `feature.dead-letters` and the Delta tables `features/<view>`, serves
+FeatureService, reads ingest's Delta tables `records/<stream>` for training sets and backfills and,
+for how far they reach, the ends of `raw.<stream>`.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from headrace_feature.adapters.backfill_job import Sources
 from headrace_feature.adapters.correction_teller import CorrectionTeller
 from headrace_feature.adapters.definition_follower import DefinitionFollower
 from headrace_feature.adapters.delta_archive import DeltaArchive
+from headrace_feature.adapters.delta_features import DeltaFeatureTables
 from headrace_feature.adapters.duckdb_workbench import Workbench
 from headrace_feature.adapters.ends_watch import EndsWatch
 from headrace_feature.adapters.erased_events_reader import ErasedEventsReader, end_of, to_entity
@@ -132,11 +133,8 @@ def run(settings: Settings) -> int:
         on_record=lambda record: erased.take(to_entity(record)),
         service=SERVICE,
     )
-    archive = DeltaArchive(
-        settings.objects,
-        delta_storage_options(settings.objects, settings.s3),
-        raw_topic=KafkaRawTopics(bootstrap),
-    )
+    delta_options = delta_storage_options(settings.objects, settings.s3)
+    archive = DeltaArchive(settings.objects, delta_options, raw_topic=KafkaRawTopics(bootstrap))
     keep_us = settings.keep_days * DAY_US
     backfill = ArchiveBackfill(
         store=store,
@@ -200,6 +198,7 @@ def run(settings: Settings) -> int:
         ),
         notes=notes,
         freshness=freshness,
+        feature_tables=DeltaFeatureTables(settings.objects, delta_options, clock),
     )
     peer_api = PeerApi(catalogue=definitions.catalogue, store=store, notes=notes)
     hot = [HotMethod(f"/{NAME}/GetOnlineFeatures", api.answer_reads)]

@@ -8,15 +8,14 @@ entities, and the answers wait on disk.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from headrace.application import definition_json
 from headrace.errors import Conflict, NotFound
+from headrace.feature_tables import features_digest
 from headrace_feature.domain.exact import as_float32
 from headrace_feature.domain.offline_view import OfflineView
 from headrace_feature.domain.point_in_time import COUNTING
@@ -70,7 +69,7 @@ def create_training_set(
     if recipe is None:
         raise NotFound("DEFINITION_UNKNOWN", recipe=command.recipe)
     plan, until_us = plan_of(catalogue, recipe.features), command.known_until_us
-    streams = {recipe.spine.stream, recipe.label.stream, *_streams(plan)}
+    streams = {recipe.spine.stream, recipe.label.stream, *streams_of(plan)}
     snapshots = archive.snapshots(streams, until_us)
     columns = {feature.column for feature in plan.request.features}
     columns |= {column for part in plan.windows for column in part.layout.entity}
@@ -80,8 +79,8 @@ def create_training_set(
         rows=rows.count,
         known_until_us=until_us,
         version_by_stream={stream: each.version for stream, each in snapshots.items()},
-        definitions=_definitions(recipe.features, catalogue),
-        answered=_answered(plan, rows, snapshots, until_us, bench),
+        definitions=definitions_of(recipe.features, catalogue),
+        answered=answered(plan, rows, snapshots, until_us, bench),
     )
 
 
@@ -97,21 +96,21 @@ def get_historical_features(
     Unavailable RECORDS_BEHIND while the archive does not hold all that was known at the moment.
     """
     plan, until_us = plan_of(catalogue, query.features), query.known_as_of_us
-    definitions = _definitions(query.features, catalogue)
+    definitions = definitions_of(query.features, catalogue)
     if query.definitions is not None and query.definitions != definitions:
         raise Conflict("DEFINITIONS_CHANGED", asked=query.definitions, applied=definitions)
-    snapshots = _snapshots(query, _streams(plan), archive)
+    snapshots = _snapshots(query, streams_of(plan), archive)
     return Historical(
         features=query.features,
         rows=rows.count,
         known_until_us=until_us,
         version_by_stream={stream: each.version for stream, each in snapshots.items()},
         definitions=definitions,
-        answered=_answered(plan, rows, snapshots, until_us or FOREVER_US, bench),
+        answered=answered(plan, rows, snapshots, until_us or FOREVER_US, bench),
     )
 
 
-def _streams(plan: Plan) -> set[str]:
+def streams_of(plan: Plan) -> set[str]:
     return {layout.stream for part in plan.windows for layout in part.layouts}
 
 
@@ -127,19 +126,13 @@ def _snapshots(
     return archive.snapshots(streams, query.known_as_of_us)
 
 
-def _definitions(features: Sequence[str], catalogue: Catalogue) -> str:
-    """sha256 of what says what the features are: their views and the streams of these."""
-    names = sorted({feature.partition(":")[0] for feature in features})
-    views = [catalogue.views[name] for name in names]
-    layouts = [catalogue.layout_by_view[name] for name in names if name in catalogue.layout_by_view]
-    looked_up = [each for name in names for each in catalogue.lookups_by_view.get(name, ())]
-    layouts += [each.layout for each in looked_up]
-    streams = [catalogue.streams[name] for name in sorted({each.stream for each in layouts})]
-    said = b"\n".join(definition_json(each) for each in (*views, *streams))
-    return hashlib.sha256(said).hexdigest()
+def definitions_of(features: Sequence[str], catalogue: Catalogue) -> str:
+    """The digest of what says what the features are."""
+    views = {feature.partition(":")[0] for feature in features}
+    return features_digest([catalogue.views[name] for name in views], catalogue.streams)
 
 
-def _answered(
+def answered(
     plan: Plan, rows: Rows, snapshots: Mapping[str, Snapshot], until_us: int, bench: Bench
 ) -> Iterator[tuple[Batch, NDArray[np.float32]]]:
     """The rows' batches with [rows, features] of each."""
@@ -200,8 +193,8 @@ def _by_shares(
         scratch.write(first, _nothing_seen(plan, batch))
     for load in loads:
         view = loaded(load)
-        answered = bench.each(view.answers, rows.batches())
-        for (first, batch), (named, answers) in zip(_placed(rows), answered, strict=True):
+        answers_of = bench.each(view.answers, rows.batches())
+        for (first, batch), (named, answers) in zip(_placed(rows), answers_of, strict=True):
             so_far = scratch.read(first, len(batch.as_of_us))
             so_far[np.ix_(named, np.array(view.part.slots))] = answers[named]
             scratch.write(first, so_far)

@@ -15,7 +15,7 @@ from headrace_feature.domain.gathering import Wanted
 from headrace_feature.domain.observations import Observations, Run
 from headrace_feature.domain.records import Records, Share
 from headrace_feature.domain.request_features import Column
-from headrace_feature.domain.training_set import Rows
+from headrace_feature.domain.training_set import Batch, Round, Rows
 from headrace_feature.domain.views import Layout
 
 Item = TypeVar("Item")
@@ -151,6 +151,9 @@ class Snapshot(Protocol):
         A column that the archive lacks is absent. Of a share, those whose entity falls to it.
         """
 
+    def between(self, after_us: int, until_us: int) -> Snapshot:
+        """The same version with what happened after one moment and up to another."""
+
 
 class Archive(Protocol):
     """Every accepted record of every stream."""
@@ -160,6 +163,9 @@ class Archive(Protocol):
 
         Raises Unavailable RECORDS_BEHIND when one does not appear within a bounded wait.
         """
+
+    def known_to(self, streams: Collection[str]) -> int:
+        """The last moment of which all that was known is there in each of the streams, or -1."""
 
     def newest(self, streams: Collection[str]) -> Mapping[str, Snapshot]:
         """By stream, what is there now. Raises NotFound ARCHIVE_VERSION_UNKNOWN."""
@@ -198,5 +204,47 @@ class Bench(Protocol):
     ) -> Rows:
         """The spine's records with their labels, in order of (as_of, event id)."""
 
+    def view_rows(
+        self, layout: Layout, snapshot: Snapshot, since_us: int, until_us: int, *, rows_max: int
+    ) -> Round:
+        """The records of which a feature table has a row after one moment, in order of (as_of,
+        event id): up to another moment, or fewer, but all of one moment and about `rows_max`."""
+
     def scratch(self, rows: int, width: int) -> Scratch:
         """Raises Busy BATCH_TOO_LARGE when there is no room."""
+
+
+class FeatureTable(Protocol):
+    """A view's offline feature table as it was when it was opened, for rows of one definition.
+
+    Raises Unavailable OBJECT_STORE_UNAVAILABLE, Invalid BAD_DEFINITION where the table has a
+    column with another type.
+    """
+
+    @property
+    def version(self) -> int:
+        """-1 where there is no table yet."""
+
+    @property
+    def until_us(self) -> int | None:
+        """The moment up to which all rows are there; None: there are none of the definition."""
+
+    def append(
+        self,
+        answered: Iterable[tuple[Batch, NDArray[np.float32]]],
+        features: Sequence[str],
+        rows: Rows,
+        until_us: int,
+    ) -> None:
+        """Add the rows, which then are all up to this moment, or, where another process has
+        written since the table was opened, nothing. Readers see all of them or none."""
+
+    def clean(self) -> None:
+        """Remove what processes left that ended in the middle, a week later."""
+
+
+class FeatureTables(Protocol):
+    """The offline feature tables, which this service alone writes."""
+
+    def open(self, view: str, definition: str) -> FeatureTable:
+        """As it is now."""

@@ -246,8 +246,14 @@ class RowStore(Protocol):
     Unavailable OBJECT_STORE_UNAVAILABLE, and SERVICE_UNAVAILABLE when `timeout_s` is over.
     """
 
-    def newest_version(self, stream: str) -> int:
-        """Raises NotFound STREAM_EMPTY when nothing was archived yet."""
+    def newest_version(self, stream: str, *, view: str = "") -> int:
+        """Of the stream's table, or of the view's offline feature table.
+
+        Raises NotFound STREAM_EMPTY or VIEW_EMPTY when there is none yet.
+        """
+
+    def reached_us(self, selection: Selection) -> int | None:
+        """Of a view: up to which moment its definition's rows were there at the version."""
 
     def check(self, selection: Selection) -> None:
         """Whether its version can be opened and its filter be read."""

@@ -31,10 +31,10 @@ def create(
     name: Name,
     *,
     stream: Annotated[str, typer.Option(help="The stream that the rows are of.")] = "",
-    view: Annotated[str, typer.Option(help="A view, for the stream that it reads.")] = "",
+    view: Annotated[str, typer.Option(help="A view, for the rows of its feature table.")] = "",
     filter: Annotated[str, typer.Option(help="Which rows, as an expression of columns.")] = "",
     version: Annotated[
-        int | None, typer.Option(help="Version of the stream's table; the newest if absent.", min=0)
+        int | None, typer.Option(help="Version of the table; the newest if absent.", min=0)
     ] = None,
     until: Annotated[datetime | None, time_option("Only what was known then")] = None,
     description: Annotated[str, typer.Option(help="What it is for, for people.")] = "",

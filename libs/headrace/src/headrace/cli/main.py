@@ -13,6 +13,7 @@ from headrace.cli.corrections import corrections
 from headrace.cli.dead_letters import dead_letters
 from headrace.cli.erase import erase
 from headrace.cli.labels import labels
+from headrace.cli.materialize import materialize
 from headrace.cli.search import search
 
 app = typer.Typer(
@@ -35,6 +36,7 @@ app.add_typer(datasets.app, name="datasets", rich_help_panel="Its data")
 app.command(rich_help_panel="Its data")(search)
 app.command(rich_help_panel="Its data")(erase)
 app.command(rich_help_panel="Its data")(corrections)
+app.command(rich_help_panel="Its data")(materialize)
 demos = typer.Typer(no_args_is_help=True, help="Run an example from its events to its account.")
 for found in entry_points(group="headrace.demos"):
     demos.command(found.name)(found.load())

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -30,6 +31,14 @@ class ArrowSnapshot:
     observations: int
     dataset: Any
 
+    def between(self, after_us: int, until_us: int) -> ArrowSnapshot:
+        import pyarrow.compute as pc
+
+        happened = pc.field(EVENT_TIME)
+        some = self.dataset.filter((happened > after_us) & (happened <= until_us))
+        with _store_errors(self.version):
+            return ArrowSnapshot(self.version, some.count_rows(), some)
+
     def records(
         self, layout: Layout, known_until_us: int, *, share: Share | None = None
     ) -> Records:
@@ -41,15 +50,23 @@ class ArrowSnapshot:
             columns=[*sorted(archived), ID, EVENT_TIME, KNOWN_TIME],
             filter=pc.field(KNOWN_TIME) <= known_until_us,
         )
-        try:
+        with _store_errors(self.version):
             if share is None:
                 table = scanner.to_table()
             else:
                 batches = _shared(scanner.to_batches(), layout.entity, share)
                 table = pa.Table.from_batches(batches, scanner.projected_schema)
-        except (OSError, pa.ArrowException) as err:
-            raise Unavailable("OBJECT_STORE_UNAVAILABLE", version=self.version) from err
         return _to_records(_counted(table.unify_dictionaries(), layout.filter), layout)
+
+
+@contextmanager
+def _store_errors(version: int) -> Iterator[None]:
+    import pyarrow as pa
+
+    try:
+        yield
+    except (OSError, pa.ArrowException) as err:
+        raise Unavailable("OBJECT_STORE_UNAVAILABLE", version=version) from err
 
 
 def _shared(batches: Iterator[Any], entity: Sequence[str], share: Share) -> Iterator[Any]:

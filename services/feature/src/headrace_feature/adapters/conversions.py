@@ -27,6 +27,7 @@ from headrace_feature.domain.request_features import Column
 from headrace_feature.domain.training_set import Historical
 from headrace_feature.domain.views import Kind, Layout
 from headrace_feature.handlers import GetObservations
+from headrace_feature.materialize_handlers import Materialized, MaterializeView
 from headrace_feature.offline_handlers import CreateTrainingSet, GetHistoricalFeatures
 from headrace_feature.skew_handlers import Skew
 from headrace_kit.erased_entities import ErasedEntities
@@ -315,6 +316,21 @@ def to_observations_query(request: wire.GetObservationsRequest) -> GetObservatio
     entities = np.frombuffer(request.entities, "<u8").reshape(2, -1)
     wanted = Wanted(entities, since_us, until_us)
     return GetObservations(request.layout_id, tuple(request.partitions), wanted)
+
+
+def to_materialize(request: wire.MaterializeViewRequest) -> MaterializeView:
+    until_us = request.until_us if request.HasField("until_us") else None
+    return MaterializeView(request.view, request.from_us, until_us)
+
+
+def to_materialized(made: Materialized) -> wire.MaterializeViewResponse:
+    return wire.MaterializeViewResponse(
+        rows=made.rows,
+        reached_us=made.reached_us,
+        until_us=made.until_us,
+        definitions_digest=made.definition,
+        delta_version=made.version,
+    )
 
 
 def to_skew_response(skew: Skew) -> wire.CheckSkewResponse:

@@ -51,6 +51,13 @@ class DeltaArchive:
             stream: self._complete(stream, known_until_us, deadline_s) for stream in sorted(streams)
         }
 
+    def known_to(self, streams: Collection[str]) -> int:
+        return min(self._known_to(stream) for stream in streams)
+
+    def _known_to(self, stream: str) -> int:
+        raw_topic, table = self._raw_topic(stream), self._open(stream)
+        return -1 if table is None else _known_to(table, raw_topic)
+
     def newest(self, streams: Collection[str]) -> Mapping[str, Snapshot]:
         return {stream: self._at(stream, None) for stream in sorted(streams)}
 
@@ -87,7 +94,7 @@ class DeltaArchive:
         raw_topic = self._raw_topic(stream)
         while True:
             table = self._open(stream)
-            if table is not None and _holds(table, raw_topic, known_until_us):
+            if table is not None and _known_to(table, raw_topic) >= known_until_us:
                 return _snapshot(table)
             if time.monotonic() >= deadline_s:
                 raise Unavailable("RECORDS_BEHIND", stream=stream, known_until_us=known_until_us)
@@ -112,18 +119,17 @@ class DeltaArchive:
         return table
 
 
-def _holds(table: Any, raw_topic: RawTopic, known_until_us: int) -> bool:
-    stored = False
+def _known_to(table: Any, raw_topic: RawTopic) -> int:
+    """The last moment of which all that was known is stored, or -1."""
+    stored = []
     for partition, end in raw_topic.end_by_partition.items():
         counter = f"ingest|{raw_topic.id}|{partition}|"
         known_us = table.transaction_version(counter + "known_time")
-        if known_us is None:
-            if (table.transaction_version(counter + "offset") or 0) < end:
-                return False
-        elif known_us <= known_until_us:
-            return False
-        stored = stored or known_us is not None
-    return stored
+        if known_us is not None:
+            stored.append(known_us - 1)
+        elif (table.transaction_version(counter + "offset") or 0) < end:
+            return -1
+    return min(stored, default=-1)
 
 
 def _snapshot(table: Any) -> ArrowSnapshot:

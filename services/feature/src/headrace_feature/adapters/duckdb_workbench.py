@@ -25,8 +25,11 @@ from headrace.application import Recipe
 from headrace.errors import Busy, Invalid
 from headrace_feature.adapters.arrow_archive import to_column
 from headrace_feature.adapters.training_rows_sql import training_rows_sql
+from headrace_feature.adapters.view_rows_sql import round_end_sql, view_rows_sql
 from headrace_feature.domain.records import Numbers, Texts
 from headrace_feature.domain.request_features import Column
+from headrace_feature.domain.training_set import Round
+from headrace_feature.domain.views import Layout
 from headrace_feature.ports import Snapshot
 
 ROWS_MAX = 1 << 18  # of one step
@@ -108,8 +111,6 @@ class Bench:
         known_until_us: int,
     ) -> StoredRows:
         """`entity_key`, `as_of_us`, `label` and the columns, in order of (as_of, event id)."""
-        import duckdb
-
         spine, labels = snapshots[recipe.spine.stream], snapshots[recipe.label.stream]
         sql = training_rows_sql(
             recipe,
@@ -118,6 +119,29 @@ class Bench:
             {field.name: str(field.type) for field in labels.dataset.schema},
             known_until_us,
         )
+        tables = {"spine_records": spine.dataset, "label_records": labels.dataset}
+        with self._database(**tables) as database:
+            reader = database.sql(sql).to_arrow_reader(ROWS_MAX)
+            return self.stored(reader, reader.schema)
+
+    def view_rows(
+        self, layout: Layout, snapshot: Snapshot, since_us: int, until_us: int, *, rows_max: int
+    ) -> Round:
+        types = {field.name: str(field.type) for field in snapshot.dataset.schema}
+        with self._database(records=snapshot.dataset) as database:
+            asked = round_end_sql(since_us, until_us, rows_max)
+            first_us, beyond_us = database.sql(asked).fetchall()[0]
+            if beyond_us is not None:
+                until_us = beyond_us - (beyond_us > first_us)
+            sql = view_rows_sql(layout, types, since_us, until_us)
+            reader = database.sql(sql).to_arrow_reader(ROWS_MAX)
+            return Round(self.stored(reader, reader.schema), until_us)
+
+    @contextmanager
+    def _database(self, **tables: Any) -> Iterator[Any]:
+        """DuckDB with these tables, within its own memory, spilling into the folder."""
+        import duckdb
+
         settings: dict[str, str | bool | int | float | list[str]] = {
             "memory_limit": f"{DUCKDB_BYTES_MAX}B",
             "threads": THREADS,
@@ -127,10 +151,9 @@ class Bench:
             "autoinstall_known_extensions": False,
         }
         with duckdb.connect(config=settings) as database:
-            database.register("spine_records", spine.dataset)
-            database.register("label_records", labels.dataset)
-            reader = database.sql(sql).to_arrow_reader(ROWS_MAX)
-            return self.stored(reader, reader.schema)
+            for name, table in tables.items():
+                database.register(name, table)
+            yield database
 
     def scratch(self, rows: int, width: int) -> Scratch:
         self._check_room(8 * rows * width)

@@ -20,6 +20,8 @@ from headrace_feature.adapters.arrow_ipc import SentRows, historical_stream, tra
 from headrace_feature.adapters.conversions import (
     to_historical_manifest,
     to_historical_query,
+    to_materialize,
+    to_materialized,
     to_observations_query,
     to_online_response,
     to_query,
@@ -36,7 +38,8 @@ from headrace_feature.domain.online_query import GetOnlineFeatures
 from headrace_feature.domain.served_sample import ServedSample
 from headrace_feature.domain.views import Catalogue
 from headrace_feature.handlers import OnlineState, answer_together, get_online_features
-from headrace_feature.ports import Archive, ObservationReader
+from headrace_feature.materialize_handlers import materialize_view
+from headrace_feature.ports import Archive, FeatureTables, ObservationReader
 from headrace_feature.skew_handlers import check_skew
 from headrace_kit.telemetry import counter
 
@@ -58,9 +61,10 @@ class FeatureApi(service.FeatureServiceServicer):
         sample: ServedSample,
         notes: ServedNotes,
         freshness: DelayHistogram,
+        feature_tables: FeatureTables,
     ) -> None:
         self._online, self._archive, self._freshness = online, archive, freshness
-        self._notes = notes
+        self._notes, self._feature_tables = notes, feature_tables
         self._workbench, self._offline = workbench, threading.Lock()
         self._sample = sample
 
@@ -154,6 +158,19 @@ class FeatureApi(service.FeatureServiceServicer):
                     yield wire.GetHistoricalFeaturesResponse(arrow_ipc=piece)
             manifest = to_historical_manifest(made, rows_digest=sent.digest, digest=stream.digest)
             yield wire.GetHistoricalFeaturesResponse(manifest=manifest)
+
+    def MaterializeView(
+        self, request: wire.MaterializeViewRequest, context: grpc.ServicerContext
+    ) -> Iterator[wire.MaterializeViewResponse]:
+        with self._alone(), self._workbench.opened() as bench:
+            for made in materialize_view(
+                to_materialize(request),
+                catalogue=self._online.catalogue(),
+                archive=self._archive,
+                bench=bench,
+                tables=self._feature_tables,
+            ):
+                yield to_materialized(made)
 
     @contextmanager
     def _alone(self) -> Iterator[None]:

@@ -23,10 +23,15 @@ class MemoryArchive:
         self, streams: Collection[str], known_until_us: int
     ) -> Mapping[str, ArrowSnapshot]:
         for stream in streams:
-            rows = self._rows_by_stream.get(stream, ())
-            if max((row[KNOWN_TIME] for row in rows), default=0) <= known_until_us:
+            if self.known_to([stream]) < known_until_us:
                 raise Unavailable("RECORDS_BEHIND", stream=stream, known_until_us=known_until_us)
         return self.newest(streams)
+
+    def known_to(self, streams: Collection[str]) -> int:
+        newest = [
+            [row[KNOWN_TIME] for row in self._rows_by_stream.get(each, ())] for each in streams
+        ]
+        return min(max(each, default=0) - 1 for each in newest)
 
     def newest(self, streams: Collection[str]) -> Mapping[str, ArrowSnapshot]:
         return self.at({each: len(self._rows_by_stream.get(each, ())) for each in streams})

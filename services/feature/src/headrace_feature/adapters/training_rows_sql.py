@@ -24,11 +24,11 @@ def training_rows_sql(
     known_until_us: int,
 ) -> str:
     """Over the tables `spine_records` and `label_records`, whose columns have these types."""
-    time, rule = _column(recipe.spine.time, spine), recipe.label
+    time, rule = column_of(recipe.spine.time, spine), recipe.label
     offset_us = recipe.spine.offset_s * SECOND_US
     absent_us = rule.absent_after_s * SECOND_US
-    key = _text(recipe.spine.entity_key, spine)
-    wanted = ", ".join(f"{_column(name, spine)} as {_quoted(name)}" for name in sorted(columns))
+    key = text_of_column(recipe.spine.entity_key, spine)
+    wanted = ", ".join(f"{column_of(name, spine)} as {quoted(name)}" for name in sorted(columns))
     return f"""
 with asked as (
   select _event_id as id, _known_time_us as known_us, {key} as key,
@@ -40,7 +40,7 @@ with asked as (
 first as (
   select key, min(known_us) as known_us, arg_min(answer, rank) as answer
   from (
-    select {_text(rule.key, labels)} as key, _known_time_us as known_us,
+    select {text_of_column(rule.key, labels)} as key, _known_time_us as known_us,
       {_number(rule.column, labels)} > {rule.above!r} as answer,
       row(_known_time_us, _event_time_us, _event_id) as rank
     from ({_once_each("label_records", known_until_us)})
@@ -51,7 +51,7 @@ first as (
 )
 select asked.key as entity_key, as_of_us,
   cast(case when first.known_us <= absent_us and not answer then 0 else 1 end as float) as label
-  {"".join(f", asked.{_quoted(name)}" for name in sorted(columns))}
+  {"".join(f", asked.{quoted(name)}" for name in sorted(columns))}
 from asked left join first on asked.key = first.key
 where asked.key is not null and asked.known_us <= as_of_us and as_of_us <= {known_until_us}
   and (first.known_us <= absent_us or absent_us <= {known_until_us})
@@ -64,23 +64,23 @@ def _once_each(table: str, known_until_us: int) -> str:
   qualify row_number() over (partition by _event_id order by _known_time_us, _event_time_us) = 1"""  # noqa: S608
 
 
-def _quoted(name: str) -> str:
+def quoted(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'
 
 
-def _column(name: str, types: Types) -> str:
+def column_of(name: str, types: Types) -> str:
     """A column that the archive lacks is absent."""
-    return _quoted(name) if name in types and types[name] != "null" else "cast(null as bigint)"
+    return quoted(name) if name in types and types[name] != "null" else "cast(null as bigint)"
 
 
 def _number(name: str, types: Types) -> str:
     """Texts have no numbers."""
-    return "cast(null as bigint)" if "string" in types.get(name, "") else _column(name, types)
+    return "cast(null as bigint)" if "string" in types.get(name, "") else column_of(name, types)
 
 
-def _text(name: str, types: Types) -> str:
+def text_of_column(name: str, types: Types) -> str:
     """As an entity is spelled: 5 and 5.0 are one, the empty text is none."""
-    column = _column(name, types)
+    column = column_of(name, types)
     if types.get(name) != "double":
         return f"nullif(cast({column} as varchar), '')"
     whole = f"cast(cast({column} as hugeint) as varchar)"

@@ -35,8 +35,20 @@ class Rows(Protocol):
     def count(self) -> int:
         """Of all batches together."""
 
+    @property
+    def schema(self) -> Any:
+        """Their columns, as they are stored and sent."""
+
     def batches(self) -> Iterator[Batch]:
         """Each as large as one step of the work may be."""
+
+
+@dataclass(frozen=True, slots=True)
+class Round:
+    """Rows of a feature table that are made together: all up to a moment."""
+
+    rows: Rows
+    until_us: int
 
 
 @dataclass(frozen=True, slots=True)

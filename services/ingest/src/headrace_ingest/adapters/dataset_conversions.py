@@ -17,9 +17,9 @@ from headrace_ingest.handlers.datasets import (
     CreateDataset,
     ListDatasets,
     Progress,
-    ReadStream,
     SetDatasetTag,
 )
+from headrace_ingest.handlers.selecting import ReadStream
 
 
 def to_create(request: pb.CreateDatasetRequest) -> CreateDataset:

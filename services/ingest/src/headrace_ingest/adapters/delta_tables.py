@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The streams' Delta tables at any version that their log still holds."""
+"""The Delta tables of streams, and of views, at any version that their log still holds."""
 
 from __future__ import annotations
 
@@ -31,21 +31,28 @@ class DeltaTables:
     def __init__(self, object_store_uri: str, storage_options: Mapping[str, str]) -> None:
         self._uri, self._options = object_store_uri, {**BOUNDS, **storage_options}
 
-    def newest_version(self, stream: str) -> int:
-        with _store_errors(stream):
-            return int(self._table(stream).version())
+    def newest_version(self, stream: str, *, view: str = "") -> int:
+        asked = Selection(stream, 0, (), view=view)
+        with _store_errors(asked):
+            return int(self._table(asked).version())
+
+    def reached_us(self, selection: Selection) -> int | None:
+        with _store_errors(selection):
+            table = self._table(selection)
+            table.load_as_version(selection.delta_version)
+            return table.transaction_version(f"feature|{selection.definition}")
 
     def open(self, selection: Selection) -> Any:
-        with _store_errors(selection.stream):
+        with _store_errors(selection):
             if selection.copy:
                 return self._copy(selection.copy).to_pyarrow_dataset()
-            table = self._table(selection.stream)
+            table = self._table(selection)
             try:
                 table.load_as_version(selection.delta_version)
             except TableNotFoundError:
                 raise
             except DeltaError as err:
-                if selection.delta_version > self._table(selection.stream).version():
+                if selection.delta_version > self._table(selection).version():
                     raise
                 raise Conflict(
                     "VERSION_EXPIRED",
@@ -55,7 +62,7 @@ class DeltaTables:
             return table.to_pyarrow_dataset()
 
     def write_copy(self, copy: str, rows: Any) -> None:
-        with _store_errors(copy):
+        with _store_errors(Selection(copy, 0, ())):
             write_deltalake(
                 delta_table_uri(self._uri, COPIES, copy),
                 rows,
@@ -78,8 +85,8 @@ class DeltaTables:
         return self._delete(selection, f"{PARTITION_COLUMN} < date '{first_day.isoformat()}'")
 
     def removed_since(self, selection: Selection, version: int) -> bool:
-        with _store_errors(selection.stream):
-            table = self._table(selection.stream)
+        with _store_errors(selection):
+            table = self._table(selection)
             commits = table.history(max(1, table.version() - version))
             since = [each for each in commits if each["version"] > version]
             # What the log has forgotten may have been anything.
@@ -87,7 +94,7 @@ class DeltaTables:
             return unknown or any(each["operation"] == "DELETE" for each in since)
 
     def _delete(self, selection: Selection, rows: str) -> int:
-        with _store_errors(selection.stream):
+        with _store_errors(selection):
             for _ in range(COMMIT_TRIES_MAX):
                 try:
                     return int(self._newest(selection).delete(rows)["num_deleted_rows"] or 0)
@@ -103,13 +110,13 @@ class DeltaTables:
         """Remove what no kept version has: files of a process that died while it wrote, too."""
         self._vacuum(selection, keep, keep_h=keep_h, full=True)
         failpoint("ingest.keep.vacuumed")
-        with _store_errors(selection.stream):
+        with _store_errors(selection):
             self._newest(selection).cleanup_metadata()  # of the log what is 30 days old
 
     def _vacuum(
         self, selection: Selection, keep: Collection[int], *, keep_h: int, full: bool
     ) -> None:
-        with _store_errors(selection.stream):
+        with _store_errors(selection):
             self._newest(selection).vacuum(
                 retention_hours=keep_h,
                 dry_run=False,
@@ -119,22 +126,25 @@ class DeltaTables:
             )
 
     def _newest(self, selection: Selection) -> DeltaTable:
-        return self._copy(selection.copy) if selection.copy else self._table(selection.stream)
+        return self._copy(selection.copy) if selection.copy else self._table(selection)
 
     def _copy(self, copy: str) -> DeltaTable:
         uri = delta_table_uri(self._uri, COPIES, copy)
         return DeltaTable(uri, storage_options=self._options)
 
-    def _table(self, stream: str) -> DeltaTable:
-        uri = delta_table_uri(self._uri, "records", stream)
+    def _table(self, selection: Selection) -> DeltaTable:
+        place = ("features", selection.view) if selection.view else ("records", selection.stream)
+        uri = delta_table_uri(self._uri, *place)
         return DeltaTable(uri, storage_options=self._options)
 
 
 @contextmanager
-def _store_errors(stream: str) -> Iterator[None]:
+def _store_errors(selection: Selection) -> Iterator[None]:
     try:
         yield
     except TableNotFoundError as err:
-        raise NotFound("STREAM_EMPTY", stream=stream) from err
+        if selection.view:
+            raise NotFound("VIEW_EMPTY", view=selection.view) from err
+        raise NotFound("STREAM_EMPTY", stream=selection.stream) from err
     except (DeltaError, OSError) as err:
-        raise Unavailable("OBJECT_STORE_UNAVAILABLE", stream=stream) from err
+        raise Unavailable("OBJECT_STORE_UNAVAILABLE", stream=selection.stream) from err

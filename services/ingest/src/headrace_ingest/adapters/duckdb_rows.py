@@ -53,8 +53,11 @@ PLATFORM_TYPES = {
 class Tables(Protocol):
     """The tables that rows are selected from."""
 
-    def newest_version(self, stream: str) -> int:
-        """Raises NotFound STREAM_EMPTY."""
+    def newest_version(self, stream: str, *, view: str = "") -> int:
+        """As RowStore says."""
+
+    def reached_us(self, selection: Selection) -> int | None:
+        """As RowStore says."""
 
     def open(self, selection: Selection) -> Any:
         """The table at the selection's version, as pyarrow dataset or table."""
@@ -87,8 +90,11 @@ class DuckDbRows:
     def __init__(self, tables: Tables, spill: Path, *, memory_bytes: int = MEMORY_BYTES) -> None:
         self._tables, self._works = tables, Works(spill, memory_bytes)
 
-    def newest_version(self, stream: str) -> int:
-        return self._tables.newest_version(stream)
+    def newest_version(self, stream: str, *, view: str = "") -> int:
+        return self._tables.newest_version(stream, view=view)
+
+    def reached_us(self, selection: Selection) -> int | None:
+        return self._tables.reached_us(selection)
 
     def check(self, selection: Selection) -> None:
         _condition(selection)
@@ -286,6 +292,8 @@ def _quoted(name: str) -> str:
 def _condition(selection: Selection) -> str:
     """What a row must be; raises Invalid BAD_REQUEST for a filter that cannot be read."""
     conditions = ["true"]
+    if selection.view:
+        conditions.append(f"_definition = '{selection.definition}'")
     if selection.known_until_us:
         conditions.append(f"_known_time_us <= {int(selection.known_until_us)}")
     if selection.filter:

@@ -24,24 +24,38 @@ class MemoryTables:
         self._copies: dict[str, pl.DataFrame] = {}
         self._forgotten: dict[str, set[int]] = {}
         self._removals: dict[str, list[int]] = {}
+        self._reached: dict[tuple[str, str], list[tuple[int, int]]] = {}
 
     def append(self, stream: str, rows: pl.DataFrame) -> None:
         versions = self._versions.setdefault(stream, [])
         versions.append(pl.concat([*versions[-1:], rows]))
 
-    def newest_version(self, stream: str) -> int:
-        if stream not in self._versions:
-            raise NotFound("STREAM_EMPTY", stream=stream)
-        return len(self._versions[stream]) - 1
+    def newest_version(self, stream: str, *, view: str = "") -> int:
+        named = _table(Selection(stream, 0, (), view=view))
+        if named not in self._versions:
+            empty = NotFound("VIEW_EMPTY", view=view)
+            raise empty if view else NotFound("STREAM_EMPTY", stream=stream)
+        return len(self._versions[named]) - 1
+
+    def reach(self, view: str, definition: str, until_us: int) -> None:
+        """As a commit of the view's table says."""
+        self._reached.setdefault((view, definition), []).append(
+            (self.newest_version("", view=view), until_us)
+        )
+
+    def reached_us(self, selection: Selection) -> int | None:
+        told = self._reached.get((selection.view, selection.definition), [])
+        there = [until_us for version, until_us in told if version <= selection.delta_version]
+        return max(there, default=None)
 
     def open(self, selection: Selection) -> Any:
         if selection.copy:
             return self._copies[selection.copy].to_arrow()
-        self.newest_version(selection.stream)
-        versions = self._versions[selection.stream]
+        self.newest_version(selection.stream, view=selection.view)
+        versions = self._versions[_table(selection)]
         if selection.delta_version >= len(versions):
             raise Conflict("VERSION_EXPIRED", stream=selection.stream)
-        if selection.delta_version in self._forgotten.get(selection.stream, ()):
+        if selection.delta_version in self._forgotten.get(_table(selection), ()):
             raise Conflict("VERSION_EXPIRED", stream=selection.stream)
         return versions[selection.delta_version].to_arrow()
 
@@ -87,6 +101,10 @@ class MemoryTables:
 
     def _newest(self, selection: Selection) -> int:
         return self.newest_version(selection.stream)
+
+
+def _table(selection: Selection) -> str:
+    return f"features/{selection.view}" if selection.view else selection.stream
 
 
 def _frame(table: Any) -> pl.DataFrame:

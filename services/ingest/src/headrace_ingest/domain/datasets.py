@@ -28,7 +28,8 @@ NUMERIC = ("int64", "float64")
 class Selection:
     """Rows of a stream's table at a version; `known_until_us` 0 and an empty filter take all.
 
-    `columns`: name and type of each, as the contract had them when the rows were chosen.
+    `columns`: name and type of each, as the contract had them when the rows were chosen. With a
+    `view` they are rows of its offline feature table that were made by this `definition`.
     """
 
     stream: str
@@ -38,6 +39,8 @@ class Selection:
     filter: str = ""
     # Set once an erasure has changed them: the remaining rows lie in a table of their own.
     copy: str = ""
+    view: str = ""
+    definition: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from headrace.errors import Conflict, Invalid
-from headrace.feature_view import StreamView
 from headrace_ingest.domain import datasets as domain
 from headrace_ingest.domain.datasets import (
     Claim,
@@ -23,6 +22,7 @@ from headrace_ingest.domain.datasets import (
     Selection,
     Tag,
 )
+from headrace_ingest.handlers.selecting import ReadStream, chosen, view_origin
 from headrace_ingest.ports import ContractBook, DatasetBook, Rows, RowStore
 from headrace_kit.clock import Clock
 from headrace_kit.failpoints import failpoint
@@ -61,16 +61,6 @@ class ListDatasets:
 
 
 @dataclass(frozen=True, slots=True)
-class ReadStream:
-    """Rows of a stream as they were at a version, or as known at a time."""
-
-    stream: str
-    delta_version: int | None
-    known_until_us: int
-    filter: str
-
-
-@dataclass(frozen=True, slots=True)
 class Progress:
     """What a comparison does now."""
 
@@ -89,15 +79,15 @@ def create_dataset(
     clock: Clock,
     timeout_s: float,
 ) -> Manifest:
-    """Raises NotFound STREAM_UNKNOWN, Invalid BAD_REQUEST or BAD_NAME, Conflict REQUEST_REUSED or
-    VERSION_EXPIRED, Busy QUEUE_FULL, Unavailable SERVICE_UNAVAILABLE when time is up."""
+    """Raises NotFound STREAM_UNKNOWN, VIEW_UNKNOWN or VIEW_EMPTY, Invalid BAD_REQUEST or BAD_NAME,
+    Conflict REQUEST_REUSED or VERSION_EXPIRED, Busy QUEUE_FULL, Unavailable SERVICE_UNAVAILABLE
+    when time is up."""
     domain.check_request_id(request_id)
     _check(command)
     wanted = hashlib.sha256(repr(command).encode()).hexdigest()
     claim = book.claimed(command.name, request_id)
     if claim is None:
-        origin = _origin(command, contracts, rows)
-        private = contracts.get(origin.selection.stream).private_columns
+        origin, private = _origin(command, contracts, rows)
         claim = book.claim(command.name, request_id, Claim(wanted, origin, private))
     if claim.digest != wanted:
         raise Conflict("REQUEST_REUSED", request_id=request_id)
@@ -125,31 +115,25 @@ def _check(command: CreateDataset) -> None:
         raise Invalid("BAD_REQUEST", field="description", problem="is too long")
 
 
-def _origin(command: CreateDataset, contracts: ContractBook, rows: RowStore) -> Origin:
-    """The rows that are asked for, by the contract and the version of this moment."""
-    view_version, stream = 0, command.stream
+def _origin(
+    command: CreateDataset, contracts: ContractBook, rows: RowStore
+) -> tuple[Origin, tuple[str, ...]]:
+    """The rows that are asked for, by the contract and the version of this moment, and the columns
+    of which no value is told."""
+    asked = ReadStream(
+        command.stream, command.delta_version, command.known_until_us, command.filter
+    )
     if command.view:
-        view, view_version = contracts.view(command.view)
-        if not isinstance(view, StreamView):
-            raise Invalid("BAD_REQUEST", field="view", problem="reads no stream")
-        stream = view.stream
-    asked = ReadStream(stream, command.delta_version, command.known_until_us, command.filter)
+        return view_origin(command.view, asked, contracts=contracts, rows=rows)
+    contract = contracts.get(asked.stream)
     selection = _selection(asked, contracts, rows)
-    return Origin(selection, contracts.get(stream).version, command.view, view_version)
+    return Origin(selection, contract.version), contract.private_columns
 
 
 def _selection(query: ReadStream, contracts: ContractBook, rows: RowStore) -> Selection:
-    if query.known_until_us < 0:
-        raise Invalid("BAD_REQUEST", field="known_until_us", problem="is negative")
     contract = contracts.get(query.stream)
-    newest = rows.newest_version(contract.name)
-    version = newest if query.delta_version is None else query.delta_version
-    if not 0 <= version <= newest:
-        raise Invalid("BAD_REQUEST", field="delta_version", problem=f"the newest is {newest}")
     columns = tuple((name, column.type) for name, column in contract.stream.columns.items())
-    selection = Selection(contract.name, version, columns, query.known_until_us, query.filter)
-    rows.check(selection)
-    return selection
+    return chosen(Selection(contract.name, 0, columns), query, rows)
 
 
 def get_dataset(reference: Reference, *, book: DatasetBook) -> tuple[Manifest, list[Tag]]:
@@ -261,4 +245,5 @@ def read_stream(
 def pinned_versions(stream: str, *, book: DatasetBook) -> set[int]:
     """The versions of a stream's table that datasets name: vacuum and log expiry keep them."""
     selections = [book.get(*place).selection for place in book.places()]
-    return {each.delta_version for each in selections if each.stream == stream and not each.copy}
+    own = [each for each in selections if each.stream == stream and not (each.view or each.copy)]
+    return {each.delta_version for each in own}

@@ -65,7 +65,8 @@ class Keeper:
         for place in self.datasets.places():
             manifest = self.datasets.get(*place)
             selection = manifest.selection
-            old = manifest.created_at_us < old_us and not selection.copy
+            # The log of a view's table is kept.
+            old = manifest.created_at_us < old_us and not (selection.copy or selection.view)
             if selection.stream == stream and old:
                 yield manifest
 

@@ -163,6 +163,30 @@ class HistoricalManifest(_message.Message):
     digest: str
     def __init__(self, features: _Optional[_Iterable[str]] = ..., rows: _Optional[int] = ..., known_as_of_us: _Optional[int] = ..., delta_version_by_stream: _Optional[_Mapping[str, int]] = ..., definitions_digest: _Optional[str] = ..., rows_digest: _Optional[str] = ..., digest: _Optional[str] = ...) -> None: ...
 
+class MaterializeViewRequest(_message.Message):
+    __slots__ = ("view", "from_us", "until_us")
+    VIEW_FIELD_NUMBER: _ClassVar[int]
+    FROM_US_FIELD_NUMBER: _ClassVar[int]
+    UNTIL_US_FIELD_NUMBER: _ClassVar[int]
+    view: str
+    from_us: int
+    until_us: int
+    def __init__(self, view: _Optional[str] = ..., from_us: _Optional[int] = ..., until_us: _Optional[int] = ...) -> None: ...
+
+class MaterializeViewResponse(_message.Message):
+    __slots__ = ("rows", "reached_us", "until_us", "definitions_digest", "delta_version")
+    ROWS_FIELD_NUMBER: _ClassVar[int]
+    REACHED_US_FIELD_NUMBER: _ClassVar[int]
+    UNTIL_US_FIELD_NUMBER: _ClassVar[int]
+    DEFINITIONS_DIGEST_FIELD_NUMBER: _ClassVar[int]
+    DELTA_VERSION_FIELD_NUMBER: _ClassVar[int]
+    rows: int
+    reached_us: int
+    until_us: int
+    definitions_digest: str
+    delta_version: int
+    def __init__(self, rows: _Optional[int] = ..., reached_us: _Optional[int] = ..., until_us: _Optional[int] = ..., definitions_digest: _Optional[str] = ..., delta_version: _Optional[int] = ...) -> None: ...
+
 class CheckSkewRequest(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...

@@ -49,6 +49,11 @@ class FeatureServiceStub:
                 request_serializer=headrace_dot_feature_dot_v1_dot_feature__service__pb2.GetHistoricalFeaturesRequest.SerializeToString,
                 response_deserializer=headrace_dot_feature_dot_v1_dot_feature__service__pb2.GetHistoricalFeaturesResponse.FromString,
                 _registered_method=True)
+        self.MaterializeView = channel.unary_stream(
+                '/headrace.feature.v1.FeatureService/MaterializeView',
+                request_serializer=headrace_dot_feature_dot_v1_dot_feature__service__pb2.MaterializeViewRequest.SerializeToString,
+                response_deserializer=headrace_dot_feature_dot_v1_dot_feature__service__pb2.MaterializeViewResponse.FromString,
+                _registered_method=True)
         self.CheckSkew = channel.unary_unary(
                 '/headrace.feature.v1.FeatureService/CheckSkew',
                 request_serializer=headrace_dot_feature_dot_v1_dot_feature__service__pb2.CheckSkewRequest.SerializeToString,
@@ -86,6 +91,15 @@ class FeatureServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def MaterializeView(self, request, context):
+        """Writes rows of a view into its offline feature table, from where that ends. A call does a
+        bounded part of the work: call again until `until_us` is reached. A repeat does no harm.
+        Deadline: 300 s.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def CheckSkew(self, request, context):
         """Computes a sample of what was served since the last check again, from the archive, and answers
         what differs: nothing is expected to. Deadline: 120 s.
@@ -118,6 +132,11 @@ def add_FeatureServiceServicer_to_server(servicer, server):
                     servicer.GetHistoricalFeatures,
                     request_deserializer=headrace_dot_feature_dot_v1_dot_feature__service__pb2.GetHistoricalFeaturesRequest.FromString,
                     response_serializer=headrace_dot_feature_dot_v1_dot_feature__service__pb2.GetHistoricalFeaturesResponse.SerializeToString,
+            ),
+            'MaterializeView': grpc.unary_stream_rpc_method_handler(
+                    servicer.MaterializeView,
+                    request_deserializer=headrace_dot_feature_dot_v1_dot_feature__service__pb2.MaterializeViewRequest.FromString,
+                    response_serializer=headrace_dot_feature_dot_v1_dot_feature__service__pb2.MaterializeViewResponse.SerializeToString,
             ),
             'CheckSkew': grpc.unary_unary_rpc_method_handler(
                     servicer.CheckSkew,
@@ -211,6 +230,33 @@ class FeatureService:
             '/headrace.feature.v1.FeatureService/GetHistoricalFeatures',
             headrace_dot_feature_dot_v1_dot_feature__service__pb2.GetHistoricalFeaturesRequest.SerializeToString,
             headrace_dot_feature_dot_v1_dot_feature__service__pb2.GetHistoricalFeaturesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def MaterializeView(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/headrace.feature.v1.FeatureService/MaterializeView',
+            headrace_dot_feature_dot_v1_dot_feature__service__pb2.MaterializeViewRequest.SerializeToString,
+            headrace_dot_feature_dot_v1_dot_feature__service__pb2.MaterializeViewResponse.FromString,
             options,
             channel_credentials,
             insecure,

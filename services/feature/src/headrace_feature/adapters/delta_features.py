@@ -1,0 +1,268 @@
+# SPDX-License-Identifier: Apache-2.0
+"""FeatureTables in Delta Lake, one table per view at `features/<view>`, written by nobody else.
+
+Rows and how far they reach are one commit: the version of the `txn` action `feature|<definition>`
+is the moment up to which all rows are there, and Delta refuses a commit when another one has
+written it since the table was read. Files are written first: what no commit names is never seen,
+and goes a week later. Nothing is compacted and the log is kept: a version stays readable.
+"""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from itertools import groupby, pairwise
+from operator import itemgetter
+from typing import Any
+
+import numpy as np
+import structlog
+from numpy.typing import NDArray
+
+from headrace.errors import Invalid, Unavailable
+from headrace_feature.adapters.arrow_archive import EVENT_TIME, ID, KNOWN_TIME
+from headrace_feature.adapters.duckdb_workbench import AS_OF
+from headrace_feature.domain.local_time import DAY_S
+from headrace_feature.domain.training_set import Batch, Rows
+from headrace_feature.domain.views import DAY_US
+from headrace_kit.clock import Clock
+from headrace_kit.failpoints import failpoint
+from headrace_kit.objects import delta_table_uri
+
+FOLDER, DEFINITION, DATE = "features", "_definition", "_date"
+ORPHANS_KEPT_H = 168
+# Without these deltalake asks an S3 server that is away for minutes before it says so.
+BOUNDS = {"connect_timeout": "3s", "timeout": "20s", "max_retries": "2", "retry_timeout": "10s"}
+Answered = Iterable[tuple[Batch, NDArray[np.float32]]]
+
+log = structlog.get_logger(__name__)
+
+
+class DeltaFeatureTables:
+    """FeatureTables in a folder or on S3. deltalake and pyarrow are imported at the first call."""
+
+    def __init__(self, uri: str, storage_options: Mapping[str, str], clock: Clock) -> None:
+        self._uri, self._options, self._clock = uri, {**BOUNDS, **storage_options}, clock
+
+    def open(self, view: str, definition: str) -> DeltaFeatureTable:
+        uri = delta_table_uri(self._uri, FOLDER, view)
+        return DeltaFeatureTable(view, definition, uri, self._options, self._clock)
+
+
+class DeltaFeatureTable:
+    """FeatureTable as it was when it was opened."""
+
+    def __init__(
+        self,
+        view: str,
+        definition: str,
+        uri: str,
+        storage_options: Mapping[str, str],
+        clock: Clock,
+    ) -> None:
+        self._view, self._definition, self._clock = view, definition, clock
+        self._uri, self._options = uri, dict(storage_options)
+        with self._store_errors():
+            self._table = self._opened()
+
+    @property
+    def version(self) -> int:
+        return -1 if self._table is None else int(self._table.version())
+
+    @property
+    def until_us(self) -> int | None:
+        return _until_us(self._table, self._app_id)
+
+    @property
+    def _app_id(self) -> str:
+        return f"feature|{self._definition}"
+
+    def clean(self) -> None:
+        if self._table is not None:
+            with self._store_errors():
+                self._table.vacuum(retention_hours=ORPHANS_KEPT_H, dry_run=False, full=True)
+
+    def append(
+        self, answered: Answered, features: Sequence[str], rows: Rows, until_us: int
+    ) -> None:
+        import pyarrow as pa
+
+        values = [(name, pa.float32()) for name in features]
+        fixed = [(ID, pa.string()), (EVENT_TIME, pa.int64()), (KNOWN_TIME, pa.int64())]
+        known = (*dict(fixed), AS_OF)
+        entity = [(each.name, each.type) for each in rows.schema if each.name not in known]
+        schema = pa.schema([*fixed, (DEFINITION, pa.string()), *entity, *values])
+        with self._store_errors():
+            if self._overtaken_while_made(schema):
+                return
+            batches = (_rows(batch, each, self._definition, schema) for batch, each in answered)
+            files = list(_written(batches, schema, self._uri, self._options))
+            failpoint("feature.offline.parquet_written")
+            self._commit(files, until_us)
+
+    def _opened(self) -> Any:
+        """None where there is no table yet."""
+        from deltalake import DeltaTable
+        from deltalake.exceptions import TableNotFoundError
+
+        try:
+            return DeltaTable(self._uri, storage_options=self._options)
+        except TableNotFoundError:
+            return None
+
+    def _overtaken_while_made(self, schema: Any) -> bool:
+        """Makes the table, or gives it the columns that it lacks; whether another wrote since."""
+        import pyarrow as pa
+        from deltalake import DeltaTable, Schema
+
+        fields = Schema.from_arrow(schema.append(pa.field(DATE, pa.date32()))).fields
+        before = self.until_us
+        if self._table is None:
+            DeltaTable.create(
+                self._uri,
+                schema=Schema(fields),
+                partition_by=[DATE],
+                mode="ignore",
+                storage_options=self._options,
+                configuration={"delta.enableExpiredLogCleanup": "false"},
+            )
+            self._table = self._opened()
+        types = {each.name: each.type for each in self._table.schema().fields}
+        for each in fields:
+            if types.get(each.name, each.type) != each.type:
+                problem = "is in the feature table with another type"
+                raise Invalid("BAD_DEFINITION", view=self._view, column=each.name, problem=problem)
+        if missing := [each for each in fields if each.name not in types]:
+            self._table.alter.add_columns(missing)
+            self._table = self._opened()
+        return self.until_us != before
+
+    def _commit(self, files: list[_File], until_us: int) -> None:
+        """Done, by us or by another: whoever asks the table again sees how far it came."""
+        from deltalake import CommitProperties, Transaction
+        from deltalake.exceptions import CommitFailedError
+
+        before, now_ms = self.until_us, self._clock.now_us() // 1_000
+        try:
+            self._table.create_write_transaction(
+                [each.action(now_ms) for each in files],
+                mode="append",
+                schema=self._table.schema(),
+                partition_by=[DATE],
+                commit_properties=CommitProperties(
+                    app_transactions=[Transaction(self._app_id, until_us)]
+                ),
+            )
+        except CommitFailedError as err:
+            log.warning("feature_commit_failed", view=self._view, error=str(err))
+            self._table = self._opened()
+            if self.until_us == before:
+                raise Unavailable("OBJECT_STORE_UNAVAILABLE", view=self._view) from err
+
+    @contextmanager
+    def _store_errors(self) -> Iterator[None]:
+        from deltalake.exceptions import DeltaError
+
+        try:
+            yield
+        except (DeltaError, OSError) as err:
+            log.warning("object_store_failed", view=self._view, error=str(err))
+            raise Unavailable("OBJECT_STORE_UNAVAILABLE", view=self._view) from err
+
+
+@dataclass(slots=True)
+class _File:
+    """A file that no commit names yet, and what it holds.
+
+    Of every column the statistics are told: deltalake's data set takes a column of which none are
+    told for one that equals nothing.
+    """
+
+    path: str
+    date: str
+    size_bytes: int = 0
+    rows: int = 0
+    nulls: Counter[str] = field(default_factory=Counter)
+    least: dict[str, Any] = field(default_factory=dict)
+    most: dict[str, Any] = field(default_factory=dict)
+
+    def add(self, batch: Any) -> None:
+        import pyarrow.compute as pc
+
+        self.rows += batch.num_rows
+        for name, values in zip(batch.schema.names, batch.columns, strict=True):
+            self.nulls[name] += values.null_count
+            found = pc.min_max(values).as_py()
+            if found["min"] is not None:
+                self.least[name] = min(found["min"], self.least.get(name, found["min"]))
+                self.most[name] = max(found["max"], self.most.get(name, found["max"]))
+
+    def action(self, written_ms: int) -> Any:
+        from deltalake.transaction import AddAction
+
+        stats = {
+            "numRecords": self.rows,
+            "nullCount": self.nulls,
+            "minValues": self.least,
+            "maxValues": self.most,
+        }
+        return AddAction(
+            path=self.path,
+            size=self.size_bytes,
+            partition_values={DATE: self.date},
+            modification_time=written_ms,
+            data_change=True,
+            stats=json.dumps(stats),
+        )
+
+
+def _until_us(table: Any, app_id: str) -> int | None:
+    return None if table is None else table.transaction_version(app_id)
+
+
+def _rows(batch: Batch, answers: NDArray[np.float32], definition: str, schema: Any) -> Any:
+    """As they are stored: what is absent is null."""
+    import pyarrow as pa
+
+    data = batch.data
+    fixed = [data.column(ID), data.column(EVENT_TIME), data.column(AS_OF)]
+    width = answers.shape[1]
+    entity = [data.column(name) for name in schema.names[len(fixed) + 1 : len(schema) - width]]
+    told = pa.array([definition]).take(pa.array(np.zeros(data.num_rows, dtype=np.int64)))
+    values = [pa.array(each, mask=np.isnan(each)) for each in np.ascontiguousarray(answers.T)]
+    return pa.record_batch([*fixed, told, *entity, *values], schema=schema)
+
+
+def _written(
+    batches: Iterable[Any], schema: Any, uri: str, options: Mapping[str, str]
+) -> Iterator[_File]:
+    """A file for each day; the rows come in the order of their moments."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+    from deltalake.fs import DeltaStorageHandler
+
+    files = pa.fs.PyFileSystem(DeltaStorageHandler(uri, dict(options)))
+    pieces = (piece for batch in batches for piece in _by_day(batch))
+    for date, of_day in groupby(pieces, key=itemgetter(0)):
+        file = _File(f"{DATE}={date}/{uuid.uuid4().hex}.parquet", date)
+        with files.open_output_stream(file.path) as sink:
+            with pq.ParquetWriter(sink, schema, compression="zstd") as writer:
+                for _, piece in of_day:
+                    writer.write_batch(piece)
+                    file.add(piece)
+            file.size_bytes = sink.tell()
+        yield file
+
+
+def _by_day(batch: Any) -> Iterator[tuple[str, Any]]:
+    days = batch.column(KNOWN_TIME).to_numpy() // DAY_US
+    edges = [0, *(np.flatnonzero(np.diff(days)) + 1).tolist(), len(days)]
+    for first, last in pairwise(edges):
+        if last > first:
+            moment = datetime.fromtimestamp(int(days[first]) * DAY_S, UTC)
+            yield moment.date().isoformat(), batch.slice(first, last - first)

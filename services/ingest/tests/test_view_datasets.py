@@ -1,0 +1,132 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Datasets of a view: the rows of its offline feature table that its present definition made."""
+
+from __future__ import annotations
+
+import polars as pl
+import pytest
+from dataset_world import STREAM, World, statistics
+
+from headrace.application import definition_json, parse_definition
+from headrace.errors import Invalid, NotFound
+from headrace.feature_tables import features_digest
+from headrace.registry.v1.registry_events_pb2 import Definition
+from headrace_ingest.domain.datasets import Diff, Reference
+from headrace_ingest.handlers.datasets import pinned_versions
+from headrace_ingest.testing import a_contract
+from headrace_kit.testing import a_record
+
+OLD = "0" * 64
+
+
+def a_view(window="1h"):
+    return parse_definition(
+        {
+            "kind": "view",
+            "name": "delays",
+            "description": "Delays.",
+            "stream": STREAM,
+            "entity": ["origin"],
+            "features": {"departures": {"aggregate": "count", "window": window}},
+        }
+    )
+
+
+def digest(view):
+    return features_digest([view], {STREAM: a_contract().stream})
+
+
+def feature_rows(*numbers, definition=None):
+    """As the feature service writes them: row n counts n departures and is known at n."""
+    return pl.DataFrame(
+        {
+            "_event_id": [f"e{n}" for n in numbers],
+            "_event_time_us": list(numbers),
+            "_known_time_us": list(numbers),
+            "_definition": [definition or digest(a_view())] * len(numbers),
+            "origin": ["JFK"] * len(numbers),
+            "departures": pl.Series([float(n) for n in numbers], dtype=pl.Float32),
+        }
+    )
+
+
+class ViewWorld(World):
+    def __init__(self, spill):
+        super().__init__(spill)
+        self.apply(a_view())
+
+    def apply(self, view, version=3):
+        message = Definition(
+            kind="view", name=view.name, version=version, spec_json=definition_json(view)
+        )
+        self.contracts.take(a_record(message.SerializeToString(), key=b"view/delays"))
+
+    def materialize(self, *numbers, definition=None):
+        made = definition or digest(a_view())
+        self.tables.append("features/delays", feature_rows(*numbers, definition=made))
+        self.tables.reach("delays", made, max(numbers))
+
+    def of_view(self, **changes):
+        return self.create(stream="", view="delays", **changes)
+
+
+@pytest.fixture
+def world(tmp_path):
+    return ViewWorld(tmp_path / "spill")
+
+
+def test_dataset_of_a_view_holds_the_rows_of_its_present_definition(world):
+    world.materialize(1, 2, definition=OLD)
+    world.materialize(3, 4, 5)
+    made = world.of_view(filter="departures > 3")
+
+    assert [4.0, 5.0] == sorted(world.read(Reference("departures"), "departures")["departures"])
+    assert (2, STREAM, "delays", 3) == (
+        made.content.rows,
+        made.selection.stream,
+        made.origin.view,
+        made.origin.view_version,
+    )
+    assert 4.5 == statistics(made, "departures").mean
+    assert () == statistics(made, "origin").values  # an entity's key is told of by nobody
+
+
+def test_dataset_of_a_view_keeps_its_rows_when_more_are_materialized(world):
+    world.materialize(1, 2)
+    first = world.of_view()
+    world.materialize(3)
+    second, again = world.of_view(), world.of_view(delta_version=0)
+    [*_, diff] = world.diff(1, 2)
+
+    assert [2, 3, 2] == [each.content.rows for each in (first, second, again)]
+    assert first.content.digest == again.content.digest != second.content.digest
+    assert isinstance(diff, Diff)
+    assert (1, 0, ("e3",)) == (diff.rows.added, diff.rows.removed, diff.rows.added_ids)
+
+
+def test_dataset_of_a_view_is_cut_at_what_was_known(world):
+    world.materialize(1, 2, 3)
+
+    assert 2 == world.of_view(known_until_us=2).content.rows
+
+
+def test_moment_that_the_view_has_not_reached_is_refused(world):
+    world.materialize(1, 2)
+    with pytest.raises(Invalid, match="BAD_REQUEST"):
+        world.of_view(known_until_us=3)
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_view_without_rows_of_its_definition_is_empty(world, there):
+    if there:
+        world.materialize(1)
+        world.apply(a_view("2h"), version=4)
+    with pytest.raises(NotFound, match="VIEW_EMPTY"):
+        world.of_view()
+
+
+def test_versions_of_a_view_pin_none_of_its_stream(world):
+    world.materialize(1)
+    world.of_view()
+
+    assert set() == pinned_versions(STREAM, book=world.book)
