@@ -34,6 +34,7 @@ PROMPT_SHARE = 0.99
 COUNTING = ("count", "distinct")
 LISTED = ("std", "last_n", "distinct", "quantile")
 Floats = NDArray[np.float64]
+Flags = NDArray[np.bool_]
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,9 +83,10 @@ class Join:
         return self._columns[place]
 
     def _made(self, place: int) -> _Column:
+        # No column knows its join: a cycle would keep hundreds of MB until the collector comes.
         if place in self._lookups:
-            return _LookedUp(self, self._lookups[place])
-        return _Column(self, self.history.columns[place])
+            return _LookedUp(self.prompt, self.count_max, self._lookups[place])
+        return _Column(self.prompt, self.count_max, self.history.columns[place])
 
     def answers(self, questions: Questions, asked: Sequence[Asked]) -> Floats:
         """[rows, asked]; NaN where a window holds no value."""
@@ -164,9 +166,9 @@ class _Column:
     `source`: what the values of observations are taken from; here it is the column itself.
     """
 
-    def __init__(self, join: Join, numbers: Numbers) -> None:
-        self._join, self._numbers, self.source = join, numbers, numbers
-        self._counted = numbers.present & join.prompt
+    def __init__(self, prompt: Flags, count_max: int, numbers: Numbers) -> None:
+        self._numbers, self.source, self._count_max = numbers, numbers, count_max
+        self._counted = numbers.present & prompt
         self._extremes: dict[str, Extremes] = {}
 
     def valued(self, seen: _Seen, questions: Questions) -> tuple[_Seen, Ints]:
@@ -190,7 +192,7 @@ class _Column:
     def totals(self) -> Totals:
         zero = np.zeros(1, dtype=self.source.values.dtype)
         values = np.where(self.source.present, self.source.values, zero)
-        return Totals(values, count_max=self._join.count_max)
+        return Totals(values, count_max=self._count_max)
 
     @cached_property
     def running(self) -> Ints:
@@ -219,8 +221,8 @@ class _Column:
 class _LookedUp(_Column):
     """A column of another stream: its tables hold what observations find when all is known."""
 
-    def __init__(self, join: Join, candidates: Candidates) -> None:
-        super().__init__(join, candidates.final_numbers)
+    def __init__(self, prompt: Flags, count_max: int, candidates: Candidates) -> None:
+        super().__init__(prompt, count_max, candidates.final_numbers)
         self._candidates, self.source = candidates, candidates.numbers
 
     @cached_property
