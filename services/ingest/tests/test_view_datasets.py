@@ -11,8 +11,12 @@ from headrace.application import definition_json, parse_definition
 from headrace.errors import Invalid, NotFound
 from headrace.feature_tables import features_digest
 from headrace.registry.v1.registry_events_pb2 import Definition
+from headrace_ingest.adapters.label_book import AppliedLabels
+from headrace_ingest.adapters.object_erasure_book import ObjectErasureBook
 from headrace_ingest.domain.datasets import Diff, Reference
 from headrace_ingest.handlers.datasets import pinned_versions
+from headrace_ingest.handlers.erased_tasks import TaskEraser
+from headrace_ingest.handlers.erasures import EraseEntity, Eraser
 from headrace_ingest.testing import a_contract
 from headrace_kit.testing import a_record
 
@@ -123,6 +127,39 @@ def test_view_without_rows_of_its_definition_is_empty(world, there):
         world.apply(a_view("2h"), version=4)
     with pytest.raises(NotFound, match="VIEW_EMPTY"):
         world.of_view()
+
+
+class Nobody:
+    """No registry to ask and nobody to tell."""
+
+    def trained_on(self, models, streams):
+        return []
+
+    def tell(self, erasure):
+        pass
+
+    def tell_events(self, events):
+        pass
+
+
+def test_dataset_of_a_view_by_the_erased_column_loses_the_entity(world):
+    world.tables.append("features/delays", feature_rows(1, 2))
+    world.tables.append("features/delays", feature_rows(3).with_columns(origin=pl.lit("LGA")))
+    world.tables.reach("delays", digest(a_view()), 3)
+    world.of_view()
+    eraser = Eraser(
+        contracts=world.contracts,
+        datasets=world.book,
+        erasures=ObjectErasureBook(world.objects),
+        rows=world.rows,
+        models=Nobody(),
+        news=Nobody(),
+        tasks=TaskEraser(AppliedLabels(), None),
+        clock=world.clock,
+    )
+    eraser.erase(EraseEntity("origin", "JFK"), "erase", timeout_s=60.0)
+
+    assert ["LGA"] == world.read(Reference("departures"), "origin")["origin"].to_list()
 
 
 def test_versions_of_a_view_pin_none_of_its_stream(world):

@@ -71,7 +71,7 @@ class DeltaTables:
             )
 
     def erase(self, selection: Selection, entity: Entity) -> int | None:
-        with _store_errors(selection.stream):
+        with _store_errors(selection):
             table = self._newest(selection)
             if not selection.copy:
                 table.load_as_version(selection.delta_version)
