@@ -124,18 +124,22 @@ def _phantom(entries: Mapping[str, Entry], seen: Seen) -> int:
 
 
 def _disorder(seen: Seen) -> int:
-    """Events of a key whose first copies were published in another order than they came in."""
-    offset_by_id = {row.event_id: row.offset for row in seen.rows}
-    furthest: dict[str, int] = {}
+    """Events of a key whose first copies were published in another order than they came in.
+
+    Among those of one raw partition: a key has another one after partitions were raised.
+    """
+    place_by_id = {row.event_id: (row.partition, row.offset) for row in seen.rows}
+    furthest: dict[tuple[str, int], int] = {}
     known: set[str] = set()
     wrong = 0
     for each in seen.published:
-        if each.event_id in known or each.event_id not in offset_by_id:
+        if each.event_id in known or each.event_id not in place_by_id:
             continue
         known.add(each.event_id)
-        offset = offset_by_id[each.event_id]
-        wrong += offset < furthest.get(each.key, -1)
-        furthest[each.key] = max(offset, furthest.get(each.key, -1))
+        partition, offset = place_by_id[each.event_id]
+        before = furthest.get((each.key, partition), -1)
+        wrong += offset < before
+        furthest[each.key, partition] = max(offset, before)
     return wrong
 
 

@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Workers come, go and sleep (FAULTS section 6, rows 4 and 5)."""
+"""Workers come, go and sleep (FAULTS section 6, rows 4 to 6; section 5, F8)."""
 
 from __future__ import annotations
 
+import shutil
+
 import pytest
 from tests.faults.checker import Findings
-from tests.faults.load import steady
+from tests.faults.load import steady, waves
 from tests.faults.world import RAW
 
 from headrace_kit.testing import wait_until
@@ -43,5 +45,41 @@ def test_ingest_that_slept_through_its_heir_changes_nothing(world, ingest, featu
     wait_until(lambda: world.read_up("ingest", RAW), timeout_s=TOOK_OVER_S_MAX)
     ingest.resume()
     world.produce(world.new_orders(200))
+
+    assert Findings() == world.check()
+
+
+@pytest.fixture
+def lost(world, ingest, feature):
+    """A feature worker that was killed, and lost its disk; there are snapshots."""
+    ingest.start()
+    feature.start(FEATURE_SNAPSHOT_INTERVAL_S="0.2")
+    waves(world, ingest)
+    world.settle()
+    wait_until(lambda: list((world.folder / "objects/feature/state").glob("*/manifests/*")))
+    feature.kill()
+    shutil.rmtree(feature.folder)
+    return feature
+
+
+def test_feature_worker_joins_while_another_one_restores(world, lost):
+    """Partitions go to the heir in the middle of their restore."""
+    lost.start(fail="feature.restore.half:1:sleep:10", ready=False)
+    wait_until(lambda: b"failpoint_hit" in lost.log.read_bytes())
+    heir = world.service("feature", at="-2")
+    heir.start()
+    lost.wait_ready()
+
+    assert Findings() == world.check()
+
+
+def test_feature_worker_dies_as_it_gives_up_what_it_restores(world, lost):
+    lost.start(fail="feature.restore.half:1:sleep:10,feature.restore.rebalance:1:kill", ready=False)
+    wait_until(lambda: b"failpoint_hit" in lost.log.read_bytes())
+    heir = world.service("feature", at="-2")
+    heir.start(ready=False)
+    assert -9 == lost.wait_ended()
+    lost.start()
+    heir.wait_ready()
 
     assert Findings() == world.check()

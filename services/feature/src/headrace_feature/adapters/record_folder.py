@@ -99,6 +99,8 @@ class RecordFolder:
         return self._restoring
 
     def forget(self, partitions: Collection[Partition]) -> None:
+        if {*self._restoring} & {*partitions}:
+            failpoint("feature.restore.rebalance")
         for stream, numbers in _by_stream(partitions).items():
             owned = self._owned.setdefault(stream, set())
             owned -= numbers
