@@ -197,6 +197,27 @@ def test_other_views_are_read_and_fold_on_meanwhile(filled):
         filled.world.read(row, ["zone-kind:count_90m"])
 
 
+def test_view_that_cannot_be_filled_keeps_no_other_waiting(filled, monkeypatch):
+    fill_on, stuck = backfill_job.BackfillJob.fill_on, filled.world.catalogue.layout_by_view["zone"]
+
+    def fill_others_on(job):
+        if job.layout.id == stuck.id:
+            raise Unavailable("OBJECT_STORE_UNAVAILABLE")
+        return fill_on(job)
+
+    monkeypatch.setattr(backfill_job.BackfillJob, "fill_on", fill_others_on)
+    filled.lake.publish(EVENTS)
+    filled.lake.store()
+    filled.place()
+    wait_until(lambda: filled.backfill.work(0.0) or len(filled.backfill._work) == 1)
+    filled.handler.idle()
+
+    row = [("zone-0", 1, START + HOUR)]
+    assert 1 <= filled.world.read(row, ["zone-kind:count_90m"])[0, 0]
+    with pytest.raises(Unavailable, match="RESTORING"):
+        filled.world.read(row, [COUNT])
+
+
 def test_stream_without_archive_is_read_from_its_beginning(filled, tmp_path):
     filled.lake.publish(EVENTS)
 

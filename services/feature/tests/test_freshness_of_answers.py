@@ -14,6 +14,8 @@ from headrace.errors import Conflict, Invalid, Unavailable
 from headrace.feature_view import WindowFeature, features_by_name
 from headrace_feature.adapters.ends_watch import EndsWatch
 from headrace_feature.domain.known_until import ASKINGS_MAX
+from headrace_feature.domain.online_query import GetOnlineFeatures
+from headrace_feature.handlers import answer_together, get_online_features
 
 ROW = {"zone": ["a"], "kind": ["1"]}
 COUNT = ["zone:count_1h"]
@@ -152,9 +154,6 @@ def test_negative_bound_is_refused(world):
 
 @given(data=st.data())
 def test_reads_together_are_told_what_each_asked_for(data):
-    from headrace_feature.domain.online_query import GetOnlineFeatures
-    from headrace_feature.handlers import answer_together, get_online_features
-
     world = World()
     world.fold(*(Event(f"e{n}", START + n, START + n, zone="ab"[n % 2]) for n in range(6)))
     none = np.array([], dtype=np.int64)
@@ -187,3 +186,30 @@ def test_reads_together_are_told_what_each_asked_for(data):
             assert expected.values.tolist() == got.values.tolist()
             assert (expected.event_us is None) == (got.event_us is None)
             assert expected.event_us is None or (expected.event_us == got.event_us).all()
+
+
+class Away:
+    """A store whose observations another worker has, who does not answer."""
+
+    def __init__(self, store):
+        self._store, self.asked = store, 0
+
+    def __getattr__(self, name):
+        return getattr(self._store, name)
+
+    def runs_of(self, layout, wanted):
+        self.asked += 1
+        raise Unavailable("SERVICE_UNAVAILABLE")
+
+
+def test_worker_that_is_away_is_waited_for_once_by_reads_together():
+    world = World()
+    world.fold(Event("e", START, START))
+    query = GetOnlineFeatures(tuple(COUNT), {"zone": ["a"]}, np.array([START]))
+    away = Away(world.store)
+
+    replies = answer_together([query] * 64, replace(world.online(), store=away))
+
+    assert 64 == len(replies)
+    assert {"SERVICE_UNAVAILABLE"} == {each.reason for each in replies}
+    assert 1 == away.asked

@@ -32,6 +32,13 @@ CONNECT_TIMEOUT_S = 3.0
 PUT_RETRY_S = 0.2
 PUT_TRIES_MAX = 4
 READ_TIMEOUT_S = 20.0
+# Without these deltalake asks an S3 server that is away for minutes before it says so.
+DELTA_BOUNDS = {
+    "connect_timeout": "3s",
+    "timeout": "20s",
+    "max_retries": "2",
+    "retry_timeout": "10s",
+}
 RACERS = 4
 RACES = 3
 # Plain segments only: no "..", no empty one, nothing that a shell, a URL or a file system reads.
@@ -110,6 +117,7 @@ def delta_storage_options(uri: str, s3: S3Settings | None) -> dict[str, str]:
         "AWS_REGION": s3.region,
         "AWS_ALLOW_HTTP": "true" if s3.endpoint.startswith("http://") else "false",
         "aws_conditional_put": "etag",  # a commit is a put of an absent key, never a rename
+        **DELTA_BOUNDS,
     }
 
 

@@ -176,8 +176,8 @@ def _read_as_one(
     try:
         return get_online_features(joined(queries), state).split(rows)
     except HeadraceError as err:
-        if len(queries) == 1:
-            return [err]
+        if len(queries) == 1 or isinstance(err, Unavailable):  # that is so for all of them
+            return [err] * len(queries)
         # One of them cannot be answered: each hears what is its own.
         return [_read_as_one([q], [r], state)[0] for q, r in zip(queries, rows, strict=True)]
 

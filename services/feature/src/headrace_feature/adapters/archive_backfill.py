@@ -144,6 +144,7 @@ class ArchiveBackfill(ThreadPart):
         except (Unavailable, Busy, NotFound) as err:
             log.warning("backfill_waits", stream=job.layout.stream, error=str(err))
             self._fill_retry.failed()
+            self._work.rotate(-1)  # what can be filled does not wait for what cannot
 
     def _remove_unknown_folders(self) -> None:
         """Of what was taken in, or is not needed any more."""

@@ -36,8 +36,6 @@ from headrace_kit.objects import delta_table_uri
 
 FOLDER, DEFINITION, DATE = "features", "_definition", "_date"
 ORPHANS_KEPT_H = 168
-# Without these deltalake asks an S3 server that is away for minutes before it says so.
-BOUNDS = {"connect_timeout": "3s", "timeout": "20s", "max_retries": "2", "retry_timeout": "10s"}
 Answered = Iterable[tuple[Batch, NDArray[np.float32]]]
 
 log = structlog.get_logger(__name__)
@@ -47,7 +45,7 @@ class DeltaFeatureTables:
     """FeatureTables in a folder or on S3. deltalake and pyarrow are imported at the first call."""
 
     def __init__(self, uri: str, storage_options: Mapping[str, str], clock: Clock) -> None:
-        self._uri, self._options, self._clock = uri, {**BOUNDS, **storage_options}, clock
+        self._uri, self._options, self._clock = uri, dict(storage_options), clock
 
     def open(self, view: str, definition: str) -> DeltaFeatureTable:
         uri = delta_table_uri(self._uri, FOLDER, view)

@@ -63,8 +63,6 @@ WRITER = WriterProperties(
 )
 # Rows lie by the day of their event time: what training sets and erasure ask for.
 PARTITION_COLUMN = "_event_date"
-# Without these deltalake asks an S3 server that is away for minutes before it says so.
-BOUNDS = {"connect_timeout": "3s", "timeout": "20s", "max_retries": "2", "retry_timeout": "10s"}
 _DELTA_TYPES: dict[pl.DataType, str] = {
     pl.String(): "string",
     pl.Int64(): "long",
@@ -97,7 +95,7 @@ class DeltaArchive:
 
     def __init__(self, object_store_uri: str, storage_options: Mapping[str, str]) -> None:
         self._uri = object_store_uri
-        self._options = {**BOUNDS, **storage_options}
+        self._options = dict(storage_options)
         self._open_by_stream: dict[str, _Open] = {}
 
     def open(

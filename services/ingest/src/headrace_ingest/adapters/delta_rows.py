@@ -12,7 +12,6 @@ from deltalake import DeltaTable, QueryBuilder
 from deltalake.exceptions import DeltaError, TableNotFoundError
 
 from headrace.errors import Unavailable
-from headrace_ingest.adapters.delta_archive import BOUNDS
 from headrace_ingest.domain.contract import Contract
 from headrace_ingest.domain.judging import empty_rows
 from headrace_kit.objects import delta_table_uri
@@ -27,7 +26,7 @@ class DeltaRows:
     """Any thread may ask: each question opens the table anew."""
 
     def __init__(self, object_store_uri: str, storage_options: Mapping[str, str]) -> None:
-        self._uri, self._options = object_store_uri, {**BOUNDS, **storage_options}
+        self._uri, self._options = object_store_uri, dict(storage_options)
 
     def of_keys(
         self, contract: Contract, columns: Sequence[str], *, key: str, keys: Sequence[str]

@@ -13,7 +13,7 @@ from deltalake import DeltaTable, write_deltalake
 from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
 
 from headrace.errors import Conflict, NotFound, Unavailable
-from headrace_ingest.adapters.delta_archive import BOUNDS, COMMIT_TRIES_MAX, PARTITION_COLUMN
+from headrace_ingest.adapters.delta_archive import COMMIT_TRIES_MAX, PARTITION_COLUMN
 from headrace_ingest.domain.datasets import Selection
 from headrace_ingest.domain.erasures import predicate
 from headrace_kit.erased_entities import Entity
@@ -29,7 +29,7 @@ class DeltaTables:
     """Tables of the archive, and the copies of datasets that an erasure changed."""
 
     def __init__(self, object_store_uri: str, storage_options: Mapping[str, str]) -> None:
-        self._uri, self._options = object_store_uri, {**BOUNDS, **storage_options}
+        self._uri, self._options = object_store_uri, dict(storage_options)
 
     def newest_version(self, stream: str, *, view: str = "") -> int:
         asked = Selection(stream, 0, (), view=view)
