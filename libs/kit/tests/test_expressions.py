@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from headrace.expression import parse_expression
-from headrace_kit.expressions import DTYPE_BY_TYPE, to_polars, to_sql
+from headrace.expression_sql import to_sql
+from headrace_kit.expressions import DTYPE_BY_TYPE, to_polars
 
 TYPES = {
     "i": "int64",

@@ -23,6 +23,13 @@ NODES_MAX = 2_000
 # What `TRIM` and a column's `trim` take off both ends: the blanks of Unicode and of Python.
 BLANKS = "".join(chr(code) for code in range(0x3001) if chr(code).isspace())
 
+# A number as text: nothing else is one, so that no engine's own taste counts.
+NUMBER_TEXT = {
+    "int64": r"\A-?[0-9]{1,19}\z",
+    "float64": r"\A-?[0-9]{1,40}(\.[0-9]{1,40})?([eE][+-]?[0-9]{1,3})?\z",
+}
+INTEGER = ("int64", "timestamp")
+
 
 @dataclass(frozen=True, slots=True)
 class Node:

@@ -19,6 +19,7 @@ import pyarrow as pa
 
 from headrace.errors import Invalid, Unavailable
 from headrace.expression import Expression, parse_expression
+from headrace.expression_sql import to_sql
 from headrace.pieces import pieces_of
 from headrace_ingest.adapters.column_statistics import count_bins, describe_columns
 from headrace_ingest.adapters.duckdb_work import Work, Works
@@ -33,7 +34,6 @@ from headrace_ingest.domain.erasures import ErasedEvents, Found, duckdb_predicat
 from headrace_ingest.domain.passages import Passage
 from headrace_ingest.ports import TellEvents
 from headrace_kit.erased_entities import Entity
-from headrace_kit.expressions import to_sql
 from headrace_kit.failpoints import failpoint
 
 MEMORY_BYTES = 192 << 20

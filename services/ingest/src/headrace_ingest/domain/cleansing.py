@@ -17,8 +17,8 @@ from typing import Any
 import polars as pl
 
 from headrace.data_contract import Column, Stream
-from headrace.expression import BLANKS
-from headrace_kit.expressions import DTYPE_BY_TYPE, NUMBER_TEXT
+from headrace.expression import BLANKS, NUMBER_TEXT
+from headrace_kit.expressions import DTYPE_BY_TYPE
 
 REASON = "_type_reason"
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
