@@ -62,12 +62,13 @@ def lookups(draw) -> dict[str, object]:
 
 
 @st.composite
-def views(draw, *, looking: bool = False) -> StreamView:
+def views(draw, *, looking: bool = False, features_min: int = 1, features_max: int = 4):
     """A view of the rides by `zone` or by `zone` and `kind`."""
     looked_up = draw(lookups()) if looking else {}
     numbers = [*NUMBERS, *DERIVED, *sorted(looked_up.keys() - {"sky"}) * 3]
     texts = ["driver", *WHO, *sorted(looked_up.keys() & {"sky"}) * 3]
-    drawn = draw(st.lists(window_features(numbers, texts), min_size=1, max_size=4))
+    each = window_features(numbers, texts)
+    drawn = draw(st.lists(each, min_size=features_min, max_size=features_max))
     features = {f"f{number}": feature for number, feature in enumerate(drawn)}
     single = [name for name, feature in features.items() if feature["aggregate"] != "last_n"]
     if single and draw(st.booleans()):

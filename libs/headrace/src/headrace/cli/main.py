@@ -8,7 +8,7 @@ from importlib.metadata import entry_points
 
 import typer
 
-from headrace.cli import datasets, models, platform, work
+from headrace.cli import datasets, models, platform, views, work
 from headrace.cli.corrections import corrections
 from headrace.cli.dead_letters import dead_letters
 from headrace.cli.erase import erase
@@ -40,6 +40,7 @@ app.command(rich_help_panel="Its data")(materialize)
 demos = typer.Typer(no_args_is_help=True, help="Run an example from its events to its account.")
 for found in entry_points(group="headrace.demos"):
     demos.command(found.name)(found.load())
+app.add_typer(views.app, name="views", rich_help_panel="An application")
 app.add_typer(dead_letters, name="dead-letters", rich_help_panel="An application")
 app.add_typer(labels, name="labels", rich_help_panel="An application")
 app.add_typer(demos, name="demo", rich_help_panel="An application")
