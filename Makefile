@@ -14,7 +14,7 @@ NAME ?= loop
 # Faults are injected only by the tests that say so.
 unexport HEADRACE_FAIL
 
-.PHONY: help setup check fix test unit contracts integration faults e2e protos baseline lock tidy up demo bench bench-peers
+.PHONY: help setup check fix test unit contracts integration spark faults e2e protos baseline lock tidy up demo bench bench-peers
 
 help: ## Show this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -49,7 +49,7 @@ fix: setup ## Format, and mend what the linter can
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-test: check unit contracts integration faults e2e ## Everything, on real parts
+test: check unit contracts integration spark faults e2e ## Everything, on real parts
 
 unit: setup ## Unit tests of every member; no network
 	$(PYTEST) -q -n $(UNIT_WORKERS) -m "not integration and not e2e" libs services examples
@@ -64,6 +64,9 @@ contracts: setup ## Protos, topics, reasons, examples, pictures and generated co
 
 integration: setup ## Adapters against a real Kafka, PostgreSQL and S3 server
 	$(PYTEST) -q -n $(INTEGRATION_WORKERS) --dist loadfile -m integration libs services tests/integration
+
+spark: setup ## Views on PySpark in local mode, bit for bit; the first time 456 MB are downloaded
+	$(PYTEST) -q -m spark tests/spark
 
 faults: setup ## Kills, cuts, repeats and bad input, against a ledger and an oracle
 	$(PYTEST) -q -n $(INTEGRATION_WORKERS) -m faults tests/faults

@@ -13,6 +13,9 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 SERVICES = ("ingest", "feature", "trainer", "registry", "inference", "monitor")
+# Not part of the workspace: each has an environment of its own, made by the tests that need it.
+OWN_ENVIRONMENTS = ("spark-build", "spark")
+COMPILE = ("pip", "compile", "--generate-hashes", "--no-header", "--no-annotate", "--quiet")
 EXPORT = ("export", "--frozen", "--no-emit-workspace", "--no-header", "--no-annotate", "--quiet")
 TIMEOUT_S = 600
 
@@ -23,6 +26,8 @@ def main() -> None:
         _write(service, "--package", f"headrace-{service}", "--no-dev")
     _write("dev", "--all-packages", "--all-extras", "--group", "dev")
     _write("bootstrap", "--only-group", "bootstrap")
+    for name in OWN_ENVIRONMENTS:
+        _compile(name)
 
 
 def _write(name: str, *arguments: str) -> None:
@@ -30,6 +35,11 @@ def _write(name: str, *arguments: str) -> None:
     # An index address would tie the lock to one mirror.
     lock = re.sub(r"^--(extra-)?index-url .*\n", "", lock, flags=re.MULTILINE)
     (ROOT / f"requirements/{name}.lock").write_text(lock, encoding="utf-8")
+
+
+def _compile(name: str) -> None:
+    given, lock = f"requirements/{name}.in", f"requirements/{name}.lock"
+    _uv(*COMPILE, "--upgrade", "--no-emit-index-url", given, "--output-file", lock)
 
 
 def _uv(*arguments: str) -> str:

@@ -67,20 +67,20 @@ class _Sql:
         return f"'{text}'" if self._spark else "'{}'".format(text.replace("'", "''"))
 
     def _add(self, node: Node, left: str, right: str) -> str:
-        return self._arithmetic(node, "+", "try_add", left, right)
+        return self._arithmetic(node, "+", left, right)
 
     def _subtract(self, node: Node, left: str, right: str) -> str:
-        return self._arithmetic(node, "-", "try_subtract", left, right)
+        return self._arithmetic(node, "-", left, right)
 
     def _multiply(self, node: Node, left: str, right: str) -> str:
-        return self._arithmetic(node, "*", "try_multiply", left, right)
+        return self._arithmetic(node, "*", left, right)
 
-    def _arithmetic(self, node: Node, sign: str, call: str, left: str, right: str) -> str:
+    def _arithmetic(self, node: Node, sign: str, left: str, right: str) -> str:
+        """Of int64 in more bits. Spark regroups its own try_multiply: 0 * i * j may be null."""
         if node.type not in INTEGER:
             return f"({left} {sign} {right})"
-        if self._spark:
-            return f"{call}({left}, {right})"
-        return self._narrow(f"CAST({left} AS HUGEINT) {sign} CAST({right} AS HUGEINT)")
+        wide = "DECIMAL(19,0)" if self._spark else "HUGEINT"
+        return self._narrow(f"CAST({left} AS {wide}) {sign} CAST({right} AS {wide})")
 
     def _narrow(self, wide: str) -> str:
         """From more than 64 bits to 64, or null."""
@@ -147,6 +147,10 @@ class _Sql:
     def _substring(self, node: Node, text: str) -> str:
         start, length = cast(tuple[int, int | None], node.value)
         return f"substring({text}, {start}{'' if length is None else f', {length}'})"
+
+    def _length(self, _: Node, text: str) -> str:
+        """Spark's own is an INT."""
+        return f"CAST(length({text}) AS BIGINT)"
 
     def _concat(self, _: Node, *texts: str) -> str:
         return f"({' || '.join(texts)})"
