@@ -25,6 +25,8 @@ def main(arguments: list[str]) -> None:
     options = _options(arguments)
     job = json.loads(Path(options.job).read_text(encoding="utf-8"))
     spark = SparkSession.builder.appName(f"headrace {job['view']}").getOrCreate()
+    # A query is deep: Spark resolves its names layer by layer and would give up after 100 rounds.
+    spark.conf.set("spark.sql.analyzer.maxIterations", "1000")
     for table, read in job["tables"].items():
         frame = _records(spark, read["stream"], options)
         _typed(frame, read["columns"]).createOrReplaceTempView(table)

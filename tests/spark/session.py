@@ -119,4 +119,9 @@ class SparkProcess:
         for line in self._process.stdout:
             if line.strip() == expected:
                 return
-        raise AssertionError((self.folder / "spark.log").read_text()[-4_000:])
+        raise AssertionError("\n".join(self._causes()))
+
+    def _causes(self) -> list[str]:
+        """What the log says, without the places in Spark's code."""
+        lines = (self.folder / "spark.log").read_text().splitlines()
+        return [line for line in lines if not line.lstrip().startswith("at ")][-40:]
