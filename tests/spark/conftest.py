@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The one Spark session, and what the tests of the feature service draw."""
+"""The one Spark session, and what the tests of the feature service and of expressions draw."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.spark.session import SparkProcess, provide_pyspark
 from headrace.local.tools import ToolCache
 
 ROOT = Path(__file__).parents[2]
-sys.path.insert(0, str(ROOT / "services/feature/tests"))
+sys.path[:0] = [str(ROOT / folder) for folder in ("services/feature/tests", "libs/kit/tests")]
 
 
 @pytest.fixture(scope="session")

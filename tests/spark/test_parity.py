@@ -28,7 +28,7 @@ from feature_world import (
     event_lists,
 )
 from hypothesis import strategies as st
-from tests.spark.drawn import drawn
+from tests.spark.drawn import NUMBER, drawn
 
 from headrace.feature_view import StreamView, feature_names, features_by_name
 from headrace.view_sql import feature_rows_sql
@@ -90,10 +90,9 @@ def in_order(view: StreamView, found: pa.Table, rows) -> list[list[bytes]]:
 
 
 def test_stream_kernel_duckdb_and_spark_answer_any_view_with_the_same_bits(spark):
-    number = random.SystemRandom().randrange(2**32)
-    chance = random.Random(number)
-    logs = drawn(st.tuples(event_lists(), ROWS), VIEWS * LOGS, number)
-    for view in drawn(views(features_min=6, features_max=9), VIEWS, number):
+    chance = random.Random(NUMBER)
+    logs = drawn(st.tuples(event_lists(), ROWS), VIEWS * LOGS)
+    for view in drawn(views(features_min=6, features_max=9), VIEWS):
         events, rows = one_log([logs.pop() for _ in range(LOGS)])
         told = as_they_come(events, chance)
         found = spark.query(
@@ -103,19 +102,18 @@ def test_stream_kernel_duckdb_and_spark_answer_any_view_with_the_same_bits(spark
         )
 
         expected = by_stream(view, told, rows)
-        context = f"seed {number}, view {view.model_dump_json()}"
+        context = view.model_dump_json()
         assert expected == by_kernel(view, told, rows), context
         assert expected == by_duckdb(view, rows, records_rides=rides(told)), context
         assert expected == in_order(view, found, rows), context
 
 
 def test_stream_kernel_duckdb_and_spark_look_up_the_same(spark):
-    number = random.SystemRandom().randrange(2**32)
-    events, rows = one_log(drawn(st.tuples(event_lists(), ROWS), LOGS, number))
+    events, rows = one_log(drawn(st.tuples(event_lists(), ROWS), LOGS))
     named = sorted({event.zone for event in events if event.zone} | {"ada", "bob", "Bob"})
-    seen = drawn(st.tuples(MOMENTS, LAGS, st.sampled_from(named), TEMPS), 300, number)
+    seen = drawn(st.tuples(MOMENTS, LAGS, st.sampled_from(named), TEMPS), 300)
     observed = [Air(f"air-{n}", at, at + lag, *rest) for n, (at, lag, *rest) in enumerate(seen)]
-    for view in drawn(views(looking=True, features_min=6, features_max=9), LOOKING_VIEWS, number):
+    for view in drawn(views(looking=True, features_min=6, features_max=9), LOOKING_VIEWS):
         world = World(a_catalogue(view))
         world.fold(*events)
         world.fold(*observed)
@@ -125,15 +123,14 @@ def test_stream_kernel_duckdb_and_spark_look_up_the_same(spark):
 
         names = feature_names(view)
         expected = bits(world.read(rows, names))
-        context = f"seed {number}, view {view.model_dump_json()}"
+        context = view.model_dump_json()
         assert expected == bits(world.historical(events, rows, names, airs=observed)), context
         assert expected == by_duckdb(view, rows, **tables), context
         assert expected == in_order(view, found, rows), context
 
 
 def test_spark_adds_without_rounding_whatever_the_numbers_cancel(spark):
-    number = random.SystemRandom().randrange(2**32)
-    chance = random.Random(number)
+    chance = random.Random(NUMBER)
     view = a_view(
         {
             f"{aggregate}_{column}": {"aggregate": aggregate, "column": column, "window": "3h"}
@@ -158,4 +155,4 @@ def test_spark_adds_without_rounding_whatever_the_numbers_cancel(spark):
         records_rides=rides(events),
     )
 
-    assert by_stream(view, events, rows) == in_order(view, found, rows), f"seed {number}"
+    assert by_stream(view, events, rows) == in_order(view, found, rows)
