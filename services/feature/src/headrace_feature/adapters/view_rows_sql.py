@@ -7,9 +7,9 @@ first known counts, so that an id is in the table once.
 
 from __future__ import annotations
 
+from headrace.expression_sql import to_sql
 from headrace_feature.adapters.training_rows_sql import Types, column_of, quoted, text_of_column
 from headrace_feature.domain.views import Layout
-from headrace_kit.expressions import to_sql
 
 MOMENT = "greatest(_event_time_us, _known_time_us)"
 
