@@ -71,11 +71,12 @@ def _compared(
     return rule
 
 
-def _divide(node: Node, left: pl.Expr, right: pl.Expr) -> pl.Expr:
-    """By a column always: polars multiplies by the reciprocal of a constant, which rounds twice."""
-    if not node.args[1].columns():
-        right = pl.int_range(pl.len()) * 0.0 + right
-    return left / right
+def _divide(_: Node, left: pl.Expr, right: pl.Expr) -> pl.Expr:
+    """By a column always: polars multiplies by the reciprocal of a constant, which rounds twice.
+
+    A column is one too where all its values are alike.
+    """
+    return left / (pl.int_range(pl.len()) * 0.0 + right)
 
 
 def _remainder(left: pl.Expr, right: pl.Expr) -> pl.Expr:
