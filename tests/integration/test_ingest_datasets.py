@@ -194,7 +194,7 @@ def test_days_beyond_the_retention_leave_the_table_and_stay_in_the_dataset(world
     world.append(0, 1)
     world.datasets.create("all", stream=STREAM)
     world.contracts.put(a_contract(2, retention="365d"))
-    world.keeper.keep(60.0)
+    list(world.keeper.keep(60.0))
     world.append(2)
 
     assert ["departed:2"] == world.datasets.read_stream(STREAM).to_polars()["event_id"].to_list()

@@ -38,7 +38,7 @@ class World:
         return search_catalogue(asked, index=self.index)
 
     def found(self, query, *kinds):
-        self.keeper.refresh(1.0)
+        list(self.keeper.refresh(1.0))
         return [(each.kind, each.name) for each in self.search(query, *kinds)[0]]
 
 
@@ -98,14 +98,14 @@ def test_what_is_gone_is_found_no_more(world):
 
 
 def test_nothing_is_filled_again_while_nothing_changes(world):
-    world.keeper.refresh(1.0)
+    list(world.keeper.refresh(1.0))
     world.index.replace([])
 
     assert [] == world.found("flights")
 
 
 def test_pages_hold_every_match_once(world):
-    world.keeper.refresh(1.0)
+    list(world.keeper.refresh(1.0))
     token, seen = "", []
     while True:
         page, token = world.search("flights", page_size=3, page_token=token)
@@ -136,7 +136,7 @@ def test_search_that_makes_no_sense_is_refused(world, wrong):
 
 @pytest.mark.parametrize("query", ["a* OR b", "NEAR(a b)", "a & !b", "'; drop table x"])
 def test_query_is_words_and_never_a_language(world, query):
-    world.keeper.refresh(1.0)
+    list(world.keeper.refresh(1.0))
 
     assert ([], "") == world.search(query)
 

@@ -43,10 +43,11 @@ class News:
 
     def __init__(self):
         self.told, self.away, self.events, self.keys = [], False, [], []
+        self.away_for = ""
         self.meanwhile = lambda: None
 
     def tell(self, erasure):
-        if self.away:
+        if self.away or erasure.entity.key_digest == self.away_for:
             raise Unavailable("BROKER_UNAVAILABLE")
         self.told.append(erasure.entity)
 
@@ -100,6 +101,10 @@ class World:
 
     def erase(self, value="UA1", request_id="r", column="flight"):
         return self.eraser.erase(EraseEntity(column, value), request_id, timeout_s=60.0)
+
+    def go_on(self):
+        """All steps of a pass; how many there were."""
+        return len(list(self.eraser.go_on(60.0)))
 
     def flights(self, stream=STREAM):
         columns = (("flight", "string"),)
@@ -181,7 +186,7 @@ def test_erasure_that_broke_off_goes_on_by_itself(world, step):
     with pytest.raises(FailpointRaised):
         world.erase()
     arm(None)
-    world.eraser.go_on(60.0)
+    world.go_on()
 
     assert (["UA2"], ["UA2"]) == (world.flights(), world.flights(OTHER))
     assert ["UA2"] == world.flights_of("all")
@@ -206,12 +211,55 @@ def test_rows_that_were_on_their_way_go_in_a_later_pass(world):
     world.erase()
     world.tables.append(STREAM, rows(3))
     world.clock.advance(SETTLE_US + 1)
-    world.eraser.go_on(60.0)
+    world.go_on()
     assert ["UA2"] == world.flights()
     assert not world.eraser.erasures.get(erasure_id("r")).settled
 
-    world.eraser.go_on(60.0)
+    world.go_on()
     assert world.eraser.erasures.get(erasure_id("r")).settled
+
+
+def test_row_that_comes_behind_a_long_pass_keeps_the_erasure_open(world):
+    world.erase()
+    steps = world.eraser.go_on(60.0)
+    next(steps)
+    world.clock.advance(SETTLE_US + 1)
+    list(steps)
+
+    assert not world.eraser.erasures.get(erasure_id("r")).settled
+
+
+def test_pass_looks_at_one_dataset_by_step(world):
+    world.erase("UA9")
+    few = world.go_on()
+    for number in range(5):
+        world.create(f"d{number}")
+
+    assert few + 5 <= world.go_on()
+
+
+def test_erasure_that_fails_keeps_no_other_one_waiting(world):
+    flights = {erasure_id("r1"): "UA1", erasure_id("r2"): "UA2"}
+    world.erase("UA1", "r1")
+    world.erase("UA2", "r2")
+    for flight in flights.values():
+        world.tables.append(STREAM, rows(10, flight=flight))
+    first = flights[min(flights)]
+    world.news.away_for = entity_key_digest(first)
+    world.go_on()
+
+    assert [first] == world.flights()
+
+
+def test_settled_erasure_is_read_no_more(world):
+    world.erase()
+    world.clock.advance(SETTLE_US + 1)
+    world.go_on()
+
+    assert ([], [erasure_id("r")]) == (
+        world.eraser.erasures.unsettled(),
+        world.eraser.erasures.ids(),
+    )
 
 
 def test_what_happens_after_the_erasure_stays(world):

@@ -350,6 +350,19 @@ def test_old_tasks_are_forgotten(make):
     assert ["UA2"] == [task.target for _, task in listed]
 
 
+def test_old_tasks_are_looked_for_once_an_hour(make):
+    world = make()
+    world.clock.advance(60_000_000)
+    world.put(served(1))
+    world.clock.advance(90 * 86_400 * 1_000_000 - 60_000_000)
+    world.put(served(2))
+    world.clock.advance(120_000_000)
+    world.put(served(3))
+
+    listed = world.tasks.listed(LABEL, TaskState.OPEN, after=(0, ""), tasks_max=5)
+    assert ["UA1", "UA2", "UA3"] == [task.target for _, task in listed]
+
+
 def test_of_racing_claims_one_wins_each_task(make):
     from concurrent.futures import ThreadPoolExecutor
 

@@ -45,16 +45,16 @@ class World:
     def keep(self, retention=None):
         if retention:
             self.contracts.put(a_contract(2, retention=retention))
-        self.keeper.keep(60.0)
+        list(self.keeper.keep(60.0))
 
     def ids(self, selection=None):
         selection = selection or self.created().selection
         return sorted(self.tables.open(selection)["_event_id"].to_pylist())
 
-    def create(self):
+    def create(self, name="all"):
         return datasets.create_dataset(
-            CreateDataset("all", "", STREAM, "", "", None, 0),
-            "r",
+            CreateDataset(name, "", STREAM, "", "", None, 0),
+            name,
             contracts=self.contracts,
             book=self.book,
             rows=self.rows,
@@ -111,3 +111,16 @@ def test_copied_dataset_is_copied_once(world):
     world.keep()
 
     assert 1 == world.created().revision
+
+
+def test_step_copies_one_dataset(world):
+    for name in ("all", "more", "most"):
+        world.create(name)
+    world.clock.advance((KEEP_H - 47) * HOUR_US)
+    manifests = [world.book.get(*place) for place in world.book.places()]
+    copied = [
+        sum(bool(world.book.get(each.name, each.number).selection.copy) for each in manifests)
+        for _ in world.keeper.keep(60.0)
+    ]
+
+    assert [1, 2, 3] == copied[:3]

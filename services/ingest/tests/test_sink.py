@@ -88,6 +88,9 @@ class World:
             quality=a_quality_watch(),
         )
 
+    def take_back(self):
+        self.contracts.take(a_record(None, key=f"stream/{STREAM}".encode()))
+
     def account(self, partition=0):
         return self.archive.accounts(STREAM, TOPIC)[partition]
 
@@ -316,6 +319,24 @@ def test_contract_that_the_archive_cannot_hold_stops_its_stream_before_the_next_
     assert [RAW] == list(sink.stopped())
     assert ["departed:0"] == world.stored_ids()
     assert {PARTITION: 1} == sink.durable()
+
+
+def test_stream_that_is_taken_back_is_not_read_until_it_is_applied_again(world, sink):
+    world.archive.refused_versions = {2}
+    world.contracts.put(a_contract(version=2))
+    sink.handle(a_batch([a_raw(0)]))
+    world.take_back()
+    sink.idle()
+    sink.positions([PARTITION])
+    sink.idle()
+    assert {RAW: "STREAM_UNKNOWN"} == {topic: e.reason for topic, e in sink.stopped().items()}
+    world.contracts.put(a_contract(version=3))
+    sink.idle()
+    sink.positions([PARTITION])
+    sink.handle(a_batch([a_raw(0)]))
+    sink.idle()
+
+    assert ["departed:0"] == world.stored_ids()
 
 
 def test_stopped_stream_goes_on_where_it_was_by_another_contract(world, sink):

@@ -56,6 +56,9 @@ class World:
     def append(self, *notes, first=0):
         self.tables.append(STREAM, rows(notes, first=first))
 
+    def refresh(self):
+        list(self.keeper.refresh(60.0))
+
     def found(self, query, column="note", limit=10):
         asked = SearchText(STREAM, column, query, limit)
         return search_text(
@@ -63,7 +66,7 @@ class World:
         )
 
     def texts(self, query, limit=10):
-        self.keeper.refresh(60.0)
+        self.refresh()
         return [match.text for match in self.found(query, limit=limit)]
 
 
@@ -84,7 +87,7 @@ def test_text_that_reads_alike_is_nearest(world):
 
 def test_same_text_has_similarity_one(world):
     world.append("Snow on the runway")
-    world.keeper.refresh(60.0)
+    world.refresh()
 
     assert 1.0 == pytest.approx(world.found("Snow on the runway")[0].similarity, abs=1e-3)
 
@@ -104,6 +107,14 @@ def test_rows_are_taken_in_by_pieces(world, monkeypatch):
     assert 10 == len(world.texts("snow", limit=100))
 
 
+def test_keeper_takes_in_one_piece_by_step(world, monkeypatch):
+    monkeypatch.setattr(text_search, "PASSAGES_MAX", 3)
+    world.append(*(f"snow {number}" for number in range(10)))
+    indexed = [len(world.found("snow", limit=100)) for _ in world.keeper.refresh(60.0)]
+
+    assert [3, 6, 9, 10] == indexed[:4]
+
+
 def test_rows_without_a_text_are_left_out(world):
     world.append("snow", None, "")
 
@@ -116,7 +127,7 @@ def test_keeper_that_broke_off_indexes_each_row_once(world, monkeypatch):
     world.append(*(f"snow {number}" for number in range(10)))
     arm("ingest.text.indexed:2:raise")
     with pytest.raises(FailpointRaised):
-        world.keeper.refresh(60.0)
+        world.refresh()
     arm(None)
     found = world.texts("snow", limit=100)
 

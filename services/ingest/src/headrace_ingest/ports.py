@@ -379,6 +379,9 @@ class ErasureBook(Protocol):
     def ids(self) -> list[str]:
         """All of them, sorted."""
 
+    def unsettled(self) -> list[str]:
+        """Those that are not settled, sorted."""
+
 
 class ErasureNews(Protocol):
     """Tells everybody who keeps something of an entity."""

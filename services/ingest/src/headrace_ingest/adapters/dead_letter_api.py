@@ -15,6 +15,7 @@ from headrace.errors import Busy, Invalid
 from headrace.ingest.v1 import dead_letter_service_pb2 as pb
 from headrace.ingest.v1 import dead_letter_service_pb2_grpc
 from headrace.reasons import REASONS
+from headrace_ingest.domain.asked import bounded
 from headrace_ingest.domain.decoding import Decode
 from headrace_ingest.domain.letters import Letter, Position, Selection
 from headrace_ingest.handlers.dead_letters import (
@@ -66,7 +67,9 @@ class DeadLetterApi(dead_letter_service_pb2_grpc.DeadLetterServiceServicer):
         page = list_dead_letters(
             _selection(request.filter),
             _position(token, "page_token") if token else BEGINNING,
-            letters_max=min(request.page_size or PAGE_SIZE, PAGE_SIZE_MAX),
+            letters_max=bounded(
+                "page_size", request.page_size, default=PAGE_SIZE, most=PAGE_SIZE_MAX
+            ),
             with_redriven=request.with_redriven,
             log=self._log,
             erased=self._erased,
@@ -74,6 +77,9 @@ class DeadLetterApi(dead_letter_service_pb2_grpc.DeadLetterServiceServicer):
         return _to_page(page)
 
     def GetDeadLetter(self, request: Any, context: grpc.ServicerContext) -> Any:
+        bytes_max = bounded(
+            "value_bytes_max", request.value_bytes_max, default=VALUE_BYTES, most=VALUE_BYTES_MAX
+        )
         view = get_dead_letter(
             _position(request.id, "id"),
             log=self._log,
@@ -81,7 +87,7 @@ class DeadLetterApi(dead_letter_service_pb2_grpc.DeadLetterServiceServicer):
             decode=self._decode,
             erased=self._erased,
         )
-        return _to_view(view, min(request.value_bytes_max or VALUE_BYTES, VALUE_BYTES_MAX))
+        return _to_view(view, bytes_max)
 
     def RedriveDeadLetters(self, request: Any, context: grpc.ServicerContext) -> Iterator[Any]:
         if not self._redriving.acquire(blocking=False):
@@ -113,7 +119,9 @@ def _to_command(request: pb.RedriveDeadLettersRequest) -> RedriveDeadLetters:
     return RedriveDeadLetters(
         _selection(request.filter, positions),
         dry_run=request.dry_run,
-        letters_max=min(request.letters_max or LETTERS_MAX, LETTERS_MAX),
+        letters_max=bounded(
+            "letters_max", request.letters_max, default=LETTERS_MAX, most=LETTERS_MAX
+        ),
     )
 
 

@@ -13,6 +13,7 @@ import grpc
 from headrace.errors import Invalid
 from headrace.ingest.v1 import label_service_pb2 as pb
 from headrace.ingest.v1 import label_service_pb2_grpc
+from headrace_ingest.domain.asked import bounded
 from headrace_ingest.domain.label_tasks import Task, TaskState
 from headrace_ingest.domain.labels import FoundLabel, LabelState, Target
 from headrace_ingest.handlers.label_tasks import (
@@ -73,7 +74,7 @@ class LabelApi(label_service_pb2_grpc.LabelServiceServicer):
         return pb.LookUpLabelsResponse(labels=map(_to_found, found))
 
     def ListTasks(self, request: Any, context: grpc.ServicerContext) -> Any:
-        size = min(request.page_size or PAGE_SIZE, PAGE_SIZE_MAX)
+        size = bounded("page_size", request.page_size, default=PAGE_SIZE, most=PAGE_SIZE_MAX)
         found = self._tasks.listed(
             self._labels.get(request.label).name,
             TASK_STATE_OF.get(request.state, TaskState.OPEN),

@@ -40,3 +40,9 @@ class ObjectErasureBook:
 
     def ids(self) -> list[str]:
         return sorted({key.split("/")[1] for key in self._objects.keys(ROOT)})
+
+    def unsettled(self) -> list[str]:
+        """From one listing: nothing is read."""
+        ends = [key.split("/")[1:] for key in self._objects.keys(ROOT)]
+        settled = {named for named, noted in ends if noted == "settled"}
+        return sorted({named for named, _ in ends} - settled)

@@ -3,22 +3,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import structlog
 
 from headrace.errors import Busy, Conflict, NotFound, Unavailable
 from headrace_kit.part_thread import ThreadPart
 
-ROUND_S_MAX = 240.0  # less than a loop may take for a round
+STEP_S_MAX = 240.0  # less than a loop may take between two ticks
 
 log = structlog.get_logger(__name__)
 
 
 class PeriodicLoop(ThreadPart):
-    """A Part; `task` is told how long it may take, `interval_s` lies between two rounds."""
+    """A Part; `interval_s` lies between two rounds of `task`.
 
-    def __init__(self, name: str, task: Callable[[float], None], *, interval_s: float) -> None:
+    A round may be long: the task yields after each step, and is told how long one may take.
+    """
+
+    def __init__(
+        self, name: str, task: Callable[[float], Iterator[None]], *, interval_s: float
+    ) -> None:
         super().__init__(name)
         self._name, self._task, self._interval_s = name, task, interval_s
 
@@ -26,10 +31,16 @@ class PeriodicLoop(ThreadPart):
         while not self._stopping.is_set():
             self._thread.tick()
             try:
-                self._task(ROUND_S_MAX)
+                self._round()
             except (Busy, Conflict, NotFound, Unavailable) as err:
                 log.warning("round_failed", task=self._name, error=str(err))
             self._wait()
+
+    def _round(self) -> None:
+        for _ in self._task(STEP_S_MAX):
+            if self._stopping.is_set():
+                return
+            self._thread.tick()
 
     def _wait(self) -> None:
         left_s = self._interval_s

@@ -45,6 +45,8 @@ from headrace_kit.sql_schema import Schema
 SECOND_US = 1_000_000
 # A task that nobody settled, and what people said of a settled one, is forgotten then.
 KEEP_US = 90 * 86_400 * SECOND_US
+# No index tells the old ones: they are looked for no more often.
+FORGET_INTERVAL_US = 3_600 * SECOND_US
 CANDIDATES_MAX = 20
 AGREEMENT_TASKS_MAX = 10_000
 METADATA = MetaData()
@@ -99,6 +101,7 @@ class SqlTaskStore:
     ) -> None:
         self._engine, self._clock, self._notify = engine, clock, notify
         self._outbox = Outbox()
+        self._forget_at_us = 0
 
     def positions(self) -> Mapping[tuple[str, int], int]:
         with transaction(self._engine) as connection:
@@ -257,8 +260,11 @@ class SqlTaskStore:
             raise Conflict("LEASE_LOST", task_id=task_id, labeller=labeller)
 
     def _forget(self, connection: Connection, now_us: int) -> None:
+        if now_us < self._forget_at_us:
+            return
         old = select(TASKS.c.task_id).where(TASKS.c.created_us < now_us - KEEP_US)
         _delete(connection, old)
+        self._forget_at_us = now_us + FORGET_INTERVAL_US
 
 
 def _delete(connection: Connection, task_ids: Select[Any]) -> int:

@@ -16,6 +16,7 @@ import numpy as np
 
 from headrace.definition_types import NAME
 from headrace.errors import Invalid
+from headrace_ingest.domain.asked import bounded
 from headrace_kit.psi import calibrated_psi
 
 ID_CHARACTERS_MAX = 128
@@ -226,9 +227,7 @@ def check_request_id(value: str) -> None:
 
 def page_limit(page_size: int) -> int:
     """Raises Invalid BAD_REQUEST for a negative size; a larger one is clamped."""
-    if page_size < 0:
-        raise Invalid("BAD_REQUEST", field="page_size", problem="is negative")
-    return min(page_size or PAGE_SIZE_MAX, PAGE_SIZE_MAX)
+    return bounded("page_size", page_size, default=PAGE_SIZE_MAX, most=PAGE_SIZE_MAX)
 
 
 def page_token(listed: str, after: tuple[str, int]) -> str:

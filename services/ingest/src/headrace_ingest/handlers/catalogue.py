@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from headrace.errors import Invalid
@@ -32,21 +32,23 @@ class CatalogueKeeper:
         self._contracts, self._datasets, self._index = contracts, datasets, index
         self._filled_with: object = None
 
-    def refresh(self, timeout_s: float) -> None:
-        """Raises Unavailable OBJECT_STORE_UNAVAILABLE or DATABASE_UNAVAILABLE."""
+    def refresh(self, timeout_s: float) -> Iterator[None]:
+        """By steps. Raises Unavailable OBJECT_STORE_UNAVAILABLE or DATABASE_UNAVAILABLE."""
         contracts = [self._contracts.get(name) for name in self._contracts.names()]
         views = self._contracts.views()
         state = (contracts, views, self._datasets.written())
         if state != self._filled_with:
             entries = [each for one in contracts for each in domain.stream_entries(one)]
             entries += [each for one in views for each in domain.view_entries(*one)]
-            self._index.replace([*entries, *self._dataset_entries()])
+            for place in self._datasets.places():
+                entries += self._dataset_entries(*place)
+                yield
+            self._index.replace(entries)
             self._filled_with = state
 
-    def _dataset_entries(self) -> Iterator[Entry]:
-        for name, number in self._datasets.places():
-            tags = [tag for tag in self._datasets.tags(name) if tag.number == number]
-            yield from domain.dataset_entries(self._datasets.get(name, number), tags)
+    def _dataset_entries(self, name: str, number: int) -> Iterable[Entry]:
+        tags = [tag for tag in self._datasets.tags(name) if tag.number == number]
+        return domain.dataset_entries(self._datasets.get(name, number), tags)
 
 
 def search_catalogue(query: SearchCatalogue, *, index: CatalogueIndex) -> tuple[list[Entry], str]:

@@ -9,11 +9,13 @@ which it is missing; then the files that held it go.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass, replace
 
+import structlog
+
 from headrace.definition_types import COLUMN
-from headrace.errors import Conflict, Invalid, NotFound
+from headrace.errors import Conflict, HeadraceError, Invalid, NotFound
 from headrace_ingest.domain.datasets import Manifest, Selection, check_request_id, page_limit
 from headrace_ingest.domain.erasures import ErasedDataset, ErasedEvents, Erasure, erasure_id
 from headrace_ingest.handlers.datasets import pinned_versions
@@ -33,6 +35,8 @@ from headrace_kit.failpoints import failpoint
 VALUE_CHARACTERS_MAX = 1_024
 # Longer than a record is gathered before it is stored: twice the longest commit interval.
 SETTLE_US = 150 * 1_000_000
+
+log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,21 +75,34 @@ class Eraser:
         if (erasure.entity.column, erasure.entity.sha256) != (command.column, sha256):
             raise Conflict("REQUEST_REUSED", request_id=request_id)
         failpoint("ingest.erase.begun")
-        self.take_out(erasure, timeout_s=timeout_s)
+        for _ in self._take_out(erasure, timeout_s):
+            pass  # the caller waits for all steps
         return erasure
 
-    def go_on(self, timeout_s: float) -> None:
-        """Another pass for each erasure that is not settled."""
-        for named in self.erasures.ids():
-            erasure = self.erasures.get(named)
-            if erasure is not None and not erasure.settled:
-                rows = self.take_out(erasure, timeout_s=timeout_s)
-                waited_us = self.clock.now_us() - erasure.entity.erased_at_us
-                if not rows and waited_us > SETTLE_US:
-                    self.erasures.settle(named)
+    def go_on(self, timeout_s: float) -> Iterator[None]:
+        """Another pass for each erasure that is not settled, by steps of at most `timeout_s` each.
 
-    def take_out(self, erasure: Erasure, *, timeout_s: float) -> int:
-        """One pass; how many rows it took out."""
+        One that fails waits for the next round, and keeps no other one waiting.
+        """
+        for named in self.erasures.unsettled():
+            try:
+                yield from self._go_on_with(named, timeout_s)
+            except HeadraceError as err:
+                log.warning("erasure_waits", erasure=named, error=str(err))
+            yield
+
+    def _go_on_with(self, named: str, timeout_s: float) -> Iterator[None]:
+        erasure = self.erasures.get(named)
+        if erasure is None:
+            return
+        late = self._late(erasure)
+        rows = yield from self._take_out(erasure, timeout_s)
+        if not rows and late:
+            self.erasures.settle(named)
+
+    def _take_out(self, erasure: Erasure, timeout_s: float) -> Generator[None, None, int]:
+        """One pass, by steps; how many rows it took out."""
+        late = self._late(erasure)
         self.news.tell(erasure)
         failpoint("ingest.erase.told")
         self.tasks.erase(erasure.entity)
@@ -93,19 +110,20 @@ class Eraser:
         for selection in self._newest(erasure.entity.column):
             # What retention has removed has no id to tell, but may be kept by its entity.
             self.news.tell_events(ErasedEvents(selection.stream, erasure.entity, (), ()))
-            changed = self._revise(erasure, selection.stream, timeout_s)
+            changed = yield from self._revise(erasure, selection.stream, timeout_s)
             taken = self.rows.erase(
                 selection, erasure.entity, self.news.tell_events, timeout_s=timeout_s
             )
             rows += taken
             failpoint("ingest.erase.deleted")
-            if taken or changed or not self._clean(erasure):
+            if taken or changed or not late:
                 keep = pinned_versions(selection.stream, book=self.datasets)
                 self.rows.forget(selection, keep)
+            yield
         return rows
 
-    def _clean(self, erasure: Erasure) -> bool:
-        """Whether the pass is late enough that an earlier one has removed the files."""
+    def _late(self, erasure: Erasure) -> bool:
+        """Whether a pass that begins now meets all rows, and an earlier one removed the files."""
         return self.clock.now_us() - erasure.entity.erased_at_us > SETTLE_US
 
     def _newest(self, column: str) -> Iterator[Selection]:
@@ -153,15 +171,20 @@ class Eraser:
         for place in self.datasets.places():
             yield self.datasets.get(*place)
 
-    def _revise(self, erasure: Erasure, stream: str, timeout_s: float) -> bool:
+    def _revise(
+        self, erasure: Erasure, stream: str, timeout_s: float
+    ) -> Generator[None, None, bool]:
         """Give the datasets of a stream whose table held the entity a table without it."""
         changed = False
         for manifest in self._manifests():
             if manifest.selection.stream == stream and erasure.id not in manifest.erasures:
-                changed = self._revise_one(erasure, manifest, timeout_s) or changed
+                changed = (yield from self._revise_one(erasure, manifest, timeout_s)) or changed
+            yield
         return changed
 
-    def _revise_one(self, erasure: Erasure, manifest: Manifest, timeout_s: float) -> bool:
+    def _revise_one(
+        self, erasure: Erasure, manifest: Manifest, timeout_s: float
+    ) -> Generator[None, None, bool]:
         selection, entity = manifest.selection, erasure.entity
         # As it was noted before anything went: a pass that broke off may have taken some out.
         noted = (each for each in erasure.datasets if _place(each) == _place(manifest))
@@ -171,6 +194,7 @@ class Eraser:
             table = replace(selection, filter="", known_until_us=0)
             if not self.rows.find(table, entity, timeout_s=timeout_s).rows:
                 return False
+            yield
             copy = f"{manifest.name}/{manifest.number}"
             self.rows.copy(selection, copy, without=entity, timeout_s=timeout_s)
             selection = replace(selection, copy=copy)

@@ -34,8 +34,8 @@ class Keeper:
     rows: RowStore
     clock: Clock
 
-    def keep(self, timeout_s: float) -> None:
-        """One pass over all streams."""
+    def keep(self, timeout_s: float) -> Iterator[None]:
+        """One pass over all streams, by steps of at most `timeout_s` each."""
         for name in self.contracts.names():
             contract = self.contracts.get(name)
             try:
@@ -44,12 +44,14 @@ class Keeper:
                 continue
             for manifest in self._leaving(name):
                 self._give_own_table(manifest, timeout_s)
+                yield
             newest = Selection(name, version, ())
             day = self._first_day(contract)
             if day is not None:
                 self.rows.retire(newest, day)
             failpoint("ingest.keep.retired")
             self.rows.clean(newest, pinned_versions(name, book=self.datasets), keep_h=KEEP_H)
+            yield
 
     def _first_day(self, contract: Contract) -> date | None:
         """The first day of event time that is kept; None keeps all."""

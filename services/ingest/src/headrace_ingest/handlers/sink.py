@@ -67,6 +67,7 @@ COMMIT_SHARE = 0.05
 REST_S_MAX = 5.0
 # How long storing may keep new records waiting, checked between the commits of two streams.
 STORE_S_MAX = 0.05
+TAKEN_BACK = 0  # the version of no contract
 
 
 @dataclass(slots=True)
@@ -147,8 +148,11 @@ class RecordSink:
 
     def positions(self, partitions: Sequence[Partition]) -> Mapping[Partition, int]:
         for stream, numbers in _by_stream(partitions).items():
-            if stream not in self._stopped:
-                self._open(self._contracts.get(stream), numbers)
+            contract = self._applied(stream)
+            if contract is None:  # it is left soon; until then nothing is read of it
+                self._stop(stream, TAKEN_BACK, NotFound("STREAM_UNKNOWN", stream=stream))
+            elif stream not in self._stopped:
+                self._open(contract, numbers)
         self._given_up = {p: o for p, o in self._given_up.items() if p not in partitions}
         stored = self.durable()
         return {each: stored[each] for each in partitions if each in stored}
@@ -205,7 +209,7 @@ class RecordSink:
                 contract, topic_id, numbers, ids_max=self._pace.dedup_ids_max
             )
         except Invalid as err:
-            self._stop(contract, err)
+            self._stop(contract.name, contract.version, err)
             return
         shards = {number: self._shard(each) for number, each in restored.items()}
         same = known is not None and known.contract.version == contract.version
@@ -223,15 +227,16 @@ class RecordSink:
         )
         return _Shard(restored.account, restored.account, index)
 
-    def _stop(self, contract: Contract, error: HeadraceError) -> None:
-        self._stopped[contract.name] = _Stop(contract.version, error)
-        log.error("stream_stopped", stream=contract.name, error=str(error))
+    def _stop(self, name: str, version: int, error: HeadraceError) -> None:
+        self._stopped[name] = _Stop(version, error)
+        log.error("stream_stopped", stream=name, error=str(error))
 
     def _try_again(self) -> None:
         """By another contract a stream may be read that was stopped: it is placed anew."""
         for name, stop in list(self._stopped.items()):
             contract = self._applied(name)
-            if contract is None or contract.version != stop.version:
+            version = TAKEN_BACK if contract is None else contract.version
+            if version != stop.version:
                 del self._stopped[name]
 
     def _applied(self, name: str) -> Contract | None:
@@ -313,7 +318,7 @@ class RecordSink:
             window_records=tolerance.window_records,
             most_often=often,
         )
-        self._stop(stream.contract, error)
+        self._stop(stream.contract.name, stream.contract.version, error)
         return False
 
     def _gather(self, work: _Work) -> None:

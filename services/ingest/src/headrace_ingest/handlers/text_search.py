@@ -8,6 +8,7 @@ retention, the index is built again from what is there.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from headrace.errors import Invalid, NotFound
@@ -40,13 +41,14 @@ class TextKeeper:
     embedder: Embedder
     index: TextIndex
 
-    def refresh(self, timeout_s: float) -> None:
-        """Take in what was archived since."""
+    def refresh(self, timeout_s: float) -> Iterator[None]:
+        """Take in what was archived since, by steps of at most `timeout_s` each."""
         for name in self.contracts.names():
             for column in self.contracts.get(name).text_columns:
-                self._refresh(name, column, timeout_s)
+                yield from self._refresh(name, column, timeout_s)
+                yield
 
-    def _refresh(self, stream: str, column: str, timeout_s: float) -> None:
+    def _refresh(self, stream: str, column: str, timeout_s: float) -> Iterator[None]:
         try:
             version = self.rows.newest_version(stream)
         except NotFound:
@@ -58,11 +60,11 @@ class TextKeeper:
         if indexed is not None and self.rows.removed_since(selection, indexed.version):
             self.index.drop(stream, column)
             indexed = None
-        self._take_in(selection, column, indexed or Indexed(version), timeout_s)
+        yield from self._take_in(selection, column, indexed or Indexed(version), timeout_s)
 
     def _take_in(
         self, selection: Selection, column: str, indexed: Indexed, timeout_s: float
-    ) -> None:
+    ) -> Iterator[None]:
         complete = False
         while not complete:
             passages, next_by_partition = self.rows.passages(
@@ -74,6 +76,7 @@ class TextKeeper:
             self.index.add(selection.stream, column, passages, vectors, indexed, after)
             failpoint("ingest.text.indexed")
             indexed = after
+            yield
 
 
 def search_text(
