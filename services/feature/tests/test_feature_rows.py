@@ -2,6 +2,7 @@
 """Published rows are the service's own answers, for as long as they say so."""
 
 import hashlib
+import json
 from contextlib import suppress
 
 import numpy as np
@@ -162,6 +163,34 @@ def test_view_that_is_filled_sends_its_rows_when_it_can_be_read():
 
     world.fold(a_ride("two", START, zone="b"))
     assert {b"a", b"b"} == {message.key for message in world.publisher.published}
+
+
+def test_rows_are_read_by_the_catalogue_that_they_were_found_in():
+    world, applied = a_world(), a_catalogue(a_view({"other": FEATURES["life"]}, publish_rows=True))
+    owned = world.store.owned
+
+    def applied_meanwhile(layout):
+        world.catalogue = applied
+        return owned(layout)
+
+    world.store.owned = applied_meanwhile
+    world.fold(a_ride("one", START))
+
+    assert tuple(features_by_name(VIEW)) == a_table(world).find("a", START).features
+
+
+def test_changes_of_a_view_that_publishes_no_more_are_removed():
+    other = a_view({"count_1h": FEATURES["count_1h"]}, name="other", publish_rows=True)
+    world = World(catalogue=a_catalogue(VIEW, other))
+    world.publisher.errors += [Unavailable("DELIVERY_UNKNOWN", topic="t")] * 2
+    with suppress(Unavailable):
+        world.fold(a_ride("one", START))
+    world.catalogue = a_catalogue(a_view(FEATURES), other)
+    with suppress(Unavailable):
+        world.loop_handler.idle()
+
+    (left,) = [value for _, value in world.state_store.scan(b"r", b"s")]
+    assert "other" == json.loads(left)[0]
 
 
 def test_entity_whose_windows_reach_behind_all_history_is_taken_back():

@@ -13,8 +13,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import astuple
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import astuple, replace
 from functools import lru_cache
 from itertools import islice
 
@@ -23,6 +23,7 @@ from headrace.errors import Unavailable
 from headrace.feature.v1.feature_events_pb2 import FeatureRowChanged
 from headrace.feature_view import StreamView
 from headrace_feature.domain.entities import digests
+from headrace_feature.domain.views import Catalogue
 from headrace_feature.handlers import OnlineState
 from headrace_feature.ports import Folded
 from headrace_feature.row_handlers import Change, Row, changes_of, publishing_views, rows_of
@@ -32,6 +33,7 @@ from headrace_kit.state_store import StateStore
 from headrace_kit.telemetry import counter
 
 CHANGED = b"r"
+PLACE_BYTES = 20  # of a key, behind the view: partition and entity
 PREFIXES_MAX = 1_024
 # Rows of one view and partition that are sent before the loop goes on.
 SENT_MAX = 8_192
@@ -46,6 +48,7 @@ class RowTeller:
         self._state, self._online, self._publisher = state, online, publisher
         self._waiting = True  # there may be changes to tell
         self._added = False
+        self._tidied: Catalogue | None = None  # no other view of it has changes
 
     def beside(self, batch: Sequence[Folded]) -> Mapping[bytes, bytes | None]:
         catalogue = self._online.catalogue()
@@ -57,20 +60,37 @@ class RowTeller:
         self._waiting |= self._added
 
     def send(self) -> None:
+        catalogue = self._online.catalogue()
+        if catalogue is not self._tidied:
+            self._tidy(catalogue)
         if self._waiting:
-            catalogue = self._online.catalogue()
+            # Definitions come by another thread: what is found in a catalogue is read by it.
+            online = replace(self._online, catalogue=lambda: catalogue)
             owned = [
                 (view, number)
                 for view in publishing_views(catalogue)
                 for number in self._online.store.owned(catalogue.layout_by_view[view.name]) or ()
             ]
-            more = [self._send(view, number) for view, number in owned]
+            more = [self._send(view, number, online) for view, number in owned]
             self._waiting = not owned or any(more)  # nothing is ours before somebody says so
 
     def idle(self) -> None:
         """What waits is sent by `send`."""
 
-    def _send(self, view: StreamView, partition: int) -> bool:
+    def _tidy(self, catalogue: Catalogue) -> None:
+        """Changes of views that publish no more name entities, and nobody is told of them."""
+        gone = list(islice(self._gone(catalogue), SENT_MAX))
+        if gone:
+            self._state.commit({}, gone, {})
+        if len(gone) < SENT_MAX:
+            self._tidied = catalogue
+
+    def _gone(self, catalogue: Catalogue) -> Iterator[bytes]:
+        publishing = {_of_view(view.name) for view in publishing_views(catalogue)}
+        changes = self._state.scan(CHANGED, CHANGED + b"\xff" * (8 + PLACE_BYTES))
+        return (key for key, _ in changes if key[:-PLACE_BYTES] not in publishing)
+
+    def _send(self, view: StreamView, partition: int, online: OnlineState) -> bool:
         """Whether there is more."""
         prefix = _prefix(view.name, partition)
         waiting = self._state.scan(prefix, prefix + b"\xff" * 17)
@@ -79,7 +99,7 @@ class RowTeller:
             return False
         changes = [Change(*json.loads(value)) for value in values.values()]
         try:
-            rows = rows_of(view, changes, self._online)
+            rows = rows_of(view, changes, online)
         except Unavailable:  # it is being filled
             return True
         told = {row.change.entity: row for row in rows}
@@ -118,8 +138,11 @@ def _keys(changes: Sequence[Change]) -> list[bytes]:
 
 @lru_cache(maxsize=PREFIXES_MAX)
 def _prefix(view: str, partition: int) -> bytes:
-    named = hashlib.blake2b(view.encode(), digest_size=8).digest()
-    return CHANGED + named + partition.to_bytes(4, "big")
+    return _of_view(view) + partition.to_bytes(4, "big")
+
+
+def _of_view(view: str) -> bytes:
+    return CHANGED + hashlib.blake2b(view.encode(), digest_size=8).digest()
 
 
 def _value(change: Change) -> bytes:
