@@ -91,7 +91,7 @@ def test_empty_sample_is_checked():
 def test_sample_is_bounded_and_begins_anew_when_taken():
     sample = ServedSample(seed=1)
     for number in range(3 * SAMPLES_MAX):
-        sample.offer(a_query(str(number)), np.zeros((1, 3), np.float32))
+        sample.offer(a_query(str(number)), np.zeros((1, 3), np.float32), now_us=START)
 
     zones = {each.query.columns["zone"][0] for each in sample.taken()}
     assert SAMPLES_MAX == len(zones)
@@ -103,3 +103,11 @@ def test_every_so_many_reads_are_due():
     sample = ServedSample(every_reads=3)
 
     assert [False, False, True] * 2 == [sample.due() for _ in range(6)]
+
+
+def test_row_of_a_moment_to_come_is_not_in_the_sample():
+    sample = ServedSample()
+    for as_of in (START, START + 1):
+        sample.offer(a_query(as_of=as_of), np.zeros((1, 3), np.float32), now_us=START)
+
+    assert [START] == [each.query.as_of_us[0] for each in sample.taken()]

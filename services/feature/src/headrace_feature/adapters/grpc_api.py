@@ -76,10 +76,11 @@ class FeatureApi(service.FeatureServiceServicer):
         asked = [query for query in queries if not isinstance(query, HeadraceError)]
         answers = iter(answer_together(asked, self._online))
         replies = [q if isinstance(q, HeadraceError) else next(answers) for q in queries]
+        now_us = self._online.clock.now_us()
         for number in sampled:
             query, reply = queries[number], replies[number]
             if isinstance(query, GetOnlineFeatures) and not isinstance(reply, HeadraceError):
-                self._sample.offer(query, reply.values)
+                self._sample.offer(query, reply.values, now_us=now_us)
         return [r if isinstance(r, HeadraceError) else to_online_response(r) for r in replies]
 
     def _sampled(self, queries: list[GetOnlineFeatures | HeadraceError]) -> list[int]:

@@ -41,8 +41,13 @@ class ServedSample:
         self._reads += 1
         return self._reads % self._every_reads == 0
 
-    def offer(self, query: GetOnlineFeatures, answers: NDArray[np.float32]) -> None:
-        """`query` names its moments; its first row counts."""
+    def offer(self, query: GetOnlineFeatures, answers: NDArray[np.float32], *, now_us: int) -> None:
+        """`query` names its moments; its first row counts, unless its moment is to come.
+
+        The archive has not what is known by then, and a check of all others would wait for it.
+        """
+        if query.as_of_us[0] > now_us:
+            return
         columns = {name: column[:1] for name, column in query.columns.items()}
         first = GetOnlineFeatures(query.features, columns, query.as_of_us[:1])
         served = Served(first, answers[0].copy())
