@@ -23,13 +23,15 @@ from feature_world import (
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from headrace.errors import Invalid, Unavailable
+from headrace.errors import Busy, Invalid, Unavailable
 from headrace.feature.v1.feature_events_pb2 import FeaturesCorrected
 from headrace_feature import correction_handlers
 from headrace_feature.adapters.served_notes import ServedNotes
+from headrace_feature.correction_handlers import ENTITY_BYTES_MAX
 from headrace_feature.domain.corrections import PART_PREDICTIONS_MAX
-from headrace_feature.domain.online_query import GetOnlineFeatures
+from headrace_feature.domain.online_query import ID_BYTES_MAX, GetOnlineFeatures
 from headrace_feature.handlers import get_online_features
+from headrace_kit.kafka import MESSAGE_BYTES_MAX
 
 COUNT, RATIO, RULE = "zone:count", "zone:share", "ask:rule"
 VIEWS = (
@@ -179,6 +181,27 @@ def test_many_predictions_are_told_in_parts():
     assert 2 == len({each.correction_id for each in told(world)})
 
 
+def test_part_of_the_longest_ids_and_entity_fits_a_message():
+    world = a_world(served_rows_max=10_000)
+    zone = "\u00e5" * (ENTITY_BYTES_MAX // 2)
+    ids = [f"{number:0{ID_BYTES_MAX}}" for number in range(PART_PREDICTIONS_MAX)]
+    serve(world, *((each, zone, START) for each in ids))
+    world.fold(a_ride("late", START, zone=zone))
+
+    (message,) = world.publisher.published
+    assert [ids] == ids_told(world)
+    assert MESSAGE_BYTES_MAX > 1.5 * (len(message.key) + len(message.value))
+
+
+def test_entity_that_is_too_long_to_be_remembered_is_refused_where_predictions_are_named():
+    world, zone = a_world(), "\u00e5" * (ENTITY_BYTES_MAX // 2) + "a"
+    with pytest.raises(Invalid, match="BAD_REQUEST"):
+        serve(world, ("p-1", "a", START), ("p-2", zone, START))
+
+    assert 0 == len(world.served)
+    assert 1 == len(world.read_columns([COUNT], {"zone": [zone]}, [START]))
+
+
 def test_predictions_beyond_what_one_batch_may_name_are_counted(monkeypatch):
     monkeypatch.setattr(correction_handlers, "NAMED_MAX", 3)
     world = a_world()
@@ -282,6 +305,29 @@ def test_row_that_is_noted_while_a_batch_is_stored_is_told():
     assert 2 == len({each.correction_id for each in told(world)})
 
 
+def test_correction_for_which_the_state_was_full_is_told_when_the_batch_comes_again():
+    world = a_world()
+    commit, put = world.store.commit, world.state_store.commit
+
+    def full(puts, deletes, offsets):
+        world.state_store.commit = put
+        raise Busy("STATE_FULL", path="state", bytes_max=1)
+
+    def noted_meanwhile(batch, **beside):
+        world.store.commit = commit
+        serve(world, ("p", "a", START))
+        commit(batch, **beside)
+        world.state_store.commit = full
+
+    world.store.commit = noted_meanwhile
+    with pytest.raises(Busy):
+        world.fold(a_ride("late", START))
+    world.offsets.clear()
+    world.fold(a_ride("late", START))
+
+    assert [["p"]] == ids_told(world)
+
+
 def test_refilled_view_corrects_nothing():
     world = a_world()
     world.fold(a_ride("old", START))
@@ -297,7 +343,9 @@ def test_refilled_view_corrects_nothing():
     assert [] == told(world)
 
 
-@pytest.mark.parametrize("ids", [("p",), ("p", "q", "r"), ("p", ""), ("p", "x" * 129)])
+@pytest.mark.parametrize(
+    "ids", [("p",), ("p", "q", "r"), ("p", ""), ("p", "x" * 129), ("p", "\u00e5" * 65)]
+)
 def test_prediction_ids_must_name_each_row(ids):
     query = GetOnlineFeatures(
         (COUNT,), {"zone": ["a", "b"]}, np.empty(0, np.int64), prediction_ids=ids

@@ -10,6 +10,7 @@ from itertools import compress
 import numpy as np
 
 from headrace.entity import text_of
+from headrace.errors import Invalid
 from headrace_feature.domain.corrections import Correction, corrections_of
 from headrace_feature.domain.gathering import Wanted, ranges_of
 from headrace_feature.domain.observations import EVENT, ID_HASH, Run
@@ -21,6 +22,7 @@ from headrace_feature.domain.views import Catalogue
 from headrace_feature.ports import Folded, ObservationStore
 
 NAMED_MAX = 262_144  # of one look at a batch
+ENTITY_BYTES_MAX = 1_024  # of a value in UTF-8: rows are kept by number, and a message is bounded
 
 
 def note_served(
@@ -28,18 +30,19 @@ def note_served(
 ) -> None:
     """To be called before the read, with the moments named.
 
-    Raises what the read would: Invalid BAD_REQUEST, Busy BATCH_TOO_LARGE, NotFound FEATURE_UNKNOWN.
+    Raises what the read would: Invalid BAD_REQUEST, Busy BATCH_TOO_LARGE, NotFound FEATURE_UNKNOWN;
+    and Invalid BAD_REQUEST where a value of an entity is longer than ENTITY_BYTES_MAX.
     """
     if query.rows and query.prediction_ids:
-        for reach in reaches_of(catalogue, query.features):
-            served.note(list(_rows(query, reach, now_us)))
+        reaches = reaches_of(catalogue, query.features)
+        served.note([row for reach in reaches for row in _rows(query, reach, now_us)])
 
 
 def _rows(query: GetOnlineFeatures, reach: Reach, now_us: int) -> Iterator[ServedRow]:
     """None where a column of the entity is missing: the read refuses that."""
     if not query.columns.keys() >= {*reach.entity}:
         return
-    texts = (map(text_of, _listed(query.columns[name])) for name in reach.entity)
+    texts = (_texts(name, query.columns[name]) for name in reach.entity)
     moments_us = query.as_of_us.tolist()
     for entity, as_of_us, named in zip(
         zip(*texts, strict=True), moments_us, query.prediction_ids, strict=True
@@ -48,8 +51,13 @@ def _rows(query: GetOnlineFeatures, reach: Reach, now_us: int) -> Iterator[Serve
             yield ServedRow(reach, entity, as_of_us, named, now_us)
 
 
-def _listed(column: Column) -> Sequence[object]:
-    return column.tolist() if isinstance(column, np.ndarray) else column
+def _texts(name: str, column: Column) -> list[str | None]:
+    listed = column.tolist() if isinstance(column, np.ndarray) else column
+    texts = list(map(text_of, listed))
+    if any(text and len(text.encode()) > ENTITY_BYTES_MAX for text in texts):
+        problem = f"has at most {ENTITY_BYTES_MAX} bytes where predictions are named"
+        raise Invalid("BAD_REQUEST", field=name, problem=problem)
+    return texts
 
 
 @dataclass(frozen=True, slots=True, eq=False)

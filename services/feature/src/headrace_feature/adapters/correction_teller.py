@@ -67,6 +67,7 @@ class CorrectionTeller:
         self._planned = _Plan({}, [], range(0))
         self._added: list[Addition] = []
         self._found: list[Correction] = []
+        self._missed: list[Correction] = []
         self._judged = served.next_number  # rows before it were, with the batch at hand
 
     def beside(self, batch: Sequence[Folded]) -> Mapping[bytes, bytes | None]:
@@ -82,11 +83,14 @@ class CorrectionTeller:
         self._carried_out(self._planned)
         self._to_be_sent(self._numbered(self._found))
         numbers = range(self._judged, self._served.next_number)
-        missed = find_corrections(self._added, numbers, served=self._served, told=self._found)
+        self._missed += find_corrections(
+            self._added, numbers, served=self._served, told=self._found
+        )
         self._added, self._found = [], []
-        if missed:
-            puts = self._numbered(missed)
-            self._state.commit(puts, [], {})
+        if self._missed:
+            puts = self._numbered(self._missed)
+            self._state.commit(puts, [], {})  # where it fails, the next try finds nothing new
+            self._missed = []
             self._to_be_sent(puts)
 
     def send(self) -> None:
@@ -191,11 +195,6 @@ def _value(rows: Sequence[ServedRow]) -> bytes:
             ],
         }
     ).encode()
-
-
-def _reach_value(reach: Reach) -> list[object]:
-    windows = [[name, *astuple(window)] for name, window in reach.windows]
-    return [reach.layout_id.hex(), reach.view, reach.entity, windows]
 
 
 def _rows(value: bytes) -> list[ServedRow]:

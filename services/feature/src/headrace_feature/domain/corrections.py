@@ -12,7 +12,7 @@ from operator import attrgetter
 from headrace_feature.domain.observations import EVENT, KNOWN, Run
 from headrace_feature.domain.served_rows import Touched
 
-PART_PREDICTIONS_MAX = 4_096
+PART_PREDICTIONS_MAX = 4_096  # of ID_BYTES_MAX each: half of a message's bytes
 Place = tuple[str, tuple[str, ...], str]
 
 

@@ -14,7 +14,7 @@ from headrace_feature.domain.request_features import Column
 
 ROWS_MAX = 10_000
 JOINED_ROWS_MAX = 1_000
-ID_CHARACTERS_MAX = 128
+ID_BYTES_MAX = 128  # in UTF-8
 Likeness = tuple[tuple[str, ...], tuple[tuple[str, str], ...], bool, bool, int]
 
 
@@ -61,8 +61,8 @@ class GetOnlineFeatures:
             raise Invalid(
                 "BAD_REQUEST", field="prediction_ids", problem="one for each row, or none"
             )
-        if any(not 0 < len(each) <= ID_CHARACTERS_MAX for each in self.prediction_ids):
-            problem = f"has 1 to {ID_CHARACTERS_MAX} characters"
+        if any(not 0 < len(each.encode()) <= ID_BYTES_MAX for each in self.prediction_ids):
+            problem = f"has 1 to {ID_BYTES_MAX} bytes"
             raise Invalid("BAD_REQUEST", field="prediction_ids", problem=problem)
 
     @property
