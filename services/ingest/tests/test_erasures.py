@@ -3,9 +3,13 @@
 
 from __future__ import annotations
 
+from itertools import count
+from types import SimpleNamespace
+
 import pytest
 
 from headrace.errors import Conflict, Invalid, NotFound, Unavailable
+from headrace_ingest.adapters import duckdb_rows
 from headrace_ingest.adapters.contract_book import AppliedContracts
 from headrace_ingest.adapters.duckdb_rows import DuckDbRows
 from headrace_ingest.adapters.label_book import AppliedLabels
@@ -249,6 +253,15 @@ def test_erasure_that_fails_keeps_no_other_one_waiting(world):
     world.go_on()
 
     assert [first] == world.flights()
+
+
+def test_tries_of_an_erasure_share_its_time(world, monkeypatch):
+    monkeypatch.setattr(world.tables, "erase", lambda *asked: None)  # others write all the time
+    clock = SimpleNamespace(monotonic=count(0.0, 25.0).__next__)
+    monkeypatch.setattr(duckdb_rows, "time", clock, raising=False)
+
+    with pytest.raises(Unavailable, match="SERVICE_UNAVAILABLE"):
+        world.erase()
 
 
 def test_settled_erasure_is_read_no_more(world):

@@ -8,6 +8,7 @@ each time they are needed, so that nothing of the size of a dataset is ever kept
 from __future__ import annotations
 
 import io
+import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -198,11 +199,15 @@ class DuckDbRows:
     def erase(
         self, selection: Selection, entity: Entity, tell: TellEvents, *, timeout_s: float
     ) -> int:
+        end_s = time.monotonic() + timeout_s
         for _ in range(ERASE_TRIES_MAX):
             if not selection.copy:
                 version = self._tables.newest_version(selection.stream)
                 selection = replace(selection, delta_version=version)
-            for events in self._events(selection, entity, timeout_s):
+            left_s = end_s - time.monotonic()
+            if left_s <= 0:
+                raise Unavailable("SERVICE_UNAVAILABLE", timeout_s=timeout_s)
+            for events in self._events(selection, entity, left_s):
                 tell(events)
             failpoint("ingest.erase.events_told")
             taken = self._tables.erase(selection, entity)
