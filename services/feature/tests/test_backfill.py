@@ -197,6 +197,22 @@ def test_other_views_are_read_and_fold_on_meanwhile(filled):
         filled.world.read(row, ["zone-kind:count_90m"])
 
 
+def test_history_that_is_there_before_the_loop_asks_again_is_taken_in(filled, tmp_path):
+    """As that of a small archive is: else it would be made again and again."""
+    filled.lake.publish(EVENTS)
+    filled.lake.store()
+    asked = [Partition(TOPIC, number) for number in range(PARTITIONS)]
+    filled.handler.positions(asked)
+    for _ in filled.world.catalogue.layouts():
+        filled.backfill._join_next(0.0)
+    filled.fill()
+    filled.handler.positions(asked)
+    assert not filled.handler.restoring()
+    filled.handler.idle()
+
+    assert from_the_beginning(tmp_path, filled.lake) == filled.state()
+
+
 def test_view_that_cannot_be_filled_keeps_no_other_waiting(filled, monkeypatch):
     fill_on, stuck = backfill_job.BackfillJob.fill_on, filled.world.catalogue.layout_by_view["zone"]
 

@@ -49,7 +49,9 @@ class ArchiveBackfill(ThreadPart):
             return False
         ahead, job = self._store.ahead_by_partition(layout), self._jobs.get(layout.id)
         if ahead and (job is None or job.dropped):
-            self._work.append(self._begin(layout, ahead))  # where to read on is known
+            begun = self._begin(layout, ahead)
+            begun.led = True
+            self._work.append(begun)
         held = self._store.next_by_partition(layout).keys() | ahead.keys()
         held |= {n for *named, n in self._from_beginning if named == [layout.stream, layout.id]}
         left = {*partitions} - held
@@ -68,6 +70,7 @@ class ArchiveBackfill(ThreadPart):
             del self._jobs[layout.id]
         elif joined := {n: at for n, at in job.joins.items() if n in left}:
             self._store.lead(layout, joined)
+            job.led = True
         return left <= job.partitions
 
     def _begin(self, layout: Layout, partitions: Collection[int]) -> BackfillJob:
@@ -77,7 +80,7 @@ class ArchiveBackfill(ThreadPart):
     def tend(self) -> None:
         self._snapshots.tend()
         for job in list(self._jobs.values()):
-            if job.filled is not None:
+            if job.filled is not None and job.led:
                 self._take_in(job, job.filled)
                 del self._jobs[job.layout.id]
 

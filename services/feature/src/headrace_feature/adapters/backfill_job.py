@@ -65,17 +65,17 @@ class Sources:
 
 
 class BackfillJob:
-    """Worked on by one thread; the loop's looks at `joins`, `filled` and `dropped`.
+    """Worked on by one thread; the loop's looks at `joins`, `filled` and `dropped`, and sets `led`.
 
     `joins`: by partition where the stream is read on, once it is known; {}: there is no archive.
-    `filled` appears when all is there.
+    `led`: the store holds them. `filled` appears when all is there, which may be before that.
     """
 
     def __init__(self, layout: Layout, partitions: frozenset[int], sources: Sources) -> None:
         self.layout, self.partitions = layout, partitions
         self.joins: Mapping[int, int] | None = None
         self.filled: StagedRuns | None = None
-        self.dropped = False
+        self.led = self.dropped = False
         self._sources, self._folder = sources, sources.folder_of(layout.id)
         self._raw_topic: RawTopic | None = None
         self._steps: Iterator[None] | None = None
