@@ -165,6 +165,15 @@ def test_errors_come_back_as_the_error_tree(world):
         world.datasets.create("x", stream="absent")
 
 
+def test_rows_are_filtered_by_a_text_among_those_of_a_file(world):
+    world.append(0, 1, 2)
+    one = world.datasets.create("one", stream=STREAM, filter="event_id = 'departed:1'")
+    others = world.datasets.create("others", stream=STREAM, filter="event_id <> 'departed:1'")
+
+    assert (1, 2) == (one.rows, others.rows)
+    assert ["departed:1"] == world.datasets.read("one").to_polars()["event_id"].to_list()
+
+
 def test_erased_entity_is_in_no_file_of_the_table_any_more(world):
     world.append(0, 1)
     world.append(2, flight="UA2")

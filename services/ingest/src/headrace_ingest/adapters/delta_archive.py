@@ -231,9 +231,11 @@ def _write(table: DeltaTable, rows: pl.DataFrame, transactions: Sequence[Transac
         for field in fields
         if field.name not in rows.columns
     ]
+    rows = rows.with_columns(absent).select(field.name for field in fields)
     write_deltalake(
         table,
-        rows.with_columns(absent).select(field.name for field in fields),
+        # Texts not as views: pyarrow compares none of a file that says it holds views.
+        rows.to_arrow(compat_level=pl.CompatLevel.oldest()),
         mode="append",
         writer_properties=WRITER,
         commit_properties=CommitProperties(
