@@ -179,6 +179,17 @@ def test_payload_of_10_mb_is_refused_before_it_is_held(start_service, stream):
     assert peak_mib(service) - before < 20
 
 
+def test_record_that_is_too_large_for_the_door_costs_no_other_one(start_service, stream):
+    service = start_service()
+    service.start()
+    huge = ITEMS[1]._replace(value=b"x" * 6_000_000)
+    published = publish_items(channel(service), stream.name, [ITEMS[0], huge, *ITEMS[2:5]])
+
+    assert (4, [(2, "TOO_LARGE")]) == (published.accepted, published.refused)
+    stream.wait_taken_in()
+    assert {ITEMS[n].event_id: 1 for n in (0, 2, 3, 4)} == dict(service.archived(stream))
+
+
 @pytest.fixture
 def own_broker(tool_cache, server_dir):
     """A broker that may be stopped, and its process."""

@@ -22,6 +22,8 @@ from headrace.rpc import RETRY_DELAY_S_MAX, error_of
 BATCH_ITEMS_MAX = 500
 BATCH_BYTES_MAX = 512 * 1024
 BATCHES_AHEAD_MAX = 8
+# A larger one no broker of ours takes, and it would not come through the door to be told so.
+ITEM_BYTES_MAX = 2 << 20
 # Without any answer for so long, the error is told.
 PATIENCE_S = 30.0
 STREAM_S_MAX = 300.0
@@ -59,7 +61,7 @@ class _Publishing:
         self, stub: ingest_service_pb2_grpc.IngestServiceStub, stream: str, items: Iterable[Item]
     ) -> None:
         self._stub, self._batches = stub, _batches(stream, items)
-        self._unanswered: deque[pb.PublishStreamRequest] = deque()
+        self._unanswered: deque[pb.PublishStreamRequest | None] = deque()  # None: never sent
         self._published, self._rows = Published(), 0
         self._call = _Call(stub)
 
@@ -69,19 +71,29 @@ class _Publishing:
                 while len(self._unanswered) >= BATCHES_AHEAD_MAX:
                     self._answer()
                 self._unanswered.append(batch)
-                self._call.send(batch)
+                self._send(batch)
             while self._unanswered:
                 self._answer()
         finally:
             self._call.end()
         return self._published
 
+    def _send(self, batch: pb.PublishStreamRequest | None) -> None:
+        if batch is not None:
+            self._call.send(batch)
+
     def _answer(self) -> None:
         """Wait for the answer to the oldest batch, over as many calls as it takes."""
+        if self._unanswered[0] is None:
+            self._unanswered.popleft()
+            self._rows += 1
+            self._published.refused.append((self._rows, "TOO_LARGE"))
+            return
         end_s, tries = time.monotonic() + PATIENCE_S, 0
         while True:
             try:
-                return self._take(self._call.answer())
+                self._take(self._call.answer())
+                return
             except grpc.RpcError as err:
                 error = error_of(err)
                 if error.retry_delay_s is None or time.monotonic() > end_s:
@@ -91,7 +103,7 @@ class _Publishing:
             self._call.end()
             self._call = _Call(self._stub)
             for batch in self._unanswered:
-                self._call.send(batch)
+                self._send(batch)
 
     def _take(self, answer: pb.PublishStreamResponse) -> None:
         self._unanswered.popleft()
@@ -120,7 +132,8 @@ class _Call:
         self._requests.put(None)
 
 
-def _batches(stream: str, items: Iterable[Item]) -> Iterator[pb.PublishStreamRequest]:
+def _batches(stream: str, items: Iterable[Item]) -> Iterator[pb.PublishStreamRequest | None]:
+    """In the order of the items; None for one that is too large to be sent."""
     batch, size = pb.PublishStreamRequest(stream=stream), 0
     for item in items:
         item_bytes = len(item.event_id) + len(item.key) + len(item.value)
@@ -128,6 +141,9 @@ def _batches(stream: str, items: Iterable[Item]) -> Iterator[pb.PublishStreamReq
         if batch.items and full:
             yield batch
             batch, size = pb.PublishStreamRequest(stream=stream), 0
+        if item_bytes > ITEM_BYTES_MAX:
+            yield None
+            continue
         batch.items.add(event_id=item.event_id, key=item.key, value=item.value)
         size += item_bytes
     if batch.items:

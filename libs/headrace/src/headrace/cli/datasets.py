@@ -153,7 +153,10 @@ def read(
     """
     with told_errors():
         rows = connect(data_dir).datasets.read(dataset, column or ())
-        count = _write(rows.batches(), to)
+        try:
+            count = _write(rows.batches(), to)
+        except OSError as err:
+            raise typer.BadParameter(f"{to}: {err.strerror or err}", param_hint="--to") from err
     out.print(f"{count:,} rows written to {to}", soft_wrap=True)
 
 
