@@ -43,9 +43,14 @@ class Queue:
     def __init__(self):
         self.submitted = []
 
-    def tasks(self, label, *, state, with_answers):
+    def tasks(self, label, *, state=None, with_answers=False):
+        if not with_answers:
+            return iter([pb.LabelTask(task_id="0123456789abcdef" * 2, target="a" * 80, rule="b")])
         answers = [pb.LabelAnswer(labeller="ann", choice="late")]
         return iter([pb.LabelTask(task_id="t1", target="UA1", answers=answers)])
+
+    def agreement(self, label):
+        return pb.GetAgreementResponse(open=1, tasks=1)
 
     def submit(self, task_id, labeller, choice, *, given_elsewhere):
         if (task_id, labeller) == ("t1", "bob"):
@@ -81,6 +86,10 @@ def test_redrive_tells_what_was_left_and_that_more_wait(queue):
     shown = run("dead-letters", "redrive", "--stream", "rides")
 
     assert "90 sent again left: 3 RECORD_LOST More wait: run it again." in shown
+
+
+def test_id_of_a_task_is_shown_whole(queue):
+    assert "0123456789abcdef" * 2 in run("labels", "tasks", "late")
 
 
 def test_exported_tasks_can_be_imported(queue, tmp_path):

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.table import Table
+from rich.table import Column, Table
 
 from headrace.cli.connection import DEFAULT_DATA_DIR, DataDir, connect
 from headrace.cli.moments import time_option, to_us
@@ -53,7 +53,8 @@ def tasks(
         client = connect(data_dir).labels
         found = client.agreement(label)
         waiting = [task for task, _ in zip(client.tasks(label), range(rows), strict=False)]
-    table = Table("task", "target", "as of", "score", "version", "rule")
+    # An id is copied whole, however narrow the screen.
+    table = Table(Column("task", no_wrap=True), "target", "as of", "score", "version", "rule")
     for task in waiting:
         table.add_row(*_row(task))
     out.print(table)
