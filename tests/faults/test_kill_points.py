@@ -10,6 +10,7 @@ from tests.faults.checker import Findings
 from tests.faults.load import waves
 
 from headrace.errors import Unavailable
+from headrace_kit.testing import wait_until
 
 pytestmark = pytest.mark.faults
 
@@ -51,15 +52,16 @@ def test_ingest_killed_before_it_answers_a_publish(step, world, ingest, feature)
 @pytest.mark.parametrize(
     ("step", "hit"),
     [
-        ("feature.loop.folded", 3),
-        ("feature.loop.batch", 3),
-        ("feature.loop.stored", 3),
+        ("feature.loop.folded", 2),
+        ("feature.loop.batch", 2),
+        ("feature.loop.stored", 2),
         ("kit.state.in_batch", 6),  # some of these fill the views from the archive
     ],
 )
 def test_feature_killed_at_a_step_of_the_fold(step, hit, world, ingest, feature):
     ingest.start()
     feature.start(fail=f"{step}:{hit}:kill", ready=False)
+    wait_until(lambda: feature.ready() or not feature.running())
     waves(world, ingest)
     assert -signal.SIGKILL == feature.wait_ended()
 
