@@ -7,7 +7,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from tests.faults.world import RAW, Service, World
+from tests.faults.world import RAW, RECORDS, Service, World
 
 from headrace_kit.testing import wait_until
 
@@ -19,13 +19,19 @@ JOIN_S_MAX = 60.0
 
 
 def waves(world: World, *services: Service, count: int = WAVES) -> None:
-    """Each is taken in before the next comes, while these services live."""
+    """Each is taken in, by feature too if it is among these, before the next, while they live."""
+
+    def taken_in() -> bool:
+        folding = any(each.name == "feature" for each in services)
+        stored = world.read_up("ingest", RAW)
+        return stored and (not folding or world.read_up("feature", RECORDS))
+
     before: dict[str, bytes] = {}
     for _ in range(count):
         wave = world.new_orders(WAVE_RECORDS, late_share=0.02)
         world.produce(wave | dict(list(before.items())[:10]))
         wait_until(
-            lambda: world.read_up("ingest", RAW) or not all(s.running() for s in services),
+            lambda: not all(s.running() for s in services) or taken_in(),
             timeout_s=WAVE_S_MAX,
         )
         before = wave

@@ -62,7 +62,7 @@ def test_feature_killed_at_a_step_of_the_fold(step, hit, world, ingest, feature)
     ingest.start()
     feature.start(fail=f"{step}:{hit}:kill", ready=False)
     wait_until(lambda: feature.ready() or not feature.running())
-    waves(world, ingest)
+    waves(world, ingest, feature)
     assert -signal.SIGKILL == feature.wait_ended()
 
     feature.start()
