@@ -48,12 +48,14 @@ def equals_the_oracle(world: World, entity: str, row: FeatureRowChanged) -> bool
 def test_feature_killed_at_a_step_publishes_the_newest_row_of_each(step, world, ingest, feature):
     create_topics(world.bootstrap, [(TOPIC, topics.FEATURE_ROWS)])
     world.define({**view("customer"), "publish_rows": True}, version=2)
+    feature.start(fail=f"{step}:1:kill")  # before there is an archive that the view is filled from
     ingest.start()
-    feature.start(fail=f"{step}:1:kill")
     world.produce(world.new_orders(200))
     assert -signal.SIGKILL == feature.wait_ended()
     world.produce(world.new_orders(50))
 
     feature.start()
+    # What is filled from the archive sends no rows: each customer orders again.
+    world.produce(world.new_orders(300))
     assert Findings() == world.check()
     wait_until(lambda: rows_equal_the_oracle(world), timeout_s=60.0)
