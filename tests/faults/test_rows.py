@@ -42,9 +42,7 @@ def equals_the_oracle(world: World, entity: str, row: FeatureRowChanged) -> bool
     return np.allclose(expected, found, rtol=1e-6, equal_nan=True)
 
 
-@pytest.mark.parametrize(
-    "step", ["feature.loop.folded", "feature.loop.stored", "feature.loop.rows_sent"]
-)
+@pytest.mark.parametrize("step", ["feature.loop.folded", "feature.loop.stored"])
 def test_feature_killed_at_a_step_publishes_the_newest_row_of_each(step, world, ingest, feature):
     create_topics(world.bootstrap, [(TOPIC, topics.FEATURE_ROWS)])
     world.define({**view("customer"), "publish_rows": True}, version=2)
