@@ -302,7 +302,7 @@ class World:
                 consumer.assign([TopicPartition(*partition, 0)])
                 position = 0
                 while position < end:
-                    for message in consumer.consume(1_000, CALL_TIMEOUT_S):
+                    for message in consumer.consume(min(1_000, end - position), CALL_TIMEOUT_S):
                         assert message.error() is None, message.error()
                         position = message.offset() + 1
                         yield message.key(), message.value(), message.headers() or []
