@@ -133,7 +133,7 @@ class Neighbours:
     def note(self, addresses, query):
         for address in addresses:
             world = self.workers[int(address)].world
-            told = to_query(to_note_request(query).query.SerializeToString())
+            told = to_query(to_note_request(query).query)
             note_served(told, catalogue=world.catalogue, served=world.served, now_us=START)
 
     def _answer(self, place, query):

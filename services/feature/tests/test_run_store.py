@@ -185,7 +185,7 @@ def test_run_comes_back_from_its_bytes():
 def test_entities_that_share_a_first_half_are_kept_apart(monkeypatch):
     monkeypatch.setattr("headrace_feature.domain.entities._known", KnownDigests(0))
     monkeypatch.setattr(
-        "headrace_feature.domain.entities._digest",
+        "headrace_feature.domain.entities.entity_digest",
         lambda texts: b"\0" * 8 + "".join(texts).encode().rjust(8, b"\0"),
     )
     world = World(state_store=MemoryStateStore())

@@ -10,6 +10,7 @@ The JSON form of a definition is what `registry.definitions` carries.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -260,6 +261,11 @@ def definition_json(definition: Definition) -> bytes:
     """Canonical JSON: sorted keys, durations as "<n>s"; parses back to an equal definition."""
     document = definition.model_dump(mode="json", by_alias=True, exclude_none=True)
     return json.dumps(document, sort_keys=True, separators=(",", ":")).encode()
+
+
+def definition_digest(definition: Definition) -> str:
+    """sha256 of its canonical JSON, in hex."""
+    return hashlib.sha256(definition_json(definition)).hexdigest()
 
 
 def _views_by_feature(application: Application) -> dict[str, View]:

@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 
 import polars as pl
 
+from headrace.entity import entity_digest
+
 
 @dataclass(frozen=True, slots=True)
 class Entity:
@@ -33,8 +35,8 @@ def entity_sha256(column: str, value: str) -> str:
 
 
 def entity_key_digest(value: str) -> str:
-    """BLAKE2b of 16 bytes of the value's length in characters, a colon and the value, in hex."""
-    return hashlib.blake2b(f"{len(value)}:{value}".encode(), digest_size=16).hexdigest()
+    """How an entity of one column with this value is named, in hex."""
+    return entity_digest((value,)).hex()
 
 
 @dataclass(slots=True)

@@ -9,14 +9,13 @@ from itertools import compress
 
 import numpy as np
 
-from headrace.entity import text_of
 from headrace.errors import Invalid
 from headrace_feature.domain.corrections import Correction, corrections_of
 from headrace_feature.domain.gathering import Wanted, ranges_of
 from headrace_feature.domain.observations import EVENT, ID_HASH, Run
 from headrace_feature.domain.online_query import GetOnlineFeatures
 from headrace_feature.domain.reach import Reach, reaches_of
-from headrace_feature.domain.request_features import Column
+from headrace_feature.domain.request_features import Column, spelled
 from headrace_feature.domain.served_rows import Budget, ServedRow, ServedRows, Touched
 from headrace_feature.domain.views import Catalogue
 from headrace_feature.ports import Folded, ObservationStore
@@ -52,8 +51,7 @@ def _rows(query: GetOnlineFeatures, reach: Reach, now_us: int) -> Iterator[Serve
 
 
 def _texts(name: str, column: Column) -> list[str | None]:
-    listed = column.tolist() if isinstance(column, np.ndarray) else column
-    texts = list(map(text_of, listed))
+    texts = spelled(column)
     if any(text and len(text.encode()) > ENTITY_BYTES_MAX for text in texts):
         problem = f"has at most {ENTITY_BYTES_MAX} bytes where predictions are named"
         raise Invalid("BAD_REQUEST", field=name, problem=problem)

@@ -10,7 +10,6 @@ from typing import cast
 import numpy as np
 from numpy.typing import NDArray
 
-from headrace.entity import text_of
 from headrace.errors import Conflict, HeadraceError, Invalid, Unavailable
 from headrace_feature.domain import long_windows, windows
 from headrace_feature.domain.entities import digests
@@ -27,7 +26,7 @@ from headrace_feature.domain.online_query import (
     joinable,
     joined,
 )
-from headrace_feature.domain.request_features import Column, transform
+from headrace_feature.domain.request_features import Column, spelled, transform
 from headrace_feature.domain.rules import apply_rules
 from headrace_feature.domain.views import (
     Catalogue,
@@ -359,19 +358,13 @@ def _times(slots: Ints, entities: int, as_of_us: Ints, longest_us: int) -> tuple
 def _asked(part: WindowPart, columns: Mapping[str, Column], store: ObservationReader) -> _Rows:
     """The entities, each once. A row without entity asks for one that no record has."""
     positions = store.next_by_partition(part.layout)
-    texts = [map(text_of, _listed(_column(columns, name))) for name in part.layout.entity]
+    texts = [spelled(_column(columns, name)) for name in part.layout.entity]
     places: dict[tuple[str, ...], int] = {}
     slots = [
-        places.setdefault(
-            NOBODY if None in spelled else cast(tuple[str, ...], spelled), len(places)
-        )
-        for spelled in zip(*texts, strict=True)
+        places.setdefault(NOBODY if None in entity else cast(tuple[str, ...], entity), len(places))
+        for entity in zip(*texts, strict=True)
     ]
     return _Rows(part, positions, digests(list(places)), np.array(slots, dtype=np.int64))
-
-
-def _listed(column: Column) -> Sequence[object]:
-    return column.tolist() if isinstance(column, np.ndarray) else column
 
 
 def get_observations(

@@ -15,7 +15,7 @@ from headrace_feature.ports import ObservationReader
 def check_filled(plan: Plan, store: ObservationReader) -> None:
     """Raises Unavailable RESTORING while a layout is still filled."""
     for part in plan.windows:
-        for layout in (part.layout, *(each.layout for each in part.lookups)):
+        for layout in part.layouts:
             check_layout_filled(layout, store)
 
 

@@ -7,14 +7,13 @@ moment until which it is the answer is the one until which the read would keep i
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from headrace.application import definition_json
+from headrace.application import definition_digest
 from headrace.feature_view import StreamView, features_by_name
 from headrace_feature.domain.entities import digests
 from headrace_feature.domain.kept_answers import KeptAnswers, Positions
@@ -97,7 +96,7 @@ def rows_of(view: StreamView, changes: Sequence[Change], state: OnlineState) -> 
     query = GetOnlineFeatures(features, {view.entity[0]: entities}, moments_us)
     spans = _Spans()
     values = get_online_features(query, replace(state, kept=spans)).values
-    digest = hashlib.sha256(definition_json(view)).hexdigest()
+    digest = definition_digest(view)
     names = tuple(features_by_name(view))
     until_us = spans.until_us(digests([(text,) for text in entities]), moments_us)
     return [

@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 
 from headrace.errors import Invalid
 from headrace.pieces import PieceFile, pieces_of
+from headrace_feature.adapters.conversions import MOMENT_MAX
 from headrace_feature.adapters.duckdb_workbench import AS_OF
 from headrace_feature.domain.training_set import Batch
 
-MOMENT_MAX = 2**62  # a window may be taken away without leaving int64
 Answers = NDArray[np.float32]
 
 

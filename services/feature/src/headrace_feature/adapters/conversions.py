@@ -181,11 +181,14 @@ def _hashed(values: pl.Series) -> Numbers:
     return Numbers(hashes, values.is_not_null().to_numpy())
 
 
-def to_query(payload: bytes) -> GetOnlineFeatures:
+def decoded_query(payload: bytes) -> wire.GetOnlineFeaturesRequest:
     try:
-        request = wire.GetOnlineFeaturesRequest.FromString(payload)
+        return wire.GetOnlineFeaturesRequest.FromString(payload)
     except DecodeError as err:
         raise Invalid("DECODE_ERROR") from err
+
+
+def to_query(request: wire.GetOnlineFeaturesRequest) -> GetOnlineFeatures:
     columns = {column.name: _to_column(column) for column in request.columns}
     if len(columns) != len(request.columns):
         raise Invalid("BAD_REQUEST", field="columns", problem="a column is given twice")

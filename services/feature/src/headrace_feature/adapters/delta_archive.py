@@ -75,14 +75,11 @@ class DeltaArchive:
         table = self._open(stream, version)
         if table is None:
             raise NotFound("ARCHIVE_VERSION_UNKNOWN", stream=stream, version=version)
-        known_us = 0
         for partition, end in raw_topic.end_by_partition.items():
-            counter = f"ingest|{raw_topic.id}|{partition}|"
-            known_us = max(known_us, table.transaction_version(counter + "known_time") or 0)
-            stored = table.transaction_version(counter + "offset") or 0
-            if version is None and stored < end:
+            if version is None and _offset(table, raw_topic, partition) < end:
                 raise Unavailable("RECORDS_BEHIND", stream=stream, partition=partition, end=end)
-        return History(_snapshot(table), known_us)
+        newest = [_known_us(table, raw_topic, number) or 0 for number in raw_topic.end_by_partition]
+        return History(_snapshot(table), max(newest, default=0))
 
     def _at(self, stream: str, version: int | None) -> Snapshot:
         table = self._open(stream, version)
@@ -123,13 +120,23 @@ def _known_to(table: Any, raw_topic: RawTopic) -> int:
     """The last moment of which all that was known is stored, or -1."""
     stored = []
     for partition, end in raw_topic.end_by_partition.items():
-        counter = f"ingest|{raw_topic.id}|{partition}|"
-        known_us = table.transaction_version(counter + "known_time")
+        known_us = _known_us(table, raw_topic, partition)
         if known_us is not None:
             stored.append(known_us - 1)
-        elif (table.transaction_version(counter + "offset") or 0) < end:
+        elif _offset(table, raw_topic, partition) < end:
             return -1
     return min(stored, default=-1)
+
+
+def _known_us(table: Any, raw_topic: RawTopic, partition: int) -> int | None:
+    """The newest known time of what is stored of a raw partition."""
+    found: int | None = table.transaction_version(f"ingest|{raw_topic.id}|{partition}|known_time")
+    return found
+
+
+def _offset(table: Any, raw_topic: RawTopic, partition: int) -> int:
+    """The first offset that is not accounted for."""
+    return table.transaction_version(f"ingest|{raw_topic.id}|{partition}|offset") or 0
 
 
 def _snapshot(table: Any) -> ArrowSnapshot:

@@ -74,7 +74,7 @@ class DeltaFeatureTable:
 
     @property
     def until_us(self) -> int | None:
-        return _until_us(self._table, self._app_id)
+        return None if self._table is None else self._table.transaction_version(self._app_id)
 
     @property
     def _app_id(self) -> str:
@@ -217,10 +217,6 @@ class _File:
             data_change=True,
             stats=json.dumps(stats),
         )
-
-
-def _until_us(table: Any, app_id: str) -> int | None:
-    return None if table is None else table.transaction_version(app_id)
 
 
 def _rows(batch: Batch, answers: NDArray[np.float32], definition: str, schema: Any) -> Any:

@@ -18,6 +18,7 @@ from headrace.feature.v1 import feature_service_pb2_grpc as service
 from headrace_feature import handlers, offline_handlers
 from headrace_feature.adapters.arrow_ipc import SentRows, historical_stream, training_stream
 from headrace_feature.adapters.conversions import (
+    decoded_query,
     to_historical_manifest,
     to_historical_query,
     to_materialize,
@@ -76,10 +77,10 @@ class FeatureApi(service.FeatureServiceServicer):
         asked = [query for query in queries if not isinstance(query, HeadraceError)]
         answers = iter(answer_together(asked, self._online))
         replies = [q if isinstance(q, HeadraceError) else next(answers) for q in queries]
-        now_us = self._online.clock.now_us()
         for number in sampled:
             query, reply = queries[number], replies[number]
             if isinstance(query, GetOnlineFeatures) and not isinstance(reply, HeadraceError):
+                now_us = self._online.clock.now_us()
                 self._sample.offer(query, reply.values, now_us=now_us)
         return [r if isinstance(r, HeadraceError) else to_online_response(r) for r in replies]
 
@@ -210,12 +211,12 @@ class PeerApi(service.ObservationServiceServicer):
     def NoteServed(
         self, request: wire.NoteServedRequest, context: grpc.ServicerContext
     ) -> wire.NoteServedResponse:
-        self._notes.note_here(to_query(request.query.SerializeToString()))
+        self._notes.note_here(to_query(request.query))
         return wire.NoteServedResponse()
 
 
 def _query(payload: bytes) -> GetOnlineFeatures | HeadraceError:
     try:
-        return to_query(payload)
+        return to_query(decoded_query(payload))
     except Invalid as err:
         return err

@@ -28,12 +28,10 @@ from headrace_feature.adapters.run_files import (
     from_bytes,
     let_go,
     map_folder,
-    scale_to_bytes,
     sync_folder,
     to_bytes,
-    write_folder,
 )
-from headrace_feature.adapters.run_tiers import HeldRun, in_pieces, scale_of, too_many
+from headrace_feature.adapters.run_tiers import HeldRun, into_one, too_many
 from headrace_feature.domain.gathering import Wanted
 from headrace_feature.domain.observations import Run, merged
 from headrace_feature.domain.views import Layout
@@ -245,21 +243,23 @@ class RunStore:
     def _begin_merge(self) -> None:
         for layout, state in self._states.items():
             if sources := self._too_many(state.held, large=True):
-                self._merge = self._into_one(layout, sources, lambda piece: piece)
+                self._merge = self._into_one(layout, sources, None)
                 return
 
     def _into_one(
-        self, layout: bytes, sources: tuple[HeldRun, ...], kept: Callable[[Run], Run]
+        self, layout: bytes, sources: tuple[HeldRun, ...], kept: Callable[[Run], Run] | None
     ) -> _Merge:
         """Of each piece what is kept."""
         state = self._state(layout)
         number, state.next_number = state.next_number, state.next_number + 1
-        runs = [each.run for each in sources]
-        scale, newest_us = scale_of(runs), max(run.newest_us for run in runs)
-        pieces = in_pieces(runs, floor_us=state.floor_us, partitions=state.owned)
-        steps = write_folder(self._path(layout, number), map(kept, pieces), scale)
-        stored = scale_to_bytes(runs[0].matrix.shape[1], scale, newest_us)
-        return _Merge(layout, number, sources, state.owned, stored, steps)
+        head, steps = into_one(
+            [each.run for each in sources],
+            self._path(layout, number),
+            floor_us=state.floor_us,
+            partitions=state.owned,
+            kept=kept,
+        )
+        return _Merge(layout, number, sources, state.owned, head, steps)
 
     @property
     def merging(self) -> bool:

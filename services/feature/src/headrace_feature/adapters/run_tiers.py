@@ -3,12 +3,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
-from headrace_feature.adapters.run_files import Maps
+from headrace_feature.adapters.run_files import Maps, scale_to_bytes, write_folder
 from headrace_feature.domain.observations import Run, Scale, merged
 
 ROWS_SMALL_MAX = 1 << 17
@@ -50,6 +51,24 @@ def scale_of(runs: Sequence[Run]) -> Scale:
     entities = sum(run.entities.shape[1] for run in runs)
     oldest_us = min(run.scale.base_us for run in runs)
     return Scale.of(entities, oldest_us, max(run.newest_us for run in runs))
+
+
+def into_one(
+    runs: Sequence[Run],
+    folder: Path,
+    *,
+    floor_us: int,
+    partitions: Collection[int] | None = None,
+    kept: Callable[[Run], Run] | None = None,
+) -> tuple[bytes, Iterator[None]]:
+    """What must be known of the one run to map it, and the steps that write its folder.
+
+    `kept`: what is kept of each piece, all where nobody says.
+    """
+    scale, newest_us = scale_of(runs), max(run.newest_us for run in runs)
+    pieces = in_pieces(runs, floor_us=floor_us, partitions=partitions)
+    steps = write_folder(folder, map(kept, pieces) if kept else pieces, scale)
+    return scale_to_bytes(runs[0].matrix.shape[1], scale, newest_us), steps
 
 
 def in_pieces(

@@ -21,7 +21,6 @@ from headrace_feature.adapters.run_files import (
     head_of,
     let_go,
     map_folder,
-    scale_to_bytes,
     sync_folder,
     write_folder,
 )
@@ -29,8 +28,7 @@ from headrace_feature.adapters.run_store import Arrival
 from headrace_feature.adapters.run_tiers import (
     ROWS_SMALL_MAX,
     HeldRun,
-    in_pieces,
-    scale_of,
+    into_one,
     too_many,
 )
 from headrace_feature.domain.observations import Run, merged
@@ -135,13 +133,15 @@ class StagedRuns:
     def merge(self) -> Iterator[None]:
         """Runs of like size into one, a piece a step, until there are few of each."""
         while sources := too_many(self._held, large=True) or too_many(self._held, large=False):
-            runs, number = [each.run for each in sources], self._next_number
-            scale = scale_of(runs)
-            pieces = in_pieces(runs, floor_us=self.filling.floor_us, partitions=None)
-            yield from write_folder(self._folder / str(number), pieces, scale)
+            number = self._next_number
+            head, steps = into_one(
+                [each.run for each in sources],
+                self._folder / str(number),
+                floor_us=self.filling.floor_us,
+            )
+            yield from steps
             self._held = [each for each in self._held if each not in sources]
-            newest_us = max(run.newest_us for run in runs)
-            self._hold(number, scale_to_bytes(runs[0].matrix.shape[1], scale, newest_us))
+            self._hold(number, head)
             self.note(self.files_done)
             for each in sources:
                 shutil.rmtree(self._folder / str(each.number))
@@ -152,9 +152,6 @@ class StagedRuns:
             Arrival(head=head_of(each.run), folder=self._folder / str(each.number))
             for each in self._held
         ]
-
-    def discard(self) -> None:
-        shutil.rmtree(self._folder, ignore_errors=True)
 
     def _hold(self, number: int, head: bytes) -> None:
         one = _held(self._folder, number, head.hex())

@@ -3,12 +3,13 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Sequence
 from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
+
+from headrace.entity import entity_digest
 
 ENTITIES_KNOWN_MAX = 65_536
 MISSES_MAX = 16  # for each that is known, before others may be
@@ -43,7 +44,7 @@ class KnownDigests:
         missing = [each for each, digest in zip(entities, found, strict=True) if digest is None]
         if not missing:
             return cast(list[bytes], found)
-        made = list(map(_digest, missing))
+        made = list(map(entity_digest, missing))
         self._keep(missing, made)
         if len(made) == len(found):
             return made
@@ -59,12 +60,3 @@ class KnownDigests:
 
 
 _known = KnownDigests(ENTITIES_KNOWN_MAX)
-
-
-def _digest(texts: tuple[str, ...]) -> bytes:
-    """Lengths keep the values apart."""
-    if len(texts) == 1:
-        spelled = f"{len(texts[0])}:{texts[0]}"
-    else:
-        spelled = "".join([f"{len(text)}:{text}" for text in texts])
-    return hashlib.blake2b(spelled.encode(), digest_size=16).digest()

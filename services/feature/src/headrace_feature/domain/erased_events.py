@@ -90,5 +90,4 @@ def without(run: Run, events: ErasedEvents) -> Run:
     if not len(rows):
         return run
     kept = np.delete(np.arange(len(run)), rows)
-    entities = run.entities.repeat(np.diff(run.starts), axis=1)
-    return ordered(entities[:, kept], run.matrix[kept], run.ids.taken(kept))
+    return ordered(run.per_row()[:, kept], run.matrix[kept], run.ids.taken(kept))

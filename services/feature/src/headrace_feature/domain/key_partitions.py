@@ -24,10 +24,9 @@ def key_partitions(keys: Ids, count: int) -> Ints:
 def murmur2(keys: Ids) -> NDArray[np.uint32]:
     """32 bits of each key."""
     lengths = np.diff(keys.offsets)
-    words = _words(keys, lengths)
     whole, rest = lengths // 4, lengths % 4
     hashed = SEED ^ lengths.astype(np.uint32)
-    for place, word in enumerate(words.T):
+    for place, word in enumerate(keys.padded(4).view("<u4").T):
         mixed = word * M
         mixed = (mixed ^ (mixed >> np.uint32(24))) * M
         hashed = np.where(place < whole, (hashed * M) ^ mixed, hashed)
@@ -35,12 +34,3 @@ def murmur2(keys: Ids) -> NDArray[np.uint32]:
         hashed = np.where((place == whole) & (rest > 0), (hashed ^ word) * M, hashed)
     hashed = (hashed ^ (hashed >> np.uint32(13))) * M
     return hashed ^ (hashed >> np.uint32(15))
-
-
-def _words(keys: Ids, lengths: Ints) -> NDArray[np.uint32]:
-    """[keys, words], each key in little-endian words with zeros behind it."""
-    width = -(-int(lengths.max(initial=1)) // 4) * 4
-    padded = np.zeros((len(lengths), width), dtype=np.uint8)
-    rows = np.arange(len(lengths)).repeat(lengths)
-    padded[rows, np.arange(len(rows)) - keys.offsets[:-1].repeat(lengths)] = keys.text
-    return padded.view("<u4")

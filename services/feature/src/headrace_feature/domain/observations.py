@@ -68,15 +68,19 @@ class Ids:
 
         Words of the text, mixed as in splitmix64 (Steele, Lea and Flood, OOPSLA 2014).
         """
+        hashed = np.diff(self.offsets).astype(np.uint64)
+        for word in self.padded(8).view("<u8").T:
+            hashed = _mixed(hashed ^ word)
+        return hashed
+
+    def padded(self, word_bytes: int) -> NDArray[np.uint8]:
+        """[ids, bytes]: each in whole words, with zeros behind it."""
         lengths = np.diff(self.offsets)
-        width = -(-int(lengths.max(initial=1)) // 8) * 8
+        width = -(-int(lengths.max(initial=1)) // word_bytes) * word_bytes
         padded = np.zeros((len(lengths), width), dtype=np.uint8)
         rows = np.arange(len(lengths)).repeat(lengths)
         padded[rows, np.arange(len(rows)) - self.offsets[:-1].repeat(lengths)] = self.text
-        hashed = lengths.astype(np.uint64)
-        for word in padded.view("<u8").T:
-            hashed = _mixed(hashed ^ word)
-        return hashed
+        return padded
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -181,6 +185,10 @@ class Run:
             )
         return low[: len(entities)], low[len(entities) :]
 
+    def per_row(self) -> Words:
+        """[2, rows]: the entity of each row."""
+        return self.entities.repeat(np.diff(self.starts), axis=1)
+
     def sliced(self, first: int, last: int) -> Run:
         """Entities `first` to `last`, excluded."""
         starts = self.starts[first : last + 1]
@@ -254,7 +262,7 @@ def _spelled(codes: Sequence[int], columns: Sequence[Texts]) -> list[tuple[str, 
 
 def merged(runs: Sequence[Run], *, floor_us: int, partitions: Collection[int] | None = None) -> Run:
     """One run of what these hold, without what is older than the floor or of other partitions."""
-    entities = np.concatenate([_per_row(run) for run in runs], axis=1)
+    entities = np.concatenate([run.per_row() for run in runs], axis=1)
     matrix = np.concatenate([run.matrix for run in runs])
     ids = joined_ids([run.ids for run in runs])
     wanted = matrix[:, EVENT] >= floor_us
@@ -329,10 +337,6 @@ def _changes(*columns: NDArray[np.generic]) -> NDArray[np.bool_]:
 
 def _partition(matrix: Ints) -> Ints:
     return matrix[:, FLAGS] >> PARTITION_SHIFT
-
-
-def _per_row(run: Run) -> Words:
-    return run.entities.repeat(np.diff(run.starts), axis=1)
 
 
 def joined_ids(parts: Sequence[Ids]) -> Ids:

@@ -19,6 +19,12 @@ Column = Sequence[str | None] | NDArray[np.int64] | NDArray[np.float64]
 EPOCH_WEEKDAY = 4  # 1970 began on a Thursday; Monday is 1.
 
 
+def spelled(column: Column) -> list[str | None]:
+    """Of each row how its value is spelled as an entity, or None."""
+    listed = column.tolist() if isinstance(column, np.ndarray) else column
+    return list(map(text_of, listed))
+
+
 def transform(feature: RequestFeature, values: Column) -> NDArray[np.float64]:
     """[rows]; Invalid BAD_REQUEST when a number is needed and the column holds texts."""
     if feature.transform == "category":
@@ -34,8 +40,7 @@ def transform(feature: RequestFeature, values: Column) -> NDArray[np.float64]:
 
 def _category(feature: RequestFeature, values: Column) -> NDArray[np.float64]:
     number = {name: 1 + place for place, name in enumerate(feature.categories or ())}
-    listed = values.tolist() if isinstance(values, np.ndarray) else values
-    return np.array([number.get(text_of(value) or "", 0) for value in listed], dtype=np.float64)
+    return np.array([number.get(text or "", 0) for text in spelled(values)], dtype=np.float64)
 
 
 def _bucketize(feature: RequestFeature, values: NDArray[np.float64]) -> NDArray[np.float64]:

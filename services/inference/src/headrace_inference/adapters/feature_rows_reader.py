@@ -8,13 +8,12 @@ other request goes to the feature service whole.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache, partial
 
 import numpy as np
 
-from headrace.application import definition_json
+from headrace.application import definition_digest
 from headrace.applied import read_applied
 from headrace.entity import text_of
 from headrace.feature_rows import FeatureRow, FeatureRowTable
@@ -47,7 +46,7 @@ class FeatureRowsReader:
         applied = read_applied(record.key, record.value)
         view = applied.definition
         if isinstance(view, StreamView) and view.publish_rows:
-            digest = hashlib.sha256(definition_json(view)).hexdigest()
+            digest = definition_digest(view)
             self._defined[view.name] = view.entity[0], digest
         elif applied.kind == "view":
             self._defined.pop(applied.name, None)
