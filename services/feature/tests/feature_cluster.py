@@ -4,7 +4,8 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from feature_world import START, TOPIC, Event, World
+from feature_world import HOUR, START, TOPIC, Event, World
+from hypothesis import strategies as st
 
 from headrace.errors import Unavailable
 from headrace_feature.adapters.conversions import (
@@ -143,3 +144,31 @@ class Neighbours:
         query = to_observations_query(to_observations_request(query))
         run = get_observations(query, catalogue=world.catalogue, store=world.store)
         return from_bytes(to_bytes(run))
+
+
+STEPS = ("read", "idle", "copy", "move", "lose", "restart", "collect")
+
+
+def take_step(step, which, workers, cluster, draw):
+    """What one worker does, or what becomes of it, drawn as a property asks."""
+    worker = workers[which]
+    if step == "read":
+        worker.read_on(draw(st.integers(1, 5)))
+    elif step == "idle":
+        worker.handler.idle()
+    elif step == "copy":
+        worker.copy()
+    elif step == "restart":
+        worker.restart()
+    elif step == "lose":
+        workers[which] = cluster.worker()
+        workers[which].place(*worker.owned)
+    elif step == "collect":
+        cluster.clock.advance(draw(st.integers(0, 4)) * HOUR)
+        for layout in worker.world.catalogue.layouts():
+            worker.snapshots.collect(layout)
+    else:
+        number = draw(st.sampled_from(PARTITIONS))
+        owner = next(each for each in workers if number in each.owned)
+        owner.give_up(number)
+        workers[draw(st.integers(0, 1))].place(number)

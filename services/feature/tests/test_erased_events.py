@@ -4,7 +4,7 @@
 from dataclasses import replace
 
 import pytest
-from feature_cluster import PARTITIONS, Cluster
+from feature_cluster import PARTITIONS, STEPS, Cluster, take_step
 from feature_world import (
     ERASED_EVENTS,
     HOUR,
@@ -307,42 +307,22 @@ def test_no_erased_event_comes_back_whatever_moves_or_is_lost(
     cluster = Cluster(tmp_path_factory.mktemp("cluster"))
     workers = [cluster.worker(), cluster.worker()]
     workers[0].place(*PARTITIONS)
-    steps = st.sampled_from(
-        ["read", "idle", "copy", "move", "lose", "restart", "collect", "erase", "look"]
-    )
+    steps = st.sampled_from([*STEPS, "erase", "look"])
     erased_at = {}
     for number, event in enumerate(events):
         part = data.draw(st.sampled_from(PARTITIONS))
         if event.driver not in erased_at:  # ingest refuses it
             cluster.log[part].append(event)
         which = data.draw(st.integers(0, 1))
-        worker, step = workers[which], data.draw(steps)
-        if step == "read":
-            worker.read_on(data.draw(st.integers(1, 5)))
-        elif step == "idle":
-            worker.handler.idle()
-        elif step == "copy":
-            worker.copy()
-        elif step == "restart":
-            worker.restart()
-        elif step == "look":
-            worker.world.reader.look()
-        elif step == "lose":
-            workers[which] = cluster.worker()
-            workers[which].place(*worker.owned)
-        elif step == "collect":
-            cluster.clock.advance(data.draw(st.integers(0, 4)) * HOUR)
-            for layout in worker.world.catalogue.layouts():
-                worker.snapshots.collect(layout)
+        step = data.draw(steps)
+        if step == "look":
+            workers[which].world.reader.look()
         elif step == "erase":
             driver = data.draw(st.sampled_from(DRIVERS))
             tell_erased(cluster.told, of(driver, events[: number + 1]), "driver", driver, LATER)
             erased_at[driver] = number
         else:
-            part = data.draw(st.sampled_from(PARTITIONS))
-            owner = next(each for each in workers if part in each.owned)
-            owner.give_up(part)
-            workers[data.draw(st.integers(0, 1))].place(part)
+            take_step(step, which, workers, cluster, data.draw)
     for worker in workers:
         worker.read_on()
         worker.world.follow_erasures()

@@ -2,7 +2,7 @@
 """Snapshots: what is lost or moves comes back, and is what it would have been."""
 
 import pytest
-from feature_cluster import PARTITIONS, Cluster
+from feature_cluster import PARTITIONS, STEPS, Cluster, take_step
 from feature_world import HOUR, START, Event, World, event_lists
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -53,31 +53,11 @@ def test_state_is_the_same_whatever_moves_or_is_lost(tmp_path_factory, small_tie
     cluster = Cluster(tmp_path_factory.mktemp("cluster"))
     workers = [cluster.worker(), cluster.worker()]
     workers[0].place(*PARTITIONS)
-    steps = st.sampled_from(["read", "idle", "copy", "move", "lose", "restart", "collect"])
+    steps = st.sampled_from(STEPS)
     for event in events:
         cluster.log[data.draw(st.sampled_from(PARTITIONS))].append(event)
         which = data.draw(st.integers(0, 1))
-        worker, step = workers[which], data.draw(steps)
-        if step == "read":
-            worker.read_on(data.draw(st.integers(1, 5)))
-        elif step == "idle":
-            worker.handler.idle()
-        elif step == "copy":
-            worker.copy()
-        elif step == "restart":
-            worker.restart()
-        elif step == "lose":
-            workers[which] = cluster.worker()
-            workers[which].place(*worker.owned)
-        elif step == "collect":
-            cluster.clock.advance(data.draw(st.integers(0, 4)) * HOUR)
-            for layout in worker.world.catalogue.layouts():
-                worker.snapshots.collect(layout)
-        else:
-            number = data.draw(st.sampled_from(PARTITIONS))
-            owner = next(each for each in workers if number in each.owned)
-            owner.give_up(number)
-            workers[data.draw(st.integers(0, 1))].place(number)
+        take_step(data.draw(steps), which, workers, cluster, data.draw)
     for worker in workers:
         worker.copy()
     last = cluster.worker()
