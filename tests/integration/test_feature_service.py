@@ -11,6 +11,7 @@ import hashlib
 import json
 import math
 import random
+import re
 import shutil
 import sys
 import threading
@@ -22,6 +23,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import grpc
 import numpy as np
@@ -34,11 +36,12 @@ from pydantic import SecretStr
 
 from headrace import topics
 from headrace.admin import create_topics, static_topics
-from headrace.application import definition_json, parse_definition
+from headrace.application import Definition, definition_json, parse_definition
 from headrace.client import Addresses, Client
 from headrace.errors import Busy, Conflict, HeadraceError, Invalid, NotFound, Unavailable
 from headrace.feature.v1 import feature_service_pb2 as pb
 from headrace.feature.v1 import feature_service_pb2_grpc as feature_grpc
+from headrace.loader import load_application
 from headrace.local.ports import pick_ports
 from headrace.local.process import Child, HttpReady, ProcessSpec
 from headrace.local.settings import child_environment
@@ -167,8 +170,10 @@ class Platform:
     defined: list[str] = field(default_factory=list)
 
     def define(self, *documents: dict) -> None:
-        for document in documents:
-            definition = parse_definition(document)
+        self.define_parsed(*map(parse_definition, documents))
+
+    def define_parsed(self, *definitions: Definition) -> None:
+        for definition in definitions:
             key = f"{definition.kind}/{definition.name}"
             message = registry_pb.Definition(
                 kind=definition.kind,
@@ -667,7 +672,7 @@ def test_malformed_requests_are_refused_with_a_reason(rides, service):
 class Lake:
     """Ingest's hand on the Delta table of a stream."""
 
-    def __init__(self, rides: Rides, uri: str, s3: S3Settings | None = None) -> None:
+    def __init__(self, rides: Rides | Departures, uri: str, s3: S3Settings | None = None) -> None:
         self.rides, self.uri = rides, delta_table_uri(uri, "records", rides.name)
         self.options = delta_storage_options(uri, s3)
         admin = AdminClient({"bootstrap.servers": rides.platform.bootstrap, "log_level": 0})
@@ -676,28 +681,29 @@ class Lake:
         self.topic_id = str(asked.result(10.0).topic_id)
 
     def append(self, events: list[Event], *, known: int) -> None:
-        """Partitions 0 and 1 have data; the others have stored nothing."""
         kinds = {"string": pa.string(), "float64": pa.float64()}
         values = [event.value for event in events]
-        table = {
+        columns = {
             name: pa.array([value[name] for value in values], kinds.get(kind, pa.int64()))
             for name, kind in COLUMNS.items()
         }
-        table |= {
-            "_event_id": pa.array([event.id for event in events]),
-            "_event_time_us": pa.array([event.at for event in events]),
-            "_known_time_us": pa.array([event.known for event in events]),
-            "_event_date": pa.array(
-                [datetime.fromtimestamp(event.at / 1e6, UTC).date() for event in events]
-            ),
+        envelope = {
+            "_event_id": [event.id for event in events],
+            "_event_time_us": [event.at for event in events],
+            "_known_time_us": [event.known for event in events],
         }
+        self.write(columns | envelope, known=known)
+
+    def write(self, columns: dict[str, Any], *, known: int) -> None:
+        """Partitions 0 and 1 have data; the others have stored nothing."""
+        moments = [datetime.fromtimestamp(at / 1e6, UTC) for at in columns["_event_time_us"]]
         counters = [
             Transaction(f"ingest|{self.topic_id}|{partition}|known_time", known)
             for partition in (0, 1)
         ]
         write_deltalake(
             self.uri,
-            pa.table(table),
+            pa.table({**columns, "_event_date": [moment.date() for moment in moments]}),
             mode="append",
             partition_by=["_event_date"],
             storage_options=self.options,
@@ -818,6 +824,92 @@ def test_historical_features_equal_the_online_read_and_come_again_by_manifest(la
     assert {rides.name: 0} == dict(again.manifest.delta_version_by_stream)
     with pytest.raises(NotFound, match="FEATURE_UNKNOWN"):
         client.get_historical_features(rows, ["none:none"]).to_table()
+
+
+ROOT = Path(__file__).parents[2]
+NOON = 1_362_139_200_000_000  # 2013-03-01T12:00:00Z
+
+
+def documented_reads() -> list[str]:
+    """The Python of the document's part on reading features."""
+    text = (ROOT / "docs" / "application.md").read_text(encoding="utf-8")
+    part = text.partition("\n## Reading features\n")[2].partition("\n## ")[0]
+    return re.findall(r"```python\n(.*?)```", part, re.DOTALL)
+
+
+class Departures:
+    """What the document asks about, with its view as the example has it."""
+
+    def __init__(self, platform: Platform) -> None:
+        self.platform, self.name = platform, f"departed.{uuid.uuid4().hex[:8]}"
+        self.topic = topics.INGEST_RECORDS.of(self.name)
+        wanted = [(self.topic, topics.INGEST_RECORDS), (topics.RAW.of(self.name), topics.RAW)]
+        create_topics(platform.bootstrap, wanted)
+        wait_for(lambda: has_leaders(platform.bootstrap, [topic for topic, _ in wanted]))
+        flights = load_application(ROOT / "examples" / "flights")
+        platform.define_parsed(
+            flights.streams["flights.departed"].model_copy(update={"name": self.name}),
+            flights.views["origin-departures"].model_copy(update={"stream": self.name}),
+        )
+
+    def publish(self, lake: Lake, rows: list[dict[str, Any]]) -> None:
+        now_ms = time.time_ns() // 1_000_000
+        values = [json.dumps({**row, "_published_ms": now_ms}).encode() for row in rows]
+        self.platform.publisher.publish([Message(self.topic, b"", value) for value in values])
+        lake.write(
+            {
+                "_event_id": [row["_id"] for row in rows],
+                "_event_time_us": [row["_event_us"] for row in rows],
+                "_known_time_us": [row["_known_us"] for row in rows],
+                "origin": [row["origin"] for row in rows],
+                "dep_delay": [row["dep_delay"] for row in rows],
+            },
+            known=NOON + DAY,
+        )
+
+
+def a_departure(name: str, origin: str, delay: int, at: int, known: int) -> dict[str, Any]:
+    times = {"_event_us": at, "_known_us": known}
+    return {"_id": name, "origin": origin, "dep_delay": delay, **times}
+
+
+def answered(example: str, names: dict[str, Any]) -> bool:
+    """Whether it ran to its end: a view may be filled still, and Kafka may not be asked yet."""
+    try:
+        exec(example, names)  # noqa: S102 - our own document
+    except (Unavailable, NotFound, Conflict) as err:
+        if err.reason not in ("RESTORING", "FEATURE_UNKNOWN", "FEATURES_STALE"):
+            raise
+        return False
+    return names["ewr"]["origin-departures:count_1h"].value == 1.0
+
+
+def test_documented_reads_answer_by_what_was_known(platform, service, tmp_path):
+    departures = Departures(platform)
+    rows = [
+        a_departure("a", "EWR", 10, at=NOON - 3 * HOUR, known=NOON - 3 * HOUR),
+        a_departure("known too late", "EWR", 20, at=NOON - 170 * MINUTE, known=NOON - 2 * HOUR),
+        a_departure("b", "JFK", 7, at=NOON - 130 * MINUTE, known=NOON - 130 * MINUTE),
+        a_departure("the next day", "EWR", 60, at=NOON + 21 * HOUR, known=NOON + 21 * HOUR),
+    ]
+    departures.publish(Lake(departures, (tmp_path / "objects").as_uri()), rows)
+    service.start()
+    online, historical = documented_reads()
+    names: dict[str, Any] = {"client": Client(Addresses(feature=f"127.0.0.1:{service.grpc_port}"))}
+
+    wait_for(lambda: answered(online, names))
+    exec(historical, names)  # noqa: S102 - our own document
+
+    assert 10.0 == names["ewr"]["origin-departures:mean_delay_1h"].value
+    assert NOON - 3 * HOUR == names["ewr"]["origin-departures:count_1h"].event_time_us
+    assert (0.0, None) == (names["count"].value, names["count"].event_time_us)
+    training = names["training"]
+    assert ["UA1545", "B6725", "UA1545"] == training["flight"].to_list()
+    assert [1.0, 1.0, 0.0] == training["origin-departures:count_1h"].to_list()
+    assert [10.0, 7.0] == training["origin-departures:mean_delay_1h"].to_list()[:2]
+    names["again"].to_table()
+    assert names["history"].manifest.digest == names["again"].manifest.digest
+    platform.forget_definitions()
 
 
 def feature_rows(lake: Lake, view: str) -> dict[str, dict[str, object]]:

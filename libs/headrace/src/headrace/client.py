@@ -36,12 +36,14 @@ from headrace.errors import HeadraceError, Invalid, NotFound, Unavailable, error
 from headrace.feature.v1 import feature_service_pb2, feature_service_pb2_grpc
 from headrace.feature.v1.feature_events_pb2 import FeaturesCorrected
 from headrace.feature_tables import materialized
+from headrace.feature_view import RequestView, StreamView, View
 from headrace.historical import HistoricalFeatures, ask, query_of
 from headrace.ingest.v1 import ingest_service_pb2, ingest_service_pb2_grpc
 from headrace.labels import Labels
 from headrace.monitor.v1 import monitor_events_pb2, monitor_service_pb2, monitor_service_pb2_grpc
 from headrace.oip import grpc_predict_v2_pb2 as oip
 from headrace.oip import grpc_predict_v2_pb2_grpc as oip_grpc
+from headrace.online_features import OnlineFeatures, named_features, read_online
 from headrace.protobuf_values import encoded, message_class
 from headrace.publishing import Item, publish_items
 from headrace.registry.v1 import (
@@ -299,6 +301,41 @@ class Client:
         request = feature_service_pb2.GetFreshnessRequest()
         return call(self._feature.GetFreshness, request, timeout_s=2, retries_max=3)
 
+    @property
+    def views(self) -> dict[str, View]:
+        """The applied feature views by name, as `definitions` has them."""
+        found = self.definitions.values()
+        return {each.name: each for each in found if isinstance(each, StreamView | RequestView)}
+
+    def get_online_features(
+        self,
+        rows: Sequence[Mapping[str, Any]],
+        features: Sequence[str],
+        *,
+        as_of_us: int | None = None,
+        staleness_max_ms: int = 0,
+    ) -> OnlineFeatures:
+        """Features of some entities, as of now unless told, each with its event time.
+
+        `rows`: of each the entity keys and what request features ask, by column, the same columns
+        in all. `features`: "<view>:<feature>", or a view's name for all of it. `staleness_max_ms`:
+        refused with Conflict FEATURES_STALE when the answer would not hold all that was published
+        up to so long ago; 0 takes what there is. Raises NotFound FEATURE_UNKNOWN or VIEW_UNKNOWN,
+        Invalid BAD_REQUEST, Busy BATCH_TOO_LARGE, Unavailable RESTORING while a view is filled.
+        """
+        return read_online(
+            self._feature,
+            self._named(features),
+            rows,
+            as_of_us=as_of_us,
+            staleness_max_ms=staleness_max_ms,
+        )
+
+    def _named(self, features: Sequence[str]) -> list[str]:
+        """Full names need no definitions: whoever gives them needs no registry."""
+        views = {} if all(":" in each for each in features) else self.views
+        return named_features(features, views)
+
     def get_historical_features(
         self,
         rows: pa.Table | Iterable[pa.RecordBatch],
@@ -310,10 +347,11 @@ class Client:
         """Features for rows of one's own, each by what was known at its `as_of_us`.
 
         `rows`: `as_of_us` (int64, microseconds since the epoch), the entity keys and what request
-        features ask. `known_as_of_us`: nothing that became known later counts. `manifest`: of an
-        earlier answer, which is given again. Needs pyarrow.
+        features ask. `features`: full names, or a view's for all of it. `known_as_of_us`: nothing
+        that became known later counts. `manifest`: of an earlier answer, which is given again.
+        Needs pyarrow.
         """
-        return ask(self._feature, rows, query_of(features, known_as_of_us, manifest))
+        return ask(self._feature, rows, query_of(self._named(features), known_as_of_us, manifest))
 
     def materialize_view(
         self, view: str, *, from_us: int = 0, until_us: int | None = None

@@ -8,7 +8,7 @@ from importlib.metadata import entry_points
 
 import typer
 
-from headrace.cli import datasets, models, platform, views, work
+from headrace.cli import datasets, features, models, platform, views, work
 from headrace.cli.corrections import corrections
 from headrace.cli.dead_letters import dead_letters
 from headrace.cli.erase import erase
@@ -33,6 +33,7 @@ for panel, commands in COMMANDS_BY_PANEL.items():
         app.command(rich_help_panel=panel)(command)
 
 app.add_typer(datasets.app, name="datasets", rich_help_panel="Its data")
+app.add_typer(features.app, name="features", rich_help_panel="Its data")
 app.command(rich_help_panel="Its data")(search)
 app.command(rich_help_panel="Its data")(erase)
 app.command(rich_help_panel="Its data")(corrections)

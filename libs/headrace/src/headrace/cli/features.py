@@ -1,0 +1,112 @@
+# SPDX-License-Identifier: Apache-2.0
+"""headrace features: what the online store answers of an entity, and how old it is."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Annotated, Any
+
+import typer
+from rich.table import Column, Table
+
+from headrace.cli.connection import DEFAULT_DATA_DIR, DataDir, connect
+from headrace.cli.moments import time_option, to_us
+from headrace.cli.output import out, told_errors
+from headrace.entity import text_of
+from headrace.errors import Invalid
+from headrace.feature_view import StreamView
+from headrace.online_features import FeatureValue, OnlineFeatures, entity_view
+
+app = typer.Typer(no_args_is_help=True, help="Features of entities, as the online store has them.")
+
+
+@app.command()
+def get(
+    view: Annotated[str, typer.Argument(help="A view with an entity.")],
+    key: Annotated[
+        list[str],
+        typer.Argument(help="Entity keys; of several columns, a JSON object of them."),
+    ],
+    *,
+    feature: Annotated[list[str] | None, typer.Option(help="Only these; may be repeated.")] = None,
+    as_of: Annotated[datetime | None, time_option("As known then")] = None,
+    staleness_max_ms: Annotated[
+        int, typer.Option(help="Refuse an answer that is further behind; 0 takes any.", min=0)
+    ] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
+    data_dir: DataDir = DEFAULT_DATA_DIR,
+) -> None:
+    """Read the features of entities, each with the moment of its newest record.
+
+    headrace features get origin-departures JFK EWR
+
+    headrace features get origin-departures JFK --feature count_1h --as-of 2013-03-01T09:15:00Z
+
+    headrace features get origin-carrier-departures '{"origin": "JFK", "carrier": "UA"}' --json
+    """
+    with told_errors():
+        client = connect(data_dir)
+        entities = _entities(entity_view(client.views, view), key)
+        found = client.get_online_features(
+            entities,
+            [f"{view}:{name}" for name in feature] if feature else [view],
+            as_of_us=None if as_of is None else to_us(as_of),
+            staleness_max_ms=staleness_max_ms,
+        )
+    if as_json:
+        for entity, row in zip(entities, found.rows, strict=True):
+            typer.echo(json.dumps(_document(entity, row, found.known_until_us)))
+    else:
+        _show(view, entities, found)
+
+
+def _entities(view: StreamView, keys: Sequence[str]) -> list[dict[str, str]]:
+    """Raises Invalid BAD_REQUEST for a key that does not name the view's entity."""
+    if len(view.entity) == 1:
+        return [{view.entity[0]: key} for key in keys]
+    return [_entity(view, key) for key in keys]
+
+
+def _entity(view: StreamView, key: str) -> dict[str, str]:
+    try:
+        read = json.loads(key)
+    except (ValueError, RecursionError):
+        read = None
+    if not isinstance(read, dict) or read.keys() != {*view.entity}:
+        problem = f"must be a JSON object of {', '.join(view.entity)}"
+        raise Invalid("BAD_REQUEST", key=key, problem=problem)
+    return {name: text_of(read[name]) or "" for name in view.entity}
+
+
+def _show(view: str, entities: Sequence[Mapping[str, str]], found: OnlineFeatures) -> None:
+    table = Table(
+        Column("entity", overflow="fold"), "feature", Column("value", justify="right"), "newest"
+    )
+    for entity, row in zip(entities, found.rows, strict=True):
+        for name, told in row.items():
+            table.add_row(", ".join(entity.values()), name.removeprefix(f"{view}:"), *_cells(told))
+    out.print(table)
+    if found.known_until_us is not None:
+        moment = _moment(found.known_until_us)
+        out.print(f"All that was published up to {moment} is in it.", soft_wrap=True)
+
+
+def _cells(told: FeatureValue) -> tuple[str, str]:
+    value = "absent" if told.value is None else f"{told.value:.7g}"
+    return value, "" if told.event_time_us is None else _moment(told.event_time_us)
+
+
+def _document(
+    entity: Mapping[str, str], row: Mapping[str, FeatureValue], known_until_us: int | None
+) -> dict[str, Any]:
+    features = {
+        name: {"value": told.value, "event_time_us": told.event_time_us}
+        for name, told in row.items()
+    }
+    return {"entity": entity, "features": features, "known_until_us": known_until_us}
+
+
+def _moment(time_us: int) -> str:
+    return f"{datetime.fromtimestamp(time_us / 1e6, UTC):%Y-%m-%d %H:%M:%S}Z"
