@@ -17,8 +17,10 @@ from typing import Any
 import pytest
 from confluent_kafka import Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
-from ingest_process import DEADLINE_S, REQUEST_TIMEOUT_S, Place, Service, Stream
+from ingest_process import DEADLINE_S, REQUEST_TIMEOUT_S, Place, Service, Stream, has_leader
 
+from headrace import topics
+from headrace.admin import create_topics
 from headrace.errors import Busy, NotFound, Unavailable
 from headrace.ingest.v1 import ingest_service_pb2 as pb
 from headrace_ingest.adapters.delta_archive import COMMITS_PER_CHECKPOINT, DeltaArchive
@@ -368,3 +370,32 @@ def test_publish_refuses_what_is_too_much(start_service, stream):
         service.publish(a_request(stream.name, GOOD[:1] * 1_001))
     statuses = service.publish(a_request(stream.name, [GOOD[0], b"", GOOD[1]])).statuses
     assert ["", "EMPTY", ""] == [status.reason for status in statuses]
+
+
+def test_missing_topic_concerns_its_stream_alone_until_it_is_there(
+    start_service, stream, publisher, folder
+):
+    """Deleted under a running service: the process lives on and reads the other stream."""
+    service, other = start_service(folder), Stream(stream.bootstrap, publisher)
+    other.apply()
+    service.start()
+    stream.publish(*GOOD[:20])
+    stream.wait_taken_in()
+    admin = AdminClient({"bootstrap.servers": stream.bootstrap, "log_level": 0})
+    admin.delete_topics([stream.raw])[stream.raw].result(REQUEST_TIMEOUT_S)
+    wait_until(lambda: service.counts(stream).stopped_reason == "TOPIC_MISSING")
+    assert {"topic": stream.raw} == dict(service.counts(stream).stopped_details)
+
+    other.publish(*GOOD)
+    other.wait_taken_in()
+    assert "" == service.counts(other).stopped_reason
+    assert len(GOOD) == service.counts(other).stored
+
+    create_topics(stream.bootstrap, [(stream.raw, topics.RAW)])
+    wait_until(lambda: has_leader(stream.bootstrap, stream.raw))
+    stream.publish(*GOOD[20:40])
+    wait_until(lambda: service.counts(stream).stored == 20, timeout_s=DEADLINE_S)
+    assert "" == service.counts(stream).stopped_reason
+    assert dict.fromkeys({f"departed:{number}" for number in range(40)}, 1) == dict(
+        service.archived(stream)
+    )

@@ -20,7 +20,15 @@ class Taker:
         return [
             pb.StreamCounts(stream="rides", received=81_206, stored=80_003, repeats=0),
             pb.StreamCounts(
-                stream="asks", dead_lettered_by_reason=dead, stopped_reason="TOO_MANY_DEAD_LETTERS"
+                stream="asks",
+                dead_lettered_by_reason=dead,
+                stopped_reason="TOO_MANY_DEAD_LETTERS",
+                stopped_details={"most_often": "BAD_TYPE"},
+            ),
+            pb.StreamCounts(
+                stream="late",
+                stopped_reason="TOPIC_MISSING",
+                stopped_details={"topic": "raw.late.v1"},
             ),
         ]
 
@@ -59,8 +67,24 @@ def test_what_became_of_the_records_is_told_by_stream():
     shown = CliRunner().invoke(app, ["streams"]).output
 
     assert "80,003" in shown
-    assert "BAD_TYPE 1,200" in shown
-    assert "TOO_MANY_DEAD" in shown
+    assert "1,203" in shown
+    assert "BAD_TYPE" in shown
+
+
+def test_stopped_stream_is_told_with_what_it_is_about_and_the_next_step():
+    shown = CliRunner().invoke(app, ["streams"]).output
+
+    assert "asks is stopped" in shown
+    assert "TOO_MANY_DEAD_LETTERS: More of the last records" in shown
+    assert "most_often: BAD_TYPE" in shown
+    assert "Next: Apply a contract that takes them" in shown
+
+
+def test_stream_whose_topic_is_missing_is_told_as_waiting():
+    shown = CliRunner().invoke(app, ["streams"]).output
+
+    assert "late waits, and goes on by itself" in shown
+    assert "topic: raw.late.v1" in shown
 
 
 def test_next_step_after_publishing_is_named():

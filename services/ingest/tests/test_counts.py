@@ -3,14 +3,14 @@
 
 from __future__ import annotations
 
-from headrace.errors import Invalid
+from headrace.errors import Invalid, Unavailable
 from headrace.ingest.v1 import ingest_service_pb2 as pb
 from headrace_ingest.adapters.contract_book import AppliedContracts
 from headrace_ingest.adapters.conversions import to_command, to_counts_response
 from headrace_ingest.adapters.memory_archive import MemoryArchive
 from headrace_ingest.domain.accounts import Account
 from headrace_ingest.domain.judging import empty_rows
-from headrace_ingest.handlers.counts import list_stream_counts
+from headrace_ingest.handlers.counts import StreamCount, list_stream_counts
 from headrace_ingest.handlers.publish import PublishItem, PublishRecords
 from headrace_ingest.ports import RawTopic
 from headrace_ingest.testing import a_contract
@@ -35,7 +35,9 @@ def test_counts_of_a_stream_are_those_of_all_its_partitions():
     archive.open(contract, "topic-1", after, ids_max=1)
     archive.append(contract, empty_rows(contract.stream), before, after)
 
-    counts = list_stream_counts(contracts=contracts, catalogue=OneTopic(), archive=archive)
+    counts = list_stream_counts(
+        contracts=contracts, catalogue=OneTopic(), archive=archive, stopped={}
+    )
 
     wanted = pb.StreamCounts(
         stream="flights.departed",
@@ -45,7 +47,7 @@ def test_counts_of_a_stream_are_those_of_all_its_partitions():
         repeats=2,
         late=1,
     )
-    assert pb.ListStreamCountsResponse(streams=[wanted]) == to_counts_response(counts, {})
+    assert pb.ListStreamCountsResponse(streams=[wanted]) == to_counts_response(counts)
 
 
 def test_request_becomes_a_command():
@@ -57,9 +59,32 @@ def test_request_becomes_a_command():
 
 
 def test_stopped_stream_says_why():
-    stopped = {"raw.a.v1": Invalid("BAD_DEFINITION")}
-    counts = [("a", Account()), ("b", Account())]
+    counts = [
+        StreamCount("a", Account(), Invalid("BAD_DEFINITION", column="delay")),
+        StreamCount("b", Account()),
+    ]
 
-    answer = to_counts_response(counts, stopped)
+    answer = to_counts_response(counts)
 
     assert ["BAD_DEFINITION", ""] == [each.stopped_reason for each in answer.streams]
+    assert [{"column": "delay"}, {}] == [dict(each.stopped_details) for each in answer.streams]
+
+
+class AbsentTopic:
+    def raw_topic(self, stream):
+        if stream == "a":
+            raise Unavailable("TOPIC_MISSING", topic="raw.a.v1")
+        return TOPIC
+
+
+def test_stream_whose_topic_is_missing_is_told_as_waiting_beside_the_others():
+    contracts = AppliedContracts()
+    for name in "ab":
+        contracts.put(a_contract(name=name))
+
+    [a, b] = list_stream_counts(
+        contracts=contracts, catalogue=AbsentTopic(), archive=MemoryArchive(), stopped={}
+    )
+
+    assert ("a", "TOPIC_MISSING") == (a.stream, a.stopped.reason)
+    assert StreamCount("b", Account()) == b

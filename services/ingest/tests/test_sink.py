@@ -31,9 +31,17 @@ TOPIC = RawTopic("topic-1", (0, 1))
 PARTITION = Partition(RAW, 0)
 
 
+@dataclass
 class OneTopic:
+    """A catalogue in which the topics of some streams are missing."""
+
+    missing: set[str] = field(default_factory=set)
+    topic: RawTopic = TOPIC
+
     def raw_topic(self, stream):
-        return TOPIC
+        if stream in self.missing:
+            raise Unavailable("TOPIC_MISSING", topic=f"raw.{stream}.v1")
+        return self.topic
 
 
 class TroubledArchive(MemoryArchive):
@@ -63,6 +71,7 @@ class World:
 
     contracts: AppliedContracts = field(default_factory=AppliedContracts)
     archive: TroubledArchive = field(default_factory=TroubledArchive)
+    catalogue: OneTopic = field(default_factory=OneTopic)
     publisher: MemoryPublisher = field(default_factory=MemoryPublisher)
     attempt_log: MemoryAttemptLog = field(default_factory=MemoryAttemptLog)
     decode: Callable = decode
@@ -74,7 +83,7 @@ class World:
     def sink(self):
         return RecordSink(
             contracts=self.contracts,
-            catalogue=OneTopic(),
+            catalogue=self.catalogue,
             archive=self.archive,
             records=self.publisher,
             dead_letters=self.publisher,
@@ -379,6 +388,83 @@ def test_stream_that_is_stopped_for_its_dead_letters_stops_no_other(world):
 
     assert [RAW] == list(sink.stopped())
     assert ["ingest.records.other.v1"] == [m.topic for m in world.publisher.published]
+
+
+OTHER = Partition("raw.other.v1", 0)
+
+
+def test_stream_whose_topic_is_missing_waits_and_the_others_go_on(world):
+    world.contracts.put(a_contract(name="other"))
+    world.catalogue.missing = {STREAM}
+    sink = world.sink()
+    sink.positions([PARTITION, OTHER])
+    sink.handle(a_batch([a_raw(0, record={"topic": OTHER.topic})]))
+
+    assert {RAW: "TOPIC_MISSING"} == {topic: e.reason for topic, e in sink.stopped().items()}
+    assert ["ingest.records.other.v1"] == [m.topic for m in world.publisher.published]
+
+
+def test_waiting_stream_is_read_once_its_topic_has_come(world):
+    world.catalogue.missing = {STREAM}
+    sink = world.sink()
+    sink.positions([PARTITION])
+    world.catalogue.missing = set()
+    world.now_s += 1.0
+    sink.idle()
+    assert {} == sink.stopped()
+    sink.positions([PARTITION])
+    sink.handle(a_batch([a_raw(0)]))
+    sink.idle()
+
+    assert ["departed:0"] == world.stored_ids()
+
+
+def test_topic_that_is_made_again_under_a_reader_is_read_from_its_beginning(world, sink):
+    sink.handle(a_batch([a_raw(0), a_raw(1)]))
+    sink.idle()
+    world.catalogue.topic = RawTopic("topic-2", (0, 1))
+    world.now_s += 1.0
+    sink.idle()
+    assert {RAW: "TOPIC_MISSING"} == {topic: e.reason for topic, e in sink.stopped().items()}
+    world.now_s += 1.0
+    sink.idle()
+
+    assert {} == sink.positions([PARTITION])
+    sink.handle(a_batch([a_raw(2, record={"offset": 0})]))
+    sink.idle()
+    assert [f"departed:{number}" for number in range(3)] == world.stored_ids()
+
+
+def test_stream_whose_records_have_no_topic_waits_and_loses_nothing(world):
+    world.contracts.put(a_contract(name="other"))
+    sink = world.sink()
+    sink.positions([PARTITION, OTHER])
+    world.catalogue.missing = {STREAM}
+    world.publisher.errors = [Unavailable("TOPIC_MISSING", topic=f"ingest.records.{STREAM}.v1")]
+    batch = [a_raw(0), a_raw(0, record={"topic": OTHER.topic})]
+    with pytest.raises(Unavailable):
+        sink.handle(a_batch(batch))
+    assert [RAW] == list(sink.stopped())
+    sink.handle(a_batch(batch[1:]))
+    world.catalogue.missing = set()
+    world.now_s += 1.0
+    sink.idle()
+    sink.positions([PARTITION])
+    sink.handle(a_batch(batch[:1]))
+    sink.idle()
+
+    assert [["departed:0"]] * 2 == [
+        [i for rows in world.archive.rows_by_stream[name] for i in rows["_event_id"]]
+        for name in (STREAM, "other")
+    ]
+
+
+def test_missing_topic_of_dead_letters_stops_no_stream_alone(world, sink):
+    world.publisher.errors = [Unavailable("TOPIC_MISSING", topic="ingest.dead-letters.v1")]
+    with pytest.raises(Unavailable):
+        sink.handle(a_batch([a_raw(0, delay="x")]))
+
+    assert {} == sink.stopped()
 
 
 def test_dead_letters_of_a_batch_that_was_not_delivered_count_once(world):

@@ -27,7 +27,6 @@ GATHER_S = 0.002
 GOODBYE_TIMEOUT_S = 1.0
 REQUEST_TIMEOUT_S = 2.0
 SESSION_TIMEOUT_MS = 6_000
-TOPIC_MISSING_S_MAX = 60.0
 
 log = structlog.get_logger(__name__)
 
@@ -60,7 +59,7 @@ class GroupReader:
         self._committing: dict[Partition, int] = {}  # on its way
         self._committed: dict[Partition, int] = {}
         self._commit_retry, self._missing_retry = Backoff(), Backoff()
-        self._missing_since_s: dict[str, float] = {}  # by topic
+        self._missing: set[str] = set()
         self._lost: set[Partition] = set()
 
     def open(self) -> None:
@@ -105,7 +104,7 @@ class GroupReader:
 
     def troubles(self) -> list[str]:
         """What does not mend itself, e.g. `TOPIC_MISSING raw.flights.departed.v1`."""
-        missing = [f"TOPIC_MISSING {topic}" for topic in sorted(self._missing_since_s)]
+        missing = [f"TOPIC_MISSING {topic}" for topic in sorted(self._missing)]
         return missing + [f"OFFSET_LOST {each.topic}[{each.number}]" for each in sorted(self._lost)]
 
     def subscribe(self, topics: frozenset[str]) -> None:
@@ -113,8 +112,7 @@ class GroupReader:
         if topics == self._subscribed:
             return
         self._subscribed, self._joined = topics, False
-        since_s = self._missing_since_s.items()
-        self._missing_since_s = {topic: since for topic, since in since_s if topic in topics}
+        self._missing &= topics
         if topics:
             self._consumer.subscribe(
                 sorted(topics),
@@ -266,16 +264,13 @@ class GroupReader:
             self._uncommitted = {**ours, **self._uncommitted}
 
     def look_for_missing(self) -> None:
-        """See whether a topic that was missing is there; Unavailable TOPIC_MISSING after 60 s."""
-        if not self._missing_since_s or self._missing_retry.left_s():
+        """See whether a topic that was missing is there; the others are read meanwhile."""
+        if not self._missing or self._missing_retry.left_s():
             return
         self._missing_retry.failed()
-        for topic, since_s in list(self._missing_since_s.items()):
-            if self._exists(topic):
-                del self._missing_since_s[topic]
-                self._missing_retry.succeeded()
-            elif time.monotonic() - since_s > TOPIC_MISSING_S_MAX:
-                raise Unavailable("TOPIC_MISSING", topic=topic)
+        if found := {topic for topic in self._missing if self._exists(topic)}:
+            self._missing -= found
+            self._missing_retry.succeeded()
 
     def _exists(self, topic: str) -> bool:
         try:
@@ -301,8 +296,9 @@ class GroupReader:
             log.error("assignment_lost", group=self._group)
             self._forget([*self._next, *self._unplaced, *self._held])
         elif code in (KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC):
-            log.error("topic_missing", topic=topic, next="Run headrace apply.")
-            self._missing_since_s.setdefault(topic, time.monotonic())
+            if topic not in self._missing:
+                log.error("topic_missing", topic=topic, next="Run headrace apply.")
+            self._missing.add(topic)
         elif code in (KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE):
             self._note_lost(Partition(topic, message.partition()), message.offset())
         elif error.fatal():

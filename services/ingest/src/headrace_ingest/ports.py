@@ -175,7 +175,7 @@ class TopicCatalogue(Protocol):
     """What Kafka says about topics."""
 
     def raw_topic(self, stream: str) -> RawTopic:
-        """Raises Unavailable TOPIC_MISSING or BROKER_UNAVAILABLE."""
+        """Raises Unavailable TOPIC_MISSING, also for that of its records, or BROKER_UNAVAILABLE."""
 
 
 class QualityLog(Protocol):

@@ -7,10 +7,10 @@ from datetime import UTC, datetime, timedelta
 from typing import Annotated
 
 import typer
-from rich.table import Column, Table
+from rich.table import Table
 
 from headrace.cli.connection import DEFAULT_DATA_DIR, DataDir, connect
-from headrace.cli.output import out, told_errors
+from headrace.cli.output import show_table, told_errors
 from headrace.feature.v1.feature_events_pb2 import FeaturesCorrected
 
 
@@ -25,16 +25,12 @@ def corrections(
 
     headrace corrections --view origin-departures --newest 1000
     """
-    table = Table("view", "entity", "record", "happened", "late by", _folded("predictions"))
+    table = Table("view", "entity", "record", "happened", "late by", "predictions")
     with told_errors():
         for told in connect(data_dir).corrections(newest=newest):
             if view in ("", told.view):
                 table.add_row(*_row(told))
-    out.print(table)
-
-
-def _folded(name: str) -> Column:
-    return Column(name, overflow="fold")
+    show_table(table)
 
 
 def _row(told: FeaturesCorrected) -> tuple[str, ...]:

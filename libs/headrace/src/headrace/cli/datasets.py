@@ -12,7 +12,7 @@ from rich.table import Table
 
 from headrace.cli.connection import DEFAULT_DATA_DIR, DataDir, connect
 from headrace.cli.moments import time_option, to_us
-from headrace.cli.output import out, told_errors
+from headrace.cli.output import out, show_table, told_errors
 from headrace.errors import Invalid
 from headrace.ingest.v1 import datasets_pb2 as pb
 
@@ -78,7 +78,7 @@ def list_datasets(
                 each.filter,
                 _moment(each.created_at_us),
             )
-    out.print(table)
+    show_table(table)
 
 
 @app.command()
@@ -98,7 +98,7 @@ def show(dataset: Dataset, data_dir: DataDir = DEFAULT_DATA_DIR) -> None:
     if found.filter:
         out.print(f"filter: {found.filter}", markup=False)
     out.print(f"digest {found.digest}, created {_moment(found.created_at_us)}")
-    out.print(table)
+    show_table(table)
 
 
 @app.command()
@@ -130,14 +130,14 @@ def diff(base: Dataset, other: Dataset, data_dir: DataDir = DEFAULT_DATA_DIR) ->
     for kind in ("added", "removed", "changed"):
         ids = ", ".join(getattr(found, f"{kind}_ids"))
         table.add_row(kind, f"{getattr(found, f'rows_{kind}'):,}", ids)
-    out.print(table)
+    show_table(table)
     for change in found.columns:
         before, after = change.type_before or "absent", change.type_after or "absent"
         out.print(f"column {change.column}: {before} became {after}")
     shifts = Table("column", "PSI beyond chance", "chance of so much")
     for each in sorted(found.shifts, key=lambda shift: shift.p_value):
         shifts.add_row(each.column, f"{each.psi:.4f}", f"{each.p_value:.3g}")
-    out.print(shifts)
+    show_table(shifts)
 
 
 @app.command()

@@ -8,11 +8,11 @@ from datetime import UTC, datetime
 from typing import Annotated
 
 import typer
-from rich.table import Column, Table
+from rich.table import Table
 
 from headrace.cli.connection import DEFAULT_DATA_DIR, DataDir, connect
 from headrace.cli.moments import time_option, to_us
-from headrace.cli.output import out, told_errors
+from headrace.cli.output import out, show_table, told_errors
 from headrace.dead_letters import LetterFilter
 from headrace.ingest.v1 import dead_letter_service_pb2 as pb
 
@@ -50,13 +50,13 @@ def list_letters(
     counts = Table("stream", "reason", "waiting", "redriven")
     for each in found.counts:
         counts.add_row(each.stream, each.reason, f"{each.waiting:,}", f"{each.redriven:,}")
-    out.print(counts)
+    show_table(counts)
     if found.more_uncounted:
         out.print("Only the first letters are counted: narrow the time to count others.")
-    table = Table("id", "stream", "place", Column("reasons", overflow="fold"), "tries", "set aside")
+    table = Table("id", "stream", "place", "reasons", "tries", "set aside")
     for letter in found.letters:
         table.add_row(*_row(letter))
-    out.print(table)
+    show_table(table)
     if found.next_page_token:
         out.print(f"More: --page {found.next_page_token}")
 

@@ -9,7 +9,7 @@ import typer
 from rich.table import Table
 
 from headrace.cli.connection import DEFAULT_DATA_DIR, DataDir, connect
-from headrace.cli.output import out, told_errors
+from headrace.cli.output import out, show_table, told_errors
 
 
 def erase(
@@ -37,9 +37,9 @@ def erase(
         table.add_row(f"stream {stream.stream}", f"{stream.rows:,}")
     for dataset in found.datasets:
         table.add_row(f"dataset {dataset.name}/{dataset.number}", f"{dataset.rows:,}")
-    out.print(table)
+    show_table(table)
     trained = Table("version trained on rows of it", "streams")
     for version in found.trained_versions:
         trained.add_row(f"models:/{version.model}/{version.version}", ", ".join(version.streams))
-    out.print(trained)
+    show_table(trained)
     out.print(f"Erasure {found.id}; for three minutes what was on its way is looked for again.")

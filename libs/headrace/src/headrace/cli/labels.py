@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.table import Column, Table
+from rich.table import Table
 
 from headrace.cli.connection import DEFAULT_DATA_DIR, DataDir, connect
 from headrace.cli.moments import time_option, to_us
-from headrace.cli.output import out, told_errors
+from headrace.cli.output import out, show_table, told_errors
 from headrace.errors import Conflict, NotFound
 from headrace.ingest.v1 import label_service_pb2 as pb
 from headrace.label_studio import read_answers, write_tasks
@@ -53,11 +53,10 @@ def tasks(
         client = connect(data_dir).labels
         found = client.agreement(label)
         waiting = [task for task, _ in zip(client.tasks(label), range(rows), strict=False)]
-    # An id is copied whole, however narrow the screen.
-    table = Table(Column("task", no_wrap=True), "target", "as of", "score", "version", "rule")
+    table = Table("task", "target", "as of", "score", "version", "rule")
     for task in waiting:
         table.add_row(*_row(task))
-    out.print(table)
+    show_table(table)
     alpha = f"{found.alpha:.3f}" if found.HasField("alpha") else "not known yet"
     counts = f"{found.open} open, {found.accepted} accepted, {found.disputed} disputed"
     out.print(f"{counts}; Krippendorff's alpha over {found.tasks} tasks: {alpha}")
@@ -135,7 +134,7 @@ def weak(
         shares = (each.coverage, each.overlap, each.conflict)
         accuracy = f"{each.accuracy:.3f}" if each.HasField("accuracy") else ""
         table.add_row(each.function, *(f"{share:.1%}" for share in shares), accuracy)
-    out.print(table)
+    show_table(table)
     verb = "would be" if dry_run else "are"
     out.print(f"{found.labelled:,} of {found.records:,} records {verb} labelled")
 

@@ -12,7 +12,7 @@ from rich.table import Table
 from headrace.application import Recipe
 from headrace.cli.connection import DEFAULT_DATA_DIR, DataDir, connect
 from headrace.cli.moments import time_option, to_us
-from headrace.cli.output import out, told_errors
+from headrace.cli.output import out, show_table, told_errors
 from headrace.errors import NotFound
 from headrace.registry.v1 import registry_events_pb2
 
@@ -39,7 +39,7 @@ def models(
     for version in versions:
         serving = [alias.alias for alias in aliases if alias.version == version.version]
         table.add_row(*_row(version, ", ".join(serving)))
-    out.print(table)
+    show_table(table)
 
 
 def promote(

@@ -1,21 +1,53 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the commands share: consoles, and an error told as cause and next step."""
+"""What the commands share: consoles, tables that are never cut, errors as cause and next step."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import typer
 from rich.console import Console
 from rich.markup import escape
+from rich.measure import Measurement
+from rich.table import Table
 
 from headrace.errors import HeadraceError
 from headrace.reasons import REASONS
 
 EXIT_ERROR = 1
+WIDTH_MAX = 10_000
 out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
+
+
+def show_table(table: Table) -> None:
+    """Every cell whole: as a table where it fits the screen, else row by row, a line a cell.
+
+    What is piped has no width.
+    """
+    width = Measurement.get(out, out.options.update(width=WIDTH_MAX), table).maximum
+    if width <= out.width or not out.is_terminal:
+        table.width = width
+        out.print(table, crop=False)
+        return
+    names = [str(column.header) for column in table.columns]
+    for row in zip(*(column.cells for column in table.columns), strict=True):
+        for name, cell in zip(names, row, strict=True):
+            if cell:
+                out.print(f"{name}: {cell}", soft_wrap=True)
+        out.print()
+
+
+def tell(console: Console, reason: str, details: Mapping[str, str]) -> None:
+    """A reason of the closed list: what happened, what it is about, and what to do."""
+    entry = REASONS[reason]
+    console.print(f"[bold red]{reason}[/]: {escape(entry.means)}", soft_wrap=True)
+    for name, value in details.items():
+        lines = value.splitlines()
+        shown = value if len(lines) == 1 else "\n    ".join(["", *lines])
+        console.print(f"  {name}: {shown}", markup=False, soft_wrap=True)
+    console.print(f"[bold]Next:[/] {escape(entry.next)}", soft_wrap=True)
 
 
 @contextmanager
@@ -24,11 +56,5 @@ def told_errors() -> Iterator[None]:
     try:
         yield
     except HeadraceError as error:
-        reason = REASONS[error.reason]
-        err.print(f"[bold red]{error.reason}[/]: {escape(reason.means)}")
-        for name, value in error.metadata.items():
-            lines = value.splitlines()
-            shown = value if len(lines) == 1 else "\n    ".join(["", *lines])
-            err.print(f"  {name}: {shown}", markup=False)
-        err.print(f"[bold]Next:[/] {escape(reason.next)}")
+        tell(err, error.reason, error.metadata)
         raise typer.Exit(EXIT_ERROR) from error

@@ -10,7 +10,7 @@ import typer
 from rich.table import Table
 
 from headrace.cli.connection import DEFAULT_DATA_DIR, DataDir, connect
-from headrace.cli.output import out, told_errors
+from headrace.cli.output import show_table, told_errors
 
 
 def search(
@@ -33,4 +33,4 @@ def search(
         found = connect(data_dir).datasets.search(" ".join(words), kind or ())
         for entry in islice(found, limit):
             table.add_row(entry.kind, entry.name, entry.owner, entry.description, entry.details)
-    out.print(table)
+    show_table(table)

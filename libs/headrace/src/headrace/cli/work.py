@@ -11,13 +11,15 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.table import Column, Table
+from rich.table import Table
 
 from headrace.cli.connection import DEFAULT_DATA_DIR, DataDir, connect
 from headrace.cli.moments import time_option, to_us
-from headrace.cli.output import out, told_errors
+from headrace.cli.output import out, show_table, tell, told_errors
 from headrace.errors import Invalid
+from headrace.ingest.v1.ingest_service_pb2 import StreamCounts
 from headrace.loader import load_application
+from headrace.reasons import REASONS
 
 LINES_MAX = 10_000_000
 
@@ -38,7 +40,7 @@ def apply(
     table = Table("kind", "name", "version", title=f"Application {application.name}")
     for definition in stored:
         table.add_row(definition.kind, definition.name, str(definition.version))
-    out.print(table)
+    show_table(table)
 
 
 def publish(
@@ -75,19 +77,34 @@ def streams(data_dir: DataDir = DEFAULT_DATA_DIR) -> None:
 
     A record counts when ingest has archived it or set it aside, about a second after it came.
 
+        A stream that is read no further is told with the reason and what to do.
+
         headrace streams
     """
     with told_errors():
         counts = connect(data_dir).stream_counts()
-    dead_letters, stopped = (Column(n, overflow="fold") for n in ("dead letters", "stopped"))
     counted = ("received", "stored", "late", "repeats")
-    table = Table("stream", *counted, dead_letters, stopped)
+    table = Table("stream", *counted, "set aside", "redriven")
+    letters = Table("stream", "set aside because", "records")
     for each in counts:
-        dead = [f"{reason} {n:,}" for reason, n in sorted(each.dead_lettered_by_reason.items())]
-        dead += [f"redriven {each.redriven:,}"] * bool(each.redriven)
-        shown = [f"{getattr(each, name):,}" for name in counted]
-        table.add_row(each.stream, *shown, "\n".join(dead), each.stopped_reason)
-    out.print(table)
+        dead = sorted(each.dead_lettered_by_reason.items())
+        shown = [*(getattr(each, name) for name in counted), sum(n for _, n in dead), each.redriven]
+        table.add_row(each.stream, *(f"{number:,}" for number in shown))
+        for reason, number in dead:
+            letters.add_row(each.stream, reason, f"{number:,}")
+    show_table(table)
+    if letters.row_count:
+        show_table(letters)
+    for each in counts:
+        if each.stopped_reason:
+            _tell_stopped(each)
+
+
+def _tell_stopped(stream: StreamCounts) -> None:
+    waits = REASONS[stream.stopped_reason].kind == "Unavailable"
+    state = "waits, and goes on by itself" if waits else "is stopped; what comes for it is kept"
+    out.print(f"[bold]{stream.stream}[/] {state}", soft_wrap=True)
+    tell(out, stream.stopped_reason, stream.stopped_details)
 
 
 def predict(
@@ -109,7 +126,7 @@ def predict(
     table = Table("prediction id", "score", "version")
     for each in predictions:
         table.add_row(each.prediction_id, f"{each.score:.4f}", str(each.version))
-    out.print(table)
+    show_table(table)
 
 
 def _records(lines: Iterable[str | bytes]) -> Iterable[dict[str, Any]]:

@@ -3,12 +3,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
-from headrace import topics
-from headrace.errors import HeadraceError
 from headrace.ingest.v1 import ingest_service_pb2 as pb
-from headrace_ingest.domain.accounts import Account
+from headrace_ingest.handlers.counts import StreamCount
 from headrace_ingest.handlers.publish import Published, PublishItem, PublishRecords
 
 
@@ -38,17 +36,14 @@ def to_publish_stream_response(published: Published) -> pb.PublishStreamResponse
     return pb.PublishStreamResponse(items=published.items, exceptions=exceptions)
 
 
-def to_counts_response(
-    counts: Sequence[tuple[str, Account]], stopped: Mapping[str, HeadraceError]
-) -> pb.ListStreamCountsResponse:
-    """`stopped`: by raw topic, why it is read no further."""
-    streams = [_to_counts(*each, stopped.get(topics.RAW.of(each[0]))) for each in counts]
-    return pb.ListStreamCountsResponse(streams=streams)
+def to_counts_response(counts: Sequence[StreamCount]) -> pb.ListStreamCountsResponse:
+    return pb.ListStreamCountsResponse(streams=[_to_counts(each) for each in counts])
 
 
-def _to_counts(stream: str, account: Account, stopped: HeadraceError | None) -> pb.StreamCounts:
+def _to_counts(count: StreamCount) -> pb.StreamCounts:
+    account, stopped = count.account, count.stopped
     return pb.StreamCounts(
-        stream=stream,
+        stream=count.stream,
         received=account.received,
         stored=account.stored,
         dead_lettered_by_reason=account.dead_by_reason,
@@ -56,4 +51,5 @@ def _to_counts(stream: str, account: Account, stopped: HeadraceError | None) -> 
         late=account.late,
         redriven=account.redriven,
         stopped_reason="" if stopped is None else stopped.reason,
+        stopped_details=None if stopped is None else stopped.metadata,
     )

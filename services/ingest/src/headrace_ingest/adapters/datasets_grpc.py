@@ -65,9 +65,12 @@ class DatasetApi(ingest_service_pb2_grpc.DatasetServiceServicer):
 
     def ListStreamCounts(self, request: Any, context: grpc.ServicerContext) -> Any:
         counts = list_stream_counts(
-            contracts=self._contracts, catalogue=self._catalogue, archive=self._archive
+            contracts=self._contracts,
+            catalogue=self._catalogue,
+            archive=self._archive,
+            stopped=self._stopped(),
         )
-        return conversions.to_counts_response(counts, self._stopped())
+        return conversions.to_counts_response(counts)
 
     def CreateDataset(self, request: Any, context: grpc.ServicerContext) -> Any:
         manifest = datasets.create_dataset(

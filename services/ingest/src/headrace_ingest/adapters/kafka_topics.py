@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from confluent_kafka import KafkaError, KafkaException, TopicCollection
 from confluent_kafka.admin import AdminClient
 
@@ -23,14 +25,17 @@ class KafkaTopicCatalogue:
         self._client = AdminClient(client_settings(bootstrap, "ingest-topics"))
 
     def raw_topic(self, stream: str) -> RawTopic:
-        name = topics.RAW.of(stream)
+        raw, records = topics.RAW.of(stream), topics.INGEST_RECORDS.of(stream)
+        asked = self._client.describe_topics(
+            TopicCollection([raw, records]), request_timeout=REQUEST_TIMEOUT_S
+        )
+        found, _ = (self._described(name, asked[name]) for name in (raw, records))
+        return RawTopic(str(found.topic_id), tuple(sorted(each.id for each in found.partitions)))
+
+    def _described(self, name: str, answer: Any) -> Any:
         try:
-            asked = self._client.describe_topics(
-                TopicCollection([name]), request_timeout=REQUEST_TIMEOUT_S
-            )
-            found = asked[name].result(REQUEST_TIMEOUT_S)
+            return answer.result(REQUEST_TIMEOUT_S)
         except (KafkaException, TimeoutError) as err:
             if isinstance(err, KafkaException) and err.args[0].code() in _MISSING:
                 raise Unavailable("TOPIC_MISSING", topic=name) from err
             raise Unavailable("BROKER_UNAVAILABLE", bootstrap=self._bootstrap) from err
-        return RawTopic(str(found.topic_id), tuple(sorted(each.id for each in found.partitions)))

@@ -8,15 +8,15 @@ same records are judged from the same state, give the same `_id`s, and are store
 (P1, P2, P13).
 
 A stream whose contract the archive cannot hold, or that would be set aside beyond its tolerance, is
-stopped before anything of the batch is delivered, and tried again by another contract; the other
-streams go on.
+stopped before anything of the batch is delivered, and tried again by another contract. One whose
+topic is missing waits, and is tried again by itself. The other streams go on.
 """
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import polars as pl
 import structlog
@@ -68,6 +68,10 @@ REST_S_MAX = 5.0
 # How long storing may keep new records waiting, checked between the commits of two streams.
 STORE_S_MAX = 0.05
 TAKEN_BACK = 0  # the version of no contract
+# How often it is looked whether the topic of a waiting stream has come, and whether that of the
+# next stream in turn is still the same.
+LOOK_INTERVAL_S = 1.0
+TOPIC_MISSING = "TOPIC_MISSING"
 
 
 @dataclass(slots=True)
@@ -84,6 +88,7 @@ class _Stream:
     """A stream in work; `rows` are gathered since `since_s`, the last ones stored at `stored_s`."""
 
     contract: Contract
+    topic_id: str
     shards: dict[int, _Shard]
     window: DeadLetterWindow
     rows: list[pl.DataFrame] = field(default_factory=list)
@@ -110,10 +115,14 @@ class _Work:
 
 @dataclass(frozen=True, slots=True)
 class _Stop:
-    """Why a stream is not read, as long as this version of its contract is applied."""
+    """Why a stream is not read, as long as this version of its contract is applied.
+
+    One that waits for a topic was last asked for it at `asked_s`.
+    """
 
     version: int
     error: HeadraceError
+    asked_s: float
 
 
 class RecordSink:
@@ -145,6 +154,7 @@ class RecordSink:
         self._streams: dict[str, _Stream] = {}
         self._stopped: dict[str, _Stop] = {}
         self._given_up: dict[Partition, int] = {}
+        self._turn, self._looked_s = deque[str](), 0.0
 
     def positions(self, partitions: Sequence[Partition]) -> Mapping[Partition, int]:
         for stream, numbers in _by_stream(partitions).items():
@@ -160,6 +170,7 @@ class RecordSink:
     def handle(self, records: RecordBatch) -> None:
         failpoint("ingest.sink.polled")
         self._try_again()
+        self._look_at_a_topic()
         self._quality.tell_due()
         for stream in self._streams.values():
             if stream.in_doubt:  # settled by asking for the same commit again, not a larger one
@@ -169,6 +180,7 @@ class RecordSink:
 
     def idle(self) -> None:
         self._try_again()
+        self._look_at_a_topic()
         self._quality.tell_due()
         self._store_due(quiet=True)
 
@@ -202,19 +214,21 @@ class RecordSink:
         if known is not None:
             self._store(known)
             numbers = numbers | known.shards.keys()
-        topic_id = self._catalogue.raw_topic(contract.name).topic_id
         try:
+            topic_id = self._catalogue.raw_topic(contract.name).topic_id
             contract.check_usable()
             restored = self._archive.open(
                 contract, topic_id, numbers, ids_max=self._pace.dedup_ids_max
             )
-        except Invalid as err:
+        except (Invalid, Unavailable) as err:
+            if isinstance(err, Unavailable) and err.reason != TOPIC_MISSING:
+                raise
             self._stop(contract.name, contract.version, err)
             return
         shards = {number: self._shard(each) for number, each in restored.items()}
         same = known is not None and known.contract.version == contract.version
         window = known.window if known and same else DeadLetterWindow(self._tolerance)
-        self._streams[contract.name] = _Stream(contract, shards, window)
+        self._streams[contract.name] = _Stream(contract, topic_id, shards, window)
         log.info(
             "stream_opened", stream=contract.name, version=contract.version, shards=len(shards)
         )
@@ -228,16 +242,54 @@ class RecordSink:
         return _Shard(restored.account, restored.account, index)
 
     def _stop(self, name: str, version: int, error: HeadraceError) -> None:
-        self._stopped[name] = _Stop(version, error)
+        self._stopped[name] = _Stop(version, error, self._monotonic_s())
         log.error("stream_stopped", stream=name, error=str(error))
 
     def _try_again(self) -> None:
-        """By another contract a stream may be read that was stopped: it is placed anew."""
+        """A stream that may be read again is placed anew."""
         for name, stop in list(self._stopped.items()):
             contract = self._applied(name)
             version = TAKEN_BACK if contract is None else contract.version
-            if version != stop.version:
+            if version != stop.version or self._awaited(name, stop):
                 del self._stopped[name]
+
+    def _awaited(self, name: str, stop: _Stop) -> bool:
+        """Whether the topic that a stream waited for is there; it is asked for now and then."""
+        now_s = self._monotonic_s()
+        if stop.error.reason != TOPIC_MISSING or now_s - stop.asked_s < LOOK_INTERVAL_S:
+            return False
+        self._stopped[name] = replace(stop, asked_s=now_s)
+        try:
+            self._catalogue.raw_topic(name)
+        except Unavailable:
+            return False
+        return True
+
+    def _look_at_a_topic(self) -> None:
+        """Each stream in its turn: one whose topic was deleted waits, to be placed anew.
+
+        Kafka's client does not tell a topic that was made again from the one that it reads.
+        """
+        now_s = self._monotonic_s()
+        if now_s - self._looked_s < LOOK_INTERVAL_S:
+            return
+        self._looked_s = now_s
+        self._turn = self._turn or deque(n for n, each in self._streams.items() if each.shards)
+        name = self._turn.popleft() if self._turn else None
+        if name is not None and name not in self._stopped:
+            self._look_at(self._streams[name])
+
+    def _look_at(self, stream: _Stream) -> None:
+        name = stream.contract.name
+        missing = Unavailable(TOPIC_MISSING, topic=topics.RAW.of(name))
+        try:
+            gone = self._catalogue.raw_topic(name).topic_id != stream.topic_id
+        except Unavailable as err:
+            gone, missing = err.reason == TOPIC_MISSING, err
+        if gone:
+            self._store(stream)
+            stream.give_up({*stream.shards})
+            self._stop(name, stream.contract.version, missing)
 
     def _applied(self, name: str) -> Contract | None:
         """None when it was taken back: the loop has not left its topic yet."""
@@ -274,6 +326,17 @@ class RecordSink:
             self._suspects.clear(part)
 
     def _deliver(self, works: Sequence[_Work]) -> None:
+        """Raises Unavailable: all are handed over again, but those of a stream that waits now."""
+        try:
+            self._send(works)
+        except Unavailable as err:
+            names = {topics.INGEST_RECORDS.of(each.stream.contract.name): each for each in works}
+            if err.reason == TOPIC_MISSING and (work := names.get(err.metadata["topic"])):
+                contract = work.stream.contract
+                self._stop(contract.name, contract.version, err)
+            raise
+
+    def _send(self, works: Sequence[_Work]) -> None:
         for work in works:
             topic = topics.INGEST_RECORDS.of(work.stream.contract.name)
             self._records.queue(topic, accepted(work.records, work.batch.stored))

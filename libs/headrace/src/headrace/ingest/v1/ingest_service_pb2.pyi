@@ -81,7 +81,7 @@ class ListStreamCountsResponse(_message.Message):
     def __init__(self, streams: _Optional[_Iterable[_Union[StreamCounts, _Mapping]]] = ...) -> None: ...
 
 class StreamCounts(_message.Message):
-    __slots__ = ("stream", "received", "stored", "dead_lettered_by_reason", "repeats", "late", "stopped_reason", "redriven")
+    __slots__ = ("stream", "received", "stored", "dead_lettered_by_reason", "repeats", "late", "stopped_reason", "redriven", "stopped_details")
     class DeadLetteredByReasonEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -89,6 +89,13 @@ class StreamCounts(_message.Message):
         key: str
         value: int
         def __init__(self, key: _Optional[str] = ..., value: _Optional[int] = ...) -> None: ...
+    class StoppedDetailsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
     STREAM_FIELD_NUMBER: _ClassVar[int]
     RECEIVED_FIELD_NUMBER: _ClassVar[int]
     STORED_FIELD_NUMBER: _ClassVar[int]
@@ -97,6 +104,7 @@ class StreamCounts(_message.Message):
     LATE_FIELD_NUMBER: _ClassVar[int]
     STOPPED_REASON_FIELD_NUMBER: _ClassVar[int]
     REDRIVEN_FIELD_NUMBER: _ClassVar[int]
+    STOPPED_DETAILS_FIELD_NUMBER: _ClassVar[int]
     stream: str
     received: int
     stored: int
@@ -105,4 +113,5 @@ class StreamCounts(_message.Message):
     late: int
     stopped_reason: str
     redriven: int
-    def __init__(self, stream: _Optional[str] = ..., received: _Optional[int] = ..., stored: _Optional[int] = ..., dead_lettered_by_reason: _Optional[_Mapping[str, int]] = ..., repeats: _Optional[int] = ..., late: _Optional[int] = ..., stopped_reason: _Optional[str] = ..., redriven: _Optional[int] = ...) -> None: ...
+    stopped_details: _containers.ScalarMap[str, str]
+    def __init__(self, stream: _Optional[str] = ..., received: _Optional[int] = ..., stored: _Optional[int] = ..., dead_lettered_by_reason: _Optional[_Mapping[str, int]] = ..., repeats: _Optional[int] = ..., late: _Optional[int] = ..., stopped_reason: _Optional[str] = ..., redriven: _Optional[int] = ..., stopped_details: _Optional[_Mapping[str, str]] = ...) -> None: ...
