@@ -34,6 +34,7 @@ from headrace_feature.adapters.delta_archive import DeltaArchive
 from headrace_feature.adapters.duckdb_workbench import AS_OF, ROWS_MAX, Workbench
 from headrace_feature.domain.views import Catalogue
 from headrace_feature.offline_handlers import GetHistoricalFeatures, get_historical_features
+from headrace_kit.clock import SystemClock
 from headrace_kit.objects import delta_table_uri
 
 ROWS, RECORDS, ENTITIES = 1_000_000, 1_000_000, 10_000
@@ -120,7 +121,7 @@ def join(folder: Path, *, keep: bool) -> None:
     import duckdb  # noqa: F401 - a running service has imported it
     import pyarrow.dataset  # noqa: F401
 
-    archive = DeltaArchive(folder.as_uri(), {}, raw_topic=lambda _: None)  # type: ignore[arg-type]
+    archive = DeltaArchive(folder.as_uri(), {}, raw_topic=lambda _: None, clock=SystemClock())  # type: ignore[arg-type]
     bench = Workbench(
         folder / "bench",
         disk_bytes_max=DISK_BYTES_MAX,
@@ -135,7 +136,7 @@ def join(folder: Path, *, keep: bool) -> None:
             GetHistoricalFeatures(FEATURES),
             rows,
             catalogue=catalogue(),
-            archive=archive,
+            snapshots=archive.newest(STREAMS),
             bench=opened,
         )
         for piece in historical_stream(made.answered, made.features, rows.schema):

@@ -1033,6 +1033,7 @@ def test_archive_that_never_comes_is_unavailable(platform, lake):
         lake.uri.partition("/records/")[0],
         lake.options,
         raw_topic=KafkaRawTopics(platform.bootstrap),
+        clock=SystemClock(),
         wait_s_max=0.1,
     )
     with pytest.raises(Unavailable, match="RECORDS_BEHIND"):

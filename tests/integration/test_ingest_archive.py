@@ -25,7 +25,7 @@ from headrace_ingest.testing import NOW_US, a_contract, a_raw
 from headrace_kit.failpoints import arm
 from headrace_kit.json_strict import decode
 from headrace_kit.objects import S3Settings, delta_storage_options, delta_table_uri
-from headrace_kit.testing import a_batch
+from headrace_kit.testing import FixedClock, a_batch
 
 pytestmark = pytest.mark.integration
 
@@ -105,6 +105,21 @@ def test_seen_ids_carry_payload_and_known_time(world):
 
     _, restored = world.open()
     assert [Seen("departed:0", part["_payload_sha256"][0], NOW_US)] == list(restored[0].seen)
+
+
+def test_commit_tells_when_the_place_of_a_partition_moved(tmp_path):
+    clock = FixedClock(NOW_US)
+    archive = DeltaArchive(tmp_path.as_uri(), {}, clock=clock)
+    archive.open(a_contract(), TOPIC.topic_id, [0, 1], ids_max=100)
+    before, dead = {0: Account(), 1: Account()}, Account(1, dead_by_reason={"EMPTY": 1})
+    append(archive, rows(), before, {0: dead, 1: Account(1, repeats=1)})
+    clock.advance(1)
+    after = {0: dead, 1: Account(2, repeats=2)}
+    append(archive, rows(), {0: dead, 1: Account(1, repeats=1)}, after)
+
+    table = DeltaTable(delta_table_uri(tmp_path.as_uri(), "records", a_contract().name))
+    moved = [f"ingest|{TOPIC.topic_id}|{number}|accounted_at" for number in (0, 1)]
+    assert [NOW_US, NOW_US + 1] == [table.transaction_version(each) for each in moved]
 
 
 def test_account_without_rows_is_stored_too(world):

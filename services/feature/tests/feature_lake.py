@@ -6,13 +6,14 @@ from pathlib import Path
 
 import pyarrow as pa
 from deltalake import CommitProperties, DeltaTable, Transaction, write_deltalake
-from feature_world import Event
+from feature_world import START, Event
 
 from headrace.errors import Unavailable
 from headrace_feature.adapters.delta_archive import DeltaArchive
 from headrace_feature.adapters.kafka_topics import RawTopic
 from headrace_feature.domain.key_partitions import key_partitions
 from headrace_feature.domain.observations import Ids
+from headrace_kit.testing import FixedClock
 
 TYPES = {
     "ride_id": pa.string(),
@@ -39,7 +40,8 @@ class Lake:
         self.folder, self.table = folder, folder / "records" / STREAM
         self.published: list[Event] = []
         self.archived, self.raw_topic_there = 0, True
-        self.archive = DeltaArchive(folder.as_uri(), {}, raw_topic=self.raw_topic)
+        self.clock = FixedClock(START)
+        self.archive = DeltaArchive(folder.as_uri(), {}, raw_topic=self.raw_topic, clock=self.clock)
 
     def publish(self, events: Sequence[Event]) -> None:
         self.published += events
@@ -71,7 +73,7 @@ class Lake:
             "_event_date": pa.array(days, pa.date32()),
         }
         known = max((event.known for event in self.published[:until]), default=0)
-        counters = {"offset": until, "known_time": known}
+        counters = {"offset": until, "known_time": known, "accounted_at": self.clock.now_us()}
         write_deltalake(
             self.table,
             pa.table(columns),

@@ -19,7 +19,7 @@ from headrace_feature.adapters.correction_teller import CorrectionTeller
 from headrace_feature.adapters.duckdb_workbench import AS_OF, Workbench
 from headrace_feature.adapters.erased_events_reader import ErasedEventsReader
 from headrace_feature.adapters.fold_followers import FoldFollowers
-from headrace_feature.adapters.memory_archive import MemoryArchive
+from headrace_feature.adapters.memory_archive import ASKED_US, MemoryArchive
 from headrace_feature.adapters.memory_restorer import NothingToRestore
 from headrace_feature.adapters.record_folder import RecordFolder
 from headrace_feature.adapters.row_teller import RowTeller
@@ -37,10 +37,14 @@ from headrace_feature.handlers import OnlineState, get_online_features
 from headrace_feature.offline_handlers import (
     CreateTrainingSet,
     GetHistoricalFeatures,
+    Read,
     create_training_set,
     get_historical_features,
+    historical_snapshots,
+    training_snapshots,
 )
 from headrace_feature.ports import Restorer
+from headrace_feature.skew_handlers import check_skew, skew_snapshots
 from headrace_kit.erased_entities import Entity, ErasedEntities, entity_key_digest, entity_sha256
 from headrace_kit.kafka import Message, Partition
 from headrace_kit.state_store import MemoryStateStore
@@ -48,6 +52,7 @@ from headrace_kit.testing import FixedClock, MemoryPublisher, MemoryTopicLog, a_
 
 SECOND, MINUTE, HOUR, DAY = 1_000_000, 60_000_000, 3_600_000_000, 86_400_000_000
 START = 1_357_000_000_000_000
+READ = Read(ASKED_US)
 ERASED_EVENTS = "ingest.erased-events.v1"
 TOPIC, AIR_TOPIC = "ingest.records.rides.v1", "ingest.records.air.v1"
 
@@ -387,9 +392,7 @@ class World:
         archive = MemoryArchive({"rides": rides, "asks": asks, "ends": ends, "air": airs})
         command = CreateTrainingSet("late", until)
         with a_bench(**bench) as opened:
-            made = create_training_set(
-                command, catalogue=self.catalogue, archive=archive, bench=opened
-            )
+            made = made_training_set(command, self.catalogue, archive, opened)
             return TrainingSet.of(made)
 
     def historical(self, rides, rows, features=WINDOW_FEATURES, *, airs=(), bench=None, **query):
@@ -408,10 +411,30 @@ class World:
         )
         with a_bench(**(bench or {})) as opened:
             stored = opened.stored([batch], batch.schema)
-            made = get_historical_features(
-                asked, stored, catalogue=self.catalogue, archive=archive, bench=opened
-            )
+            made = made_historical(asked, stored, self.catalogue, archive, opened)
             return _joined(made, len(features))[1]
+
+
+def made_training_set(command, catalogue, archive, bench):
+    """As the service does: the archive is waited for, then joined."""
+    known = training_snapshots(command, READ, catalogue=catalogue, archive=archive)
+    return create_training_set(command, catalogue=catalogue, snapshots=known, bench=bench)
+
+
+def made_historical(query, rows, catalogue, archive, bench):
+    known = historical_snapshots(query, READ, catalogue=catalogue, archive=archive)
+    return get_historical_features(query, rows, catalogue=catalogue, snapshots=known, bench=bench)
+
+
+def checked_skew(sample, world, archive, bench):
+    known = skew_snapshots(sample, catalogue=world.catalogue, archive=archive, gone=lambda: False)
+    return check_skew(
+        sample,
+        catalogue=world.catalogue,
+        snapshots=known,
+        bench=bench,
+        read=lambda query: world.read_columns(query.features, query.columns, query.as_of_us),
+    )
 
 
 @contextmanager

@@ -19,6 +19,7 @@ from feature_world import (
     a_window_view,
     bits,
     event_lists,
+    made_historical,
 )
 from hypothesis import given
 from hypothesis import strategies as st
@@ -26,7 +27,7 @@ from hypothesis import strategies as st
 from headrace.errors import Busy, Conflict, Invalid, NotFound, Unavailable
 from headrace_feature.adapters.arrow_ipc import SentRows, historical_stream
 from headrace_feature.adapters.memory_archive import MemoryArchive
-from headrace_feature.offline_handlers import GetHistoricalFeatures, get_historical_features
+from headrace_feature.offline_handlers import GetHistoricalFeatures
 
 ROWS = st.lists(st.tuples(ZONES, KINDS, MOMENTS), min_size=1, max_size=12)
 FEATURES = ("zone:count_1h", "zone:sum_fare_1h")
@@ -56,12 +57,12 @@ def asked(rides, rows=(("a", 1, START),), world=None, **query):
     archive = MemoryArchive({"rides": [ride.row() for ride in rides]})
     with a_bench() as bench:
         stored = bench.stored([batch], batch.schema)
-        made = get_historical_features(
+        made = made_historical(
             GetHistoricalFeatures(FEATURES, **query),
             stored,
-            catalogue=(world or World()).catalogue,
-            archive=archive,
-            bench=bench,
+            (world or World()).catalogue,
+            archive,
+            bench,
         )
         return b"".join(historical_stream(made.answered, made.features, batch.schema)), made
 
@@ -93,6 +94,11 @@ def test_manifest_of_another_definition_is_refused():
 def test_version_that_the_archive_has_not_is_refused():
     with pytest.raises(NotFound, match="ARCHIVE_VERSION_UNKNOWN"):
         asked([], version_by_stream={"rides": 9})
+
+
+def test_cut_that_is_still_to_come_is_refused():
+    with pytest.raises(Invalid, match="still to come"):
+        asked([], known_as_of_us=2**62)
 
 
 def test_cut_that_the_archive_has_not_reached_is_unavailable():

@@ -17,6 +17,7 @@ from feature_world import (
     DAY,
     HOUR,
     MINUTE,
+    READ,
     START,
     Air,
     Event,
@@ -36,7 +37,7 @@ from headrace.feature_view import StreamView, feature_names
 from headrace_feature import materialize_handlers
 from headrace_feature.adapters.delta_features import DeltaFeatureTables
 from headrace_feature.adapters.memory_archive import MemoryArchive
-from headrace_feature.materialize_handlers import MaterializeView, materialize_view
+from headrace_feature.materialize_handlers import MaterializeView, materialize_view, view_source
 from headrace_kit import failpoints
 from headrace_kit.failpoints import FailpointRaised
 from headrace_kit.testing import FixedClock
@@ -65,15 +66,15 @@ class Lake:
                 "air": [a.row() for a in (*airs, *after[1])],
             }
         )
+        return self.materialize_from(archive, view, tables, **{"until_us": AFTER, **asked})
+
+    def materialize_from(self, archive, view="zone", tables=None, **asked):
+        command, catalogue = MaterializeView(view, **asked), self.catalogue
+        source = view_source(command, READ, catalogue=catalogue, archive=archive)
+        tables = tables or self.tables
         with a_bench() as bench:
             return list(
-                materialize_view(
-                    MaterializeView(view, **{"until_us": AFTER, **asked}),
-                    catalogue=self.catalogue,
-                    archive=archive,
-                    bench=bench,
-                    tables=tables or self.tables,
-                )
+                materialize_view(command, source, catalogue=catalogue, bench=bench, tables=tables)
             )
 
     def rows(self, view="zone"):
@@ -292,3 +293,52 @@ def test_without_a_moment_it_goes_as_far_as_the_archive_holds_all(lake):
     made = lake.materialize(some_rides(2), until_us=None)
 
     assert (2, AFTER) == (made[-1].rows, made[-1].reached_us)
+
+
+LOOKING = a_view(
+    {"mean": {"aggregate": "mean", "column": "temp", "window": "1h"}},
+    lookups={"temp": {"stream": "air", "key": {"zone": "zone"}, "column": "temp", "max_age": "1d"}},
+)
+
+
+def looked_into(rides, airs, **told):
+    rows = {"rides": [each.row() for each in rides], "air": [each.row() for each in airs]}
+    return MemoryArchive(rows, **told)
+
+
+def test_lookup_that_is_behind_holds_the_table_back_and_is_named(tmp_path):
+    lake, airs = Lake(tmp_path, LOOKING), [Air("air", START, START)]
+    made = lake.materialize_from(looked_into(some_rides(3), airs))
+
+    assert (0, START - 1) == (made[-1].rows, made[-1].reached_us)
+    assert "air: complete up to 2013-01-01 00:26:39 UTC" in made[-1].waits_for
+
+
+def test_quiet_lookup_holds_nothing_back(tmp_path):
+    lake, airs = Lake(tmp_path, LOOKING), [Air("air", START, START)]
+    made = lake.materialize_from(looked_into(some_rides(3), airs, quiet=["air"]))
+
+    assert (2, START + 2 * MINUTE - 1) == (made[-1].rows, made[-1].reached_us)
+    assert made[-1].waits_for.startswith("rides: complete up to")
+
+
+def test_table_of_quiet_streams_reaches_their_newest_record_and_goes_on_from_there(tmp_path):
+    lake, airs = Lake(tmp_path, LOOKING), [Air("air", START, START)]
+    first = lake.materialize_from(looked_into(some_rides(3), airs, quiet=["air", "rides"]))
+    later = lake.materialize_from(looked_into(some_rides(5), airs, quiet=["air", "rides"]))
+
+    reached = [START + 2 * MINUTE, START + 4 * MINUTE]
+    assert reached == [first[-1].reached_us, later[-1].reached_us]
+    assert [3, 2] == [first[-1].rows, later[-1].rows]
+    assert "" == later[-1].waits_for
+
+
+@pytest.mark.parametrize(
+    ("told", "said"),
+    [({}, "air: nothing was published yet"), ({"unarchived": {"air": 4}}, "air: 4 published")],
+)
+def test_table_that_cannot_begin_says_what_it_waits_for(tmp_path, told, said):
+    made = Lake(tmp_path, LOOKING).materialize_from(looked_into(some_rides(3), [], **told))
+
+    assert [(0, -1)] == [(each.rows, each.reached_us) for each in made]
+    assert made[0].waits_for.startswith(said)

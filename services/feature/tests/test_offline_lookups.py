@@ -22,6 +22,7 @@ from feature_world import (
     air_lists,
     archived,
     bits,
+    checked_skew,
     event_lists,
 )
 from hypothesis import given
@@ -33,7 +34,6 @@ from headrace_feature.adapters.memory_archive import MemoryArchive
 from headrace_feature.domain import point_in_time
 from headrace_feature.domain.online_query import GetOnlineFeatures
 from headrace_feature.domain.served_sample import Served
-from headrace_feature.skew_handlers import check_skew
 
 ROWS = st.lists(
     st.tuples(st.sampled_from(["a", "b"]), st.sampled_from([1, 2]), MOMENTS), min_size=1, max_size=6
@@ -155,14 +155,10 @@ def test_served_lookups_are_checked_against_both_streams():
     answer = world.read_columns(query.features, query.columns, query.as_of_us)[0]
     rides, airs = [*rides, Event("after", after, after)], [*airs, Air("after", after, after)]
     with a_bench() as bench:
-        skew = check_skew(
-            [Served(query, answer), Served(query, answer + 1)],
-            catalogue=world.catalogue,
-            archive=MemoryArchive(
-                {"rides": [each.row() for each in rides], "air": [each.row() for each in airs]}
-            ),
-            bench=bench,
-            read=lambda query: world.read_columns(query.features, query.columns, query.as_of_us),
+        archive = MemoryArchive(
+            {"rides": [each.row() for each in rides], "air": [each.row() for each in airs]}
         )
+        sample = [Served(query, answer), Served(query, answer + 1)]
+        skew = checked_skew(sample, world, archive, bench)
 
     assert (2, [3.0]) == (skew.checked, [each.served for each in skew.mismatches])

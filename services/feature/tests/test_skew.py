@@ -4,12 +4,11 @@
 from dataclasses import replace
 
 import numpy as np
-from feature_world import HOUR, START, Event, World, a_bench
+from feature_world import HOUR, START, Event, World, a_bench, checked_skew
 
 from headrace_feature.adapters.memory_archive import MemoryArchive
 from headrace_feature.domain.online_query import GetOnlineFeatures
 from headrace_feature.domain.served_sample import SAMPLES_MAX, Served, ServedSample
-from headrace_feature.skew_handlers import check_skew
 
 FEATURES = ("zone:count_1h", "zone:sum_fare_1h", "zone:mean_riders_3h")
 AFTER = Event("after-all", START + HOUR, START + HOUR, zone=None)
@@ -30,13 +29,7 @@ def served(world, *queries):
 def checked(world, sample, *archived):
     archive = MemoryArchive({"rides": [ride.row() for ride in (*archived, AFTER)]})
     with a_bench() as bench:
-        return check_skew(
-            sample,
-            catalogue=world.catalogue,
-            archive=archive,
-            bench=bench,
-            read=lambda query: read(world, query),
-        )
+        return checked_skew(sample, world, archive, bench)
 
 
 def a_world(*rides):

@@ -23,6 +23,7 @@ from feature_world import (
     archived,
     bits,
     event_lists,
+    made_training_set,
 )
 from hypothesis import given
 from hypothesis import strategies as st
@@ -32,7 +33,7 @@ from headrace_feature.adapters import duckdb_workbench
 from headrace_feature.adapters.arrow_ipc import training_stream
 from headrace_feature.adapters.memory_archive import MemoryArchive
 from headrace_feature.domain import point_in_time
-from headrace_feature.offline_handlers import CreateTrainingSet, create_training_set
+from headrace_feature.offline_handlers import CreateTrainingSet
 
 LATER = START + 100 * HOUR
 OFFSET = -10 * MINUTE
@@ -188,9 +189,7 @@ def test_archive_that_is_behind_is_unavailable():
 
 def test_unknown_recipe_is_refused():
     with pytest.raises(NotFound, match="DEFINITION_UNKNOWN"):
-        create_training_set(
-            CreateTrainingSet("none", LATER), catalogue=World().catalogue, archive=None, bench=None
-        )
+        made_training_set(CreateTrainingSet("none", LATER), World().catalogue, None, None)
 
 
 def streamed(**streams):
@@ -198,9 +197,7 @@ def streamed(**streams):
     archive = MemoryArchive(complete(**streams))
     command = CreateTrainingSet("late", LATER)
     with a_bench() as bench:
-        made = create_training_set(
-            command, catalogue=World().catalogue, archive=archive, bench=bench
-        )
+        made = made_training_set(command, World().catalogue, archive, bench)
         stream = training_stream(made.answered, len(made.features))
         return b"".join(stream), stream.digest
 

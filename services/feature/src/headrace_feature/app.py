@@ -134,7 +134,8 @@ def run(settings: Settings) -> int:
         service=SERVICE,
     )
     delta_options = delta_storage_options(settings.objects, settings.s3)
-    archive = DeltaArchive(settings.objects, delta_options, raw_topic=KafkaRawTopics(bootstrap))
+    raw_topics = KafkaRawTopics(bootstrap)
+    archive = DeltaArchive(settings.objects, delta_options, raw_topic=raw_topics, clock=clock)
     keep_us = settings.keep_days * DAY_US
     backfill = ArchiveBackfill(
         store=store,
@@ -142,7 +143,7 @@ def run(settings: Settings) -> int:
         sources=Sources(
             archive=archive,
             ends=ends,
-            raw_topic=KafkaRawTopics(bootstrap),
+            raw_topic=raw_topics,
             catalogue=definitions.catalogue,
             erased=erased,
             folder=settings.data_dir / "backfill",

@@ -13,8 +13,9 @@ from dataclasses import dataclass
 
 from headrace.errors import Invalid, NotFound
 from headrace.feature_view import StreamView, feature_names
+from headrace_feature.domain.completeness import check_not_to_come
 from headrace_feature.domain.views import Catalogue, WindowPart, plan_of
-from headrace_feature.offline_handlers import answered, definitions_of, streams_of
+from headrace_feature.offline_handlers import Read, answered, definitions_of, streams_of
 from headrace_feature.ports import Archive, Bench, FeatureTables, Snapshot
 
 ROUND_ROWS_MAX = 1 << 20
@@ -32,6 +33,16 @@ class MaterializeView:
 
 
 @dataclass(frozen=True, slots=True)
+class Source:
+    """What a table is made from: `snapshots` that hold all that was known at `until_us`, and what
+    keeps that moment before the newest record, for people; empty: nothing does."""
+
+    until_us: int
+    snapshots: Mapping[str, Snapshot]
+    waits_for: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Materialized:
     """All rows up to `reached_us` are in the table's `version`, `rows` of them by this call."""
 
@@ -40,34 +51,58 @@ class Materialized:
     until_us: int
     definition: str
     version: int
+    waits_for: str
+
+
+def view_source(
+    command: MaterializeView, read: Read, *, catalogue: Catalogue, archive: Archive
+) -> Source:
+    """What there is to make rows from, waited for where a moment is named.
+
+    Raises Invalid BAD_REQUEST for a moment to come, NotFound VIEW_UNKNOWN, and what
+    Archive.snapshots raises.
+    """
+    plan = plan_of(catalogue, _features(command.view, catalogue))
+    [part], streams = plan.windows, streams_of(plan)
+    if command.until_us is not None:
+        check_not_to_come("until_us", command.until_us, read.now_us)
+        snapshots = archive.snapshots(streams, command.until_us, gone=read.gone)
+        return Source(command.until_us, snapshots)
+    reaches = archive.reaches(streams)
+    last = min(reaches.values(), key=lambda each: each.known_to_us)
+    newest_us = reaches[part.layout.stream].newest_us
+    # Beyond its newest record there is no row to make, and what comes may be of any moment there.
+    until_us = min(last.known_to_us, newest_us)
+    if until_us < 0:
+        return Source(-1, {}, last.waits_for)
+    snapshots = archive.snapshots(streams, until_us, gone=read.gone)
+    return Source(until_us, snapshots, last.waits_for if until_us < newest_us else "")
 
 
 def materialize_view(
     command: MaterializeView,
+    source: Source,
     *,
     catalogue: Catalogue,
-    archive: Archive,
     bench: Bench,
     tables: FeatureTables,
 ) -> Iterator[Materialized]:
-    """How far it came, before the first round and behind each.
+    """How far it came, before the first round and behind each; `source`: see `view_source`.
 
-    Raises NotFound VIEW_UNKNOWN, Invalid BAD_REQUEST, Unavailable RECORDS_BEHIND or
-    OBJECT_STORE_UNAVAILABLE.
+    Raises NotFound VIEW_UNKNOWN, Invalid BAD_REQUEST, Unavailable OBJECT_STORE_UNAVAILABLE.
     """
     features = _features(command.view, catalogue)
     plan = plan_of(catalogue, features)
     [part] = plan.windows
     definition = definitions_of(features, catalogue)
-    streams = streams_of(plan)
-    until_us = archive.known_to(streams) if command.until_us is None else command.until_us
-    snapshots = archive.snapshots(streams, until_us)
+    until_us, snapshots = source.until_us, source.snapshots
     tables.open(command.view, definition).clean()
     rows = 0
     for number in range(ROUNDS_MAX + 1):
         table = tables.open(command.view, definition)
         since_us = command.from_us - 1 if table.until_us is None else table.until_us
-        yield Materialized(rows, since_us, until_us, definition, table.version)
+        reached_us, version = since_us, table.version
+        yield Materialized(rows, reached_us, until_us, definition, version, source.waits_for)
         if since_us >= until_us or number == ROUNDS_MAX:
             return
         chosen = bench.view_rows(

@@ -14,8 +14,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from headrace.application import Recipe
 from headrace.errors import Conflict, NotFound
 from headrace.feature_tables import features_digest
+from headrace_feature.domain.completeness import check_not_to_come
 from headrace_feature.domain.exact import as_float32
 from headrace_feature.domain.offline_view import OfflineView
 from headrace_feature.domain.point_in_time import COUNTING
@@ -24,17 +26,19 @@ from headrace_feature.domain.request_features import Column, transform
 from headrace_feature.domain.rules import apply_rules
 from headrace_feature.domain.training_set import Batch, Historical, Rows
 from headrace_feature.domain.views import Catalogue, LookedUp, Plan, WindowPart, plan_of
-from headrace_feature.ports import Archive, Bench, Snapshot
+from headrace_feature.ports import Archive, Bench, Snapshot, never_gone
 
 FOREVER_US = 2**62
 
 
 @dataclass(frozen=True, slots=True)
 class CreateTrainingSet:
-    """The rows of a recipe, as known at `known_until_us`."""
+    """The rows of a recipe, as known at `known_until_us`, which with `published` is a moment of the
+    clock: what had been published by then is all that is waited for."""
 
     recipe: str
     known_until_us: int
+    published: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,16 +65,39 @@ class _Load:
     held_max: int
 
 
-def create_training_set(
-    command: CreateTrainingSet, *, catalogue: Catalogue, archive: Archive, bench: Bench
-) -> Historical:
-    """Raises NotFound DEFINITION_UNKNOWN or FEATURE_UNKNOWN, Unavailable RECORDS_BEHIND."""
-    recipe = catalogue.recipes.get(command.recipe)
-    if recipe is None:
-        raise NotFound("DEFINITION_UNKNOWN", recipe=command.recipe)
-    plan, until_us = plan_of(catalogue, recipe.features), command.known_until_us
+@dataclass(frozen=True, slots=True)
+class Read:
+    """When somebody asks the archive, and whether he is still there."""
+
+    now_us: int
+    gone: Callable[[], bool] = never_gone
+
+
+def training_snapshots(
+    command: CreateTrainingSet, read: Read, *, catalogue: Catalogue, archive: Archive
+) -> Mapping[str, Snapshot]:
+    """What a training set is made from, waited for.
+
+    Raises Invalid BAD_REQUEST for a moment to come, NotFound DEFINITION_UNKNOWN or FEATURE_UNKNOWN,
+    and what Archive.snapshots raises.
+    """
+    check_not_to_come("known_until_us", command.known_until_us, read.now_us)
+    recipe, plan = _recipe_of(command, catalogue)
     streams = {recipe.spine.stream, recipe.label.stream, *streams_of(plan)}
-    snapshots = archive.snapshots(streams, until_us)
+    return archive.snapshots(
+        streams, command.known_until_us, published=command.published, gone=read.gone
+    )
+
+
+def create_training_set(
+    command: CreateTrainingSet,
+    *,
+    catalogue: Catalogue,
+    snapshots: Mapping[str, Snapshot],
+    bench: Bench,
+) -> Historical:
+    """`snapshots`: see `training_snapshots`. Raises Busy BATCH_TOO_LARGE."""
+    (recipe, plan), until_us = _recipe_of(command, catalogue), command.known_until_us
     columns = {feature.column for feature in plan.request.features}
     columns |= {column for part in plan.windows for column in part.layout.entity}
     rows = bench.training_rows(recipe, columns, snapshots, until_us)
@@ -84,46 +111,58 @@ def create_training_set(
     )
 
 
-def get_historical_features(
-    query: GetHistoricalFeatures,
-    rows: Rows,
-    *,
-    catalogue: Catalogue,
-    archive: Archive,
-    bench: Bench,
-) -> Historical:
-    """Raises NotFound FEATURE_UNKNOWN or ARCHIVE_VERSION_UNKNOWN, Conflict DEFINITIONS_CHANGED,
-    Unavailable RECORDS_BEHIND while the archive does not hold all that was known at the moment.
+def _recipe_of(command: CreateTrainingSet, catalogue: Catalogue) -> tuple[Recipe, Plan]:
+    recipe = catalogue.recipes.get(command.recipe)
+    if recipe is None:
+        raise NotFound("DEFINITION_UNKNOWN", recipe=command.recipe)
+    return recipe, plan_of(catalogue, recipe.features)
+
+
+def historical_snapshots(
+    query: GetHistoricalFeatures, read: Read, *, catalogue: Catalogue, archive: Archive
+) -> Mapping[str, Snapshot]:
+    """What is answered from, waited for where a moment is named.
+
+    Raises Invalid BAD_REQUEST for a moment to come, NotFound FEATURE_UNKNOWN or
+    ARCHIVE_VERSION_UNKNOWN, Conflict DEFINITIONS_CHANGED, and what Archive.snapshots raises.
     """
-    plan, until_us = plan_of(catalogue, query.features), query.known_as_of_us
+    if query.known_as_of_us is not None:
+        check_not_to_come("known_as_of_us", query.known_as_of_us, read.now_us)
+    streams = streams_of(plan_of(catalogue, query.features))
     definitions = definitions_of(query.features, catalogue)
     if query.definitions is not None and query.definitions != definitions:
         raise Conflict("DEFINITIONS_CHANGED", asked=query.definitions, applied=definitions)
-    snapshots = _snapshots(query, streams_of(plan), archive)
-    return Historical(
-        features=query.features,
-        rows=rows.count,
-        known_until_us=until_us,
-        version_by_stream={stream: each.version for stream, each in snapshots.items()},
-        definitions=definitions,
-        answered=answered(plan, rows, snapshots, until_us or FOREVER_US, bench),
-    )
-
-
-def streams_of(plan: Plan) -> set[str]:
-    return {layout.stream for part in plan.windows for layout in part.layouts}
-
-
-def _snapshots(
-    query: GetHistoricalFeatures, streams: set[str], archive: Archive
-) -> Mapping[str, Snapshot]:
     if query.version_by_stream is not None:
         if missing := sorted(streams - query.version_by_stream.keys()):
             raise NotFound("ARCHIVE_VERSION_UNKNOWN", stream=missing[0])
         return archive.at({stream: query.version_by_stream[stream] for stream in streams})
     if query.known_as_of_us is None:
         return archive.newest(streams)
-    return archive.snapshots(streams, query.known_as_of_us)
+    return archive.snapshots(streams, query.known_as_of_us, gone=read.gone)
+
+
+def get_historical_features(
+    query: GetHistoricalFeatures,
+    rows: Rows,
+    *,
+    catalogue: Catalogue,
+    snapshots: Mapping[str, Snapshot],
+    bench: Bench,
+) -> Historical:
+    """`snapshots`: see `historical_snapshots`. Raises Busy BATCH_TOO_LARGE."""
+    plan, until_us = plan_of(catalogue, query.features), query.known_as_of_us
+    return Historical(
+        features=query.features,
+        rows=rows.count,
+        known_until_us=until_us,
+        version_by_stream={stream: each.version for stream, each in snapshots.items()},
+        definitions=definitions_of(query.features, catalogue),
+        answered=answered(plan, rows, snapshots, until_us or FOREVER_US, bench),
+    )
+
+
+def streams_of(plan: Plan) -> set[str]:
+    return {layout.stream for part in plan.windows for layout in part.layouts}
 
 
 def definitions_of(features: Sequence[str], catalogue: Catalogue) -> str:

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headrace.application import Recipe
+from headrace_feature.domain.completeness import StreamReach
 from headrace_feature.domain.gathering import Wanted
 from headrace_feature.domain.observations import Observations, Run
 from headrace_feature.domain.records import Records, Share
@@ -155,17 +156,31 @@ class Snapshot(Protocol):
         """The same version with what happened after one moment and up to another."""
 
 
+def never_gone() -> bool:
+    """Of a caller who waits as long as it takes."""
+    return False
+
+
 class Archive(Protocol):
     """Every accepted record of every stream."""
 
-    def snapshots(self, streams: Collection[str], known_until_us: int) -> Mapping[str, Snapshot]:
-        """By stream, a version that holds all that was known at the moment.
+    def snapshots(
+        self,
+        streams: Collection[str],
+        known_until_us: int,
+        *,
+        published: bool = False,
+        gone: Callable[[], bool] = never_gone,
+    ) -> Mapping[str, Snapshot]:
+        """By stream, a version that holds all that was known at the moment, or, of what is
+        `published` by now, all. Waits for it within bounds: hold nothing meanwhile.
 
-        Raises Unavailable RECORDS_BEHIND when one does not appear within a bounded wait.
+        Raises Unavailable RECORDS_BEHIND when one does not appear, STREAM_STALLED when the caller
+        is gone, Busy QUEUE_FULL when too many wait.
         """
 
-    def known_to(self, streams: Collection[str]) -> int:
-        """The last moment of which all that was known is there in each of the streams, or -1."""
+    def reaches(self, streams: Collection[str]) -> Mapping[str, StreamReach]:
+        """By stream, how far the archive has come, without a wait."""
 
     def newest(self, streams: Collection[str]) -> Mapping[str, Snapshot]:
         """By stream, what is there now. Raises NotFound ARCHIVE_VERSION_UNKNOWN."""

@@ -8,7 +8,7 @@ Where it does not, the online state is another than the archive: none is expecte
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
@@ -17,9 +17,13 @@ from numpy.typing import NDArray
 
 from headrace_feature.domain.online_query import GetOnlineFeatures, joined
 from headrace_feature.domain.served_sample import Served
-from headrace_feature.domain.views import Catalogue
-from headrace_feature.offline_handlers import GetHistoricalFeatures, get_historical_features
-from headrace_feature.ports import Archive, Bench
+from headrace_feature.domain.views import Catalogue, plan_of
+from headrace_feature.offline_handlers import (
+    GetHistoricalFeatures,
+    get_historical_features,
+    streams_of,
+)
+from headrace_feature.ports import Archive, Bench, Snapshot
 
 Answers = NDArray[np.float32]
 Read = Callable[[GetOnlineFeatures], Answers]
@@ -47,13 +51,30 @@ class Skew:
     mismatches: Sequence[Mismatch]
 
 
+def skew_snapshots(
+    sample: Sequence[Served], *, catalogue: Catalogue, archive: Archive, gone: Callable[[], bool]
+) -> Mapping[str, Snapshot]:
+    """What the sample is computed from again, waited for; see Archive.snapshots."""
+    if not sample:
+        return {}
+    features = {each.query.features for each in sample}
+    streams = {s for each in features for s in streams_of(plan_of(catalogue, each))}
+    newest_us = max(int(each.query.as_of_us.max()) for each in sample)
+    return archive.snapshots(streams, newest_us, gone=gone)
+
+
 def check_skew(
-    sample: Sequence[Served], *, catalogue: Catalogue, archive: Archive, bench: Bench, read: Read
+    sample: Sequence[Served],
+    *,
+    catalogue: Catalogue,
+    snapshots: Mapping[str, Snapshot],
+    bench: Bench,
+    read: Read,
 ) -> Skew:
-    """Raises Unavailable RECORDS_BEHIND while the archive does not hold what was known then."""
+    """`snapshots`: see `skew_snapshots`."""
     ordered = sorted(sample, key=lambda served: repr(served.query.likeness))
     found = [
-        _checked(list(alike), catalogue=catalogue, archive=archive, bench=bench, read=read)
+        _checked(list(alike), catalogue=catalogue, snapshots=snapshots, bench=bench, read=read)
         for _, alike in groupby(ordered, key=lambda served: served.query.likeness)
     ]
     return Skew(
@@ -63,12 +84,19 @@ def check_skew(
 
 
 def _checked(
-    sample: Sequence[Served], *, catalogue: Catalogue, archive: Archive, bench: Bench, read: Read
+    sample: Sequence[Served],
+    *,
+    catalogue: Catalogue,
+    snapshots: Mapping[str, Snapshot],
+    bench: Bench,
+    read: Read,
 ) -> Skew:
     query = joined([each.query for each in sample])
     rows = bench.given(query.columns, query.as_of_us)
     asked = GetHistoricalFeatures(query.features, int(query.as_of_us.max()))
-    made = get_historical_features(asked, rows, catalogue=catalogue, archive=archive, bench=bench)
+    streams = streams_of(plan_of(catalogue, query.features))
+    seen = {stream: snapshots[stream] for stream in streams}
+    made = get_historical_features(asked, rows, catalogue=catalogue, snapshots=seen, bench=bench)
     recomputed = np.concatenate([answers for _, answers in made.answered])
     served = np.stack([each.answer for each in sample])
     differ = ~_same(served, recomputed)

@@ -259,7 +259,7 @@ def to_online_response(rows: FeatureRows) -> bytes:
 def to_training_command(request: wire.CreateTrainingSetRequest) -> CreateTrainingSet:
     if request.known_until_us <= 0:
         raise Invalid("BAD_REQUEST", field="known_until_us", problem="must be given")
-    return CreateTrainingSet(request.recipe, request.known_until_us)
+    return CreateTrainingSet(request.recipe, request.known_until_us, request.published)
 
 
 def to_training_manifest(made: Historical, digest: str) -> wire.TrainingSetManifest:
@@ -333,6 +333,7 @@ def to_materialized(made: Materialized) -> wire.MaterializeViewResponse:
         until_us=made.until_us,
         definitions_digest=made.definition,
         delta_version=made.version,
+        waits_for=made.waits_for,
     )
 
 

@@ -1,26 +1,24 @@
 # SPDX-License-Identifier: Apache-2.0
 """Archive on ingest's Delta tables `records/<stream>`, which this service only reads.
 
-A table is complete for a moment when each partition of the raw topic has stored something known
-after it: `txn` actions of the app id `ingest|<topic id>|<partition>|known_time` say how far each
-came, atomically with the rows. A partition that has stored nothing must have nothing to store.
+`txn` actions of the app id `ingest|<topic id>|<partition>|<counter>` say how far each partition of
+the raw topic is stored, atomically with the rows; see `completeness` for what is made of that.
 """
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from headrace.errors import NotFound, Unavailable
+from headrace_feature.adapters.archive_waits import WAIT_S_MAX, ArchiveWaits
 from headrace_feature.adapters.arrow_archive import ID, ArrowSnapshot
 from headrace_feature.adapters.kafka_topics import RawTopic
-from headrace_feature.ports import Snapshot
+from headrace_feature.domain.completeness import StoredPartition, StreamReach
+from headrace_feature.ports import Snapshot, never_gone
+from headrace_kit.clock import Clock
 from headrace_kit.objects import delta_table_uri
-
-WAIT_S_MAX = 60.0
-POLL_INTERVAL_S = 0.25
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,23 +38,36 @@ class DeltaArchive:
         storage_options: Mapping[str, str],
         *,
         raw_topic: Callable[[str], RawTopic],
+        clock: Clock,
         wait_s_max: float = WAIT_S_MAX,
     ) -> None:
         self._uri, self._options = uri, dict(storage_options)
-        self._raw_topic, self._wait_s_max = raw_topic, wait_s_max
+        self._raw_topic, self._clock = raw_topic, clock
+        self._waits = ArchiveWaits(self._look, wait_s_max=wait_s_max)
 
-    def snapshots(self, streams: Collection[str], known_until_us: int) -> Mapping[str, Snapshot]:
-        deadline_s = time.monotonic() + self._wait_s_max
-        return {
-            stream: self._complete(stream, known_until_us, deadline_s) for stream in sorted(streams)
-        }
+    def snapshots(
+        self,
+        streams: Collection[str],
+        known_until_us: int,
+        *,
+        published: bool = False,
+        gone: Callable[[], bool] = never_gone,
+    ) -> Mapping[str, Snapshot]:
+        with self._waits.admitted(gone) as wait:
+            looks = {
+                stream: wait.complete(stream, known_until_us, published=published)
+                for stream in sorted(streams)
+            }
+        return {stream: _snapshot(look.table) for stream, look in looks.items()}
 
-    def known_to(self, streams: Collection[str]) -> int:
-        return min(self._known_to(stream) for stream in streams)
+    def reaches(self, streams: Collection[str]) -> Mapping[str, StreamReach]:
+        return {stream: self._look(stream)[0] for stream in sorted(streams)}
 
-    def _known_to(self, stream: str) -> int:
+    def _look(self, stream: str) -> tuple[StreamReach, Any]:
+        """The ends are asked for first: what the table holds of them was published before."""
+        asked_us = self._clock.now_us()
         raw_topic, table = self._raw_topic(stream), self._open(stream)
-        return -1 if table is None else _known_to(table, raw_topic)
+        return StreamReach(stream, asked_us, _partitions(table, raw_topic)), table
 
     def newest(self, streams: Collection[str]) -> Mapping[str, Snapshot]:
         return {stream: self._at(stream, None) for stream in sorted(streams)}
@@ -78,7 +89,10 @@ class DeltaArchive:
         for partition, end in raw_topic.end_by_partition.items():
             if version is None and _offset(table, raw_topic, partition) < end:
                 raise Unavailable("RECORDS_BEHIND", stream=stream, partition=partition, end=end)
-        newest = [_known_us(table, raw_topic, number) or 0 for number in raw_topic.end_by_partition]
+        newest = [
+            _counter(table, raw_topic, number, "known_time") or 0
+            for number in raw_topic.end_by_partition
+        ]
         return History(_snapshot(table), max(newest, default=0))
 
     def _at(self, stream: str, version: int | None) -> Snapshot:
@@ -86,16 +100,6 @@ class DeltaArchive:
         if table is None:
             raise NotFound("ARCHIVE_VERSION_UNKNOWN", stream=stream, version=version)
         return _snapshot(table)
-
-    def _complete(self, stream: str, known_until_us: int, deadline_s: float) -> Snapshot:
-        raw_topic = self._raw_topic(stream)
-        while True:
-            table = self._open(stream)
-            if table is not None and _known_to(table, raw_topic) >= known_until_us:
-                return _snapshot(table)
-            if time.monotonic() >= deadline_s:
-                raise Unavailable("RECORDS_BEHIND", stream=stream, known_until_us=known_until_us)
-            time.sleep(POLL_INTERVAL_S)
 
     def _open(self, stream: str, version: int | None = None) -> Any:
         """None where there is no table, or no such version of it any more."""
@@ -116,27 +120,31 @@ class DeltaArchive:
         return table
 
 
-def _known_to(table: Any, raw_topic: RawTopic) -> int:
-    """The last moment of which all that was known is stored, or -1."""
-    stored = []
-    for partition, end in raw_topic.end_by_partition.items():
-        known_us = _known_us(table, raw_topic, partition)
-        if known_us is not None:
-            stored.append(known_us - 1)
-        elif _offset(table, raw_topic, partition) < end:
-            return -1
-    return min(stored, default=-1)
+def _partitions(table: Any, raw_topic: RawTopic) -> Mapping[int, StoredPartition]:
+    if table is None:
+        ends = raw_topic.end_by_partition.items()
+        return {number: StoredPartition(0, end, None, None) for number, end in ends}
+    # What nothing was ever published to is as quiet as the table is old.
+    made_us = (table.metadata().created_time or 0) * 1_000 or None
+    return {
+        number: StoredPartition(
+            offset=_offset(table, raw_topic, number),
+            end=end,
+            known_us=_counter(table, raw_topic, number, "known_time"),
+            accounted_us=_counter(table, raw_topic, number, "accounted_at") if end else made_us,
+        )
+        for number, end in raw_topic.end_by_partition.items()
+    }
 
 
-def _known_us(table: Any, raw_topic: RawTopic, partition: int) -> int | None:
-    """The newest known time of what is stored of a raw partition."""
-    found: int | None = table.transaction_version(f"ingest|{raw_topic.id}|{partition}|known_time")
+def _counter(table: Any, raw_topic: RawTopic, partition: int, counter: str) -> int | None:
+    found: int | None = table.transaction_version(f"ingest|{raw_topic.id}|{partition}|{counter}")
     return found
 
 
 def _offset(table: Any, raw_topic: RawTopic, partition: int) -> int:
     """The first offset that is not accounted for."""
-    return table.transaction_version(f"ingest|{raw_topic.id}|{partition}|offset") or 0
+    return _counter(table, raw_topic, partition, "offset") or 0
 
 
 def _snapshot(table: Any) -> ArrowSnapshot:

@@ -39,9 +39,10 @@ from headrace_feature.domain.online_query import GetOnlineFeatures
 from headrace_feature.domain.served_sample import ServedSample
 from headrace_feature.domain.views import Catalogue
 from headrace_feature.handlers import OnlineState, answer_together, get_online_features
-from headrace_feature.materialize_handlers import materialize_view
+from headrace_feature.materialize_handlers import materialize_view, view_source
+from headrace_feature.offline_handlers import Read
 from headrace_feature.ports import Archive, FeatureTables, ObservationReader
-from headrace_feature.skew_handlers import check_skew
+from headrace_feature.skew_handlers import check_skew, skew_snapshots
 from headrace_kit.telemetry import counter
 
 SKEW_CHECKED = counter("feature", "skew_checked_rows_total", "Served rows computed again.")
@@ -111,13 +112,13 @@ class FeatureApi(service.FeatureServiceServicer):
         def read(query: GetOnlineFeatures) -> NDArray[np.float32]:
             return get_online_features(query, state).values
 
+        sample, catalogue = self._sample.taken(), state.catalogue()
+        snapshots = skew_snapshots(
+            sample, catalogue=catalogue, archive=self._archive, gone=_gone(context)
+        )
         with self._alone(), self._workbench.opened() as bench:
             skew = check_skew(
-                self._sample.taken(),
-                catalogue=state.catalogue(),
-                archive=self._archive,
-                bench=bench,
-                read=read,
+                sample, catalogue=catalogue, snapshots=snapshots, bench=bench, read=read
             )
         SKEW_CHECKED.inc(skew.checked)
         for mismatch in skew.mismatches:
@@ -127,10 +128,13 @@ class FeatureApi(service.FeatureServiceServicer):
     def CreateTrainingSet(
         self, request: wire.CreateTrainingSetRequest, context: grpc.ServicerContext
     ) -> Iterator[wire.CreateTrainingSetResponse]:
-        command = to_training_command(request)
+        command, catalogue = to_training_command(request), self._online.catalogue()
+        snapshots = offline_handlers.training_snapshots(
+            command, self._read(context), catalogue=catalogue, archive=self._archive
+        )
         with self._alone(), self._workbench.opened() as bench:
             made = offline_handlers.create_training_set(
-                command, catalogue=self._online.catalogue(), archive=self._archive, bench=bench
+                command, catalogue=catalogue, snapshots=snapshots, bench=bench
             )
             stream = training_stream(made.answered, len(made.features))
             for piece in stream:
@@ -144,16 +148,16 @@ class FeatureApi(service.FeatureServiceServicer):
         context: grpc.ServicerContext,
     ) -> Iterator[wire.GetHistoricalFeaturesResponse]:
         query = to_historical_query(next(requests, wire.GetHistoricalFeaturesRequest()).query)
+        catalogue = self._online.catalogue()
         with self._workbench.opened() as bench:
             sent = SentRows(request.arrow_ipc for request in requests)
             rows = bench.stored(sent.batches(), sent.schema)
+            snapshots = offline_handlers.historical_snapshots(
+                query, self._read(context), catalogue=catalogue, archive=self._archive
+            )
             with self._alone():
                 made = offline_handlers.get_historical_features(
-                    query,
-                    rows,
-                    catalogue=self._online.catalogue(),
-                    archive=self._archive,
-                    bench=bench,
+                    query, rows, catalogue=catalogue, snapshots=snapshots, bench=bench
                 )
                 stream = historical_stream(made.answered, made.features, rows.schema)
                 for piece in stream:
@@ -164,20 +168,24 @@ class FeatureApi(service.FeatureServiceServicer):
     def MaterializeView(
         self, request: wire.MaterializeViewRequest, context: grpc.ServicerContext
     ) -> Iterator[wire.MaterializeViewResponse]:
+        command, catalogue = to_materialize(request), self._online.catalogue()
+        source = view_source(
+            command, self._read(context), catalogue=catalogue, archive=self._archive
+        )
         with self._alone(), self._workbench.opened() as bench:
             for made in materialize_view(
-                to_materialize(request),
-                catalogue=self._online.catalogue(),
-                archive=self._archive,
-                bench=bench,
-                tables=self._feature_tables,
+                command, source, catalogue=catalogue, bench=bench, tables=self._feature_tables
             ):
                 yield to_materialized(made)
 
+    def _read(self, context: grpc.ServicerContext) -> Read:
+        return Read(self._online.clock.now_us(), _gone(context))
+
     @contextmanager
     def _alone(self) -> Iterator[None]:
+        """For the work alone: who waits for the archive has nothing of it."""
         if not self._offline.acquire(blocking=False):
-            raise Busy("QUEUE_FULL", queue="training sets")
+            raise Busy("QUEUE_FULL", queue="offline work")
         try:
             yield
         finally:
@@ -213,6 +221,10 @@ class PeerApi(service.ObservationServiceServicer):
     ) -> wire.NoteServedResponse:
         self._notes.note_here(to_query(request.query))
         return wire.NoteServedResponse()
+
+
+def _gone(context: grpc.ServicerContext) -> Callable[[], bool]:
+    return lambda: not context.is_active()
 
 
 def _query(payload: bytes) -> GetOnlineFeatures | HeadraceError:

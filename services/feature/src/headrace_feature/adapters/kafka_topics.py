@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 from confluent_kafka import KafkaException, TopicCollection
 from confluent_kafka.admin import AdminClient
@@ -41,12 +42,16 @@ class KafkaRawTopics:
     def __init__(self, bootstrap: str) -> None:
         self._bootstrap = bootstrap
 
+    @cached_property
+    def _admin(self) -> AdminClient:
+        return AdminClient(client_settings(self._bootstrap, "headrace-feature-topics"))
+
     def __call__(self, stream: str) -> RawTopic:
         """Raises Unavailable TOPIC_MISSING or BROKER_UNAVAILABLE."""
         topic = topics.RAW.of(stream)
         ends = topic_end_offsets(self._bootstrap, [topic])
-        admin = AdminClient(client_settings(self._bootstrap, "headrace-feature-topics"))
-        asked = admin.describe_topics(TopicCollection([topic]), request_timeout=REQUEST_TIMEOUT_S)
+        named = TopicCollection([topic])
+        asked = self._admin.describe_topics(named, request_timeout=REQUEST_TIMEOUT_S)
         try:
             described = asked[topic].result(REQUEST_TIMEOUT_S)
         except (KafkaException, TimeoutError) as err:

@@ -5,7 +5,8 @@ Rows and accounts are one commit: each counter of a raw partition is the version
 of the app id `ingest|<topic id>|<partition>|<counter>`. Delta refuses a commit when another one has
 written one of its app ids since the table was read. That is the fence against a second owner; it
 holds only through the handle that was read, never by path. A doubtful commit is settled by reading
-the counters again.
+the counters again. Beside them `accounted_at` tells when the offset moved last, by our clock in
+microseconds: readers see by it which partitions are quiet.
 """
 
 from __future__ import annotations
@@ -44,6 +45,7 @@ from headrace_ingest.domain.dedup import Seen
 from headrace_ingest.domain.judging import empty_rows
 from headrace_ingest.metrics import COMMIT_SECONDS
 from headrace_ingest.ports import Overtaken, RawTopic, Restored
+from headrace_kit.clock import Clock, SystemClock
 from headrace_kit.failpoints import failpoint
 from headrace_kit.objects import delta_table_uri
 
@@ -63,6 +65,7 @@ WRITER = WriterProperties(
 )
 # Rows lie by the day of their event time: what training sets and erasure ask for.
 PARTITION_COLUMN = "_event_date"
+ACCOUNTED_AT = "accounted_at"
 _DELTA_TYPES: dict[pl.DataType, str] = {
     pl.String(): "string",
     pl.Int64(): "long",
@@ -93,8 +96,14 @@ class _Open:
 class DeltaArchive:
     """Archive; `open` and `append` belong to one thread, `accounts` to any."""
 
-    def __init__(self, object_store_uri: str, storage_options: Mapping[str, str]) -> None:
-        self._uri = object_store_uri
+    def __init__(
+        self,
+        object_store_uri: str,
+        storage_options: Mapping[str, str],
+        *,
+        clock: Clock | None = None,
+    ) -> None:
+        self._uri, self._clock = object_store_uri, clock or SystemClock()
         self._options = dict(storage_options)
         self._open_by_stream: dict[str, _Open] = {}
 
@@ -141,7 +150,8 @@ class DeltaArchive:
                     return
             opened.stale = True  # also when the write ends by an error of another kind
             try:
-                _write(opened.table, rows, _transactions(opened.topic_id, before, after))
+                transactions = _transactions(opened.topic_id, before, after, self._clock.now_us())
+                _write(opened.table, rows, transactions)
             except CommitFailedError as err:
                 log.warning("commit_failed", stream=stream, error=str(err))
             else:
@@ -261,13 +271,16 @@ def _app_id(topic_id: str, partition: int, counter: str) -> str:
 
 
 def _transactions(
-    topic_id: str, before: Mapping[int, Account], after: Mapping[int, Account]
+    topic_id: str, before: Mapping[int, Account], after: Mapping[int, Account], now_us: int
 ) -> list[Transaction]:
     """The counters that change; `offset` always does, so that the fence always holds."""
     transactions = []
     for number, account in after.items():
         old = before[number].counters()
-        for counter, value in account.counters().items():
+        counters = account.counters()
+        if counters != old:
+            counters[ACCOUNTED_AT] = now_us
+        for counter, value in counters.items():
             if value != old.get(counter):
                 transactions.append(Transaction(_app_id(topic_id, number, counter), value))
     return transactions

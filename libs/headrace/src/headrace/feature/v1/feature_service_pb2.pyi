@@ -65,12 +65,14 @@ class GetOnlineFeaturesResponse(_message.Message):
     def __init__(self, rows: _Optional[int] = ..., values: _Optional[bytes] = ..., event_times_us: _Optional[bytes] = ..., known_until_us: _Optional[int] = ...) -> None: ...
 
 class CreateTrainingSetRequest(_message.Message):
-    __slots__ = ("recipe", "known_until_us")
+    __slots__ = ("recipe", "known_until_us", "published")
     RECIPE_FIELD_NUMBER: _ClassVar[int]
     KNOWN_UNTIL_US_FIELD_NUMBER: _ClassVar[int]
+    PUBLISHED_FIELD_NUMBER: _ClassVar[int]
     recipe: str
     known_until_us: int
-    def __init__(self, recipe: _Optional[str] = ..., known_until_us: _Optional[int] = ...) -> None: ...
+    published: bool
+    def __init__(self, recipe: _Optional[str] = ..., known_until_us: _Optional[int] = ..., published: _Optional[bool] = ...) -> None: ...
 
 class CreateTrainingSetResponse(_message.Message):
     __slots__ = ("arrow_ipc", "manifest")
@@ -174,18 +176,20 @@ class MaterializeViewRequest(_message.Message):
     def __init__(self, view: _Optional[str] = ..., from_us: _Optional[int] = ..., until_us: _Optional[int] = ...) -> None: ...
 
 class MaterializeViewResponse(_message.Message):
-    __slots__ = ("rows", "reached_us", "until_us", "definitions_digest", "delta_version")
+    __slots__ = ("rows", "reached_us", "until_us", "definitions_digest", "delta_version", "waits_for")
     ROWS_FIELD_NUMBER: _ClassVar[int]
     REACHED_US_FIELD_NUMBER: _ClassVar[int]
     UNTIL_US_FIELD_NUMBER: _ClassVar[int]
     DEFINITIONS_DIGEST_FIELD_NUMBER: _ClassVar[int]
     DELTA_VERSION_FIELD_NUMBER: _ClassVar[int]
+    WAITS_FOR_FIELD_NUMBER: _ClassVar[int]
     rows: int
     reached_us: int
     until_us: int
     definitions_digest: str
     delta_version: int
-    def __init__(self, rows: _Optional[int] = ..., reached_us: _Optional[int] = ..., until_us: _Optional[int] = ..., definitions_digest: _Optional[str] = ..., delta_version: _Optional[int] = ...) -> None: ...
+    waits_for: str
+    def __init__(self, rows: _Optional[int] = ..., reached_us: _Optional[int] = ..., until_us: _Optional[int] = ..., definitions_digest: _Optional[str] = ..., delta_version: _Optional[int] = ..., waits_for: _Optional[str] = ...) -> None: ...
 
 class CheckSkewRequest(_message.Message):
     __slots__ = ()
