@@ -50,12 +50,15 @@ BACKGROUND_EVENTS_PER_S = 5_000
 BARS = ((1, 16, 15_000, 2.5), (100, 8, 1_500, 15.0))
 CONSTANT = """
 import sys
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from headrace_kit.grpc_server import GrpcServer
 from headrace_kit.hot_calls import HotMethod
 from headrace_kit.native_door import NativeDoor
 method, size = sys.argv[1], int(sys.argv[2])
 hot = [HotMethod(method, lambda payloads: [b"x" * size] * len(payloads))]
-door = NativeDoor("constant", hot)
+folder = TemporaryDirectory()
+door = NativeDoor("constant", hot, folder=Path(folder.name))
 server = GrpcServer(host="127.0.0.1", port=0, services=[], names=["constant"], hot=hot, door=door)
 print(server.start(), flush=True)
 sys.stdin.read()

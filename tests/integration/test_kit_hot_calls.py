@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+import stat
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from socket import AF_UNIX, socket
 
 import grpc
 import pytest
@@ -13,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from prometheus_client import REGISTRY, generate_latest
 
-from headrace.errors import Busy, HeadraceError, NotFound, Unavailable
+from headrace.errors import Busy, HeadraceError, Invalid, NotFound, Unavailable
 from headrace.feature.v1 import feature_service_pb2_grpc as service
 from headrace_kit import native_door
 from headrace_kit.grpc_client import call, error_of, open_channel
@@ -60,8 +62,9 @@ def answers():
 
 
 @pytest.fixture(params=["grpcio", "native"])
-def server(request, answers):
+def server(request, answers, tmp_path):
     hot = [HotMethod(PATH, answers)]
+    door = NativeDoor("tests", hot, folder=tmp_path / "door", message_bytes_max=MESSAGE_BYTES_MAX)
     native = request.param == "native"
     made = GrpcServer(
         host="127.0.0.1",
@@ -70,7 +73,7 @@ def server(request, answers):
         names=[NAME],
         message_bytes_max=MESSAGE_BYTES_MAX,
         hot=hot,
-        door=NativeDoor("tests", hot, message_bytes_max=MESSAGE_BYTES_MAX) if native else None,
+        door=door if native else None,
     )
     made.bound, made.native = made.start(), native
     yield made
@@ -210,7 +213,7 @@ def test_any_requests_at_once_get_their_own_answers(server_once, payloads):
 
 
 @pytest.fixture(scope="module")
-def server_once():
+def server_once(tmp_path_factory):
     hot = [HotMethod(PATH, lambda payloads: [b"<" + payload + b">" for payload in payloads])]
     server = GrpcServer(
         host="127.0.0.1",
@@ -218,7 +221,7 @@ def server_once():
         services=[],
         names=[NAME],
         hot=hot,
-        door=NativeDoor("tests_once", hot),
+        door=NativeDoor("tests_once", hot, folder=tmp_path_factory.mktemp("door")),
     )
     with open_channel(f"127.0.0.1:{server.start()}") as channel:
         yield channel.unary_unary(PATH)
@@ -258,15 +261,16 @@ def test_other_calls_are_served_on_the_same_address(server, channel):
     assert grpc.StatusCode.UNIMPLEMENTED is raised.value.code()
 
 
-def test_taken_port_is_refused(server, answers):
+def test_taken_port_is_refused(server, answers, tmp_path):
     hot = [HotMethod(PATH, answers)]
+    door = NativeDoor("tests_second", hot, folder=tmp_path / "second")
     second = GrpcServer(
         host="127.0.0.1",
         port=server.bound,
         services=[],
         names=[NAME],
         hot=hot,
-        door=NativeDoor("tests_second", hot) if server.native else None,
+        door=door if server.native else None,
     )
     with pytest.raises(Unavailable, match="PORT_TAKEN"):
         second.start()
@@ -278,3 +282,28 @@ def test_durations_are_told(server, method):
     name = "headrace_tests_hot_rpc_seconds_count" if server.native else "feature_rpc_seconds_count"
 
     wait_until(lambda: name.encode() in generate_latest(REGISTRY))
+
+
+def test_socket_that_a_kill_left_is_replaced_and_goes_at_the_end(answers, tmp_path):
+    with socket(AF_UNIX) as left:
+        left.bind(str(tmp_path / "grpc.sock"))
+    hot = [HotMethod(PATH, answers)]
+    made = GrpcServer(
+        host="127.0.0.1",
+        port=0,
+        services=[],
+        names=[NAME],
+        hot=hot,
+        door=NativeDoor("tests_again", hot, folder=tmp_path),
+    )
+    with open_channel(f"127.0.0.1:{made.start()}") as channel:
+        made.set_ready(True)
+        assert serving(channel)
+        assert 0o700 == stat.S_IMODE(tmp_path.stat().st_mode)
+    made.stop(5.0)
+    assert not tmp_path.exists()
+
+
+def test_folder_whose_path_no_socket_can_have_is_refused(answers, tmp_path):
+    with pytest.raises(Invalid, match="BAD_SETTING"):
+        NativeDoor("tests_long", [HotMethod(PATH, answers)], folder=tmp_path / ("x" * 120))

@@ -9,8 +9,8 @@ before its size is judged: the door is for the loopback and for a network whose 
 
 from __future__ import annotations
 
+import os
 import shutil
-import tempfile
 import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -22,7 +22,7 @@ from prometheus_client.core import HistogramMetricFamily
 from prometheus_client.registry import Collector
 from pygrpc_native import EVENT_CANCEL, NativeGrpcFront
 
-from headrace.errors import Busy, Unavailable
+from headrace.errors import Busy, Invalid, Unavailable
 from headrace_kit.error_status import to_status
 from headrace_kit.grpc_client import MESSAGE_BYTES_MAX
 from headrace_kit.hot_calls import HotMethod
@@ -36,24 +36,30 @@ IDLE_MS = 1_000
 BUSY_INTERVAL_S = 0.005
 # What was answered is on its way to the socket when the last answer was given.
 FLUSH_S = 0.1
+# Linux takes no longer path of a socket: unix(7), sun_path, without its final zero.
+SOCKET_PATH_BYTES_MAX = 107
 
 log = structlog.get_logger(__name__)
 
 
 class NativeDoor:
-    """Serves the hot methods and passes on the others; GrpcServer starts and stops it."""
+    """Serves the hot methods and passes on the others; GrpcServer starts and stops it.
+
+    `folder` is the process's own, and holds the socket: one that a kill left there is replaced.
+    """
 
     def __init__(
-        self, service: str, hot: Sequence[HotMethod], *, message_bytes_max: int = MESSAGE_BYTES_MAX
+        self,
+        service: str,
+        hot: Sequence[HotMethod],
+        *,
+        folder: Path,
+        message_bytes_max: int = MESSAGE_BYTES_MAX,
     ) -> None:
         self._service, self._hot, self._bytes_max = service, tuple(hot), message_bytes_max
-        self._folder = Path(tempfile.mkdtemp(prefix="headrace-door-"))
+        self._folder = folder
+        self.behind = _socket_in(folder)
         self._desk: _Desk | None = None
-
-    @property
-    def behind(self) -> Path:
-        """The socket where every other call is passed on to."""
-        return self._folder / "grpc.sock"
 
     def start(self, host: str, port: int) -> int:
         """Listen; returns the port. Raises Unavailable PORT_TAKEN."""
@@ -88,6 +94,19 @@ class NativeDoor:
 
     def failed(self) -> BaseException | None:
         return self._desk.thread.failure if self._desk is not None else None
+
+
+def _socket_in(folder: Path) -> Path:
+    """Where this user alone may enter; raises Invalid BAD_SETTING when its path is too long."""
+    folder.mkdir(parents=True, exist_ok=True)
+    folder.chmod(0o700)
+    whole = folder.absolute() / "grpc.sock"
+    # From here it may be shorter, and no process changes its working folder.
+    path = min(str(whole), os.path.relpath(whole), key=len)
+    if len(os.fsencode(path)) > SOCKET_PATH_BYTES_MAX:
+        problem = f"a socket's path has at most {SOCKET_PATH_BYTES_MAX} bytes"
+        raise Invalid("BAD_SETTING", setting="data_dir", path=path, problem=problem)
+    return Path(path)
 
 
 class _Desk:

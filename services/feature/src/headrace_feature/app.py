@@ -212,7 +212,11 @@ def run(settings: Settings) -> int:
         ],
         names=[NAME, PEER_NAME],
         hot=hot,
-        door=NativeDoor(SERVICE, hot) if settings.native_door else None,
+        door=(
+            NativeDoor(SERVICE, hot, folder=settings.data_dir / "door")
+            if settings.native_door
+            else None
+        ),
     )
     follower = TableFollower(
         bootstrap=bootstrap,
