@@ -76,8 +76,10 @@ def test_racing_puts_have_one_winner(store):
             assert b"%d" % won.index(True) == store.get(f"race/{number}")
 
 
-def test_self_test_passes(store):
+def test_self_test_passes_and_leaves_nothing(store):
     self_test(store)
+
+    assert [] == store.keys("self-test")
 
 
 def test_bucket_is_made_by_the_first_put(settings):

@@ -75,8 +75,10 @@ def test_key_that_could_leave_the_store_is_refused(store, key):
             use(key)
 
 
-def test_self_test_passes(store):
+def test_self_test_passes_and_leaves_nothing(store):
     self_test(store)
+
+    assert [] == store.keys("self-test")
 
 
 def test_self_test_refuses_a_store_that_ignores_the_condition():

@@ -126,15 +126,22 @@ def self_test(store: ObjectStore) -> None:
     with ThreadPoolExecutor(RACERS) as pool:
         for _ in range(RACES):
             key = f"self-test/{uuid.uuid4().hex}"
-            barrier = threading.Barrier(RACERS, timeout=READ_TIMEOUT_S)
+            try:
+                _race(store, key, pool)
+            finally:
+                store.delete(key)
 
-            def race(racer: int, key: str = key, barrier: threading.Barrier = barrier) -> bool:
-                barrier.wait()
-                return store.put_if_absent(key, b"%d" % racer)
 
-            winners = [racer for racer, won in enumerate(pool.map(race, range(RACERS))) if won]
-            if len(winners) != 1 or store.get(key) != b"%d" % winners[0]:
-                raise Unavailable("OBJECT_STORE_UNSAFE", winners=len(winners))
+def _race(store: ObjectStore, key: str, pool: ThreadPoolExecutor) -> None:
+    barrier = threading.Barrier(RACERS, timeout=READ_TIMEOUT_S)
+
+    def put(racer: int) -> bool:
+        barrier.wait()
+        return store.put_if_absent(key, b"%d" % racer)
+
+    winners = [racer for racer, won in enumerate(list(pool.map(put, range(RACERS)))) if won]
+    if len(winners) != 1 or store.get(key) != b"%d" % winners[0]:
+        raise Unavailable("OBJECT_STORE_UNSAFE", winners=len(winners))
 
 
 def _checked(key: str) -> str:
