@@ -9,6 +9,7 @@ from confluent_kafka.admin import AdminClient
 
 from headrace.errors import Unavailable
 from headrace_kit.kafka import Message, Partition
+from headrace_kit.offsets import partitions_by_topic
 from headrace_kit.topic_log import KafkaTopicLog
 
 pytestmark = pytest.mark.integration
@@ -69,3 +70,10 @@ def test_what_retention_removed_is_passed_over(log, topic, kafka_server):
 def test_missing_topic_is_named(log):
     with pytest.raises(Unavailable, match="TOPIC_MISSING"):
         log.partitions("test.no-such.v1")
+
+
+def test_partitions_are_told_of_those_topics_that_are_there(kafka_server, new_topic):
+    topic = new_topic(partitions=2)
+
+    assert {topic: [0, 1]} == partitions_by_topic(kafka_server, [topic, "test.absent.v1"])
+    assert {} == partitions_by_topic(kafka_server, [])

@@ -10,7 +10,9 @@ from typing import Any
 from confluent_kafka import (
     ConsumerGroupTopicPartitions,
     IsolationLevel,
+    KafkaError,
     KafkaException,
+    TopicCollection,
     TopicPartition,
 )
 from confluent_kafka.admin import AdminClient, OffsetSpec
@@ -29,14 +31,31 @@ def _admin(bootstrap: str) -> AdminClient:
 
 def topic_partitions(bootstrap: str, topics: Collection[str]) -> list[Partition]:
     """Every partition of these topics; raises Unavailable TOPIC_MISSING or BROKER_UNAVAILABLE."""
-    try:
-        known = _admin(bootstrap).list_topics(timeout=REQUEST_TIMEOUT_S).topics
-    except KafkaException as err:
-        raise Unavailable("BROKER_UNAVAILABLE", bootstrap=bootstrap) from err
+    known = partitions_by_topic(bootstrap, topics)
     for topic in topics:
-        if topic not in known or known[topic].error is not None:
+        if topic not in known:
             raise Unavailable("TOPIC_MISSING", topic=topic)
-    return [Partition(topic, number) for topic in topics for number in known[topic].partitions]
+    return [Partition(topic, number) for topic in topics for number in known[topic]]
+
+
+def partitions_by_topic(bootstrap: str, topics: Collection[str]) -> dict[str, list[int]]:
+    """Of those topics that are there; no other is asked for. Raises Unavailable."""
+    if not topics:
+        return {}
+    asked = TopicCollection(list(dict.fromkeys(topics)))
+    answers = _admin(bootstrap).describe_topics(asked, request_timeout=REQUEST_TIMEOUT_S)
+    found = {}
+    for topic, answer in answers.items():
+        try:
+            found[topic] = [each.id for each in answer.result(REQUEST_TIMEOUT_S).partitions]
+        except (KafkaException, TimeoutError) as err:
+            if not _missing(err):
+                raise Unavailable("BROKER_UNAVAILABLE", bootstrap=bootstrap) from err
+    return found
+
+
+def _missing(err: Exception) -> bool:
+    return bool(err.args) and err.args[0].code() == KafkaError.UNKNOWN_TOPIC_OR_PART
 
 
 def topic_end_offsets(bootstrap: str, topics: Collection[str]) -> dict[Partition, int]:

@@ -17,6 +17,7 @@ from confluent_kafka.admin import AdminClient
 from headrace import topics
 from headrace.errors import Unavailable
 from headrace_kit.kafka import client_settings
+from headrace_kit.offsets import partitions_by_topic
 from headrace_kit.part_thread import ThreadPart
 
 INTERVAL_S = 1.0
@@ -65,16 +66,16 @@ class GroupMembers(ThreadPart):
             self._asked.clear()
             try:
                 self._owners = self._look(admin)
-            except (KafkaException, TimeoutError) as err:
+            except (KafkaException, TimeoutError, Unavailable) as err:
                 log.warning("members_unknown", error=str(err))
             self._asked.wait(INTERVAL_S)
 
     def _look(self, admin: AdminClient) -> Mapping[str, Mapping[int, str | None]]:
         wanted = {topics.INGEST_RECORDS.of(stream): stream for stream in self._streams()}
-        found: dict[str, dict[int, str | None]] = {}
-        for topic, said in admin.list_topics(timeout=REQUEST_TIMEOUT_S).topics.items():
-            if topic in wanted and said.error is None:
-                found[wanted[topic]] = dict.fromkeys(said.partitions)
+        there = partitions_by_topic(self._bootstrap, wanted.keys())
+        found: dict[str, dict[int, str | None]] = {
+            wanted[topic]: dict.fromkeys(numbers) for topic, numbers in there.items()
+        }
         asked = admin.describe_consumer_groups([self._group], request_timeout=REQUEST_TIMEOUT_S)
         for member in asked[self._group].result(REQUEST_TIMEOUT_S).members:
             address = member.client_id.partition("@")[2] or None
