@@ -110,7 +110,7 @@ def test_nothing_that_is_rebuilt_holds_it(world, s3_proxy, ingest, feature):
     waves(world, ingest, count=3)
     world.settle()
     objects = object_store(world.object_store_uri, world.s3)
-    wait_until(lambda: snapshots(objects), timeout_s=DEADLINE_S)
+    wait_until(world.snapshots, timeout_s=DEADLINE_S)
     old = {key: objects.get(key) for key in objects.keys("feature")}
     erase(ingest)
     wait_until(lambda: gone(world), timeout_s=DEADLINE_S)
@@ -135,10 +135,6 @@ def test_nothing_that_is_rebuilt_holds_it(world, s3_proxy, ingest, feature):
     world.settle()
     assert gone(world)
     assert set() == stored(world)
-
-
-def snapshots(objects) -> bool:
-    return any("/manifests/" in key for key in objects.keys("feature"))
 
 
 def replace_snapshots(objects, others: dict[str, bytes]) -> None:

@@ -56,7 +56,7 @@ def lost(world, ingest, feature):
     feature.start(FEATURE_SNAPSHOT_INTERVAL_S="0.2")
     waves(world, ingest)
     world.settle()
-    wait_until(lambda: list((world.folder / "objects/feature/state").glob("*/manifests/*")))
+    wait_until(world.snapshots)
     feature.kill()
     shutil.rmtree(feature.folder)
     return feature

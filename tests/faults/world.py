@@ -47,7 +47,7 @@ from headrace.local.tools import ToolCache
 from headrace.registry.v1.registry_events_pb2 import Definition
 from headrace.rpc import call, open_channel
 from headrace_kit.kafka import KafkaPublisher, Message
-from headrace_kit.objects import S3Settings, delta_table_uri
+from headrace_kit.objects import S3Settings, delta_table_uri, object_store
 from headrace_kit.offsets import committed_offsets, topic_end_offsets
 from headrace_kit.testing import wait_until
 
@@ -272,6 +272,11 @@ class World:
         topic = KafkaTopicCatalogue(self.bootstrap).raw_topic(STREAM)
         archive = DeltaArchive(self.object_store_uri, self.store_options)
         return {n: each.repeats for n, each in archive.accounts(STREAM, topic).items()}
+
+    def snapshots(self) -> list[str]:
+        """The manifests of feature's state that are whole: one being put has another name yet."""
+        store = object_store(self.object_store_uri, self.s3)
+        return [key for key in store.keys("feature") if "/manifests/" in key]
 
     def letters(self) -> list[Letter]:
         found = (dict(headers) for _, _, headers in self.read(DEAD_LETTERS))

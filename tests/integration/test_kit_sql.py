@@ -26,10 +26,12 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import IntegrityError
 
 from headrace.errors import Busy, Invalid, Unavailable
+from headrace_kit.clock import SystemClock
 from headrace_kit.failpoints import FailpointRaised, arm
 from headrace_kit.kafka import KafkaPublisher, Message
 from headrace_kit.outbox import Outbox, OutboxRelay
 from headrace_kit.sql import OUTBOX, Inbox, connect, transaction
+from headrace_kit.sql_clock import database_clock
 from headrace_kit.sql_schema import Schema, prepare
 from headrace_kit.testing import MemoryPublisher, wait_until
 
@@ -325,6 +327,16 @@ def test_relay_on_a_real_broker(engine, kafka_server, new_topic):
     assert 1 == OutboxRelay(engine, publisher).relay_once()
 
     publisher.close(5.0)
+
+
+def test_clock_of_a_database_server_is_not_that_of_its_client(postgres_server, monkeypatch):
+    engine = connect(postgres_server)
+    before_us = SystemClock().now_us()
+    monkeypatch.setattr(time, "time_ns", lambda: 0)
+
+    assert 0 == SystemClock().now_us()
+    assert before_us <= database_clock(engine).now_us()
+    engine.dispose()
 
 
 def test_locked_sqlite_file_is_unavailable(tmp_path):

@@ -112,6 +112,20 @@ def test_what_lies_behind_the_fold_is_not_known(world):
     assert world.clock.now_us() == known_until(world)
 
 
+def test_clock_that_is_put_back_takes_back_what_was_known_of_later(world):
+    watch(world, ends={0: 1}).ask()
+    begun_us = world.clock.now_us()
+    world.clock.advance(HOUR)
+    watch(world, ends={0: 1}).ask()
+    assert begun_us + HOUR == known_until(world)
+
+    world.clock.advance(SECOND - HOUR)
+    watch(world, ends={0: 2}).ask()
+    assert begun_us == known_until(world)
+    with pytest.raises(Conflict, match="FEATURES_STALE"):
+        world.ask(COUNT, ROW, staleness_max_ms=500)
+
+
 def test_nothing_more_is_known_while_kafka_does_not_answer(world):
     watch(world, ends={0: 1}).ask()
     before_us = world.clock.now_us()

@@ -70,6 +70,14 @@ def test_nothing_is_told_before_the_minute_ends(world):
     assert [] == world.log.told
 
 
+def test_clock_that_is_put_back_ends_the_minute(world):
+    world.take(a_raw(0))
+    world.clock.us -= 60 * MINUTE_US
+    world.watch.tell_due()
+
+    assert [1] == [quality.received for quality in world.log.told]
+
+
 def test_minute_counts_what_became_of_its_records(world):
     world.take(
         a_raw(0), a_raw(0), a_raw(1, delay="late"), a_raw(2, departed_at=1_300_000_000_000_000)

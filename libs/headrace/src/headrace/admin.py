@@ -75,6 +75,8 @@ def _config(topic: Topic) -> dict[str, str]:
         "cleanup.policy": topic.cleanup,
         "retention.ms": str(hours * 3_600_000) if hours else "-1",
         "max.message.bytes": str(MESSAGE_BYTES_MAX + 64 * 1024),
+        # When a record became known is told by the brokers: a publisher's clock may be wrong.
+        "message.timestamp.type": "LogAppendTime",
     }
 
 

@@ -63,6 +63,7 @@ from headrace_kit.lifecycle import run_service
 from headrace_kit.objects import delta_storage_options, object_store, self_test
 from headrace_kit.outbox import OutboxRelay
 from headrace_kit.sql import connect
+from headrace_kit.sql_clock import database_clock
 from headrace_kit.sql_schema import Database
 from headrace_kit.topic_log import KafkaTopicLog
 
@@ -286,7 +287,7 @@ def _label_queue(
     bootstrap = settings.kafka_bootstrap
     engine = connect(settings.database, schema="ingest")
     relay = OutboxRelay(engine, publisher)
-    tasks = SqlTaskStore(engine, clock=SystemClock(), notify=relay.notify)
+    tasks = SqlTaskStore(engine, clock=database_clock(engine), notify=relay.notify)
     incidents = OpenIncidents()
     news = TableFollower(
         bootstrap=bootstrap,

@@ -94,7 +94,10 @@ _FIELDS = [column for column in TASKS.c if column.name != "created_us"]
 
 
 class SqlTaskStore:
-    """`notify` is called after a transaction that left a message in the outbox."""
+    """`notify` is called after a transaction that left a message in the outbox.
+
+    `clock`: that of the database, for a lease is judged by whichever process is asked.
+    """
 
     def __init__(
         self, engine: Engine, *, clock: Clock, notify: Callable[[], None] = lambda: None
@@ -169,6 +172,7 @@ class SqlTaskStore:
         *,
         claimed: bool,
     ) -> Task:
+        now_us = self._clock.now_us()
         with transaction(self._engine) as connection:
             task = self._locked(connection, task_id)
             said = connection.execute(_said(task_id, labeller)).first()
@@ -179,7 +183,7 @@ class SqlTaskStore:
             if task.state != TaskState.OPEN:
                 raise Conflict("TASK_SETTLED", task_id=task_id)
             if claimed:
-                self._end_lease(connection, task_id, labeller)
+                _end_lease(connection, task_id, labeller, now_us)
             answer = {"task_id": task_id, "labeller": labeller, "choice": choice}
             connection.execute(insert(ANSWERS).values(answer))
             settled = settle(_choices(connection, task_id), task.wanted)
@@ -190,10 +194,11 @@ class SqlTaskStore:
         return task
 
     def skip(self, task_id: str, labeller: str) -> None:
+        now_us = self._clock.now_us()
         with transaction(self._engine) as connection:
             self._locked(connection, task_id)
             if connection.execute(_said(task_id, labeller)).first() is None:
-                self._end_lease(connection, task_id, labeller)
+                _end_lease(connection, task_id, labeller, now_us)
                 skipped = {"task_id": task_id, "labeller": labeller, "choice": None}
                 connection.execute(insert(ANSWERS).values(skipped))
 
@@ -251,13 +256,6 @@ class SqlTaskStore:
         return _get(
             connection, select(TASKS).where(TASKS.c.task_id == task_id).with_for_update(), task_id
         )
-
-    def _end_lease(self, connection: Connection, task_id: str, labeller: str) -> None:
-        """Raises Conflict LEASE_LOST unless the labeller holds the task now."""
-        held = (LEASES.c.task_id == task_id) & (LEASES.c.labeller == labeller)
-        alive = held & (LEASES.c.until_us > self._clock.now_us())
-        if connection.execute(delete(LEASES).where(alive)).rowcount != 1:
-            raise Conflict("LEASE_LOST", task_id=task_id, labeller=labeller)
 
     def _forget(self, connection: Connection, now_us: int) -> None:
         if now_us < self._forget_at_us:
@@ -343,6 +341,14 @@ def _lease(connection: Connection, task_id: str, labeller: str, until_us: int) -
             index_elements=["task_id", "labeller"], set_={"until_us": until_us}
         )
     )
+
+
+def _end_lease(connection: Connection, task_id: str, labeller: str, now_us: int) -> None:
+    """Raises Conflict LEASE_LOST unless the labeller holds the task now."""
+    held = (LEASES.c.task_id == task_id) & (LEASES.c.labeller == labeller)
+    alive = held & (LEASES.c.until_us > now_us)
+    if connection.execute(delete(LEASES).where(alive)).rowcount != 1:
+        raise Conflict("LEASE_LOST", task_id=task_id, labeller=labeller)
 
 
 def _said(task_id: str, labeller: str) -> Select[Any]:

@@ -36,10 +36,13 @@ class QualityWatch:
         self._minutes[contract.name].take(batch, firsts)
 
     def tell_due(self) -> None:
-        """Tell the minutes that have ended; raises Unavailable, and then tells them later."""
+        """Tell the minutes that it is not now; raises Unavailable, and then tells them later.
+
+        A clock that is put back ends a minute too: it would not be told for as long.
+        """
         now_us = self._clock.now_us()
         for minute in list(self._minutes.values()):
-            if minute.minute_us + MINUTE_US <= now_us:
+            if not minute.minute_us <= now_us < minute.minute_us + MINUTE_US:
                 self._tell(minute)
 
     def _tell(self, minute: Minute) -> None:
