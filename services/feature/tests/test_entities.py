@@ -1,9 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """What names an entity is the same each time, known or not."""
 
+import polars as pl
 from hypothesis import given
 from hypothesis import strategies as st
 
+from headrace.entity import entity_digest, entity_name
+from headrace_feature.adapters.conversions import named_texts
 from headrace_feature.domain.entities import KnownDigests, digests
 
 entities = st.tuples(st.sampled_from("abcdefgh"), st.sampled_from(["", "1", "12"]))
@@ -11,8 +14,12 @@ entities = st.tuples(st.sampled_from("abcdefgh"), st.sampled_from(["", "1", "12"
 
 @given(batches=st.lists(st.lists(entities, max_size=8), max_size=30), known_max=st.integers(0, 3))
 def test_digest_is_the_same_however_many_others_were_asked_for(batches, known_max):
-    fresh = {each: b"".join(KnownDigests(0).digests([each])) for batch in batches for each in batch}
-    known = KnownDigests(known_max)
+    fresh = {
+        each: b"".join(KnownDigests(entity_digest, 0).digests([each]))
+        for batch in batches
+        for each in batch
+    }
+    known = KnownDigests(entity_digest, known_max)
 
     for batch in batches:
         assert [fresh[each] for each in batch] == list(known.digests(batch))
@@ -27,10 +34,18 @@ def test_entities_of_several_columns_are_told_apart_by_where_one_ends():
 
 
 def test_others_come_to_be_known_when_many_were_missed():
-    known = KnownDigests(1)
+    known = KnownDigests(entity_digest, 1)
     known.digests([("a",)])
     for _ in range(20):
         known.digests([("b",)])
 
     assert 1 == len(known)
     assert ("b",) in known
+
+
+@given(texts=st.lists(st.text(st.characters(exclude_categories=["Cs"])), max_size=8))
+def test_fold_names_an_entity_as_a_reader_does(texts):
+    column = named_texts(pl.Series(texts, dtype=pl.String))
+
+    assert [entity_name((text,)) for text in column.texts] == list(column.names)
+    assert texts == [column.texts[code] if code >= 0 else "" for code in column.codes]

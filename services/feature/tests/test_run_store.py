@@ -9,6 +9,7 @@ from feature_world import DAY, HOUR, START, Event, World, bits, event_lists
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from headrace.entity import entity_name
 from headrace.errors import Busy
 from headrace_feature.adapters import run_tiers
 from headrace_feature.adapters.run_files import from_bytes, to_bytes
@@ -183,11 +184,12 @@ def test_run_comes_back_from_its_bytes():
 
 
 def test_entities_that_share_a_first_half_are_kept_apart(monkeypatch):
-    monkeypatch.setattr("headrace_feature.domain.entities._known", KnownDigests(0))
-    monkeypatch.setattr(
-        "headrace_feature.domain.entities.entity_digest",
-        lambda texts: b"\0" * 8 + "".join(texts).encode().rjust(8, b"\0"),
-    )
+    def digest(name):
+        return b"\0" * 8 + name.rjust(8, b"\0")
+
+    of_values = KnownDigests(lambda texts: digest(entity_name(texts)), 0)
+    monkeypatch.setattr("headrace_feature.domain.entities._of_values", of_values)
+    monkeypatch.setattr("headrace_feature.domain.entities._of_names", KnownDigests(digest, 0))
     world = World(state_store=MemoryStateStore())
     zones = ["c", "a", "b", "a", "c"]
     world.fold(*(Event(f"r{n}", START + n, START + n, zone=z) for n, z in enumerate(zones)))

@@ -19,13 +19,18 @@ def text_of(value: object) -> str | None:
     return str(value)
 
 
-def entity_digest(texts: tuple[str, ...]) -> bytes:
-    """16 bytes that name these values: BLAKE2b of each one's length, a colon and the text.
-
-    Lengths, in characters, keep the values apart.
-    """
+def entity_name(texts: tuple[str, ...]) -> bytes:
+    """Each value's length in characters, a colon and its text: lengths keep the values apart."""
     if len(texts) == 1:
-        spelled = f"{len(texts[0])}:{texts[0]}"
-    else:
-        spelled = "".join([f"{len(text)}:{text}" for text in texts])
-    return hashlib.blake2b(spelled.encode(), digest_size=16).digest()
+        return f"{len(texts[0])}:{texts[0]}".encode()
+    return "".join([f"{len(text)}:{text}" for text in texts]).encode()
+
+
+def entity_digest(texts: tuple[str, ...]) -> bytes:
+    """16 bytes that name these values."""
+    return name_digest(entity_name(texts))
+
+
+def name_digest(name: bytes) -> bytes:
+    """BLAKE2b of an entity's name."""
+    return hashlib.blake2b(name, digest_size=16).digest()

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from headrace.application import definition_digest
 from headrace.feature_view import StreamView, features_by_name
-from headrace_feature.domain.entities import digests
+from headrace_feature.domain.entities import digests, digests_of_names
 from headrace_feature.domain.kept_answers import KeptAnswers, Positions
 from headrace_feature.domain.observations import EVENT, FLAGS, KNOWN, PARTITION_SHIFT, Ints, Words
 from headrace_feature.domain.online_query import GetOnlineFeatures
@@ -64,9 +64,9 @@ def changes_of(folded: Folded, catalogue: Catalogue) -> Iterator[Change]:
     views, run = publishing_views(catalogue, folded.layout), folded.run
     if not views or not len(run) or folded.observations is None:
         return
-    texts = folded.observations.texts[views[0].entity[0]].values
-    known_as = zip(*digests([(text,) for text in texts]).tolist(), strict=True)
-    named = dict(zip(known_as, texts, strict=True))
+    column = folded.observations.texts[views[0].entity[0]]
+    known_as = zip(*digests_of_names(column.names).tolist(), strict=True)
+    named = dict(zip(known_as, column.texts, strict=True))
     moments_us = np.maximum.reduceat(
         np.maximum(run.matrix[:, EVENT], run.matrix[:, KNOWN]), run.starts[:-1]
     )

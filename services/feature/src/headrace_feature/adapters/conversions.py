@@ -20,9 +20,9 @@ from headrace.feature.v1 import feature_events_pb2 as events
 from headrace.feature.v1 import feature_service_pb2 as wire
 from headrace_feature.domain.corrections import Correction
 from headrace_feature.domain.gathering import Wanted
-from headrace_feature.domain.observations import Ids, Ints, Observations
+from headrace_feature.domain.observations import Ids, Ints, NamedTexts, Observations
 from headrace_feature.domain.online_query import FeatureRows, GetOnlineFeatures
-from headrace_feature.domain.records import Numbers, Texts
+from headrace_feature.domain.records import Numbers
 from headrace_feature.domain.request_features import Column
 from headrace_feature.domain.training_set import Historical
 from headrace_feature.domain.views import Kind, Layout
@@ -103,7 +103,7 @@ def observations_of(
         published_ms=frame[PUBLISHED].fill_null(-1).to_numpy(),
         partitions=partitions,
         offsets=offsets,
-        texts={name: _texts(frame[name]) for name in sorted(naming)},
+        texts={name: named_texts(frame[name]) for name in sorted(naming)},
         numbers={
             name: _numbers(made[name] if name in made else frame[name], kind)
             for name, kind in kinds.items()
@@ -149,23 +149,24 @@ def _moments(moments: pl.Series) -> NDArray[np.int64]:
     return moments.to_numpy()
 
 
-def _texts(values: pl.Series) -> Texts:
+def named_texts(values: pl.Series) -> NamedTexts:
     """As an entity is spelled; what names none is -1."""
     distinct = values.unique()
-    texts = distinct.fill_null("").to_list() if distinct.dtype == pl.String else _spelled(distinct)
-    codes = pl.Series([code if text else -1 for code, text in enumerate(texts)])
+    texts = distinct.fill_null("") if distinct.dtype == pl.String else _spelled(distinct)
+    names = (texts.str.len_chars().cast(pl.String) + ":" + texts).cast(pl.Binary)
+    codes = pl.select(pl.when(texts != "").then(pl.int_range(len(texts))).otherwise(-1))
     rows = pl.DataFrame([values.alias("value")]).join(
-        pl.DataFrame([distinct.alias("value"), codes.alias("code")]),
+        pl.DataFrame([distinct.alias("value"), codes.to_series().alias("code")]),
         on="value",
         how="left",
         nulls_equal=True,
         maintain_order="left",
     )
-    return Texts(rows["code"].to_numpy(), texts)
+    return NamedTexts(rows["code"].to_numpy(), texts.to_list(), names.to_list())
 
 
-def _spelled(values: pl.Series) -> list[str]:
-    return [text_of(value) or "" for value in values.to_list()]
+def _spelled(values: pl.Series) -> pl.Series:
+    return pl.Series([text_of(value) or "" for value in values.to_list()], dtype=pl.String)
 
 
 def _numbers(values: pl.Series, kind: Kind) -> Numbers:

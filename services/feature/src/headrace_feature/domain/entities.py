@@ -3,35 +3,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import cast
+from collections.abc import Callable, Iterable, Sequence
+from typing import Generic, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from headrace.entity import entity_digest
+from headrace.entity import entity_digest, name_digest
 
 ENTITIES_KNOWN_MAX = 65_536
 MISSES_MAX = 16  # for each that is known, before others may be
+Entity = TypeVar("Entity")
 
 
 def digests(entities: Sequence[tuple[str, ...]]) -> NDArray[np.uint64]:
     """[2, entities]: 16 bytes that name each one's values, in two halves."""
-    named = b"".join(_known.digests(entities))
-    halves = np.frombuffer(named, dtype=">u8").reshape(-1, 2)
+    return _halves(_of_values.digests(entities))
+
+
+def digests_of_names(names: Sequence[bytes]) -> NDArray[np.uint64]:
+    """The same of entities by their names: see `headrace.entity.entity_name`."""
+    return _halves(_of_names.digests(names))
+
+
+def _halves(digests: Iterable[bytes]) -> NDArray[np.uint64]:
+    halves = np.frombuffer(b"".join(digests), dtype=">u8").reshape(-1, 2)
     return np.ascontiguousarray(halves.T, dtype=np.uint64)
 
 
-class KnownDigests:
+class KnownDigests(Generic[Entity]):
     """Those of some entities; any thread may ask.
 
     Of many entities most are met once in a batch, and to let each push another out would cost as
     much as its digest. So those stay that came first, until many others were asked for.
     """
 
-    def __init__(self, entities_max: int) -> None:
-        self._max, self._missed = entities_max, 0
-        self._known: dict[tuple[str, ...], bytes] = {}
+    def __init__(self, digest: Callable[[Entity], bytes], entities_max: int) -> None:
+        self._digest, self._max, self._missed = digest, entities_max, 0
+        self._known: dict[Entity, bytes] = {}
 
     def __len__(self) -> int:
         return len(self._known)
@@ -39,19 +48,19 @@ class KnownDigests:
     def __contains__(self, entity: object) -> bool:
         return entity in self._known
 
-    def digests(self, entities: Sequence[tuple[str, ...]]) -> Iterable[bytes]:
+    def digests(self, entities: Sequence[Entity]) -> Iterable[bytes]:
         found = list(map(self._known.get, entities))
         missing = [each for each, digest in zip(entities, found, strict=True) if digest is None]
         if not missing:
             return cast(list[bytes], found)
-        made = list(map(entity_digest, missing))
+        made = list(map(self._digest, missing))
         self._keep(missing, made)
         if len(made) == len(found):
             return made
         rest = iter(made)
         return [digest or next(rest) for digest in found]
 
-    def _keep(self, missing: Sequence[tuple[str, ...]], made: Sequence[bytes]) -> None:
+    def _keep(self, missing: Sequence[Entity], made: Sequence[bytes]) -> None:
         self._missed += len(missing)
         if self._missed > MISSES_MAX * self._max:
             self._known, self._missed = {}, 0
@@ -59,4 +68,5 @@ class KnownDigests:
         self._known.update(zip(missing[:room], made, strict=False))
 
 
-_known = KnownDigests(ENTITIES_KNOWN_MAX)
+_of_values = KnownDigests(entity_digest, ENTITIES_KNOWN_MAX)
+_of_names = KnownDigests(name_digest, ENTITIES_KNOWN_MAX)

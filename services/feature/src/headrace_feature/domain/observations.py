@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from headrace_feature.domain.entities import digests
-from headrace_feature.domain.records import Numbers, Texts
+from headrace_feature.domain.entities import digests_of_names
+from headrace_feature.domain.records import Numbers
 from headrace_feature.domain.views import Layout
 
 if TYPE_CHECKING:
@@ -83,6 +83,18 @@ class Ids:
         return padded
 
 
+@dataclass(frozen=True, slots=True)
+class NamedTexts:
+    """One entity column: `texts[codes]`, absent where the code is -1; no text is there twice.
+
+    `names`: of each text, what it is in an entity's name (`headrace.entity.entity_name`).
+    """
+
+    codes: Ints
+    texts: Sequence[str]
+    names: Sequence[bytes]
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Observations:
     """Records of one stream as they were read; every array has one entry per record.
@@ -98,7 +110,7 @@ class Observations:
     published_ms: Ints
     partitions: Ints
     offsets: Ints
-    texts: Mapping[str, Texts]
+    texts: Mapping[str, NamedTexts]
     numbers: Mapping[str, Numbers]
     erased: NDArray[np.bool_]
     counted: Mapping[str, NDArray[np.bool_]] = field(default_factory=dict)
@@ -240,24 +252,24 @@ def _entities(
     for column in columns:
         own = column.codes[rows]
         named &= own >= 0
-        code = code * len(column.values) + own
+        code = code * len(column.texts) + own
     code, kept = code[named], np.flatnonzero(named)
     distinct, place = np.unique(code, return_inverse=True)
-    return digests(_spelled(distinct.tolist(), columns))[:, place], kept
+    return digests_of_names(_named(distinct.tolist(), columns))[:, place], kept
 
 
-def _spelled(codes: Sequence[int], columns: Sequence[Texts]) -> list[tuple[str, ...]]:
-    """The texts behind combined codes."""
+def _named(codes: Sequence[int], columns: Sequence[NamedTexts]) -> list[bytes]:
+    """The names behind combined codes."""
     if len(columns) == 1:
-        return list(zip(map(columns[0].values.__getitem__, codes), strict=True))
-    spelled = []
+        return list(map(columns[0].names.__getitem__, codes))
+    named = []
     for code in codes:
-        texts = []
+        parts = []
         for column in reversed(columns):
-            code, own = divmod(code, len(column.values))
-            texts.append(column.values[own])
-        spelled.append(tuple(reversed(texts)))
-    return spelled
+            code, own = divmod(code, len(column.names))
+            parts.append(column.names[own])
+        named.append(b"".join(reversed(parts)))
+    return named
 
 
 def merged(runs: Sequence[Run], *, floor_us: int, partitions: Collection[int] | None = None) -> Run:
