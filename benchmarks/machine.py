@@ -30,20 +30,22 @@ from headrace.local.settings import child_environment
 from headrace.local.tools import ToolCache
 from headrace.registry.v1.registry_events_pb2 import Definition
 from headrace_kit.kafka import KafkaPublisher, Message
-from headrace_kit.offsets import committed_offsets
+from headrace_kit.offsets import committed_offsets, topic_partitions
 
 RAW = """
 import sys, time
 from confluent_kafka import Consumer, TopicPartition
-bootstrap, topic, count = sys.argv[1], sys.argv[2], int(sys.argv[3])
+bootstrap, topic, *numbers = sys.argv[1:]
 settings = {"bootstrap.servers": bootstrap, "group.id": "raw", "enable.auto.commit": False}
 consumer = Consumer(settings)
-consumer.assign([TopicPartition(topic, number, 0) for number in range(4)])
+partitions = [TopicPartition(topic, int(number), 0) for number in numbers]
+count = sum(consumer.get_watermark_offsets(each)[1] for each in partitions)
+consumer.assign(partitions)
 read, begun = 0, 0.0
 while read < count:
     read += len(consumer.consume(10_000, 1.0))
     begun = begun or time.monotonic()
-print(count / (time.monotonic() - begun))
+print(time.monotonic() - begun)
 """
 T = TypeVar("T")
 ROOT = Path(__file__).resolve().parents[1]
@@ -179,23 +181,24 @@ def rate(where: Machine, service: ServiceUnderTest, group: str, topic: str, even
     return found
 
 
-def raw_limit(where: Machine, topic: str, events: int) -> float:
-    """Events per second of a consumer on the service's core that does nothing; median of three."""
-    command = [
-        *pinned(SERVICE_CORE),
-        sys.executable,
-        "-c",
-        RAW,
-        where.bootstrap,
-        topic,
-        str(events),
-    ]
-    rates = [
-        float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
-        for _ in range(3)
-    ]
-    say(f"raw consume: {sorted(rates)[1]:,.0f} events/s")
+def raw_limit(
+    where: Machine, topic: str, events: int, cores: tuple[int, ...] = (SERVICE_CORE,)
+) -> float:
+    """Events per second of consumers that do nothing, as many as cores; median of three."""
+    rates = [events / max(_raw_s(where, topic, cores)) for _ in range(3)]
+    say(f"raw consume by {len(cores)}: {sorted(rates)[1]:,.0f} events/s")
     return sorted(rates)[1]
+
+
+def _raw_s(where: Machine, topic: str, cores: tuple[int, ...]) -> list[float]:
+    """Of each consumer, the seconds for its share of the partitions."""
+    numbers = [str(each.number) for each in topic_partitions(where.bootstrap, [topic])]
+    command = [*pinned(*cores), sys.executable, "-c", RAW, where.bootstrap, topic]
+    consumers = [
+        subprocess.Popen([*command, *numbers[place :: len(cores)]], stdout=subprocess.PIPE)
+        for place in range(len(cores))
+    ]
+    return [float(consumer.communicate()[0]) for consumer in consumers]
 
 
 def publish(where: Machine, topic: str, records: Iterable[tuple[bytes, bytes]]) -> None:
