@@ -45,13 +45,13 @@ class Pace:
 
 def main() -> None:
     with machine() as where:
-        few, many = (fill(where, users) for users in (FEW, MANY))
-        topic = topics.INGEST_RECORDS.of(many)
+        few, many = (fold(where, fill(where, users, 1), 1) for users in (FEW, MANY))
+        stream = fill(where, MANY, 2)
+        topic = topics.INGEST_RECORDS.of(stream)
         raw = raw_limit(where, topic, EVENTS, BOTH_CORES) / raw_limit(where, topic, EVENTS)
-        paces = {users: fold(where, stream, 1) for users, stream in ((FEW, few), (MANY, many))}
-        together = fold(where, many, 2)
-    per_core = paces[MANY].events_per_cpu_s / paces[FEW].events_per_cpu_s
-    share = together.events_s / paces[MANY].events_s
+        together = fold(where, stream, 2)
+    per_core = many.events_per_cpu_s / few.events_per_cpu_s
+    share = together.events_s / many.events_s
     say(f"with {MANY:,} entities {per_core:.2f} of the events of {FEW:,} per second of a core")
     say(f"two workers fold {share:.2f} times as much as one, bare consumers read {raw:.2f} times")
     ok = per_core >= PER_CORE_MIN and share >= TOGETHER_MIN
@@ -61,9 +61,9 @@ def main() -> None:
     say(Outcome("growth", share, "times", raw, bar, ok).line())
 
 
-def fill(where: Machine, users: int) -> str:
-    """A stream of its own, with that many users."""
-    stream = f"clicks-{users}"
+def fill(where: Machine, users: int, workers: int) -> str:
+    """A stream for one fold: the next one would find how far the group came."""
+    stream = f"clicks-{users}-{workers}"
     topic = topics.INGEST_RECORDS.of(stream)
     create_topics(where.bootstrap, [(topic, topics.INGEST_RECORDS)])
     publish(where, topic, clicks(users, EVENTS // users, step_us=HOUR_US))
@@ -73,13 +73,17 @@ def fill(where: Machine, users: int) -> str:
 
 def fold(where: Machine, stream: str, workers: int) -> Pace:
     """A view is applied to workers that are there; the clock runs from a tenth to all."""
-    view = f"user-{stream}-{workers}"
+    view = f"user-{stream}"
     group_stream = {**STREAM_DEFINITION, "name": stream}
-    cores = BOTH_CORES[:workers]
     with ExitStack() as stack:
         running = [
             stack.enter_context(
-                where.service("feature", cores=cores, worker=view + str(number), keep_days="3650")
+                where.service(
+                    "feature",
+                    cores=BOTH_CORES[:workers],
+                    worker=view + str(number),
+                    keep_days="3650",
+                )
             )
             for number in range(workers)
         ]
@@ -92,7 +96,7 @@ def fold(where: Machine, stream: str, workers: int) -> Pace:
 def measured(where: Machine, running: list[ServiceUnderTest], topic: str) -> Pace:
     begun_s = begun_cpu_s = 0.0
     first = done = 0
-    while not begun_s or done < EVENTS:  # until it begins, the fold before may still show
+    while done < EVENTS:
         done = sum(committed_offsets(where.bootstrap, "feature", [topic]).values())
         now_s, cpu_s = time.monotonic(), sum(service.cpu_s() for service in running)
         if not begun_s and EVENTS // 10 <= done < EVENTS:
