@@ -348,8 +348,12 @@ class Service:
         expected = [[oracle.answer(feature, *row) for feature in features] for row in rows]
         np.testing.assert_array_equal(np.array(expected, np.float32), self.read(features, rows))
 
-    def training_set(self, recipe: str, until: int) -> tuple[pa.Table, pb.TrainingSetManifest]:
-        request = pb.CreateTrainingSetRequest(recipe=recipe, known_until_us=until)
+    def training_set(
+        self, recipe: str, until: int, *, published: bool = False
+    ) -> tuple[pa.Table, pb.TrainingSetManifest]:
+        request = pb.CreateTrainingSetRequest(
+            recipe=recipe, known_until_us=until, published=published
+        )
         parts = list(self.stub.CreateTrainingSet(request, timeout=60.0))
         data = b"".join(part.arrow_ipc for part in parts)
         manifest = parts[-1].manifest
@@ -798,6 +802,22 @@ def test_training_set_waits_for_the_archive_and_equals_the_online_read(lake, rid
     )
     flat = table["features"].combine_chunks().flatten().to_numpy()
     np.testing.assert_array_equal(online, flat.reshape(online.shape))
+
+
+def test_training_set_of_what_was_published_needs_no_later_record(lake, rides, service):
+    """The stream is quiet: nothing will ever be known after its last record."""
+    events = some_events(200, seed=12)
+    recipe, newest = define_recipe(rides), max(event.known for event in events)
+    service.start(**settings_of(lake))
+    lake.append(events, known=newest)
+    now = SystemClock().now_us()
+    _, manifest = service.training_set(recipe, now, published=True)
+
+    asked = [event for event in events if event.known <= event.at + HOUR]
+    assert (len(asked), now) == (manifest.rows, manifest.known_until_us)
+    with pytest.raises(grpc.RpcError) as refused:
+        service.training_set(recipe, now + DAY)
+    assert grpc.StatusCode.INVALID_ARGUMENT is refused.value.code()
 
 
 def test_historical_features_equal_the_online_read_and_come_again_by_manifest(lake, rides, service):

@@ -129,6 +129,15 @@ def test_view_without_rows_of_its_definition_is_empty(world, there):
         world.of_view()
 
 
+def test_view_whose_table_reaches_on_without_a_row_makes_no_dataset_in_silence(world):
+    world.tables.append("features/delays", feature_rows(1).clear())
+    world.tables.reach("delays", digest(a_view()), 3)
+
+    with pytest.raises(NotFound, match="VIEW_EMPTY"):
+        world.of_view()
+    assert 0 == world.of_view(known_until_us=2).content.rows
+
+
 class Nobody:
     """No registry to ask and nobody to tell."""
 

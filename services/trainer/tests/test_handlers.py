@@ -11,9 +11,16 @@ import structlog
 from headrace.errors import Conflict, HeadraceError, Invalid, NotFound, Unavailable
 from headrace_kit.testing import FixedClock
 from headrace_trainer.adapters.memory_run_store import MemoryRunStore
-from headrace_trainer.domain.run import TRIES_MAX, TRY_DELAY_S_MAX, RunState, TrainingRequest
+from headrace_trainer.domain.run import (
+    CLOCK_SKEW_US,
+    TRIES_MAX,
+    TRY_DELAY_S_MAX,
+    RunState,
+    TrainingRequest,
+)
 from headrace_trainer.handlers import (
     RECIPE_WAIT_S_MAX,
+    cancel_run,
     carry_next_run,
     submit_run,
     take_request,
@@ -29,6 +36,8 @@ from headrace_trainer.testing import (
     write_training_set,
 )
 
+NOW_US = FixedClock().now_us()
+
 
 def carry(runs: MemoryRunStore, tmp_path: Path, **parts: object) -> bool:
     defaults = {
@@ -42,7 +51,7 @@ def carry(runs: MemoryRunStore, tmp_path: Path, **parts: object) -> bool:
 
 
 def submit(runs: MemoryRunStore, **changes: object) -> None:
-    submit_run(a_request(**changes), runs=runs, recipes=OneRecipe())
+    submit_run(a_request(**changes), now_us=NOW_US, runs=runs, recipes=OneRecipe())
 
 
 def test_unknown_recipe_is_refused(runs: MemoryRunStore) -> None:
@@ -61,8 +70,46 @@ def test_negative_time_is_refused(runs: MemoryRunStore) -> None:
         submit(runs, known_until_us=-1)
 
 
+@pytest.mark.parametrize("ahead_us", [CLOCK_SKEW_US + 1, 10**18])
+def test_time_that_is_still_to_come_is_refused(runs: MemoryRunStore, ahead_us: int) -> None:
+    with pytest.raises(Invalid, match="still to come"):
+        submit(runs, known_until_us=NOW_US + ahead_us)
+    with pytest.raises(Invalid, match="still to come"):
+        take(runs, a_request(known_until_us=NOW_US + ahead_us), age_s=0)
+
+
+@pytest.mark.parametrize("known_until_us", [0, 10**15])
+def test_run_without_a_time_is_made_from_what_had_been_published(
+    runs: MemoryRunStore, tmp_path: Path, known_until_us: int
+) -> None:
+    submit(runs, known_until_us=known_until_us)
+    training_sets = FakeTrainingSets()
+
+    carry(runs, tmp_path, training_sets=training_sets)
+
+    assert [known_until_us == 0] == training_sets.published
+
+
+def test_run_that_is_cancelled_while_it_is_carried_stores_nothing(
+    runs: MemoryRunStore, tmp_path: Path
+) -> None:
+    submit(runs)
+    models = FakeModels()
+
+    assert carry(
+        runs, tmp_path, models=models, process=FakeProcess(lambda: cancel_run("run-1", runs=runs))
+    )
+
+    assert [] == models.uploaded
+    assert (RunState.FAILED, "RUN_CANCELLED") == (
+        runs.get("run-1").state,
+        runs.get("run-1").reason,
+    )
+    assert not carry(runs, tmp_path)
+
+
 def take(runs: MemoryRunStore, request: TrainingRequest, *, age_s: float) -> None:
-    take_request(request, age_s=age_s, runs=runs, recipes=OneRecipe())
+    take_request(request, age_s=age_s, now_us=NOW_US, runs=runs, recipes=OneRecipe())
 
 
 @pytest.mark.parametrize("age_s", [0.0, 29.0, -29.0])
@@ -160,20 +207,22 @@ def test_failed_run_tells_what_went_wrong(runs: MemoryRunStore, tmp_path: Path) 
 class OneIsBehind:
     """TrainingSetClient for which the records of one time never come."""
 
-    def create(self, recipe: str, known_until_us: int, file: Path) -> TrainingSet:
+    def create(
+        self, recipe: str, known_until_us: int, file: Path, *, published: bool
+    ) -> TrainingSet:
         if known_until_us == a_request().known_until_us:
             return write_training_set(file)
-        raise Unavailable("RECORDS_BEHIND", known_until_us=known_until_us)
+        raise Unavailable("RECORDS_BEHIND", waits_for="air: 3 published records")
 
 
 def test_run_that_can_never_be_complete_lets_the_others_pass_and_fails_in_the_end(
     runs: MemoryRunStore, clock: FixedClock, tmp_path: Path
 ) -> None:
-    submit(runs, request_id="never", known_until_us=2 * 10**15)
+    submit(runs, request_id="never", known_until_us=10**15 + 1)
     submit(runs, request_id="good")
 
     assert carry(runs, tmp_path, training_sets=OneIsBehind())
-    assert (RunState.QUEUED, "waits after try 1: RECORDS_BEHIND") == (
+    assert (RunState.QUEUED, "waits after try 1: RECORDS_BEHIND, air: 3 published records") == (
         runs.get("never").state,
         runs.get("never").progress,
     )
@@ -185,7 +234,7 @@ def test_run_that_can_never_be_complete_lets_the_others_pass_and_fails_in_the_en
         clock.advance(TRY_DELAY_S_MAX * 1_000_000)
         tries += carry(runs, tmp_path, training_sets=OneIsBehind())
     assert TRIES_MAX == tries
-    assert (RunState.FAILED, "RECORDS_BEHIND", f"known_until_us={2 * 10**15}") == (
+    assert (RunState.FAILED, "RECORDS_BEHIND", "waits_for=air: 3 published records") == (
         runs.get("never").state,
         runs.get("never").reason,
         runs.get("never").detail,

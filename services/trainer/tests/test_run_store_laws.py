@@ -167,6 +167,33 @@ def test_run_whose_tries_crash_goes_behind_those_that_wait(
     assert "waits" == store.claim()[0].run_id
 
 
+def test_cancelled_run_is_over_for_whoever_has_it(store: RunStore) -> None:
+    store.add(a_request("waits"))
+    store.add(a_request("carried"))
+    lease, _ = store.claim()
+
+    cancelled = [store.cancel(run_id) for run_id in ("waits", "carried")]
+
+    assert [(RunState.FAILED, "RUN_CANCELLED")] * 2 == [(r.state, r.reason) for r in cancelled]
+    assert cancelled == [store.get(run_id) for run_id in ("waits", "carried")]
+    assert not store.renew(lease, "goes on")
+    assert not store.complete(lease, a_trained_model())
+    assert store.claim() is None
+
+
+def test_run_is_cancelled_once_and_not_behind_its_end(store: RunStore) -> None:
+    store.add(a_request())
+    assert store.cancel("run-1") == store.cancel("run-1")
+    store.add(a_request("ended"))
+    lease, _ = store.claim()
+    store.complete(lease, a_trained_model())
+
+    with pytest.raises(Conflict, match="RUN_ENDED"):
+        store.cancel("ended")
+    with pytest.raises(NotFound, match="RUN_UNKNOWN"):
+        store.cancel("nobody")
+
+
 def test_position_never_goes_back(store: RunStore) -> None:
     assert {} == store.positions()
     store.save_positions({("a", 0): 5, ("a", 1): 1})

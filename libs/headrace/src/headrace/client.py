@@ -218,7 +218,11 @@ class Client:
         return predictions_of(answer)
 
     def train(self, recipe: str, *, known_until_us: int = 0, request_id: str | None = None) -> str:
-        """Queues a training run and answers its id."""
+        """Queues a training run and answers its id.
+
+        Without a time it is made from all that has been published by now; with one, once each
+        stream that it reads has passed it. Raises Invalid BAD_REQUEST for one still to come.
+        """
         request = trainer_service_pb2.SubmitRunRequest(
             request_id=request_id or str(uuid.uuid4()),
             recipe=recipe,
@@ -230,6 +234,16 @@ class Client:
     def run(self, run_id: str) -> trainer_service_pb2.Run:
         request = trainer_service_pb2.GetRunRequest(run_id=run_id)
         return call(self._trainer.GetRun, request, timeout_s=2, retries_max=3).run
+
+    def runs(self) -> list[trainer_service_pb2.Run]:
+        """The newest 100, newest first."""
+        request = trainer_service_pb2.ListRunsRequest()
+        return list(call(self._trainer.ListRuns, request, timeout_s=2, retries_max=3).runs)
+
+    def cancel_run(self, run_id: str) -> trainer_service_pb2.Run:
+        """Ends a run that waits or is carried. Raises NotFound RUN_UNKNOWN, Conflict RUN_ENDED."""
+        request = trainer_service_pb2.CancelRunRequest(run_id=run_id)
+        return call(self._trainer.CancelRun, request, timeout_s=5, retries_max=2).run
 
     def wait_run(
         self, run_id: str, *, timeout_s: float, said: Callable[[str], None] = lambda _: None

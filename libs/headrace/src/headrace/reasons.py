@@ -210,7 +210,7 @@ REASONS: dict[str, Reason] = {
     "VIEW_EMPTY": Reason(
         "NotFound",
         "No rows of the view as it is defined now were materialised.",
-        "Ask headrace materialize VIEW.",
+        "Ask headrace materialize VIEW; it tells which stream the view waits for.",
     ),
     "VIEW_UNKNOWN": Reason(
         "NotFound", "No applied view has this name.", "Apply the view or mend the name."
@@ -249,7 +249,9 @@ REASONS: dict[str, Reason] = {
         "The archive of a stream has no such version, or not any more.",
         "Ask without a manifest.",
     ),
-    "RUN_UNKNOWN": Reason("NotFound", "No training run has this id.", "Ask ListRuns."),
+    "RUN_UNKNOWN": Reason(
+        "NotFound", "No training run has this id.", "Ask headrace runs or ListRuns."
+    ),
     "VERSION_UNKNOWN": Reason(
         "NotFound", "The model has no such version.", "Ask headrace models or ListVersions."
     ),
@@ -318,6 +320,10 @@ REASONS: dict[str, Reason] = {
         "The training set has too few rows or only one class.",
         "Train later or widen the recipe.",
     ),
+    "RUN_CANCELLED": Reason(
+        "Conflict", "The training run was cancelled.", "Train again under a new id."
+    ),
+    "RUN_ENDED": Reason("Conflict", "The training run has ended.", "Ask headrace runs how."),
     "TRAINING_FAILED": Reason(
         "Bug", "The training process ended with an error.", "See the trainer's log of that run."
     ),

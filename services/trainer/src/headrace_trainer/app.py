@@ -75,7 +75,7 @@ def build(settings: TrainerSettings) -> tuple[Sequence[Part], AdminServer, GrpcS
         services=[
             (
                 service_grpc.add_TrainerServiceServicer_to_server,
-                GrpcTrainerService(runs=runs, recipes=book),
+                GrpcTrainerService(runs=runs, recipes=book, clock=clock),
             )
         ],
         names=SERVICE_NAMES,

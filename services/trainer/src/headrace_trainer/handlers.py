@@ -13,6 +13,7 @@ from headrace.application import Recipe
 from headrace.definition_types import NAME
 from headrace.errors import Busy, HeadraceError, Invalid, NotFound, Unavailable
 from headrace_trainer.domain.run import (
+    CLOCK_SKEW_US,
     TRIES_MAX,
     Lease,
     LeaseLost,
@@ -39,7 +40,9 @@ RECIPE_WAIT_S_MAX = 30
 log = structlog.get_logger(__name__)
 
 
-def submit_run(request: TrainingRequest, *, runs: RunStore, recipes: RecipeBook) -> Run:
+def submit_run(
+    request: TrainingRequest, *, now_us: int, runs: RunStore, recipes: RecipeBook
+) -> Run:
     """Queues a run; the same request_id answers with the first one.
 
     Raises NotFound DEFINITION_UNKNOWN, Invalid BAD_NAME or BAD_REQUEST.
@@ -48,12 +51,14 @@ def submit_run(request: TrainingRequest, *, runs: RunStore, recipes: RecipeBook)
         raise Invalid("BAD_NAME", field="request_id")
     if request.known_until_us < 0:
         raise Invalid("BAD_REQUEST", field="known_until_us")
+    if request.known_until_us > now_us + CLOCK_SKEW_US:
+        raise Invalid("BAD_REQUEST", field="known_until_us", problem="is still to come")
     recipes.recipe(request.recipe)
     return runs.add(request)
 
 
 def take_request(
-    request: TrainingRequest, *, age_s: float, runs: RunStore, recipes: RecipeBook
+    request: TrainingRequest, *, age_s: float, now_us: int, runs: RunStore, recipes: RecipeBook
 ) -> Run:
     """As `submit_run`, for a request that was published `age_s` ago; raises what that raises.
 
@@ -63,7 +68,7 @@ def take_request(
     if request.known_until_us == 0:
         raise Invalid("BAD_REQUEST", field="known_until_us")
     try:
-        return submit_run(request, runs=runs, recipes=recipes)
+        return submit_run(request, now_us=now_us, runs=runs, recipes=recipes)
     except NotFound as err:
         # A producer's clock that is far ahead must not make the wait longer.
         if abs(age_s) < RECIPE_WAIT_S_MAX:
@@ -73,6 +78,11 @@ def take_request(
 
 def get_run(run_id: str, *, runs: RunStore) -> Run:
     return runs.get(run_id)
+
+
+def cancel_run(run_id: str, *, runs: RunStore) -> Run:
+    """Raises NotFound RUN_UNKNOWN, Conflict RUN_ENDED."""
+    return runs.cancel(run_id)
 
 
 def list_runs(*, runs: RunStore) -> list[Run]:
@@ -141,8 +151,10 @@ def _carry(
         # A dependency that is down ends the last try: only a crash leads here.
         raise HeadraceError("TRAINING_FAILED", problem="its tries ended the trainer")
     recipe = recipes.recipe(run.request.recipe)
-    progress("joining the training set")
-    training_set = training_sets.create(recipe.name, run.known_until_us, folder / "training.arrow")
+    progress("asking for the training set")
+    training_set = training_sets.create(
+        recipe.name, run.known_until_us, folder / "training.arrow", published=run.published
+    )
     champion = models.champion(recipe.model)
     job = TrainingJob(
         recipe=recipe,
@@ -167,7 +179,9 @@ def _try_later(lease: Lease, error: HeadraceError, runs: RunStore) -> bool:
     if delay_s is None:
         return _fail(lease, error, runs)
     log.warning("run_waits", run_id=lease.run_id, error=str(error), delay_s=delay_s)
-    return runs.postpone(lease, delay_s, f"waits after try {lease.token}: {error.reason}")
+    waits_for = error.metadata.get("waits_for", "")
+    said = f"waits after try {lease.token}: {error.reason}" + (f", {waits_for}" * bool(waits_for))
+    return runs.postpone(lease, delay_s, said)
 
 
 def _fail(lease: Lease, error: HeadraceError, runs: RunStore) -> bool:

@@ -48,6 +48,12 @@ class RunStore(Protocol):
     def postpone(self, lease: Lease, delay_s: int, progress: str) -> bool:
         """Gives the run back, due again after `delay_s`; False when the lease was lost."""
 
+    def cancel(self, run_id: str) -> Run:
+        """Fails a run that has not ended, with its event, whoever carries it: its lease is lost.
+
+        Raises NotFound RUN_UNKNOWN, Conflict RUN_ENDED unless it was cancelled before.
+        """
+
     def positions(self) -> Mapping[tuple[str, int], int]:
         """Next offset by topic and partition: requests before it are runs, or dead letters."""
 
@@ -92,8 +98,13 @@ class TrainingSet:
 class TrainingSetClient(Protocol):
     """Point-in-time training sets from the feature service."""
 
-    def create(self, recipe: str, known_until_us: int, file: Path) -> TrainingSet:
-        """Writes the set to `file`. Raises Unavailable RECORDS_BEHIND, Conflict TOO_FEW_ROWS."""
+    def create(
+        self, recipe: str, known_until_us: int, file: Path, *, published: bool
+    ) -> TrainingSet:
+        """Writes the set to `file`; with `published`, of all that has been published by now.
+
+        Raises Unavailable RECORDS_BEHIND, which says what it `waits_for`.
+        """
 
 
 @dataclass(frozen=True, slots=True)

@@ -139,7 +139,12 @@ class FakeLeaseKeeper:
 class FakeTrainingSets:
     error: HeadraceError | None = None
 
-    def create(self, recipe: str, known_until_us: int, file: Path) -> TrainingSet:
+    published: list[bool] = field(default_factory=list)
+
+    def create(
+        self, recipe: str, known_until_us: int, file: Path, *, published: bool
+    ) -> TrainingSet:
+        self.published.append(published)
         if self.error is not None:
             raise self.error
         return write_training_set(file)

@@ -26,7 +26,13 @@ app = typer.Typer(
 COMMANDS_BY_PANEL: dict[str, tuple[Callable[..., None], ...]] = {
     "The platform on this machine": (platform.up, platform.down, platform.status, platform.doctor),
     "An application": (work.apply, work.publish, work.streams, work.predict),
-    "Its models": (models.train, models.models, models.promote),
+    "Its models": (
+        models.train,
+        models.runs,
+        models.cancel,
+        models.models,
+        models.promote,
+    ),
 }
 for panel, commands in COMMANDS_BY_PANEL.items():
     for command in commands:

@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""headrace train, models and promote: what was trained, and who serves."""
+"""headrace train, runs, cancel, models and promote: what is trained, and who serves."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Annotated
 
 import typer
+from rich.markup import escape
 from rich.table import Table
 
 from headrace.application import Recipe
@@ -19,6 +21,7 @@ from headrace.registry.v1 import registry_events_pb2
 VERSION_MAX = 2**31 - 1
 TRAIN_DEADLINE_S = 3_600.0
 _GATE = {0: "none", 1: "passed", 2: "failed"}
+_STATE = {0: "", 1: "waits", 2: "is carried", 3: "completed", 4: "failed"}
 
 
 def models(
@@ -74,23 +77,69 @@ def train(
         if not isinstance(definition, Recipe):
             raise NotFound("DEFINITION_UNKNOWN", recipe=recipe)
         run_id = client.train(recipe, known_until_us=0 if until is None else to_us(until))
+        out.print(f"Run {run_id}. To end it: headrace cancel {run_id}")
         with out.status(f"{recipe}: waiting") as shown:
-            client.wait_run(
-                run_id,
-                timeout_s=TRAIN_DEADLINE_S,
-                said=lambda progress: shown.update(f"{recipe}: {progress}"),
-            )
+            told = _Told(lambda progress: shown.update(escape(f"{recipe}: {progress}")))
+            client.wait_run(run_id, timeout_s=TRAIN_DEADLINE_S, said=told)
     out.print(f"Trained. Its version and gate, in a moment: headrace models {definition.model}")
+
+
+def runs(data_dir: DataDir = DEFAULT_DATA_DIR) -> None:
+    """Show the newest training runs: how they stand, and what those wait for that do.
+
+    headrace runs
+    """
+    with told_errors():
+        found = connect(data_dir).runs()
+    if not found:
+        out.print("No run yet: headrace train RECIPE makes one.")
+        return
+    table = Table("run", "recipe", "known until", "state", "says")
+    for run in found:
+        says = f"{run.reason} {run.detail}".strip() or run.progress
+        row = (run.run_id, run.recipe, _minute(run.known_until_us), _STATE[run.state], says)
+        table.add_row(*map(escape, row))
+    out.print(table)
+
+
+def cancel(
+    run: Annotated[str, typer.Argument(help="The run's id: headrace runs.")],
+    data_dir: DataDir = DEFAULT_DATA_DIR,
+) -> None:
+    """End a training run that waits or is carried.
+
+    headrace cancel 4c3a8f0e-2c51-4f0e-9a51-0d3f5d2f9f3b
+    """
+    with told_errors():
+        connect(data_dir).cancel_run(run)
+    out.print(f"Run {run} is cancelled.")
+
+
+class _Told:
+    """Shows what a run says, and prints what it waits for once, also where nothing is shown."""
+
+    def __init__(self, show: Callable[[str], None]) -> None:
+        self._show, self._printed = show, ""
+
+    def __call__(self, progress: str) -> None:
+        self._show(progress)
+        waits_for = progress.partition(": ")[2] if progress.startswith("waits ") else ""
+        if waits_for and waits_for != self._printed:
+            self._printed = waits_for
+            out.print(f"It waits: {escape(waits_for)}")
+
+
+def _minute(moment_us: int) -> str:
+    return f"{datetime.fromtimestamp(moment_us / 1e6, UTC):%Y-%m-%d %H:%M}Z"
 
 
 def _row(version: registry_events_pb2.ModelVersion, alias: str) -> tuple[str, ...]:
     trained = version.trained
-    until = datetime.fromtimestamp(trained.trained_until_us / 1e6, UTC)
     auc = trained.metrics.get("auc")
     return (
         str(version.version),
         alias,
-        f"{until:%Y-%m-%d %H:%M}Z",
+        _minute(trained.trained_until_us),
         "" if auc is None else f"{auc:.3f}",
         _GATE[version.gate.state],
         version.digest[:12],

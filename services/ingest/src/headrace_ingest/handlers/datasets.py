@@ -11,7 +11,7 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from headrace.errors import Conflict, Invalid
+from headrace.errors import Conflict, Invalid, NotFound
 from headrace_ingest.domain import datasets as domain
 from headrace_ingest.domain.datasets import (
     Claim,
@@ -95,6 +95,8 @@ def create_dataset(
         return done
     failpoint("ingest.dataset.claimed")
     content = rows.describe(claim.origin.selection, private=claim.private, timeout_s=timeout_s)
+    if command.view and not content.rows and not (command.filter or command.known_until_us):
+        raise NotFound("VIEW_EMPTY", view=command.view)
     made = Manifest(
         name=command.name,
         number=0,

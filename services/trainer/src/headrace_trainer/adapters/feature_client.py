@@ -23,8 +23,12 @@ class GrpcTrainingSetClient:
     def __init__(self, channel: grpc.Channel) -> None:
         self._features = feature_grpc.FeatureServiceStub(channel)
 
-    def create(self, recipe: str, known_until_us: int, file: Path) -> TrainingSet:
-        request = feature.CreateTrainingSetRequest(recipe=recipe, known_until_us=known_until_us)
+    def create(
+        self, recipe: str, known_until_us: int, file: Path, *, published: bool
+    ) -> TrainingSet:
+        request = feature.CreateTrainingSetRequest(
+            recipe=recipe, known_until_us=known_until_us, published=published
+        )
         digest, manifest = hashlib.sha256(), None
         try:
             with file.open("wb") as arrow:

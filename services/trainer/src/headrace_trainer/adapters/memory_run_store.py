@@ -11,6 +11,7 @@ from headrace.errors import Conflict, NotFound
 from headrace_kit.clock import Clock
 from headrace_trainer.domain.run import (
     LEASE_S,
+    RUN_CANCELLED,
     Lease,
     Run,
     RunState,
@@ -102,6 +103,20 @@ class MemoryRunStore:
             self._next_try_us[lease.run_id] = self._clock.now_us() + delay_s * 1_000_000
             run = self._runs[lease.run_id]
             return self._store(replace(run, state=RunState.QUEUED, progress=progress))
+
+    def cancel(self, run_id: str) -> Run:
+        run = self.get(run_id)
+        with self._lock:
+            run = self._runs[run_id]
+            if run.state in (RunState.QUEUED, RunState.RUNNING):
+                ended = replace(
+                    run, state=RunState.FAILED, progress="cancelled", reason=RUN_CANCELLED
+                )
+                self._end(ended)
+                return ended
+        if not run.cancelled:
+            raise Conflict("RUN_ENDED", run_id=run_id, state=run.state)
+        return run
 
     def positions(self) -> Mapping[tuple[str, int], int]:
         with self._lock:

@@ -41,8 +41,14 @@ class RequestConsumer:
             request = request_from_event(record.value or b"")
         except DecodeError as err:
             raise Invalid("DECODE_ERROR", topic=record.topic) from err
-        age_s = self._clock.now_us() / 1e6 - record.timestamp_ms / 1e3
-        handlers.take_request(request, age_s=age_s, runs=self._runs, recipes=self._recipes)
+        now_us = self._clock.now_us()
+        handlers.take_request(
+            request,
+            age_s=now_us / 1e6 - record.timestamp_ms / 1e3,
+            now_us=now_us,
+            runs=self._runs,
+            recipes=self._recipes,
+        )
 
     def _save_positions(self, records: Sequence[Record]) -> None:
         self._runs.save_positions({(r.topic, r.partition): r.offset + 1 for r in records})

@@ -37,6 +37,7 @@ from headrace_kit.sql_schema import Schema
 from headrace_trainer.adapters.conversions import event_of, trained_from_bytes, trained_to_proto
 from headrace_trainer.domain.run import (
     LEASE_S,
+    RUN_CANCELLED,
     Lease,
     Run,
     RunState,
@@ -186,6 +187,23 @@ class SqlRunStore:
         values = {"state": RunState.QUEUED, "progress": progress, "next_try_us": next_try_us}
         with transaction(self._engine) as connection:
             return self._write(connection, lease, values)
+
+    def cancel(self, run_id: str) -> Run:
+        values = {"state": RunState.FAILED, "progress": "cancelled", "reason": RUN_CANCELLED}
+        unended = RUNS.c.state.in_([RunState.QUEUED, RunState.RUNNING])
+        with transaction(self._engine) as connection:
+            ending = update(RUNS).where((RUNS.c.run_id == run_id) & unended).values(values)
+            ended = connection.execute(ending).rowcount == 1
+            row = connection.execute(select(RUNS).where(RUNS.c.run_id == run_id)).first()
+            if row is None:
+                raise NotFound("RUN_UNKNOWN", run_id=run_id)
+            run = _run(row)
+            if ended:
+                self._outbox.add(connection, event_of(run))
+        if not run.cancelled:
+            raise Conflict("RUN_ENDED", run_id=run_id, state=run.state)
+        self._notify()
+        return run
 
     def positions(self) -> Mapping[tuple[str, int], int]:
         with transaction(self._engine) as connection:

@@ -12,9 +12,11 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 LEASE_S = 5
+CLOCK_SKEW_US = 300 * 1_000_000
 # With a dependency away all the time these are spent after about an hour.
 TRIES_MAX = 60
 TRY_DELAY_S_MAX = 60
+RUN_CANCELLED = "RUN_CANCELLED"
 
 
 class LeaseLost(Exception):
@@ -86,6 +88,15 @@ class Run:
     @property
     def run_id(self) -> str:
         return self.request.request_id
+
+    @property
+    def published(self) -> bool:
+        """Whether it was asked for as of now: all that had been published is to be in it."""
+        return self.request.known_until_us == 0
+
+    @property
+    def cancelled(self) -> bool:
+        return self.reason == RUN_CANCELLED
 
 
 def queued_run(request: TrainingRequest, now_us: int) -> Run:

@@ -25,15 +25,15 @@ _sym_db = _symbol_database.Default()
 from headrace.trainer.v1 import trainer_events_pb2 as headrace_dot_trainer_dot_v1_dot_trainer__events__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n)headrace/trainer/v1/trainer_service.proto\x12\x13headrace.trainer.v1\x1a(headrace/trainer/v1/trainer_events.proto\"N\n\x10SubmitRunRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0e\n\x06recipe\x18\x02 \x01(\t\x12\x16\n\x0eknown_until_us\x18\x03 \x01(\x03\"#\n\x11SubmitRunResponse\x12\x0e\n\x06run_id\x18\x01 \x01(\t\"\x1f\n\rGetRunRequest\x12\x0e\n\x06run_id\x18\x01 \x01(\t\"7\n\x0eGetRunResponse\x12%\n\x03run\x18\x01 \x01(\x0b\x32\x18.headrace.trainer.v1.Run\"\x11\n\x0fListRunsRequest\":\n\x10ListRunsResponse\x12&\n\x04runs\x18\x01 \x03(\x0b\x32\x18.headrace.trainer.v1.Run\"\xe2\x01\n\x03Run\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x0e\n\x06recipe\x18\x02 \x01(\t\x12\x16\n\x0eknown_until_us\x18\x03 \x01(\x03\x12,\n\x05state\x18\x04 \x01(\x0e\x32\x1d.headrace.trainer.v1.RunState\x12\x10\n\x08progress\x18\x05 \x01(\t\x12\x0e\n\x06reason\x18\x06 \x01(\t\x12\x37\n\x07trained\x18\x07 \x01(\x0b\x32!.headrace.trainer.v1.TrainedModelH\x00\x88\x01\x01\x12\x0e\n\x06\x64\x65tail\x18\x08 \x01(\tB\n\n\x08_trained*\x81\x01\n\x08RunState\x12\x19\n\x15RUN_STATE_UNSPECIFIED\x10\x00\x12\x14\n\x10RUN_STATE_QUEUED\x10\x01\x12\x15\n\x11RUN_STATE_RUNNING\x10\x02\x12\x17\n\x13RUN_STATE_COMPLETED\x10\x03\x12\x14\n\x10RUN_STATE_FAILED\x10\x04\x32\x98\x02\n\x0eTrainerService\x12Z\n\tSubmitRun\x12%.headrace.trainer.v1.SubmitRunRequest\x1a&.headrace.trainer.v1.SubmitRunResponse\x12Q\n\x06GetRun\x12\".headrace.trainer.v1.GetRunRequest\x1a#.headrace.trainer.v1.GetRunResponse\x12W\n\x08ListRuns\x12$.headrace.trainer.v1.ListRunsRequest\x1a%.headrace.trainer.v1.ListRunsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n)headrace/trainer/v1/trainer_service.proto\x12\x13headrace.trainer.v1\x1a(headrace/trainer/v1/trainer_events.proto\"N\n\x10SubmitRunRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0e\n\x06recipe\x18\x02 \x01(\t\x12\x16\n\x0eknown_until_us\x18\x03 \x01(\x03\"#\n\x11SubmitRunResponse\x12\x0e\n\x06run_id\x18\x01 \x01(\t\"\x1f\n\rGetRunRequest\x12\x0e\n\x06run_id\x18\x01 \x01(\t\"7\n\x0eGetRunResponse\x12%\n\x03run\x18\x01 \x01(\x0b\x32\x18.headrace.trainer.v1.Run\"\"\n\x10\x43\x61ncelRunRequest\x12\x0e\n\x06run_id\x18\x01 \x01(\t\":\n\x11\x43\x61ncelRunResponse\x12%\n\x03run\x18\x01 \x01(\x0b\x32\x18.headrace.trainer.v1.Run\"\x11\n\x0fListRunsRequest\":\n\x10ListRunsResponse\x12&\n\x04runs\x18\x01 \x03(\x0b\x32\x18.headrace.trainer.v1.Run\"\xe2\x01\n\x03Run\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x0e\n\x06recipe\x18\x02 \x01(\t\x12\x16\n\x0eknown_until_us\x18\x03 \x01(\x03\x12,\n\x05state\x18\x04 \x01(\x0e\x32\x1d.headrace.trainer.v1.RunState\x12\x10\n\x08progress\x18\x05 \x01(\t\x12\x0e\n\x06reason\x18\x06 \x01(\t\x12\x37\n\x07trained\x18\x07 \x01(\x0b\x32!.headrace.trainer.v1.TrainedModelH\x00\x88\x01\x01\x12\x0e\n\x06\x64\x65tail\x18\x08 \x01(\tB\n\n\x08_trained*\x81\x01\n\x08RunState\x12\x19\n\x15RUN_STATE_UNSPECIFIED\x10\x00\x12\x14\n\x10RUN_STATE_QUEUED\x10\x01\x12\x15\n\x11RUN_STATE_RUNNING\x10\x02\x12\x17\n\x13RUN_STATE_COMPLETED\x10\x03\x12\x14\n\x10RUN_STATE_FAILED\x10\x04\x32\xf4\x02\n\x0eTrainerService\x12Z\n\tSubmitRun\x12%.headrace.trainer.v1.SubmitRunRequest\x1a&.headrace.trainer.v1.SubmitRunResponse\x12Q\n\x06GetRun\x12\".headrace.trainer.v1.GetRunRequest\x1a#.headrace.trainer.v1.GetRunResponse\x12Z\n\tCancelRun\x12%.headrace.trainer.v1.CancelRunRequest\x1a&.headrace.trainer.v1.CancelRunResponse\x12W\n\x08ListRuns\x12$.headrace.trainer.v1.ListRunsRequest\x1a%.headrace.trainer.v1.ListRunsResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'headrace.trainer.v1.trainer_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_RUNSTATE']._serialized_start=624
-  _globals['_RUNSTATE']._serialized_end=753
+  _globals['_RUNSTATE']._serialized_start=720
+  _globals['_RUNSTATE']._serialized_end=849
   _globals['_SUBMITRUNREQUEST']._serialized_start=108
   _globals['_SUBMITRUNREQUEST']._serialized_end=186
   _globals['_SUBMITRUNRESPONSE']._serialized_start=188
@@ -42,12 +42,16 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GETRUNREQUEST']._serialized_end=256
   _globals['_GETRUNRESPONSE']._serialized_start=258
   _globals['_GETRUNRESPONSE']._serialized_end=313
-  _globals['_LISTRUNSREQUEST']._serialized_start=315
-  _globals['_LISTRUNSREQUEST']._serialized_end=332
-  _globals['_LISTRUNSRESPONSE']._serialized_start=334
-  _globals['_LISTRUNSRESPONSE']._serialized_end=392
-  _globals['_RUN']._serialized_start=395
-  _globals['_RUN']._serialized_end=621
-  _globals['_TRAINERSERVICE']._serialized_start=756
-  _globals['_TRAINERSERVICE']._serialized_end=1036
+  _globals['_CANCELRUNREQUEST']._serialized_start=315
+  _globals['_CANCELRUNREQUEST']._serialized_end=349
+  _globals['_CANCELRUNRESPONSE']._serialized_start=351
+  _globals['_CANCELRUNRESPONSE']._serialized_end=409
+  _globals['_LISTRUNSREQUEST']._serialized_start=411
+  _globals['_LISTRUNSREQUEST']._serialized_end=428
+  _globals['_LISTRUNSRESPONSE']._serialized_start=430
+  _globals['_LISTRUNSRESPONSE']._serialized_end=488
+  _globals['_RUN']._serialized_start=491
+  _globals['_RUN']._serialized_end=717
+  _globals['_TRAINERSERVICE']._serialized_start=852
+  _globals['_TRAINERSERVICE']._serialized_end=1224
 # @@protoc_insertion_point(module_scope)

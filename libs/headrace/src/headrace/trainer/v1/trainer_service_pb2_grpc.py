@@ -44,6 +44,11 @@ class TrainerServiceStub:
                 request_serializer=headrace_dot_trainer_dot_v1_dot_trainer__service__pb2.GetRunRequest.SerializeToString,
                 response_deserializer=headrace_dot_trainer_dot_v1_dot_trainer__service__pb2.GetRunResponse.FromString,
                 _registered_method=True)
+        self.CancelRun = channel.unary_unary(
+                '/headrace.trainer.v1.TrainerService/CancelRun',
+                request_serializer=headrace_dot_trainer_dot_v1_dot_trainer__service__pb2.CancelRunRequest.SerializeToString,
+                response_deserializer=headrace_dot_trainer_dot_v1_dot_trainer__service__pb2.CancelRunResponse.FromString,
+                _registered_method=True)
         self.ListRuns = channel.unary_unary(
                 '/headrace.trainer.v1.TrainerService/ListRuns',
                 request_serializer=headrace_dot_trainer_dot_v1_dot_trainer__service__pb2.ListRunsRequest.SerializeToString,
@@ -68,6 +73,14 @@ class TrainerServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def CancelRun(self, request, context):
+        """Ends a run that waits or is carried, for good: it fails with RUN_CANCELLED. A repeat does no harm.
+        Deadline: 5 s.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListRuns(self, request, context):
         """Newest first, at most 100. Deadline: 2 s.
         """
@@ -87,6 +100,11 @@ def add_TrainerServiceServicer_to_server(servicer, server):
                     servicer.GetRun,
                     request_deserializer=headrace_dot_trainer_dot_v1_dot_trainer__service__pb2.GetRunRequest.FromString,
                     response_serializer=headrace_dot_trainer_dot_v1_dot_trainer__service__pb2.GetRunResponse.SerializeToString,
+            ),
+            'CancelRun': grpc.unary_unary_rpc_method_handler(
+                    servicer.CancelRun,
+                    request_deserializer=headrace_dot_trainer_dot_v1_dot_trainer__service__pb2.CancelRunRequest.FromString,
+                    response_serializer=headrace_dot_trainer_dot_v1_dot_trainer__service__pb2.CancelRunResponse.SerializeToString,
             ),
             'ListRuns': grpc.unary_unary_rpc_method_handler(
                     servicer.ListRuns,
@@ -148,6 +166,33 @@ class TrainerService:
             '/headrace.trainer.v1.TrainerService/GetRun',
             headrace_dot_trainer_dot_v1_dot_trainer__service__pb2.GetRunRequest.SerializeToString,
             headrace_dot_trainer_dot_v1_dot_trainer__service__pb2.GetRunResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CancelRun(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/headrace.trainer.v1.TrainerService/CancelRun',
+            headrace_dot_trainer_dot_v1_dot_trainer__service__pb2.CancelRunRequest.SerializeToString,
+            headrace_dot_trainer_dot_v1_dot_trainer__service__pb2.CancelRunResponse.FromString,
             options,
             channel_credentials,
             insecure,
