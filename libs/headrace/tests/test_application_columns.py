@@ -138,6 +138,50 @@ def a_looking(**more: object) -> dict:
     return {**ZONE, "lookups": {"asked": {**lookup, **more}}, "features": {"mean": mean}}
 
 
+def kept_for(retention: str, stream: dict = RIDES) -> dict:
+    return {**stream, "retention": retention}
+
+
+def a_count(window: str, **more: object) -> dict:
+    count = {"aggregate": "count", "window": window}
+    ttl = {"ttl": more.pop("ttl")} if "ttl" in more else {}
+    return {**ZONE, "features": {**ZONE["features"], "n": count | more}, **ttl}
+
+
+@pytest.mark.parametrize(
+    "documents",
+    [
+        (kept_for("7d"), a_count("7d")),
+        (kept_for("14d"), a_count("7d", tumbling=True)),
+        (kept_for("15d"), a_count("7d", tumbling=True, timezone="Europe/Berlin")),
+        (kept_for("7d"), a_count("1d", ttl="7d")),
+        (RIDES, a_count("lifetime")),
+        (RIDES, kept_for("2h", ASKS), a_looking()),
+    ],
+)
+def test_view_may_look_back_as_far_as_its_streams_are_kept(documents):
+    build(*documents)
+
+
+@pytest.mark.parametrize(
+    ("documents", "problem"),
+    [
+        ((kept_for("7d"), a_count("8d")), "it looks back 8 days, stream rides is kept for 7 days"),
+        ((kept_for("7d"), a_count("lifetime")), "it looks back a lifetime, stream rides"),
+        ((kept_for("13d"), a_count("7d", tumbling=True)), "it looks back 14 days, stream rides"),
+        (
+            (kept_for("14d"), a_count("7d", tumbling=True, timezone="Europe/Berlin")),
+            "it looks back 15 days",
+        ),
+        ((kept_for("6d"), a_count("1d", ttl="7d")), "it looks back 7 days"),
+        ((RIDES, kept_for("1h", ASKS), a_looking()), "days, stream asks is kept for 0.04"),
+    ],
+)
+def test_view_that_looks_back_further_than_its_stream_is_kept_is_refused(documents, problem):
+    with pytest.raises(Invalid, match=problem):
+        build(*documents)
+
+
 def test_column_of_another_stream_can_be_aggregated():
     build(RIDES, ASKS, a_looking())
 

@@ -19,10 +19,19 @@ from typing import Literal
 from pydantic import Field, PositiveInt, TypeAdapter, ValidationError, model_validator
 
 from headrace.data_contract import Stream as Stream
-from headrace.definition_types import NAME, Closed, ColumnName, Duration, Name, Span
+from headrace.definition_types import (
+    NAME,
+    SECONDS_BY_UNIT,
+    Closed,
+    ColumnName,
+    Duration,
+    Name,
+    Span,
+)
 from headrace.errors import Invalid
 from headrace.expression import parse_expression
 from headrace.feature_view import (
+    LIFETIME_S,
     AnyView,
     ExpressionFeature,
     RequestFeature,
@@ -313,6 +322,7 @@ def _check_stream_view(view: StreamView, application: Application) -> None:
     problem = f"publish_rows needs the entity to be the key of {view.stream}"
     _require(keyed or not view.publish_rows, view, problem)
     types = _view_types(view, application)
+    _check_retention(view, application)
     columns = {each.column for each in view.window_features().values() if each.column is not None}
     # A column that is looked up takes three places: its value and the two halves of its key.
     places = len(columns) + 2 * len(view.lookups)
@@ -323,6 +333,23 @@ def _check_stream_view(view: StreamView, application: Application) -> None:
         numeric = feature.aggregate == "distinct" or types.get(feature.column or "") != "string"
         problem = f"{feature.column} of {view.stream} is a string, a number is needed"
         _require(numeric, view, problem)
+
+
+def _check_retention(view: StreamView, application: Application) -> None:
+    """What left the archive is still seen online: the two would answer differently."""
+    for name, back_s in view.looks_back_s():
+        kept_s = application.streams[name].retention_s
+        if kept_s is not None and back_s > kept_s:
+            back = "a lifetime" if back_s >= LIFETIME_S else _days(back_s)
+            problem = (
+                f"it looks back {back}, stream {name} is kept for {_days(kept_s)} (retention):"
+                " shorten its windows, ttl or max_age, or keep the stream longer"
+            )
+            raise Invalid("BAD_DEFINITION", kind=view.kind, name=view.name, problem=problem)
+
+
+def _days(duration_s: int) -> str:
+    return f"{duration_s / SECONDS_BY_UNIT['d']:g} days"
 
 
 def _view_types(view: StreamView, application: Application) -> dict[str, str]:

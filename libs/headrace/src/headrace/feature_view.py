@@ -122,6 +122,12 @@ class WindowFeature(Closed):
             raise ValueError("a lifetime does not tumble: take tumbling away")
         return self
 
+    @property
+    def looks_back_s(self) -> int:
+        """How far before a moment its records may lie; a zone may skip a day of its calendar."""
+        day_s = SECONDS_BY_UNIT["d"] * (self.timezone is not None)
+        return self.window_s * (1 + self.tumbling) + day_s
+
 
 class RatioFeature(Closed):
     """The first of two features of the same view divided by the second, in float64.
@@ -203,6 +209,14 @@ class StreamView(Closed):
         """By name, those that look at records themselves."""
         found = self.features.items()
         return {name: each for name, each in found if isinstance(each, WindowFeature)}
+
+    def looks_back_s(self) -> Iterator[tuple[str, int]]:
+        """The streams that it reads, and how far before a moment their records count."""
+        longest_s = max(each.looks_back_s for each in self.window_features().values())
+        own_s = max(longest_s, self.ttl_s or 0)
+        yield self.stream, own_s
+        for lookup in self.lookups.values():
+            yield lookup.stream, own_s + lookup.max_age_s
 
 
 class RequestFeature(Closed):
