@@ -35,7 +35,8 @@ class Settings(ObjectStoreSettings):
     offline_observations_max: int = Field(default=2_500_000, gt=0)
     """Observations in memory at a time, about 400 bytes each; views beyond it go in shares."""
     offline_disk_bytes_max: int = Field(default=32 << 30, gt=0)
-    """Cap of rows, of answers and of spilled joins on disk, each, while a request is answered."""
+    """Cap of the rows, answers and spilled joins of all requests together; a join may spill into
+    half of what is left."""
     object_store_uri: str = ""
     """`file:///FOLDER` or `s3://BUCKET/PREFIX`, where ingest archives and snapshots of the state
     are kept; empty: .headrace/objects."""

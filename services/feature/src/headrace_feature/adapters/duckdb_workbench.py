@@ -3,13 +3,14 @@
 
 Rows are an Arrow IPC stream in a file, in batches as large as one step of the work. DuckDB joins a
 recipe's spine with its labels and puts the rows in order, within its own memory cap, and spills
-into the folder. One bench is for one request and leaves nothing behind.
+into the folder. One bench is for one request and leaves nothing behind; all share one room on disk.
 """
 
 from __future__ import annotations
 
 import shutil
 import tempfile
+import threading
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -23,7 +24,7 @@ from numpy.typing import NDArray
 
 from headrace.application import Recipe
 from headrace.errors import Busy, Invalid
-from headrace_feature.adapters.arrow_archive import to_column
+from headrace_feature.adapters.arrow_archive import EVENT_TIME, KNOWN_TIME, to_column
 from headrace_feature.adapters.training_rows_sql import training_rows_sql
 from headrace_feature.adapters.view_rows_sql import round_end_sql, view_rows_sql
 from headrace_feature.domain.records import Numbers, Texts
@@ -40,13 +41,36 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
+class DiskRoom:
+    """How many bytes all benches together hold on disk, at most `bytes_max`."""
+
+    def __init__(self, bytes_max: int) -> None:
+        self.bytes_max = bytes_max
+        self._held_bytes, self._changing = 0, threading.Lock()
+
+    def take(self, size_bytes: int) -> bool:
+        """Whether there was room; a negative size gives some back."""
+        with self._changing:
+            if size_bytes > 0 and self._held_bytes + size_bytes > self.bytes_max:
+                return False
+            self._held_bytes += size_bytes
+            return True
+
+    def take_half(self) -> int:
+        """Of what is left."""
+        with self._changing:
+            taken = (self.bytes_max - self._held_bytes) // 2
+            self._held_bytes += taken
+            return taken
+
+
 class Workbench:
-    """Room for one request after the other; see `opened`."""
+    """Room for requests; see `opened`."""
 
     def __init__(self, folder: Path, *, disk_bytes_max: int, observations_max: int) -> None:
         shutil.rmtree(folder, ignore_errors=True)  # what a killed process left
         folder.mkdir(parents=True, mode=0o700)
-        self._folder, self._disk_bytes_max = folder, disk_bytes_max
+        self._folder, self._room = folder, DiskRoom(disk_bytes_max)
         self._observations_max = observations_max
 
     @contextmanager
@@ -56,22 +80,27 @@ class Workbench:
             tempfile.TemporaryDirectory(dir=self._folder) as folder,
             ThreadPoolExecutor(THREADS, thread_name_prefix="offline") as pool,
         ):
-            yield Bench(
-                Path(folder),
-                pool,
-                disk_bytes_max=self._disk_bytes_max,
-                observations_max=self._observations_max,
-            )
+            bench = Bench(Path(folder), pool, self._room, observations_max=self._observations_max)
+            try:
+                yield bench
+            finally:
+                bench.clear()
 
 
 class Bench:
     """Files and threads of one request."""
 
     def __init__(
-        self, folder: Path, pool: ThreadPoolExecutor, *, disk_bytes_max: int, observations_max: int
+        self, folder: Path, pool: ThreadPoolExecutor, room: DiskRoom, *, observations_max: int
     ) -> None:
-        self._folder, self._pool, self._disk_bytes_max = folder, pool, disk_bytes_max
+        self._folder, self._pool, self._room = folder, pool, room
+        self._bytes_by_file: dict[str, int] = {}
         self.observations_max = observations_max
+
+    def clear(self) -> None:
+        """Its files are going."""
+        for name in list(self._bytes_by_file):
+            self._hold(name, 0)
 
     def each(self, function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
         """The results in order; some are computed ahead of whoever takes them."""
@@ -84,16 +113,20 @@ class Bench:
             yield ahead.popleft().result()
 
     def stored(self, batches: Iterable[Any], schema: Any) -> StoredRows:
-        """Rows that are read as often as needed. Raises Busy BATCH_TOO_LARGE beyond the cap."""
+        """Rows that are read as often as needed, in place of those before.
+
+        Raises Busy BATCH_TOO_LARGE beyond the cap, QUEUE_FULL while others have the room.
+        """
         import pyarrow as pa
 
         count, file = 0, self._folder / "rows.arrow"
+        self._hold(file.name, 0)
         with pa.OSFile(str(file), "wb") as sink, pa.ipc.new_stream(sink, schema) as writer:
             for batch in batches:
                 for first in range(0, batch.num_rows, ROWS_MAX):
                     writer.write_batch(batch.slice(first, ROWS_MAX))
                 count += batch.num_rows
-                self._check_room(sink.tell())
+                self._hold(file.name, sink.tell())
         return StoredRows(file, count, schema)
 
     def given(self, columns: Mapping[str, Column], as_of_us: NDArray[np.int64]) -> StoredRows:
@@ -127,8 +160,14 @@ class Bench:
     def view_rows(
         self, layout: Layout, snapshot: Snapshot, since_us: int, until_us: int, *, rows_max: int
     ) -> Round:
-        types = {field.name: str(field.type) for field in snapshot.dataset.schema}
-        with self._database(records=snapshot.dataset) as database:
+        import pyarrow.compute as pc
+
+        archived = snapshot.dataset
+        types = {field.name: str(field.type) for field in archived.schema}
+        # Files that hold nothing of the round are told by their statistics, and not read.
+        fresh = (pc.field(EVENT_TIME) > since_us) | (pc.field(KNOWN_TIME) > since_us)
+        tables = {"records": archived.filter(fresh), "archived": archived}
+        with self._database(**tables) as database:
             asked = round_end_sql(since_us, until_us, rows_max)
             first_us, beyond_us = database.sql(asked).fetchall()[0]
             if beyond_us is not None:
@@ -142,26 +181,37 @@ class Bench:
         """DuckDB with these tables, within its own memory, spilling into the folder."""
         import duckdb
 
+        spilled_bytes_max = self._room.take_half()
         settings: dict[str, str | bool | int | float | list[str]] = {
             "memory_limit": f"{DUCKDB_BYTES_MAX}B",
             "threads": THREADS,
             "preserve_insertion_order": False,
             "temp_directory": str(self._folder / "duckdb"),
-            "max_temp_directory_size": f"{self._disk_bytes_max}B",
+            "max_temp_directory_size": f"{spilled_bytes_max}B",
             "autoinstall_known_extensions": False,
         }
-        with duckdb.connect(config=settings) as database:
-            for name, table in tables.items():
-                database.register(name, table)
-            yield database
+        try:
+            with duckdb.connect(config=settings) as database:
+                for name, table in tables.items():
+                    database.register(name, table)
+                yield database
+        finally:
+            self._room.take(-spilled_bytes_max)
 
     def scratch(self, rows: int, width: int) -> Scratch:
-        self._check_room(8 * rows * width)
-        return Scratch(self._folder / "answers", width)
+        file = self._folder / "answers"
+        self._hold(file.name, 8 * rows * width)
+        return Scratch(file, width)
 
-    def _check_room(self, size_bytes: int) -> None:
-        if size_bytes > self._disk_bytes_max:
-            raise Busy("BATCH_TOO_LARGE", bytes=size_bytes, bytes_max=self._disk_bytes_max)
+    def _hold(self, name: str, size_bytes: int) -> None:
+        """The file is of this size, or is to become so."""
+        held = self._bytes_by_file.get(name, 0)
+        if not self._room.take(size_bytes - held):
+            bytes_max = self._room.bytes_max
+            if size_bytes > bytes_max // 2:  # a join beside it may need the other half
+                raise Busy("BATCH_TOO_LARGE", bytes=size_bytes, bytes_max=bytes_max)
+            raise Busy("QUEUE_FULL", queue="room on disk for offline work", bytes_max=bytes_max)
+        self._bytes_by_file[name] = size_bytes
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,7 +27,9 @@ select (select min(moment_us) from moments),
 
 
 def view_rows_sql(layout: Layout, types: Types, since_us: int, until_us: int) -> str:
-    """Over the table `records`, whose columns have these types."""
+    """Over the table `records`, whose columns have these types and which holds all after the one
+    moment, and `archived`, which holds all there is: an id may have come before.
+    """
     named = sorted({*layout.entity, *(layout.filter.columns if layout.filter else ())})
     columns = "".join(f", {column_of(name, types)} as {quoted(name)}" for name in named)
     counts = to_sql(layout.filter, "duckdb") if layout.filter else "true"
@@ -41,7 +43,7 @@ with candidates as (
 select _event_id, _event_time_us, as_of_us, {", ".join(map(quoted, layout.entity))}
 from candidates
 where ({counts}) and {entity} and not exists (
-  select 1 from records as earlier where earlier._event_id = candidates._event_id
+  select 1 from archived as earlier where earlier._event_id = candidates._event_id
     and (earlier._known_time_us, earlier._event_time_us)
       < (candidates._known_time_us, candidates._event_time_us)
 )
