@@ -6,6 +6,7 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from deltalake import DeltaTable
 from feature_lake import Lake
 from feature_world import DAY, MINUTE, START, Event, World
 from test_training_set import LATER, an_ask, an_end, complete
@@ -170,3 +171,15 @@ def test_quiet_delta_table_holds_all_up_to_when_it_was_asked(tmp_path):
     assert [START - 1, START + 5 * MINUTE, START - 1] == [
         each.known_to_us for each in (before, quiet, behind)
     ]
+
+
+def test_stream_to_which_nothing_was_ever_published_is_as_quiet_as_its_table_is_old(tmp_path):
+    lake = Lake(tmp_path)
+    lake.store()
+    made_us = 1_000 * DeltaTable(lake.table).metadata().created_time
+    lake.clock.advance(made_us - START)
+    [young] = lake.archive.reaches(["rides"]).values()
+    lake.clock.advance(5 * MINUTE)
+    found = lake.archive.snapshots(["rides"], made_us + 5 * MINUTE)
+
+    assert (-1, 0) == (young.known_to_us, found["rides"].observations)
