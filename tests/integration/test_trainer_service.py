@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
 import uuid
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import grpc
 import pytest
 from confluent_kafka import Consumer, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient
@@ -20,6 +23,7 @@ from headrace import topics
 from headrace.admin import create_topics, static_topics
 from headrace.application import definition_json
 from headrace.errors import NotFound, Unavailable
+from headrace.feature.v1 import feature_service_pb2_grpc as feature_grpc
 from headrace.local.ports import pick_ports
 from headrace.local.process import Child, HttpReady, ProcessSpec
 from headrace.local.settings import child_environment
@@ -31,6 +35,7 @@ from headrace.trainer.v1.trainer_events_pb2 import TrainingRequest
 from headrace_kit.kafka import KafkaPublisher, Message, Partition
 from headrace_kit.offsets import topic_end_offsets
 from headrace_kit.testing import wait_until
+from headrace_trainer.adapters.feature_client import GrpcTrainingSetClient
 from headrace_trainer.testing import a_recipe
 
 pytestmark = pytest.mark.integration
@@ -240,3 +245,34 @@ def test_request_is_set_aside_once_over_kills(service, bootstrap, apply, request
         wait_until(lambda number=number: service.run(f"after-{number}"))
 
     assert ["BAD_NAME"] == dead_letters(bootstrap, bad)
+
+
+class NeverComplete(feature_grpc.FeatureServiceServicer):
+    """Makes every training set wait for as long as its caller is there."""
+
+    def __init__(self) -> None:
+        self.asked, self.gone = threading.Event(), threading.Event()
+
+    def CreateTrainingSet(self, request, context):  # noqa: N802 - gRPC names it
+        context.add_callback(self.gone.set)
+        self.asked.set()
+        self.gone.wait(DEADLINE_S)
+        yield from ()
+
+
+def test_training_set_that_is_abandoned_is_waited_for_by_nobody(tmp_path: Path) -> None:
+    feature = NeverComplete()
+    server = grpc.server(ThreadPoolExecutor(1))
+    feature_grpc.add_FeatureServiceServicer_to_server(feature, server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    with open_channel(f"127.0.0.1:{port}") as channel, ThreadPoolExecutor(1) as pool:
+        sets = GrpcTrainingSetClient(channel)
+        made = pool.submit(sets.create, "delay", 1, tmp_path / "set.arrow", published=True)
+        assert feature.asked.wait(DEADLINE_S)
+        sets.abandon()
+
+        with pytest.raises(Unavailable, match="SERVICE_UNAVAILABLE"):
+            made.result(DEADLINE_S)
+        assert feature.gone.wait(DEADLINE_S)
+    server.stop(None).wait(DEADLINE_S)

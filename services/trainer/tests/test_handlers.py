@@ -214,6 +214,9 @@ class OneIsBehind:
             return write_training_set(file)
         raise Unavailable("RECORDS_BEHIND", waits_for="air: 3 published records")
 
+    def abandon(self) -> None:
+        """It never waits."""
+
 
 def test_run_that_can_never_be_complete_lets_the_others_pass_and_fails_in_the_end(
     runs: MemoryRunStore, clock: FixedClock, tmp_path: Path

@@ -17,6 +17,10 @@ from headrace_trainer.testing import a_request
 INTERVAL_S = 0.005
 
 
+def nobody_cares() -> None:
+    """There is nothing to end."""
+
+
 def keeper_threads() -> list[str]:
     return [each.name for each in threading.enumerate() if each.name.startswith("lease-")]
 
@@ -38,7 +42,7 @@ def test_lease_is_renewed_while_a_long_step_says_nothing(clock: FixedClock) -> N
     runs = Store(clock=clock)
     runs.add(a_request())
     lease, _ = runs.claim()
-    with ThreadLeaseKeeper(runs, interval_s=INTERVAL_S).hold(lease) as progress:
+    with ThreadLeaseKeeper(runs, interval_s=INTERVAL_S).hold(lease, lost=nobody_cares) as progress:
         progress("joining the training set")
         for _ in range(3):
             clock.advance(LEASE_S * 1_000_000 - 1)
@@ -59,11 +63,21 @@ def test_lost_lease_is_told(runs: MemoryRunStore, clock: FixedClock) -> None:
 
     with (
         pytest.raises(LeaseLost),
-        ThreadLeaseKeeper(runs, interval_s=INTERVAL_S).hold(lease) as progress,
+        ThreadLeaseKeeper(runs, interval_s=INTERVAL_S).hold(lease, lost=nobody_cares) as progress,
     ):
         progress("uploading the model")
 
     assert [] == keeper_threads()
+
+
+def test_step_that_says_nothing_is_told_when_the_run_is_cancelled(runs: MemoryRunStore) -> None:
+    runs.add(a_request())
+    lease, _ = runs.claim()
+    ended = threading.Event()
+    with ThreadLeaseKeeper(runs, interval_s=INTERVAL_S).hold(lease, lost=ended.set):
+        runs.cancel("run-1")
+
+        assert ended.wait(60.0)
 
 
 def test_renewal_is_tried_again_when_the_database_is_away(clock: FixedClock) -> None:
@@ -71,7 +85,7 @@ def test_renewal_is_tried_again_when_the_database_is_away(clock: FixedClock) -> 
     runs.add(a_request())
     lease, _ = runs.claim()
     runs.error = Unavailable("DATABASE_UNAVAILABLE")
-    with ThreadLeaseKeeper(runs, interval_s=INTERVAL_S).hold(lease) as progress:
+    with ThreadLeaseKeeper(runs, interval_s=INTERVAL_S).hold(lease, lost=nobody_cares) as progress:
         progress("training")
         wait_until(lambda: runs.renewals > 3)
         runs.error = None
@@ -82,7 +96,7 @@ def test_bug_in_a_renewal_is_not_hidden(clock: FixedClock) -> None:
     runs = Store(clock=clock)
     runs.add(a_request())
     lease, _ = runs.claim()
-    with ThreadLeaseKeeper(runs, interval_s=INTERVAL_S).hold(lease) as progress:
+    with ThreadLeaseKeeper(runs, interval_s=INTERVAL_S).hold(lease, lost=nobody_cares) as progress:
         progress("training")
         runs.error = RuntimeError("a bug")
         wait_until(lambda: keeper_threads() == [])
@@ -94,7 +108,7 @@ def test_heartbeat_that_says_nothing_new_writes_nothing(clock: FixedClock) -> No
     runs = Store(clock=clock)
     runs.add(a_request())
     lease, _ = runs.claim()
-    with ThreadLeaseKeeper(runs, interval_s=3_600).hold(lease) as progress:
+    with ThreadLeaseKeeper(runs, interval_s=3_600).hold(lease, lost=nobody_cares) as progress:
         for _ in range(5):
             progress("epoch 1")
 

@@ -109,7 +109,7 @@ def carry_next_run(
     lease, run = claimed
     try:
         with (
-            leases.hold(lease) as progress,
+            leases.hold(lease, lost=training_sets.abandon) as progress,
             tempfile.TemporaryDirectory(dir=work_dir, prefix=f"{run.run_id}.") as folder,
         ):
             held = _carry(

@@ -64,8 +64,11 @@ class RunStore(Protocol):
 class LeaseKeeper(Protocol):
     """Keeps leases while steps are in work that may take longer than a lease."""
 
-    def hold(self, lease: Lease) -> AbstractContextManager[Progress]:
-        """Renews the lease until the block ends; its Progress raises LeaseLost once it is lost."""
+    def hold(self, lease: Lease, *, lost: Callable[[], None]) -> AbstractContextManager[Progress]:
+        """Renews the lease until the block ends; its Progress raises LeaseLost once it is lost.
+
+        `lost` is called then, maybe from another thread, for what says no progress.
+        """
 
 
 class RecipeBook(Protocol):
@@ -103,8 +106,12 @@ class TrainingSetClient(Protocol):
     ) -> TrainingSet:
         """Writes the set to `file`; with `published`, of all that has been published by now.
 
-        Raises Unavailable RECORDS_BEHIND, which says what it `waits_for`.
+        Raises Unavailable RECORDS_BEHIND, which says what it `waits_for`, and SERVICE_UNAVAILABLE
+        once it is abandoned.
         """
+
+    def abandon(self) -> None:
+        """End the `create` that is in work, if one is; from any thread."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -127,9 +127,10 @@ class FakeLeaseKeeper:
     runs: RunStore
 
     @contextmanager
-    def hold(self, lease: Lease) -> Iterator[Progress]:
+    def hold(self, lease: Lease, *, lost: Callable[[], None]) -> Iterator[Progress]:
         def report(text: str) -> None:
             if not self.runs.renew(lease, text):
+                lost()
                 raise LeaseLost(lease.run_id)
 
         yield report
@@ -140,6 +141,7 @@ class FakeTrainingSets:
     error: HeadraceError | None = None
 
     published: list[bool] = field(default_factory=list)
+    abandoned: bool = False
 
     def create(
         self, recipe: str, known_until_us: int, file: Path, *, published: bool
@@ -148,6 +150,9 @@ class FakeTrainingSets:
         if self.error is not None:
             raise self.error
         return write_training_set(file)
+
+    def abandon(self) -> None:
+        self.abandoned = True
 
 
 @dataclass

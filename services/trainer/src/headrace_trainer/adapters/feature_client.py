@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
+from typing import Any
 
 import grpc
 
@@ -22,6 +23,7 @@ class GrpcTrainingSetClient:
 
     def __init__(self, channel: grpc.Channel) -> None:
         self._features = feature_grpc.FeatureServiceStub(channel)
+        self._call: Any = None
 
     def create(
         self, recipe: str, known_until_us: int, file: Path, *, published: bool
@@ -32,7 +34,8 @@ class GrpcTrainingSetClient:
         digest, manifest = hashlib.sha256(), None
         try:
             with file.open("wb") as arrow:
-                for part in self._features.CreateTrainingSet(request, timeout=TIMEOUT_S):
+                self._call = self._features.CreateTrainingSet(request, timeout=TIMEOUT_S)
+                for part in self._call:
                     if part.HasField("manifest"):
                         manifest = part.manifest
                     else:
@@ -51,3 +54,7 @@ class GrpcTrainingSetClient:
             digest=manifest.digest,
             delta_version_by_stream=dict(manifest.delta_version_by_stream),
         )
+
+    def abandon(self) -> None:
+        if self._call is not None:
+            self._call.cancel()  # of one that has ended nothing comes

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import structlog
@@ -27,8 +27,8 @@ class ThreadLeaseKeeper:
         self._runs, self._interval_s = runs, interval_s
 
     @contextmanager
-    def hold(self, lease: Lease) -> Iterator[Progress]:
-        held = _HeldLease(lease, self._runs, self._interval_s)
+    def hold(self, lease: Lease, *, lost: Callable[[], None]) -> Iterator[Progress]:
+        held = _HeldLease(lease, self._runs, lost, self._interval_s)
         held.start()
         try:
             yield held.report
@@ -37,8 +37,11 @@ class ThreadLeaseKeeper:
 
 
 class _HeldLease:
-    def __init__(self, lease: Lease, runs: RunStore, interval_s: float) -> None:
+    def __init__(
+        self, lease: Lease, runs: RunStore, tell_lost: Callable[[], None], interval_s: float
+    ) -> None:
         self._lease, self._runs, self._interval_s = lease, runs, interval_s
+        self._tell_lost = tell_lost
         self._text = ""
         self._lost = False
         self._renewing = threading.Lock()  # an older text must not overwrite a newer one
@@ -69,7 +72,9 @@ class _HeldLease:
         with self._renewing:
             self._text = self._text if text is None else text
             try:
-                self._lost = self._lost or not self._runs.renew(self._lease, self._text)
+                if not self._lost and not self._runs.renew(self._lease, self._text):
+                    self._lost = True
+                    self._tell_lost()
             except (Busy, Unavailable) as err:
                 # Whoever claims it meanwhile has it; else the next renewal keeps it.
                 log.warning("lease_not_renewed", run_id=self._lease.run_id, error=str(err))
