@@ -9,19 +9,24 @@ import time
 
 import numpy as np
 import pytest
+from deltalake import DeltaTable
 from tests.faults import oracle
 from tests.faults.load import waves
 from tests.faults.test_repeats import rewind
-from tests.faults.world import RAW, Service, World, order_value
+from tests.faults.world import RAW, Service, World, order_value, view
 
+from headrace import topics
+from headrace.admin import create_topics
+from headrace.client import Addresses, Client
 from headrace.errors import Unavailable
-from headrace_kit.objects import object_store
+from headrace_kit.objects import delta_table_uri, object_store
 from headrace_kit.testing import wait_until
 
 pytestmark = pytest.mark.faults
 
 DEADLINE_S = 60.0
 ERASED, REQUEST = "customer-1", "erase customer-1"
+ROWS = topics.FEATURE_ROWS.of("customer")
 SNAPSHOTS = {"FEATURE_SNAPSHOT_INTERVAL_S": "1"}
 
 
@@ -101,6 +106,60 @@ def test_feature_killed_while_it_takes_erased_events_out(step, world, ingest, fe
 
     feature.start()
     wait_until(lambda: gone(world), timeout_s=DEADLINE_S)
+
+
+def materialized(world: World, feature: Service) -> int:
+    """How many rows of the entity are in the feature table once it was written on."""
+    client = Client(Addresses(feature=f"127.0.0.1:{feature.grpc_port}"))
+    for _ in client.materialize_view("customer"):
+        pass
+    return rows_in_table(world)
+
+
+def rows_in_table(world: World) -> int:
+    uri = delta_table_uri(world.object_store_uri, "features", "customer")
+    table = DeltaTable(uri, storage_options=world.store_options)
+    rows = table.to_pyarrow_table(columns=["customer"])
+    return rows.column("customer").to_pylist().count(ERASED)
+
+
+def row_is_published(world: World) -> bool:
+    newest = {key: value for key, value, _ in world.read(ROWS)}
+    return newest.get(ERASED.encode()) is not None
+
+
+def files_in_table(world: World) -> set[str]:
+    return {file.name for file in world.folder.glob("objects/features/customer/**/*.parquet")}
+
+
+@pytest.mark.parametrize("step", ["feature.erase.rows_told", "feature.erase.table_cleaned"])
+def test_published_rows_and_feature_tables_lose_it_though_feature_is_killed(
+    step, world, ingest, feature
+):
+    create_topics(world.bootstrap, [(ROWS, topics.FEATURE_ROWS)])
+    world.define({**view("customer"), "publish_rows": True}, version=2)
+    feature.start(fail=f"{step}:1:kill")  # before there is an archive that the view is filled from
+    ingest.start()
+    waves(world, ingest, feature, count=3)
+    world.settle()
+    wait_until(lambda: row_is_published(world), timeout_s=DEADLINE_S)
+    held = wait_until(lambda: materialized(world, feature), timeout_s=DEADLINE_S)
+    before = files_in_table(world)
+    erase(ingest)
+    assert -signal.SIGKILL == feature.wait_ended()
+
+    feature.start()
+    wait_until(lambda: not rows_in_table(world), timeout_s=DEADLINE_S)
+    wait_until(lambda: not row_is_published(world), timeout_s=DEADLINE_S)
+    wait_until(lambda: gone(world), timeout_s=DEADLINE_S)
+    # The files go with the next pass of ingest, which looks whether the rows are out.
+    again = ingest.datasets().erase("customer", ERASED, request_id=REQUEST)
+    assert [("customer", held)] == [(each.view, each.rows) for each in again.views]
+    assert not before & files_in_table(world)
+    late_copies(world)
+    world.settle()
+    assert 0 == materialized(world, feature)
+    assert not row_is_published(world)
 
 
 def test_nothing_that_is_rebuilt_holds_it(world, s3_proxy, ingest, feature):

@@ -41,6 +41,7 @@ from headrace.client import Addresses, Client
 from headrace.errors import Busy, Conflict, HeadraceError, Invalid, NotFound, Unavailable
 from headrace.feature.v1 import feature_service_pb2 as pb
 from headrace.feature.v1 import feature_service_pb2_grpc as feature_grpc
+from headrace.ingest.v1.erasures_pb2 import EntityErased
 from headrace.loader import load_application
 from headrace.local.ports import pick_ports
 from headrace.local.process import Child, HttpReady, ProcessSpec
@@ -57,8 +58,9 @@ from headrace_ingest.adapters.duckdb_rows import DuckDbRows
 from headrace_ingest.adapters.object_dataset_book import ObjectDatasetBook
 from headrace_ingest.handlers import datasets
 from headrace_kit.clock import SystemClock
+from headrace_kit.erased_entities import entity_sha256
 from headrace_kit.follow import TableFollower
-from headrace_kit.kafka import KafkaPublisher, Message
+from headrace_kit.kafka import KafkaPublisher, Message, Partition
 from headrace_kit.objects import (
     MemoryObjectStore,
     S3Settings,
@@ -67,6 +69,7 @@ from headrace_kit.objects import (
     object_store,
 )
 from headrace_kit.offsets import committed_offsets, topic_end_offsets
+from headrace_kit.topic_log import KafkaTopicLog
 
 pytestmark = pytest.mark.integration
 
@@ -1025,6 +1028,56 @@ def test_view_is_materialized_as_it_is_read_online_and_makes_datasets(
         diff.rows.removed,
         diff.rows.changed,
     )
+
+
+def test_erased_entity_leaves_the_feature_table_and_the_rows_topic(lake, rides, service):
+    """On a folder and on S3; a view by the stream's key publishes rows."""
+    # An erasure outlives its test: each has events of its own.
+    seed, view = 23 if lake.options else 24, f"view-{uuid.uuid4().hex[:8]}"
+    events = some_events(60, seed=seed)
+    topic = topics.FEATURE_ROWS.of(view)
+    create_topics(rides.platform.bootstrap, [(topic, topics.FEATURE_ROWS)])
+    wait_for(lambda: has_leaders(rides.platform.bootstrap, [topic]))
+    rides.platform.define(
+        {
+            "kind": "view",
+            "name": view,
+            "description": "Each ride.",
+            "stream": rides.name,
+            "entity": ["ride_id"],
+            "publish_rows": True,
+            "features": {"count_1h": {"aggregate": "count", "window": "1h"}},
+        }
+    )
+    service.start(**settings_of(lake))
+    rides.publish(events)
+    rides.wait_folded()
+    # What a view is filled with from an archive has no rows: there is none before they are there.
+    wait_for(lambda: len(newest_rows(rides.platform, topic)) == len(events))
+    lake.append(events, known=START + 3 * DAY + 1)
+    reached(Client(Addresses(feature=f"127.0.0.1:{service.grpc_port}")), view)
+    erase(rides.platform, "ride_id", events[0].id)
+
+    others = {event.id for event in events[1:]}
+    wait_for(lambda: feature_rows(lake, view).keys() == others)
+    wait_for(lambda: newest_rows(rides.platform, topic) == others)
+
+
+def newest_rows(platform: Platform, topic: str) -> set[str]:
+    """The keys that have a row."""
+    log, there = KafkaTopicLog(platform.bootstrap), {}
+    for number in log.partitions(topic):
+        for record in log.read(Partition(topic, number)):
+            there[record.key.decode()] = record.value is not None
+    return {key for key, held in there.items() if held}
+
+
+def erase(platform: Platform, column: str, value: str) -> None:
+    """As ingest tells it."""
+    sha256 = entity_sha256(column, value)
+    event = EntityErased(column=column, entity_sha256=sha256, erased_at_us=time.time_ns() // 1_000)
+    topic = topics.INGEST_ERASURES.name
+    platform.publisher.publish([Message(topic, sha256.encode(), event.SerializeToString())])
 
 
 def test_kill_before_the_commit_leaves_nothing_half_visible(lake, rides, service):

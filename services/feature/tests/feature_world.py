@@ -306,7 +306,12 @@ class World:
             served=self.served,
             publisher=self.publisher,
         )
-        rows = RowTeller(state=self.state_store, online=self.online(), publisher=self.publisher)
+        self.rows = RowTeller(
+            state=self.state_store,
+            online=self.online(),
+            publisher=self.publisher,
+            erased=self.erased,
+        )
         self.eraser = RunEraser(
             catalogue=lambda: self.catalogue,
             store=self.store,
@@ -334,7 +339,7 @@ class World:
             clock=self.clock,
             keep_us=self.keep,
             freshness=self.freshness,
-            follower=FoldFollowers(self.teller, rows),
+            follower=FoldFollowers(self.teller, self.rows),
         )
         if self.owner:
             self.place()

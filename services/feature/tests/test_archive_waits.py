@@ -127,7 +127,9 @@ def an_api(folder, archive):
         sample=ServedSample(),
         notes=None,
         freshness=DelayHistogram(),
-        feature_tables=DeltaFeatureTables((folder / "lake").as_uri(), {}, world.clock),
+        feature_tables=DeltaFeatureTables(
+            (folder / "lake").as_uri(), {}, world.clock, world.erased
+        ),
     )
 
 

@@ -39,6 +39,7 @@ from headrace_feature.adapters.delta_features import DeltaFeatureTables
 from headrace_feature.adapters.memory_archive import MemoryArchive
 from headrace_feature.materialize_handlers import MaterializeView, materialize_view, view_source
 from headrace_kit import failpoints
+from headrace_kit.erased_entities import ErasedEntities
 from headrace_kit.failpoints import FailpointRaised
 from headrace_kit.testing import FixedClock
 
@@ -56,7 +57,11 @@ class Lake:
 
     def __init__(self, folder, view=VIEW):
         self.folder, self.catalogue = Path(folder), a_catalogue(view)
-        self.tables = DeltaFeatureTables(self.folder.as_uri(), {}, FixedClock(AFTER))
+        self.restart()
+
+    def restart(self):
+        self.erased = ErasedEntities()
+        self.tables = DeltaFeatureTables(self.folder.as_uri(), {}, FixedClock(AFTER), self.erased)
 
     def materialize(self, rides, *, airs=(), view="zone", tables=None, **asked):
         after = [Event("after-all", AFTER + 1, AFTER + 1)], [Air("after-all", AFTER + 1, AFTER + 1)]

@@ -3,20 +3,22 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 import polars as pl
 import pytest
 from dataset_world import STREAM, World, statistics
 
 from headrace.application import definition_json, parse_definition
-from headrace.errors import Invalid, NotFound
+from headrace.errors import Conflict, Invalid, NotFound
 from headrace.feature_tables import features_digest
 from headrace.registry.v1.registry_events_pb2 import Definition
 from headrace_ingest.adapters.label_book import AppliedLabels
 from headrace_ingest.adapters.object_erasure_book import ObjectErasureBook
-from headrace_ingest.domain.datasets import Diff, Reference
+from headrace_ingest.domain.datasets import Diff, Reference, Selection
 from headrace_ingest.handlers.datasets import pinned_versions
 from headrace_ingest.handlers.erased_tasks import TaskEraser
-from headrace_ingest.handlers.erasures import EraseEntity, Eraser
+from headrace_ingest.handlers.erasures import SETTLE_US, EraseEntity, Eraser
 from headrace_ingest.testing import a_contract
 from headrace_kit.testing import a_record
 
@@ -151,12 +153,8 @@ class Nobody:
         pass
 
 
-def test_dataset_of_a_view_by_the_erased_column_loses_the_entity(world):
-    world.tables.append("features/delays", feature_rows(1, 2))
-    world.tables.append("features/delays", feature_rows(3).with_columns(origin=pl.lit("LGA")))
-    world.tables.reach("delays", digest(a_view()), 3)
-    world.of_view()
-    eraser = Eraser(
+def an_eraser(world):
+    return Eraser(
         contracts=world.contracts,
         datasets=world.book,
         erasures=ObjectErasureBook(world.objects),
@@ -166,7 +164,24 @@ def test_dataset_of_a_view_by_the_erased_column_loses_the_entity(world):
         tasks=TaskEraser(AppliedLabels(), None),
         clock=world.clock,
     )
-    eraser.erase(EraseEntity("origin", "JFK"), "erase", timeout_s=60.0)
+
+
+def versions_left(world):
+    """Of the view's table, those that can still be read."""
+    newest, there = world.tables.newest_version(STREAM, view="delays"), []
+    for version in range(newest + 1):
+        with suppress(Conflict):
+            world.tables.open(Selection(STREAM, version, (), view="delays"))
+            there.append(version)
+    return there
+
+
+def test_dataset_of_a_view_by_the_erased_column_loses_the_entity(world):
+    world.tables.append("features/delays", feature_rows(1, 2))
+    world.tables.append("features/delays", feature_rows(3).with_columns(origin=pl.lit("LGA")))
+    world.tables.reach("delays", digest(a_view()), 3)
+    world.of_view()
+    an_eraser(world).erase(EraseEntity("origin", "JFK"), "erase", timeout_s=60.0)
 
     assert ["LGA"] == world.read(Reference("departures"), "origin")["origin"].to_list()
 
@@ -176,3 +191,36 @@ def test_versions_of_a_view_pin_none_of_its_stream(world):
     world.of_view()
 
     assert set() == pinned_versions(STREAM, book=world.book)
+
+
+def test_erasure_counts_rows_of_feature_tables_and_waits_until_they_are_out(world):
+    world.materialize(1, 2)
+    world.tables.append("features/delays", feature_rows(3).with_columns(origin=pl.lit("LGA")))
+    eraser = an_eraser(world)
+    report = eraser.erase(EraseEntity("origin", "JFK"), "erase", timeout_s=60.0)
+    assert {"delays": 2} == report.rows_by_view
+    world.clock.advance(SETTLE_US + 1)
+    list(eraser.go_on(60.0))
+    assert [0, 1] == versions_left(world)
+    assert [report.id] == eraser.erasures.unsettled()
+
+    of_view = Selection(STREAM, 1, (("origin", "string"),), view="delays")
+    world.tables.erase(of_view, report.entity)  # as the feature service does
+    list(eraser.go_on(60.0))
+    assert [2] == versions_left(world)
+    assert [] == eraser.erasures.unsettled()
+
+
+def test_dataset_whose_table_held_it_in_rows_of_another_definition_keeps_its_own(world):
+    world.materialize(1, 2, definition=OLD)
+    world.tables.append("features/delays", feature_rows(3).with_columns(origin=pl.lit("LGA")))
+    world.tables.reach("delays", digest(a_view()), 3)
+    world.of_view()
+    eraser = an_eraser(world)
+    report = eraser.erase(EraseEntity("origin", "JFK"), "erase", timeout_s=60.0)
+    of_view = Selection(STREAM, 1, (("origin", "string"),), view="delays")
+    world.tables.erase(of_view, report.entity)
+    list(eraser.go_on(60.0))
+
+    assert [2] == versions_left(world)
+    assert ["LGA"] == world.read(Reference("departures"), "origin")["origin"].to_list()

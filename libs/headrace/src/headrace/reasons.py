@@ -389,6 +389,11 @@ REASONS: dict[str, Reason] = {
     "SERVICE_UNAVAILABLE": Reason(
         "Unavailable", "A service did not answer in time.", "Ask headrace status."
     ),
+    "ERASURES_AWAITED": Reason(
+        "Unavailable",
+        "This worker does not know all erasures yet that the table was cleared of.",
+        "Try again in a moment.",
+    ),
     "RECORDS_BEHIND": Reason(
         "Unavailable",
         "The archive does not hold the records up to that time yet.",

@@ -41,8 +41,12 @@ def entity_key_digest(value: str) -> str:
 
 @dataclass(slots=True)
 class ErasedEntities:
-    """Every erased entity, by column: whoever has a batch asks, another thread tells."""
+    """Every erased entity, by column: whoever has a batch asks, another thread tells.
 
+    `revision` is another one when more is known.
+    """
+
+    revision: int = 0
     _moments: dict[str, dict[bytes, int]] = field(default_factory=dict)
 
     def take(self, entity: Entity) -> None:
@@ -52,6 +56,7 @@ class ErasedEntities:
         of_column[digest] = max(entity.erased_at_us, of_column.get(digest, 0))
         # Replaced, never changed: a reader in another thread sees the one or the other.
         self._moments = {**self._moments, entity.column: of_column}
+        self.revision += 1
 
     def columns(self) -> frozenset[str]:
         """By which entities were erased."""

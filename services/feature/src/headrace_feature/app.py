@@ -24,6 +24,7 @@ from headrace_feature.adapters.delta_features import DeltaFeatureTables
 from headrace_feature.adapters.duckdb_workbench import Workbench
 from headrace_feature.adapters.ends_watch import EndsWatch
 from headrace_feature.adapters.erased_events_reader import ErasedEventsReader, end_of, to_entity
+from headrace_feature.adapters.erased_rows import ErasedRows, RowTopics
 from headrace_feature.adapters.fold_followers import FoldFollowers
 from headrace_feature.adapters.group_members import GroupMembers
 from headrace_feature.adapters.grpc_api import FeatureApi, PeerApi
@@ -105,7 +106,7 @@ def run(settings: Settings) -> int:
         interval_s=settings.snapshot_interval_s,
     )
     online_here = OnlineState(definitions.catalogue, store, kept, known, clock)
-    rows = RowTeller(state=state, online=online_here, publisher=publisher)
+    rows = RowTeller(state=state, online=online_here, publisher=publisher, erased=erased)
     served = ServedRows(rows_max=settings.served_rows_max, begun_us=clock.now_us())
     teller = CorrectionTeller(state=state, observations=store, served=served, publisher=publisher)
 
@@ -113,16 +114,34 @@ def run(settings: Settings) -> int:
         kept.begin_anew(layout, store.next_by_partition(layout))
         sample.forget()
 
+    delta_options = delta_storage_options(settings.objects, settings.s3)
+    feature_tables = DeltaFeatureTables(settings.objects, delta_options, clock, erased)
+    topic_log = KafkaTopicLog(bootstrap)
+    erased_rows = ErasedRows(
+        log=topic_log,
+        partition=Partition(topics.INGEST_ERASURES.name, 0),
+        end=partial(end_of, bootstrap, topics.INGEST_ERASURES.name),
+        erased=erased,
+        tables=feature_tables,
+        topics=RowTopics(
+            catalogue=definitions.catalogue, log=topic_log, teller=rows, publisher=publisher
+        ),
+    )
+
+    def events_are_out() -> None:
+        teller.forget(erased)
+        erased_rows.events_are_out()
+
     eraser = RunEraser(
         catalogue=definitions.catalogue,
         store=store,
         changed=forget_answers,
-        over=lambda: teller.forget(erased),
+        over=events_are_out,
     )
     erased_events = ErasedEventsReader(
-        log=KafkaTopicLog(bootstrap),
+        log=topic_log,
         partition=Partition(topics.INGEST_ERASED_EVENTS.name, 0),
-        end=partial(end_of, bootstrap),
+        end=partial(end_of, bootstrap, topics.INGEST_ERASED_EVENTS.name),
         erased=erased,
         eraser=eraser,
         store=store,
@@ -133,7 +152,6 @@ def run(settings: Settings) -> int:
         on_record=lambda record: erased.take(to_entity(record)),
         service=SERVICE,
     )
-    delta_options = delta_storage_options(settings.objects, settings.s3)
     raw_topics = KafkaRawTopics(bootstrap)
     archive = DeltaArchive(settings.objects, delta_options, raw_topic=raw_topics, clock=clock)
     keep_us = settings.keep_days * DAY_US
@@ -199,7 +217,7 @@ def run(settings: Settings) -> int:
         ),
         notes=notes,
         freshness=freshness,
-        feature_tables=DeltaFeatureTables(settings.objects, delta_options, clock),
+        feature_tables=feature_tables,
     )
     peer_api = PeerApi(catalogue=definitions.catalogue, store=store, notes=notes)
     hot = [HotMethod(f"/{NAME}/GetOnlineFeatures", api.answer_reads)]
@@ -240,6 +258,7 @@ def run(settings: Settings) -> int:
                 backfill,
                 writer,
                 loop,
+                erased_rows,
                 watch,
                 server,
             ],

@@ -35,6 +35,8 @@ def erase(
     table = Table("kept in", "rows erased")
     for stream in found.streams:
         table.add_row(f"stream {stream.stream}", f"{stream.rows:,}")
+    for view in found.views:
+        table.add_row(f"feature table {view.view}", f"{view.rows:,}")
     for dataset in found.datasets:
         table.add_row(f"dataset {dataset.name}/{dataset.number}", f"{dataset.rows:,}")
     show_table(table)

@@ -5,6 +5,10 @@ Rows and how far they reach are one commit: the version of the `txn` action `fea
 is the moment up to which all rows are there, and Delta refuses a commit when another one has
 written it since the table was read. Files are written first: what no commit names is never seen,
 and goes a week later. Nothing is compacted and the log is kept: a version stays readable.
+
+`feature|erased` is the place in the log of erasures up to which no row of an erased entity is in
+the table. A deletion sets it with the rows that it takes out; rows are appended only by who knows
+all erasures before it, without theirs, and Delta refuses them when it has moved meanwhile.
 """
 
 from __future__ import annotations
@@ -13,7 +17,6 @@ import json
 import uuid
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from itertools import groupby, pairwise
@@ -26,11 +29,13 @@ from numpy.typing import NDArray
 
 from headrace.errors import Invalid, Unavailable
 from headrace_feature.adapters.arrow_archive import EVENT_TIME, ID, KNOWN_TIME
+from headrace_feature.adapters.delta_erasure import ERASED, Knowledge, store_errors, take_out
 from headrace_feature.adapters.duckdb_workbench import AS_OF
 from headrace_feature.domain.local_time import DAY_S
 from headrace_feature.domain.training_set import Batch, Rows
 from headrace_feature.domain.views import DAY_US
 from headrace_kit.clock import Clock
+from headrace_kit.erased_entities import Entity, ErasedEntities
 from headrace_kit.failpoints import failpoint
 from headrace_kit.objects import delta_table_uri
 
@@ -44,12 +49,49 @@ log = structlog.get_logger(__name__)
 class DeltaFeatureTables:
     """FeatureTables in a folder or on S3. deltalake and pyarrow are imported at the first call."""
 
-    def __init__(self, uri: str, storage_options: Mapping[str, str], clock: Clock) -> None:
+    def __init__(
+        self,
+        uri: str,
+        storage_options: Mapping[str, str],
+        clock: Clock,
+        erased: ErasedEntities,
+    ) -> None:
         self._uri, self._options, self._clock = uri, dict(storage_options), clock
+        self._knowledge = Knowledge(erased)
 
     def open(self, view: str, definition: str) -> DeltaFeatureTable:
         uri = delta_table_uri(self._uri, FOLDER, view)
-        return DeltaFeatureTable(view, definition, uri, self._options, self._clock)
+        return DeltaFeatureTable(view, definition, uri, self._options, self._clock, self._knowledge)
+
+    def erase(self, told: Sequence[tuple[int, Entity]], known: int) -> None:
+        """Take the rows of erased entities out of every table there is.
+
+        `told`: all erasures with their places in the log, before `known`, and `erased` has them.
+        Raises Unavailable OBJECT_STORE_UNAVAILABLE.
+        """
+        self._knowledge.known = known
+        for view in self._views() if told else ():
+            uri = delta_table_uri(self._uri, FOLDER, view)
+            with store_errors(view):
+                taken = take_out(uri, self._options, told, known)
+            if taken:
+                log.info("erased_rows", view=view, rows=taken)
+
+    def _views(self) -> list[str]:
+        """Also of those that are applied no more."""
+        from deltalake.exceptions import TableNotFoundError
+        from deltalake.fs import DeltaStorageHandler
+        from pyarrow import fs
+
+        try:
+            files = fs.PyFileSystem(
+                DeltaStorageHandler(delta_table_uri(self._uri, FOLDER), self._options)
+            )
+        except TableNotFoundError:  # a folder that nobody has made yet
+            return []
+        with store_errors(FOLDER):
+            found = files.get_file_info(fs.FileSelector("", allow_not_found=True))
+        return sorted(each.base_name for each in found if each.type == fs.FileType.Directory)
 
 
 class DeltaFeatureTable:
@@ -62,10 +104,11 @@ class DeltaFeatureTable:
         uri: str,
         storage_options: Mapping[str, str],
         clock: Clock,
+        knowledge: Knowledge,
     ) -> None:
         self._view, self._definition, self._clock = view, definition, clock
-        self._uri, self._options = uri, dict(storage_options)
-        with self._store_errors():
+        self._uri, self._options, self._knowledge = uri, dict(storage_options), knowledge
+        with store_errors(view):
             self._table = self._opened()
 
     @property
@@ -82,7 +125,7 @@ class DeltaFeatureTable:
 
     def clean(self) -> None:
         if self._table is not None:
-            with self._store_errors():
+            with store_errors(self._view):
                 self._table.vacuum(retention_hours=ORPHANS_KEPT_H, dry_run=False, full=True)
 
     def append(
@@ -95,13 +138,20 @@ class DeltaFeatureTable:
         known = (*dict(fixed), AS_OF)
         entity = [(each.name, each.type) for each in rows.schema if each.name not in known]
         schema = pa.schema([*fixed, (DEFINITION, pa.string()), *entity, *values])
-        with self._store_errors():
+        with store_errors(self._view):
             if self._overtaken_while_made(schema):
                 return
-            batches = (_rows(batch, each, self._definition, schema) for batch, each in answered)
+            place = self._table.transaction_version(ERASED) or 0
+            if place > self._knowledge.known:
+                raise Unavailable("ERASURES_AWAITED", view=self._view)
+            keys = [name for name, _ in entity]
+            batches = (
+                self._knowledge.others(_rows(batch, each, self._definition, schema), keys)
+                for batch, each in answered
+            )
             files = list(_written(batches, schema, self._uri, self._options))
             failpoint("feature.offline.parquet_written")
-            self._commit(files, until_us)
+            self._commit(files, until_us, place)
 
     def _opened(self) -> Any:
         """None where there is no table yet."""
@@ -140,7 +190,7 @@ class DeltaFeatureTable:
             self._table = self._opened()
         return self.until_us != before
 
-    def _commit(self, files: list[_File], until_us: int) -> None:
+    def _commit(self, files: list[_File], until_us: int, place: int) -> None:
         """Done, by us or by another: whoever asks the table again sees how far it came."""
         from deltalake import CommitProperties, Transaction
         from deltalake.exceptions import CommitFailedError
@@ -153,7 +203,10 @@ class DeltaFeatureTable:
                 schema=self._table.schema(),
                 partition_by=[DATE],
                 commit_properties=CommitProperties(
-                    app_transactions=[Transaction(self._app_id, until_us)]
+                    app_transactions=[
+                        Transaction(self._app_id, until_us),
+                        Transaction(ERASED, place),
+                    ]
                 ),
             )
         except CommitFailedError as err:
@@ -161,16 +214,6 @@ class DeltaFeatureTable:
             self._table = self._opened()
             if self.until_us == before:
                 raise Unavailable("OBJECT_STORE_UNAVAILABLE", view=self._view) from err
-
-    @contextmanager
-    def _store_errors(self) -> Iterator[None]:
-        from deltalake.exceptions import DeltaError
-
-        try:
-            yield
-        except (DeltaError, OSError) as err:
-            log.warning("object_store_failed", view=self._view, error=str(err))
-            raise Unavailable("OBJECT_STORE_UNAVAILABLE", view=self._view) from err
 
 
 @dataclass(slots=True)

@@ -15,7 +15,6 @@ from itertools import islice
 import structlog
 from google.protobuf.message import DecodeError
 
-from headrace import topics
 from headrace.errors import Invalid, Unavailable
 from headrace.ingest.v1 import erasures_pb2 as pb
 from headrace_feature.adapters.run_eraser import Round, RunEraser
@@ -97,9 +96,8 @@ class ErasedEventsReader(ThreadPart):
                 log.warning("erased_events_wait", error=str(err))
 
 
-def end_of(bootstrap: str) -> int:
-    """Of the log of erased events; raises Unavailable."""
-    topic = topics.INGEST_ERASED_EVENTS.name
+def end_of(bootstrap: str, topic: str) -> int:
+    """Of a log of one partition; raises Unavailable."""
     return topic_end_offsets(bootstrap, [topic])[Partition(topic, 0)]
 
 

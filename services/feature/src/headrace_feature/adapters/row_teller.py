@@ -6,13 +6,14 @@
 
 A change stands in the batch of its records, and the row is read when it is sent: an entity that
 changes again meanwhile has one row to send. A view that is being filled sends none until it can be
-read. An entity of which nothing can be told gets a record without value.
+read. An entity of which nothing can be told gets a record without value, as does an erased one.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import astuple, replace
 from functools import lru_cache
@@ -27,6 +28,7 @@ from headrace_feature.domain.views import Catalogue
 from headrace_feature.handlers import OnlineState
 from headrace_feature.ports import Folded
 from headrace_feature.row_handlers import Change, Row, changes_of, publishing_views, rows_of
+from headrace_kit.erased_entities import ErasedEntities
 from headrace_kit.failpoints import failpoint
 from headrace_kit.kafka import Message, Publisher
 from headrace_kit.state_store import StateStore
@@ -42,13 +44,25 @@ TOLD = counter("feature", "rows_total", "Feature rows that were delivered.", "vi
 
 
 class RowTeller:
-    """FoldFollower; called by the loop's thread alone. `online` reads what is here."""
+    """FoldFollower; called by the loop's thread alone, but for `finish_sending`.
 
-    def __init__(self, *, state: StateStore, online: OnlineState, publisher: Publisher) -> None:
+    `online` reads what is here.
+    """
+
+    def __init__(
+        self,
+        *,
+        state: StateStore,
+        online: OnlineState,
+        publisher: Publisher,
+        erased: ErasedEntities,
+    ) -> None:
         self._state, self._online, self._publisher = state, online, publisher
+        self._erased, self._sending = erased, threading.Lock()
         self._waiting = True  # there may be changes to tell
         self._added = False
-        self._tidied: Catalogue | None = None  # no other view of it has changes
+        # No other view of this catalogue has changes, and no entity that was erased by then.
+        self._tidied: tuple[Catalogue, int] | None = None
 
     def beside(self, batch: Sequence[Folded]) -> Mapping[bytes, bytes | None]:
         catalogue = self._online.catalogue()
@@ -61,7 +75,7 @@ class RowTeller:
 
     def send(self) -> None:
         catalogue = self._online.catalogue()
-        if catalogue is not self._tidied:
+        if (catalogue, self._erased.revision) != self._tidied:
             self._tidy(catalogue)
         if self._waiting:
             # Definitions come by another thread: what is found in a catalogue is read by it.
@@ -77,18 +91,31 @@ class RowTeller:
     def idle(self) -> None:
         """What waits is sent by `send`."""
 
+    def finish_sending(self) -> None:
+        """By any thread: behind it, no row of an entity that is known to be erased is sent."""
+        with self._sending:
+            pass
+
     def _tidy(self, catalogue: Catalogue) -> None:
-        """Changes of views that publish no more name entities, and nobody is told of them."""
+        """Changes of views that publish no more name entities, and nobody is told of them; those
+        of erased entities may be of partitions that others have now."""
+        revision = self._erased.revision
         gone = list(islice(self._gone(catalogue), SENT_MAX))
         if gone:
             self._state.commit({}, gone, {})
         if len(gone) < SENT_MAX:
-            self._tidied = catalogue
+            self._tidied = catalogue, revision
 
     def _gone(self, catalogue: Catalogue) -> Iterator[bytes]:
-        publishing = {_of_view(view.name) for view in publishing_views(catalogue)}
+        publishing = {_of_view(view.name): view for view in publishing_views(catalogue)}
         changes = self._state.scan(CHANGED, CHANGED + b"\xff" * (8 + PLACE_BYTES))
-        return (key for key, _ in changes if key[:-PLACE_BYTES] not in publishing)
+        for key, value in changes:
+            view = publishing.get(key[:-PLACE_BYTES])
+            if view is None or self._is_erased(view, Change(*json.loads(value))):
+                yield key
+
+    def _is_erased(self, view: StreamView, change: Change) -> bool:
+        return self._erased.holds(view.entity[0], change.entity, change.moment_us)
 
     def _send(self, view: StreamView, partition: int, online: OnlineState) -> bool:
         """Whether there is more."""
@@ -102,8 +129,9 @@ class RowTeller:
             rows = rows_of(view, changes, online)
         except Unavailable:  # it is being filled
             return True
-        told = {row.change.entity: row for row in rows}
-        self._publisher.publish([_message(each, told.get(each.entity)) for each in changes])
+        with self._sending:
+            told = {r.change.entity: r for r in rows if not self._is_erased(view, r.change)}
+            self._publisher.publish([_message(each, told.get(each.entity)) for each in changes])
         failpoint("feature.loop.rows_sent")
         TOLD.labels(view.name).inc(len(changes))
         self._state.commit({}, values.keys(), {})

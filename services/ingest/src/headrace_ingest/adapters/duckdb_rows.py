@@ -297,7 +297,7 @@ def _quoted(name: str) -> str:
 def _condition(selection: Selection) -> str:
     """What a row must be; raises Invalid BAD_REQUEST for a filter that cannot be read."""
     conditions = ["true"]
-    if selection.view and not selection.copy:  # a copy holds those rows alone
+    if selection.definition and not selection.copy:  # a copy holds those rows alone
         conditions.append(f"_definition = '{selection.definition}'")
     if selection.known_until_us:
         conditions.append(f"_known_time_us <= {int(selection.known_until_us)}")

@@ -83,6 +83,10 @@ def to_erasure(erasure: Erasure) -> pb.Erasure:
             pb.ErasedStream(stream=stream, rows=rows)
             for stream, rows in sorted(erasure.rows_by_stream.items())
         ],
+        views=[
+            pb.ErasedView(view=view, rows=rows)
+            for view, rows in sorted(erasure.rows_by_view.items())
+        ],
         datasets=[
             pb.ErasedDataset(name=each.name, number=each.number, rows=each.rows)
             for each in erasure.datasets

@@ -74,7 +74,7 @@ class MemoryTables:
         if after.height < before.height and selection.copy:
             self._copies[selection.copy] = after
         elif after.height < before.height:
-            self._remove(selection.stream, after)
+            self._remove(_table(selection), after)
         return before.height - after.height
 
     def _remove(self, stream: str, after: pl.DataFrame) -> None:
@@ -97,10 +97,10 @@ class MemoryTables:
     def forget(self, selection: Selection, keep: Collection[int]) -> None:
         if not selection.copy:
             old = set(range(self._newest(selection)))
-            self._forgotten.setdefault(selection.stream, set()).update(old - set(keep))
+            self._forgotten.setdefault(_table(selection), set()).update(old - set(keep))
 
     def _newest(self, selection: Selection) -> int:
-        return self.newest_version(selection.stream)
+        return self.newest_version(selection.stream, view=selection.view)
 
 
 def _table(selection: Selection) -> str:

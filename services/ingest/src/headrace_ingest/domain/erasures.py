@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from headrace_kit.erased_entities import Entity
 
@@ -58,6 +58,7 @@ class Erasure:
     datasets: tuple[ErasedDataset, ...]
     trained_versions: tuple[TrainedVersion, ...]
     settled: bool = False
+    rows_by_view: Mapping[str, int] = field(default_factory=dict)
 
 
 def erasure_id(request_id: str) -> str:

@@ -244,8 +244,9 @@ def read_stream(
     return rows.read(_selection(query, contracts, rows), columns, timeout_s=timeout_s)
 
 
-def pinned_versions(stream: str, *, book: DatasetBook) -> set[int]:
-    """The versions of a stream's table that datasets name: vacuum and log expiry keep them."""
+def pinned_versions(stream: str, *, view: str = "", book: DatasetBook) -> set[int]:
+    """The versions of a stream's table, or of a view's, that datasets name: vacuum and log expiry
+    keep them."""
     selections = [book.get(*place).selection for place in book.places()]
-    own = [each for each in selections if each.stream == stream and not (each.view or each.copy)]
+    own = [each for each in selections if (each.stream, each.view, each.copy) == (stream, view, "")]
     return {each.delta_version for each in own}

@@ -3,7 +3,8 @@
 
 What is found is noted before anything goes, and holds no value of the entity, only its hash: so any
 process goes on after any crash. Datasets whose table held the entity get a table of their own, from
-which it is missing; then the files that held it go.
+which it is missing; then the files that held it go. From the feature tables of views the feature
+service takes it out: here it is looked whether it did, and then those files go.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import structlog
 
 from headrace.definition_types import COLUMN
 from headrace.errors import Conflict, HeadraceError, Invalid, NotFound
+from headrace.feature_view import StreamView
 from headrace_ingest.domain.datasets import Manifest, Selection, check_request_id, page_limit
 from headrace_ingest.domain.erasures import ErasedDataset, ErasedEvents, Erasure, erasure_id
 from headrace_ingest.handlers.datasets import pinned_versions
@@ -120,7 +122,29 @@ class Eraser:
                 keep = pinned_versions(selection.stream, book=self.datasets)
                 self.rows.forget(selection, keep)
             yield
+        for table in self._feature_tables(erasure.entity.column):
+            rows += self._left_in(table, erasure.entity, timeout_s)
+            yield
         return rows
+
+    def _left_in(self, table: Selection, entity: Entity, timeout_s: float) -> int:
+        """Rows that the feature service has not taken out yet; without any, their files go."""
+        left = self.rows.find(table, entity, timeout_s=timeout_s).rows
+        if not left:
+            keep = pinned_versions(table.stream, view=table.view, book=self.datasets)
+            self.rows.forget(table, keep)
+        return left
+
+    def _feature_tables(self, column: str) -> Iterator[Selection]:
+        """All rows of each view whose entity has the column and that was ever materialized."""
+        for view, _ in self.contracts.views():
+            if isinstance(view, StreamView) and column in view.entity:
+                try:
+                    typed = self.contracts.get(view.stream).stream.columns[column].type
+                    version = self.rows.newest_version(view.stream, view=view.name)
+                except NotFound:
+                    continue
+                yield Selection(view.stream, version, ((column, typed),), view=view.name)
 
     def _late(self, erasure: Erasure) -> bool:
         """Whether a pass that begins now meets all rows, and an earlier one removed the files."""
@@ -153,6 +177,10 @@ class Eraser:
             rows_by_stream={name: each.rows for name, each in found.items()},
             datasets=tuple(self._datasets(entity, set(found), timeout_s)),
             trained_versions=tuple(self.models.trained_on(self.contracts.models(), since)),
+            rows_by_view={
+                table.view: self.rows.find(table, entity, timeout_s=timeout_s).rows
+                for table in self._feature_tables(entity.column)
+            },
         )
 
     def _has(self, stream: str, column: str) -> bool:
@@ -191,7 +219,7 @@ class Eraser:
         own = sum(each.rows for each in noted)
         if not selection.copy:
             # All rows of its version lie in the same files as its own.
-            table = replace(selection, filter="", known_until_us=0)
+            table = replace(selection, filter="", known_until_us=0, definition="")
             if not self.rows.find(table, entity, timeout_s=timeout_s).rows:
                 return False
             yield

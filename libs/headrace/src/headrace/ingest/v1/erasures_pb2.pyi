@@ -39,7 +39,7 @@ class ListErasuresResponse(_message.Message):
     def __init__(self, erasures: _Optional[_Iterable[_Union[Erasure, _Mapping]]] = ..., next_page_token: _Optional[str] = ...) -> None: ...
 
 class Erasure(_message.Message):
-    __slots__ = ("id", "column", "entity_sha256", "erased_at_us", "settled", "streams", "datasets", "trained_versions")
+    __slots__ = ("id", "column", "entity_sha256", "erased_at_us", "settled", "streams", "datasets", "trained_versions", "views")
     ID_FIELD_NUMBER: _ClassVar[int]
     COLUMN_FIELD_NUMBER: _ClassVar[int]
     ENTITY_SHA256_FIELD_NUMBER: _ClassVar[int]
@@ -48,6 +48,7 @@ class Erasure(_message.Message):
     STREAMS_FIELD_NUMBER: _ClassVar[int]
     DATASETS_FIELD_NUMBER: _ClassVar[int]
     TRAINED_VERSIONS_FIELD_NUMBER: _ClassVar[int]
+    VIEWS_FIELD_NUMBER: _ClassVar[int]
     id: str
     column: str
     entity_sha256: str
@@ -56,7 +57,8 @@ class Erasure(_message.Message):
     streams: _containers.RepeatedCompositeFieldContainer[ErasedStream]
     datasets: _containers.RepeatedCompositeFieldContainer[ErasedDataset]
     trained_versions: _containers.RepeatedCompositeFieldContainer[TrainedVersion]
-    def __init__(self, id: _Optional[str] = ..., column: _Optional[str] = ..., entity_sha256: _Optional[str] = ..., erased_at_us: _Optional[int] = ..., settled: _Optional[bool] = ..., streams: _Optional[_Iterable[_Union[ErasedStream, _Mapping]]] = ..., datasets: _Optional[_Iterable[_Union[ErasedDataset, _Mapping]]] = ..., trained_versions: _Optional[_Iterable[_Union[TrainedVersion, _Mapping]]] = ...) -> None: ...
+    views: _containers.RepeatedCompositeFieldContainer[ErasedView]
+    def __init__(self, id: _Optional[str] = ..., column: _Optional[str] = ..., entity_sha256: _Optional[str] = ..., erased_at_us: _Optional[int] = ..., settled: _Optional[bool] = ..., streams: _Optional[_Iterable[_Union[ErasedStream, _Mapping]]] = ..., datasets: _Optional[_Iterable[_Union[ErasedDataset, _Mapping]]] = ..., trained_versions: _Optional[_Iterable[_Union[TrainedVersion, _Mapping]]] = ..., views: _Optional[_Iterable[_Union[ErasedView, _Mapping]]] = ...) -> None: ...
 
 class ErasedStream(_message.Message):
     __slots__ = ("stream", "rows")
@@ -65,6 +67,14 @@ class ErasedStream(_message.Message):
     stream: str
     rows: int
     def __init__(self, stream: _Optional[str] = ..., rows: _Optional[int] = ...) -> None: ...
+
+class ErasedView(_message.Message):
+    __slots__ = ("view", "rows")
+    VIEW_FIELD_NUMBER: _ClassVar[int]
+    ROWS_FIELD_NUMBER: _ClassVar[int]
+    view: str
+    rows: int
+    def __init__(self, view: _Optional[str] = ..., rows: _Optional[int] = ...) -> None: ...
 
 class ErasedDataset(_message.Message):
     __slots__ = ("name", "number", "rows")

@@ -1,0 +1,126 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Rows of erased entities: taken out of a feature table, and never appended again.
+
+A row is an entity's when one of the table's entity columns is what it was erased by, up to the
+moment of the erasure by event time, as in the archive. Features of others that were made with its
+events stay as they were.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import polars as pl
+import structlog
+
+from headrace.errors import Unavailable
+from headrace_feature.adapters.arrow_archive import EVENT_TIME
+from headrace_kit.erased_entities import Entity, ErasedEntities
+from headrace_kit.failpoints import failpoint
+
+ERASED = "feature|erased"
+ENTITIES_MAX = 100  # of one commit
+TRIES_MAX = 20
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(slots=True)
+class Knowledge:
+    """All erasures before the place `known` in their log are in `erased`."""
+
+    erased: ErasedEntities
+    known: int = 0
+
+    def others(self, rows: Any, entity: Collection[str]) -> Any:
+        """The rows of a record batch that are of no erased entity."""
+        asked = [name for name in entity if name in self.erased.columns()]
+        if not asked:
+            return rows
+        frame = pl.DataFrame({name: pl.Series(rows.column(name)) for name in asked})
+        moments = pl.Series(rows.column(EVENT_TIME))
+        gone = self.erased.found(frame, moments)
+        return rows.take([n for n in range(rows.num_rows) if n not in gone]) if gone else rows
+
+
+def take_out(
+    uri: str, options: Mapping[str, str], told: Sequence[tuple[int, Entity]], known: int
+) -> int:
+    """How many rows; the table's place is `known` then, if any of the erasures concerns it.
+
+    Raises Unavailable OBJECT_STORE_UNAVAILABLE when others write to it again and again.
+    """
+    from deltalake import DeltaTable
+    from deltalake.exceptions import CommitFailedError, TableNotFoundError
+
+    taken = tries = 0
+    while tries < TRIES_MAX:
+        try:
+            table = DeltaTable(uri, storage_options=dict(options))
+        except TableNotFoundError:
+            return taken
+        due = _due(table, told)
+        if not due:
+            return taken
+        some = due[:ENTITIES_MAX]
+        place = known if len(some) == len(due) else some[-1][0] + 1
+        try:
+            taken += _delete(table, [entity for _, entity in some], place)
+        except CommitFailedError as err:
+            log.warning("erasure_meets_a_commit", uri=uri, error=str(err))
+            tries += 1
+            continue
+        failpoint("feature.erase.table_cleaned")
+    raise Unavailable("OBJECT_STORE_UNAVAILABLE", uri=uri)
+
+
+def _due(table: Any, told: Sequence[tuple[int, Entity]]) -> list[tuple[int, Entity]]:
+    """Those that the table is not followed to, and that name its entities."""
+    place = table.transaction_version(ERASED) or 0
+    columns = _entity_columns(table)
+    return [(at, each) for at, each in told if at >= place and each.column in columns]
+
+
+def _entity_columns(table: Any) -> set[str]:
+    """Features are float32, and no column of a contract is."""
+    fields = [each for each in table.schema().fields if not each.name.startswith("_")]
+    return {each.name for each in fields if each.type.type != "float"}
+
+
+def _delete(table: Any, entities: Sequence[Entity], place: int) -> int:
+    from deltalake import CommitProperties, Transaction
+
+    noted = CommitProperties(app_transactions=[Transaction(ERASED, place)])
+    rows = " or ".join(f"({_predicate(each)})" for each in entities)
+    found = int(table.delete(rows, commit_properties=noted)["num_deleted_rows"] or 0)
+    if not found:  # then nothing was committed
+        table.create_write_transaction(
+            [],
+            mode="append",
+            schema=table.schema(),
+            partition_by=table.metadata().partition_columns,
+            commit_properties=noted,
+        )
+    return found
+
+
+def _predicate(entity: Entity) -> str:
+    """SQL for Delta Lake; a column's name is letters, digits and _ by the contract."""
+    named = f"concat('{entity.column}', chr(0), cast(\"{entity.column}\" as varchar))"
+    hashed = f"encode(sha256({named}), 'hex') = '{entity.sha256}'"
+    return f"{hashed} and {EVENT_TIME} <= {entity.erased_at_us}"
+
+
+@contextmanager
+def store_errors(view: str) -> Iterator[None]:
+    """What Delta Lake and files say as Unavailable OBJECT_STORE_UNAVAILABLE."""
+    from deltalake.exceptions import DeltaError
+
+    try:
+        yield
+    except (DeltaError, OSError) as err:
+        log.warning("object_store_failed", view=view, error=str(err))
+        raise Unavailable("OBJECT_STORE_UNAVAILABLE", view=view) from err
