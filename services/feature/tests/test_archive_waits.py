@@ -130,6 +130,7 @@ def an_api(folder, archive):
         feature_tables=DeltaFeatureTables(
             (folder / "lake").as_uri(), {}, world.clock, world.erased
         ),
+        progress_of=lambda layout: None,
     )
 
 

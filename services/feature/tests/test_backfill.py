@@ -30,6 +30,8 @@ from headrace_feature.adapters.memory_restorer import NothingToRestore
 from headrace_feature.adapters.run_files import to_bytes
 from headrace_feature.domain.key_partitions import key_partitions, murmur2
 from headrace_feature.domain.observations import Ids, merged
+from headrace_feature.readable import WarmUp
+from headrace_feature.view_handlers import list_views
 from headrace_kit.erased_entities import Entity, entity_sha256
 from headrace_kit.failpoints import FailpointRaised, arm
 from headrace_kit.kafka import Partition
@@ -393,3 +395,69 @@ def test_state_is_the_same_wherever_the_archive_hands_over(tmp_path_factory, eve
     assert whole.state() == filled.state()
     assert filled.lake.ends("rides") == filled.next
     assert {partition_of(event) for event in sent} <= {*filled.next}
+
+
+def states(filled):
+    """Of the views that read rides alone."""
+    found = list_views(
+        catalogue=filled.world.catalogue,
+        store=filled.world.store,
+        progress_of=filled.backfill.progress_of,
+    )
+    return [each for each in found if each.view in ("zone", "zone-kind")]
+
+
+def test_view_says_how_far_it_is_filled_until_it_is_ready(filled):
+    filled.lake.publish(EVENTS)
+    for _ in range(8):
+        filled.lake.store(25)
+    assert {"RESTORING"} == {each.status for each in states(filled)}
+    filled.place()
+    filled.backfill.work(0.0)
+    begun = next(each.progress for each in states(filled) if each.progress)
+    while not any(each.progress and each.progress.files_done for each in states(filled)):
+        filled.backfill.work(0.0)
+    some = next(each for each in states(filled) if each.progress and each.progress.files_done)
+    filled.fill()
+    filled.read_on()
+
+    assert (8, 0, 0, 0.0) == (begun.files, begun.files_done, begun.rows, begun.files_per_s)
+    assert "FILLING" == some.status
+    assert 8 == some.progress.files
+    assert 0 < some.progress.files_done <= 8
+    assert 0 < some.progress.rows <= 200
+    assert some.progress.files_per_s > 0
+    assert {("READY", None)} == {(each.status, each.progress) for each in states(filled)}
+
+
+def test_view_whose_stream_is_not_there_is_unfit(filled):
+    filled.world.catalogue = filled.world.catalogue.without("stream", "rides")
+
+    assert {"UNFIT"} == {each.status for each in states(filled)}
+
+
+def test_process_is_warm_while_a_view_is_filled_from_the_archive(filled):
+    filled.lake.publish(EVENTS)
+    filled.lake.store()
+    warm = WarmUp(lambda: filled.world.catalogue, filled.world.store)
+    filled.place()
+
+    assert warm()
+
+
+def test_process_is_not_warm_before_a_view_that_was_added_has_caught_up(tmp_path):
+    before = Filled(tmp_path, Lake(tmp_path / "nothing"))
+    before.lake.published = EVENTS
+    before.place()
+    before.read_on()
+    before.world.catalogue = a_catalogue(*VIEWS, a_window_view("added", ("zone",), "2h"))
+    before.restart()
+    warm = WarmUp(lambda: before.world.catalogue, before.world.store)
+    before.place()
+    assert not warm()
+
+    before.next = dict.fromkeys(before.next, 0)
+    before.read_on(10)
+    assert not warm()
+    before.read_on()
+    assert warm()

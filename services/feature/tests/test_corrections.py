@@ -23,7 +23,7 @@ from feature_world import (
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from headrace.errors import Busy, Invalid, Unavailable
+from headrace.errors import Busy, HeadraceError, Invalid, Unavailable
 from headrace.feature.v1.feature_events_pb2 import FeaturesCorrected
 from headrace_feature import correction_handlers
 from headrace_feature.adapters.served_notes import ServedNotes
@@ -64,8 +64,16 @@ def serve(world, *rows, features=(COUNT,), notes=None) -> np.ndarray:
         np.array([as_of for *_, as_of in rows], dtype=np.int64),
         prediction_ids=tuple(named for named, *_ in rows),
     )
-    query = (notes or notes_of(world)).noted(query)
+    query = noted(notes or notes_of(world), query)
     return get_online_features(query, world.online()).values
+
+
+def noted(notes, query) -> GetOnlineFeatures:
+    """As the call: it is refused with the reason."""
+    [found] = notes.noted({0: query}).values()
+    if isinstance(found, HeadraceError):
+        raise found
+    return found
 
 
 def notes_of(world, neighbours=None) -> ServedNotes:
@@ -351,7 +359,7 @@ def test_prediction_ids_must_name_each_row(ids):
         (COUNT,), {"zone": ["a", "b"]}, np.empty(0, np.int64), prediction_ids=ids
     )
     with pytest.raises(Invalid, match="BAD_REQUEST"):
-        notes_of(a_world()).noted(query)
+        noted(notes_of(a_world()), query)
 
 
 def test_worker_that_folds_tells_what_another_served(tmp_path):
@@ -364,11 +372,55 @@ def test_worker_that_folds_tells_what_another_served(tmp_path):
     query = GetOnlineFeatures(
         ("zone:count_1h",), {"zone": ["a"]}, np.array([START]), prediction_ids=("p",)
     )
-    notes_of(asked, neighbours).noted(query)
+    noted(notes_of(asked, neighbours), query)
     cluster.log[1].append(a_ride("late", START))
     workers[1].read_on()
 
     assert [["p"]] == ids_told(folding)
+
+
+class Away:
+    """Other workers, who count what they are told, and may not answer."""
+
+    def __init__(self, *, answers=True):
+        self.answers, self.told = answers, []
+
+    def address_by_partition(self, stream):
+        return {2: "one", 3: "two"}
+
+    def note(self, addresses, query):
+        self.told.append((addresses, query.prediction_ids))
+        if not self.answers:
+            raise Unavailable("SERVICE_UNAVAILABLE", service="feature")
+
+
+def a_query(*ids, features=(COUNT,)):
+    return GetOnlineFeatures(
+        features, {"zone": ["a"] * len(ids)}, np.full(len(ids), START), prediction_ids=ids
+    )
+
+
+def test_queries_that_ask_alike_are_noted_elsewhere_by_one_call():
+    others = Away()
+    queries = {0: a_query("p"), 1: a_query("q", features=("zone:day",)), 2: a_query("r", "s")}
+    found = notes_of(a_world(), others).noted(queries)
+
+    assert [({"one", "two"}, ("p", "r", "s")), ({"one", "two"}, ("q",))] == others.told
+    assert [("p",), ("q",), ("r", "s")] == [found[n].prediction_ids for n in range(3)]
+
+
+def test_query_that_cannot_be_noted_keeps_no_other_one_from_it():
+    others = Away()
+    found = notes_of(a_world(), others).noted({0: a_query("p"), 1: a_query("x" * 129)})
+
+    assert isinstance(found[1], Invalid)
+    assert [({"one", "two"}, ("p",))] == others.told
+
+
+def test_no_query_is_answered_while_another_worker_cannot_be_told():
+    found = notes_of(a_world(), Away(answers=False)).noted({0: a_query("p"), 1: a_query("q")})
+
+    assert ["SERVICE_UNAVAILABLE"] * 2 == [each.reason for each in found.values()]
 
 
 @settings(deadline=None, max_examples=60)

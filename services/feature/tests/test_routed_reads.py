@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Reads at any worker are those of one worker that owns everything, or they are refused."""
 
+from concurrent.futures import Future
 from contextlib import suppress
 
+import grpc
 import numpy as np
 import pytest
 from feature_cluster import PARTITIONS, Cluster, Neighbours
@@ -19,10 +21,16 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from headrace.errors import Invalid, Unavailable
-from headrace_feature.adapters.routed_reader import RoutedReader
+from headrace.feature.v1.feature_service_pb2 import GetObservationsResponse
+from headrace_feature.adapters import routed_reader
+from headrace_feature.adapters.conversions import to_observations_query
+from headrace_feature.adapters.routed_reader import GrpcPeers, RoutedReader
+from headrace_feature.adapters.run_files import to_bytes
+from headrace_feature.domain.gathering import Wanted
 from headrace_feature.handlers import (
     GetOnlineFeatures,
     OnlineState,
+    get_observations,
     get_online_features,
 )
 
@@ -119,3 +127,97 @@ def test_neighbour_whose_history_begins_later_refuses(tmp_path):
 
     with pytest.raises(Invalid, match="history begins"):
         read(workers[0], Neighbours(workers))
+
+
+class TooLarge(grpc.RpcError):
+    """What gRPC says of an answer beyond the limit."""
+
+    def code(self):
+        return grpc.StatusCode.RESOURCE_EXHAUSTED
+
+    def details(self):
+        return "CLIENT: Received message larger than max"
+
+    def trailing_metadata(self):
+        return ()
+
+
+class Peer:
+    """ObservationService of a worker in this process, whose messages are bounded."""
+
+    def __init__(self, worker, bytes_max):
+        self.worker, self.bytes_max, self.sizes = worker, bytes_max, []
+
+    @property
+    def GetObservations(self):  # noqa: N802 - gRPC's name
+        return self
+
+    def future(self, request, timeout):
+        world = self.worker.world
+        query = to_observations_query(request)
+        run = to_bytes(get_observations(query, catalogue=world.catalogue, store=world.store))
+        self.sizes.append(len(run))
+        future = Future()
+        if len(run) > self.bytes_max:
+            future.set_exception(TooLarge())
+        else:
+            future.set_result(GetObservationsResponse(run=run))
+        return future
+
+
+class BoundedNeighbours(GrpcPeers):
+    def __init__(self, workers):
+        self.neighbours = Neighbours(workers)
+
+    def address_by_partition(self, stream):
+        return self.neighbours.address_by_partition(stream)
+
+    def look_again(self):
+        self.neighbours.look_again()
+
+
+def peers_of(pair, monkeypatch, bytes_max):
+    peers = {str(number): Peer(worker, bytes_max) for number, worker in enumerate(pair)}
+    monkeypatch.setattr(routed_reader, "_stub", peers.__getitem__)
+    return peers
+
+
+def test_answer_that_exceeds_a_message_comes_in_several(pair, monkeypatch):
+    moments = [START + n * HOUR // 2 for n in range(8)]
+    more = [Event(f"more-{n}", at, at, zone="ab"[n % 2]) for n, at in enumerate(moments)]
+    pair[1].cluster.log[1] += more
+    pair[1].read_on()
+    whole = peers_of(pair, monkeypatch, 100_000)["1"]
+    expected = bits(read(pair[0], BoundedNeighbours(pair)))
+    bounded = peers_of(pair, monkeypatch, max(whole.sizes) - 1)["1"]
+
+    assert expected == bits(read(pair[0], BoundedNeighbours(pair)))
+    assert expected == bits(read(pair[0], Neighbours(pair)))
+    assert len(bounded.sizes) > len(whole.sizes)
+
+
+def test_read_of_more_messages_than_are_allowed_is_refused(pair, monkeypatch):
+    peers_of(pair, monkeypatch, 100)
+
+    with pytest.raises(Unavailable, match="SERVICE_UNAVAILABLE"):
+        read(pair[0], BoundedNeighbours(pair))
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)), min_size=1, max_size=5),
+)
+def test_halves_of_what_is_wanted_want_the_same_together(spans):
+    since_us, until_us = (np.array(each, dtype=np.int64) for each in zip(*spans, strict=True))
+    wanted = Wanted(np.arange(2 * len(spans), dtype=np.uint64).reshape(2, -1), since_us, until_us)
+
+    def moments(asked):
+        return [
+            (high, moment)
+            for high, since, until in zip(
+                asked.entities[0].tolist(), asked.since_us, asked.until_us, strict=True
+            )
+            for moment in range(since + 1, until + 1)
+        ]
+
+    together = [each for half in wanted.halves() for each in moments(half)]
+    assert sorted(moments(wanted)) == sorted(together)

@@ -377,6 +377,14 @@ class Client:
         """
         return materialized(self._feature, view, from_us, until_us)
 
+    def view_states(self) -> list[feature_service_pb2.ViewState]:
+        """Whether each applied view can be answered, by name, and how far it is filled if not.
+
+        Of several feature workers the one that is asked speaks for itself.
+        """
+        request = feature_service_pb2.ListViewsRequest()
+        return list(call(self._feature.ListViews, request, timeout_s=2, retries_max=3).views)
+
     def check_skew(self) -> feature_service_pb2.CheckSkewResponse:
         """Has a sample of what was served since the last check computed again from the archive."""
         request = feature_service_pb2.CheckSkewRequest()

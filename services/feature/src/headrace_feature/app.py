@@ -46,6 +46,7 @@ from headrace_feature.domain.served_rows import ServedRows
 from headrace_feature.domain.served_sample import ServedSample
 from headrace_feature.domain.views import DAY_US, Catalogue, Layout
 from headrace_feature.handlers import OnlineState
+from headrace_feature.readable import WarmUp
 from headrace_feature.settings import Settings
 from headrace_kit.admin_http import AdminServer
 from headrace_kit.clock import SystemClock
@@ -218,6 +219,7 @@ def run(settings: Settings) -> int:
         notes=notes,
         freshness=freshness,
         feature_tables=feature_tables,
+        progress_of=backfill.progress_of,
     )
     peer_api = PeerApi(catalogue=definitions.catalogue, store=store, notes=notes)
     hot = [HotMethod(f"/{NAME}/GetOnlineFeatures", api.answer_reads)]
@@ -243,7 +245,10 @@ def run(settings: Settings) -> int:
         service=SERVICE,
     )
     _expose(freshness, writer, served)
-    admin = AdminServer(settings.http_host, settings.http_port, ready=loop.ready)
+    warm = WarmUp(definitions.catalogue, store)
+    admin = AdminServer(
+        settings.http_host, settings.http_port, ready=lambda: loop.ready() and warm()
+    )
     try:
         code = run_service(
             SERVICE,

@@ -7,9 +7,11 @@ afterwards that all is there, and behind it: a floor is told before what lies be
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from headrace.errors import Invalid, Unavailable
-from headrace_feature.domain.views import Layout, Plan
-from headrace_feature.ports import ObservationReader
+from headrace_feature.domain.views import Catalogue, Layout, Plan
+from headrace_feature.ports import ObservationReader, ObservationStore
 
 
 def check_filled(plan: Plan, store: ObservationReader) -> None:
@@ -34,3 +36,25 @@ def check_readable(layout: Layout, since_us: int, store: ObservationReader) -> N
     if since_us < floor_us:
         raise Invalid("BAD_REQUEST", field="as_of_us", problem=f"history begins at {floor_us}")
     check_layout_filled(layout, store)
+
+
+class WarmUp:
+    """Whether this process has once held, of every layout that is applied, all that it ever held.
+
+    A layout that is filled from the archive is not waited for: that may take hours, in which the
+    others are answered. Called again and again; true for good.
+    """
+
+    def __init__(self, catalogue: Callable[[], Catalogue], store: ObservationStore) -> None:
+        self._catalogue, self._store, self._over = catalogue, store, False
+
+    def __call__(self) -> bool:
+        self._over = self._over or all(map(self._caught_up, self._catalogue().layouts().values()))
+        return self._over
+
+    def _caught_up(self, layout: Layout) -> bool:
+        store, filled = self._store, self._store.ahead_by_partition(layout).keys()
+        own, furthest = store.next_by_partition(layout), store.furthest_by_partition(layout.stream)
+        ours = {*(store.owned(layout) or ())} - filled
+        behind = any(own.get(each, 0) < furthest.get(each, 0) for each in ours)
+        return not behind and not store.restoring(layout) - filled

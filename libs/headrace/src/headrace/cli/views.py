@@ -1,25 +1,30 @@
 # SPDX-License-Identifier: Apache-2.0
-"""headrace views: a feature view as SQL, for other engines than the platform's own."""
+"""headrace views: which can be answered, and a view as SQL for other engines than our own."""
 
 from __future__ import annotations
 
 import json
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.table import Table
 
 from headrace.application import Stream
+from headrace.cli.connection import DEFAULT_DATA_DIR, DataDir, connect
 from headrace.cli.moments import time_option, to_us
-from headrace.cli.output import told_errors
+from headrace.cli.output import out, told_errors
 from headrace.errors import NotFound
+from headrace.feature.v1 import feature_service_pb2 as pb
 from headrace.feature_view import StreamView
 from headrace.loader import load_application
 from headrace.view_sql import feature_rows_job, feature_rows_sql
 
-app = typer.Typer(no_args_is_help=True, help="Feature views as SQL, for DuckDB and Spark.")
+app = typer.Typer(
+    no_args_is_help=True, help="Feature views: their state, and their SQL for other engines."
+)
 Folder = Annotated[Path, typer.Argument(help="The application's folder.")]
 ViewName = Annotated[str, typer.Argument(help="A view with an entity.")]
 KnownAsOf = Annotated[
@@ -31,6 +36,34 @@ KnownAsOf = Annotated[
 class Dialect(StrEnum):
     duckdb = "duckdb"
     spark = "spark"
+
+
+@app.command("list")
+def list_views(data_dir: DataDir = DEFAULT_DATA_DIR) -> None:
+    """List the applied views: READY to be answered, or how far each has come.
+
+    FILLING reads the archive; files differ in size, so the share and the time left are estimates.
+
+    headrace views list
+    """
+    table = Table("view", "state", "filled", "rows", "time left")
+    with told_errors():
+        for each in connect(data_dir).view_states():
+            status = pb.ViewStatus.Name(each.status).removeprefix("VIEW_STATUS_")
+            table.add_row(each.view, status, *_filled(each))
+    out.print(table)
+
+
+def _filled(state: pb.ViewState) -> tuple[str, ...]:
+    """Share, rows and time of what is filled from the archive."""
+    if not state.HasField("filling"):
+        return "", "", ""
+    found = state.filling
+    share = found.files_done / found.files if found.files else 0.0
+    files = f"{share:.0%}, {found.files_done:,} of {found.files:,} files"
+    left_s = (found.files - found.files_done) / found.files_per_s if found.files_per_s else None
+    left = "not known yet" if left_s is None else f"about {timedelta(seconds=round(left_s))}"
+    return files, f"{found.rows:,}", left
 
 
 @app.command()

@@ -19,6 +19,7 @@ from headrace.errors import Busy, NotFound, Unavailable
 from headrace_feature.adapters.backfill_job import BackfillJob, Sources
 from headrace_feature.adapters.run_store import RunStore
 from headrace_feature.adapters.staged_runs import StagedRuns
+from headrace_feature.domain.fill_progress import FillProgress
 from headrace_feature.domain.views import Layout
 from headrace_feature.ports import Restorer
 from headrace_kit.backoff import Backoff
@@ -93,6 +94,11 @@ class ArchiveBackfill(ThreadPart):
             self._store.adopt(layout, filled.arrivals(), ours, filled.filling.floor_us, erased_to=0)
             log.info("backfilled", stream=layout.stream, rows=filled.rows, next_by_partition=ours)
         job.discard()
+
+    def progress_of(self, layout: Layout) -> FillProgress | None:
+        """For any thread; None while nothing is filled, or it is not known yet what is read."""
+        job = self._jobs.get(layout.id)
+        return job.progress if job is not None else None
 
     def forget(self, stream: str, partitions: Collection[int]) -> None:
         self._snapshots.forget(stream, partitions)

@@ -12,6 +12,7 @@ what was read since the last note.
 from __future__ import annotations
 
 import shutil
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,7 @@ from headrace_feature.adapters.archived_runs import Archived
 from headrace_feature.adapters.delta_archive import History
 from headrace_feature.adapters.kafka_topics import RawTopic
 from headrace_feature.adapters.staged_runs import Filling, StagedRuns
+from headrace_feature.domain.fill_progress import FillProgress
 from headrace_feature.domain.views import Catalogue, Layout
 from headrace_kit.erased_entities import ErasedEntities
 from headrace_kit.failpoints import failpoint
@@ -64,21 +66,36 @@ class Sources:
         return self.folder / layout.hex()
 
 
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """When this process began to fill, and how many files were done before."""
+
+    begun_s: float
+    files_done: int
+
+    def files_per_s(self, done: int) -> float:
+        took_s = time.monotonic() - self.begun_s
+        return (done - self.files_done) / took_s if took_s > 0 else 0.0
+
+
 class BackfillJob:
     """Worked on by one thread; the loop's looks at `joins`, `filled` and `dropped`, and sets `led`.
 
     `joins`: by partition where the stream is read on, once it is known; {}: there is no archive.
     `led`: the store holds them. `filled` appears when all is there, which may be before that.
+    `progress`: any thread may look; None until it is known what is read.
     """
 
     def __init__(self, layout: Layout, partitions: frozenset[int], sources: Sources) -> None:
         self.layout, self.partitions = layout, partitions
         self.joins: Mapping[int, int] | None = None
         self.filled: StagedRuns | None = None
+        self.progress: FillProgress | None = None
         self.led = self.dropped = False
         self._sources, self._folder = sources, sources.folder_of(layout.id)
         self._raw_topic: RawTopic | None = None
         self._steps: Iterator[None] | None = None
+        self._pace = Pace(0.0, 0)
 
     def join(self) -> None:
         """Find out where the stream is read on; raises Unavailable."""
@@ -122,6 +139,8 @@ class BackfillJob:
             raise NotFound("STREAM_UNKNOWN", stream=self.layout.stream)
         archived = Archived(history.snapshot, self.layout, stream, self._sources.erased)
         files = archived.files(staged.filling)
+        self._pace = Pace(time.monotonic(), staged.files_done)
+        self._tell(staged, staged.files_done, len(files))
         for number, file in enumerate(files[staged.files_done :], staged.files_done + 1):
             for run in archived.runs(file, staged.filling):
                 staged.add(run)
@@ -133,10 +152,14 @@ class BackfillJob:
 
     def _note(self, staged: StagedRuns, done: int, files: int) -> Iterator[None]:
         staged.note(done)
-        LEFT.labels(self.layout.stream, self.layout.id.hex()).set(files - done)
+        self._tell(staged, done, files)
         log.info("backfilling", stream=self.layout.stream, files=files, done=done, rows=staged.rows)
         failpoint("feature.backfill.half")
         yield from staged.merge()
+
+    def _tell(self, staged: StagedRuns, done: int, files: int) -> None:
+        self.progress = FillProgress(files, done, staged.rows, self._pace.files_per_s(done))
+        LEFT.labels(self.layout.stream, self.layout.id.hex()).set(files - done)
 
     def _pinned(self) -> tuple[History, StagedRuns]:
         """What is read, and what was made of it so far."""

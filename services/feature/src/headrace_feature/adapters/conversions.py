@@ -30,6 +30,7 @@ from headrace_feature.handlers import GetObservations
 from headrace_feature.materialize_handlers import Materialized, MaterializeView
 from headrace_feature.offline_handlers import CreateTrainingSet, GetHistoricalFeatures
 from headrace_feature.skew_handlers import Skew
+from headrace_feature.view_handlers import ViewState
 from headrace_kit.erased_entities import ErasedEntities
 from headrace_kit.expressions import to_polars
 from headrace_kit.kafka import RecordBatch
@@ -352,3 +353,16 @@ def to_skew_response(skew: Skew) -> wire.CheckSkewResponse:
             for each in skew.mismatches
         ],
     )
+
+
+def to_views_response(states: Sequence[ViewState]) -> wire.ListViewsResponse:
+    return wire.ListViewsResponse(views=map(_to_view_state, states))
+
+
+def _to_view_state(state: ViewState) -> wire.ViewState:
+    status = wire.ViewStatus.Value(f"VIEW_STATUS_{state.status}")
+    made = wire.ViewState(view=state.view, status=status)
+    if (progress := state.progress) is not None:
+        made.filling.files, made.filling.files_done = progress.files, progress.files_done
+        made.filling.rows, made.filling.files_per_s = progress.rows, progress.files_per_s
+    return made

@@ -29,6 +29,7 @@ from headrace_feature.adapters.conversions import (
     to_skew_response,
     to_training_command,
     to_training_manifest,
+    to_views_response,
 )
 from headrace_feature.adapters.duckdb_workbench import Workbench
 from headrace_feature.adapters.run_files import to_bytes
@@ -43,6 +44,7 @@ from headrace_feature.materialize_handlers import materialize_view, view_source
 from headrace_feature.offline_handlers import Read
 from headrace_feature.ports import Archive, FeatureTables, ObservationReader
 from headrace_feature.skew_handlers import check_skew, skew_snapshots
+from headrace_feature.view_handlers import ProgressOf, list_views
 from headrace_kit.telemetry import counter
 
 SKEW_CHECKED = counter("feature", "skew_checked_rows_total", "Served rows computed again.")
@@ -64,11 +66,12 @@ class FeatureApi(service.FeatureServiceServicer):
         notes: ServedNotes,
         freshness: DelayHistogram,
         feature_tables: FeatureTables,
+        progress_of: ProgressOf,
     ) -> None:
         self._online, self._archive, self._freshness = online, archive, freshness
         self._notes, self._feature_tables = notes, feature_tables
         self._workbench, self._offline = workbench, threading.Lock()
-        self._sample = sample
+        self._sample, self._progress_of = sample, progress_of
 
     def answer_reads(self, payloads: Sequence[bytes]) -> list[bytes | HeadraceError]:
         """GetOnlineFeatures, hot: what arrives together is answered together where it is alike."""
@@ -96,12 +99,13 @@ class FeatureApi(service.FeatureServiceServicer):
 
     def _note(self, queries: list[GetOnlineFeatures | HeadraceError]) -> None:
         """Those that are for predictions are remembered, and name their moments from here on."""
-        for number, query in enumerate(queries):
-            if isinstance(query, GetOnlineFeatures) and query.prediction_ids:
-                try:
-                    queries[number] = self._notes.noted(query)
-                except HeadraceError as err:
-                    queries[number] = err
+        named = {
+            number: query
+            for number, query in enumerate(queries)
+            if isinstance(query, GetOnlineFeatures) and query.prediction_ids
+        }
+        for number, query in self._notes.noted(named).items() if named else ():
+            queries[number] = query
 
     def CheckSkew(
         self, request: wire.CheckSkewRequest, context: grpc.ServicerContext
@@ -190,6 +194,16 @@ class FeatureApi(service.FeatureServiceServicer):
             yield
         finally:
             self._offline.release()
+
+    def ListViews(
+        self, request: wire.ListViewsRequest, context: grpc.ServicerContext
+    ) -> wire.ListViewsResponse:
+        states = list_views(
+            catalogue=self._online.catalogue(),
+            store=self._online.store,
+            progress_of=self._progress_of,
+        )
+        return to_views_response(states)
 
     def GetFreshness(
         self, request: wire.GetFreshnessRequest, context: grpc.ServicerContext

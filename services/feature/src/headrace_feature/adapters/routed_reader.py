@@ -7,7 +7,9 @@ owned everything. A worker that is away, or not done restoring, makes the read U
 
 from __future__ import annotations
 
+import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any, Protocol
 
@@ -27,6 +29,7 @@ from headrace_kit.grpc_client import error_of, open_channel
 
 PEERS_MAX = 64
 PEER_TIMEOUT_S = 0.8  # of the reader's own second
+MESSAGES_MAX = 32  # of one read, each of 16 MiB at most
 
 
 class Owners(Protocol):
@@ -113,13 +116,19 @@ class GrpcPeers:
     """Peers by ObservationService."""
 
     def ask(self, queries: Mapping[str, GetObservations]) -> Sequence[Run]:
-        calls = [
-            _stub(address).GetObservations.future(
-                to_observations_request(query), timeout=PEER_TIMEOUT_S
-            )
-            for address, query in queries.items()
-        ]
-        return [from_bytes(answer.run) for answer in _answers(calls)]
+        """What does not fit into one message comes in several."""
+        deadline_s = time.monotonic() + PEER_TIMEOUT_S
+        found: list[Run] = []
+        asked = list(queries.items())
+        while asked:
+            calls = [_asked(address, query, deadline_s) for address, query in asked]
+            answers = _answers(calls)
+            found += [from_bytes(each.run) for each in answers if each is not None]
+            large = [one for one, each in zip(asked, answers, strict=True) if each is None]
+            asked = [half for address, query in large for half in _halves(address, query)]
+            if len(found) + len(asked) > MESSAGES_MAX:
+                raise Unavailable("SERVICE_UNAVAILABLE", service="feature", messages=MESSAGES_MAX)
+        return found
 
     def note(self, addresses: Collection[str], query: GetOnlineFeatures) -> None:
         request = to_note_request(query)
@@ -127,17 +136,39 @@ class GrpcPeers:
             _stub(address).NoteServed.future(request, timeout=PEER_TIMEOUT_S)
             for address in addresses
         ]
-        _answers(calls)
+        if None in _answers(calls):
+            raise Unavailable("SERVICE_UNAVAILABLE", service="feature", problem="note too large")
+
+
+def _asked(address: str, query: GetObservations, deadline_s: float) -> Any:
+    left_s = max(0.001, deadline_s - time.monotonic())
+    return _stub(address).GetObservations.future(to_observations_request(query), timeout=left_s)
+
+
+def _halves(address: str, query: GetObservations) -> list[tuple[str, GetObservations]]:
+    halves = query.wanted.halves()
+    if len(halves) == 1:
+        raise Unavailable("SERVICE_UNAVAILABLE", service="feature", problem="one moment too large")
+    return [(address, replace(query, wanted=half)) for half in halves]
 
 
 def _answers(calls: Sequence[Any]) -> list[Any]:
+    """None for an answer that is too large for a message."""
     try:
-        return [call.result() for call in calls]
-    except grpc.RpcError as err:
-        raise _unavailable(error_of(err)) from err
+        return [_answer(call) for call in calls]
     finally:
         for call in calls:
             call.cancel()
+
+
+def _answer(call: Any) -> Any:
+    try:
+        return call.result()
+    except grpc.RpcError as err:
+        error = error_of(err)
+        if error.reason == "MESSAGE_TOO_LARGE":
+            return None
+        raise _unavailable(error) from err
 
 
 def _unavailable(error: HeadraceError) -> HeadraceError:

@@ -7,7 +7,7 @@ Every step is one numpy call for all entities and runs' rows; the only loop is o
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,6 +35,27 @@ class Wanted:
     entities: Words
     since_us: Ints
     until_us: Ints
+
+    def halves(self) -> list[Wanted]:
+        """Two that want the same together: half of the entities each; of one, half of its time.
+
+        A moment cannot be halved: then it is itself, alone.
+        """
+        count = self.entities.shape[1]
+        if count > 1:
+            cut = count // 2
+            return [self._some(slice(cut)), self._some(slice(cut, None))]
+        middle_us = (self.since_us + self.until_us) // 2
+        if not count or middle_us[0] == self.since_us[0]:
+            return [self]
+        return [replace(self, until_us=middle_us), replace(self, since_us=middle_us)]
+
+    def _some(self, entities: slice) -> Wanted:
+        return Wanted(
+            np.ascontiguousarray(self.entities[:, entities]),
+            self.since_us[entities],
+            self.until_us[entities],
+        )
 
 
 @dataclass(frozen=True, slots=True, eq=False)

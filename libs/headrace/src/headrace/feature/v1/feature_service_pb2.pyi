@@ -1,10 +1,24 @@
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from collections.abc import Iterable as _Iterable, Mapping as _Mapping
 from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+class ViewStatus(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    VIEW_STATUS_UNSPECIFIED: _ClassVar[ViewStatus]
+    VIEW_STATUS_READY: _ClassVar[ViewStatus]
+    VIEW_STATUS_FILLING: _ClassVar[ViewStatus]
+    VIEW_STATUS_RESTORING: _ClassVar[ViewStatus]
+    VIEW_STATUS_UNFIT: _ClassVar[ViewStatus]
+VIEW_STATUS_UNSPECIFIED: ViewStatus
+VIEW_STATUS_READY: ViewStatus
+VIEW_STATUS_FILLING: ViewStatus
+VIEW_STATUS_RESTORING: ViewStatus
+VIEW_STATUS_UNFIT: ViewStatus
 
 class GetOnlineFeaturesRequest(_message.Message):
     __slots__ = ("features", "columns", "as_of_us", "include_times", "staleness_max_ms", "prediction_ids")
@@ -216,6 +230,38 @@ class SkewMismatch(_message.Message):
     recomputed: float
     settled: bool
     def __init__(self, feature: _Optional[str] = ..., as_of_us: _Optional[int] = ..., served: _Optional[float] = ..., recomputed: _Optional[float] = ..., settled: _Optional[bool] = ...) -> None: ...
+
+class ListViewsRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class ListViewsResponse(_message.Message):
+    __slots__ = ("views",)
+    VIEWS_FIELD_NUMBER: _ClassVar[int]
+    views: _containers.RepeatedCompositeFieldContainer[ViewState]
+    def __init__(self, views: _Optional[_Iterable[_Union[ViewState, _Mapping]]] = ...) -> None: ...
+
+class ViewState(_message.Message):
+    __slots__ = ("view", "status", "filling")
+    VIEW_FIELD_NUMBER: _ClassVar[int]
+    STATUS_FIELD_NUMBER: _ClassVar[int]
+    FILLING_FIELD_NUMBER: _ClassVar[int]
+    view: str
+    status: ViewStatus
+    filling: Filling
+    def __init__(self, view: _Optional[str] = ..., status: _Optional[_Union[ViewStatus, str]] = ..., filling: _Optional[_Union[Filling, _Mapping]] = ...) -> None: ...
+
+class Filling(_message.Message):
+    __slots__ = ("files", "files_done", "rows", "files_per_s")
+    FILES_FIELD_NUMBER: _ClassVar[int]
+    FILES_DONE_FIELD_NUMBER: _ClassVar[int]
+    ROWS_FIELD_NUMBER: _ClassVar[int]
+    FILES_PER_S_FIELD_NUMBER: _ClassVar[int]
+    files: int
+    files_done: int
+    rows: int
+    files_per_s: float
+    def __init__(self, files: _Optional[int] = ..., files_done: _Optional[int] = ..., rows: _Optional[int] = ..., files_per_s: _Optional[float] = ...) -> None: ...
 
 class GetFreshnessRequest(_message.Message):
     __slots__ = ()

@@ -59,6 +59,11 @@ class FeatureServiceStub:
                 request_serializer=headrace_dot_feature_dot_v1_dot_feature__service__pb2.CheckSkewRequest.SerializeToString,
                 response_deserializer=headrace_dot_feature_dot_v1_dot_feature__service__pb2.CheckSkewResponse.FromString,
                 _registered_method=True)
+        self.ListViews = channel.unary_unary(
+                '/headrace.feature.v1.FeatureService/ListViews',
+                request_serializer=headrace_dot_feature_dot_v1_dot_feature__service__pb2.ListViewsRequest.SerializeToString,
+                response_deserializer=headrace_dot_feature_dot_v1_dot_feature__service__pb2.ListViewsResponse.FromString,
+                _registered_method=True)
         self.GetFreshness = channel.unary_unary(
                 '/headrace.feature.v1.FeatureService/GetFreshness',
                 request_serializer=headrace_dot_feature_dot_v1_dot_feature__service__pb2.GetFreshnessRequest.SerializeToString,
@@ -108,6 +113,14 @@ class FeatureServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListViews(self, request, context):
+        """Says of each applied view whether this worker can answer it, and how far it is filled from the
+        archive where it cannot yet. Deadline: 1 s.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetFreshness(self, request, context):
         """Says how fresh the online store is. Deadline: 1 s.
         """
@@ -142,6 +155,11 @@ def add_FeatureServiceServicer_to_server(servicer, server):
                     servicer.CheckSkew,
                     request_deserializer=headrace_dot_feature_dot_v1_dot_feature__service__pb2.CheckSkewRequest.FromString,
                     response_serializer=headrace_dot_feature_dot_v1_dot_feature__service__pb2.CheckSkewResponse.SerializeToString,
+            ),
+            'ListViews': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListViews,
+                    request_deserializer=headrace_dot_feature_dot_v1_dot_feature__service__pb2.ListViewsRequest.FromString,
+                    response_serializer=headrace_dot_feature_dot_v1_dot_feature__service__pb2.ListViewsResponse.SerializeToString,
             ),
             'GetFreshness': grpc.unary_unary_rpc_method_handler(
                     servicer.GetFreshness,
@@ -284,6 +302,33 @@ class FeatureService:
             '/headrace.feature.v1.FeatureService/CheckSkew',
             headrace_dot_feature_dot_v1_dot_feature__service__pb2.CheckSkewRequest.SerializeToString,
             headrace_dot_feature_dot_v1_dot_feature__service__pb2.CheckSkewResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListViews(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/headrace.feature.v1.FeatureService/ListViews',
+            headrace_dot_feature_dot_v1_dot_feature__service__pb2.ListViewsRequest.SerializeToString,
+            headrace_dot_feature_dot_v1_dot_feature__service__pb2.ListViewsResponse.FromString,
             options,
             channel_credentials,
             insecure,
