@@ -5,8 +5,10 @@ import pytest
 from confluent_kafka import KafkaError, KafkaException
 
 from headrace.application import parse_definition
-from headrace.client import Client, infer_request
+from headrace.client import Client
 from headrace.errors import Busy, Conflict, HeadraceError, Invalid, NotFound, Unavailable
+from headrace.predictions import infer_request
+from headrace.raw_producer import RawProducer
 from headrace.trainer.v1 import trainer_service_pb2
 
 COLUMNS = {"ride": "string", "riders": "int64", "price": "float64"}
@@ -61,7 +63,7 @@ def producer():
 @pytest.fixture
 def client(producer):
     made = Client()
-    made.__dict__.update(_producer=producer, definitions={("stream", "rides"): STREAM})
+    made.__dict__.update(_raw=RawProducer(producer), definitions={("stream", "rides"): STREAM})
     return made
 
 

@@ -28,7 +28,7 @@ from headrace_feature.domain.kept_answers import (
     STRANGE_READS_MAX,
     KeptAnswers,
 )
-from headrace_feature.domain.views import plan_of
+from headrace_feature.domain.plans import plan_of
 
 AS_OF = st.one_of(MOMENTS, st.integers(0, 3 * DAY).map(lambda us: START + us))
 ROWS = st.lists(

@@ -3,7 +3,7 @@
 
 One definition is one YAML document of a kind: stream, view, recipe, endpoint, monitor or label. An
 unknown key is an error, durations carry a unit ("90m", "14d") and become seconds.
-`Application.check` holds the references together, so that a definition in the registry never points
+`build_application` holds the references together, so that a definition in the registry never points
 to nothing.
 The JSON form of a definition is what `registry.definitions` carries.
 """
@@ -12,16 +12,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
 from pydantic import Field, PositiveInt, TypeAdapter, ValidationError, model_validator
 
+from headrace.application_check import check_references, require
 from headrace.data_contract import Stream as Stream
 from headrace.definition_types import (
     NAME,
-    SECONDS_BY_UNIT,
     Closed,
     ColumnName,
     Duration,
@@ -29,21 +29,8 @@ from headrace.definition_types import (
     Span,
 )
 from headrace.errors import Invalid
-from headrace.expression import parse_expression
-from headrace.feature_view import (
-    LIFETIME_S,
-    AnyView,
-    ExpressionFeature,
-    RequestFeature,
-    RequestView,
-    StreamView,
-    View,
-    feature_names,
-    features_by_name,
-)
-from headrace.label_definition import LabelDefinition, LabelQueue, WeakLabels
-
-VIEW_COLUMNS_MAX = 48
+from headrace.feature_view import AnyView, RequestView, StreamView, View
+from headrace.label_definition import LabelDefinition
 
 
 class Spine(Closed):
@@ -217,7 +204,7 @@ def build_application(name: str, definitions: Sequence[Definition]) -> Applicati
     """Raises Invalid BAD_DEFINITION for a name given twice or a reference to nothing."""
     seen: set[tuple[str, str]] = set()
     for definition in definitions:
-        _require((definition.kind, definition.name) not in seen, definition, "name given twice")
+        require((definition.kind, definition.name) not in seen, definition, "name given twice")
         seen.add((definition.kind, definition.name))
     if not NAME.fullmatch(name):
         problem = "the folder's name is the application's: lower-case letters, digits, - and ."
@@ -231,7 +218,7 @@ def build_application(name: str, definitions: Sequence[Definition]) -> Applicati
         monitors={d.name: d for d in definitions if isinstance(d, Monitor)},
         labels={d.name: d for d in definitions if isinstance(d, LabelDefinition)},
     )
-    _check_references(application)
+    check_references(application)
     return application
 
 
@@ -275,237 +262,3 @@ def definition_json(definition: Definition) -> bytes:
 def definition_digest(definition: Definition) -> str:
     """sha256 of its canonical JSON, in hex."""
     return hashlib.sha256(definition_json(definition)).hexdigest()
-
-
-def _views_by_feature(application: Application) -> dict[str, View]:
-    return {name: view for view in application.views.values() for name in feature_names(view)}
-
-
-def _check_references(application: Application) -> None:
-    for view in application.views.values():
-        if isinstance(view, StreamView):
-            _check_stream_view(view, application)
-        else:
-            _check_request_view(view, _views_by_feature(application))
-    for recipe in application.recipes.values():
-        _check_recipe(recipe, application)
-    models = {recipe.model for recipe in application.recipes.values()}
-    for endpoint in application.endpoints.values():
-        _require(endpoint.model in models, endpoint, f"no recipe trains model {endpoint.model}")
-        _require(
-            endpoint.entity_key in endpoint.columns,
-            endpoint,
-            f"entity_key {endpoint.entity_key} is not among its columns",
-        )
-    for monitor in application.monitors.values():
-        _check_monitor(monitor, application)
-    for label in application.labels.values():
-        _check_label(label, application)
-
-
-def _check_monitor(monitor: Monitor, application: Application) -> None:
-    served_by, trained_by = monitor.endpoint, monitor.recipe
-    _require(served_by in application.endpoints, monitor, f"endpoint {served_by} is unknown")
-    _require(trained_by in application.recipes, monitor, f"recipe {trained_by} is unknown")
-    served = application.endpoints[served_by].model
-    recipe = application.recipes[trained_by]
-    trained = f"recipe {recipe.name} trains {recipe.model}, the endpoint serves {served}"
-    _require(recipe.model == served, monitor, trained)
-    for feature in monitor.drift.ignore:
-        _require(feature in recipe.features, monitor, f"the recipe has no feature {feature}")
-
-
-def _check_stream_view(view: StreamView, application: Application) -> None:
-    for column in view.entity:
-        _check_columns(view, application, view.stream, column)
-    keyed = view.entity == (application.streams[view.stream].key,)
-    problem = f"publish_rows needs the entity to be the key of {view.stream}"
-    _require(keyed or not view.publish_rows, view, problem)
-    types = _view_types(view, application)
-    _check_retention(view, application)
-    columns = {each.column for each in view.window_features().values() if each.column is not None}
-    # A column that is looked up takes three places: its value and the two halves of its key.
-    places = len(columns) + 2 * len(view.lookups)
-    _require(places <= VIEW_COLUMNS_MAX, view, f"more than {VIEW_COLUMNS_MAX} columns")
-    for column in sorted(columns):
-        _require(column in types, view, f"stream {view.stream} has no {column}")
-    for feature in view.window_features().values():
-        numeric = feature.aggregate == "distinct" or types.get(feature.column or "") != "string"
-        problem = f"{feature.column} of {view.stream} is a string, a number is needed"
-        _require(numeric, view, problem)
-
-
-def _check_retention(view: StreamView, application: Application) -> None:
-    """What left the archive is still seen online: the two would answer differently."""
-    for name, back_s in view.looks_back_s():
-        kept_s = application.streams[name].retention_s
-        if kept_s is not None and back_s > kept_s:
-            back = "a lifetime" if back_s >= LIFETIME_S else _days(back_s)
-            problem = (
-                f"it looks back {back}, stream {name} is kept for {_days(kept_s)} (retention):"
-                " shorten its windows, ttl or max_age, or keep the stream longer"
-            )
-            raise Invalid("BAD_DEFINITION", kind=view.kind, name=view.name, problem=problem)
-
-
-def _days(duration_s: int) -> str:
-    return f"{duration_s / SECONDS_BY_UNIT['d']:g} days"
-
-
-def _view_types(view: StreamView, application: Application) -> dict[str, str]:
-    """The types of the stream's columns and of what the view derives."""
-    types = {n: column.type for n, column in application.streams[view.stream].columns.items()}
-    for name in (*view.derive, *view.lookups):
-        _require(name not in types, view, f"stream {view.stream} has a {name} too: rename it")
-    if view.filter is not None:
-        holds = _type_of(view, "filter", view.filter, types)
-        _require(holds == "bool", view, f"filter is of type {holds}, write a condition")
-    derived = {n: _type_of(view, f"derive.{n}", text, types) for n, text in view.derive.items()}
-    return types | derived | _looked_up_types(view, application)
-
-
-def _looked_up_types(view: StreamView, application: Application) -> dict[str, str]:
-    for lookup in view.lookups.values():
-        for theirs, ours in lookup.key.items():
-            _check_columns(view, application, lookup.stream, theirs)
-            _check_columns(view, application, view.stream, ours)
-        _check_columns(view, application, lookup.stream, lookup.column)
-    streams = application.streams
-    return {n: streams[x.stream].columns[x.column].type for n, x in view.lookups.items()}
-
-
-def _type_of(view: StreamView, key: str, text: str, types: Mapping[str, str]) -> str:
-    try:
-        return parse_expression(text, types).type
-    except Invalid as err:
-        named = {"kind": view.kind, "name": view.name, "key": key}
-        raise Invalid("BAD_DEFINITION", **{**err.metadata, **named}) from err
-
-
-def _check_recipe(recipe: Recipe, application: Application) -> None:
-    """A row of the training set asks its features by the columns of the spine's record."""
-    spine, label = recipe.spine, recipe.label
-    views = _views_by_feature(application)
-    for feature in recipe.features:
-        _require(feature in views, recipe, f"feature {feature} is in no view")
-        for column in _asked_columns(feature, views):
-            _check_columns(recipe, application, spine.stream, column)
-    for column in (spine.entity_key, spine.time):
-        _check_columns(recipe, application, spine.stream, column)
-    time = application.streams[spine.stream].columns[spine.time]
-    _require(time.type == "timestamp", recipe, f"{spine.time} of the spine is no timestamp")
-    _check_columns(recipe, application, label.stream, label.key)
-    _check_number(recipe, application, label.stream, label.column)
-
-
-def _asked_columns(feature: str, views: Mapping[str, View]) -> Iterator[str]:
-    """What a caller must send for this feature."""
-    view, own = views[feature], feature.partition(":")[2]
-    if isinstance(view, StreamView):
-        yield from view.entity
-        return
-    found = view.features[own]
-    if isinstance(found, RequestFeature):
-        yield found.column
-        return
-    for name in found.parsed().columns:
-        if ":" in name:
-            yield from _asked_columns(name, views)
-        else:
-            yield name
-
-
-def _check_request_view(view: RequestView, views: Mapping[str, View]) -> None:
-    for name, feature in view.features.items():
-        if isinstance(feature, ExpressionFeature):
-            _check_expression(view, name, feature, views)
-
-
-def _check_expression(
-    view: RequestView, name: str, feature: ExpressionFeature, views: Mapping[str, View]
-) -> None:
-    try:
-        expression = feature.parsed()
-    except Invalid as err:
-        named = {"kind": view.kind, "name": view.name, "key": f"features.{name}"}
-        raise Invalid("BAD_DEFINITION", **{**err.metadata, **named}) from err
-    is_text = expression.type == "string"
-    _require(not is_text, view, f"{name} makes a string, a number or condition is needed")
-    for used in sorted(each for each in expression.columns if ":" in each):
-        _require(used in views, view, f"feature {used} is in no view")
-        other = features_by_name(views[used])[used.partition(":")[2]][0]
-        chained = isinstance(other, ExpressionFeature)
-        _require(not chained, view, f"{used} is an expression itself: write it out in {name}")
-
-
-def _check_number(owner: Definition, application: Application, stream: str, column: str) -> None:
-    _check_columns(owner, application, stream, column)
-    found = application.streams[stream].columns[column].type
-    _require(found != "string", owner, f"{column} of {stream} is a string, a number is needed")
-
-
-def _check_columns(owner: Definition, application: Application, stream: str, column: str) -> None:
-    _require(stream in application.streams, owner, f"stream {stream} is unknown")
-    _require(
-        column in application.streams[stream].columns, owner, f"stream {stream} has no {column}"
-    )
-
-
-def _require(holds: bool, owner: Definition, problem: str) -> None:
-    if not holds:
-        raise Invalid("BAD_DEFINITION", kind=owner.kind, name=owner.name, problem=problem)
-
-
-def _check_label(label: LabelDefinition, application: Application) -> None:
-    origin = [label.origin] if label.origin else []
-    for column in (label.key, *origin):
-        _check_columns(label, application, label.stream, column)
-    stream = application.streams[label.stream]
-    types = {name: column.type for name, column in stream.columns.items()}
-    for column in origin:
-        _require(types[column] == "string", label, f"origin {column} must be a string")
-    parse_expression(label.value, types)
-    if label.queue is not None:
-        _check_queue(label, label.queue, stream, application)
-    if label.weak is not None:
-        _check_weak(label, label.weak, stream, application)
-
-
-def _check_weak(
-    label: LabelDefinition, weak: WeakLabels, stream: Stream, application: Application
-) -> None:
-    _check_columns(label, application, weak.stream, weak.key)
-    source = application.streams[weak.stream]
-    types = {name: column.type for name, column in source.columns.items()}
-    for function in weak.functions.values():
-        found = parse_expression(function.when, types)
-        _require(found.type == "bool", label, f"{function.when} is no condition")
-    filled = {"id": stream.id, "key": label.key, "answer": weak.answer, "votes": weak.votes}
-    _check_filled(label, filled, stream)
-
-
-def _check_filled(label: LabelDefinition, filled: dict[str, str], stream: Stream) -> None:
-    """A label becomes a record of its stream, so all that this requires must be known."""
-    _require(label.key == stream.key, label, f"its key must be the stream's, {stream.key}")
-    times = {stream.event_time, stream.known_time}
-    missing = {n for n, column in stream.columns.items() if column.required}
-    missing -= {*filled.values(), str(label.origin)} | times
-    _require(not missing, label, f"a label cannot fill the required columns {sorted(missing)}")
-    for role, name in filled.items():
-        _check_text(label, role, name, stream)
-
-
-def _check_text(label: LabelDefinition, role: str, name: str, stream: Stream) -> None:
-    column = stream.columns.get(name)
-    _require(column is not None, label, f"{role} {name} is no column of {stream.name}")
-    text = column is not None and column.type == "string"
-    _require(text, label, f"{role} {name} must be a string")
-
-
-def _check_queue(
-    label: LabelDefinition, queue: LabelQueue, stream: Stream, application: Application
-) -> None:
-    known = queue.endpoint in application.endpoints
-    _require(known, label, f"endpoint {queue.endpoint} is unknown")
-    filled = {"id": stream.id, "key": label.key, "answer": queue.answer}
-    _check_filled(label, filled, stream)

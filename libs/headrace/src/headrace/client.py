@@ -7,18 +7,14 @@ language can do.
 
 from __future__ import annotations
 
-import json
-import operator
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property, partial
-from numbers import Real
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
 import grpc
-from confluent_kafka import KafkaError, KafkaException, Producer
 
 from headrace import admin, topics
 from headrace.application import (
@@ -32,7 +28,7 @@ from headrace.application import (
 from headrace.corrections import newest_corrections
 from headrace.datasets import Datasets
 from headrace.dead_letters import DeadLetters
-from headrace.errors import HeadraceError, Invalid, NotFound, Unavailable, error_by_reason
+from headrace.errors import NotFound, Unavailable, error_by_reason
 from headrace.feature.v1 import feature_service_pb2, feature_service_pb2_grpc
 from headrace.feature.v1.feature_events_pb2 import FeaturesCorrected
 from headrace.feature_tables import materialized
@@ -41,11 +37,11 @@ from headrace.historical import HistoricalFeatures, ask, query_of
 from headrace.ingest.v1 import ingest_service_pb2, ingest_service_pb2_grpc
 from headrace.labels import Labels
 from headrace.monitor.v1 import monitor_events_pb2, monitor_service_pb2, monitor_service_pb2_grpc
-from headrace.oip import grpc_predict_v2_pb2 as oip
 from headrace.oip import grpc_predict_v2_pb2_grpc as oip_grpc
 from headrace.online_features import OnlineFeatures, named_features, read_online
-from headrace.protobuf_values import encoded, message_class
+from headrace.predictions import Prediction, infer_request, predictions_of
 from headrace.publishing import Item, publish_items
+from headrace.raw_producer import RawProducer, encoder, raw_producer, raw_row
 from headrace.registry.v1 import (
     registry_events_pb2,
     registry_service_pb2,
@@ -57,11 +53,7 @@ from headrace.trainer.v1 import trainer_service_pb2, trainer_service_pb2_grpc
 if TYPE_CHECKING:
     import pyarrow as pa
 
-DELIVERY_TIMEOUT_S = 30.0
-QUEUE_RECORDS_MAX = 200_000
 RUN_POLL_INTERVAL_S = 0.2
-_Report = Callable[[object, object], None]
-_OIP_TYPE = {"string": "BYTES", "int64": "INT64", "float64": "FP64"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,15 +67,6 @@ class Addresses:
     registry: str = "127.0.0.1:7104"
     inference: str = "127.0.0.1:8001"
     monitor: str = "127.0.0.1:7106"
-
-
-@dataclass(frozen=True, slots=True)
-class Prediction:
-    """One answered row: the id finds it in the log, the version says who answered."""
-
-    prediction_id: str
-    score: float
-    version: int
 
 
 @dataclass
@@ -132,8 +115,8 @@ class Client:
         numbered = enumerate(records, start=1)
         if door == "grpc":
             return self._publish_items(contract, numbered)
-        encode = _encoder(contract)
-        rows = [_raw_row(number, record, contract.key, encode) for number, record in numbered]
+        encode = encoder(contract)
+        rows = [raw_row(number, record, contract.key, encode) for number, record in numbered]
         return self.publish_raw(stream, rows)
 
     def corrections(self, *, newest: int = 100) -> list[FeaturesCorrected]:
@@ -143,11 +126,11 @@ class Client:
     def _publish_items(
         self, contract: Stream, numbered: Iterable[tuple[int, Mapping[str, Any]]]
     ) -> int:
-        encode = _encoder(contract)
+        encode = encoder(contract)
 
         def items() -> Iterator[Item]:
             for number, record in numbered:
-                key, value = _raw_row(number, record, contract.key, encode)
+                key, value = raw_row(number, record, contract.key, encode)
                 event_id = record.get(contract.id)
                 yield Item(event_id if isinstance(event_id, str) else "", key, value)
 
@@ -163,40 +146,7 @@ class Client:
         Raises Invalid TOO_LARGE with the number of a row that Kafka does not take, once the rows
         before it are delivered; those after it are not sent.
         """
-        topic, failed, count = topics.RAW.of(stream), [], 0
-
-        def delivered(err: object, _: object) -> None:
-            if err is not None:
-                failed.append(err)
-
-        for key, value in rows:
-            try:
-                self._enqueue(topic, key, value, delivered)
-            except KafkaException as err:
-                self._flush(topic, failed)
-                raise _refused(err, topic, row=count + 1, row_bytes=len(key) + len(value)) from err
-            count += 1
-        self._flush(topic, failed)
-        return count
-
-    def _enqueue(self, topic: str, key: bytes, value: bytes, delivered: _Report) -> None:
-        """Into the producer's queue, once it has room: what is stuck in it expires."""
-        deadline_s = time.monotonic() + DELIVERY_TIMEOUT_S
-        while True:
-            try:
-                return self._producer.produce(topic, value=value, key=key, on_delivery=delivered)
-            except BufferError as err:
-                if time.monotonic() > deadline_s:
-                    raise Unavailable("DELIVERY_UNKNOWN", topic=topic) from err
-                self._producer.poll(0.1)
-
-    def _flush(self, topic: str, failed: Sequence[object]) -> None:
-        try:
-            left = self._producer.flush(DELIVERY_TIMEOUT_S)
-        except KafkaException as err:
-            raise Unavailable("DELIVERY_UNKNOWN", topic=topic) from err
-        if left or failed:
-            raise Unavailable("DELIVERY_UNKNOWN", topic=topic, records=left + len(failed))
+        return self._raw.append(topics.RAW.of(stream), rows)
 
     def predict(
         self,
@@ -405,20 +355,8 @@ class Client:
         )
 
     @cached_property
-    def _producer(self) -> Producer:
-        return Producer(
-            {
-                "bootstrap.servers": self.addresses.kafka,
-                "enable.idempotence": True,
-                "partitioner": "murmur2_random",
-                "linger.ms": 20,
-                "compression.type": "lz4",
-                "message.timeout.ms": int(DELIVERY_TIMEOUT_S * 1000),
-                "message.max.bytes": admin.MESSAGE_BYTES_MAX,
-                "queue.buffering.max.messages": QUEUE_RECORDS_MAX,
-                "log_level": 0,
-            }
-        )
+    def _raw(self) -> RawProducer:
+        return RawProducer(raw_producer(self.addresses.kafka))
 
     @cached_property
     def dead_letters(self) -> DeadLetters:
@@ -457,92 +395,6 @@ class Client:
     @cached_property
     def _inference(self) -> oip_grpc.GRPCInferenceServiceStub:
         return oip_grpc.GRPCInferenceServiceStub(open_channel(self.addresses.inference))
-
-
-def infer_request(
-    endpoint: Endpoint, rows: Sequence[Mapping[str, Any]], request_id: str
-) -> oip.ModelInferRequest:
-    """An OIP request by entity keys; Invalid BAD_REQUEST names the row that cannot be asked."""
-    request = oip.ModelInferRequest(model_name=endpoint.name, id=request_id)
-    for name, kind in endpoint.columns.items():
-        values = [_value(number, row, name, kind) for number, row in enumerate(rows, start=1)]
-        tensor = request.inputs.add(name=name, datatype=_OIP_TYPE[kind], shape=[len(rows)])
-        if kind == "string":
-            tensor.contents.bytes_contents.extend(values)
-        elif kind == "int64":
-            tensor.contents.int64_contents.extend(values)
-        else:
-            tensor.contents.fp64_contents.extend(values)
-    return request
-
-
-def _value(number: int, row: Mapping[str, Any], name: str, kind: str) -> Any:
-    try:
-        return _WIRE_VALUE[kind](row[name])
-    except KeyError as err:
-        raise Invalid("BAD_REQUEST", row=number, missing=name) from err
-    except (TypeError, ValueError, OverflowError) as err:
-        problem = f"is no {kind}: {err}"
-        raise Invalid("BAD_REQUEST", row=number, column=name, problem=problem) from err
-
-
-def _text(value: str | None) -> bytes:
-    if value is not None and not isinstance(value, str):
-        raise TypeError(f"a {type(value).__name__}")
-    return (value or "").encode()
-
-
-def _whole(value: Any) -> int:
-    number = operator.index(value)
-    if not -(1 << 63) <= number < 1 << 63:
-        raise OverflowError("beyond 64 bits")
-    return number
-
-
-def _real(value: Any) -> float:
-    if not isinstance(value, Real):
-        raise TypeError(f"a {type(value).__name__}")
-    return float(value)
-
-
-_WIRE_VALUE: dict[str, Callable[[Any], Any]] = {
-    "string": _text,
-    "int64": _whole,
-    "float64": _real,
-}
-
-
-def predictions_of(answer: oip.ModelInferResponse) -> list[Prediction]:
-    """The rows of an answer that has typed contents."""
-    outputs = {output.name: output.contents for output in answer.outputs}
-    version = int(answer.model_version)
-    ids = [each.decode() for each in outputs["prediction_id"].bytes_contents]
-    scores = outputs["score"].fp32_contents
-    return [Prediction(i, score, version) for i, score in zip(ids, scores, strict=True)]
-
-
-def _encoder(contract: Stream) -> Callable[[Mapping[str, Any]], bytes]:
-    if contract.format == "json":
-        return lambda record: json.dumps(record).encode()
-    return partial(encoded, of=message_class(contract))
-
-
-def _raw_row(
-    number: int, record: Mapping[str, Any], key: str, encode: Callable[[Mapping[str, Any]], bytes]
-) -> tuple[bytes, bytes]:
-    if not isinstance(record, Mapping):
-        raise Invalid("BAD_REQUEST", row=number, problem="not a JSON object")
-    try:
-        return str(record.get(key, "")).encode(), encode(record)
-    except (TypeError, ValueError, RecursionError) as err:
-        raise Invalid("BAD_REQUEST", row=number, problem=str(err)) from err
-
-
-def _refused(error: KafkaException, topic: str, **row: int) -> HeadraceError:
-    """What the producer says at once about one record."""
-    if error.args[0].code() == KafkaError.MSG_SIZE_TOO_LARGE:
-        return Invalid("TOO_LARGE", topic=topic, **row)
-    return Unavailable("DELIVERY_UNKNOWN", topic=topic, problem=error.args[0].name(), **row)
 
 
 def _message(application: str, definition: Definition) -> registry_events_pb2.Definition:

@@ -26,17 +26,10 @@ from headrace_feature.domain.online_query import (
     joinable,
     joined,
 )
+from headrace_feature.domain.plans import Plan, WindowPart, newest_of, plan_of
 from headrace_feature.domain.request_features import Column, spelled, transform
 from headrace_feature.domain.rules import apply_rules
-from headrace_feature.domain.views import (
-    Catalogue,
-    Layout,
-    LookedUp,
-    Plan,
-    WindowPart,
-    newest_of,
-    plan_of,
-)
+from headrace_feature.domain.views import Catalogue, Layout, LookedUp
 from headrace_feature.ports import Folded, ObservationReader, ObservationStore
 from headrace_feature.readable import check_filled, check_layout_filled, check_readable
 from headrace_kit.clock import Clock

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from headrace.errors import Invalid, NotFound
 from headrace.feature_view import StreamView, feature_names
 from headrace_feature.domain.completeness import check_not_to_come
-from headrace_feature.domain.views import Catalogue, WindowPart, plan_of
+from headrace_feature.domain.plans import WindowPart, plan_of
+from headrace_feature.domain.views import Catalogue
 from headrace_feature.offline_handlers import Read, answered, definitions_of, streams_of
 from headrace_feature.ports import Archive, Bench, FeatureTables, Snapshot
 

@@ -20,12 +20,13 @@ from headrace.feature_tables import features_digest
 from headrace_feature.domain.completeness import check_not_to_come
 from headrace_feature.domain.exact import as_float32
 from headrace_feature.domain.offline_view import OfflineView
+from headrace_feature.domain.plans import Plan, WindowPart, plan_of
 from headrace_feature.domain.point_in_time import COUNTING
 from headrace_feature.domain.records import Numbers, Records, Share, Texts
 from headrace_feature.domain.request_features import Column, transform
 from headrace_feature.domain.rules import apply_rules
 from headrace_feature.domain.training_set import Batch, Historical, Rows
-from headrace_feature.domain.views import Catalogue, LookedUp, Plan, WindowPart, plan_of
+from headrace_feature.domain.views import Catalogue, LookedUp
 from headrace_feature.ports import Archive, Bench, Snapshot, never_gone
 
 FOREVER_US = 2**62

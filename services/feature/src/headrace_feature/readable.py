@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from headrace.errors import Invalid, Unavailable
-from headrace_feature.domain.views import Catalogue, Layout, Plan
+from headrace_feature.domain.plans import Plan
+from headrace_feature.domain.views import Catalogue, Layout
 from headrace_feature.ports import ObservationReader, ObservationStore
 
 

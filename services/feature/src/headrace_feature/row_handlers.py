@@ -19,7 +19,8 @@ from headrace_feature.domain.entities import digests, digests_of_names
 from headrace_feature.domain.kept_answers import KeptAnswers, Positions
 from headrace_feature.domain.observations import EVENT, FLAGS, KNOWN, PARTITION_SHIFT, Ints, Words
 from headrace_feature.domain.online_query import GetOnlineFeatures
-from headrace_feature.domain.views import Catalogue, Layout, WindowPart, plan_of
+from headrace_feature.domain.plans import WindowPart, plan_of
+from headrace_feature.domain.views import Catalogue, Layout
 from headrace_feature.handlers import OnlineState, get_online_features
 from headrace_feature.ports import Folded
 

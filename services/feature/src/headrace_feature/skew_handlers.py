@@ -16,8 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headrace_feature.domain.online_query import GetOnlineFeatures, joined
+from headrace_feature.domain.plans import plan_of
 from headrace_feature.domain.served_sample import Served
-from headrace_feature.domain.views import Catalogue, plan_of
+from headrace_feature.domain.views import Catalogue
 from headrace_feature.offline_handlers import (
     GetHistoricalFeatures,
     get_historical_features,

@@ -24,11 +24,9 @@ from headrace.view_sql.edges import SECOND_US, Window, edged
 from headrace.view_sql.exact import QUESTION
 from headrace.view_sql.needs import Column, Needs
 from headrace.view_sql.steps import WRITTEN_IN, Steps, chosen, exploded, named, parsed, spelled
+from headrace.view_sql.values import entity_text, float32, number_of, or_default, quoted
 
 ENTITY_ROWS, AS_OF = "entity_rows", "as_of_us"
-FLOAT32_MAX = "3.4028234663852886e38"
-# A float64 beyond has no fraction, and its text may differ between engines.
-WHOLE_MAX = "1e15"
 
 
 def records_table(stream: str) -> str:
@@ -80,7 +78,7 @@ class _Query:
         keys = [exp.alias_(named(name), f"k{n}") for n, name in enumerate(self._view.entity)]
         rows = chosen(*keys, AS_OF).from_(ENTITY_ROWS).distinct()
         parts = [(f"k{number}", self._type(name)) for number, name in enumerate(self._view.entity)]
-        entity = f"{_entity(parts)} AS entity"
+        entity = f"{entity_text(parts)} AS entity"
         return self._steps.add("asked", chosen("*", entity).from_(rows.subquery("asked_rows")))
 
     def _observed(self) -> str:
@@ -93,8 +91,8 @@ class _Query:
         keys = []
         for number, (_, lookup) in enumerate(sorted(self._view.lookups.items())):
             ours = [ours for _, ours in sorted(lookup.key.items())]
-            parts = [(_quoted(column), self._type(column)) for column in ours]
-            keys.append(f"{_entity(parts)} AS key_{number}")
+            parts = [(quoted(column), self._type(column)) for column in ours]
+            keys.append(f"{entity_text(parts)} AS key_{number}")
         return self._once_each(
             "observed", self._stream, self._view.entity, [*columns, *keys], self._filter()
         )
@@ -109,9 +107,9 @@ class _Query:
     ) -> str:
         """Of repeats the first known stays; `place`: by (event time, id) among the entity's."""
         types = {each: column.type for each, column in stream.columns.items()}
-        parts = [(_quoted(column), types[column]) for column in entity]
+        parts = [(quoted(column), types[column]) for column in entity]
         read = chosen(
-            f"{_entity(parts)} AS entity",
+            f"{entity_text(parts)} AS entity",
             "_event_id AS id",
             "_event_time_us AS event_us",
             "_known_time_us AS known_us",
@@ -163,7 +161,7 @@ class _Query:
         other = self._found(lookup.stream)
         types = {each: column.type for each, column in other.columns.items()}
         value = self._needs.value(Column(name, self._kind(name)))
-        held = exp.alias_(_number_of(named(lookup.column), types[lookup.column]), "held")
+        held = exp.alias_(number_of(named(lookup.column), types[lookup.column]), "held")
         others = self._once_each(f"other_{number}", other, sorted(lookup.key), [held], None)
         max_age_us = lookup.max_age_s * SECOND_US
         matched = self._steps.add(
@@ -276,7 +274,7 @@ class _Query:
             answer = self._needs.answer(feature, column, place)
             if fresh is not None:
                 answer = f"CASE WHEN {fresh} > 0 THEN {answer} END"
-            answers[name] = _or_default(answer, feature.default)
+            answers[name] = or_default(answer, feature.default)
         return answers
 
     def _joined(self, asked: str, tables: Sequence[str]) -> exp.Select:
@@ -305,7 +303,7 @@ class _Query:
             if isinstance(feature, RatioFeature):
                 above, below = (place[part] for part in feature.ratio)
                 quotient = f"CASE WHEN {below} <> 0 THEN {above} / {below} END"
-                ratios[name] = f"r{len(ratios)}", _or_default(quotient, feature.default)
+                ratios[name] = f"r{len(ratios)}", or_default(quotient, feature.default)
         divided = self._steps.add(
             "divided",
             chosen("*", *(f"{call} AS {column}" for column, call in ratios.values())).from_(
@@ -314,7 +312,7 @@ class _Query:
         )
         place |= {name: column for name, (column, _) in ratios.items()}
         names = features_by_name(self._view)
-        features = [exp.alias_(parsed(_float32(place[name])), name, quoted=True) for name in names]
+        features = [exp.alias_(parsed(float32(place[name])), name, quoted=True) for name in names]
         return chosen(*columns, AS_OF, *features).from_(divided)
 
     # --- columns and types ---
@@ -349,8 +347,8 @@ class _Query:
 
     def _source(self, column: Column) -> exp.Expr:
         if column.source in self._types:
-            return _number_of(named(column.source), column.kind)
-        return _number_of(spelled(self._parsed(column.source)), column.kind)
+            return number_of(named(column.source), column.kind)
+        return number_of(spelled(self._parsed(column.source)), column.kind)
 
     def _filter(self) -> exp.Expr | None:
         return spelled(self._parsed(self._view.filter)) if self._view.filter else None
@@ -360,44 +358,3 @@ class _Query:
 
     def _refuse(self, problem: str) -> NoReturn:
         raise Invalid("BAD_DEFINITION", view=self._view.name, problem=problem)
-
-
-def _entity(parts: Sequence[tuple[str, str]]) -> str:
-    """The text that names an entity, null where a part is: lengths keep several values apart."""
-    texts = [_text(column, kind) for column, kind in parts]
-    if len(texts) == 1:
-        return texts[0]
-    return " || ".join(f"CAST(LENGTH({text}) AS TEXT) || ':' || {text}" for text in texts)
-
-
-def _text(column: str, kind: str) -> str:
-    """As an entity is spelled: 5 and 5.0 are one, the empty text is none."""
-    if kind == "string":
-        return f"NULLIF({column}, '')"
-    if kind == "bool":
-        return f"CASE WHEN {column} THEN 'true' WHEN NOT {column} THEN 'false' END"
-    if kind == "float64":
-        whole = f"CAST(CAST({column} AS BIGINT) AS TEXT)"
-        return (
-            f"CASE WHEN {column} = FLOOR({column}) AND ABS({column}) < {WHOLE_MAX} THEN {whole}"
-            f" ELSE CAST({column} AS TEXT) END"
-        )
-    return f"CAST({column} AS TEXT)"
-
-
-def _quoted(column: str) -> str:
-    return f'"{column}"'
-
-
-def _number_of(column: exp.Expr, kind: str) -> exp.Expr:
-    return exp.cast(column, "BIGINT") if kind == "bool" else column
-
-
-def _or_default(value: str, default: float | None) -> str:
-    return value if default is None else f"COALESCE({value}, CAST('{default!r}' AS DOUBLE))"
-
-
-def _float32(value: str) -> str:
-    """Beyond the range is its end, minus zero is zero."""
-    bounded = exact.bounded(value, FLOAT32_MAX)
-    return f"CAST(CASE WHEN {value} = 0 THEN 0e0 ELSE {bounded} END AS REAL)"

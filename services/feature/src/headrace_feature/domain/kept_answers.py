@@ -25,7 +25,8 @@ from numpy.typing import NDArray
 from headrace_feature.domain.edges import Window
 from headrace_feature.domain.gathering import Block
 from headrace_feature.domain.observations import EVENT, KNOWN, Ints, Words, listed
-from headrace_feature.domain.views import Layout, WindowPart
+from headrace_feature.domain.plans import WindowPart
+from headrace_feature.domain.views import Layout
 
 ANSWERS_MAX, TABLE_ANSWERS_MAX, TABLE_ANSWERS_MIN = 262_144, 65_536, 256
 # So many reads may meet positions that no batch led to before they become the ones that count.

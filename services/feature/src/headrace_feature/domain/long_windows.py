@@ -23,8 +23,9 @@ from headrace_feature.domain.edges import Window
 from headrace_feature.domain.exact import rounded
 from headrace_feature.domain.gathering import Block, Found, block_of
 from headrace_feature.domain.observations import COLUMNS, EVENT, FLAGS, KNOWN, Ints, Run
+from headrace_feature.domain.plans import Asked, WindowPart
 from headrace_feature.domain.tiles import DIGIT_BITS, ColumnTiles, Tiles, tiles_of
-from headrace_feature.domain.views import DTYPE_BY_KIND, Asked, Kind, WindowPart
+from headrace_feature.domain.views import DTYPE_BY_KIND, Kind
 
 # So many rows of an entity for each question are worth what tiles cost.
 ROWS_MIN = 8_192

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from headrace.errors import Busy
 from headrace_feature.domain.history import History, build_history
 from headrace_feature.domain.offline_lookups import Candidates
+from headrace_feature.domain.plans import WindowPart
 from headrace_feature.domain.point_in_time import Join, Questions
 from headrace_feature.domain.records import (
     Entities,
@@ -21,7 +22,7 @@ from headrace_feature.domain.records import (
     texts_of,
 )
 from headrace_feature.domain.training_set import Batch
-from headrace_feature.domain.views import Kind, Layout, LookedUp, WindowPart
+from headrace_feature.domain.views import Kind, Layout, LookedUp
 
 # The records of the stream that is looked into, in one piece or more, which share no key.
 Others = Callable[[LookedUp], Iterable[Records]]

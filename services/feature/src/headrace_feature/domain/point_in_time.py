@@ -23,9 +23,9 @@ from headrace_feature.domain.edges import Window
 from headrace_feature.domain.exact import Totals, std
 from headrace_feature.domain.history import History
 from headrace_feature.domain.offline_lookups import Candidates
+from headrace_feature.domain.plans import Asked
 from headrace_feature.domain.records import Numbers
 from headrace_feature.domain.sorted_places import Extremes, Ints, Line
-from headrace_feature.domain.views import Asked
 
 PAIRS_MAX = 2_000_000
 # Later than this share of all records is late.

@@ -13,7 +13,8 @@ from functools import lru_cache
 
 from headrace.feature_view import ExpressionFeature, RatioFeature, WindowFeature
 from headrace_feature.domain.edges import Window
-from headrace_feature.domain.views import PLANS_MAX, Catalogue
+from headrace_feature.domain.plans import PLANS_MAX
+from headrace_feature.domain.views import Catalogue
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,7 +24,8 @@ from headrace_feature.domain.edges import Window
 from headrace_feature.domain.gathering import Block
 from headrace_feature.domain.lookups import Matches, with_lookups
 from headrace_feature.domain.observations import KNOWN
-from headrace_feature.domain.views import PLANS_MAX, Kind, Plan, WindowPart
+from headrace_feature.domain.plans import PLANS_MAX, Plan, WindowPart
+from headrace_feature.domain.views import Kind
 
 PAIRS_MAX = 1_000_000
 
