@@ -25,8 +25,8 @@ from headrace.application import definition_json, parse_definition
 from headrace.local.java import find_java
 from headrace.local.kafka import KafkaBroker, provide_jars
 from headrace.local.ports import pick_ports
-from headrace.local.process import Child, HttpReady, ProcessSpec, running
-from headrace.local.settings import child_environment
+from headrace.local.process import Child, running
+from headrace.local.service_process import service_process
 from headrace.local.tools import ToolCache
 from headrace.registry.v1.registry_events_pb2 import Definition
 from headrace_kit.kafka import KafkaPublisher, Message
@@ -96,23 +96,13 @@ class Machine:
     ) -> Iterator[ServiceUnderTest]:
         """The service on its cores, ready; `worker` tells several apart."""
         grpc_port, http_port = pick_ports(2)
-        prefix = name.upper()
-        environment = {
-            **child_environment(),
-            f"{prefix}_KAFKA_BOOTSTRAP": self.bootstrap,
-            f"{prefix}_GRPC_PORT": str(grpc_port),
-            f"{prefix}_HTTP_PORT": str(http_port),
-            f"{prefix}_DATA_DIR": str(self.data_folder(name + worker)),
-            f"{prefix}_OBJECT_STORE_URI": (self.folder / "objects").as_uri(),
-            **{f"{prefix}_{key.upper()}": value for key, value in settings.items()},
+        told = {
+            "KAFKA_BOOTSTRAP": self.bootstrap,
+            "DATA_DIR": str(self.data_folder(name + worker)),
+            "OBJECT_STORE_URI": (self.folder / "objects").as_uri(),
+            **{key.upper(): value for key, value in settings.items()},
         }
-        spec = ProcessSpec(
-            name=name,
-            command=(*pinned(*cores), sys.executable, "-m", f"headrace_{name}"),
-            ready=HttpReady(f"http://127.0.0.1:{http_port}/health/ready"),
-            environment=environment,
-            stop_grace_s=25.0,
-        )
+        spec = service_process(name, (grpc_port, http_port), told, before=pinned(*cores))
         child = Child(spec, self.folder / f"{name}{worker}.log", self.folder)
         try:
             child.wait_ready()

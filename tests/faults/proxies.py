@@ -35,6 +35,8 @@ class Faults:
     unavailable: bool = False  # the S3 server answers 503
     drop_reply_to: re.Pattern[bytes] | None = None  # the next request like this is done, unanswered
     dropped: int = 0
+    hold_request: re.Pattern[bytes] | None = None  # a request like this does not arrive
+    held: int = 0
 
 
 @dataclass(eq=False)
@@ -148,6 +150,11 @@ class Proxy:
             if self.faults.unavailable:
                 link.client.write(UNAVAILABLE)
                 await link.client.drain()
+                return
+            if (held := self.faults.hold_request) is not None and held.match(piece):
+                self.faults.held += 1
+                while await reader.read(PIECE_BYTES):
+                    pass
                 return
             wanted = self.faults.drop_reply_to
             if wanted is not None and wanted.match(piece):

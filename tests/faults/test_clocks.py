@@ -34,7 +34,7 @@ def clock(tmp_path: Path) -> WallClock:
 def test_ingest_whose_clock_jumps_judges_as_before(clock, world, ingest, feature):
     """What is published through its door is dated by the broker, as all other records are."""
     feature.start()
-    ingest.start(**clock.environment)
+    ingest.start(environment=clock.environment)
     for ahead_s in JUMPS_S:
         clock.put_ahead(ahead_s)
         waves(world, ingest, count=1)
@@ -46,7 +46,7 @@ def test_ingest_whose_clock_jumps_judges_as_before(clock, world, ingest, feature
 
 def test_feature_whose_clock_jumps_answers_as_before(clock, world, ingest, feature):
     ingest.start()
-    feature.start(**clock.environment)
+    feature.start(environment=clock.environment)
     for ahead_s in JUMPS_S:
         clock.put_ahead(ahead_s)
         waves(world, ingest, feature, count=1)
@@ -66,7 +66,7 @@ def known_until_us(feature: Service) -> int:
 def test_clock_that_the_object_store_refuses_loses_nothing(clock, world, s3_proxy, ingest, feature):
     """A signature of another hour is refused: nothing is stored until the clock is right."""
     feature.start()
-    ingest.start(**clock.environment)
+    ingest.start(environment=clock.environment)
     with steady(world) as load:
         load.wait_sent(200)
         clock.put_ahead(HOUR_S)

@@ -27,7 +27,7 @@ pytestmark = pytest.mark.faults
 DEADLINE_S = 60.0
 ERASED, REQUEST = "customer-1", "erase customer-1"
 ROWS = topics.FEATURE_ROWS.of("customer")
-SNAPSHOTS = {"FEATURE_SNAPSHOT_INTERVAL_S": "1"}
+SNAPSHOTS = {"SNAPSHOT_INTERVAL_S": "1"}
 
 
 def erase(ingest: Service) -> None:

@@ -199,6 +199,14 @@ class ByPath(DeltaArchive):
             write_deltalake(delta_table_uri(self._uri, "records", STREAM), again, mode="append")
 
 
+class Doubling(DeltaArchive):
+    """Stores one row of ten thousand twice."""
+
+    def append(self, contract, rows, before, after):
+        again = rows.filter(pl.col("_event_id") == "order-7777")
+        super().append(contract, pl.concat([rows, again]), before, after)
+
+
 class Forging(DeltaArchive):
     """Stores an event that nobody sent."""
 
@@ -227,11 +235,12 @@ def test_unharmed_pipeline_breaks_no_letter(crash_after, tmp_path, records, entr
         ("lost", {"publisher": Dropping()}),
         ("lost", {"archive_of": lambda uri: Losing(uri, {})}),
         ("double", {"archive_of": lambda uri: ByPath(uri, {})}),
+        ("double", {"archive_of": lambda uri: Doubling(uri, {})}),
         ("phantom", {"archive_of": lambda uri: Forging(uri, {})}),
         ("disorder", {"publisher": Swapping()}),
         ("unaccounted", {"publisher": Speechless()}),
     ],
-    ids=["dropped", "position-first", "by-path", "forged", "swapped", "speechless"],
+    ids=["dropped", "position-first", "by-path", "doubled", "forged", "swapped", "speechless"],
 )
 def test_mutant_is_caught_by_its_letter(letter, change, tmp_path, records, entries):
     assert letter in letters(Pipeline(tmp_path.as_uri(), **change), records, entries)

@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import re
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from tests.faults.world import DEAD_LETTERS, World
 
 from headrace import topics
 from headrace.admin import create_topics
+from headrace_kit.objects import object_store
 from headrace_kit.testing import wait_until
 
 pytestmark = pytest.mark.faults
@@ -51,9 +53,27 @@ def test_lost_reply_of_a_commit_is_not_committed_again(world, s3_proxy, ingest, 
     assert Findings() == world.check()
 
 
+def test_ingest_killed_between_its_files_and_their_commit(world, s3_proxy, ingest, feature):
+    """A file that no commit names is seen by nobody (section 5, I8)."""
+    ingest.start()
+    feature.start()
+    waves(world, ingest, count=2)
+    s3_proxy.faults.hold_request = COMMIT
+    world.produce(world.new_orders(100))
+    wait_until(lambda: s3_proxy.faults.held, timeout_s=DEADLINE_S)
+    ingest.kill()
+    s3_proxy.mend()
+
+    ingest.start()
+    assert Findings() == world.check()
+    named = {uri.rpartition("/")[2] for uri in world.table().file_uris()}
+    files = object_store(world.object_store_uri, world.s3).keys("records/orders")
+    assert {each.rpartition("/")[2] for each in files if each.endswith(".parquet")} - named
+
+
 @pytest.fixture
 def small_disk(world: World, tmp_path: Path) -> Iterator[Path]:
-    """The archive and the services' folders on a disk of 32 MB."""
+    """A disk of 32 MB."""
     if os.geteuid() != 0:
         pytest.skip("only root may mount a disk")
     disk = tmp_path / "disk"
@@ -61,13 +81,13 @@ def small_disk(world: World, tmp_path: Path) -> Iterator[Path]:
     subprocess.run(
         ["mount", "-t", "tmpfs", "-o", f"size={DISK_BYTES}", "tmpfs", str(disk)], check=True
     )
-    world.object_store_uri = (disk / "objects").as_uri()
     yield disk
     world.close_services()
     subprocess.run(["umount", str(disk)], check=True)
 
 
 def test_full_disk_under_the_archive_and_room_again(world, small_disk, ingest, feature):
+    world.object_store_uri = (small_disk / "objects").as_uri()
     ingest.start()
     feature.start()
     waves(world, ingest, count=2)
@@ -78,6 +98,23 @@ def test_full_disk_under_the_archive_and_room_again(world, small_disk, ingest, f
     filler.unlink()
 
     assert Findings() == world.check()
+
+
+def test_full_disk_under_the_state_and_room_again(world, small_disk, ingest, feature):
+    """The fold waits, reads go on, and nothing half is stored."""
+    feature.folder = small_disk / "feature"
+    ingest.start()
+    feature.start()
+    waves(world, ingest, feature, count=2)
+    filler = small_disk / "filler"
+    fill(filler)
+    world.produce(world.new_orders(500))
+    wait_until(lambda: b"DISK_FULL" in feature.log.read_bytes(), timeout_s=DEADLINE_S)
+    world.features(time.time_ns() // 1_000)
+    filler.unlink()
+
+    assert Findings() == world.check()
+    assert feature.running()
 
 
 def fill(path: Path) -> None:

@@ -8,7 +8,7 @@ import shutil
 import pytest
 from tests.faults.checker import Findings
 from tests.faults.load import steady, waves
-from tests.faults.world import RAW
+from tests.faults.world import RAW, RECORDS
 
 from headrace_kit.testing import wait_until
 
@@ -49,11 +49,28 @@ def test_ingest_that_slept_through_its_heir_changes_nothing(world, ingest, featu
     assert Findings() == world.check()
 
 
+def test_feature_that_slept_through_its_heir_changes_nothing(world, ingest, feature):
+    """It wakes with partitions that are another's: whoever is asked, their owner answers."""
+    ingest.start()
+    feature.start()
+    waves(world, ingest, feature, count=2)
+    feature.pause()
+    world.produce(world.new_orders(200))
+    heir = world.service("feature", at="-2")
+    heir.start(ready=False)
+    wait_until(lambda: world.read_up("ingest", RAW), timeout_s=TOOK_OVER_S_MAX)
+    wait_until(lambda: world.read_up("feature", RECORDS), timeout_s=TOOK_OVER_S_MAX)
+    feature.resume()
+    world.produce(world.new_orders(200))
+
+    assert Findings() == world.check()
+
+
 @pytest.fixture
 def lost(world, ingest, feature):
     """A feature worker that was killed, and lost its disk; there are snapshots."""
     ingest.start()
-    feature.start(FEATURE_SNAPSHOT_INTERVAL_S="0.2")
+    feature.start(SNAPSHOT_INTERVAL_S="0.2")
     waves(world, ingest)
     world.settle()
     wait_until(world.snapshots)

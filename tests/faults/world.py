@@ -11,7 +11,6 @@ import json
 import os
 import random
 import signal
-import sys
 import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
@@ -41,8 +40,8 @@ from headrace.ingest.v1 import ingest_service_pb2_grpc as ingest_grpc
 from headrace.local.java import find_java
 from headrace.local.kafka import KafkaBroker, provide_jars
 from headrace.local.ports import pick_ports
-from headrace.local.process import Child, HttpReady, ProcessSpec
-from headrace.local.settings import child_environment
+from headrace.local.process import Child
+from headrace.local.service_process import service_process
 from headrace.local.tools import ToolCache
 from headrace.registry.v1.registry_events_pb2 import Definition
 from headrace.rpc import call, open_channel
@@ -116,7 +115,9 @@ class ProxiedBroker(KafkaBroker):
 class World:
     """Everything of one test; `close` ends all of it."""
 
-    def __init__(self, folder: Path, cache: ToolCache, *, seed: int = 7) -> None:
+    def __init__(
+        self, folder: Path, cache: ToolCache, *, kafka_options: tuple[str, ...] = (), seed: int = 7
+    ) -> None:
         self.folder, self.dice = folder, random.Random(seed)
         self.object_store_uri = (folder / "objects").as_uri()
         self.store_settings: dict[str, str] = {}
@@ -133,7 +134,7 @@ class World:
         }
         self._broker = ProxiedBroker(
             folder / "kafka", ports[0], ports[1], find_java(), provide_jars(cache),
-            proxy_port_by_listener=listeners,
+            options=kafka_options, proxy_port_by_listener=listeners,
         )  # fmt: skip
         self.bootstrap = self._broker.bootstrap
         self._kafka: Child | None = None
@@ -141,6 +142,7 @@ class World:
         self.ledger = Ledger(folder / "ledger.jsonl")
         self.orders: dict[str, Order] = {}
         self._begun_us = time.time_ns() // 1_000 - 10 * MINUTE_US
+        self.settled_s: list[float] = []
 
     def start(self) -> None:
         """The broker with its topics, and the definitions."""
@@ -225,9 +227,11 @@ class World:
         return True
 
     def settle(self) -> None:
-        """Until no service has anything left to read."""
+        """Until no service has anything left to read; how long that took is noted (P12)."""
+        begin_s = time.monotonic()
         wait_until(lambda: self.read_up("ingest", RAW), timeout_s=SETTLE_S_MAX)
         wait_until(lambda: self.read_up("feature", RECORDS), timeout_s=SETTLE_S_MAX)
+        self.settled_s.append(time.monotonic() - begin_s)
 
     def read_up(self, group: str, topic: str) -> bool:
         ends = topic_end_offsets(self.bootstrap, [topic])
@@ -367,27 +371,22 @@ class Service:
         *,
         fail: str = "",
         ready: bool = True,
-        before: Sequence[str] = (),
+        environment: Mapping[str, str] | None = None,
         **settings: str,
     ) -> None:
-        """`before`: what the command is run by, such as a limit; `settings` win over the usual."""
-        prefix = self.name.upper()
-        environment = {
-            f"{prefix}_KAFKA_BOOTSTRAP": f"127.0.0.1:{self._world.proxies[self.name].port}",
-            f"{prefix}_GRPC_PORT": str(self.grpc_port),
-            f"{prefix}_HTTP_PORT": str(self.http_port),
-            f"{prefix}_DATA_DIR": str(self.folder),
-            f"{prefix}_OBJECT_STORE_URI": self._world.object_store_uri,
-            "HEADRACE_FAIL": fail,
-            **{f"{prefix}_{k}": value for k, value in self._world.store_settings.items()},
+        """`settings` win over the usual ones; their names are without the service's prefix."""
+        told = {
+            "KAFKA_BOOTSTRAP": f"127.0.0.1:{self._world.proxies[self.name].port}",
+            "DATA_DIR": str(self.folder),
+            "OBJECT_STORE_URI": self._world.object_store_uri,
+            **self._world.store_settings,
             **settings,
         }
-        spec = ProcessSpec(
-            name=self.name,
-            command=(*before, sys.executable, "-m", f"headrace_{self.name}"),
-            ready=HttpReady(f"http://127.0.0.1:{self.http_port}/health/ready"),
-            environment=child_environment(environment),
-            stop_grace_s=25.0,
+        spec = service_process(
+            self.name,
+            (self.grpc_port, self.http_port),
+            told,
+            environment={"HEADRACE_FAIL": fail, **(environment or {})},
         )
         self._child = Child(spec, self.log, self._world.folder)
         if ready:

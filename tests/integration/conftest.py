@@ -61,9 +61,9 @@ def folder(tmp_path) -> Place:
 def bucket(s3_server) -> Place:
     uri = f"s3://headrace/{uuid.uuid4().hex}"
     settings = {
-        "INGEST_S3_ENDPOINT": s3_server.endpoint,
-        "INGEST_S3_ACCESS_KEY": s3_server.access_key,
-        "INGEST_S3_SECRET_KEY": s3_server.secret_key,
+        "S3_ENDPOINT": s3_server.endpoint,
+        "S3_ACCESS_KEY": s3_server.access_key,
+        "S3_SECRET_KEY": s3_server.secret_key,
     }
     s3 = S3Settings(s3_server.endpoint, s3_server.access_key, SecretStr(s3_server.secret_key))
     return Place(uri, settings, delta_storage_options(uri, s3))

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import json
-import sys
 import uuid
 from collections import Counter
 from dataclasses import dataclass, field
@@ -21,8 +20,8 @@ from headrace.errors import Unavailable
 from headrace.ingest.v1 import ingest_service_pb2 as pb
 from headrace.ingest.v1 import ingest_service_pb2_grpc as pb_grpc
 from headrace.local.ports import pick_ports
-from headrace.local.process import Child, HttpReady, ProcessSpec
-from headrace.local.settings import child_environment
+from headrace.local.process import Child, HttpReady
+from headrace.local.service_process import service_process
 from headrace.registry.v1.registry_events_pb2 import Definition
 from headrace.rpc import call, open_channel
 from headrace_ingest.testing import a_contract
@@ -118,25 +117,16 @@ class Service:
         self._channel = open_channel(f"127.0.0.1:{self.grpc_port}")
 
     def start(self, *, fail: str = "", ready: bool = True, **settings: str) -> None:
-        spec = ProcessSpec(
-            name="ingest",
-            command=(sys.executable, "-m", "headrace_ingest"),
-            ready=HttpReady(f"http://127.0.0.1:{self.http_port}/health/ready"),
-            environment=child_environment(
-                {
-                    "INGEST_KAFKA_BOOTSTRAP": self._bootstrap,
-                    "INGEST_GRPC_PORT": str(self.grpc_port),
-                    "INGEST_HTTP_PORT": str(self.http_port),
-                    "INGEST_DATA_DIR": str(self._run_dir),
-                    "INGEST_OBJECT_STORE_URI": self._place.uri,
-                    "INGEST_COMMIT_INTERVAL_S": "0.1",
-                    "HEADRACE_FAIL": fail,
-                    **self._place.settings,
-                    **settings,
-                }
-            ),
-            stop_grace_s=25.0,
-        )
+        told = {
+            "KAFKA_BOOTSTRAP": self._bootstrap,
+            "DATA_DIR": str(self._run_dir),
+            "OBJECT_STORE_URI": self._place.uri,
+            "COMMIT_INTERVAL_S": "0.1",
+            **self._place.settings,
+            **settings,
+        }
+        ports, environment = (self.grpc_port, self.http_port), {"HEADRACE_FAIL": fail}
+        spec = service_process("ingest", ports, told, environment=environment)
         self._child = Child(spec, self.log, self._run_dir)
         if ready:
             self._child.wait_ready()

@@ -13,7 +13,6 @@ import math
 import random
 import re
 import shutil
-import sys
 import threading
 import time
 import uuid
@@ -44,8 +43,8 @@ from headrace.feature.v1 import feature_service_pb2_grpc as feature_grpc
 from headrace.ingest.v1.erasures_pb2 import EntityErased
 from headrace.loader import load_application
 from headrace.local.ports import pick_ports
-from headrace.local.process import Child, HttpReady, ProcessSpec
-from headrace.local.settings import child_environment
+from headrace.local.process import Child
+from headrace.local.service_process import service_process
 from headrace.registry.v1 import registry_events_pb2 as registry_pb
 from headrace.rpc import call
 from headrace_feature.adapters.delta_archive import DeltaArchive
@@ -303,23 +302,14 @@ class Service:
         self.stub = feature_grpc.FeatureServiceStub(self.channel)
 
     def start(self, *, fail: str | None = None, **settings: str) -> Service:
-        environment = {
-            **child_environment(),
-            "FEATURE_KAFKA_BOOTSTRAP": self._platform.bootstrap,
-            "FEATURE_GRPC_PORT": str(self.grpc_port),
-            "FEATURE_HTTP_PORT": str(self.http_port),
-            "FEATURE_DATA_DIR": str(self._folder / "feature"),
-            "FEATURE_OBJECT_STORE_URI": (self._folder / "objects").as_uri(),
-            **{f"FEATURE_{name.upper()}": value for name, value in settings.items()},
-            **({"HEADRACE_FAIL": fail} if fail else {}),
+        told = {
+            "KAFKA_BOOTSTRAP": self._platform.bootstrap,
+            "DATA_DIR": str(self._folder / "feature"),
+            "OBJECT_STORE_URI": (self._folder / "objects").as_uri(),
+            **{name.upper(): value for name, value in settings.items()},
         }
-        spec = ProcessSpec(
-            name="feature",
-            command=(sys.executable, "-m", "headrace_feature"),
-            ready=HttpReady(f"http://127.0.0.1:{self.http_port}/health/ready"),
-            environment=environment,
-            stop_grace_s=25.0,
-        )
+        ports, environment = (self.grpc_port, self.http_port), {"HEADRACE_FAIL": fail or ""}
+        spec = service_process("feature", ports, told, environment=environment)
         self.child = Child(spec, self._folder / "feature.log", self._folder)
         self.child.wait_ready()
         return self

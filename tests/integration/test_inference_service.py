@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import signal
-import sys
 import threading
 import time
 import uuid
@@ -37,8 +36,8 @@ from headrace.feature.v1 import feature_service_pb2 as feature_pb
 from headrace.feature.v1 import feature_service_pb2_grpc as feature_grpc
 from headrace.inference.v1 import inference_events_pb2 as events
 from headrace.local.ports import pick_ports
-from headrace.local.process import Child, HttpReady, ProcessSpec
-from headrace.local.settings import child_environment
+from headrace.local.process import Child
+from headrace.local.service_process import service_process
 from headrace.oip import grpc_predict_v2_pb2 as oip
 from headrace.oip import grpc_predict_v2_pb2_grpc as oip_grpc
 from headrace.registry.v1 import registry_events_pb2 as registry_pb
@@ -209,24 +208,15 @@ class Service:
         return f"127.0.0.1:{self.grpc_port}"
 
     def start(self, *, fail: str | None = None, wait: bool = True, **settings: str) -> Service:
-        environment = {
-            **child_environment(),
-            "INFERENCE_KAFKA_BOOTSTRAP": self._platform.bootstrap,
-            "INFERENCE_GRPC_PORT": str(self.grpc_port),
-            "INFERENCE_HTTP_PORT": str(self.http_port),
-            "INFERENCE_DATA_DIR": str(self._folder),
-            "INFERENCE_FEATURE_ADDRESS": self._platform.peers_address,
-            "INFERENCE_REGISTRY_ADDRESS": self._platform.peers_address,
-            **{f"INFERENCE_{name.upper()}": value for name, value in settings.items()},
-            **({"HEADRACE_FAIL": fail} if fail else {}),
+        told = {
+            "KAFKA_BOOTSTRAP": self._platform.bootstrap,
+            "DATA_DIR": str(self._folder),
+            "FEATURE_ADDRESS": self._platform.peers_address,
+            "REGISTRY_ADDRESS": self._platform.peers_address,
+            **{name.upper(): value for name, value in settings.items()},
         }
-        spec = ProcessSpec(
-            name="inference",
-            command=(sys.executable, "-m", "headrace_inference"),
-            ready=HttpReady(f"http://127.0.0.1:{self.http_port}/health/ready"),
-            environment=environment,
-            stop_grace_s=25.0,
-        )
+        ports, environment = (self.grpc_port, self.http_port), {"HEADRACE_FAIL": fail or ""}
+        spec = service_process("inference", ports, told, environment=environment)
         self.child = Child(spec, self._folder / "inference.log", self._folder)
         if wait:
             self.child.wait_ready()

@@ -30,7 +30,7 @@ def letters(start_service, stream):
 
     def start(fail: str = ""):
         service = start_service()
-        service.start(fail=fail, INGEST_DEAD_LETTERS_SHARE_MAX="1")
+        service.start(fail=fail, DEAD_LETTERS_SHARE_MAX="1")
         stream.publish(*LATE)
         stream.wait_taken_in()
         client = Client(Addresses(ingest=f"127.0.0.1:{service.grpc_port}"))
@@ -71,7 +71,7 @@ def test_redrive_killed_behind_its_sending_stores_once(letters, stream):
         redriven(dead_letters, stream)
     assert -signal.SIGKILL == service.wait_ended()
 
-    service.start(INGEST_DEAD_LETTERS_SHARE_MAX="1")
+    service.start(DEAD_LETTERS_SHARE_MAX="1")
     service.counts(stream)  # tries until the connection is back
     assert 12 == redriven(dead_letters, stream).sent
     stream.wait_taken_in()

@@ -191,11 +191,11 @@ def test_record_that_is_too_large_for_the_door_costs_no_other_one(start_service,
 
 
 @pytest.fixture
-def own_broker(tool_cache, server_dir):
+def own_broker(tool_cache, server_dir, quick_kafka):
     """A broker that may be stopped, and its process."""
-    port, controller_port = pick_ports(2)
-    jars = provide_jars(tool_cache)
-    broker = KafkaBroker(server_dir / f"kafka-{port}", port, controller_port, find_java(), jars)
+    jars, (port, *ports) = provide_jars(tool_cache), pick_ports(2)
+    folder = server_dir / f"kafka-{port}"
+    broker = KafkaBroker(folder, port, *ports, find_java(), jars, options=quick_kafka)
     children = []
 
     def start() -> Child:

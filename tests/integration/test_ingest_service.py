@@ -294,7 +294,7 @@ def test_stream_of_dead_letters_stops_alone_and_goes_on_by_another_contract(
     other = Stream(kafka_server, publisher)
     other.apply()
     service = start_service()
-    service.start(INGEST_DEAD_LETTERS_SHARE_MAX="0.1", INGEST_DEAD_LETTERS_WINDOW_RECORDS="100")
+    service.start(DEAD_LETTERS_SHARE_MAX="0.1", DEAD_LETTERS_WINDOW_RECORDS="100")
     stream.publish(*(a_value(number, clock=5_000) for number in range(50)))
     wait_until(lambda: not service.ready(), timeout_s=DEADLINE_S)
 
@@ -312,7 +312,7 @@ def test_stream_of_dead_letters_stops_alone_and_goes_on_by_another_contract(
 
 def test_stopped_service_leaves_nothing_behind(start_service, stream):
     service = start_service()
-    service.start(INGEST_COMMIT_INTERVAL_S="60")
+    service.start(COMMIT_INTERVAL_S="60")
     stream.publish(*GOOD[:10])
     stream.wait_taken_in()
     # The archive rests now: what comes is gathered, and stored by the stop.

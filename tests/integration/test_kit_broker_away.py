@@ -41,10 +41,9 @@ class CountingHandler:
 
 
 @pytest.fixture
-def broker(tool_cache, server_dir):
-    port, controller_port = pick_ports(2)
-    jars = provide_jars(tool_cache)
-    return KafkaBroker(server_dir / "kafka-away", port, controller_port, find_java(), jars)
+def broker(tool_cache, server_dir, quick_kafka):
+    jars, ports = provide_jars(tool_cache), pick_ports(2)
+    return KafkaBroker(server_dir / "kafka-away", *ports, find_java(), jars, options=quick_kafka)
 
 
 def test_killed_broker_costs_nothing_but_time(broker, server_dir):

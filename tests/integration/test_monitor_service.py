@@ -10,7 +10,6 @@ from __future__ import annotations
 import http.client
 import json
 import random
-import sys
 import threading
 import time
 import uuid
@@ -28,8 +27,8 @@ from headrace.admin import create_topics, static_topics
 from headrace.errors import NotFound, Unavailable
 from headrace.inference.v1 import inference_events_pb2 as inference_pb
 from headrace.local.ports import pick_ports
-from headrace.local.process import Child, HttpReady, ProcessSpec
-from headrace.local.settings import child_environment
+from headrace.local.process import Child
+from headrace.local.service_process import service_process
 from headrace.monitor.v1 import monitor_events_pb2 as events_pb
 from headrace.monitor.v1 import monitor_service_pb2 as service_pb
 from headrace.monitor.v1 import monitor_service_pb2_grpc as service_grpc
@@ -106,21 +105,9 @@ class Platform:
         self.send(*(a_definition(document) for document in self.scene.documents()))
 
     def start(self, *, fail: str = "") -> None:
-        spec = ProcessSpec(
-            name="monitor",
-            command=(sys.executable, "-m", "headrace_monitor"),
-            ready=HttpReady(f"http://127.0.0.1:{self.http_port}/health/ready"),
-            environment=child_environment(
-                {
-                    "MONITOR_KAFKA_BOOTSTRAP": self.bootstrap,
-                    "MONITOR_GRPC_PORT": str(self.grpc_port),
-                    "MONITOR_HTTP_PORT": str(self.http_port),
-                    "MONITOR_DATA_DIR": str(self.folder / "data"),
-                    "HEADRACE_FAIL": fail,
-                }
-            ),
-            stop_grace_s=25.0,
-        )
+        told = {"KAFKA_BOOTSTRAP": self.bootstrap, "DATA_DIR": str(self.folder / "data")}
+        ports, environment = (self.grpc_port, self.http_port), {"HEADRACE_FAIL": fail}
+        spec = service_process("monitor", ports, told, environment=environment)
         self.child = Child(spec, self.folder / "monitor.log", self.folder)
 
     def wait_ready(self) -> None:

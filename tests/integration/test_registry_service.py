@@ -31,7 +31,8 @@ from headrace import topics
 from headrace.admin import create_topics, static_topics
 from headrace.errors import Conflict, HeadraceError, Invalid, Unavailable
 from headrace.local.ports import pick_ports
-from headrace.local.process import Child, HttpReady, ProcessSpec
+from headrace.local.process import Child
+from headrace.local.service_process import service_process
 from headrace.local.settings import child_environment
 from headrace.monitor.v1 import monitor_events_pb2
 from headrace.registry.v1 import registry_events_pb2 as events
@@ -149,23 +150,14 @@ class Service:
         self.artifacts = pb_grpc.ArtifactServiceStub(self.channel)
 
     def start(self, *, fail: str = "") -> None:
-        spec = ProcessSpec(
-            name="registry",
-            command=(sys.executable, "-m", "headrace_registry"),
-            ready=HttpReady(f"http://127.0.0.1:{self.http_port}/health/ready"),
-            environment=child_environment(
-                {
-                    "REGISTRY_KAFKA_BOOTSTRAP": self._bootstrap,
-                    "REGISTRY_GRPC_PORT": str(self.grpc_port),
-                    "REGISTRY_HTTP_PORT": str(self.http_port),
-                    "REGISTRY_DATA_DIR": str(self._folder),
-                    "REGISTRY_ARTIFACT_BYTES_MAX": str(1 << 20),
-                    "HEADRACE_FAIL": fail,
-                    **self._storage.settings,
-                }
-            ),
-            stop_grace_s=25.0,
-        )
+        told = {
+            "KAFKA_BOOTSTRAP": self._bootstrap,
+            "DATA_DIR": str(self._folder),
+            "ARTIFACT_BYTES_MAX": str(1 << 20),
+            **self._storage.settings,
+        }
+        ports, environment = (self.grpc_port, self.http_port), {"HEADRACE_FAIL": fail}
+        spec = service_process("registry", ports, told, environment=environment)
         self._child = Child(spec, self._folder / "registry.log", self._folder)
         self._child.wait_ready()
         grpc.channel_ready_future(self.channel).result(CALL_TIMEOUT_S)
@@ -290,12 +282,12 @@ def shared(postgres_server: str, s3_server: Any) -> Storage:
     url = make_url(postgres_server)
     return Storage(
         {
-            "REGISTRY_DATABASE_URI": f"postgresql://{url.username}@{url.host}:{url.port}/{name}",
-            "REGISTRY_DATABASE_PASSWORD": str(url.password),
-            "REGISTRY_OBJECT_STORE_URI": f"s3://headrace/{name}",
-            "REGISTRY_S3_ENDPOINT": s3_server.endpoint,
-            "REGISTRY_S3_ACCESS_KEY": s3_server.access_key,
-            "REGISTRY_S3_SECRET_KEY": s3_server.secret_key,
+            "DATABASE_URI": f"postgresql://{url.username}@{url.host}:{url.port}/{name}",
+            "DATABASE_PASSWORD": str(url.password),
+            "OBJECT_STORE_URI": f"s3://headrace/{name}",
+            "S3_ENDPOINT": s3_server.endpoint,
+            "S3_ACCESS_KEY": s3_server.access_key,
+            "S3_SECRET_KEY": s3_server.secret_key,
         }
     )
 

@@ -25,7 +25,8 @@ from headrace.application import definition_json
 from headrace.errors import NotFound, Unavailable
 from headrace.feature.v1 import feature_service_pb2_grpc as feature_grpc
 from headrace.local.ports import pick_ports
-from headrace.local.process import Child, HttpReady, ProcessSpec
+from headrace.local.process import Child
+from headrace.local.service_process import service_process
 from headrace.local.settings import child_environment
 from headrace.registry.v1.registry_events_pb2 import Definition
 from headrace.rpc import call, open_channel
@@ -50,25 +51,17 @@ class Service:
     def __init__(self, bootstrap: str, folder: Path) -> None:
         self.grpc_port, self.http_port, nobody = pick_ports(3)
         self._folder = folder
-        self._environment = {
-            "TRAINER_KAFKA_BOOTSTRAP": bootstrap,
-            "TRAINER_GRPC_PORT": str(self.grpc_port),
-            "TRAINER_HTTP_PORT": str(self.http_port),
-            "TRAINER_DATA_DIR": str(folder),
-            "TRAINER_FEATURE_ADDRESS": f"127.0.0.1:{nobody}",
+        self._settings = {
+            "KAFKA_BOOTSTRAP": bootstrap,
+            "DATA_DIR": str(folder),
+            "FEATURE_ADDRESS": f"127.0.0.1:{nobody}",
         }
         self._child: Child | None = None
         self._channel = open_channel(f"127.0.0.1:{self.grpc_port}")
         self._trainer = pb_grpc.TrainerServiceStub(self._channel)
 
     def start(self) -> None:
-        spec = ProcessSpec(
-            name="trainer",
-            command=(sys.executable, "-m", "headrace_trainer"),
-            ready=HttpReady(f"http://127.0.0.1:{self.http_port}/health/ready"),
-            environment=child_environment(self._environment),
-            stop_grace_s=25.0,
-        )
+        spec = service_process("trainer", (self.grpc_port, self.http_port), self._settings)
         self._child = Child(spec, self._folder / "trainer.log", self._folder)
         self._child.wait_ready()
 

@@ -341,6 +341,11 @@ REASONS: dict[str, Reason] = {
     "STATE_FULL": Reason(
         "Busy", "The embedded store has reached its cap.", "Raise the cap in the settings."
     ),
+    "DISK_FULL": Reason(
+        "Busy",
+        "The disk that holds a service's state has no room.",
+        "Make room; it goes on by itself.",
+    ),
     "QUEUE_FULL": Reason(
         "Busy", "A bounded queue of ours is full.", "Try again after the delay that is given."
     ),

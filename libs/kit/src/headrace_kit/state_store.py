@@ -7,6 +7,7 @@ offsets repeats nothing and skips nothing.
 
 from __future__ import annotations
 
+import shutil
 import threading
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -17,6 +18,7 @@ from headrace_kit.failpoints import failpoint
 from headrace_kit.kafka import Partition
 
 KEY_BYTES_MAX = 511  # LMDB's own bound
+ROOM_BYTES_MIN = 1 << 20
 
 
 class StateStore(Protocol):
@@ -39,7 +41,7 @@ class StateStore(Protocol):
     ) -> None:
         """Store all or nothing, durably: the deletes, then the puts, and the offsets given.
 
-        Raises Busy STATE_FULL when the store has reached its cap.
+        Raises Busy STATE_FULL when the store has reached its cap, DISK_FULL when its disk is full.
         """
 
     def offsets(self) -> dict[Partition, int]:
@@ -58,6 +60,7 @@ class LmdbStateStore:
         path.mkdir(parents=True, exist_ok=True)
         self._path, self._bytes_max = path, map_bytes_max
         self._full: type[Exception] = lmdb.MapFullError
+        self._error: type[Exception] = lmdb.Error
         self._env: Any = lmdb.open(str(path), map_size=map_bytes_max, max_dbs=2, readahead=False)
         self._values = self._env.open_db(b"values")
         self._offsets = self._env.open_db(b"offsets")
@@ -97,6 +100,11 @@ class LmdbStateStore:
                 failpoint("kit.state.in_batch")
         except self._full as err:
             raise Busy("STATE_FULL", path=self._path.name, bytes_max=self._bytes_max) from err
+        except self._error as err:
+            # A write that a full disk cuts short is an I/O error to LMDB, and takes what was left.
+            if shutil.disk_usage(self._path).free >= ROOM_BYTES_MIN:
+                raise
+            raise Busy("DISK_FULL", path=self._path.name) from err
 
     def offsets(self) -> dict[Partition, int]:
         with self._env.begin(self._offsets) as transaction, transaction.cursor() as cursor:

@@ -76,7 +76,10 @@ class KafkaReady:
 
 @dataclass(frozen=True, slots=True)
 class KafkaBroker:
-    """A broker whose data outlive it in `data_dir`; the ports may change from run to run."""
+    """A broker whose data outlive it in `data_dir`; the ports may change from run to run.
+
+    `options`: what Java is told besides.
+    """
 
     data_dir: Path
     port: int
@@ -84,6 +87,7 @@ class KafkaBroker:
     java: Java
     jars: Path
     heap_mb: int = 256
+    options: tuple[str, ...] = ()
 
     @property
     def bootstrap(self) -> str:
@@ -153,6 +157,7 @@ class KafkaBroker:
         if self.java.major >= WARNS_SINCE:
             yield "--enable-native-access=ALL-UNNAMED"
             yield "--sun-misc-unsafe-memory-access=allow"
+        yield from self.options
         yield from ("-cp", f"{self.jars}/*")
 
     def _write_properties(self, name: str, log_dir: Path) -> Path:

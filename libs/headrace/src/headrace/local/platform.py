@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -23,14 +22,13 @@ from headrace.local.kafka import KafkaBroker, check_reachable, provide_jars
 from headrace.local.objectstore import S3Server, provide_versitygw
 from headrace.local.ports import DEFAULT_PORTS, LOOPBACK
 from headrace.local.postgres import PostgresServer
-from headrace.local.process import HttpReady, ProcessSpec
-from headrace.local.settings import child_environment
+from headrace.local.process import ProcessSpec
+from headrace.local.service_process import service_process
 from headrace.local.state import DataFolder, live_state, rss_mb_by_service
 from headrace.local.supervisor import Report, Stage, Supervisor
 from headrace.local.tools import ToolCache
 
 SERVICES = ("registry", "ingest", "feature", "trainer", "inference", "monitor")
-DOORS = ("grpc", "http")
 PEERS: Mapping[str, Sequence[str]] = {
     "registry": (),
     "ingest": ("registry",),
@@ -44,7 +42,6 @@ BUCKET = "headrace"
 ADDRESSES_FILE = "addresses.json"
 STORES_FILE = "stores.json"
 BROKER_DEADLINE_S = 10.0
-STOP_GRACE_S = 25.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,24 +148,14 @@ class Platform:
         return processes, by_service
 
     def _service(self, name: str, added: Mapping[str, Mapping[str, str]]) -> ProcessSpec:
-        ports = {f"{name}-{door}": self._options.ports[f"{name}-{door}"] for door in DOORS}
         settings = {
             "KAFKA_BOOTSTRAP": self._bootstrap,
-            "GRPC_PORT": str(ports[f"{name}-grpc"]),
-            "HTTP_PORT": str(ports[f"{name}-http"]),
             "DATA_DIR": str(self._data / name),
             **{f"{peer.upper()}_ADDRESS": self._address(f"{peer}-grpc") for peer in PEERS[name]},
             **added[name],
         }
-        environment = {f"{name.upper()}_{key}": value for key, value in settings.items()}
-        return ProcessSpec(
-            name=name,
-            command=(sys.executable, "-m", f"headrace_{name}"),
-            ready=HttpReady(f"http://{self._address(f'{name}-http')}/health/ready"),
-            environment=child_environment(environment),
-            ports=ports,
-            stop_grace_s=STOP_GRACE_S,
-        )
+        ports = self._options.ports
+        return service_process(name, (ports[f"{name}-grpc"], ports[f"{name}-http"]), settings)
 
     @property
     def _bootstrap(self) -> str:

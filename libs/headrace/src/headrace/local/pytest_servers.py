@@ -22,6 +22,7 @@ from headrace.local.objectstore import S3Server, provide_versitygw
 from headrace.local.ports import pick_ports
 from headrace.local.postgres import PostgresServer
 from headrace.local.process import running
+from headrace.local.quick_kafka import provide_quick_options
 from headrace.local.tools import ToolCache
 
 
@@ -30,8 +31,8 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     if session.config.option.collectonly:
         return
     fixtures = {name for item in session.items for name in getattr(item, "fixturenames", ())}
-    if "kafka_server" in fixtures:
-        provide_jars(_tool_cache(session.config))
+    if "quick_kafka" in fixtures:
+        _quick_kafka(_tool_cache(session.config))
     if "s3_server" in fixtures:
         provide_versitygw(_tool_cache(session.config))
     if "helm" in fixtures:
@@ -64,11 +65,24 @@ def server_dir() -> Iterator[Path]:
 
 
 @pytest.fixture(scope="session")
-def kafka_server(tool_cache: ToolCache, server_dir: Path) -> Iterator[str]:
+def quick_kafka(tool_cache: ToolCache) -> tuple[str, ...]:
+    """`KafkaBroker.options` of a broker that lives as long as a test or a session."""
+    return _quick_kafka(tool_cache)
+
+
+def _quick_kafka(cache: ToolCache) -> tuple[str, ...]:
+    return provide_quick_options(cache, find_java(), provide_jars(cache))
+
+
+@pytest.fixture(scope="session")
+def kafka_server(
+    tool_cache: ToolCache, server_dir: Path, quick_kafka: tuple[str, ...]
+) -> Iterator[str]:
     """The bootstrap address of a Kafka broker."""
-    port, controller_port = pick_ports(2)
-    jars = provide_jars(tool_cache)
-    broker = KafkaBroker(server_dir / "kafka", port, controller_port, find_java(), jars)
+    jars, (port, controller_port) = provide_jars(tool_cache), pick_ports(2)
+    broker = KafkaBroker(
+        server_dir / "kafka", port, controller_port, find_java(), jars, options=quick_kafka
+    )
     with running(broker.process(), server_dir):
         yield broker.bootstrap
 

@@ -27,6 +27,7 @@ from headrace_feature.adapters.kafka_topics import RawTopic
 from headrace_feature.adapters.staged_runs import Filling, StagedRuns
 from headrace_feature.domain.fill_progress import FillProgress
 from headrace_feature.domain.views import Catalogue, Layout
+from headrace_kit.disk import needing_room
 from headrace_kit.erased_entities import ErasedEntities
 from headrace_kit.failpoints import failpoint
 from headrace_kit.telemetry import gauge
@@ -116,12 +117,13 @@ class BackfillJob:
     def fill_on(self) -> bool:
         """One bounded step; whether it was the last.
 
-        Raises Unavailable, Busy STATE_FULL, and NotFound where what was pinned is gone: the next
-        step goes on from the note, or begins with another version.
+        Raises Unavailable, Busy STATE_FULL or DISK_FULL, and NotFound where what was pinned is
+        gone: the next step goes on from the note, or begins with another version.
         """
         steps, self._steps = self._steps or self._fill(), None
         try:
-            ended = next(steps, self) is self
+            with needing_room(self._folder):
+                ended = next(steps, self) is self
         except NotFound:
             self.discard()
             raise

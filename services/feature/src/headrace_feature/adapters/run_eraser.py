@@ -76,8 +76,16 @@ class RunEraser:
             self._steps = self._erase(self._offered)
         if self._steps is None or self._store.merging:
             self._store.tend()
-        elif next(self._steps, self) is self:
-            self._steps = self._offered = None
+        else:
+            self._erase_on(self._steps)
+
+    def _erase_on(self, steps: Iterator[None]) -> None:
+        """A step; the round begins anew behind one that failed."""
+        self._steps = None
+        if next(steps, self) is self:
+            self._offered = None
+        else:
+            self._steps = steps
 
     def _erase(self, found: Round) -> Iterator[None]:
         for layout in self._catalogue().layouts().values():

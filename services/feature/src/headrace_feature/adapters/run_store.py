@@ -36,6 +36,7 @@ from headrace_feature.domain.gathering import Wanted
 from headrace_feature.domain.observations import Run, merged
 from headrace_feature.domain.views import Layout
 from headrace_feature.ports import Folded
+from headrace_kit.disk import needing_room
 from headrace_kit.failpoints import failpoint
 from headrace_kit.kafka import Partition
 from headrace_kit.state_store import StateStore
@@ -237,8 +238,19 @@ class RunStore:
         self._keep_small()
         if self._merge is None:
             self._begin_merge()
-        elif next(self._merge.steps, self) is self:
-            self._end_merge(self._merge)
+        else:
+            self._merge_on(self._merge)
+
+    def _merge_on(self, merge: _Merge) -> None:
+        """A step. Raises Busy DISK_FULL, and then the merge is begun anew."""
+        try:
+            with needing_room(self._folder):
+                ended = next(merge.steps, self) is self
+        except Busy:
+            self._give_up(merge)
+            raise
+        if ended:
+            self._end_merge(merge)
 
     def _begin_merge(self) -> None:
         for layout, state in self._states.items():

@@ -14,13 +14,14 @@ from dataclasses import dataclass, field
 
 import structlog
 
-from headrace.errors import Corrupt, NotFound, Unavailable
+from headrace.errors import Busy, Corrupt, NotFound, Unavailable
 from headrace_feature.adapters.run_copies import RunCopies
 from headrace_feature.adapters.run_store import NO_FLOOR_US, Arrival, RunStore
 from headrace_feature.adapters.state_snapshots import StateSnapshots
 from headrace_feature.domain.manifest import Manifest, RunCopy, furthest
 from headrace_feature.domain.views import Layout
 from headrace_kit.backoff import Backoff
+from headrace_kit.disk import needing_room
 from headrace_kit.failpoints import failpoint
 from headrace_kit.part_thread import ThreadPart
 
@@ -132,7 +133,7 @@ class SnapshotRestorer(ThreadPart):
             self._thread.tick()
             try:
                 return self._fetch(job, bad, arrived)
-            except (Unavailable, NotFound) as err:  # not found: collected since it was listed
+            except (Unavailable, Busy, NotFound) as err:  # not found: collected since it was listed
                 log.warning("restore_waits", error=str(err))
                 self._stopping.wait(backoff.failed())
         return None
@@ -140,7 +141,7 @@ class SnapshotRestorer(ThreadPart):
     def _fetch(self, job: _Job, bad: set[str], arrived: dict[str, Arrival]) -> _Fetched:
         """What has arrived stays so when another try is needed.
 
-        Raises Unavailable, or NotFound when a manifest is no longer what it was."""
+        Raises Unavailable, Busy DISK_FULL, or NotFound when a manifest is no longer what it was."""
         layout, numbers = job.layout, job.partitions
         ends = self._ends(layout.stream)
         known = [m for m in self._snapshots.manifests(layout.id) if m.name not in bad]
@@ -182,7 +183,8 @@ class SnapshotRestorer(ThreadPart):
             return Arrival(stored=self._snapshots.get_small(layout.id, copy))
         folder = self._store.arrivals_folder() / layout.id.hex() / copy.name
         shutil.rmtree(folder, ignore_errors=True)
-        self._snapshots.get_folder(layout.id, copy, folder, self._thread.tick)
+        with needing_room(folder):
+            self._snapshots.get_folder(layout.id, copy, folder, self._thread.tick)
         return Arrival(head=copy.head, folder=folder)
 
 
