@@ -35,7 +35,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     by_test = {each.nodeid: dict(each.user_properties).get(SETTLED) for each in ended}
     found = sorted(seconds for seconds in by_test.values() if seconds is not None)
     if found:
-        terminalreporter.section("from the end of a fault to no lag")
+        terminalreporter.section("from the end of the load behind a fault to no lag")
         p50, p95 = np.quantile(found, [0.5, 0.95])
         say = terminalreporter.write_line
         say(f"{len(found)} tests: p50 {p50:.1f} s, p95 {p95:.1f} s, at most {found[-1]:.1f} s")
