@@ -6,6 +6,7 @@ import pytest
 from headrace.admin import application_topics
 from headrace.application import build_application, parse_definition
 from headrace.errors import Invalid
+from headrace.loader import load_application
 from headrace.topics import FEATURE_ROWS
 
 COLUMNS = {
@@ -234,3 +235,43 @@ def test_columns_that_fit_are_taken():
 def test_column_that_cannot_do_what_is_asked_is_refused(documents, problem):
     with pytest.raises(Invalid, match=problem):
         build(*documents)
+
+
+@pytest.mark.parametrize("taken", ["features", "derive"])
+def test_name_of_an_entity_is_not_given_to_what_stands_in_a_row_with_it(taken):
+    changed = {
+        "features": {"features": {"zone": {"aggregate": "count", "window": "1h"}}},
+        "derive": {"entity": ["zone", "id"], "derive": {"id": "zone"}},
+    }[taken]
+    with pytest.raises(Invalid, match=r"has the name of an entity|has a id too"):
+        build(RIDES, {**ZONE, **changed})
+
+
+def test_feature_may_have_the_name_of_a_column_that_is_no_entity():
+    build(RIDES, {**ZONE, "features": {"riders": ZONE["features"]["mean"]}})
+
+
+def test_entity_is_not_named_as_the_moment_of_a_row():
+    named = {**RIDES, "columns": COLUMNS | {"as_of_us": {"type": "string"}}}
+    with pytest.raises(Invalid, match="entity as_of_us has the name of the moment of a row"):
+        build(named, {**ZONE, "entity": ["as_of_us"]})
+
+
+@pytest.mark.parametrize("column", ["label", "as_of_us", "entity_key"])
+def test_recipe_asks_for_no_column_that_a_training_set_has_itself(column):
+    asks = {**ASKS, "columns": COLUMNS | {column: {"type": "int64"}}}
+    ask = {**ASK, "features": {"riders": {"transform": "value", "column": column}}}
+    with pytest.raises(Invalid, match=f"asks for {column}, which a training set has itself"):
+        build(RIDES, asks, ZONE, ask, a_recipe("ask:riders"))
+
+
+@pytest.mark.parametrize("name", ["_id", "_event_id", "_contract"])
+def test_column_with_a_name_of_the_platform_is_refused(name):
+    with pytest.raises(Invalid, match="is a lower-case letter, then letters"):
+        build({**RIDES, "columns": COLUMNS | {name: {"type": "string"}}})
+
+
+def test_key_that_is_given_twice_in_a_file_is_told_by_its_line(tmp_path):
+    (tmp_path / "rides.yaml").write_text("kind: stream\nname: rides\ncolumns:\n  a: {}\n  a: {}\n")
+    with pytest.raises(Invalid, match=r"a is given twice.*line 5"):
+        load_application(tmp_path)

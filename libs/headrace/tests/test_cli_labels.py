@@ -13,7 +13,8 @@ from headrace.errors import Conflict
 from headrace.ingest.v1 import dead_letter_service_pb2 as letters_pb
 from headrace.ingest.v1 import label_service_pb2 as pb
 
-LETTER = letters_pb.DeadLetter(id="0-7", stream="rides", reasons=["BAD_TYPE"], attempt=2)
+FAULT = letters_pb.RecordFault(reason="BAD_TYPE", place="fare")
+LETTER = letters_pb.DeadLetter(id="0-7", stream="rides", faults=[FAULT], attempt=2)
 
 
 class Letters:
@@ -28,7 +29,8 @@ class Letters:
         )
 
     def get(self, letter_id, *, value_bytes_max):
-        return letters_pb.GetDeadLetterResponse(letter=LETTER, value=b"{}", reasons_now=["EMPTY"])
+        now = [letters_pb.RecordFault(reason="EMPTY")]
+        return letters_pb.GetDeadLetterResponse(letter=LETTER, value=b"{}", faults_now=now)
 
     def redrive(self, chosen, **options):
         yield letters_pb.RedriveDeadLettersResponse(sent=50)
@@ -80,6 +82,11 @@ def test_letters_are_listed_with_their_counts_and_the_next_page(queue):
 
 def test_shown_letter_says_what_the_contract_says_now(queue):
     assert "the applied contract would refuse it: EMPTY" in run("dead-letters", "show", "0-7")
+
+
+def test_column_that_a_reason_is_about_is_shown(queue):
+    assert "reasons: BAD_TYPE fare; set aside 2 times" in run("dead-letters", "show", "0-7")
+    assert "BAD_TYPE fare" in run("dead-letters", "list")
 
 
 def test_redrive_tells_what_was_left_and_that_more_wait(queue):

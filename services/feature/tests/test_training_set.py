@@ -4,6 +4,7 @@
 import hashlib
 from dataclasses import replace
 
+import duckdb
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -13,6 +14,7 @@ from feature_world import (
     LAGS,
     MINUTE,
     MOMENTS,
+    RECIPE,
     REQUEST_FEATURES,
     START,
     WINDOW_FEATURES,
@@ -32,6 +34,7 @@ from headrace.errors import NotFound, Unavailable
 from headrace_feature.adapters import duckdb_workbench
 from headrace_feature.adapters.arrow_ipc import training_stream
 from headrace_feature.adapters.memory_archive import MemoryArchive
+from headrace_feature.adapters.training_rows_sql import training_rows_sql
 from headrace_feature.domain import point_in_time
 from headrace_feature.offline_handlers import CreateTrainingSet
 
@@ -219,3 +222,23 @@ def test_training_set_without_rows_is_a_stream_without_rows():
     data, _ = streamed()
 
     assert 0 == pa.ipc.open_stream(data).read_all().num_rows
+
+
+def test_columns_of_a_spine_may_have_any_name_of_their_own():
+    asked = {"id": "int64", "key": "int64", "known_us": "int64", "absent_us": "int64"}
+    fixed = {"_event_id": ["ask"], "_event_time_us": [START], "_known_time_us": [START - HOUR]}
+    own = {"ask_id": ["ask"], "due": [START]}
+    spine = pa.table(fixed | own | {name: [7] for name in asked})
+    ends = pa.table(
+        {"_event_id": ["end"], "_event_time_us": [START], "_known_time_us": [START + HOUR]}
+        | {"ask_id": ["ask"], "late_by": [9]}
+    )
+    types = [{each.name: str(each.type) for each in table.schema} for table in (spine, ends)]
+    sql = training_rows_sql(RECIPE, asked, *types, LATER)
+
+    database = duckdb.connect()
+    database.register("spine_records", spine)
+    database.register("label_records", ends)
+    [found] = database.sql(sql).to_arrow_table().to_pylist()
+    assert dict.fromkeys(asked, 7) == {name: found[name] for name in asked}
+    assert ("ask", START + OFFSET, 1) == (found["entity_key"], found["as_of_us"], found["label"])

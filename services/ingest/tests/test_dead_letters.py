@@ -9,10 +9,13 @@ from itertools import count
 import pytest
 
 from headrace.errors import Invalid, NotFound
+from headrace.ingest.v1 import dead_letter_service_pb2 as pb
+from headrace_ingest.adapters import dead_letter_api
 from headrace_ingest.adapters.contract_book import AppliedContracts
 from headrace_ingest.adapters.erasure_conversions import KafkaErasureNews
 from headrace_ingest.adapters.memory_archive import MemoryArchive
 from headrace_ingest.adapters.memory_attempt_log import MemoryAttemptLog
+from headrace_ingest.domain.faults import places_of
 from headrace_ingest.domain.letters import Position, Selection
 from headrace_ingest.domain.tolerance import Tolerance
 from headrace_ingest.handlers.dead_letters import (
@@ -30,7 +33,7 @@ from headrace_kit.erased_entities import Entity, ErasedEntities, entity_sha256
 from headrace_kit.failpoints import FailpointRaised, arm
 from headrace_kit.json_strict import decode
 from headrace_kit.kafka import Message, Partition
-from headrace_kit.testing import MemoryPublisher, MemoryTopicLog, a_batch
+from headrace_kit.testing import MemoryPublisher, MemoryTopicLog, a_batch, a_record
 
 STREAM, RAW = "flights.departed", "raw.flights.departed.v1"
 UNBOUNDED = Tolerance(1.0)
@@ -96,6 +99,7 @@ class World:
             letters_max=letters_max,
             with_redriven=with_redriven,
             log=self.log,
+            contracts=self.contracts,
             erased=self.letters,
         )
 
@@ -165,14 +169,50 @@ def test_shown_letter_tells_the_record_and_what_the_contract_says_now(world):
     before = world.show(Position(0, 0))
     world.mend(**WIDER)
 
-    assert (LATE.value, ["OUT_OF_RANGE"]) == (before.value, before.reasons_now)
+    assert (LATE.value, "OUT_OF_RANGE:clock") == (before.value, before.told_now)
     assert b"hello" == before.record.headers["note"]
-    assert [] == world.show(Position(0, 0)).reasons_now
+    assert "" == world.show(Position(0, 0)).told_now
 
 
 def test_letter_that_is_not_there_is_not_found(world):
     with pytest.raises(NotFound, match="DEAD_LETTER_UNKNOWN"):
         world.show(Position(0, 9))
+
+
+def test_letter_of_a_partition_that_is_not_there_is_not_found(world):
+    with pytest.raises(NotFound, match="DEAD_LETTER_UNKNOWN"):
+        world.show(Position(99, 0))
+    with pytest.raises(NotFound, match=r"DEAD_LETTER_UNKNOWN.*99-0"):
+        world.redrive(Selection(positions=frozenset([Position(99, 0)])))
+
+
+def test_stream_that_is_not_applied_and_has_no_letter_is_not_found(world):
+    world.publish(LATE)
+
+    with pytest.raises(NotFound, match="STREAM_UNKNOWN"):
+        world.page(Selection(stream="flights.departd"))
+    with pytest.raises(NotFound, match="STREAM_UNKNOWN"):
+        world.redrive(Selection(stream="flights.departd"))
+
+
+def test_letters_of_a_stream_that_was_taken_back_are_listed(world):
+    world.publish(LATE)
+    world.contracts.take(a_record(None, key=f"stream/{STREAM}".encode()))
+
+    assert 1 == len(world.page().records)
+
+
+def test_letter_tells_each_column_that_a_reason_is_about(world):
+    world.publish(a_raw(1, clock=5_000, delay="x"))
+
+    [(_, letter, _)] = world.page().records
+    assert [("BAD_TYPE", "delay"), ("OUT_OF_RANGE", "clock")] == places_of(letter.told)
+
+
+def test_reason_that_no_letter_may_carry_is_refused():
+    for reason in ("BAD_TYP", "GATE_NOT_PASSED", "bad_type"):
+        with pytest.raises(Invalid, match=r"BAD_REQUEST.*is none of EMPTY, TOMBSTONE"):
+            dead_letter_api.to_selection(pb.DeadLetterFilter(reason=reason))
 
 
 @pytest.mark.parametrize("headers", [(), (("ce_id", b"mine"),)], ids=["column", "header"])
@@ -335,7 +375,7 @@ def test_letter_of_an_erased_entity_shows_nothing_of_it(world, record):
     view = world.show(letter.position)
 
     assert (None, b"") == (shown.value, shown.headers["dl-key"])
-    assert (None, ["ENTITY_ERASED"]) == (view.value, view.reasons_now)
+    assert (None, "ENTITY_ERASED") == (view.value, view.told_now)
     assert (None, b"") == (view.record.value, view.record.headers["dl-key"])
 
 

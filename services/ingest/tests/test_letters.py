@@ -12,7 +12,7 @@ KEYS = [b"a", b"b", b"c", b"d"]
 
 
 def a_letter(offset=0, *, attempt=1, stream="s", reason="EMPTY", set_aside_ms=0):
-    return Letter(Position(0, offset), stream, 0, 0, (reason,), attempt, set_aside_ms)
+    return Letter(Position(0, offset), stream, 0, 0, reason, attempt, set_aside_ms)
 
 
 def read(entries, *, selection=None, letters_max=100):

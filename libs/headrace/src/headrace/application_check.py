@@ -26,6 +26,9 @@ if TYPE_CHECKING:  # these types are made of what is checked here
     from headrace.application import Application, Definition, Monitor, Recipe
 
 VIEW_COLUMNS_MAX = 48
+# What rows hold beside the columns and features of an application; others begin with `_`.
+AS_OF = "as_of_us"
+TRAINING_COLUMNS = frozenset({AS_OF, "entity_key", "label"})
 
 
 def _views_by_feature(application: Application) -> dict[str, View]:
@@ -70,6 +73,11 @@ def _check_monitor(monitor: Monitor, application: Application) -> None:
 def _check_stream_view(view: StreamView, application: Application) -> None:
     for column in view.entity:
         _check_columns(view, application, view.stream, column)
+        problem = f"entity {column} has the name of the moment of a row: rename the column"
+        require(column != AS_OF, view, problem)
+    for name in (*features_by_name(view), *view.derive, *view.lookups):
+        problem = f"{name} has the name of an entity, and a row holds both: rename it"
+        require(name not in view.entity, view, problem)
     keyed = view.entity == (application.streams[view.stream].key,)
     problem = f"publish_rows needs the entity to be the key of {view.stream}"
     require(keyed or not view.publish_rows, view, problem)
@@ -142,6 +150,8 @@ def _check_recipe(recipe: Recipe, application: Application) -> None:
         require(feature in views, recipe, f"feature {feature} is in no view")
         for column in _asked_columns(feature, views):
             _check_columns(recipe, application, spine.stream, column)
+            problem = f"{feature} asks for {column}, which a training set has itself: rename it"
+            require(column not in TRAINING_COLUMNS, recipe, problem)
     for column in (spine.entity_key, spine.time):
         _check_columns(recipe, application, spine.stream, column)
     time = application.streams[spine.stream].columns[spine.time]

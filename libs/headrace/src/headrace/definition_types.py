@@ -33,7 +33,8 @@ def _name(value: str) -> str:
 
 def _column(value: str) -> str:
     if not COLUMN.fullmatch(value):
-        raise ValueError("a column or feature is lower-case letters, digits and _, at most 64")
+        problem = "is a lower-case letter, then letters, digits and _, at most 64"
+        raise ValueError(f"a column or feature {problem}")
     return value
 
 

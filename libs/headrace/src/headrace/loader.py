@@ -7,6 +7,7 @@ The folder's name is the application's name. Errors name the file, so that a per
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -14,6 +15,20 @@ from headrace.application import Application, Definition, build_application, par
 from headrace.errors import Invalid
 
 FILE_BYTES_MAX = 1 << 20
+
+
+class _EachKeyOnce(yaml.SafeLoader):
+    """YAML forbids a key twice in a mapping (1.2, section 3.2.1.1); PyYAML takes the last."""
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> Any:  # noqa: FBT002
+        seen: set[object] = set()
+        for key, _ in node.value:
+            name = key.value
+            if name in seen and key.tag != "tag:yaml.org,2002:merge":
+                problem = f"{name} is given twice"
+                raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
+            seen.add(name)
+        return super().construct_mapping(node, deep)
 
 
 def load_application(folder: Path) -> Application:
@@ -28,7 +43,7 @@ def _load(file: Path) -> Definition:
     try:
         if file.stat().st_size > FILE_BYTES_MAX:
             raise Invalid("BAD_DEFINITION", file=file, problem="is larger than 1 MiB")
-        document = yaml.safe_load(file.read_text(encoding="utf-8"))
+        document = yaml.load(file.read_text(encoding="utf-8"), _EachKeyOnce)  # noqa: S506 - a safe one
         return parse_definition(document)
     except (yaml.YAMLError, UnicodeDecodeError) as err:
         problem = " ".join(str(err).split())

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Annotated
 
@@ -80,7 +80,7 @@ def show(
         f"record: {letter.stream}, partition {letter.partition}, offset {letter.offset}",
         f"key: {letter.key.decode('utf-8', 'backslashreplace')}",
         *(f"header {name}: {each!r}" for name, each in sorted(found.headers.items())),
-        f"reasons: {', '.join(letter.reasons)}; set aside {letter.attempt} times, {_time(letter)}",
+        f"reasons: {_reasons(letter.faults)}; set aside {_times(letter)}, {_time(letter)}",
         *(f"next: {step}" for step in found.next_steps),
         f"now: {_now(found)}",
         f"payload, {letter.value_bytes} bytes, sha256 {letter.sha256}:",
@@ -116,7 +116,7 @@ def redrive(
     with told_errors():
         progress = connect(data_dir).dead_letters.redrive(
             _filter(stream, reason, since, until),
-            ids=ids or (),
+            ids=tuple(dict.fromkeys(ids or ())),
             dry_run=dry_run,
             letters_max=letters_max,
         )
@@ -142,8 +142,17 @@ def _filter(
 def _row(letter: pb.DeadLetter) -> tuple[str, ...]:
     state = " (sent again)" if letter.redriven else ""
     place = f"{letter.partition}:{letter.offset}"
-    reasons = ", ".join(letter.reasons) + state
+    reasons = _reasons(letter.faults) + state
     return letter.id, letter.stream, place, reasons, str(letter.attempt), _time(letter)
+
+
+def _reasons(faults: Iterable[pb.RecordFault]) -> str:
+    """Each with its column or rule."""
+    return ", ".join(" ".join(filter(None, (each.reason, each.place))) for each in faults)
+
+
+def _times(letter: pb.DeadLetter) -> str:
+    return "once" if letter.attempt == 1 else f"{letter.attempt} times"
 
 
 def _time(letter: pb.DeadLetter) -> str:
@@ -154,7 +163,7 @@ def _now(found: pb.GetDeadLetterResponse) -> str:
     if found.letter.redriven:
         return "sent again, or set aside once more as another letter"
     if found.reasons_now:
-        return f"the applied contract would refuse it: {', '.join(found.reasons_now)}"
+        return f"the applied contract would refuse it: {_reasons(found.faults_now)}"
     return "the applied contract would take it; send it: headrace dead-letters redrive"
 
 

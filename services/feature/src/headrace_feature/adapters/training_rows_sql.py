@@ -31,9 +31,9 @@ def training_rows_sql(
     wanted = ", ".join(f"{column_of(name, spine)} as {quoted(name)}" for name in sorted(columns))
     return f"""
 with asked as (
-  select _event_id as id, _known_time_us as known_us, {key} as key,
-    cast({time} as bigint) + {offset_us} as as_of_us,
-    cast({time} as bigint) + {absent_us} as absent_us{", " if wanted else ""}{wanted}
+  select _event_id, _known_time_us, {key} as _key,
+    cast({time} as bigint) + {offset_us} as _as_of_us,
+    cast({time} as bigint) + {absent_us} as _absent_us{", " if wanted else ""}{wanted}
   from ({_once_each("spine_records", known_until_us)})
   where {time} is not null
 ),
@@ -49,13 +49,15 @@ first as (
   where key is not null
   group by key
 )
-select asked.key as entity_key, as_of_us,
-  cast(case when first.known_us <= absent_us and not answer then 0 else 1 end as float) as label
+select asked._key as entity_key, asked._as_of_us as as_of_us,
+  cast(case when first.known_us <= asked._absent_us and not answer then 0 else 1 end as float)
+    as label
   {"".join(f", asked.{quoted(name)}" for name in sorted(columns))}
-from asked left join first on asked.key = first.key
-where asked.key is not null and asked.known_us <= as_of_us and as_of_us <= {known_until_us}
-  and (first.known_us <= absent_us or absent_us <= {known_until_us})
-order by as_of_us, id"""  # noqa: S608 - names are columns of a contract, quoted
+from asked left join first on asked._key = first.key
+where asked._key is not null and asked._known_time_us <= asked._as_of_us
+  and asked._as_of_us <= {known_until_us}
+  and (first.known_us <= asked._absent_us or asked._absent_us <= {known_until_us})
+order by asked._as_of_us, asked._event_id"""  # noqa: S608 - names are columns of a contract, quoted
 
 
 def _once_each(table: str, known_until_us: int) -> str:

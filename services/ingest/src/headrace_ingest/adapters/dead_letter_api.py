@@ -15,8 +15,10 @@ from headrace.errors import Busy, Invalid
 from headrace.ingest.v1 import dead_letter_service_pb2 as pb
 from headrace.ingest.v1 import dead_letter_service_pb2_grpc
 from headrace.reasons import REASONS
+from headrace_ingest.domain.accounts import RECORD_REASONS
 from headrace_ingest.domain.asked import bounded
 from headrace_ingest.domain.decoding import Decode
+from headrace_ingest.domain.faults import places_of
 from headrace_ingest.domain.letters import Letter, Position, Selection
 from headrace_ingest.handlers.dead_letters import (
     BEGINNING,
@@ -65,13 +67,14 @@ class DeadLetterApi(dead_letter_service_pb2_grpc.DeadLetterServiceServicer):
     def ListDeadLetters(self, request: Any, context: grpc.ServicerContext) -> Any:
         token = request.page_token
         page = list_dead_letters(
-            _selection(request.filter),
+            to_selection(request.filter),
             _position(token, "page_token") if token else BEGINNING,
             letters_max=bounded(
                 "page_size", request.page_size, default=PAGE_SIZE, most=PAGE_SIZE_MAX
             ),
             with_redriven=request.with_redriven,
             log=self._log,
+            contracts=self._contracts,
             erased=self._erased,
         )
         return _to_page(page)
@@ -117,7 +120,7 @@ def _to_command(request: pb.RedriveDeadLettersRequest) -> RedriveDeadLetters:
         raise Busy("BATCH_TOO_LARGE", items=len(request.ids), items_max=IDS_MAX)
     positions = frozenset(_position(each, "ids") for each in request.ids)
     return RedriveDeadLetters(
-        _selection(request.filter, positions),
+        to_selection(request.filter, positions),
         dry_run=request.dry_run,
         letters_max=bounded(
             "letters_max", request.letters_max, default=LETTERS_MAX, most=LETTERS_MAX
@@ -125,11 +128,15 @@ def _to_command(request: pb.RedriveDeadLettersRequest) -> RedriveDeadLetters:
     )
 
 
-def _selection(
+def to_selection(
     given: pb.DeadLetterFilter, positions: frozenset[Position] = frozenset()
 ) -> Selection:
+    """Raises Invalid BAD_REQUEST for a negative time, or a reason that no letter may carry."""
     if given.since_ms < 0 or given.until_ms < 0:
         raise Invalid("BAD_REQUEST", field="filter", problem="has a negative time")
+    if given.reason and given.reason not in RECORD_REASONS:
+        problem = f"{given.reason} is none of {', '.join(RECORD_REASONS)}"
+        raise Invalid("BAD_REQUEST", field="filter.reason", problem=problem)
     return Selection(given.stream, given.reason, given.since_ms, given.until_ms, positions)
 
 
@@ -167,6 +174,7 @@ def _to_letter(record: Record, letter: Letter, redriven: bool) -> pb.DeadLetter:
         offset=letter.offset,
         key=record.headers.get("dl-key", b""),
         reasons=letter.reasons,
+        faults=_to_faults(letter.told),
         attempt=letter.attempt,
         set_aside_ms=letter.set_aside_ms,
         sha256=record.headers.get("dl-sha256", b"").decode("ascii", "replace"),
@@ -176,15 +184,23 @@ def _to_letter(record: Record, letter: Letter, redriven: bool) -> pb.DeadLetter:
     )
 
 
+def _to_faults(told: str) -> list[pb.RecordFault]:
+    """As in `Judged`; empty: none."""
+    places = places_of(told) if told else []
+    return [pb.RecordFault(reason=reason, place=place) for reason, place in places]
+
+
 def _to_view(view: LetterView, value_bytes_max: int) -> pb.GetDeadLetterResponse:
     own = {name: each for name, each in view.record.headers.items() if not name.startswith("dl-")}
     reasons = [REASONS[each] for each in view.letter.reasons if each in REASONS]
+    now = _to_faults(view.told_now)
     return pb.GetDeadLetterResponse(
         letter=_to_letter(view.record, view.letter, view.redriven),
         headers=own,
         value=(view.value or b"")[:value_bytes_max],
         next_steps=[reason.next for reason in reasons],
-        reasons_now=view.reasons_now,
+        reasons_now=[each.reason for each in now],
+        faults_now=now,
     )
 
 

@@ -65,6 +65,12 @@ def leading(told: str) -> str:
     return told.partition(",")[0].partition(":")[0]
 
 
+def places_of(told: str) -> list[tuple[str, str]]:
+    """Each reason of such a text with its column or rule, which is empty for the whole record."""
+    parts = (each.partition(":") for each in told.split(","))
+    return [(reason, place) for reason, _, place in parts]
+
+
 def faults_of(stream: Stream) -> list[Fault]:
     """In the order in which they are told; faults of one reason stand together."""
     return [

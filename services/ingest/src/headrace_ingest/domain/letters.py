@@ -11,6 +11,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from headrace_ingest.domain.faults import places_of
+
 
 class Position(NamedTuple):
     """A place in the topic of dead letters; letters are told in this order."""
@@ -23,16 +25,21 @@ class Position(NamedTuple):
 class Letter:
     """One record set aside; `partition` and `offset` are where it stood on its stream's raw topic.
 
-    `stream` is empty when the topic is none of a stream.
+    `stream` is empty when the topic is none of a stream; `told`: its reasons as in `Judged`.
     """
 
     position: Position
     stream: str
     partition: int
     offset: int
-    reasons: tuple[str, ...]
+    told: str
     attempt: int
     set_aside_ms: int
+
+    @property
+    def reasons(self) -> tuple[str, ...]:
+        """Each once, without what it is about."""
+        return tuple(dict.fromkeys(reason for reason, _ in places_of(self.told)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +97,10 @@ class Window:
             self._letters[key] = letter
         elif self.following is None:
             self.following = letter.position
+
+    def found(self) -> bool:
+        """Whether there is any letter."""
+        return bool(self._letters)
 
     def letters(self) -> Iterator[tuple[Letter, bool]]:
         """The letters in their order, and whether each was sent again."""

@@ -11,7 +11,6 @@ from headrace import topics
 from headrace.errors import NotFound
 from headrace_ingest.domain.decoding import Decode
 from headrace_ingest.domain.erasures import ENTITY_ERASED
-from headrace_ingest.domain.faults import leading
 from headrace_ingest.domain.judging import judge
 from headrace_ingest.domain.letters import Letter, Position, Selection, Sent, Window
 from headrace_ingest.handlers.erased_letters import ErasedLetters, veiled
@@ -40,13 +39,16 @@ class LetterPage:
 
 @dataclass(frozen=True, slots=True)
 class LetterView:
-    """One letter with what is kept of its record, and why the applied contract would refuse it."""
+    """One letter with what is kept of its record, and why the applied contract would refuse it.
+
+    `told_now`: as in `Judged`; empty when it would be taken.
+    """
 
     record: Record
     letter: Letter
     redriven: bool
     value: bytes | None
-    reasons_now: Sequence[str]
+    told_now: str
 
 
 def read_window(
@@ -69,10 +71,16 @@ def list_dead_letters(
     letters_max: int,
     with_redriven: bool,
     log: TopicLog,
+    contracts: ContractBook,
     erased: ErasedLetters,
 ) -> LetterPage:
-    """A page of letters from `begin` on, each with its record; an erased one is veiled."""
+    """A page of letters from `begin` on, each with its record; an erased one is veiled.
+
+    Raises NotFound STREAM_UNKNOWN, as `require_stream`.
+    """
     window = read_window(log, selection, begin)
+    if begin == BEGINNING and not window.found():
+        require_stream(selection, contracts)
     counts: Counter[tuple[str, str, bool]] = Counter()
     told = []
     for letter, sent in window.letters():
@@ -88,6 +96,12 @@ def list_dead_letters(
     return LetterPage(records, following, counts, window.following is not None)
 
 
+def require_stream(selection: Selection, contracts: ContractBook) -> None:
+    """Raises NotFound STREAM_UNKNOWN for a stream that is not applied; for one without letters."""
+    if selection.stream:
+        contracts.get(selection.stream)
+
+
 def get_dead_letter(
     position: Position,
     *,
@@ -97,7 +111,8 @@ def get_dead_letter(
     erased: ErasedLetters,
 ) -> LetterView:
     """Raises NotFound DEAD_LETTER_UNKNOWN; of an erased record nothing is shown."""
-    record = log.at(Partition(TOPIC, position.partition), position.offset)
+    known = position.partition in log.partitions(TOPIC)
+    record = log.at(Partition(TOPIC, position.partition), position.offset) if known else None
     letter = None if record is None else letter_of(record)
     if record is None or not isinstance(letter, Letter):
         raise NotFound("DEAD_LETTER_UNKNOWN", id=f"{position.partition}-{position.offset}")
@@ -106,10 +121,11 @@ def get_dead_letter(
     redriven = not window.waiting()  # also when another letter has followed
     raw = original(record, log)
     if raw is not None and erased.among(letter.stream, [raw])[0]:
-        return LetterView(veiled(record), letter, redriven, None, [ENTITY_ERASED])
-    now = [] if raw is None else reasons_now(letter.stream, [raw], contracts, decode)
-    value = None if raw is None else raw.value
-    return LetterView(record, letter, redriven, value, [reason for reason in now if reason])
+        return LetterView(veiled(record), letter, redriven, None, ENTITY_ERASED)
+    if raw is None:
+        return LetterView(record, letter, redriven, None, "")
+    [now] = told_now(letter.stream, [raw], contracts, decode)
+    return LetterView(record, letter, redriven, raw.value, now)
 
 
 def _shown(record: Record, letter: Letter, log: TopicLog, erased: ErasedLetters) -> Record:
@@ -152,23 +168,22 @@ def original(letter: Record, log: TopicLog) -> Record | None:
     return replace(found, headers=own)
 
 
-def reasons_now(
+def told_now(
     stream: str, records: Sequence[Record], contracts: ContractBook, decode: Decode
-) -> list[str | None]:
-    """Why the applied contract would refuse each record; repeated ids are not looked for."""
+) -> list[str]:
+    """Why the applied contract would refuse each record, as in `Judged`; repeats are not sought."""
     try:
         contract = contracts.get(stream)
     except NotFound as err:
         return [err.reason] * len(records)
     refused = judge(RecordBatch.of(records), contract, decode=decode).refused
-    return [leading(refused[i]) if i in refused else None for i in range(len(records))]
+    return [refused.get(number, "") for number in range(len(records))]
 
 
-def _reasons(record: Record) -> tuple[str, ...]:
-    """Those of `dl-reasons` without their columns, each once; letters of old have one."""
+def _told(record: Record) -> str:
+    """What `dl-reasons` says; letters of old have one reason."""
     told = record.headers.get("dl-reasons") or record.headers.get("dl-reason", b"")
-    names = [each.partition(":")[0] for each in told.decode("utf-8", "replace").split(",")]
-    return tuple(dict.fromkeys(names))
+    return told.decode("utf-8", "replace")
 
 
 def letter_of(record: Record) -> Letter | Sent | None:
@@ -185,7 +200,7 @@ def letter_of(record: Record) -> Letter | Sent | None:
         stream=stream if topics.RAW.of(stream) == origin.topic else "",
         partition=origin.partition,
         offset=origin.offset,
-        reasons=_reasons(record),
+        told=_told(record),
         attempt=origin.attempt,
         set_aside_ms=record.timestamp_ms,
     )

@@ -13,9 +13,10 @@ from dataclasses import dataclass, field
 from itertools import islice
 
 from headrace import topics
-from headrace.errors import Invalid
+from headrace.errors import Invalid, NotFound
 from headrace_ingest.domain.decoding import Decode
 from headrace_ingest.domain.erasures import ENTITY_ERASED
+from headrace_ingest.domain.faults import leading
 from headrace_ingest.domain.letters import Letter, Position, Selection
 from headrace_ingest.handlers.dead_letters import (
     BEGINNING,
@@ -24,7 +25,8 @@ from headrace_ingest.handlers.dead_letters import (
     original,
     read_letters,
     read_window,
-    reasons_now,
+    require_stream,
+    told_now,
 )
 from headrace_ingest.handlers.erased_letters import ErasedLetters
 from headrace_ingest.ports import ContractBook
@@ -70,12 +72,15 @@ def redrive_dead_letters(
 ) -> Iterator[Progress]:
     """Tell the progress after each part; ends in time when `left_s` says that none is left.
 
-    Raises Invalid BAD_REQUEST when neither a stream nor letters are named, and what `log` and
-    `publisher` raise: what was sent until then stays sent, and is not sent again.
+    Raises Invalid BAD_REQUEST when neither a stream nor letters are named, NotFound STREAM_UNKNOWN
+    for a stream that is not applied and has no letter, DEAD_LETTER_UNKNOWN for a partition that is
+    not there, and what `log` and `publisher` raise: what was sent until then stays sent, and is not
+    sent again.
     """
     selection = command.selection
     if not (selection.stream or selection.positions):
         raise Invalid("BAD_REQUEST", field="filter.stream", problem="names no stream, nor ids")
+    _require_partitions(selection, log)
     progress = Progress()
     waiting = _waiting(log, selection)
     allowed = islice(waiting, command.letters_max)
@@ -90,7 +95,16 @@ def redrive_dead_letters(
             _send(known, progress, publisher)
         yield progress
     progress.more = progress.more or next(waiting, None) is not None
+    if progress == Progress():
+        require_stream(selection, contracts)
     yield progress
+
+
+def _require_partitions(selection: Selection, log: TopicLog) -> None:
+    there = log.partitions(TOPIC)
+    for position in sorted(selection.positions):
+        if position.partition not in there:
+            raise NotFound("DEAD_LETTER_UNKNOWN", id=f"{position.partition}-{position.offset}")
 
 
 def _waiting(log: TopicLog, selection: Selection) -> Iterator[tuple[Letter, Record]]:
@@ -148,8 +162,8 @@ def _judge(
 ) -> None:
     for stream in {each.stream for each in known}:
         records = [each.original for each in known if each.stream == stream]
-        found = reasons_now(stream, records, contracts, decode)
-        progress.refused.update(reason for reason in found if reason)
+        found = told_now(stream, records, contracts, decode)
+        progress.refused.update(leading(told) for told in found if told)
     progress.sent += len(known)
 
 

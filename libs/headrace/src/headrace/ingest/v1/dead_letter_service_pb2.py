@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n,headrace/ingest/v1/dead_letter_service.proto\x12\x12headrace.ingest.v1\"V\n\x10\x44\x65\x61\x64LetterFilter\x12\x0e\n\x06stream\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x10\n\x08since_ms\x18\x03 \x01(\x03\x12\x10\n\x08until_ms\x18\x04 \x01(\x03\"\xd8\x01\n\nDeadLetter\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0e\n\x06stream\x18\x02 \x01(\t\x12\x11\n\tpartition\x18\x03 \x01(\x05\x12\x0e\n\x06offset\x18\x04 \x01(\x03\x12\x0b\n\x03key\x18\x05 \x01(\x0c\x12\x0f\n\x07reasons\x18\x06 \x03(\t\x12\x0f\n\x07\x61ttempt\x18\x07 \x01(\x05\x12\x14\n\x0cset_aside_ms\x18\x08 \x01(\x03\x12\x0e\n\x06sha256\x18\t \x01(\t\x12\x13\n\x0bvalue_bytes\x18\n \x01(\x03\x12\x0f\n\x07pointer\x18\x0b \x01(\x08\x12\x10\n\x08redriven\x18\x0c \x01(\x08\"\x8c\x01\n\x16ListDeadLettersRequest\x12\x34\n\x06\x66ilter\x18\x01 \x01(\x0b\x32$.headrace.ingest.v1.DeadLetterFilter\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\x12\x15\n\rwith_redriven\x18\x04 \x01(\x08\"\xb0\x01\n\x17ListDeadLettersResponse\x12/\n\x07letters\x18\x01 \x03(\x0b\x32\x1e.headrace.ingest.v1.DeadLetter\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x33\n\x06\x63ounts\x18\x03 \x03(\x0b\x32#.headrace.ingest.v1.DeadLetterCount\x12\x16\n\x0emore_uncounted\x18\x04 \x01(\x08\"T\n\x0f\x44\x65\x61\x64LetterCount\x12\x0e\n\x06stream\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x0f\n\x07waiting\x18\x03 \x01(\x03\x12\x10\n\x08redriven\x18\x04 \x01(\x03\";\n\x14GetDeadLetterRequest\x12\n\n\x02id\x18\x01 \x01(\t\x12\x17\n\x0fvalue_bytes_max\x18\x02 \x01(\x05\"\xf8\x01\n\x15GetDeadLetterResponse\x12.\n\x06letter\x18\x01 \x01(\x0b\x32\x1e.headrace.ingest.v1.DeadLetter\x12G\n\x07headers\x18\x02 \x03(\x0b\x32\x36.headrace.ingest.v1.GetDeadLetterResponse.HeadersEntry\x12\r\n\x05value\x18\x03 \x01(\x0c\x12\x12\n\nnext_steps\x18\x04 \x03(\t\x12\x13\n\x0breasons_now\x18\x05 \x03(\t\x1a.\n\x0cHeadersEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x0c:\x02\x38\x01\"\x84\x01\n\x19RedriveDeadLettersRequest\x12\x34\n\x06\x66ilter\x18\x01 \x01(\x0b\x32$.headrace.ingest.v1.DeadLetterFilter\x12\x0b\n\x03ids\x18\x02 \x03(\t\x12\x0f\n\x07\x64ry_run\x18\x03 \x01(\x08\x12\x13\n\x0bletters_max\x18\x04 \x01(\x05\"\xe8\x02\n\x1aRedriveDeadLettersResponse\x12\x0c\n\x04sent\x18\x01 \x01(\x03\x12^\n\x11skipped_by_reason\x18\x02 \x03(\x0b\x32\x43.headrace.ingest.v1.RedriveDeadLettersResponse.SkippedByReasonEntry\x12^\n\x11refused_by_reason\x18\x03 \x03(\x0b\x32\x43.headrace.ingest.v1.RedriveDeadLettersResponse.RefusedByReasonEntry\x12\x0c\n\x04more\x18\x04 \x01(\x08\x1a\x36\n\x14SkippedByReasonEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x03:\x02\x38\x01\x1a\x36\n\x14RefusedByReasonEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x03:\x02\x38\x01\x32\xdc\x02\n\x11\x44\x65\x61\x64LetterService\x12j\n\x0fListDeadLetters\x12*.headrace.ingest.v1.ListDeadLettersRequest\x1a+.headrace.ingest.v1.ListDeadLettersResponse\x12\x64\n\rGetDeadLetter\x12(.headrace.ingest.v1.GetDeadLetterRequest\x1a).headrace.ingest.v1.GetDeadLetterResponse\x12u\n\x12RedriveDeadLetters\x12-.headrace.ingest.v1.RedriveDeadLettersRequest\x1a..headrace.ingest.v1.RedriveDeadLettersResponse0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n,headrace/ingest/v1/dead_letter_service.proto\x12\x12headrace.ingest.v1\"V\n\x10\x44\x65\x61\x64LetterFilter\x12\x0e\n\x06stream\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x10\n\x08since_ms\x18\x03 \x01(\x03\x12\x10\n\x08until_ms\x18\x04 \x01(\x03\"\x89\x02\n\nDeadLetter\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0e\n\x06stream\x18\x02 \x01(\t\x12\x11\n\tpartition\x18\x03 \x01(\x05\x12\x0e\n\x06offset\x18\x04 \x01(\x03\x12\x0b\n\x03key\x18\x05 \x01(\x0c\x12\x0f\n\x07reasons\x18\x06 \x03(\t\x12\x0f\n\x07\x61ttempt\x18\x07 \x01(\x05\x12\x14\n\x0cset_aside_ms\x18\x08 \x01(\x03\x12\x0e\n\x06sha256\x18\t \x01(\t\x12\x13\n\x0bvalue_bytes\x18\n \x01(\x03\x12\x0f\n\x07pointer\x18\x0b \x01(\x08\x12\x10\n\x08redriven\x18\x0c \x01(\x08\x12/\n\x06\x66\x61ults\x18\r \x03(\x0b\x32\x1f.headrace.ingest.v1.RecordFault\",\n\x0bRecordFault\x12\x0e\n\x06reason\x18\x01 \x01(\t\x12\r\n\x05place\x18\x02 \x01(\t\"\x8c\x01\n\x16ListDeadLettersRequest\x12\x34\n\x06\x66ilter\x18\x01 \x01(\x0b\x32$.headrace.ingest.v1.DeadLetterFilter\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\x12\x15\n\rwith_redriven\x18\x04 \x01(\x08\"\xb0\x01\n\x17ListDeadLettersResponse\x12/\n\x07letters\x18\x01 \x03(\x0b\x32\x1e.headrace.ingest.v1.DeadLetter\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x33\n\x06\x63ounts\x18\x03 \x03(\x0b\x32#.headrace.ingest.v1.DeadLetterCount\x12\x16\n\x0emore_uncounted\x18\x04 \x01(\x08\"T\n\x0f\x44\x65\x61\x64LetterCount\x12\x0e\n\x06stream\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x0f\n\x07waiting\x18\x03 \x01(\x03\x12\x10\n\x08redriven\x18\x04 \x01(\x03\";\n\x14GetDeadLetterRequest\x12\n\n\x02id\x18\x01 \x01(\t\x12\x17\n\x0fvalue_bytes_max\x18\x02 \x01(\x05\"\xad\x02\n\x15GetDeadLetterResponse\x12.\n\x06letter\x18\x01 \x01(\x0b\x32\x1e.headrace.ingest.v1.DeadLetter\x12G\n\x07headers\x18\x02 \x03(\x0b\x32\x36.headrace.ingest.v1.GetDeadLetterResponse.HeadersEntry\x12\r\n\x05value\x18\x03 \x01(\x0c\x12\x12\n\nnext_steps\x18\x04 \x03(\t\x12\x13\n\x0breasons_now\x18\x05 \x03(\t\x12\x33\n\nfaults_now\x18\x06 \x03(\x0b\x32\x1f.headrace.ingest.v1.RecordFault\x1a.\n\x0cHeadersEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x0c:\x02\x38\x01\"\x84\x01\n\x19RedriveDeadLettersRequest\x12\x34\n\x06\x66ilter\x18\x01 \x01(\x0b\x32$.headrace.ingest.v1.DeadLetterFilter\x12\x0b\n\x03ids\x18\x02 \x03(\t\x12\x0f\n\x07\x64ry_run\x18\x03 \x01(\x08\x12\x13\n\x0bletters_max\x18\x04 \x01(\x05\"\xe8\x02\n\x1aRedriveDeadLettersResponse\x12\x0c\n\x04sent\x18\x01 \x01(\x03\x12^\n\x11skipped_by_reason\x18\x02 \x03(\x0b\x32\x43.headrace.ingest.v1.RedriveDeadLettersResponse.SkippedByReasonEntry\x12^\n\x11refused_by_reason\x18\x03 \x03(\x0b\x32\x43.headrace.ingest.v1.RedriveDeadLettersResponse.RefusedByReasonEntry\x12\x0c\n\x04more\x18\x04 \x01(\x08\x1a\x36\n\x14SkippedByReasonEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x03:\x02\x38\x01\x1a\x36\n\x14RefusedByReasonEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x03:\x02\x38\x01\x32\xdc\x02\n\x11\x44\x65\x61\x64LetterService\x12j\n\x0fListDeadLetters\x12*.headrace.ingest.v1.ListDeadLettersRequest\x1a+.headrace.ingest.v1.ListDeadLettersResponse\x12\x64\n\rGetDeadLetter\x12(.headrace.ingest.v1.GetDeadLetterRequest\x1a).headrace.ingest.v1.GetDeadLetterResponse\x12u\n\x12RedriveDeadLetters\x12-.headrace.ingest.v1.RedriveDeadLettersRequest\x1a..headrace.ingest.v1.RedriveDeadLettersResponse0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -40,27 +40,29 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_DEADLETTERFILTER']._serialized_start=68
   _globals['_DEADLETTERFILTER']._serialized_end=154
   _globals['_DEADLETTER']._serialized_start=157
-  _globals['_DEADLETTER']._serialized_end=373
-  _globals['_LISTDEADLETTERSREQUEST']._serialized_start=376
-  _globals['_LISTDEADLETTERSREQUEST']._serialized_end=516
-  _globals['_LISTDEADLETTERSRESPONSE']._serialized_start=519
-  _globals['_LISTDEADLETTERSRESPONSE']._serialized_end=695
-  _globals['_DEADLETTERCOUNT']._serialized_start=697
-  _globals['_DEADLETTERCOUNT']._serialized_end=781
-  _globals['_GETDEADLETTERREQUEST']._serialized_start=783
-  _globals['_GETDEADLETTERREQUEST']._serialized_end=842
-  _globals['_GETDEADLETTERRESPONSE']._serialized_start=845
-  _globals['_GETDEADLETTERRESPONSE']._serialized_end=1093
-  _globals['_GETDEADLETTERRESPONSE_HEADERSENTRY']._serialized_start=1047
-  _globals['_GETDEADLETTERRESPONSE_HEADERSENTRY']._serialized_end=1093
-  _globals['_REDRIVEDEADLETTERSREQUEST']._serialized_start=1096
-  _globals['_REDRIVEDEADLETTERSREQUEST']._serialized_end=1228
-  _globals['_REDRIVEDEADLETTERSRESPONSE']._serialized_start=1231
-  _globals['_REDRIVEDEADLETTERSRESPONSE']._serialized_end=1591
-  _globals['_REDRIVEDEADLETTERSRESPONSE_SKIPPEDBYREASONENTRY']._serialized_start=1481
-  _globals['_REDRIVEDEADLETTERSRESPONSE_SKIPPEDBYREASONENTRY']._serialized_end=1535
-  _globals['_REDRIVEDEADLETTERSRESPONSE_REFUSEDBYREASONENTRY']._serialized_start=1537
-  _globals['_REDRIVEDEADLETTERSRESPONSE_REFUSEDBYREASONENTRY']._serialized_end=1591
-  _globals['_DEADLETTERSERVICE']._serialized_start=1594
-  _globals['_DEADLETTERSERVICE']._serialized_end=1942
+  _globals['_DEADLETTER']._serialized_end=422
+  _globals['_RECORDFAULT']._serialized_start=424
+  _globals['_RECORDFAULT']._serialized_end=468
+  _globals['_LISTDEADLETTERSREQUEST']._serialized_start=471
+  _globals['_LISTDEADLETTERSREQUEST']._serialized_end=611
+  _globals['_LISTDEADLETTERSRESPONSE']._serialized_start=614
+  _globals['_LISTDEADLETTERSRESPONSE']._serialized_end=790
+  _globals['_DEADLETTERCOUNT']._serialized_start=792
+  _globals['_DEADLETTERCOUNT']._serialized_end=876
+  _globals['_GETDEADLETTERREQUEST']._serialized_start=878
+  _globals['_GETDEADLETTERREQUEST']._serialized_end=937
+  _globals['_GETDEADLETTERRESPONSE']._serialized_start=940
+  _globals['_GETDEADLETTERRESPONSE']._serialized_end=1241
+  _globals['_GETDEADLETTERRESPONSE_HEADERSENTRY']._serialized_start=1195
+  _globals['_GETDEADLETTERRESPONSE_HEADERSENTRY']._serialized_end=1241
+  _globals['_REDRIVEDEADLETTERSREQUEST']._serialized_start=1244
+  _globals['_REDRIVEDEADLETTERSREQUEST']._serialized_end=1376
+  _globals['_REDRIVEDEADLETTERSRESPONSE']._serialized_start=1379
+  _globals['_REDRIVEDEADLETTERSRESPONSE']._serialized_end=1739
+  _globals['_REDRIVEDEADLETTERSRESPONSE_SKIPPEDBYREASONENTRY']._serialized_start=1629
+  _globals['_REDRIVEDEADLETTERSRESPONSE_SKIPPEDBYREASONENTRY']._serialized_end=1683
+  _globals['_REDRIVEDEADLETTERSRESPONSE_REFUSEDBYREASONENTRY']._serialized_start=1685
+  _globals['_REDRIVEDEADLETTERSRESPONSE_REFUSEDBYREASONENTRY']._serialized_end=1739
+  _globals['_DEADLETTERSERVICE']._serialized_start=1742
+  _globals['_DEADLETTERSERVICE']._serialized_end=2090
 # @@protoc_insertion_point(module_scope)

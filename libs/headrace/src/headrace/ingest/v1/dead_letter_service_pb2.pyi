@@ -19,7 +19,7 @@ class DeadLetterFilter(_message.Message):
     def __init__(self, stream: _Optional[str] = ..., reason: _Optional[str] = ..., since_ms: _Optional[int] = ..., until_ms: _Optional[int] = ...) -> None: ...
 
 class DeadLetter(_message.Message):
-    __slots__ = ("id", "stream", "partition", "offset", "key", "reasons", "attempt", "set_aside_ms", "sha256", "value_bytes", "pointer", "redriven")
+    __slots__ = ("id", "stream", "partition", "offset", "key", "reasons", "attempt", "set_aside_ms", "sha256", "value_bytes", "pointer", "redriven", "faults")
     ID_FIELD_NUMBER: _ClassVar[int]
     STREAM_FIELD_NUMBER: _ClassVar[int]
     PARTITION_FIELD_NUMBER: _ClassVar[int]
@@ -32,6 +32,7 @@ class DeadLetter(_message.Message):
     VALUE_BYTES_FIELD_NUMBER: _ClassVar[int]
     POINTER_FIELD_NUMBER: _ClassVar[int]
     REDRIVEN_FIELD_NUMBER: _ClassVar[int]
+    FAULTS_FIELD_NUMBER: _ClassVar[int]
     id: str
     stream: str
     partition: int
@@ -44,7 +45,16 @@ class DeadLetter(_message.Message):
     value_bytes: int
     pointer: bool
     redriven: bool
-    def __init__(self, id: _Optional[str] = ..., stream: _Optional[str] = ..., partition: _Optional[int] = ..., offset: _Optional[int] = ..., key: _Optional[bytes] = ..., reasons: _Optional[_Iterable[str]] = ..., attempt: _Optional[int] = ..., set_aside_ms: _Optional[int] = ..., sha256: _Optional[str] = ..., value_bytes: _Optional[int] = ..., pointer: _Optional[bool] = ..., redriven: _Optional[bool] = ...) -> None: ...
+    faults: _containers.RepeatedCompositeFieldContainer[RecordFault]
+    def __init__(self, id: _Optional[str] = ..., stream: _Optional[str] = ..., partition: _Optional[int] = ..., offset: _Optional[int] = ..., key: _Optional[bytes] = ..., reasons: _Optional[_Iterable[str]] = ..., attempt: _Optional[int] = ..., set_aside_ms: _Optional[int] = ..., sha256: _Optional[str] = ..., value_bytes: _Optional[int] = ..., pointer: _Optional[bool] = ..., redriven: _Optional[bool] = ..., faults: _Optional[_Iterable[_Union[RecordFault, _Mapping]]] = ...) -> None: ...
+
+class RecordFault(_message.Message):
+    __slots__ = ("reason", "place")
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    PLACE_FIELD_NUMBER: _ClassVar[int]
+    reason: str
+    place: str
+    def __init__(self, reason: _Optional[str] = ..., place: _Optional[str] = ...) -> None: ...
 
 class ListDeadLettersRequest(_message.Message):
     __slots__ = ("filter", "page_size", "page_token", "with_redriven")
@@ -91,7 +101,7 @@ class GetDeadLetterRequest(_message.Message):
     def __init__(self, id: _Optional[str] = ..., value_bytes_max: _Optional[int] = ...) -> None: ...
 
 class GetDeadLetterResponse(_message.Message):
-    __slots__ = ("letter", "headers", "value", "next_steps", "reasons_now")
+    __slots__ = ("letter", "headers", "value", "next_steps", "reasons_now", "faults_now")
     class HeadersEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -104,12 +114,14 @@ class GetDeadLetterResponse(_message.Message):
     VALUE_FIELD_NUMBER: _ClassVar[int]
     NEXT_STEPS_FIELD_NUMBER: _ClassVar[int]
     REASONS_NOW_FIELD_NUMBER: _ClassVar[int]
+    FAULTS_NOW_FIELD_NUMBER: _ClassVar[int]
     letter: DeadLetter
     headers: _containers.ScalarMap[str, bytes]
     value: bytes
     next_steps: _containers.RepeatedScalarFieldContainer[str]
     reasons_now: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, letter: _Optional[_Union[DeadLetter, _Mapping]] = ..., headers: _Optional[_Mapping[str, bytes]] = ..., value: _Optional[bytes] = ..., next_steps: _Optional[_Iterable[str]] = ..., reasons_now: _Optional[_Iterable[str]] = ...) -> None: ...
+    faults_now: _containers.RepeatedCompositeFieldContainer[RecordFault]
+    def __init__(self, letter: _Optional[_Union[DeadLetter, _Mapping]] = ..., headers: _Optional[_Mapping[str, bytes]] = ..., value: _Optional[bytes] = ..., next_steps: _Optional[_Iterable[str]] = ..., reasons_now: _Optional[_Iterable[str]] = ..., faults_now: _Optional[_Iterable[_Union[RecordFault, _Mapping]]] = ...) -> None: ...
 
 class RedriveDeadLettersRequest(_message.Message):
     __slots__ = ("filter", "ids", "dry_run", "letters_max")
