@@ -22,7 +22,6 @@ from headrace.application import parse_definition
 from headrace_ingest.adapters.contract_book import AppliedContracts
 from headrace_ingest.adapters.delta_archive import DeltaArchive
 from headrace_ingest.adapters.erasure_conversions import KafkaErasureNews
-from headrace_ingest.adapters.memory_attempt_log import MemoryAttemptLog
 from headrace_ingest.domain.contract import Contract
 from headrace_ingest.domain.tolerance import Tolerance
 from headrace_ingest.handlers.sink import Pace, RecordSink
@@ -32,7 +31,7 @@ from headrace_kit.erased_entities import ErasedEntities
 from headrace_kit.json_strict import decode
 from headrace_kit.kafka import Message, Partition, Record
 from headrace_kit.objects import delta_table_uri
-from headrace_kit.testing import MemoryPublisher, a_batch
+from headrace_kit.testing import MemoryAttemptLog, MemoryPublisher, a_batch
 
 pytestmark = pytest.mark.faults
 

@@ -133,3 +133,10 @@ def test_batch_is_cut_where_the_partition_changes():
     assert {("a", 0): 8, ("a", 1): 1, ("b", 1): 1} == batch.next_by_partition()
     assert [5, 6, 7] == batch.without([Partition("a", 1), Partition("b", 1)]).offsets
     assert [] == placed().runs
+
+
+def test_dead_letter_of_a_deadly_record_is_a_pointer():
+    letter = dead_letter(a_record(b"boom"), reason="POISON_CRASH", service="feature")
+
+    assert letter.value is None
+    assert hashlib.sha256(b"boom").hexdigest().encode() == dict(letter.headers)["dl-sha256"]

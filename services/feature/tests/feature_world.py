@@ -48,7 +48,14 @@ from headrace_feature.skew_handlers import check_skew, skew_snapshots
 from headrace_kit.erased_entities import Entity, ErasedEntities, entity_key_digest, entity_sha256
 from headrace_kit.kafka import Message, Partition
 from headrace_kit.state_store import MemoryStateStore
-from headrace_kit.testing import FixedClock, MemoryPublisher, MemoryTopicLog, a_batch, a_record
+from headrace_kit.testing import (
+    FixedClock,
+    MemoryAttemptLog,
+    MemoryPublisher,
+    MemoryTopicLog,
+    a_batch,
+    a_record,
+)
 
 SECOND, MINUTE, HOUR, DAY = 1_000_000, 60_000_000, 3_600_000_000, 86_400_000_000
 START = 1_357_000_000_000_000
@@ -289,6 +296,7 @@ class World:
     restorer: Restorer = field(default_factory=NothingToRestore)
     owner: bool = True  # of all partitions
     served_rows_max: int = 1_000
+    attempt_log: MemoryAttemptLog = field(default_factory=MemoryAttemptLog)
     told: MemoryPublisher = field(default_factory=MemoryPublisher)  # which events were erased
 
     def __post_init__(self) -> None:
@@ -340,6 +348,7 @@ class World:
             keep_us=self.keep,
             freshness=self.freshness,
             follower=FoldFollowers(self.teller, self.rows),
+            attempt_log=self.attempt_log,
         )
         if self.owner:
             self.place()

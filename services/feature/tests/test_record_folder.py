@@ -21,6 +21,8 @@ from feature_world import (
 )
 
 from headrace.errors import Busy, Invalid, Unavailable
+from headrace_feature.adapters import record_folder
+from headrace_feature.adapters.conversions import to_observations
 from headrace_feature.adapters.run_store import RunStore
 from headrace_kit.kafka import Partition
 from headrace_kit.state_store import LmdbStateStore, MemoryStateStore
@@ -216,3 +218,43 @@ def test_freshness_is_from_published_to_readable():
 
 def test_no_freshness_before_the_first_record():
     assert World().freshness.quantile_ms(0.5) is None
+
+
+class Death(BaseException):
+    """The process is gone, and nobody could do anything."""
+
+
+@pytest.fixture
+def deadly(monkeypatch):
+    """One record ends every process that reads it."""
+
+    def read(part, *arguments):
+        if b"ride-3" in b"".join(value or b"" for value in part.values()):
+            raise Death
+        return to_observations(part, *arguments)
+
+    monkeypatch.setattr(record_folder, "to_observations", read)
+
+
+def test_record_that_ends_the_process_three_times_is_refused_and_the_others_count(world, deadly):
+    for _ in range(3):
+        with pytest.raises(Death):
+            world.fold(*EVENTS[:6])
+        world.offsets.clear()
+        world.restart()
+
+    with pytest.raises(Invalid, match=r"POISON_CRASH.*offset=3"):
+        world.fold(*EVENTS[:6])
+    assert {Partition(TOPIC, 0): 3} == world.place()
+    world.loop_handler.set_aside(EVENTS[3].record(partition=0, offset=3))
+    world.offsets[0] = 4
+    world.fold(*EVENTS[4:6])
+    assert [[5.0]] == world.read([("a", 1, START + HOUR - 1)], COUNT).tolist()
+
+
+def test_record_that_is_refused_is_no_suspect(world):
+    bad = replace(EVENTS[0].record(partition=0, offset=0), value=b"{")
+    with pytest.raises(Invalid):
+        world.loop_handler.handle(a_batch([bad]))
+
+    assert {} == world.attempt_log.read()

@@ -14,7 +14,6 @@ from headrace_ingest.adapters import dead_letter_api
 from headrace_ingest.adapters.contract_book import AppliedContracts
 from headrace_ingest.adapters.erasure_conversions import KafkaErasureNews
 from headrace_ingest.adapters.memory_archive import MemoryArchive
-from headrace_ingest.adapters.memory_attempt_log import MemoryAttemptLog
 from headrace_ingest.domain.faults import places_of
 from headrace_ingest.domain.letters import Position, Selection
 from headrace_ingest.domain.tolerance import Tolerance
@@ -33,7 +32,13 @@ from headrace_kit.erased_entities import Entity, ErasedEntities, entity_sha256
 from headrace_kit.failpoints import FailpointRaised, arm
 from headrace_kit.json_strict import decode
 from headrace_kit.kafka import Message, Partition
-from headrace_kit.testing import MemoryPublisher, MemoryTopicLog, a_batch, a_record
+from headrace_kit.testing import (
+    MemoryAttemptLog,
+    MemoryPublisher,
+    MemoryTopicLog,
+    a_batch,
+    a_record,
+)
 
 STREAM, RAW = "flights.departed", "raw.flights.departed.v1"
 UNBOUNDED = Tolerance(1.0)

@@ -14,7 +14,6 @@ from headrace.ingest.v1.erasures_pb2 import EventsErased
 from headrace_ingest.adapters.contract_book import AppliedContracts
 from headrace_ingest.adapters.erasure_conversions import KafkaErasureNews
 from headrace_ingest.adapters.memory_archive import MemoryArchive
-from headrace_ingest.adapters.memory_attempt_log import MemoryAttemptLog
 from headrace_ingest.domain.accounts import Account
 from headrace_ingest.domain.tolerance import Tolerance
 from headrace_ingest.handlers.sink import Pace, RecordSink
@@ -23,7 +22,7 @@ from headrace_ingest.testing import NOW_US, a_contract, a_quality_watch, a_raw, 
 from headrace_kit.erased_entities import Entity, ErasedEntities, entity_sha256
 from headrace_kit.json_strict import decode
 from headrace_kit.kafka import Partition
-from headrace_kit.testing import MemoryPublisher, a_batch, a_record
+from headrace_kit.testing import MemoryAttemptLog, MemoryPublisher, a_batch, a_record
 
 STREAM = "flights.departed"
 RAW = "raw.flights.departed.v1"

@@ -16,7 +16,6 @@ from headrace.errors import Unavailable
 from headrace_ingest.adapters.contract_book import AppliedContracts
 from headrace_ingest.adapters.erasure_conversions import KafkaErasureNews
 from headrace_ingest.adapters.memory_archive import MemoryArchive
-from headrace_ingest.adapters.memory_attempt_log import MemoryAttemptLog
 from headrace_ingest.domain.tolerance import Tolerance
 from headrace_ingest.handlers.sink import Pace, RecordSink
 from headrace_ingest.ports import RawTopic
@@ -24,7 +23,7 @@ from headrace_ingest.testing import a_contract, a_quality_watch, a_raw
 from headrace_kit.erased_entities import ErasedEntities
 from headrace_kit.json_strict import decode
 from headrace_kit.kafka import Message, Partition
-from headrace_kit.testing import MemoryPublisher, a_batch
+from headrace_kit.testing import MemoryAttemptLog, MemoryPublisher, a_batch
 
 STREAM = "flights.departed"
 RAW = "raw.flights.departed.v1"

@@ -66,6 +66,44 @@ class TestDefinitions:
 
         assert ["delay-b"] == [each.name for each in applied.definitions]
 
+    def test_racing_applies_lose_nothing_and_have_one_order(self, registry):
+        """Each adds an endpoint and changes the recipe that all of them share."""
+
+        def race(number: int) -> int:
+            own = {**ENDPOINT, "name": f"delay-{number}"}
+            shared = {**RECIPE, "description": f"By {number}."}
+            applied = registry.apply(own, shared, request_id=f"race-{number}").definitions
+            [recipe] = [each for each in applied if each.kind == "recipe"]
+            return int(recipe.version)
+
+        with ThreadPoolExecutor(8) as pool:
+            versions = list(pool.map(race, range(12)))
+
+        stored = handlers.list_definitions(store=registry.store)
+        assert {f"delay-{number}" for number in range(12)} <= {each.name for each in stored}
+        assert list(range(2, 14)) == sorted(versions)
+        last = f'"By {versions.index(13)}."'
+        [recipe] = [each for each in stored if each.kind == "recipe"]
+        assert (13, True) == (recipe.version, last in recipe.spec_json)
+        told = [e for e in registry.published("definitions") if e.startswith("definition/recipe/")]
+        assert [f"definition/recipe/delay/{number}" for number in range(1, 14)] == told
+
+    def test_of_racing_applies_a_bad_one_leaves_nothing_of_itself(self, registry):
+        def race(number: int) -> None:
+            good = {**ENDPOINT, "name": f"delay-{number}"}
+            bad = {**ENDPOINT, "name": f"bad-{number}", "model": "none"}
+            try:
+                registry.apply(good, *[bad] * (number % 2), request_id=f"race-{number}")
+            except Invalid:
+                assert number % 2
+
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(race, range(8)))
+
+        names = {each.name for each in handlers.list_definitions(store=registry.store)}
+        raced = {name for name in names if name.startswith(("delay-", "bad-"))}
+        assert {f"delay-{number}" for number in (0, 2, 4, 6)} == raced
+
     def test_nothing_is_stored_when_one_definition_is_bad(self, registry):
         before = registry.published()
         good, bad = {**ENDPOINT, "name": "good"}, {**ENDPOINT, "name": "bad", "model": "none"}

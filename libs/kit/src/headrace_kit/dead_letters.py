@@ -18,6 +18,7 @@ RECORD_BYTES_MAX = MESSAGE_BYTES_MAX - 65_536  # a larger record is left where i
 HEADER_BYTES = 10  # of framing, at most
 KEY_BYTES_MAX = 1_024
 DIGITS_MAX = 19  # of an int64
+POISON_CRASH = "POISON_CRASH"
 ORIGIN_HEADERS = ("dl-topic", "dl-partition", "dl-offset", "dl-attempt")
 
 
@@ -38,7 +39,7 @@ def dead_letter_topic(service: str) -> str:
 
 
 def dead_letter(record: Record, *, reason: str, service: str, reasons: str = "") -> Message:
-    """The dead letter of a record; an oversize record becomes a pointer with its sha256.
+    """The dead letter of a record; a pointer with its sha256 of one that is too large or deadly.
 
     `reasons`: all of them as `REASON:column,REASON:column`, when more is known than `reason`.
     """
@@ -55,7 +56,7 @@ def dead_letter(record: Record, *, reason: str, service: str, reasons: str = "")
     }
     if reasons:
         own["dl-reasons"] = reasons.encode()
-    pointer_only = _size(record) > RECORD_BYTES_MAX
+    pointer_only = _size(record) > RECORD_BYTES_MAX or reason == POISON_CRASH
     return Message(
         topic=dead_letter_topic(service),
         key=origin.key(),

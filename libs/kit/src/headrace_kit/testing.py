@@ -11,6 +11,7 @@ from typing import TypeVar
 from headrace.errors import HeadraceError, Unavailable
 from headrace.topics import RAW
 from headrace_kit.kafka import Message, Partition, Record, RecordBatch
+from headrace_kit.suspects import Attempt, Place
 
 T = TypeVar("T")
 TIME_MS = 1_357_000_000_000
@@ -62,6 +63,19 @@ class MemorySending:
 
     def wait(self, timeout_s: float) -> None:
         self._publisher.publish(self._messages, timeout_s=timeout_s)
+
+
+class MemoryAttemptLog:
+    """AttemptLog that outlives those who are made on it."""
+
+    def __init__(self) -> None:
+        self._attempts: dict[Place, Attempt] = {}
+
+    def read(self) -> dict[Place, Attempt]:
+        return dict(self._attempts)
+
+    def write(self, attempts: Mapping[Place, Attempt]) -> None:
+        self._attempts = dict(attempts)
 
 
 class MemoryTopicLog:

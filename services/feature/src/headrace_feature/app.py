@@ -49,6 +49,7 @@ from headrace_feature.handlers import OnlineState
 from headrace_feature.readable import WarmUp
 from headrace_feature.settings import Settings
 from headrace_kit.admin_http import AdminServer
+from headrace_kit.attempt_log import FileAttemptLog
 from headrace_kit.clock import SystemClock
 from headrace_kit.consume import ConsumeLoop
 from headrace_kit.erased_entities import ErasedEntities
@@ -181,6 +182,7 @@ def run(settings: Settings) -> int:
         keep_us=keep_us,
         freshness=freshness,
         follower=FoldFollowers(teller, rows),
+        attempt_log=FileAttemptLog(settings.data_dir),
     )
     loop = ConsumeLoop(
         bootstrap=bootstrap,

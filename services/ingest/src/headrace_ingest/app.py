@@ -24,7 +24,6 @@ from headrace_ingest.adapters.delta_rows import DeltaRows
 from headrace_ingest.adapters.delta_tables import DeltaTables
 from headrace_ingest.adapters.duckdb_rows import DuckDbRows
 from headrace_ingest.adapters.erasure_conversions import KafkaErasureNews, to_entity
-from headrace_ingest.adapters.file_attempt_log import FileAttemptLog
 from headrace_ingest.adapters.grpc_api import WORKERS, IngestApi
 from headrace_ingest.adapters.grpc_model_versions import GrpcModelVersions
 from headrace_ingest.adapters.kafka_quality_log import KafkaQualityLog
@@ -51,6 +50,7 @@ from headrace_ingest.handlers.sink import Pace, RecordSink
 from headrace_ingest.handlers.text_search import TextKeeper
 from headrace_ingest.settings import IngestSettings
 from headrace_kit.admin_http import AdminServer
+from headrace_kit.attempt_log import FileAttemptLog
 from headrace_kit.bulk import KafkaBulkPublisher
 from headrace_kit.clock import SystemClock
 from headrace_kit.consume import ConsumeLoop

@@ -13,7 +13,6 @@ import polars as pl
 from headrace.feature_view import View
 from headrace.label_definition import LabelDefinition
 from headrace_ingest.domain.accounts import Account
-from headrace_ingest.domain.attempts import Attempt, Place
 from headrace_ingest.domain.catalogue import Entry
 from headrace_ingest.domain.contract import Contract
 from headrace_ingest.domain.datasets import (
@@ -183,16 +182,6 @@ class QualityLog(Protocol):
 
     def tell(self, quality: StreamQuality) -> None:
         """Raises Unavailable: tell it again."""
-
-
-class AttemptLog(Protocol):
-    """What is being judged, for the process that comes after a sudden end of this one."""
-
-    def read(self) -> dict[Place, Attempt]:
-        """What was begun and not ended."""
-
-    def write(self, attempts: Mapping[Place, Attempt]) -> None:
-        """This is begun now, and nothing else."""
 
 
 class Archive(Protocol):

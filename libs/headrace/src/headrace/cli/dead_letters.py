@@ -162,7 +162,7 @@ def _time(letter: pb.DeadLetter) -> str:
 def _now(found: pb.GetDeadLetterResponse) -> str:
     if found.letter.redriven:
         return "sent again, or set aside once more as another letter"
-    if found.reasons_now:
+    if found.faults_now:
         return f"the applied contract would refuse it: {_reasons(found.faults_now)}"
     return "the applied contract would take it; send it: headrace dead-letters redrive"
 

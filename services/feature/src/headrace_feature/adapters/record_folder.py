@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from headrace import topics
 from headrace.application import Stream
+from headrace.errors import HeadraceError, Invalid
 from headrace_feature.adapters.conversions import to_observations
 from headrace_feature.domain.freshness import DelayHistogram
 from headrace_feature.domain.kept_answers import KeptAnswers
@@ -25,6 +26,7 @@ from headrace_kit.clock import Clock
 from headrace_kit.erased_entities import ErasedEntities
 from headrace_kit.failpoints import failpoint
 from headrace_kit.kafka import Partition, Record, RecordBatch
+from headrace_kit.suspects import AttemptLog, Suspects
 
 NEVER = 2**62
 
@@ -48,10 +50,12 @@ class RecordFolder:
         keep_us: int,
         freshness: DelayHistogram,
         follower: FoldFollower,
+        attempt_log: AttemptLog,
     ) -> None:
         self._catalogue, self._store, self._clock = catalogue, store, clock
         self._restorer, self._kept, self._follower = restorer, kept, follower
         self._tend, self._erased = tend, erased
+        self._attempt_log, self._suspects = attempt_log, Suspects(attempt_log.read())
         self._restoring: list[Partition] = []
         self._owned: dict[str, set[int]] = {}
         self._keep_us, self._freshness = keep_us, freshness
@@ -128,7 +132,38 @@ class RecordFolder:
         return position
 
     def handle(self, records: RecordBatch) -> None:
-        """Raises Invalid when a record is not as ingest publishes them; then nothing is stored."""
+        """Raises Invalid when a record is not as ingest publishes them, or has ended the process.
+
+        The parts before it may be stored: what comes again is passed over.
+        """
+        for part in self._suspects.parts(records):
+            self._take(part)
+            self._suspects.clear(part)
+        self._follower.send()
+        self._tend()
+        self._restorer.tend()
+
+    def _take(self, records: RecordBatch) -> None:
+        """Raises Invalid; then nothing is stored."""
+        if self._suspects.guilty(records):
+            [(partition, _, _)] = records.runs
+            raise Invalid("POISON_CRASH", **partition._asdict(), offset=records.offsets[0])
+        self._attempt_log.write(self._suspects.attempts(records))
+        try:
+            batch, published_ms = self._worked_out(records)
+        except HeadraceError:
+            self._attempt_log.write({})
+            raise
+        self._attempt_log.write({})
+        failpoint("feature.loop.folded")
+        failpoint("feature.loop.batch")
+        if batch:
+            self._commit(batch)
+        failpoint("feature.loop.stored")
+        self._note(batch, published_ms)
+
+    def _worked_out(self, records: RecordBatch) -> tuple[list[Folded], list[NDArray[np.int64]]]:
+        failpoint("feature.loop.folding")
         batch: list[Folded] = []
         published_ms: list[NDArray[np.int64]] = []
         for topic, part in records.by_topic().items():
@@ -137,15 +172,7 @@ class RecordFolder:
                 observations = to_observations(part, self._contracts[stream], layouts, self._erased)
                 batch += self._folded(observations, layouts)
                 published_ms.append(self._published_ms(stream, observations))
-        failpoint("feature.loop.folded")
-        failpoint("feature.loop.batch")
-        if batch:
-            self._commit(batch)
-        failpoint("feature.loop.stored")
-        self._note(batch, published_ms)
-        self._follower.send()
-        self._tend()
-        self._restorer.tend()
+        return batch, published_ms
 
     def _commit(self, batch: Sequence[Folded]) -> None:
         before = [self._store.next_by_partition(folded.layout) for folded in batch]

@@ -24,7 +24,6 @@ import structlog
 from headrace import topics
 from headrace.errors import Conflict, HeadraceError, Invalid, NotFound, Unavailable
 from headrace_ingest.domain.accounts import Account
-from headrace_ingest.domain.attempts import Suspects
 from headrace_ingest.domain.batch import Batch, set_aside, sort_out
 from headrace_ingest.domain.contract import Contract
 from headrace_ingest.domain.decoding import Decode
@@ -37,7 +36,6 @@ from headrace_ingest.handlers.quality import QualityWatch
 from headrace_ingest.metrics import count_stored
 from headrace_ingest.ports import (
     Archive,
-    AttemptLog,
     ContractBook,
     ErasureNews,
     Restored,
@@ -47,6 +45,7 @@ from headrace_kit.bulk import BulkPublisher
 from headrace_kit.erased_entities import ErasedEntities
 from headrace_kit.failpoints import failpoint
 from headrace_kit.kafka import Partition, Publisher, RecordBatch
+from headrace_kit.suspects import AttemptLog, Suspects
 
 log = structlog.get_logger(__name__)
 

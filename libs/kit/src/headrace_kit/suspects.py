@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Finds the record that ends the process, so that none can block its partition for ever.
 
-What is being judged is written down before and struck out after. A process that finds an entry when
-it starts knows that the one before it died there: the records of the entry are then judged one
-by one, and the third death at one offset proves the record guilty.
+What is being worked on is written down before and struck out after. A process that finds an entry
+when it starts knows that the one before it died there: the records of the entry are then tried in
+small parts, after another death one by one, and the third death at one offset proves it guilty.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from itertools import pairwise
 from typing import Protocol, TypeVar
 
 DEATHS_MAX = 3
+TOGETHER_MAX = 100
 
 Place = tuple[str, int]
 
@@ -38,7 +39,7 @@ PlacedT = TypeVar("PlacedT", bound=Placed)
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """The offsets [first, end) of a partition, and how often a process died while judging them."""
+    """The offsets [first, end) of a partition, and how often a process died over them."""
 
     first: int
     end: int
@@ -46,6 +47,16 @@ class Attempt:
 
     def holds(self, offset: int) -> bool:
         return self.first <= offset < self.end
+
+
+class AttemptLog(Protocol):
+    """What is being worked on, for the process that comes after a sudden end of this one."""
+
+    def read(self) -> dict[Place, Attempt]:
+        """What was begun and not ended."""
+
+    def write(self, attempts: Mapping[Place, Attempt]) -> None:
+        """This is begun now, and nothing else."""
 
 
 class Suspects:
@@ -58,18 +69,25 @@ class Suspects:
         }
 
     def parts(self, records: PlacedT) -> list[PlacedT]:
-        """The records in their order: suspects alone, all others together."""
+        """The records in their order: suspects in small parts or alone, all others together."""
         if not self._attempts:
             return [records]
-        bounds = [0]
+        bounds, before = [0], 0
         for row, place in enumerate(_places(records)):
-            if self._suspected(place, records.offsets[row]):
-                bounds += [row, row + 1]
+            size_max = self._together_max(place, records.offsets[row], len(records))
+            if size_max != before or row - bounds[-1] >= size_max:
+                bounds.append(row)
+            before = size_max
         bounds.append(len(records))
         return [records[first:last] for first, last in pairwise(bounds) if first < last]
 
+    def _together_max(self, place: Place, offset: int, others: int) -> int:
+        """How many records like this one are tried together."""
+        deaths = self._deaths(place, offset)
+        return {0: others, 1: TOGETHER_MAX}.get(deaths, 1)
+
     def attempts(self, part: Placed) -> dict[Place, Attempt]:
-        """What is to be written down before this part is judged."""
+        """What is to be written down before this part is worked on."""
         attempts = dict[Place, Attempt]()
         for place, first, end in part.runs:
             last = part.offsets[end - 1]
@@ -82,7 +100,7 @@ class Suspects:
         return len(part) == 1 and self._deaths(part.runs[0][0], part.offsets[0]) >= DEATHS_MAX
 
     def clear(self, part: Placed) -> None:
-        """These records were judged, or set aside."""
+        """These records were worked on, or set aside."""
         for place, offset in (
             zip(_places(part), part.offsets, strict=True) if self._attempts else ()
         ):

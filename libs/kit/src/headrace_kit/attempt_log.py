@@ -13,7 +13,7 @@ from pathlib import Path
 
 import structlog
 
-from headrace_ingest.domain.attempts import Attempt, Place
+from headrace_kit.suspects import Attempt, Place
 
 ENTRIES_BYTES_MAX = 1 << 20
 

@@ -5,10 +5,9 @@ from __future__ import annotations
 
 import pytest
 
-from headrace_ingest.adapters.file_attempt_log import FileAttemptLog
-from headrace_ingest.adapters.memory_attempt_log import MemoryAttemptLog
-from headrace_ingest.domain.attempts import Attempt, Suspects
-from headrace_kit.testing import a_batch, a_record
+from headrace_kit.attempt_log import FileAttemptLog
+from headrace_kit.suspects import Attempt, Suspects
+from headrace_kit.testing import MemoryAttemptLog, a_batch, a_record
 
 PLACE = ("raw", 0)
 
@@ -30,11 +29,19 @@ def test_without_suspects_all_records_are_one_part():
     assert {PLACE: Attempt(3, 6, 0)} == Suspects({}).attempts(batch)
 
 
-def test_records_of_a_deadly_batch_are_tried_alone():
-    suspects = Suspects({PLACE: Attempt(4, 6, 0)})
+def test_records_of_a_deadly_batch_are_tried_in_small_parts():
+    suspects = Suspects({PLACE: Attempt(4, 204, 0)})
+    tried = suspects.parts(records(*range(3, 206)))
+
+    assert [1, 100, 100, 2] == [len(part) for part in tried]
+    assert {PLACE: Attempt(4, 104, 1)} == suspects.attempts(tried[1])
+
+
+def test_records_of_two_deaths_are_tried_alone():
+    suspects = Suspects({PLACE: Attempt(4, 6, 1)})
 
     assert [[3], [4], [5], [6, 7]] == offsets(suspects.parts(records(3, 4, 5, 6, 7)))
-    assert {PLACE: Attempt(4, 5, 1)} == suspects.attempts(records(4))
+    assert {PLACE: Attempt(4, 5, 2)} == suspects.attempts(records(4))
 
 
 def test_other_partitions_are_not_suspected():
