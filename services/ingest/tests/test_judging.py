@@ -84,6 +84,7 @@ BAD = {
     "bad id in the header": ({"record": {"headers": {"ce_id": b"a/b"}}}, "BAD_ID"),
     "id in the header that is no text": ({"record": {"headers": {"ce_id": b"\xff"}}}, "BAD_ID"),
     "bad key": ({"flight": "a\\b", "record": {"key": b"a\\b"}}, "BAD_ID"),
+    "key that is no text": ({"record": {"key": b"\xff"}}, "BAD_ID"),
     "time 0": ({"departed_at": 0}, "BAD_TIMESTAMP"),
     "negative time": ({"departed_at": -1}, "BAD_TIMESTAMP"),
     "year 9999": ({"departed_at": YEAR_9999_US}, "BAD_TIMESTAMP"),

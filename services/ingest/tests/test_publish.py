@@ -4,9 +4,13 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from headrace.errors import Busy, Conflict, Invalid, NotFound, Unavailable
 from headrace_ingest.adapters.contract_book import AppliedContracts
+from headrace_ingest.domain.faults import leading
+from headrace_ingest.domain.judging import judge
 from headrace_ingest.domain.recent_ids import RecentIds
 from headrace_ingest.handlers.publish import (
     PublishDoor,
@@ -15,8 +19,9 @@ from headrace_ingest.handlers.publish import (
     publish_records,
     publish_stream,
 )
-from headrace_ingest.testing import a_contract
-from headrace_kit.testing import MemoryPublisher
+from headrace_ingest.testing import a_contract, a_raw
+from headrace_kit.json_strict import decode
+from headrace_kit.testing import MemoryPublisher, a_batch
 
 STREAM = "flights.departed"
 
@@ -62,12 +67,40 @@ def test_accepted_item_is_on_the_raw_topic(publish, publisher):
         (an_item("a\x00b"), "BAD_ID"),
         (an_item("x" * 129), "BAD_ID"),
         (an_item(value=b"x" * (1 << 20)), "TOO_LARGE"),
+        (an_item(key=b"", value=b"x" * ((1 << 20) + 1)), "TOO_LARGE"),
+        (an_item(key=b"\xff"), "BAD_ID"),
+        (an_item(key=b"../UA1"), "BAD_ID"),
+        (an_item(key=b"x" * 129), "BAD_ID"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_one_bad_item_does_not_refuse_the_others(item, reason, publish, publisher):
     assert ["", reason, ""] == publish(an_item(), item, an_item())
     assert 2 == len(publisher.published)
+
+
+KEYS = st.sampled_from([b"", b"UA1", b"\xff", b"a/b", b"x" * 128, b"x" * 129, "\u202e".encode()])
+IDS = st.sampled_from(["", "mine", "..", "%2e", "y" * 129])
+SIZES = st.sampled_from([-1, 0, (1 << 20) - 200, (1 << 20) - 8, (1 << 20) - 3, 1 << 20])
+
+
+@given(key=KEYS, event_id=IDS, size=SIZES)
+def test_both_doors_give_a_record_the_same_answer(key, event_id, size):
+    """Published by Kafka, the sink says what the door said, or what needs the contract."""
+    padding = size - len(a_raw().value)
+    padded = a_raw().value + b" " * max(0, padding)
+    value = b"" if size < 0 else padded
+    publisher, contracts = MemoryPublisher(), AppliedContracts()
+    contracts.put(a_contract())
+    door = PublishDoor(contracts=contracts, publisher=publisher, ids=RecentIds())
+    command = PublishRecords(STREAM, [an_item(event_id, key, value), an_item()])
+    answer = publish_records(command, door=door, timeout_s=1.0).refused.get(0)
+    headers = {"ce_id": event_id.encode()} if event_id else {}
+    raw = a_raw(record={"key": key, "value": value, "headers": headers})
+    judged = judge(a_batch([raw]), a_contract(), decode=decode).refused.get(0)
+
+    by_kafka = None if judged is None else leading(judged)
+    assert answer == (None if by_kafka == "KEY_MISMATCH" else by_kafka)
 
 
 def test_unknown_stream_is_not_found(publish):

@@ -8,12 +8,15 @@ others. What happened up to the erasure stays erased in any copy; what happens l
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from typing import Protocol, TypeVar
 
 import polars as pl
+from google.protobuf.message import DecodeError
 
 from headrace.entity import entity_digest
+from headrace.errors import Invalid
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +30,35 @@ class Entity:
     sha256: str
     erased_at_us: int
     key_digest: str = ""
+
+
+class Said(Protocol):
+    """A message that names an erased entity: ingest's EntityErased, or its EventsErased."""
+
+    @property
+    def column(self) -> str: ...
+
+    @property
+    def entity_sha256(self) -> str: ...
+
+    @property
+    def erased_at_us(self) -> int: ...
+
+
+SaidT = TypeVar("SaidT", bound=Said)
+
+
+def read_erased(value: bytes | None, parse: Callable[[bytes], SaidT]) -> tuple[SaidT, Entity]:
+    """The message in a record's value, and its entity; raises Invalid DECODE_ERROR.
+
+    `parse`: the stub's, such as `EntityErased.FromString`.
+    """
+    try:
+        said = parse(value or b"")
+        bytes.fromhex(said.entity_sha256)
+    except (DecodeError, ValueError) as err:
+        raise Invalid("DECODE_ERROR", message="erased entity") from err
+    return said, Entity(said.column, said.entity_sha256, said.erased_at_us)
 
 
 def entity_sha256(column: str, value: str) -> str:

@@ -13,14 +13,13 @@ from collections.abc import Callable, Iterable, Sequence
 from itertools import islice
 
 import structlog
-from google.protobuf.message import DecodeError
 
 from headrace.errors import Invalid, Unavailable
 from headrace.ingest.v1 import erasures_pb2 as pb
 from headrace_feature.adapters.run_eraser import Round, RunEraser
 from headrace_feature.adapters.run_store import RunStore
 from headrace_feature.domain.erased_events import ErasedEvents, ErasedKey
-from headrace_kit.erased_entities import Entity, ErasedEntities
+from headrace_kit.erased_entities import Entity, ErasedEntities, read_erased
 from headrace_kit.kafka import Partition, Record
 from headrace_kit.offsets import topic_end_offsets
 from headrace_kit.part_thread import ThreadPart
@@ -79,11 +78,11 @@ class ErasedEventsReader(ThreadPart):
         told: dict[str, list[pb.EventsErased]] = defaultdict(list)
         for record in records:
             try:
-                event = pb.EventsErased.FromString(record.value or b"")
-                self._erased.take(_entity(event))
-            except (DecodeError, ValueError) as err:
+                event, entity = read_erased(record.value, pb.EventsErased.FromString)
+            except Invalid as err:
                 log.error("record_skipped", offset=record.offset, error=str(err))
             else:
+                self._erased.take(entity)
                 told[event.stream].append(event)
         return {stream: _events(some) for stream, some in told.items()}
 
@@ -103,15 +102,7 @@ def end_of(bootstrap: str, topic: str) -> int:
 
 def to_entity(record: Record) -> Entity:
     """Raises Invalid DECODE_ERROR."""
-    try:
-        return _entity(pb.EntityErased.FromString(record.value or b""))
-    except (DecodeError, ValueError) as err:
-        raise Invalid("DECODE_ERROR", message="EntityErased") from err
-
-
-def _entity(event: pb.EntityErased | pb.EventsErased) -> Entity:
-    bytes.fromhex(event.entity_sha256)
-    return Entity(event.column, event.entity_sha256, event.erased_at_us)
+    return read_erased(record.value, pb.EntityErased.FromString)[1]
 
 
 def _events(told: Sequence[pb.EventsErased]) -> ErasedEvents:

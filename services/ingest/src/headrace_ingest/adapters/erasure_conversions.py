@@ -6,13 +6,10 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 
-from google.protobuf.message import DecodeError
-
 from headrace import topics
-from headrace.errors import Invalid
 from headrace.ingest.v1 import erasures_pb2 as pb
 from headrace_ingest.domain.erasures import ErasedEvents, Erasure
-from headrace_kit.erased_entities import Entity
+from headrace_kit.erased_entities import Entity, read_erased
 from headrace_kit.kafka import Message, Publisher, Record
 
 EVENTS_MAX = 1_000  # in a message; their ids are at most as long as contracts allow
@@ -64,12 +61,7 @@ def _events_messages(events: ErasedEvents) -> Iterator[Message]:
 
 def to_entity(record: Record) -> Entity:
     """Raises Invalid DECODE_ERROR."""
-    try:
-        event = pb.EntityErased.FromString(record.value or b"")
-        bytes.fromhex(event.entity_sha256)
-    except (DecodeError, ValueError) as err:
-        raise Invalid("DECODE_ERROR", message="EntityErased") from err
-    return Entity(event.column, event.entity_sha256, event.erased_at_us)
+    return read_erased(record.value, pb.EntityErased.FromString)[1]
 
 
 def to_erasure(erasure: Erasure) -> pb.Erasure:

@@ -67,6 +67,16 @@ def _reason(
     headers: Sequence[tuple[str, bytes | None]],
     contract: Contract,
 ) -> str | None:
+    if reason := unread_reason(key, value, headers):
+        return reason
+    schema = dict(headers).get("ce_dataschema")
+    return None if schema is None else schema_reason(schema.decode("utf-8", "replace"), contract)
+
+
+def unread_reason(
+    key: bytes | None, value: bytes | None, headers: Sequence[tuple[str, bytes | None]]
+) -> str | None:
+    """Why a record is refused whatever its contract; the same at every door."""
     size = len(key or b"") + len(value or b"")
     size += sum(len(name) + len(content or b"") for name, content in headers)
     if len(headers) > HEADERS_MAX or size > RECORD_BYTES_MAX:
@@ -75,10 +85,7 @@ def _reason(
         return "TOMBSTONE"
     if not value:
         return "EMPTY"
-    if not key:
-        return "KEY_MISSING"
-    schema = dict(headers).get("ce_dataschema")
-    return None if schema is None else schema_reason(schema.decode("utf-8", "replace"), contract)
+    return None if key else "KEY_MISSING"
 
 
 def schema_reason(schema: str, contract: Contract) -> str | None:

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from headrace import topics
 from headrace.errors import Busy, Invalid, error_by_reason
-from headrace_ingest.domain.envelope import RECORD_BYTES_MAX
+from headrace_ingest.domain.envelope import unread_reason
 from headrace_ingest.domain.faults import BAD_ID, ID_CHARACTERS_MAX
 from headrace_ingest.domain.recent_ids import RecentIds
 from headrace_ingest.ports import ContractBook
@@ -173,19 +173,20 @@ def _sort_out(items: Sequence[PublishItem], known: Callable[[str], bytes | None]
 
 
 def _refusal(item: PublishItem) -> str:
-    if not item.value:
-        return "EMPTY"
-    if not item.key:
-        return "KEY_MISSING"
-    if _size(item) > RECORD_BYTES_MAX:
-        return "TOO_LARGE"
-    return "BAD_ID" if item.event_id and _bad_id(item.event_id) else ""
+    """What the sink would say of it, as far as that needs no contract."""
+    if reason := unread_reason(item.key, item.value, _headers(item)):
+        return reason
+    ids = (item.event_id, item.key.decode("utf-8", "replace"))
+    return "BAD_ID" if any(each and _bad_id(each) for each in ids) else ""
 
 
-def _bad_id(event_id: str) -> bool:
-    return len(event_id) > ID_CHARACTERS_MAX or _BAD_ID.search(event_id) is not None
+def _bad_id(text: str) -> bool:
+    return len(text) > ID_CHARACTERS_MAX or _BAD_ID.search(text) is not None
+
+
+def _headers(item: PublishItem) -> tuple[tuple[str, bytes], ...]:
+    return (("ce_id", item.event_id.encode()),) if item.event_id else ()
 
 
 def _message(topic: str, item: PublishItem) -> Message:
-    headers = (("ce_id", item.event_id.encode()),) if item.event_id else ()
-    return Message(topic, item.key, item.value, headers)
+    return Message(topic, item.key, item.value, _headers(item))
