@@ -69,13 +69,14 @@ def test_texts_are_found_by_likeness_and_added_once(engine):
     embedder, texts = HashedEmbedder(), ["snow on the runway", "crew was late", "engine failed"]
     made, vectors = SqlTextIndex(engine, embedder.dimensions), embedder.embed(texts)
     passages = [Passage(f"e{number}", each) for number, each in enumerate(texts)]
-    after = Indexed(3, {0: 3}, complete=True)
     for _ in range(2):
-        made.add("s", "note", passages, vectors, Indexed(3), after)
+        made.add("s", "note", passages, vectors, Indexed())
+        made.settle("s", "note", Indexed(), 3)
+    assert [Passage("e9", "new")] == made.absent("s", "note", [*passages, Passage("e9", "new")])
     [query] = embedder.embed(["snowy runways"])
 
-    assert after == made.indexed("s", "note")
+    assert Indexed(3) == made.indexed("s", "note")
     assert "e0" == made.nearest("s", "note", query, 10)[0].event_id
     assert 3 == len(made.nearest("s", "note", query, 10))
     made.drop("s", "note")
-    assert ([], None) == (made.nearest("s", "note", query, 10), made.indexed("s", "note"))
+    assert ([], Indexed(-1, 1)) == (made.nearest("s", "note", query, 10), made.indexed("s", "note"))

@@ -466,6 +466,47 @@ def test_missing_topic_of_dead_letters_stops_no_stream_alone(world, sink):
     assert {} == sink.stopped()
 
 
+NEWER = {"headers": {"ce_dataschema": b"flights.departed/2"}}
+
+
+def look_again(world, sink):
+    """After its rest the stream is placed anew, and gives the same record."""
+    world.now_s += 0.25
+    sink.idle()
+    sink.positions([PARTITION])
+    sink.handle(a_batch([a_raw(0, record=NEWER)]))
+
+
+def test_contract_that_a_record_names_is_looked_for_three_times(world, sink):
+    sink.handle(a_batch([a_raw(0, record=NEWER)]))
+    assert {RAW: "DEFINITION_AWAITED"} == {t: e.reason for t, e in sink.stopped().items()}
+    look_again(world, sink)
+    assert ([RAW], []) == (list(sink.stopped()), world.publisher.published)
+    look_again(world, sink)
+    sink.idle()
+
+    assert {} == sink.stopped()
+    assert {"SCHEMA_INCOMPATIBLE": 1} == world.account().dead_by_reason
+
+
+def test_record_of_a_contract_that_comes_meanwhile_is_stored(world, sink):
+    sink.handle(a_batch([a_raw(0, record=NEWER)]))
+    world.contracts.put(a_contract(version=2))
+    look_again(world, sink)
+    sink.idle()
+
+    assert ["departed:0"] == world.stored_ids()
+
+
+def test_contract_that_did_not_come_is_not_awaited_again(world, sink):
+    sink.handle(a_batch([a_raw(0, record=NEWER)]))
+    look_again(world, sink)
+    look_again(world, sink)
+    sink.handle(a_batch([a_raw(1, record=NEWER)]))
+
+    assert {} == sink.stopped()
+
+
 def test_dead_letters_of_a_batch_that_was_not_delivered_count_once(world):
     world.tolerance = Tolerance(share_max=0.1, window_records=10)
     sink = world.sink()

@@ -8,9 +8,13 @@ import random
 import numpy as np
 import polars as pl
 import pytest
+from deltalake import write_deltalake
+from sqlalchemy import text
 
 from headrace.errors import Invalid, NotFound
+from headrace_ingest.adapters import sql_text_index
 from headrace_ingest.adapters.contract_book import AppliedContracts
+from headrace_ingest.adapters.delta_tables import DeltaTables
 from headrace_ingest.adapters.duckdb_rows import DuckDbRows
 from headrace_ingest.adapters.memory_tables import MemoryTables
 from headrace_ingest.adapters.sql_tables import SCHEMA
@@ -24,7 +28,8 @@ from headrace_ingest.testing import NOW_US, a_contract, a_raw, a_stream_document
 from headrace_kit.erased_entities import Entity, entity_sha256
 from headrace_kit.failpoints import FailpointRaised, arm
 from headrace_kit.json_strict import decode
-from headrace_kit.sql import connect
+from headrace_kit.objects import delta_table_uri
+from headrace_kit.sql import connect, transaction
 from headrace_kit.sql_schema import prepare
 from headrace_kit.testing import a_batch
 
@@ -137,10 +142,51 @@ def test_keeper_that_broke_off_indexes_each_row_once(world, monkeypatch):
 def test_second_writer_of_the_same_rows_adds_nothing(world):
     passages, vectors = [Passage("a", "snow")], world.embedder.embed(["snow"])
     for _ in range(2):
-        world.index.add(STREAM, "note", passages, vectors, Indexed(0), Indexed(0, {0: 1}))
+        world.index.add(STREAM, "note", passages, vectors, Indexed())
+        world.index.settle(STREAM, "note", Indexed(), 3)
 
     assert 1 == len(world.found("snow"))
-    assert Indexed(0, {0: 1}) == world.index.indexed(STREAM, "note")
+    assert Indexed(3) == world.index.indexed(STREAM, "note")
+
+
+def test_writer_that_read_before_the_index_was_dropped_adds_nothing(world):
+    passages, vectors = [Passage("a", "snow")], world.embedder.embed(["snow"])
+    world.index.add(STREAM, "note", passages, vectors, Indexed())
+    world.index.drop(STREAM, "note")
+    world.index.add(STREAM, "note", passages, vectors, Indexed())
+    world.index.settle(STREAM, "note", Indexed(), 3)
+
+    assert [] == world.found("snow")
+    assert Indexed(-1, 1) == world.index.indexed(STREAM, "note")
+
+
+def test_rows_of_a_topic_that_was_made_again_are_found_too(world):
+    """Their offsets begin anew, below those that are indexed."""
+    world.append(*(f"snow {number}" for number in range(6)), first=10)
+    assert 6 == len(world.texts("snow", limit=100))
+    world.append("snow again", "and again snow", first=0)
+
+    assert 8 == len(world.texts("snow", limit=100))
+
+
+def test_index_is_built_while_others_write_to_its_database(world, monkeypatch):
+    """A write transaction is had inside of each step of the building."""
+    monkeypatch.setattr(sql_text_index, "ROWS_MAX", 2)
+    world.append(*(f"snow {number}" for number in range(5)))
+    world.refresh()
+    taken = []
+
+    def take(graph, rows):
+        with transaction(world.engine) as connection:
+            connection.execute(text("update indexed set version = version"))
+        taken.append(len(rows))
+        built(graph, rows)
+
+    built = sql_text_index._Graph.take
+    monkeypatch.setattr(sql_text_index._Graph, "take", take)
+
+    assert 5 == len(world.found("snow"))
+    assert [2, 2, 1] == taken
 
 
 def test_erased_row_is_found_no_more(world):
@@ -169,7 +215,7 @@ def test_ten_nearest_are_those_of_brute_force(world):
     texts = [" ".join(dice.choices(WORDS, k=6)) + f" {number}" for number in range(3_000)]
     passages = [Passage(f"e{number}", text) for number, text in enumerate(texts)]
     vectors = world.embedder.embed(texts)
-    world.index.add(STREAM, "note", passages, vectors, Indexed(0), Indexed(0, {0: 3_000}))
+    world.index.add(STREAM, "note", passages, vectors, Indexed())
     hits = 0
     for query in (" ".join(dice.choices(WORDS, k=4)) for _ in range(50)):
         [vector] = world.embedder.embed([query])
@@ -200,3 +246,22 @@ def test_unknown_stream_is_not_found(world):
     asked = SearchText("absent", "note", "snow", 0)
     with pytest.raises(NotFound, match="STREAM_UNKNOWN"):
         search_text(asked, contracts=world.contracts, embedder=world.embedder, index=world.index)
+
+
+def ids(table):
+    return sorted(table.to_table(columns=["_event_id"])["_event_id"].to_pylist())
+
+
+def test_rows_that_were_added_since_a_version_are_those_of_its_later_files(tmp_path):
+    tables, table_uri = (
+        DeltaTables(tmp_path.as_uri(), {}),
+        delta_table_uri(tmp_path.as_uri(), "records", STREAM),
+    )
+    for first in (0, 1, 2):
+        part = rows([f"snow {first}"], first=first)
+        write_deltalake(table_uri, part.to_arrow(), mode="append", partition_by=["_event_date"])
+    newest = Selection(STREAM, 2, (("note", "string"),))
+
+    assert [f"departed:{number}" for number in range(3)] == ids(tables.added(newest, -1))
+    assert ["departed:1", "departed:2"] == ids(tables.added(newest, 0))
+    assert [] == ids(tables.added(newest, 2))

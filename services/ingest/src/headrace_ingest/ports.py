@@ -27,7 +27,7 @@ from headrace_ingest.domain.datasets import (
 from headrace_ingest.domain.dedup import Seen
 from headrace_ingest.domain.erasures import ErasedEvents, Erasure, Found, TrainedVersion
 from headrace_ingest.domain.label_tasks import Settled, Task, TaskState
-from headrace_ingest.domain.passages import Indexed, Match, Passage, Vectors
+from headrace_ingest.domain.passages import Indexed, Match, Passage, Place, Vectors
 from headrace_ingest.domain.quality import StreamQuality
 from headrace_kit.erased_entities import Entity
 from headrace_kit.kafka import Message
@@ -278,12 +278,16 @@ class RowStore(Protocol):
         self,
         selection: Selection,
         column: str,
-        next_by_partition: Mapping[int, int],
+        since: int,
+        after: Place | None,
         limit: int,
         *,
         timeout_s: float,
-    ) -> tuple[list[Passage], Mapping[int, int]]:
-        """The first texts of the column from these raw offsets on, and the offsets after them."""
+    ) -> tuple[list[Passage], Place | None]:
+        """The first texts of the column behind a place, and the place of the last one.
+
+        Rows that lie as they did at the version `since` are left out.
+        """
 
     def retire(self, selection: Selection, first_day: date) -> int:
         """Take the days before this one out of the newest version; how many rows there were."""
@@ -428,8 +432,11 @@ class TextIndex(Protocol):
     Raises Unavailable DATABASE_UNAVAILABLE.
     """
 
-    def indexed(self, stream: str, column: str) -> Indexed | None:
-        """How far it is; None when it holds nothing."""
+    def indexed(self, stream: str, column: str) -> Indexed:
+        """How far it is."""
+
+    def absent(self, stream: str, column: str, passages: Sequence[Passage]) -> list[Passage]:
+        """Those of an event that it does not hold."""
 
     def add(
         self,
@@ -437,10 +444,12 @@ class TextIndex(Protocol):
         column: str,
         passages: Sequence[Passage],
         vectors: Vectors,
-        before: Indexed,
-        after: Indexed,
+        indexed: Indexed,
     ) -> None:
-        """Both or neither; nothing unless its offsets are those of `before`."""
+        """Each event once; nothing when it was dropped since it stood at `indexed`."""
+
+    def settle(self, stream: str, column: str, indexed: Indexed, version: int) -> None:
+        """It holds all of this version, unless it was dropped since it stood at `indexed`."""
 
     def drop(self, stream: str, column: str) -> None:
         """From now on it holds nothing."""

@@ -11,6 +11,7 @@ from typing import Any
 import structlog
 from deltalake import DeltaTable, write_deltalake
 from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
+from pyarrow.dataset import FileSystemDataset
 
 from headrace.errors import Conflict, NotFound, Unavailable
 from headrace_ingest.adapters.delta_archive import COMMIT_TRIES_MAX, PARTITION_COLUMN
@@ -93,6 +94,25 @@ class DeltaTables:
             unknown = len(since) < table.version() - version
             return unknown or any(each["operation"] == "DELETE" for each in since)
 
+    def added(self, selection: Selection, since: int) -> Any:
+        table = self.open(selection)
+        old = self._files(selection, since)
+        added = [each for each in table.get_fragments() if _file(each.path) not in old]
+        return FileSystemDataset(added, table.schema, table.format, table.filesystem)
+
+    def _files(self, selection: Selection, version: int) -> set[str]:
+        """Of the table as it was then; none when nobody knows any more."""
+        if version < 0:
+            return set()
+        with _store_errors(selection):
+            table = self._table(selection)
+            try:
+                table.load_as_version(version)
+            except DeltaError as err:
+                log.warning("version_forgotten", stream=selection.stream, error=str(err))
+                return set()
+            return {_file(each) for each in table.file_uris()}
+
     def _delete(self, selection: Selection, rows: str) -> int:
         with _store_errors(selection):
             for _ in range(COMMIT_TRIES_MAX):
@@ -136,6 +156,11 @@ class DeltaTables:
         place = ("features", selection.view) if selection.view else ("records", selection.stream)
         uri = delta_table_uri(self._uri, *place)
         return DeltaTable(uri, storage_options=self._options)
+
+
+def _file(path: str) -> str:
+    """Its name, which no other file of a table has."""
+    return path.rpartition("/")[2]
 
 
 @contextmanager

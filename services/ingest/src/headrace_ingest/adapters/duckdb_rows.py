@@ -32,7 +32,7 @@ from headrace_ingest.domain.datasets import (
     Selection,
 )
 from headrace_ingest.domain.erasures import ErasedEvents, Found, duckdb_predicate
-from headrace_ingest.domain.passages import Passage
+from headrace_ingest.domain.passages import Passage, Place
 from headrace_ingest.ports import TellEvents
 from headrace_kit.erased_entities import Entity
 from headrace_kit.failpoints import failpoint
@@ -80,6 +80,12 @@ class Tables(Protocol):
 
     def removed_since(self, selection: Selection, version: int) -> bool:
         """As RowStore says."""
+
+    def added(self, selection: Selection, since: int) -> Any:
+        """The table at the selection's version, without what lies as it did at `since`.
+
+        Rows that were only rewritten may be among them, and all are when that version is gone.
+        """
 
     def clean(self, selection: Selection, keep: Collection[int], *, keep_h: int) -> None:
         """As RowStore says."""
@@ -181,20 +187,22 @@ class DuckDbRows:
         self,
         selection: Selection,
         column: str,
-        next_by_partition: Mapping[int, int],
+        since: int,
+        after: Place | None,
         limit: int,
         *,
         timeout_s: float,
-    ) -> tuple[list[Passage], Mapping[int, int]]:
-        name, beyond = _quoted(column), _beyond(next_by_partition)
-        query = f"""select _partition, _offset, _event_id, {name} from table_rows
-                    where length(trim({name})) > 0 and {beyond}
-                    order by _partition, _offset limit {int(limit)}"""  # noqa: S608
-        with self._work(timeout_s, rows=selection) as work:
-            known = {row[0] for row in work.all("describe table_rows")}
+    ) -> tuple[list[Passage], Place | None]:
+        name = _quoted(column)
+        query = f"""select _partition, _offset, _event_id, {name} from added
+                    where length(trim({name})) > 0 and {_behind(after)}
+                    order by _partition, _offset, _event_id limit {int(limit)}"""  # noqa: S608
+        with self._works.begin(timeout_s) as work:
+            work.register("added", self._tables.added(selection, since))
+            known = {row[0] for row in work.all("describe added")}
             rows = work.all(query) if column in known else []
-        reached = dict(next_by_partition) | {number: offset + 1 for number, offset, *_ in rows}
-        return [Passage(event_id, text) for _, _, event_id, text in rows], reached
+        last = Place(*rows[-1][:3]) if rows else after
+        return [Passage(event_id, text) for _, _, event_id, text in rows], last
 
     def erase(
         self, selection: Selection, entity: Entity, tell: TellEvents, *, timeout_s: float
@@ -262,14 +270,13 @@ class DuckDbRows:
         )
 
 
-def _beyond(next_by_partition: Mapping[int, int]) -> str:
-    """The rows that are not before these offsets; they are whole numbers."""
-    known = [
-        f"(_partition = {int(n)} and _offset >= {int(o)})" for n, o in next_by_partition.items()
-    ]
-    numbers = ", ".join(str(int(number)) for number in next_by_partition)
-    others = f"_partition not in ({numbers})" if numbers else "true"
-    return f"({' or '.join([*known, others])})"
+def _behind(place: Place | None) -> str:
+    """The rows behind a place in the order of places."""
+    if place is None:
+        return "true"
+    event_id = place.event_id.replace("'", "''")
+    bound = f"({int(place.partition)}, {int(place.offset)}, '{event_id}')"
+    return f"(_partition, _offset, _event_id) > {bound}"
 
 
 SQL_TYPES = {

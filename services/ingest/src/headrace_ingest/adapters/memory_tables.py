@@ -84,6 +84,11 @@ class MemoryTables:
     def removed_since(self, selection: Selection, version: int) -> bool:
         return any(each > version for each in self._removals.get(selection.stream, ()))
 
+    def added(self, selection: Selection, since: int) -> Any:
+        versions = self._versions[selection.stream]
+        before = versions[since].height if since >= 0 else 0
+        return versions[selection.delta_version].slice(before).to_arrow()
+
     def retire(self, selection: Selection, first_day: date) -> int:
         before = self._versions[selection.stream][-1]
         after = before.filter(pl.col("_event_date") >= first_day)

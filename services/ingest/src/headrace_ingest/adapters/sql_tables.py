@@ -9,7 +9,6 @@ from __future__ import annotations
 from sqlalchemy import (
     DDL,
     BigInteger,
-    Boolean,
     Column,
     Integer,
     LargeBinary,
@@ -55,14 +54,14 @@ INDEXED = Table(
     METADATA,
     Column("stream", Text, primary_key=True),
     Column("column_name", Text, primary_key=True),
+    # Of the table, all of which is in; -1: none.
     Column("version", BigInteger, nullable=False),
-    # The next raw offset by partition, as JSON.
-    Column("next_json", Text, nullable=False),
-    Column("complete", Boolean, nullable=False),
     # How often it was dropped.
     Column("epoch", Integer, nullable=False),
 )
 for statement, dialect in ((FTS5, "sqlite"), (GIN, "postgresql")):
     made = DDL(statement)  # type: ignore[no-untyped-call]
     event.listen(METADATA, "after_create", made.execute_if(dialect=dialect))
-SCHEMA = Schema(METADATA)
+# The index is filled again from the archive.
+STEPS = (("drop table indexed", "delete from passages"),)
+SCHEMA = Schema(METADATA, STEPS)

@@ -1,44 +1,48 @@
 # SPDX-License-Identifier: Apache-2.0
 """TextIndex in SQLite or PostgreSQL, with a graph of usearch (HNSW) in memory.
 
-The database holds passages, vectors and how far they reach, in one transaction. The graph is made
-of the stored vectors when it is asked, and holds nothing that is not stored.
+The database holds passages, vectors and how far they reach. The graph is made of the stored vectors
+when it is asked, and holds nothing that is not stored.
 """
 
 from __future__ import annotations
 
-import json
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from sqlalchemy import Connection, Engine, text
+from sqlalchemy import Engine, select, text
 from usearch.index import Index
 
+from headrace_ingest.adapters import sql_tables
 from headrace_ingest.domain.passages import Indexed, Match, Passage, Vectors
 from headrace_kit.sql import transaction
 
 # Neighbours that are looked at: recall against speed, see the test of recall.
 EXPANSION = 128
+# So many vectors are read in a transaction.
+ROWS_MAX = 10_000
 CLAIM = text("""insert into indexed
-                (stream, column_name, version, next_json, complete, epoch)
-                values (:stream, :column_name, -1, '{}', false, 0) on conflict do nothing""")
-# Of two writers one finds the other's offsets and adds nothing.
-MOVE = text("""update indexed set version = :version, next_json = :next_json, complete = :complete
-               where stream = :stream and column_name = :column_name and next_json = :before""")
+                (stream, column_name, version, epoch)
+                values (:stream, :column_name, -1, 0) on conflict do nothing""")
+# What was read before the index was dropped is not added: it may hold what has to be gone.
+HOLD = text("""update indexed set epoch = epoch where stream = :stream
+               and column_name = :column_name and epoch = :epoch""")
+SETTLE = text("""update indexed set version = :version where stream = :stream
+                 and column_name = :column_name and epoch = :epoch and version < :version""")
 RESET = text("""update indexed
-                set version = -1, next_json = '{}', complete = false, epoch = epoch + 1
+                set version = -1, epoch = epoch + 1
                 where stream = :stream and column_name = :column_name""")
-STATE = text("""select version, next_json, complete, epoch from indexed
+STATE = text("""select version, epoch from indexed
                 where stream = :stream and column_name = :column_name""")
 ADD = text("""
     insert into passages (stream, column_name, event_id, text, vector)
     values (:stream, :column_name, :event_id, :text, :vector) on conflict do nothing""")
 REMOVE = text("delete from passages where stream = :stream and column_name = :column_name")
 LATER = text("""select id, vector from passages where stream = :stream
-                and column_name = :column_name and id > :above order by id""")
+                and column_name = :column_name and id > :above order by id limit :rows_max""")
 NAMED = text("select event_id, text from passages where id = :id")
 
 
@@ -50,6 +54,14 @@ class _Graph:
     index: Any
     last_id: int = 0
 
+    def take(self, rows: Sequence[Any]) -> None:
+        """Rows of LATER."""
+        if rows:
+            ids = np.array([row.id for row in rows], np.uint64)
+            stored = np.frombuffer(b"".join(row.vector for row in rows), "<f2")
+            self.index.add(ids, stored.reshape(len(rows), -1).astype(np.float32))
+            self.last_id = int(ids[-1])
+
 
 class SqlTextIndex:
     """TextIndex on an engine of the kit whose tables are those of `sql_tables`."""
@@ -59,13 +71,20 @@ class SqlTextIndex:
         self._graphs: dict[tuple[str, str], _Graph] = {}
         self._lock = threading.Lock()
 
-    def indexed(self, stream: str, column: str) -> Indexed | None:
+    def indexed(self, stream: str, column: str) -> Indexed:
         with transaction(self._engine) as connection:
             row = connection.execute(STATE, _place(stream, column)).one_or_none()
-        if row is None or row.version < 0:
-            return None
-        offsets = {int(number): offset for number, offset in json.loads(row.next_json).items()}
-        return Indexed(row.version, offsets, bool(row.complete))
+        return Indexed() if row is None else Indexed(row.version, row.epoch)
+
+    def absent(self, stream: str, column: str, passages: Sequence[Passage]) -> list[Passage]:
+        table = sql_tables.PASSAGES.c
+        ids = [each.event_id for each in passages]
+        known = select(table.event_id).where(
+            table.stream == stream, table.column_name == column, table.event_id.in_(ids)
+        )
+        with transaction(self._engine) as connection:
+            there = set(connection.execute(known).scalars())
+        return [each for each in passages if each.event_id not in there]
 
     def add(
         self,
@@ -73,21 +92,21 @@ class SqlTextIndex:
         column: str,
         passages: Sequence[Passage],
         vectors: Vectors,
-        before: Indexed,
-        after: Indexed,
+        indexed: Indexed,
     ) -> None:
         place = _place(stream, column)
-        moved = {
-            "version": after.version,
-            "next_json": _json(after),
-            "complete": after.complete,
-            "before": _json(before),
-        }
         rows = [place | _row(*each) for each in zip(passages, vectors, strict=True)]
         with transaction(self._engine) as connection:
             connection.execute(CLAIM, place)
-            if connection.execute(MOVE, place | moved).rowcount == 1 and rows:
+            held = connection.execute(HOLD, place | {"epoch": indexed.epoch}).rowcount == 1
+            if held and rows:
                 connection.execute(ADD, rows)
+
+    def settle(self, stream: str, column: str, indexed: Indexed, version: int) -> None:
+        place = _place(stream, column)
+        with transaction(self._engine) as connection:
+            connection.execute(CLAIM, place)
+            connection.execute(SETTLE, place | {"epoch": indexed.epoch, "version": version})
 
     def drop(self, stream: str, column: str) -> None:
         with transaction(self._engine) as connection:
@@ -95,30 +114,33 @@ class SqlTextIndex:
             connection.execute(RESET, _place(stream, column))
 
     def nearest(self, stream: str, column: str, vector: Vectors, limit: int) -> list[Match]:
+        with self._lock:
+            graph = self._graph(_place(stream, column))
+            if not len(graph.index):
+                return []
+            found = graph.index.search(vector, limit)
+        near = list(zip(found.keys.tolist(), found.distances.tolist(), strict=True))
         with transaction(self._engine) as connection:
-            with self._lock:
-                graph = self._graph(connection, _place(stream, column))
-                if not len(graph.index):
-                    return []
-                found = graph.index.search(vector, limit)
-            near = zip(found.keys.tolist(), found.distances.tolist(), strict=True)
-            rows = ((connection.execute(NAMED, {"id": key}).one_or_none(), d) for key, d in near)
-            return [Match(row.event_id, row.text, 1 - d) for row, d in rows if row is not None]
+            rows = [(connection.execute(NAMED, {"id": key}).one_or_none(), d) for key, d in near]
+        return [Match(row.event_id, row.text, 1 - d) for row, d in rows if row is not None]
 
-    def _graph(self, connection: Connection, place: dict[str, Any]) -> _Graph:
-        """The graph with all that is stored."""
+    def _graph(self, place: dict[str, Any]) -> _Graph:
+        """The graph with all that is stored. It grows between the transactions that read it: one
+        that is open keeps those who write to the database waiting."""
         key = place["stream"], place["column_name"]
-        state = connection.execute(STATE, place).one_or_none()
-        epoch = 0 if state is None else state.epoch
-        graph = self._graphs.get(key)
-        if graph is None or graph.epoch != epoch:
-            graph = self._graphs[key] = _Graph(epoch, _new_graph(self._dimensions))
-        rows = connection.execute(LATER, place | {"above": graph.last_id}).all()
-        if rows:
-            ids = np.array([row.id for row in rows], np.uint64)
-            stored = np.frombuffer(b"".join(row.vector for row in rows), "<f2")
-            graph.index.add(ids, stored.reshape(len(rows), -1).astype(np.float32))
-            graph.last_id = int(ids[-1])
+        graph = self._graphs.get(key) or _Graph(0, _new_graph(self._dimensions))
+        more = True
+        while more:
+            with transaction(self._engine) as connection:
+                state = connection.execute(STATE, place).one_or_none()
+                epoch = 0 if state is None else state.epoch
+                if graph.epoch != epoch:
+                    graph = _Graph(epoch, _new_graph(self._dimensions))
+                asked = place | {"above": graph.last_id, "rows_max": ROWS_MAX}
+                rows = connection.execute(LATER, asked).all()
+            graph.take(rows)
+            more = len(rows) == ROWS_MAX
+        self._graphs[key] = graph
         return graph
 
 
@@ -134,10 +156,6 @@ def _new_graph(dimensions: int) -> Any:
 
 def _place(stream: str, column: str) -> dict[str, Any]:
     return {"stream": stream, "column_name": column}
-
-
-def _json(indexed: Indexed) -> str:
-    return json.dumps({str(n): o for n, o in sorted(indexed.next_by_partition.items())})
 
 
 def _row(passage: Passage, vector: Vectors) -> dict[str, Any]:

@@ -91,9 +91,24 @@ def unread_reason(
 def schema_reason(schema: str, contract: Contract) -> str | None:
     """A record of an older version is judged by the applied one, which had to stay compatible."""
     name, _, version = schema.rpartition("/")
-    if name != contract.name or not (version.isascii() and version.isdigit()):
+    if name != contract.name or not _whole(version):
         return "SCHEMA_UNKNOWN"
     return None if 0 < _number(version) <= contract.version else "SCHEMA_INCOMPATIBLE"
+
+
+def newer_versions(records: RawBatch, contract: Contract) -> set[int]:
+    """The versions of the contract beyond this one that headers name: they may be on their way."""
+    headers = records.headers()
+    if not any(headers):
+        return set()
+    named = (dict(given).get("ce_dataschema") for given in headers if given)
+    texts = {each.decode("utf-8", "replace").rpartition("/") for each in named if each}
+    versions = {_number(text) for name, _, text in texts if name == contract.name and _whole(text)}
+    return {version for version in versions if version > contract.version}
+
+
+def _whole(text: str) -> bool:
+    return text.isascii() and text.isdigit()
 
 
 def _number(digits: str) -> int:

@@ -7,8 +7,9 @@ gives the same vector everywhere. Another one takes its place behind the port.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,14 +40,21 @@ class Match:
 
 @dataclass(frozen=True, slots=True)
 class Indexed:
-    """How far an index is: all rows before these raw offsets, as the table was at `version`.
+    """How far an index is: it holds all that the table held at `version`, -1 for nothing.
 
-    `complete`: these are all that there were.
+    `epoch` counts how often it was dropped: what was read before that is taken in no more.
     """
 
-    version: int
-    next_by_partition: Mapping[int, int] = field(default_factory=dict)
-    complete: bool = False
+    version: int = -1
+    epoch: int = 0
+
+
+class Place(NamedTuple):
+    """Of a passage among others. An offset alone is none: a topic may be made again."""
+
+    partition: int
+    offset: int
+    event_id: str
 
 
 class HashedEmbedder:

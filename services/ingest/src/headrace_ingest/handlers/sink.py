@@ -28,6 +28,7 @@ from headrace_ingest.domain.batch import Batch, set_aside, sort_out
 from headrace_ingest.domain.contract import Contract
 from headrace_ingest.domain.decoding import Decode
 from headrace_ingest.domain.dedup import DedupIndex
+from headrace_ingest.domain.envelope import newer_versions
 from headrace_ingest.domain.faults import leading
 from headrace_ingest.domain.judging import ARCHIVE_COLUMNS, empty_rows
 from headrace_ingest.domain.tolerance import DeadLetterWindow, Tolerance
@@ -71,6 +72,10 @@ TAKEN_BACK = 0  # the version of no contract
 # next stream in turn is still the same.
 LOOK_INTERVAL_S = 1.0
 TOPIC_MISSING = "TOPIC_MISSING"
+# A record may name a contract that is applied and not here yet: looked for so often, in all.
+CONTRACT_TRIES, CONTRACT_INTERVAL_S = 3, 0.25
+CONTRACT_AWAITED = "DEFINITION_AWAITED"
+VERSIONS_AWAITED_MAX = 1_000
 
 
 @dataclass(slots=True)
@@ -154,6 +159,7 @@ class RecordSink:
         self._stopped: dict[str, _Stop] = {}
         self._given_up: dict[Partition, int] = {}
         self._turn, self._looked_s = deque[str](), 0.0
+        self._tries: Counter[tuple[str, int]] = Counter()
 
     def positions(self, partitions: Sequence[Partition]) -> Mapping[Partition, int]:
         for stream, numbers in _by_stream(partitions).items():
@@ -242,7 +248,10 @@ class RecordSink:
 
     def _stop(self, name: str, version: int, error: HeadraceError) -> None:
         self._stopped[name] = _Stop(version, error, self._monotonic_s())
-        log.error("stream_stopped", stream=name, error=str(error))
+        if isinstance(error, Unavailable):
+            log.warning("stream_waits", stream=name, error=str(error))
+        else:
+            log.error("stream_stopped", stream=name, error=str(error))
 
     def _try_again(self) -> None:
         """A stream that may be read again is placed anew."""
@@ -253,8 +262,10 @@ class RecordSink:
                 del self._stopped[name]
 
     def _awaited(self, name: str, stop: _Stop) -> bool:
-        """Whether the topic that a stream waited for is there; it is asked for now and then."""
+        """Whether what a stream waited for may be there; a topic is asked for now and then."""
         now_s = self._monotonic_s()
+        if stop.error.reason == CONTRACT_AWAITED:
+            return now_s - stop.asked_s >= CONTRACT_INTERVAL_S
         if stop.error.reason != TOPIC_MISSING or now_s - stop.asked_s < LOOK_INTERVAL_S:
             return False
         self._stopped[name] = replace(stop, asked_s=now_s)
@@ -305,12 +316,27 @@ class RecordSink:
                 self._open(contract, set())
         return None if name in self._stopped else self._streams[name]
 
+    def _waits(self, stream: _Stream, records: RecordBatch) -> bool:
+        """Whether a record names a contract that is looked for once more, before it is refused."""
+        contract = stream.contract
+        for version in newer_versions(records, contract):
+            asked = contract.name, version
+            known = asked in self._tries or len(self._tries) < VERSIONS_AWAITED_MAX
+            if known and self._tries[asked] < CONTRACT_TRIES - 1:
+                self._tries[asked] += 1
+                named = f"{contract.name}/{version}"
+                awaited = Unavailable(CONTRACT_AWAITED, dataschema=named)
+                self._stop(contract.name, contract.version, awaited)
+                return True
+        return False
+
     def _pass_on(self, records: RecordBatch) -> None:
         """Deliver these records, or set them aside, and gather the rows."""
         parts = [
             (stream, part)
             for topic, part in records.by_topic().items()
             if (stream := self._current(topics.RAW.part_of(topic))) is not None
+            and not self._waits(stream, part)
         ]
         attempts = [self._suspects.attempts(part) for _, part in parts]
         self._attempt_log.write({place: each for some in attempts for place, each in some.items()})

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Text columns as an index of vectors: kept as the archive is, asked for what lies near a query.
 
-How far the index is stands in it, by raw offset, and changes with its content in one transaction:
-no row is indexed twice, and none is left out. When rows left the archive, by an erasure or by
-retention, the index is built again from what is there.
+How far the index is stands in it, as a version of the table: what came since is taken in, and of a
+pass that broke off only what is not there yet. No row is indexed twice, and none is left out. When
+rows left the archive, by an erasure or by retention, the index is built again from what is there.
 """
 
 from __future__ import annotations
@@ -54,29 +54,29 @@ class TextKeeper:
         except NotFound:
             return
         indexed = self.index.indexed(stream, column)
-        if indexed is not None and indexed.complete and indexed.version == version:
+        if indexed.version == version:
             return
         selection = Selection(stream, version, ((column, "string"),))
-        if indexed is not None and self.rows.removed_since(selection, indexed.version):
+        if indexed.version >= 0 and self.rows.removed_since(selection, indexed.version):
             self.index.drop(stream, column)
-            indexed = None
-        yield from self._take_in(selection, column, indexed or Indexed(version), timeout_s)
+            indexed = self.index.indexed(stream, column)
+        yield from self._take_in(selection, column, indexed, timeout_s)
 
     def _take_in(
         self, selection: Selection, column: str, indexed: Indexed, timeout_s: float
     ) -> Iterator[None]:
-        complete = False
+        stream, after, complete = selection.stream, None, False
         while not complete:
-            passages, next_by_partition = self.rows.passages(
-                selection, column, indexed.next_by_partition, PASSAGES_MAX, timeout_s=timeout_s
+            passages, after = self.rows.passages(
+                selection, column, indexed.version, after, PASSAGES_MAX, timeout_s=timeout_s
             )
-            vectors = self.embedder.embed([each.text for each in passages])
             complete = len(passages) < PASSAGES_MAX
-            after = Indexed(selection.delta_version, next_by_partition, complete)
-            self.index.add(selection.stream, column, passages, vectors, indexed, after)
+            absent = self.index.absent(stream, column, passages)
+            vectors = self.embedder.embed([each.text for each in absent])
+            self.index.add(stream, column, absent, vectors, indexed)
             failpoint("ingest.text.indexed")
-            indexed = after
             yield
+        self.index.settle(stream, column, indexed, selection.delta_version)
 
 
 def search_text(
