@@ -18,6 +18,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from fractions import Fraction
@@ -268,7 +269,8 @@ class Rides:
         )
         return [f"{view}:{name}" for name in features]
 
-    def publish(self, events: list[Event]) -> None:
+    def publish(self, events: list[Event], *, key: str = "") -> None:
+        """By their ids as keys, or all by one key, to one partition."""
         now_ms = time.time_ns() // 1_000_000
         messages = []
         for event in events:
@@ -279,7 +281,7 @@ class Rides:
                 "_published_ms": now_ms,
             }
             value = json.dumps(envelope | event.value).encode()
-            messages.append(Message(self.topic, event.id.encode(), value))
+            messages.append(Message(self.topic, (key or event.id).encode(), value))
         self.platform.publisher.publish(messages)
 
     def lag(self) -> int:
@@ -617,6 +619,24 @@ def test_unreadable_record_is_set_aside_and_the_next_one_counts(platform, rides,
     assert [[2.0]] == service.read(count, [("a", START)]).tolist()
     after = topic_end_offsets(platform.bootstrap, [topics.FEATURE_DEAD_LETTERS.name])
     assert 2 == sum(after.values()) - sum(before.values())
+
+
+def test_record_that_ends_the_fold_three_times_is_set_aside(platform, rides, service):
+    # One key, one partition: each start dies at the first record that it folds, the same one.
+    before = topic_end_offsets(platform.bootstrap, [topics.FEATURE_DEAD_LETTERS.name])
+    one = Event("ride", START, START)
+    rides.publish([replace(one, id=f"ride-{number}") for number in range(5)], key="one")
+    for _ in range(3):
+        with suppress(Unavailable):  # it dies before or after it is ready
+            service.start(fail="feature.loop.folding:1:kill")
+        assert -9 == service.wait_ended()
+    service.start()
+    rides.wait_folded()
+
+    count = [name for name in rides.features if name.endswith("count_1h")]
+    assert [[4.0]] == service.read(count, [("a", START)]).tolist()
+    after = topic_end_offsets(platform.bootstrap, [topics.FEATURE_DEAD_LETTERS.name])
+    assert 1 == sum(after.values()) - sum(before.values())
 
 
 def test_freshness_counts_each_record_once(rides, service):
