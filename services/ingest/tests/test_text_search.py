@@ -12,7 +12,7 @@ from deltalake import write_deltalake
 from sqlalchemy import text
 
 from headrace.errors import Invalid, NotFound
-from headrace_ingest.adapters import sql_text_index
+from headrace_ingest.adapters import graph_neighbours
 from headrace_ingest.adapters.contract_book import AppliedContracts
 from headrace_ingest.adapters.delta_tables import DeltaTables
 from headrace_ingest.adapters.duckdb_rows import DuckDbRows
@@ -171,7 +171,7 @@ def test_rows_of_a_topic_that_was_made_again_are_found_too(world):
 
 def test_index_is_built_while_others_write_to_its_database(world, monkeypatch):
     """A write transaction is had inside of each step of the building."""
-    monkeypatch.setattr(sql_text_index, "ROWS_MAX", 2)
+    monkeypatch.setattr(graph_neighbours, "VECTORS_AT_ONCE", 2)
     world.append(*(f"snow {number}" for number in range(5)))
     world.refresh()
     taken = []
@@ -182,8 +182,8 @@ def test_index_is_built_while_others_write_to_its_database(world, monkeypatch):
         taken.append(len(rows))
         built(graph, rows)
 
-    built = sql_text_index._Graph.take
-    monkeypatch.setattr(sql_text_index._Graph, "take", take)
+    built = graph_neighbours.Graph.add
+    monkeypatch.setattr(graph_neighbours.Graph, "add", take)
 
     assert 5 == len(world.found("snow"))
     assert [2, 2, 1] == taken

@@ -1,29 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
-"""TextIndex in SQLite or PostgreSQL, with a graph of usearch (HNSW) in memory.
+"""TextIndex in SQLite or PostgreSQL: passages, their vectors and how far they reach.
 
-The database holds passages, vectors and how far they reach. The graph is made of the stored vectors
-when it is asked, and holds nothing that is not stored.
+What lies near a vector is found by pgvector where the database has it, else by a graph in memory.
 """
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from functools import cached_property
+from typing import Any, Protocol
 
-import numpy as np
-from sqlalchemy import Engine, select, text
-from usearch.index import Index
+from sqlalchemy import Connection, Engine, bindparam, select, text
 
 from headrace_ingest.adapters import sql_tables
+from headrace_ingest.adapters.graph_neighbours import GraphNeighbours
+from headrace_ingest.adapters.pgvector_neighbours import PgvectorNeighbours, has_pgvector
 from headrace_ingest.domain.passages import Indexed, Match, Passage, Vectors
 from headrace_kit.sql import transaction
 
-# Neighbours that are looked at: recall against speed, see the test of recall.
-EXPANSION = 128
-# So many vectors are read in a transaction.
-ROWS_MAX = 10_000
 CLAIM = text("""insert into indexed
                 (stream, column_name, version, epoch)
                 values (:stream, :column_name, -1, 0) on conflict do nothing""")
@@ -41,26 +35,21 @@ ADD = text("""
     insert into passages (stream, column_name, event_id, text, vector)
     values (:stream, :column_name, :event_id, :text, :vector) on conflict do nothing""")
 REMOVE = text("delete from passages where stream = :stream and column_name = :column_name")
-LATER = text("""select id, vector from passages where stream = :stream
-                and column_name = :column_name and id > :above order by id limit :rows_max""")
-NAMED = text("select event_id, text from passages where id = :id")
+NAMED = text("select id, event_id, text from passages where id in :ids").bindparams(
+    bindparam("ids", expanding=True)
+)
 
 
-@dataclass(slots=True)
-class _Graph:
-    """The stored vectors up to an id, since the index was last dropped."""
+class Neighbours(Protocol):
+    """Finds passages of a place, a stream and a column, by their vectors."""
 
-    epoch: int
-    index: Any
-    last_id: int = 0
+    def take_in(self, connection: Connection, place: dict[str, str]) -> None:
+        """Passages of the place were stored, in this transaction."""
 
-    def take(self, rows: Sequence[Any]) -> None:
-        """Rows of LATER."""
-        if rows:
-            ids = np.array([row.id for row in rows], np.uint64)
-            stored = np.frombuffer(b"".join(row.vector for row in rows), "<f2")
-            self.index.add(ids, stored.reshape(len(rows), -1).astype(np.float32))
-            self.last_id = int(ids[-1])
+    def nearest(
+        self, place: dict[str, str], vector: Vectors, limit: int
+    ) -> Sequence[tuple[int, float]]:
+        """Ids of passages and their cosine, the greatest first."""
 
 
 class SqlTextIndex:
@@ -68,8 +57,12 @@ class SqlTextIndex:
 
     def __init__(self, engine: Engine, dimensions: int) -> None:
         self._engine, self._dimensions = engine, dimensions
-        self._graphs: dict[tuple[str, str], _Graph] = {}
-        self._lock = threading.Lock()
+
+    @cached_property
+    def _neighbours(self) -> Neighbours:
+        """Chosen when it is first needed: the database may come after us."""
+        kind = PgvectorNeighbours if has_pgvector(self._engine) else GraphNeighbours
+        return kind(self._engine, self._dimensions)
 
     def indexed(self, stream: str, column: str) -> Indexed:
         with transaction(self._engine) as connection:
@@ -96,11 +89,13 @@ class SqlTextIndex:
     ) -> None:
         place = _place(stream, column)
         rows = [place | _row(*each) for each in zip(passages, vectors, strict=True)]
+        neighbours = self._neighbours
         with transaction(self._engine) as connection:
             connection.execute(CLAIM, place)
             held = connection.execute(HOLD, place | {"epoch": indexed.epoch}).rowcount == 1
             if held and rows:
                 connection.execute(ADD, rows)
+                neighbours.take_in(connection, place)
 
     def settle(self, stream: str, column: str, indexed: Indexed, version: int) -> None:
         place = _place(stream, column)
@@ -114,47 +109,18 @@ class SqlTextIndex:
             connection.execute(RESET, _place(stream, column))
 
     def nearest(self, stream: str, column: str, vector: Vectors, limit: int) -> list[Match]:
-        with self._lock:
-            graph = self._graph(_place(stream, column))
-            if not len(graph.index):
-                return []
-            found = graph.index.search(vector, limit)
-        near = list(zip(found.keys.tolist(), found.distances.tolist(), strict=True))
+        near = self._neighbours.nearest(_place(stream, column), vector, limit)
         with transaction(self._engine) as connection:
-            rows = [(connection.execute(NAMED, {"id": key}).one_or_none(), d) for key, d in near]
-        return [Match(row.event_id, row.text, 1 - d) for row, d in rows if row is not None]
-
-    def _graph(self, place: dict[str, Any]) -> _Graph:
-        """The graph with all that is stored. It grows between the transactions that read it: one
-        that is open keeps those who write to the database waiting."""
-        key = place["stream"], place["column_name"]
-        graph = self._graphs.get(key) or _Graph(0, _new_graph(self._dimensions))
-        more = True
-        while more:
-            with transaction(self._engine) as connection:
-                state = connection.execute(STATE, place).one_or_none()
-                epoch = 0 if state is None else state.epoch
-                if graph.epoch != epoch:
-                    graph = _Graph(epoch, _new_graph(self._dimensions))
-                asked = place | {"above": graph.last_id, "rows_max": ROWS_MAX}
-                rows = connection.execute(LATER, asked).all()
-            graph.take(rows)
-            more = len(rows) == ROWS_MAX
-        self._graphs[key] = graph
-        return graph
+            rows = connection.execute(NAMED, {"ids": [number for number, _ in near]}).all()
+        named = {row.id: row for row in rows}  # one may have gone since
+        return [
+            Match(named[number].event_id, named[number].text, cosine)
+            for number, cosine in near
+            if number in named
+        ]
 
 
-def _new_graph(dimensions: int) -> Any:
-    return Index(
-        ndim=dimensions,
-        metric="cos",
-        dtype="f16",
-        expansion_add=EXPANSION,
-        expansion_search=EXPANSION,
-    )
-
-
-def _place(stream: str, column: str) -> dict[str, Any]:
+def _place(stream: str, column: str) -> dict[str, str]:
     return {"stream": stream, "column_name": column}
 
 
