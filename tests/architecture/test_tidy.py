@@ -76,6 +76,14 @@ each_test = pytest.mark.parametrize("path", TESTS, ids=name)
 
 
 @each_source
+def test_tables_are_shown_whole(path: Path) -> None:
+    """`show_table`: rich cuts cells to the width of a screen, and of a pipe."""
+    if "cli" in path.parts and path.name != "output.py":
+        printed = re.findall(r"out\.print\((\w*table\w*)\)", path.read_text(encoding="utf-8"))
+        assert [] == printed
+
+
+@each_source
 def test_environment_is_read_in_settings_only(path: Path) -> None:
     if path.name == "settings.py":
         return

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""docs/guarantees.md and docs/faults.md name tests that exist; links in docs resolve."""
+"""docs/guarantees.md and docs/faults.md name all that they should; links in docs resolve."""
 
 from __future__ import annotations
 
@@ -39,6 +39,28 @@ def test_named_tests_exist(page: str) -> None:
     text = (ROOT / f"docs/{page}.md").read_text(encoding="utf-8")
 
     assert set() == set(re.findall(r"`(test_\w+)`", text)) - existing_tests()
+
+
+@pytest.mark.parametrize("service", ["ingest", "feature"])
+def test_every_kill_point_has_a_row(service: str) -> None:
+    sources = (ROOT / f"services/{service}/src").rglob("*.py")
+    points = {
+        name
+        for path in sources
+        for name in re.findall(r'failpoint\("([\w.]+)"\)', path.read_text(encoding="utf-8"))
+    }
+
+    assert set() == points - named_on_the_page()
+
+
+def named_on_the_page() -> set[str]:
+    """`.short` begins as the name before it does."""
+    named, begin = set(), ""
+    for name in re.findall(r"`([a-z_]*(?:\.[a-z_]+)+)`", (ROOT / "docs/faults.md").read_text()):
+        full = begin + name if name.startswith(".") else name
+        begin = full.rpartition(".")[0]
+        named.add(full)
+    return named
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))

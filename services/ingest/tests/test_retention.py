@@ -17,6 +17,7 @@ from headrace_ingest.handlers import datasets
 from headrace_ingest.handlers.datasets import CreateDataset
 from headrace_ingest.handlers.retention import HOUR_US, KEEP_H, Keeper
 from headrace_ingest.testing import NOW_US, a_contract, a_raw
+from headrace_kit.failpoints import FailpointRaised, arm
 from headrace_kit.json_strict import decode
 from headrace_kit.objects import MemoryObjectStore
 from headrace_kit.testing import FixedClock, a_batch
@@ -68,11 +69,23 @@ class World:
 
 @pytest.fixture
 def world(tmp_path):
-    return World(tmp_path / "spill")
+    yield World(tmp_path / "spill")
+    arm(None)
 
 
 def test_days_beyond_the_retention_leave_the_archive(world):
     world.keep("14d")
+    world.create()
+
+    assert ["departed:0"] == world.ids()
+
+
+def test_pass_that_broke_off_is_gone_through_again(world):
+    arm("ingest.keep.retired:1:raise")
+    with pytest.raises(FailpointRaised):
+        world.keep("14d")
+    arm(None)
+    world.keep()
     world.create()
 
     assert ["departed:0"] == world.ids()

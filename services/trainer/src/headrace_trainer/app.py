@@ -19,6 +19,7 @@ from headrace_kit.kafka import KafkaPublisher
 from headrace_kit.lifecycle import Part
 from headrace_kit.outbox import OutboxRelay
 from headrace_kit.sql import connect
+from headrace_kit.sql_clock import database_clock
 from headrace_kit.sql_schema import Database
 from headrace_trainer import handlers
 from headrace_trainer.adapters.definition_book import DefinitionBook
@@ -45,7 +46,7 @@ def build(settings: TrainerSettings) -> tuple[Sequence[Part], AdminServer, GrpcS
     engine = connect(settings.database, schema=NAME)
     database = Database(engine, SCHEMA)
     relay = OutboxRelay(engine, publisher)
-    runs = SqlRunStore(engine, clock=clock, notify=relay.notify)
+    runs = SqlRunStore(engine, clock=database_clock(engine), notify=relay.notify)
     book = DefinitionBook()
     follower = TableFollower(
         bootstrap=settings.kafka_bootstrap, topic=FOLLOWED.name, on_record=book.follow, service=NAME

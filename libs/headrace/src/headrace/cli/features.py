@@ -13,7 +13,7 @@ from rich.table import Column, Table
 
 from headrace.cli.connection import DEFAULT_DATA_DIR, DataDir, connect
 from headrace.cli.moments import time_option, to_us
-from headrace.cli.output import out, told_errors
+from headrace.cli.output import out, show_table, told_errors
 from headrace.entity import text_of
 from headrace.errors import Invalid
 from headrace.feature_view import StreamView
@@ -87,7 +87,7 @@ def _show(view: str, entities: Sequence[Mapping[str, str]], found: OnlineFeature
     for entity, row in zip(entities, found.rows, strict=True):
         for name, told in row.items():
             table.add_row(", ".join(entity.values()), name.removeprefix(f"{view}:"), *_cells(told))
-    out.print(table)
+    show_table(table)
     if found.known_until_us is not None:
         moment = _moment(found.known_until_us)
         out.print(f"All that was published up to {moment} is in it.", soft_wrap=True)

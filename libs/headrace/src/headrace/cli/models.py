@@ -99,7 +99,7 @@ def runs(data_dir: DataDir = DEFAULT_DATA_DIR) -> None:
         says = f"{run.reason} {run.detail}".strip() or run.progress
         row = (run.run_id, run.recipe, _minute(run.known_until_us), _STATE[run.state], says)
         table.add_row(*map(escape, row))
-    out.print(table)
+    show_table(table)
 
 
 def cancel(

@@ -12,7 +12,7 @@ import typer
 from rich.table import Table
 
 from headrace.cli.connection import DEFAULT_DATA_DIR, DataDir
-from headrace.cli.output import EXIT_ERROR, out, told_errors
+from headrace.cli.output import EXIT_ERROR, out, show_table, told_errors
 from headrace.errors import Invalid
 from headrace.local import control
 from headrace.local.doctor import Level, diagnose
@@ -91,7 +91,7 @@ def status(data_dir: DataDir = DEFAULT_DATA_DIR) -> None:
     table = Table("process", "state", "ports", "since", "MB", "restarts")
     for process in state.processes:
         table.add_row(*_row(process, memory.get(process.name)))
-    out.print(table)
+    show_table(table)
     out.print(f"Logs: {DataFolder(data_dir).logs}/<process>.log", soft_wrap=True)
     if not state.ready:
         raise typer.Exit(EXIT_ERROR)
@@ -110,7 +110,7 @@ def doctor(kafka: Kafka = None, port: Port = None, data_dir: DataDir = DEFAULT_D
     for check in checks:
         level = f"[{STYLE[check.level]}]{check.level.value}[/]"
         table.add_row(check.name, level, check.found, check.next)
-    out.print(table)
+    show_table(table)
     if any(check.level is Level.PROBLEM for check in checks):
         raise typer.Exit(EXIT_ERROR)
 

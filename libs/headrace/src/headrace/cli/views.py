@@ -15,7 +15,7 @@ from rich.table import Table
 from headrace.application import Stream
 from headrace.cli.connection import DEFAULT_DATA_DIR, DataDir, connect
 from headrace.cli.moments import time_option, to_us
-from headrace.cli.output import out, told_errors
+from headrace.cli.output import show_table, told_errors
 from headrace.errors import NotFound
 from headrace.feature.v1 import feature_service_pb2 as pb
 from headrace.feature_view import StreamView
@@ -51,7 +51,7 @@ def list_views(data_dir: DataDir = DEFAULT_DATA_DIR) -> None:
         for each in connect(data_dir).view_states():
             status = pb.ViewStatus.Name(each.status).removeprefix("VIEW_STATUS_")
             table.add_row(each.view, status, *_filled(each))
-    out.print(table)
+    show_table(table)
 
 
 def _filled(state: pb.ViewState) -> tuple[str, ...]:

@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""FeatureTables in Delta Lake, one table per view at `features/<view>`, written by nobody else.
+"""FeatureTables in Delta Lake, one table per view at `features/<view>`; nobody else adds rows.
 
 Rows and how far they reach are one commit: the version of the `txn` action `feature|<definition>`
 is the moment up to which all rows are there, and Delta refuses a commit when another one has
 written it since the table was read. Files are written first: what no commit names is never seen,
-and goes a week later. Nothing is compacted and the log is kept: a version stays readable.
+and goes a week later. Nothing is compacted and the log is kept: a version stays readable
+until an erasure, behind which ingest removes the files that no dataset names.
 
 `feature|erased` is the place in the log of erasures up to which no row of an erased entity is in
 the table. A deletion sets it with the rows that it takes out; rows are appended only by who knows

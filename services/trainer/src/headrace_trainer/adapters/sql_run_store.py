@@ -93,7 +93,10 @@ SCHEMA = Schema(
 
 
 class SqlRunStore:
-    """`notify` is called after a transaction that left an event in the outbox."""
+    """`notify` is called after a transaction that left an event in the outbox.
+
+    `clock`: of all who share the database. It is asked outside of a transaction: it may need one.
+    """
 
     def __init__(
         self, engine: Engine, *, clock: Clock, notify: Callable[[], None] = lambda: None
@@ -160,7 +163,7 @@ class SqlRunStore:
                     state=RunState.RUNNING,
                     progress="",
                     token=lease.token,
-                    lease_until_us=self._lease_until_us(),
+                    lease_until_us=now_us + LEASE_S * 1_000_000,
                     next_try_us=now_us,
                 )
             )
@@ -169,8 +172,11 @@ class SqlRunStore:
         return lease, run
 
     def renew(self, lease: Lease, progress: str) -> bool:
+        values = {
+            "progress": progress,
+            "lease_until_us": self._clock.now_us() + LEASE_S * 1_000_000,
+        }
         with transaction(self._engine) as connection:
-            values = {"progress": progress, "lease_until_us": self._lease_until_us()}
             return self._write(connection, lease, values)
 
     def complete(self, lease: Lease, trained: TrainedModel) -> bool:
@@ -232,9 +238,6 @@ class SqlRunStore:
         running = RUNS.c.state == RunState.RUNNING
         done = connection.execute(update(RUNS).where(held & running).values(values))
         return done.rowcount == 1
-
-    def _lease_until_us(self) -> int:
-        return self._clock.now_us() + LEASE_S * 1_000_000
 
 
 def _run(row: Any) -> Run:
