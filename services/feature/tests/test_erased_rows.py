@@ -5,23 +5,44 @@ from itertools import count
 
 import pytest
 from feature_world import DAY, HOUR, START, Event, World, a_catalogue, a_view
+from prometheus_client import REGISTRY
 from test_materialized_views import AFTER, Lake
 
 from headrace import topics
 from headrace.errors import Unavailable
 from headrace.ingest.v1.erasures_pb2 import EntityErased
-from headrace_feature.adapters import delta_erasure
+from headrace_feature.adapters import delta_erasure, delta_features, erased_rows
 from headrace_feature.adapters.delta_features import DeltaFeatureTables
 from headrace_feature.adapters.erased_rows import ErasedRows, RowTopics
 from headrace_kit.erased_entities import ErasedEntities, entity_sha256
 from headrace_kit.failpoints import FailpointRaised, arm
 from headrace_kit.kafka import Message, Partition
-from headrace_kit.testing import FixedClock, MemoryPublisher, MemoryTopicLog
+from headrace_kit.testing import FixedClock, MemoryPublisher, MemoryTopicLog, wait_until
 
 ERASURES = topics.INGEST_ERASURES.name
 PUBLISHED = a_view({"count": {"aggregate": "count", "window": "1h"}}, publish_rows=True)
 TOPIC = topics.FEATURE_ROWS.of("zone")
 ROUND_TIME = START + DAY
+
+
+class LogOfParts(MemoryTopicLog):
+    """Has as many partitions as it is told, of the same records; calls `read_on` for each record
+    that is read."""
+
+    parts = 1
+
+    def __init__(self, publisher):
+        super().__init__(publisher)
+        self.offsets, self.read_on = [], lambda: None
+
+    def partitions(self, topic):
+        return list(range(self.parts))
+
+    def read(self, partition, begin=0, *, since_ms=0):
+        for record in super().read(partition, begin, since_ms=since_ms):
+            self.offsets.append(record.offset)
+            self.read_on()
+            yield record
 
 
 class Erasures:
@@ -38,6 +59,7 @@ class Erasures:
         self.lake.erased = self.world.erased
         folder = self.lake.folder.as_uri()
         self.lake.tables = DeltaFeatureTables(folder, {}, FixedClock(AFTER), self.world.erased)
+        self.row_log = LogOfParts(self.world.publisher)
         self.worker = ErasedRows(
             log=MemoryTopicLog(self.told),
             partition=Partition(ERASURES, 0),
@@ -46,7 +68,7 @@ class Erasures:
             tables=self.lake.tables,
             topics=RowTopics(
                 catalogue=lambda: self.world.catalogue,
-                log=MemoryTopicLog(self.world.publisher),
+                log=self.row_log,
                 teller=self.world.rows,
                 publisher=self.world.publisher,
             ),
@@ -60,6 +82,13 @@ class Erasures:
     def erase(self, value, **more):
         self.tell(value, **more)
         self.worker.look()
+
+    def fails_again(self):
+        try:
+            self.worker.look()
+        except Unavailable:
+            return True
+        return False
 
     def rows(self):
         """By key, whether the newest record of it holds a row."""
@@ -247,3 +276,92 @@ def test_same_erasure_that_is_told_again_commits_nothing_that_reads_see(erasures
     erasures.erase("a")
 
     assert before == erasures.lake.rows()
+
+
+@pytest.mark.parametrize(("records_max", "parts", "read"), [(2, 1, 2), (100, 3, 4)])
+def test_stop_ends_the_look_amid_a_topic_and_between_partitions(
+    erasures, monkeypatch, records_max, parts, read
+):
+    """At each such step the worker tells, too, that it does not hang."""
+    monkeypatch.setattr(erased_rows, "RECORDS_MAX", records_max)
+    for ride in rides(4):
+        erasures.world.fold(ride)
+    erasures.row_log.parts = parts
+    erasures.row_log.read_on = lambda: erasures.worker.stop(0)
+    erasures.erase("none")
+
+    assert list(range(read)) == erasures.row_log.offsets
+
+
+def test_stop_ends_the_look_amid_the_log_of_erasures(erasures, monkeypatch):
+    monkeypatch.setattr(erased_rows, "RECORDS_MAX", 2)
+    erasures.lake.materialize(rides())
+    for value in ("a", "none", "nobody"):
+        erasures.tell(value)
+    erasures.worker.stop(0)
+    erasures.worker.look()
+
+    assert {"a", "b"} == erasures.zones()
+
+
+def test_stop_ends_the_look_between_two_tables(erasures, monkeypatch):
+    opened = []
+    monkeypatch.setattr(DeltaFeatureTables, "_views", lambda _: ["one", "two", "three"])
+
+    def take_out(uri, *_):
+        opened.append(uri.rpartition("/")[2])
+        erasures.worker.stop(0)
+        yield from ()
+        return 0
+
+    monkeypatch.setattr(delta_features, "take_out", take_out)
+    erasures.erase("a")
+
+    assert ["one"] == opened
+
+
+def a_broken_table(folder):
+    """Before the others in name order."""
+    log = folder / "features" / "a-broken-one" / "_delta_log"
+    log.mkdir(parents=True)
+    (log / f"{0:020}.json").write_text("no action")
+
+
+def test_table_that_fails_holds_back_neither_topics_nor_other_tables(erasures, tmp_path):
+    a_broken_table(tmp_path)
+    erasures.world.fold(*rides())
+    erasures.lake.materialize(rides())
+    before = failures_of("a-broken-one")
+    with pytest.raises(Unavailable, match="a-broken-one"):
+        erasures.erase("a")
+
+    assert {b"a": False, b"b": True} == erasures.rows()
+    assert {"b"} == erasures.zones()
+    assert before + 1 == failures_of("a-broken-one")
+
+
+def test_table_that_fails_does_not_make_the_topics_be_looked_through_again(erasures, tmp_path):
+    a_broken_table(tmp_path)
+    erasures.world.fold(*rides())
+    with pytest.raises(Unavailable):
+        erasures.erase("a")
+    erasures.row_log.offsets.clear()
+    wait_until(lambda: erasures.fails_again())
+
+    assert [] == erasures.row_log.offsets
+
+
+def test_table_that_failed_is_cleared_once_it_can_be(erasures, tmp_path):
+    erasures.lake.materialize(rides())
+    log = tmp_path / "features" / "zone" / "_delta_log" / f"{0:020}.json"
+    whole = log.read_bytes()
+    log.write_bytes(b"no action")
+    with pytest.raises(Unavailable):
+        erasures.erase("a")
+    log.write_bytes(whole)
+    wait_until(lambda: erasures.worker.look() or {"b"} == erasures.zones())
+
+
+def failures_of(view):
+    name = "headrace_feature_table_erasures_failed_total"
+    return REGISTRY.get_sample_value(name, {"view": view}) or 0.0

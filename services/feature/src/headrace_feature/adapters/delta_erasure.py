@@ -8,7 +8,7 @@ events stay as they were.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -48,10 +48,11 @@ class Knowledge:
 
 def take_out(
     uri: str, options: Mapping[str, str], told: Sequence[tuple[int, Entity]], known: int
-) -> int:
+) -> Generator[None, None, int]:
     """How many rows; the table's place is `known` then, if any of the erasures concerns it.
 
-    Raises Unavailable OBJECT_STORE_UNAVAILABLE when others write to it again and again.
+    Each step is one commit, or one that was refused. Raises Unavailable OBJECT_STORE_UNAVAILABLE
+    when others write to it again and again.
     """
     from deltalake import DeltaTable
     from deltalake.exceptions import CommitFailedError, TableNotFoundError
@@ -72,8 +73,9 @@ def take_out(
         except CommitFailedError as err:
             log.warning("erasure_meets_a_commit", uri=uri, error=str(err))
             tries += 1
-            continue
-        failpoint("feature.erase.table_cleaned")
+        else:
+            failpoint("feature.erase.table_cleaned")
+        yield
     raise Unavailable("OBJECT_STORE_UNAVAILABLE", uri=uri)
 
 
@@ -94,7 +96,8 @@ def _delete(table: Any, entities: Sequence[Entity], place: int) -> int:
     from deltalake import CommitProperties, Transaction
 
     noted = CommitProperties(app_transactions=[Transaction(ERASED, place)])
-    rows = " or ".join(f"({_predicate(each)})" for each in entities)
+    by_column = {each.column: [e for e in entities if e.column == each.column] for each in entities}
+    rows = " or ".join(_predicate(column, some) for column, some in by_column.items())
     found = int(table.delete(rows, commit_properties=noted)["num_deleted_rows"] or 0)
     if not found:  # then nothing was committed
         table.create_write_transaction(
@@ -107,11 +110,17 @@ def _delete(table: Any, entities: Sequence[Entity], place: int) -> int:
     return found
 
 
-def _predicate(entity: Entity) -> str:
-    """SQL for Delta Lake; a column's name is letters, digits and _ by the contract."""
-    named = f"concat('{entity.column}', chr(0), cast(\"{entity.column}\" as varchar))"
-    hashed = f"encode(sha256({named}), 'hex') = '{entity.sha256}'"
-    return f"{hashed} and {EVENT_TIME} <= {entity.erased_at_us}"
+def _predicate(column: str, entities: Sequence[Entity]) -> str:
+    """SQL for Delta Lake; a column's name is letters, digits and _ by the contract.
+
+    Rows are compared with each entity only where one is of the entities: the hash is what costs.
+    """
+    hashed = f"encode(sha256(concat('{column}', chr(0), cast(\"{column}\" as varchar))), 'hex')"
+    named = ", ".join(f"'{each.sha256}'" for each in entities)
+    gone = " or ".join(
+        f"({hashed} = '{each.sha256}' and {EVENT_TIME} <= {each.erased_at_us})" for each in entities
+    )
+    return f"({hashed} in ({named}) and ({gone}))"
 
 
 @contextmanager

@@ -39,10 +39,18 @@ from headrace_kit.clock import Clock
 from headrace_kit.erased_entities import Entity, ErasedEntities
 from headrace_kit.failpoints import failpoint
 from headrace_kit.objects import delta_table_uri
+from headrace_kit.telemetry import counter
 
 FOLDER, DEFINITION, DATE = "features", "_definition", "_date"
 ORPHANS_KEPT_H = 168
 Answered = Iterable[tuple[Batch, NDArray[np.float32]]]
+
+ERASURES_FAILED = counter(
+    "feature",
+    "table_erasures_failed_total",
+    "Tables that kept erased entities, by try.",
+    "view",
+)
 
 log = structlog.get_logger(__name__)
 
@@ -64,19 +72,33 @@ class DeltaFeatureTables:
         uri = delta_table_uri(self._uri, FOLDER, view)
         return DeltaFeatureTable(view, definition, uri, self._options, self._clock, self._knowledge)
 
-    def erase(self, told: Sequence[tuple[int, Entity]], known: int) -> None:
-        """Take the rows of erased entities out of every table there is.
-
-        `told`: all erasures with their places in the log, before `known`, and `erased` has them.
-        Raises Unavailable OBJECT_STORE_UNAVAILABLE.
-        """
+    def know(self, known: int) -> None:
+        """All erasures before this place in their log are in `erased`."""
         self._knowledge.known = known
+
+    def erase(self, told: Sequence[tuple[int, Entity]], known: int) -> Iterator[None]:
+        """Take the rows of erased entities out of every table there is, a commit at a step.
+
+        `told`: all erasures with their places in the log, before `known`. Raises Unavailable
+        OBJECT_STORE_UNAVAILABLE, where tables fail once the others are done.
+        """
+        failed = []
         for view in self._views() if told else ():
-            uri = delta_table_uri(self._uri, FOLDER, view)
-            with store_errors(view):
-                taken = take_out(uri, self._options, told, known)
-            if taken:
-                log.info("erased_rows", view=view, rows=taken)
+            try:
+                yield from self._erase(view, told, known)
+            except Unavailable:
+                ERASURES_FAILED.labels(view).inc()
+                failed.append(view)
+            yield
+        if failed:
+            raise Unavailable("OBJECT_STORE_UNAVAILABLE", views=", ".join(failed))
+
+    def _erase(self, view: str, told: Sequence[tuple[int, Entity]], known: int) -> Iterator[None]:
+        uri = delta_table_uri(self._uri, FOLDER, view)
+        with store_errors(view):
+            taken = yield from take_out(uri, self._options, told, known)
+        if taken:
+            log.info("erased_rows", view=view, rows=taken)
 
     def _views(self) -> list[str]:
         """Also of those that are applied no more."""
