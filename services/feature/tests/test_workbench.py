@@ -3,9 +3,13 @@
 
 import pyarrow as pa
 import pytest
+from feature_world import RECIPE
+from test_training_set import LATER, an_ask, an_end, complete
 
 from headrace.errors import Busy
+from headrace_feature.adapters import duckdb_workbench
 from headrace_feature.adapters.duckdb_workbench import Workbench
+from headrace_feature.adapters.memory_archive import MemoryArchive
 
 ROWS = pa.record_batch({"as_of_us": pa.array(range(1_000), pa.int64())})
 CAP_BYTES = 20_000
@@ -36,3 +40,47 @@ def test_room_is_given_back_with_the_files(workbench):
 def test_request_that_no_room_would_hold_is_too_large(workbench):
     with workbench.opened() as bench, pytest.raises(Busy, match="BATCH_TOO_LARGE"):
         bench.stored([ROWS] * 3, ROWS.schema)
+
+
+@pytest.fixture(scope="module")
+def snapshots():
+    """Of streams whose join needs some MiB."""
+    names = [f"ask-{n}" for n in range(20_000)]
+    asks, ends = map(an_ask, names), (an_end(each, id=each) for each in names)
+    return MemoryArchive(complete(asks=[*asks], ends=[*ends])).newest({"asks", "ends"})
+
+
+@pytest.fixture(autouse=True)
+def little_memory(monkeypatch):
+    monkeypatch.setattr(duckdb_workbench, "DUCKDB_BYTES_MAX", 12 << 20)
+
+
+def joined(bench, snapshots):
+    return bench.training_rows(RECIPE, ["zone"], snapshots, LATER)
+
+
+def test_join_that_no_room_would_hold_is_too_large(workbench, snapshots):
+    with workbench.opened() as bench, pytest.raises(Busy, match="BATCH_TOO_LARGE"):
+        joined(bench, snapshots)
+
+
+def test_join_that_lacks_what_others_hold_is_to_come_again(workbench, snapshots):
+    """Such as rows of a caller that wait for the archive."""
+    with workbench.opened() as waiting, workbench.opened() as bench:
+        waiting.stored([ROWS], ROWS.schema)
+        with pytest.raises(Busy, match="QUEUE_FULL"):
+            joined(bench, snapshots)
+
+
+def test_join_that_was_too_large_gives_its_room_back(workbench, snapshots):
+    with workbench.opened() as bench:
+        for _ in range(3):
+            with pytest.raises(Busy, match="BATCH_TOO_LARGE"):
+                joined(bench, snapshots)
+        bench.scratch(CAP_BYTES // 8, 1)
+
+
+def test_join_that_has_room_to_spill_is_whole(tmp_path, snapshots):
+    workbench = Workbench(tmp_path / "large", disk_bytes_max=1 << 30, observations_max=1)
+    with workbench.opened() as bench:
+        assert 20_000 == joined(bench, snapshots).count

@@ -36,6 +36,8 @@ from headrace_feature.ports import Snapshot
 ROWS_MAX = 1 << 18  # of one step
 THREADS = 2
 DUCKDB_BYTES_MAX = 512 << 20
+# DuckDB's, of memory and of the room to spill; amid a stream pyarrow passes it on as an OSError.
+OUT_OF_ROOM = "Out of Memory Error"
 AS_OF = "as_of_us"
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -115,7 +117,8 @@ class Bench:
     def stored(self, batches: Iterable[Any], schema: Any) -> StoredRows:
         """Rows that are read as often as needed, in place of those before.
 
-        Raises Busy BATCH_TOO_LARGE beyond the cap, QUEUE_FULL while others have the room.
+        Raises Busy BATCH_TOO_LARGE beyond the cap, QUEUE_FULL while others have the room, as does
+        a join that needs more than its memory and half of the room that is left.
         """
         import pyarrow as pa
 
@@ -181,6 +184,7 @@ class Bench:
         """DuckDB with these tables, within its own memory, spilling into the folder."""
         import duckdb
 
+        alone_bytes_max = (self._room.bytes_max - sum(self._bytes_by_file.values())) // 2
         spilled_bytes_max = self._room.take_half()
         settings: dict[str, str | bool | int | float | list[str]] = {
             "memory_limit": f"{DUCKDB_BYTES_MAX}B",
@@ -195,8 +199,22 @@ class Bench:
                 for name, table in tables.items():
                     database.register(name, table)
                 yield database
+        except (duckdb.OutOfMemoryException, OSError) as err:
+            if not str(err).startswith(OUT_OF_ROOM):
+                raise
+            raise self._too_large(spilled_bytes_max, alone_bytes_max) from err
         finally:
             self._room.take(-spilled_bytes_max)
+
+    def _too_large(self, spilled_bytes_max: int, alone_bytes_max: int) -> Busy:
+        """Of a join; rows that others hold, also those who wait, took of its half."""
+        if spilled_bytes_max < alone_bytes_max:
+            return self._queue_full()
+        return Busy("BATCH_TOO_LARGE", spilled_bytes_max=spilled_bytes_max)
+
+    def _queue_full(self) -> Busy:
+        queue, bytes_max = "room on disk for offline work", self._room.bytes_max
+        return Busy("QUEUE_FULL", queue=queue, bytes_max=bytes_max)
 
     def scratch(self, rows: int, width: int) -> Scratch:
         file = self._folder / "answers"
@@ -210,7 +228,7 @@ class Bench:
             bytes_max = self._room.bytes_max
             if size_bytes > bytes_max // 2:  # a join beside it may need the other half
                 raise Busy("BATCH_TOO_LARGE", bytes=size_bytes, bytes_max=bytes_max)
-            raise Busy("QUEUE_FULL", queue="room on disk for offline work", bytes_max=bytes_max)
+            raise self._queue_full()
         self._bytes_by_file[name] = size_bytes
 
 
