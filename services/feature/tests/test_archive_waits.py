@@ -117,14 +117,14 @@ class Context:
         return True
 
 
-def an_api(folder, archive):
-    world = World()
+def an_api(folder, archive, *, world=None, sample=None):
+    world = world or World()
     world.clock = FixedClock(ASKED_US)
     return FeatureApi(
         online=world.online(),
         archive=archive,
         workbench=Workbench(folder / "bench", disk_bytes_max=1 << 30, observations_max=1_000),
-        sample=ServedSample(),
+        sample=sample or ServedSample(),
         notes=None,
         freshness=DelayHistogram(),
         feature_tables=DeltaFeatureTables(

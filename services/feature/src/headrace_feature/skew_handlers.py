@@ -52,6 +52,9 @@ class Skew:
     mismatches: Sequence[Mismatch]
 
 
+NOTHING_CHECKED = Skew(0, ())
+
+
 def skew_snapshots(
     sample: Sequence[Served], *, catalogue: Catalogue, archive: Archive, gone: Callable[[], bool]
 ) -> Mapping[str, Snapshot]:

@@ -12,7 +12,7 @@ import grpc
 import numpy as np
 from numpy.typing import NDArray
 
-from headrace.errors import Busy, HeadraceError, Invalid
+from headrace.errors import Busy, HeadraceError, Invalid, NotFound
 from headrace.feature.v1 import feature_service_pb2 as wire
 from headrace.feature.v1 import feature_service_pb2_grpc as service
 from headrace_feature import handlers, offline_handlers
@@ -43,7 +43,7 @@ from headrace_feature.handlers import OnlineState, answer_together, get_online_f
 from headrace_feature.materialize_handlers import materialize_view, view_source
 from headrace_feature.offline_handlers import Read
 from headrace_feature.ports import Archive, FeatureTables, ObservationReader
-from headrace_feature.skew_handlers import check_skew, skew_snapshots
+from headrace_feature.skew_handlers import NOTHING_CHECKED, check_skew, skew_snapshots
 from headrace_feature.view_handlers import ProgressOf, list_views
 from headrace_kit.telemetry import counter
 
@@ -116,14 +116,25 @@ class FeatureApi(service.FeatureServiceServicer):
         def read(query: GetOnlineFeatures) -> NDArray[np.float32]:
             return get_online_features(query, state).values
 
-        sample, catalogue = self._sample.taken(), state.catalogue()
-        snapshots = skew_snapshots(
-            sample, catalogue=catalogue, archive=self._archive, gone=_gone(context)
-        )
-        with self._alone(), self._workbench.opened() as bench:
+        seen, catalogue = self._sample.seen(), state.catalogue()
+        forgotten = self._sample.forgotten
+        try:
+            snapshots = skew_snapshots(
+                seen, catalogue=catalogue, archive=self._archive, gone=_gone(context)
+            )
+        except NotFound:  # a feature that was served is no more, and would stop every check
+            self._sample.forget()
+            raise
+        with (
+            self._alone(),
+            self._workbench.opened() as bench,
+            self._sample.taken(seen) as sample,
+        ):
             skew = check_skew(
                 sample, catalogue=catalogue, snapshots=snapshots, bench=bench, read=read
             )
+        if forgotten != self._sample.forgotten:
+            skew = NOTHING_CHECKED  # rows of an erased entity differ from the archive rightly
         SKEW_CHECKED.inc(skew.checked)
         for mismatch in skew.mismatches:
             SKEW_MISMATCHES.labels(str(mismatch.settled).lower()).inc()

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import random
 import threading
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -34,6 +36,7 @@ class ServedSample:
     def __init__(self, *, every_reads: int = EVERY_READS, seed: int | None = None) -> None:
         self._every_reads, self._reads, self._offered = every_reads, 0, 0
         self._kept: list[Served] = []
+        self.forgotten = 0  # so many times
         self._chance, self._lock = random.Random(seed), threading.Lock()  # noqa: S311 - no secret
 
     def due(self) -> bool:
@@ -60,10 +63,34 @@ class ServedSample:
 
     def forget(self) -> None:
         """Nothing of it is kept, for one of the entities was erased."""
-        self.taken()
-
-    def taken(self) -> list[Served]:
-        """The sample; the next one begins."""
         with self._lock:
-            kept, self._kept, self._offered = self._kept, [], 0
-        return kept
+            self._kept, self._offered = [], 0
+            self.forgotten += 1
+
+    def seen(self) -> list[Served]:
+        """What would be taken now."""
+        with self._lock:
+            return list(self._kept)
+
+    @contextmanager
+    def taken(self, seen: Collection[Served]) -> Iterator[list[Served]]:
+        """What is still there of what was seen; the next sample begins with what came since.
+
+        A block that fails gives it back, unless it is to be forgotten by then.
+        """
+        wanted = {id(each) for each in seen}
+        with self._lock:
+            forgotten = self.forgotten
+            taken = [each for each in self._kept if id(each) in wanted]
+            self._kept = [each for each in self._kept if id(each) not in wanted]
+            offered, self._offered = self._offered - len(self._kept), len(self._kept)
+        checked = False
+        try:
+            yield taken
+            checked = True
+        finally:
+            if not checked:
+                with self._lock:
+                    if forgotten == self.forgotten:
+                        self._kept = [*taken, *self._kept][:SAMPLES_MAX]
+                        self._offered += offered
