@@ -25,7 +25,10 @@ from headrace.application import definition_json
 from headrace.errors import Unavailable
 from headrace.feature_rows import FeatureRowTable
 from headrace.feature_view import features_by_name
+from headrace_feature.adapters import row_teller
 from headrace_feature.domain.long_windows import ROWS_MIN
+from headrace_kit.erased_entities import Entity, entity_sha256
+from headrace_kit.state_store import MemoryStateStore
 
 FEATURES = {
     "count_1h": {"aggregate": "count", "window": "1h"},
@@ -191,6 +194,59 @@ def test_changes_of_a_view_that_publishes_no_more_are_removed():
 
     (left,) = [value for _, value in world.state_store.scan(b"r", b"s")]
     assert "other" == json.loads(left)[0]
+
+
+class StateThatCounts(MemoryStateStore):
+    """How many values were taken from scans."""
+
+    scanned = 0
+
+    def scan(self, first, last_excluded):
+        for found in super().scan(first, last_excluded):
+            self.scanned += 1
+            yield found
+
+
+def a_world_of_waiting_changes(many) -> World:
+    """Of a view that publishes no more, and whose partitions others have."""
+    world = a_world(state_store=StateThatCounts())
+    world.publisher.errors.append(Unavailable("DELIVERY_UNKNOWN", topic="t"))
+    with suppress(Unavailable):
+        world.fold(*(a_ride(f"ride-{n}", START, zone=f"zone-{n}") for n in range(many)))
+    world.owner = False
+    world.restart()
+    return world
+
+
+def test_changes_are_looked_through_some_at_a_time(monkeypatch):
+    monkeypatch.setattr(row_teller, "TIDIED_MAX", 2)
+    world = a_world_of_waiting_changes(7)
+    world.catalogue = a_catalogue(a_view(FEATURES))
+    scanned, waiting = [], []
+    for _ in range(4):
+        before = world.state_store.scanned
+        world.rows.send()
+        scanned.append(world.state_store.scanned - before)
+        waiting.append(len(waiting_of(world)))
+
+    assert [2, 2, 2, 1] == scanned
+    assert [5, 3, 1, 0] == waiting
+
+
+def test_erasure_amid_the_look_through_changes_is_found_by_the_next_one(monkeypatch):
+    monkeypatch.setattr(row_teller, "TIDIED_MAX", 2)
+    world = a_world_of_waiting_changes(5)
+    world.rows.send()
+    for number in range(5):
+        world.erased.take(Entity("zone", entity_sha256("zone", f"zone-{number}"), START))
+    for _ in range(6):
+        world.rows.send()
+
+    assert [] == waiting_of(world)
+
+
+def waiting_of(world):
+    return list(world.state_store.scan(b"r", b"s"))
 
 
 def test_entity_whose_windows_reach_behind_all_history_is_taken_back():

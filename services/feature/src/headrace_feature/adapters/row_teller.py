@@ -14,7 +14,7 @@ from __future__ import annotations
 import hashlib
 import json
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import astuple, replace
 from functools import lru_cache
 from itertools import islice
@@ -36,9 +36,12 @@ from headrace_kit.telemetry import counter
 
 CHANGED = b"r"
 PLACE_BYTES = 20  # of a key, behind the view: partition and entity
+CHANGED_END = CHANGED + b"\xff" * (8 + PLACE_BYTES)
 PREFIXES_MAX = 1_024
 # Rows of one view and partition that are sent before the loop goes on.
 SENT_MAX = 8_192
+# Changes that are looked at before the loop goes on.
+TIDIED_MAX = 1_024
 
 TOLD = counter("feature", "rows_total", "Feature rows that were delivered.", "view")
 
@@ -61,8 +64,11 @@ class RowTeller:
         self._erased, self._sending = erased, threading.Lock()
         self._waiting = True  # there may be changes to tell
         self._added = False
-        # No other view of this catalogue has changes, and no entity that was erased by then.
+        # No other view of this catalogue has changes, and no entity that was erased by then; and of
+        # what is being looked through, what comes next.
         self._tidied: tuple[Catalogue, int] | None = None
+        self._tidying: tuple[Catalogue, int] | None = None
+        self._tidy_from = CHANGED
 
     def beside(self, batch: Sequence[Folded]) -> Mapping[bytes, bytes | None]:
         catalogue = self._online.catalogue()
@@ -97,22 +103,25 @@ class RowTeller:
             pass
 
     def _tidy(self, catalogue: Catalogue) -> None:
-        """Changes of views that publish no more name entities, and nobody is told of them; those
-        of erased entities may be of partitions that others have now."""
-        revision = self._erased.revision
-        gone = list(islice(self._gone(catalogue), SENT_MAX))
-        if gone:
-            self._state.commit({}, gone, {})
-        if len(gone) < SENT_MAX:
-            self._tidied = catalogue, revision
-
-    def _gone(self, catalogue: Catalogue) -> Iterator[bytes]:
+        """Some changes further each time: those of views that publish no more name entities, and
+        nobody is told of them; those of erased entities may be of partitions that others have now.
+        """
+        if self._tidy_from == CHANGED:
+            self._tidying = catalogue, self._erased.revision
+        waiting = self._state.scan(self._tidy_from, CHANGED_END)
+        some = list(islice(waiting, TIDIED_MAX))
         publishing = {_of_view(view.name): view for view in publishing_views(catalogue)}
-        changes = self._state.scan(CHANGED, CHANGED + b"\xff" * (8 + PLACE_BYTES))
-        for key, value in changes:
-            view = publishing.get(key[:-PLACE_BYTES])
-            if view is None or self._is_erased(view, Change(*json.loads(value))):
-                yield key
+        if gone := [key for key, value in some if self._is_gone(key, value, publishing)]:
+            self._state.commit({}, gone, {})
+        if len(some) < TIDIED_MAX:
+            # What was looked at first may be of what has come to be known meanwhile.
+            self._tidied, self._tidy_from = self._tidying, CHANGED
+        else:
+            self._tidy_from = some[-1][0] + b"\0"
+
+    def _is_gone(self, key: bytes, value: bytes, publishing: Mapping[bytes, StreamView]) -> bool:
+        view = publishing.get(key[:-PLACE_BYTES])
+        return view is None or self._is_erased(view, Change(*json.loads(value)))
 
     def _is_erased(self, view: StreamView, change: Change) -> bool:
         return self._erased.holds(view.entity[0], change.entity, change.moment_us)
