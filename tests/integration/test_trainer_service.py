@@ -12,6 +12,7 @@ import threading
 import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import grpc
@@ -253,13 +254,20 @@ class NeverComplete(feature_grpc.FeatureServiceServicer):
         yield from ()
 
 
-def test_training_set_that_is_abandoned_is_waited_for_by_nobody(tmp_path: Path) -> None:
-    feature = NeverComplete()
+@contextmanager
+def channel_to(feature: NeverComplete) -> Iterator[grpc.Channel]:
     server = grpc.server(ThreadPoolExecutor(1))
     feature_grpc.add_FeatureServiceServicer_to_server(feature, server)
     port = server.add_insecure_port("127.0.0.1:0")
     server.start()
-    with open_channel(f"127.0.0.1:{port}") as channel, ThreadPoolExecutor(1) as pool:
+    with open_channel(f"127.0.0.1:{port}") as channel:
+        yield channel
+    server.stop(None).wait(DEADLINE_S)
+
+
+def test_training_set_that_is_abandoned_is_waited_for_by_nobody(tmp_path: Path) -> None:
+    feature = NeverComplete()
+    with channel_to(feature) as channel, ThreadPoolExecutor(1) as pool:
         sets = GrpcTrainingSetClient(channel)
         made = pool.submit(sets.create, "delay", 1, tmp_path / "set.arrow", published=True)
         assert feature.asked.wait(DEADLINE_S)
@@ -268,4 +276,29 @@ def test_training_set_that_is_abandoned_is_waited_for_by_nobody(tmp_path: Path) 
         with pytest.raises(Unavailable, match="SERVICE_UNAVAILABLE"):
             made.result(DEADLINE_S)
         assert feature.gone.wait(DEADLINE_S)
-    server.stop(None).wait(DEADLINE_S)
+
+
+class CallsFirst(grpc.UnaryStreamClientInterceptor):
+    """Calls something just before the call is made."""
+
+    def __init__(self) -> None:
+        self.first: Callable[[], None] = lambda: None
+
+    def intercept_unary_stream(self, continuation, details, request):
+        self.first()
+        return continuation(details, request)
+
+
+def test_training_set_that_is_abandoned_just_before_its_call_is_not_waited_for(
+    tmp_path: Path,
+) -> None:
+    calls, feature = CallsFirst(), NeverComplete()
+    with channel_to(feature) as channel, ThreadPoolExecutor(1) as pool:
+        sets = GrpcTrainingSetClient(grpc.intercept_channel(channel, calls))
+        calls.first = sets.abandon
+        made = pool.submit(sets.create, "delay", 1, tmp_path / "set.arrow", published=True)
+        try:
+            with pytest.raises(Unavailable, match="CANCELLED"):
+                made.result(DEADLINE_S)
+        finally:
+            feature.gone.set()

@@ -24,6 +24,7 @@ class GrpcTrainingSetClient:
     def __init__(self, channel: grpc.Channel) -> None:
         self._features = feature_grpc.FeatureServiceStub(channel)
         self._call: Any = None
+        self._abandoned = False
 
     def create(
         self, recipe: str, known_until_us: int, file: Path, *, published: bool
@@ -32,9 +33,12 @@ class GrpcTrainingSetClient:
             recipe=recipe, known_until_us=known_until_us, published=published
         )
         digest, manifest = hashlib.sha256(), None
+        self._call, self._abandoned = None, False
         try:
             with file.open("wb") as arrow:
                 self._call = self._features.CreateTrainingSet(request, timeout=TIMEOUT_S)
+                if self._abandoned:  # while there was no call to cancel
+                    self._call.cancel()
                 for part in self._call:
                     if part.HasField("manifest"):
                         manifest = part.manifest
@@ -56,5 +60,6 @@ class GrpcTrainingSetClient:
         )
 
     def abandon(self) -> None:
+        self._abandoned = True
         if self._call is not None:
             self._call.cancel()  # of one that has ended nothing comes
