@@ -50,8 +50,10 @@ class TroubledArchive(MemoryArchive):
         super().__init__()
         self.troubles: list[str] = []
         self.refused_versions: set[int] = set()
+        self.opened = 0
 
     def open(self, contract, *rest, **bounds):
+        self.opened += 1
         if contract.version in self.refused_versions:
             raise Invalid("BAD_DEFINITION", stream=contract.name, column="delay")
         return super().open(contract, *rest, **bounds)
@@ -466,45 +468,98 @@ def test_missing_topic_of_dead_letters_stops_no_stream_alone(world, sink):
     assert {} == sink.stopped()
 
 
-NEWER = {"headers": {"ce_dataschema": b"flights.departed/2"}}
+def a_newer(number, version=2):
+    """A record that names a contract version which is not applied."""
+    schema = f"{STREAM}/{version}".encode()
+    return a_raw(number, record={"headers": {"ce_dataschema": schema}})
 
 
-def look_again(world, sink):
-    """After its rest the stream is placed anew, and gives the same record."""
-    world.now_s += 0.25
+def held(sink):
+    return {topic: error.reason for topic, error in sink.stopped().items()}
+
+
+def place_again(world, sink, *records, after_s=0.5):
+    """What the loop does once the stream is let go: its records come from where it stands."""
+    world.now_s += after_s
     sink.idle()
     sink.positions([PARTITION])
-    sink.handle(a_batch([a_raw(0, record=NEWER)]))
+    sink.handle(a_batch([*records]))
 
 
-def test_contract_that_a_record_names_is_looked_for_three_times(world, sink):
-    sink.handle(a_batch([a_raw(0, record=NEWER)]))
-    assert {RAW: "DEFINITION_AWAITED"} == {t: e.reason for t, e in sink.stopped().items()}
-    look_again(world, sink)
-    assert ([RAW], []) == (list(sink.stopped()), world.publisher.published)
-    look_again(world, sink)
+def test_contract_that_a_record_names_is_looked_for_half_a_second(world, sink):
+    sink.handle(a_batch([a_newer(0)]))
+    for _ in range(2):
+        world.now_s += 0.2
+        sink.idle()
+        assert {RAW: "DEFINITION_AWAITED"} == held(sink)
+    assert [] == world.publisher.published
+    place_again(world, sink, a_newer(0), after_s=0.1)
     sink.idle()
 
-    assert {} == sink.stopped()
+    assert {} == held(sink)
     assert {"SCHEMA_INCOMPATIBLE": 1} == world.account().dead_by_reason
 
 
-def test_record_of_a_contract_that_comes_meanwhile_is_stored(world, sink):
-    sink.handle(a_batch([a_raw(0, record=NEWER)]))
+def test_contract_that_comes_meanwhile_is_used_at_once(world, sink):
+    sink.handle(a_batch([a_newer(0)]))
     world.contracts.put(a_contract(version=2))
-    look_again(world, sink)
+    place_again(world, sink, a_newer(0), after_s=0.0)
     sink.idle()
 
     assert ["departed:0"] == world.stored_ids()
 
 
-def test_contract_that_did_not_come_is_not_awaited_again(world, sink):
-    sink.handle(a_batch([a_raw(0, record=NEWER)]))
-    look_again(world, sink)
-    look_again(world, sink)
-    sink.handle(a_batch([a_raw(1, record=NEWER)]))
+def test_many_contracts_that_are_not_there_hold_a_stream_once(world, sink):
+    batch = [a_newer(number, version=number + 2) for number in range(20)]
+    sink.handle(a_batch(batch))
+    assert {RAW: "DEFINITION_AWAITED"} == held(sink)
+    place_again(world, sink, *batch, a_raw(20))
+    sink.idle()
 
-    assert {} == sink.stopped()
+    assert {} == held(sink)
+    assert {"SCHEMA_INCOMPATIBLE": 20} == world.account().dead_by_reason
+    assert ["departed:20"] == world.stored_ids()
+
+
+def test_contract_beyond_one_that_did_not_come_is_not_awaited(world, sink):
+    sink.handle(a_batch([a_newer(0)]))
+    place_again(world, sink, a_newer(0))
+    sink.handle(a_batch([a_newer(1, version=3)]))
+
+    assert {} == held(sink)
+
+
+def test_contract_beyond_one_that_came_is_awaited_again(world, sink):
+    batch = [a_newer(0), a_newer(1, version=3)]
+    sink.handle(a_batch(batch))
+    world.contracts.put(a_contract(version=2))
+    place_again(world, sink, *batch)
+    assert {RAW: "DEFINITION_AWAITED"} == held(sink)
+    world.contracts.put(a_contract(version=3))
+    place_again(world, sink, *batch)
+    sink.idle()
+
+    assert ["departed:0", "departed:1"] == world.stored_ids()
+
+
+def test_stream_that_is_held_for_a_contract_stays_open(world, sink):
+    sink.handle(a_batch([a_raw(0)]))
+    sink.handle(a_batch([a_newer(1)]))
+    place_again(world, sink, a_raw(0), a_newer(1), a_raw(2))
+    sink.drain([PARTITION])
+
+    assert 1 == world.archive.opened
+    assert (3, ["departed:0", "departed:2"]) == (world.account().offset, world.stored_ids())
+
+
+def test_stream_that_was_given_up_while_it_was_held_is_opened_anew(world, sink):
+    sink.handle(a_batch([a_newer(0)]))
+    sink.drain([PARTITION])
+    place_again(world, sink, a_newer(0))
+    sink.idle()
+
+    assert 2 == world.archive.opened
+    assert {"SCHEMA_INCOMPATIBLE": 1} == world.account().dead_by_reason
 
 
 def test_dead_letters_of_a_batch_that_was_not_delivered_count_once(world):

@@ -72,10 +72,11 @@ TAKEN_BACK = 0  # the version of no contract
 # next stream in turn is still the same.
 LOOK_INTERVAL_S = 1.0
 TOPIC_MISSING = "TOPIC_MISSING"
-# A record may name a contract that is applied and not here yet: looked for so often, in all.
-CONTRACT_TRIES, CONTRACT_INTERVAL_S = 3, 0.25
+# Records may name contracts that are applied and not here yet. Each call of the loop looks for the
+# next one, ten times or so, once for each version that is applied and however many are named:
+# what anybody can write into a header holds a stream no longer than this.
+CONTRACT_AWAITED_S_MAX = 0.5
 CONTRACT_AWAITED = "DEFINITION_AWAITED"
-VERSIONS_AWAITED_MAX = 1_000
 
 
 @dataclass(slots=True)
@@ -89,7 +90,10 @@ class _Shard:
 
 @dataclass(slots=True)
 class _Stream:
-    """A stream in work; `rows` are gathered since `since_s`, the last ones stored at `stored_s`."""
+    """A stream in work; `rows` are gathered since `since_s`, the last ones stored at `stored_s`.
+
+    One that `awaits` a contract stays open: its partitions come back to where it stands.
+    """
 
     contract: Contract
     topic_id: str
@@ -100,6 +104,13 @@ class _Stream:
     stored_s: float = 0.0
     commit_s: float = 0.0
     in_doubt: bool = False
+    awaits: bool = False
+
+    def comes_back(self, contract: Contract, numbers: set[int]) -> bool:
+        """Whether these partitions are given back to it as they were left; asked once."""
+        awaited, self.awaits = self.awaits, False
+        same = contract.version == self.contract.version
+        return awaited and same and numbers <= self.shards.keys()
 
     def give_up(self, numbers: set[int]) -> None:
         """Forget these partitions, and what was gathered of them."""
@@ -159,14 +170,14 @@ class RecordSink:
         self._stopped: dict[str, _Stop] = {}
         self._given_up: dict[Partition, int] = {}
         self._turn, self._looked_s = deque[str](), 0.0
-        self._tries: Counter[tuple[str, int]] = Counter()
+        self._awaited_beyond: dict[str, int] = {}  # the version that was applied, by stream
 
     def positions(self, partitions: Sequence[Partition]) -> Mapping[Partition, int]:
         for stream, numbers in _by_stream(partitions).items():
             contract = self._applied(stream)
             if contract is None:  # it is left soon; until then nothing is read of it
                 self._stop(stream, TAKEN_BACK, NotFound("STREAM_UNKNOWN", stream=stream))
-            elif stream not in self._stopped:
+            elif stream not in self._stopped and not self._is_open(contract, numbers):
                 self._open(contract, numbers)
         self._given_up = {p: o for p, o in self._given_up.items() if p not in partitions}
         stored = self.durable()
@@ -212,6 +223,10 @@ class RecordSink:
                     log.warning("drain_forgets", stream=name, error=str(err))
                 self._given_up |= {p: o for p, o in self.durable().items() if p in partitions}
                 stream.give_up(numbers)
+
+    def _is_open(self, contract: Contract, numbers: set[int]) -> bool:
+        known = self._streams.get(contract.name)
+        return known is not None and known.comes_back(contract, numbers)
 
     def _open(self, contract: Contract, numbers: set[int]) -> None:
         """Read where these partitions and those already in work stand, after storing the latter."""
@@ -265,7 +280,7 @@ class RecordSink:
         """Whether what a stream waited for may be there; a topic is asked for now and then."""
         now_s = self._monotonic_s()
         if stop.error.reason == CONTRACT_AWAITED:
-            return now_s - stop.asked_s >= CONTRACT_INTERVAL_S
+            return now_s - stop.asked_s >= CONTRACT_AWAITED_S_MAX
         if stop.error.reason != TOPIC_MISSING or now_s - stop.asked_s < LOOK_INTERVAL_S:
             return False
         self._stopped[name] = replace(stop, asked_s=now_s)
@@ -317,18 +332,16 @@ class RecordSink:
         return None if name in self._stopped else self._streams[name]
 
     def _waits(self, stream: _Stream, records: RecordBatch) -> bool:
-        """Whether a record names a contract that is looked for once more, before it is refused."""
-        contract = stream.contract
-        for version in newer_versions(records, contract):
-            asked = contract.name, version
-            known = asked in self._tries or len(self._tries) < VERSIONS_AWAITED_MAX
-            if known and self._tries[asked] < CONTRACT_TRIES - 1:
-                self._tries[asked] += 1
-                named = f"{contract.name}/{version}"
-                awaited = Unavailable(CONTRACT_AWAITED, dataschema=named)
-                self._stop(contract.name, contract.version, awaited)
-                return True
-        return False
+        """Whether records name a contract beyond the applied one, which is awaited now."""
+        name, version = stream.contract.name, stream.contract.version
+        if self._awaited_beyond.get(name) == version:
+            return False
+        newer = newer_versions(records, stream.contract)
+        if newer:
+            self._awaited_beyond[name], stream.awaits = version, True
+            awaited = Unavailable(CONTRACT_AWAITED, dataschema=f"{name}/{min(newer)}")
+            self._stop(name, version, awaited)
+        return bool(newer)
 
     def _pass_on(self, records: RecordBatch) -> None:
         """Deliver these records, or set them aside, and gather the rows."""
