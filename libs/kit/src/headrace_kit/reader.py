@@ -193,6 +193,7 @@ class GroupReader:
                 self._note_lost(partition, position)
             else:
                 self._next[partition] = position
+                self._lost.discard(partition)  # e.g. its topic was made again
             # Also at a beginning: the group may have come further than what the handler holds now.
             self._uncommitted[partition] = position
             self._unplaced.discard(partition)
