@@ -3,8 +3,12 @@
 
 from __future__ import annotations
 
+import errno
+import os
+
 import pytest
 
+from headrace.errors import Busy
 from headrace_kit.attempt_log import FileAttemptLog
 from headrace_kit.suspects import Attempt, Suspects
 from headrace_kit.testing import MemoryAttemptLog, a_batch, a_record
@@ -72,3 +76,20 @@ def test_log_reads_back_what_is_written_and_nothing_else(kind, tmp_path):
     assert {PLACE: Attempt(4, 5, 2)} == (
         log if kind == "memory" else FileAttemptLog(tmp_path)
     ).read()
+
+
+def test_log_that_has_no_room_is_busy_until_there_is_some(tmp_path, monkeypatch):
+    """What fits is written, and the rest is refused: as a disk does that fills up."""
+    log, room, pwrite = FileAttemptLog(tmp_path), [5, 0], os.pwrite
+
+    def filling_up(file, line, place):
+        if not (left := room.pop(0) if room else len(line)):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return pwrite(file, line[:left], place)
+
+    monkeypatch.setattr(os, "pwrite", filling_up)
+    with pytest.raises(Busy, match="DISK_FULL"):
+        log.write({PLACE: Attempt(4, 6)})
+    log.write({PLACE: Attempt(4, 6)})
+
+    assert {PLACE: Attempt(4, 6)} == FileAttemptLog(tmp_path).read()

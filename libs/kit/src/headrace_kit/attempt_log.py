@@ -13,6 +13,7 @@ from pathlib import Path
 
 import structlog
 
+from headrace_kit.disk import needing_room
 from headrace_kit.suspects import Attempt, Place
 
 ENTRIES_BYTES_MAX = 1 << 20
@@ -24,7 +25,8 @@ class FileAttemptLog:
     """One file, whose first line counts."""
 
     def __init__(self, folder: Path) -> None:
-        self._file = os.open(folder / "attempts.json", os.O_RDWR | os.O_CREAT, 0o600)
+        self._path = folder / "attempts.json"
+        self._file = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600)
 
     def read(self) -> dict[Place, Attempt]:
         line, _, _ = os.pread(self._file, ENTRIES_BYTES_MAX, 0).partition(b"\n")
@@ -36,5 +38,9 @@ class FileAttemptLog:
         return {(topic, partition): Attempt(*attempt) for topic, partition, *attempt in found}
 
     def write(self, attempts: Mapping[Place, Attempt]) -> None:
+        """Raises Busy DISK_FULL: what would be worked on waits."""
         entries = [[*place, each.first, each.end, each.deaths] for place, each in attempts.items()]
-        os.pwrite(self._file, json.dumps(entries).encode() + b"\n", 0)
+        line, written = json.dumps(entries).encode() + b"\n", 0
+        with needing_room(self._path):
+            while written < len(line):  # a disk that fills up takes a part, then nothing
+                written += os.pwrite(self._file, line[written:], written)

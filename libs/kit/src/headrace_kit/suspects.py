@@ -56,7 +56,7 @@ class AttemptLog(Protocol):
         """What was begun and not ended."""
 
     def write(self, attempts: Mapping[Place, Attempt]) -> None:
-        """This is begun now, and nothing else."""
+        """This is begun now, and nothing else. Raises Busy DISK_FULL."""
 
 
 class Suspects:
