@@ -140,6 +140,17 @@ def test_view_whose_table_reaches_on_without_a_row_makes_no_dataset_in_silence(w
     assert 0 == world.of_view(known_until_us=2).content.rows
 
 
+def test_request_that_met_an_empty_view_makes_its_dataset_once_there_are_rows(world):
+    """It fixes nothing before there is something to fix."""
+    world.tables.append("features/delays", feature_rows(1).clear())
+    world.tables.reach("delays", digest(a_view()), 3)
+    with pytest.raises(NotFound, match="VIEW_EMPTY"):
+        world.of_view(request_id="same")
+    world.materialize(1, 2)
+
+    assert 2 == world.of_view(request_id="same").content.rows
+
+
 class Nobody:
     """No registry to ask and nobody to tell."""
 

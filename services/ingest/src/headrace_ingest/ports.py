@@ -247,6 +247,9 @@ class RowStore(Protocol):
     def check(self, selection: Selection) -> None:
         """Whether its version can be opened and its filter be read."""
 
+    def filled(self, selection: Selection, *, timeout_s: float) -> bool:
+        """Whether it has a row."""
+
     def describe(
         self, selection: Selection, *, private: Collection[str], timeout_s: float
     ) -> Description:

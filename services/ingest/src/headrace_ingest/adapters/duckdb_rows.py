@@ -107,6 +107,10 @@ class DuckDbRows:
         _condition(selection)
         self._tables.open(selection)
 
+    def filled(self, selection: Selection, *, timeout_s: float) -> bool:
+        with self._work(timeout_s, rows=selection) as work:
+            return bool(work.all("select 1 from rows limit 1"))
+
     def describe(
         self, selection: Selection, *, private: Collection[str], timeout_s: float
     ) -> Description:

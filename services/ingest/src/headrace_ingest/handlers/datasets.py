@@ -88,6 +88,7 @@ def create_dataset(
     claim = book.claimed(command.name, request_id)
     if claim is None:
         origin, private = _origin(command, contracts, rows)
+        _check_filled(command, origin, rows, timeout_s)
         claim = book.claim(command.name, request_id, Claim(wanted, origin, private))
     if claim.digest != wanted:
         raise Conflict("REQUEST_REUSED", request_id=request_id)
@@ -95,8 +96,6 @@ def create_dataset(
         return done
     failpoint("ingest.dataset.claimed")
     content = rows.describe(claim.origin.selection, private=claim.private, timeout_s=timeout_s)
-    if command.view and not content.rows and not (command.filter or command.known_until_us):
-        raise NotFound("VIEW_EMPTY", view=command.view)
     made = Manifest(
         name=command.name,
         number=0,
@@ -130,6 +129,13 @@ def _origin(
     contract = contracts.get(asked.stream)
     selection = _selection(asked, contracts, rows)
     return Origin(selection, contract.version), contract.private_columns
+
+
+def _check_filled(command: CreateDataset, origin: Origin, rows: RowStore, timeout_s: float) -> None:
+    """A whole view without a row is not made yet. Before the claim, which would fix its version."""
+    whole = command.view and not (command.filter or command.known_until_us)
+    if whole and not rows.filled(origin.selection, timeout_s=timeout_s):
+        raise NotFound("VIEW_EMPTY", view=command.view)
 
 
 def _selection(query: ReadStream, contracts: ContractBook, rows: RowStore) -> Selection:
