@@ -61,6 +61,15 @@ class World:
     def append(self, *notes, first=0):
         self.tables.append(STREAM, rows(notes, first=first))
 
+    def append_of(self, flight, note, first):
+        row = rows([note], first=first).with_columns(flight=pl.lit(flight))
+        self.tables.append(STREAM, row)
+
+    def erase(self, flight):
+        entity = Entity("flight", entity_sha256("flight", flight), NOW_US)
+        selection = Selection(STREAM, self.tables.newest_version(STREAM), (("flight", "string"),))
+        self.rows.erase(selection, entity, lambda events: None, timeout_s=60.0)
+
     def refresh(self):
         list(self.keeper.refresh(60.0))
 
@@ -191,14 +200,53 @@ def test_index_is_built_while_others_write_to_its_database(world, monkeypatch):
 
 def test_erased_row_is_found_no_more(world):
     world.append("Snow on the runway")
-    other = rows(["Snow elsewhere"], first=1).with_columns(flight=pl.lit("UA2"))
-    world.tables.append(STREAM, other)
+    world.append_of("UA2", "Snow elsewhere", first=1)
     assert 2 == len(world.texts("snow"))
-    entity = Entity("flight", entity_sha256("flight", "UA1"), NOW_US)
-    selection = Selection(STREAM, 1, (("flight", "string"),))
-    world.rows.erase(selection, entity, lambda events: None, timeout_s=60.0)
+    world.erase("UA1")
 
     assert ["Snow elsewhere"] == world.texts("snow")
+
+
+def test_row_that_is_erased_while_another_keeper_looks_is_found_no_more(world, monkeypatch):
+    """The other one has read the version that still held it when the index is dropped."""
+    world.append_of("UA2", "Snow elsewhere", first=0)
+    world.refresh()
+    world.append_of("UA1", "Snow on the runway", first=1)
+    newest_version = world.rows.newest_version
+
+    def and_then_erased(stream):
+        version = newest_version(stream)
+        monkeypatch.setattr(world.rows, "newest_version", newest_version)
+        world.erase("UA1")
+        world.refresh()
+        return version
+
+    monkeypatch.setattr(world.rows, "newest_version", and_then_erased)
+    world.refresh()
+
+    assert ["Snow elsewhere"] == [match.text for match in world.found("snow")]
+
+
+def test_row_that_is_erased_while_another_keeper_drops_the_index_is_found_no_more(
+    world, monkeypatch
+):
+    world.append_of("UA2", "Snow elsewhere", first=0)
+    world.append_of("UA3", "More snow", first=1)
+    world.refresh()
+    world.erase("UA3")
+    world.append_of("UA1", "Snow on the runway", first=2)
+    drop = world.index.drop
+
+    def and_then_erased(stream, column):
+        drop(stream, column)
+        monkeypatch.setattr(world.index, "drop", drop)
+        world.erase("UA1")
+        world.refresh()
+
+    monkeypatch.setattr(world.index, "drop", and_then_erased)
+    world.refresh()
+
+    assert ["Snow elsewhere"] == [match.text for match in world.found("snow")]
 
 
 def test_lost_index_is_built_again_from_the_archive(world, tmp_path):

@@ -49,18 +49,21 @@ class TextKeeper:
                 yield
 
     def _refresh(self, stream: str, column: str, timeout_s: float) -> Iterator[None]:
+        # Before the version: rows of one that came first could be gone from the archive when
+        # another keeper drops the index, and would join the new one.
+        indexed = self.index.indexed(stream, column)
         try:
             version = self.rows.newest_version(stream)
         except NotFound:
             return
-        indexed = self.index.indexed(stream, column)
         if indexed.version == version:
             return
         selection = Selection(stream, version, ((column, "string"),))
         if indexed.version >= 0 and self.rows.removed_since(selection, indexed.version):
             self.index.drop(stream, column)
-            indexed = self.index.indexed(stream, column)
-        yield from self._take_in(selection, column, indexed, timeout_s)
+            yield from self._refresh(stream, column, timeout_s)
+        else:
+            yield from self._take_in(selection, column, indexed, timeout_s)
 
     def _take_in(
         self, selection: Selection, column: str, indexed: Indexed, timeout_s: float
