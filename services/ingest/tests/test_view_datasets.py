@@ -222,6 +222,32 @@ def test_erasure_counts_rows_of_feature_tables_and_waits_until_they_are_out(worl
     assert [] == eraser.erasures.unsettled()
 
 
+def test_dataset_that_was_created_just_before_the_rows_went_is_revised_too(world, monkeypatch):
+    """Created behind the look at the datasets, with feature taking the rows out right after."""
+    world.materialize(1, 2)
+    world.tables.append("features/delays", feature_rows(3).with_columns(origin=pl.lit("LGA")))
+    eraser = an_eraser(world)
+    report = eraser.erase(EraseEntity("origin", "JFK"), "erase", timeout_s=60.0)
+    world.clock.advance(SETTLE_US + 1)
+    erase = world.rows.erase
+
+    def once_it_is_created(*asked, timeout_s):
+        monkeypatch.setattr(world.rows, "erase", erase)
+        world.of_view()
+        of_view = Selection(STREAM, 1, (("origin", "string"),), view="delays")
+        world.tables.erase(of_view, report.entity)
+        return erase(*asked, timeout_s=timeout_s)
+
+    monkeypatch.setattr(world.rows, "erase", once_it_is_created)
+    list(eraser.go_on(60.0))
+    assert [report.id] == eraser.erasures.unsettled()
+    list(eraser.go_on(60.0))
+
+    assert [] == eraser.erasures.unsettled()
+    assert ["LGA"] == world.read(Reference("departures"), "origin")["origin"].to_list()
+    assert [2] == versions_left(world)
+
+
 def test_dataset_whose_table_held_it_in_rows_of_another_definition_keeps_its_own(world):
     world.materialize(1, 2, definition=OLD)
     world.tables.append("features/delays", feature_rows(3).with_columns(origin=pl.lit("LGA")))

@@ -97,10 +97,20 @@ class Eraser:
         erasure = self.erasures.get(named)
         if erasure is None:
             return
-        late = self._late(erasure)
+        # Before the pass: a dataset may be created behind its look at them, and just before the
+        # feature service, or another process, takes out what the dataset then still holds.
+        clean = self._late(erasure) and (yield from self._clean(erasure.entity, timeout_s))
         rows = yield from self._take_out(erasure, timeout_s)
-        if not rows and late:
+        if clean and not rows:
             self.erasures.settle(named)
+
+    def _clean(self, entity: Entity, timeout_s: float) -> Generator[None, None, bool]:
+        """Whether no table holds the entity any more."""
+        for table in (*self._newest(entity.column), *self._feature_tables(entity.column)):
+            if self.rows.find(table, entity, timeout_s=timeout_s).rows:
+                return False
+            yield
+        return True
 
     def _take_out(self, erasure: Erasure, timeout_s: float) -> Generator[None, None, int]:
         """One pass, by steps; how many rows it took out."""
