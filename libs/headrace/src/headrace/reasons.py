@@ -222,8 +222,8 @@ REASONS: dict[str, Reason] = {
     ),
     "DEFINITION_AWAITED": Reason(
         "Unavailable",
-        "The definition that a request names has not come yet.",
-        "Wait; it is asked again for 30 s.",
+        "The definition that a request or a record names has not come yet.",
+        "Wait; ingest looks 0.5 s for a contract, trainer 30 s for a recipe.",
     ),
     "DEAD_LETTER_UNKNOWN": Reason(
         "NotFound",
