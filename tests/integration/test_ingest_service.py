@@ -27,6 +27,7 @@ from headrace_ingest.adapters.delta_archive import COMMITS_PER_CHECKPOINT, Delta
 from headrace_ingest.domain.accounts import Account
 from headrace_ingest.domain.judging import empty_rows
 from headrace_ingest.testing import a_contract, a_departure
+from headrace_kit.kafka import Message
 from headrace_kit.offsets import committed_offsets, topic_end_offsets
 from headrace_kit.testing import wait_until
 
@@ -308,6 +309,25 @@ def test_stream_of_dead_letters_stops_alone_and_goes_on_by_another_contract(
     stream.wait_taken_in()
     wait_until(service.ready, timeout_s=DEADLINE_S)
     assert 50 == len(service.archived(stream)) + len(stream.dead_letters())
+
+
+def test_versions_that_nobody_applied_hold_a_stream_once(start_service, stream, publisher):
+    service = start_service()
+    service.start()
+    stream.publish(*GOOD[:10])
+    stream.wait_taken_in()
+    opened = service.log.read_text().count("stream_opened")
+    schemas = [f"{stream.name}/{version}".encode() for version in range(2, 22)]
+    publisher.publish(
+        [Message(stream.raw, b"UA1", GOOD[1], (("ce_dataschema", each),)) for each in schemas]
+    )
+    stream.publish(*GOOD[10:20])
+    stream.wait_taken_in()
+
+    counts = service.counts(stream)
+    assert (20, {"SCHEMA_INCOMPATIBLE": 20}) == (counts.stored, counts.dead_lettered_by_reason)
+    log = service.log.read_text()
+    assert (1, opened) == (log.count("stream_waits"), log.count("stream_opened"))
 
 
 def test_stopped_service_leaves_nothing_behind(start_service, stream):
