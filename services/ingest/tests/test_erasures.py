@@ -175,6 +175,21 @@ def test_second_erasure_goes_into_the_copy_of_a_dataset(world):
     assert 3 == datasets.find(Reference("all"), book=world.book).rows_erased
 
 
+def test_erasure_begins_again_when_another_one_removes_the_version_that_it_reads(world):
+    newest = world.tables.newest_version
+
+    def overtaken(stream, *, view=""):
+        version = newest(stream, view=view)
+        world.tables.newest_version = newest
+        world.erase("UA2", "other")
+        return version
+
+    world.tables.newest_version = overtaken
+    erasure = world.erase()
+
+    assert ({STREAM: 2, OTHER: 2}, []) == (erasure.rows_by_stream, world.flights())
+
+
 def test_everybody_is_told_before_anything_goes(world):
     world.news.away = True
     with pytest.raises(Unavailable, match="BROKER_UNAVAILABLE"):

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 import structlog
 
 from headrace.definition_types import COLUMN
-from headrace.errors import Conflict, HeadraceError, Invalid, NotFound
+from headrace.errors import Conflict, HeadraceError, Invalid, NotFound, Unavailable
 from headrace.feature_view import StreamView
 from headrace_ingest.domain.datasets import Manifest, Selection, check_request_id, page_limit
 from headrace_ingest.domain.erasures import ErasedDataset, ErasedEvents, Erasure, erasure_id
@@ -37,6 +37,7 @@ from headrace_kit.failpoints import failpoint
 VALUE_CHARACTERS_MAX = 1_024
 # Longer than a record is gathered before it is stored: twice the longest commit interval.
 SETTLE_US = 150 * 1_000_000
+OVERTAKEN_MAX = 5
 
 log = structlog.get_logger(__name__)
 
@@ -67,6 +68,16 @@ class Eraser:
         Conflict REQUEST_REUSED, and what its ports raise: then the same request goes on."""
         check_request_id(request_id)
         _check(command)
+        for _ in range(OVERTAKEN_MAX):
+            try:
+                return self._erase(command, request_id, timeout_s)
+            except Conflict as err:
+                # Another pass removed the files of a version that this one had begun to read.
+                if err.reason != "VERSION_EXPIRED":
+                    raise
+        raise Unavailable("SERVICE_UNAVAILABLE", state="other erasures are at work")
+
+    def _erase(self, command: EraseEntity, request_id: str, timeout_s: float) -> Erasure:
         named, sha256 = erasure_id(request_id), entity_sha256(command.column, command.value)
         erasure = self.erasures.get(named)
         if erasure is None:
