@@ -451,5 +451,6 @@ class Service:
     def online_features(
         self, request: feature_pb.GetOnlineFeaturesRequest
     ) -> feature_pb.GetOnlineFeaturesResponse:
+        """The answer, once there is one: a worker that joins says RESTORING for a while."""
         stub = feature_grpc.FeatureServiceStub(self._channel)
-        return call(stub.GetOnlineFeatures, request, timeout_s=CALL_TIMEOUT_S, retries_max=5)
+        return wait_until(lambda: call(stub.GetOnlineFeatures, request, timeout_s=CALL_TIMEOUT_S))

@@ -315,6 +315,18 @@ def test_commit_whose_answer_was_lost_is_stored_once(advanced, make_folder_archi
     assert (1, FULL) == (len(restored[0].seen), restored[0].account)
 
 
+def test_file_that_an_erasure_removes_meanwhile_is_waited_for(make_folder_archive, tmp_path):
+    """The table of after the erasure is opened then."""
+    archive = make_folder_archive()
+    archive.open(a_contract(), TOPIC_ID, (0,), ids_max=100)
+    archive.append(a_contract(), rows(0, 1), {0: Account()}, {0: Account(2, 2)})
+    for file in tmp_path.rglob("*.parquet"):
+        file.unlink()
+
+    with pytest.raises(Unavailable, match="OBJECT_STORE_UNAVAILABLE"):
+        make_folder_archive().open(a_contract(), TOPIC_ID, (0,), ids_max=100)
+
+
 def test_store_that_is_away_is_unavailable_soon(tmp_path):
     s3 = S3Settings("http://127.0.0.1:1", "key", SecretStr("secret"))
     archive = DeltaArchive("s3://bucket/x", delta_storage_options("s3://bucket/x", s3))

@@ -220,7 +220,8 @@ class DeltaArchive:
             yield
         except (TableNotFoundError, SchemaMismatchError, DeltaProtocolError):
             raise
-        except (DeltaError, OSError) as err:
+        except (DeltaError, OSError, pl.exceptions.ComputeError) as err:
+            # Of polars: what its engine met amid the rows, as a file that an erasure has removed.
             log.warning("object_store_failed", stream=stream, error=str(err))
             raise Unavailable("OBJECT_STORE_UNAVAILABLE", stream=stream) from err
 
