@@ -6,11 +6,11 @@ from feature_world import DAY, HOUR, MINUTE, SECOND, START
 
 from headrace.errors import Invalid
 from headrace_feature.domain.completeness import (
-    CLOCK_SKEW_US,
     StoredPartition,
     StreamReach,
     check_not_to_come,
 )
+from headrace_kit.clock import CLOCK_SKEW_US
 
 ASKED = START + DAY
 

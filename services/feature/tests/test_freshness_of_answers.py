@@ -96,16 +96,16 @@ def test_nothing_is_known_before_kafka_was_asked(world):
 def test_idle_stream_is_known_until_it_was_asked_last(world):
     for _ in range(2):
         world.clock.advance(HOUR)
-        watch(world, ends={0: 1, 1: 99}).ask()
+        watch(world, ends={0: 1, 1: 99}).look()
 
         assert world.clock.now_us() == known_until(world)
 
 
 def test_what_lies_behind_the_fold_is_not_known(world):
-    watch(world, ends={0: 1}).ask()
+    watch(world, ends={0: 1}).look()
     before_us = world.clock.now_us()
     world.clock.advance(SECOND)
-    watch(world, ends={0: 2}).ask()
+    watch(world, ends={0: 2}).look()
     assert before_us == known_until(world)
 
     world.fold(Event("f", START, START))
@@ -113,47 +113,47 @@ def test_what_lies_behind_the_fold_is_not_known(world):
 
 
 def test_clock_that_is_put_back_takes_back_what_was_known_of_later(world):
-    watch(world, ends={0: 1}).ask()
+    watch(world, ends={0: 1}).look()
     begun_us = world.clock.now_us()
     world.clock.advance(HOUR)
-    watch(world, ends={0: 1}).ask()
+    watch(world, ends={0: 1}).look()
     assert begun_us + HOUR == known_until(world)
 
     world.clock.advance(SECOND - HOUR)
-    watch(world, ends={0: 2}).ask()
+    watch(world, ends={0: 2}).look()
     assert begun_us == known_until(world)
     with pytest.raises(Conflict, match="FEATURES_STALE"):
         world.ask(COUNT, ROW, staleness_max_ms=500)
 
 
 def test_nothing_more_is_known_while_kafka_does_not_answer(world):
-    watch(world, ends={0: 1}).ask()
+    watch(world, ends={0: 1}).look()
     before_us = world.clock.now_us()
     world.clock.advance(HOUR)
     with pytest.raises(Unavailable):
-        watch(world, ends=None).ask()
+        watch(world, ends=None).look()
 
     assert before_us == known_until(world)
 
 
 def test_what_was_known_stays_known_when_its_asking_is_forgotten(world):
-    watch(world, ends={0: 1}).ask()
+    watch(world, ends={0: 1}).look()
     before_us = known_until(world)
     for _ in range(ASKINGS_MAX):
         world.clock.advance(SECOND)
-        watch(world, ends={0: 2}).ask()
+        watch(world, ends={0: 2}).look()
 
     assert 0 < before_us == known_until(world)
 
 
 def test_partition_of_ours_that_was_not_read_yet_is_waited_for(world):
-    watch(world, ends={0: 1, 1: 5}, owned=(0, 1)).ask()
+    watch(world, ends={0: 1, 1: 5}, owned=(0, 1)).look()
 
     assert 0 == known_until(world)
 
 
 def test_older_than_the_bound_is_refused(world):
-    watch(world, ends={0: 1}).ask()
+    watch(world, ends={0: 1}).look()
     world.clock.advance(2 * SECOND)
 
     assert 1.0 == world.ask(COUNT, ROW, staleness_max_ms=2_000).values[0, 0]

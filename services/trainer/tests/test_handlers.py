@@ -9,10 +9,10 @@ import pytest
 import structlog
 
 from headrace.errors import Conflict, HeadraceError, Invalid, NotFound, Unavailable
+from headrace_kit.clock import CLOCK_SKEW_US
 from headrace_kit.testing import FixedClock
 from headrace_trainer.adapters.memory_run_store import MemoryRunStore
 from headrace_trainer.domain.run import (
-    CLOCK_SKEW_US,
     TRIES_MAX,
     TRY_DELAY_S_MAX,
     RunState,

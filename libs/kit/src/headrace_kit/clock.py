@@ -6,6 +6,9 @@ from __future__ import annotations
 import time
 from typing import Protocol
 
+# How far clocks of different machines may be apart: what is beyond lies in the future.
+CLOCK_SKEW_US = 300 * 1_000_000
+
 
 class Clock(Protocol):
     """What time it is."""

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
@@ -21,6 +22,15 @@ from headrace.errors import Unavailable
 from headrace_kit.kafka import Partition, client_settings
 
 REQUEST_TIMEOUT_S = 10.0
+MISSING = (KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC)
+
+
+@dataclass(frozen=True, slots=True)
+class DescribedTopic:
+    """A topic that was made again under its old name has another id."""
+
+    id: str
+    partitions: tuple[int, ...]
 
 
 @lru_cache(maxsize=4)
@@ -31,23 +41,40 @@ def _admin(bootstrap: str) -> AdminClient:
 
 def topic_partitions(bootstrap: str, topics: Collection[str]) -> list[Partition]:
     """Every partition of these topics; raises Unavailable TOPIC_MISSING or BROKER_UNAVAILABLE."""
-    known = partitions_by_topic(bootstrap, topics)
-    for topic in topics:
-        if topic not in known:
-            raise Unavailable("TOPIC_MISSING", topic=topic)
-    return [Partition(topic, number) for topic in topics for number in known[topic]]
+    known = described_topics(bootstrap, topics)
+    return [Partition(topic, number) for topic in topics for number in known[topic].partitions]
 
 
 def partitions_by_topic(bootstrap: str, topics: Collection[str]) -> dict[str, list[int]]:
     """Of those topics that are there; no other is asked for. Raises Unavailable."""
+    found = _described(bootstrap, topics, REQUEST_TIMEOUT_S)
+    return {topic: list(each.partitions) for topic, each in found.items()}
+
+
+def described_topics(
+    bootstrap: str, topics: Collection[str], *, timeout_s: float = REQUEST_TIMEOUT_S
+) -> dict[str, DescribedTopic]:
+    """All of these topics; raises Unavailable TOPIC_MISSING or BROKER_UNAVAILABLE."""
+    known = _described(bootstrap, topics, timeout_s)
+    for topic in topics:
+        if topic not in known:
+            raise Unavailable("TOPIC_MISSING", topic=topic)
+    return known
+
+
+def _described(
+    bootstrap: str, topics: Collection[str], timeout_s: float
+) -> dict[str, DescribedTopic]:
     if not topics:
         return {}
     asked = TopicCollection(list(dict.fromkeys(topics)))
-    answers = _admin(bootstrap).describe_topics(asked, request_timeout=REQUEST_TIMEOUT_S)
+    answers = _admin(bootstrap).describe_topics(asked, request_timeout=timeout_s)
     found = {}
     for topic, answer in answers.items():
         try:
-            found[topic] = [each.id for each in answer.result(REQUEST_TIMEOUT_S).partitions]
+            told = answer.result(timeout_s)
+            numbers = sorted(each.id for each in told.partitions)
+            found[topic] = DescribedTopic(str(told.topic_id), tuple(numbers))
         except (KafkaException, TimeoutError) as err:
             if not _missing(err):
                 raise Unavailable("BROKER_UNAVAILABLE", bootstrap=bootstrap) from err
@@ -55,7 +82,7 @@ def partitions_by_topic(bootstrap: str, topics: Collection[str]) -> dict[str, li
 
 
 def _missing(err: Exception) -> bool:
-    return bool(err.args) and err.args[0].code() == KafkaError.UNKNOWN_TOPIC_OR_PART
+    return isinstance(err, KafkaException) and err.args[0].code() in MISSING
 
 
 def topic_end_offsets(bootstrap: str, topics: Collection[str]) -> dict[Partition, int]:

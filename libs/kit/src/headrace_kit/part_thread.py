@@ -15,6 +15,8 @@ from collections.abc import Callable
 
 import structlog
 
+from headrace.errors import Unavailable
+
 log = structlog.get_logger(__name__)
 
 
@@ -84,3 +86,23 @@ class ThreadPart(ABC):
 
     def tick_age_s(self) -> float:
         return self._thread.tick_age_s()
+
+
+class LookingPart(ThreadPart):
+    """Looks every `interval_s`; what is away is left for the next look, and logged as `waits`."""
+
+    def __init__(self, name: str, *, interval_s: float, waits: str) -> None:
+        super().__init__(name)
+        self._interval_s, self._waits = interval_s, waits
+
+    @abstractmethod
+    def look(self) -> None:
+        """Once; raises Unavailable."""
+
+    def _run(self) -> None:
+        while not self._stopping.wait(self._interval_s):
+            self._thread.tick()
+            try:
+                self.look()
+            except Unavailable as err:
+                log.warning(self._waits, error=str(err))

@@ -12,8 +12,8 @@ import structlog
 from headrace.application import Recipe
 from headrace.definition_types import NAME
 from headrace.errors import Busy, HeadraceError, Invalid, NotFound, Unavailable
+from headrace_kit.clock import CLOCK_SKEW_US
 from headrace_trainer.domain.run import (
-    CLOCK_SKEW_US,
     TRIES_MAX,
     Lease,
     LeaseLost,

@@ -5,20 +5,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
 
-import structlog
-
-from headrace.errors import Unavailable
 from headrace_feature.domain.known_until import KnownUntil
 from headrace_feature.domain.views import Catalogue
 from headrace_kit.clock import Clock
-from headrace_kit.part_thread import ThreadPart
+from headrace_kit.part_thread import LookingPart
 
 ASK_INTERVAL_S = 0.5
 
-log = structlog.get_logger(__name__)
 
-
-class EndsWatch(ThreadPart):
+class EndsWatch(LookingPart):
     """A Part. `ends`: by partition of a stream; `owned`: which partitions of it are ours."""
 
     def __init__(
@@ -30,22 +25,15 @@ class EndsWatch(ThreadPart):
         known: KnownUntil,
         clock: Clock,
     ) -> None:
-        super().__init__("ends-watch")
+        # Nothing is known of the time of a look that fails, and readers are told so.
+        super().__init__("ends-watch", interval_s=ASK_INTERVAL_S, waits="ends_unknown")
         self._catalogue, self._owned, self._ends = catalogue, owned, ends
         self._known, self._clock = known, clock
 
-    def ask(self) -> None:
+    def look(self) -> None:
         """Once, of every stream that a view reads; raises Unavailable."""
         for stream in {layout.stream for layout in self._catalogue().layouts().values()}:
             asked_us, owned = self._clock.now_us(), self._owned(stream)
             ends = self._ends(stream)
             if owned:
                 self._known.note(stream, asked_us, {n: ends.get(n, 0) for n in owned})
-
-    def _run(self) -> None:
-        while not self._stopping.wait(ASK_INTERVAL_S):
-            self._thread.tick()
-            try:
-                self.ask()
-            except Unavailable as err:  # nothing is known of this time, and readers are told so
-                log.warning("ends_unknown", error=str(err))

@@ -22,7 +22,7 @@ from headrace_feature.domain.erased_events import ErasedEvents, ErasedKey
 from headrace_kit.erased_entities import Entity, ErasedEntities, read_erased
 from headrace_kit.kafka import Partition, Record
 from headrace_kit.offsets import topic_end_offsets
-from headrace_kit.part_thread import ThreadPart
+from headrace_kit.part_thread import LookingPart
 from headrace_kit.topic_log import TopicLog
 
 LOOK_INTERVAL_S = 1.0
@@ -31,7 +31,7 @@ ROUND_MESSAGES_MAX = 100  # of at most 1,000 events each
 log = structlog.get_logger(__name__)
 
 
-class ErasedEventsReader(ThreadPart):
+class ErasedEventsReader(LookingPart):
     """A Part. `end`: of the log, now."""
 
     def __init__(
@@ -44,7 +44,7 @@ class ErasedEventsReader(ThreadPart):
         eraser: RunEraser,
         store: RunStore,
     ) -> None:
-        super().__init__("erased-events")
+        super().__init__("erased-events", interval_s=LOOK_INTERVAL_S, waits="erased_events_wait")
         self._log, self._partition, self._end = log, partition, end
         self._erased, self._eraser, self._store = erased, eraser, store
         self._known = 0
@@ -85,14 +85,6 @@ class ErasedEventsReader(ThreadPart):
                 self._erased.take(entity)
                 told[event.stream].append(event)
         return {stream: _events(some) for stream, some in told.items()}
-
-    def _run(self) -> None:
-        while not self._stopping.wait(LOOK_INTERVAL_S):
-            self._thread.tick()
-            try:
-                self.look()
-            except Unavailable as err:  # the next look goes on at the same place
-                log.warning("erased_events_wait", error=str(err))
 
 
 def end_of(bootstrap: str, topic: str) -> int:

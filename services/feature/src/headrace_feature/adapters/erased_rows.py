@@ -28,7 +28,7 @@ from headrace_kit.backoff import Backoff
 from headrace_kit.erased_entities import Entity, ErasedEntities, entity_sha256
 from headrace_kit.failpoints import failpoint
 from headrace_kit.kafka import Message, Partition, Publisher
-from headrace_kit.part_thread import ThreadPart
+from headrace_kit.part_thread import LookingPart
 from headrace_kit.telemetry import counter
 from headrace_kit.topic_log import TopicLog
 
@@ -52,7 +52,7 @@ class Told:
     read_s: float
 
 
-class ErasedRows(ThreadPart):
+class ErasedRows(LookingPart):
     """A Part. `end`: of the log of erasures, now."""
 
     def __init__(
@@ -65,7 +65,7 @@ class ErasedRows(ThreadPart):
         tables: DeltaFeatureTables,
         topics: RowTopics,
     ) -> None:
-        super().__init__("erased-rows")
+        super().__init__("erased-rows", interval_s=LOOK_INTERVAL_S, waits="erased_rows_wait")
         self._log, self._partition, self._end = log, partition, end
         self._erased, self._tables, self._topics = erased, tables, topics
         self._told: dict[str, Told] = {}  # the newest by entity
@@ -151,14 +151,6 @@ class ErasedRows(ThreadPart):
             self._erased.take(entity)
             self._told[entity.sha256] = Told(record.offset, entity, time.monotonic())
         self._known = max(self._known, end)
-
-    def _run(self) -> None:
-        while not self._stopping.wait(LOOK_INTERVAL_S):
-            self._thread.tick()
-            try:
-                self.look()
-            except Unavailable as err:  # the next look goes on at the same place
-                log.warning("erased_rows_wait", error=str(err))
 
 
 class RowTopics:

@@ -5,15 +5,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
-
-from confluent_kafka import KafkaException, TopicCollection
-from confluent_kafka.admin import AdminClient
 
 from headrace import topics
-from headrace.errors import Unavailable
-from headrace_kit.kafka import client_settings
-from headrace_kit.offsets import REQUEST_TIMEOUT_S, topic_begin_offsets, topic_end_offsets
+from headrace_kit.offsets import described_topics, topic_begin_offsets, topic_end_offsets
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,20 +36,12 @@ class KafkaRawTopics:
     def __init__(self, bootstrap: str) -> None:
         self._bootstrap = bootstrap
 
-    @cached_property
-    def _admin(self) -> AdminClient:
-        return AdminClient(client_settings(self._bootstrap, "headrace-feature-topics"))
-
     def __call__(self, stream: str) -> RawTopic:
-        """Raises Unavailable TOPIC_MISSING or BROKER_UNAVAILABLE."""
+        """Raises Unavailable TOPIC_MISSING or BROKER_UNAVAILABLE.
+
+        The ends first: those of a topic that is made again meanwhile go with no older id.
+        """
         topic = topics.RAW.of(stream)
         ends = topic_end_offsets(self._bootstrap, [topic])
-        named = TopicCollection([topic])
-        asked = self._admin.describe_topics(named, request_timeout=REQUEST_TIMEOUT_S)
-        try:
-            described = asked[topic].result(REQUEST_TIMEOUT_S)
-        except (KafkaException, TimeoutError) as err:
-            raise Unavailable("BROKER_UNAVAILABLE", bootstrap=self._bootstrap) from err
-        return RawTopic(
-            str(described.topic_id), {partition.number: end for partition, end in ends.items()}
-        )
+        described = described_topics(self._bootstrap, [topic])[topic]
+        return RawTopic(described.id, {each.number: end for each, end in ends.items()})

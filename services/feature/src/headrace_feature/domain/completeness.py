@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from headrace.errors import Invalid
+from headrace_kit.clock import CLOCK_SKEW_US
 
 QUIET_US = 300 * 1_000_000
-CLOCK_SKEW_US = 300 * 1_000_000
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ from itertools import groupby
 import polars as pl
 
 from headrace.data_contract import Column, Stream
+from headrace_kit.clock import CLOCK_SKEW_US
 from headrace_kit.expressions import to_polars
 
 ID_CHARACTERS_MAX = 128
@@ -23,7 +24,6 @@ BAD_ID = (
     "[\\x00-\\x1f\\x7f-\\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ufffd/\\\\]"
     "|%2[eEfF]|%5[cC]|^[.]{0,2}$"
 )
-CLOCK_SKEW_US = 5 * 60 * 1_000_000
 TIME_LAST_US = 7_258_118_400_000_000  # 2200-01-01
 TOLD_REASONS_MAX = 32
 

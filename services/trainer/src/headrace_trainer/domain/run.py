@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 LEASE_S = 5
-CLOCK_SKEW_US = 300 * 1_000_000
 # With a dependency away all the time these are spent after about an hour.
 TRIES_MAX = 60
 TRY_DELAY_S_MAX = 60
