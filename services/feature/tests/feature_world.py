@@ -35,9 +35,9 @@ from headrace_feature.domain.served_rows import ServedRows
 from headrace_feature.domain.views import Catalogue, Layout
 from headrace_feature.handlers import OnlineState, get_online_features
 from headrace_feature.offline_handlers import (
+    Caller,
     CreateTrainingSet,
     GetHistoricalFeatures,
-    Read,
     create_training_set,
     get_historical_features,
     historical_snapshots,
@@ -59,7 +59,7 @@ from headrace_kit.testing import (
 
 SECOND, MINUTE, HOUR, DAY = 1_000_000, 60_000_000, 3_600_000_000, 86_400_000_000
 START = 1_357_000_000_000_000
-READ = Read(ASKED_US)
+CALLER = Caller(ASKED_US)
 ERASED_EVENTS = "ingest.erased-events.v1"
 TOPIC, AIR_TOPIC = "ingest.records.rides.v1", "ingest.records.air.v1"
 
@@ -431,12 +431,12 @@ class World:
 
 def made_training_set(command, catalogue, archive, bench):
     """As the service does: the archive is waited for, then joined."""
-    known = training_snapshots(command, READ, catalogue=catalogue, archive=archive)
+    known = training_snapshots(command, CALLER, catalogue=catalogue, archive=archive)
     return create_training_set(command, catalogue=catalogue, snapshots=known, bench=bench)
 
 
 def made_historical(query, rows, catalogue, archive, bench):
-    known = historical_snapshots(query, READ, catalogue=catalogue, archive=archive)
+    known = historical_snapshots(query, CALLER, catalogue=catalogue, archive=archive)
     return get_historical_features(query, rows, catalogue=catalogue, snapshots=known, bench=bench)
 
 

@@ -14,10 +14,10 @@ from deltalake import DeltaTable
 from feature_definitions import views
 from feature_oracle import MEANINGS
 from feature_world import (
+    CALLER,
     DAY,
     HOUR,
     MINUTE,
-    READ,
     START,
     Air,
     Event,
@@ -75,7 +75,7 @@ class Lake:
 
     def materialize_from(self, archive, view="zone", tables=None, **asked):
         command, catalogue = MaterializeView(view, **asked), self.catalogue
-        source = view_source(command, READ, catalogue=catalogue, archive=archive)
+        source = view_source(command, CALLER, catalogue=catalogue, archive=archive)
         tables = tables or self.tables
         with a_bench() as bench:
             return list(

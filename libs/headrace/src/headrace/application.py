@@ -20,14 +20,7 @@ from pydantic import Field, PositiveInt, TypeAdapter, ValidationError, model_val
 
 from headrace.application_check import check_references, require
 from headrace.data_contract import Stream as Stream
-from headrace.definition_types import (
-    NAME,
-    Closed,
-    ColumnName,
-    Duration,
-    Name,
-    Span,
-)
+from headrace.definition_types import NAME, Closed, ColumnName, Duration, Name, Span
 from headrace.errors import Invalid
 from headrace.feature_view import AnyView, RequestView, StreamView, View
 from headrace.label_definition import LabelDefinition

@@ -16,7 +16,7 @@ from headrace.feature_view import StreamView, feature_names
 from headrace_feature.domain.completeness import check_not_to_come
 from headrace_feature.domain.plans import WindowPart, plan_of
 from headrace_feature.domain.views import Catalogue
-from headrace_feature.offline_handlers import Read, answered, definitions_of, streams_of
+from headrace_feature.offline_handlers import Caller, answered, definitions_of, streams_of
 from headrace_feature.ports import Archive, Bench, FeatureTables, Snapshot
 
 ROUND_ROWS_MAX = 1 << 20
@@ -56,7 +56,7 @@ class Materialized:
 
 
 def view_source(
-    command: MaterializeView, read: Read, *, catalogue: Catalogue, archive: Archive
+    command: MaterializeView, caller: Caller, *, catalogue: Catalogue, archive: Archive
 ) -> Source:
     """What there is to make rows from, waited for where a moment is named.
 
@@ -66,8 +66,8 @@ def view_source(
     plan = plan_of(catalogue, _features(command.view, catalogue))
     [part], streams = plan.windows, streams_of(plan)
     if command.until_us is not None:
-        check_not_to_come("until_us", command.until_us, read.now_us)
-        snapshots = archive.snapshots(streams, command.until_us, gone=read.gone)
+        check_not_to_come("until_us", command.until_us, caller.now_us)
+        snapshots = archive.snapshots(streams, command.until_us, gone=caller.gone)
         return Source(command.until_us, snapshots)
     reaches = archive.reaches(streams)
     last = min(reaches.values(), key=lambda each: each.known_to_us)
@@ -76,7 +76,7 @@ def view_source(
     until_us = min(last.known_to_us, newest_us)
     if until_us < 0:
         return Source(-1, {}, last.waits_for)
-    snapshots = archive.snapshots(streams, until_us, gone=read.gone)
+    snapshots = archive.snapshots(streams, until_us, gone=caller.gone)
     return Source(until_us, snapshots, last.waits_for if until_us < newest_us else "")
 
 

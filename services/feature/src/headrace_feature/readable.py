@@ -7,7 +7,7 @@ afterwards that all is there, and behind it: a floor is told before what lies be
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from headrace.errors import Invalid, Unavailable
 from headrace_feature.domain.plans import Plan
@@ -23,12 +23,15 @@ def check_filled(plan: Plan, store: ObservationReader) -> None:
 
 
 def check_layout_filled(layout: Layout, store: ObservationReader) -> None:
-    owned, own = store.owned(layout), store.next_by_partition(layout)
-    furthest = store.furthest_by_partition(layout.stream)
-    if owned is None or store.restoring(layout):
+    owned = store.owned(layout)
+    if owned is None or store.restoring(layout) or _behind(layout, owned, store):
         raise Unavailable("RESTORING", stream=layout.stream)
-    if any(own.get(partition, 0) < furthest.get(partition, 0) for partition in owned):
-        raise Unavailable("RESTORING", stream=layout.stream)
+
+
+def _behind(layout: Layout, partitions: Collection[int], store: ObservationReader) -> bool:
+    """Whether another layout of the stream came further in one of these."""
+    own, furthest = store.next_by_partition(layout), store.furthest_by_partition(layout.stream)
+    return any(own.get(each, 0) < furthest.get(each, 0) for each in partitions)
 
 
 def check_readable(layout: Layout, since_us: int, store: ObservationReader) -> None:
@@ -55,7 +58,5 @@ class WarmUp:
 
     def _caught_up(self, layout: Layout) -> bool:
         store, filled = self._store, self._store.ahead_by_partition(layout).keys()
-        own, furthest = store.next_by_partition(layout), store.furthest_by_partition(layout.stream)
         ours = {*(store.owned(layout) or ())} - filled
-        behind = any(own.get(each, 0) < furthest.get(each, 0) for each in ours)
-        return not behind and not store.restoring(layout) - filled
+        return not _behind(layout, ours, store) and not store.restoring(layout) - filled

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -33,17 +33,13 @@ def list_views(
 ) -> list[ViewState]:
     """By name."""
     return [
-        _state(name, layouts, store, progress_of)
-        for name, layouts in sorted(_layouts_by_view(catalogue).items())
+        _state(name, _layouts(catalogue, name), store, progress_of)
+        for name in sorted(catalogue.views)
     ]
 
 
-def _layouts_by_view(catalogue: Catalogue) -> Mapping[str, list[Layout] | None]:
-    """None where there is none yet, and should be."""
-    return {name: _layouts(catalogue, name) for name in catalogue.views}
-
-
 def _layouts(catalogue: Catalogue, name: str) -> list[Layout] | None:
+    """None where there is none yet, and should be."""
     if not isinstance(catalogue.views[name], StreamView):
         return []
     if name not in catalogue.layout_by_view:

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated
 
@@ -11,7 +11,7 @@ import typer
 from rich.table import Table
 
 from headrace.cli.connection import DEFAULT_DATA_DIR, DataDir, connect
-from headrace.cli.moments import time_option, to_us
+from headrace.cli.moments import minute_text, time_option, to_us
 from headrace.cli.output import out, show_table, told_errors
 from headrace.errors import Invalid
 from headrace.ingest.v1 import datasets_pb2 as pb
@@ -76,7 +76,7 @@ def list_datasets(
                 each.view or each.stream,
                 str(each.delta_version),
                 each.filter,
-                _moment(each.created_at_us),
+                minute_text(each.created_at_us),
             )
     show_table(table)
 
@@ -97,7 +97,7 @@ def show(dataset: Dataset, data_dir: DataDir = DEFAULT_DATA_DIR) -> None:
     out.print(f"{found.rows:,} rows of {source}, contract {found.contract_version}", markup=False)
     if found.filter:
         out.print(f"filter: {found.filter}", markup=False)
-    out.print(f"digest {found.digest}, created {_moment(found.created_at_us)}")
+    out.print(f"digest {found.digest}, created {minute_text(found.created_at_us)}")
     show_table(table)
 
 
@@ -198,7 +198,3 @@ def _column_row(each: pb.ColumnStatistics, rows: int) -> tuple[str, ...]:
         numbers = [f"{n:.6g}" for n in (each.min, each.mean, each.quantiles[3], each.max)]
     null = f"{each.nulls / rows:.1%}" if rows else ""
     return each.column, each.type, null, f"{each.distinct:,}", *numbers, ", ".join(each.values)
-
-
-def _moment(time_us: int) -> str:
-    return f"{datetime.fromtimestamp(time_us / 1e6, UTC):%Y-%m-%d %H:%M}Z"

@@ -4,14 +4,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Annotated
 
 import typer
 from rich.table import Table
 
 from headrace.cli.connection import DEFAULT_DATA_DIR, DataDir, connect
-from headrace.cli.moments import time_option, to_us
+from headrace.cli.moments import second_text, time_option, to_us
 from headrace.cli.output import out, show_table, told_errors
 from headrace.dead_letters import LetterFilter
 from headrace.ingest.v1 import dead_letter_service_pb2 as pb
@@ -156,7 +156,7 @@ def _times(letter: pb.DeadLetter) -> str:
 
 
 def _time(letter: pb.DeadLetter) -> str:
-    return f"{datetime.fromtimestamp(letter.set_aside_ms / 1e3, UTC):%Y-%m-%d %H:%M:%S}Z"
+    return second_text(letter.set_aside_ms * 1_000)
 
 
 def _now(found: pb.GetDeadLetterResponse) -> str:

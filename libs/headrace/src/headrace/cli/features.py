@@ -5,14 +5,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Annotated, Any
 
 import typer
 from rich.table import Column, Table
 
 from headrace.cli.connection import DEFAULT_DATA_DIR, DataDir, connect
-from headrace.cli.moments import time_option, to_us
+from headrace.cli.moments import second_text, time_option, to_us
 from headrace.cli.output import out, show_table, told_errors
 from headrace.entity import text_of
 from headrace.errors import Invalid
@@ -81,21 +81,19 @@ def _entity(view: StreamView, key: str) -> dict[str, str]:
 
 
 def _show(view: str, entities: Sequence[Mapping[str, str]], found: OnlineFeatures) -> None:
-    table = Table(
-        Column("entity", overflow="fold"), "feature", Column("value", justify="right"), "newest"
-    )
+    table = Table("entity", "feature", Column("value", justify="right"), "newest")
     for entity, row in zip(entities, found.rows, strict=True):
         for name, told in row.items():
             table.add_row(", ".join(entity.values()), name.removeprefix(f"{view}:"), *_cells(told))
     show_table(table)
     if found.known_until_us is not None:
-        moment = _moment(found.known_until_us)
+        moment = second_text(found.known_until_us)
         out.print(f"All that was published up to {moment} is in it.", soft_wrap=True)
 
 
 def _cells(told: FeatureValue) -> tuple[str, str]:
     value = "absent" if told.value is None else f"{told.value:.7g}"
-    return value, "" if told.event_time_us is None else _moment(told.event_time_us)
+    return value, "" if told.event_time_us is None else second_text(told.event_time_us)
 
 
 def _document(
@@ -106,7 +104,3 @@ def _document(
         for name, told in row.items()
     }
     return {"entity": entity, "features": features, "known_until_us": known_until_us}
-
-
-def _moment(time_us: int) -> str:
-    return f"{datetime.fromtimestamp(time_us / 1e6, UTC):%Y-%m-%d %H:%M:%S}Z"

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from datetime import UTC, datetime
+from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -13,7 +13,7 @@ import typer
 from rich.table import Table
 
 from headrace.cli.connection import DEFAULT_DATA_DIR, DataDir, connect
-from headrace.cli.moments import time_option, to_us
+from headrace.cli.moments import minute_text, time_option, to_us
 from headrace.cli.output import out, show_table, told_errors
 from headrace.errors import Conflict, NotFound
 from headrace.ingest.v1 import label_service_pb2 as pb
@@ -181,5 +181,5 @@ def import_answers(
 
 
 def _row(task: pb.LabelTask) -> tuple[str, ...]:
-    as_of = f"{datetime.fromtimestamp(task.as_of_us / 1e6, UTC):%Y-%m-%d %H:%M}Z"
-    return task.task_id, task.target, as_of, f"{task.score:.3f}", str(task.version), task.rule
+    as_of, score = minute_text(task.as_of_us), f"{task.score:.3f}"
+    return task.task_id, task.target, as_of, score, str(task.version), task.rule

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Annotated
 
 import typer
@@ -13,7 +13,7 @@ from rich.table import Table
 
 from headrace.application import Recipe
 from headrace.cli.connection import DEFAULT_DATA_DIR, DataDir, connect
-from headrace.cli.moments import time_option, to_us
+from headrace.cli.moments import minute_text, time_option, to_us
 from headrace.cli.output import out, show_table, told_errors
 from headrace.errors import NotFound
 from headrace.registry.v1 import registry_events_pb2
@@ -97,7 +97,7 @@ def runs(data_dir: DataDir = DEFAULT_DATA_DIR) -> None:
     table = Table("run", "recipe", "known until", "state", "says")
     for run in found:
         says = f"{run.reason} {run.detail}".strip() or run.progress
-        row = (run.run_id, run.recipe, _minute(run.known_until_us), _STATE[run.state], says)
+        row = (run.run_id, run.recipe, minute_text(run.known_until_us), _STATE[run.state], says)
         table.add_row(*map(escape, row))
     show_table(table)
 
@@ -129,17 +129,13 @@ class _Told:
             out.print(f"It waits: {escape(waits_for)}")
 
 
-def _minute(moment_us: int) -> str:
-    return f"{datetime.fromtimestamp(moment_us / 1e6, UTC):%Y-%m-%d %H:%M}Z"
-
-
 def _row(version: registry_events_pb2.ModelVersion, alias: str) -> tuple[str, ...]:
     trained = version.trained
     auc = trained.metrics.get("auc")
     return (
         str(version.version),
         alias,
-        _minute(trained.trained_until_us),
+        minute_text(trained.trained_until_us),
         "" if auc is None else f"{auc:.3f}",
         _GATE[version.gate.state],
         version.digest[:12],

@@ -28,3 +28,13 @@ def time_option(use: str, *, absent: str = "now") -> Any:
 def to_us(read: datetime) -> int:
     """Microseconds since the epoch."""
     return (read - EPOCH) // timedelta(microseconds=1)
+
+
+def minute_text(time_us: int) -> str:
+    """In UTC, as tables show what happens a few times a day."""
+    return f"{datetime.fromtimestamp(time_us / 1e6, UTC):%Y-%m-%d %H:%M}Z"
+
+
+def second_text(time_us: int) -> str:
+    """In UTC, as tables show what happens often."""
+    return f"{datetime.fromtimestamp(time_us / 1e6, UTC):%Y-%m-%d %H:%M:%S}Z"

@@ -77,9 +77,9 @@ def streams(data_dir: DataDir = DEFAULT_DATA_DIR) -> None:
 
     A record counts when ingest has archived it or set it aside, about a second after it came.
 
-        A stream that is read no further is told with the reason and what to do.
+    A stream that is read no further is told with the reason and what to do.
 
-        headrace streams
+    headrace streams
     """
     with told_errors():
         counts = connect(data_dir).stream_counts()

@@ -41,7 +41,7 @@ from headrace_feature.domain.served_sample import ServedSample
 from headrace_feature.domain.views import Catalogue
 from headrace_feature.handlers import OnlineState, answer_together, get_online_features
 from headrace_feature.materialize_handlers import materialize_view, view_source
-from headrace_feature.offline_handlers import Read
+from headrace_feature.offline_handlers import Caller
 from headrace_feature.ports import Archive, FeatureTables, ObservationReader
 from headrace_feature.skew_handlers import NOTHING_CHECKED, check_skew, skew_snapshots
 from headrace_feature.view_handlers import ProgressOf, list_views
@@ -145,7 +145,7 @@ class FeatureApi(service.FeatureServiceServicer):
     ) -> Iterator[wire.CreateTrainingSetResponse]:
         command, catalogue = to_training_command(request), self._online.catalogue()
         snapshots = offline_handlers.training_snapshots(
-            command, self._read(context), catalogue=catalogue, archive=self._archive
+            command, self._caller(context), catalogue=catalogue, archive=self._archive
         )
         with self._alone(), self._workbench.opened() as bench:
             made = offline_handlers.create_training_set(
@@ -168,7 +168,7 @@ class FeatureApi(service.FeatureServiceServicer):
             sent = SentRows(request.arrow_ipc for request in requests)
             rows = bench.stored(sent.batches(), sent.schema)
             snapshots = offline_handlers.historical_snapshots(
-                query, self._read(context), catalogue=catalogue, archive=self._archive
+                query, self._caller(context), catalogue=catalogue, archive=self._archive
             )
             with self._alone():
                 made = offline_handlers.get_historical_features(
@@ -185,7 +185,7 @@ class FeatureApi(service.FeatureServiceServicer):
     ) -> Iterator[wire.MaterializeViewResponse]:
         command, catalogue = to_materialize(request), self._online.catalogue()
         source = view_source(
-            command, self._read(context), catalogue=catalogue, archive=self._archive
+            command, self._caller(context), catalogue=catalogue, archive=self._archive
         )
         with self._alone(), self._workbench.opened() as bench:
             for made in materialize_view(
@@ -193,8 +193,8 @@ class FeatureApi(service.FeatureServiceServicer):
             ):
                 yield to_materialized(made)
 
-    def _read(self, context: grpc.ServicerContext) -> Read:
-        return Read(self._online.clock.now_us(), _gone(context))
+    def _caller(self, context: grpc.ServicerContext) -> Caller:
+        return Caller(self._online.clock.now_us(), _gone(context))
 
     @contextmanager
     def _alone(self) -> Iterator[None]:

@@ -146,10 +146,6 @@ def _position(text: str, field: str) -> Position:
     return Position(int(found[1]), int(found[2]))
 
 
-def _id(position: Position) -> str:
-    return f"{position.partition}-{position.offset}"
-
-
 def _to_page(page: LetterPage) -> pb.ListDeadLettersResponse:
     counts: dict[tuple[str, str], pb.DeadLetterCount] = {}
     for (stream, reason, redriven), count in page.counts.items():
@@ -160,7 +156,7 @@ def _to_page(page: LetterPage) -> pb.ListDeadLettersResponse:
             told.waiting = count
     return pb.ListDeadLettersResponse(
         letters=[_to_letter(*each) for each in page.records],
-        next_page_token=_id(page.following) if page.following else "",
+        next_page_token=page.following.id if page.following else "",
         counts=[counts[key] for key in sorted(counts)],
         more_uncounted=page.more_uncounted,
     )
@@ -168,7 +164,7 @@ def _to_page(page: LetterPage) -> pb.ListDeadLettersResponse:
 
 def _to_letter(record: Record, letter: Letter, redriven: bool) -> pb.DeadLetter:
     return pb.DeadLetter(
-        id=_id(letter.position),
+        id=letter.position.id,
         stream=letter.stream,
         partition=letter.partition,
         offset=letter.offset,

@@ -20,6 +20,11 @@ class Position(NamedTuple):
     partition: int
     offset: int
 
+    @property
+    def id(self) -> str:
+        """How callers name the letter."""
+        return f"{self.partition}-{self.offset}"
+
 
 @dataclass(frozen=True, slots=True)
 class Letter:

@@ -115,7 +115,7 @@ def get_dead_letter(
     record = log.at(Partition(TOPIC, position.partition), position.offset) if known else None
     letter = None if record is None else letter_of(record)
     if record is None or not isinstance(letter, Letter):
-        raise NotFound("DEAD_LETTER_UNKNOWN", id=f"{position.partition}-{position.offset}")
+        raise NotFound("DEAD_LETTER_UNKNOWN", id=position.id)
     window = Window(Selection(positions=frozenset([position])), 1)
     window.read(_entries(log.read(Partition(TOPIC, position.partition), position.offset)))
     redriven = not window.waiting()  # also when another letter has followed

@@ -104,7 +104,7 @@ def _require_partitions(selection: Selection, log: TopicLog) -> None:
     there = log.partitions(TOPIC)
     for position in sorted(selection.positions):
         if position.partition not in there:
-            raise NotFound("DEAD_LETTER_UNKNOWN", id=f"{position.partition}-{position.offset}")
+            raise NotFound("DEAD_LETTER_UNKNOWN", id=position.id)
 
 
 def _waiting(log: TopicLog, selection: Selection) -> Iterator[tuple[Letter, Record]]:
