@@ -11,10 +11,11 @@ PYTEST := $(BIN)/python -m pytest
 UNIT_WORKERS ?= 2
 INTEGRATION_WORKERS ?= 3
 NAME ?= loop
+SERVICE ?= inference
 # Faults are injected only by the tests that say so.
 unexport HEADRACE_FAIL
 
-.PHONY: help setup check fix test unit contracts integration spark faults e2e protos baseline lock tidy up demo bench bench-peers
+.PHONY: help setup check fix test unit contracts integration spark faults e2e protos baseline lock tidy up demo conformance bench bench-peers
 
 help: ## Show this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -85,6 +86,10 @@ lock: setup ## Write requirements/*.lock from the pyproject files
 
 tidy: setup ## Print the longest functions and files
 	$(BIN)/python tests/architecture/outliers.py
+
+conformance: setup ## Black-box laws of a service: make conformance SERVICE=inference|registry [ADDR=HOST:PORT]
+	$(PYTEST) -q contracts/conformance/$(SERVICE) $(if $(ADDR),--addr $(ADDR)) $(if $(REST_ADDR),--rest-addr $(REST_ADDR)) \
+	  $(if $(TOKEN),--token $(TOKEN)) $(if $(READER_TOKEN),--reader-token $(READER_TOKEN))
 
 bench: setup ## Measure alone on the machine: make bench NAME=loop|stream|ingest|freshness|...
 	$(BIN)/python -m benchmarks $(NAME)

@@ -9,7 +9,24 @@ from __future__ import annotations
 
 import sys
 
-from benchmarks import freshness, growth, ingest, loop, online, pit, publish, state, stream
+from benchmarks import (
+    cold,
+    density,
+    entities,
+    freshness,
+    growth,
+    inference,
+    ingest,
+    loop,
+    online,
+    pit,
+    publish,
+    registry,
+    requests,
+    state,
+    stream,
+    swap,
+)
 from benchmarks.outcome import say
 
 BENCHMARKS = {
@@ -22,7 +39,16 @@ BENCHMARKS = {
     "state": state.main,
     "growth": growth.main,
     "pit": pit.main,
+    "registry": registry.main,
     "pit-large": pit.main_large,
+    "infer-single": inference.main_single,
+    "infer-batch": inference.main_batch,
+    "infer-heavy": inference.main_heavy,
+    "infer-kafka": requests.main,
+    "swap": swap.main,
+    "cold": cold.main,
+    "density": density.main,
+    "infer-entity": entities.main,
 }
 
 

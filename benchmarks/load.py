@@ -26,7 +26,7 @@ GO_MIN = (1, 24)
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """What one run of a closed loop found."""
+    """What one run found."""
 
     calls_per_s: float
     failed: int
@@ -54,11 +54,20 @@ class LoadGenerator:
     def run(
         self, address: str, method: str, messages: Path, *, concurrency: int, seconds: float = 5.0
     ) -> Load:
+        return self._run(address, method, messages, seconds, "-concurrency", str(concurrency))
+
+    def run_paced(
+        self, address: str, method: str, messages: Path, *, rate: float, seconds: float
+    ) -> Load:
+        """Begins `rate` calls a second, whatever is in flight."""
+        return self._run(address, method, messages, seconds, "-rate", str(rate))
+
+    def _run(self, address: str, method: str, messages: Path, seconds: float, *pace: str) -> Load:
         command = [
             *pinned(OTHER_CORE),
             str(self.program),
             *("-address", address, "-method", method, "-messages", str(messages)),
-            *("-concurrency", str(concurrency), "-seconds", str(seconds)),
+            *("-seconds", str(seconds), *pace),
         ]
         done = subprocess.run(command, check=True, capture_output=True, text=True)
         found = json.loads(done.stdout)

@@ -7,13 +7,16 @@ import os
 import subprocess
 import sys
 import tempfile
+import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import TypeVar
+from urllib.request import urlopen
 
 import psutil
 from confluent_kafka import Producer
@@ -92,14 +95,15 @@ class Machine:
         *,
         cores: tuple[int, ...] = (SERVICE_CORE,),
         worker: str = "",
+        objects: bool = True,
         **settings: str,
     ) -> Iterator[ServiceUnderTest]:
-        """The service on its cores, ready; `worker` tells several apart."""
+        """The service on its cores, ready; `worker` tells several apart, `objects` is its store."""
         grpc_port, http_port = pick_ports(2)
         told = {
             "KAFKA_BOOTSTRAP": self.bootstrap,
             "DATA_DIR": str(self.data_folder(name + worker)),
-            "OBJECT_STORE_URI": (self.folder / "objects").as_uri(),
+            **({"OBJECT_STORE_URI": (self.folder / "objects").as_uri()} if objects else {}),
             **{key.upper(): value for key, value in settings.items()},
         }
         spec = service_process(name, (grpc_port, http_port), told, before=pinned(*cores))
@@ -122,6 +126,13 @@ class ServiceUnderTest:
         times = self._process().cpu_times()
         return times.user + times.system
 
+    def metric(self, name: str) -> float:
+        """The sum of all that /metrics tells under the name."""
+        port = self.child.spec.ports[f"{self.child.spec.name}-http"]
+        with urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
+            lines = answer.read().decode().splitlines()
+        return sum(float(each.rsplit(" ", 1)[1]) for each in lines if _named(each, name))
+
     def rss_mb(self) -> float:
         return self._process().memory_info().rss / 1e6
 
@@ -129,6 +140,24 @@ class ServiceUnderTest:
         """The service itself: the child that we started may be what holds it."""
         process = psutil.Process(self.child.pid)
         return max([process, *process.children(recursive=True)], key=lambda p: p.memory_info().rss)
+
+
+def _named(line: str, name: str) -> bool:
+    return line.startswith((f"{name} ", f"{name}{{"))
+
+
+@contextmanager
+def beside(*works: Callable[[threading.Event], None]) -> Iterator[None]:
+    """Runs them in threads until the block ends, which they are told by the event."""
+    ended = threading.Event()
+    with ThreadPoolExecutor(len(works)) as pool:
+        running = [pool.submit(work, ended) for work in works]
+        try:
+            yield
+        finally:
+            ended.set()
+            for each in running:
+                each.result()
 
 
 @contextmanager
@@ -160,6 +189,9 @@ def rate(where: Machine, service: ServiceUnderTest, group: str, topic: str, even
         now_s = time.monotonic()
         if not begun_s and done >= events // 10:
             begun_s, first, cpu_s = now_s, done, service.cpu_s()
+            if first > events // 4:
+                late = f"{first:,} of {events:,} events were stored before the clock began"
+                raise SystemExit(f"{late}: run this on a machine that does nothing else")
         if done >= events:
             break
         if service.child.died() is not None:

@@ -52,14 +52,16 @@ CONSTANT = """
 import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from headrace_kit.auth import Guard
 from headrace_kit.grpc_server import GrpcServer
-from headrace_kit.hot_calls import HotMethod
+from headrace_kit.hot_calls import HotMethod, at_once
 from headrace_kit.native_door import NativeDoor
 method, size = sys.argv[1], int(sys.argv[2])
-hot = [HotMethod(method, lambda payloads: [b"x" * size] * len(payloads))]
+hot = [HotMethod(method, at_once(lambda calls: [b"x" * size] * len(calls)))]
 folder = TemporaryDirectory()
 door = NativeDoor("constant", hot, folder=Path(folder.name))
-server = GrpcServer(host="127.0.0.1", port=0, services=[], names=["constant"], hot=hot, door=door)
+server = GrpcServer(host="127.0.0.1", port=0, services=[], names=["constant"],
+                    guard=Guard("constant", None), hot=hot, door=door)
 print(server.start(), flush=True)
 sys.stdin.read()
 server.stop(1.0)

@@ -21,6 +21,10 @@ class Outcome:
     ok: bool
     peers: Mapping[str, float] = field(default_factory=dict)
 
+    def ratio_to_best_peer(self) -> float | None:
+        """None where no peer ran."""
+        return round(self.value / max(self.peers.values()), 4) if self.peers else None
+
     def line(self) -> str:
         return json.dumps(
             {
@@ -30,6 +34,7 @@ class Outcome:
                 "raw": round(self.raw, 3),
                 "ratio_raw": round(self.value / self.raw, 4),
                 "peers": {name: round(value, 3) for name, value in self.peers.items()},
+                "ratio_to_best_peer": self.ratio_to_best_peer(),
                 "bar": self.bar,
                 "ok": self.ok,
             }

@@ -7,6 +7,7 @@ by the variables that the file itself has.
 
 from __future__ import annotations
 
+import http.client
 import re
 import subprocess
 import sys
@@ -15,16 +16,27 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
 import yaml
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from google.protobuf.descriptor_pb2 import FileDescriptorProto
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from sqlalchemy.engine import make_url
 
 from headrace.client import Addresses, Client
+from headrace.errors import Denied, NotFound
+from headrace.ingest.v1 import ingest_service_pb2, ingest_service_pb2_grpc
 from headrace.loader import load_application
 from headrace.local.objectstore import S3Server
 from headrace.local.ports import LOOPBACK, pick_ports
 from headrace.local.process import Child, HttpReady, ProcessSpec
 from headrace.local.settings import child_environment
+from headrace.oip import grpc_predict_v2_pb2 as oip
+from headrace.oip import grpc_predict_v2_pb2_grpc as oip_grpc
+from headrace.rpc import call, open_channel
+from headrace.tokens import issue_token
 from headrace_kit.testing import wait_until
 
 pytestmark = pytest.mark.e2e
@@ -36,6 +48,7 @@ VARIABLE = re.compile(r"\$\{(?P<name>\w+)(?:(?P<how>:[-?])(?P<rest>[^}]*))?\}")
 TOPICS_DEADLINE_S = 60.0
 STORED_DEADLINE_S = 60.0
 STOP_GRACE_S = 60.0
+CALL_TIMEOUT_S = 5.0
 EVENTS = 100
 
 
@@ -58,14 +71,17 @@ def variables(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> dict[str, str]:
     """What stands in `.env`, and where the real servers and our doors are."""
-    ports = iter(pick_ports(2 * len(SERVICES)))
-    doors = {
-        f"{service.upper()}_{door}_PORT": str(next(ports))
-        for service in SERVICES
-        for door in ("GRPC", "HTTP")
-    }
+    names = [f"{service.upper()}_{door}_PORT" for service in SERVICES for door in ("GRPC", "HTTP")]
+    names += ["INFERENCE_REST_PORT", "REGISTRY_REST_PORT"]
+    doors = {name: str(port) for name, port in zip(names, pick_ports(len(names)), strict=True)}
     postgres = make_url(postgres_server)
+    tokens = tmp_path_factory.mktemp("tokens") / "tokens.json"
     return doors | {
+        "TOKENS_PATH": str(tokens),
+        "SERVICES_TOKEN": issue_token(tokens, "services", ["*"]),
+        "PEERS_TOKEN": issue_token(tokens, "feature-workers", ["peer"]),
+        "SHOP_TOKEN": issue_token(tokens, "shop", ["publish:flights.departed", "predict:delay"]),
+        "TRUSTED_SIGNERS_PATH": str(_signers(tokens.with_name("signers.pem"))),
         "BIND_HOST": LOOPBACK,
         "DATA_DIR": str(tmp_path_factory.mktemp("compose")),
         "KAFKA_ADDR": kafka_server,
@@ -77,6 +93,13 @@ def variables(
         "FEATURE_ADDR": f"{LOOPBACK}:{doors['FEATURE_GRPC_PORT']}",
         "REGISTRY_ADDR": f"{LOOPBACK}:{doors['REGISTRY_GRPC_PORT']}",
     }
+
+
+def _signers(file: Path) -> Path:
+    form = serialization.PublicFormat.SubjectPublicKeyInfo
+    key = ec.generate_private_key(ec.SECP256R1()).public_key()
+    file.write_bytes(key.public_bytes(serialization.Encoding.PEM, form))
+    return file
 
 
 def command(name: str, variables: Mapping[str, str]) -> tuple[str, ...]:
@@ -131,11 +154,127 @@ def observations() -> list[dict[str, Any]]:
     ]
 
 
+def addresses(variables: Mapping[str, str]) -> Addresses:
+    doors = {name: f"{LOOPBACK}:{variables[f'{name.upper()}_GRPC_PORT']}" for name in SERVICES}
+    return Addresses(kafka=variables["KAFKA_ADDR"], **doors)
+
+
+def reflected(channel: grpc.Channel, **asked: str) -> Any:
+    stub = reflection_pb2_grpc.ServerReflectionStub(channel)
+    request = reflection_pb2.ServerReflectionRequest(**asked)
+    (answer,) = stub.ServerReflectionInfo(iter([request]), timeout=CALL_TIMEOUT_S)
+    return answer
+
+
+def methods_of(address: str, token: str) -> set[str]:
+    """The paths of all methods that a service tells of itself by reflection."""
+    found: set[str] = set()
+    with open_channel(address, token=token) as channel:
+        listed = reflected(channel, list_services="").list_services_response.service
+        for name in (each.name for each in listed):
+            told = reflected(channel, file_containing_symbol=name).file_descriptor_response
+            for raw in told.file_descriptor_proto:
+                file = FileDescriptorProto.FromString(raw)
+                found |= {
+                    f"/{name}/{method.name}"
+                    for each in file.service
+                    if f"{file.package}.{each.name}" == name
+                    for method in each.method
+                }
+    return found
+
+
+def refusal(address: str, token: str, method: str) -> grpc.StatusCode:
+    """How a call is refused: one with a stream each way is wire-compatible with every kind."""
+    with open_channel(address, token=token) as channel:
+        try:
+            list(channel.stream_stream(method)(iter([b""]), timeout=CALL_TIMEOUT_S))
+        except grpc.RpcError as err:
+            return err.code()
+    return grpc.StatusCode.OK
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_no_method_but_health_is_open_without_a_token(
+    children: dict[str, Child], variables: dict[str, str], service: str
+) -> None:
+    address = getattr(addresses(variables), service)
+    methods = methods_of(address, variables["SERVICES_TOKEN"])
+    open_ones = {
+        method
+        for method in methods
+        if refusal(address, "", method) != grpc.StatusCode.UNAUTHENTICATED
+    }
+
+    assert len(methods) > len(open_ones)
+    assert {"/grpc.health.v1.Health/Check", "/grpc.health.v1.Health/Watch"} == open_ones
+
+
+@pytest.mark.parametrize(
+    ("service", "method"),
+    [
+        ("registry", "/headrace.registry.v1.RegistryService/SetAlias"),
+        ("ingest", "/headrace.ingest.v1.DatasetService/EraseEntity"),
+        ("feature", "/headrace.feature.v1.FeatureService/GetOnlineFeatures"),
+        ("trainer", "/headrace.trainer.v1.TrainerService/SubmitRun"),
+    ],
+)
+def test_caller_that_may_publish_may_not_do_this(
+    children: dict[str, Child], variables: dict[str, str], service: str, method: str
+) -> None:
+    address = getattr(addresses(variables), service)
+
+    assert grpc.StatusCode.PERMISSION_DENIED == refusal(address, variables["SHOP_TOKEN"], method)
+
+
+def test_caller_publishes_to_no_stream_of_another(
+    children: dict[str, Child], variables: dict[str, str]
+) -> None:
+    channel = open_channel(addresses(variables).ingest, token=variables["SHOP_TOKEN"])
+    stub = ingest_service_pb2_grpc.IngestServiceStub(channel)
+    request = ingest_service_pb2.PublishRequest(stream="weather.observed")
+    with pytest.raises(Denied, match="ACTION_FORBIDDEN") as unary:
+        call(stub.Publish, request, timeout_s=CALL_TIMEOUT_S)
+    assert "weather.observed" == unary.value.metadata["name"]
+
+    asked = iter([ingest_service_pb2.PublishStreamRequest(stream="weather.observed")])
+    with pytest.raises(grpc.RpcError) as streamed:
+        list(stub.PublishStream(asked, timeout=CALL_TIMEOUT_S))
+    assert grpc.StatusCode.PERMISSION_DENIED == streamed.value.code()
+
+
+def test_caller_asks_no_endpoint_of_another(
+    children: dict[str, Child], variables: dict[str, str]
+) -> None:
+    channel = open_channel(addresses(variables).inference, token=variables["SHOP_TOKEN"])
+    stub = oip_grpc.GRPCInferenceServiceStub(channel)
+    with pytest.raises(Denied, match="ACTION_FORBIDDEN"):
+        call(stub.ModelInfer, oip.ModelInferRequest(model_name="cancel"), timeout_s=CALL_TIMEOUT_S)
+    with pytest.raises(NotFound, match="MODEL_UNKNOWN"):
+        call(stub.ModelInfer, oip.ModelInferRequest(model_name="delay"), timeout_s=CALL_TIMEOUT_S)
+
+
+@pytest.mark.parametrize(
+    ("caller", "status"), [("SERVICES_TOKEN", 200), ("SHOP_TOKEN", 403), ("", 401)]
+)
+def test_client_of_mlflow_is_asked_for_a_token(
+    children: dict[str, Child], variables: dict[str, str], caller: str, status: int
+) -> None:
+    shown = {"authorization": f"Bearer {variables[caller]}"} if caller else {}
+    door = http.client.HTTPConnection(
+        LOOPBACK, int(variables["REGISTRY_REST_PORT"]), timeout=CALL_TIMEOUT_S
+    )
+    try:
+        door.request("GET", "/api/2.0/mlflow/registered-models/search", headers=shown)
+        assert status == door.getresponse().status
+    finally:
+        door.close()
+
+
 def test_services_of_compose_do_their_work_and_stop_when_told(
     children: dict[str, Child], variables: dict[str, str]
 ) -> None:
-    grpc = {name: f"{LOOPBACK}:{variables[f'{name.upper()}_GRPC_PORT']}" for name in SERVICES}
-    client = Client(Addresses(kafka=variables["KAFKA_ADDR"], **grpc))
+    client = Client(addresses(variables), token=variables["SERVICES_TOKEN"])
     client.apply(load_application(ROOT / "examples/flights"))
     client.publish("weather.observed", observations())
 

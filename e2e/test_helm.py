@@ -13,10 +13,13 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import kubernetes_validate
 import pytest
 import yaml
 
+from headrace.topics import INFERENCE_REQUESTS
+from headrace_inference.app import REQUESTS_GROUP
 from headrace_kit.settings import ServiceSettings
 
 pytestmark = pytest.mark.e2e
@@ -25,6 +28,7 @@ CHART = Path(__file__).resolve().parents[1] / "deploy/helm/headrace"
 SERVICES = ("ingest", "feature", "trainer", "registry", "inference", "monitor")
 KUBERNETES = ("1.32", "1.37")
 RENDER_TIMEOUT_S = 60.0
+OTLP = "OTEL_EXPORTER_OTLP_ENDPOINT"
 LEAST: dict[str, Any] = {
     "image": {"registry": "registry.example.org/team"},
     "kafka": {"bootstrap": "kafka:9092"},
@@ -34,6 +38,7 @@ LEAST: dict[str, Any] = {
         "uri": "s3://headrace/headrace",
         "existingSecret": "headrace-s3",
     },
+    "tokens": {"existingSecret": "headrace-tokens"},
 }
 WIDE: dict[str, Any] = {
     **LEAST,
@@ -42,13 +47,15 @@ WIDE: dict[str, Any] = {
         "feature": {"replicas": 2},
         "registry": {"replicas": 2},
         "trainer": {"replicas": 2, "settings": {"TRAINER_RUN_DURATION_S_MAX": "600"}},
-        "inference": {"replicas": 3, "settings": {"INFERENCE_MODEL_THREADS": "1"}},
+        "inference": {"replicas": 3, "settings": {"INFERENCE_PROCESSES": "2"}},
     },
 }
 CLOSED: dict[str, Any] = {
     **LEAST,
     "image": {"registry": "registry.example.org/team", "pullSecrets": ["pull"]},
     "s3": {**LEAST["s3"], "endpoint": "https://s3.example.org"},
+    "traces": {"endpoint": "http://collector:4318"},
+    "signers": {"existingConfigMap": "headrace-signers"},
     "services": {name: {"digest": f"sha256:{'a' * 64}"} for name in SERVICES},
     "networkPolicy": {
         "clients": [{"podSelector": {"matchLabels": {"app": "shop"}}}],
@@ -56,8 +63,10 @@ CLOSED: dict[str, Any] = {
         "kafka": [{"ipBlock": {"cidr": "192.0.2.0/28"}}],
         "postgres": [{"ipBlock": {"cidr": "192.0.2.16/32"}}],
         "s3": [{"ipBlock": {"cidr": "192.0.2.17/32"}}],
+        "traces": [{"podSelector": {"matchLabels": {"app": "collector"}}}],
     },
 }
+MORE_DOORS = {"inference": ["rest"], "monitor": ["http"], "registry": ["rest"]}
 LARGE: dict[str, Any] = {
     **LEAST,
     "image": {"registry": "registry.example.org/team", "tag": "0.2.0"},
@@ -72,7 +81,58 @@ LARGE: dict[str, Any] = {
         },
     },
 }
-INSTALLATIONS = {"least": LEAST, "wide": WIDE, "closed": CLOSED, "large": LARGE}
+SCALED: dict[str, Any] = {
+    **LEAST,
+    "services": {
+        "inference": {
+            "replicas": 2,
+            "autoscaling": {
+                "endpoints": ["delay", "price-eu"],
+                "replicasMax": 8,
+                "lagRecords": 1_000_000,
+            },
+        }
+    },
+}
+INSTALLATIONS = {"least": LEAST, "wide": WIDE, "closed": CLOSED, "large": LARGE, "scaled": SCALED}
+# What KEDA takes of what the chart says: https://keda.sh/docs/latest/reference/scaledobject-spec/;
+# https://keda.sh/docs/latest/scalers/apache-kafka/, where all values are strings.
+TRIGGER = [
+    *("bootstrapServers", "consumerGroup", "topic", "lagThreshold"),
+    *("offsetResetPolicy", "version"),
+]
+SCALED_OBJECT: dict[str, Any] = {
+    "type": "object",
+    "additionalProperties": False,
+    "required": ["scaleTargetRef", "triggers"],
+    "properties": {
+        "scaleTargetRef": {
+            "type": "object",
+            "additionalProperties": False,
+            "required": ["name"],
+            "properties": {"name": {"type": "string"}},
+        },
+        "minReplicaCount": {"type": "integer", "minimum": 1},
+        "maxReplicaCount": {"type": "integer", "minimum": 1},
+        "triggers": {
+            "type": "array",
+            "minItems": 1,
+            "items": {
+                "type": "object",
+                "additionalProperties": False,
+                "required": ["type", "metadata"],
+                "properties": {
+                    "type": {"const": "kafka"},
+                    "metadata": {
+                        "type": "object",
+                        "propertyNames": {"enum": TRIGGER},
+                        "additionalProperties": {"type": "string"},
+                    },
+                },
+            },
+        },
+    },
+}
 # A release name of the longest kind that Helm takes.
 RELEASE = "headrace-" + "x" * 44
 Document = dict[str, Any]
@@ -141,7 +201,8 @@ def settings_of(service: str) -> set[str]:
 @pytest.mark.parametrize("version", KUBERNETES)
 def test_kubernetes_takes_every_document(documents: list[Document], version: str) -> None:
     for each in documents:
-        kubernetes_validate.validate(each, version, strict=True)
+        if each["kind"] != "ScaledObject":
+            kubernetes_validate.validate(each, version, strict=True)
 
 
 def test_schemas_refuse_a_misspelt_field(documents: list[Document]) -> None:
@@ -180,7 +241,7 @@ def test_environment_is_of_the_services_settings(documents: list[Document]) -> N
         allowed = settings_of(service) if service in SERVICES else set()
 
         assert len(set(names)) == len(names)
-        assert set(names) - allowed <= {"POD_IP"}
+        assert set(names) - allowed <= {"POD_IP", OTLP}
 
 
 def test_peers_are_addressed_by_services_that_exist(documents: list[Document]) -> None:
@@ -206,6 +267,7 @@ def test_replicas_that_ask_each_other_are_reached_at_their_pods(documents: list[
     address = {"fieldRef": {"fieldPath": "status.podIP"}}
     assert address == environment["POD_IP"]["valueFrom"]
     assert "$(POD_IP):7102" == environment["FEATURE_PEER_ADDRESS"]["value"]
+    assert "peer-token" == environment["FEATURE_TOKEN"]["valueFrom"]["secretKeyRef"]["key"]
     # Kubernetes puts in only what stands before.
     assert list(environment).index("POD_IP") < list(environment).index("FEATURE_PEER_ADDRESS")
 
@@ -213,8 +275,48 @@ def test_replicas_that_ask_each_other_are_reached_at_their_pods(documents: list[
 def test_secrets_come_from_secrets(documents: list[Document]) -> None:
     for _, pod in pods(documents):
         for each in pod["containers"][0].get("env", ()):
-            secret = each["name"].endswith(("_PASSWORD", "_S3_ACCESS_KEY", "_S3_SECRET_KEY"))
+            secret = each["name"].endswith(
+                ("_PASSWORD", "_S3_ACCESS_KEY", "_S3_SECRET_KEY", "_TOKEN")
+            )
             assert secret == ("secretKeyRef" in each.get("valueFrom", {})), each["name"]
+
+
+def test_services_know_who_calls(documents: list[Document]) -> None:
+    for name, pod in pods(documents):
+        if name in SERVICES:
+            (container,) = pod["containers"]
+            environment = {each["name"]: each.get("value") for each in container["env"]}
+            (mount,) = (each for each in container["volumeMounts"] if each["name"] == "tokens")
+            file = f"{mount['mountPath']}/tokens.json"
+            assert file == environment[f"{name.upper()}_TOKENS_FILE"]
+            assert mount["readOnly"]
+
+
+def test_registry_alone_knows_whose_signatures_count(
+    documents: list[Document], installation: Document
+) -> None:
+    name = installation.get("signers", {}).get("existingConfigMap")
+    for service, pod in pods(documents):
+        (container,) = pod["containers"]
+        environment = {each["name"]: each.get("value") for each in container.get("env", ())}
+        mounts = {each["name"]: each for each in container["volumeMounts"]}
+        named = [each["configMap"]["name"] for each in pod["volumes"] if "configMap" in each]
+        if service != "registry" or name is None:
+            assert (False, []) == ("signers" in mounts, named)
+            assert "REGISTRY_TRUSTED_SIGNERS_FILE" not in environment
+            continue
+        assert [name] == named
+        assert mounts["signers"]["readOnly"]
+        file = f"{mounts['signers']['mountPath']}/signers.pem"
+        assert file == environment["REGISTRY_TRUSTED_SIGNERS_FILE"]
+
+
+def test_clients_of_mlflow_find_the_registry(documents: list[Document]) -> None:
+    (container,) = next(pod for name, pod in pods(documents) if name == "registry")["containers"]
+    environment = {each["name"]: each.get("value") for each in container["env"]}
+    (rest,) = (each for each in container["ports"] if each["name"] == "rest")
+
+    assert str(rest["containerPort"]) == environment["REGISTRY_REST_PORT"]
 
 
 def test_pods_are_restricted(documents: list[Document]) -> None:
@@ -226,7 +328,10 @@ def test_pods_are_restricted(documents: list[Document]) -> None:
         assert pod["securityContext"]["runAsUser"] > 0, name
         assert "RuntimeDefault" == pod["securityContext"]["seccompProfile"]["type"], name
         assert not {"hostNetwork", "hostPID", "hostIPC", "initContainers"} & set(pod), name
-        assert all(set(each) == {"name", "emptyDir"} for each in pod["volumes"]), name
+        volumes = {each["name"]: each.keys() - {"name"} for each in pod["volumes"]}
+        assert {"secret"} == volumes.pop("tokens", {"secret"}), name
+        assert {"configMap"} == volumes.pop("signers", {"configMap"}), name
+        assert all({"emptyDir"} == kind for kind in volumes.values()), name
         (container,) = pod["containers"]
         assert {
             "allowPrivilegeEscalation": False,
@@ -265,11 +370,45 @@ def test_state_outlives_its_pod(documents: list[Document]) -> None:
 def test_replicas_have_a_disruption_budget(documents: list[Document]) -> None:
     several = {
         component(each)
-        for each in of_kind(documents, "Deployment", "StatefulSet")
-        if each["spec"]["replicas"] > 1
+        for each in of_kind(documents, "Deployment", "StatefulSet", "ScaledObject")
+        if each["spec"].get("replicas", 1) > 1 or each["spec"].get("minReplicaCount", 1) > 1
     }
 
     assert several == {component(each) for each in of_kind(documents, "PodDisruptionBudget")}
+
+
+def test_replicas_follow_the_requests_that_wait_where_endpoints_are_named(
+    documents: list[Document], installation: Document
+) -> None:
+    asked = installation.get("services", {}).get("inference", {}).get("autoscaling")
+    scaled = of_kind(documents, "ScaledObject")
+    (inference,) = (
+        each for each in of_kind(documents, "Deployment") if component(each) == "inference"
+    )
+    assert ("replicas" in inference["spec"]) == (asked is None)
+    if asked is None:
+        assert [] == scaled
+        return
+    (scaler,) = scaled
+    jsonschema.validate(scaler["spec"], SCALED_OBJECT)
+    assert "keda.sh/v1alpha1" == scaler["apiVersion"]
+    assert inference["metadata"]["name"] == scaler["spec"]["scaleTargetRef"]["name"]
+    assert (2, 8) == (scaler["spec"]["minReplicaCount"], scaler["spec"]["maxReplicaCount"])
+    told = [trigger["metadata"] for trigger in scaler["spec"]["triggers"]]
+    wanted = [INFERENCE_REQUESTS.of(endpoint) for endpoint in asked["endpoints"]]
+    assert wanted == [each["topic"] for each in told]
+    assert {REQUESTS_GROUP} == {each["consumerGroup"] for each in told}
+    assert {"1000000"} == {each["lagThreshold"] for each in told}
+    assert {installation["kafka"]["bootstrap"]} == {each["bootstrapServers"] for each in told}
+
+
+def test_more_replicas_at_least_than_at_most_are_refused(helm: Path, tmp_path: Path) -> None:
+    values = copy.deepcopy(SCALED)
+    values["services"]["inference"]["replicas"] = 9
+    done = run_helm(helm, values, tmp_path)
+
+    assert done.returncode != 0
+    assert "replicasMax is below" in done.stderr
 
 
 def test_everything_is_denied_that_no_policy_opens(documents: list[Document]) -> None:
@@ -313,14 +452,39 @@ def test_policies_open_the_stores_at_their_ports(
         assert peers.get(store) == opened[store]["egress"][rule].get("to")
 
 
+def test_services_send_spans_where_a_collector_is_named(
+    documents: list[Document], installation: Document
+) -> None:
+    endpoint = installation.get("traces", {}).get("endpoint")
+    told = {
+        next((each["value"] for each in pod["containers"][0]["env"] if each["name"] == OTLP), None)
+        for name, pod in pods(documents)
+        if name in SERVICES
+    }
+
+    assert {endpoint} == told
+    opened = policies(documents).get("traces")
+    if endpoint is None:
+        assert opened is None
+    else:
+        (rule,) = opened["egress"]
+        assert [{"protocol": "TCP", "port": 4318}] == rule["ports"]
+        assert installation["networkPolicy"]["traces"] == rule["to"]
+
+
 def test_clients_reach_the_doors_only_when_named(
     documents: list[Document], installation: Document
 ) -> None:
     clients = installation.get("networkPolicy", {}).get("clients")
     for service in SERVICES:
         rules = policies(documents)[service].get("ingress", [])
-        named = [rule["ports"][0]["port"] for rule in rules if clients and rule["from"] == clients]
-        assert (["grpc"] if clients else []) == named, service
+        named = [
+            [port["port"] for port in rule["ports"]]
+            for rule in rules
+            if clients and rule["from"] == clients
+        ]
+        doors = ["grpc", *MORE_DOORS.get(service, ())]
+        assert ([doors] if clients else []) == named, service
 
 
 def test_image_is_of_the_digest_when_there_is_one(
@@ -344,6 +508,7 @@ def test_image_is_of_the_digest_when_there_is_one(
         (("s3", "endpoint"), "s3.endpoint is required"),
         (("s3", "uri"), "s3.uri is required"),
         (("s3", "existingSecret"), "s3.existingSecret is required"),
+        (("tokens", "existingSecret"), "tokens.existingSecret is required"),
     ],
 )
 def test_missing_value_is_asked_for(
@@ -364,6 +529,7 @@ def test_missing_value_is_asked_for(
         ({"monitor": {"replicas": 2}}, "replicas"),
         ({"trainer": {"settings": {"REGISTRY_LOG_LEVEL": "DEBUG"}}}, "REGISTRY_LOG_LEVEL"),
         ({"registry": {"digest": "latest"}}, "digest"),
+        ({"inference": {"autoscaling": {"endpoints": ["Delay"]}}}, "endpoints"),
     ],
 )
 def test_wrong_value_is_refused(helm: Path, tmp_path: Path, services: Document, word: str) -> None:

@@ -5,9 +5,12 @@ package main
 import (
 	"bufio"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"io"
+	"math"
 	"net"
+	"os"
 	"time"
 )
 
@@ -20,7 +23,7 @@ const (
 
 	flagEndStream, flagAck, flagEndHeaders = 1, 1, 4
 
-	settingWindow, settingFrame = 4, 5
+	settingStreams, settingWindow, settingFrame = 3, 4, 5
 	windowDefault, frameDefault = 65_535, 16_384
 	windowOurs                  = 1 << 30
 	bufferSize                  = 1 << 20
@@ -37,6 +40,7 @@ type call struct {
 // connection is one HTTP/2 connection that one goroutine serves: it reads, and answers what it read
 // by the next call, so that nothing is handed between threads.
 type connection struct {
+	socket  net.Conn
 	in      *bufio.Reader
 	out     *bufio.Writer
 	headers []byte // the same for every call
@@ -45,8 +49,10 @@ type connection struct {
 	window  int // what the peer takes on the connection
 	initial int // and on a new stream
 	frame   int // and in one frame
+	streams int // and at once
 	taken   int // bytes received and not yet granted again
 	waiting []uint32
+	closed  bool // an answer begins the next call
 	scratch []byte
 }
 
@@ -56,6 +62,7 @@ func dial(address, method string) (*connection, error) {
 		return nil, err
 	}
 	c := &connection{
+		socket:  socket,
 		in:      bufio.NewReaderSize(socket, bufferSize),
 		out:     bufio.NewWriterSize(socket, bufferSize),
 		headers: headerBlock(address, method),
@@ -64,6 +71,7 @@ func dial(address, method string) (*connection, error) {
 		window:  windowDefault,
 		initial: windowDefault,
 		frame:   frameDefault,
+		streams: math.MaxInt,
 	}
 	_, err = c.out.WriteString(preface)
 	settings := binary.BigEndian.AppendUint32([]byte{0, settingWindow}, windowOurs)
@@ -91,35 +99,77 @@ func headerBlock(address, method string) []byte {
 	return block
 }
 
-// run keeps `concurrency` calls in flight until the loop gives no more.
-func (c *connection) run(loop *closedLoop, concurrency int) error {
+// run keeps `concurrency` calls in flight until there are no more.
+func (c *connection) run(calls *load, concurrency int) error {
+	c.closed = true
 	for range concurrency {
-		c.begin(loop)
+		c.begin(calls, time.Now())
 	}
 	for len(c.calls) > 0 {
-		if c.in.Buffered() == 0 { // nothing more was read: what is written goes out now
-			if err := c.out.Flush(); err != nil {
-				return err
-			}
+		if err := c.flush(); err != nil {
+			return err
 		}
-		if err := c.step(loop); err != nil {
+		if err := c.step(calls); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func (c *connection) begin(loop *closedLoop) {
-	now := time.Now()
-	body := loop.body(now)
+// runPaced begins a call each `gap` until there are no more; one that the peer does not take yet waits,
+// and its time counts.
+func (c *connection) runPaced(calls *load, due time.Time, gap time.Duration) error {
+	more := true
+	for {
+		for more && len(c.calls) < c.streams && !due.After(time.Now()) {
+			more = c.begin(calls, due)
+			due = due.Add(gap)
+		}
+		if !more && len(c.calls) == 0 {
+			return nil
+		}
+		if err := c.flush(); err != nil {
+			return err
+		}
+		if more && len(c.calls) < c.streams && !c.readable(due) {
+			continue
+		}
+		if err := c.step(calls); err != nil {
+			return err
+		}
+	}
+}
+
+// flush lets go what is written when nothing more was read.
+func (c *connection) flush() error {
+	if c.in.Buffered() > 0 {
+		return nil
+	}
+	return c.out.Flush()
+}
+
+// readable waits for something to read, not beyond the moment; what else goes wrong step tells.
+func (c *connection) readable(until time.Time) bool {
+	if c.in.Buffered() > 0 {
+		return true
+	}
+	_ = c.socket.SetReadDeadline(until)
+	_, err := c.in.Peek(1)
+	_ = c.socket.SetReadDeadline(time.Time{})
+	return !errors.Is(err, os.ErrDeadlineExceeded)
+}
+
+func (c *connection) begin(calls *load, at time.Time) bool {
+	body := calls.body(at)
 	if body == nil {
-		return
+		return false
 	}
 	stream := c.next
 	c.next += 2
-	c.calls[stream] = &call{sent: now, rest: body, window: c.initial}
+	c.calls[stream] = &call{sent: at, rest: body, window: c.initial}
 	c.write(typeHeaders, flagEndHeaders, stream, c.headers)
 	c.send(stream)
+	return true
 }
 
 // send writes as much of the message as the windows allow.
@@ -150,7 +200,7 @@ func (c *connection) sendWaiting() {
 	}
 }
 
-func (c *connection) step(loop *closedLoop) error {
+func (c *connection) step(calls *load) error {
 	var head [9]byte
 	if _, err := io.ReadFull(c.in, head[:]); err != nil {
 		return err
@@ -185,16 +235,19 @@ func (c *connection) step(loop *closedLoop) error {
 	}
 	ends := (kind == typeData || kind == typeHeaders) && flags&flagEndStream != 0
 	if kind == typeReset || ends {
-		c.finish(loop, stream)
+		c.finish(calls, stream)
 	}
 	return nil
 }
 
-func (c *connection) finish(loop *closedLoop, stream uint32) {
+func (c *connection) finish(calls *load, stream uint32) {
 	ended := c.calls[stream]
 	delete(c.calls, stream)
-	loop.ended(ended.sent, time.Now(), ended.answered)
-	c.begin(loop)
+	now := time.Now()
+	calls.ended(ended.sent, now, ended.answered)
+	if c.closed {
+		c.begin(calls, now)
+	}
 }
 
 // grant lets the server send on; streams never need it, theirs is larger than an answer.
@@ -220,6 +273,8 @@ func (c *connection) settle(flags byte, payload []byte) {
 			c.initial = value
 		case settingFrame:
 			c.frame = value
+		case settingStreams:
+			c.streams = value
 		}
 	}
 	c.write(typeSettings, flagAck, 0, nil)

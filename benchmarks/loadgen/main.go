@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Loadgen calls one unary gRPC method in a closed loop over one connection, with messages that were
-// encoded before, and prints one JSON object: the rate, and quantiles of the latency in ms.
+// Loadgen calls one unary gRPC method over one connection, with messages that were encoded before,
+// and prints one JSON object: the rate, and quantiles of the latency in ms. It keeps so many calls in
+// flight, or with a rate begins them at their moments, whatever is in flight: latencies then count
+// from the moment a call was due, so that a stall is charged to all whom it kept.
 //
 // The file of messages holds, one behind the other, a length (uint32, little endian) and the bytes.
 // A call has failed when its answer carries no message: then the status stands in the trailers alone.
@@ -33,7 +35,8 @@ func main() {
 	address := flag.String("address", "", "HOST:PORT, plain text")
 	method := flag.String("method", "", "/package.Service/Method")
 	messages := flag.String("messages", "", "file of encoded messages, sent round and round")
-	concurrency := flag.Int("concurrency", 1, "calls in flight")
+	concurrency := flag.Int("concurrency", 1, "calls in flight, when no rate is given")
+	rate := flag.Float64("rate", 0, "calls a second")
 	warmup := flag.Float64("warmup", 1, "seconds before the clock runs")
 	seconds := flag.Float64("seconds", 5, "seconds that are measured")
 	flag.Parse()
@@ -49,12 +52,18 @@ func main() {
 	if err != nil {
 		log.Fatal(err)
 	}
-	begin := time.Now().Add(span(*warmup))
-	loop := &closedLoop{bodies: bodies, begin: begin, end: begin.Add(span(*seconds))}
-	if err := connection.run(loop, *concurrency); err != nil {
+	now := time.Now()
+	begin := now.Add(span(*warmup))
+	calls := &load{bodies: bodies, begin: begin, end: begin.Add(span(*seconds))}
+	if *rate > 0 {
+		err = connection.runPaced(calls, now, span(1 / *rate))
+	} else {
+		err = connection.run(calls, *concurrency)
+	}
+	if err != nil {
 		log.Fatal(err)
 	}
-	if err := json.NewEncoder(os.Stdout).Encode(loop.report(*seconds)); err != nil {
+	if err := json.NewEncoder(os.Stdout).Encode(calls.report(*seconds)); err != nil {
 		log.Fatal(err)
 	}
 }
@@ -85,8 +94,8 @@ func read(path string) ([][]byte, error) {
 	return bodies, nil
 }
 
-// closedLoop hands out the next message and notes what became of a call.
-type closedLoop struct {
+// load hands out the next message and notes what became of a call.
+type load struct {
 	bodies    [][]byte
 	next      int
 	begin     time.Time
@@ -95,7 +104,7 @@ type closedLoop struct {
 	latencies []time.Duration
 }
 
-func (l *closedLoop) body(now time.Time) []byte {
+func (l *load) body(now time.Time) []byte {
 	if now.After(l.end) {
 		return nil
 	}
@@ -103,8 +112,9 @@ func (l *closedLoop) body(now time.Time) []byte {
 	return l.bodies[l.next]
 }
 
-func (l *closedLoop) ended(sent, now time.Time, answered bool) {
-	if now.Before(l.begin) || now.After(l.end) {
+// ended counts whatever was due while the clock ran, however late its answer came.
+func (l *load) ended(sent, now time.Time, answered bool) {
+	if sent.Before(l.begin) {
 		return
 	}
 	if !answered {
@@ -114,7 +124,7 @@ func (l *closedLoop) ended(sent, now time.Time, answered bool) {
 	l.latencies = append(l.latencies, now.Sub(sent))
 }
 
-func (l *closedLoop) report(seconds float64) report {
+func (l *load) report(seconds float64) report {
 	sort.Slice(l.latencies, func(a, b int) bool { return l.latencies[a] < l.latencies[b] })
 	return report{
 		CallsPerS: float64(len(l.latencies)) / seconds,
@@ -128,7 +138,7 @@ func (l *closedLoop) report(seconds float64) report {
 	}
 }
 
-func (l *closedLoop) quantile(share float64) float64 {
+func (l *load) quantile(share float64) float64 {
 	if len(l.latencies) == 0 {
 		return 0
 	}

@@ -100,5 +100,10 @@ KAFKA_STREAMS = JavaPeer(
 )
 BYTEWAX = PythonPeer("bytewax", "0.21.1", ("bytewax[kafka]==0.21.1", "orjson"))
 QUIX_STREAMS = PythonPeer("quix-streams", "3.28.1", ("quixstreams==3.28.1",))
+# The runtime that we serve with.
+RUNTIME = "onnxruntime==1.32.0"
 FEAST = PythonPeer("feast", "0.67.0", ("feast[duckdb,grpcio]==0.67.0",))
-ALL = (KAFKA_STREAMS, BYTEWAX, QUIX_STREAMS, FEAST)
+MLSERVER = PythonPeer("mlserver", "1.7.1", ("mlserver==1.7.1", RUNTIME))
+KSERVE = PythonPeer("kserve", "0.21.0", ("kserve==0.21.0", RUNTIME))
+PYTRITON = PythonPeer("pytriton", "0.7.0", ("nvidia-pytriton==0.7.0", RUNTIME))
+ALL = (KAFKA_STREAMS, BYTEWAX, QUIX_STREAMS, FEAST, MLSERVER, KSERVE, PYTRITON)

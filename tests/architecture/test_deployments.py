@@ -16,7 +16,9 @@ from headrace_kit.settings import ServiceSettings
 ROOT = Path(__file__).resolve().parents[2]
 SERVICES = ("ingest", "feature", "trainer", "registry", "inference", "monitor")
 COMPOSE = yaml.safe_load((ROOT / "docker-compose.yml").read_text(encoding="utf-8"))["services"]
-SECRET = re.compile(r"PASSWORD|SECRET|ACCESS_KEY")
+# OpenTelemetry's own, and so of no service.
+OTLP = "OTEL_EXPORTER_OTLP_ENDPOINT"
+SECRET = re.compile(r"PASSWORD|SECRET|ACCESS_KEY|TOKEN$")
 each_service = pytest.mark.parametrize("service", SERVICES)
 
 
@@ -40,7 +42,7 @@ def text(service: str, file: str) -> str:
 
 @each_service
 def test_compose_sets_what_the_service_takes(service: str) -> None:
-    assert set() == set(COMPOSE[service]["environment"]) - variables(service)
+    assert {OTLP} == set(COMPOSE[service]["environment"]) - variables(service)
 
 
 @each_service
@@ -90,6 +92,14 @@ def test_secret_has_no_default(name: str) -> None:
     }
 
     assert all(re.fullmatch(r"\$\{\w+:\?[^}]+\}", value) for value in secrets.values())
+
+
+@each_service
+def test_service_of_compose_knows_who_calls(service: str) -> None:
+    told = COMPOSE[service]["environment"][f"{service.upper()}_TOKENS_FILE"]
+
+    assert "${TOKENS_PATH:-/run/headrace/tokens.json}" == told
+    assert "./deploy/tokens:/run/headrace:ro" in COMPOSE[service]["volumes"]
 
 
 @pytest.mark.parametrize("name", list(COMPOSE))

@@ -26,10 +26,15 @@ TESTS = sorted(
 # The boundaries that may catch everything, the clock, and who reads the environment.
 CATCH_ALL = {
     "libs/kit/src/headrace_kit/grpc_server.py",
-    "libs/kit/src/headrace_kit/native_door.py",
+    "libs/kit/src/headrace_kit/hot_calls.py",
+    "libs/kit/src/headrace_kit/http_server.py",
     "libs/kit/src/headrace_kit/part_thread.py",
 }
-CLOCK = {"libs/kit/src/headrace_kit/clock.py"}
+# The commands say themselves that a moment is still to come.
+CLOCK = {
+    "libs/kit/src/headrace_kit/clock.py",
+    "libs/headrace/src/headrace/cli/moments.py",
+}
 VAGUE = {"utils.py", "common.py", "base.py", "manager.py", "helpers.py", "misc.py"}
 PICKLE_CLASS = {"pickle", "cloudpickle", "dill", "joblib", "marshal", "shelve", "jsonpickle"}
 
@@ -164,7 +169,9 @@ def test_every_module_is_imported() -> None:
         module = ".".join(
             path.relative_to(next(p for p in path.parents if p.name == "src")).with_suffix("").parts
         )
-        if path.name in ("__init__.py", "__main__.py") or module in used:
+        # Alembic finds the revisions of a folder by itself.
+        found = "migrations" in path.parts
+        if found or path.name in ("__init__.py", "__main__.py") or module in used:
             continue
         # Named in an entry point or started as a process.
         if f'"{module}' not in texts and module.replace("headrace.", "", 1) not in used:

@@ -10,12 +10,13 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 GUARANTEES = (ROOT / "docs/guarantees.md").read_text(encoding="utf-8")
-FOLDERS = ("libs", "services", "examples", "tests", "e2e")
+FOLDERS = ("contracts", "libs", "services", "examples", "tests", "e2e")
 PAGES = [
     *ROOT.glob("*.md"),
     *(ROOT / "docs").rglob("*.md"),
     *(ROOT / "services").glob("*/README.md"),
     *(ROOT / "deploy").rglob("*.md"),
+    *(ROOT / "contracts").rglob("*.md"),
 ]
 
 

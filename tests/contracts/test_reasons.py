@@ -5,11 +5,13 @@ from __future__ import annotations
 
 import ast
 import re
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import typer
+import yaml
 
 from headrace import errors
 from headrace.cli.main import app
@@ -19,12 +21,14 @@ ROOT = Path(__file__).resolve().parents[2]
 ERROR_CLASSES = {
     "HeadraceError",
     "Invalid",
+    "Denied",
     "NotFound",
     "Conflict",
     "Corrupt",
     "Busy",
     "Unavailable",
 }
+CONTRACTS = sorted((ROOT / "contracts").rglob("*.yaml"))
 SOURCES = [
     path
     for folder in ("libs", "services", "examples")
@@ -46,6 +50,27 @@ def raised(path: Path) -> Iterator[tuple[str, str]]:
             continue
         if node.func.id in ERROR_CLASSES and node.args and isinstance(node.args[0], ast.Constant):
             yield node.func.id, node.args[0].value
+
+
+def doubled(node: yaml.Node | None) -> list[str]:
+    """Keys that a mapping holds twice, of which a loader keeps the last and says nothing."""
+    if isinstance(node, yaml.MappingNode):
+        keys = Counter(key.value for key, _ in node.value)
+        inside = [each for _, value in node.value for each in doubled(value)]
+        return [key for key, times in keys.items() if times > 1] + inside
+    values = node.value if isinstance(node, yaml.SequenceNode) else ()
+    return [each for value in values for each in doubled(value)]
+
+
+@pytest.mark.parametrize("path", CONTRACTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_no_key_of_a_contract_stands_twice(path: Path) -> None:
+    assert [] == doubled(yaml.compose(path.read_text(), yaml.SafeLoader))
+
+
+def test_key_that_stands_twice_is_found_in_any_depth() -> None:
+    text = "reasons: {A: {kind: x}, B: [{c: 1, c: 2}], A: {}}"
+
+    assert ["A", "c"] == doubled(yaml.compose(text, yaml.SafeLoader))
 
 
 def test_every_listed_reason_is_used() -> None:

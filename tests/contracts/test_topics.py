@@ -28,6 +28,7 @@ def example(name: str) -> dict[str, Any]:
 
 def message_class(full_name: str) -> Any:
     package, _, name = full_name.rpartition(".")
+    package = {"inference": "headrace.oip"}.get(package, package)
     for module in (ROOT / "libs/headrace/src" / package.replace(".", "/")).glob("*_pb2.py"):
         imported = importlib.import_module(f"{package}.{module.stem}")
         if hasattr(imported, name):

@@ -24,9 +24,10 @@ from headrace_ingest.adapters.delta_archive import DeltaArchive
 from headrace_ingest.adapters.erasure_conversions import KafkaErasureNews
 from headrace_ingest.domain.contract import Contract
 from headrace_ingest.domain.tolerance import Tolerance
-from headrace_ingest.handlers.sink import Pace, RecordSink
+from headrace_ingest.handlers.sink import RecordSink
+from headrace_ingest.handlers.storing import Pace
 from headrace_ingest.ports import RawTopic
-from headrace_ingest.testing import a_quality_watch
+from headrace_ingest.testing import a_quality_watch, a_seal
 from headrace_kit.erased_entities import ErasedEntities
 from headrace_kit.json_strict import decode
 from headrace_kit.kafka import Message, Partition, Record
@@ -73,6 +74,7 @@ class Pipeline:
             erased=ErasedEntities(),
             news=KafkaErasureNews(MemoryPublisher()),
             quality=a_quality_watch(),
+            seal=a_seal(),
         )
 
     def run(self, records: list[Record]) -> None:

@@ -15,7 +15,7 @@ from pydantic import SecretStr
 from headrace.admin import create_topics, static_topics
 from headrace_kit.kafka import KafkaPublisher
 from headrace_kit.objects import S3Settings, delta_storage_options
-from headrace_kit.testing import wait_until
+from headrace_kit.testing import has_leaders, wait_until
 
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -25,7 +25,6 @@ from ingest_process import (
     Place,
     Service,
     Stream,
-    has_leader,
 )
 
 
@@ -39,6 +38,7 @@ def new_topic(kafka_server) -> Callable[..., str]:
         settings = {key.replace("_", "."): value for key, value in config.items()}
         topic = NewTopic(name, partitions, 1, config=settings)
         admin.create_topics([topic])[name].result(REQUEST_TIMEOUT_S)
+        wait_until(lambda: has_leaders(kafka_server, [name]))
         return name
 
     return create
@@ -76,7 +76,7 @@ def definitions(kafka_server) -> None:
     create_topics(kafka_server, static_topics())
     admin.delete_topics([DEFINITIONS.name])[DEFINITIONS.name].result(REQUEST_TIMEOUT_S)
     wait_until(lambda: create_topics(kafka_server, [(DEFINITIONS.name, DEFINITIONS)]))
-    wait_until(lambda: has_leader(kafka_server, DEFINITIONS.name))
+    wait_until(lambda: has_leaders(kafka_server, [DEFINITIONS.name]))
 
 
 @pytest.fixture

@@ -6,17 +6,17 @@ from __future__ import annotations
 import json
 import uuid
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from confluent_kafka import Consumer, KafkaException, TopicPartition
+from confluent_kafka import Consumer, TopicPartition
 from deltalake import DeltaTable, QueryBuilder
 
 from headrace import topics
 from headrace.admin import create_topics
 from headrace.application import definition_json
-from headrace.errors import Unavailable
 from headrace.ingest.v1 import ingest_service_pb2 as pb
 from headrace.ingest.v1 import ingest_service_pb2_grpc as pb_grpc
 from headrace.local.ports import pick_ports
@@ -28,7 +28,7 @@ from headrace_ingest.testing import a_contract
 from headrace_kit.kafka import KafkaPublisher, Message, Record, to_record
 from headrace_kit.objects import delta_table_uri
 from headrace_kit.offsets import committed_offsets, topic_end_offsets
-from headrace_kit.testing import wait_until
+from headrace_kit.testing import has_leaders, wait_until
 
 DEADLINE_S = 40.0
 CALL_TIMEOUT_S = 10.0
@@ -46,13 +46,6 @@ class Place:
     options: dict[str, str] = field(default_factory=dict)
 
 
-def has_leader(bootstrap: str, topic: str) -> bool:
-    try:
-        return topic_end_offsets(bootstrap, [topic]) is not None
-    except (Unavailable, KafkaException):
-        return False
-
-
 class Stream:
     """A stream of its own, its topics, and what a test publishes on it."""
 
@@ -61,7 +54,7 @@ class Stream:
         self.raw, self.records = topics.RAW.of(self.name), topics.INGEST_RECORDS.of(self.name)
         self.bootstrap, self._publisher = bootstrap, publisher
         create_topics(bootstrap, [(self.raw, topics.RAW), (self.records, topics.INGEST_RECORDS)])
-        wait_until(lambda: has_leader(bootstrap, self.raw))
+        wait_until(lambda: has_leaders(bootstrap, [self.raw]))
 
     def apply(self, *, version: int = 1, **changes: Any) -> None:
         spec = definition_json(a_contract(name=self.name, **changes).stream)
@@ -70,10 +63,13 @@ class Stream:
         message = Message(DEFINITIONS.name, key, definition.SerializeToString())
         self._publisher.publish([message])
 
-    def publish(self, *values: bytes, key: bytes | None = None) -> None:
+    def publish(
+        self, *values: bytes, key: bytes | None = None, headers: Mapping[str, str] | None = None
+    ) -> None:
         keys = [key or json.loads(value)["flight"].encode() for value in values]
+        told = tuple((name, each.encode()) for name, each in (headers or {}).items())
         self._publisher.publish(
-            [Message(self.raw, k, value) for k, value in zip(keys, values, strict=True)]
+            [Message(self.raw, k, value, told) for k, value in zip(keys, values, strict=True)]
         )
 
     def taken_in(self) -> bool:

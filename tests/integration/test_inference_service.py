@@ -8,6 +8,8 @@ written by the test. The models answer with their own version number, so a test 
 from __future__ import annotations
 
 import contextlib
+import json
+import re
 import signal
 import threading
 import time
@@ -16,7 +18,9 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from hashlib import sha256
+from http.client import HTTPConnection
 from pathlib import Path
+from urllib.request import urlopen
 
 import grpc
 import numpy as np
@@ -30,7 +34,7 @@ from tritonclient.utils import InferenceServerException
 from headrace import topics
 from headrace.admin import create_topics, static_topics
 from headrace.application import Definition, definition_json, parse_definition
-from headrace.errors import NotFound
+from headrace.errors import Busy, Conflict, HeadraceError, NotFound
 from headrace.feature.v1 import feature_events_pb2 as feature_events
 from headrace.feature.v1 import feature_service_pb2 as feature_pb
 from headrace.feature.v1 import feature_service_pb2_grpc as feature_grpc
@@ -40,10 +44,18 @@ from headrace.local.process import Child
 from headrace.local.service_process import service_process
 from headrace.oip import grpc_predict_v2_pb2 as oip
 from headrace.oip import grpc_predict_v2_pb2_grpc as oip_grpc
+from headrace.prediction_log import LoggedPrediction, logged_predictions
 from headrace.registry.v1 import registry_events_pb2 as registry_pb
 from headrace.registry.v1 import registry_service_pb2 as artifact_pb
 from headrace.registry.v1 import registry_service_pb2_grpc as artifact_grpc
-from headrace_inference.testing import FEATURES, a_failing_model, a_model, an_endpoint
+from headrace_inference.testing import (
+    FEATURES,
+    a_failing_model,
+    a_large_model,
+    a_model,
+    an_endpoint,
+)
+from headrace_kit.auth import Guard
 from headrace_kit.grpc_server import GrpcServer
 from headrace_kit.kafka import KafkaPublisher, Message
 
@@ -54,15 +66,20 @@ pytestmark = [
 ]
 
 DEADLINE_S = 30.0
+# Models of which no two fit into the memory for models.
+LARGE_BYTES, LARGE_MEMORY_BYTES, CHUNKS = 12_000_000, 20_000_000, 8
 CALL_TIMEOUT_S = 15.0
 
 
 class Features(feature_grpc.FeatureServiceServicer):
-    """Every entity has the feature 0.25 and two absent ones; `gate` closed holds the answers."""
+    """Every entity has the feature 0.25 and two absent ones; `gate` closed holds the answers,
+    `refusal` is answered instead.
+    """
 
     def __init__(self) -> None:
         self.gate = threading.Event()
         self.gate.set()
+        self.refusal: HeadraceError | None = None
         self.asked: list[feature_pb.GetOnlineFeaturesRequest] = []
 
     def keys_asked(self) -> set[str]:
@@ -72,6 +89,8 @@ class Features(feature_grpc.FeatureServiceServicer):
     def GetOnlineFeatures(self, request, context):  # noqa: N802
         self.asked.append(request)
         self.gate.wait(CALL_TIMEOUT_S)
+        if self.refusal is not None:
+            raise self.refusal
         rows = len(request.as_of_us)
         values = np.full((rows, len(request.features)), np.nan, dtype="<f4")
         values[:, 0] = 0.25
@@ -79,7 +98,7 @@ class Features(feature_grpc.FeatureServiceServicer):
 
 
 class Artifacts(artifact_grpc.ArtifactServiceServicer):
-    """What the test uploads, in small chunks."""
+    """What the test uploads, in small chunks, or about CHUNKS of them."""
 
     def __init__(self) -> None:
         self.data_by_digest: dict[str, bytes] = {}
@@ -93,8 +112,9 @@ class Artifacts(artifact_grpc.ArtifactServiceServicer):
         data = self.data_by_digest.get(request.digest)
         if data is None:
             raise NotFound("ARTIFACT_UNKNOWN", digest=request.digest)
-        for start in range(0, len(data), 100):
-            yield artifact_pb.DownloadArtifactResponse(chunk=data[start : start + 100])
+        step = max(100, len(data) // CHUNKS)
+        for start in range(0, len(data), step):
+            yield artifact_pb.DownloadArtifactResponse(chunk=data[start : start + step])
 
 
 @dataclass
@@ -111,8 +131,8 @@ class Platform:
 
     def define(self, endpoint: str, *, topic: bool = True) -> str:
         if topic:
-            wanted = topics.INFERENCE_PREDICTIONS
-            create_topics(self.bootstrap, [(wanted.of(endpoint), wanted)])
+            wanted = (topics.INFERENCE_REQUESTS, topics.INFERENCE_PREDICTIONS)
+            create_topics(self.bootstrap, [(each.of(endpoint), each) for each in wanted])
         definition = registry_pb.Definition(
             kind="endpoint",
             name=endpoint,
@@ -146,8 +166,14 @@ class Platform:
             )
         return self.served[version]
 
-    def logged(self, endpoint: str) -> list[events.PredictionMade]:
-        """Every record of the endpoint's predictions topic up to its present end."""
+    def logged_when(
+        self, endpoint: str, there: Callable[[list[LoggedPrediction]], bool]
+    ) -> list[LoggedPrediction]:
+        """The log once it holds what is waited for: it is written behind the answers."""
+        return wait_for(lambda: rows if there(rows := self.logged(endpoint)) else None)
+
+    def logged(self, endpoint: str) -> list[LoggedPrediction]:
+        """Every row of the endpoint's predictions topic up to its present end."""
         topic = topics.INFERENCE_PREDICTIONS.of(endpoint)
         consumer = Consumer(
             {"bootstrap.servers": self.bootstrap, "group.id": uuid.uuid4().hex}
@@ -160,12 +186,12 @@ class Platform:
             deadline_s = time.monotonic() + DEADLINE_S
             while len(found) < total and time.monotonic() < deadline_s:
                 found += [
-                    events.PredictionMade.FromString(message.value())
+                    message.value()
                     for message in consumer.consume(1000, 0.2)
                     if message.error() is None
                 ]
-            assert total == len(found)
-            return found
+            assert total <= len(found)  # more may have come meanwhile
+            return [row for value in found for row in logged_predictions(value)]
 
     def _publish(self, topic: str, key: str, message) -> None:
         self.publisher.publish([Message(topic, key.encode(), message.SerializeToString())])
@@ -184,6 +210,7 @@ def platform(kafka_server: str) -> Iterator[Platform]:
             (artifact_grpc.add_ArtifactServiceServicer_to_server, artifacts),
         ],
         names=["headrace.feature.v1.FeatureService", "headrace.registry.v1.ArtifactService"],
+        guard=Guard("tests", None),
         workers=64,
     )
     port = peers.start()
@@ -221,6 +248,10 @@ class Service:
         if wait:
             self.child.wait_ready()
         return self
+
+    def metrics(self) -> str:
+        with urlopen(f"http://127.0.0.1:{self.http_port}/metrics", timeout=CALL_TIMEOUT_S) as told:
+            return told.read().decode()
 
     def wait_ended(self) -> int:
         return wait_for(lambda: self.child.died())
@@ -363,7 +394,7 @@ def test_metadata_tells_what_works(client, endpoint):
     server = client.get_server_metadata(as_json=True)
     model = client.get_model_metadata(endpoint, as_json=True)
 
-    assert ["binary_tensor_data"] == server["extensions"]
+    assert {"binary_tensor_data", "model_configuration"} < set(server["extensions"])
     assert [{"name": "features", "datatype": "FP32", "shape": ["-1", "3"]}] == model["inputs"]
     assert (["1"], "onnxruntime_onnx") == (model["versions"], model["platform"])
     assert {"score", "features", "prediction_id"} == {o["name"] for o in model["outputs"]}
@@ -380,11 +411,24 @@ def test_tensors_are_answered(client, endpoint, platform):
 
     np.testing.assert_array_equal([1.5, 1.5], answer.as_numpy("score"))
     assert ("1", "by-tensors") == (answer.get_response().model_version, answer.get_response().id)
-    logged = {e.prediction_id: e for e in platform.logged(endpoint)}
+    ids = {prediction_id.decode() for prediction_id in answer.as_numpy("prediction_id")}
+    rows = platform.logged_when(endpoint, lambda rows: ids <= {e.prediction_id for e in rows})
+    logged = {e.prediction_id: e for e in rows}
     for row, prediction_id in enumerate(answer.as_numpy("prediction_id")):
         event = logged[prediction_id.decode()]
         assert answer.as_numpy("score")[row] == event.score
         assert (1, events.DOOR_TENSORS, "") == (event.version, event.door, event.entity_key)
+
+
+def test_features_that_the_server_read_are_explained(client, endpoint):
+    outputs = [triton.InferRequestedOutput(name) for name in ("attributions", "score")]
+
+    answer = client.infer(endpoint, triton_keys("UA-1", "UA-2"), outputs=outputs)
+
+    # The model answers 1 and the first feature, which is 0.25.
+    np.testing.assert_array_equal([[0.25, 0.0, 0.0]] * 2, answer.as_numpy("attributions"))
+    np.testing.assert_array_equal([1.25, 1.25], answer.as_numpy("score"))
+    assert answer.get_output("attributions").parameters["features"].string_param.count(",") == 2
 
 
 def test_entity_keys_are_answered_with_features_as_of_the_moment(client, endpoint, platform):
@@ -409,9 +453,10 @@ def test_entity_keys_are_answered_with_features_as_of_the_moment(client, endpoin
     assert ["UA-1", "UA-2"] == list(columns["flight_id"].strings.values)
     assert [100.0, 100.0] == list(columns["distance"].doubles.values)
     assert [5, 5] == list(columns["minutes"].int64s.values)
-    logged = {
-        e.entity_key: e for e in platform.logged(endpoint) if e.door == events.DOOR_ENTITY_KEYS
-    }
+    rows = platform.logged_when(
+        endpoint, lambda rows: {"UA-1", "UA-2"} <= {e.entity_key for e in rows}
+    )
+    logged = {e.entity_key: e for e in rows if e.door == events.DOOR_ENTITY_KEYS}
     assert [1.25, 1.25] == [logged[key].score for key in ("UA-1", "UA-2")]
     assert 1_357_000_000_000_000 == logged["UA-1"].as_of_us
     ids = [logged[key].prediction_id for key in ("UA-1", "UA-2")]
@@ -437,7 +482,7 @@ def test_entity_keys_are_answered_with_features_as_of_the_moment(client, endpoin
         ([triton_features(first=np.inf)], {}, "INVALID_ARGUMENT", "TENSOR_NONFINITE"),
         ([triton_features(rows=1001)], {}, "RESOURCE_EXHAUSTED", "BATCH_TOO_LARGE"),
         ([triton_features()] * 65, {}, "RESOURCE_EXHAUSTED", "TOO_MANY_INPUTS"),
-        ([triton_features(rows=1_500_000)], {}, "RESOURCE_EXHAUSTED", "larger than max"),
+        ([triton_features(rows=1_500_000)], {}, "RESOURCE_EXHAUSTED", "MESSAGE_TOO_LARGE"),
     ],
 )
 def test_mistake_is_answered_with_its_reason(client, endpoint, inputs, asked, status, reason):
@@ -502,26 +547,59 @@ def test_score_that_is_not_finite_is_not_answered(client, service, platform):
     assert [] == platform.logged(name)
 
 
-def test_endpoint_without_its_topic_answers_unavailable(client, service, platform):
+def test_endpoint_without_its_topic_answers_and_counts_what_is_not_logged(
+    client, service, platform
+):
     name = platform.define(f"no-topic-{uuid.uuid4().hex[:8]}", topic=False)
     platform.roll_out(name, 1)
     service.wait_version(name, 1)
 
-    with pytest.raises(InferenceServerException, match="TOPIC_MISSING") as refused:
-        client.infer(name, [triton_features()])
-    assert "StatusCode.UNAVAILABLE" == refused.value.status()
+    assert [1.0] == client.infer(name, [triton_features()]).as_numpy("score").tolist()
+    lost = 'headrace_inference_log_lost_rows_total{reason="TOPIC_MISSING"} 1.0'
+    wait_for(lambda: lost in service.metrics())
+
+
+@pytest.mark.parametrize(
+    ("refusal", "status"),
+    [
+        (Conflict("FEATURES_STALE", view="weather"), "FAILED_PRECONDITION"),
+        (NotFound("FEATURE_UNKNOWN", feature="weather:wind"), "NOT_FOUND"),
+        (Busy("QUEUE_FULL"), "RESOURCE_EXHAUSTED"),
+    ],
+    ids=lambda value: getattr(value, "reason", value),
+)
+def test_refusal_of_the_feature_service_reaches_the_caller(
+    client, platform, endpoint, monkeypatch, refusal, status
+):
+    monkeypatch.setattr(platform.features, "refusal", refusal)
+
+    with pytest.raises(InferenceServerException, match=refusal.reason) as refused:
+        client.infer(endpoint, triton_keys("UA-1"))
+    assert f"StatusCode.{status}" == refused.value.status()
+
+
+def refused_late(service) -> float:
+    name = 'headrace_inference_request_failure_total{reason="DEADLINE_UNMET"}'
+    lines = [line for line in service.metrics().splitlines() if line.startswith(name)]
+    return sum(float(line.rpartition(" ")[2]) for line in lines)
 
 
 def test_deadline_that_passes_while_features_are_read_ends_the_call(service, platform, endpoint):
+    refused_before = refused_late(service)
     platform.features.gate.clear()
     try:
         with pytest.raises(grpc.RpcError) as late:
             service.infer(endpoint, "UA-late", timeout_s=0.2)
+        wait_for(lambda: refused_late(service) > refused_before)
     finally:
         platform.features.gate.set()
 
     assert grpc.StatusCode.DEADLINE_EXCEEDED == late.value.code()
-    assert "UA-late" not in {event.entity_key for event in platform.logged(endpoint)}
+    service.infer(endpoint, "UA-behind")
+    logged = platform.logged_when(
+        endpoint, lambda rows: "UA-behind" in {event.entity_key for event in rows}
+    )
+    assert "UA-late" not in {event.entity_key for event in logged}
 
 
 # --- versions come and go ---
@@ -537,11 +615,11 @@ def test_canary_takes_its_share_and_each_arm_shadows_the_other(service, platform
 
     assert answers == again
     assert 25 < sum(version == "12" for version in answers.values()) < 75
-    for event in platform.logged(name):
+    for event in platform.logged_when(name, lambda rows: len(rows) == 2 * len(answers)):
         assert str(event.version) == answers[event.entity_key]
-        assert (event.version + 0.25, event.shadow.version + 0.25) == (
+        assert (event.version + 0.25, event.shadow_version + 0.25) == (
             event.score,
-            event.shadow.score,
+            event.shadow_score,
         )
 
 
@@ -593,8 +671,8 @@ def test_promotions_under_load_fail_no_request(service, platform):
 
     assert all(float(version) + 0.25 == score for version, score in answers)
     assert {str(v) for v in range(100, 111)} <= {version for version, _ in answers} | {"110"}
-    logged = platform.logged(name)
-    assert len(answers) == len(logged) == len({event.prediction_id for event in logged})
+    logged = platform.logged_when(name, lambda rows: len(rows) == len(answers))
+    assert len(answers) == len({event.prediction_id for event in logged})
     assert all(event.version + 0.25 == event.score for event in logged)
 
 
@@ -634,11 +712,10 @@ def test_admitted_requests_are_answered_after_sigterm(make_service, platform, en
 
 
 @pytest.mark.parametrize(
-    ("failpoint", "logged_before"),
-    [("inference.request.half", 0), ("inference.request.answered", 1)],
+    ("failpoint", "gap"), [("inference.request.half", 0), ("inference.request.answered", 1)]
 )
-def test_retry_after_a_kill_logs_the_same_prediction(
-    make_service, platform, endpoint, failpoint, logged_before
+def test_retry_after_a_kill_is_logged_and_the_gap_before_it_is_told(
+    make_service, platform, endpoint, failpoint, gap
 ):
     service = make_service().start(fail=f"{failpoint}:1:kill")
     request_id, key = uuid.uuid4().hex, f"killed-{uuid.uuid4().hex[:8]}"
@@ -650,9 +727,87 @@ def test_retry_after_a_kill_logs_the_same_prediction(
     service.start()
     answer = service.infer(endpoint, key, id=request_id)
 
-    logged = [event for event in platform.logged(endpoint) if event.entity_key == key]
-    assert logged_before + 1 == len(logged)
-    assert {answer.raw_output_contents[1][4:].decode()} == {e.prediction_id for e in logged}
+    rows = platform.logged_when(endpoint, lambda rows: key in {e.entity_key for e in rows})
+    logged = [event for event in rows if event.entity_key == key]
+    assert [answer.raw_output_contents[1][4:].decode()] == [e.prediction_id for e in logged]
+    assert 1 + gap == logged[0].rows_answered
+
+
+@pytest.fixture
+def large_endpoints(platform) -> list[str]:
+    """Two, of models that come into memory in turn; their versions answer with their numbers."""
+    names = []
+    for version in (41, 42):
+        platform.version(version, a_large_model(float(version), size_bytes=LARGE_BYTES))
+        names.append(platform.define(f"large-{uuid.uuid4().hex[:8]}"))
+        platform.roll_out(names[-1], version)
+    return names
+
+
+def metric(service: Service, name: str) -> float:
+    told = re.search(rf"^headrace_inference_{name} (.+)$", service.metrics(), re.MULTILINE)
+    return float(told.group(1))
+
+
+def asked_in_turn(service: Service, endpoints: Sequence[str], rounds: int) -> list[float]:
+    answers = [service.infer(name, "UA-1") for _ in range(rounds) for name in endpoints]
+    return [np.frombuffer(a.raw_output_contents[0], "<f4").item() for a in answers]
+
+
+def test_models_that_do_not_fit_into_memory_together_answer_in_turn(
+    make_service, platform, large_endpoints
+):
+    service = make_service().start(model_memory_bytes_max=str(LARGE_MEMORY_BYTES))
+    before = metric(service, "model_evictions_total")
+
+    assert [41.0, 42.0] * 3 == asked_in_turn(service, large_endpoints, 3)
+    assert 5 <= metric(service, "model_evictions_total") - before
+    assert LARGE_BYTES < metric(service, "models_resident_bytes") <= LARGE_MEMORY_BYTES
+
+
+def test_damaged_file_of_a_model_that_left_memory_is_fetched_anew(
+    make_service, platform, large_endpoints, tmp_path
+):
+    service = make_service().start(model_memory_bytes_max=str(LARGE_MEMORY_BYTES))
+    kept = [tmp_path / "models" / platform.served[version].digest for version in (41, 42)]
+    for file in kept:
+        file.write_bytes(file.read_bytes()[:-1] + b"?")
+
+    assert [41.0, 42.0, 41.0] == [
+        *asked_in_turn(service, large_endpoints, 1),
+        *asked_in_turn(service, large_endpoints[:1], 1),
+    ]
+    assert [file.name for file in kept] == [sha256(f.read_bytes()).hexdigest() for f in kept]
+
+
+def test_kill_while_a_request_brings_its_model_back_leaves_nothing_half(
+    make_service, platform, large_endpoints, tmp_path
+):
+    memory = {"model_memory_bytes_max": str(LARGE_MEMORY_BYTES)}
+    service = make_service().start(**memory)
+    service.child.stop()  # it starts again from its files, without a download
+    service.start(fail="inference.model.download_half:3:kill", **memory)
+    for file in (tmp_path / "models").iterdir():
+        file.unlink()
+    with pytest.raises(grpc.RpcError) as lost:
+        asked_in_turn(service, large_endpoints, 1)
+    assert grpc.StatusCode.UNAVAILABLE == lost.value.code()
+    assert -signal.SIGKILL == service.wait_ended()
+
+    service.start(**memory)
+
+    assert [41.0, 42.0] == asked_in_turn(service, large_endpoints, 1)
+
+
+def test_model_larger_than_the_memory_for_models_is_refused_and_others_serve(
+    make_service, platform, endpoint, large_endpoints
+):
+    service = make_service().start(model_memory_bytes_max=str(LARGE_BYTES // 2))
+
+    service.infer(endpoint, "UA-1")
+    index = service.stub.RepositoryIndex(oip.RepositoryIndexRequest(), timeout=CALL_TIMEOUT_S)
+    reasons = {model.name: model.reason for model in index.models}
+    assert ["MODEL_TOO_LARGE"] * 2 == [reasons[name] for name in large_endpoints]
 
 
 @pytest.mark.parametrize("failpoint", ["inference.model.download_half", "inference.model.verified"])
@@ -671,14 +826,15 @@ def test_kill_while_loading_leaves_nothing_half(make_service, platform, failpoin
     )
 
 
-def test_kill_while_draining_loses_no_answer_that_was_given(make_service, platform, endpoint):
+def test_kill_while_draining_loses_nothing_that_was_logged(make_service, platform, endpoint):
     service = make_service().start(fail="inference.drain.half:1:kill")
     given = service.infer(endpoint, "UA-drain-given", id=uuid.uuid4().hex)
+    given_id = given.raw_output_contents[1][4:].decode()
+    platform.logged_when(endpoint, lambda rows: given_id in {event.prediction_id for event in rows})
 
     service.child.ask_to_stop()
 
     assert -signal.SIGKILL == service.wait_ended()
-    given_id = given.raw_output_contents[1][4:].decode()
     assert given_id in {event.prediction_id for event in platform.logged(endpoint)}
 
 
@@ -738,6 +894,8 @@ def test_features_come_from_rows_where_these_are_the_answer(make_service, platfo
         view, _, name = feature.partition(":")
         by_view.setdefault(view, []).append(name)
     wanted = [(topics.FEATURE_ROWS.of(view), topics.FEATURE_ROWS) for view in by_view]
+    # What is defined here is defined for all who share the broker: a feature service awaits it.
+    wanted.append((topics.INGEST_RECORDS.of("flights"), topics.INGEST_RECORDS))
     create_topics(platform.bootstrap, wanted)
     for view, names in by_view.items():
         spec_json = definition_json(a_view_with_rows(view, names))
@@ -768,6 +926,54 @@ def test_features_come_from_rows_where_these_are_the_answer(make_service, platfo
     assert [0.5, 0.5, 0.5] == features_of("UA-1", 199)
     assert 0.25 == features_of("UA-1", 200)[0]
     assert 0.25 == features_of("UA-2", 199)[0]
+
+
+def asked_over_http(
+    port: int, endpoint: str, rows: int, first: float
+) -> tuple[list[float], list[str]]:
+    """Scores and prediction ids."""
+    tensor = {
+        "name": "features",
+        "datatype": "FP32",
+        "shape": [rows, 3],
+        "data": [first] * 3 * rows,
+    }
+    body = json.dumps({"inputs": [tensor]})
+    with contextlib.closing(
+        HTTPConnection("127.0.0.1", port, timeout=CALL_TIMEOUT_S)
+    ) as connection:
+        connection.request("POST", f"/v2/models/{endpoint}/infer", body)
+        told = json.loads(connection.getresponse().read())
+    outputs = {each["name"]: each["data"] for each in told["outputs"]}
+    return outputs["score"], outputs["prediction_id"]
+
+
+@pytest.mark.parametrize("door", ["native", "grpcio"])
+def test_calls_that_come_together_are_answered_by_either_door(
+    make_service, platform, endpoint, door
+):
+    (rest_port,) = pick_ports(1)
+    service = make_service().start(grpc_door=door, rest_port=str(rest_port))
+    with (
+        ThreadPoolExecutor(16) as pool,
+        contextlib.closing(triton.InferenceServerClient(service.address)) as client,
+    ):
+
+        def ask(number: int) -> tuple[list[float], list[str]]:
+            rows, first = 1 + number % 3, float(number)
+            if number % 2:
+                return asked_over_http(rest_port, endpoint, rows, first)
+            answer = client.infer(endpoint, [triton_features(rows=rows, first=first)])
+            ids = [each.decode() for each in answer.as_numpy("prediction_id")]
+            return answer.as_numpy("score").tolist(), ids
+
+        answers = list(pool.map(ask, range(200)))
+
+    for number, (scores, _) in enumerate(answers):
+        assert [1.0 + number] * (1 + number % 3) == scores
+    ids = {each for _, found in answers for each in found}
+    assert 399 == len(ids)
+    platform.logged_when(endpoint, lambda rows: ids <= {row.prediction_id for row in rows})
 
 
 def test_taken_port_says_what_to_do(service, make_service):

@@ -6,9 +6,11 @@ from __future__ import annotations
 import os
 import time
 import uuid
+from datetime import date
 
 import pytest
 from deltalake import DeltaTable
+from deltalake.exceptions import CommitFailedError
 from pydantic import SecretStr
 
 from headrace.errors import Invalid, Unavailable
@@ -313,6 +315,30 @@ def test_commit_whose_answer_was_lost_is_stored_once(advanced, make_folder_archi
 
     _, restored = world.open()
     assert (1, FULL) == (len(restored[0].seen), restored[0].account)
+
+
+def test_commit_that_others_are_before_each_time_is_told_as_such(make_folder_archive, monkeypatch):
+    archive, _ = World(make_folder_archive).open()
+
+    def overtaken(*given, **named):
+        raise CommitFailedError("version 1 is there already")
+
+    monkeypatch.setattr(delta_archive, "write_deltalake", overtaken)
+    with pytest.raises(Unavailable, match="TABLE_CONTENDED"):
+        append(archive, rows(0), {0: Account()}, {0: FULL})
+
+
+def test_rows_that_retention_never_gets_to_remove_are_told_as_such(
+    make_folder_archive, tmp_path, monkeypatch
+):
+    World(make_folder_archive).open()
+
+    def overtaken(*given, **named):
+        raise CommitFailedError("a concurrent transaction was committed")
+
+    monkeypatch.setattr(DeltaTable, "delete", overtaken)
+    with pytest.raises(Unavailable, match="TABLE_CONTENDED"):
+        DeltaTables(tmp_path.as_uri(), {}).retire(Selection(STREAM, 0, ()), date(2013, 1, 1))
 
 
 def test_file_that_an_erasure_removes_meanwhile_is_waited_for(make_folder_archive, tmp_path):

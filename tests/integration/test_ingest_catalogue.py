@@ -14,12 +14,11 @@ from headrace.local.ports import pick_ports
 from headrace.local.postgres import PostgresServer
 from headrace.local.process import running
 from headrace_ingest.adapters.sql_catalogue import SqlCatalogueIndex
-from headrace_ingest.adapters.sql_tables import SCHEMA
+from headrace_ingest.adapters.sql_tables import MIGRATIONS
 from headrace_ingest.adapters.sql_text_index import SqlTextIndex
 from headrace_ingest.domain.catalogue import KINDS, Entry
 from headrace_ingest.domain.passages import HashedEmbedder, Indexed, Passage
 from headrace_kit.sql import connect
-from headrace_kit.sql_schema import prepare
 
 pytestmark = pytest.mark.integration
 
@@ -57,7 +56,7 @@ def engine(request, tmp_path):
     if request.param in SERVERS:
         uri = request.getfixturevalue(SERVERS[request.param])
     made = connect(uri, schema="ingest_index")
-    prepare(made, SCHEMA)
+    MIGRATIONS.upgrade(made)
     yield made
     made.dispose()
 
@@ -112,7 +111,7 @@ def test_texts_are_found_by_likeness_and_added_once(engine):
 
 def test_index_is_built_again_where_pgvector_comes_to_a_database(pgvector_server):
     engine = connect(pgvector_server, schema="ingest_index_grown")
-    prepare(engine, SCHEMA)
+    MIGRATIONS.upgrade(engine)
     with engine.begin() as connection:
         connection.execute(text(STORED_WITHOUT))
         connection.execute(text(INDEXED_WITHOUT))

@@ -9,6 +9,7 @@ import pyarrow as pa
 import pytest
 from pydantic import SecretStr
 
+from headrace import topics
 from headrace.datasets import Datasets
 from headrace.errors import Conflict, Invalid, NotFound
 from headrace.ingest.v1 import ingest_service_pb2_grpc
@@ -19,6 +20,7 @@ from headrace_ingest.adapters.delta_archive import DeltaArchive
 from headrace_ingest.adapters.delta_tables import DeltaTables
 from headrace_ingest.adapters.duckdb_rows import DuckDbRows
 from headrace_ingest.adapters.erasure_conversions import KafkaErasureNews, to_entity
+from headrace_ingest.adapters.kafka_published_rows import KafkaPublishedRows
 from headrace_ingest.adapters.label_book import AppliedLabels
 from headrace_ingest.adapters.object_dataset_book import ObjectDatasetBook
 from headrace_ingest.adapters.object_erasure_book import ObjectErasureBook
@@ -28,11 +30,12 @@ from headrace_ingest.handlers.erased_tasks import TaskEraser
 from headrace_ingest.handlers.erasures import Eraser
 from headrace_ingest.handlers.retention import Keeper
 from headrace_ingest.testing import a_contract, a_raw
+from headrace_kit.auth import Guard
 from headrace_kit.clock import SystemClock
 from headrace_kit.grpc_server import GrpcServer
 from headrace_kit.json_strict import decode
 from headrace_kit.objects import S3Settings, delta_storage_options, object_store
-from headrace_kit.testing import MemoryPublisher, a_batch, a_record
+from headrace_kit.testing import MemoryPublisher, MemoryTopicLog, a_batch, a_record
 
 pytestmark = pytest.mark.integration
 
@@ -62,6 +65,7 @@ class World:
             datasets=ObjectDatasetBook(object_store(uri, s3)),
             erasures=ObjectErasureBook(object_store(uri, s3)),
             rows=DuckDbRows(DeltaTables(uri, options), spill),
+            published=KafkaPublishedRows(MemoryTopicLog(self.publisher), topics.FEATURE_ROWS),
             models=NoVersions(),
             news=KafkaErasureNews(self.publisher),
             tasks=TaskEraser(AppliedLabels(), None),
@@ -73,7 +77,7 @@ class World:
             contracts=contracts,
             catalogue=None,
             archive=self.archive,
-            stopped=dict,
+            stops=dict,
             book=eraser.datasets,
             rows=eraser.rows,
             clock=eraser.clock,
@@ -87,6 +91,7 @@ class World:
             port=0,
             services=[(add, api)],
             names=["headrace.ingest.v1.DatasetService"],
+            guard=Guard("tests", None),
         )
         port = self.server.start()
         self.datasets = Datasets(open_channel(f"127.0.0.1:{port}"))

@@ -79,3 +79,21 @@ def test_redrive_killed_behind_its_sending_stores_once(letters, stream):
     counts = service.counts(stream)
     assert (12, 12, 12) == (counts.stored, counts.redriven, counts.repeats)
     assert {f"departed:{n}": 1 for n in range(12)} == dict(service.archived(stream))
+
+
+def test_hostile_producer_takes_no_letters_place(letters, stream):
+    service, dead_letters = letters()
+    victim = next(dead_letters(LetterFilter(stream=stream.name)))
+    forged = {
+        "dl-topic": stream.raw,
+        "dl-partition": str(victim.partition),
+        "dl-offset": str(victim.offset),
+        "dl-attempt": str(victim.attempt),
+        "dl-seal": "0" * 64,
+    }
+    stream.publish(json.dumps(a_departure(99, clock=7_000)).encode(), headers=forged)
+    stream.wait_taken_in()
+
+    waiting = {each.id: each.sha256 for each in dead_letters(LetterFilter(stream=stream.name))}
+    assert (13, 0) == (len(waiting), service.counts(stream).redriven)
+    assert victim.sha256 == waiting[victim.id]

@@ -10,7 +10,7 @@ from headrace import topics
 from headrace.admin import create_topics, static_topics
 from headrace.application import definition_json, parse_definition
 from headrace.client import Addresses, Client
-from headrace.inference.v1.inference_events_pb2 import PredictionMade
+from headrace.prediction_log import one_row_record
 from headrace.registry.v1.registry_events_pb2 import Definition
 from headrace_ingest.adapters.delta_archive import DeltaArchive
 from headrace_ingest.adapters.delta_rows import DeltaRows
@@ -102,7 +102,7 @@ def queue(start_service, kafka_server, publisher):
     definition = Definition(kind="label", name=stream.name, version=1, spec_json=spec)
     key = f"label/{stream.name}".encode()
     publisher.publish([Message(DEFINITIONS.name, key, definition.SerializeToString())])
-    made = PredictionMade(
+    made = one_row_record(
         prediction_id="p1", endpoint=stream.name, entity_key="UA7", as_of_us=NOW_US, score=0.4
     )
     publisher.publish([Message(predictions, b"UA7", made.SerializeToString())])

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 from confluent_kafka import Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
-from ingest_process import DEADLINE_S, REQUEST_TIMEOUT_S, Place, Service, Stream, has_leader
+from ingest_process import DEADLINE_S, REQUEST_TIMEOUT_S, Place, Service, Stream
 
 from headrace import topics
 from headrace.admin import create_topics
@@ -29,7 +29,7 @@ from headrace_ingest.domain.judging import empty_rows
 from headrace_ingest.testing import a_contract, a_departure
 from headrace_kit.kafka import Message
 from headrace_kit.offsets import committed_offsets, topic_end_offsets
-from headrace_kit.testing import wait_until
+from headrace_kit.testing import has_leaders, wait_until
 
 pytestmark = pytest.mark.integration
 
@@ -276,16 +276,16 @@ def test_stream_that_the_archive_cannot_hold_stops_alone_and_goes_on_by_another_
     stream.publish(*GOOD[10:20])
 
     service = start_service()
-    service.start(ready=False)
+    service.start()
     other.publish(*GOOD[:5])
     other.wait_taken_in()
     assert service.running()
-    assert not service.ready()
+    assert "BAD_DEFINITION" == service.counts(stream).stopped_reason
     assert 10 == len(service.archived(stream))
 
     stream.apply(version=3)
     stream.wait_taken_in()
-    wait_until(service.ready, timeout_s=DEADLINE_S)
+    assert "" == service.counts(stream).stopped_reason
     assert 20 == len(service.archived(stream))
 
 
@@ -297,7 +297,9 @@ def test_stream_of_dead_letters_stops_alone_and_goes_on_by_another_contract(
     service = start_service()
     service.start(DEAD_LETTERS_SHARE_MAX="0.1", DEAD_LETTERS_WINDOW_RECORDS="100")
     stream.publish(*(a_value(number, clock=5_000) for number in range(50)))
-    wait_until(lambda: not service.ready(), timeout_s=DEADLINE_S)
+    stopped = "TOO_MANY_DEAD_LETTERS"
+    wait_until(lambda: stopped == service.counts(stream).stopped_reason, timeout_s=DEADLINE_S)
+    assert service.ready()
 
     other.publish(*GOOD[:5])
     other.wait_taken_in()
@@ -307,7 +309,7 @@ def test_stream_of_dead_letters_stops_alone_and_goes_on_by_another_contract(
     columns["clock"]["max"] = 10_000
     stream.apply(version=2, columns=columns)
     stream.wait_taken_in()
-    wait_until(service.ready, timeout_s=DEADLINE_S)
+    assert "" == service.counts(stream).stopped_reason
     assert 50 == len(service.archived(stream)) + len(stream.dead_letters())
 
 
@@ -412,7 +414,7 @@ def test_missing_topic_concerns_its_stream_alone_until_it_is_there(
     assert len(GOOD) == service.counts(other).stored
 
     create_topics(stream.bootstrap, [(stream.raw, topics.RAW)])
-    wait_until(lambda: has_leader(stream.bootstrap, stream.raw))
+    wait_until(lambda: has_leaders(stream.bootstrap, [stream.raw]))
     stream.publish(*GOOD[20:40])
     wait_until(lambda: service.counts(stream).stored == 20, timeout_s=DEADLINE_S)
     assert "" == service.counts(stream).stopped_reason

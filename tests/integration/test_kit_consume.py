@@ -16,7 +16,7 @@ from headrace.errors import Busy, Invalid, Unavailable
 from headrace_kit.consume import ConsumeLoop
 from headrace_kit.follow import TableFollower
 from headrace_kit.kafka import Message, Partition
-from headrace_kit.offsets import committed_offsets, topic_end_offsets
+from headrace_kit.offsets import committed_offsets, group_assignments, topic_end_offsets
 from headrace_kit.testing import MemoryPublisher, wait_until
 
 pytestmark = pytest.mark.integration
@@ -476,3 +476,13 @@ def test_follower_that_meets_a_bug_tells(kafka_server, new_topic, publisher):
 
     assert isinstance(wait_until(follower.failed), ZeroDivisionError)
     follower.stop(5.0)
+
+
+def test_group_is_asked_whether_it_has_given_out_all(kafka_server, new_topic, start_loop):
+    topic, group = new_topic(4), f"group-{uuid.uuid4().hex}"
+    loops = [start_loop([topic], StoringHandler(Store()), group=group) for _ in range(2)]
+    wait_until(lambda: all(loop.ready() for loop in loops), timeout_s=20.0)
+
+    wanted = {Partition(topic, number) for number in range(4)}
+    wait_until(lambda: wanted == set().union(*group_assignments(kafka_server, group).values()))
+    assert 2 == len(group_assignments(kafka_server, group))

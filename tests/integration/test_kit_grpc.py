@@ -17,9 +17,10 @@ from headrace.oip import grpc_predict_v2_pb2 as oip
 from headrace.oip import grpc_predict_v2_pb2_grpc as oip_grpc
 from headrace.registry.v1 import registry_service_pb2 as registry_pb
 from headrace.registry.v1 import registry_service_pb2_grpc as registry_grpc
+from headrace.rpc import call, error_of, open_channel
 from headrace_kit import grpc_server, grpc_streams
 from headrace_kit.admin_http import AdminServer, Page
-from headrace_kit.grpc_client import call, error_of, open_channel
+from headrace_kit.auth import Guard
 from headrace_kit.grpc_server import GrpcServer, remaining_s
 from headrace_kit.testing import wait_until
 
@@ -81,6 +82,7 @@ def server(artifacts):
             (oip_grpc.add_GRPCInferenceServiceServicer_to_server, Inference()),
         ],
         names=[REGISTRY, OIP],
+        guard=Guard("tests", None),
         message_bytes_max=100_000,
         reflection_pool=oip.DESCRIPTOR.pool,
     )
@@ -258,8 +260,38 @@ def test_service_that_is_away_is_unavailable_at_once():
         upload(registry_grpc.ArtifactServiceStub(away))
 
 
+@pytest.mark.parametrize("token", ["", "t"])
+@pytest.mark.parametrize("kind", [upload, download])
+def test_service_that_does_not_answer_is_named_with_its_address(kind, token):
+    with (
+        open_channel("127.0.0.1:1", service="registry", token=token) as away,
+        pytest.raises(Unavailable, match="SERVICE_UNAVAILABLE") as raised,
+    ):
+        kind(registry_grpc.ArtifactServiceStub(away))
+
+    told = {"service": "registry", "address": "127.0.0.1:1", "status": "UNAVAILABLE"}
+    assert told == raised.value.metadata
+
+
+def test_error_that_the_service_answers_comes_as_it_is_from_where_it_is_named(artifacts, server):
+    artifacts.answer = [NotFound("ARTIFACT_UNKNOWN", digest="d")]
+    with (
+        open_channel(f"127.0.0.1:{server.bound}", service="registry") as named,
+        pytest.raises(NotFound) as raised,
+    ):
+        download(registry_grpc.ArtifactServiceStub(named))
+
+    assert {"digest": "d"} == raised.value.metadata
+
+
 def test_port_in_use_is_refused(server):
-    second = GrpcServer(host="127.0.0.1", port=server.bound, services=[], names=[REGISTRY])
+    second = GrpcServer(
+        host="127.0.0.1",
+        port=server.bound,
+        services=[],
+        names=[REGISTRY],
+        guard=Guard("tests", None),
+    )
     with pytest.raises(Unavailable, match=f"PORT_TAKEN.*{server.bound}"):
         second.start()
     second.stop(0.1)

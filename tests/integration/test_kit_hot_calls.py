@@ -6,6 +6,7 @@ from __future__ import annotations
 import stat
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from socket import AF_UNIX, socket
 
 import grpc
@@ -15,14 +16,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from prometheus_client import REGISTRY, generate_latest
 
-from headrace.errors import Busy, HeadraceError, Invalid, NotFound, Unavailable
+from headrace.errors import Busy, Denied, HeadraceError, Invalid, NotFound, Unavailable
 from headrace.feature.v1 import feature_service_pb2_grpc as service
+from headrace.rpc import call, error_of, open_channel
+from headrace.tracing import TRACEPARENT
 from headrace_kit import native_door
-from headrace_kit.grpc_client import call, error_of, open_channel
+from headrace_kit.auth import Guard
 from headrace_kit.grpc_server import GrpcServer
-from headrace_kit.hot_calls import HotMethod
+from headrace_kit.hot_calls import HotMethod, at_once
 from headrace_kit.native_door import NativeDoor
-from headrace_kit.testing import wait_until
+from headrace_kit.testing import a_traceparent, recorded_spans, wait_until
 
 pytestmark = pytest.mark.integration
 
@@ -40,7 +43,8 @@ class Answers:
         self.hold = threading.Event()
         self.hold.set()
 
-    def __call__(self, payloads):
+    def __call__(self, calls):
+        payloads = [each.payload for each in calls]
         self.together.append(len(payloads))
         self.seen.extend(payloads)
         assert self.hold.wait(20.0)
@@ -62,15 +66,21 @@ def answers():
 
 
 @pytest.fixture(params=["grpcio", "native"])
-def server(request, answers, tmp_path):
-    hot = [HotMethod(PATH, answers)]
-    door = NativeDoor("tests", hot, folder=tmp_path / "door", message_bytes_max=MESSAGE_BYTES_MAX)
-    native = request.param == "native"
+def native(request):
+    return request.param == "native"
+
+
+@contextmanager
+def opened(take, native, folder):
+    """A server whose hot calls `take` gets."""
+    hot = [HotMethod(PATH, take)]
+    door = NativeDoor("tests", hot, folder=folder / "door", message_bytes_max=MESSAGE_BYTES_MAX)
     made = GrpcServer(
         host="127.0.0.1",
         port=0,
         services=[(service.add_FeatureServiceServicer_to_server, service.FeatureServiceServicer())],
         names=[NAME],
+        guard=Guard("tests", None),
         message_bytes_max=MESSAGE_BYTES_MAX,
         hot=hot,
         door=door if native else None,
@@ -78,6 +88,12 @@ def server(request, answers, tmp_path):
     made.bound, made.native = made.start(), native
     yield made
     made.stop(5.0)
+
+
+@pytest.fixture
+def server(answers, native, tmp_path):
+    with opened(at_once(answers), native, tmp_path) as made:
+        yield made
 
 
 @pytest.fixture
@@ -179,11 +195,25 @@ def test_call_that_is_cancelled_before_its_turn_is_not_answered(server, answers,
     assert [b"first", b"after"] == answers.seen
 
 
-def test_too_much_metadata_is_refused(method):
-    with pytest.raises(grpc.RpcError):
-        method(b"x", timeout=5.0, metadata=[("much", "x" * 20_000)])
+@pytest.mark.parametrize("size", [20_000, 200_000])
+def test_too_much_metadata_is_refused_and_costs_no_other_call(native, tmp_path, size):
+    kept = []
+    with (
+        opened(kept.extend, native, tmp_path) as server,
+        open_channel(f"127.0.0.1:{server.bound}") as channel,
+    ):
+        other = channel.unary_unary(PATH).future(b"other", timeout=20.0)
+        wait_until(lambda: kept)
+        refused = []
+        for path in (PATH, f"/{NAME}/GetFreshness"):
+            with pytest.raises(grpc.RpcError) as raised:
+                channel.unary_unary(path)(b"", timeout=5.0, metadata=[("much", "x" * size)])
+            refused.append(raised.value.code())
+        # Of what is passed on grpcio may drop the metadata instead.
+        assert grpc.StatusCode.RESOURCE_EXHAUSTED is refused[0]
+        kept[0].answer(b"answered")
 
-    assert b"<x>" == ask(method, b"x")
+        assert (1, b"answered") == (len(kept), other.result())
 
 
 def test_flood_is_answered_or_refused_as_busy(server, answers, method):
@@ -214,12 +244,13 @@ def test_any_requests_at_once_get_their_own_answers(server_once, payloads):
 
 @pytest.fixture(scope="module")
 def server_once(tmp_path_factory):
-    hot = [HotMethod(PATH, lambda payloads: [b"<" + payload + b">" for payload in payloads])]
+    hot = [HotMethod(PATH, at_once(lambda many: [b"<" + one.payload + b">" for one in many]))]
     server = GrpcServer(
         host="127.0.0.1",
         port=0,
         services=[],
         names=[NAME],
+        guard=Guard("tests", None),
         hot=hot,
         door=NativeDoor("tests_once", hot, folder=tmp_path_factory.mktemp("door")),
     )
@@ -262,13 +293,14 @@ def test_other_calls_are_served_on_the_same_address(server, channel):
 
 
 def test_taken_port_is_refused(server, answers, tmp_path):
-    hot = [HotMethod(PATH, answers)]
+    hot = [HotMethod(PATH, at_once(answers))]
     door = NativeDoor("tests_second", hot, folder=tmp_path / "second")
     second = GrpcServer(
         host="127.0.0.1",
         port=server.bound,
         services=[],
         names=[NAME],
+        guard=Guard("tests", None),
         hot=hot,
         door=door if server.native else None,
     )
@@ -287,12 +319,13 @@ def test_durations_are_told(server, method):
 def test_socket_that_a_kill_left_is_replaced_and_goes_at_the_end(answers, tmp_path):
     with socket(AF_UNIX) as left:
         left.bind(str(tmp_path / "grpc.sock"))
-    hot = [HotMethod(PATH, answers)]
+    hot = [HotMethod(PATH, at_once(answers))]
     made = GrpcServer(
         host="127.0.0.1",
         port=0,
         services=[],
         names=[NAME],
+        guard=Guard("tests", None),
         hot=hot,
         door=NativeDoor("tests_again", hot, folder=tmp_path),
     )
@@ -306,4 +339,62 @@ def test_socket_that_a_kill_left_is_replaced_and_goes_at_the_end(answers, tmp_pa
 
 def test_folder_whose_path_no_socket_can_have_is_refused(answers, tmp_path):
     with pytest.raises(Invalid, match="BAD_SETTING"):
-        NativeDoor("tests_long", [HotMethod(PATH, answers)], folder=tmp_path / ("x" * 120))
+        NativeDoor("tests_long", [HotMethod(PATH, at_once(answers))], folder=tmp_path / ("x" * 120))
+
+
+def test_sampled_call_has_a_span_at_the_door(method):
+    with recorded_spans() as finished:
+        method(b"a", timeout=5.0, metadata=[(TRACEPARENT, a_traceparent(5, span=6))])
+        method(b"b", timeout=5.0, metadata=[(TRACEPARENT, a_traceparent(7, sampled=False))])
+        method(b"c", timeout=5.0)
+        with pytest.raises(grpc.RpcError):
+            method(b"absent", timeout=5.0, metadata=[(TRACEPARENT, a_traceparent(8))])
+        wait_until(lambda: len(finished()) >= 2)
+        answered, refused = finished()
+
+    assert (5, 6, PATH[1:]) == (answered.context.trace_id, answered.parent.span_id, answered.name)
+    assert "OK" == answered.attributes["rpc.response.status_code"]
+    assert (8, "FEATURE_UNKNOWN") == (refused.context.trace_id, refused.attributes["error.type"])
+
+
+def test_caller_who_is_refused_makes_no_span(monkeypatch, method):
+    def refuse(guard, path, metadata):
+        raise Denied("TOKEN_UNKNOWN")
+
+    with recorded_spans() as finished:
+        with monkeypatch.context() as refusing:
+            refusing.setattr(Guard, "admit", refuse)
+            with pytest.raises(grpc.RpcError, match="TOKEN_UNKNOWN"):
+                method(b"a", timeout=5.0, metadata=[(TRACEPARENT, a_traceparent(5))])
+        method(b"b", timeout=5.0, metadata=[(TRACEPARENT, a_traceparent(6))])
+        wait_until(finished)
+        (span,) = finished()
+
+    assert 6 == span.context.trace_id
+
+
+def test_call_that_a_door_passes_on_has_one_span(channel):
+    method = channel.unary_unary(f"/{NAME}/GetFreshness")
+    with recorded_spans() as finished:
+        with pytest.raises(grpc.RpcError):
+            method(b"", timeout=5.0, metadata=[(TRACEPARENT, a_traceparent(5))])
+        wait_until(finished)
+        (span,) = finished()
+
+    assert (5, f"{NAME}/GetFreshness") == (span.context.trace_id, span.name)
+
+
+def test_call_that_its_caller_gave_up_has_a_span(native, tmp_path):
+    taken = []
+    with (
+        recorded_spans() as finished,
+        opened(taken.extend, native, tmp_path) as server,
+        open_channel(f"127.0.0.1:{server.bound}") as channel,
+    ):
+        metadata = [(TRACEPARENT, a_traceparent(5))]
+        doomed = channel.unary_unary(PATH).future(b"doomed", timeout=10.0, metadata=metadata)
+        wait_until(lambda: taken)
+        doomed.cancel()
+        (span,) = wait_until(finished)
+
+    assert "DEADLINE_EXCEEDED" == span.attributes["rpc.response.status_code"]

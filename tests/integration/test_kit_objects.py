@@ -5,13 +5,14 @@ from __future__ import annotations
 
 import uuid
 from concurrent.futures import ThreadPoolExecutor
+from tempfile import TemporaryFile
 from threading import Barrier
 
 import pytest
 from pydantic import SecretStr
 
 from headrace.errors import NotFound, Unavailable
-from headrace_kit.objects import S3Settings, object_store, self_test
+from headrace_kit.objects import PIECE_BYTES, S3Settings, object_store, self_test
 
 pytestmark = pytest.mark.integration
 
@@ -44,9 +45,21 @@ def test_second_put_of_a_key_changes_nothing(store):
     assert b"first" == store.get("a")
 
 
+def test_file_is_put_whole_and_read_in_pieces(store):
+    with TemporaryFile() as file:
+        file.write(b"0123456789" * 300_000)
+        assert store.put_file_if_absent("sha256/abc", file)
+        assert not store.put_file_if_absent("sha256/abc", file)
+
+    pieces = [*store.pieces("sha256/abc")]
+    assert max(map(len, pieces)) <= PIECE_BYTES
+    assert b"0123456789" * 300_000 == b"".join(pieces)
+
+
 def test_absent_object_is_not_found(store):
-    with pytest.raises(NotFound, match="ARTIFACT_UNKNOWN"):
-        store.get("absent")
+    for read in (store.get, lambda key: [*store.pieces(key)]):
+        with pytest.raises(NotFound, match="ARTIFACT_UNKNOWN"):
+            read("absent")
 
 
 def test_keys_below_a_folder_are_listed_and_deleted_ones_are_gone(store):

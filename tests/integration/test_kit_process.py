@@ -27,6 +27,7 @@ from pydantic_settings import SettingsConfigDict
 from headrace_kit import kafka, lifecycle
 from headrace_kit.admin_http import AdminServer
 from headrace_kit.consume import ConsumeLoop
+from headrace_kit.auth import Guard
 from headrace_kit.grpc_server import GrpcServer
 from headrace_kit.kafka import KafkaPublisher
 from headrace_kit.lifecycle import run_service
@@ -60,7 +61,8 @@ publisher = KafkaPublisher(settings.kafka_bootstrap, client_id="probe")
 loop = ConsumeLoop(bootstrap=settings.kafka_bootstrap, group="probe." + settings.topic,
                    handler=Handler(), dead_letters=publisher, service="probe")
 loop.subscribe([settings.topic])
-server = GrpcServer(host=settings.grpc_host, port=settings.grpc_port, services=[], names=["probe"])
+server = GrpcServer(host=settings.grpc_host, port=settings.grpc_port, services=[], names=["probe"],
+                    guard=Guard("probe", None))
 admin = AdminServer(settings.http_host, settings.http_port, loop.ready)
 sys.exit(run_service("probe", [publisher, loop, server], admin=admin, on_ready=server.set_ready))
 """

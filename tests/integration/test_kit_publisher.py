@@ -70,12 +70,25 @@ def test_more_messages_than_the_queue_holds_at_once_are_published(kafka_server, 
     assert 25_000 == sum(topic_end_offsets(kafka_server, [topic]).values())
 
 
-def test_full_queue_is_busy_at_once(new_topic, kafka_server):
+def test_full_queue_is_busy_once_what_it_took_is_delivered(new_topic, kafka_server):
     topic = new_topic(1)
-    publisher = KafkaPublisher(kafka_server, client_id="test", queue_records_max=100)
-    begin_s = time.monotonic()
+    publisher = KafkaPublisher(kafka_server, client_id="test", queue_records_max=100, linger_ms=200)
     with pytest.raises(Busy, match="QUEUE_FULL"):
         publisher.publish([Message(topic, None, b"v" * 1_000)] * 1_000)
+
+    assert {Partition(topic, 0): 100} == topic_end_offsets(kafka_server, [topic])
+    publisher.close(5.0)
+
+
+def test_full_queue_that_takes_nothing_is_busy_at_once(new_topic, kafka_server):
+    topic = new_topic(1)
+    publisher = KafkaPublisher(
+        kafka_server, client_id="test", queue_records_max=100, linger_ms=2_000
+    )
+    publisher.send([Message(topic, None, b"v")] * 100)
+    begin_s = time.monotonic()
+    with pytest.raises(Busy, match="QUEUE_FULL"):
+        publisher.send([Message(topic, None, b"v")])
     assert time.monotonic() - begin_s < 1.0
     publisher.close(5.0)
 

@@ -18,6 +18,7 @@ from sqlalchemy import (
     Table,
     func,
     insert,
+    inspect,
     select,
     text,
     update,
@@ -32,7 +33,8 @@ from headrace_kit.kafka import KafkaPublisher, Message
 from headrace_kit.outbox import Outbox, OutboxRelay
 from headrace_kit.sql import OUTBOX, Inbox, connect, transaction
 from headrace_kit.sql_clock import database_clock
-from headrace_kit.sql_schema import Schema, prepare
+from headrace_kit.sql_migrations import Migrations
+from headrace_kit.sql_writes import Write, insert_of, write_together
 from headrace_kit.testing import MemoryPublisher, wait_until
 
 pytestmark = pytest.mark.integration
@@ -42,6 +44,43 @@ COUNTERS = Table(
     "counters", OWN, Column("name", String, primary_key=True), Column("value", Integer)
 )
 USES = Table("uses", OWN, Column("name", String, ForeignKey("counters.name"), primary_key=True))
+
+
+TABLES = """
+create table counters (name varchar primary key, value integer);
+create table uses (name varchar primary key references counters (name))
+"""
+UNIT = "alter table counters add column unit varchar not null default 'rows'"
+REVISION = """
+from alembic import op
+
+revision, down_revision = "{number:04d}", {before}
+
+
+def upgrade():
+    for statement in {statements}:
+        op.execute(statement)
+"""
+
+
+def steps(folder, *texts):
+    """Migrations whose steps are statements with semicolons between."""
+    folder.mkdir(exist_ok=True)
+    for number, text_ in enumerate(texts, start=1):
+        before = f"'{number - 1:04d}'" if number > 1 else None
+        code = REVISION.format(number=number, before=before, statements=text_.split(";"))
+        (folder / f"r{number:04d}.py").write_text(code)
+    return Migrations(folder)
+
+
+@pytest.fixture
+def own(tmp_path):
+    return steps(tmp_path / "own", TABLES)
+
+
+@pytest.fixture
+def grown(tmp_path):
+    return steps(tmp_path / "grown", TABLES, UNIT)
 
 
 def fresh_uri(request, tmp_path, dialect):
@@ -57,9 +96,9 @@ def fresh_uri(request, tmp_path, dialect):
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
-def engine(request, tmp_path):
+def engine(request, tmp_path, own):
     made = connect(fresh_uri(request, tmp_path, request.param))
-    prepare(made, Schema(OWN))
+    own.upgrade(made)
     yield made
     made.dispose()
 
@@ -87,19 +126,19 @@ def add_messages(engine, numbers):
             Outbox().add(connection, Message("registry.x.v1", b"k", b"%d" % number))
 
 
-def test_tables_are_created_once(engine):
-    prepare(engine, Schema(OWN))
+def test_tables_are_created_once(engine, own):
+    own.upgrade(engine)
 
 
 @pytest.mark.parametrize("dialect", ["sqlite", "postgresql"])
-def test_starts_that_race_on_an_empty_database_all_succeed(request, tmp_path, dialect):
+def test_starts_that_race_on_an_empty_database_all_succeed(request, tmp_path, own, dialect):
     uri, starts = fresh_uri(request, tmp_path, dialect), 6
     engines = [connect(uri, schema="own") for _ in range(starts)]
     together = threading.Barrier(starts)
 
     def start(engine):
         together.wait(10.0)
-        prepare(engine, Schema(OWN))
+        own.upgrade(engine)
 
     with ThreadPoolExecutor(starts) as pool:
         list(pool.map(start, engines))
@@ -109,47 +148,79 @@ def test_starts_that_race_on_an_empty_database_all_succeed(request, tmp_path, di
         engine.dispose()
 
 
-def test_older_tables_are_brought_up_to_date_and_keep_their_rows(engine):
+def test_older_tables_are_brought_up_to_date_and_keep_their_rows(engine, grown):
     with transaction(engine) as connection:
         connection.execute(insert(COUNTERS).values(name="a", value=7))
-    grown = MetaData()
-    named = Column("unit", String, nullable=False, server_default="rows")
-    columns = [Column("name", String, primary_key=True), Column("value", Integer), named]
-    table = Table("counters", grown, *columns)
-    step = "alter table counters add column unit varchar not null default 'rows'"
-    newer = Schema(grown, steps=((step,),))
 
-    prepare(engine, newer)
-    prepare(engine, newer)
+    grown.upgrade(engine)
+    grown.upgrade(engine)
 
     with transaction(engine) as connection:
-        assert [("a", 7, "rows")] == connection.execute(select(table)).all()
+        assert [("a", 7, "rows")] == connection.execute(text("select * from counters")).all()
 
 
-def test_tables_without_a_version_are_the_first_ones(engine):
+def test_tables_without_a_version_are_the_first_ones(engine, grown):
     with transaction(engine) as connection:
         connection.execute(text("drop table schema_version"))
-    step = "insert into counters (name, value) values ('stepped', 1)"
+        connection.execute(text("drop table alembic_version"))
 
-    prepare(engine, Schema(OWN, steps=((step,),)))
+    grown.upgrade(engine)
 
-    assert 1 == count(engine, COUNTERS)
-
-
-def test_step_is_not_taken_on_an_empty_database(request, tmp_path):
-    empty = connect(fresh_uri(request, tmp_path, "sqlite"))
-
-    prepare(empty, Schema(OWN, steps=(("drop table counters",),)))
-
-    assert 0 == count(empty, COUNTERS)
-    empty.dispose()
+    assert "unit" in {each["name"] for each in inspect(engine).get_columns("counters")}
 
 
-def test_tables_of_a_newer_service_are_refused(engine):
-    prepare(engine, Schema(OWN, steps=(("select 1",),)))
+def test_tables_of_a_newer_service_are_refused(engine, own, grown):
+    grown.upgrade(engine)
 
     with pytest.raises(Unavailable, match="DATABASE_UNAVAILABLE"):
-        prepare(engine, Schema(OWN))
+        own.upgrade(engine)
+
+
+def some_writes(*messages):
+    update_of_a = Write(
+        "update counters set value = :value where name = :name", {"name": "a", "value": 7}
+    )
+    more = insert_of("counters", [{"name": name, "value": 1} for name in ("c", "b")])
+    return [update_of_a, more, Outbox().write(messages)]
+
+
+def test_writes_together_all_have_their_effect_and_rows_of_one_their_order(engine):
+    with transaction(engine) as connection:
+        connection.execute(insert(COUNTERS).values(name="a", value=1))
+    messages = [Message("registry.x.v1", None, b"%d" % number) for number in range(9)]
+
+    with transaction(engine) as connection:
+        write_together(connection, some_writes(*messages))
+        write_together(connection, [])
+
+    with transaction(engine) as connection:
+        rows = connection.execute(select(COUNTERS).order_by(COUNTERS.c.name)).all()
+        sent = connection.execute(select(OUTBOX.c.value).order_by(OUTBOX.c.id)).scalars().all()
+    assert [("a", 7), ("b", 1), ("c", 1)] == rows
+    assert [message.value for message in messages] == sent
+
+
+def test_write_that_fails_takes_the_others_with_it(engine):
+    with transaction(engine) as connection:
+        connection.execute(insert(COUNTERS).values(name="b", value=1))
+
+    with pytest.raises(IntegrityError), transaction(engine) as connection:
+        write_together(connection, some_writes(Message("registry.x.v1", b"k", b"v")))
+    assert (1, 0) == (count(engine, COUNTERS), count(engine))
+
+
+def test_connection_that_the_server_ended_is_replaced_before_it_is_used(request, tmp_path):
+    engine = connect(fresh_uri(request, tmp_path, "postgresql"))
+    admin = connect(request.getfixturevalue("postgres_server"))
+    with transaction(engine) as connection:
+        ended = connection.scalar(text("select pg_backend_pid()"))
+    with transaction(admin) as connection:
+        connection.execute(text("select pg_terminate_backend(:pid, 5000)"), {"pid": ended})
+
+    with transaction(engine) as connection:
+        assert ended != connection.scalar(text("select pg_backend_pid()"))
+    engine.dispose()
+    admin.dispose()
 
 
 def test_transaction_that_raises_leaves_nothing(engine):
@@ -216,6 +287,17 @@ def test_relay_publishes_in_order_and_empties_the_outbox(engine):
     assert [b"0", b"1", b"2", b"3", b"4"] == [message.value for message in publisher.published]
     assert 5 == len({dict(message.headers)["ce_id"] for message in publisher.published})
     assert 0 == count(engine)
+
+
+def test_messages_of_one_transaction_keep_their_order(engine):
+    messages = [Message("registry.x.v1", b"k", b"%d" % number) for number in range(5)]
+    with transaction(engine) as connection:
+        Outbox().add(connection, *messages)
+    publisher = MemoryPublisher()
+
+    OutboxRelay(engine, publisher).relay_once()
+
+    assert [b"0", b"1", b"2", b"3", b"4"] == [message.value for message in publisher.published]
 
 
 def test_message_keeps_its_own_headers_bytes_and_nothings(engine):
@@ -304,12 +386,12 @@ def test_second_relay_leaves_the_rows_to_the_first(engine):
     assert 0 == count(engine)
 
 
-def test_services_that_share_a_database_do_not_share_an_outbox(postgres_server):
+def test_services_that_share_a_database_do_not_share_an_outbox(postgres_server, own):
     names = [f"s{uuid.uuid4().hex}" for _ in range(2)]
     one, other = (connect(postgres_server, schema=name) for name in names)
     publisher = MemoryPublisher()
     for engine in (one, other):
-        prepare(engine, Schema(MetaData()))
+        own.upgrade(engine)
     add_messages(one, range(3))
 
     assert 0 == OutboxRelay(other, publisher).relay_once()
@@ -339,9 +421,9 @@ def test_clock_of_a_database_server_is_not_that_of_its_client(postgres_server, m
     engine.dispose()
 
 
-def test_locked_sqlite_file_is_unavailable(tmp_path):
+def test_locked_sqlite_file_is_unavailable(tmp_path, own):
     engine = connect(f"sqlite:///{tmp_path}/test.db?timeout=0.1")
-    prepare(engine, Schema(MetaData()))
+    own.upgrade(engine)
     with transaction(engine) as held:
         held.execute(text("pragma busy_timeout=50"))
         other = connect(f"sqlite:///{tmp_path}/test.db")

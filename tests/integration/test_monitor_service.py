@@ -205,7 +205,7 @@ class Platform:
             answer = {"features": features, "score": score, **fields}
             if canary:
                 better = 0.9 if late else 0.1
-                answer["shadow"] = inference_pb.ShadowScore(version=2, score=better)
+                answer["shadow"] = (2, better)
             messages.append(self.scene.a_prediction(flight, hour + i / ROWS_PER_HOUR, **answer))
             messages.append(self.scene.an_arrival(flight, hour + 1, 60.0 if late else 0.0))
         self.send(*messages)

@@ -7,6 +7,7 @@ The trainer's and the monitor's part is played by the test, which publishes thei
 from __future__ import annotations
 
 import hashlib
+import json
 import struct
 import subprocess
 import sys
@@ -14,16 +15,22 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import grpc
+import numpy as np
 import onnx
 import onnx.external_data_helper
+import onnx.numpy_helper
 import pytest
+from benchmarks.peers.installed import PythonPeer
 from confluent_kafka import Consumer, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 from sqlalchemy import text
 from sqlalchemy.engine import make_url
 
@@ -31,32 +38,112 @@ from headrace import topics
 from headrace.admin import create_topics, static_topics
 from headrace.errors import Conflict, HeadraceError, Invalid, Unavailable
 from headrace.local.ports import pick_ports
-from headrace.local.process import Child
+from headrace.local.postgres import PostgresServer
+from headrace.local.process import Child, running
 from headrace.local.service_process import service_process
 from headrace.local.settings import child_environment
+from headrace.model_signing import SigningKey, read_trusted_signers
+from headrace.models import Models
 from headrace.monitor.v1 import monitor_events_pb2
 from headrace.registry.v1 import registry_events_pb2 as events
 from headrace.registry.v1 import registry_service_pb2 as pb
 from headrace.registry.v1 import registry_service_pb2_grpc as pb_grpc
+from headrace.registry_state import answered_state, told_state
 from headrace.rpc import call, error_of, open_channel
 from headrace_kit.kafka import KafkaPublisher, Message, Record
 from headrace_kit.offsets import topic_end_offsets
 from headrace_kit.sql import connect
 from headrace_registry.domain.onnx_file import check_onnx
+from headrace_registry.domain.upload import PART_BYTES
 from headrace_registry.domain.version import RunCompleted
-from headrace_registry.testing import FLIGHTS, a_run, an_apply, an_onnx_file, run_record, wire_bytes
+from headrace_registry.testing import (
+    FLIGHTS,
+    MODEL,
+    TENSORS_ENDPOINT,
+    a_run,
+    an_apply,
+    an_onnx_file,
+    run_record,
+    wire_bytes,
+)
 
 pytestmark = pytest.mark.integration
 
+MLFLOW = PythonPeer("mlflow", "3.17.2", ("mlflow-skinny==3.17.2",))
 DEADLINE_S = 40.0
 CALL_TIMEOUT_S = 10.0
+ARTIFACT_BYTES_MAX = 16 << 20
 OUTPUTS = (
     topics.REGISTRY_DEFINITIONS.name,
     topics.REGISTRY_MODEL_VERSIONS.name,
     topics.REGISTRY_ROLLOUTS.name,
 )
-MODEL_1 = an_onnx_file(graph=wire_bytes(2, b"one"))
-MODEL_2 = an_onnx_file(graph=wire_bytes(2, b"two"))
+
+
+def a_model(name: str = "fraud", *, domain: str = "") -> bytes:
+    """Made by the onnx package: one input with an open dimension, outputs of two types."""
+    value = onnx.helper.make_tensor_value_info
+    graph = onnx.helper.make_graph(
+        [
+            onnx.helper.make_node("ArgMax", ["x"], ["label"], domain=domain, axis=1, keepdims=0),
+            onnx.helper.make_node("Constant", [], ["text"], value_strings=["yes"]),
+        ],
+        name,
+        [value("x", onnx.TensorProto.FLOAT, ["rows", 3])],
+        [
+            value("label", onnx.TensorProto.INT64, ["rows"]),
+            value("text", onnx.TensorProto.STRING, [1]),
+        ],
+    )
+    opset = [onnx.helper.make_opsetid("", 17)]
+    return onnx.helper.make_model(graph, opset_imports=opset, ir_version=8).SerializeToString()
+
+
+def a_large_model() -> bytes:
+    """Two parts of an upload, and the begin of a third."""
+    rows, columns = 2_300, 1_000
+    raw = np.random.default_rng(7).normal(size=(rows, columns)).astype(np.float32)
+    weights = onnx.numpy_helper.from_array(raw, "w")
+    value, float32 = onnx.helper.make_tensor_value_info, onnx.TensorProto.FLOAT
+    node = onnx.helper.make_node("MatMul", ["x", "w"], ["y"])
+    taken, made = value("x", float32, ["rows", rows]), value("y", float32, ["rows", columns])
+    graph = onnx.helper.make_graph([node], "large", [taken], [made], [weights])
+    opset = [onnx.helper.make_opsetid("", 17)]
+    return onnx.helper.make_model(graph, opset_imports=opset, ir_version=8).SerializeToString()
+
+
+def a_bomb() -> bytes:
+    """It asks for four terabytes at its first run."""
+    size = onnx.helper.make_tensor("n", onnx.TensorProto.INT64, [1], [10**12])
+    made = onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, ["n"])
+    taken = onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [1])
+    nodes = [onnx.helper.make_node("ConstantOfShape", ["n"], ["y"])]
+    graph = onnx.helper.make_graph(nodes, "bomb", [taken], [made], [size])
+    opset = [onnx.helper.make_opsetid("", 17)]
+    return onnx.helper.make_model(graph, opset_imports=opset, ir_version=8).SerializeToString()
+
+
+# Sends so many bytes of a file, and then nothing more.
+SENDER = """
+import hashlib, sys, threading
+from pathlib import Path
+from headrace.registry.v1 import registry_service_pb2 as pb, registry_service_pb2_grpc as pb_grpc
+from headrace.rpc import open_channel
+
+port, file, sent_bytes = sys.argv[1:]
+data = Path(file).read_bytes()
+said = {"digest": hashlib.sha256(data).hexdigest(), "size_bytes": len(data), "format": "onnx"}
+
+def parts():
+    yield pb.UploadArtifactRequest(metadata=pb.ArtifactMetadata(**said))
+    for start in range(0, int(sent_bytes), 1 << 17):
+        yield pb.UploadArtifactRequest(chunk=data[start : start + (1 << 17)])
+    threading.Event().wait()
+
+stub = pb_grpc.ArtifactServiceStub(open_channel(f"127.0.0.1:{port}"))
+stub.UploadArtifact(parts(), timeout=60.0)
+"""
+MODEL_1, MODEL_2 = a_model("one"), a_model("two")
 
 
 def wait_for(done: Callable[[], Any]) -> Any:
@@ -142,19 +229,21 @@ class Service:
     """One registry process; `start` may be called again after its end, on the same storage."""
 
     def __init__(self, bootstrap: str, storage: Storage, folder: Path) -> None:
-        self.grpc_port, self.http_port = pick_ports(2)
+        self.grpc_port, self.http_port, self.rest_port = pick_ports(3)
         self._bootstrap, self._storage, self._folder = bootstrap, storage, folder
         self._child: Child | None = None
         self.channel = open_channel(f"127.0.0.1:{self.grpc_port}")
         self.registry = pb_grpc.RegistryServiceStub(self.channel)
         self.artifacts = pb_grpc.ArtifactServiceStub(self.channel)
 
-    def start(self, *, fail: str = "") -> None:
+    def start(self, *, fail: str = "", **more: str) -> None:
         told = {
             "KAFKA_BOOTSTRAP": self._bootstrap,
             "DATA_DIR": str(self._folder),
-            "ARTIFACT_BYTES_MAX": str(1 << 20),
+            "ARTIFACT_BYTES_MAX": str(ARTIFACT_BYTES_MAX),
+            "REST_PORT": str(self.rest_port),
             **self._storage.settings,
+            **more,
         }
         ports, environment = (self.grpc_port, self.http_port), {"HEADRACE_FAIL": fail}
         spec = service_process("registry", ports, told, environment=environment)
@@ -197,13 +286,20 @@ class Service:
     def upload(self, data: bytes, **metadata: Any) -> str:
         said = {"digest": hashlib.sha256(data).hexdigest(), "size_bytes": len(data)}
         first = pb.ArtifactMetadata(**{**said, "format": "onnx", **metadata})
-        return self.send([pb.UploadArtifactRequest(metadata=first), *chunks(data)])
+        parts = chunks(data, 1 << 16 if len(data) > ARTIFACT_BYTES_MAX // 4 else 64)
+        return self.send([pb.UploadArtifactRequest(metadata=first), *parts])
 
     def send(self, parts: list[pb.UploadArtifactRequest]) -> str:
         try:
             return self.artifacts.UploadArtifact(iter(parts), timeout=CALL_TIMEOUT_S).digest
         except grpc.RpcError as err:
             raise error_of(err) from err
+
+    def begin_upload(self, data: bytes) -> pb.BeginUploadResponse:
+        digest = hashlib.sha256(data).hexdigest()
+        said = pb.ArtifactMetadata(digest=digest, size_bytes=len(data), format="onnx")
+        request = pb.BeginUploadRequest(metadata=said)
+        return call(self.artifacts.BeginUpload, request, timeout_s=CALL_TIMEOUT_S)
 
     def download(self, digest: str) -> bytes:
         try:
@@ -230,8 +326,9 @@ class Service:
         return self.call("SetAlias", request).alias
 
 
-def chunks(data: bytes) -> list[pb.UploadArtifactRequest]:
-    return [pb.UploadArtifactRequest(chunk=data[at : at + 64]) for at in range(0, len(data), 64)]
+def chunks(data: bytes, size: int = 64) -> list[pb.UploadArtifactRequest]:
+    cut = (data[at : at + size] for at in range(0, len(data), size))
+    return [pb.UploadArtifactRequest(chunk=chunk) for chunk in cut]
 
 
 @pytest.fixture(scope="module")
@@ -325,6 +422,46 @@ def a_canary_record(version: int, generation: int, decision: int) -> Record:
     headers = {"ce_id": uuid.uuid4().hex.encode()}
     topic, value = topics.MONITOR_VERDICTS.name, event.SerializeToString()
     return replace(record, topic=topic, key=b"delay", value=value, headers=headers)
+
+
+@on("embedded", "shared")
+def test_file_from_elsewhere_is_registered_approved_and_served(service, outputs, tmp_path) -> None:
+    file = tmp_path / "fraud.onnx"
+    file.write_bytes(a_model())
+    gate = {"metrics": {"accuracy": {"min": 0.9}}, "approval": True}
+    service.start()
+    service.apply({**MODEL, "gate": gate}, TENSORS_ENDPOINT)
+    models = Models(service.channel)
+
+    version = models.register("fraud", file, metrics={"accuracy": 0.95}, tags={"team": "risk"})
+    assert events.GATE_STATE_AWAITS_APPROVAL == version.gate.state
+    assert [("x", "FP32", [-1, 3])] == tensors_of(version.signature.inputs)
+    assert [("label", "INT64", [-1]), ("text", "BYTES", [1])] == (
+        tensors_of(version.signature.outputs)
+    )
+    models.approve("models:/fraud/1", approver="ann", reason="looked at it")
+    models.describe("fraud@champion", card="# Fraud", tags_removed=["team"])
+    approval = models.approval(version)
+    assert approval is not None
+    assert ("everybody", "looked at it") == (approval.caller, approval.reason)
+
+    found = models.get("models:/fraud@champion")
+    assert (1, "# Fraud", {}) == (found.version, found.card, dict(found.tags))
+    assert file.read_bytes() == models.download("fraud@champion")
+    assert ["fraud"] == [each.name for each in models.list()]
+    served = events.Rollout.FromString(outputs.wait("rollout/fraud/1")).champion
+    assert ([], found.signature) == (list(served.features), served.signature)
+    outputs.wait("description/fraud/1/1")
+    told = service.call("ListChanges", pb.ListChangesRequest(model="fraud")).changes
+    actions = ["describe_version", "approve_version", "register_version"]
+    assert actions == [each.action for each in told]
+    assert {"everybody"} == {each.caller for each in told}
+    moves = pb.ListAliasMovesRequest(model="fraud", alias="champion")
+    assert [1] == [each.version for each in service.call("ListAliasMoves", moves).moves]
+
+
+def tensors_of(tensors: Any) -> list[tuple[str, str, list[int]]]:
+    return [(each.name, each.datatype, list(each.shape)) for each in tensors]
 
 
 @on("embedded", "shared")
@@ -423,10 +560,15 @@ def test_bad_uploads_are_refused_and_nothing_is_stored(service) -> None:
         "longer": ("BAD_REQUEST", lambda: service.send([begin, *chunks(MODEL_1 + b"x")])),
         "twice": ("BAD_REQUEST", lambda: service.send([begin, begin])),
         "other bytes": ("DIGEST_MISMATCH", lambda: service.upload(MODEL_2, digest=digest)),
-        "format": ("FORMAT", lambda: service.upload(MODEL_1, format="safetensors")),
+        "format": ("FORMAT", lambda: service.upload(MODEL_1, format="pickle")),
         "pickle": ("PICKLE", lambda: service.upload(b"\x80\x04K\x01.")),
+        "operators": ("OPSET", lambda: service.upload(a_model(domain="com.evil"))),
+        "bomb": ("VALIDATION_LIMIT", lambda: service.upload(a_bomb())),
         "external": ("EXTERNAL_DATA", lambda: service.upload(external)),
-        "large": ("ARTIFACT_TOO_LARGE", lambda: service.upload(MODEL_1, size_bytes=(1 << 20) + 1)),
+        "large": (
+            "ARTIFACT_TOO_LARGE",
+            lambda: service.upload(MODEL_1, size_bytes=ARTIFACT_BYTES_MAX + 1),
+        ),
         "unknown": ("ARTIFACT_UNKNOWN", lambda: service.download(digest)),
         "path": ("BAD_REQUEST", lambda: service.download("../../etc/passwd")),
     }
@@ -463,15 +605,15 @@ def test_model_of_the_onnx_package_is_taken_unless_its_weights_lie_outside() -> 
 @pytest.mark.parametrize(
     ("service", "fail"),
     [
-        ("embedded", "registry.in_txn:2:kill"),
-        ("shared", "registry.committed:2:kill"),
+        ("embedded", "registry.in_txn:3:kill"),
+        ("shared", "registry.committed:3:kill"),
         ("shared", "registry.inbox.committed:1:kill"),
         ("embedded", "kit.outbox.delivered:2:kill"),
     ],
     indirect=["service"],
 )
 def test_run_has_one_effect_when_the_process_is_killed(service, outputs, publish, fail) -> None:
-    """G1 to G5: hit 1 of the first two and of the last is the application being applied."""
+    """G1 to G5: before come the application and, where transactions count, the uploaded file."""
     service.start(fail=fail)
     service.apply()
     outputs.wait("definition/endpoint/delay/1")
@@ -495,15 +637,16 @@ def test_run_has_one_effect_when_the_process_is_killed(service, outputs, publish
     ] == versions  # fmt: skip
     repeated = len(outputs.ids(topics.REGISTRY_ROLLOUTS)) > 2
     assert repeated == fail.startswith("kit.outbox")
+    assert answered_state(service.call).digest() == told_state(outputs.seen()).digest()
 
 
 @pytest.mark.parametrize(
     ("service", "fail"),
-    [("shared", "registry.in_txn:3:kill"), ("embedded", "registry.committed:3:kill")],
+    [("shared", "registry.in_txn:4:kill"), ("embedded", "registry.committed:4:kill")],
     indirect=["service"],
 )
 def test_lost_reply_is_given_again_for_the_same_request(service, outputs, publish, fail) -> None:
-    """G1 G2: hits 1 and 2 are the application and the run."""
+    """G1 G2: before come the application, the uploaded file and the run."""
     service.start(fail=fail)
     service.apply()
     service.upload(MODEL_1)
@@ -520,6 +663,30 @@ def test_lost_reply_is_given_again_for_the_same_request(service, outputs, publis
     assert answer == service.set_alias(1, 1, "lost")
     outputs.wait("alias/delay/champion/2")
     assert 2 == service.rollout().generation
+    outputs.wait("rollout/delay/2")
+    assert answered_state(service.call).digest() == told_state(outputs.seen()).digest()
+
+
+def test_database_that_is_away_is_told_until_it_is_back(fresh, tmp_path) -> None:
+    server = PostgresServer(tmp_path / "postgres", *pick_ports(1))
+    service = Service(fresh, Storage(server.settings()), tmp_path)
+    listed = pb.ListModelsRequest()
+    try:
+        with running(server.process(), tmp_path):
+            service.start()
+            service.apply()
+            models = service.call("ListModels", listed).models
+
+        with pytest.raises(Unavailable, match="DATABASE_UNAVAILABLE"):
+            service.call("ListModels", listed)
+        with pytest.raises(Unavailable, match="DATABASE_UNAVAILABLE"):
+            service.set_alias(1, 1, "away")
+
+        with running(server.process(), tmp_path):
+            assert models == service.call("ListModels", listed).models
+            assert 0 == service.stop()
+    finally:
+        service.close()
 
 
 def test_unreadable_record_is_set_aside_and_the_next_is_handled(
@@ -605,3 +772,100 @@ def test_wrong_settings_end_the_process_and_are_named() -> None:
 
     assert 78 == ended.returncode
     assert all(name in ended.stderr for name in wrong)
+
+
+@on("embedded", "shared")
+def test_upload_goes_on_behind_kills_of_the_registry(service) -> None:
+    data, models = a_large_model(), Models(service.channel)
+    service.start(fail="registry.upload.part_kept:2:kill")
+    with pytest.raises(Unavailable):
+        service.upload(data)
+    service.wait_killed()
+
+    service.start(fail="registry.upload.stored:1:kill")
+    assert 2 * PART_BYTES == service.begin_upload(data).offset_bytes
+    with ThreadPoolExecutor(1) as pool:
+        uploading = pool.submit(models.upload, data)
+        service.wait_killed()
+        service.start()
+        digest = uploading.result(DEADLINE_S)
+
+    assert service.begin_upload(data).stored
+    assert data == service.download(digest)
+
+
+@on("embedded", "shared")
+def test_upload_goes_on_behind_a_kill_of_its_caller(service, tmp_path) -> None:
+    data = a_large_model()
+    service.start()
+    file = tmp_path / "large.onnx"
+    file.write_bytes(data)
+    sent_bytes = PART_BYTES + PART_BYTES // 2
+    command = [sys.executable, "-c", SENDER, str(service.grpc_port), str(file), str(sent_bytes)]
+    sender = subprocess.Popen(command)
+    try:
+        wait_for(lambda: service.begin_upload(data).offset_bytes == PART_BYTES)
+    finally:
+        sender.kill()
+        sender.wait(DEADLINE_S)
+
+    digest = Models(service.channel).upload(data)
+    assert data == service.download(digest)
+
+
+@on("embedded", "shared")
+def test_version_serves_once_it_is_signed_over_the_wire(service, outputs, tmp_path) -> None:
+    key, stranger = (ec.generate_private_key(ec.SECP256R1()) for _ in range(2))
+    form = serialization.PublicFormat.SubjectPublicKeyInfo
+    signers = tmp_path / "signers.pem"
+    signers.write_bytes(key.public_key().public_bytes(serialization.Encoding.PEM, form))
+    service.start(TRUSTED_SIGNERS_FILE=str(signers))
+    service.apply({**MODEL, "gate": {"require_signature": True}}, TENSORS_ENDPOINT)
+    models = Models(service.channel)
+    models.register("fraud", a_model())
+    promote = pb.SetAliasRequest(request_id="early", model="fraud", alias="champion", version=1)
+    with pytest.raises(Conflict, match="GATE_NOT_PASSED"):
+        service.call("SetAlias", promote)
+    with pytest.raises(Invalid, match="SIGNATURE_INVALID"):
+        models.sign("fraud/1", SigningKey(stranger))
+
+    signed = models.sign("fraud/1", SigningKey(key))
+
+    trusted = read_trusted_signers(signers.read_bytes())
+    assert signed == models.get("fraud@champion")
+    assert signed.signer == models.verify("fraud@champion", trusted)
+    outputs.wait("signing/fraud/1/1")
+
+
+@on("embedded", "shared")
+def test_client_of_mlflow_lists_models_and_fetches_a_file(service, tmp_path) -> None:
+    service.start()
+    service.apply(MODEL, TENSORS_ENDPOINT)
+    models, metrics = Models(service.channel), {"accuracy": 0.95, "latency_ms": 2.0}
+    for file in (MODEL_1, MODEL_2):
+        models.register("fraud", file, metrics=metrics, tags={"team": "risk"})
+    folder = tmp_path / "fetched"
+    folder.mkdir()
+    MLFLOW.install()
+    uri = f"http://127.0.0.1:{service.rest_port}"
+    script = Path(__file__).with_name("ask_by_mlflow.py")
+    command = [str(MLFLOW.python), str(script), uri, "fraud", str(folder)]
+
+    asked = subprocess.run(command, capture_output=True, text=True, timeout=120)
+
+    assert 0 == asked.returncode, asked.stderr
+    refused = {"create", "move", "delete"}
+    found = json.loads(asked.stdout)
+    assert "done" not in {found.pop(act) for act in refused}
+    assert {
+        "models": ["fraud"],
+        "aliases": {"champion": "1"},
+        "latest": ["2"],
+        "versions": ["2", "1"],
+        "champion": "1",
+        "tags": {"team": "risk"},
+        "second": "READY",
+        "files": {"model.onnx": hashlib.sha256(MODEL_1).hexdigest()},
+        "unknown": "RESOURCE_DOES_NOT_EXIST",
+        "no alias": "RESOURCE_DOES_NOT_EXIST",
+    } == found

@@ -95,3 +95,13 @@ def test_key_that_does_not_name_the_entity_is_refused(platform, key):
 
 def test_view_that_is_not_applied_is_unknown(platform):
     assert "VIEW_UNKNOWN" in run("none", "JFK").output
+
+
+def test_view_without_an_entity_is_told_so(platform):
+    ask = {"transform": "value", "column": "fare"}
+    document = {"kind": "view", "name": "ask", "description": "Ask.", "features": {"fare": ask}}
+    platform.views["ask"] = parse_definition(document)
+    answer = run("ask", "JFK").output
+
+    assert "BAD_REQUEST" in answer
+    assert "has no entity" in answer

@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from headrace.cli import dead_letters, labels
 from headrace.cli.main import app
-from headrace.errors import Conflict
+from headrace.errors import Conflict, NotFound
 from headrace.ingest.v1 import dead_letter_service_pb2 as letters_pb
 from headrace.ingest.v1 import label_service_pb2 as pb
 
@@ -35,7 +35,7 @@ class Letters:
     def redrive(self, chosen, **options):
         yield letters_pb.RedriveDeadLettersResponse(sent=50)
         yield letters_pb.RedriveDeadLettersResponse(
-            sent=90, skipped_by_reason={"RECORD_LOST": 3}, more=True
+            sent=90, skipped_by_reason={"RECORD_LOST": 3, "ENTITY_ERASED": 0}, more=True
         )
 
 
@@ -53,6 +53,13 @@ class Queue:
 
     def agreement(self, label):
         return pb.GetAgreementResponse(open=1, tasks=1)
+
+    def apply_weak(self, label, **options):
+        figures = [
+            pb.WeakFunctionFigures(function="poor", accuracy=0.5, at_chance=True),
+            pb.WeakFunctionFigures(function="good", accuracy=0.9),
+        ]
+        return pb.ApplyWeakLabelsResponse(records=10, labelled=4, functions=figures)
 
     def submit(self, task_id, labeller, choice, *, given_elsewhere):
         if (task_id, labeller) == ("t1", "bob"):
@@ -78,6 +85,7 @@ def test_letters_are_listed_with_their_counts_and_the_next_page(queue):
     shown = run("dead-letters", "list", "--stream", "rides")
 
     assert all(each in shown for each in ("1,200", "BAD_TYPE", "0-7", "--page 0-8"))
+    assert "A letter counts under each of its reasons" in shown
 
 
 def test_shown_letter_says_what_the_contract_says_now(queue):
@@ -99,6 +107,13 @@ def test_id_of_a_task_is_shown_whole(queue):
     assert "0123456789abcdef" * 2 in run("labels", "tasks", "late")
 
 
+def test_function_at_chance_is_told(queue):
+    shown = run("labels", "weak", "late")
+
+    assert "┘ poor is right no more often than chance: its votes count for nothing 4 of" in shown
+    assert "4 of 10 records are labelled" in shown
+
+
 def test_exported_tasks_can_be_imported(queue, tmp_path):
     file = tmp_path / "tasks.json"
     assert "1 tasks written" in run("labels", "export", "late", str(file))
@@ -113,4 +128,39 @@ def test_import_goes_on_behind_an_answer_that_is_not_taken(queue, tmp_path):
     file = tmp_path / "tasks.json"
     file.write_text(json.dumps([{"data": {"task_id": "t1"}, "annotations": people}]))
 
-    assert "1 answers taken left: 1 TASK_SETTLED" in run("labels", "import", str(file))
+    assert "1 answers taken, now or before left: 1 TASK_SETTLED" in run(
+        "labels", "import", str(file)
+    )
+
+
+def test_import_that_meets_a_foreign_task_has_told_what_was_taken(queue, tmp_path):
+    result = [{"type": "choices", "value": {"choices": ["late"]}}]
+    ours = {"data": {"task_id": "t1"}, "annotations": [{"completed_by": "cy", "result": result}]}
+    file = tmp_path / "tasks.json"
+    file.write_text(json.dumps([ours, {"id": 7}]))
+
+    answer = CliRunner().invoke(app, ["labels", "import", str(file)])
+
+    assert 1 == answer.exit_code
+    assert "1 answers taken" in answer.stdout
+    assert "it has no data" in answer.stderr
+
+
+def test_export_that_cannot_be_had_leaves_the_file_as_it_was(queue, tmp_path, monkeypatch):
+    file = tmp_path / "tasks.json"
+    file.write_text("mine")
+
+    def absent(label, **_):
+        raise NotFound("LABEL_UNKNOWN", label=label)
+        yield
+
+    monkeypatch.setattr(queue, "tasks", absent)
+
+    assert 1 == CliRunner().invoke(app, ["labels", "export", "late", str(file)]).exit_code
+    assert "mine" == file.read_text()
+
+
+def test_export_to_a_folder_that_is_not_there_is_a_mistake_of_usage(queue, tmp_path):
+    file = tmp_path / "absent" / "tasks.json"
+
+    assert 2 == CliRunner().invoke(app, ["labels", "export", "late", str(file)]).exit_code

@@ -2,13 +2,16 @@
 """headrace models, promote and train tell all that the registry knows, and refuse nonsense."""
 
 import pytest
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 from typer.testing import CliRunner
 
-from headrace.application import Recipe
-from headrace.cli import models
+from headrace.application import Graph, Recipe
+from headrace.cli import models, training
 from headrace.cli.main import app
 from headrace.errors import Invalid, NotFound
 from headrace.registry.v1 import registry_events_pb2 as pb
+from headrace.registry.v1 import registry_service_pb2 as pb_service
 from headrace.trainer.v1 import trainer_service_pb2 as pb_trainer
 
 
@@ -38,7 +41,38 @@ class Registry:
     def aliases(self, model):
         return [pb.Alias(model=model, alias=name, version=2) for name in ("champion", "mine")]
 
-    def promote(self, model, version, *, alias):
+    @property
+    def models(self):
+        return self
+
+    def get(self, reference):
+        signature = pb.Signature(inputs=[pb.TensorSignature(name="x", datatype="FP32", shape=[-1])])
+        return pb.ModelVersion(model="fraud", version=3, card="# [Fraud]", signature=signature)
+
+    def approval(self, version):
+        assert ("fraud", 3) == (version.model, version.version)
+        return pb_service.Change(caller="operator", at_us=1_362_129_000_000_000, reason="[seen]")
+
+    def register(self, model, file, *, metrics, tags, card):
+        gate = pb.Gate(state=pb.GATE_STATE_AWAITS_APPROVAL, evidence=[f"{metrics} {tags} {card}"])
+        return pb.ModelVersion(model=model, version=1, gate=gate)
+
+    def sign(self, reference, signing_key):
+        gate = pb.Gate(state=pb.GATE_STATE_PASSED)
+        signer = signing_key.key.curve.name
+        return pb.ModelVersion(model="fraud", version=3, gate=gate, signer=signer)
+
+    def verify(self, reference, trusted):
+        return f"{reference} by one of {len(trusted.keys)}"
+
+    def describe(self, reference, *, tags, tags_removed):
+        return pb.ModelVersion(tags={**tags, "removed": " ".join(tags_removed)})
+
+    def changes(self, model):
+        for number in range(3, 0, -1):
+            yield pb_service.Change(number=number, caller="ann", reason=f"why [{number}]")
+
+    def promote(self, model, version, *, alias, reason):
         raise Invalid("BAD_NAME", name=alias)
 
 
@@ -50,7 +84,8 @@ def with_definitions(definitions):
 
 @pytest.fixture(autouse=True)
 def registry(monkeypatch):
-    monkeypatch.setattr(models, "connect", lambda data_dir: Registry())
+    for module in (models, training):
+        monkeypatch.setattr(module, "connect", lambda data_dir: Registry())
     monkeypatch.setenv("COLUMNS", "160")
 
 
@@ -59,13 +94,74 @@ def run(*arguments):
 
 
 def test_every_alias_of_a_version_is_shown():
-    assert "champion, mine" in run("models", "delay").output
+    assert "champion, mine" in run("models", "show", "delay").output
 
 
 def test_model_without_version_says_how_to_get_one(monkeypatch):
     monkeypatch.setattr(Registry, "versions", lambda self, model: [])
 
-    assert "headrace train" in run("models", "delay").output
+    assert "headrace train" in run("models", "show", "delay").output
+
+
+def test_version_is_shown_with_its_signature_and_card():
+    told = run("models", "show", "models:/fraud/3").output
+
+    assert all(said in told for said in ("FP32", "[-1]", "# [Fraud]"))
+
+
+def approved_by_ann(self, *_):
+    gate = pb.Gate(state=pb.GATE_STATE_PASSED, approver="ann")
+    return pb.ModelVersion(model="fraud", version=3, gate=gate)
+
+
+def test_approved_version_is_shown_with_who_when_and_why(monkeypatch):
+    monkeypatch.setattr(Registry, "get", approved_by_ann)
+    told = "approved by ann 2013-03-01 09:10Z, called by operator: [seen]"
+
+    assert told in run("models", "show", "fraud/3").output
+
+
+def test_approver_is_shown_where_the_audit_tells_no_more(monkeypatch):
+    monkeypatch.setattr(Registry, "get", approved_by_ann)
+    monkeypatch.setattr(Registry, "approval", lambda self, version: None)
+
+    assert "approved by ann\n" in run("models", "show", "fraud/3").output
+
+
+def test_versions_are_shown_with_who_approved_them(monkeypatch):
+    monkeypatch.setattr(Registry, "versions", lambda self, model: [approved_by_ann(self)])
+
+    assert "ann" in run("models", "show", "fraud").output
+
+
+def test_registered_version_says_how_it_may_serve(tmp_path):
+    file = tmp_path / "fraud.onnx"
+    file.write_bytes(b"")
+    told = run(
+        "models", "register", "fraud", str(file), "--metric", "auc=0.5", "--tag", "a=b=c"
+    ).output
+
+    assert "{'auc': 0.5} {'a': 'b=c'}" in told
+    assert "headrace models approve fraud/1" in told
+
+
+def test_newest_changes_are_shown_with_their_reasons():
+    told = run("models", "history", "delay", "--newest", "2").output
+
+    assert (True, True, False) == tuple(f"why [{number}]" in told for number in (3, 2, 1))
+
+
+def test_tags_are_set_and_removed_together():
+    assert "a=1, removed=b" in run("models", "tag", "fraud/3", "a=1", "--remove", "b").output
+
+
+@pytest.mark.parametrize(
+    "given", [["tag", "fraud/3", "a"], ["register", "fraud", __file__, "--metric", "a=x"]]
+)
+def test_pair_that_is_none_is_named(given):
+    answer = run("models", *given)
+
+    assert (1, True) == (answer.exit_code, "BAD_REQUEST" in answer.output)
 
 
 @pytest.mark.parametrize("version", ["0", "-1", "99999999999999999999", "two"])
@@ -80,12 +176,21 @@ def test_brackets_of_a_reason_are_shown():
 def test_run_that_waits_says_once_for_what_and_how_to_end_it(monkeypatch):
     recipe = Recipe.model_construct(model="delay")
     monkeypatch.setattr(
-        models, "connect", lambda _: with_definitions({("recipe", "delay"): recipe})
+        training, "connect", lambda _: with_definitions({("recipe", "delay"): recipe})
     )
     told = run("train", "delay").output
 
     assert 1 == told.count("air: complete up to 2013")
     assert "headrace cancel run-1" in told
+
+
+def test_graph_is_trained_by_its_name(monkeypatch):
+    graph = Graph.model_construct(name="guarded")
+    monkeypatch.setattr(
+        training, "connect", lambda _: with_definitions({("graph", "guarded"): graph})
+    )
+
+    assert "headrace models show guarded" in run("train", "guarded").output
 
 
 def test_runs_show_what_they_say():
@@ -104,3 +209,37 @@ def test_unknown_recipe_is_named_before_anything_is_asked():
     answer = run("train", "nosuch")
 
     assert (1, True) == (answer.exit_code, "DEFINITION_UNKNOWN" in answer.output)
+
+
+@pytest.fixture
+def key_file(tmp_path):
+    """A key that is sealed with a password."""
+    file = tmp_path / "key.pem"
+    key = ec.generate_private_key(ec.SECP384R1())
+    sealed = serialization.BestAvailableEncryption(b"secret")
+    form = serialization.PrivateFormat.PKCS8
+    file.write_bytes(key.private_bytes(serialization.Encoding.PEM, form, sealed))
+    form = serialization.PublicFormat.SubjectPublicKeyInfo
+    public = key.public_key().public_bytes(serialization.Encoding.PEM, form)
+    file.with_suffix(".pub").write_bytes(public)
+    return file
+
+
+def test_version_is_signed_by_a_key_whose_password_is_asked_for(monkeypatch, key_file):
+    monkeypatch.setattr(models.getpass, "getpass", lambda _: "secret")
+
+    told = run("models", "sign", "fraud/3", "--key", str(key_file)).output
+    assert "models:/fraud/3 is signed by secp384r1: gate passed" in told
+
+
+def test_version_is_verified_by_the_keys_that_are_named(key_file):
+    trusted = str(key_file.with_suffix(".pub"))
+
+    assert "fraud/3 by one of 1" in run("models", "verify", "fraud/3", "--trusted", trusted).output
+
+
+def test_file_without_a_key_verifies_nothing(key_file):
+    refused = run("models", "verify", "fraud/3", "--trusted", str(key_file))
+
+    assert "BAD_REQUEST" in refused.output
+    assert 0 != refused.exit_code

@@ -17,7 +17,13 @@ def show(monkeypatch):
     """What a console of 80 columns gets of a table."""
 
     def shown(*, terminal, cells):
-        console = Console(file=io.StringIO(), width=80, force_terminal=terminal, color_system=None)
+        console = Console(
+            file=io.StringIO(),
+            width=80,
+            force_terminal=terminal,
+            color_system=None,
+            soft_wrap=True,
+        )
         monkeypatch.setattr(output, "out", console)
         table = Table("task", "target", "score")
         table.add_row(*cells)
@@ -45,3 +51,10 @@ def test_piped_table_is_whole_however_wide(show):
 
 def test_empty_cell_takes_no_line(show):
     assert "target" not in show(terminal=True, cells=(LONG_ID * 2, "", "0.5"))
+
+
+def test_line_is_never_broken():
+    for console in (output.out, output.err):
+        with console.capture() as captured:
+            console.print(" ".join([LONG_ID] * 10))
+        assert 1 == captured.get().count("\n")

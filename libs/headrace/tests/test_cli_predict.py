@@ -6,6 +6,7 @@ from typer.testing import CliRunner
 
 from headrace.cli import work
 from headrace.cli.main import app
+from headrace.predictions import Prediction
 
 ROW = '{"flight_id": "a", "origin": "EWR"}'
 
@@ -14,11 +15,13 @@ class Recorder:
     """Answers as a client does, and keeps what it was asked."""
 
     def __init__(self):
-        self.asked = []
+        self.asked, self.doors = [], []
 
-    def predict(self, endpoint, rows, *, as_of_us):
+    def predict(self, endpoint, rows, *, as_of_us, explain, door):
         self.asked.append((endpoint, rows, as_of_us))
-        return []
+        self.doors.append(door)
+        moved = {"origin:mean": -0.25, "weather:wind": 0.5, "when:hour": 0.0}
+        return [Prediction("p-1", 0.75, 7, moved if explain else {})]
 
 
 @pytest.fixture
@@ -45,3 +48,21 @@ def test_now_is_left_to_the_server(client):
 def test_time_without_a_zone_or_meaning_is_refused(client, text):
     assert CliRunner().invoke(app, ["predict", "delay", "--as-of", text, ROW]).exit_code == 2
     assert client.asked == []
+
+
+def test_what_moved_the_score_most_is_told_first(client):
+    answer = CliRunner().invoke(app, ["predict", "delay", "--explain", ROW])
+
+    order = ["0.7500", "weather:wind", "+0.5000", "origin:mean", "-0.2500", "when:hour"]
+    places = [answer.output.index(each) for each in order]
+    assert sorted(places) == places
+
+
+def test_nothing_is_explained_unasked(client):
+    assert "weather:wind" not in CliRunner().invoke(app, ["predict", "delay", ROW]).output
+
+
+@pytest.mark.parametrize(("options", "door"), [([], "grpc"), (["--kafka"], "kafka")])
+def test_door_is_chosen(client, options, door):
+    assert CliRunner().invoke(app, ["predict", "delay", *options, ROW]).exit_code == 0
+    assert [door] == client.doors

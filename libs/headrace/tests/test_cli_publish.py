@@ -6,6 +6,7 @@ from typer.testing import CliRunner
 
 from headrace.cli import work
 from headrace.cli.main import app
+from headrace.errors import Invalid
 from headrace.ingest.v1 import ingest_service_pb2 as pb
 
 
@@ -59,6 +60,24 @@ def test_line_that_is_no_json_object_is_told_by_its_number(line):
     assert "line: 2" in answer.output
 
 
+@pytest.mark.parametrize(
+    ("line", "problem"),
+    [
+        (b'{"fare": 1, "fare": 2}', "fare is given twice"),
+        (b'{"ride": {"a": 1, "b": 2, "a": 3}}', "a is given twice"),
+        (b'{"fare": NaN}', "NaN is no finite number"),
+        (b'{"fare": -Infinity}', "-Infinity is no finite number"),
+        (b'{"fare": 1e999}', "1e999 is no finite number"),
+    ],
+)
+def test_line_that_says_what_json_cannot_is_told_by_its_number(line, problem):
+    answer = publish(stdin=b'{"id": "a"}\n' + line + b"\n")
+
+    assert 1 == answer.exit_code
+    assert "line: 2" in answer.output
+    assert problem in answer.output
+
+
 def test_absent_file_is_a_mistake_of_usage():
     assert 2 == publish("absent.jsonl").exit_code
 
@@ -91,3 +110,42 @@ def test_next_step_after_publishing_is_named():
     assert "1 record published to rides. What became of them: headrace streams" in publish(
         stdin=b"{}"
     ).output.replace("\n", " ")
+
+
+class Refusing(Taker):
+    """Refuses the third record, as a client does, once two are durable."""
+
+    def publish(self, stream, records, *, door):
+        taken = list(records)
+        raise Invalid("TOO_LARGE", row=len(taken), accepted=2, again="it is safe")
+
+
+def test_record_that_is_refused_is_told_by_its_line_and_beside_what_is_there(monkeypatch):
+    monkeypatch.setattr(work, "connect", lambda data_dir: Refusing())
+    answer = publish(stdin=b'\n{"id": "a"}\n\n \n{"id": "b"}\n{"id": "c"}\n')
+
+    assert 1 == answer.exit_code
+    for told in ("line: 6", "accepted: 2", "again: it is safe"):
+        assert told in answer.output
+    assert "row" not in answer.output
+
+
+def test_dash_is_standard_input():
+    assert "2 records published" in publish("-", stdin=b'{"id": "a"}\n{"id": "b"}\n').output
+
+
+@pytest.mark.parametrize(
+    ("line", "problem"),
+    [
+        (b'{"a": "\xff"}', "it is not UTF-8"),
+        (b'\xef\xbb\xbf{"a": 1}', "it begins with a byte order mark"),
+        (b'{"a":' * 100_000, "it is nested too deep"),
+        (b'{"a": ' + b"9" * 5_000 + b"}", "a number of 5,000 digits"),
+    ],
+)
+def test_line_that_cannot_be_read_is_told_in_plain_words(line, problem):
+    answer = publish(stdin=line + b"\n")
+
+    assert problem in answer.output
+    for word in ("codec", "recursion", "sys.", "decode"):
+        assert word not in answer.output

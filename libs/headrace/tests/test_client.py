@@ -1,14 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
 """Bad input of a caller is told with the row's number, and nothing that was queued is lost."""
 
+from functools import cached_property
+from types import SimpleNamespace
+
 import pytest
 from confluent_kafka import KafkaError, KafkaException
 
 from headrace.application import parse_definition
 from headrace.client import Client
 from headrace.errors import Busy, Conflict, HeadraceError, Invalid, NotFound, Unavailable
-from headrace.predictions import infer_request
-from headrace.raw_producer import RawProducer
+from headrace.ingest.v1.ingest_service_pb2 import StreamCounts
+from headrace.oip import grpc_predict_v2_pb2 as oip
+from headrace.predictions import infer_request, predictions_of
+from headrace.raw_producer import RawProducer, encoder, raw_row
 from headrace.trainer.v1 import trainer_service_pb2
 
 COLUMNS = {"ride": "string", "riders": "int64", "price": "float64"}
@@ -40,18 +45,24 @@ ROW = {"ride": "a", "riders": 2, "price": 1.5}
 
 
 class FakeProducer:
-    """Queues up to a size, and delivers what is queued at the flush."""
+    """Queues up to a size, and delivers what is queued at the flush; or fails with an error."""
 
     def __init__(self, row_bytes_max=100):
         self.row_bytes_max, self.queued, self.delivered = row_bytes_max, [], []
+        self.fails_from, self.error = None, KafkaError(KafkaError._MSG_TIMED_OUT)
 
     def produce(self, topic, *, value, key, on_delivery):
         if len(value) > self.row_bytes_max:
             raise KafkaException(KafkaError(KafkaError.MSG_SIZE_TOO_LARGE))
-        self.queued.append(value)
+        self.queued.append((value, on_delivery))
 
     def flush(self, timeout_s):
-        self.delivered, self.queued = self.delivered + self.queued, []
+        for value, on_delivery in self.queued:
+            failed = self.fails_from is not None and len(self.delivered) >= self.fails_from
+            on_delivery(self.error if failed else None, None)
+            if not failed:
+                self.delivered.append(value)
+        self.queued = []
         return 0
 
 
@@ -67,20 +78,116 @@ def client(producer):
     return made
 
 
+# `definitions` asks the registry, and `_raw` makes a producer: the rest opens a channel at most.
+OPENED = [
+    name
+    for name, each in vars(Client).items()
+    if isinstance(each, cached_property) and name not in ("definitions", "_raw")
+]
+
+
+@pytest.mark.parametrize("name", OPENED)
+def test_each_part_of_a_client_is_made_without_a_service(name):
+    assert getattr(Client(), name) is not None
+
+
 def test_row_that_is_too_large_is_named_and_the_rows_before_it_are_delivered(client, producer):
     with pytest.raises(Invalid, match="TOO_LARGE") as refused:
         client.publish_raw("rides", [(b"k", b"1"), (b"k", b"2"), (b"k", b"x" * 101), (b"k", b"4")])
 
     assert "3" == refused.value.metadata["row"]
     assert ([b"1", b"2"], []) == (producer.delivered, producer.queued)
+    assert "2" == refused.value.metadata["accepted"]
 
 
-@pytest.mark.parametrize("row", ["text", {"id": object()}, {"id": {1, 2}}, {"id": "\ud800"}])
+@pytest.mark.parametrize(
+    ("value", "key"), [("a", b"a"), (7, b"7"), (True, b"true"), (None, b""), (..., b"")]
+)
+def test_key_is_the_text_of_its_column(value, key):
+    record = {} if value is ... else {"id": value}
+
+    assert key == raw_row(1, record, "id", encoder(STREAM))[0]
+
+
+@pytest.mark.parametrize(
+    ("code", "reason"),
+    [
+        (KafkaError._MSG_TIMED_OUT, "DELIVERY_UNKNOWN"),
+        (KafkaError.UNKNOWN_TOPIC_OR_PART, "TOPIC_MISSING"),
+        (KafkaError._UNKNOWN_TOPIC, "TOPIC_MISSING"),
+        (KafkaError._UNKNOWN_PARTITION, "TOPIC_MISSING"),
+    ],
+)
+def test_records_that_are_not_delivered_are_counted_beside_those_that_are(
+    client, producer, code, reason
+):
+    producer.fails_from, producer.error = 2, KafkaError(code)
+
+    with pytest.raises(Unavailable, match=reason) as lost:
+        client.publish("rides", [{"id": each} for each in "abcde"])
+
+    told = lost.value.metadata
+    assert ("raw.rides.v1", "2", "3") == (told["topic"], told["accepted"], told["records"])
+    assert "repeat" in told["again"]
+
+
+def test_records_of_other_threads_in_the_queue_are_none_of_this_call(client, producer, monkeypatch):
+    flush = producer.flush
+    monkeypatch.setattr(producer, "flush", lambda timeout_s: flush(timeout_s) + 5)
+
+    assert 2 == client.publish("rides", [{"id": each} for each in "ab"])
+
+
+def test_report_that_another_thread_runs_after_the_flush_is_waited_for(
+    client, producer, monkeypatch
+):
+    flush = producer.flush
+    monkeypatch.setattr(producer, "flush", lambda timeout_s: 0)
+    producer.poll = flush
+
+    assert 2 == client.publish("rides", [{"id": each} for each in "ab"])
+
+
+class Requests:
+    """Notes the key that is asked with."""
+
+    def ask(self, request, *, key):
+        self.key = key
+        return SimpleNamespace()
+
+    def answer(self, asked, *, timeout_s):
+        return SimpleNamespace(predictions=list)
+
+
+@pytest.mark.parametrize(("ride", "key"), [("a", "a"), (None, "")])
+def test_request_over_kafka_of_a_null_key_has_none(client, monkeypatch, ride, key):
+    asked = Requests()
+    client.__dict__.update(requests=asked, definitions={("endpoint", "late"): ENDPOINT})
+    monkeypatch.setattr("headrace.client.infer_request", lambda *_: None)
+    client.predict("late", [{**ROW, "ride": ride}], door="kafka")
+
+    assert key == asked.key
+
+
+def test_topic_that_the_producer_misses_at_once_is_told_as_missing(client, producer, monkeypatch):
+    def missing(topic, **_):
+        raise KafkaException(KafkaError(KafkaError._UNKNOWN_TOPIC))
+
+    monkeypatch.setattr(producer, "produce", missing)
+
+    with pytest.raises(Unavailable, match="TOPIC_MISSING"):
+        client.publish("rides", [{"id": "a"}])
+
+
+@pytest.mark.parametrize(
+    "row",
+    ["text", {"id": object()}, {"id": {1, 2}}, {"id": "\ud800"}, {"id": "b", "fare": float("nan")}],
+)
 def test_record_that_is_no_json_object_is_named_before_any_is_sent(client, producer, row):
     with pytest.raises(Invalid, match="BAD_REQUEST") as refused:
         client.publish("rides", [{"id": "a"}, row])
 
-    assert "2" == refused.value.metadata["row"]
+    assert ("2", "0") == tuple(refused.value.metadata[name] for name in ("row", "accepted"))
     assert ([], []) == (producer.delivered, producer.queued)
 
 
@@ -140,3 +247,45 @@ def test_failed_run_raises_the_error_of_its_reason(client, monkeypatch, reason, 
     with pytest.raises(HeadraceError, match=told) as raised:
         client.wait_run("r", timeout_s=1.0)
     assert branch is type(raised.value)
+
+
+def test_attributions_stand_by_row_and_feature():
+    answer = oip.ModelInferResponse(model_version="7")
+    answer.outputs.add(name="score").contents.fp32_contents.extend([0.25, 0.75])
+    answer.outputs.add(name="prediction_id").contents.bytes_contents.extend([b"p0", b"p1"])
+    moved = answer.outputs.add(name="attributions", shape=[2, 2])
+    moved.parameters["features"].string_param = "weather:wind,when:hour"
+    moved.contents.fp32_contents.extend([0.5, 0.0, -0.5, 1.0])
+
+    first, second = predictions_of(answer)
+
+    assert {"weather:wind": 0.5, "when:hour": 0.0} == first.attributions
+    assert ("p1", 0.75, 7) == (second.prediction_id, second.score, second.version)
+    assert {"weather:wind": -0.5, "when:hour": 1.0} == second.attributions
+
+
+class Counting:
+    """A client of which ingest learns the newest contract at the third look."""
+
+    looks = 0
+
+    def stream_counts(self):
+        self.looks += 1
+        version = 2 if self.looks > 2 else 1
+        return [StreamCounts(stream="rides", contract_version=version), StreamCounts(stream="x")]
+
+
+def test_streams_are_awaited_in_their_versions(monkeypatch):
+    monkeypatch.setattr("headrace.client.POLL_INTERVAL_S", 0.0)
+    counting = Counting()
+
+    [found] = Client.await_streams(counting, {"rides": 2}, timeout_s=5.0)
+
+    assert ("rides", 2, 3) == (found.stream, found.contract_version, counting.looks)
+
+
+def test_streams_that_do_not_come_are_told_in_time(monkeypatch):
+    monkeypatch.setattr("headrace.client.POLL_INTERVAL_S", 0.0)
+
+    with pytest.raises(Unavailable, match=r"SERVICE_UNAVAILABLE.*service=ingest"):
+        Client.await_streams(Counting(), {"absent": 1}, timeout_s=0.01)

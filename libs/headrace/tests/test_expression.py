@@ -35,6 +35,12 @@ def test_type_is_inferred(text: str, type_: str):
     assert type_ == parse_expression(text, TYPES).type
 
 
+def test_known_columns_that_are_not_shown_are_counted():
+    types = {f"c{each:02}": "int64" for each in range(13)}
+    with pytest.raises(Invalid, match="c10, c11 and 1 more;"):
+        parse_expression("nope = 1", types)
+
+
 def test_columns_are_those_read():
     assert {"i", "s"} == parse_expression("CASE WHEN i > 1 THEN s END", TYPES).columns
 

@@ -63,7 +63,7 @@ def test_python_says_what_yaml_says():
         ({**MEAN, "aggregate": "quantile"}, "quantile needs q"),
         ({**MEAN, "aggregate": "quantile", "q": 0.12345}, "four decimals"),
         ({**MEAN, "window": "forever"}, "such as 15m"),
-        ({**MEAN, "window": "1000000d"}, "or lifetime"),
+        ({**MEAN, "window": "1000000d"}, "key=features.other.window.*at most 146400d, or lifetime"),
         ({**MEAN, "timezone": "Europe/Paris"}, "tumbling window"),
         ({**MEAN, "tumbling": True, "timezone": "Europe/Paris"}, "whole days"),
         ({**MEAN, "tumbling": True, "timezone": "Mars/Base", "window": "1d"}, "Europe/Paris"),
@@ -97,6 +97,7 @@ def test_feature_that_makes_no_sense_is_refused(feature, problem):
             ),
             "derived and looked up",
         ),
+        (a_view({"mean": MEAN}, entity=["zone", "zone"]), "entity names zone twice"),
     ],
 )
 def test_name_that_means_two_things_is_refused(view, problem):

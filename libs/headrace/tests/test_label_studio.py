@@ -103,3 +103,31 @@ def test_task_that_is_too_long_is_refused(monkeypatch):
 
     with pytest.raises(Invalid, match="BAD_REQUEST"):
         read(json.dumps([{"data": {"task_id": "t" * 500}}]))
+
+
+TWO = {"type": "choices", "value": {"choices": ["late", "on time"]}}
+
+
+@pytest.mark.parametrize(
+    ("task", "told"),
+    [
+        ({}, "it has no data"),
+        ({"data": {}}, "it has no task_id"),
+        (1, "it is not as headrace labels export writes one"),
+        ({"data": {"task_id": "t"}, "annotations": [{"result": []}]}, "it has no completed_by"),
+        (
+            {"data": {"task_id": "t"}, "annotations": [{"completed_by": 1, "result": [TWO]}]},
+            "it has no single choice in an annotation, but 2",
+        ),
+    ],
+)
+def test_task_that_is_none_of_ours_is_told_by_its_number_in_plain_words(task, told):
+    with pytest.raises(Invalid) as refused:
+        read(json.dumps([{"data": {"task_id": "good"}}, task]))
+
+    assert {"task": "2", "problem": f"no task of ours: {told}"} == refused.value.metadata
+
+
+def test_file_that_is_no_utf_8_is_refused():
+    with pytest.raises(Invalid, match="is not UTF-8"):
+        list(read_answers(io.TextIOWrapper(io.BytesIO(b'[{"data": "\xff"}]'), "utf-8")))

@@ -14,8 +14,9 @@ import pytest
 from headrace.errors import Busy, Invalid, Unavailable
 from headrace_kit import consume
 from headrace_kit.backoff import Backoff
-from headrace_kit.consume import ConsumeLoop
+from headrace_kit.consume import ConsumeLoop, Unfinished
 from headrace_kit.kafka import Partition
+from headrace_kit.part_thread import PartThread
 from headrace_kit.testing import MemoryPublisher, a_batch, a_record, wait_until
 
 TOPIC, PARTITIONS, RECORDS = "raw.sim.v1", 3, 40
@@ -29,6 +30,7 @@ class SimulatedReader:
         self.random, self.owner = random_, owner
         self.next, self.waiting = {}, {Partition(TOPIC, n) for n in range(PARTITIONS)}
         self.paused, self.committed, self.kept = False, {}, set()
+        self.missing, self.joined, self.shared = [], True, True
 
     def open(self):
         pass
@@ -40,7 +42,13 @@ class SimulatedReader:
         pass
 
     def troubles(self):
-        return []
+        return self.missing
+
+    def settled(self, topics, besides=()):
+        return self.joined and self.waiting <= set(besides)
+
+    def shared_out(self, topics):
+        return self.shared
 
     def unplaced(self):
         return sorted(self.waiting)
@@ -276,6 +284,122 @@ def test_partition_that_is_restored_waits_and_the_others_go_on(monkeypatch):
 
     ticks(loop, 500)
     assert {Partition(TOPIC, 0): RECORDS, **others} == store.at
+
+
+class SteppingStore(SimulatedStore):
+    """A handler that comes one record further each time."""
+
+    def __init__(self):
+        super().__init__(random.Random(6), set())
+
+    def maybe_fail(self):
+        pass
+
+    def handle(self, records):
+        for place in range(len(records)):
+            before = sum(self.effects.values())
+            super().handle(records[place : place + 1])
+            if sum(self.effects.values()) > before and place + 1 < len(records):
+                raise Unfinished
+
+
+def test_what_is_unfinished_comes_again_at_once_and_is_committed_when_it_is_done(monkeypatch):
+    store = SteppingStore()
+    loop = a_loop(monkeypatch, 6, store, MemoryPublisher())
+    for _ in range(1_000):
+        loop._tick()
+        assert 0 == loop._retry.tries
+        assert all(at <= store.at[each] for each, at in loop._reader.committed.items())
+
+    assert {Partition(TOPIC, n): RECORDS for n in range(PARTITIONS)} == store.at
+    assert {1} == {*store.effects.values()}
+
+
+class CalmReader(SimulatedReader):
+    """Nothing moves by itself: partition 1 is ours, the topic of partition 0 is missing."""
+
+    def __init__(self, random_, owner):
+        super().__init__(random_, owner)
+        self.waiting, self.missing = {Partition(TOPIC, 1)}, ["TOPIC_MISSING"]
+
+    def read(self, records_max, wait_s):
+        return a_batch([])
+
+
+@pytest.fixture
+def calm_loop(monkeypatch):
+    """At work, but for its thread: the test ticks."""
+    monkeypatch.setattr(PartThread, "running", True)
+    monkeypatch.setattr(consume, "RESTORING_INTERVAL_S", 0.0)
+    monkeypatch.setattr(f"{__name__}.SimulatedReader", CalmReader)
+    monkeypatch.setattr(consume, "SHARED_OUT_INTERVAL_S", 0.0)
+    loop = a_loop(monkeypatch, 5, FetchingStore(), MemoryPublisher())
+    loop.subscribe([TOPIC])
+    return loop
+
+
+def come(loop, number):
+    loop._reader.missing = []
+    loop._reader.waiting.add(Partition(TOPIC, number))
+    ticks(loop, 2)
+
+
+def test_topic_that_was_missing_at_the_start_is_restored_before_the_loop_is_ready(calm_loop):
+    ticks(calm_loop, 2)
+    come(calm_loop, 0)
+    assert not calm_loop.ready()
+    calm_loop._handler.fetched = True
+
+    ticks(calm_loop, 2)
+    assert calm_loop.ready()
+
+
+def test_topic_that_is_assigned_after_another_is_restored_before_the_loop_is_ready(calm_loop):
+    calm_loop._reader.missing, calm_loop._reader.joined = [], False
+    ticks(calm_loop, 2)
+    calm_loop._reader.joined = True
+    come(calm_loop, 0)
+    assert not calm_loop.ready()
+    calm_loop._handler.fetched = True
+
+    ticks(calm_loop, 2)
+    assert calm_loop.ready()
+
+
+def test_topic_that_the_leader_hears_of_later_is_restored_before_the_loop_is_ready(calm_loop):
+    calm_loop._reader.missing, calm_loop._reader.shared = [], False
+    ticks(calm_loop, 2)
+    assert not calm_loop.ready()  # all that came is placed, and something is still to come
+    come(calm_loop, 0)
+    calm_loop._reader.shared = True
+    ticks(calm_loop, 2)
+    assert not calm_loop.ready()
+    calm_loop._handler.fetched = True
+
+    ticks(calm_loop, 2)
+    assert calm_loop.ready()
+
+
+def test_member_that_came_late_restores_its_first_share_before_it_is_ready_again(calm_loop):
+    calm_loop._reader.missing = []
+    calm_loop._reader.waiting.clear()
+    ticks(calm_loop, 2)
+    assert calm_loop.ready()  # the others have everything
+    come(calm_loop, 0)
+    assert not calm_loop.ready()
+    calm_loop._handler.fetched = True
+
+    ticks(calm_loop, 2)
+    assert calm_loop.ready()
+
+
+def test_partition_that_another_member_gave_up_takes_nothing_from_the_rest(calm_loop):
+    calm_loop._reader.missing = []
+    ticks(calm_loop, 2)
+    come(calm_loop, 0)
+
+    assert [Partition(TOPIC, 0)] == calm_loop._reader.unplaced()
+    assert calm_loop.ready()
 
 
 def test_stream_of_nothing_but_dead_letters_stops_the_loop(monkeypatch):

@@ -8,6 +8,7 @@ from headrace.errors import (
     Busy,
     Conflict,
     Corrupt,
+    Denied,
     HeadraceError,
     Invalid,
     NotFound,
@@ -50,6 +51,7 @@ def called(error):
         (Busy("QUEUE_FULL"), "RESOURCE_EXHAUSTED"),
         (Unavailable("RECORDS_BEHIND", until_us=5), "UNAVAILABLE"),
         (Unavailable("STREAM_STALLED"), "DEADLINE_EXCEEDED"),
+        (Invalid("UNSUPPORTED", problem="no shared memory"), "UNIMPLEMENTED"),
         (HeadraceError("MODEL_NONFINITE", version=2), "INTERNAL"),
     ],
 )
@@ -95,6 +97,8 @@ def test_long_metadata_is_cut_so_that_the_trailers_hold_it():
         ("RESOURCE_EXHAUSTED", "message larger than max", Busy, "MESSAGE_TOO_LARGE"),
         ("RESOURCE_EXHAUSTED", "Concurrent RPC limit", Busy, "QUEUE_FULL"),
         ("INVALID_ARGUMENT", "no", Invalid, "BAD_REQUEST"),
+        ("UNAUTHENTICATED", "no client certificate", Denied, "TOKEN_UNKNOWN"),
+        ("PERMISSION_DENIED", "not this host", Denied, "ACTION_FORBIDDEN"),
         ("UNIMPLEMENTED", "", HeadraceError, "INTERNAL"),
     ],
 )

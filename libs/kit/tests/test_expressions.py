@@ -211,6 +211,7 @@ ONE = (7, None, 2.5, 0.0, " Ab ", None, None, 1_000_000)
         ("j IN (1, 2)", None),
         ("s || u", None),
         ("CONCAT(s, '!')", " Ab !"),
+        ("COALESCE(TRUE, NULL, EXP(0.0) = i)", True),
         ("TRIM(s)", "Ab"),
         ("LOWER('ÄB')", "Äb"),
         ("LENGTH('👍é')", 2),

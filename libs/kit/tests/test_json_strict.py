@@ -1,4 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
+import json
+
 import pytest
 
 from headrace.errors import Invalid
@@ -54,3 +56,32 @@ def test_object_is_decoded(value, decoded):
 def test_everything_else_is_refused_with_its_reason(value, reason):
     with pytest.raises(Invalid, match=reason):
         json_strict.decode(value)
+
+
+@pytest.mark.parametrize(
+    ("token", "kind"),
+    [
+        (b"9223372036854775808", json_strict.BeyondInt64),
+        (b"-9223372036854775809", json_strict.BeyondInt64),
+        (b"9" * 100_000, json_strict.BeyondInt64),
+        (b"1e999", json_strict.NotFinite),
+        (b"-Infinity", json_strict.NotFinite),
+        (b"NaN", json_strict.NotFinite),
+    ],
+    ids=lambda value: repr(value[:24]) if isinstance(value, bytes) else value.__name__,
+)
+def test_number_that_does_not_fit_has_a_stand_in_in_its_place_of_a_record(token, kind):
+    decoded = json_strict.decode_record(b'{"a": 1, "b": ' + token + b', "c": [' + token + b"]}")
+
+    assert [int, kind, kind] == [type(decoded["a"]), type(decoded["b"]), type(decoded["c"][0])]
+    again = json_strict.decode_record(json.dumps(decoded).encode())
+    assert [int, kind, kind] == [type(again["a"]), type(again["b"]), type(again["c"][0])]
+
+
+def test_record_is_refused_for_all_else_as_any_object_is():
+    for value in (b"[1]", b'{"a": 1, "a": 2}', b'{"a": "\xff"}', b'{"a": ' + b"[" * 65):
+        with pytest.raises(Invalid) as strict:
+            json_strict.decode(value)
+        with pytest.raises(Invalid) as placing:
+            json_strict.decode_record(value)
+        assert strict.value.reason == placing.value.reason

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 import os
 import signal
+import socket
 import threading
 
 import pytest
@@ -8,6 +9,7 @@ import pytest
 from headrace.errors import Unavailable
 from headrace_kit import lifecycle
 from headrace_kit.lifecycle import run_service
+from headrace_kit.listening import check_free
 
 
 class Probe:
@@ -155,6 +157,19 @@ def test_taken_port_is_one_line_that_says_what_to_do(events, admin, capsys):
     (line,) = capsys.readouterr().err.splitlines()
     assert "PORT_TAKEN" in line
     assert "7101" in line
+
+
+def test_taken_port_of_a_later_part_is_told_before_any_other_starts(events, admin, capsys):
+    class Server(Probe):
+        def check_port(self):
+            check_free("127.0.0.1", port)
+
+    with socket.create_server(("127.0.0.1", 0)) as holder:
+        port = holder.getsockname()[1]
+        code = run_service("probe", [Probe("first", events), Server("last", events)], admin=admin)
+
+    assert (69, []) == (code, [event for event in events if "start" in event])
+    assert f"port={port}" in capsys.readouterr().err
 
 
 def test_bug_while_starting_is_raised_after_all_has_stopped(events, admin):

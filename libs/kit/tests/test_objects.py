@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The laws of an object store, held by memory and folder; S3 is held to them in integration."""
 
+import os
+from tempfile import TemporaryFile
+
 import pytest
 from pydantic import SecretStr
 
@@ -39,10 +42,26 @@ def test_second_put_of_a_key_changes_nothing(store):
     assert b"first" == store.get("sha256/abc")
 
 
+@pytest.fixture
+def file():
+    """Written, and not rewound."""
+    with TemporaryFile() as file:
+        file.write(b"0123456789" * 300_000)
+        yield file
+
+
+def test_file_is_put_whole_and_read_in_pieces(store, file):
+    assert store.put_file_if_absent("sha256/abc", file)
+    assert not store.put_file_if_absent("sha256/abc", file)
+
+    assert b"0123456789" * 300_000 == b"".join(store.pieces("sha256/abc"))
+
+
 def test_absent_object_is_not_found(store):
     assert not store.exists("sha256/abc")
-    with pytest.raises(NotFound, match="ARTIFACT_UNKNOWN"):
-        store.get("sha256/abc")
+    for read in (store.get, lambda key: [*store.pieces(key)]):
+        with pytest.raises(NotFound, match="ARTIFACT_UNKNOWN"):
+            read("sha256/abc")
 
 
 def test_keys_below_a_folder_are_listed_and_deleted_ones_are_gone(store):
@@ -55,6 +74,20 @@ def test_keys_below_a_folder_are_listed_and_deleted_ones_are_gone(store):
     assert ["a/b/2"] == store.keys("a/b")
     assert [] == store.keys("none")
     assert store.put_if_absent("a/b/1", b"again")
+
+
+def test_file_of_a_put_that_was_killed_goes_after_a_day(tmp_path):
+    store = FolderObjectStore(tmp_path)
+    store.put_if_absent("a", b"x")
+    left = {name: tmp_path / ".puts" / name for name in (".put-old", ".put-new")}
+    for file in left.values():
+        file.write_bytes(b"half")
+    made_s = left[".put-old"].stat().st_mtime
+    os.utime(left[".put-old"], (made_s, made_s - 86_500))
+
+    store.put_if_absent("b", b"x")
+
+    assert [left[".put-new"]] == list((tmp_path / ".puts").iterdir())
 
 
 def test_prefix_that_is_no_object_is_not_found(store):

@@ -54,18 +54,26 @@ def test_dead_letter_of_an_oversize_record_is_a_pointer(record):
 
 def test_record_sent_again_keeps_the_place_of_its_first_letter_and_counts_the_attempt():
     first = dead_letter(a_record(offset=42), reason="BAD_TYPE", service="ingest")
-    again = a_record(offset=77, headers=dict(first.headers))
+    origin = origin_of(dict(first.headers))
 
-    second = dead_letter(again, reason="OUT_OF_RANGE", service="ingest")
+    second = dead_letter(
+        a_record(offset=77), reason="OUT_OF_RANGE", service="ingest", origin=origin
+    )
 
     assert (first.key, b"2") == (second.key, dict(second.headers)["dl-attempt"])
 
 
-def test_record_cannot_take_the_place_of_another_topics_letter():
-    told = {"dl-topic": b"raw.b.v1", "dl-partition": b"0", "dl-offset": b"1", "dl-attempt": b"1"}
-    letter = dead_letter(a_record(topic="raw.a.v1", headers=told), reason="EMPTY", service="ingest")
+def test_what_a_record_says_of_letters_is_not_believed():
+    told = {"dl-topic": b"raw.a.v1", "dl-partition": b"0", "dl-offset": b"1", "dl-attempt": b"1"}
+    forged = told | {"dl-redriven": b"1", "dl-reasons": b"EMPTY", "mine": b"kept"}
+    record = a_record(topic="raw.a.v1", offset=7, headers=forged)
 
-    assert b"raw.a.v1:0:0" == letter.key
+    letter = dead_letter(record, reason="TOMBSTONE", service="ingest")
+
+    headers = dict(letter.headers)
+    assert (b"raw.a.v1:0:7", b"1") == (letter.key, headers["dl-attempt"])
+    assert not {"dl-redriven", "dl-reasons"} & headers.keys()
+    assert b"kept" == headers["mine"]
 
 
 @pytest.mark.parametrize("offset", [b"", b"-1", b"1.5", b"9" * 20, "²".encode(), b"\xff"])

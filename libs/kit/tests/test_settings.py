@@ -6,8 +6,10 @@ import pytest
 from pydantic import SecretStr
 from pydantic_settings import SettingsConfigDict
 
+from headrace.tokens import issue_token
+from headrace_kit import tracing
 from headrace_kit.failpoints import FailpointRaised, arm, failpoint
-from headrace_kit.settings import ObjectStoreSettings, ServiceSettings, load_settings
+from headrace_kit.settings import ObjectStoreSettings, ServiceSettings, Token, load_settings
 
 
 class Settings(ServiceSettings):
@@ -116,11 +118,41 @@ def test_object_store_that_cannot_be_reached_is_refused(monkeypatch, capsys, nam
     assert told in line
 
 
-def test_host_beyond_loopback_needs_insecure(monkeypatch, capsys):
+def test_token_is_taken_without_the_line_end_of_its_file(monkeypatch, capsys):
+    class Calling(Settings):
+        token: Token = SecretStr("")
+
+    monkeypatch.setenv("PROBE_TOKEN", "abc\n")
+    assert "abc" == load_settings(Calling, []).token.get_secret_value()
+
+    monkeypatch.setenv("PROBE_TOKEN", "a\u00fcc")
+    with pytest.raises(SystemExit):
+        load_settings(Calling, [])
+    told = capsys.readouterr().err
+    assert "PROBE_TOKEN: is no token" in told
+    assert "\u00fc" not in told
+
+
+def test_empty_tokens_file_is_none(monkeypatch):
+    monkeypatch.setenv("PROBE_TOKENS_FILE", "")
+
+    assert load_settings(Settings, []).tokens_file is None
+
+
+def test_host_beyond_loopback_needs_insecure_and_tokens(monkeypatch, capsys, tmp_path):
     monkeypatch.setenv("PROBE_GRPC_HOST", "0.0.0.0")  # noqa: S104 - the refused case
     assert "insecure=true" in refused(capsys)
 
     monkeypatch.setenv("PROBE_INSECURE", "true")
+    assert "tokens_file" in refused(capsys)
+
+    tokens = tmp_path / "tokens.json"
+    monkeypatch.setenv("PROBE_TOKENS_FILE", str(tokens))
+    told = refused(capsys)
+    assert f"tokens_file {tokens}" in told
+    assert "No such file" in told
+
+    issue_token(tokens, "shop", ["read"])
     assert load_settings(Settings, []).insecure
 
 
@@ -146,3 +178,36 @@ def test_failpoints_are_armed_from_the_environment(monkeypatch, capsys):
 
     monkeypatch.setenv("HEADRACE_FAIL", "nonsense")
     assert "HEADRACE_FAIL" in refused(capsys)
+
+
+OTLP = "OTEL_EXPORTER_OTLP_ENDPOINT"
+
+
+@pytest.fixture
+def started(monkeypatch):
+    """For which services traces were started, and with how long a queue."""
+    found = {}
+    monkeypatch.setattr(
+        tracing, "start", lambda name, *, queue_spans_max: found.update({name: queue_spans_max})
+    )
+    return found
+
+
+def test_traces_are_off_until_their_collector_is_named(monkeypatch, started):
+    monkeypatch.setenv(OTLP, "")
+    load_settings(Settings, [])
+    assert {} == started
+
+    monkeypatch.setenv(OTLP, "http://127.0.0.1:4318")
+    load_settings(Settings, [])
+    assert {"probe": 2048} == started
+
+
+def test_settings_of_traces_are_refused_that_cannot_be_kept(monkeypatch, capsys, started):
+    monkeypatch.setenv(OTLP, "http://127.0.0.1:4317")
+    monkeypatch.setenv("OTEL_BSP_MAX_QUEUE_SIZE", "many")
+    assert "many" in refused(capsys)
+
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc")
+    assert "OTEL_EXPORTER_OTLP_PROTOCOL: grpc is not spoken" in refused(capsys)
+    assert {} == started

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import errno
 import os
+from contextlib import suppress
 
 import pytest
 
@@ -76,6 +77,31 @@ def test_log_reads_back_what_is_written_and_nothing_else(kind, tmp_path):
     assert {PLACE: Attempt(4, 5, 2)} == (
         log if kind == "memory" else FileAttemptLog(tmp_path)
     ).read()
+
+
+@pytest.mark.parametrize("before", [Attempt(104, 206, 2), Attempt(4, 6)])
+def test_log_that_was_cut_off_says_what_was_written_or_nothing(before, tmp_path, monkeypatch):
+    """Wherever the disk was full, or the process killed, amid the line."""
+    log, now = FileAttemptLog(tmp_path), Attempt(11, 15, 1)
+    pwrite, read = os.pwrite, []
+    for cut in range(1, 40):
+        monkeypatch.undo()
+        log.write({PLACE: before})
+        room = iter([cut])
+
+        def filling_up(file, line, place, room=room):
+            if (left := next(room, None)) is None:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            return pwrite(file, line[:left], place)
+
+        monkeypatch.setattr(os, "pwrite", filling_up)
+        with suppress(Busy):
+            log.write({PLACE: now})
+        read.append(FileAttemptLog(tmp_path).read())
+
+    assert {} in read
+    assert {PLACE: now} in read
+    assert all(each in ({}, {PLACE: now}) for each in read)
 
 
 def test_log_that_has_no_room_is_busy_until_there_is_some(tmp_path, monkeypatch):

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Several workers on one stream of two partitions, with snapshots in one object store."""
 
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -128,6 +129,9 @@ class Neighbours:
     def look_again(self):
         self.looked_again += 1
 
+    def reading(self):
+        return nullcontext()
+
     def ask(self, queries):
         return [self._answer(int(address), query) for address, query in queries.items()]
 
@@ -142,8 +146,8 @@ class Neighbours:
             raise Unavailable("SERVICE_UNAVAILABLE", service="feature")
         world = self.workers[place].world
         query = to_observations_query(to_observations_request(query))
-        run = get_observations(query, catalogue=world.catalogue, store=world.store)
-        return from_bytes(to_bytes(run))
+        extract = get_observations(query, catalogue=world.catalogue, store=world.store)
+        return from_bytes(to_bytes(extract.whole()))
 
 
 STEPS = ("read", "idle", "copy", "move", "lose", "restart", "collect")

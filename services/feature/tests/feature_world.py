@@ -3,7 +3,7 @@
 
 import json
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,13 +29,13 @@ from headrace_feature.adapters.run_store import RunStore
 from headrace_feature.domain.freshness import DelayHistogram
 from headrace_feature.domain.kept_answers import KeptAnswers
 from headrace_feature.domain.known_until import KnownUntil
-from headrace_feature.domain.observations import FLAGS, PARTITION_SHIFT, Run, merged
+from headrace_feature.domain.observations import FLAGS, PARTITION_SHIFT, AnyRun, Run, merged, whole
 from headrace_feature.domain.online_query import FeatureRows, GetOnlineFeatures
 from headrace_feature.domain.served_rows import ServedRows
 from headrace_feature.domain.views import Catalogue, Layout
 from headrace_feature.handlers import OnlineState, get_online_features
 from headrace_feature.offline_handlers import (
-    Caller,
+    Asker,
     CreateTrainingSet,
     GetHistoricalFeatures,
     create_training_set,
@@ -59,7 +59,7 @@ from headrace_kit.testing import (
 
 SECOND, MINUTE, HOUR, DAY = 1_000_000, 60_000_000, 3_600_000_000, 86_400_000_000
 START = 1_357_000_000_000_000
-CALLER = Caller(ASKED_US)
+ASKER = Asker(ASKED_US)
 ERASED_EVENTS = "ingest.erased-events.v1"
 TOPIC, AIR_TOPIC = "ingest.records.rides.v1", "ingest.records.air.v1"
 
@@ -304,6 +304,10 @@ class World:
         self.publisher = MemoryPublisher()
         self.restart()
 
+    def events_are_out(self, entities: Collection[Entity]) -> None:
+        self.teller.forget(self.erased)
+        self.entities_out += [each.sha256 for each in entities]
+
     def restart(self) -> None:
         self.kept, self.known, self.erased = KeptAnswers(), KnownUntil(), ErasedEntities()
         self.store = RunStore(self.state_store, self.folder, folder_bytes_max=self.folder_bytes_max)
@@ -320,11 +324,12 @@ class World:
             publisher=self.publisher,
             erased=self.erased,
         )
+        self.entities_out: list[str] = []  # whose events have left
         self.eraser = RunEraser(
             catalogue=lambda: self.catalogue,
             store=self.store,
             changed=self.forget_answers,
-            over=lambda: self.teller.forget(self.erased),
+            over=self.events_are_out,
         )
         self.reader = ErasedEventsReader(
             log=MemoryTopicLog(self.told),
@@ -431,12 +436,12 @@ class World:
 
 def made_training_set(command, catalogue, archive, bench):
     """As the service does: the archive is waited for, then joined."""
-    known = training_snapshots(command, CALLER, catalogue=catalogue, archive=archive)
+    known = training_snapshots(command, ASKER, catalogue=catalogue, archive=archive)
     return create_training_set(command, catalogue=catalogue, snapshots=known, bench=bench)
 
 
 def made_historical(query, rows, catalogue, archive, bench):
-    known = historical_snapshots(query, CALLER, catalogue=catalogue, archive=archive)
+    known = historical_snapshots(query, ASKER, catalogue=catalogue, archive=archive)
     return get_historical_features(query, rows, catalogue=catalogue, snapshots=known, bench=bench)
 
 
@@ -495,9 +500,9 @@ def _joined(made, width):
     return rows, np.concatenate(values)
 
 
-def _of_one_partition(runs: Sequence[Run], floor: int) -> Run:
+def _of_one_partition(runs: Sequence[AnyRun], floor: int) -> Run:
     moved = []
-    for run in runs:
+    for run in map(whole, runs):
         matrix = run.matrix.copy()
         matrix[:, FLAGS] &= (1 << PARTITION_SHIFT) - 1
         moved.append(Run.of(run.entities, run.starts, matrix, run.ids))

@@ -23,6 +23,8 @@ from hypothesis import strategies as st
 
 from headrace_feature.adapters import erased_events_reader, run_tiers
 from headrace_feature.domain.erased_events import ErasedEvents
+from headrace_feature.domain.observations import whole
+from headrace_kit.erased_entities import entity_sha256
 from headrace_kit.failpoints import FailpointRaised, arm
 from headrace_kit.kafka import Message
 from headrace_kit.state_store import LmdbStateStore
@@ -89,6 +91,34 @@ def test_erased_events_leave_small_and_large_runs(world):
 
     assert folded_once(others()).state() == world.state()
     assert bits(folded_once(others()).read(ROWS)) == bits(world.read(ROWS))
+
+
+def test_end_of_a_round_names_the_entities_whose_events_left(world):
+    fold_one_by_one(world)
+    erase(world)
+    world.follow_erasures()
+
+    assert [entity_sha256("driver", "ben")] == world.entities_out
+
+
+def test_round_is_gone_through_where_no_moment_is_idle(tmp_path, small_tiers, monkeypatch):
+    entities = [("zone",), ("zone", "kind"), ("kind",), ("driver",)]
+    monkeypatch.setattr(run_tiers, "PIECE_ROWS", 64)
+    views = [a_window_view(f"v-{n}", each, "1h") for n, each in enumerate(entities)]
+    world = World(catalogue=a_catalogue(*views), folder=tmp_path / "runs")
+    world.fold(*EVENTS)
+    for number in range(400):
+        at = START + number * HOUR // 64
+        world.fold(Event(f"later-{number}", at, at, zone=f"zone-{number % 50}", driver="ann"))
+    erase(world)
+    world.reader.look()
+    waited = 0
+    while world.eraser.busy and waited < 200:
+        at = START + waited * HOUR // 64
+        world.fold(Event(f"last-{waited}", at, at, driver="ann"))
+        waited += 1
+
+    assert not world.eraser.busy
 
 
 def test_kept_answers_are_forgotten_with_the_events(world):
@@ -355,7 +385,8 @@ def _contents(world):
 
 
 def _ids(world):
-    return {held.run.ids[row] for held in _held(world) for row in range(len(held.run))}
+    runs = [whole(held.run) for held in _held(world)]
+    return {run.ids[row] for run in runs for row in range(len(run))}
 
 
 def _filled(tmp_path):

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Rows of an erased entity leave the topics and the feature tables, whatever breaks on the way."""
 
+from contextlib import suppress
+from dataclasses import replace
 from itertools import count
 
 import pytest
@@ -9,12 +11,12 @@ from prometheus_client import REGISTRY
 from test_materialized_views import AFTER, Lake
 
 from headrace import topics
-from headrace.errors import Unavailable
+from headrace.errors import Invalid, Unavailable
 from headrace.ingest.v1.erasures_pb2 import EntityErased
 from headrace_feature.adapters import delta_erasure, delta_features, erased_rows
 from headrace_feature.adapters.delta_features import DeltaFeatureTables
-from headrace_feature.adapters.erased_rows import ErasedRows, RowTopics
-from headrace_kit.erased_entities import ErasedEntities, entity_sha256
+from headrace_feature.adapters.erased_rows import ErasedRows, RowTopics, ToldErasures
+from headrace_kit.erased_entities import Entity, ErasedEntities, entity_sha256
 from headrace_kit.failpoints import FailpointRaised, arm
 from headrace_kit.kafka import Message, Partition
 from headrace_kit.testing import FixedClock, MemoryPublisher, MemoryTopicLog, wait_until
@@ -27,9 +29,9 @@ ROUND_TIME = START + DAY
 
 class LogOfParts(MemoryTopicLog):
     """Has as many partitions as it is told, of the same records; calls `read_on` for each record
-    that is read."""
+    that is read. From `late_from` on they came a day later."""
 
-    parts = 1
+    parts, late_from = 1, 1_000
 
     def __init__(self, publisher):
         super().__init__(publisher)
@@ -42,7 +44,8 @@ class LogOfParts(MemoryTopicLog):
         for record in super().read(partition, begin, since_ms=since_ms):
             self.offsets.append(record.offset)
             self.read_on()
-            yield record
+            late = record.offset >= self.late_from
+            yield replace(record, timestamp_ms=record.timestamp_ms + late * DAY // 1_000)
 
 
 class Erasures:
@@ -60,11 +63,10 @@ class Erasures:
         folder = self.lake.folder.as_uri()
         self.lake.tables = DeltaFeatureTables(folder, {}, FixedClock(AFTER), self.world.erased)
         self.row_log = LogOfParts(self.world.publisher)
+        self.table, self.clock = ToldErasures(self.world.erased), FixedClock(START)
+        self.followed = 0
         self.worker = ErasedRows(
-            log=MemoryTopicLog(self.told),
-            partition=Partition(ERASURES, 0),
-            end=lambda: len(self.told.published),
-            erased=self.world.erased,
+            told=self.table,
             tables=self.lake.tables,
             topics=RowTopics(
                 catalogue=lambda: self.world.catalogue,
@@ -72,6 +74,7 @@ class Erasures:
                 teller=self.world.rows,
                 publisher=self.world.publisher,
             ),
+            clock=self.clock,
         )
 
     def tell(self, value, column="zone", at_us=ROUND_TIME):
@@ -79,13 +82,28 @@ class Erasures:
         event = EntityErased(column=column, entity_sha256=sha256, erased_at_us=at_us)
         self.told.publish([Message(ERASURES, sha256.encode(), event.SerializeToString())])
 
+    def look(self):
+        """Once all that was told is followed."""
+        log = MemoryTopicLog(self.told)
+        for record in log.read(Partition(ERASURES, 0), self.followed):
+            with suppress(Invalid):
+                self.table.take(record)
+            self.followed = record.offset + 1
+        self.worker.look()
+
+    def events_are_out(self, value, at_us, column="zone"):
+        """This long after the first row."""
+        self.clock.advance(at_us)
+        entity = Entity(column, entity_sha256(column, value), ROUND_TIME)
+        self.worker.events_are_out([entity])
+
     def erase(self, value, **more):
         self.tell(value, **more)
-        self.worker.look()
+        self.look()
 
     def fails_again(self):
         try:
-            self.worker.look()
+            self.look()
         except Unavailable:
             return True
         return False
@@ -140,15 +158,81 @@ def test_entity_that_comes_back_has_rows_again_that_other_erasures_leave_alone(e
     assert {b"a": True, b"b": True} == erasures.rows()
 
 
-def test_rows_are_looked_for_again_when_the_events_are_out(erasures):
+def test_start_writes_nothing_on_topics_that_lost_their_erased_entities(erasures):
+    erasures.world.fold(*rides())
+    erasures.erase("a")
+    erasures.world.fold(a_ride("back", ROUND_TIME + HOUR, "a"))
+    before = len(erasures.world.publisher.published)
+    for _ in range(2):
+        erasures.restart()
+        erasures.row_log.late_from = before - 1
+        erasures.look()
+
+    assert before == len(erasures.world.publisher.published)
+    assert {b"a": True, b"b": True} == erasures.rows()
+
+
+def test_unreadable_erasure_holds_back_no_other(erasures):
+    erasures.world.fold(*rides())
+    erasures.told.publish([Message(ERASURES, b"?", b"no message")])
+    erasures.erase("a")
+    erasures.told.publish([Message(ERASURES, b"?", b"no message")])
+    erasures.look()
+
+    assert {b"a": False, b"b": True} == erasures.rows()
+    assert 3 == erasures.table.all()[1]
+
+
+@pytest.mark.parametrize("late_from", [0, 1_000])
+def test_rows_are_looked_for_again_when_the_events_are_out(erasures, late_from):
+    """However long the worker was behind when it made the row."""
+    erasures.row_log.late_from = late_from
     erasures.erase("a", at_us=START)
     erasures.world.fold(a_ride("made meanwhile", ROUND_TIME, "a"))
-    erasures.worker.look()
+    erasures.look()
     assert {b"a": True} == erasures.rows()
-    erasures.worker.events_are_out()
-    erasures.worker.look()
+    erasures.events_are_out("a", 2 * DAY)
+    erasures.look()
 
     assert {b"a": False} == erasures.rows()
+
+
+def test_row_that_was_made_when_the_events_were_out_stays(erasures):
+    erasures.row_log.late_from = 0
+    erasures.erase("a", at_us=START)
+    erasures.world.fold(a_ride("back", ROUND_TIME, "a"))
+    erasures.events_are_out("a", HOUR)
+    erasures.look()
+
+    assert {b"a": True} == erasures.rows()
+
+
+def test_row_of_an_entity_that_came_back_stays_when_events_of_others_are_out(erasures):
+    erasures.erase("a", at_us=START)
+    erasures.world.fold(a_ride("back", ROUND_TIME, "a"))
+    erasures.events_are_out("b", DAY)
+    erasures.look()
+
+    assert {b"a": True} == erasures.rows()
+
+
+def test_look_for_rows_is_owed_until_the_broker_takes_their_ends(erasures):
+    erasures.erase("a", at_us=START)
+    erasures.world.fold(a_ride("made meanwhile", ROUND_TIME, "a"))
+    erasures.events_are_out("a", DAY)
+    erasures.world.publisher.errors.append(Unavailable("DELIVERY_UNKNOWN", topic=TOPIC))
+    with pytest.raises(Unavailable):
+        erasures.look()
+    erasures.look()
+
+    assert {b"a": False} == erasures.rows()
+
+
+def test_erasures_are_not_gone_through_again_while_nothing_is_new(erasures, monkeypatch):
+    erasures.erase("a")
+    monkeypatch.setattr(erasures.table, "all", None)
+
+    erasures.look()
 
 
 def test_kill_before_the_end_of_a_row_is_known_changes_nothing(erasures):
@@ -158,7 +242,7 @@ def test_kill_before_the_end_of_a_row_is_known_changes_nothing(erasures):
         erasures.erase("a")
     arm(None)
     erasures.restart()
-    erasures.worker.look()
+    erasures.look()
 
     assert {b"a": False, b"b": True} == erasures.rows()
 
@@ -168,7 +252,7 @@ def test_broker_that_is_away_is_asked_again(erasures):
     erasures.world.publisher.errors.append(Unavailable("DELIVERY_UNKNOWN", topic=TOPIC))
     with pytest.raises(Unavailable):
         erasures.erase("a")
-    erasures.worker.look()
+    erasures.look()
 
     assert {b"a": False, b"b": True} == erasures.rows()
 
@@ -242,7 +326,7 @@ def test_rows_that_were_made_before_the_erasure_are_refused_after_it(erasures, e
         return table
 
     behind.open = overtaken
-    with pytest.raises(Unavailable, match="OBJECT_STORE_UNAVAILABLE"):
+    with pytest.raises(Unavailable, match="ERASURES_AWAITED"):
         erasures.lake.materialize(rides(), tables=behind)
 
     assert {"ride-1"} | ({"ride-0", "ride-2"} if erased == "c" else set()) == (
@@ -261,10 +345,10 @@ def test_kill_between_two_commits_of_an_erasure_changes_nothing(
     erasures.tell("b")
     arm("feature.erase.table_cleaned:1:raise")
     with pytest.raises(FailpointRaised):
-        erasures.worker.look()
+        erasures.look()
     arm(None)
     erasures.restart()
-    erasures.worker.look()
+    erasures.look()
 
     assert {"c"} == erasures.zones()
 
@@ -291,17 +375,6 @@ def test_stop_ends_the_look_amid_a_topic_and_between_partitions(
     erasures.erase("none")
 
     assert list(range(read)) == erasures.row_log.offsets
-
-
-def test_stop_ends_the_look_amid_the_log_of_erasures(erasures, monkeypatch):
-    monkeypatch.setattr(erased_rows, "RECORDS_MAX", 2)
-    erasures.lake.materialize(rides())
-    for value in ("a", "none", "nobody"):
-        erasures.tell(value)
-    erasures.worker.stop(0)
-    erasures.worker.look()
-
-    assert {"a", "b"} == erasures.zones()
 
 
 def test_stop_ends_the_look_between_two_tables(erasures, monkeypatch):
@@ -359,7 +432,7 @@ def test_table_that_failed_is_cleared_once_it_can_be(erasures, tmp_path):
     with pytest.raises(Unavailable):
         erasures.erase("a")
     log.write_bytes(whole)
-    wait_until(lambda: erasures.worker.look() or {"b"} == erasures.zones())
+    wait_until(lambda: erasures.look() or {"b"} == erasures.zones())
 
 
 def failures_of(view):

@@ -11,10 +11,11 @@ import numpy as np
 import pyarrow.compute as pc
 import pytest
 from deltalake import DeltaTable
+from deltalake.exceptions import CommitFailedError
 from feature_definitions import views
 from feature_oracle import MEANINGS
 from feature_world import (
-    CALLER,
+    ASKER,
     DAY,
     HOUR,
     MINUTE,
@@ -75,7 +76,7 @@ class Lake:
 
     def materialize_from(self, archive, view="zone", tables=None, **asked):
         command, catalogue = MaterializeView(view, **asked), self.catalogue
-        source = view_source(command, CALLER, catalogue=catalogue, archive=archive)
+        source = view_source(command, ASKER, catalogue=catalogue, archive=archive)
         tables = tables or self.tables
         with a_bench() as bench:
             return list(
@@ -258,6 +259,36 @@ def test_of_two_that_materialize_one_writes_each_row(lake, there):
 
     assert AFTER == made[-1].reached_us
     assert 4 == len(lake.rows())
+
+
+def refuse(monkeypatch, times):
+    """Commits that others are before, so many times."""
+    write, left = DeltaTable.create_write_transaction, iter(range(times))
+
+    def overtaken(table, *given, **named):
+        if next(left, None) is not None:
+            raise CommitFailedError("a concurrent transaction was committed")
+        write(table, *given, **named)
+
+    monkeypatch.setattr(DeltaTable, "create_write_transaction", overtaken)
+
+
+def test_round_whose_commit_another_is_before_is_made_again(lake, monkeypatch):
+    lake.materialize(some_rides(3), until_us=START)
+    refuse(monkeypatch, 1)
+    made = lake.materialize(some_rides(3))
+
+    assert [(0, START), (0, START), (2, AFTER)] == [(each.rows, each.reached_us) for each in made]
+    assert 3 == len(lake.rows())
+
+
+def test_view_of_which_no_commit_is_first_says_that_others_write(lake, monkeypatch):
+    lake.materialize(some_rides(3), until_us=START)
+    refuse(monkeypatch, 100)
+    with pytest.raises(Unavailable, match="TABLE_CONTENDED"):
+        lake.materialize(some_rides(3))
+
+    assert ["ride-0"] == list(lake.rows())
 
 
 def test_what_was_written_and_not_committed_is_never_seen(lake):

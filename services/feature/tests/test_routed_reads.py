@@ -1,14 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """Reads at any worker are those of one worker that owns everything, or they are refused."""
 
-from concurrent.futures import Future
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from types import SimpleNamespace
 
 import grpc
 import numpy as np
 import pytest
 from feature_cluster import PARTITIONS, Cluster, Neighbours
 from feature_world import (
+    DAY,
     HOUR,
     START,
     WINDOW_FEATURES,
@@ -17,22 +20,30 @@ from feature_world import (
     bits,
     event_lists,
 )
+from grpc_status import rpc_status
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from headrace.errors import Invalid, Unavailable
-from headrace.feature.v1.feature_service_pb2 import GetObservationsResponse
-from headrace_feature.adapters import routed_reader
-from headrace_feature.adapters.conversions import to_observations_query
+from headrace.errors import Busy, Denied, HeadraceError, Invalid, Unavailable
+from headrace.feature.v1.feature_service_pb2_grpc import ObservationServiceStub
+from headrace_feature import handlers
+from headrace_feature.adapters import grpc_api, observation_budget, routed_reader
+from headrace_feature.adapters.conversions import to_observations_request
+from headrace_feature.adapters.grpc_api import PeerApi
+from headrace_feature.adapters.observation_budget import ObservationBudget
 from headrace_feature.adapters.routed_reader import GrpcPeers, RoutedReader
 from headrace_feature.adapters.run_files import to_bytes
-from headrace_feature.domain.gathering import Wanted
+from headrace_feature.domain.entities import digests
+from headrace_feature.domain.gathering import Extract, Wanted
+from headrace_feature.domain.observations import COLUMNS, empty_run, merged
 from headrace_feature.handlers import (
+    GetObservations,
     GetOnlineFeatures,
     OnlineState,
-    get_observations,
     get_online_features,
 )
+from headrace_kit.error_status import to_status
+from headrace_kit.testing import RefusingChannel
 
 ROWS = [(zone, 1, START + half * HOUR // 2) for zone in "ab" for half in range(16)]
 
@@ -129,44 +140,66 @@ def test_neighbour_whose_history_begins_later_refuses(tmp_path):
         read(workers[0], Neighbours(workers))
 
 
-class TooLarge(grpc.RpcError):
-    """What gRPC says of an answer beyond the limit."""
+class Refused(grpc.RpcError):
+    """What gRPC says of an error that the kit has mapped."""
+
+    def __init__(self, error):
+        self._status = rpc_status.to_status(to_status(error))
 
     def code(self):
-        return grpc.StatusCode.RESOURCE_EXHAUSTED
+        return self._status.code
 
     def details(self):
-        return "CLIENT: Received message larger than max"
+        return self._status.details
 
     def trailing_metadata(self):
-        return ()
+        return self._status.trailing_metadata
 
 
-class Peer:
-    """ObservationService of a worker in this process, whose messages are bounded."""
+class Answer:
+    """A call that is over: a future, or a stream of what was answered."""
 
-    def __init__(self, worker, bytes_max):
-        self.worker, self.bytes_max, self.sizes = worker, bytes_max, []
+    def __init__(self, compute):
+        try:
+            self._answer, self._error = compute(), None
+        except HeadraceError as err:
+            self._error = Refused(err)
+
+    def result(self):
+        if self._error:
+            raise self._error
+        return self._answer
+
+    def __iter__(self):
+        return iter(self.result())
+
+    def cancel(self):
+        pass
+
+
+class Stub:
+    """ObservationService of a worker in this process."""
+
+    def __init__(self, worker):
+        world = worker.world
+        self.api = PeerApi(catalogue=lambda: world.catalogue, store=world.store, notes=None)
+        self.pieces = []
 
     @property
     def GetObservations(self):  # noqa: N802 - gRPC's name
-        return self
+        return SimpleNamespace(
+            future=lambda request, timeout: Answer(lambda: self.api.GetObservations(request, None))
+        )
 
-    def future(self, request, timeout):
-        world = self.worker.world
-        query = to_observations_query(request)
-        run = to_bytes(get_observations(query, catalogue=world.catalogue, store=world.store))
-        self.sizes.append(len(run))
-        future = Future()
-        if len(run) > self.bytes_max:
-            future.set_exception(TooLarge())
-        else:
-            future.set_result(GetObservationsResponse(run=run))
-        return future
+    def StreamObservations(self, request, timeout):  # noqa: N802 - gRPC's name
+        answer = Answer(lambda: list(self.api.StreamObservations(request, None)))
+        self.pieces += [len(piece.run) for piece in answer]
+        return answer
 
 
-class BoundedNeighbours(GrpcPeers):
-    def __init__(self, workers):
+class AskedNeighbours(GrpcPeers):
+    def __init__(self, workers, budget=None):
+        super().__init__("", budget or ObservationBudget(1 << 20))
         self.neighbours = Neighbours(workers)
 
     def address_by_partition(self, stream):
@@ -176,48 +209,124 @@ class BoundedNeighbours(GrpcPeers):
         self.neighbours.look_again()
 
 
-def peers_of(pair, monkeypatch, bytes_max):
-    peers = {str(number): Peer(worker, bytes_max) for number, worker in enumerate(pair)}
-    monkeypatch.setattr(routed_reader, "_stub", peers.__getitem__)
-    return peers
+@pytest.fixture
+def stubs(pair, monkeypatch):
+    """Both workers hold more of an entity than fits one answer, in runs that overlap in time."""
+    moments = [START + n * HOUR // 8 for n in range(32)]
+    for number, worker in enumerate(pair):
+        for part in range(3):
+            worker.cluster.log[number] += [
+                Event(f"{number}-{part}-{n}", at, at, zone="ab"[n % 2], fare=n / 7)
+                for n, at in enumerate(moments)
+            ]
+            worker.read_on()
+    monkeypatch.setattr(grpc_api, "PIECE_BYTES_MAX", 500)
+    made = {str(number): Stub(worker) for number, worker in enumerate(pair)}
+    monkeypatch.setattr(routed_reader, "_stub", lambda address, token: made[address])
+    return made
 
 
-def test_answer_that_exceeds_a_message_comes_in_several(pair, monkeypatch):
-    moments = [START + n * HOUR // 2 for n in range(8)]
-    more = [Event(f"more-{n}", at, at, zone="ab"[n % 2]) for n, at in enumerate(moments)]
-    pair[1].cluster.log[1] += more
-    pair[1].read_on()
-    whole = peers_of(pair, monkeypatch, 100_000)["1"]
-    expected = bits(read(pair[0], BoundedNeighbours(pair)))
-    bounded = peers_of(pair, monkeypatch, max(whole.sizes) - 1)["1"]
+def test_entity_that_exceeds_an_answer_comes_in_pieces(pair, stubs):
+    expected = bits(read(pair[0], Neighbours(pair)))
 
-    assert expected == bits(read(pair[0], BoundedNeighbours(pair)))
-    assert expected == bits(read(pair[0], Neighbours(pair)))
-    assert len(bounded.sizes) > len(whole.sizes)
+    assert expected == bits(read(pair[0], AskedNeighbours(pair)))
+    row_bytes_max = 150
+    assert len(stubs["1"].pieces) > 10
+    assert max(stubs["1"].pieces) < 500 + row_bytes_max
 
 
-def test_read_of_more_messages_than_are_allowed_is_refused(pair, monkeypatch):
-    peers_of(pair, monkeypatch, 100)
+def test_read_that_needs_too_much_of_a_neighbour_is_refused_by_name(pair, stubs, monkeypatch):
+    monkeypatch.setattr(handlers, "OBSERVATIONS_BYTES_MAX", 1_000)
 
-    with pytest.raises(Unavailable, match="SERVICE_UNAVAILABLE"):
-        read(pair[0], BoundedNeighbours(pair))
+    with pytest.raises(Busy, match=r"BATCH_TOO_LARGE.*observations_bytes_max=1000"):
+        read(pair[0], AskedNeighbours(pair))
+    assert not stubs["1"].pieces
 
 
-@given(
-    st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)), min_size=1, max_size=5),
-)
-def test_halves_of_what_is_wanted_want_the_same_together(spans):
-    since_us, until_us = (np.array(each, dtype=np.int64) for each in zip(*spans, strict=True))
-    wanted = Wanted(np.arange(2 * len(spans), dtype=np.uint64).reshape(2, -1), since_us, until_us)
+def test_neighbour_that_refuses_the_token_makes_the_read_unavailable(pair, monkeypatch):
+    stale = ObservationServiceStub(RefusingChannel(Denied("TOKEN_UNKNOWN")))
+    monkeypatch.setattr(routed_reader, "_stub", lambda address, token: stale)
 
-    def moments(asked):
-        return [
-            (high, moment)
-            for high, since, until in zip(
-                asked.entities[0].tolist(), asked.since_us, asked.until_us, strict=True
-            )
-            for moment in range(since + 1, until + 1)
-        ]
+    with pytest.raises(Unavailable, match=r"SERVICE_UNAVAILABLE.*service=feature.*TOKEN_UNKNOWN"):
+        read(pair[0], AskedNeighbours(pair))
 
-    together = [each for half in wanted.halves() for each in moments(half)]
-    assert sorted(moments(wanted)) == sorted(together)
+
+def test_read_that_needs_too_much_of_all_neighbours_together_is_refused(stubs, monkeypatch):
+    layout = next(iter(stubs["0"].api._catalogue().layouts().values()))
+    zones = Wanted(digests([("a",), ("b",)]), np.full(2, START - 1), np.full(2, START + DAY))
+    asked = {str(number): GetObservations(layout.id, (number,), zones) for number in PARTITIONS}
+    peers = GrpcPeers("", ObservationBudget(1 << 20))
+    with peers.reading():
+        held = [len(run.matrix) for run in peers.ask(asked)]
+    one = stubs["0"].api.GetObservations(to_observations_request(asked["0"]), None).bytes
+    monkeypatch.setattr(handlers, "OBSERVATIONS_BYTES_MAX", one * 3 // 2)
+
+    assert 200 == sum(held)
+    with peers.reading(), pytest.raises(Busy, match="BATCH_TOO_LARGE"):
+        peers.ask(asked)
+
+
+def test_read_that_finds_no_room_beside_others_is_told_so_and_they_give_it_back(
+    pair, stubs, monkeypatch
+):
+    monkeypatch.setattr(observation_budget, "WAIT_S_MAX", 0.0)
+    expected, budget = bits(read(pair[0], Neighbours(pair))), ObservationBudget(20_000)
+    asked = AskedNeighbours(pair, budget)
+    with budget.reading():
+        budget.take(19_000)
+        with pytest.raises(Busy, match="QUEUE_FULL"):
+            read(pair[0], asked)
+
+    for _ in range(3):
+        assert expected == bits(read(pair[0], asked))
+
+
+def test_room_that_another_read_gives_back_is_waited_for(monkeypatch):
+    monkeypatch.setattr(observation_budget, "WAIT_S_MAX", 30.0)
+    budget, taken, done = ObservationBudget(100), threading.Event(), threading.Event()
+
+    def first():
+        with budget.reading():
+            budget.take(80)
+            taken.set()
+            done.wait(30.0)
+
+    def second():
+        with budget.reading():
+            budget.take(60)
+
+    with ThreadPoolExecutor(2) as pool:
+        pool.submit(first)
+        assert taken.wait(30.0)
+        waiting = pool.submit(second)
+        assert not waiting.done()
+        done.set()
+        assert waiting.result(30.0) is None
+
+
+def test_what_several_questions_of_one_read_hold_counts_together(monkeypatch):
+    monkeypatch.setattr(handlers, "OBSERVATIONS_BYTES_MAX", 100)
+    budget = ObservationBudget(100)
+    with budget.reading():
+        budget.take(60)
+        with pytest.raises(Busy, match="BATCH_TOO_LARGE"):
+            budget.take(60)
+
+
+@settings(deadline=None)
+@given(lists=st.lists(event_lists(), min_size=1, max_size=4), bytes_max=st.integers(1, 2_000))
+def test_pieces_of_an_extract_hold_what_the_whole_holds(lists, bytes_max):
+    world = World()
+    for events in lists:
+        world.fold(*events)
+    layout = world.catalogue.layout_by_view["zone"]
+    runs = world.store.runs(layout)
+    zones = digests([("b",), ("nobody",), ("a",)])
+    wanted = Wanted(zones, np.full(3, START + HOUR), np.full(3, START + 4 * HOUR))
+    extract = Extract.of(runs, wanted, width=COLUMNS + layout.width)
+    pieces = list(extract.pieces(bytes_max))
+
+    assert to_bytes(extract.whole()) == to_bytes(merged([*pieces, empty_run(layout)], floor_us=0))
+    for piece in pieces:
+        assert len(piece)
+        assert to_bytes(piece) == to_bytes(merged([piece], floor_us=0))

@@ -1,21 +1,36 @@
 # SPDX-License-Identifier: Apache-2.0
 """Runs merged by tiers, in memory and in folders: the same observations, however they are held."""
 
-from itertools import pairwise
+import gc
+import os
+from itertools import repeat
+from pathlib import Path
 
 import numpy as np
 import pytest
-from feature_world import DAY, HOUR, START, Event, World, bits, event_lists
+from feature_world import (
+    DAY,
+    HOUR,
+    START,
+    Event,
+    World,
+    a_catalogue,
+    a_window_view,
+    bits,
+    event_lists,
+)
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from headrace.entity import entity_name
 from headrace.errors import Busy
-from headrace_feature.adapters import run_tiers
-from headrace_feature.adapters.run_files import from_bytes, to_bytes
-from headrace_feature.domain import observations
+from headrace_feature.adapters import run_store, run_tiers, stored_run
+from headrace_feature.adapters.run_eraser import Round
+from headrace_feature.adapters.run_files import from_bytes, to_bytes, write_folder
+from headrace_feature.adapters.stored_run import StoredRun, head_of
 from headrace_feature.domain.entities import KnownDigests
-from headrace_feature.domain.observations import EVENT
+from headrace_feature.domain.observations import COLUMNS, whole
+from headrace_feature.domain.tiles import tiles_of
 from headrace_kit.state_store import MemoryStateStore
 
 ROWS = [(zone, 1, START + half * HOUR // 2) for zone in "ab" for half in range(16)]
@@ -27,8 +42,8 @@ EVENTS = [
 
 @pytest.fixture
 def small_tiers(monkeypatch):
-    """Runs of a few rows are large already, and a piece holds a few; some are searched by row."""
-    monkeypatch.setattr(observations, "LINE_ROWS_MAX", 24)
+    """Runs of a few rows are large already, and a piece holds a few; some entities are searched."""
+    monkeypatch.setattr(stored_run, "SEARCHED_ROWS_MIN", 4)
     monkeypatch.setattr(run_tiers, "ROWS_SMALL_MAX", 12)
     monkeypatch.setattr(run_tiers, "TIER_ROWS", 1)
     monkeypatch.setattr(run_tiers, "PIECE_ROWS", 4)
@@ -46,6 +61,12 @@ def folders(world):
 def fold_one_by_one(world, events):
     for event in events:
         world.fold(event)
+
+
+def a_stored_run(folder, run):
+    for _ in write_folder(folder, [run]):
+        pass
+    return StoredRun(folder, head_of([run]))
 
 
 def finish_merges(world):
@@ -70,24 +91,70 @@ def test_answers_and_state_are_those_of_one_run(tmp_path_factory, small_tiers, e
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data(), events=event_lists(events_max=60))
-@pytest.mark.parametrize("line_rows_max", [0, 60])
-def test_rows_of_a_time_are_found_in_a_long_run_as_in_a_short_one(
-    monkeypatch, line_rows_max, data, events
+@pytest.mark.parametrize("searched_rows_min", [1, 4, 60])
+def test_rows_of_a_time_are_found_in_a_stored_run_as_in_memory(
+    monkeypatch, tmp_path_factory, searched_rows_min, data, events
 ):
-    monkeypatch.setattr(observations, "LINE_ROWS_MAX", line_rows_max)
+    monkeypatch.setattr(stored_run, "SEARCHED_ROWS_MIN", searched_rows_min)
     world = World()
     world.fold(*events)
     for run in world.store.runs(world.catalogue.layout_by_view["zone"]):
+        stored = a_stored_run(tmp_path_factory.mktemp("run") / "1", run)
         entities = np.arange(run.entities.shape[1])
         moments = st.integers(START - HOUR, START + 8 * HOUR)
         since, until = (np.array([data.draw(moments) for _ in entities]) for _ in range(2))
         until = np.maximum(since, until)
-        of = [run.matrix[low:high, EVENT] for low, high in pairwise(run.starts.tolist())]
-        first = [own.searchsorted(at, "left") for own, at in zip(of, since, strict=True)]
-        last = [own.searchsorted(at, "right") for own, at in zip(of, until, strict=True)]
-        expected = [(run.starts[:-1] + edge).tolist() for edge in (first, last)]
+        expected, found = run.ranges(entities, since, until), stored.ranges(entities, since, until)
+        first, last = stored.bounds(entities)
 
-        assert expected == [edge.tolist() for edge in run.ranges(entities, since, until)]
+        for missed in (found[0] - expected[0], expected[1] - found[1]):
+            assert (missed <= 0).all()
+            assert (-missed < searched_rows_min).all()
+        for outside in (first - found[0], found[1] - last):
+            assert (outside <= 0).all()
+
+
+@given(data=st.data(), events=event_lists(events_max=60))
+def test_stored_run_gives_the_rows_and_ids_that_are_asked_for(tmp_path_factory, data, events):
+    world = World()
+    world.fold(*events)
+    for run in world.store.runs(world.catalogue.layout_by_view["zone"]):
+        stored = a_stored_run(tmp_path_factory.mktemp("run") / "1", run)
+        numbers = st.lists(st.integers(0, len(run) - 1), unique=True)
+        rows = np.array(data.draw(numbers.map(sorted) | numbers), dtype=np.int64)
+
+        assert to_bytes(run) == to_bytes(whole(stored))
+        np.testing.assert_array_equal(run.rows(rows), stored.rows(rows))
+        texts = [[ids[n] for n in range(len(rows))] for ids in map(_ids(rows), (run, stored))]
+        assert texts[0] == texts[1]
+        assert list(map(len, texts[0])) == stored.id_bytes(rows).tolist()
+        ones = stored.text_bytes(rows, rows + 1)
+        assert ones.tolist() == run.text_bytes(rows, rows + 1).tolist() == list(map(len, texts[0]))
+
+
+def _ids(rows):
+    return lambda run: run.ids_of(rows)
+
+
+def test_read_takes_of_a_stored_run_little_more_than_the_rows_that_it_asks_for(world, monkeypatch):
+    """Whatever the run's length: nothing else of it is in memory."""
+    taken = []
+
+    def counted(file, size, place, *, read=os.pread):
+        taken.append(size)
+        return read(file, size, place)
+
+    fold_one_by_one(world, EVENTS)
+    finish_merges(world)
+    monkeypatch.setattr(os, "pread", counted)
+    monkeypatch.setattr(stored_run, "SEARCHED_ROWS_MIN", 64)
+    layout = world.catalogue.layout_by_view["zone"]
+    stored = [run for run in world.store.runs(layout) if isinstance(run, StoredRun)]
+    world.read([("zone-1", 1, START + 3 * HOUR)], ["zone:count_1h"])
+    monkeypatch.undo()
+
+    rows_max = max(int(np.diff(whole(run).starts).max()) for run in stored)
+    assert 0 < sum(taken) <= len(stored) * (16 + rows_max * 8 * (COLUMNS + layout.width))
 
 
 def test_large_runs_live_in_folders_and_few_are_left(world):
@@ -121,11 +188,11 @@ def test_reader_goes_on_with_runs_that_a_merge_replaced(world):
     fold_one_by_one(world, EVENTS[:100])
     layout = world.catalogue.layout_by_view["zone"]
     held = world.store.runs(layout)
-    before = [to_bytes(run) for run in held]
+    before = [to_bytes(whole(run)) for run in held]
     fold_one_by_one(world, EVENTS[100:])
     finish_merges(world)
 
-    assert before == [to_bytes(run) for run in held]
+    assert before == [to_bytes(whole(run)) for run in held]
 
 
 def test_outlived_runs_and_their_folders_go(tmp_path, small_tiers):
@@ -196,3 +263,73 @@ def test_entities_that_share_a_first_half_are_kept_apart(monkeypatch):
 
     read = world.read([(z, 1, START + HOUR // 2) for z in "abcd"], ["zone:count_1h"])
     assert [2, 1, 2, 0] == read[:, 0].tolist()
+
+
+def most_small_rows(world, events):
+    """In memory, of all layouts, after each event was folded."""
+    layouts, most = world.catalogue.layouts().values(), 0
+    for event in events:
+        world.fold(event)
+        held = [each for layout in layouts for each in world.store.content(layout).held]
+        most = max(most, sum(len(each.run) for each in held if not each.large))
+    return most
+
+
+def test_small_runs_do_not_wait_for_a_long_merge(world):
+    assert most_small_rows(world, EVENTS) <= 4 * run_tiers.ROWS_SMALL_MAX
+
+
+def test_small_runs_are_merged_at_once_where_too_many_are_held(world, monkeypatch):
+    monkeypatch.setattr(run_store, "SMALL_ROWS_MAX", 20)
+
+    assert most_small_rows(world, EVENTS) <= 20 + run_tiers.ROWS_SMALL_MAX
+
+
+def test_no_layout_waits_for_ever_where_no_moment_is_idle(tmp_path, small_tiers):
+    entities = [("zone",), ("zone", "kind"), ("kind",), ("driver",)]
+    views = [a_window_view(f"v-{n}", each, "1h") for n, each in enumerate(entities)]
+    world = World(catalogue=a_catalogue(*views), folder=tmp_path / "runs")
+    most = 0
+    for number in range(700):
+        at = START + number * HOUR // 64
+        world.fold(Event(f"ride-{number}", at, at, zone=f"zone-{number % 50}", driver="ann"))
+        layouts = world.catalogue.layouts().values()
+        most = max(most, *(len(world.store.runs(each)) for each in layouts))
+
+    assert most <= 24
+
+
+def test_small_runs_are_merged_at_once_while_an_erasure_goes_on(world, monkeypatch):
+    monkeypatch.setattr(run_store, "SMALL_ROWS_MAX", 20)
+    fold_one_by_one(world, EVENTS[:100])
+    world.eraser.offer(Round(0, 1 << 30, [], {}))
+    monkeypatch.setattr(world.eraser, "_erase", lambda found: repeat(None))
+
+    assert most_small_rows(world, EVENTS[100:]) <= 20 + run_tiers.ROWS_SMALL_MAX
+
+
+def test_stored_run_that_was_cut_is_not_read_as_a_shorter_one(tmp_path):
+    world = World()
+    world.fold(*EVENTS)
+    run = world.store.runs(world.catalogue.layout_by_view["zone"])[0]
+    stored = a_stored_run(tmp_path / "1", run)
+    os.truncate(tmp_path / "1" / "matrix", 8)
+
+    with pytest.raises(EOFError, match="ends before"):
+        stored.rows(np.arange(len(run)))
+
+
+def test_stored_run_closes_its_files_when_it_is_let_go(tmp_path):
+    world = World()
+    world.fold(*EVENTS)
+    run = world.store.runs(world.catalogue.layout_by_view["zone"])[0]
+    stored = a_stored_run(tmp_path / "1", run)
+    tiles_of(stored, 0).column(stored, 0, "int64")
+    gc.disable()  # it is not a cycle that keeps them
+    try:
+        del stored
+        links = [os.path.realpath(each) for each in Path("/proc/self/fd").iterdir()]
+    finally:
+        gc.enable()
+
+    assert not [each for each in links if str(tmp_path) in each]

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Snapshots: what is lost or moves comes back, and is what it would have been."""
 
+import threading
+
 import pytest
 from feature_cluster import PARTITIONS, STEPS, Cluster, take_step
 from feature_world import HOUR, START, Event, World, event_lists
@@ -9,6 +11,7 @@ from hypothesis import strategies as st
 
 from headrace_feature.adapters import run_tiers, state_snapshots
 from headrace_feature.domain.manifest import Manifest, RunCopy, furthest, outdated
+from headrace_kit.objects import MemoryObjectStore
 
 DAY_MS = 86_400_000
 
@@ -82,6 +85,43 @@ def test_lost_disk_is_fetched_and_nothing_is_copied_twice(cluster):
     added = set(cluster.stored()) - copied
     assert added
     assert all("/manifests/" in key for key in added)
+
+
+class WatchedObjects(MemoryObjectStore):
+    """Knows the size of each object of a large run that was read, and how many were at a time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sizes, self.reading, self.most = [], 0, 0
+        self.counting = threading.Lock()
+
+    def get(self, key):
+        self._count(+1)
+        stored = super().get(key)
+        if "/runs/" in key and not key.endswith("/run.0"):
+            self.sizes.append(len(stored))
+        self._count(-1)
+        return stored
+
+    def _count(self, more):
+        with self.counting:
+            self.reading += more
+            self.most = max(self.most, self.reading)
+
+
+def test_large_runs_are_fetched_a_few_pieces_at_a_time(cluster, monkeypatch):
+    monkeypatch.setattr(state_snapshots, "PIECE_BYTES", 256)
+    cluster.objects = WatchedObjects()
+    worker = cluster.worker()
+    worker.place(*PARTITIONS)
+    fold_one_by_one(worker)
+    worker.copy()
+    fresh = cluster.worker()
+    fresh.place(*PARTITIONS)
+
+    assert 256 == max(cluster.objects.sizes)
+    assert cluster.objects.most <= state_snapshots.PIECES_AT_ONCE
+    assert folded_once() == fresh.state()
 
 
 def test_snapshot_that_the_stream_has_left_behind_is_passed_over(cluster):

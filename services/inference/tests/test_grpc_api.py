@@ -1,43 +1,43 @@
 # SPDX-License-Identifier: Apache-2.0
 """The protocol's RPCs by direct calls: what comes in, what goes out, raw when asked raw."""
 
-import grpc
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
-from headrace.errors import HeadraceError
+from headrace.errors import HeadraceError, Unavailable
 from headrace.oip import grpc_predict_v2_pb2 as oip
 from headrace_inference.adapters.grpc_api import InferenceApi
-from headrace_inference.adapters.onnx_runtime import OnnxModelRuntime
 from headrace_inference.domain.prediction import Prediction, prediction_ids
 from headrace_inference.domain.request import Door
 from headrace_inference.domain.rollout import Arm
 from headrace_inference.domain.serving import ServingTable
-from headrace_inference.handlers import TooLate, serve_rollout
+from headrace_inference.domain.statistics import Duration, Statistics
+from headrace_inference.handlers import serve_rollout
 from headrace_inference.testing import (
+    FEATURES,
     MemoryArtifactStore,
     a_model,
     a_rollout,
     a_served_version,
+    a_tensor,
     an_endpoint,
+    models_of,
 )
 
 
 class Context:
-    """As much of a ServicerContext as the servicer asks; `abort` raises as gRPC's does."""
+    """As much of a ServicerContext as the servicer asks."""
 
     def __init__(self, left_s=5.0, *, active=True):
-        self.left_s, self.active, self.aborted = left_s, active, None
+        self.left_s, self.active = left_s, active
 
     def time_remaining(self):
         return self.left_s
 
     def is_active(self):
         return self.active
-
-    def abort(self, code, details):
-        self.aborted = code
-        raise RuntimeError(details)
 
 
 class Api:
@@ -47,7 +47,14 @@ class Api:
         self.table, self.artifacts = ServingTable(), MemoryArtifactStore()
         self.asked, self.left_s, self.answer = [], [], None
         self.table.define(an_endpoint())
-        self.servicer = InferenceApi(self.table, infer=self._infer, ready=lambda: True, rows_max=10)
+        self.statistics = Statistics()
+        self.servicer = InferenceApi(
+            self.table,
+            infer=self._infer,
+            ready=lambda: True,
+            rows_max=10,
+            statistics=self.statistics,
+        )
 
     def _infer(self, request, *, time_left_s):
         self.asked.append(request)
@@ -64,8 +71,7 @@ class Api:
         serve_rollout(
             rollout,
             table=self.table,
-            artifacts=self.artifacts,
-            runtime=OnnxModelRuntime(threads=1),
+            models=models_of(self.artifacts),
         )
 
     def infer(self, request, context=None):
@@ -84,11 +90,11 @@ def a_prediction(request_id="r-1", rows=2):
         door=Door.TENSORS,
         entity_keys=[""] * rows,
         as_of_us=np.ones(rows, dtype=np.int64),
-        features=features,
-        scores=np.array([0.25, 0.75], dtype=np.float32),
+        inputs={"features": a_tensor("features", "FP32", features)},
+        outputs={"score": a_tensor("score", "FP32", [0.25, 0.75])},
         shadow=None,
         served_at_us=1,
-        prediction_ids=prediction_ids(request_id, "delay", rows),
+        ids=prediction_ids(request_id, "delay", rows),
     )
 
 
@@ -121,7 +127,9 @@ def test_answer_is_raw_when_the_request_was(api):
     np.testing.assert_array_equal(
         [0.25, 0.75], np.frombuffer(answer.raw_output_contents[0], dtype="<f4")
     )
-    expected = b"".join(b"\x20\0\0\0" + i.encode() for i in prediction_ids("r-1", "delay", 2))
+    expected = b"".join(
+        b"\x20\0\0\0" + i.encode() for i in prediction_ids("r-1", "delay", 2).each()
+    )
     assert expected == answer.raw_output_contents[1]
     assert not any(tensor.HasField("contents") for tensor in answer.outputs)
 
@@ -139,6 +147,19 @@ def test_answer_is_typed_when_the_request_was(api):
         list(features.contents.fp32_contents),
     )
     assert [0.25, 0.75] == list(scores.contents.fp32_contents)
+
+
+def test_columns_of_attributions_are_named(api):
+    moved = {"attributions": a_tensor("attributions", "FP32", np.ones((2, 3)))}
+    api.answer = replace(a_prediction(), attributions=moved)
+    request = a_raw_request()
+    for name in ("attributions", "score"):
+        request.outputs.add(name=name)
+
+    attributions, score = api.infer(request).outputs
+
+    assert ",".join(FEATURES) == attributions.parameters["features"].string_param
+    assert "features" not in score.parameters
 
 
 def test_request_without_an_id_gets_one_of_its_own(api):
@@ -261,12 +282,26 @@ def test_names_of_the_caller_are_cut_in_errors(api):
     assert len(str(refused.value)) < 500
 
 
-def test_deadline_that_cannot_be_kept_is_told_as_such(api):
-    api.answer, context = TooLate(), Context()
+def test_answer_is_counted_with_what_it_took(api):
+    api.answer = replace(a_prediction(), read_ns=3, run_ns=50)
+    api.infer(a_raw_request())
 
-    with pytest.raises(RuntimeError):
-        api.infer(a_raw_request(), context)
-    assert grpc.StatusCode.DEADLINE_EXCEEDED == context.aborted
+    done = api.statistics.read("delay", 7)
+    compute = done.compute
+    assert (1, 2, Duration(1, 50)) == (done.success.count, done.rows, compute.infer)
+    assert done.success.ns == compute.input.ns + compute.infer.ns + compute.output.ns
+    assert compute.input.ns > 3
+    assert compute.output.ns > 0
+
+
+@pytest.mark.parametrize(("asked", "version"), [("", 9), ("10", 10)])
+def test_refusal_is_counted_under_the_version_asked_for_or_the_champion(api, asked, version):
+    api.serve(a_rollout(9, canary=10))
+    api.answer = Unavailable("DEADLINE_UNMET")
+
+    with pytest.raises(Unavailable):
+        api.infer(a_raw_request(model_version=asked))
+    assert 1 == api.statistics.read("delay", version).fail.count
 
 
 def test_caller_that_hung_up_has_no_time_left(api):

@@ -2,17 +2,21 @@
 """Answering a request and serving a rollout, with toy models on the real runtime."""
 
 import math
+from contextlib import nullcontext
+from functools import partial
 
 import numpy as np
 import pytest
+from onnx import TensorProto, helper
 
 from headrace.errors import Conflict, HeadraceError, NotFound, Unavailable
 from headrace.inference.v1 import inference_events_pb2 as events
+from headrace.prediction_log import logged_predictions
+from headrace_inference.adapters.answered_counts import AnsweredCounts
 from headrace_inference.adapters.kafka_prediction_log import KafkaPredictionLog
-from headrace_inference.adapters.onnx_runtime import OnnxModelRuntime
 from headrace_inference.domain.rollout import Arm, Rollout
 from headrace_inference.domain.serving import ServingTable
-from headrace_inference.handlers import TooLate, infer, serve_rollout
+from headrace_inference.handlers import FEATURES_S_MAX, infer, predict, serve_rollout
 from headrace_inference.testing import (
     FEATURES,
     MemoryArtifactStore,
@@ -21,23 +25,28 @@ from headrace_inference.testing import (
     a_keys_request,
     a_model,
     a_request,
+    a_rollout,
     a_served_version,
     a_tensor,
     an_endpoint,
+    models_of,
+    onnx_bytes,
 )
-from headrace_kit.testing import FixedClock, MemoryPublisher
+from headrace_kit.testing import FixedClock, MemoryPublisher, wait_until
 
 
 class Room:
     """The service without its doors: real table, routing and runtime, memory around them."""
 
-    def __init__(self):
+    def __init__(self, folder):
         self.table = ServingTable()
         self.artifacts = MemoryArtifactStore()
         self.features = MemoryFeatureReader()
         self.publisher = MemoryPublisher()
+        counts = AnsweredCounts(folder)
+        self.log = KafkaPredictionLog(self.publisher, partitions=lambda _: 4, counts=counts)
         self.shadows_failed = 0
-        self.runtime = OnnxModelRuntime(threads=1)
+        self.models = models_of(self.artifacts)
         self.generation = 0
         self.table.define(an_endpoint())
 
@@ -50,30 +59,32 @@ class Room:
         self.generation += 1
         rollout = Rollout("delay", "delay-model", self.generation, champion, canary, percent)
         self.table.want(rollout)
-        serve_rollout(rollout, table=self.table, artifacts=self.artifacts, runtime=self.runtime)
+        serve_rollout(rollout, table=self.table, models=self.models)
 
-    def infer(self, request, *, time_left_s=5.0):
-        return infer(
-            request,
+    def infer(self, request, *, time_left_s=lambda: 5.0):
+        bound = partial(
+            predict,
             table=self.table,
             features=self.features,
-            log=KafkaPredictionLog(self.publisher),
             clock=FixedClock(1_000_000),
-            time_left_s=lambda: time_left_s,
             rows_max=100,
+            explaining=nullcontext,
             on_shadow_failed=self.count_shadow,
         )
+        return infer(request, predict=bound, log=self.log, time_left_s=time_left_s)
 
     def count_shadow(self):
         self.shadows_failed += 1
 
     def logged(self):
-        return [events.PredictionMade.FromString(m.value) for m in self.publisher.published]
+        self.log.flush()
+        records = [logged_predictions(message.value) for message in self.publisher.published]
+        return [row for rows in records for row in rows]
 
 
 @pytest.fixture
-def room():
-    return Room()
+def room(tmp_path):
+    return Room(tmp_path)
 
 
 @pytest.fixture
@@ -116,16 +127,15 @@ def test_log_holds_what_was_answered(serving_room):
     prediction = serving_room.infer(a_keys_request("UA-1", "UA-2", id="r-7"))
 
     logged = serving_room.logged()
-    assert list(prediction.prediction_ids) == [event.prediction_id for event in logged]
-    assert ["UA-1", "UA-2"] == [event.entity_key for event in logged]
-    assert [b"UA-1", b"UA-2"] == [message.key for message in serving_room.publisher.published]
+    assert set(prediction.prediction_ids) == {event.prediction_id for event in logged}
+    assert {"UA-1", "UA-2"} == {event.entity_key for event in logged}
     assert {"inference.predictions.delay.v1"} == {m.topic for m in serving_room.publisher.published}
     event = logged[0]
-    assert (1.5, 1, [0.5, 0.0, 0.0]) == (event.score, event.version, list(event.features))
+    assert (1.5, 1, (0.5, 0.0, 0.0)) == (event.score, event.version, event.features)
     assert (events.ARM_CHAMPION, events.DOOR_ENTITY_KEYS) == (event.arm, event.door)
     assert (1_000_000, 1_000_000) == (event.as_of_us, event.served_at_us)
     assert a_served_version(1).digest == event.digest
-    assert not event.HasField("shadow")
+    assert 0 == event.shadow_version
 
 
 def test_features_are_read_for_the_predictions_that_are_logged(serving_room):
@@ -141,15 +151,13 @@ def test_retry_with_the_same_id_logs_the_same_prediction_ids(serving_room):
 
     assert first.prediction_ids == again.prediction_ids
     assert 4 == len({*first.prediction_ids, *other.prediction_ids})
-    keys = [message.key for message in serving_room.publisher.published]
-    assert keys[:2] == keys[2:4]
 
 
-def test_request_that_is_not_logged_is_not_answered(serving_room):
+def test_request_that_cannot_be_logged_is_answered(serving_room):
     serving_room.publisher.errors.append(Unavailable("DELIVERY_UNKNOWN"))
 
-    with pytest.raises(Unavailable, match="DELIVERY_UNKNOWN"):
-        serving_room.infer(a_request())
+    assert [1.0] == serving_room.infer(a_request()).scores.tolist()
+    assert [] == serving_room.logged()
 
 
 def test_canary_and_champion_shadow_each_other(room):
@@ -158,7 +166,7 @@ def test_canary_and_champion_shadow_each_other(room):
     for number in range(40):
         room.infer(a_keys_request(f"UA-{number}", id=str(number)))
 
-    seen = {(e.arm, e.version, e.score, e.shadow.version, e.shadow.score) for e in room.logged()}
+    seen = {(e.arm, e.version, e.score, e.shadow_version, e.shadow_score) for e in room.logged()}
     assert {
         (events.ARM_CHAMPION, 1, 1.0, 2, 2.0),
         (events.ARM_CANARY, 2, 2.0, 1, 1.0),
@@ -176,6 +184,27 @@ def test_arms_with_other_features_each_get_their_own_from_one_read(room):
     assert [[*FEATURES, "weather:rain"]] == room.features.asked
     assert (1.25, 2.5) == (prediction.scores[0], prediction.shadow.scores[0])
     assert (1, 3) == prediction.features.shape
+
+
+def test_answer_does_not_wait_for_the_load_of_its_shadow(room):
+    room.serve(room.served(1), canary=room.served(2), percent=0)
+    canary = room.table.ready("delay")[1].canary.model
+    assert canary.let_go()
+
+    prediction = room.infer(a_request())
+
+    assert (None, 1) == (prediction.shadow, room.shadows_failed)
+    wait_until(lambda: canary.resident)
+    assert room.infer(a_request()).shadow is not None
+    room.models.stop(0)
+
+
+def test_request_waits_for_a_model_that_left_memory(room):
+    room.serve(room.served(1))
+    assert room.table.ready("delay")[1].champion.model.let_go()
+
+    assert [1.0] == room.infer(a_request()).scores
+    room.models.stop(0)
 
 
 def test_shadow_that_fails_is_left_out_and_counted(room):
@@ -220,9 +249,52 @@ def test_endpoint_without_a_version_is_not_ready(room):
         room.infer(a_request())
 
 
+def test_stopped_endpoint_answers_nobody_before_anything_is_loaded_for_it(serving_room):
+    serving_room.table.want(a_rollout(generation=2, stopped=True))
+
+    with pytest.raises(Conflict, match="ENDPOINT_STOPPED"):
+        serving_room.infer(a_request())
+    assert [] == serving_room.logged()
+
+
+def test_started_endpoint_answers_by_what_is_loaded(serving_room):
+    asked = a_keys_request("UA-1")
+    before = serving_room.infer(asked).served
+    serving_room.table.want(a_rollout(generation=2, stopped=True))
+    serving_room.table.want(a_rollout(generation=3))
+
+    assert before == serving_room.infer(asked).served
+
+
+def test_shadow_is_scored_and_answers_nobody(serving_room):
+    serving_room.serve(serving_room.served(1), serving_room.served(2), percent=0)
+    answers = [serving_room.infer(a_keys_request(f"UA-{number}")) for number in range(50)]
+
+    assert {1} == {each.served.version for each in answers}
+    assert {2} == {each.shadow.version for each in answers}
+
+
+@pytest.mark.parametrize(
+    ("left_s", "reason"), [(0.0, "DEADLINE_UNMET"), (4.0, "SERVICE_UNAVAILABLE")]
+)
+def test_read_that_the_callers_time_ended_says_nothing_of_the_feature_service(
+    serving_room, monkeypatch, left_s, reason
+):
+    times_s = [5.0]
+
+    def end(*_, **__):
+        times_s[0] = left_s
+        raise Unavailable("SERVICE_UNAVAILABLE", service="feature")
+
+    monkeypatch.setattr(serving_room.features, "read", end)
+
+    with pytest.raises(Unavailable, match=reason):
+        serving_room.infer(a_keys_request("UA-1"), time_left_s=lambda: times_s[0])
+
+
 def test_deadline_that_cannot_be_kept_costs_no_work(serving_room):
-    with pytest.raises(TooLate):
-        serving_room.infer(a_keys_request("UA-1"), time_left_s=0.0)
+    with pytest.raises(Unavailable, match="DEADLINE_UNMET"):
+        serving_room.infer(a_keys_request("UA-1"), time_left_s=lambda: 0.0)
     assert [] == serving_room.features.asked
     assert [] == serving_room.logged()
 
@@ -258,3 +330,58 @@ def test_generation_never_goes_back(serving_room):
     serving_room.serve(serving_room.served(3))
 
     assert 2 == serving_room.infer(a_request()).served.version
+
+
+def a_sum() -> bytes:
+    """ONNX bytes: score = the sum of the features, which bears no absent one."""
+    nodes = [helper.make_node("ReduceSum", ["features", "axes"], ["score"], keepdims=0)]
+    axes = [helper.make_tensor("axes", TensorProto.INT64, [1], [1])]
+    inputs = {"features": (TensorProto.FLOAT, ["rows", len(FEATURES)])}
+    return onnx_bytes(nodes, axes, inputs=inputs, outputs={"score": (TensorProto.FLOAT, ["rows"])})
+
+
+def test_absent_feature_that_the_model_does_not_bear_is_the_fault_of_who_sent_it(room):
+    room.serve(room.served(1, onnx=a_sum()))
+    room.features.value_by_feature = {"weather:wind": math.nan}
+
+    with pytest.raises(HeadraceError, match=r"TENSOR_NONFINITE.*input=features"):
+        room.infer(a_request(features_input(1.0, math.nan)))
+    # By entity keys the caller has sent none.
+    with pytest.raises(HeadraceError, match="MODEL_NONFINITE"):
+        room.infer(a_keys_request("UA-1"))
+    assert [1.0] == room.infer(a_request(features_input(1.0))).scores.tolist()
+
+
+@pytest.mark.parametrize("left_s", [3.0, 60.0])
+def test_features_are_waited_for_as_long_as_the_caller_waits_up_to_a_bound(
+    serving_room, monkeypatch, left_s
+):
+    waits_s = []
+    read = serving_room.features.read
+
+    def note(*arguments, timeout_s, **options):
+        waits_s.append(timeout_s)
+        return read(*arguments, timeout_s=timeout_s, **options)
+
+    monkeypatch.setattr(serving_room.features, "read", note)
+
+    serving_room.infer(a_keys_request("UA-1"), time_left_s=lambda: left_s)
+
+    assert [min(left_s, FEATURES_S_MAX)] == waits_s
+
+
+def test_endpoint_whose_version_does_not_load_says_why(room):
+    wanted = a_rollout()
+    room.table.want(wanted)
+    with pytest.raises(Conflict) as loading:
+        room.infer(a_request())
+    room.table.refuse(wanted, "MODEL_TOO_LARGE")
+    with pytest.raises(Conflict) as refused:
+        room.infer(a_request())
+
+    assert {"endpoint": "delay", "state": "loading"} == loading.value.metadata
+    assert ("MODEL_NOT_READY", "MODEL_TOO_LARGE") == (
+        refused.value.reason,
+        refused.value.metadata["cause"],
+    )
+    assert "INFERENCE_MODEL_MEMORY_BYTES_MAX" in refused.value.metadata["problem"]

@@ -6,10 +6,12 @@ import time
 
 import pytest
 
-from headrace.errors import Corrupt, Unavailable
-from headrace_inference.adapters.rollout_loader import RolloutLoader
+from headrace.errors import Busy, Corrupt, Denied, HeadraceError, Unavailable
+from headrace_inference.adapters.grpc_clients import GrpcArtifactSource
+from headrace_inference.adapters.rollout_loader import LASTING_TRIES_MAX, RolloutLoader
 from headrace_inference.domain.serving import LoadedVersion, Serving, ServingTable
 from headrace_inference.testing import a_rollout
+from headrace_kit.testing import RefusingChannel
 
 
 class Room:
@@ -76,6 +78,20 @@ def test_dependency_that_is_down_is_waited_for_before_all_is_settled(room):
     assert (1, None) == (room.served(), room.table.state("delay").refused)
 
 
+def test_registry_that_refuses_the_token_is_waited_for_before_all_is_settled(room):
+    source = GrpcArtifactSource(RefusingChannel(Denied("TOKEN_UNKNOWN")))
+    with pytest.raises(HeadraceError) as refused:
+        list(source.chunks("d" * 64))
+    room.errors["delay"] = [refused.value]
+    room.want()
+    room.loader.start()
+
+    wait_for(lambda: room.table.state("delay").refused == "SERVICE_UNAVAILABLE")
+    assert not room.loader.settled()
+    wait_for(room.loader.settled)
+    assert 1 == room.served()
+
+
 def test_corrupt_artifact_settles_is_told_and_heals(room):
     room.errors["delay"] = [Corrupt("DIGEST_MISMATCH"), Corrupt("DIGEST_MISMATCH")]
     room.want()
@@ -113,3 +129,20 @@ def test_bug_ends_the_loader_and_is_told(room):
     room.loader.start()
 
     wait_for(lambda: isinstance(room.loader.failed(), KeyError))
+
+
+def test_what_is_too_large_is_decided_and_not_tried_for_ever(room):
+    room.errors["delay"] = [Busy("ARTIFACT_TOO_LARGE")] * 100
+    room.want()
+    room.loader.start()
+
+    wait_for(room.loader.settled)
+    wait_for(lambda: len(room.tries) == LASTING_TRIES_MAX)
+    room.want(endpoint="other", generation=2)
+    wait_for(lambda: room.served("other") == 2)
+    assert LASTING_TRIES_MAX == len([each for each in room.tries if each[0] == "delay"])
+    assert "ARTIFACT_TOO_LARGE" == room.table.state("delay").refused
+
+    room.errors.clear()
+    room.want(generation=2)
+    wait_for(lambda: room.served() == 2)

@@ -6,13 +6,15 @@ import queue
 import threading
 import weakref
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
+from functools import partial
 
-from headrace.inference.v1 import inference_events_pb2 as events
+from headrace.prediction_log import logged_predictions
+from headrace_inference.adapters.answered_counts import AnsweredCounts
 from headrace_inference.adapters.kafka_prediction_log import KafkaPredictionLog
-from headrace_inference.adapters.onnx_runtime import OnnxModelRuntime
 from headrace_inference.domain.rollout import Rollout
 from headrace_inference.domain.serving import ServingTable
-from headrace_inference.handlers import infer, serve_rollout
+from headrace_inference.handlers import infer, predict, serve_rollout
 from headrace_inference.testing import (
     MemoryArtifactStore,
     MemoryFeatureReader,
@@ -20,6 +22,7 @@ from headrace_inference.testing import (
     a_model,
     a_served_version,
     an_endpoint,
+    models_of,
 )
 from headrace_kit.clock import SystemClock
 from headrace_kit.testing import MemoryPublisher
@@ -41,31 +44,31 @@ def serve(table, artifacts, version, *, canary=None):
         50,
     )
     table.want(rollout)
-    serve_rollout(rollout, table=table, artifacts=artifacts, runtime=OnnxModelRuntime(threads=1))
+    serve_rollout(rollout, table=table, models=models_of(artifacts))
 
 
-def test_every_answer_names_the_version_that_computed_it_while_versions_change():
+def test_every_answer_names_the_version_that_computed_it_while_versions_change(tmp_path):
     table, artifacts, publisher = ServingTable(), MemoryArtifactStore(), MemoryPublisher()
+    counts = AnsweredCounts(tmp_path)
+    log = KafkaPredictionLog(publisher, partitions=lambda _: 4, counts=counts)
     table.define(an_endpoint())
     serve(table, artifacts, 1)
     done, answered_by = threading.Event(), queue.SimpleQueue()
+    bound = partial(
+        predict,
+        table=table,
+        features=MemoryFeatureReader(),
+        clock=SystemClock(),
+        rows_max=10,
+        explaining=nullcontext,
+        on_shadow_failed=lambda: None,
+    )
 
     def call(caller):
         answers = []
         while not done.is_set():
             request = a_keys_request(f"UA-{caller}-{len(answers)}", id=f"{caller}-{len(answers)}")
-            answers.append(
-                infer(
-                    request,
-                    table=table,
-                    features=MemoryFeatureReader(),
-                    log=KafkaPredictionLog(publisher),
-                    clock=SystemClock(),
-                    time_left_s=lambda: 5.0,
-                    rows_max=10,
-                    on_shadow_failed=lambda: None,
-                )
-            )
+            answers.append(infer(request, predict=bound, log=log, time_left_s=lambda: 5.0))
             answered_by.put(answers[-1].served.version)
         return answers
 
@@ -81,12 +84,14 @@ def test_every_answer_names_the_version_that_computed_it_while_versions_change()
     assert {float(a.served.version) for a in answers} == {s for a in answers for s in a.scores}
     assert all(float(a.served.version) == a.scores[0] for a in answers)
     assert len({a.served.version for a in answers}) >= VERSIONS / 2
-    logged = [events.PredictionMade.FromString(m.value) for m in publisher.published]
+    log.flush()
+    logged = [row for m in publisher.published for row in logged_predictions(m.value)]
+    assert len(answers) == len(logged)
     assert all(float(event.version) == event.score for event in logged)
     assert all(
-        float(event.shadow.version) == event.shadow.score
+        float(event.shadow_version) == event.shadow_score
         for event in logged
-        if event.HasField("shadow")
+        if event.shadow_version
     )
 
 

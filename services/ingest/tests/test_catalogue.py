@@ -9,14 +9,13 @@ from headrace.errors import Invalid
 from headrace_ingest.adapters.contract_book import AppliedContracts
 from headrace_ingest.adapters.object_dataset_book import ObjectDatasetBook
 from headrace_ingest.adapters.sql_catalogue import SqlCatalogueIndex
-from headrace_ingest.adapters.sql_tables import SCHEMA
+from headrace_ingest.adapters.sql_tables import MIGRATIONS
 from headrace_ingest.domain.catalogue import Entry
 from headrace_ingest.domain.datasets import Claim, Description, Manifest, Origin, Selection, Tag
 from headrace_ingest.handlers.catalogue import CatalogueKeeper, SearchCatalogue, search_catalogue
 from headrace_ingest.testing import a_contract
 from headrace_kit.objects import MemoryObjectStore
 from headrace_kit.sql import connect
-from headrace_kit.sql_schema import prepare
 
 SELECTION = Selection("flights.departed", 3, ())
 
@@ -45,7 +44,7 @@ class World:
 @pytest.fixture
 def world(tmp_path):
     engine = connect(f"sqlite:///{tmp_path}/catalogue.db")
-    prepare(engine, SCHEMA)
+    MIGRATIONS.upgrade(engine)
     yield World(engine)
     engine.dispose()
 

@@ -11,7 +11,7 @@ import pytest
 
 from headrace_ingest.domain.judging import judge
 from headrace_ingest.testing import NOW_US, a_contract, a_departure, a_raw
-from headrace_kit.json_strict import decode
+from headrace_kit.json_strict import decode_record as decode
 from headrace_kit.kafka import Record
 from headrace_kit.testing import a_batch
 
@@ -67,6 +67,8 @@ def test_data_may_be_base64():
         ({"dataschema": "flights.departed/2"}, "SCHEMA_INCOMPATIBLE"),
         ({"id": "../a"}, "BAD_ID:event_id"),
         ({"data": a_departure(delay="late")}, "BAD_TYPE:delay"),
+        ({"data": a_departure(delay=10**20)}, "BAD_TYPE:delay"),
+        ({"data": a_departure(delay=float("inf"))}, "BAD_TYPE:delay"),
     ],
 )
 def test_bad_event_gets_its_reason_between_good_ones(changes, reason):

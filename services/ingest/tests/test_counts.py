@@ -12,8 +12,9 @@ from headrace_ingest.domain.accounts import Account
 from headrace_ingest.domain.judging import empty_rows
 from headrace_ingest.handlers.counts import StreamCount, list_stream_counts
 from headrace_ingest.handlers.publish import PublishItem, PublishRecords
+from headrace_ingest.handlers.stopped_streams import Stop
 from headrace_ingest.ports import RawTopic
-from headrace_ingest.testing import a_contract
+from headrace_ingest.testing import a_contract, a_stream_document
 
 TOPIC = RawTopic("topic-1", (0, 1, 2))
 
@@ -36,7 +37,7 @@ def test_counts_of_a_stream_are_those_of_all_its_partitions():
     archive.append(contract, empty_rows(contract.stream), before, after)
 
     counts = list_stream_counts(
-        contracts=contracts, catalogue=OneTopic(), archive=archive, stopped={}
+        contracts=contracts, catalogue=OneTopic(), archive=archive, stops={}
     )
 
     wanted = pb.StreamCounts(
@@ -46,6 +47,7 @@ def test_counts_of_a_stream_are_those_of_all_its_partitions():
         dead_lettered_by_reason={"EMPTY": 2, "BAD_TYPE": 1},
         repeats=2,
         late=1,
+        contract_version=1,
     )
     assert pb.ListStreamCountsResponse(streams=[wanted]) == to_counts_response(counts)
 
@@ -83,8 +85,34 @@ def test_stream_whose_topic_is_missing_is_told_as_waiting_beside_the_others():
         contracts.put(a_contract(name=name))
 
     [a, b] = list_stream_counts(
-        contracts=contracts, catalogue=AbsentTopic(), archive=MemoryArchive(), stopped={}
+        contracts=contracts, catalogue=AbsentTopic(), archive=MemoryArchive(), stops={}
     )
 
     assert ("a", "TOPIC_MISSING") == (a.stream, a.stopped.reason)
-    assert StreamCount("b", Account()) == b
+    assert StreamCount("b", Account(), version=1) == b
+
+
+def count_of(contract, stops):
+    contracts = AppliedContracts()
+    contracts.put(contract)
+    [count] = list_stream_counts(
+        contracts=contracts, catalogue=OneTopic(), archive=MemoryArchive(), stops=stops
+    )
+    return count
+
+
+def test_stop_counts_for_the_contract_that_it_was_made_by():
+    stops = {"a": Stop(1, Invalid("BAD_DEFINITION", column="delay"), 0.0)}
+
+    assert "BAD_DEFINITION" == count_of(a_contract(name="a"), stops).stopped.reason
+    mended = count_of(a_contract(version=2, name="a"), stops)
+    assert (None, 2) == (mended.stopped, mended.version)
+
+
+def test_contract_that_lacks_the_key_for_personal_data_is_told_before_a_record_comes():
+    columns = a_stream_document()["columns"]
+    columns["origin"] = {"type": "string", "pii": {"category": "contact", "treatment": "hash"}}
+
+    found = count_of(a_contract(columns=columns), {}).stopped
+
+    assert ("BAD_SETTING", "INGEST_PII_KEY") == (found.reason, found.metadata["setting"])

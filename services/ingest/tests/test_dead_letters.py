@@ -14,6 +14,8 @@ from headrace_ingest.adapters import dead_letter_api
 from headrace_ingest.adapters.contract_book import AppliedContracts
 from headrace_ingest.adapters.erasure_conversions import KafkaErasureNews
 from headrace_ingest.adapters.memory_archive import MemoryArchive
+from headrace_ingest.adapters.sql_redrive_key import SqlRedriveKey
+from headrace_ingest.adapters.sql_task_store import MIGRATIONS
 from headrace_ingest.domain.faults import places_of
 from headrace_ingest.domain.letters import Position, Selection
 from headrace_ingest.domain.tolerance import Tolerance
@@ -25,13 +27,22 @@ from headrace_ingest.handlers.dead_letters import (
 )
 from headrace_ingest.handlers.erased_letters import ErasedLetters
 from headrace_ingest.handlers.redrive import RedriveDeadLetters, redrive_dead_letters
-from headrace_ingest.handlers.sink import Pace, RecordSink
+from headrace_ingest.handlers.sink import RecordSink
+from headrace_ingest.handlers.storing import Pace
 from headrace_ingest.ports import RawTopic
-from headrace_ingest.testing import NOW_US, a_contract, a_quality_watch, a_raw, a_stream_document
+from headrace_ingest.testing import (
+    NOW_US,
+    a_contract,
+    a_quality_watch,
+    a_raw,
+    a_seal,
+    a_stream_document,
+)
 from headrace_kit.erased_entities import Entity, ErasedEntities, entity_sha256
 from headrace_kit.failpoints import FailpointRaised, arm
 from headrace_kit.json_strict import decode
 from headrace_kit.kafka import Message, Partition
+from headrace_kit.sql import connect
 from headrace_kit.testing import (
     MemoryAttemptLog,
     MemoryPublisher,
@@ -73,6 +84,7 @@ class World:
             erased=self.erased,
             news=KafkaErasureNews(MemoryPublisher()),
             quality=a_quality_watch(),
+            seal=a_seal(),
         )
         self.sink.positions([Partition(RAW, 0)])
         self._taken = 0
@@ -122,6 +134,7 @@ class World:
             publisher=self.publisher,
             decode=decode,
             erased=self.letters,
+            seal=a_seal(),
             left_s=left_s,
         )
         *_, last = told
@@ -363,6 +376,84 @@ def test_redrive_that_comes_to_nothing_does_not_stop_the_stream():
     assert 3 == world.redrive().sent
     assert {} == world.sink.stopped()
     assert [2, 2, 2] == [letter.attempt for _, letter, _ in world.page().records]
+
+
+LETTER_OF_LATE = (
+    ("dl-topic", RAW.encode()),
+    ("dl-partition", b"0"),
+    ("dl-offset", b"0"),
+    ("dl-attempt", b"1"),
+)
+FORGED = ("dl-seal", b"0" * 64)
+
+
+@pytest.mark.parametrize(
+    "forged",
+    [LETTER_OF_LATE, (*LETTER_OF_LATE, FORGED), (*LETTER_OF_LATE, ("dl-redriven", b"1"))],
+    ids=["origin", "seal", "mark"],
+)
+def test_forged_record_takes_no_letters_place_and_counts_as_new(forged, world):
+    world.publish(LATE)
+    world.publish(TYPE, headers=forged)
+
+    told = [(letter.offset, letter.told, letter.attempt) for _, letter, _ in world.page().records]
+    assert [(0, "OUT_OF_RANGE:clock", 1), (1, "BAD_TYPE:delay", 1)] == told
+    assert 0 == world.account().redriven
+
+
+def test_forged_record_that_is_good_is_stored_and_not_counted_as_redriven(world):
+    world.publish(LATE)
+    world.publish(a_raw(7), headers=LETTER_OF_LATE)
+
+    assert (["departed:7"], 0) == (world.stored_ids(), world.account().redriven)
+
+
+CHANGES = {
+    "value": lambda sent: replace(sent, value=TYPE.value),
+    "key": lambda sent: replace(sent, key=b"UA2"),
+    "header": lambda sent: replace(sent, headers=(("ce_id", b"other"), *sent.headers)),
+    "place": lambda sent: replace(
+        sent, headers=(sent.headers[0], sent.headers[1], ("dl-offset", b"9"), *sent.headers[3:])
+    ),
+    "behind": lambda sent: replace(sent, headers=(*sent.headers, ("note", b""))),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+def test_seal_of_a_redriven_record_proves_no_other(change, world):
+    world.publish(LATE)
+    world.redrive()
+    sent = next(each for each in reversed(world.publisher.published) if each.topic == RAW)
+    before = world.account().redriven
+
+    world.publisher.publish([change(sent)])
+    world.take_in()
+
+    assert (1, before) == (before, world.account().redriven)
+    assert [0, 2] == [letter.offset for _, letter, _ in world.page().records]
+
+
+def test_seal_holds_on_its_own_topic_and_with_its_own_key_only():
+    headers = (("dl-offset", b"1"),)
+    proof = a_seal().header(RAW, b"k", b"v", headers)
+    batch = a_batch([a_record(b"v", topic=RAW, key=b"k", headers=dict([*headers, proof]))])
+
+    assert {0} == a_seal().among(RAW, batch)
+    assert not a_seal().among("raw.other.v1", batch)
+    assert not a_seal(b"x" * 32).among(RAW, batch)
+
+
+def test_key_of_the_seal_is_drawn_once_for_all_processes(tmp_path):
+    keys = []
+    for name in ("one.db", "one.db", "two.db"):
+        engine = connect(f"sqlite:///{tmp_path / name}")
+        MIGRATIONS.upgrade(engine)
+        key = SqlRedriveKey(engine)
+        key.start()
+        keys.append(key())
+
+    assert [32, 32, 32] == [len(each) for each in keys]
+    assert keys[0] == keys[1] != keys[2]
 
 
 def erase(world, value="UA1", at_us=2 * NOW_US):

@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import gzip
 import json
+import zlib
 from datetime import UTC, datetime
 
 import pytest
@@ -13,7 +15,7 @@ from hypothesis import strategies as st
 from headrace_ingest.domain import decoding
 from headrace_ingest.domain.decoding import decoded
 from headrace_ingest.testing import a_contract, a_departure, a_stream_document
-from headrace_kit.json_strict import decode
+from headrace_kit.json_strict import decode_record as decode
 
 # With numbers that may be sent as texts.
 CAST = {
@@ -98,6 +100,9 @@ VALUES = st.one_of(
 @example([b'{"origin":["x"]}'])
 @example([b'{"origin":"x:null","clock":1,"clock":2}'])
 @example([b'{}\n{"delay":1}', b" "])
+@example([b"(\xb5/\xfd"])
+@example([zlib.compress(b'{"delay":1}')])
+@example([gzip.compress(b'{"delay":1}')])
 @example([b"{}", b'{"event_id":false,"known_at":"null"}'])
 @example([b'{"event_id":{},"event_id":{},"event_id":{}}', b"0", b"0", b"null"])
 def test_both_ways_give_the_same(values):

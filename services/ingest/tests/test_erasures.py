@@ -8,10 +8,12 @@ from types import SimpleNamespace
 
 import pytest
 
+from headrace import topics
 from headrace.errors import Conflict, Invalid, NotFound, Unavailable
 from headrace_ingest.adapters import duckdb_rows
 from headrace_ingest.adapters.contract_book import AppliedContracts
 from headrace_ingest.adapters.duckdb_rows import DuckDbRows
+from headrace_ingest.adapters.kafka_published_rows import KafkaPublishedRows
 from headrace_ingest.adapters.label_book import AppliedLabels
 from headrace_ingest.adapters.memory_tables import MemoryTables
 from headrace_ingest.adapters.object_dataset_book import ObjectDatasetBook
@@ -28,7 +30,7 @@ from headrace_kit.erased_entities import entity_key_digest
 from headrace_kit.failpoints import FailpointRaised, arm
 from headrace_kit.json_strict import decode
 from headrace_kit.objects import MemoryObjectStore
-from headrace_kit.testing import FixedClock, a_batch
+from headrace_kit.testing import FixedClock, MemoryPublisher, MemoryTopicLog, a_batch
 
 STREAM, OTHER = "flights.departed", "flights.landed"
 STEPS = ["begun", "told", "copied", "events_told", "deleted"]
@@ -85,6 +87,7 @@ class World:
             datasets=self.book,
             erasures=ObjectErasureBook(self.objects),
             rows=self.rows,
+            published=KafkaPublishedRows(MemoryTopicLog(MemoryPublisher()), topics.FEATURE_ROWS),
             models=Versions(),
             news=self.news,
             tasks=TaskEraser(AppliedLabels(), None),
@@ -92,7 +95,8 @@ class World:
         )
 
     def create(self, name, **changes):
-        asked = CreateDataset(name, "", STREAM, "", changes.pop("filter", ""), None, 0)
+        version = changes.get("delta_version")
+        asked = CreateDataset(name, "", STREAM, "", changes.get("filter", ""), version, 0)
         return datasets.create_dataset(
             asked,
             f"create {name}",
@@ -188,6 +192,44 @@ def test_erasure_begins_again_when_another_one_removes_the_version_that_it_reads
     erasure = world.erase()
 
     assert ({STREAM: 2, OTHER: 2}, []) == (erasure.rows_by_stream, world.flights())
+
+
+def while_described(world, *, times, happens):
+    """What happens between the claim of a dataset and the look at its rows, so many times."""
+    describe, left = world.rows.describe, iter(range(times))
+
+    def overtaken(selection, **options):
+        if (turn := next(left, None)) is not None:
+            happens(turn)
+        return describe(selection, **options)
+
+    world.rows.describe = overtaken
+
+
+def test_dataset_that_is_created_while_an_erasure_runs_is_of_the_version_after_it(world):
+    while_described(world, times=1, happens=lambda _: world.erase())
+    made = world.create("late")
+
+    assert (1, ["UA2"]) == (made.content.rows, world.flights_of("late"))
+    assert made == world.create("late")
+    assert [("late", 1)] == world.book.places()
+
+
+def test_dataset_of_a_version_that_was_asked_for_is_refused_when_an_erasure_removes_it(world):
+    while_described(world, times=1, happens=lambda _: world.erase())
+    with pytest.raises(Conflict, match="VERSION_EXPIRED"):
+        world.create("late", delta_version=1)
+
+
+def test_dataset_whose_version_goes_each_time_says_that_others_write(world):
+    def erase_another(turn):
+        world.tables.append(STREAM, rows(turn, flight=f"AA{turn}"))
+        world.erase(f"AA{turn}", f"r{turn}")
+
+    world.tables.append(STREAM, rows(99, flight="AA0"))
+    while_described(world, times=99, happens=erase_another)
+    with pytest.raises(Unavailable, match="TABLE_CONTENDED"):
+        world.create("late")
 
 
 def test_everybody_is_told_before_anything_goes(world):
@@ -337,7 +379,7 @@ def test_event_that_is_stored_while_others_are_told_is_told_too(world):
 
 
 def test_column_that_no_stream_has_is_not_found(world):
-    with pytest.raises(NotFound, match="STREAM_UNKNOWN"):
+    with pytest.raises(NotFound, match=r"COLUMN_UNKNOWN.*customer"):
         world.erase(column="customer")
 
 

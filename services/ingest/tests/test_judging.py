@@ -12,7 +12,7 @@ from headrace.reasons import REASONS
 from headrace_ingest.domain.faults import leading
 from headrace_ingest.domain.judging import judge
 from headrace_ingest.testing import a_contract, a_raw
-from headrace_kit.json_strict import decode
+from headrace_kit.json_strict import decode_record as decode
 from headrace_kit.testing import a_batch
 
 NOW_US = 1_357_000_000_000_000
@@ -129,6 +129,9 @@ def test_bad_record_gets_its_reason_between_good_ones(changes, reason):
     ("changes", "told"),
     [
         ({"delay": "late", "clock": 2401}, "BAD_TYPE:delay,OUT_OF_RANGE:clock"),
+        (value("9223372036854775808"), "BAD_TYPE:delay"),
+        (value("NaN"), "BAD_TYPE:delay"),
+        (value('1e999, "clock": 2401'), "BAD_TYPE:delay,OUT_OF_RANGE:clock"),
         ({"delay": "late", "clock": "five"}, "BAD_TYPE:delay,BAD_TYPE:clock"),
         ({"flight": 1, "origin": "LAX"}, "BAD_TYPE:flight,OUT_OF_RANGE:origin"),
         (

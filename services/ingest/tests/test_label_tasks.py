@@ -9,16 +9,16 @@ import pytest
 
 from headrace.application import parse_definition
 from headrace.errors import Conflict, Invalid, NotFound
-from headrace.inference.v1.inference_events_pb2 import PredictionMade, ShadowScore
 from headrace.monitor.v1 import monitor_events_pb2 as events
+from headrace.prediction_log import one_row_record
 from headrace_ingest.adapters.contract_book import AppliedContracts
 from headrace_ingest.adapters.label_book import AppliedLabels
 from headrace_ingest.adapters.prediction_sampler import OpenIncidents, PredictionSampler
 from headrace_ingest.adapters.sql_task_store import (
     ANSWERS,
     LEASES,
+    MIGRATIONS,
     POSITIONS,
-    SCHEMA,
     TASKS,
     SqlTaskStore,
 )
@@ -30,7 +30,6 @@ from headrace_ingest.testing import a_contract
 from headrace_kit.erased_entities import Entity, ErasedEntities, entity_sha256
 from headrace_kit.kafka import Partition
 from headrace_kit.sql import OUTBOX, connect, transaction
-from headrace_kit.sql_schema import prepare
 from headrace_kit.testing import FixedClock, a_batch, a_record
 
 LABEL, ENDPOINT = "late", "delay"
@@ -175,7 +174,7 @@ def make(request, tmp_path):
     sqlite = request.param == "sqlite"
     uri = f"sqlite:///{tmp_path}/x.db" if sqlite else request.getfixturevalue("postgres_server")
     engine = connect(uri, schema="ingest")
-    prepare(engine, SCHEMA)
+    MIGRATIONS.upgrade(engine)
     with transaction(engine) as connection:
         for table in (TASKS, ANSWERS, LEASES, POSITIONS, OUTBOX):
             connection.execute(table.delete())
@@ -306,7 +305,7 @@ def test_choice_that_is_none_of_the_queues_is_refused(make):
     world = make()
     world.put(served(1))
 
-    with pytest.raises(Invalid, match="BAD_REQUEST"):
+    with pytest.raises(Invalid, match=r"BAD_REQUEST.*task_id=.*choice=LGA"):
         world.answer("ann", "LGA")
     with pytest.raises(Invalid, match="labeller"):
         world.claim("")
@@ -394,10 +393,10 @@ def test_sampler_stores_tasks_with_the_place_behind_them(make):
     topic = "inference.predictions.delay.v1"
 
     def read(number, **changes):
-        made = PredictionMade(prediction_id=f"p{number}", endpoint=ENDPOINT, **changes)
+        made = one_row_record(prediction_id=f"p{number}", endpoint=ENDPOINT, **changes)
         sampler.handle(a_batch([a_record(made.SerializeToString(), topic=topic, offset=number)]))
 
-    read(1, entity_key="UA1", score=0.4, shadow=ShadowScore(version=2, score=0.6))
+    read(1, entity_key="UA1", score=0.4, shadow=(2, 0.6))
     read(2, entity_key="UA2", score=0.4)
     incident = events.Incident(incident_id="i", endpoint=ENDPOINT, kind="drift", state=1)
     incidents.take(a_record(incident.SerializeToString()))
@@ -479,3 +478,11 @@ def test_every_page_of_targets_is_looked_through(make, monkeypatch):
     world.put(*(served(n) for n in (5, 4, 3, 2, 1)))
 
     assert 1 == erase(world)
+
+
+def test_label_without_a_queue_is_told_so(make):
+    world = make()
+    world.labels.put(world.labels.get(LABEL).model_copy(update={"queue": None}))
+
+    with pytest.raises(Invalid, match=r"BAD_REQUEST.*has no queue"):
+        label_tasks.get_agreement(LABEL, labels=world.labels, tasks=world.tasks)

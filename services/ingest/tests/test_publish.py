@@ -158,6 +158,16 @@ def test_id_twice_in_a_batch_is_a_repeat_or_a_conflict(publish):
     assert ["", "repeat", "DUPLICATE_CONFLICT"] == publish(*items)
 
 
+def test_id_that_the_value_alone_holds_is_left_to_the_sink(publish, publisher):
+    first, other = a_raw(1).value, a_raw(1, delay=9.0).value
+
+    assert [["", ""], [""]] == [
+        publish(an_item(value=first), an_item(value=first)),
+        publish(an_item(value=other)),
+    ]
+    assert [first, first, other] == [each.value for each in publisher.published]
+
+
 def test_id_that_was_not_delivered_is_not_known(publish, publisher):
     publisher.errors = [Unavailable("DELIVERY_UNKNOWN", topic="t")]
     with pytest.raises(Unavailable):

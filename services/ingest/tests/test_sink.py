@@ -16,9 +16,17 @@ from headrace_ingest.adapters.erasure_conversions import KafkaErasureNews
 from headrace_ingest.adapters.memory_archive import MemoryArchive
 from headrace_ingest.domain.accounts import Account
 from headrace_ingest.domain.tolerance import Tolerance
-from headrace_ingest.handlers.sink import Pace, RecordSink
+from headrace_ingest.handlers.sink import RecordSink
+from headrace_ingest.handlers.storing import Pace
 from headrace_ingest.ports import RawTopic
-from headrace_ingest.testing import NOW_US, a_contract, a_quality_watch, a_raw, a_stream_document
+from headrace_ingest.testing import (
+    NOW_US,
+    a_contract,
+    a_quality_watch,
+    a_raw,
+    a_seal,
+    a_stream_document,
+)
 from headrace_kit.erased_entities import Entity, ErasedEntities, entity_sha256
 from headrace_kit.json_strict import decode
 from headrace_kit.kafka import Partition
@@ -96,6 +104,7 @@ class World:
             erased=self.erased,
             news=KafkaErasureNews(self.told),
             quality=a_quality_watch(),
+            seal=a_seal(),
         )
 
     def take_back(self):

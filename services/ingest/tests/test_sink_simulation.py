@@ -17,9 +17,10 @@ from headrace_ingest.adapters.contract_book import AppliedContracts
 from headrace_ingest.adapters.erasure_conversions import KafkaErasureNews
 from headrace_ingest.adapters.memory_archive import MemoryArchive
 from headrace_ingest.domain.tolerance import Tolerance
-from headrace_ingest.handlers.sink import Pace, RecordSink
+from headrace_ingest.handlers.sink import RecordSink
+from headrace_ingest.handlers.storing import Pace
 from headrace_ingest.ports import RawTopic
-from headrace_ingest.testing import a_contract, a_quality_watch, a_raw
+from headrace_ingest.testing import a_contract, a_quality_watch, a_raw, a_seal
 from headrace_kit.erased_entities import ErasedEntities
 from headrace_kit.json_strict import decode
 from headrace_kit.kafka import Message, Partition
@@ -199,6 +200,7 @@ def test_any_fate_ends_with_each_record_accounted_once(seed):
         "erased": ErasedEntities(),
         "news": KafkaErasureNews(MemoryPublisher()),
         "quality": a_quality_watch(),
+        "seal": a_seal(),
     }
 
     live(lambda: Process(world, log), fate, steps=40)

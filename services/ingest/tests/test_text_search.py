@@ -17,7 +17,7 @@ from headrace_ingest.adapters.contract_book import AppliedContracts
 from headrace_ingest.adapters.delta_tables import DeltaTables
 from headrace_ingest.adapters.duckdb_rows import DuckDbRows
 from headrace_ingest.adapters.memory_tables import MemoryTables
-from headrace_ingest.adapters.sql_tables import SCHEMA
+from headrace_ingest.adapters.sql_tables import MIGRATIONS
 from headrace_ingest.adapters.sql_text_index import SqlTextIndex
 from headrace_ingest.domain.datasets import Selection
 from headrace_ingest.domain.judging import ARCHIVE_COLUMNS, judge
@@ -30,7 +30,6 @@ from headrace_kit.failpoints import FailpointRaised, arm
 from headrace_kit.json_strict import decode
 from headrace_kit.objects import delta_table_uri
 from headrace_kit.sql import connect, transaction
-from headrace_kit.sql_schema import prepare
 from headrace_kit.testing import a_batch
 
 STREAM, WORDS = "flights.departed", ["engine", "delay", "snow", "crew", "gate", "fuel", "bird"]
@@ -52,7 +51,7 @@ class World:
         self.contracts, self.tables = AppliedContracts(), MemoryTables()
         self.contracts.put(CONTRACT)
         self.engine = connect(f"sqlite:///{folder}/catalogue.db")
-        prepare(self.engine, SCHEMA)
+        MIGRATIONS.upgrade(self.engine)
         self.embedder = HashedEmbedder()
         self.index = SqlTextIndex(self.engine, self.embedder.dimensions)
         self.rows = DuckDbRows(self.tables, folder / "spill")
@@ -73,11 +72,11 @@ class World:
     def refresh(self):
         list(self.keeper.refresh(60.0))
 
+    def search(self, query, column="note", limit=10):
+        return search_text(SearchText(STREAM, column, query, limit), texts=self.keeper)
+
     def found(self, query, column="note", limit=10):
-        asked = SearchText(STREAM, column, query, limit)
-        return search_text(
-            asked, contracts=self.contracts, embedder=self.embedder, index=self.index
-        )
+        return self.search(query, column, limit).matches
 
     def texts(self, query, limit=10):
         self.refresh()
@@ -127,6 +126,30 @@ def test_keeper_takes_in_one_piece_by_step(world, monkeypatch):
     indexed = [len(world.found("snow", limit=100)) for _ in world.keeper.refresh(60.0)]
 
     assert [3, 6, 9, 10] == indexed[:4]
+
+
+def test_answer_says_that_the_index_is_being_built(world, monkeypatch):
+    monkeypatch.setattr(text_search, "PASSAGES_MAX", 3)
+    assert world.search("snow").complete  # of nothing
+    world.append(*(f"snow {number}" for number in range(10)))
+
+    told = [world.search("snow").complete for _ in world.keeper.refresh(60.0)]
+
+    assert [False, False, False, False, True] == told
+    assert world.search("snow").complete
+
+
+def test_answer_says_that_an_index_that_an_erasure_dropped_is_built_again(world, monkeypatch):
+    world.append("Snow on the runway")
+    world.append_of("UA9", "Snow elsewhere", 1)
+    world.refresh()
+    world.erase("UA9")
+    steps = world.keeper.refresh(60.0)
+    next(steps)
+
+    assert not world.search("snow").complete
+    list(steps)
+    assert world.search("snow").complete
 
 
 def test_rows_without_a_text_are_left_out(world):
@@ -293,7 +316,7 @@ def test_search_that_makes_no_sense_is_refused(world, wrong):
 def test_unknown_stream_is_not_found(world):
     asked = SearchText("absent", "note", "snow", 0)
     with pytest.raises(NotFound, match="STREAM_UNKNOWN"):
-        search_text(asked, contracts=world.contracts, embedder=world.embedder, index=world.index)
+        search_text(asked, texts=world.keeper)
 
 
 def ids(table):

@@ -9,10 +9,13 @@ import polars as pl
 import pytest
 from dataset_world import STREAM, World, statistics
 
+from headrace import topics
 from headrace.application import definition_json, parse_definition
-from headrace.errors import Conflict, Invalid, NotFound
+from headrace.errors import Conflict, Invalid, NotFound, Unavailable
 from headrace.feature_tables import features_digest
 from headrace.registry.v1.registry_events_pb2 import Definition
+from headrace_ingest.adapters.erasure_conversions import to_erasure
+from headrace_ingest.adapters.kafka_published_rows import KafkaPublishedRows
 from headrace_ingest.adapters.label_book import AppliedLabels
 from headrace_ingest.adapters.object_erasure_book import ObjectErasureBook
 from headrace_ingest.domain.datasets import Diff, Reference, Selection
@@ -20,7 +23,9 @@ from headrace_ingest.handlers.datasets import pinned_versions
 from headrace_ingest.handlers.erased_tasks import TaskEraser
 from headrace_ingest.handlers.erasures import SETTLE_US, EraseEntity, Eraser
 from headrace_ingest.testing import a_contract
-from headrace_kit.testing import a_record
+from headrace_kit.erased_entities import Entity
+from headrace_kit.kafka import Message
+from headrace_kit.testing import MemoryPublisher, MemoryTopicLog, a_record
 
 OLD = "0" * 64
 
@@ -59,6 +64,7 @@ def feature_rows(*numbers, definition=None):
 class ViewWorld(World):
     def __init__(self, spill):
         super().__init__(spill)
+        self.rows_told = MemoryPublisher()
         self.apply(a_view())
 
     def apply(self, view, version=3):
@@ -170,6 +176,7 @@ def an_eraser(world):
         datasets=world.book,
         erasures=ObjectErasureBook(world.objects),
         rows=world.rows,
+        published=KafkaPublishedRows(MemoryTopicLog(world.rows_told), topics.FEATURE_ROWS),
         models=Nobody(),
         news=Nobody(),
         tasks=TaskEraser(AppliedLabels(), None),
@@ -220,6 +227,31 @@ def test_erasure_counts_rows_of_feature_tables_and_waits_until_they_are_out(worl
     list(eraser.go_on(60.0))
     assert [2] == versions_left(world)
     assert [] == eraser.erasures.unsettled()
+
+
+def test_erasure_counts_the_newest_row_on_the_topic_of_a_view_that_publishes(world):
+    world.apply(a_view().model_copy(update={"publish_rows": True}))
+    topic = topics.FEATURE_ROWS.of("delays")
+
+    def counted(value, request_id):
+        report = an_eraser(world).erase(EraseEntity("origin", value), request_id, timeout_s=60.0)
+        told = to_erasure(report).views
+        assert [("delays", 0)] == [(each.view, each.rows) for each in told]
+        return told[0].published_rows
+
+    ended = [(b"JFK", b"1"), (b"LGA", b"1"), (b"JFK", b"2"), (b"LGA", None)]
+    world.rows_told.publish([Message(topic, key, value) for key, value in ended])
+    assert 1 == counted("JFK", "a")
+    assert 0 == counted("LGA", "b")
+    assert 0 == counted("EWR", "c")
+
+
+def test_count_of_published_rows_ends_in_time():
+    told = MemoryPublisher()
+    told.publish([Message(topics.FEATURE_ROWS.of("delays"), b"JFK", b"1")])
+    rows = KafkaPublishedRows(MemoryTopicLog(told), topics.FEATURE_ROWS)
+    with pytest.raises(Unavailable, match="SERVICE_UNAVAILABLE"):
+        rows.count("delays", Entity("origin", "", 0), timeout_s=0.0)
 
 
 def test_dataset_that_was_created_just_before_the_rows_went_is_revised_too(world, monkeypatch):

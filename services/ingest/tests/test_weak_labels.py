@@ -7,9 +7,11 @@ import json
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from headrace.application import parse_definition
-from headrace.errors import Busy, Invalid, NotFound
+from headrace.errors import Busy, Invalid
 from headrace.label_definition import WeakLabels
 from headrace_ingest.adapters.contract_book import AppliedContracts
 from headrace_ingest.adapters.label_book import AppliedLabels
@@ -90,6 +92,76 @@ def test_function_that_never_votes_beside_another_keeps_what_is_supposed_of_it()
 
     assert [0.7, 0.7] == pytest.approx([each.accuracy for each in combined.figures.values()])
     assert [0] * 5 + [1] * 5 == combined.labels.tolist()
+
+
+def test_lone_vote_never_turns_into_its_opposite():
+    """Cheap and many overlap by chance, dear and cheap never: many and dear agree on all."""
+    chance = np.random.default_rng(1)
+    amount, quantity = chance.lognormal(3.5, 1.2, 2_000), chance.integers(1, 8, 2_000)
+    weak = weak_of("fraud", "fine", "fraud", combine="weighted")
+    fine, fraud = range(2)
+    voted = [(amount > 300, fraud), (amount < 20, fine), (quantity > 5, fraud)]
+    votes = np.stack([np.where(when, name, NO) for when, name in voted], axis=1)
+    combined = combine(votes, weak)
+    lone = (votes[:, 1] == fine) & (votes[:, 2] == NO)
+
+    assert lone.sum() > 100
+    assert {NO} == {*combined.labels[lone].tolist()}
+    assert [False, True, False] == [each.at_chance for each in combined.figures.values()]
+    assert 0.5 == combined.figures["f1"].accuracy
+
+
+@st.composite
+def any_votes(draw):
+    labels = draw(st.lists(st.sampled_from("abc"), min_size=1, max_size=5))
+    names = sorted({*labels})
+    own = [st.sampled_from([NO, names.index(label)]) for label in labels]
+    rows = draw(st.lists(st.tuples(*own), min_size=1, max_size=40))
+    times = draw(st.lists(st.integers(1, 200), min_size=len(rows), max_size=len(rows)))
+    return labels, np.repeat(np.array(rows), times, axis=0)
+
+
+@given(any_votes(), st.sampled_from(["majority", "weighted"]))
+def test_record_never_gets_a_name_that_no_function_voted_for(given_votes, rule):
+    labels, votes = given_votes
+    combined = combine(votes, weak_of(*labels, combine=rule))
+    chosen = combined.labels[:, None]
+
+    assert ((chosen == NO) | (chosen == votes).any(axis=1, keepdims=True)).all()
+
+
+@given(any_votes())
+def test_accuracy_is_never_below_chance(given_votes):
+    labels, votes = given_votes
+    weak = weak_of(*labels, combine="weighted")
+    chance = 1 / max(2, len(names_of(weak)))
+
+    for figures in combine(votes, weak).figures.values():
+        assert chance <= figures.accuracy < 1
+        assert figures.at_chance == (figures.accuracy == chance)
+
+
+def test_lone_votes_say_nothing_of_accuracies():
+    weak = weak_of("a", "b", "a", combine="weighted")
+    beside = [[0, 1, 0]] * 20 + [[0, 1, NO]] * 5
+    accuracy, with_lone = (
+        [each.accuracy for each in combine(np.array(votes), weak).figures.values()]
+        for votes in (beside, [*beside, *[[NO, 1, NO]] * 500])
+    )
+
+    assert accuracy == with_lone
+
+
+def test_weighted_tie_and_votes_at_chance_get_no_label():
+    weak = weak_of("a", "b", "a", combine="weighted")
+    outvoted = [[0, 1, 0]] * 50
+    combined = combine(np.array([*outvoted, [NO, 1, NO], [0, 1, NO], [NO, NO, NO]]), weak)
+
+    assert [NO, 0, NO] == combined.labels[-3:].tolist()
+    assert combined.figures["f1"].at_chance
+
+    even = combine(np.array([[0, 1]] * 50), weak_of("a", "b", combine="weighted"))
+    assert {NO} == {*even.labels.tolist()}
 
 
 def test_no_records_give_no_labels():
@@ -200,9 +272,9 @@ def test_only_records_of_the_time_are_looked_at(monkeypatch):
         world.apply()
 
 
-def test_label_without_functions_is_not_found():
+def test_label_without_functions_is_told_so():
     world = World()
     world.labels.put(a_label().model_copy(update={"weak": None}))
 
-    with pytest.raises(NotFound, match="LABEL_UNKNOWN"):
+    with pytest.raises(Invalid, match="has no weak functions"):
         world.apply()

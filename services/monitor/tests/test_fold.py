@@ -44,7 +44,8 @@ class Folding:
         batch.commit({})
 
     def predictions(self, *messages) -> None:
-        self(fold.fold_predictions, [conversions.prediction(as_record(one)) for one in messages])
+        rows = [conversions.predictions(as_record(one)) for one in messages]
+        self(fold.fold_predictions, [row for found in rows for row in found])
 
     def labels(self, *messages) -> None:
         records = [as_record(one) for one in messages]
@@ -232,7 +233,7 @@ def test_outcomes_older_than_400_days_are_dropped(folding):
 
 def test_row_counts_for_the_version_that_answered_and_for_its_shadow(folding):
     folding.facts(SCENE.a_registered_version(1), SCENE.a_registered_version(2))
-    shadow = inference_pb.ShadowScore(version=2, score=0.5)
+    shadow = (2, 0.5)
     folding.predictions(
         a_prediction("f", 0.1, features=[-5, float("nan")], shadow=shadow),
         a_prediction("g", 0.2, features=[5, 0]),
@@ -261,7 +262,7 @@ def test_rows_of_another_width_are_not_counted(folding):
 
 
 def test_window_knows_the_versions_of_its_newest_generation(folding):
-    shadow = inference_pb.ShadowScore(version=1, score=0.5)
+    shadow = (1, 0.5)
     folding.predictions(
         a_prediction("f", 0.1, rollout_generation=1, version=1),
         a_prediction(

@@ -174,7 +174,7 @@ class World:
             version=answering,
             score=scores[answering],
             arm=inference_pb.ARM_CANARY if canary else inference_pb.ARM_CHAMPION,
-            shadow=inference_pb.ShadowScore(version=other, score=scores[other]),
+            shadow=(other, scores[other]),
             **fields,
         )
 

@@ -16,9 +16,7 @@ from headrace_kit.kafka import Message
 from headrace_kit.objects import MemoryObjectStore
 from headrace_kit.outbox import Outbox
 from headrace_kit.sql import INBOX, OUTBOX, connect
-from headrace_kit.sql_schema import prepare
 from headrace_kit.testing import FixedClock
-from headrace_registry import handlers
 from headrace_registry.adapters import sql_tables
 from headrace_registry.adapters.conversions import messages_of
 from headrace_registry.adapters.memory_store import MemoryRegistryStore
@@ -28,8 +26,20 @@ from headrace_registry.domain.definition import AppliedDefinitions
 from headrace_registry.domain.page import ListVersions
 from headrace_registry.domain.rollout import Rollout
 from headrace_registry.domain.version import ModelVersion, RunCompleted
-from headrace_registry.ports import RegistryStore
-from headrace_registry.testing import DIGEST, a_run, an_apply
+from headrace_registry.handlers.definitions import apply_definitions
+from headrace_registry.handlers.queries import list_versions
+from headrace_registry.handlers.versions import register_trained, register_version
+from headrace_registry.ports import RegistryStore, SignatureVerifier
+from headrace_registry.testing import (
+    DIGEST,
+    ONNX,
+    ReadingAcceptor,
+    TrustingVerifier,
+    a_file,
+    a_registration,
+    a_run,
+    an_apply,
+)
 
 
 @dataclass
@@ -41,26 +51,46 @@ class Registry:
     engine: Engine | None = None
     clock: FixedClock = field(default_factory=FixedClock)
     artifacts: MemoryObjectStore = field(default_factory=MemoryObjectStore)
+    acceptor: ReadingAcceptor = field(default_factory=ReadingAcceptor)
+    verifier: SignatureVerifier = field(default_factory=TrustingVerifier)
 
     def published(self, part: str = "") -> list[str]:
         """ce_ids in order, of the topics whose name holds `part`."""
         return [ce_id for topic, ce_id in self.outbox() if part in topic]
 
     def apply(self, *documents: dict[str, Any], **command: str) -> AppliedDefinitions:
-        return handlers.apply_definitions(
-            an_apply(*documents, **command), store=self.store, clock=self.clock
+        return apply_definitions(
+            an_apply(*documents, **command), caller="tests", store=self.store, clock=self.clock
         )
 
     def complete(self, run: RunCompleted) -> None:
-        handlers.register_version(run, store=self.store, artifacts=self.artifacts, clock=self.clock)
+        register_trained(
+            run,
+            store=self.store,
+            artifacts=self.artifacts,
+            acceptor=self.acceptor,
+            spool=a_file,
+            clock=self.clock,
+        )
 
     def complete_runs(self, *aucs: float) -> None:
         """One completed run for each AUC: run-1, run-2, ..."""
         for number, auc in enumerate(aucs, start=1):
             self.complete(a_run(f"run-{number}", auc=auc))
 
-    def versions(self) -> list[ModelVersion]:
-        return list(handlers.list_versions(ListVersions("delay", 0, ""), store=self.store).versions)
+    def register(self, request_id: str = "register-1", **command: Any) -> ModelVersion:
+        return register_version(
+            a_registration(request_id, **command),
+            caller="tests",
+            store=self.store,
+            artifacts=self.artifacts,
+            acceptor=self.acceptor,
+            spool=a_file,
+            clock=self.clock,
+        )
+
+    def versions(self, model: str = "delay") -> list[ModelVersion]:
+        return list(list_versions(ListVersions(model, 0, ""), store=self.store).versions)
 
     def champion(self) -> tuple[int, int]:
         """(version, generation) of the champion."""
@@ -85,7 +115,7 @@ def memory_registry() -> Registry:
 
 def sql_registry(uri: str) -> Registry:
     engine = connect(uri, schema="registry")
-    prepare(engine, sql_tables.SCHEMA)
+    sql_tables.MIGRATIONS.upgrade(engine)
 
     def outbox() -> list[tuple[str, str]]:
         with engine.begin() as connection:
@@ -125,7 +155,7 @@ def _registry(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Regist
         made = sql_registry(f"sqlite:///{tmp_path}/registry.sqlite")
     else:
         made = sql_registry(_emptied(request.getfixturevalue("postgres_server")))
-    made.artifacts.put_if_absent(artifact_key(DIGEST), b"a model")
+    made.artifacts.put_if_absent(artifact_key(DIGEST), ONNX)
     made.apply(request_id="setup")
     yield made
     if made.engine is not None:
@@ -135,7 +165,7 @@ def _registry(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Regist
 def _emptied(dsn: str) -> str:
     """The server's database without rows; making the tables again would cost more."""
     engine = connect(dsn, schema="registry")
-    prepare(engine, sql_tables.SCHEMA)
+    sql_tables.MIGRATIONS.upgrade(engine)
     names = [table.name for table in (*sql_tables.METADATA.tables.values(), OUTBOX, INBOX)]
     with engine.begin() as connection:
         connection.execute(text(f"truncate {', '.join(names)}"))

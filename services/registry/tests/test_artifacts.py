@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
+import gzip
 import io
+import json
 import pickle
 import tarfile
 import zipfile
@@ -12,16 +14,47 @@ import pytest
 from headrace.errors import Busy, Corrupt, HeadraceError, Invalid, NotFound
 from headrace.registry.v1 import registry_service_pb2 as pb
 from headrace_kit.objects import MemoryObjectStore
-from headrace_registry import handlers
+from headrace_kit.testing import FixedClock
 from headrace_registry.adapters.grpc_api import TRANSFERS_MAX, ArtifactApi
-from headrace_registry.domain.artifact import ArtifactMetadata, artifact_key, check_metadata
-from headrace_registry.testing import an_onnx_file
+from headrace_registry.adapters.memory_store import MemoryRegistryStore
+from headrace_registry.domain.artifact import (
+    PIECE_BYTES,
+    ArtifactMetadata,
+    artifact_key,
+    check_metadata,
+)
+from headrace_registry.handlers.artifacts import downloaded, upload_artifact
+from headrace_registry.testing import ReadingAcceptor, a_file, an_onnx_file
 
 
-def upload(data: bytes, *, artifacts: MemoryObjectStore, digest: str = "") -> str:
-    metadata = ArtifactMetadata(digest or sha256(data).hexdigest(), len(data), "onnx")
-    check_metadata(metadata, bytes_max=1 << 20)
-    return handlers.upload_artifact(metadata, data, artifacts=artifacts)
+def upload(
+    data: bytes, *, artifacts: MemoryObjectStore, digest: str = "", kind: str = "onnx"
+) -> str:
+    metadata = ArtifactMetadata(digest or sha256(data).hexdigest(), len(data), kind)
+    check_metadata(metadata, bytes_max=2 << 20)
+    with a_file(data) as file:
+        return upload_artifact(
+            metadata,
+            file,
+            store=MemoryRegistryStore(),
+            artifacts=artifacts,
+            acceptor=ReadingAcceptor(),
+        )
+
+
+def download(digest: str, *, artifacts: MemoryObjectStore) -> bytes:
+    with downloaded(digest, artifacts=artifacts, spool=a_file) as file:
+        return file.read()
+
+
+def weights(header: object, body: bytes = b"") -> bytes:
+    """A safetensors file."""
+    text = header if isinstance(header, bytes) else json.dumps(header).encode()
+    return len(text).to_bytes(8, "little") + text + body
+
+
+def tensor(first: int, last: int, dtype: str = "F32", shape: object = (1,)) -> dict[str, object]:
+    return {"dtype": dtype, "shape": shape, "data_offsets": [first, last]}
 
 
 def zipped(name: str) -> bytes:
@@ -44,7 +77,7 @@ def test_uploaded_artifact_comes_back_by_its_digest() -> None:
     digest = upload(data, artifacts=artifacts)
 
     assert sha256(data).hexdigest() == digest
-    assert data == handlers.download_artifact(digest, artifacts=artifacts)
+    assert data == download(digest, artifacts=artifacts)
 
 
 def test_second_upload_of_the_same_bytes_is_answered_the_same() -> None:
@@ -73,6 +106,8 @@ def test_bytes_that_do_not_hash_to_their_digest_are_not_stored() -> None:
         (zipped("model.onnx"), "FORMAT"),
         (tarred(), "FORMAT"),
         (b"\x93NUMPY\x01\x00v\x00{}", "FORMAT"),
+        (gzip.compress(b"model", mtime=0), "FORMAT"),
+        (b"\x89HDF\r\n\x1a\n", "FORMAT"),
         (b"{}", "FORMAT"),
         (b"\x7fELF", "FORMAT"),
     ],
@@ -84,6 +119,66 @@ def test_what_is_not_onnx_is_refused_and_not_stored(data: bytes, reason: str) ->
         upload(data, artifacts=artifacts)
 
     assert reason == refused.value.reason
+    assert [] == artifacts.keys()
+
+
+def test_weights_are_taken_as_safetensors() -> None:
+    header = {"b": tensor(4, 12, "I64"), "a": tensor(0, 4), "__metadata__": {"format": "pt"}}
+
+    artifacts = MemoryObjectStore()
+    digest = upload(weights(header, b"x" * 12), artifacts=artifacts, kind="safetensors")
+
+    assert [f"sha256/{digest}"] == artifacts.keys()
+
+
+def test_pickle_of_a_torch_archive_is_found_where_it_is_read_in_two_pieces() -> None:
+    data = b"PK\x03\x04".ljust(PIECE_BYTES - 4, b"\x00") + b"data.pkl"
+
+    with pytest.raises(Invalid, match="PICKLE"):
+        upload(data, artifacts=MemoryObjectStore())
+
+
+def test_pickle_beside_the_weights_is_refused() -> None:
+    text = pickle.dumps({"a": 1}, protocol=0).decode()
+
+    with pytest.raises(Invalid, match="PICKLE"):
+        upload(
+            weights({"__metadata__": {"a": text}}),
+            artifacts=MemoryObjectStore(),
+            kind="safetensors",
+        )
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"\x02",
+        (1 << 62).to_bytes(8, "little") + b"{}",
+        weights(b"{}")[:-1],
+        weights(b"[]"),
+        weights(b"{" * 100_000),
+        weights(b"\xff\xfe"),
+        weights(b'{"a":1,"a":2}'),
+        weights({"a": tensor(0, 4)}, b"x" * 5),
+        weights({"a": tensor(0, 8)}, b"x" * 8),
+        weights({"a": tensor(0, 4), "b": tensor(2, 6)}, b"x" * 6),
+        weights({"a": tensor(0, 4), "b": tensor(5, 9)}, b"x" * 9),
+        weights({"a": tensor(0, 4), "b": tensor(8, 12)}, b"x" * 8),
+        weights({"a": tensor(4, 0)}, b"x" * 4),
+        weights({"a": tensor(-4, 0)}, b"x" * 4),
+        weights({"a": tensor(0, 4, "F31")}, b"x" * 4),
+        weights({"a": tensor(0, 4, "F32", [True])}, b"x" * 4),
+        weights({"a": tensor(0, 4, "F32", [-1])}, b"x" * 4),
+        weights({"a": tensor(0, 4, "F32", [2**62, 2**62])}, b"x" * 4),
+        weights({"a": {"dtype": "F32"}}, b""),
+        an_onnx_file(),
+    ],
+)
+def test_weights_that_lie_elsewhere_than_they_say_are_refused(data: bytes) -> None:
+    artifacts = MemoryObjectStore()
+
+    with pytest.raises(Invalid, match="FORMAT"):
+        upload(data, artifacts=artifacts, kind="safetensors")
     assert [] == artifacts.keys()
 
 
@@ -109,7 +204,7 @@ def test_metadata_is_refused_before_any_byte_is_read(
 
 def test_unknown_digest_is_not_found() -> None:
     with pytest.raises(NotFound, match="ARTIFACT_UNKNOWN"):
-        handlers.download_artifact("a" * 64, artifacts=MemoryObjectStore())
+        download("a" * 64, artifacts=MemoryObjectStore())
 
 
 def test_bytes_changed_in_the_store_are_not_handed_out() -> None:
@@ -117,11 +212,19 @@ def test_bytes_changed_in_the_store_are_not_handed_out() -> None:
     artifacts.put_if_absent(artifact_key("a" * 64), b"tampered")
 
     with pytest.raises(Corrupt, match="DIGEST_MISMATCH"):
-        handlers.download_artifact("a" * 64, artifacts=artifacts)
+        download("a" * 64, artifacts=artifacts)
 
 
 def test_callers_that_have_not_sent_their_metadata_take_no_transfer() -> None:
-    api, data = ArtifactApi(artifacts=MemoryObjectStore(), bytes_max=1 << 20), an_onnx_file()
+    data = an_onnx_file()
+    api = ArtifactApi(
+        store=MemoryRegistryStore(),
+        artifacts=MemoryObjectStore(),
+        acceptor=ReadingAcceptor(),
+        spool=a_file,
+        clock=FixedClock(0),
+        bytes_max=1 << 20,
+    )
     metadata = pb.ArtifactMetadata(
         digest=sha256(data).hexdigest(), size_bytes=len(data), format="onnx"
     )

@@ -17,14 +17,34 @@ from headrace_kit.kafka import Record
 from headrace_kit.testing import a_record
 from headrace_registry.adapters import conversions
 from headrace_registry.domain.alias import Alias
-from headrace_registry.domain.gate import Gate
+from headrace_registry.domain.description import Description
+from headrace_registry.domain.gate import Gate, GateState
 from headrace_registry.domain.rollout import Rollout, ServedVersion
-from headrace_registry.domain.version import ModelVersion
-from headrace_registry.testing import DIGEST, a_run, a_trained_model, a_verdict, run_record
+from headrace_registry.domain.signature import Signature, read_signature
+from headrace_registry.domain.version import GateOpened, ModelVersion, VersionDescribed
+from headrace_registry.testing import (
+    DIGEST,
+    ONNX,
+    a_run,
+    a_trained_model,
+    a_verdict,
+    run_record,
+)
 
-GATE = Gate(passed=True, evidence=("AUC must reach 0.7; measured 0.8.",))
-VERSION = ModelVersion(3, "run-3", "delay", "incident-1", a_trained_model(), GATE, 77)
-SERVED = ServedVersion(3, DIGEST, ("origin-delay:mean_1h",))
+GATE = Gate(GateState.PASSED, ("AUC must reach 0.7; measured 0.8.",))
+SIGNATURE = read_signature(ONNX)
+VERSION = ModelVersion(
+    version=3,
+    run_id="run-3",
+    recipe="delay",
+    incident_id="incident-1",
+    trained=a_trained_model(),
+    gate=GATE,
+    registered_at_us=77,
+    signature=SIGNATURE,
+    description=Description({"team": "risk"}, "# A card", 2),
+)
+SERVED = ServedVersion(3, DIGEST, ("origin-delay:mean_1h",), SIGNATURE)
 ROLLOUT = Rollout("delay", "delay", 4, SERVED, None, 0, "promoted", 88)
 
 
@@ -121,6 +141,30 @@ def test_version_is_published_with_its_gate_after_it() -> None:
     assert [b"delay", b"delay"] == [registered.key, evaluated.key]
 
 
+def test_version_tells_its_signature_and_what_is_said_of_it() -> None:
+    proto = conversions.version_proto(VERSION)
+
+    assert [("x", "FP32", [-1, 2])] == [
+        (each.name, each.datatype, list(each.shape)) for each in proto.signature.inputs
+    ]
+    assert ({"team": "risk"}, "# A card") == (dict(proto.tags), proto.card)
+
+
+def test_version_whose_file_was_never_read_tells_no_signature() -> None:
+    unread = replace(VERSION, signature=Signature((), ()))
+
+    assert not conversions.version_proto(unread).HasField("signature")
+
+
+def test_approval_is_told_as_the_gate_evaluated_again() -> None:
+    opened = replace(VERSION, gate=GATE.approved("ann", "looked at it"))
+
+    (message,) = conversions.messages_of(GateOpened(opened))
+
+    gate = registry_events_pb2.ModelVersionEvent.FromString(message.value).gate_evaluated.gate
+    assert ("ann", "Approved by ann: looked at it") == (gate.approver, gate.evidence[-1])
+
+
 def test_rollout_without_a_canary_says_so() -> None:
     (message,) = conversions.messages_of(ROLLOUT)
 
@@ -138,10 +182,13 @@ def test_rollout_with_a_canary_names_it() -> None:
 
 def test_same_event_has_the_same_id_and_another_has_another() -> None:
     alias = Alias("delay", "champion", 3, DIGEST, 4, 99)
-    events = [VERSION, alias, replace(alias, generation=5), ROLLOUT]
+    again = replace(VERSION, description=replace(VERSION.description, changes=3))
+    described = [VersionDescribed(VERSION), VersionDescribed(again)]
+    moves = [alias, replace(alias, generation=5)]
+    events = [VERSION, GateOpened(VERSION), *described, *moves, ROLLOUT]
     ids = [dict(m.headers)["ce_id"] for event in events for m in conversions.messages_of(event)]
 
-    assert len(ids) == len(set(ids)) == 5
+    assert len(ids) == len(set(ids)) == 8
     assert ids == [
         dict(m.headers)["ce_id"] for event in events for m in conversions.messages_of(event)
     ]

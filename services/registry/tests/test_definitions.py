@@ -3,11 +3,15 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from typing import Any
 
 import pytest
 
+from headrace import graph_check
 from headrace.errors import Conflict, Invalid
+from headrace.graph_definition import Graph
+from headrace.graph_plan import Plan, plan_graph
 from headrace_registry.domain.definition import Definition, SentDefinition, merge
 from headrace_registry.testing import DEFINITIONS, ENDPOINT, FLIGHTS, RECIPE, VIEW, an_apply
 
@@ -78,3 +82,32 @@ def test_wider_stream_gets_the_next_version() -> None:
     )
 
     assert 2 == wider.version
+
+
+def test_graphs_that_come_together_are_planned_twice_at_most(monkeypatch) -> None:
+    """Once by what is declared, and once by the versions that exist."""
+    planned: Counter[str] = Counter()
+
+    def counting(graph: Graph, *known: Any) -> Plan:
+        planned[graph.name] += 1
+        return plan_graph(graph, *known)
+
+    monkeypatch.setattr(graph_check, "plan_graph", counting)
+
+    merged(*(a_nested_graph(level) for level in range(40)))
+
+    assert Counter({f"g{level}": 2 for level in range(40)}) == planned
+
+
+def a_nested_graph(level: int) -> dict[str, Any]:
+    """Both of its steps name the graph of the level below."""
+    inside = {"model": f"g{level - 1}@champion"}
+    steps = {"a": inside, "b": inside} if level else {"a": {"expression": "x + 1"}}
+    return {
+        "kind": "graph",
+        "name": f"g{level}",
+        "description": "Nests.",
+        "inputs": {"x": "float32"},
+        "steps": steps,
+        "outputs": {"y": "a"},
+    }

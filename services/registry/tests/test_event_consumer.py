@@ -10,7 +10,7 @@ from headrace.errors import Invalid
 from headrace_kit.kafka import Partition
 from headrace_kit.testing import a_record
 from headrace_registry.adapters.event_consumer import EventConsumer
-from headrace_registry.testing import a_run, run_record
+from headrace_registry.testing import a_file, a_run, run_record
 
 RUNS = Partition(topics.TRAINER_RUNS.name, 0)
 VERDICTS = Partition(topics.MONITOR_VERDICTS.name, 0)
@@ -23,6 +23,8 @@ def consumer(registry) -> EventConsumer:
         verdicts=topics.MONITOR_VERDICTS.name,
         store=registry.store,
         artifacts=registry.artifacts,
+        acceptor=registry.acceptor,
+        spool=a_file,
         clock=registry.clock,
     )
 

@@ -6,13 +6,22 @@ import math
 import pytest
 
 from headrace.application import GateRule
+from headrace_registry.domain.acceptance import Finding
 from headrace_registry.domain.gate import Gate, evaluate
 
 RULE = GateRule(holdout="7d", auc_min=0.7, champion_margin=0.01)
 
 
 def gate(**metrics: float) -> Gate:
-    return evaluate(RULE, metrics, champion_version=3)
+    return evaluate(RULE, metrics, 3, ())
+
+
+def test_what_was_found_in_the_file_counts_too() -> None:
+    found = (Finding(True, "It ran."), Finding(False, "Not finite: y."))
+
+    failed = evaluate(RULE, {"auc": 0.9}, 0, found)
+
+    assert (False, ("It ran.", "Not finite: y.")) == (failed.passed, failed.evidence[-2:])
 
 
 def test_auc_at_the_bound_passes() -> None:

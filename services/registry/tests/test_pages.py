@@ -4,15 +4,21 @@ from __future__ import annotations
 import pytest
 
 from headrace.errors import Invalid
-from headrace_registry.domain.gate import Gate
+from headrace_registry.domain.description import Description
+from headrace_registry.domain.gate import Gate, GateState
 from headrace_registry.domain.page import ListVersions, page_of
+from headrace_registry.domain.signature import Signature
 from headrace_registry.domain.version import ModelVersion
 from headrace_registry.testing import a_trained_model
 
 
 def versions(*numbers: int) -> list[ModelVersion]:
-    gate = Gate(passed=True, evidence=())
-    return [ModelVersion(n, f"run-{n}", "delay", "", a_trained_model(), gate, 0) for n in numbers]
+    gate, signature = Gate(GateState.PASSED, ()), Signature((), ())
+    model = a_trained_model()
+    return [
+        ModelVersion(n, f"run-{n}", "delay", "", model, gate, 0, signature, Description())
+        for n in numbers
+    ]
 
 
 @pytest.mark.parametrize(("asked", "limit"), [(0, 100), (1, 1), (100, 100), (10**9, 100)])

@@ -15,6 +15,22 @@ def test_defaults_are_sqlite_and_a_folder_in_the_data_dir(tmp_path) -> None:
     assert settings.s3 is None
 
 
+def test_empty_text_of_compose_is_no_setting(monkeypatch) -> None:
+    for name in ("REST_PORT", "TRUSTED_SIGNERS_FILE"):
+        monkeypatch.setenv(f"REGISTRY_{name}", "")
+    settings = Settings()
+
+    assert (None, None) == (settings.rest_port, settings.trusted_signers_file)
+
+
+@pytest.mark.parametrize("port", ["-1", "65536", "mlflow"])
+def test_port_that_is_none_is_refused(monkeypatch, port) -> None:
+    monkeypatch.setenv("REGISTRY_REST_PORT", port)
+
+    with pytest.raises(ValidationError, match="rest_port"):
+        Settings()
+
+
 def test_password_is_a_setting_of_its_own() -> None:
     settings = Settings(
         database_uri="postgresql://headrace@db:5432/registry",

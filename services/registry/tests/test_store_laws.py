@@ -8,36 +8,49 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import event, text
 from sqlalchemy.exc import IntegrityError
 
 from headrace.errors import Conflict, Invalid, NotFound
-from headrace_registry import handlers
 from headrace_registry.domain.alias import Alias, SetAlias
-from headrace_registry.domain.page import ListVersions
-from headrace_registry.domain.rollout import CanaryJudged
+from headrace_registry.domain.definition import Definition
+from headrace_registry.domain.page import ListByName, ListVersions
+from headrace_registry.domain.rollout import CanaryJudged, Rollout, SetRollout
+from headrace_registry.handlers.aliases import set_alias
+from headrace_registry.handlers.definitions import apply_definitions
+from headrace_registry.handlers.queries import list_aliases, list_definitions, list_versions
+from headrace_registry.handlers.rollouts import judge_canary, set_rollout
 from headrace_registry.testing import (
     DEFINITIONS,
     ENDPOINT,
     RECIPE,
     a_run,
     a_set_alias,
+    a_set_rollout,
     a_verdict,
     an_apply,
 )
 
 
-def set_alias(registry: Any, command: SetAlias) -> Alias:
-    return handlers.set_alias(command, store=registry.store, clock=registry.clock)
+def move(registry: Any, command: SetAlias) -> Alias:
+    return set_alias(command, caller="tests", store=registry.store, clock=registry.clock)
+
+
+def roll(registry: Any, command: SetRollout) -> Rollout:
+    return set_rollout(command, caller="tests", store=registry.store, clock=registry.clock)
+
+
+def all_definitions(registry: Any) -> list[Definition]:
+    return [*list_definitions(ListByName("", 0, ""), store=registry.store)[0]]
 
 
 def judge(registry: Any, verdict: CanaryJudged) -> None:
-    handlers.judge_canary(verdict, store=registry.store, clock=registry.clock)
+    judge_canary(verdict, store=registry.store, clock=registry.clock)
 
 
 class TestDefinitions:
     def test_applied_definitions_are_listed_streams_first(self, registry):
-        found = handlers.list_definitions(store=registry.store)
+        found = all_definitions(registry)
 
         assert [(d["kind"], d["name"], 1) for d in DEFINITIONS] == [
             (each.kind, each.name, each.version) for each in found
@@ -79,7 +92,7 @@ class TestDefinitions:
         with ThreadPoolExecutor(8) as pool:
             versions = list(pool.map(race, range(12)))
 
-        stored = handlers.list_definitions(store=registry.store)
+        stored = all_definitions(registry)
         assert {f"delay-{number}" for number in range(12)} <= {each.name for each in stored}
         assert list(range(2, 14)) == sorted(versions)
         last = f'"By {versions.index(13)}."'
@@ -100,7 +113,7 @@ class TestDefinitions:
         with ThreadPoolExecutor(8) as pool:
             list(pool.map(race, range(8)))
 
-        names = {each.name for each in handlers.list_definitions(store=registry.store)}
+        names = {each.name for each in all_definitions(registry)}
         raced = {name for name in names if name.startswith(("delay-", "bad-"))}
         assert {f"delay-{number}" for number in (0, 2, 4, 6)} == raced
 
@@ -133,27 +146,27 @@ class TestRequests:
 
     def test_repeat_of_set_alias_gets_the_first_answer(self, registry):
         registry.complete_runs(0.75, 0.76)
-        first = set_alias(registry, a_set_alias(2))
-        set_alias(registry, a_set_alias(1, generation_expected=2, request_id="later"))
+        first = move(registry, a_set_alias(2))
+        move(registry, a_set_alias(1, generation_expected=2, request_id="later"))
         registry.clock.advance(1)
 
-        assert first == set_alias(registry, a_set_alias(2))
+        assert first == move(registry, a_set_alias(2))
         assert (1, 3) == registry.champion()
 
     def test_request_id_with_other_content_is_a_conflict(self, registry):
         registry.complete_runs(0.75, 0.76)
-        set_alias(registry, a_set_alias(2))
+        move(registry, a_set_alias(2))
 
         with pytest.raises(Conflict, match="REQUEST_REUSED"):
-            set_alias(registry, a_set_alias(1, generation_expected=2))
+            move(registry, a_set_alias(1, generation_expected=2))
 
     def test_failed_request_may_be_sent_again(self, registry):
         registry.complete_runs(0.75)
         with pytest.raises(NotFound, match="VERSION_UNKNOWN"):
-            set_alias(registry, a_set_alias(2))
+            move(registry, a_set_alias(2))
         registry.complete(a_run("run-2"))
 
-        assert 2 == set_alias(registry, a_set_alias(2)).version
+        assert 2 == move(registry, a_set_alias(2)).version
 
 
 class TestVersions:
@@ -260,7 +273,7 @@ class TestVersions:
         pages, token = [], ""
         while not pages or token:
             query = ListVersions("delay", 3, token)
-            page = handlers.list_versions(query, store=registry.store)
+            page = list_versions(query, store=registry.store)
             pages.append([each.version for each in page.versions])
             token = page.next_page_token
 
@@ -268,9 +281,9 @@ class TestVersions:
 
     def test_model_that_nobody_trains_is_unknown(self, registry):
         with pytest.raises(NotFound, match="MODEL_UNKNOWN"):
-            handlers.list_versions(ListVersions("none", 0, ""), store=registry.store)
+            list_versions(ListVersions("none", 0, ""), store=registry.store)
         with pytest.raises(NotFound, match="MODEL_UNKNOWN"):
-            handlers.list_aliases("none", store=registry.store)
+            list_aliases("none", ListByName("", 0, ""), store=registry.store)
 
     def test_model_without_a_version_has_an_empty_list(self, registry):
         assert [] == registry.versions()
@@ -279,33 +292,33 @@ class TestVersions:
 class TestAliases:
     def test_second_of_two_moves_of_one_generation_conflicts(self, registry):
         registry.complete_runs(0.75, 0.76, 0.77)
-        set_alias(registry, a_set_alias(2))
+        move(registry, a_set_alias(2))
         with pytest.raises(Conflict, match="ALIAS_MOVED"):
-            set_alias(registry, a_set_alias(3, request_id="loser"))
+            move(registry, a_set_alias(3, request_id="loser"))
 
         assert (2, 2) == registry.champion()
 
     def test_generation_never_goes_back(self, registry):
         registry.complete_runs(0.75, 0.76)
-        set_alias(registry, a_set_alias(2))
+        move(registry, a_set_alias(2))
 
         for stale in (0, 1):
             command = a_set_alias(1, generation_expected=stale, request_id=f"stale-{stale}")
             with pytest.raises(Conflict, match="ALIAS_MOVED"):
-                set_alias(registry, command)
+                move(registry, command)
         assert (2, 2) == registry.champion()
 
     def test_generation_from_the_future_conflicts(self, registry):
         registry.complete_runs(0.75)
         for alias in ("champion", "new"):
             with pytest.raises(Conflict, match="ALIAS_MOVED"):
-                set_alias(registry, a_set_alias(alias=alias, generation_expected=7))
+                move(registry, a_set_alias(alias=alias, generation_expected=7))
 
     def test_version_that_failed_its_gate_cannot_be_named(self, registry):
         registry.complete_runs(0.75, 0.65)
         for alias, generation in (("champion", 1), ("new", 0)):
             with pytest.raises(Conflict, match="GATE_NOT_PASSED"):
-                set_alias(registry, a_set_alias(2, alias=alias, generation_expected=generation))
+                move(registry, a_set_alias(2, alias=alias, generation_expected=generation))
 
         assert (1, 1) == registry.champion()
 
@@ -313,16 +326,16 @@ class TestAliases:
         registry.complete_runs(0.75, 0.76)
         before = registry.published("rollouts")
 
-        set_alias(registry, a_set_alias(2, alias="candidate", generation_expected=0))
+        move(registry, a_set_alias(2, alias="candidate", generation_expected=0))
 
         assert before == registry.published("rollouts")
-        found = handlers.list_aliases("delay", store=registry.store)
+        found, _ = list_aliases("delay", ListByName("", 0, ""), store=registry.store)
         assert [("candidate", 2), ("champion", 1)] == [(each.alias, each.version) for each in found]
 
     def test_champion_set_by_hand_is_served_and_ends_the_canary(self, registry):
         registry.complete_runs(0.75, 0.76)
 
-        set_alias(registry, a_set_alias(2))
+        move(registry, a_set_alias(2))
 
         rollout = registry.rollout()
         assert (3, 2, None, 0) == (
@@ -345,7 +358,7 @@ class TestAliases:
                 request_id=f"race-{generation}-{racer}",
             )
             try:
-                set_alias(registry, command)
+                move(registry, command)
             except Conflict as err:
                 return err.reason
             return "won"
@@ -362,7 +375,7 @@ class TestAliases:
     def test_racing_repeats_of_one_request_get_one_answer(self, registry):
         registry.complete_runs(0.75, 0.76)
         with ThreadPoolExecutor(8) as pool:
-            answers = list(pool.map(lambda _: set_alias(registry, a_set_alias(2)), range(16)))
+            answers = list(pool.map(lambda _: move(registry, a_set_alias(2)), range(16)))
 
         assert {(2, 2)} == {(each.version, each.generation) for each in answers}
 
@@ -491,8 +504,9 @@ class TestSchema:
             "insert into passed_gates values ('delay', 1, :other)",
             "insert into alias_moves values ('delay', 'champion', 1, 1, :digest, 0)",
             "insert into versions select model, 3, digest, run_id, recipe, incident_id,"
-            " trained_json, gate_passed, evidence_json, registered_at_us from versions"
-            " where version = 1",
+            " trained_json, evidence_json, registered_at_us, gate_state, approver, signature_json,"
+            " tags_json, card, description_changes, bundle_digest, signer, signings"
+            " from versions where version = 1",
         ],
     )
     def test_ungated_or_doubled_row_is_refused_by_the_database(self, sql, statement):
@@ -509,7 +523,7 @@ class TestSchema:
 
         sql.apply(document, request_id="sql")
 
-        stored = handlers.list_definitions(store=sql.store)
+        stored = all_definitions(sql)
         assert document["description"] in [each.parsed().description for each in stored]
 
     def test_older_position_does_not_replace_a_further_one(self, sql):
@@ -522,10 +536,10 @@ class TestSchema:
 def test_bad_names_are_refused(registry):
     for alias in ("latest", "7", "Upper", "", "a/b", "a" * 129, "..", "é"):
         with pytest.raises(Invalid, match="BAD_NAME"):
-            set_alias(registry, a_set_alias(alias=alias))
+            move(registry, a_set_alias(alias=alias))
     for model in ("", "a b", "../x", "%2e"):
         with pytest.raises(Invalid, match="BAD_NAME"):
-            set_alias(registry, a_set_alias(model=model))
+            move(registry, a_set_alias(model=model))
     with pytest.raises(Invalid, match="BAD_NAME"):
         registry.apply(request_id="x", application="No Name")
 
@@ -533,13 +547,135 @@ def test_bad_names_are_refused(registry):
 @pytest.mark.parametrize("request_id", ["", "x" * 129, "a\x00b", "a\u202eb"])
 def test_bad_request_id_is_refused(registry, request_id):
     with pytest.raises(Invalid, match="request_id"):
-        set_alias(registry, a_set_alias(request_id=request_id))
+        move(registry, a_set_alias(request_id=request_id))
     command = an_apply(request_id=request_id)
     with pytest.raises(Invalid, match="request_id"):
-        handlers.apply_definitions(command, store=registry.store, clock=registry.clock)
+        apply_definitions(command, caller="tests", store=registry.store, clock=registry.clock)
 
 
 @pytest.mark.parametrize("generation", [-1, 2**62, 2**63 - 1])
 def test_generation_out_of_range_is_refused(registry, generation):
     with pytest.raises(Invalid, match="generation_expected"):
-        set_alias(registry, a_set_alias(generation_expected=generation))
+        move(registry, a_set_alias(generation_expected=generation))
+
+
+class TestRolloutsByHand:
+    """`delay` is served as version 1; the second version waits as a canary, the third failed."""
+
+    @pytest.fixture
+    def two(self, registry):
+        registry.complete_runs(0.75, 0.76, 0.65)
+        return registry
+
+    def test_shadow_answers_nobody_and_is_told(self, two):
+        roll(two, a_set_rollout(2, generation_expected=2))
+
+        rollout = two.rollout()
+        assert (3, 2, 0, False) == (
+            rollout.generation,
+            rollout.canary.version,
+            rollout.canary_percent,
+            rollout.judged,
+        )
+        assert "shadow v2 at 0 % by request: to compare" == rollout.change
+        assert "rollout/delay/3" == two.published("rollouts")[-1]
+
+    def test_verdict_does_not_move_a_split(self, two):
+        roll(two, a_set_rollout(2, canary_percent=50, generation_expected=2))
+        before = two.rollout()
+        judge(two, a_verdict(rollout_generation=3))
+
+        assert before == two.rollout()
+
+    def test_verdict_promotes_a_canary_that_was_set_by_hand(self, two):
+        wanted = a_set_rollout(2, canary_percent=5, judged=True, generation_expected=2)
+        roll(two, wanted)
+        judge(two, a_verdict(rollout_generation=3))
+
+        assert (2, None) == (two.rollout().champion.version, two.rollout().canary)
+
+    def test_version_that_passes_takes_no_place_of_a_split(self, two):
+        roll(two, a_set_rollout(2, canary_percent=50, generation_expected=2))
+        two.complete(a_run("run-4", auc=0.77))
+
+        assert (3, 2) == (two.rollout().generation, two.rollout().canary.version)
+
+    def test_ended_split_makes_room_for_the_next_version(self, two):
+        roll(two, a_set_rollout(2, canary_percent=50, generation_expected=2))
+        roll(two, a_set_rollout(generation_expected=3, request_id="end"))
+        two.complete(a_run("run-4", auc=0.77))
+
+        assert "v2 ended by request: to compare" not in two.rollout().change
+        assert (5, 4, True) == (
+            two.rollout().generation,
+            two.rollout().canary.version,
+            two.rollout().judged,
+        )
+
+    def test_stopped_endpoint_stays_stopped_when_the_champion_moves(self, two):
+        roll(two, a_set_rollout(stopped=True, generation_expected=2))
+        assert "stopped, v2 ended by request: to compare" == two.rollout().change
+        move(two, a_set_alias(2))
+
+        assert (2, True) == (two.rollout().champion.version, two.rollout().stopped)
+
+    def test_stopped_endpoint_is_started_again(self, two):
+        roll(two, a_set_rollout(stopped=True, generation_expected=2))
+        roll(two, a_set_rollout(generation_expected=3, request_id="start"))
+
+        assert ("started by request: to compare", False) == (
+            two.rollout().change,
+            two.rollout().stopped,
+        )
+
+    def test_one_of_two_who_saw_the_same_generation_wins(self, two):
+        roll(two, a_set_rollout(stopped=True, generation_expected=2))
+
+        with pytest.raises(Conflict, match="ROLLOUT_MOVED"):
+            roll(two, a_set_rollout(generation_expected=2, request_id="other"))
+        assert two.rollout().stopped
+
+    def test_repeat_gets_the_first_answer(self, two):
+        first = roll(two, a_set_rollout(stopped=True, generation_expected=2))
+
+        assert first == roll(two, a_set_rollout(stopped=True, generation_expected=2))
+        assert 3 == two.rollout().generation
+
+    @pytest.mark.parametrize(
+        ("command", "error", "reason"),
+        [
+            (a_set_rollout(3, generation_expected=2), Conflict, "GATE_NOT_PASSED"),
+            (a_set_rollout(9, generation_expected=2), NotFound, "VERSION_UNKNOWN"),
+            (a_set_rollout(1, generation_expected=2), Invalid, "is the champion"),
+            (a_set_rollout(2, canary_percent=101), Invalid, "is 0 to 100"),
+            (a_set_rollout(2, canary_percent=-1), Invalid, "is 0 to 100"),
+            (a_set_rollout(canary_percent=5), Invalid, "is needed for a percentage"),
+            (a_set_rollout(judged=True), Invalid, "is needed for a percentage"),
+            (a_set_rollout(endpoint="other"), NotFound, "MODEL_UNKNOWN"),
+            (a_set_rollout(endpoint="../x"), Invalid, "BAD_NAME"),
+            (a_set_rollout(reason="a\nb"), Invalid, "one line"),
+            (a_set_rollout(request_id=""), Invalid, "request_id"),
+        ],
+    )
+    def test_what_cannot_be_is_refused_and_nothing_changes(self, two, command, error, reason):
+        before = two.rollout()
+
+        with pytest.raises(error, match=reason):
+            roll(two, command)
+        assert before == two.rollout()
+
+
+class TestStatements:
+    """Each is a way to the database and back: a move's share of what the registry can do."""
+
+    def test_move_of_an_alias_runs_few_however_much_is_defined(self, sql):
+        sql.complete_runs(0.75, 0.76)
+        more = [{**ENDPOINT, "name": f"other-{number}", "model": "other"} for number in range(20)]
+        sql.apply(*DEFINITIONS, {**RECIPE, "name": "other", "model": "other"}, *more)
+        ran = []
+
+        event.listen(sql.engine, "before_cursor_execute", lambda *told: ran.append(told[2]))
+        move(sql, a_set_alias(2))
+
+        few = 7 if sql.engine.dialect.name == "postgresql" else 10
+        assert few == len([each for each in ran if each != "BEGIN IMMEDIATE"]), ran

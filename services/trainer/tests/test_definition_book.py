@@ -12,7 +12,7 @@ from headrace.errors import Invalid, NotFound
 from headrace.registry.v1.registry_events_pb2 import Definition
 from headrace_kit.testing import a_record
 from headrace_trainer.adapters.definition_book import DefinitionBook
-from headrace_trainer.testing import a_recipe
+from headrace_trainer.testing import a_graph, a_recipe
 
 
 def a_monitor(name: str, window: str, recipe: str = "delay"):
@@ -69,3 +69,16 @@ def test_undecodable_definition_is_invalid_and_changes_nothing() -> None:
     with pytest.raises(Invalid, match="DECODE_ERROR"):
         book.follow(a_recipe_record(b"\xff\xff"))
     assert a_recipe() == book.recipe("delay")
+
+
+def test_request_may_name_a_graph() -> None:
+    book = DefinitionBook()
+    book.follow(a_recipe_record(a_recipe_value()))
+    spec_json = definition_json(a_graph())
+    value = Definition(kind="graph", name="delay-guarded", spec_json=spec_json).SerializeToString()
+    book.follow(a_record(value, key=b"graph/delay-guarded"))
+
+    assert a_graph() == book.trainee("delay-guarded")
+    assert a_recipe() == book.trainee("delay")
+    with pytest.raises(NotFound, match="DEFINITION_UNKNOWN"):
+        book.trainee("nobody")

@@ -3,15 +3,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import structlog
 
-from headrace.errors import Conflict, HeadraceError, Invalid, NotFound, Unavailable
+from headrace.errors import Conflict, Corrupt, Denied, HeadraceError, Invalid, NotFound, Unavailable
+from headrace.graph_definition import STEPS_MAX, Graph
 from headrace_kit.clock import CLOCK_SKEW_US
-from headrace_kit.testing import FixedClock
+from headrace_kit.testing import FixedClock, RefusingChannel
+from headrace_trainer import handlers
+from headrace_trainer.adapters.feature_client import GrpcTrainingSetClient
 from headrace_trainer.adapters.memory_run_store import MemoryRunStore
+from headrace_trainer.adapters.registry_client import GrpcModelRegistryClient
 from headrace_trainer.domain.run import (
     TRIES_MAX,
     TRY_DELAY_S_MAX,
@@ -27,11 +32,14 @@ from headrace_trainer.handlers import (
 )
 from headrace_trainer.ports import Champion, TrainingSet
 from headrace_trainer.testing import (
+    FEATURES,
     FakeLeaseKeeper,
     FakeModels,
     FakeProcess,
     FakeTrainingSets,
     OneRecipe,
+    a_graph,
+    a_pinned_version,
     a_request,
     write_training_set,
 )
@@ -88,6 +96,33 @@ def test_run_without_a_time_is_made_from_what_had_been_published(
     carry(runs, tmp_path, training_sets=training_sets)
 
     assert [known_until_us == 0] == training_sets.published
+
+
+@pytest.mark.parametrize(
+    "part", [{"training_sets": GrpcTrainingSetClient}, {"models": GrpcModelRegistryClient}]
+)
+def test_run_waits_while_another_service_refuses_the_token(
+    runs: MemoryRunStore, clock: FixedClock, tmp_path: Path, part: dict[str, type]
+) -> None:
+    stale = RefusingChannel(Denied("TOKEN_UNKNOWN"))
+    submit(runs)
+
+    carry(runs, tmp_path, **{name: client(stale) for name, client in part.items()})
+    waiting = runs.get("run-1")
+    clock.advance(TRY_DELAY_S_MAX * 1_000_000)
+    carry(runs, tmp_path)
+
+    assert "SERVICE_UNAVAILABLE" in waiting.progress
+    assert RunState.QUEUED is waiting.state
+    assert RunState.COMPLETED is runs.get("run-1").state
+
+
+@pytest.mark.parametrize("act", ["champion", "download", "upload"])
+def test_registry_that_refuses_the_token_is_away(act: str) -> None:
+    models = GrpcModelRegistryClient(RefusingChannel(Denied("ACTION_FORBIDDEN")))
+
+    with pytest.raises(Unavailable, match=r"SERVICE_UNAVAILABLE.*service=registry"):
+        getattr(models, act)(b"onnx" if act == "upload" else "delay")
 
 
 def test_run_that_is_cancelled_while_it_is_carried_stores_nothing(
@@ -180,6 +215,95 @@ def test_champion_of_other_features_is_not_compared(runs: MemoryRunStore, tmp_pa
 
     assert process.jobs[0].champion_onnx is None
     assert 0 == runs.get("run-1").trained.champion_version
+
+
+def test_graph_is_composed_of_the_versions_that_its_steps_name(
+    runs: MemoryRunStore, tmp_path: Path
+) -> None:
+    submit(runs, recipe="delay-guarded")
+    process, models = FakeProcess(), FakeModels(Champion(4, "c" * 64, FEATURES))
+
+    assert carry(runs, tmp_path, process=process, models=models)
+
+    (job,) = process.compositions
+    assert {"learnt": ("models:/delay/7", "7" * 64)} == {
+        step: (each.reference, each.digest) for step, each in job.components.items()
+    }
+    assert "delay" == job.measured.recipe.name
+    trained = runs.get("run-1").trained
+    assert ("delay-guarded", "a" * 64, 4) == (
+        trained.model,
+        trained.digest,
+        trained.champion_version,
+    )
+
+
+@pytest.mark.parametrize("features", [("request:distance", "x:y"), ("request:distance",)])
+def test_graph_whose_model_takes_other_features_asks_for_no_training_set(
+    runs: MemoryRunStore, tmp_path: Path, features: tuple[str, ...]
+) -> None:
+    submit(runs, recipe="delay-guarded")
+    tensors = replace(a_pinned_version().tensors, features=features)
+    models, training_sets = FakeModels(pinned=a_pinned_version(tensors=tensors)), FakeTrainingSets()
+
+    carry(runs, tmp_path, models=models, training_sets=training_sets)
+
+    run = runs.get("run-1")
+    assert (RunState.FAILED, "BAD_DEFINITION") == (run.state, run.reason)
+    assert "key=steps.learnt.inputs.features" in run.detail
+    assert [] == training_sets.published
+
+
+class ManyStepsBook(OneRecipe):
+    """Its graph has 64 steps that all name one model."""
+
+    def trainee(self, name: str) -> Graph:
+        steps = {f"s{n}": {"model": "delay@champion"} for n in range(STEPS_MAX)}
+        return a_graph(steps=steps, outputs={"score": "s0"})
+
+
+def test_version_that_many_steps_name_is_asked_for_once(
+    runs: MemoryRunStore, tmp_path: Path
+) -> None:
+    submit(runs, recipe="delay-guarded")
+    models = FakeModels()
+
+    carry(runs, tmp_path, models=models, recipes=ManyStepsBook())
+
+    assert runs.get("run-1").trained is not None
+    assert ["models:/delay@champion"] == [str(each) for each in models.asked]
+
+
+def test_graph_of_too_many_bytes_is_refused_before_it_is_compiled(
+    runs: MemoryRunStore, tmp_path: Path, monkeypatch
+) -> None:
+    file_bytes = len(FakeModels().download(""))
+    monkeypatch.setattr(handlers, "COMPILED_BYTES_MAX", STEPS_MAX * file_bytes - 1)
+    submit(runs, recipe="delay-guarded")
+    process = FakeProcess()
+
+    carry(runs, tmp_path, process=process, recipes=ManyStepsBook())
+
+    run = runs.get("run-1")
+    assert (RunState.FAILED, "BAD_DEFINITION") == (run.state, run.reason)
+    assert f"have {STEPS_MAX * file_bytes} bytes together" in run.detail
+    assert not process.compositions
+
+
+def test_graph_of_a_version_whose_bytes_are_others_fails(
+    runs: MemoryRunStore, tmp_path: Path
+) -> None:
+    submit(runs, recipe="delay-guarded")
+
+    class ChangedModels(FakeModels):
+        def download(self, digest: str) -> bytes:
+            raise Corrupt("DIGEST_MISMATCH", digest=digest)
+
+    models = ChangedModels()
+    carry(runs, tmp_path, models=models)
+
+    assert "DIGEST_MISMATCH" == runs.get("run-1").reason
+    assert [] == models.uploaded
 
 
 @pytest.mark.parametrize(

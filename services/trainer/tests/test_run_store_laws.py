@@ -11,10 +11,9 @@ from sqlalchemy import text
 
 from headrace.errors import Conflict, NotFound
 from headrace_kit.sql import OUTBOX, connect, transaction
-from headrace_kit.sql_schema import prepare
 from headrace_kit.testing import FixedClock
 from headrace_trainer.adapters.memory_run_store import MemoryRunStore
-from headrace_trainer.adapters.sql_run_store import POSITIONS, RUNS, SCHEMA, SqlRunStore
+from headrace_trainer.adapters.sql_run_store import MIGRATIONS, POSITIONS, RUNS, SqlRunStore
 from headrace_trainer.domain.run import RunState
 from headrace_trainer.ports import RunStore
 from headrace_trainer.testing import a_request, a_trained_model
@@ -31,7 +30,7 @@ def store(request: pytest.FixtureRequest, clock: FixedClock, tmp_path: Path) -> 
     sqlite = request.param == "sqlite"
     uri = f"sqlite:///{tmp_path}/runs.db" if sqlite else request.getfixturevalue("postgres_server")
     engine = connect(uri, schema="trainer")
-    prepare(engine, SCHEMA)
+    MIGRATIONS.upgrade(engine)
     with transaction(engine) as connection:
         for table in (RUNS, POSITIONS, OUTBOX):
             connection.execute(table.delete())
@@ -228,7 +227,7 @@ def test_runs_of_the_first_tables_are_kept(
             )
         )
 
-    prepare(engine, SCHEMA)
+    MIGRATIONS.upgrade(engine)
 
     store = SqlRunStore(engine, clock=clock)
     assert a_request() == store.add(a_request()).request

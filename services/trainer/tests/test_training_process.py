@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import subprocess
 import sys
@@ -14,10 +15,17 @@ import onnxruntime
 import pytest
 import structlog
 
-from headrace.errors import Conflict, HeadraceError
+from headrace.errors import Conflict, HeadraceError, Invalid
+from headrace.graph_signature import trained_signature
 from headrace_trainer.adapters.training_process import ChildTrainingProcess
-from headrace_trainer.ports import TrainingJob, TrainingResult
-from headrace_trainer.testing import a_recipe, write_training_set
+from headrace_trainer.ports import (
+    Component,
+    CompositionJob,
+    Measure,
+    TrainingJob,
+    TrainingResult,
+)
+from headrace_trainer.testing import FEATURES, a_graph, a_recipe, write_training_set
 
 # Each test starts a process that imports torch: seconds, not milliseconds.
 pytestmark = pytest.mark.integration
@@ -181,3 +189,52 @@ child = subprocess.Popen(
 print(child.pid, flush=True)
 child.wait()
 """
+
+
+def compose(folder: Path, onnx: bytes, **changes: object) -> TrainingResult:
+    """The graph `delay-guarded` of this file, measured on the recipe's holdout."""
+    folder.mkdir()
+    digest = hashlib.sha256(onnx).hexdigest()
+    (folder / f"{digest}.onnx").write_bytes(onnx)
+    signature = trained_signature(FEATURES)
+    training_set = write_training_set(folder / "training.arrow")
+    job = CompositionJob(
+        graph=a_graph(**changes),
+        components={"learnt": Component("models:/delay/7", digest, signature)},
+        measured=Measure(a_recipe(), training_set, window_s=None),
+        folder=folder,
+    )
+    return ChildTrainingProcess(duration_s_max=120).compose(job, progress=lambda _: None)
+
+
+def test_graph_is_measured_on_the_holdout_of_its_recipe(
+    trained: TrainingResult, tmp_path: Path
+) -> None:
+    made = compose(tmp_path / "job", trained.onnx)
+
+    near, far = scores(made.onnx, [[700, 1], [1300, 1]])
+    assert near == pytest.approx(scores(trained.onnx, [[700, 1]])[0], abs=1e-6)
+    assert far == pytest.approx(0.65)
+    assert 0.6 < made.model.metrics["auc"] != trained.model.metrics["auc"]
+    assert trained.model.reference == made.model.reference
+    assert ("delay-guarded", FEATURES) == (made.model.model, made.model.features)
+    digest = hashlib.sha256(trained.onnx).hexdigest()
+    assert digest == made.model.manifest["component:models:/delay/7"]
+    assert "digest" == made.model.manifest["training_set"]
+
+
+def test_same_graph_of_the_same_version_gives_the_same_bytes(
+    trained: TrainingResult, tmp_path: Path
+) -> None:
+    made = [compose(tmp_path / name, trained.onnx).onnx for name in ("one", "two")]
+
+    assert made[0] == made[1]
+
+
+def test_graph_that_cannot_be_compiled_tells_why(trained: TrainingResult, tmp_path: Path) -> None:
+    steps = {
+        "learnt": {"model": "delay@champion"},
+        "chosen": {"model": "delay@champion", "inputs": {"features": "features"}},
+    }
+    with pytest.raises(Invalid, match=r"BAD_DEFINITION.*key=steps.chosen.outputs"):
+        compose(tmp_path / "job", trained.onnx, steps=steps)

@@ -4,8 +4,8 @@
 ingest: {grpc: 7101, http: 7201, peers: [registry], database: true, objects: true, state: false}
 feature: {grpc: 7102, http: 7202, peers: [feature], database: false, objects: true, state: true}
 trainer: {grpc: 7103, http: 7203, peers: [feature, registry], database: true, objects: false, state: false}
-registry: {grpc: 7104, http: 7204, peers: [], database: true, objects: true, state: false}
-inference: {grpc: 8001, http: 7205, peers: [feature, registry], database: false, objects: false, state: false}
+registry: {grpc: 7104, http: 7204, rest: 7304, signers: true, peers: [], database: true, objects: true, state: false}
+inference: {grpc: 8001, http: 7205, rest: 8000, peers: [feature, registry], database: false, objects: true, state: false}
 monitor: {grpc: 7106, http: 7206, peers: [], database: false, objects: false, state: true}
 {{- end -}}
 
@@ -38,6 +38,10 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{ required "s3.endpoint is required: the URI of your S3 server" .Values.s3.endpoint }}
 {{- end -}}
 
+{{- define "headrace.tokens" -}}
+{{ required "tokens.existingSecret is required: a secret with the keys tokens.json, token and peer-token" .Values.tokens.existingSecret }}
+{{- end -}}
+
 {{/* `root`, `name`: the image of a service, by digest when there is one. */}}
 {{- define "headrace.image" -}}
 {{- $image := .root.Values.image -}}
@@ -58,7 +62,14 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{ $prefix }}_GRPC_PORT: {{ $fact.grpc | quote }}
 {{ $prefix }}_HTTP_HOST: 0.0.0.0
 {{ $prefix }}_HTTP_PORT: {{ $fact.http | quote }}
+{{- with $fact.rest }}
+{{ $prefix }}_REST_PORT: {{ . | quote }}
+{{- end }}
 {{ $prefix }}_INSECURE: "true"
+{{ $prefix }}_TOKENS_FILE: /run/headrace/tokens.json
+{{- if and $fact.signers .root.Values.signers.existingConfigMap }}
+{{ $prefix }}_TRUSTED_SIGNERS_FILE: /run/signers/signers.pem
+{{- end }}
 {{ $prefix }}_DATA_DIR: /data
 {{- range without $fact.peers .name }}
 {{ $prefix }}_{{ upper . }}_ADDRESS: {{ printf "%s-%s:%v" $full . (get (fromYaml (include "headrace.facts" $)) .).grpc | quote }}
@@ -83,6 +94,13 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- end }}
 {{- range $key, $value := merge (deepCopy (get .root.Values.services .name).settings) $settings }}
 - {name: {{ $key }}, value: {{ $value | quote }}}
+{{- end }}
+{{- with .root.Values.traces.endpoint }}
+- {name: OTEL_EXPORTER_OTLP_ENDPOINT, value: {{ . | quote }}}
+{{- end }}
+{{- if $fact.peers }}
+{{- $key := ternary "peer-token" "token" (has .name $fact.peers) }}
+- {name: {{ $prefix }}_TOKEN, valueFrom: {secretKeyRef: {name: {{ include "headrace.tokens" .root }}, key: {{ $key }}}}}
 {{- end }}
 {{- if $fact.database }}
 {{- $secret := required "postgres.existingSecret is required: a secret with the key password" .root.Values.postgres.existingSecret }}

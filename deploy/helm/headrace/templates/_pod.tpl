@@ -29,9 +29,10 @@ securityContext:
 {{- define "headrace.pod" -}}
 {{- $fact := get (fromYaml (include "headrace.facts" .root)) .name -}}
 {{- $own := get .root.Values.services .name -}}
+{{- $signers := ternary .root.Values.signers.existingConfigMap "" (hasKey $fact "signers") -}}
 {{ include "headrace.podSecurity" .root }}
 terminationGracePeriodSeconds: 60
-{{- if gt (int ($own.replicas | default 1)) 1 }}
+{{- if or (gt (int ($own.replicas | default 1)) 1) ($own.autoscaling | default dict).endpoints }}
 topologySpreadConstraints:
   - maxSkew: 1
     topologyKey: kubernetes.io/hostname
@@ -51,6 +52,9 @@ containers:
     ports:
       - {name: grpc, containerPort: {{ $fact.grpc }}}
       - {name: http, containerPort: {{ $fact.http }}}
+      {{- with $fact.rest }}
+      - {name: rest, containerPort: {{ . }}}
+      {{- end }}
     startupProbe:
       httpGet: {path: /health/live, port: http}
       periodSeconds: 5
@@ -75,7 +79,23 @@ containers:
     volumeMounts:
       - {name: data, mountPath: /data}
       - {name: tmp, mountPath: /tmp}
+      # A folder, no single file: that would never see a change of the secret.
+      - {name: tokens, mountPath: /run/headrace, readOnly: true}
+      {{- if $signers }}
+      - {name: signers, mountPath: /run/signers, readOnly: true}
+      {{- end }}
 volumes:
+  - name: tokens
+    secret:
+      secretName: {{ include "headrace.tokens" .root }}
+      defaultMode: 0440
+      items: [{key: tokens.json, path: tokens.json}]
+  {{- with $signers }}
+  - name: signers
+    configMap:
+      name: {{ . }}
+      items: [{key: signers.pem, path: signers.pem}]
+  {{- end }}
   - {name: tmp, emptyDir: {sizeLimit: 256Mi}}
 {{- if not $fact.state }}
   # Nothing that must outlive the pod: cached models, the files of a run in work.

@@ -24,6 +24,7 @@ from headrace import topics
 from headrace.client import Client
 from headrace.errors import Unavailable
 from headrace.inference.v1 import inference_events_pb2 as inference_events
+from headrace.prediction_log import logged_predictions
 from headrace.registry.v1 import registry_events_pb2 as registry_events
 from headrace_kit.offsets import topic_end_offsets
 
@@ -99,10 +100,10 @@ def _predictions(client: Client) -> pl.DataFrame:
     rows: dict[str, tuple[object, ...]] = {}
     for endpoint in (ENDPOINT, STATIC):
         for value in _values(client, topics.INFERENCE_PREDICTIONS.of(endpoint)):
-            made = inference_events.PredictionMade.FromString(value)
-            if made.door == inference_events.DOOR_ENTITY_KEYS:
-                row = (made.endpoint, made.entity_key, made.version, made.score)
-                rows[made.prediction_id] = row
+            for made in logged_predictions(value):
+                if made.door == inference_events.DOOR_ENTITY_KEYS:
+                    row = (made.endpoint, made.entity_key, made.version, made.score)
+                    rows[made.prediction_id] = row
     table = pl.DataFrame(
         list(rows.values()),
         schema={

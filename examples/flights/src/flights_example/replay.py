@@ -174,7 +174,7 @@ def _serve_first_versions(client: Client) -> bool:
             if version.gate.state == GATE_STATE_FAILED:
                 evidence = "; ".join(version.gate.evidence)
                 raise Conflict("GATE_NOT_PASSED", model=model, evidence=evidence)
-    return {ENDPOINT, STATIC} <= {rollout.endpoint for rollout in client.rollouts()}
+    return {ENDPOINT, STATIC} <= {rollout.endpoint for rollout in client.rollouts.list()}
 
 
 def _wait_settled(client: Client, doors: Doors, watcher: Watcher) -> None:
@@ -185,7 +185,7 @@ def _wait_settled(client: Client, doors: Doors, watcher: Watcher) -> None:
         if not loop.settled:
             watcher.said("the loop is at work: retraining")
             return False
-        rollouts = client.rollouts()
+        rollouts = client.rollouts.list()
         if not doors.serve(rollouts):
             return False
         serving = next(each for each in rollouts if each.endpoint == ENDPOINT)

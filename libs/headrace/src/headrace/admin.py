@@ -28,10 +28,10 @@ def static_topics() -> list[tuple[str, Topic]]:
 def application_topics(application: Application) -> list[tuple[str, Topic]]:
     """The topics of an application's streams, endpoints and views, with their contracts."""
     by_stream = (topics.RAW, topics.INGEST_RECORDS)
+    by_endpoint = (topics.INFERENCE_REQUESTS, topics.INFERENCE_PREDICTIONS)
     return [
         *((topic.of(stream), topic) for stream in application.streams for topic in by_stream),
-        *((topics.INFERENCE_PREDICTIONS.of(name), topics.INFERENCE_PREDICTIONS)
-          for name in application.endpoints),
+        *((topic.of(name), topic) for name in application.endpoints for topic in by_endpoint),
         *((topics.FEATURE_ROWS.of(view.name), topics.FEATURE_ROWS)
           for view in application.views.values()
           if isinstance(view, StreamView) and view.publish_rows),

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The application model: what a user declares, as frozen and closed types.
 
-One definition is one YAML document of a kind: stream, view, recipe, endpoint, monitor or label. An
-unknown key is an error, durations carry a unit ("90m", "14d") and become seconds.
+One definition is one YAML document of a kind: stream, view, recipe, model, graph, endpoint, monitor
+or label. An unknown key is an error, durations carry a unit ("90m", "14d") and become seconds.
 `build_application` holds the references together, so that a definition in the registry never points
 to nothing.
 The JSON form of a definition is what `registry.definitions` carries.
@@ -23,7 +23,10 @@ from headrace.data_contract import Stream as Stream
 from headrace.definition_types import NAME, Closed, ColumnName, Duration, Name, Span
 from headrace.errors import Invalid
 from headrace.feature_view import AnyView, RequestView, StreamView, View
+from headrace.graph_definition import Graph as Graph
+from headrace.json_lines import json_problem
 from headrace.label_definition import LabelDefinition
+from headrace.model_definition import Model
 
 
 class Spine(Closed):
@@ -66,6 +69,8 @@ class GateRule(Closed):
     auc_min: float = Field(gt=0, lt=1)
     # The champion is scored on the same holdout: the candidate may be worse by this much at most.
     champion_margin: float = Field(ge=0, lt=1)
+    # Once it has shown that, it waits for a signature by somebody whom the registry trusts.
+    require_signature: bool = False
 
 
 class Recipe(Closed):
@@ -99,15 +104,27 @@ class RolloutRule(Closed):
 
 
 class Endpoint(Closed):
-    """An address that serves a model. `columns` are what a caller by entity keys sends."""
+    """An address that serves a model. `columns` are what a caller by entity keys sends.
+
+    Without them it takes tensors alone: features, or what the model itself takes. Without `rollout`
+    its versions change by hand.
+    """
 
     kind: Literal["endpoint"] = "endpoint"
     name: Name
     description: str
     model: Name
-    entity_key: ColumnName
-    columns: dict[ColumnName, Literal["string", "int64", "float64"]]
-    rollout: RolloutRule
+    entity_key: ColumnName | None = None
+    columns: dict[ColumnName, Literal["string", "int64", "float64"]] = Field(default_factory=dict)
+    rollout: RolloutRule | None = None
+
+    @model_validator(mode="after")
+    def _by_entity_or_not(self) -> Endpoint:
+        if (self.entity_key is None) != (not self.columns):
+            raise ValueError("entity_key and columns go together; neither: tensors alone")
+        if self.entity_key is not None and self.rollout is None:
+            raise ValueError("rollout is needed where callers ask by entity keys")
+        return self
 
 
 class DriftRule(Closed):
@@ -158,11 +175,23 @@ class Monitor(Closed):
     policy: Policy
 
 
-Definition = Stream | StreamView | RequestView | Recipe | Endpoint | Monitor | LabelDefinition
+Definition = (
+    Stream
+    | StreamView
+    | RequestView
+    | Recipe
+    | Model
+    | Graph
+    | Endpoint
+    | Monitor
+    | LabelDefinition
+)
 _ADAPTER_BY_KIND: dict[str, TypeAdapter[Definition]] = {
     "stream": TypeAdapter(Stream),
     "view": TypeAdapter(AnyView),
     "recipe": TypeAdapter(Recipe),
+    "model": TypeAdapter(Model),
+    "graph": TypeAdapter(Graph),
     "endpoint": TypeAdapter(Endpoint),
     "monitor": TypeAdapter(Monitor),
     "label": TypeAdapter(LabelDefinition),
@@ -180,6 +209,8 @@ class Application:
     endpoints: dict[str, Endpoint]
     monitors: dict[str, Monitor]
     labels: dict[str, LabelDefinition] = field(default_factory=dict)
+    models: dict[str, Model] = field(default_factory=dict)
+    graphs: dict[str, Graph] = field(default_factory=dict)
 
     def definitions(self) -> list[Definition]:
         """Streams first, so that a reader of the topic meets no reference before its target."""
@@ -187,6 +218,8 @@ class Application:
             *self.streams.values(),
             *self.views.values(),
             *self.recipes.values(),
+            *self.models.values(),
+            *self.graphs.values(),
             *self.endpoints.values(),
             *self.monitors.values(),
             *self.labels.values(),
@@ -210,6 +243,8 @@ def build_application(name: str, definitions: Sequence[Definition]) -> Applicati
         endpoints={d.name: d for d in definitions if isinstance(d, Endpoint)},
         monitors={d.name: d for d in definitions if isinstance(d, Monitor)},
         labels={d.name: d for d in definitions if isinstance(d, LabelDefinition)},
+        models={d.name: d for d in definitions if isinstance(d, Model)},
+        graphs={d.name: d for d in definitions if isinstance(d, Graph)},
     )
     check_references(application)
     return application
@@ -225,10 +260,19 @@ def parse_definition(document: object) -> Definition:
         return _ADAPTER_BY_KIND[kind].validate_python(document)
     except ValidationError as err:
         first = err.errors()[0]
-        key = ".".join(str(part) for part in first["loc"])
+        key = ".".join(map(str, _written(kind, first["loc"])))
         name = document.get("name", "?") if isinstance(document, dict) else "?"
         problem = first["msg"].removeprefix("Value error, ")
         raise Invalid("BAD_DEFINITION", kind=kind, name=name, key=key, problem=problem) from err
+
+
+def _written(kind: str, place: tuple[int | str, ...]) -> tuple[int | str, ...]:
+    """As the document has it: without the tags that tell views, features and steps apart."""
+    if kind == "graph" and place[:1] == ("steps",):
+        return (*place[:2], *place[3:])
+    if kind != "view":
+        return place
+    return (*place[1:3], *place[4:]) if place[1:2] == ("features",) else place[1:]
 
 
 def parse_definition_json(spec_json: bytes) -> Definition:
@@ -236,7 +280,7 @@ def parse_definition_json(spec_json: bytes) -> Definition:
     try:
         document = json.loads(spec_json, parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as err:
-        problem = f"cannot be read as JSON: {str(err)[:200]}"
+        problem = f"cannot be read as JSON: {json_problem(err)[:200]}"
         raise Invalid("BAD_DEFINITION", key="spec_json", problem=problem) from err
     return parse_definition(document)
 

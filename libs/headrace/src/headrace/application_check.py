@@ -20,6 +20,7 @@ from headrace.feature_view import (
     feature_names,
     features_by_name,
 )
+from headrace.graph_check import check_graphs
 from headrace.label_definition import LabelDefinition, LabelQueue, WeakLabels
 
 if TYPE_CHECKING:  # these types are made of what is checked here
@@ -44,28 +45,45 @@ def check_references(application: Application) -> None:
             _check_request_view(view, _views_by_feature(application))
     for recipe in application.recipes.values():
         _check_recipe(recipe, application)
-    models = {recipe.model for recipe in application.recipes.values()}
-    for endpoint in application.endpoints.values():
-        require(endpoint.model in models, endpoint, f"no recipe trains model {endpoint.model}")
-        require(
-            endpoint.entity_key in endpoint.columns,
-            endpoint,
-            f"entity_key {endpoint.entity_key} is not among its columns",
-        )
+    check_graphs(application)
+    _check_models(application)
     for monitor in application.monitors.values():
         _check_monitor(monitor, application)
     for label in application.labels.values():
         _check_label(label, application)
 
 
+def _check_models(application: Application) -> None:
+    """A model has versions from one side only: recipes train them, or somebody registers them."""
+    trained = {recipe.model for recipe in application.recipes.values()}
+    for model in application.models.values():
+        problem = "a recipe trains it; give the model that is registered a name of its own"
+        require(model.name not in trained, model, problem)
+    for endpoint in application.endpoints.values():
+        graph = application.graphs.get(endpoint.model)
+        known = endpoint.model in trained or endpoint.model in application.models
+        problem = f"no recipe trains model {endpoint.model}, and no model or graph has that name"
+        require(known or graph is not None, endpoint, problem)
+        key = endpoint.entity_key
+        if key is not None:
+            reads = endpoint.model in trained or (graph is not None and graph.recipe is not None)
+            problem = f"model {endpoint.model} has no recipe and reads no features: tensors only"
+            require(reads, endpoint, problem)
+            require(key in endpoint.columns, endpoint, f"entity_key {key} is not among its columns")
+
+
 def _check_monitor(monitor: Monitor, application: Application) -> None:
     served_by, trained_by = monitor.endpoint, monitor.recipe
     require(served_by in application.endpoints, monitor, f"endpoint {served_by} is unknown")
     require(trained_by in application.recipes, monitor, f"recipe {trained_by} is unknown")
+    tensors_only = f"endpoint {served_by} takes tensors only: no outcome can be joined"
+    require(application.endpoints[served_by].entity_key is not None, monitor, tensors_only)
     served = application.endpoints[served_by].model
     recipe = application.recipes[trained_by]
+    graph = application.graphs.get(served)
+    measured = graph is not None and graph.recipe == recipe.name
     trained = f"recipe {recipe.name} trains {recipe.model}, the endpoint serves {served}"
-    require(recipe.model == served, monitor, trained)
+    require(measured or recipe.model == served, monitor, trained)
     for feature in monitor.drift.ignore:
         require(feature in recipe.features, monitor, f"the recipe has no feature {feature}")
 

@@ -28,32 +28,45 @@ from headrace.application import (
 from headrace.corrections import newest_corrections
 from headrace.datasets import Datasets
 from headrace.dead_letters import DeadLetters
-from headrace.errors import NotFound, Unavailable, error_by_reason
+from headrace.errors import Invalid, NotFound, Unavailable, error_by_reason
 from headrace.feature.v1 import feature_service_pb2, feature_service_pb2_grpc
 from headrace.feature.v1.feature_events_pb2 import FeaturesCorrected
 from headrace.feature_tables import materialized
 from headrace.feature_view import RequestView, StreamView, View
 from headrace.historical import HistoricalFeatures, ask, query_of
 from headrace.ingest.v1 import ingest_service_pb2, ingest_service_pb2_grpc
+from headrace.kafka_requests import KafkaRequests
 from headrace.labels import Labels
+from headrace.lineage import Lineage
+from headrace.models import Models
 from headrace.monitor.v1 import monitor_events_pb2, monitor_service_pb2, monitor_service_pb2_grpc
+from headrace.newest_messages import newest_messages
 from headrace.oip import grpc_predict_v2_pb2_grpc as oip_grpc
 from headrace.online_features import OnlineFeatures, named_features, read_online
-from headrace.predictions import Prediction, infer_request, predictions_of
-from headrace.publishing import Item, publish_items
-from headrace.raw_producer import RawProducer, encoder, raw_producer, raw_row
+from headrace.predictions import (
+    ATTRIBUTIONS,
+    PREDICTION_ID,
+    SCORE,
+    Prediction,
+    infer_request,
+    predictions_of,
+)
+from headrace.publishing import Item, counted, publish_items
+from headrace.raw_producer import RawProducer, encoder, key_text, raw_producer, raw_row
 from headrace.registry.v1 import (
     registry_events_pb2,
     registry_service_pb2,
     registry_service_pb2_grpc,
 )
+from headrace.registry_state import TOPICS, RegistryState, answered_state, told_state
+from headrace.rollouts import Rollouts
 from headrace.rpc import call, open_channel, pages
 from headrace.trainer.v1 import trainer_service_pb2, trainer_service_pb2_grpc
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-RUN_POLL_INTERVAL_S = 0.2
+POLL_INTERVAL_S = 0.2
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,11 +82,16 @@ class Addresses:
     monitor: str = "127.0.0.1:7106"
 
 
+EVERY_MESSAGE = 2**62
+
+
 @dataclass
 class Client:
     """Opens connections when they are needed; safe to use from several threads."""
 
     addresses: Addresses = field(default_factory=Addresses)
+    token: str = field(default="", repr=False)
+    """Shown to every service; empty where they have no tokens file."""
 
     def apply(self, application: Application) -> list[registry_events_pb2.Definition]:
         """Creates the application's topics and stores its definitions; answers them as stored."""
@@ -91,8 +109,11 @@ class Client:
     def definitions(self) -> dict[tuple[str, str], Definition]:
         """The applied definitions by kind and name, as they were when first asked for."""
         request = registry_service_pb2.ListDefinitionsRequest()
-        answer = call(self._registry.ListDefinitions, request, timeout_s=2, retries_max=2)
-        return {(d.kind, d.name): parse_definition_json(d.spec_json) for d in answer.definitions}
+        return {
+            (each.kind, each.name): parse_definition_json(each.spec_json)
+            for page in pages(self._registry.ListDefinitions, request, timeout_s=2, retries_max=2)
+            for each in page.definitions
+        }
 
     def publish(
         self,
@@ -106,8 +127,9 @@ class Client:
         `grpc` is for programs that cannot reach Kafka: in batches through IngestService, some
         ahead, those without an answer again with the same ids. Raises Invalid BAD_REQUEST for a row
         that is no JSON object, before any is sent (grpc: once those before it are durable);
-        TOO_LARGE as `publish_raw`; Unavailable DELIVERY_UNKNOWN when some may be missing: publish
-        the same again. By grpc also the first refused row's error, once all others are durable.
+        TOO_LARGE as `publish_raw`; Unavailable TOPIC_MISSING, and DELIVERY_UNKNOWN when some may be
+        missing: publish the same again. By grpc also the first refused row's error, once all others
+        are durable. Each error tells how many records are durable, as `accepted`.
         """
         contract = self.definitions.get(("stream", stream))
         if not isinstance(contract, Stream):
@@ -116,7 +138,10 @@ class Client:
         if door == "grpc":
             return self._publish_items(contract, numbered)
         encode = encoder(contract)
-        rows = [raw_row(number, record, contract.key, encode) for number, record in numbered]
+        try:
+            rows = [raw_row(number, record, contract.key, encode) for number, record in numbered]
+        except Invalid as err:
+            raise counted(err, 0) from err
         return self.publish_raw(stream, rows)
 
     def corrections(self, *, newest: int = 100) -> list[FeaturesCorrected]:
@@ -137,7 +162,8 @@ class Client:
         published = publish_items(self._ingest, contract.name, items())
         if published.refused:
             [(row, reason), *_] = published.refused
-            raise error_by_reason(reason, row=row, refused_rows=len(published.refused))
+            refused = error_by_reason(reason, row=row, refused_rows=len(published.refused))
+            raise counted(refused, published.accepted)
         return published.accepted
 
     def publish_raw(self, stream: str, rows: Iterable[tuple[bytes, bytes]]) -> int:
@@ -155,15 +181,30 @@ class Client:
         *,
         as_of_us: int | None = None,
         request_id: str | None = None,
+        explain: bool = False,
+        door: Literal["grpc", "kafka"] = "grpc",
         timeout_s: float = 5.0,
     ) -> list[Prediction]:
-        """Predicts by entity keys: the server reads the features, as of now unless told."""
+        """Predicts by entity keys: the server reads the features, as of now unless told.
+
+        To explain costs a run of the model for each feature of each row, and goes over gRPC alone.
+        By `kafka` the request waits in its topic for its turn and is answered though this program
+        ends; to hear the answer later, see `requests`.
+        """
         definition = self.definitions.get(("endpoint", endpoint))
         if not isinstance(definition, Endpoint):
             raise NotFound("DEFINITION_UNKNOWN", endpoint=endpoint)
         request = infer_request(definition, rows, request_id or str(uuid.uuid4()))
         if as_of_us is not None:
             request.parameters["as_of_us"].int64_param = as_of_us
+        for name in (SCORE, PREDICTION_ID, ATTRIBUTIONS) if explain else ():
+            request.outputs.add(name=name)
+        if door == "kafka":
+            if explain:
+                raise Invalid("BAD_REQUEST", field="explain", problem="is asked over gRPC alone")
+            key = key_text(rows[0].get(definition.entity_key or "")) if rows else ""
+            asked = self.requests.ask(request, key=key)
+            return self.requests.answer(asked, timeout_s=timeout_s).predictions()
         answer = call(self._inference.ModelInfer, request, timeout_s=timeout_s, retries_max=2)
         return predictions_of(answer)
 
@@ -209,14 +250,14 @@ class Client:
                 run = self.run(run_id)
             except Unavailable:
                 # The trainer is being restarted; its run goes on when it is back.
-                time.sleep(RUN_POLL_INTERVAL_S)
+                time.sleep(POLL_INTERVAL_S)
                 continue
             if run.state == trainer_service_pb2.RUN_STATE_COMPLETED:
                 return run
             if run.state == trainer_service_pb2.RUN_STATE_FAILED:
                 raise error_by_reason(run.reason, run_id=run_id, detail=run.detail)
             said(run.progress)
-            time.sleep(RUN_POLL_INTERVAL_S)
+            time.sleep(POLL_INTERVAL_S)
         raise Unavailable("SERVICE_UNAVAILABLE", run_id=run_id, waited_s=timeout_s)
 
     def versions(self, model: str) -> list[registry_events_pb2.ModelVersion]:
@@ -227,13 +268,12 @@ class Client:
 
     def aliases(self, model: str) -> list[registry_events_pb2.Alias]:
         request = registry_service_pb2.ListAliasesRequest(model=model)
-        return list(call(self._registry.ListAliases, request, timeout_s=2, retries_max=3).aliases)
+        listed = pages(self._registry.ListAliases, request, timeout_s=2, retries_max=3)
+        return [alias for page in listed for alias in page.aliases]
 
-    def rollouts(self) -> list[registry_events_pb2.Rollout]:
-        request = registry_service_pb2.ListRolloutsRequest()
-        return list(call(self._registry.ListRollouts, request, timeout_s=2, retries_max=3).rollouts)
-
-    def promote(self, model: str, version: int, *, alias: str = "champion") -> int:
+    def promote(
+        self, model: str, version: int, *, alias: str = "champion", reason: str = ""
+    ) -> int:
         """Moves the alias by compare-and-set and answers its new generation.
 
         Raises Conflict GATE_NOT_PASSED without a passed gate, ALIAS_MOVED when another was faster.
@@ -245,9 +285,15 @@ class Client:
             alias=alias,
             version=version,
             generation_expected=seen.get(alias, 0),
+            reason=reason,
         )
         generation: int = call(self._registry.SetAlias, request, timeout_s=2).alias.generation
         return generation
+
+    @cached_property
+    def models(self) -> Models:
+        """Versions of models: registered, described, approved, found."""
+        return Models(self._open("registry"))
 
     def stream_counts(self) -> list[ingest_service_pb2.StreamCounts]:
         """What became of every published record, by stream."""
@@ -256,10 +302,27 @@ class Client:
             call(self._datasets.ListStreamCounts, request, timeout_s=10, retries_max=3).streams
         )
 
+    def await_streams(
+        self, version_by_stream: Mapping[str, int], *, timeout_s: float
+    ) -> list[ingest_service_pb2.StreamCounts]:
+        """What ingest says of these streams, once it has these versions of their contracts.
+
+        Raises Unavailable SERVICE_UNAVAILABLE when that takes longer.
+        """
+        deadline = time.monotonic() + timeout_s
+        while True:
+            found = [each for each in self.stream_counts() if each.stream in version_by_stream]
+            known = {each.stream: each.contract_version for each in found}
+            if all(known.get(name, 0) >= each for name, each in version_by_stream.items()):
+                return found
+            if time.monotonic() > deadline:
+                raise Unavailable("SERVICE_UNAVAILABLE", service="ingest", waited_s=timeout_s)
+            time.sleep(POLL_INTERVAL_S)
+
     @cached_property
     def datasets(self) -> Datasets:
         """Rows that never change, by name, number and tag."""
-        return Datasets(open_channel(self.addresses.ingest))
+        return Datasets(self._ingest)
 
     def freshness(self) -> feature_service_pb2.GetFreshnessResponse:
         request = feature_service_pb2.GetFreshnessRequest()
@@ -368,9 +431,44 @@ class Client:
         """What is true of entities and predictions."""
         return Labels(self._ingest)
 
+    def _open(self, service: str) -> grpc.Channel:
+        address = getattr(self.addresses, service)
+        return open_channel(address, service=service, token=self.token)
+
+    @cached_property
+    def lineage(self) -> Lineage:
+        """What versions came of and what came of them."""
+        return Lineage(self._open("registry"), self.addresses.kafka)
+
+    def registry_states(self) -> tuple[RegistryState, RegistryState]:
+        """What the registry answers, and what its topics tell: the same but for the last moment.
+
+        Raises Unavailable TOPIC_MISSING or BROKER_UNAVAILABLE.
+        """
+
+        def ask(method: str, request: Any) -> Any:
+            return call(getattr(self._registry, method), request, timeout_s=5, retries_max=3)
+
+        messages = (
+            (topic, dict(message.headers() or ())["ce_id"].decode(), message.value())
+            for topic in TOPICS
+            for message in newest_messages(self.addresses.kafka, topic, count=EVERY_MESSAGE)
+        )
+        return answered_state(ask), told_state(messages)
+
+    @cached_property
+    def requests(self) -> KafkaRequests:
+        """Requests over Kafka, of tensors too, and their answers: now or later."""
+        return KafkaRequests(self.addresses.kafka, self._open("inference"))
+
+    @cached_property
+    def rollouts(self) -> Rollouts:
+        """What each endpoint serves beside its champion."""
+        return Rollouts(self._open("registry"))
+
     @cached_property
     def _ingest(self) -> grpc.Channel:
-        return open_channel(self.addresses.ingest)
+        return self._open("ingest")
 
     @cached_property
     def _datasets(self) -> ingest_service_pb2_grpc.DatasetServiceStub:
@@ -378,23 +476,23 @@ class Client:
 
     @cached_property
     def _feature(self) -> feature_service_pb2_grpc.FeatureServiceStub:
-        return feature_service_pb2_grpc.FeatureServiceStub(open_channel(self.addresses.feature))
+        return feature_service_pb2_grpc.FeatureServiceStub(self._open("feature"))
 
     @cached_property
     def _registry(self) -> registry_service_pb2_grpc.RegistryServiceStub:
-        return registry_service_pb2_grpc.RegistryServiceStub(open_channel(self.addresses.registry))
+        return registry_service_pb2_grpc.RegistryServiceStub(self._open("registry"))
 
     @cached_property
     def _trainer(self) -> trainer_service_pb2_grpc.TrainerServiceStub:
-        return trainer_service_pb2_grpc.TrainerServiceStub(open_channel(self.addresses.trainer))
+        return trainer_service_pb2_grpc.TrainerServiceStub(self._open("trainer"))
 
     @cached_property
     def _monitor(self) -> monitor_service_pb2_grpc.MonitorServiceStub:
-        return monitor_service_pb2_grpc.MonitorServiceStub(open_channel(self.addresses.monitor))
+        return monitor_service_pb2_grpc.MonitorServiceStub(self._open("monitor"))
 
     @cached_property
     def _inference(self) -> oip_grpc.GRPCInferenceServiceStub:
-        return oip_grpc.GRPCInferenceServiceStub(open_channel(self.addresses.inference))
+        return oip_grpc.GRPCInferenceServiceStub(self._open("inference"))
 
 
 def _message(application: str, definition: Definition) -> registry_events_pb2.Definition:

@@ -156,10 +156,13 @@ class Datasets:
 
     def search_text(
         self, stream: str, column: str, query: str, *, limit: int = 10
-    ) -> Sequence[ts.TextMatch]:
-        """The texts of a column (`index: text`) that read most like the query."""
+    ) -> ts.SearchTextResponse:
+        """The texts of a column (`index: text`) that read most like the query, as `matches`.
+
+        Not `complete` while the index is being built: ask again for what is not in it yet.
+        """
         request = ts.SearchTextRequest(stream=stream, column=column, query=query, limit=limit)
-        return call(self._stub.SearchText, request, timeout_s=CALL_S, retries_max=3).matches
+        return call(self._stub.SearchText, request, timeout_s=CALL_S, retries_max=3)
 
     def read(self, dataset: str, columns: Sequence[str] = ()) -> Rows:
         """The dataset's rows; no column named takes all."""

@@ -3,6 +3,7 @@
 
 HeadraceError   what went wrong            gRPC                              consumer
 ├─ Invalid      the sender's fault         INVALID_ARGUMENT                  dead letter
+├─ Denied       the caller may not         UNAUTHENTICATED, PERMISSION_…     dead letter
 ├─ NotFound     a named thing is absent    NOT_FOUND                         dead letter
 ├─ Conflict     state forbids it, or done  ABORTED or FAILED_PRECONDITION    dead letter
 ├─ Corrupt      bytes do not match         DATA_LOSS                         dead letter
@@ -41,6 +42,10 @@ class Invalid(HeadraceError):
     """The sender's fault: the same request can never succeed."""
 
 
+class Denied(HeadraceError):
+    """The caller is not known, or may not do this."""
+
+
 class NotFound(HeadraceError):
     """A named thing is absent."""
 
@@ -69,7 +74,7 @@ class Unavailable(HeadraceError):
         return 1.0
 
 
-_BRANCHES = (Invalid, NotFound, Conflict, Corrupt, Busy, Unavailable)
+_BRANCHES = (Invalid, Denied, NotFound, Conflict, Corrupt, Busy, Unavailable)
 _BRANCH_BY_KIND = {branch.__name__: branch for branch in _BRANCHES}
 
 

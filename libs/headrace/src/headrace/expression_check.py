@@ -49,6 +49,8 @@ from headrace.expression_typing import (
     whole_argument,
 )
 
+KNOWN_NAMES_MAX = 12
+
 ROUND_DIGITS_MAX = 15
 LIST_VALUES_MAX = 256
 SPLIT = "split it, as by a derived column"
@@ -136,7 +138,10 @@ class _Checker:
         name = at.name
         found = self._types.get(name)
         if found is None:
-            known = ", ".join(sorted(self._types)[:12]) or "none"
+            names = sorted(self._types)
+            more = len(names) - KNOWN_NAMES_MAX
+            known = ", ".join(names[:KNOWN_NAMES_MAX]) or "none"
+            known += f" and {more} more" if more > 0 else ""
             refuse(f"column {name} is unknown; known are {known}; a text is put in ' '", at)
         return Node("column", cast(ColumnType, found), value=name)
 

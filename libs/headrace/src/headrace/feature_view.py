@@ -54,8 +54,11 @@ def _window_text(value: int) -> str:
 
 
 def _window_bound(value: int) -> int:
-    if not 0 < value <= LIFETIME_S:
+    if value <= 0:
         raise ValueError("a window is a positive duration or lifetime")
+    if value > LIFETIME_S:
+        days = LIFETIME_S // SECONDS_BY_UNIT["d"]
+        raise ValueError(f"a window is at most {days}d, or lifetime, which sees everything")
     return value
 
 
@@ -192,6 +195,8 @@ class StreamView(Closed):
 
     @model_validator(mode="after")
     def _names_fit(self) -> StreamView:
+        if twice := sorted({each for each in self.entity if self.entity.count(each) > 1}):
+            raise ValueError(f"entity names {twice[0]} twice: once is enough")
         if both := sorted(self.derive.keys() & self.lookups.keys()):
             raise ValueError(f"column {both[0]} is derived and looked up: rename one")
         if self.publish_rows and self.lookups:

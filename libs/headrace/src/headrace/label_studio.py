@@ -14,6 +14,7 @@ from typing import Any, NamedTuple, TextIO
 
 from headrace.errors import Invalid
 from headrace.ingest.v1 import label_service_pb2 as pb
+from headrace.json_lines import json_problem
 
 CHUNK_CHARACTERS = 65_536
 TASK_CHARACTERS_MAX = 1 << 20
@@ -44,14 +45,28 @@ def read_answers(file: TextIO) -> Iterator[Answer]:
 
     Raises Invalid BAD_REQUEST with the number of the task that is none, or is not one of ours.
     """
-    for number, task in enumerate(_documents(file), start=1):
-        try:
-            task_id = str(task["data"]["task_id"])
-            for annotation in task.get("annotations") or ():
-                if not annotation.get("was_cancelled"):
-                    yield Answer(task_id, _labeller(annotation), _choice(annotation))
-        except (KeyError, IndexError, TypeError, AttributeError) as err:
-            raise Invalid("BAD_REQUEST", task=number, problem=f"no task of ours: {err!r}") from err
+    number = 0
+    try:
+        for task in _documents(file):
+            number += 1
+            yield from _answers(task)
+    except UnicodeDecodeError as err:
+        raise Invalid("BAD_REQUEST", task=number + 1, problem="is not UTF-8") from err
+    except KeyError as err:
+        raise _foreign(number, f"it has no {err.args[0]}") from err
+    except (TypeError, AttributeError) as err:
+        raise _foreign(number, "it is not as headrace labels export writes one") from err
+
+
+def _answers(task: Any) -> Iterator[Answer]:
+    task_id = str(task["data"]["task_id"])
+    for annotation in task.get("annotations") or ():
+        if not annotation.get("was_cancelled"):
+            yield Answer(task_id, _labeller(annotation), _choice(annotation))
+
+
+def _foreign(number: int, why: str) -> Invalid:
+    return Invalid("BAD_REQUEST", task=number, problem=f"no task of ours: {why}")
 
 
 def _document(task: pb.LabelTask) -> dict[str, Any]:
@@ -83,10 +98,15 @@ def _labeller(annotation: dict[str, Any]) -> str:
 
 
 def _choice(annotation: dict[str, Any]) -> str:
-    [result] = [each for each in annotation["result"] if each.get("type") == "choices"] or [None]
-    if result is None:
-        raise KeyError("choices")
-    return str(result["value"]["choices"][0])
+    choices = [
+        choice
+        for each in annotation["result"]
+        if each.get("type") == "choices"
+        for choice in each["value"]["choices"]
+    ]
+    if len(choices) != 1:
+        raise KeyError(f"single choice in an annotation, but {len(choices)}")
+    return str(choices[0])
 
 
 def _documents(file: TextIO) -> Iterator[Any]:
@@ -113,7 +133,9 @@ def _element(decoder: json.JSONDecoder, file: TextIO, text: str, number: int) ->
         except (ValueError, RecursionError) as err:
             longer = "" if len(text) > TASK_CHARACTERS_MAX else file.read(CHUNK_CHARACTERS)
             if not longer:
-                raise Invalid("BAD_REQUEST", task=number, problem=f"no JSON: {err}") from err
+                raise Invalid(
+                    "BAD_REQUEST", task=number, problem=f"no JSON: {json_problem(err)}"
+                ) from err
             text += longer
         else:
             return found, text[end:]

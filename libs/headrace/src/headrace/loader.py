@@ -23,6 +23,8 @@ class _EachKeyOnce(yaml.SafeLoader):
     def construct_mapping(self, node: Any, deep: bool = False) -> Any:  # noqa: FBT002
         seen: set[object] = set()
         for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                continue  # no key that may be: it is refused below
             name = key.value
             if name in seen and key.tag != "tag:yaml.org,2002:merge":
                 problem = f"{name} is given twice"
@@ -51,10 +53,23 @@ def _load(file: Path) -> Definition:
     try:
         if file.stat().st_size > FILE_BYTES_MAX:
             raise Invalid("BAD_DEFINITION", file=file, problem="is larger than 1 MiB")
-        document = _read(file.read_text(encoding="utf-8"))
-        return parse_definition(document)
-    except (yaml.YAMLError, UnicodeDecodeError) as err:
-        problem = " ".join(str(err).split())
-        raise Invalid("BAD_DEFINITION", file=file, problem=problem) from err
+        return parse_definition(_read(file.read_text(encoding="utf-8")))
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as err:
+        raise Invalid("BAD_DEFINITION", file=file, problem=_problem(err)) from err
     except Invalid as err:
         raise Invalid(err.reason, file=file, **err.metadata) from err
+
+
+def _problem(err: Exception) -> str:
+    """Why a file cannot be read; of YAML also where, as an editor counts lines."""
+    if isinstance(err, yaml.MarkedYAMLError):
+        told = ": ".join(filter(None, (err.context, err.problem)))
+        mark = err.problem_mark
+        return f"{told}, line {mark.line + 1} column {mark.column + 1}" if mark else told
+    if isinstance(err, OSError):
+        return err.strerror or "cannot be read"
+    if isinstance(err, RecursionError):
+        return "is nested too deep"
+    if isinstance(err, UnicodeDecodeError):
+        return "is not UTF-8"
+    return "holds a character, date or number that YAML does not take"

@@ -115,7 +115,8 @@ def _column(name: str, rows: Sequence[Mapping[str, Any]]) -> wire.Column:
         if all(isinstance(value, Real) for value in values):
             return wire.Column(name=name, doubles=wire.DoubleValues(values=map(float, values)))
     except (ValueError, OverflowError) as err:
-        raise Invalid("BAD_REQUEST", column=name, problem=str(err)) from err
+        problem = "holds a value that is no text of UTF-8, or beyond 64 bits"
+        raise Invalid("BAD_REQUEST", column=name, problem=problem) from err
     raise Invalid("BAD_REQUEST", column=name, problem="neither texts nor numbers in all rows")
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import islice
 from numbers import Real
 from typing import Any
 
@@ -13,6 +14,7 @@ from headrace.application import Endpoint
 from headrace.errors import Invalid
 from headrace.oip import grpc_predict_v2_pb2 as oip
 
+SCORE, PREDICTION_ID, ATTRIBUTIONS = "score", "prediction_id", "attributions"
 _OIP_TYPE = {"string": "BYTES", "int64": "INT64", "float64": "FP64"}
 
 
@@ -23,12 +25,16 @@ class Prediction:
     prediction_id: str
     score: float
     version: int
+    # By feature, where they were asked for: the score less the score without the feature.
+    attributions: Mapping[str, float] = field(default_factory=dict)
 
 
 def infer_request(
     endpoint: Endpoint, rows: Sequence[Mapping[str, Any]], request_id: str
 ) -> oip.ModelInferRequest:
     """An OIP request by entity keys; Invalid BAD_REQUEST names the row that cannot be asked."""
+    if not endpoint.columns:
+        raise Invalid("BAD_REQUEST", endpoint=endpoint.name, problem="takes tensors only, by OIP")
     request = oip.ModelInferRequest(model_name=endpoint.name, id=request_id)
     for name, kind in endpoint.columns.items():
         values = [_value(number, row, name, kind) for number, row in enumerate(rows, start=1)]
@@ -48,7 +54,7 @@ def _value(number: int, row: Mapping[str, Any], name: str, kind: str) -> Any:
     except KeyError as err:
         raise Invalid("BAD_REQUEST", row=number, missing=name) from err
     except (TypeError, ValueError, OverflowError) as err:
-        problem = f"is no {kind}: {err}"
+        problem = f"is no {_WORDS[kind]}"
         raise Invalid("BAD_REQUEST", row=number, column=name, problem=problem) from err
 
 
@@ -71,6 +77,7 @@ def _real(value: Any) -> float:
     return float(value)
 
 
+_WORDS = {"string": "text", "int64": "whole number of 64 bits", "float64": "number"}
 _WIRE_VALUE: dict[str, Callable[[Any], Any]] = {
     "string": _text,
     "int64": _whole,
@@ -82,6 +89,17 @@ def predictions_of(answer: oip.ModelInferResponse) -> list[Prediction]:
     """The rows of an answer that has typed contents."""
     outputs = {output.name: output.contents for output in answer.outputs}
     version = int(answer.model_version)
-    ids = [each.decode() for each in outputs["prediction_id"].bytes_contents]
-    scores = outputs["score"].fp32_contents
-    return [Prediction(i, score, version) for i, score in zip(ids, scores, strict=True)]
+    ids = [each.decode() for each in outputs[PREDICTION_ID].bytes_contents]
+    scores = outputs[SCORE].fp32_contents
+    rows = zip(ids, scores, _attributions(answer, len(ids)), strict=True)
+    return [Prediction(id_, score, version, moved) for id_, score, moved in rows]
+
+
+def _attributions(answer: oip.ModelInferResponse, rows: int) -> list[dict[str, float]]:
+    """Of each row; empty ones where the answer has none."""
+    found = [output for output in answer.outputs if output.name == ATTRIBUTIONS]
+    if not found:
+        return [{} for _ in range(rows)]
+    names = found[0].parameters["features"].string_param.split(",")
+    numbers = iter(found[0].contents.fp32_contents)
+    return [dict(zip(names, islice(numbers, len(names)), strict=True)) for _ in range(rows)]

@@ -24,6 +24,12 @@ WIRE_TYPES = {
     "float64": ("double", _Field.TYPE_DOUBLE),
     "bool": ("bool", _Field.TYPE_BOOL),
 }
+_WORDS = {
+    _Field.TYPE_STRING: "text",
+    _Field.TYPE_INT64: "whole number of 64 bits",
+    _Field.TYPE_DOUBLE: "number",
+    _Field.TYPE_BOOL: "true or false",
+}
 
 
 def proto_text(stream: Stream) -> str:
@@ -64,11 +70,17 @@ def message_class(stream: Stream) -> type[Message]:
 def encoded(record: Mapping[str, Any], of: type[Message]) -> bytes:
     """The record as a message: columns that it does not have are left out.
 
-    Raises ValueError or TypeError for a value that is not of its column's type.
+    Raises ValueError, which names the column, for a value that is not of its column's type.
     """
-    names = of.DESCRIPTOR.fields_by_name
-    known = {n: each for n, each in record.items() if n in names and each is not None}
-    return of(**known).SerializeToString()
+    message = of()
+    for name, field in of.DESCRIPTOR.fields_by_name.items():
+        if (value := record.get(name)) is None:
+            continue
+        try:
+            setattr(message, name, value)
+        except (TypeError, ValueError) as err:
+            raise ValueError(f"{name} is no {_WORDS[field.type]}") from err
+    return message.SerializeToString()
 
 
 def _package(stream: Stream) -> str:

@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -14,11 +15,17 @@ from confluent_kafka import KafkaError, KafkaException, Producer
 from headrace import admin
 from headrace.data_contract import Stream
 from headrace.errors import HeadraceError, Invalid, Unavailable
+from headrace.json_lines import json_problem
+from headrace.missing_topics import MISSING_TOPIC
 from headrace.protobuf_values import encoded, message_class
+from headrace.publishing import counted
+from headrace.tracing import Options, publishing
 
 DELIVERY_TIMEOUT_S = 30.0
+# As long as brokers may take to tell each other of a new topic; beyond, it is missing.
+TOPIC_WAIT_S = 2.0
+REPORT_POLL_S = 0.05
 QUEUE_RECORDS_MAX = 200_000
-_Report = Callable[[object, object], None]
 
 
 def raw_producer(bootstrap: str) -> Producer:
@@ -33,9 +40,42 @@ def raw_producer(bootstrap: str) -> Producer:
             "message.timeout.ms": int(DELIVERY_TIMEOUT_S * 1000),
             "message.max.bytes": admin.MESSAGE_BYTES_MAX,
             "queue.buffering.max.messages": QUEUE_RECORDS_MAX,
+            "topic.metadata.propagation.max.ms": int(TOPIC_WAIT_S * 1000),
             "log_level": 0,
         }
     )
+
+
+def await_reports(producer: Producer, all_told: Callable[[], bool]) -> None:
+    """Until the caller's have come, DELIVERY_TIMEOUT_S at most.
+
+    A flush does not say so where threads share a producer: it counts the records of others, and
+    does not count a report that another thread has taken and is yet to run.
+    """
+    deadline_s = time.monotonic() + DELIVERY_TIMEOUT_S
+    producer.flush(DELIVERY_TIMEOUT_S)
+    while not all_told() and time.monotonic() < deadline_s:
+        producer.poll(REPORT_POLL_S)
+
+
+@dataclass(slots=True)
+class _Reports:
+    """How many records were queued, and what Kafka said of them."""
+
+    queued: int = 0
+    delivered: int = 0
+    failed: int = 0
+    missing: bool = False
+
+    def take(self, error: KafkaError | None, _: object) -> None:
+        if error is None:
+            self.delivered += 1
+        else:
+            self.failed += 1
+            self.missing |= error.code() in MISSING_TOPIC
+
+    def all_told(self) -> bool:
+        return self.delivered + self.failed >= self.queued
 
 
 class RawProducer:
@@ -46,46 +86,49 @@ class RawProducer:
 
     def append(self, topic: str, rows: Iterable[tuple[bytes, bytes]]) -> int:
         """How many (key, value) pairs, once all are durable; raises as `Client.publish_raw`."""
-        failed: list[object] = []
-        count = 0
+        with publishing(topic) as told:
+            return self._append(topic, rows, told)
 
-        def delivered(err: object, _: object) -> None:
-            if err is not None:
-                failed.append(err)
-
+    def _append(self, topic: str, rows: Iterable[tuple[bytes, bytes]], told: Options) -> int:
+        reports = _Reports()
         for key, value in rows:
             try:
-                self._enqueue(topic, key, value, delivered)
+                self._enqueue(topic, key, value, told, reports)
             except KafkaException as err:
-                self._flush(topic, failed)
-                raise _refused(err, topic, row=count + 1, row_bytes=len(key) + len(value)) from err
-            count += 1
-        self._flush(topic, failed)
-        return count
+                self._flush(topic, reports)
+                row = {"row": reports.queued + 1, "row_bytes": len(key) + len(value)}
+                raise counted(_refused(err, topic, **row), reports.delivered) from err
+            reports.queued += 1
+        self._flush(topic, reports)
+        return reports.queued
 
-    def _enqueue(self, topic: str, key: bytes, value: bytes, delivered: _Report) -> None:
+    def _enqueue(
+        self, topic: str, key: bytes, value: bytes, told: Options, reports: _Reports
+    ) -> None:
         """Into the producer's queue, once it has room: what is stuck in it expires."""
         deadline_s = time.monotonic() + DELIVERY_TIMEOUT_S
         while True:
             try:
-                return self._producer.produce(topic, value=value, key=key, on_delivery=delivered)
+                return self._producer.produce(
+                    topic, value=value, key=key, on_delivery=reports.take, **told
+                )
             except BufferError as err:
                 if time.monotonic() > deadline_s:
-                    raise Unavailable("DELIVERY_UNKNOWN", topic=topic) from err
+                    raise _undelivered(topic, reports) from err
                 self._producer.poll(0.1)
 
-    def _flush(self, topic: str, failed: Sequence[object]) -> None:
+    def _flush(self, topic: str, reports: _Reports) -> None:
         try:
-            left = self._producer.flush(DELIVERY_TIMEOUT_S)
+            await_reports(self._producer, reports.all_told)
         except KafkaException as err:
-            raise Unavailable("DELIVERY_UNKNOWN", topic=topic) from err
-        if left or failed:
-            raise Unavailable("DELIVERY_UNKNOWN", topic=topic, records=left + len(failed))
+            raise _undelivered(topic, reports) from err
+        if reports.delivered < reports.queued:
+            raise _undelivered(topic, reports)
 
 
 def encoder(contract: Stream) -> Callable[[Mapping[str, Any]], bytes]:
     if contract.format == "json":
-        return lambda record: json.dumps(record).encode()
+        return lambda record: json.dumps(record, allow_nan=False).encode()
     return partial(encoded, of=message_class(contract))
 
 
@@ -95,13 +138,29 @@ def raw_row(
     if not isinstance(record, Mapping):
         raise Invalid("BAD_REQUEST", row=number, problem="not a JSON object")
     try:
-        return str(record.get(key, "")).encode(), encode(record)
+        return key_text(record.get(key)).encode(), encode(record)
     except (TypeError, ValueError, RecursionError) as err:
-        raise Invalid("BAD_REQUEST", row=number, problem=str(err)) from err
+        raise Invalid("BAD_REQUEST", row=number, problem=json_problem(err)) from err
+
+
+def key_text(value: object) -> str:
+    """As ingest reads the column: no key for null, a truth value as JSON has it."""
+    if value is None:
+        return ""
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _undelivered(topic: str, reports: _Reports) -> HeadraceError:
+    reason = "TOPIC_MISSING" if reports.missing else "DELIVERY_UNKNOWN"
+    records = reports.queued - reports.delivered
+    return counted(Unavailable(reason, topic=topic, records=records), reports.delivered)
 
 
 def _refused(error: KafkaException, topic: str, **row: int) -> HeadraceError:
     """What the producer says at once about one record."""
-    if error.args[0].code() == KafkaError.MSG_SIZE_TOO_LARGE:
+    code = error.args[0].code()
+    if code == KafkaError.MSG_SIZE_TOO_LARGE:
         return Invalid("TOO_LARGE", topic=topic, **row)
+    if code in MISSING_TOPIC:
+        return Unavailable("TOPIC_MISSING", topic=topic, **row)
     return Unavailable("DELIVERY_UNKNOWN", topic=topic, problem=error.args[0].name(), **row)

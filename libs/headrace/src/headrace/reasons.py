@@ -22,8 +22,8 @@ REASONS: dict[str, Reason] = {
     ),
     "KEY_MISSING": Reason(
         "Invalid",
-        "The record has no key.",
-        "Set the key to the contract's key column.",
+        "The record, or a row of the request, has no key.",
+        "Set the key to the contract's key column; in a request name the entity of each row.",
         records=True,
     ),
     "KEY_MISMATCH": Reason(
@@ -102,7 +102,10 @@ REASONS: dict[str, Reason] = {
         records=True,
     ),
     "TOO_LARGE": Reason(
-        "Invalid", "The record is larger than the cap.", "Send less than 1 MiB.", records=True
+        "Invalid",
+        "The record is larger than the cap.",
+        "Send less than 1 MiB; what a claim may name INFERENCE_CLAIM_BYTES_MAX says.",
+        records=True,
     ),
     "ENTITY_ERASED": Reason(
         "Invalid",
@@ -116,8 +119,33 @@ REASONS: dict[str, Reason] = {
         "Report it; the record is kept as a pointer.",
         records=True,
     ),
+    "TOKEN_UNKNOWN": Reason(
+        "Denied",
+        "The call shows no token, or none that is known.",
+        "Show one: headrace connect --token-file FILE or Client(token=...).",
+    ),
+    "ACTION_FORBIDDEN": Reason(
+        "Denied",
+        "The caller is known and may not do this.",
+        "Ask who keeps the tokens file for the permission (headrace tokens permit).",
+    ),
+    "ORIGIN_FORBIDDEN": Reason(
+        "Denied",
+        "A server on loopback answers to names of the loopback and to no page of another origin.",
+        "Call it by 127.0.0.1 or localhost.",
+    ),
+    "PATH_UNKNOWN": Reason(
+        "NotFound",
+        "Nothing is served under this path.",
+        "See the paths in the README of the service.",
+    ),
     "BAD_REQUEST": Reason(
-        "Invalid", "A field of the request is missing or malformed.", "See the field that is named."
+        "Invalid",
+        "A field of the request is missing or malformed.",
+        "Mend what is named; the problem says how.",
+    ),
+    "AMBIGUOUS": Reason(
+        "Invalid", "More than one name begins with these digits.", "Give more of them."
     ),
     "BAD_NAME": Reason(
         "Invalid", "A name is outside [a-z0-9][a-z0-9-.]{0,127}.", "Use a plain lower-case name."
@@ -138,7 +166,7 @@ REASONS: dict[str, Reason] = {
         "Mend the setting that is named; the settings table is in the service's README.",
     ),
     "BATCH_TOO_LARGE": Reason(
-        "Busy", "The request holds more rows than the cap.", "Send fewer rows at a time."
+        "Busy", "The request holds or needs more rows than the cap.", "Send fewer rows at a time."
     ),
     "TOO_MANY_INPUTS": Reason(
         "Busy",
@@ -150,8 +178,8 @@ REASONS: dict[str, Reason] = {
     ),
     "TENSOR_NAME": Reason(
         "Invalid",
-        "An input is missing, unknown or given twice.",
-        "Ask ModelMetadata for the inputs.",
+        "An input or output is missing, unknown or named twice.",
+        "Ask ModelMetadata for the names.",
     ),
     "TENSOR_DTYPE": Reason(
         "Invalid",
@@ -170,21 +198,43 @@ REASONS: dict[str, Reason] = {
     ),
     "TENSOR_CONTENT": Reason(
         "Invalid",
-        "The contents of an input cannot be read.",
-        "Use either raw or typed contents for all inputs.",
+        "The contents of a tensor cannot be read or told.",
+        "Mend what is named; the problem says how.",
     ),
     "TENSOR_NONFINITE": Reason(
-        "Invalid", "An input holds an infinite value.", "Send finite values; NaN means absent."
+        "Invalid",
+        "An input holds infinity, or NaN that the model makes no number of.",
+        "Send finite values; NaN means absent to a model that was trained so.",
+    ),
+    "UNSUPPORTED": Reason(
+        "Invalid",
+        "This part of the protocol is not offered here.",
+        "See the problem that is named.",
     ),
     "MODEL_UNKNOWN": Reason(
         "NotFound",
         "No endpoint or model has this name or version.",
-        "Ask headrace models or RepositoryIndex for the names.",
+        "Ask headrace models list or RepositoryIndex for the names.",
     ),
     "MODEL_NOT_READY": Reason(
         "Conflict",
         "The endpoint has no version that may serve.",
-        "Train a version that passes its gate (headrace train RECIPE).",
+        "Mend the cause that is told or train a version that passes its gate (headrace train).",
+    ),
+    "MODEL_TOO_LARGE": Reason(
+        "Conflict",
+        "The model alone needs more memory than all models may take.",
+        "Raise INFERENCE_MODEL_MEMORY_BYTES_MAX or serve a smaller model.",
+    ),
+    "ROLLOUT_DECIDES": Reason(
+        "Conflict",
+        "The registry's rollout decides which versions an endpoint serves.",
+        "Change the rollout or take the endpoint back.",
+    ),
+    "ENDPOINT_STOPPED": Reason(
+        "Conflict",
+        "The endpoint was stopped by hand.",
+        "Ask headrace rollouts list why; headrace rollouts start ENDPOINT lets it answer again.",
     ),
     "MODEL_ERROR": Reason(
         "Bug",
@@ -202,6 +252,11 @@ REASONS: dict[str, Reason] = {
     "STREAM_UNKNOWN": Reason(
         "NotFound", "No applied contract has this name.", "Apply the contract or mend the name."
     ),
+    "COLUMN_UNKNOWN": Reason(
+        "NotFound",
+        "No applied contract has a column of this name.",
+        "Ask headrace search for the columns or mend the name.",
+    ),
     "STREAM_EMPTY": Reason(
         "NotFound",
         "The stream has no archived record yet.",
@@ -217,7 +272,7 @@ REASONS: dict[str, Reason] = {
     ),
     "DEFINITION_UNKNOWN": Reason(
         "NotFound",
-        "No applied recipe, endpoint or monitor has this name.",
+        "No applied recipe, graph, endpoint or monitor has this name.",
         "Apply it or mend the name.",
     ),
     "DEFINITION_AWAITED": Reason(
@@ -252,22 +307,45 @@ REASONS: dict[str, Reason] = {
     "RUN_UNKNOWN": Reason(
         "NotFound", "No training run has this id.", "Ask headrace runs or ListRuns."
     ),
+    "SOURCE_UNKNOWN": Reason(
+        "NotFound",
+        "No version came of anything of this name.",
+        "Mend the name or the kind; headrace lineage NAME/VERSION shows what a version came of.",
+    ),
     "VERSION_UNKNOWN": Reason(
-        "NotFound", "The model has no such version.", "Ask headrace models or ListVersions."
+        "NotFound", "The model has no such version.", "Ask headrace models show or ListVersions."
+    ),
+    "PREDICTION_UNKNOWN": Reason(
+        "NotFound",
+        "The newest records of the endpoint's prediction log do not tell of the prediction.",
+        "Look at its endpoint; the log is kept for as long as its topic says.",
+    ),
+    "ALIAS_UNKNOWN": Reason(
+        "NotFound", "The model has no such alias.", "Ask headrace models show or ListAliases."
     ),
     "DATASET_UNKNOWN": Reason(
         "NotFound", "No dataset has this name, number or tag.", "Ask headrace datasets list."
     ),
     "ARTIFACT_UNKNOWN": Reason("NotFound", "No artifact has this digest.", "Upload it first."),
+    "CLAIM_UNKNOWN": Reason(
+        "NotFound",
+        "Nothing of this digest and size is kept for the endpoint, or not any more.",
+        "Store it (StoreClaim) and publish its claim within a week.",
+    ),
     "ALIAS_MOVED": Reason(
         "Conflict",
         "The alias was moved by another since it was read.",
-        "Read the aliases (headrace models) and decide again.",
+        "Read the aliases (headrace models show) and decide again.",
     ),
     "GATE_NOT_PASSED": Reason(
         "Conflict",
         "The version has not passed its gate with this digest.",
-        "Ask headrace models for the gates or ListVersions for the evidence.",
+        "Ask headrace models show for the gates or ListVersions for the evidence.",
+    ),
+    "GATE_SETTLED": Reason(
+        "Conflict",
+        "The version does not await an approval.",
+        "Sign it, or register another version if the gate failed; one that passed needs nothing.",
     ),
     "TAG_MOVED": Reason(
         "Conflict",
@@ -285,6 +363,11 @@ REASONS: dict[str, Reason] = {
     ),
     "ROLLOUT_MOVED": Reason(
         "Conflict", "The roll-out changed since it was read.", "Read the roll-out and decide again."
+    ),
+    "UPLOAD_MOVED": Reason(
+        "Conflict",
+        "What came of the upload before does not end at this offset.",
+        "Ask BeginUpload where it stands and send the rest.",
     ),
     "LEASE_LOST": Reason(
         "Conflict", "The labeller does not hold the task any more.", "Claim a task again."
@@ -335,8 +418,30 @@ REASONS: dict[str, Reason] = {
     "EXTERNAL_DATA": Reason(
         "Invalid", "The ONNX file points to other files.", "Export with the weights inside."
     ),
+    "OPSET": Reason(
+        "Invalid",
+        "The ONNX file asks for operators or functions that are not taken.",
+        "Export with operators of ai.onnx and ai.onnx.ml alone, of a version that the runtime has.",
+    ),
+    "VALIDATION_LIMIT": Reason(
+        "Invalid",
+        "The file needed more memory or time than it may or ended its check.",
+        "Export a smaller or plainer model.",
+    ),
+    "SIGNATURE_INVALID": Reason(
+        "Invalid",
+        "The bundle is no trusted signature of this version.",
+        "Sign the version again (headrace models sign) with a key that the registry trusts.",
+    ),
+    "METADATA_TOO_LARGE": Reason(
+        "Busy",
+        "The tags and the card of a version are larger than the cap.",
+        "Say less or link to more.",
+    ),
     "ARTIFACT_TOO_LARGE": Reason(
-        "Busy", "The artifact is larger than the cap.", "Send a smaller model."
+        "Busy",
+        "The artifact is larger than the cap.",
+        "Send a smaller model, or raise REGISTRY_ARTIFACT_BYTES_MAX and INFERENCE_MODEL_BYTES_MAX.",
     ),
     "STATE_FULL": Reason(
         "Busy", "The embedded store has reached its cap.", "Raise the cap in the settings."
@@ -345,6 +450,16 @@ REASONS: dict[str, Reason] = {
         "Busy",
         "The disk that holds a service's state has no room.",
         "Make room; it goes on by itself.",
+    ),
+    "MODEL_MEMORY_FULL": Reason(
+        "Busy",
+        "All models in memory are at work and leave no room for another.",
+        "Try again after the delay that is given; allow models more memory when it lasts.",
+    ),
+    "CLAIMS_FULL": Reason(
+        "Busy",
+        "What fits no record, of requests or answers, has no more room in the object store.",
+        "Send less at a time or raise INFERENCE_CLAIMS_BYTES_MAX; what is old goes by itself.",
     ),
     "QUEUE_FULL": Reason(
         "Busy", "A bounded queue of ours is full.", "Try again after the delay that is given."
@@ -370,6 +485,11 @@ REASONS: dict[str, Reason] = {
     "OBJECT_STORE_UNAVAILABLE": Reason(
         "Unavailable", "The object store did not answer in time.", "Look at its address and log."
     ),
+    "TABLE_CONTENDED": Reason(
+        "Unavailable",
+        "Others changed the table each time that this was tried, an erasure for one.",
+        "Try again in a moment; what was done stays done.",
+    ),
     "OBJECT_STORE_UNSAFE": Reason(
         "Unavailable",
         "The object store does not honour conditional puts.",
@@ -378,13 +498,25 @@ REASONS: dict[str, Reason] = {
     "DATABASE_UNAVAILABLE": Reason(
         "Unavailable", "The database did not answer in time.", "Look at its address and log."
     ),
+    "PROVIDER_UNAVAILABLE": Reason(
+        "Unavailable",
+        "ONNX Runtime cannot run models on what the settings say.",
+        "Look at the service's log for what it lacks or set INFERENCE_MODEL_PROVIDERS=cpu.",
+    ),
+    "DEADLINE_UNMET": Reason(
+        "Unavailable",
+        "The answer cannot be there before the caller's deadline.",
+        "Allow more time or ask when there is less load.",
+    ),
     "STREAM_STALLED": Reason(
         "Unavailable",
         "The caller neither sent nor took anything for too long.",
         "Call again and keep the stream going.",
     ),
     "NOT_RUNNING": Reason(
-        "Unavailable", "No platform runs on this data folder.", "Start it with headrace up."
+        "Unavailable",
+        "No platform runs on this data folder and none is connected.",
+        "Start one with headrace up, or name one with headrace connect.",
     ),
     "DATA_FOLDER_UNUSABLE": Reason(
         "Unavailable",
@@ -392,7 +524,9 @@ REASONS: dict[str, Reason] = {
         "Choose a folder that you may write and whose disk has room.",
     ),
     "SERVICE_UNAVAILABLE": Reason(
-        "Unavailable", "A service did not answer in time.", "Ask headrace status."
+        "Unavailable",
+        "A service did not answer in time, or denied the one that called it.",
+        "Ask headrace status, and start what is down (headrace up) or look at its log.",
     ),
     "ERASURES_AWAITED": Reason(
         "Unavailable",

@@ -9,16 +9,17 @@ Busy when the callee named a delay. A write carries a request id, so that a repe
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
-from typing import Any, TypeVar
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple, TypeVar
 
 import grpc
 from google.rpc.error_details_pb2 import ErrorInfo, RetryInfo
 from google.rpc.status_pb2 import Status
 from grpc_status import rpc_status
 
-from headrace.errors import Busy, HeadraceError, Invalid, Unavailable, error_by_reason
+from headrace.errors import Busy, Denied, HeadraceError, Invalid, Unavailable, error_by_reason
 from headrace.reasons import REASONS
+from headrace.tracing import Options, calling
 
 DOMAIN = "headrace"
 MESSAGE_BYTES_MAX = 16 << 20
@@ -34,11 +35,17 @@ _AWAY = (
 )
 
 
-def open_channel(address: str, *, message_bytes_max: int = MESSAGE_BYTES_MAX) -> grpc.Channel:
-    """A plain-text channel with limits on both directions and keepalive.
+def open_channel(
+    address: str, *, service: str = "", token: str = "", message_bytes_max: int = MESSAGE_BYTES_MAX
+) -> grpc.Channel:
+    """A plain-text channel with limits on both directions and keepalive; each call shows the token.
 
-    It connects at the first call, and again soon after each loss.
+    It connects at the first call, and again soon after each loss. Where a `service` is named, the
+    error of a call that it does not answer names it and its address. Raises Invalid BAD_REQUEST for
+    a token that could not be sent.
     """
+    if not (token.isascii() and token.isprintable()):
+        raise Invalid("BAD_REQUEST", field="token", problem="is no token")
     options = [
         ("grpc.max_send_message_length", message_bytes_max),
         ("grpc.max_receive_message_length", message_bytes_max),
@@ -50,17 +57,100 @@ def open_channel(address: str, *, message_bytes_max: int = MESSAGE_BYTES_MAX) ->
         ("grpc.lb_policy_name", "round_robin"),
         ("grpc.enable_retries", 0),
     ]
-    return grpc.insecure_channel(address, options=options)
+    channel = grpc.insecure_channel(address, options=options)
+    steps: list[_EveryCall] = [_Named(Place(service, address))] if service else []
+    steps += [_Shown(token)] if token else []
+    return grpc.intercept_channel(channel, *steps)
+
+
+class _Details(NamedTuple):
+    method: str
+    timeout: float | None
+    metadata: Sequence[tuple[str, str | bytes]]
+    credentials: grpc.CallCredentials | None
+    wait_for_ready: bool | None
+    compression: grpc.Compression | None
+
+
+class _EveryCall(
+    grpc.UnaryUnaryClientInterceptor,
+    grpc.UnaryStreamClientInterceptor,
+    grpc.StreamUnaryClientInterceptor,
+    grpc.StreamStreamClientInterceptor,
+):
+    """The same for the four kinds of calls."""
+
+    def _intercept(self, proceed: Any, details: Any, request: Any) -> Any:
+        raise NotImplementedError
+
+    def intercept_unary_unary(self, proceed: Any, details: Any, request: Any) -> Any:
+        return self._intercept(proceed, details, request)
+
+    intercept_unary_stream = intercept_unary_unary
+    intercept_stream_unary = intercept_stream_stream = intercept_unary_unary
+
+
+class _Shown(_EveryCall):
+    """Adds the token; gRPC's own call credentials are refused by a channel without TLS."""
+
+    def __init__(self, token: str) -> None:
+        self._shown = ("authorization", f"Bearer {token}")
+
+    def _intercept(self, proceed: Any, details: Any, request: Any) -> Any:
+        shown = _Details(
+            details.method,
+            details.timeout,
+            (*(details.metadata or ()), self._shown),
+            details.credentials,
+            details.wait_for_ready,
+            details.compression,
+        )
+        return proceed(shown, request)
+
+
+class Place(NamedTuple):
+    """Where a call goes."""
+
+    service: str
+    address: str
+
+
+class _Named(_EveryCall):
+    """Notes at a call where it went: the errors of gRPC are calls, and do not tell."""
+
+    def __init__(self, place: Place) -> None:
+        self._place = place
+
+    def _intercept(self, proceed: Any, details: Any, request: Any) -> Any:
+        made = proceed(details, request)
+        made.place = self._place
+        return made
 
 
 def call(
     method: Callable[..., Response], request: Any, *, timeout_s: float, retries_max: int = 0
 ) -> Response:
-    """Calls a unary method of a stub; `timeout_s` bounds all tries together."""
+    """Calls a unary method of a stub; `timeout_s` bounds all tries together.
+
+    A trace of the program goes on in the call.
+    """
+    with calling(request) as told:
+        return _called(method, request, told, timeout_s=timeout_s, retries_max=retries_max)
+
+
+def _called(
+    method: Callable[..., Response],
+    request: Any,
+    told: Options,
+    *,
+    timeout_s: float,
+    retries_max: int,
+) -> Response:
     deadline_s = time.monotonic() + timeout_s
     for attempt in range(retries_max + 1):
+        left_s = max(0.001, deadline_s - time.monotonic())
         try:
-            return method(request, timeout=max(0.001, deadline_s - time.monotonic()))
+            return method(request, timeout=left_s, **told)
         except grpc.RpcError as err:
             delay_s = _retry_after_s(err, attempt)
             late = delay_s is None or time.monotonic() + delay_s > deadline_s
@@ -107,8 +197,17 @@ def error_of(err: grpc.RpcError) -> HeadraceError:
     status, info = _status_of(err), ErrorInfo()
     for detail in status.details if status is not None else ():
         if detail.Unpack(info) and info.domain == DOMAIN and info.reason in REASONS:
-            return error_by_reason(info.reason, **dict(info.metadata))
-    return _foreign(err.code(), str(err.details() or ""))
+            return _placed(error_by_reason(info.reason, **dict(info.metadata)), err)
+    return _placed(_foreign(err.code(), str(err.details() or "")), err)
+
+
+def _placed(error: HeadraceError, err: grpc.RpcError) -> HeadraceError:
+    """With the service that does not answer and its address, unless it names another one."""
+    place = getattr(err, "place", None)
+    away = error.reason == "SERVICE_UNAVAILABLE" and "service" not in error.metadata
+    if not away or place is None:
+        return error
+    return Unavailable(error.reason, **(place._asdict() | error.metadata))
 
 
 def _status_of(err: grpc.RpcError) -> Status | None:
@@ -127,4 +226,8 @@ def _foreign(code: grpc.StatusCode, details: str) -> HeadraceError:
         return Busy("MESSAGE_TOO_LARGE" if too_large else "QUEUE_FULL", status=code.name)
     if code == grpc.StatusCode.INVALID_ARGUMENT:
         return Invalid("BAD_REQUEST", details=details)
+    if code == grpc.StatusCode.UNAUTHENTICATED:
+        return Denied("TOKEN_UNKNOWN", status=code.name)
+    if code == grpc.StatusCode.PERMISSION_DENIED:
+        return Denied("ACTION_FORBIDDEN", status=code.name)
     return HeadraceError("INTERNAL", status=code.name)

@@ -65,7 +65,7 @@ FEATURE_ROWS = Topic(
     cleanup="compact",
     retention_h=None,
     publishers=("feature",),
-    consumers=("inference",),
+    consumers=("inference", "ingest"),
 )
 INFERENCE_DEAD_LETTERS = Topic(
     pattern="inference.dead-letters.v1",
@@ -84,6 +84,15 @@ INFERENCE_PREDICTIONS = Topic(
     retention_h=720,
     publishers=("inference",),
     consumers=("monitor", "ingest"),
+)
+INFERENCE_REQUESTS = Topic(
+    pattern="inference.requests.<endpoint>.v1",
+    owner="inference",
+    partitions=4,
+    cleanup="delete",
+    retention_h=168,
+    publishers=("users",),
+    consumers=("inference",),
 )
 INGEST_DEAD_LETTERS = Topic(
     pattern="ingest.dead-letters.v1",
@@ -236,6 +245,7 @@ ALL = (
     FEATURE_ROWS,
     INFERENCE_DEAD_LETTERS,
     INFERENCE_PREDICTIONS,
+    INFERENCE_REQUESTS,
     INGEST_DEAD_LETTERS,
     INGEST_ERASED_EVENTS,
     INGEST_ERASURES,

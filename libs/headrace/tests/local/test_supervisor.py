@@ -248,6 +248,15 @@ def test_start_fails_with_the_last_words_of_the_process(tmp_path):
     assert "first\n" == (tmp_path / "ends").read_text()
 
 
+def test_start_fails_with_the_error_and_not_with_the_step_behind_it(tmp_path):
+    code = """print('BAD_SETTING: no such'); print('{"event": "stopped"}'); raise SystemExit(78)"""
+    with (
+        pytest.raises(Unavailable, match=r"START_FAILED.*said=BAD_SETTING: no such"),
+        supervising(tmp_path, [a_process("second", tmp_path, code)]),
+    ):
+        pass
+
+
 def test_start_fails_when_a_process_is_not_ready_in_time(tmp_path):
     late = a_process("late", tmp_path, ready=lambda timeout_s: False, ready_deadline_s=0.3)
     with (

@@ -8,12 +8,14 @@ rebinding), so a loopback server answers only to a Host header that names the lo
 from __future__ import annotations
 
 import ipaddress
+import socket
 import sys
 import threading
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
@@ -50,8 +52,18 @@ def on_loopback(host: str) -> bool:
         return host == "localhost"
 
 
+def names_loopback(authority: str) -> bool:
+    """Whether a Host header, `name` or `name:port`, is a name of the loopback."""
+    name = authority.rpartition(":")
+    host = name[0] if name[2].isdigit() else "".join(name)
+    return host.lower() in LOOPBACK_NAMES
+
+
 class AdminServer:
-    """The HTTP door; a Part. A route takes the query's names and values and returns a Page."""
+    """The HTTP door; a Part. A route takes the query's names and values and returns a Page.
+
+    With `socket_path` it listens there, for the parent of a worker, and not at host and port.
+    """
 
     def __init__(
         self,
@@ -59,8 +71,10 @@ class AdminServer:
         port: int,
         ready: Callable[[], bool],
         routes: Mapping[str, Route] | None = None,
+        *,
+        socket_path: Path | None = None,
     ) -> None:
-        self._host, self._port = host, port
+        self._host, self._port, self._socket_path = host, port, socket_path
         self._live: Callable[[], bool] = lambda: True
         self._ready = ready
         self._open = False
@@ -73,14 +87,20 @@ class AdminServer:
         self._server: _Server | None = None
 
     def start(self) -> int:
-        """Listen; returns the port. Raises Unavailable PORT_TAKEN."""
-        names = LOOPBACK_NAMES if on_loopback(self._host) else ()
+        """Listen; returns the port, 0 for a socket in a folder. Raises Unavailable PORT_TAKEN."""
+        self._server = server = self._opened()
+        threading.Thread(target=server.serve_forever, name="admin", daemon=True).start()
+        return 0 if self._socket_path else int(server.server_address[1])
+
+    def _opened(self) -> _Server:
+        if self._socket_path is not None:
+            self._socket_path.unlink(missing_ok=True)  # of the worker before
+            return _WorkerServer(str(self._socket_path), self._routes, loopback=False)
+        address = (self._host, self._port)
         try:
-            self._server = _Server((self._host, self._port), self._routes, names)
+            return _Server(address, self._routes, loopback=on_loopback(self._host))
         except OSError as err:
             raise Unavailable("PORT_TAKEN", host=self._host, port=self._port) from err
-        threading.Thread(target=self._server.serve_forever, name="admin", daemon=True).start()
-        return int(self._server.server_address[1])
 
     def ready(self) -> bool:
         """What /health/ready says: no sooner than every part has started."""
@@ -111,10 +131,8 @@ class _Server(ThreadingHTTPServer):
     daemon_threads = True
     allow_reuse_address = True
 
-    def __init__(
-        self, address: tuple[str, int], routes: Mapping[str, Route], names: tuple[str, ...]
-    ) -> None:
-        self.routes, self.names = routes, names
+    def __init__(self, address: Any, routes: Mapping[str, Route], *, loopback: bool) -> None:
+        self.routes, self.loopback = routes, loopback
         self._free = threading.BoundedSemaphore(REQUESTS_MAX)
         super().__init__(address, _Handler)
 
@@ -141,6 +159,16 @@ class _Server(ThreadingHTTPServer):
             request.sendall(BUG)
 
 
+class _WorkerServer(_Server):
+    """On a socket in a folder."""
+
+    address_family = socket.AF_UNIX
+
+    def server_bind(self) -> None:
+        """http.server's own looks up the name of a host."""
+        self.socket.bind(self.server_address)
+
+
 class _Handler(BaseHTTPRequestHandler):
     server: _Server
     timeout = SOCKET_TIMEOUT_S
@@ -161,9 +189,7 @@ class _Handler(BaseHTTPRequestHandler):
     do_HEAD = do_GET  # noqa: N815 - the name that http.server calls
 
     def _page(self) -> Page:
-        name = self.headers.get("Host", "").rpartition(":")
-        host = name[0] if name[2].isdigit() else "".join(name)
-        if self.server.names and host.lower() not in self.server.names:
+        if self.server.loopback and not names_loopback(self.headers.get("Host", "")):
             return Page(b'{"error":"this Host is not served here"}\n', status=421)
         target = urlsplit(self.path)
         route = self.server.routes.get(target.path)

@@ -18,6 +18,7 @@ from typing import Protocol, runtime_checkable
 import structlog
 
 from headrace.errors import Busy, HeadraceError, Unavailable
+from headrace_kit import tracing
 from headrace_kit.backoff import Backoff
 from headrace_kit.dead_letters import dead_letter
 from headrace_kit.kafka import Partition, Publisher, Record, RecordBatch
@@ -27,9 +28,14 @@ from headrace_kit.telemetry import counter, gauge
 
 DEAD_LETTERS_IN_A_ROW_MAX = 1_000
 RESTORING_INTERVAL_S = 0.25
+SHARED_OUT_INTERVAL_S = 0.25
 TRIES_BEFORE_UNREADY = 3
 
 log = structlog.get_logger(__name__)
+
+
+class Unfinished(Exception):
+    """A handler did a part of the records: after a poll the same ones are handed over again."""
 
 
 class BatchHandler(Protocol):
@@ -39,7 +45,10 @@ class BatchHandler(Protocol):
         """Next offset by partition, from where the effects are stored; absent = beginning."""
 
     def handle(self, records: RecordBatch) -> None:
-        """Make the effects of the records durable; order holds within a partition."""
+        """Make the effects of the records durable; order holds within a partition.
+
+        Raises Unfinished only where it came further, and knows what it did.
+        """
 
     def idle(self) -> None:
         """Called when a poll brought nothing."""
@@ -118,7 +127,8 @@ class ConsumeLoop:
         self._pending: deque[RecordBatch] = deque()
         self._retry = Backoff()
         self._restoring: frozenset[Partition] = frozenset()
-        self._asked_s, self._warmed = 0.0, False
+        self._asked_s = self._looked_s = 0.0
+        self._shared_out = self._warmed = False
         self._dead_in_a_row = 0
         self._stopped: Mapping[str, HeadraceError] = {}
         self._stopping, self._repositioning = threading.Event(), threading.Event()
@@ -158,21 +168,30 @@ class ConsumeLoop:
         return self._thread.tick_age_s()
 
     def ready(self) -> bool:
-        """Assigned, placed, and no trouble: all topics there, none stopped, no long back-off.
+        """Assigned, placed, and no trouble that may pass: all topics there, no long back-off.
 
-        What is restored later, because another member gave it up, takes nothing from the rest.
+        What is restored later, because another member gave it up or its topic is new, takes nothing
+        from the rest; nor does a topic that the handler has stopped until somebody mends it.
         """
         running = self._thread.running and not self._stopping.is_set()
         besides = self._restoring if self._warmed else frozenset()
         settled = self._reader.settled(self._wanted, besides) and not self._repositioning.is_set()
-        well = not self.troubles() and self._retry.tries < TRIES_BEFORE_UNREADY
-        return running and settled and well
+        well = not self._reader.troubles() and self._retry.tries < TRIES_BEFORE_UNREADY
+        whole = self._shared_out or not self._wanted
+        return running and whole and settled and well and not self._waiting()
 
     def troubles(self) -> list[str]:
         """What does not mend itself, e.g. `TOPIC_MISSING raw.flights.departed.v1`."""
-        held = {partition.topic for partition in self._reader.held()}
-        stopped = [f"{topic}: {err}" for topic, err in self._stopped.items() if topic in held]
+        stopped = [f"{topic}: {err}" for topic, err in self._held_back()]
         return self._reader.troubles() + stopped
+
+    def _waiting(self) -> bool:
+        """Whether the handler has stopped a topic that it takes up again by itself."""
+        return any(isinstance(err, Unavailable) for _, err in self._held_back())
+
+    def _held_back(self) -> list[tuple[str, HeadraceError]]:
+        held = {partition.topic for partition in self._reader.held()}
+        return [(topic, err) for topic, err in self._stopped.items() if topic in held]
 
     def _run(self) -> None:
         try:
@@ -200,6 +219,7 @@ class ConsumeLoop:
             self._pending.append(records)
         if not self._retry.left_s():
             self._work()
+        self._look_whole()
         self._hold()
         self._commit()
         self._troubles.set(len(self.troubles()))
@@ -213,6 +233,8 @@ class ConsumeLoop:
                 self._handle(self._pending[0])
             else:
                 self._handler.idle()
+        except Unfinished:
+            self._retry.succeeded()
         except (Busy, Unavailable) as err:
             delay_s = self._retry.failed(err.retry_delay_s)
             log.warning("consume_waits", group=self._group, error=str(err), delay_s=delay_s)
@@ -234,7 +256,21 @@ class ConsumeLoop:
         self._hold()
         settled = [each for each in self._reader.unplaced() if each not in self._restoring]
         self._reader.place([each for each in settled if each in due], positions)
-        self._warmed = self._warmed or not self._restoring
+
+    def _look_whole(self) -> None:
+        """Whether the group has given out all topics, and we have placed a first share of them.
+
+        What comes before that is waited for; what comes later takes nothing from the rest.
+        """
+        if self._warmed or not self._wanted:
+            return
+        if not self._reader.settled(self._wanted) or self._reader.troubles():
+            return
+        now_s = time.monotonic()
+        if not self._shared_out and now_s - self._looked_s >= SHARED_OUT_INTERVAL_S:
+            self._looked_s = now_s
+            self._shared_out = self._reader.shared_out(self._wanted)
+        self._warmed = self._shared_out and bool(self._reader.placed())
 
     def _hold(self) -> None:
         """Read nothing of what the handler has stopped."""
@@ -245,7 +281,8 @@ class ConsumeLoop:
     def _handle(self, records: RecordBatch) -> None:
         """Handle the first part that is pending; a refused part is halved until one is left."""
         try:
-            self._handler.handle(records)
+            with tracing.reading(records, self._group):
+                self._handler.handle(records)
         except (Busy, Unavailable):
             raise
         except HeadraceError as err:

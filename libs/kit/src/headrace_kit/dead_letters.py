@@ -2,8 +2,9 @@
 """A record set aside: payload and headers untouched, coordinates and reason in dl-* headers.
 
 The key is `topic:partition:offset`, so that a replay repeats a dead letter and adds none. A record
-that was sent again carries where it came from first: if it fails again, its letter has the same key
-and counts one attempt more.
+that was sent again keeps where it stood first: if it fails again, its letter has the same key and
+counts one attempt more. Headers of a record that begin with `dl-` are not its own: anybody could
+write them, and they are not kept.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ HEADER_BYTES = 10  # of framing, at most
 KEY_BYTES_MAX = 1_024
 DIGITS_MAX = 19  # of an int64
 POISON_CRASH = "POISON_CRASH"
+OUR_HEADERS = "dl-"
 ORIGIN_HEADERS = ("dl-topic", "dl-partition", "dl-offset", "dl-attempt")
 
 
@@ -38,12 +40,16 @@ def dead_letter_topic(service: str) -> str:
     return f"{service}.dead-letters.v1"
 
 
-def dead_letter(record: Record, *, reason: str, service: str, reasons: str = "") -> Message:
+def dead_letter(
+    record: Record, *, reason: str, service: str, reasons: str = "", origin: Origin | None = None
+) -> Message:
     """The dead letter of a record; a pointer with its sha256 of one that is too large or deadly.
 
     `reasons`: all of them as `REASON:column,REASON:column`, when more is known than `reason`.
+    `origin`: of a record that was sent again for certain; else it is where the record stands.
     """
-    payload, origin = record.value or b"", _origin(record)
+    payload = record.value or b""
+    origin = origin or Origin(record.topic, record.partition, record.offset, 0)
     own = {
         "dl-topic": origin.topic.encode(),
         "dl-partition": b"%d" % origin.partition,
@@ -61,8 +67,14 @@ def dead_letter(record: Record, *, reason: str, service: str, reasons: str = "")
         topic=dead_letter_topic(service),
         key=origin.key(),
         value=None if pointer_only else record.value,
-        headers=tuple((own if pointer_only else {**record.headers, **own}).items()),
+        headers=tuple((own if pointer_only else {**own_headers(record), **own}).items()),
     )
+
+
+def own_headers(record: Record) -> dict[str, bytes]:
+    """Those that its publisher gave it."""
+    given = record.headers.items()
+    return {name: each for name, each in given if not name.startswith(OUR_HEADERS)}
 
 
 def origin_of(headers: Mapping[str, bytes]) -> Origin | None:
@@ -78,14 +90,6 @@ def whole(record: Record, letter: Mapping[str, bytes]) -> bool:
     """Whether this is the record that a letter with these headers was made of, not a pointer."""
     digest = hashlib.sha256(record.value or b"").hexdigest().encode()
     return digest == letter.get("dl-sha256") and len(letter.get("dl-key", b"")) < KEY_BYTES_MAX
-
-
-def _origin(record: Record) -> Origin:
-    """A record may name an earlier place in its own topic only."""
-    told = origin_of(record.headers)
-    if told is not None and told.topic == record.topic:
-        return told
-    return Origin(record.topic, record.partition, record.offset, 0)
 
 
 def _whole(text: str) -> bool:

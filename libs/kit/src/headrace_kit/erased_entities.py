@@ -8,6 +8,7 @@ others. What happened up to the erasure stays erased in any copy; what happens l
 from __future__ import annotations
 
 import hashlib
+import threading
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
@@ -73,22 +74,26 @@ def entity_key_digest(value: str) -> str:
 
 @dataclass(slots=True)
 class ErasedEntities:
-    """Every erased entity, by column: whoever has a batch asks, another thread tells.
+    """Every erased entity, by column: whoever has a batch asks, other threads tell.
 
     `revision` is another one when more is known.
     """
 
     revision: int = 0
     _moments: dict[str, dict[bytes, int]] = field(default_factory=dict)
+    _taking: threading.Lock = field(default_factory=threading.Lock)
 
     def take(self, entity: Entity) -> None:
         """From now on; of two erasures of an entity the later one counts."""
-        of_column = dict(self._moments.get(entity.column, {}))
         digest = bytes.fromhex(entity.sha256)
-        of_column[digest] = max(entity.erased_at_us, of_column.get(digest, 0))
-        # Replaced, never changed: a reader in another thread sees the one or the other.
-        self._moments = {**self._moments, entity.column: of_column}
-        self.revision += 1
+        with self._taking:
+            if entity.column not in self._moments:
+                # Replaced, never changed: readers in other threads go through the columns.
+                self._moments = {**self._moments, entity.column: {}}
+            # Of a column, which may have very many, readers ask for one at a time.
+            of_column = self._moments[entity.column]
+            of_column[digest] = max(entity.erased_at_us, of_column.get(digest, 0))
+            self.revision += 1
 
     def columns(self) -> frozenset[str]:
         """By which entities were erased."""

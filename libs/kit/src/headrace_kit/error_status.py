@@ -19,6 +19,7 @@ from headrace.errors import (
     Busy,
     Conflict,
     Corrupt,
+    Denied,
     HeadraceError,
     Invalid,
     NotFound,
@@ -28,11 +29,22 @@ from headrace.reasons import REASONS
 from headrace.rpc import DOMAIN
 
 # A repeat with other content, and a compare-and-set that lost; other conflicts are preconditions.
-ALREADY = ("DUPLICATE_CONFLICT", "REQUEST_REUSED", "RUN_CONFLICT", "ALREADY_RUNNING")
-ABORTED = ("ALIAS_MOVED", "ROLLOUT_MOVED", "TAG_MOVED")
-LATE = ("STREAM_STALLED",)
+REASONS_BY_CODE = {
+    code_pb2.ALREADY_EXISTS: (
+        "DUPLICATE_CONFLICT",
+        "REQUEST_REUSED",
+        "RUN_CONFLICT",
+        "ALREADY_RUNNING",
+    ),
+    code_pb2.ABORTED: ("ALIAS_MOVED", "ROLLOUT_MOVED", "TAG_MOVED"),
+    code_pb2.DEADLINE_EXCEEDED: ("DEADLINE_UNMET", "STREAM_STALLED"),
+    code_pb2.UNIMPLEMENTED: ("UNSUPPORTED",),
+    code_pb2.UNAUTHENTICATED: ("TOKEN_UNKNOWN",),
+}
+CODE_BY_REASON = {reason: code for code, those in REASONS_BY_CODE.items() for reason in those}
 CODE_BY_BRANCH: dict[type[HeadraceError], int] = {
     Invalid: code_pb2.INVALID_ARGUMENT,
+    Denied: code_pb2.PERMISSION_DENIED,
     NotFound: code_pb2.NOT_FOUND,
     Conflict: code_pb2.FAILED_PRECONDITION,
     Corrupt: code_pb2.DATA_LOSS,
@@ -48,12 +60,8 @@ BUG = "INTERNAL: A bug. Report it with the log."
 
 def status_code(error: HeadraceError) -> int:
     """The gRPC code of an error, as a number of google.rpc.Code."""
-    if error.reason in ALREADY:
-        return code_pb2.ALREADY_EXISTS
-    if error.reason in ABORTED:
-        return code_pb2.ABORTED
-    if error.reason in LATE:
-        return code_pb2.DEADLINE_EXCEEDED
+    if error.reason in CODE_BY_REASON:
+        return CODE_BY_REASON[error.reason]
     return next(code for branch, code in CODE_BY_BRANCH.items() if isinstance(error, branch))
 
 

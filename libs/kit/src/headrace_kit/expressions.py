@@ -26,6 +26,7 @@ DTYPE_BY_TYPE: dict[str, pl.DataType] = {
     "bool": pl.Boolean(),
     "timestamp": pl.Int64(),
 }
+ONE_ROW = pl.DataFrame({"row": [0]})
 LOWER, UPPER = string.ascii_lowercase, string.ascii_uppercase
 
 
@@ -35,7 +36,11 @@ def to_polars(expression: Expression) -> pl.Expr:
 
 
 def _polars(node: Node) -> pl.Expr:
-    return _POLARS[node.op](node, *(_polars(each) for each in node.args))
+    """A part without columns is worked out here: polars takes some of them for one row long."""
+    whole = _POLARS[node.op](node, *(_polars(each) for each in node.args))
+    if node.args and not node.columns():
+        return pl.lit(ONE_ROW.select(whole).item(), dtype=DTYPE_BY_TYPE[node.type])
+    return whole
 
 
 def _literal(node: Node) -> pl.Expr:

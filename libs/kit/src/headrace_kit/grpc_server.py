@@ -3,7 +3,8 @@
 
 It listens itself, or a door listens for it that answers the hot calls and passes on the others. One
 interceptor is a boundary: what is no HeadraceError is a bug, logged in full under an id, and
-answered with opaque text. The port is never shared: two servers on one port would split the calls.
+answered with opaque text. Workers of one parent may share the port (see HeldPort), and nobody else:
+two servers on one port would split the calls.
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, NoReturn, Protocol
+from queue import SimpleQueue
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
 import grpc
 import structlog
@@ -23,15 +25,23 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 from grpc_status import rpc_status
 
-from headrace.errors import HeadraceError, Invalid, Unavailable
+from headrace.errors import Busy, HeadraceError, Invalid, Unavailable
+from headrace.tokens import Caller
+from headrace_kit import tracing
+from headrace_kit.auth import Guard, calling, open_to_all, work_for
 from headrace_kit.error_status import to_status
 from headrace_kit.grpc_client import MESSAGE_BYTES_MAX
 from headrace_kit.grpc_streams import STREAM_S_MAX, IncomingStream, outgoing_stream
-from headrace_kit.hot_calls import HotMethod
+from headrace_kit.hot_calls import Answer, HotCall, HotMethod
+from headrace_kit.listening import check_free
 from headrace_kit.telemetry import histogram
 
+if TYPE_CHECKING:
+    from headrace_kit.spans import Span
+
 CALLS_MAX = 1_000
-HEALTH_METHODS = f"/{health.SERVICE_NAME}/"
+# A watcher holds a worker. gRPC's way without one lets a watcher who does not read hold up us all.
+WATCHERS_MAX = 4
 DEADLINE_S_MAX = 60.0
 # New instances get their share of the callers when connections end; a door's never does.
 AGE = (("grpc.max_connection_age_ms", 300_000), ("grpc.max_connection_age_grace_ms", 30_000))
@@ -58,8 +68,8 @@ class Door(Protocol):
     def behind(self) -> Path:
         """The socket where it passes on what it does not answer itself."""
 
-    def start(self, host: str, port: int) -> int:
-        """Listen; returns the port. Raises Unavailable PORT_TAKEN."""
+    def start(self, host: str, port: int, guard: Guard) -> int:
+        """Listen for whom the guard admits; returns the port. Raises Unavailable PORT_TAKEN."""
 
     def drain(self) -> None:
         """Refuse new calls."""
@@ -75,6 +85,7 @@ class GrpcServer:
     """A server for the given servicers; a Part. `services` holds (add function, servicer) pairs.
 
     `hot` methods are answered by what they name, not by their servicer; `door` answers the same.
+    With `reuse_port` the port is shared, by the door too, which was told so itself.
     """
 
     def __init__(
@@ -84,22 +95,25 @@ class GrpcServer:
         port: int,
         services: Sequence[tuple[Callable[[Any, grpc.Server], None], object]],
         names: Sequence[str],
+        guard: Guard,
         workers: int = 16,
         message_bytes_max: int = MESSAGE_BYTES_MAX,
         reflection_pool: descriptor_pool.DescriptorPool | None = None,
         hot: Sequence[HotMethod] = (),
         door: Door | None = None,
+        reuse_port: bool = False,
     ) -> None:
+        self._reuse_port = reuse_port
         self._address, self._port, self._names = host, port, tuple(names)
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="grpc")
-        self._interceptor = _ErrorInterceptor(_service_of(names), hot)
-        self._door = door
+        self._interceptor = _ErrorInterceptor(_service_of(names), hot, guard)
+        self._door, self._guard = door, guard
         self._server = grpc.server(
             self._pool,
             interceptors=[self._interceptor],
             maximum_concurrent_rpcs=CALLS_MAX,
             options=[
-                ("grpc.so_reuseport", 0),
+                ("grpc.so_reuseport", int(reuse_port)),
                 ("grpc.max_receive_message_length", message_bytes_max),
                 ("grpc.max_send_message_length", message_bytes_max),
                 ("grpc.max_metadata_size", 8_192),
@@ -110,12 +124,17 @@ class GrpcServer:
         )
         for add, servicer in services:
             add(servicer, self._server)
-        self._health = health.HealthServicer()
+        self._health = _Health()
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         listed = (*names, health.SERVICE_NAME, reflection.SERVICE_NAME)
         pool = _merged_pool(names, reflection_pool) if reflection_pool else None
         reflection.enable_server_reflection(listed, self._server, pool=pool)
         self.set_ready(False)
+
+    def check_port(self) -> None:
+        """Raises Unavailable PORT_TAKEN. A shared one is held by the parent."""
+        if not self._reuse_port:
+            check_free(self._address, self._port)
 
     def start(self) -> int:
         """Listen; returns the port. Raises Unavailable PORT_TAKEN."""
@@ -125,7 +144,7 @@ class GrpcServer:
         except RuntimeError as err:
             raise Unavailable("PORT_TAKEN", host=self._address, port=self._port) from err
         self._server.start()
-        return self._door.start(self._address, self._port) if self._door else port
+        return self._door.start(self._address, self._port, self._guard) if self._door else port
 
     def set_ready(self, ready: bool) -> None:
         """Tell health checks whether traffic may come."""
@@ -180,40 +199,58 @@ def _add_file(pool: descriptor_pool.DescriptorPool, file: Any) -> None:
     pool.AddSerializedFile(file.serialized_pb)
 
 
+class _Health(health.HealthServicer):
+    """Open to strangers, so that there is an end to those who watch."""
+
+    def __init__(self) -> None:
+        self._places = threading.BoundedSemaphore(WATCHERS_MAX)
+        super().__init__(experimental_non_blocking=False)
+
+    def Watch(self, request: Any, context: Any) -> Any:  # noqa: N802 - gRPC's name
+        if not self._places.acquire(blocking=False):
+            _abort(context, Busy("QUEUE_FULL", queue="watchers", watchers_max=WATCHERS_MAX))
+        context.add_callback(self._places.release)
+        return super().Watch(request, context)
+
+
 class _ErrorInterceptor(grpc.ServerInterceptor):
-    """Wraps every handler: errors to status, durations to a histogram, bounds on streams, no new
-    call in a drain.
+    """Wraps every handler: who calls, errors to status, durations to a histogram, spans of traced
+    calls, bounds on streams, no new call in a drain.
 
     A call is admitted when it arrives: what waits for a worker then is still answered (P10).
     """
 
-    def __init__(self, service: str, hot: Sequence[HotMethod]) -> None:
+    def __init__(self, service: str, hot: Sequence[HotMethod], guard: Guard) -> None:
+        self._guard = guard
         self._seconds = histogram(service, "rpc_seconds", "Duration of calls.", "method")
         self._hot = {method.path: method for method in hot}
         self.draining = threading.Event()
 
     def intercept_service(self, continuation: Any, details: Any) -> Any:
         handler = continuation(details)
-        if handler is None:
-            return None
+        if handler is None or open_to_all(details.method):
+            return handler
+        try:
+            caller = self._admit(details)
+        except HeadraceError as err:
+            return _refusing(err)
+        span = tracing.call_span(details.method, details.invocation_metadata)
         seconds = self._seconds.labels(details.method)
-        health_call = details.method.startswith(HEALTH_METHODS)
-        refusing = self.draining.is_set() and not health_call
-        if hot := self._hot.get(details.method):
-            behaviour = _unary(_one_by_one(hot), _refuse if refusing else _as_it_is, seconds)
+        hot = self._hot.get(details.method)
+        decode = _for_caller(caller, _as_it_is if hot else _decoder(handler))
+        if hot:
+            behaviour = _unary(_one_by_one(hot, span), decode, seconds, span)
             return grpc.unary_unary_rpc_method_handler(behaviour)
-        decode = _refuse if refusing else _decoder(handler)
         if handler.response_streaming:
             method = handler.unary_stream or handler.stream_stream
-            bounded = _unbounded if health_call else _bounded  # Watch has no end
-            behaviour = _streaming(method, decode, bounded, seconds)
+            behaviour = _streaming(method, decode, seconds, span)
             make = (
                 grpc.stream_stream_rpc_method_handler
                 if handler.request_streaming
                 else grpc.unary_stream_rpc_method_handler
             )
         else:
-            behaviour = _unary(handler.unary_unary or handler.stream_unary, decode, seconds)
+            behaviour = _unary(handler.unary_unary or handler.stream_unary, decode, seconds, span)
             make = (
                 grpc.stream_unary_rpc_method_handler
                 if handler.request_streaming
@@ -221,9 +258,25 @@ class _ErrorInterceptor(grpc.ServerInterceptor):
             )
         return make(behaviour, None, handler.response_serializer)
 
+    def _admit(self, details: Any) -> Caller:
+        """Raises Denied, Unavailable SERVICE_UNAVAILABLE in a drain."""
+        caller = self._guard.admit(details.method, details.invocation_metadata)
+        if self.draining.is_set():
+            raise Unavailable("SERVICE_UNAVAILABLE", state="draining")
+        return caller
+
 
 Decode = Callable[[Any, grpc.ServicerContext], Any]
-Bound = Callable[[Iterator[Any], grpc.ServicerContext], Iterator[Any]]
+
+
+def _for_caller(caller: Caller, decode: Decode) -> Decode:
+    """Decodes in the thread that works for the call, and lets it know for whom."""
+
+    def decoded(request: Any, context: grpc.ServicerContext) -> Any:
+        work_for(caller)
+        return decode(request, context)
+
+    return decoded
 
 
 def _decoder(handler: Any) -> Decode:
@@ -250,9 +303,27 @@ def _as_it_is(data: bytes, _: grpc.ServicerContext) -> bytes:
     return data
 
 
-def _one_by_one(method: HotMethod) -> Callable[..., bytes]:
-    def behaviour(payload: bytes, _: grpc.ServicerContext) -> bytes:
-        (answer,) = method.answer([payload])
+def _one_by_one(method: HotMethod, span: Span | None) -> Callable[..., bytes]:
+    def behaviour(payload: bytes, context: grpc.ServicerContext) -> bytes:
+        answered: SimpleQueue[Answer | Exception] = SimpleQueue()
+        now_s = time.monotonic()
+        call = HotCall(
+            payload,
+            caller=calling(),
+            arrived_s=now_s,
+            deadline_s=now_s + remaining_s(context),
+            reply=lambda _, answer: answered.put(answer),
+            span=span,
+        )
+
+        def ended() -> None:
+            call.cancel()
+            call.answer(Unavailable("DEADLINE_UNMET"))  # nobody hears it: the worker is free
+
+        if not context.add_callback(ended):
+            ended()
+        method.take([call])
+        answer = answered.get(timeout=DEADLINE_S_MAX)
         if isinstance(answer, bytes):
             return answer
         raise answer
@@ -264,42 +335,51 @@ def _end_s(context: grpc.ServicerContext) -> float:
     return time.monotonic() + remaining_s(context, cap_s=STREAM_S_MAX)
 
 
-def _refuse(_: object, __: object) -> NoReturn:
-    raise Unavailable("SERVICE_UNAVAILABLE", state="draining")
+def _refusing(error: HeadraceError) -> Any:
+    """A handler that waits for no message: who sends none would hold its thread for ever."""
+
+    def refuse(_: object, context: grpc.ServicerContext) -> NoReturn:
+        _abort(context, error)
+
+    return grpc.stream_unary_rpc_method_handler(refuse)
 
 
 def _bounded(responses: Iterator[Any], context: grpc.ServicerContext) -> Iterator[Any]:
     return outgoing_stream(responses, context, deadline_s=_end_s(context))
 
 
-def _unbounded(responses: Iterator[Any], _: grpc.ServicerContext) -> Iterator[Any]:
-    return responses
-
-
-def _unary(method: Callable[..., Any], decode: Decode, seconds: Any) -> Callable[..., Any]:
+def _unary(
+    method: Callable[..., Any], decode: Decode, seconds: Any, span: Span | None
+) -> Callable[..., Any]:
     def behaviour(request: Any, context: grpc.ServicerContext) -> Any:
         begin_s = time.monotonic()
         try:
-            return method(decode(request, context), context)
+            with tracing.working(span):
+                return method(decode(request, context), context)
         except Exception as err:  # noqa: BLE001 - the boundary to the caller
+            tracing.end(span, err)
             _abort(context, err)
         finally:
             seconds.observe(time.monotonic() - begin_s)
+            tracing.end(span)
 
     return behaviour
 
 
 def _streaming(
-    method: Callable[..., Any], decode: Decode, bounded: Bound, seconds: Any
+    method: Callable[..., Any], decode: Decode, seconds: Any, span: Span | None
 ) -> Callable[..., Any]:
     def behaviour(request: Any, context: grpc.ServicerContext) -> Iterator[Any]:
         begin_s = time.monotonic()
         try:
-            yield from bounded(method(decode(request, context), context), context)
+            with tracing.working(span):
+                yield from _bounded(method(decode(request, context), context), context)
         except Exception as err:  # noqa: BLE001 - the boundary to the caller
+            tracing.end(span, err)
             _abort(context, err)
         finally:
             seconds.observe(time.monotonic() - begin_s)
+            tracing.end(span)
 
     return behaviour
 

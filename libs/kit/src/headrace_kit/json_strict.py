@@ -17,7 +17,21 @@ from headrace.errors import Invalid
 DEPTH_MAX = 64
 INT64_DIGITS_SURE = 18
 INT64_MIN, INT64_MAX = -(2**63), 2**63 - 1
+KIND_BY_TYPE = {
+    list: "an array",
+    str: "a text",
+    bool: "a truth value",
+    type(None): "null",
+}
 TOKEN = re.compile(rb'[\[\]{}"]|\\.', re.DOTALL)  # an escape is a token, so its quote is none
+
+
+class BeyondInt64(int):
+    """Stands in `decode_record` for an integer that does not fit int64."""
+
+
+class NotFinite(float):
+    """Stands in `decode_record` for a number that is not finite."""
 
 
 def decode(value: bytes) -> dict[str, Any]:
@@ -26,14 +40,26 @@ def decode(value: bytes) -> dict[str, Any]:
     Raises Invalid DECODE_ERROR (not UTF-8, not JSON, nested deeper than 64) or BAD_TYPE (not an
     object, a key twice, a number that is not finite or does not fit int64).
     """
+    return _decoded(value, _STRICT)
+
+
+def decode_record(value: bytes) -> dict[str, Any]:
+    """As `decode`, but a number that is not finite or does not fit has a stand-in in its place.
+
+    So who knows the columns can tell which of them is wrong.
+    """
+    return _decoded(value, _PLACING)
+
+
+def _decoded(value: bytes, decoder: json.JSONDecoder) -> dict[str, Any]:
     if value.count(b"[") + value.count(b"{") > DEPTH_MAX:
         _refuse_depth(value)
     try:
-        decoded = _DECODER.decode(value.decode("utf-8"))
+        decoded = decoder.decode(value.decode("utf-8"))
     except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as err:
         raise Invalid("DECODE_ERROR") from err
     if not isinstance(decoded, dict):
-        raise Invalid("BAD_TYPE", found=type(decoded).__name__)
+        raise Invalid("BAD_TYPE", found=KIND_BY_TYPE.get(type(decoded), "a number"))
     if b"\\u" in value:
         _refuse_surrogates(decoded)
     return decoded
@@ -67,26 +93,48 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return decoded
 
 
-def _float(text: str) -> float:
+def _placed_float(text: str) -> float:
     number = float(text)
-    if math.isinf(number):
+    return NOT_FINITE if math.isinf(number) else number
+
+
+def _placed_int(text: str) -> int:
+    # Python refuses more than 4,300 digits by ValueError; nothing near that is converted here.
+    if len(text) <= INT64_DIGITS_SURE:
+        return int(text)
+    if len(text) > INT64_DIGITS_SURE + 2:
+        return BEYOND_INT64
+    return number if INT64_MIN <= (number := int(text)) <= INT64_MAX else BEYOND_INT64
+
+
+def _placed_constant(_: str) -> float:
+    return NOT_FINITE
+
+
+def _float(text: str) -> float:
+    if (number := _placed_float(text)) is NOT_FINITE:
         raise Invalid("BAD_TYPE", found="a number that is not finite")
     return number
 
 
 def _int(text: str) -> int:
-    # Python refuses more than 4,300 digits by ValueError; nothing near that is converted here.
-    if len(text) > INT64_DIGITS_SURE and not (
-        len(text) <= INT64_DIGITS_SURE + 2 and INT64_MIN <= int(text) <= INT64_MAX
-    ):
+    if (number := _placed_int(text)) is BEYOND_INT64:
         raise Invalid("BAD_TYPE", found="an integer beyond int64")
-    return int(text)
+    return number
 
 
 def _constant(name: str) -> NoReturn:
     raise Invalid("BAD_TYPE", found=name)
 
 
-_DECODER = json.JSONDecoder(
+# Written as JSON again, they are read as what they stand for.
+BEYOND_INT64, NOT_FINITE = BeyondInt64(INT64_MAX + 1), NotFinite("inf")
+_STRICT = json.JSONDecoder(
     object_pairs_hook=_object, parse_float=_float, parse_int=_int, parse_constant=_constant
+)
+_PLACING = json.JSONDecoder(
+    object_pairs_hook=_object,
+    parse_float=_placed_float,
+    parse_int=_placed_int,
+    parse_constant=_placed_constant,
 )

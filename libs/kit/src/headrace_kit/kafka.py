@@ -23,6 +23,7 @@ from confluent_kafka import TIMESTAMP_CREATE_TIME, KafkaError, KafkaException, P
 from confluent_kafka import Message as Received
 
 from headrace.errors import Busy, HeadraceError, Invalid, Unavailable
+from headrace.missing_topics import MISSING_TOPIC
 from headrace_kit.failpoints import failpoint
 
 BROKER_WAIT_S = 30.0
@@ -30,6 +31,7 @@ DELIVERY_TIMEOUT_S = 10.0
 MESSAGE_BYTES_MAX = 1_048_576  # Kafka's default cap of a topic
 SLICE_RECORDS = 10_000  # a longer sequence is sent slice by slice, so that it fits the queue
 QUEUE_KIB_MAX = 65_536
+PARTITION_BY_KEY = -1  # librdkafka's RD_KAFKA_PARTITION_UA
 
 log = structlog.get_logger(__name__)
 
@@ -43,12 +45,13 @@ class Partition(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """What is to be published; the key decides the partition, None means any."""
+    """What is to be published; the key decides the partition, None means any; or one is named."""
 
     topic: str
     key: bytes | None
     value: bytes | None
     headers: tuple[tuple[str, bytes], ...] = ()
+    partition: int = PARTITION_BY_KEY
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +89,11 @@ class PipelinedPublisher(Publisher, Protocol):
     """A publisher that takes the next messages while others are on their way."""
 
     def send(self, messages: Sequence[Message]) -> Sending:
-        """Queue at most `SLICE_RECORDS` messages; raises what `publish` raises at once."""
+        """Queue at most `SLICE_RECORDS` messages.
+
+        Raises what `publish` raises where it can queue none; where it can queue some, `wait` does,
+        and not before those arrived or were given up: nothing arrives behind the next try.
+        """
 
 
 def client_settings(bootstrap: str, client_id: str) -> dict[str, Any]:
@@ -238,23 +245,36 @@ def _changes(column: Sequence[Any]) -> Iterator[bool]:
 
 
 class _Delivery:
-    """Counts down the reports of one publish; the poll thread alone counts."""
+    """Counts down the reports of one publish, in the poll thread, and what was not queued."""
 
     def __init__(self, messages: Sequence[Message]) -> None:
         self._left, self._topic = len(messages), messages[0].topic
+        self._counting = threading.Lock()
         self._lock = threading.Lock()
         self._lock.acquire()
         self.error: KafkaError | None = None
+        self._refusal: HeadraceError | None = None
 
     def report(self, error: KafkaError | None, _: object) -> None:
         self.error = error or self.error
-        self._left -= 1
-        if self._left == 0:
-            self._lock.release()
+        self._count_down(1)
+
+    def refuse(self, messages: int, refusal: HeadraceError) -> None:
+        """So many of them have not been queued and bring no report."""
+        self._refusal = refusal
+        self._count_down(messages)
+
+    def _count_down(self, messages: int) -> None:
+        with self._counting:
+            self._left -= messages
+            if self._left == 0:
+                self._lock.release()
 
     def wait(self, timeout_s: float) -> None:
         if not self._lock.acquire(timeout=max(0.0, timeout_s)):
             raise Unavailable("DELIVERY_UNKNOWN", topic=self._topic)
+        if self._refusal is not None:
+            raise self._refusal
         if self.error is not None:
             raise delivery_error(self.error, self._topic)
 
@@ -352,8 +372,14 @@ class KafkaPublisher:
 
     def send(self, messages: Sequence[Message]) -> Sending:
         producer, delivery = self._producer.client, _Delivery(messages)
-        for message in messages:
-            self._produce(producer, message, delivery)
+        for queued, message in enumerate(messages):
+            try:
+                self._produce(producer, message, delivery)
+            except HeadraceError as err:
+                if not queued:
+                    raise
+                delivery.refuse(len(messages) - queued, err)
+                break
         return delivery
 
     def _produce(self, producer: Producer, message: Message, delivery: _Delivery) -> None:
@@ -364,6 +390,7 @@ class KafkaPublisher:
                 message.topic,
                 message.value,
                 message.key,
+                message.partition,
                 headers=list(message.headers),
                 on_delivery=delivery.report,
             )
@@ -399,8 +426,7 @@ class KafkaPublisher:
 
 def delivery_error(error: KafkaError, topic: str) -> HeadraceError:
     """What became of messages of the topic."""
-    unknown = (KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC)
-    if error.code() in (*unknown, KafkaError._UNKNOWN_PARTITION):
+    if error.code() in MISSING_TOPIC:
         return Unavailable("TOPIC_MISSING", topic=topic)
     if error.code() == KafkaError.MSG_SIZE_TOO_LARGE:
         return Invalid("TOO_LARGE", topic=topic)

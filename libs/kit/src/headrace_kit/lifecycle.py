@@ -22,6 +22,7 @@ from typing import NoReturn, Protocol, runtime_checkable
 import structlog
 
 from headrace.errors import HeadraceError, Unavailable
+from headrace_kit import tracing
 from headrace_kit.admin_http import AdminServer
 
 EXIT_UNAVAILABLE = 69
@@ -32,6 +33,8 @@ STDERR = 2
 # a loop that has not polled for this long (max.poll.interval.ms).
 TICK_AGE_S_MAX = 300.0
 WATCH_INTERVAL_S = 0.1
+# For the spans of the last calls.
+TRACES_S_MAX = 2.0
 
 log = structlog.get_logger(__name__)
 
@@ -55,6 +58,14 @@ class LoopingPart(Part, Protocol):
 
     def tick_age_s(self) -> float:
         """Seconds since a round began; 0.0 when none should."""
+
+
+@runtime_checkable
+class ListeningPart(Part, Protocol):
+    """A part whose port is needed: known before the parts ahead of it take their time."""
+
+    def check_port(self) -> None:
+        """Raises Unavailable PORT_TAKEN."""
 
 
 def run_service(
@@ -81,6 +92,14 @@ def run_service(
             signal.signal(number, handler)
 
 
+class PartEnded(Exception):
+    """A part that is processes of its own ended as one of them did: the service ends so, too."""
+
+    def __init__(self, problem: str, exit_code: int) -> None:
+        super().__init__(problem)
+        self.exit_code = exit_code
+
+
 class _Stopped(BaseException):
     """A signal came while the parts were starting."""
 
@@ -95,6 +114,8 @@ class _Service:
         stop_grace_s: float,
     ) -> None:
         self._name, self._parts, self._admin = name, parts, admin
+        # Found once: a look at what a part can do takes longer than one at its clock.
+        self._looping = [part for part in parts if isinstance(part, LoopingPart)]
         self._on_ready, self._grace_s = on_ready, stop_grace_s
         self._started: list[Part] = []
         self._starting = False
@@ -110,12 +131,16 @@ class _Service:
             code = self._start() or self._watch()
         finally:  # also when a bug ends the start
             stopped = self._stop()
+            tracing.stop(TRACES_S_MAX)
         return stopped or code
 
     def _start(self) -> int:
         self._starting = True
         log.info("service_starting")
         try:
+            for part in self._parts:
+                if isinstance(part, ListeningPart):
+                    part.check_port()
             for part in self._parts:
                 self._started.append(part)
                 part.start()
@@ -154,11 +179,12 @@ class _Service:
         return 0
 
     def _stalled(self) -> LoopingPart | None:
-        looping = (part for part in self._parts if isinstance(part, LoopingPart))
-        return next((part for part in looping if part.tick_age_s() > TICK_AGE_S_MAX), None)
+        return next((part for part in self._looping if part.tick_age_s() > TICK_AGE_S_MAX), None)
 
     def _report(self, part: Part, failure: BaseException) -> int:
         log.error("part_failed", part=type(part).__name__, error=repr(failure))
+        if isinstance(failure, PartEnded):
+            return failure.exit_code
         return EXIT_UNAVAILABLE if isinstance(failure, Unavailable) else EXIT_BUG
 
     def _stop(self) -> int:
@@ -169,7 +195,7 @@ class _Service:
         for part in reversed(self._started):
             try:
                 part.stop(max(0.1, deadline_s - time.monotonic()))
-            except HeadraceError as err:
+            except (HeadraceError, PartEnded) as err:
                 log.error("part_stop_failed", part=type(part).__name__, error=str(err))
                 code = EXIT_BUG
         log.info("service_stopped")

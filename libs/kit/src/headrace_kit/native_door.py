@@ -9,43 +9,47 @@ before its size is judged: the door is for the loopback and for a network whose 
 
 from __future__ import annotations
 
-import os
 import shutil
 import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
+from itertools import chain
 from pathlib import Path
 
-import structlog
 from prometheus_client import REGISTRY
 from prometheus_client.core import HistogramMetricFamily
 from prometheus_client.registry import Collector
 from pygrpc_native import EVENT_CANCEL, NativeGrpcFront
 
-from headrace.errors import Busy, Invalid, Unavailable
+from headrace.errors import Busy, HeadraceError, Unavailable
+from headrace_kit import tracing
+from headrace_kit.auth import Guard
 from headrace_kit.error_status import to_status
 from headrace_kit.grpc_client import MESSAGE_BYTES_MAX
-from headrace_kit.hot_calls import HotMethod
+from headrace_kit.hot_calls import TOGETHER_MAX, Answer, HotCall, HotMethod, guarded
+from headrace_kit.listening import socket_in
 from headrace_kit.part_thread import PartThread
 
 CALLS_MAX = 1_000
-TOGETHER_MAX = 64
 TOGETHER_BYTES_MAX = 1 << 18
 METADATA_BYTES_MAX = 8_192
+# Beyond it the front ends the whole connection, others' calls with it; up to it we refuse the one.
+FRONT_METADATA_BYTES_MAX = 1 << 20
 IDLE_MS = 1_000
+# As long as the grpcio server lets a call without a deadline last.
+DEADLINE_S_MAX = 60.0
 BUSY_INTERVAL_S = 0.005
 # What was answered is on its way to the socket when the last answer was given.
 FLUSH_S = 0.1
-# Linux takes no longer path of a socket: unix(7), sun_path, without its final zero.
-SOCKET_PATH_BYTES_MAX = 107
-
-log = structlog.get_logger(__name__)
+Metadata = Sequence[tuple[str, str | bytes]]
 
 
 class NativeDoor:
     """Serves the hot methods and passes on the others; GrpcServer starts and stops it.
 
     `folder` is the process's own, and holds the socket: one that a kill left there is replaced.
+    `reuse_port`: workers of one parent listen there together, see HeldPort.
     """
 
     def __init__(
@@ -55,14 +59,16 @@ class NativeDoor:
         *,
         folder: Path,
         message_bytes_max: int = MESSAGE_BYTES_MAX,
+        reuse_port: bool = False,
     ) -> None:
         self._service, self._hot, self._bytes_max = service, tuple(hot), message_bytes_max
+        self._reuse_port = reuse_port
         self._folder = folder
-        self.behind = _socket_in(folder)
+        self.behind = socket_in(folder, "grpc.sock")
         self._desk: _Desk | None = None
 
-    def start(self, host: str, port: int) -> int:
-        """Listen; returns the port. Raises Unavailable PORT_TAKEN."""
+    def start(self, host: str, port: int, guard: Guard) -> int:
+        """Listen for whom the guard admits; returns the port. Raises Unavailable PORT_TAKEN."""
         try:
             front = NativeGrpcFront(
                 f"{host}:{port}",
@@ -70,13 +76,14 @@ class NativeDoor:
                 io_threads=1,
                 call_details=True,  # without it no cancellation is told
                 metrics=True,
-                max_metadata_size=METADATA_BYTES_MAX,
+                max_metadata_size=FRONT_METADATA_BYTES_MAX,
+                reuse_port=self._reuse_port,
             )
         except OSError as err:
             raise Unavailable("PORT_TAKEN", host=host, port=port) from err
         front.set_fallback(str(self.behind))
         front.start()
-        self._desk = _Desk(front, self._hot, self._bytes_max)
+        self._desk = _Desk(front, self._hot, guard, self._bytes_max)
         self._desk.open(self._service)
         return front.bound_port
 
@@ -96,27 +103,17 @@ class NativeDoor:
         return self._desk.thread.failure if self._desk is not None else None
 
 
-def _socket_in(folder: Path) -> Path:
-    """Where this user alone may enter; raises Invalid BAD_SETTING when its path is too long."""
-    folder.mkdir(parents=True, exist_ok=True)
-    folder.chmod(0o700)
-    whole = folder.absolute() / "grpc.sock"
-    # From here it may be shorter, and no process changes its working folder.
-    path = min(str(whole), os.path.relpath(whole), key=len)
-    if len(os.fsencode(path)) > SOCKET_PATH_BYTES_MAX:
-        problem = f"a socket's path has at most {SOCKET_PATH_BYTES_MAX} bytes"
-        raise Invalid("BAD_SETTING", setting="data_dir", path=path, problem=problem)
-    return Path(path)
-
-
 class _Desk:
-    """The one thread that admits calls and answers them, those that wait together at once."""
+    """The one thread that admits calls and hands them over, those that wait together at once."""
 
-    def __init__(self, front: NativeGrpcFront, hot: Sequence[HotMethod], bytes_max: int) -> None:
-        self._front, self._hot, self._bytes_max = front, hot, bytes_max
-        self._waiting: dict[int, tuple[HotMethod, bytes]] = {}  # by call id, oldest first
+    def __init__(
+        self, front: NativeGrpcFront, hot: Sequence[HotMethod], guard: Guard, bytes_max: int
+    ) -> None:
+        self._front, self._hot, self._guard, self._bytes_max = front, hot, guard, bytes_max
+        # Both by call id, oldest first. Open until it is answered; other threads take away.
+        self._open: dict[int, HotCall] = {}
+        self._waiting: dict[int, tuple[HotMethod, HotCall]] = {}
         self._durations: _Durations | None = None
-        self._busy = threading.Event()
         self.draining = threading.Event()
         self.thread = PartThread("native-door", self._run)
 
@@ -127,7 +124,7 @@ class _Desk:
 
     def close(self, timeout_s: float) -> None:
         deadline_s = time.monotonic() + timeout_s
-        while self.thread.running and self._busy.is_set() and time.monotonic() < deadline_s:
+        while self.thread.running and self._open and time.monotonic() < deadline_s:
             time.sleep(BUSY_INTERVAL_S)
         time.sleep(FLUSH_S)
         self._front.close()
@@ -142,45 +139,81 @@ class _Desk:
             events = self._front.recv_batch_details(CALLS_MAX, 0 if self._waiting else IDLE_MS)
             if events is None:
                 return
-            if events:
-                self._busy.set()
-            for kind, call_id, number, payload, *_ in events:
+            now_s = time.monotonic()
+            for kind, call_id, number, payload, _, details in events:
                 if kind == EVENT_CANCEL:
-                    self._waiting.pop(call_id, None)
+                    self._cancel(call_id)
                 elif payload is not None:
-                    self._admit(call_id, self._hot[number], payload)
+                    metadata, left_s = (details[0], details[2]) if details else ((), None)
+                    end_s = now_s + (DEADLINE_S_MAX if left_s is None else left_s)
+                    self._admit(call_id, self._hot[number], payload, metadata, now_s, end_s)
             for method, calls in _by_method(self._next_together()):
-                self._answer(method, calls)
-            if not self._waiting:
-                self._busy.clear()
+                guarded(calls, partial(method.take, calls))
 
-    def _admit(self, call_id: int, method: HotMethod, payload: bytes) -> None:
+    def _cancel(self, call_id: int) -> None:
+        self._waiting.pop(call_id, None)
+        call = self._open.pop(call_id, None)
+        if call is not None:
+            call.cancel()
+            tracing.end(call.span, Unavailable("DEADLINE_UNMET"))
+
+    def _admit(
+        self,
+        call_id: int,
+        method: HotMethod,
+        payload: bytes,
+        metadata: Metadata,
+        now_s: float,
+        end_s: float,
+    ) -> None:
+        try:
+            caller = self._guard.admit(method.path, metadata)
+            self._check_room(payload, metadata)
+        except HeadraceError as err:
+            self._fail(call_id, err)
+            return
+        call = HotCall(
+            payload,
+            caller=caller,
+            arrived_s=now_s,
+            deadline_s=end_s,
+            reply=self._reply,
+            key=call_id,
+            span=tracing.call_span(method.path, metadata),
+        )
+        self._open[call_id] = call
+        self._waiting[call_id] = method, call
+
+    def _check_room(self, payload: bytes, metadata: Metadata) -> None:
         if self.draining.is_set():
-            self._fail(call_id, Unavailable("SERVICE_UNAVAILABLE", state="draining"))
-        elif len(payload) > self._bytes_max:
-            self._fail(call_id, self._too_large(payload))
-        elif len(self._waiting) >= CALLS_MAX:
-            self._fail(call_id, Busy("QUEUE_FULL", queue="calls", calls_max=CALLS_MAX))
-        else:
-            self._waiting[call_id] = method, payload
+            raise Unavailable("SERVICE_UNAVAILABLE", state="draining")
+        if len(payload) > self._bytes_max:
+            raise self._too_large(payload)
+        size = sum(map(len, chain.from_iterable(metadata)))
+        if size > METADATA_BYTES_MAX:
+            raise Busy("MESSAGE_TOO_LARGE", metadata_bytes=size, bytes_max=METADATA_BYTES_MAX)
+        if len(self._open) >= CALLS_MAX:
+            raise Busy("QUEUE_FULL", queue="calls", calls_max=CALLS_MAX)
 
-    def _next_together(self) -> Iterator[tuple[int, HotMethod, bytes]]:
-        """The oldest calls, as many as are answered in one go."""
+    def _next_together(self) -> Iterator[tuple[HotMethod, HotCall]]:
+        """The oldest calls, as many as are handed over in one go."""
         size = count = 0
         while self._waiting and count < TOGETHER_MAX and size < TOGETHER_BYTES_MAX:
-            call_id = next(iter(self._waiting))
-            method, payload = self._waiting.pop(call_id)
-            size, count = size + len(payload), count + 1
-            yield call_id, method, payload
+            method, call = self._waiting.pop(next(iter(self._waiting)))
+            size, count = size + len(call.payload), count + 1
+            yield method, call
 
-    def _answer(self, method: HotMethod, calls: Sequence[tuple[int, bytes]]) -> None:
-        for (call_id, _), answer in zip(calls, _answers(method, calls), strict=True):
-            if not isinstance(answer, bytes):
-                self._fail(call_id, answer)
-            elif len(answer) > self._bytes_max:
-                self._fail(call_id, self._too_large(answer))
-            else:
-                self._front.respond(call_id, answer)
+    def _reply(self, call: HotCall, answer: Answer | Exception) -> None:
+        """From any thread; nothing for a call that was answered or cancelled."""
+        tracing.end(call.span, answer)
+        if self._open.pop(call.key, None) is None:
+            return
+        if not isinstance(answer, bytes):
+            self._fail(call.key, answer)
+        elif len(answer) > self._bytes_max:
+            self._fail(call.key, self._too_large(answer))
+        else:
+            self._front.respond(call.key, answer)
 
     def _fail(self, call_id: int, error: Exception) -> None:
         status = to_status(error)
@@ -191,20 +224,12 @@ class _Desk:
         return Busy("MESSAGE_TOO_LARGE", bytes=len(message), bytes_max=self._bytes_max)
 
 
-def _answers(method: HotMethod, calls: Sequence[tuple[int, bytes]]) -> Sequence[bytes | Exception]:
-    try:
-        return method.answer([payload for _, payload in calls])
-    except Exception as err:
-        log.error("rpc_failed", exc_info=err)
-        return [err] * len(calls)
-
-
 def _by_method(
-    calls: Iterable[tuple[int, HotMethod, bytes]],
-) -> Iterable[tuple[HotMethod, list[tuple[int, bytes]]]]:
-    found: dict[HotMethod, list[tuple[int, bytes]]] = {}
-    for call_id, method, payload in calls:
-        found.setdefault(method, []).append((call_id, payload))
+    calls: Iterable[tuple[HotMethod, HotCall]],
+) -> Iterable[tuple[HotMethod, list[HotCall]]]:
+    found: dict[HotMethod, list[HotCall]] = {}
+    for method, call in calls:
+        found.setdefault(method, []).append(call)
     return found.items()
 
 

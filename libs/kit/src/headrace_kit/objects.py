@@ -7,8 +7,10 @@ S3 servers that take the condition and ignore it.
 
 from __future__ import annotations
 
+import mmap
 import os
 import re
+import shutil
 import tempfile
 import threading
 import time
@@ -18,7 +20,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import IO, TYPE_CHECKING, Any, Protocol
 from urllib.parse import unquote, urlsplit
 
 from pydantic import SecretStr
@@ -26,11 +28,13 @@ from pydantic import SecretStr
 from headrace.errors import Invalid, NotFound, Unavailable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 CONNECT_TIMEOUT_S = 3.0
 PUT_RETRY_S = 0.2
 PUT_TRIES_MAX = 4
+CUT_PUT_AGE_S_MAX = 24 * 3600
+PIECE_BYTES = 1 << 20
 READ_TIMEOUT_S = 20.0
 # Without these deltalake asks an S3 server that is away for minutes before it says so.
 DELTA_BOUNDS = {
@@ -49,11 +53,17 @@ KEY_CHARS_MAX = 512
 class ObjectStore(Protocol):
     """Bytes by key; `/` separates the segments of a key."""
 
-    def put_if_absent(self, key: str, data: bytes) -> bool:
+    def put_if_absent(self, key: str, data: bytes | memoryview) -> bool:
         """Store the bytes under a new key; False when the key exists. One of racing puts wins."""
+
+    def put_file_if_absent(self, key: str, file: IO[bytes]) -> bool:
+        """The same of all bytes of a file on disk, which are never in memory together."""
 
     def get(self, key: str) -> bytes:
         """The bytes of a key; raises NotFound ARTIFACT_UNKNOWN."""
+
+    def pieces(self, key: str) -> Iterator[bytes]:
+        """The bytes of a key, at most 1 MiB at a time; raises NotFound ARTIFACT_UNKNOWN."""
 
     def exists(self, key: str) -> bool:
         """Whether the key was put."""
@@ -151,21 +161,33 @@ def _checked(key: str) -> str:
 
 
 class FolderObjectStore:
-    """ObjectStore in a folder: files appear whole, by a link that refuses an old name."""
+    """ObjectStore in a folder: files appear whole, by a link that refuses an old name.
+
+    They are written beside it; what a killed process left there goes with a later put.
+    """
 
     def __init__(self, root: Path) -> None:
-        self._root = root
+        self._root, self._puts = root, root / ".puts"
 
-    def put_if_absent(self, key: str, data: bytes) -> bool:
+    def put_if_absent(self, key: str, data: bytes | memoryview) -> bool:
+        return self._put(key, lambda into: into.write(data))
+
+    def put_file_if_absent(self, key: str, file: IO[bytes]) -> bool:
+        file.seek(0)
+        return self._put(key, lambda into: shutil.copyfileobj(file, into, PIECE_BYTES))
+
+    def _put(self, key: str, write: Callable[[IO[bytes]], object]) -> bool:
         target = self._path(key)
         with _file_errors():
             target.parent.mkdir(parents=True, exist_ok=True)
-            handle, name = tempfile.mkstemp(prefix=".put-", dir=target.parent)
+            self._puts.mkdir(exist_ok=True)
+            handle, name = tempfile.mkstemp(prefix=".put-", dir=self._puts)
             try:
-                with os.fdopen(handle, "wb") as file:
-                    file.write(data)
-                    file.flush()
-                    os.fsync(file.fileno())
+                self._forget_cut_puts(os.fstat(handle).st_mtime)
+                with os.fdopen(handle, "wb") as into:
+                    write(into)
+                    into.flush()
+                    os.fsync(into.fileno())
                 os.link(name, target)
                 _sync_folder(target.parent)
             except FileExistsError:
@@ -181,6 +203,16 @@ class FolderObjectStore:
             except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as err:
                 raise NotFound("ARTIFACT_UNKNOWN", key=key) from err
 
+    def pieces(self, key: str) -> Iterator[bytes]:
+        with _file_errors():
+            try:
+                file = self._path(key).open("rb")
+            except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as err:
+                raise NotFound("ARTIFACT_UNKNOWN", key=key) from err
+            with file:
+                while piece := file.read(PIECE_BYTES):
+                    yield piece
+
     def exists(self, key: str) -> bool:
         return self._path(key).is_file()
 
@@ -193,6 +225,12 @@ class FolderObjectStore:
     def delete(self, key: str) -> None:
         with _file_errors():
             self._path(key).unlink(missing_ok=True)
+
+    def _forget_cut_puts(self, now_s: float) -> None:
+        for left in self._puts.iterdir():
+            with suppress(FileNotFoundError):  # its own put has just ended
+                if now_s - left.stat().st_mtime > CUT_PUT_AGE_S_MAX:
+                    left.unlink()
 
     def _path(self, key: str) -> Path:
         return self._root / _checked(key)
@@ -239,7 +277,16 @@ class S3ObjectStore:
             ),
         )
 
-    def put_if_absent(self, key: str, data: bytes) -> bool:
+    def put_file_if_absent(self, key: str, file: IO[bytes]) -> bool:
+        file.flush()
+        # Mapped: the client wants all at once, twice, and the kernel takes pages back at will.
+        with (
+            mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped,
+            memoryview(mapped) as data,
+        ):
+            return self.put_if_absent(key, data)
+
+    def put_if_absent(self, key: str, data: bytes | memoryview) -> bool:
         name = self._prefix + _checked(key)
         with self._store_errors():
             for attempt in range(PUT_TRIES_MAX):
@@ -256,7 +303,7 @@ class S3ObjectStore:
                         raise
         raise AssertionError("the last attempt returns or raises")
 
-    def _put(self, name: str, data: bytes) -> bool:
+    def _put(self, name: str, data: bytes | memoryview) -> bool:
         # minio's put_object sends no condition; the call below it takes headers as they are.
         try:
             self._client._put_object(
@@ -279,13 +326,15 @@ class S3ObjectStore:
                 raise
 
     def get(self, key: str) -> bytes:
+        with BytesIO() as buffer:
+            buffer.writelines(self.pieces(key))
+            return buffer.getvalue()
+
+    def pieces(self, key: str) -> Iterator[bytes]:
         with self._store_errors(key):
             response = self._client.get_object(self._bucket, self._prefix + _checked(key))
             try:
-                with BytesIO() as buffer:
-                    for chunk in response.stream(1_048_576):
-                        buffer.write(chunk)
-                    return buffer.getvalue()
+                yield from response.stream(PIECE_BYTES)
             finally:
                 response.close()
                 response.release_conn()
@@ -329,7 +378,11 @@ class MemoryObjectStore:
         self._data_by_key: dict[str, bytes] = {}
         self._lock = threading.Lock()
 
-    def put_if_absent(self, key: str, data: bytes) -> bool:
+    def put_file_if_absent(self, key: str, file: IO[bytes]) -> bool:
+        file.seek(0)
+        return self.put_if_absent(key, file.read())
+
+    def put_if_absent(self, key: str, data: bytes | memoryview) -> bool:
         with self._lock:
             if _checked(key) in self._data_by_key:
                 return False
@@ -340,6 +393,9 @@ class MemoryObjectStore:
         if _checked(key) not in self._data_by_key:
             raise NotFound("ARTIFACT_UNKNOWN", key=key)
         return self._data_by_key[key]
+
+    def pieces(self, key: str) -> Iterator[bytes]:
+        yield self.get(key)
 
     def exists(self, key: str) -> bool:
         return _checked(key) in self._data_by_key

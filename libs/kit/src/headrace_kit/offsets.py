@@ -35,13 +35,23 @@ class DescribedTopic:
 
 @lru_cache(maxsize=4)
 def _admin(bootstrap: str) -> AdminClient:
-    """One admin client per cluster for the life of the process: a new one costs a connection."""
+    """One admin client per cluster while it is answered: a new one costs a connection."""
     return AdminClient(client_settings(bootstrap, "headrace-offsets"))
 
 
-def topic_partitions(bootstrap: str, topics: Collection[str]) -> list[Partition]:
+def _unanswered(bootstrap: str, **named: str) -> Unavailable:
+    """The next question has a new client: one whose broker came back may never again find the
+    coordinator of a group.
+    """
+    _admin.cache_clear()
+    return Unavailable("BROKER_UNAVAILABLE", bootstrap=bootstrap, **named)
+
+
+def topic_partitions(
+    bootstrap: str, topics: Collection[str], *, timeout_s: float = REQUEST_TIMEOUT_S
+) -> list[Partition]:
     """Every partition of these topics; raises Unavailable TOPIC_MISSING or BROKER_UNAVAILABLE."""
-    known = described_topics(bootstrap, topics)
+    known = described_topics(bootstrap, topics, timeout_s=timeout_s)
     return [Partition(topic, number) for topic in topics for number in known[topic].partitions]
 
 
@@ -77,7 +87,7 @@ def _described(
             found[topic] = DescribedTopic(str(told.topic_id), tuple(numbers))
         except (KafkaException, TimeoutError) as err:
             if not _missing(err):
-                raise Unavailable("BROKER_UNAVAILABLE", bootstrap=bootstrap) from err
+                raise _unanswered(bootstrap) from err
     return found
 
 
@@ -112,7 +122,7 @@ def _offsets(bootstrap: str, topics: Collection[str], spec: OffsetSpec) -> dict[
             for asked, answer in answers.items()
         }
     except (KafkaException, TimeoutError) as err:
-        raise Unavailable("BROKER_UNAVAILABLE", bootstrap=bootstrap) from err
+        raise _unanswered(bootstrap) from err
 
 
 def committed_offsets(bootstrap: str, group: str, topics: Collection[str]) -> dict[Partition, int]:
@@ -126,7 +136,25 @@ def committed_offsets(bootstrap: str, group: str, topics: Collection[str]) -> di
     try:
         found = answers[group].result(REQUEST_TIMEOUT_S).topic_partitions
     except (KafkaException, TimeoutError) as err:
-        raise Unavailable("BROKER_UNAVAILABLE", bootstrap=bootstrap, group=group) from err
+        raise _unanswered(bootstrap, group=group) from err
     return {
         Partition(each.topic, each.partition): each.offset for each in found if each.offset >= 0
+    }
+
+
+def group_assignments(
+    bootstrap: str, group: str, *, timeout_s: float = REQUEST_TIMEOUT_S
+) -> dict[str, set[Partition]]:
+    """What each member of a consumer group has been given, by member id.
+
+    Raises Unavailable BROKER_UNAVAILABLE.
+    """
+    asked = _admin(bootstrap).describe_consumer_groups([group], request_timeout=timeout_s)
+    try:
+        members = asked[group].result(timeout_s).members
+    except (KafkaException, TimeoutError) as err:
+        raise _unanswered(bootstrap, group=group) from err
+    return {
+        each.member_id: {Partition(p.topic, p.partition) for p in each.assignment.topic_partitions}
+        for each in members
     }

@@ -19,11 +19,13 @@ import structlog
 from sqlalchemy import Connection, Engine, delete, insert, select, text
 
 from headrace.errors import Busy, Unavailable
+from headrace_kit import tracing
 from headrace_kit.backoff import Backoff
 from headrace_kit.failpoints import failpoint
 from headrace_kit.kafka import Message, Publisher
 from headrace_kit.part_thread import ThreadPart
 from headrace_kit.sql import OUTBOX, transaction
+from headrace_kit.sql_writes import Write, insert_of
 
 BATCH_ROWS_MAX = 500
 POLL_INTERVAL_S = 0.5
@@ -32,24 +34,22 @@ RELAY_LOCK = text(
     "select pg_try_advisory_xact_lock(hashtextextended('outbox in ' || current_schema(), 0))"
 )
 
+ADD = insert(OUTBOX)
+
 log = structlog.get_logger(__name__)
 
 
 class Outbox:
     """Where handlers leave the messages of a transaction."""
 
-    def add(self, connection: Connection, message: Message) -> None:
-        """Add the message; it gets a `ce_id` header unless it has one."""
-        headers = dict(message.headers)
-        headers.setdefault("ce_id", uuid.uuid4().hex.encode())
-        connection.execute(
-            insert(OUTBOX).values(
-                topic=message.topic,
-                key=message.key,
-                value=message.value,
-                headers=json.dumps({k: v.decode("latin-1") for k, v in headers.items()}).encode(),
-            )
-        )
+    def add(self, connection: Connection, *messages: Message) -> None:
+        """Add the messages in this order; each gets a `ce_id` header unless it has one."""
+        if messages:
+            connection.execute(ADD, [_row(each) for each in messages])
+
+    def write(self, messages: Sequence[Message]) -> Write:
+        """The same, to be written with others: of few, since their number is in the statement."""
+        return insert_of(OUTBOX.name, [_row(each) for each in messages])
 
 
 class OutboxRelay(ThreadPart):
@@ -111,6 +111,18 @@ class OutboxRelay(ThreadPart):
             except (Busy, Unavailable) as err:
                 delay_s = backoff.failed(err.retry_delay_s)
                 log.warning("outbox_waits", error=str(err), delay_s=delay_s)
+
+
+def _row(message: Message) -> dict[str, object]:
+    headers = dict((*message.headers, *tracing.record_headers()))
+    headers.setdefault("ce_id", uuid.uuid4().hex.encode())
+    text_by_name = {name: value.decode("latin-1") for name, value in headers.items()}
+    return {
+        "topic": message.topic,
+        "key": message.key,
+        "value": message.value,
+        "headers": json.dumps(text_by_name).encode(),
+    }
 
 
 def _message(row: Any) -> Message:

@@ -17,6 +17,8 @@ import structlog
 
 from headrace.errors import Unavailable
 
+TICK_INTERVAL_S = 1.0
+
 log = structlog.get_logger(__name__)
 
 
@@ -87,6 +89,15 @@ class ThreadPart(ABC):
     def tick_age_s(self) -> float:
         return self._thread.tick_age_s()
 
+    def _rested(self, rest_s: float) -> bool:
+        """Waits for the next round, with ticks: a long rest is no stall. True when it must stop."""
+        due_s = time.monotonic() + rest_s
+        while (left_s := due_s - time.monotonic()) > 0:
+            if self._stopping.wait(min(left_s, TICK_INTERVAL_S)):
+                return True
+            self._thread.tick()
+        return self._stopping.is_set()
+
 
 class LookingPart(ThreadPart):
     """Looks every `interval_s`; what is away is left for the next look, and logged as `waits`."""
@@ -100,7 +111,7 @@ class LookingPart(ThreadPart):
         """Once; raises Unavailable."""
 
     def _run(self) -> None:
-        while not self._stopping.wait(self._interval_s):
+        while not self._rested(self._interval_s):
             self._thread.tick()
             try:
                 self.look()

@@ -21,6 +21,7 @@ from headrace.errors import Unavailable
 from headrace_kit.backoff import Backoff
 from headrace_kit.failpoints import failpoint
 from headrace_kit.kafka import Partition, RecordBatch, await_broker, client_settings
+from headrace_kit.offsets import group_assignments, topic_partitions
 
 FETCH_KIB_MAX = 16_384
 GATHER_S = 0.002
@@ -101,6 +102,21 @@ class GroupReader:
         """Subscribed to these, assigned, placed but for some."""
         joined = self._joined or not topics
         return topics == self._subscribed and joined and self._unplaced <= {*besides}
+
+    def shared_out(self, topics: Collection[str]) -> bool:
+        """Whether the group has given out every partition of these topics, and ours came here.
+
+        A leader that has not heard yet of a new topic gives none of it to anybody, and notices up
+        to some seconds later. Asks Kafka.
+        """
+        try:
+            wanted = set(topic_partitions(self._bootstrap, topics, timeout_s=REQUEST_TIMEOUT_S))
+            given = group_assignments(self._bootstrap, self._group, timeout_s=REQUEST_TIMEOUT_S)
+        except Unavailable:
+            return False
+        ours = given.get(self._consumer.memberid(), set())
+        here = {*self._next, *self._unplaced, *self._held}
+        return wanted <= set().union(*given.values()) and ours <= here
 
     def troubles(self) -> list[str]:
         """What does not mend itself, e.g. `TOPIC_MISSING raw.flights.departed.v1`."""

@@ -11,12 +11,21 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import Annotated, Any, NoReturn, TypeVar
 
-from pydantic import SecretStr, ValidationError, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    SecretStr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from headrace.errors import HeadraceError
+from headrace.tokens import read_tokens
+from headrace_kit import tracing
 from headrace_kit.admin_http import on_loopback
 from headrace_kit.failpoints import arm
 from headrace_kit.objects import S3Settings, check_object_store
@@ -24,6 +33,29 @@ from headrace_kit.objects import S3Settings, check_object_store
 EXIT_BAD_SETTING = 78  # EX_CONFIG of sysexits.h
 LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 PORT_MAX = 65_535
+# OpenTelemetry's own: https://opentelemetry.io/docs/specs/otel/protocol/exporter/
+OTLP_ENDPOINTS = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
+OTLP_PROTOCOLS = ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL")
+OTLP_PROTOCOL = "http/protobuf"
+QUEUE_SPANS_MAX = "OTEL_BSP_MAX_QUEUE_SIZE"
+QUEUE_SPANS_MAX_DEFAULT = "2048"
+
+
+def _checked_token(token: SecretStr) -> SecretStr:
+    """Without the line end that files have; what is no token would fail at the first call."""
+    text = token.get_secret_value().strip()
+    if not (text.isascii() and text.isprintable()):
+        raise ValueError("is no token")
+    return SecretStr(text)
+
+
+Token = Annotated[SecretStr, AfterValidator(_checked_token)]
+"""What a service shows the services that it calls."""
+
+
+def none_when_empty(given: object) -> object:
+    """Compose says an empty text where nothing is set."""
+    return None if given == "" else given
 
 
 class ServiceSettings(BaseSettings):
@@ -38,6 +70,9 @@ class ServiceSettings(BaseSettings):
     http_port: int
     data_dir: Path
     log_level: str = "INFO"
+    tokens_file: Annotated[Path | None, BeforeValidator(none_when_empty)] = None
+    """Who may call, as `headrace tokens` writes it: needed for a gRPC host that is not loopback;
+    without it everybody on this machine may."""
     insecure: bool = False
     """Serve without TLS to other machines: needed for a host that is not loopback."""
 
@@ -60,6 +95,19 @@ class ServiceSettings(BaseSettings):
         for name in ("grpc_host", "http_host"):
             if not self.insecure and not on_loopback(getattr(self, name)):
                 raise ValueError(f"{name} is not loopback and there is no TLS: set insecure=true")
+        return self
+
+    @model_validator(mode="after")
+    def _know_who_calls(self) -> ServiceSettings:
+        if self.tokens_file is None:
+            if not on_loopback(self.grpc_host):
+                raise ValueError("grpc_host is not loopback: set tokens_file, see headrace tokens")
+            return self
+        try:
+            read_tokens(self.tokens_file)
+        except HeadraceError as err:
+            problem = err.metadata["problem"]
+            raise ValueError(f"tokens_file {self.tokens_file}: {problem}") from err
         return self
 
 
@@ -98,7 +146,7 @@ def load_settings(cls: type[Settings], argv: Sequence[str]) -> Settings:
     """The settings from the environment; `--check-config` in argv writes them out and ends.
 
     Ends the process with exit code 78 and one line per mistake when something is wrong. Arms the
-    failpoints of HEADRACE_FAIL.
+    failpoints of HEADRACE_FAIL, and starts the traces where OTEL_EXPORTER_OTLP_ENDPOINT is set.
     """
     prefix = str(cls.model_config["env_prefix"])
     if unknown_arguments := [each for each in argv if each != "--check-config"]:
@@ -121,7 +169,22 @@ def load_settings(cls: type[Settings], argv: Sequence[str]) -> Settings:
     if argv:
         sys.stdout.write(settings.model_dump_json(indent=2) + "\n")
         raise SystemExit(0)
+    _start_tracing(prefix.rstrip("_").lower())
     return settings
+
+
+def _start_tracing(service: str) -> None:
+    if not any(map(os.environ.get, OTLP_ENDPOINTS)):
+        return
+    for name in OTLP_PROTOCOLS:
+        if (given := os.environ.get(name) or OTLP_PROTOCOL) != OTLP_PROTOCOL:
+            _refuse([f"{name}: {given} is not spoken, only {OTLP_PROTOCOL}"])
+    if not (spans := os.environ.get(QUEUE_SPANS_MAX) or QUEUE_SPANS_MAX_DEFAULT).isdecimal():
+        _refuse([f"{QUEUE_SPANS_MAX}: {spans} is no whole number"])
+    try:
+        tracing.start(service, queue_spans_max=int(spans))
+    except ValueError as err:
+        _refuse([f"OTEL_*: {err}"])
 
 
 def _sentence(prefix: str, error: Any) -> str:

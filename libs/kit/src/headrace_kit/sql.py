@@ -8,9 +8,12 @@ the commit happened is then unknown, and the caller repeats with the same reques
 
 from __future__ import annotations
 
+import select
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from shutil import disk_usage
+from sqlite3 import SQLITE_FULL, SQLITE_IOERR
 from typing import Any
 
 from pydantic import SecretStr
@@ -29,7 +32,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import ArgumentError, InterfaceError, OperationalError
+from sqlalchemy.exc import ArgumentError, DisconnectionError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from headrace.errors import Invalid, Unavailable
@@ -39,6 +42,8 @@ LOCK_TIMEOUT_S = 5
 POOL_SIZE = 5
 PORT_MAX = 65_535
 STATEMENT_TIMEOUT_S = 30
+PRIMARY_CODE = 0xFF  # of SQLite's extended result codes
+SQLITE_FILE_BYTES = 65_536  # the least that a database needs beside itself
 
 METADATA = MetaData()
 OUTBOX = Table(
@@ -99,7 +104,7 @@ def connect(uri: str, *, schema: str = "public") -> Engine:
     """An engine for `sqlite:///FILE` or `postgresql://…`; raises Invalid BAD_SETTING otherwise.
 
     On PostgreSQL the tables live in `schema`, so that services may share a database without sharing
-    an outbox; `sql_schema.prepare` makes it.
+    an outbox; `Migrations` makes it.
     """
     try:
         url = make_url(uri)
@@ -110,12 +115,15 @@ def connect(uri: str, *, schema: str = "public") -> Engine:
         raise Invalid("BAD_SETTING", setting="database_uri", problem=err) from err
     if url.get_backend_name() == "sqlite":
         return _sqlite(uri, str(url.database))
-    return create_engine(
+    return _postgresql(url, schema)
+
+
+def _postgresql(url: URL, schema: str) -> Engine:
+    engine = create_engine(
         url.set(drivername="postgresql+psycopg"),
         pool_size=POOL_SIZE,
         max_overflow=POOL_SIZE,
         pool_timeout=LOCK_TIMEOUT_S,
-        pool_pre_ping=True,
         connect_args={
             "connect_timeout": CONNECT_TIMEOUT_S,
             "options": f"-c statement_timeout={STATEMENT_TIMEOUT_S}s"
@@ -123,6 +131,20 @@ def connect(uri: str, *, schema: str = "public") -> Engine:
         },
         execution_options={"headrace_schema": schema},
     )
+
+    @event.listens_for(engine, "checkout")
+    def check(connection: Any, *_: object) -> None:
+        # As good as a ping, without its way to the server: an idle one is told only of its end.
+        if connection.closed or _readable(connection.fileno()):
+            raise DisconnectionError  # the pool takes another
+
+    return engine
+
+
+def _readable(descriptor: int) -> bool:
+    poller = select.poll()
+    poller.register(descriptor, select.POLLIN)
+    return bool(poller.poll(0))
 
 
 def _sqlite(uri: str, database: str) -> Engine:
@@ -147,15 +169,27 @@ def _sqlite(uri: str, database: str) -> Engine:
 
 @contextmanager
 def transaction(engine: Engine) -> Iterator[Connection]:
-    """A transaction that commits at the end or rolls back.
+    """A transaction that commits at the end or rolls back. Raises what `away_told` raises."""
+    with away_told(engine), engine.begin() as connection:
+        yield connection
 
-    Raises Unavailable DATABASE_UNAVAILABLE when the database is away, locked or out of connections.
-    """
+
+@contextmanager
+def away_told(engine: Engine) -> Iterator[None]:
+    """A database that is away, locked or out of connections is Unavailable DATABASE_UNAVAILABLE."""
     try:
-        with engine.begin() as connection:
-            yield connection
+        yield
     except (OperationalError, InterfaceError, PoolTimeoutError) as err:
-        raise Unavailable("DATABASE_UNAVAILABLE", dialect=engine.dialect.name) from err
+        told = {"problem": "its disk is full"} if _lacks_room(err, engine) else {}
+        raise Unavailable("DATABASE_UNAVAILABLE", dialect=engine.dialect.name, **told) from err
+
+
+def _lacks_room(err: Exception, engine: Engine) -> bool:
+    """SQLite says so of what it writes, and tells of its other files that they cannot be made."""
+    code = getattr(getattr(err, "orig", None), "sqlite_errorcode", 0) & PRIMARY_CODE
+    if code == SQLITE_IOERR:
+        return disk_usage(Path(str(engine.url.database)).parent).free < SQLITE_FILE_BYTES
+    return code == SQLITE_FULL
 
 
 class Inbox:

@@ -5,21 +5,29 @@ from __future__ import annotations
 
 import logging
 import sys
+from collections.abc import Callable, Iterable, Sequence
 from functools import cache
-from typing import Any
+from itertools import accumulate
+from typing import Any, NamedTuple
 
 import structlog
-from prometheus_client import Counter, Gauge, Histogram
+from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.core import HistogramMetricFamily
+from prometheus_client.registry import Collector
 
 SECONDS_BUCKETS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 60.0)
 
 
-def configure_logging(service: str, level: str) -> None:
-    """Send structlog and the standard library's logging to stderr as JSON lines."""
+def configure_logging(service: str, level: str, *, worker: int | None = None) -> None:
+    """Send structlog and the standard library's logging to stderr as JSON lines.
+
+    Each names the service, and its worker where there are several.
+    """
+    names = {"service": service} if worker is None else {"service": service, "worker": worker}
     number = logging.getLevelNamesMapping()[level.upper()]
 
     def name_service(_: object, __: str, event: Any) -> Any:
-        return {"service": service, **event}
+        return {**names, **event}
 
     shared: list[Any] = [
         name_service,
@@ -67,3 +75,37 @@ def gauge(service: str, name: str, means: str, *labels: str) -> Gauge:
 def histogram(service: str, name: str, means: str, *labels: str) -> Histogram:
     """`headrace_<service>_<name>`, made once; `name` ends in `_seconds`."""
     return Histogram(f"headrace_{service}_{name}", means, labels, buckets=SECONDS_BUCKETS)
+
+
+class Counted(NamedTuple):
+    """A histogram that was counted elsewhere: of each bucket, the last one without a bound."""
+
+    labels: Sequence[str]
+    counts: Sequence[int]
+    sum_s: float
+
+
+class CountedHistogram(Collector):
+    """`headrace_<service>_<name>`, read when it is asked for: for what is counted many at once."""
+
+    def __init__(
+        self,
+        service: str,
+        name: str,
+        means: str,
+        labels: Sequence[str],
+        *,
+        bounds_s: Sequence[float],
+        read: Callable[[], Iterable[Counted]],
+        registry: CollectorRegistry = REGISTRY,
+    ) -> None:
+        self._name, self._means, self._labels = f"headrace_{service}_{name}", means, labels
+        self._bounds, self._read = [*map(str, bounds_s), "+Inf"], read
+        registry.register(self)
+
+    def collect(self) -> Iterable[HistogramMetricFamily]:
+        family = HistogramMetricFamily(self._name, self._means, labels=self._labels)
+        for counted in self._read():
+            buckets = list(zip(self._bounds, accumulate(counted.counts), strict=True))
+            family.add_metric(counted.labels, buckets, counted.sum_s)
+        yield family

@@ -5,12 +5,24 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import TypeVar
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import cache
+from typing import Any, NoReturn, TypeVar
+
+import grpc
+from confluent_kafka import KafkaException
+from grpc_status import rpc_status
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from headrace.errors import HeadraceError, Unavailable
 from headrace.topics import RAW
+from headrace_kit import tracing
+from headrace_kit.error_status import to_status
 from headrace_kit.kafka import Message, Partition, Record, RecordBatch
+from headrace_kit.offsets import topic_end_offsets
+from headrace_kit.spans import Spans
 from headrace_kit.suspects import Attempt, Place
 
 T = TypeVar("T")
@@ -98,6 +110,45 @@ class MemoryTopicLog:
         return next((each for each in self.read(partition) if each.offset == offset), None)
 
 
+class RefusingChannel:
+    """As much of a `grpc.Channel` as stubs need; every call ends with the error."""
+
+    def __init__(self, error: HeadraceError) -> None:
+        self._refusal = _Refusal(error)
+
+    def unary_unary(self, *_: object, **__: object) -> _Refusal:
+        return self._refusal
+
+    unary_stream = stream_unary = stream_stream = unary_unary
+
+
+class _Refusal(grpc.RpcError):
+    """A method of a stub, its call under way, and the error that this ends with."""
+
+    def __init__(self, error: HeadraceError) -> None:
+        self._status = rpc_status.to_status(to_status(error))
+
+    def __call__(self, request: Any, *, timeout: float, metadata: Any = ()) -> NoReturn:
+        raise self
+
+    def future(self, request: Any, *, timeout: float) -> _Refusal:
+        return self
+
+    def result(self) -> NoReturn:
+        raise self
+
+    def cancel(self) -> None: ...
+
+    def code(self) -> grpc.StatusCode:
+        return self._status.code
+
+    def details(self) -> str:
+        return str(self._status.details)
+
+    def trailing_metadata(self) -> Any:
+        return self._status.trailing_metadata
+
+
 def a_record(
     value: bytes | None = b"{}",
     *,
@@ -117,6 +168,14 @@ def a_batch(records: Sequence[Record]) -> RecordBatch:
     return RecordBatch.of(records)
 
 
+def has_leaders(bootstrap: str, topics: Collection[str]) -> bool:
+    """Whether new topics answer already."""
+    try:
+        return bool(topic_end_offsets(bootstrap, topics))
+    except (Unavailable, KafkaException):
+        return False
+
+
 def wait_until(condition: Callable[[], T], *, timeout_s: float = 60.0) -> T:
     """Poll until the condition is true and return what it gave; AssertionError when time is up.
 
@@ -133,3 +192,26 @@ def wait_until(condition: Callable[[], T], *, timeout_s: float = 60.0) -> T:
         if time.monotonic() > deadline_s:
             raise AssertionError(f"not true within {timeout_s} s") from away
         time.sleep(0.01)
+
+
+def a_traceparent(trace: int = 1, *, span: int = 7, sampled: bool = True) -> str:
+    return f"00-{trace:032x}-{span:016x}-{sampled:02x}"
+
+
+@contextmanager
+def recorded_spans() -> Iterator[Callable[[], Sequence[Any]]]:
+    """Traces are on; gives the spans that have ended, the oldest first."""
+    spans, exporter = _recorder()
+    exporter.clear()
+    tracing.use(spans)
+    try:
+        yield exporter.get_finished_spans
+    finally:
+        tracing.use(None)
+
+
+@cache
+def _recorder() -> tuple[Spans, InMemorySpanExporter]:
+    """Once: a process has one provider of spans, for good."""
+    exporter = InMemorySpanExporter()
+    return Spans("test", SimpleSpanProcessor(exporter)), exporter

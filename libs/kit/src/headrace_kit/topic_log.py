@@ -41,6 +41,16 @@ class TopicLog(Protocol):
         """The record at this offset; None when retention has removed it, or it never was."""
 
 
+def partitions_there(log: TopicLog, topic: str) -> list[Partition]:
+    """In order; none where the topic is missing. Raises Unavailable BROKER_UNAVAILABLE."""
+    try:
+        return [Partition(topic, number) for number in log.partitions(topic)]
+    except Unavailable as err:
+        if err.reason != "TOPIC_MISSING":
+            raise
+        return []
+
+
 class KafkaTopicLog:
     """TopicLog on librdkafka; any thread may use it."""
 

@@ -11,10 +11,13 @@ for how far they reach, the ends of `raw.<stream>`.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
 from functools import partial
 
 from headrace import topics
 from headrace.feature.v1 import feature_service_pb2_grpc as service
+from headrace.tokens import PEER
 from headrace_feature.adapters.archive_backfill import ArchiveBackfill
 from headrace_feature.adapters.backfill_job import Sources
 from headrace_feature.adapters.correction_teller import CorrectionTeller
@@ -23,12 +26,13 @@ from headrace_feature.adapters.delta_archive import DeltaArchive
 from headrace_feature.adapters.delta_features import DeltaFeatureTables
 from headrace_feature.adapters.duckdb_workbench import Workbench
 from headrace_feature.adapters.ends_watch import EndsWatch
-from headrace_feature.adapters.erased_events_reader import ErasedEventsReader, end_of, to_entity
-from headrace_feature.adapters.erased_rows import ErasedRows, RowTopics
+from headrace_feature.adapters.erased_events_reader import ErasedEventsReader, end_of
+from headrace_feature.adapters.erased_rows import ErasedRows, RowTopics, ToldErasures
 from headrace_feature.adapters.fold_followers import FoldFollowers
 from headrace_feature.adapters.group_members import GroupMembers
 from headrace_feature.adapters.grpc_api import FeatureApi, PeerApi
 from headrace_feature.adapters.kafka_topics import KafkaRawTopics, record_begins, record_ends
+from headrace_feature.adapters.observation_budget import ObservationBudget
 from headrace_feature.adapters.record_folder import RecordFolder
 from headrace_feature.adapters.routed_reader import GrpcPeers, RoutedReader
 from headrace_feature.adapters.row_teller import RowTeller
@@ -45,19 +49,21 @@ from headrace_feature.domain.known_until import KnownUntil
 from headrace_feature.domain.served_rows import ServedRows
 from headrace_feature.domain.served_sample import ServedSample
 from headrace_feature.domain.views import DAY_US, Catalogue, Layout
-from headrace_feature.handlers import OnlineState
+from headrace_feature.handlers import OBSERVATIONS_BYTES_MAX, OnlineState
+from headrace_feature.ports import ObservationReader
 from headrace_feature.readable import WarmUp
 from headrace_feature.settings import Settings
 from headrace_kit.admin_http import AdminServer
 from headrace_kit.attempt_log import FileAttemptLog
+from headrace_kit.auth import Guard
 from headrace_kit.clock import SystemClock
 from headrace_kit.consume import ConsumeLoop
-from headrace_kit.erased_entities import ErasedEntities
+from headrace_kit.erased_entities import Entity, ErasedEntities
 from headrace_kit.follow import TableFollower
 from headrace_kit.grpc_server import GrpcServer
-from headrace_kit.hot_calls import HotMethod
+from headrace_kit.hot_calls import Answerer, HotMethod, at_most, at_once
 from headrace_kit.kafka import KafkaPublisher, Partition
-from headrace_kit.lifecycle import run_service
+from headrace_kit.lifecycle import Part, run_service
 from headrace_kit.native_door import NativeDoor
 from headrace_kit.objects import delta_storage_options, object_store
 from headrace_kit.state_store import LmdbStateStore
@@ -67,165 +73,325 @@ from headrace_kit.topic_log import KafkaTopicLog
 SERVICE = "feature"
 NAME = "headrace.feature.v1.FeatureService"
 PEER_NAME = "headrace.feature.v1.ObservationService"
+# What the workers ask each other. They show their token to whoever is in the consumer group, so it
+# opens this and nothing else.
+ACTIONS = {
+    f"/{PEER_NAME}/{method}": PEER
+    for method in ("GetObservations", "StreamObservations", "NoteServed")
+}
+# A read holds a worker of the grpcio door while it waits for what the others hold: what they ask of
+# this one meanwhile has the rest of them.
+READS_MAX = 32
+WORKERS = READS_MAX + 32
 
 
 def run(settings: Settings) -> int:
     """Serves until it is told to stop; returns the exit code."""
-    bootstrap = settings.kafka_bootstrap
-    state = LmdbStateStore(settings.data_dir / "state", map_bytes_max=settings.state_bytes_max)
-    store = RunStore(state, settings.data_dir / "runs", folder_bytes_max=settings.state_bytes_max)
-    freshness, kept, known = DelayHistogram(), KeptAnswers(), KnownUntil()
-    clock, sample, erased = SystemClock(), ServedSample(), ErasedEntities()
-    publisher = KafkaPublisher(bootstrap, client_id=SERVICE)
 
     def read_streams(catalogue: Catalogue) -> None:
         streams = {layout.stream for layout in catalogue.layouts().values()}
         loop.subscribe([topics.INGEST_RECORDS.of(stream) for stream in streams])
         loop.reposition()
-        members.look_again()
+        group.members.look_again()
 
     definitions = DefinitionFollower(read_streams)
-    members = GroupMembers(
-        bootstrap,
-        SERVICE,
-        streams=lambda: {each.stream for each in definitions.catalogue().layouts().values()},
+    held = Held.of(settings, definitions.catalogue)
+    offline, group = _offline(settings, held), _group(settings, held)
+    tellers = _tellers(settings, held)
+    erasure = _erasure(settings, held, offline, tellers)
+    history = _history(settings, held, offline)
+    loop = _fold(settings, held, tellers, erasure, history)
+    server = _doors(settings, held, offline, tellers, group, history)
+    _expose(held.freshness, history.writer, tellers.served)
+    follow = partial(TableFollower, bootstrap=settings.kafka_bootstrap, service=SERVICE)
+    warm = WarmUp(held.catalogue, held.store)
+    admin = AdminServer(
+        settings.http_host, settings.http_port, ready=lambda: loop.ready() and warm()
     )
-    snapshots = StateSnapshots(object_store(settings.objects, settings.s3), clock)
-    copies = RunCopies(store)
+    parts: list[Part] = [
+        held.publisher,
+        follow(topic=topics.REGISTRY_DEFINITIONS.name, on_record=definitions.on_record),
+        # Erased events are read from an end that is asked for before the erased entities are.
+        erasure.events,
+        follow(topic=topics.INGEST_ERASURES.name, on_record=erasure.entities.take),
+        group.members,
+        history.restorer,
+        history.backfill,
+        history.writer,
+        loop,
+        erasure.rows,
+        _ends_watch(settings, held, group),
+        server,
+    ]
+    try:
+        code = run_service(SERVICE, parts, admin=admin, on_ready=server.set_ready)
+        tellers.corrections.idle()  # the door was closed, and the loop after it
+        return code
+    finally:
+        held.state.close()
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """What the process holds: observations, what is known of them, and who was erased."""
+
+    catalogue: Callable[[], Catalogue]
+    state: LmdbStateStore
+    store: RunStore
+    kept: KeptAnswers
+    known: KnownUntil
+    sample: ServedSample
+    freshness: DelayHistogram
+    erased: ErasedEntities
+    publisher: KafkaPublisher
+    clock: SystemClock
+
+    @classmethod
+    def of(cls, settings: Settings, catalogue: Callable[[], Catalogue]) -> Held:
+        bytes_max = settings.state_bytes_max
+        state = LmdbStateStore(settings.data_dir / "state", map_bytes_max=bytes_max)
+        return cls(
+            catalogue=catalogue,
+            state=state,
+            store=RunStore(state, settings.data_dir / "runs", folder_bytes_max=bytes_max),
+            kept=KeptAnswers(),
+            known=KnownUntil(),
+            sample=ServedSample(),
+            freshness=DelayHistogram(),
+            erased=ErasedEntities(),
+            publisher=KafkaPublisher(settings.kafka_bootstrap, client_id=SERVICE),
+            clock=SystemClock(),
+        )
+
+    def online(self, reader: ObservationReader) -> OnlineState:
+        return OnlineState(self.catalogue, reader, self.kept, self.known, self.clock)
+
+    def forget_answers(self, layout: Layout) -> None:
+        """Its observations are others now."""
+        self.kept.begin_anew(layout, self.store.next_by_partition(layout))
+        self.sample.forget()
+
+
+@dataclass(frozen=True, slots=True)
+class Offline:
+    """The archive of records, and the feature tables."""
+
+    archive: DeltaArchive
+    raw_topics: KafkaRawTopics
+    tables: DeltaFeatureTables
+
+
+def _offline(settings: Settings, held: Held) -> Offline:
+    uri, options = settings.objects, delta_storage_options(settings.objects, settings.s3)
+    raw_topics = KafkaRawTopics(settings.kafka_bootstrap)
+    return Offline(
+        DeltaArchive(uri, options, raw_topic=raw_topics, clock=held.clock),
+        raw_topics,
+        DeltaFeatureTables(uri, options, held.clock, held.erased),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Tellers:
+    """What others are told of the fold: rows, and which rows that were served are touched."""
+
+    rows: RowTeller
+    served: ServedRows
+    corrections: CorrectionTeller
+
+
+def _tellers(settings: Settings, held: Held) -> Tellers:
+    served = ServedRows(rows_max=settings.served_rows_max, begun_us=held.clock.now_us())
+    return Tellers(
+        RowTeller(
+            state=held.state,
+            online=held.online(held.store),
+            publisher=held.publisher,
+            erased=held.erased,
+        ),
+        served,
+        CorrectionTeller(
+            state=held.state, observations=held.store, served=served, publisher=held.publisher
+        ),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Who else is there, and what they answer."""
+
+    members: GroupMembers
+    peers: GrpcPeers
+
+
+def _group(settings: Settings, held: Held) -> Group:
+    members = GroupMembers(
+        settings.kafka_bootstrap,
+        SERVICE,
+        streams=lambda: {each.stream for each in held.catalogue().layouts().values()},
+    )
+    budget = ObservationBudget(OBSERVATIONS_BYTES_MAX)
+    return Group(members, GrpcPeers(settings.token.get_secret_value(), budget))
+
+
+@dataclass(frozen=True, slots=True)
+class Erasure:
+    """Takes erased entities and their events out of all that is held, and was told."""
+
+    entities: ToldErasures
+    events: ErasedEventsReader
+    eraser: RunEraser
+    rows: ErasedRows
+
+
+def _erasure(settings: Settings, held: Held, offline: Offline, tellers: Tellers) -> Erasure:
+    bootstrap, entities = settings.kafka_bootstrap, ToldErasures(held.erased)
+    log = KafkaTopicLog(bootstrap)
+    rows = ErasedRows(
+        told=entities,
+        tables=offline.tables,
+        topics=RowTopics(
+            catalogue=held.catalogue, log=log, teller=tellers.rows, publisher=held.publisher
+        ),
+        clock=held.clock,
+    )
+
+    def events_are_out(entities: Collection[Entity]) -> None:
+        tellers.corrections.forget(held.erased)
+        rows.events_are_out(entities)
+
+    eraser = RunEraser(
+        catalogue=held.catalogue,
+        store=held.store,
+        changed=held.forget_answers,
+        over=events_are_out,
+    )
+    events = ErasedEventsReader(
+        log=log,
+        partition=Partition(topics.INGEST_ERASED_EVENTS.name, 0),
+        end=partial(end_of, bootstrap, topics.INGEST_ERASED_EVENTS.name),
+        erased=held.erased,
+        eraser=eraser,
+        store=held.store,
+    )
+    return Erasure(entities, events, eraser, rows)
+
+
+@dataclass(frozen=True, slots=True)
+class History:
+    """Where state goes, and where it comes from: snapshots, then the archive."""
+
+    writer: SnapshotWriter
+    restorer: SnapshotRestorer
+    backfill: ArchiveBackfill
+
+
+def _history(settings: Settings, held: Held, offline: Offline) -> History:
+    bootstrap, copies = settings.kafka_bootstrap, RunCopies(held.store)
+    snapshots = StateSnapshots(object_store(settings.objects, settings.s3), held.clock)
     ends = partial(record_ends, bootstrap)
+    writer = SnapshotWriter(
+        catalogue=held.catalogue,
+        store=held.store,
+        copies=copies,
+        snapshots=snapshots,
+        interval_s=settings.snapshot_interval_s,
+    )
     restorer = SnapshotRestorer(
-        store=store,
+        store=held.store,
         copies=copies,
         snapshots=snapshots,
         ends=ends,
         begins=partial(record_begins, bootstrap),
     )
-    writer = SnapshotWriter(
-        catalogue=definitions.catalogue,
-        store=store,
-        copies=copies,
-        snapshots=snapshots,
-        interval_s=settings.snapshot_interval_s,
+    sources = Sources(
+        archive=offline.archive,
+        ends=ends,
+        raw_topic=offline.raw_topics,
+        catalogue=held.catalogue,
+        erased=held.erased,
+        folder=settings.data_dir / "backfill",
+        bytes_max=settings.state_bytes_max,
+        keep_us=settings.keep_days * DAY_US,
     )
-    online_here = OnlineState(definitions.catalogue, store, kept, known, clock)
-    rows = RowTeller(state=state, online=online_here, publisher=publisher, erased=erased)
-    served = ServedRows(rows_max=settings.served_rows_max, begun_us=clock.now_us())
-    teller = CorrectionTeller(state=state, observations=store, served=served, publisher=publisher)
+    backfill = ArchiveBackfill(store=held.store, snapshots=restorer, sources=sources)
+    return History(writer, restorer, backfill)
 
-    def forget_answers(layout: Layout) -> None:
-        kept.begin_anew(layout, store.next_by_partition(layout))
-        sample.forget()
 
-    delta_options = delta_storage_options(settings.objects, settings.s3)
-    feature_tables = DeltaFeatureTables(settings.objects, delta_options, clock, erased)
-    topic_log = KafkaTopicLog(bootstrap)
-    erased_rows = ErasedRows(
-        log=topic_log,
-        partition=Partition(topics.INGEST_ERASURES.name, 0),
-        end=partial(end_of, bootstrap, topics.INGEST_ERASURES.name),
-        erased=erased,
-        tables=feature_tables,
-        topics=RowTopics(
-            catalogue=definitions.catalogue, log=topic_log, teller=rows, publisher=publisher
-        ),
-    )
-
-    def events_are_out() -> None:
-        teller.forget(erased)
-        erased_rows.events_are_out()
-
-    eraser = RunEraser(
-        catalogue=definitions.catalogue,
-        store=store,
-        changed=forget_answers,
-        over=events_are_out,
-    )
-    erased_events = ErasedEventsReader(
-        log=topic_log,
-        partition=Partition(topics.INGEST_ERASED_EVENTS.name, 0),
-        end=partial(end_of, bootstrap, topics.INGEST_ERASED_EVENTS.name),
-        erased=erased,
-        eraser=eraser,
-        store=store,
-    )
-    erasures = TableFollower(
-        bootstrap=bootstrap,
-        topic=topics.INGEST_ERASURES.name,
-        on_record=lambda record: erased.take(to_entity(record)),
-        service=SERVICE,
-    )
-    raw_topics = KafkaRawTopics(bootstrap)
-    archive = DeltaArchive(settings.objects, delta_options, raw_topic=raw_topics, clock=clock)
-    keep_us = settings.keep_days * DAY_US
-    backfill = ArchiveBackfill(
-        store=store,
-        snapshots=restorer,
-        sources=Sources(
-            archive=archive,
-            ends=ends,
-            raw_topic=raw_topics,
-            catalogue=definitions.catalogue,
-            erased=erased,
-            folder=settings.data_dir / "backfill",
-            bytes_max=settings.state_bytes_max,
-            keep_us=keep_us,
-        ),
-    )
+def _fold(
+    settings: Settings, held: Held, tellers: Tellers, erasure: Erasure, history: History
+) -> ConsumeLoop:
     folder = RecordFolder(
-        catalogue=definitions.catalogue,
-        store=store,
-        tend=eraser.tend,
-        erased=erased,
-        restorer=backfill,
-        kept=kept,
-        clock=clock,
-        keep_us=keep_us,
-        freshness=freshness,
-        follower=FoldFollowers(teller, rows),
+        catalogue=held.catalogue,
+        store=held.store,
+        tend=erasure.eraser.tend,
+        erased=held.erased,
+        restorer=history.backfill,
+        kept=held.kept,
+        clock=held.clock,
+        keep_us=settings.keep_days * DAY_US,
+        freshness=held.freshness,
+        follower=FoldFollowers(tellers.corrections, tellers.rows),
         attempt_log=FileAttemptLog(settings.data_dir),
     )
-    loop = ConsumeLoop(
-        bootstrap=bootstrap,
+    return ConsumeLoop(
+        bootstrap=settings.kafka_bootstrap,
         group=SERVICE,
         handler=folder,
-        dead_letters=publisher,
+        dead_letters=held.publisher,
         service=SERVICE,
         client_id=f"{SERVICE}@{settings.address}",
     )
-    watch = EndsWatch(
-        catalogue=definitions.catalogue,
-        owned=members.partitions,
-        ends=ends,
-        known=known,
-        clock=clock,
+
+
+def _ends_watch(settings: Settings, held: Held, group: Group) -> EndsWatch:
+    return EndsWatch(
+        catalogue=held.catalogue,
+        owned=group.members.partitions,
+        ends=partial(record_ends, settings.kafka_bootstrap),
+        known=held.known,
+        clock=held.clock,
     )
-    peers = GrpcPeers()
-    reader = RoutedReader(store, members, peers)
+
+
+def hot_reads(answerer: Answerer) -> HotMethod:
+    take = at_most(READS_MAX, at_once(answerer), queue="online reads")
+    return HotMethod(f"/{NAME}/GetOnlineFeatures", take)
+
+
+def _doors(
+    settings: Settings,
+    held: Held,
+    offline: Offline,
+    tellers: Tellers,
+    group: Group,
+    history: History,
+) -> GrpcServer:
     notes = ServedNotes(
-        catalogue=definitions.catalogue,
-        served=served,
-        store=store,
-        owners=members,
-        peers=peers,
-        clock=clock,
+        catalogue=held.catalogue,
+        served=tellers.served,
+        store=held.store,
+        owners=group.members,
+        peers=group.peers,
+        clock=held.clock,
     )
     api = FeatureApi(
-        online=OnlineState(definitions.catalogue, reader, kept, known, clock),
-        archive=archive,
-        sample=sample,
+        online=held.online(RoutedReader(held.store, group.members, group.peers)),
+        archive=offline.archive,
+        sample=held.sample,
         workbench=Workbench(
             settings.data_dir / "offline",
             disk_bytes_max=settings.offline_disk_bytes_max,
             observations_max=settings.offline_observations_max,
         ),
         notes=notes,
-        freshness=freshness,
-        feature_tables=feature_tables,
-        progress_of=backfill.progress_of,
+        freshness=held.freshness,
+        feature_tables=offline.tables,
+        progress_of=history.backfill.progress_of,
     )
-    peer_api = PeerApi(catalogue=definitions.catalogue, store=store, notes=notes)
-    hot = [HotMethod(f"/{NAME}/GetOnlineFeatures", api.answer_reads)]
-    server = GrpcServer(
+    peer_api = PeerApi(catalogue=held.catalogue, store=held.store, notes=notes)
+    hot = [hot_reads(api.answer_reads)]
+    return GrpcServer(
         host=settings.grpc_host,
         port=settings.grpc_port,
         services=[
@@ -233,6 +399,8 @@ def run(settings: Settings) -> int:
             (service.add_ObservationServiceServicer_to_server, peer_api),
         ],
         names=[NAME, PEER_NAME],
+        guard=Guard(SERVICE, settings.tokens_file, actions=ACTIONS),
+        workers=WORKERS,
         hot=hot,
         door=(
             NativeDoor(SERVICE, hot, folder=settings.data_dir / "door")
@@ -240,42 +408,6 @@ def run(settings: Settings) -> int:
             else None
         ),
     )
-    follower = TableFollower(
-        bootstrap=bootstrap,
-        topic=topics.REGISTRY_DEFINITIONS.name,
-        on_record=definitions.on_record,
-        service=SERVICE,
-    )
-    _expose(freshness, writer, served)
-    warm = WarmUp(definitions.catalogue, store)
-    admin = AdminServer(
-        settings.http_host, settings.http_port, ready=lambda: loop.ready() and warm()
-    )
-    try:
-        code = run_service(
-            SERVICE,
-            # Erased events are read from an end that is asked for before the erased entities are.
-            [
-                publisher,
-                follower,
-                erased_events,
-                erasures,
-                members,
-                restorer,
-                backfill,
-                writer,
-                loop,
-                erased_rows,
-                watch,
-                server,
-            ],
-            admin=admin,
-            on_ready=server.set_ready,
-        )
-        teller.idle()  # the door was closed, and the loop after it
-        return code
-    finally:
-        state.close()
 
 
 def _expose(freshness: DelayHistogram, writer: SnapshotWriter, served: ServedRows) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 from headrace.errors import Invalid
 from headrace_feature.domain.corrections import Correction, corrections_of
 from headrace_feature.domain.gathering import Wanted, ranges_of
-from headrace_feature.domain.observations import EVENT, ID_HASH, Run
+from headrace_feature.domain.observations import EVENT, ID_HASH, AnyRun
 from headrace_feature.domain.online_query import GetOnlineFeatures
 from headrace_feature.domain.reach import Reach, reaches_of
 from headrace_feature.domain.request_features import Column, spelled
@@ -63,7 +63,7 @@ class Addition:
     """What a batch adds to a layout, and what the layout held before."""
 
     folded: Folded
-    held: Sequence[Run]
+    held: Sequence[AnyRun]
 
 
 def additions(batch: Sequence[Folded], store: ObservationStore) -> list[Addition]:
@@ -116,7 +116,7 @@ def _new(touches: Sequence[Touched], addition: Addition) -> Iterator[Touched]:
     known = np.zeros(len(touches), dtype=np.bool_)
     for ranges in ranges_of(addition.held, Wanted(entities, event_us - 1, event_us)):
         found = ranges.found()
-        held = found.run.matrix[found.rows]
+        held = found.run.rows(found.rows)
         same = (held[:, EVENT] == event_us[found.slots]) & (held[:, ID_HASH] == named[found.slots])
         known[found.slots[same]] = True
     return compress(touches, ~known)

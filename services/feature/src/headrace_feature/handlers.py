@@ -10,16 +10,16 @@ from typing import cast
 import numpy as np
 from numpy.typing import NDArray
 
-from headrace.errors import Conflict, HeadraceError, Invalid, Unavailable
+from headrace.errors import Busy, Conflict, HeadraceError, Invalid, Unavailable
 from headrace_feature.domain import long_windows, windows
 from headrace_feature.domain.entities import digests
 from headrace_feature.domain.exact import as_float32
-from headrace_feature.domain.gathering import Block, Ranges, Wanted, block_of, extracted, ranges_of
+from headrace_feature.domain.gathering import Block, Extract, Ranges, Wanted, block_of, ranges_of
 from headrace_feature.domain.kept_answers import KEPT_US_MAX, KeptAnswers, valid_until
 from headrace_feature.domain.known_until import KnownUntil
 from headrace_feature.domain.long_windows import LongEntity
 from headrace_feature.domain.lookups import Matches, keys_of, matches_of
-from headrace_feature.domain.observations import COLUMNS, EVENT, Ints, Observations, Run, run_of
+from headrace_feature.domain.observations import COLUMNS, EVENT, Ints, Observations, run_of
 from headrace_feature.domain.online_query import (
     FeatureRows,
     GetOnlineFeatures,
@@ -34,7 +34,9 @@ from headrace_feature.ports import Folded, ObservationReader, ObservationStore
 from headrace_feature.readable import check_filled, check_layout_filled, check_readable
 from headrace_kit.clock import Clock
 
-ROWS_AT_ONCE = 256  # between two looks at what a large state has made resident
+# What a read may need of all other workers: half of their 0.8 s, for as much as 800,000 of them.
+OBSERVATIONS_BYTES_MAX = 64 << 20
+ROWS_AT_ONCE = 256  # whose observations are in memory at a time
 LINE_US_MAX = 2**61  # entities x (span of their times + what a coarse scale adds)
 SECOND_US = 1_000_000
 # Which of several observations of one moment comes first shows in these.
@@ -112,8 +114,8 @@ class OnlineState:
 def get_online_features(query: GetOnlineFeatures, state: OnlineState) -> FeatureRows:
     """As known at each row's moment.
 
-    Raises Invalid BAD_REQUEST, Busy BATCH_TOO_LARGE, NotFound FEATURE_UNKNOWN, Unavailable
-    RESTORING while a view is still being filled, and Conflict FEATURES_STALE.
+    Raises Invalid BAD_REQUEST, Busy BATCH_TOO_LARGE or QUEUE_FULL, NotFound FEATURE_UNKNOWN,
+    Unavailable RESTORING while a view is still being filled, and Conflict FEATURES_STALE.
     """
     rows, now_us = query.rows, state.clock.now_us()
     plan = plan_of(state.catalogue(), query.features)
@@ -124,10 +126,12 @@ def get_online_features(query: GetOnlineFeatures, state: OnlineState) -> Feature
     as_of_us = query.as_of_us
     if not len(as_of_us):
         as_of_us = np.full(rows, now_us, dtype=np.int64)
-    answers = _answers(plan, query, as_of_us, state)
     times = None
+    with state.store.reading():
+        answers = _answers(plan, query, as_of_us, state)
+        if query.include_times:
+            moments = _answers(newest_of(plan), query, as_of_us, state)
     if query.include_times:
-        moments = _answers(newest_of(plan), query, as_of_us, state)
         times = np.where(np.isnan(moments), -1.0, moments).astype(np.int64)
     return FeatureRows(as_float32(answers), times, known_us)
 
@@ -168,7 +172,8 @@ def _read_as_one(
     try:
         return get_online_features(joined(queries), state).split(rows)
     except HeadraceError as err:
-        if len(queries) == 1 or isinstance(err, Unavailable):  # that is so for all of them
+        full = err.reason == "QUEUE_FULL"
+        if len(queries) == 1 or full or isinstance(err, Unavailable):  # that is so for all of them
             return [err] * len(queries)
         # One of them cannot be answered: each hears what is its own.
         return [_read_as_one([q], [r], state)[0] for q, r in zip(queries, rows, strict=True)]
@@ -362,17 +367,28 @@ def _asked(part: WindowPart, columns: Mapping[str, Column], store: ObservationRe
 
 def get_observations(
     query: GetObservations, *, catalogue: Catalogue, store: ObservationReader
-) -> Run:
+) -> Extract:
     """What this worker holds of entities, for another one that merges it with the rest.
 
     Raises Unavailable RESTORING unless it owns the partitions and has all of them, Invalid
-    BAD_REQUEST where its history begins later than is asked.
+    BAD_REQUEST where its history begins later than is asked, Busy BATCH_TOO_LARGE.
     """
     layout = catalogue.layouts().get(query.layout_id)
     if layout is None or not set(query.partitions) <= set(store.owned(layout) or ()):
         raise Unavailable("RESTORING", layout=query.layout_id.hex())
     check_layout_filled(layout, store)
     wanted, width = query.wanted, COLUMNS + layout.width
-    found = extracted(store.runs_of(layout, wanted), wanted, width=width)
+    extract = Extract.of(store.runs_of(layout, wanted), wanted, width=width)
     check_readable(layout, int(wanted.since_us.min(initial=2**62)), store)
-    return found
+    check_answerable(extract.bytes)
+    return extract
+
+
+def check_answerable(observations_bytes: int) -> None:
+    """Raises Busy BATCH_TOO_LARGE where a read needs too much of other workers."""
+    if observations_bytes > OBSERVATIONS_BYTES_MAX:
+        raise Busy(
+            "BATCH_TOO_LARGE",
+            observations_bytes=observations_bytes,
+            observations_bytes_max=OBSERVATIONS_BYTES_MAX,
+        )

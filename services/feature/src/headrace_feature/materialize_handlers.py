@@ -11,12 +11,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from headrace.errors import Invalid, NotFound
+from headrace.errors import Invalid, NotFound, Unavailable
 from headrace.feature_view import StreamView, feature_names
 from headrace_feature.domain.completeness import check_not_to_come
 from headrace_feature.domain.plans import WindowPart, plan_of
 from headrace_feature.domain.views import Catalogue
-from headrace_feature.offline_handlers import Caller, answered, definitions_of, streams_of
+from headrace_feature.offline_handlers import Asker, answered, definitions_of, streams_of
 from headrace_feature.ports import Archive, Bench, FeatureTables, Snapshot
 
 ROUND_ROWS_MAX = 1 << 20
@@ -56,7 +56,7 @@ class Materialized:
 
 
 def view_source(
-    command: MaterializeView, caller: Caller, *, catalogue: Catalogue, archive: Archive
+    command: MaterializeView, asker: Asker, *, catalogue: Catalogue, archive: Archive
 ) -> Source:
     """What there is to make rows from, waited for where a moment is named.
 
@@ -66,8 +66,8 @@ def view_source(
     plan = plan_of(catalogue, _features(command.view, catalogue))
     [part], streams = plan.windows, streams_of(plan)
     if command.until_us is not None:
-        check_not_to_come("until_us", command.until_us, caller.now_us)
-        snapshots = archive.snapshots(streams, command.until_us, gone=caller.gone)
+        check_not_to_come("until_us", command.until_us, asker.now_us)
+        snapshots = archive.snapshots(streams, command.until_us, gone=asker.gone)
         return Source(command.until_us, snapshots)
     reaches = archive.reaches(streams)
     last = min(reaches.values(), key=lambda each: each.known_to_us)
@@ -76,7 +76,7 @@ def view_source(
     until_us = min(last.known_to_us, newest_us)
     if until_us < 0:
         return Source(-1, {}, last.waits_for)
-    snapshots = archive.snapshots(streams, until_us, gone=caller.gone)
+    snapshots = archive.snapshots(streams, until_us, gone=asker.gone)
     return Source(until_us, snapshots, last.waits_for if until_us < newest_us else "")
 
 
@@ -90,7 +90,8 @@ def materialize_view(
 ) -> Iterator[Materialized]:
     """How far it came, before the first round and behind each; `source`: see `view_source`.
 
-    Raises NotFound VIEW_UNKNOWN, Invalid BAD_REQUEST, Unavailable OBJECT_STORE_UNAVAILABLE.
+    Raises NotFound VIEW_UNKNOWN, Invalid BAD_REQUEST, Unavailable OBJECT_STORE_UNAVAILABLE, and
+    TABLE_CONTENDED when others changed the table in every round.
     """
     features = _features(command.view, catalogue)
     plan = plan_of(catalogue, features)
@@ -98,13 +99,17 @@ def materialize_view(
     definition = definitions_of(features, catalogue)
     until_us, snapshots = source.until_us, source.snapshots
     tables.open(command.view, definition).clean()
-    rows = 0
+    rows = lost = 0
     for number in range(ROUNDS_MAX + 1):
         table = tables.open(command.view, definition)
         since_us = command.from_us - 1 if table.until_us is None else table.until_us
         reached_us, version = since_us, table.version
         yield Materialized(rows, reached_us, until_us, definition, version, source.waits_for)
-        if since_us >= until_us or number == ROUNDS_MAX:
+        if since_us >= until_us:
+            return
+        if lost == ROUNDS_MAX:
+            raise Unavailable("TABLE_CONTENDED", view=command.view)
+        if number == ROUNDS_MAX:
             return
         chosen = bench.view_rows(
             part.layout, snapshots[part.layout.stream], since_us, until_us, rows_max=ROUND_ROWS_MAX
@@ -112,8 +117,10 @@ def materialize_view(
         seen = _seen(part, snapshots, since_us, chosen.until_us)
         made = answered(plan, chosen.rows, seen, chosen.until_us, bench)
         names = [name.partition(":")[2] for name in features]
-        table.append(made, names, chosen.rows, chosen.until_us)
-        rows += chosen.rows.count
+        if table.append(made, names, chosen.rows, chosen.until_us):
+            rows += chosen.rows.count
+        else:
+            lost += 1
 
 
 def _features(name: str, catalogue: Catalogue) -> tuple[str, ...]:

@@ -67,26 +67,26 @@ class _Load:
 
 
 @dataclass(frozen=True, slots=True)
-class Caller:
-    """When somebody asks the archive, and whether he is still there."""
+class Asker:
+    """When the archive is asked, and whether who asks is still there."""
 
     now_us: int
     gone: Callable[[], bool] = never_gone
 
 
 def training_snapshots(
-    command: CreateTrainingSet, caller: Caller, *, catalogue: Catalogue, archive: Archive
+    command: CreateTrainingSet, asker: Asker, *, catalogue: Catalogue, archive: Archive
 ) -> Mapping[str, Snapshot]:
     """What a training set is made from, waited for.
 
     Raises Invalid BAD_REQUEST for a moment to come, NotFound DEFINITION_UNKNOWN or FEATURE_UNKNOWN,
     and what Archive.snapshots raises.
     """
-    check_not_to_come("known_until_us", command.known_until_us, caller.now_us)
+    check_not_to_come("known_until_us", command.known_until_us, asker.now_us)
     recipe, plan = _recipe_of(command, catalogue)
     streams = {recipe.spine.stream, recipe.label.stream, *streams_of(plan)}
     return archive.snapshots(
-        streams, command.known_until_us, published=command.published, gone=caller.gone
+        streams, command.known_until_us, published=command.published, gone=asker.gone
     )
 
 
@@ -120,7 +120,7 @@ def _recipe_of(command: CreateTrainingSet, catalogue: Catalogue) -> tuple[Recipe
 
 
 def historical_snapshots(
-    query: GetHistoricalFeatures, caller: Caller, *, catalogue: Catalogue, archive: Archive
+    query: GetHistoricalFeatures, asker: Asker, *, catalogue: Catalogue, archive: Archive
 ) -> Mapping[str, Snapshot]:
     """What is answered from, waited for where a moment is named.
 
@@ -128,7 +128,7 @@ def historical_snapshots(
     ARCHIVE_VERSION_UNKNOWN, Conflict DEFINITIONS_CHANGED, and what Archive.snapshots raises.
     """
     if query.known_as_of_us is not None:
-        check_not_to_come("known_as_of_us", query.known_as_of_us, caller.now_us)
+        check_not_to_come("known_as_of_us", query.known_as_of_us, asker.now_us)
     streams = streams_of(plan_of(catalogue, query.features))
     definitions = definitions_of(query.features, catalogue)
     if query.definitions is not None and query.definitions != definitions:
@@ -139,7 +139,7 @@ def historical_snapshots(
         return archive.at({stream: query.version_by_stream[stream] for stream in streams})
     if query.known_as_of_us is None:
         return archive.newest(streams)
-    return archive.snapshots(streams, query.known_as_of_us, gone=caller.gone)
+    return archive.snapshots(streams, query.known_as_of_us, gone=asker.gone)
 
 
 def get_historical_features(

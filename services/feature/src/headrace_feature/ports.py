@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 from headrace.application import Recipe
 from headrace_feature.domain.completeness import StreamReach
 from headrace_feature.domain.gathering import Wanted
-from headrace_feature.domain.observations import Observations, Run
+from headrace_feature.domain.observations import AnyRun, Observations, Run
 from headrace_feature.domain.records import Records, Share
 from headrace_feature.domain.request_features import Column
 from headrace_feature.domain.training_set import Batch, Round, Rows
@@ -39,10 +40,14 @@ class Folded:
 class ObservationReader(Protocol):
     """Observations for reads, and how far each layout has read each partition of its stream."""
 
-    def runs_of(self, layout: Layout, wanted: Wanted) -> Sequence[Run]:
+    def reading(self) -> AbstractContextManager[None]:
+        """A read: it may hold what `runs_of` answers inside, and lets go of it at the end."""
+
+    def runs_of(self, layout: Layout, wanted: Wanted) -> Sequence[AnyRun]:
         """What holds all there is of the entities; it stays as it is while a reader has it.
 
-        Raises Unavailable RESTORING where it is elsewhere and cannot be had.
+        Raises Unavailable RESTORING where it is elsewhere and cannot be had, Busy QUEUE_FULL where
+        other reads hold too much of what is elsewhere, BATCH_TOO_LARGE where this one would.
         """
 
     def next_by_partition(self, layout: Layout) -> Mapping[int, int]:
@@ -64,7 +69,7 @@ class ObservationReader(Protocol):
 class ObservationStore(ObservationReader, Protocol):
     """What the fold needs besides."""
 
-    def runs(self, layout: Layout) -> Sequence[Run]:
+    def runs(self, layout: Layout) -> Sequence[AnyRun]:
         """All that is held now."""
 
     def commit(
@@ -250,9 +255,9 @@ class FeatureTable(Protocol):
         features: Sequence[str],
         rows: Rows,
         until_us: int,
-    ) -> None:
+    ) -> bool:
         """Add the rows, which then are all up to this moment, or, where another process has
-        written since the table was opened, nothing. Readers see all of them or none."""
+        written since the table was opened, nothing: False. Readers see all of them or none."""
 
     def clean(self) -> None:
         """Remove what processes left that ended in the middle, a week later."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 
 from headrace.errors import Invalid, Unavailable
+from headrace_feature.domain.completeness import moment_text
 from headrace_feature.domain.plans import Plan
 from headrace_feature.domain.views import Catalogue, Layout
 from headrace_feature.ports import ObservationReader, ObservationStore
@@ -38,7 +39,8 @@ def check_readable(layout: Layout, since_us: int, store: ObservationReader) -> N
     """Raises Invalid BAD_REQUEST where its history begins later, and RESTORING as above."""
     floor_us = store.floor_us(layout)
     if since_us < floor_us:
-        raise Invalid("BAD_REQUEST", field="as_of_us", problem=f"history begins at {floor_us}")
+        problem = f"history begins at {moment_text(floor_us)}: get_historical_features sees further"
+        raise Invalid("BAD_REQUEST", field="as_of_us", problem=problem)
     check_layout_filled(layout, store)
 
 

@@ -6,11 +6,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, SecretStr
 from pydantic_settings import SettingsConfigDict
 
 from headrace_kit.admin_http import on_loopback
-from headrace_kit.settings import ObjectStoreSettings
+from headrace_kit.settings import ObjectStoreSettings, Token
 
 
 class Settings(ObjectStoreSettings):
@@ -24,6 +24,8 @@ class Settings(ObjectStoreSettings):
     http_port: int = 7202
     peer_address: str = ""
     """HOST:PORT where the other workers reach this one's gRPC; empty: its host and port."""
+    token: Token = SecretStr("")
+    """What it shows the other workers, where they have a tokens file: its caller may `peer`."""
     data_dir: Path = Path(".headrace/feature")
     state_bytes_max: int = Field(default=16 << 30, gt=0)
     """Cap of small runs, of large ones, and of those of a view that is being filled, on disk; the

@@ -35,22 +35,18 @@ class FeatureReader(Protocol):
 
 
 class PredictionLog(Protocol):
-    def append(self, prediction: Prediction, *, timeout_s: float) -> None:
-        """Returns when each row's record is delivered.
+    def append(self, prediction: Prediction, *, traces: Sequence[str] = ()) -> None:
+        """Takes the rows at once, to write them soon; what it cannot keep it counts as lost.
 
-        Raises Busy QUEUE_FULL, Unavailable DELIVERY_UNKNOWN.
+        `traces`: the `traceparent` of each request among them that is traced.
         """
 
 
-class ArtifactStore(Protocol):
-    def get(self, digest: str) -> bytes:
-        """The bytes that hash to the digest (P8).
+class ModelStore(Protocol):
+    def load(self, served: ServedVersion, *, like: Model | None) -> Model:
+        """The version's model, in memory and warm; warmed too with what `like` was asked of late.
 
-        Raises Corrupt DIGEST_MISMATCH, NotFound ARTIFACT_UNKNOWN, Busy ARTIFACT_TOO_LARGE,
-        Unavailable SERVICE_UNAVAILABLE.
+        Raises Conflict MODEL_TOO_LARGE, Busy MODEL_MEMORY_FULL, Invalid FORMAT, and what an
+        artifact is refused with: Corrupt DIGEST_MISMATCH, NotFound ARTIFACT_UNKNOWN, Busy
+        ARTIFACT_TOO_LARGE, Unavailable SERVICE_UNAVAILABLE.
         """
-
-
-class ModelRuntime(Protocol):
-    def load(self, onnx: bytes, served: ServedVersion) -> Model:
-        """The model, warm. Raises Invalid FORMAT unless it takes the version's features."""

@@ -5,16 +5,23 @@ which version computed a score. Needs the extra `test` (onnx).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
+from typing import Any
 
 import numpy as np
 from onnx import TensorProto, helper
 
 from headrace.application import Endpoint, RolloutRule
-from headrace_inference.domain.request import Batch, InferRequest, Tensor
-from headrace_inference.domain.rollout import Rollout, ServedVersion
+from headrace.errors import HeadraceError
+from headrace_inference.adapters.onnx_providers import providers
+from headrace_inference.adapters.onnx_runtime import OnnxModelRuntime
+from headrace_inference.adapters.resident_models import ArtifactStore, ResidentModels
+from headrace_inference.adapters.tensor_codec import DATATYPES
+from headrace_inference.domain.prediction import Prediction, Shadow, prediction_ids
+from headrace_inference.domain.request import Batch, Door, InferRequest, Tensor
+from headrace_inference.domain.rollout import Arm, Rollout, ServedVersion
 from headrace_inference.domain.serving import Floats
 
 FEATURES = ("weather:wind", "origin:mean", "when:hour")
@@ -51,6 +58,53 @@ def a_failing_model(*, width: int = len(FEATURES)) -> bytes:
     return _onnx(nodes, constants, width=width, output="score")
 
 
+def a_large_model(answer: float, *, size_bytes: int) -> bytes:
+    """ONNX bytes, about so many: score = answer, for a first feature from 0 on, or absent."""
+    nodes = [
+        helper.make_node("Gather", ["features", "first"], ["x"], axis=1),
+        helper.make_node("IsNaN", ["x"], ["absent"]),
+        helper.make_node("Where", ["absent", "zero", "x"], ["present"]),
+        helper.make_node("Cast", ["present"], ["index"], to=TensorProto.INT64),
+        helper.make_node("Gather", ["table", "index"], ["score"]),
+    ]
+    table = np.full(size_bytes // 4, answer, np.float32)
+    constants = [
+        helper.make_tensor("first", TensorProto.INT64, [], [0]),
+        helper.make_tensor("zero", TensorProto.FLOAT, [], [0.0]),
+        helper.make_tensor("table", TensorProto.FLOAT, table.shape, table.tobytes(), raw=True),
+    ]
+    return _onnx(nodes, constants, width=len(FEATURES), output="score")
+
+
+def an_adder() -> bytes:
+    """ONNX bytes of Triton's model `simple`: sum and difference of two INT32 [rows, 16]."""
+    shape = ["rows", 16]
+    nodes = [
+        helper.make_node("Add", ["INPUT0", "INPUT1"], ["OUTPUT0"]),
+        helper.make_node("Sub", ["INPUT0", "INPUT1"], ["OUTPUT1"]),
+    ]
+    inputs = {"INPUT0": (TensorProto.INT32, shape), "INPUT1": (TensorProto.INT32, shape)}
+    outputs = {"OUTPUT0": (TensorProto.INT32, shape), "OUTPUT1": (TensorProto.INT32, shape)}
+    return onnx_bytes(nodes, [], inputs=inputs, outputs=outputs)
+
+
+def an_echo(element_type: int, shape: Sequence[int | str] = ("rows", 2)) -> bytes:
+    """ONNX bytes: y = x, of the element type of TensorProto."""
+    nodes = [helper.make_node("Identity", ["x"], ["y"])]
+    sizes = list(shape)
+    return onnx_bytes(
+        nodes, [], inputs={"x": (element_type, sizes)}, outputs={"y": (element_type, sizes)}
+    )
+
+
+def a_running_sum() -> bytes:
+    """ONNX bytes: y[i] = x[0] + ... + x[i]: what is no row of its own has an open first size."""
+    nodes = [helper.make_node("CumSum", ["x", "axis"], ["y"])]
+    axis = [helper.make_tensor("axis", TensorProto.INT64, [], [0])]
+    tensor = (TensorProto.FLOAT, ["steps", 2])
+    return onnx_bytes(nodes, axis, inputs={"x": tensor}, outputs={"y": tensor})
+
+
 def a_served_version(
     version: int = 1, *, onnx: bytes | None = None, features: Sequence[str] = FEATURES
 ) -> ServedVersion:
@@ -65,6 +119,7 @@ def a_rollout(
     percent: int = 20,
     generation: int = 1,
     endpoint: str = "delay",
+    stopped: bool = False,
 ) -> Rollout:
     return Rollout(
         endpoint=endpoint,
@@ -73,6 +128,7 @@ def a_rollout(
         champion=a_served_version(champion),
         canary=None if canary is None else a_served_version(canary),
         canary_percent=0 if canary is None else percent,
+        stopped=stopped,
     )
 
 
@@ -93,8 +149,7 @@ def a_tensor(name: str, datatype: str, values: object) -> Tensor:
         assert isinstance(values, list)  # noqa: S101 (a mistake in a test)
         elements = [v if isinstance(v, bytes) else str(v).encode() for v in values]
         return Tensor(name, datatype, (len(elements),), elements)
-    dtype = {"FP32": np.float32, "FP64": np.float64, "INT64": np.int64}[datatype]
-    array = np.asarray(values, dtype=dtype)
+    array = np.asarray(values, dtype=DATATYPES[datatype].array)
     return Tensor(name, datatype, array.shape, array)
 
 
@@ -102,6 +157,35 @@ def a_request(*inputs: Tensor, id: str = "r-1", version: int | None = None) -> I
     """By tensors, one row of zeros, unless inputs are given."""
     given = inputs or (a_tensor("features", "FP32", [[0.0] * len(FEATURES)]),)
     return InferRequest("delay", version, id, {tensor.name: tensor for tensor in given})
+
+
+def a_prediction(
+    *keys: str,
+    id: str = "r",
+    endpoint: str = "delay",
+    version: int = 1,
+    scores: Sequence[float] | None = None,
+    shadow: Shadow | None = None,
+    features: int = len(FEATURES),
+) -> Prediction:
+    """A row for each key, by tensors; the scores count up."""
+    rows = len(keys)
+    return Prediction(
+        request_id=id,
+        endpoint=endpoint,
+        model="delay-model",
+        served=a_served_version(version),
+        arm=Arm.CHAMPION,
+        rollout_generation=1,
+        door=Door.TENSORS,
+        entity_keys=keys,
+        as_of_us=np.arange(rows, dtype=np.int64),
+        inputs={"features": a_tensor("features", "FP32", np.ones((rows, features)))},
+        outputs={"score": a_tensor("score", "FP32", range(rows) if scores is None else scores)},
+        shadow=shadow,
+        served_at_us=7,
+        ids=prediction_ids(id, endpoint, rows),
+    )
 
 
 def a_keys_request(*flight_ids: str, id: str = "r-1") -> InferRequest:
@@ -137,26 +221,63 @@ class MemoryFeatureReader:
 
 
 @dataclass
+class MemoryPredictionLog:
+    """PredictionLog that keeps what it is given."""
+
+    predictions: list[Prediction] = field(default_factory=list)
+    traces: list[str] = field(default_factory=list)
+
+    def append(self, prediction: Prediction, *, traces: Sequence[str] = ()) -> None:
+        self.predictions.append(prediction)
+        self.traces.extend(traces)
+
+
+@dataclass
 class MemoryArtifactStore:
-    """ArtifactStore that holds what a test uploads."""
+    """ArtifactStore that holds what a test uploads, or refuses to give it."""
 
     data_by_digest: dict[str, bytes] = field(default_factory=dict)
+    refuses: HeadraceError | None = None
 
     def upload(self, data: bytes) -> str:
         digest = sha256(data).hexdigest()
         self.data_by_digest[digest] = data
         return digest
 
+    def fetch(self, digest: str) -> None:
+        """It is near."""
+
     def get(self, digest: str) -> bytes:
+        if self.refuses is not None:
+            raise self.refuses
         return self.data_by_digest[digest]
 
 
+def models_of(artifacts: ArtifactStore) -> ResidentModels:
+    """All of them in memory, one thread for each."""
+    runtime = OnnxModelRuntime(threads=1, providers=providers("cpu"))
+    return ResidentModels(artifacts, runtime, memory_bytes_max=2**30, waiters_max=2)
+
+
 def _onnx(nodes: list[object], constants: list[object], *, width: int, output: str) -> bytes:
+    inputs = {"features": (TensorProto.FLOAT, ["rows", width])}
+    outputs = {output: (TensorProto.FLOAT, ["rows"])}
+    return onnx_bytes(nodes, constants, inputs=inputs, outputs=outputs)
+
+
+def onnx_bytes(
+    nodes: list[object],
+    constants: list[object],
+    *,
+    inputs: Mapping[str, tuple[int, list[Any]]],
+    outputs: Mapping[str, tuple[int, list[Any]]],
+) -> bytes:
+    """A model of these nodes; tensors by name are (element type, shape)."""
     graph = helper.make_graph(
         nodes,
         "toy",
-        [helper.make_tensor_value_info("features", TensorProto.FLOAT, ["rows", width])],
-        [helper.make_tensor_value_info(output, TensorProto.FLOAT, ["rows"])],
+        [helper.make_tensor_value_info(name, *tensor) for name, tensor in inputs.items()],
+        [helper.make_tensor_value_info(name, *tensor) for name, tensor in outputs.items()],
         constants,
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)])

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from sqlalchemy import Engine
@@ -14,7 +15,7 @@ from headrace.ingest.v1 import (
     ingest_service_pb2_grpc,
     label_service_pb2_grpc,
 )
-from headrace.rpc import open_channel
+from headrace.tokens import LABEL, PUBLISH
 from headrace_ingest.adapters import sql_tables
 from headrace_ingest.adapters.contract_book import AppliedContracts
 from headrace_ingest.adapters.datasets_grpc import DatasetApi
@@ -26,6 +27,7 @@ from headrace_ingest.adapters.duckdb_rows import DuckDbRows
 from headrace_ingest.adapters.erasure_conversions import KafkaErasureNews, to_entity
 from headrace_ingest.adapters.grpc_api import WORKERS, IngestApi
 from headrace_ingest.adapters.grpc_model_versions import GrpcModelVersions
+from headrace_ingest.adapters.kafka_published_rows import KafkaPublishedRows
 from headrace_ingest.adapters.kafka_quality_log import KafkaQualityLog
 from headrace_ingest.adapters.kafka_topics import KafkaTopicCatalogue
 from headrace_ingest.adapters.label_api import LabelApi
@@ -35,10 +37,12 @@ from headrace_ingest.adapters.object_erasure_book import ObjectErasureBook
 from headrace_ingest.adapters.periodic_loop import PeriodicLoop
 from headrace_ingest.adapters.prediction_sampler import OpenIncidents, PredictionSampler
 from headrace_ingest.adapters.sql_catalogue import SqlCatalogueIndex
-from headrace_ingest.adapters.sql_task_store import SCHEMA, SqlTaskStore
+from headrace_ingest.adapters.sql_redrive_key import SqlRedriveKey
+from headrace_ingest.adapters.sql_task_store import MIGRATIONS, SqlTaskStore
 from headrace_ingest.adapters.sql_text_index import SqlTextIndex
 from headrace_ingest.domain.passages import HashedEmbedder
 from headrace_ingest.domain.recent_ids import RecentIds
+from headrace_ingest.domain.redrive_seal import RedriveSeal
 from headrace_ingest.domain.tolerance import Tolerance
 from headrace_ingest.handlers.catalogue import CatalogueKeeper
 from headrace_ingest.handlers.erased_tasks import TaskEraser
@@ -46,25 +50,28 @@ from headrace_ingest.handlers.erasures import Eraser
 from headrace_ingest.handlers.publish import REQUEST_BYTES_MAX, PublishDoor
 from headrace_ingest.handlers.quality import QualityWatch
 from headrace_ingest.handlers.retention import Keeper
-from headrace_ingest.handlers.sink import Pace, RecordSink
+from headrace_ingest.handlers.sink import RecordSink
+from headrace_ingest.handlers.storing import Pace
 from headrace_ingest.handlers.text_search import TextKeeper
 from headrace_ingest.settings import IngestSettings
 from headrace_kit.admin_http import AdminServer
 from headrace_kit.attempt_log import FileAttemptLog
+from headrace_kit.auth import Guard
 from headrace_kit.bulk import KafkaBulkPublisher
 from headrace_kit.clock import SystemClock
 from headrace_kit.consume import ConsumeLoop
 from headrace_kit.erased_entities import ErasedEntities
 from headrace_kit.follow import TableFollower
+from headrace_kit.grpc_client import open_channel
 from headrace_kit.grpc_server import GrpcServer
-from headrace_kit.json_strict import decode
+from headrace_kit.json_strict import decode_record
 from headrace_kit.kafka import KafkaPublisher, Record
-from headrace_kit.lifecycle import run_service
+from headrace_kit.lifecycle import Part, run_service
 from headrace_kit.objects import delta_storage_options, object_store, self_test
 from headrace_kit.outbox import OutboxRelay
 from headrace_kit.sql import connect
 from headrace_kit.sql_clock import database_clock
-from headrace_kit.sql_schema import Database
+from headrace_kit.sql_migrations import MigratedDatabase
 from headrace_kit.topic_log import KafkaTopicLog
 
 GRPC_SERVICES = (
@@ -73,6 +80,13 @@ GRPC_SERVICES = (
     "headrace.ingest.v1.DeadLetterService",
     "headrace.ingest.v1.LabelService",
 )
+ACTIONS = {
+    "/headrace.ingest.v1.IngestService/Publish": PUBLISH,
+    "/headrace.ingest.v1.IngestService/PublishStream": PUBLISH,
+    "/headrace.ingest.v1.LabelService/ClaimTask": LABEL,
+    "/headrace.ingest.v1.LabelService/SubmitLabel": LABEL,
+    "/headrace.ingest.v1.LabelService/SkipTask": LABEL,
+}
 # A batch is judged and delivered as a whole: larger ones wait less, and hold more in memory.
 BATCH_RECORDS_MAX = 20_000
 # While a batch is handed over, its messages gather: sent in fewer requests they cost half.
@@ -105,170 +119,194 @@ class StoreCheck:
 
 def run(settings: IngestSettings) -> int:
     """Run until told to stop; the exit code."""
-    bootstrap = settings.kafka_bootstrap
     settings.data_dir.mkdir(parents=True, exist_ok=True)
-    publisher = KafkaPublisher(bootstrap, client_id="ingest")
-    records = KafkaBulkPublisher(bootstrap, client_id="ingest-records", linger_ms=LINGER_MS)
-    contracts = AppliedContracts(
-        lambda streams: loop.subscribe([topics.RAW.of(stream) for stream in streams]),
-        pii_key=settings.pii_key.get_secret_value().encode() if settings.pii_key else None,
+    shared = Shared.of(
+        settings,
+        on_streams=lambda streams: records.loop.subscribe([topics.RAW.of(s) for s in streams]),
+        on_labels=lambda: labels.sampling.subscribe(_queued(shared.labels)),
     )
-    catalogue = KafkaTopicCatalogue(bootstrap)
-    labels = AppliedLabels(lambda: queue.sampling.subscribe(_queued(labels)))
-    erased = ErasedEntities()
-    queue = _label_queue(settings, labels, publisher, erased)
-    options = delta_storage_options(settings.objects, settings.s3)
-    archive = DeltaArchive(settings.objects, options)
+    labels = _label_queue(shared)
+    redrive_key = SqlRedriveKey(labels.engine)
+    seal = RedriveSeal(redrive_key)
+    records = _records(shared, seal)
+    datasets, publishing = _datasets(shared, labels.tasks), _publishing(shared)
+    server = _server(shared, seal, records.sink, labels.tasks, datasets, publishing)
+    parts: tuple[Part, ...] = (
+        StoreCheck(settings),
+        MigratedDatabase(labels.engine, MIGRATIONS),
+        redrive_key,
+        MigratedDatabase(datasets.engine, sql_tables.MIGRATIONS),
+        shared.publisher,
+        records.publisher,
+        publishing.publisher,
+        labels.relay,
+        labels.incidents,
+        shared.follow(topics.REGISTRY_DEFINITIONS.name, shared.take_definition),
+        shared.follow(topics.INGEST_ERASURES.name, shared.take_erasure),
+        records.loop,
+        labels.sampling,
+        *datasets.loops,
+        server,
+    )
+    admin = AdminServer(settings.http_host, settings.http_port, ready=records.loop.ready)
+    return run_service("ingest", parts, admin=admin, on_ready=server.set_ready)
+
+
+@dataclass(frozen=True, slots=True)
+class Shared:
+    """What all subjects know: the definitions, who was erased, and the ways to Kafka and Delta."""
+
+    settings: IngestSettings
+    contracts: AppliedContracts
+    labels: AppliedLabels
+    erased: ErasedEntities
+    publisher: KafkaPublisher
+    catalogue: KafkaTopicCatalogue
+    archive: DeltaArchive
+
+    @classmethod
+    def of(
+        cls,
+        settings: IngestSettings,
+        *,
+        on_streams: Callable[[Collection[str]], None],
+        on_labels: Callable[[], None],
+    ) -> Shared:
+        pii_key = settings.pii_key.get_secret_value().encode() if settings.pii_key else None
+        return cls(
+            settings,
+            contracts=AppliedContracts(on_streams, pii_key=pii_key),
+            labels=AppliedLabels(on_labels),
+            erased=ErasedEntities(),
+            publisher=KafkaPublisher(settings.kafka_bootstrap, client_id="ingest"),
+            catalogue=KafkaTopicCatalogue(settings.kafka_bootstrap),
+            archive=DeltaArchive(settings.objects, _delta(settings)),
+        )
+
+    def follow(self, topic: str, on_record: Callable[[Record], None]) -> TableFollower:
+        return TableFollower(
+            bootstrap=self.settings.kafka_bootstrap,
+            topic=topic,
+            on_record=on_record,
+            service="ingest",
+        )
+
+    def take_definition(self, record: Record) -> None:
+        self.contracts.take(record)
+        self.labels.take(record)
+
+    def take_erasure(self, record: Record) -> None:
+        self.erased.take(to_entity(record))
+
+
+@dataclass(frozen=True, slots=True)
+class Records:
+    """The way of a record from `raw.*` to `ingest.records.*` and the archive."""
+
+    publisher: KafkaBulkPublisher
+    sink: RecordSink
+    loop: ConsumeLoop
+
+
+def _records(shared: Shared, seal: RedriveSeal) -> Records:
+    settings, bootstrap = shared.settings, shared.settings.kafka_bootstrap
+    publisher = KafkaBulkPublisher(bootstrap, client_id="ingest-records", linger_ms=LINGER_MS)
     sink = RecordSink(
-        contracts=contracts,
-        catalogue=catalogue,
-        archive=archive,
-        records=records,
-        dead_letters=publisher,
+        contracts=shared.contracts,
+        catalogue=shared.catalogue,
+        archive=shared.archive,
+        records=publisher,
+        dead_letters=shared.publisher,
         attempt_log=FileAttemptLog(settings.data_dir),
-        decode=decode,
+        decode=decode_record,
         monotonic_s=time.monotonic,
         pace=Pace(
             commit_interval_s=settings.commit_interval_s, dedup_ids_max=settings.dedup_ids_max
         ),
-        erased=erased,
-        news=KafkaErasureNews(publisher),
-        quality=QualityWatch(KafkaQualityLog(publisher), SystemClock()),
+        erased=shared.erased,
+        news=KafkaErasureNews(shared.publisher),
+        quality=QualityWatch(KafkaQualityLog(shared.publisher), SystemClock()),
+        seal=seal,
         tolerance=Tolerance(settings.dead_letters_share_max, settings.dead_letters_window_records),
     )
     loop = ConsumeLoop(
         bootstrap=bootstrap,
         group="ingest",
         handler=sink,
-        dead_letters=publisher,
+        dead_letters=shared.publisher,
         service="ingest",
         batch_records_max=BATCH_RECORDS_MAX,
     )
+    return Records(publisher, sink, loop)
 
-    def take_definition(record: Record) -> None:
-        contracts.take(record)
-        labels.take(record)
 
-    definitions = TableFollower(
-        bootstrap=bootstrap,
-        topic=topics.REGISTRY_DEFINITIONS.name,
-        on_record=take_definition,
-        service="ingest",
+@dataclass(frozen=True, slots=True)
+class Publishing:
+    """What publishes for programs without a Kafka client."""
+
+    publisher: KafkaPublisher
+    door: PublishDoor
+
+
+def _publishing(shared: Shared) -> Publishing:
+    publisher = KafkaPublisher(
+        shared.settings.kafka_bootstrap,
+        client_id="ingest.publish",
+        queue_records_max=DOOR_RECORDS_MAX,
     )
-    doorman = KafkaPublisher(
-        bootstrap, client_id="ingest.publish", queue_records_max=DOOR_RECORDS_MAX
-    )
-    door = PublishDoor(contracts=contracts, publisher=doorman, ids=RecentIds())
-    erasures = TableFollower(
-        bootstrap=bootstrap,
-        topic=topics.INGEST_ERASURES.name,
-        on_record=lambda record: erased.take(to_entity(record)),
-        service="ingest",
-    )
-    eraser = _eraser(settings, contracts, publisher, TaskEraser(labels, queue.tasks))
-    engine = connect(settings.index_database, schema="ingest_index")
-    index = SqlCatalogueIndex(engine)
-    embedder = HashedEmbedder()
-    text_keeper = TextKeeper(
-        contracts, eraser.rows, embedder, SqlTextIndex(engine, embedder.dimensions)
-    )
-    catalogue_keeper = CatalogueKeeper(contracts, eraser.datasets, index)
-    keeper = Keeper(contracts, eraser.datasets, eraser.rows, eraser.clock)
-    server = GrpcServer(
-        host=settings.grpc_host,
-        port=settings.grpc_port,
-        services=[
-            (
-                ingest_service_pb2_grpc.add_IngestServiceServicer_to_server,
-                IngestApi(door, draining=lambda: server.draining()),
-            ),
-            (
-                ingest_service_pb2_grpc.add_DatasetServiceServicer_to_server,
-                DatasetApi(
-                    contracts=contracts,
-                    catalogue=catalogue,
-                    archive=archive,
-                    stopped=sink.stopped,
-                    book=eraser.datasets,
-                    rows=eraser.rows,
-                    clock=eraser.clock,
-                    eraser=eraser,
-                    catalogue_index=index,
-                    texts=text_keeper,
-                ),
-            ),
-            (
-                dead_letter_service_pb2_grpc.add_DeadLetterServiceServicer_to_server,
-                DeadLetterApi(
-                    log=KafkaTopicLog(bootstrap),
-                    contracts=contracts,
-                    publisher=publisher,
-                    decode=decode,
-                    erased=erased,
-                ),
-            ),
-            (
-                label_service_pb2_grpc.add_LabelServiceServicer_to_server,
-                LabelApi(
-                    labels=labels,
-                    contracts=contracts,
-                    records=DeltaRows(settings.objects, options),
-                    tasks=queue.tasks,
-                    publisher=publisher,
-                    clock=SystemClock(),
-                ),
-            ),
-        ],
-        names=GRPC_SERVICES,
-        workers=WORKERS,
-        message_bytes_max=REQUEST_BYTES_MAX + MIB,
-    )
-    parts = (
-        StoreCheck(settings),
-        Database(queue.engine, SCHEMA),
-        Database(engine, sql_tables.SCHEMA),
-        publisher,
-        records,
-        doorman,
-        queue.relay,
-        queue.incidents,
-        definitions,
-        erasures,
-        loop,
-        queue.sampling,
+    door = PublishDoor(contracts=shared.contracts, publisher=publisher, ids=RecentIds())
+    return Publishing(publisher, door)
+
+
+@dataclass(frozen=True, slots=True)
+class Datasets:
+    """The archive's tables as datasets: found, searched, kept for their time, and erased from."""
+
+    engine: Engine
+    eraser: Eraser
+    index: SqlCatalogueIndex
+    texts: TextKeeper
+    loops: Sequence[PeriodicLoop]
+
+
+def _datasets(shared: Shared, tasks: SqlTaskStore) -> Datasets:
+    engine = connect(shared.settings.index_database, schema="ingest_index")
+    eraser, index, embedder = _eraser(shared, tasks), SqlCatalogueIndex(engine), HashedEmbedder()
+    text_index = SqlTextIndex(engine, embedder.dimensions)
+    texts = TextKeeper(shared.contracts, eraser.rows, embedder, text_index)
+    catalogue = CatalogueKeeper(shared.contracts, eraser.datasets, index)
+    keeper = Keeper(shared.contracts, eraser.datasets, eraser.rows, eraser.clock)
+    loops = (
         PeriodicLoop("erasures", eraser.go_on, interval_s=ERASURE_INTERVAL_S),
-        PeriodicLoop("catalogue", catalogue_keeper.refresh, interval_s=CATALOGUE_INTERVAL_S),
-        PeriodicLoop("texts", text_keeper.refresh, interval_s=TEXT_INTERVAL_S),
+        PeriodicLoop("catalogue", catalogue.refresh, interval_s=CATALOGUE_INTERVAL_S),
+        PeriodicLoop("texts", texts.refresh, interval_s=TEXT_INTERVAL_S),
         PeriodicLoop("retention", keeper.keep, interval_s=KEEP_INTERVAL_S),
-        server,
     )
-    admin = AdminServer(settings.http_host, settings.http_port, ready=loop.ready)
-    return run_service("ingest", parts, admin=admin, on_ready=server.set_ready)
+    return Datasets(engine, eraser, index, texts, loops)
 
 
-def _eraser(
-    settings: IngestSettings,
-    contracts: AppliedContracts,
-    publisher: KafkaPublisher,
-    tasks: TaskEraser,
-) -> Eraser:
+def _eraser(shared: Shared, tasks: SqlTaskStore) -> Eraser:
     """What works on datasets, and takes entities out of them and of the archive."""
+    settings = shared.settings
     objects = object_store(settings.objects, settings.s3)
-    options = delta_storage_options(settings.objects, settings.s3)
+    tables = DeltaTables(settings.objects, _delta(settings))
     return Eraser(
-        contracts=contracts,
+        contracts=shared.contracts,
         datasets=ObjectDatasetBook(objects),
         erasures=ObjectErasureBook(objects),
-        rows=DuckDbRows(DeltaTables(settings.objects, options), settings.data_dir / "spill"),
-        models=GrpcModelVersions(open_channel(settings.registry_address)),
-        news=KafkaErasureNews(publisher),
-        tasks=tasks,
+        rows=DuckDbRows(tables, settings.data_dir / "spill"),
+        published=KafkaPublishedRows(KafkaTopicLog(settings.kafka_bootstrap), topics.FEATURE_ROWS),
+        models=GrpcModelVersions(
+            open_channel(settings.registry_address, token=settings.token.get_secret_value())
+        ),
+        news=KafkaErasureNews(shared.publisher),
+        tasks=TaskEraser(shared.labels, tasks),
         clock=SystemClock(),
     )
 
 
 @dataclass(frozen=True, slots=True)
-class LabelQueueParts:
+class LabelQueue:
     """What puts predictions to people and publishes their labels."""
 
     engine: Engine
@@ -278,31 +316,81 @@ class LabelQueueParts:
     sampling: ConsumeLoop
 
 
-def _label_queue(
-    settings: IngestSettings,
-    labels: AppliedLabels,
-    publisher: KafkaPublisher,
-    erased: ErasedEntities,
-) -> LabelQueueParts:
-    bootstrap = settings.kafka_bootstrap
-    engine = connect(settings.database, schema="ingest")
-    relay = OutboxRelay(engine, publisher)
+def _label_queue(shared: Shared) -> LabelQueue:
+    engine = connect(shared.settings.database, schema="ingest")
+    relay = OutboxRelay(engine, shared.publisher)
     tasks = SqlTaskStore(engine, clock=database_clock(engine), notify=relay.notify)
     incidents = OpenIncidents()
-    news = TableFollower(
-        bootstrap=bootstrap,
-        topic=topics.MONITOR_INCIDENTS.name,
-        on_record=incidents.take,
-        service="ingest",
-    )
     sampling = ConsumeLoop(
-        bootstrap=bootstrap,
+        bootstrap=shared.settings.kafka_bootstrap,
         group="ingest.labels",
-        handler=PredictionSampler(labels=labels, incidents=incidents, tasks=tasks, erased=erased),
-        dead_letters=publisher,
+        handler=PredictionSampler(
+            labels=shared.labels, incidents=incidents, tasks=tasks, erased=shared.erased
+        ),
+        dead_letters=shared.publisher,
         service="ingest",
     )
-    return LabelQueueParts(engine, tasks, relay, news, sampling)
+    news = shared.follow(topics.MONITOR_INCIDENTS.name, incidents.take)
+    return LabelQueue(engine, tasks, relay, news, sampling)
+
+
+def _server(
+    shared: Shared,
+    seal: RedriveSeal,
+    sink: RecordSink,
+    tasks: SqlTaskStore,
+    datasets: Datasets,
+    publishing: Publishing,
+) -> GrpcServer:
+    settings, eraser = shared.settings, datasets.eraser
+    ingest_api = IngestApi(publishing.door, draining=lambda: server.draining())
+    dataset_api = DatasetApi(
+        contracts=shared.contracts,
+        catalogue=shared.catalogue,
+        archive=shared.archive,
+        stops=sink.stops,
+        book=eraser.datasets,
+        rows=eraser.rows,
+        clock=eraser.clock,
+        eraser=eraser,
+        catalogue_index=datasets.index,
+        texts=datasets.texts,
+    )
+    dead_letter_api = DeadLetterApi(
+        log=KafkaTopicLog(settings.kafka_bootstrap),
+        contracts=shared.contracts,
+        publisher=shared.publisher,
+        decode=decode_record,
+        erased=shared.erased,
+        seal=seal,
+    )
+    label_api = LabelApi(
+        labels=shared.labels,
+        contracts=shared.contracts,
+        records=DeltaRows(settings.objects, _delta(settings)),
+        tasks=tasks,
+        publisher=shared.publisher,
+        clock=SystemClock(),
+    )
+    server = GrpcServer(
+        host=settings.grpc_host,
+        port=settings.grpc_port,
+        services=[
+            (ingest_service_pb2_grpc.add_IngestServiceServicer_to_server, ingest_api),
+            (ingest_service_pb2_grpc.add_DatasetServiceServicer_to_server, dataset_api),
+            (dead_letter_service_pb2_grpc.add_DeadLetterServiceServicer_to_server, dead_letter_api),
+            (label_service_pb2_grpc.add_LabelServiceServicer_to_server, label_api),
+        ],
+        names=GRPC_SERVICES,
+        guard=Guard("ingest", settings.tokens_file, actions=ACTIONS),
+        workers=WORKERS,
+        message_bytes_max=REQUEST_BYTES_MAX + MIB,
+    )
+    return server
+
+
+def _delta(settings: IngestSettings) -> Mapping[str, str]:
+    return delta_storage_options(settings.objects, settings.s3)
 
 
 def _queued(labels: AppliedLabels) -> set[str]:

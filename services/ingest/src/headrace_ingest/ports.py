@@ -71,7 +71,7 @@ class ContractBook(Protocol):
         """The views and their versions, by name."""
 
     def models(self) -> list[str]:
-        """The models that recipes train, sorted."""
+        """The models that recipes and graphs train, sorted."""
 
 
 class LabelBook(Protocol):
@@ -317,10 +317,10 @@ class DatasetBook(Protocol):
     Raises Unavailable OBJECT_STORE_UNAVAILABLE.
     """
 
-    def claimed(self, name: str, request_id: str) -> Claim | None:
-        """What this request fixed, if it came before."""
+    def claimed(self, name: str, named: str) -> Claim | None:
+        """What a request fixed under this name, if it came before."""
 
-    def claim(self, name: str, request_id: str, claim: Claim) -> Claim:
+    def claim(self, name: str, named: str, claim: Claim) -> Claim:
         """Fix it; the answer is what the first of racing claims fixed, with its `above`."""
 
     def made_by(self, name: str, request_id: str, claim: Claim) -> Manifest | None:
@@ -390,6 +390,13 @@ class ErasureNews(Protocol):
 
     def tell_events(self, events: ErasedEvents) -> None:
         """Which events go with it, the same way; who keeps events need not keep all columns."""
+
+
+class PublishedRows(Protocol):
+    """The newest feature row of each entity, of views that publish them."""
+
+    def count(self, view: str, entity: Entity, *, timeout_s: float) -> int:
+        """The entity's. Raises Unavailable BROKER_UNAVAILABLE, or SERVICE_UNAVAILABLE in time."""
 
 
 class ModelVersions(Protocol):

@@ -9,7 +9,7 @@ from typing import Annotated
 from pydantic import AfterValidator, Field, SecretStr
 from pydantic_settings import SettingsConfigDict
 
-from headrace_kit.settings import ObjectStoreSettings
+from headrace_kit.settings import ObjectStoreSettings, Token
 from headrace_kit.sql import checked_database_uri, with_password
 
 
@@ -28,6 +28,9 @@ class IngestSettings(ObjectStoreSettings):
     )
     registry_address: str = Field(
         "127.0.0.1:7104", description="Where the registry tells which versions read what."
+    )
+    token: Token = Field(
+        SecretStr(""), description="What it shows the registry, where that has a tokens file."
     )
     database_uri: Annotated[str, AfterValidator(checked_database_uri)] = Field(
         "", description="postgresql://USER@HOST:PORT/NAME or sqlite:///FILE; empty: in data_dir."

@@ -10,6 +10,7 @@ from typing import Any
 from headrace.application import Stream, parse_definition
 from headrace_ingest.domain.contract import Contract
 from headrace_ingest.domain.quality import StreamQuality
+from headrace_ingest.domain.redrive_seal import KEY_BYTES, RedriveSeal
 from headrace_ingest.handlers.quality import QualityWatch
 from headrace_kit.kafka import Record
 from headrace_kit.testing import a_record
@@ -101,3 +102,8 @@ class SetClock:
 def a_quality_watch() -> QualityWatch:
     """One whose minute never ends."""
     return QualityWatch(MemoryQualityLog(), SetClock())
+
+
+def a_seal(key: bytes = bytes(KEY_BYTES)) -> RedriveSeal:
+    """That of ingest, unless another key is given."""
+    return RedriveSeal(lambda: key)

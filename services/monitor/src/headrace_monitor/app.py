@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping
 from headrace import topics
 from headrace.monitor.v1 import monitor_service_pb2_grpc as pb_grpc
 from headrace_kit.admin_http import AdminServer
+from headrace_kit.auth import Guard
 from headrace_kit.clock import SystemClock
 from headrace_kit.consume import ConsumeLoop
 from headrace_kit.follow import TableFollower
@@ -90,6 +91,7 @@ def run(settings: Settings) -> int:
             )
         ],
         names=["headrace.monitor.v1.MonitorService"],
+        guard=Guard(NAME, settings.tokens_file),
     )
     page = LivePage(store=store, watches=definitions.watches, quality=quality)
     admin = AdminServer(

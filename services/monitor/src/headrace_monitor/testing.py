@@ -15,6 +15,7 @@ from typing import Any
 from headrace import topics
 from headrace.application import Definition, parse_definition
 from headrace.inference.v1 import inference_events_pb2 as inference_pb
+from headrace.prediction_log import one_row_record
 from headrace.registry.v1 import registry_events_pb2 as registry_pb
 from headrace.trainer.v1 import trainer_events_pb2 as trainer_pb
 from headrace_kit.kafka import Message
@@ -104,7 +105,7 @@ class Scene:
         return _record(self.arrived, flight, known, columns)
 
     def a_prediction(self, flight: str, as_of: float, **changes: Any) -> Message:
-        """A row of the own endpoint as champion v1 answers it; keywords are fields of it."""
+        """A row of the own endpoint as champion v1 answers it; keywords as of `one_row_record`."""
         fields: dict[str, Any] = {
             "prediction_id": f"{changes.get('endpoint', self.name)}:{flight}",
             "endpoint": self.name,
@@ -118,7 +119,7 @@ class Scene:
             "door": inference_pb.DOOR_ENTITY_KEYS,
             "rollout_generation": 1,
         }
-        value = inference_pb.PredictionMade(**(fields | changes))
+        value = one_row_record(**(fields | changes))
         return _message(topics.INFERENCE_PREDICTIONS.of(value.endpoint), flight, value)
 
     def a_registered_version(

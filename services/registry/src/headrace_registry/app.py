@@ -10,22 +10,32 @@ from __future__ import annotations
 from headrace import topics
 from headrace.registry.v1 import registry_service_pb2_grpc as pb_grpc
 from headrace_kit.admin_http import AdminServer
+from headrace_kit.auth import Guard
 from headrace_kit.clock import SystemClock
 from headrace_kit.consume import ConsumeLoop
 from headrace_kit.grpc_server import GrpcServer
+from headrace_kit.http_server import HttpServer
 from headrace_kit.kafka import KafkaPublisher
 from headrace_kit.lifecycle import Part, run_service
 from headrace_kit.objects import ObjectStore, object_store, self_test
 from headrace_kit.outbox import Outbox, OutboxRelay
 from headrace_kit.sql import connect
-from headrace_kit.sql_schema import Database
+from headrace_kit.sql_migrations import MigratedDatabase
 from headrace_registry.adapters import sql_tables
+from headrace_registry.adapters.child_acceptor import ChildAcceptor
+from headrace_registry.adapters.disk_spool import DiskSpool
 from headrace_registry.adapters.event_consumer import EventConsumer
 from headrace_registry.adapters.grpc_api import ArtifactApi, RegistryApi
+from headrace_registry.adapters.mlflow_api import MlflowApi
+from headrace_registry.adapters.openssf_verifier import OpenSsfVerifier
 from headrace_registry.adapters.sql_store import SqlRegistryStore
+from headrace_registry.adapters.upload_sweep import UploadSweep
 from headrace_registry.settings import Settings
 
 SERVICE = "registry"
+SPOOL = "spool"
+# Over HTTP all is asked by the path: a body says what is refused anyway.
+BODY_BYTES_MAX = 64 * 1024
 SERVICES = ("headrace.registry.v1.RegistryService", "headrace.registry.v1.ArtifactService")
 
 
@@ -54,8 +64,15 @@ def run(settings: Settings) -> int:
     relay = OutboxRelay(engine, publisher)
     store = SqlRegistryStore(engine, Outbox(), committed=relay.notify)
     runs, verdicts = topics.TRAINER_RUNS.name, topics.MONITOR_VERDICTS.name
+    acceptor, spool = ChildAcceptor(), DiskSpool(settings.data_dir / SPOOL)
     consumer = EventConsumer(
-        runs=runs, verdicts=verdicts, store=store, artifacts=artifacts, clock=clock
+        runs=runs,
+        verdicts=verdicts,
+        store=store,
+        artifacts=artifacts,
+        acceptor=acceptor,
+        spool=spool,
+        clock=clock,
     )
     loop = ConsumeLoop(
         bootstrap=settings.kafka_bootstrap,
@@ -65,20 +82,47 @@ def run(settings: Settings) -> int:
         service=SERVICE,
     )
     loop.subscribe([runs, verdicts])
-    artifact_api = ArtifactApi(artifacts=artifacts, bytes_max=settings.artifact_bytes_max)
+    artifact_api = ArtifactApi(
+        store=store,
+        artifacts=artifacts,
+        acceptor=acceptor,
+        spool=spool,
+        clock=clock,
+        bytes_max=settings.artifact_bytes_max,
+    )
+    guard = Guard(SERVICE, settings.tokens_file)
     server = GrpcServer(
         host=settings.grpc_host,
         port=settings.grpc_port,
         services=[
             (
                 pb_grpc.add_RegistryServiceServicer_to_server,
-                RegistryApi(store=store, clock=clock),
+                RegistryApi(
+                    store=store,
+                    artifacts=artifacts,
+                    acceptor=acceptor,
+                    spool=spool,
+                    verifier=OpenSsfVerifier(settings.trusted_signers_file, clock),
+                    clock=clock,
+                ),
             ),
             (pb_grpc.add_ArtifactServiceServicer_to_server, artifact_api),
         ],
         names=SERVICES,
+        guard=guard,
     )
     admin = AdminServer(settings.http_host, settings.http_port, ready=loop.ready)
-    database = Database(engine, sql_tables.SCHEMA)
-    parts: list[Part] = [publisher, database, Artifacts(artifacts), relay, loop, server]
+    database = MigratedDatabase(engine, sql_tables.MIGRATIONS)
+    sweep = UploadSweep(artifacts, clock)
+    parts: list[Part] = [publisher, database, Artifacts(artifacts), relay, sweep, loop, server]
+    mlflow = MlflowApi(store=store, artifacts=artifacts, spool=spool, guard=guard)
+    parts += _rest_parts(settings, mlflow)
     return run_service(SERVICE, parts, admin=admin, on_ready=server.set_ready)
+
+
+def _rest_parts(settings: Settings, mlflow: MlflowApi) -> list[Part]:
+    """None, where no port is given."""
+    if settings.rest_port is None:
+        return []
+    host, port = settings.grpc_host, settings.rest_port
+    return [HttpServer(host, port, mlflow.admit, body_bytes_max=BODY_BYTES_MAX)]

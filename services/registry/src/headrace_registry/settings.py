@@ -6,11 +6,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import AfterValidator, Field, SecretStr
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
 from pydantic_settings import SettingsConfigDict
 
-from headrace_kit.settings import ObjectStoreSettings
+from headrace_kit.settings import PORT_MAX, ObjectStoreSettings, none_when_empty
 from headrace_kit.sql import checked_database_uri, with_password
+
+Port = Annotated[int, Field(ge=0, le=PORT_MAX)]
 
 
 class Settings(ObjectStoreSettings):
@@ -20,12 +22,16 @@ class Settings(ObjectStoreSettings):
 
     grpc_port: int = 7104
     http_port: int = 7204
+    rest_port: Annotated[Port | None, BeforeValidator(none_when_empty)] = None
+    """MLflow's registry over HTTP, to read, at `grpc_host`; not served without a port."""
     data_dir: Path = Path(".headrace/registry")
     database_uri: Annotated[str, AfterValidator(checked_database_uri)] = ""
     """`postgresql://USER@HOST:PORT/NAME` or `sqlite:///FILE`; empty: SQLite in data_dir."""
     database_password: SecretStr | None = None
     object_store_uri: str = ""
     """`file:///FOLDER` or `s3://BUCKET/PREFIX`; empty: a folder in data_dir."""
+    trusted_signers_file: Annotated[Path | None, BeforeValidator(none_when_empty)] = None
+    """Public keys and certificates (PEM) of those whose signatures count; looked at again."""
     artifact_bytes_max: int = Field(default=128 << 20, gt=0, le=1 << 30)
 
     @property

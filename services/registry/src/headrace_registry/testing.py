@@ -5,17 +5,57 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from tempfile import TemporaryFile
+from typing import IO, Any
 
 from headrace import topics
 from headrace.trainer.v1 import trainer_events_pb2
 from headrace_kit.kafka import Record
 from headrace_kit.testing import a_record
+from headrace_registry.domain.acceptance import Acceptance, Finding
 from headrace_registry.domain.alias import CHAMPION, SetAlias
 from headrace_registry.domain.definition import ApplyDefinitions, SentDefinition
-from headrace_registry.domain.rollout import CanaryJudged
-from headrace_registry.domain.version import ReferenceHistogram, RunCompleted, TrainedModel
+from headrace_registry.domain.description import Description
+from headrace_registry.domain.onnx_file import check_onnx
+from headrace_registry.domain.rollout import CanaryJudged, SetRollout
+from headrace_registry.domain.signature import read_signature
+from headrace_registry.domain.version import (
+    ReferenceHistogram,
+    RegisterVersion,
+    RunCompleted,
+    TrainedModel,
+)
+
+
+class TrustingVerifier:
+    """SignatureVerifier that believes everybody: a bundle is its signer's name."""
+
+    def verify(self, bundle: bytes, *, name: str, digest: str) -> str:
+        return bundle.decode()
+
+
+class ReadingAcceptor:
+    """Acceptor without a child: it reads the signature, runs nothing, and finds what it is told."""
+
+    def __init__(self, *findings: Finding) -> None:
+        self.findings = findings
+
+    def accept(self, file: IO[bytes]) -> Acceptance:
+        file.seek(0)
+        data = file.read()
+        check_onnx(data)
+        return Acceptance(read_signature(data), self.findings)
+
+
+@contextmanager
+def a_file(data: bytes = b"") -> Iterator[IO[bytes]]:
+    """On disk; without bytes it is what a Spool gives."""
+    with TemporaryFile() as file:
+        file.write(data)
+        yield file
+
 
 FLIGHTS: dict[str, Any] = {
     "kind": "stream",
@@ -83,8 +123,19 @@ ENDPOINT: dict[str, Any] = {
     "rollout": {"canary_percent": 20, "outcomes_min": 100, "outcomes_max": 1000, "alpha": 0.05},
 }
 DEFINITIONS = (FLIGHTS, VIEW, RECIPE, ENDPOINT)
-# A digest for tests that store no bytes.
-DIGEST = hashlib.sha256(b"a model").hexdigest()
+# An endpoint without features and the model behind it, whose versions come from elsewhere.
+MODEL: dict[str, Any] = {
+    "kind": "model",
+    "name": "fraud",
+    "description": "Comes from a laboratory.",
+    "gate": {"metrics": {"accuracy": {"min": 0.9}, "latency_ms": {"max": 5}}},
+}
+TENSORS_ENDPOINT: dict[str, Any] = {
+    "kind": "endpoint",
+    "name": "fraud",
+    "description": "Ask by tensors.",
+    "model": "fraud",
+}
 
 
 def an_apply(
@@ -101,7 +152,7 @@ def an_apply(
 def a_trained_model(
     *,
     model: str = "delay",
-    digest: str = DIGEST,
+    digest: str = "",
     auc: float = 0.75,
     champion_auc: float | None = None,
     features: Sequence[str] = ("origin-delay:mean_1h",),
@@ -109,7 +160,7 @@ def a_trained_model(
     champion = {} if champion_auc is None else {"champion_auc": champion_auc}
     return TrainedModel(
         model=model,
-        digest=digest,
+        digest=digest or DIGEST,
         features=tuple(features),
         trained_until_us=1_362_096_000_000_000,
         metrics={"auc": auc, "log_loss": 0.5, "rows": 1000.0, "positives": 200.0, **champion},
@@ -125,6 +176,22 @@ def a_run(run_id: str = "run-1", *, ce_id: str = "", **trained: Any) -> RunCompl
     )
 
 
+def a_registration(
+    request_id: str = "register-1",
+    *,
+    model: str = "fraud",
+    digest: str = "",
+    metrics: Mapping[str, float] | None = None,
+    tags: Mapping[str, str] | None = None,
+    card: str = "",
+) -> RegisterVersion:
+    """Of the small file, with metrics that pass the gate of MODEL unless told."""
+    given = {"accuracy": 0.95, "latency_ms": 2.0} if metrics is None else metrics
+    return RegisterVersion(
+        request_id, model, digest or DIGEST, given, Description(tags or {}, card)
+    )
+
+
 def a_set_alias(
     version: int = 1,
     *,
@@ -134,6 +201,29 @@ def a_set_alias(
     model: str = "delay",
 ) -> SetAlias:
     return SetAlias(request_id, model, alias, version, generation_expected)
+
+
+def a_set_rollout(
+    canary_version: int = 0,
+    *,
+    canary_percent: int = 0,
+    judged: bool = False,
+    stopped: bool = False,
+    endpoint: str = "delay",
+    generation_expected: int = 1,
+    request_id: str = "rollout-1",
+    reason: str = "to compare",
+) -> SetRollout:
+    return SetRollout(
+        request_id,
+        endpoint,
+        generation_expected,
+        canary_version,
+        canary_percent,
+        judged,
+        stopped,
+        reason,
+    )
 
 
 def a_verdict(
@@ -184,10 +274,35 @@ def run_record(run: RunCompleted, *, offset: int = 0) -> Record:
     )
 
 
-def an_onnx_file(*, graph: bytes = b"", more: bytes = b"") -> bytes:
-    """The least that is an ONNX model: IR version, operator set, graph; `more` fields follow."""
+def an_onnx_file(
+    *,
+    graph: bytes = b"",
+    more: bytes = b"",
+    inputs: Sequence[bytes] | None = None,
+    outputs: Sequence[bytes] | None = None,
+) -> bytes:
+    """The least that is an ONNX model with a signature; `graph` and `more` add fields.
+
+    Unless told, it takes `x` FP32 [-1, 2] and gives `y` FP32 [-1].
+    """
     opset = wire_bytes(8, wire_varint(2, 17))
-    return wire_varint(1, 8) + opset + wire_bytes(7, graph) + more
+    taken = [a_value("x", 1, (None, 2))] if inputs is None else inputs
+    given = [a_value("y", 1, (None,))] if outputs is None else outputs
+    values = b"".join([*(wire_bytes(11, v) for v in taken), *(wire_bytes(12, v) for v in given)])
+    return wire_varint(1, 8) + opset + wire_bytes(7, graph + values) + more
+
+
+def a_value(name: str, element: int, shape: Sequence[int | str | None] | None) -> bytes:
+    """A ValueInfoProto of a tensor: a dimension is a number, a name or nothing."""
+    sizes = b"" if shape is None else wire_bytes(2, b"".join(_dimension(size) for size in shape))
+    tensor = wire_varint(1, element) + sizes
+    return wire_bytes(1, name.encode()) + wire_bytes(2, wire_bytes(1, tensor))
+
+
+def _dimension(size: int | str | None) -> bytes:
+    if isinstance(size, str):
+        return wire_bytes(1, wire_bytes(2, size.encode()))
+    return wire_bytes(1, b"" if size is None else wire_varint(1, size))
 
 
 def wire_varint(field: int, value: int) -> bytes:
@@ -207,3 +322,8 @@ def _varint(value: int) -> bytes:
         value >>= 7
     encoded.append(value)
     return bytes(encoded)
+
+
+# What the artifacts of tests hold, and its name.
+ONNX = an_onnx_file()
+DIGEST = hashlib.sha256(ONNX).hexdigest()

@@ -8,19 +8,20 @@ from collections.abc import Sequence
 from functools import partial
 
 from headrace import topics
-from headrace.rpc import open_channel
 from headrace.trainer.v1 import trainer_service_pb2_grpc as service_grpc
 from headrace_kit.admin_http import AdminServer
+from headrace_kit.auth import Guard
 from headrace_kit.clock import SystemClock
 from headrace_kit.consume import ConsumeLoop
 from headrace_kit.follow import TableFollower
+from headrace_kit.grpc_client import open_channel
 from headrace_kit.grpc_server import GrpcServer
 from headrace_kit.kafka import KafkaPublisher
 from headrace_kit.lifecycle import Part
 from headrace_kit.outbox import OutboxRelay
 from headrace_kit.sql import connect
 from headrace_kit.sql_clock import database_clock
-from headrace_kit.sql_schema import Database
+from headrace_kit.sql_migrations import MigratedDatabase
 from headrace_trainer import handlers
 from headrace_trainer.adapters.definition_book import DefinitionBook
 from headrace_trainer.adapters.feature_client import GrpcTrainingSetClient
@@ -29,7 +30,7 @@ from headrace_trainer.adapters.lease_keeper import ThreadLeaseKeeper
 from headrace_trainer.adapters.registry_client import GrpcModelRegistryClient
 from headrace_trainer.adapters.request_consumer import RequestConsumer
 from headrace_trainer.adapters.run_worker import RunWorker
-from headrace_trainer.adapters.sql_run_store import SCHEMA, SqlRunStore
+from headrace_trainer.adapters.sql_run_store import MIGRATIONS, SqlRunStore
 from headrace_trainer.adapters.training_process import ChildTrainingProcess
 from headrace_trainer.settings import TrainerSettings
 
@@ -44,7 +45,7 @@ def build(settings: TrainerSettings) -> tuple[Sequence[Part], AdminServer, GrpcS
     clock = SystemClock()
     publisher = KafkaPublisher(settings.kafka_bootstrap, client_id=NAME)
     engine = connect(settings.database, schema=NAME)
-    database = Database(engine, SCHEMA)
+    database = MigratedDatabase(engine, MIGRATIONS)
     relay = OutboxRelay(engine, publisher)
     runs = SqlRunStore(engine, clock=database_clock(engine), notify=relay.notify)
     book = DefinitionBook()
@@ -60,13 +61,14 @@ def build(settings: TrainerSettings) -> tuple[Sequence[Part], AdminServer, GrpcS
     )
     loop.subscribe([topic.name for topic in SUBSCRIPTIONS])
     work_dir = settings.data_dir / "runs"
+    token = settings.token.get_secret_value()
     carry_next = partial(
         handlers.carry_next_run,
         runs=runs,
         leases=ThreadLeaseKeeper(runs),
         recipes=book,
-        training_sets=GrpcTrainingSetClient(open_channel(settings.feature_address)),
-        models=GrpcModelRegistryClient(open_channel(settings.registry_address)),
+        training_sets=GrpcTrainingSetClient(open_channel(settings.feature_address, token=token)),
+        models=GrpcModelRegistryClient(open_channel(settings.registry_address, token=token)),
         process=ChildTrainingProcess(duration_s_max=settings.run_duration_s_max),
         work_dir=work_dir,
     )
@@ -80,6 +82,7 @@ def build(settings: TrainerSettings) -> tuple[Sequence[Part], AdminServer, GrpcS
             )
         ],
         names=SERVICE_NAMES,
+        guard=Guard(NAME, settings.tokens_file),
     )
     admin = AdminServer(settings.http_host, settings.http_port, ready=loop.ready)
     worker = RunWorker(carry_next, work_dir=work_dir)

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,6 +13,9 @@ import structlog
 from headrace.application import Recipe
 from headrace.definition_types import NAME
 from headrace.errors import Busy, HeadraceError, Invalid, NotFound, Unavailable
+from headrace.graph_definition import Graph, refuse
+from headrace.graph_plan import plan_graph
+from headrace.graph_signature import registered_signature
 from headrace_kit.clock import CLOCK_SKEW_US
 from headrace_trainer.domain.run import (
     TRIES_MAX,
@@ -23,19 +27,27 @@ from headrace_trainer.domain.run import (
 )
 from headrace_trainer.ports import (
     Champion,
+    Component,
+    CompositionJob,
     LeaseKeeper,
+    Measure,
     ModelRegistryClient,
     Progress,
     RecipeBook,
     RunStore,
     TrainingJob,
     TrainingProcess,
+    TrainingResult,
+    TrainingSet,
     TrainingSetClient,
 )
 
 RUNS_LISTED_MAX = 100
 # Definitions come on a topic of their own, so a request can be here before its recipe.
 RECIPE_WAIT_S_MAX = 30
+CHAMPION = "champion.onnx"
+# The largest file that a registry can be set to take.
+COMPILED_BYTES_MAX = 1 << 30
 
 log = structlog.get_logger(__name__)
 
@@ -53,7 +65,7 @@ def submit_run(
         raise Invalid("BAD_REQUEST", field="known_until_us")
     if request.known_until_us > now_us + CLOCK_SKEW_US:
         raise Invalid("BAD_REQUEST", field="known_until_us", problem="is still to come")
-    recipes.recipe(request.recipe)
+    recipes.trainee(request.recipe)
     return runs.add(request)
 
 
@@ -150,28 +162,124 @@ def _carry(
     if lease.token > TRIES_MAX:
         # A dependency that is down ends the last try: only a crash leads here.
         raise HeadraceError("TRAINING_FAILED", problem="its tries ended the trainer")
-    recipe = recipes.recipe(run.request.recipe)
-    progress("asking for the training set")
-    training_set = training_sets.create(
-        recipe.name, run.known_until_us, folder / "training.arrow", published=run.published
+    made_by = recipes.trainee(run.request.recipe)
+    if isinstance(made_by, Graph):
+        result, compared = _compose(
+            made_by,
+            run,
+            folder,
+            progress=progress,
+            recipes=recipes,
+            training_sets=training_sets,
+            models=models,
+            process=process,
+        )
+    else:
+        result, compared = _train(
+            made_by,
+            run,
+            folder,
+            progress=progress,
+            recipes=recipes,
+            training_sets=training_sets,
+            models=models,
+            process=process,
+        )
+    progress("uploading the model")
+    digest = models.upload(result.onnx)
+    trained = replace(
+        result.model,
+        digest=digest,
+        trained_until_us=run.known_until_us,
+        champion_version=compared,
     )
-    champion = models.champion(recipe.model)
+    return runs.complete(lease, trained)
+
+
+def _train(
+    recipe: Recipe,
+    run: Run,
+    folder: Path,
+    *,
+    progress: Progress,
+    recipes: RecipeBook,
+    training_sets: TrainingSetClient,
+    models: ModelRegistryClient,
+    process: TrainingProcess,
+) -> tuple[TrainingResult, int]:
+    """The result, and the version of the champion that it was compared with, or 0."""
+    training_set = _training_set(recipe, run, folder, progress, training_sets)
+    champion = _champion(recipe.model, recipe, models, folder)
     job = TrainingJob(
         recipe=recipe,
         category_sizes=recipes.category_sizes(recipe),
         training_set=training_set,
-        champion_onnx=_champion_onnx(champion, recipe, models, folder),
+        champion_onnx=folder / CHAMPION if champion else None,
         folder=folder,
         window_s=recipes.window_s(recipe),
     )
-    result = process.train(job, progress=progress)
-    progress("uploading the model")
-    digest = models.upload(result.onnx)
-    compared = champion.version if champion and job.champion_onnx else 0
-    trained = replace(
-        result.model, digest=digest, trained_until_us=run.known_until_us, champion_version=compared
+    return process.train(job, progress=progress), champion.version if champion else 0
+
+
+def _compose(
+    graph: Graph,
+    run: Run,
+    folder: Path,
+    *,
+    progress: Progress,
+    recipes: RecipeBook,
+    training_sets: TrainingSetClient,
+    models: ModelRegistryClient,
+    process: TrainingProcess,
+) -> tuple[TrainingResult, int]:
+    """As `_train`. What cannot fit is told before the training set is asked for."""
+    recipe = None if graph.recipe is None else recipes.recipe(graph.recipe)
+    progress("asking for the versions of its models")
+    components = _components(graph, models)
+    signatures = {step: each.signature for step, each in components.items()}
+    plan_graph(graph, recipe.features if recipe else (), signatures)
+    measured, champion = None, None
+    if recipe is not None:
+        training_set = _training_set(recipe, run, folder, progress, training_sets)
+        measured = Measure(recipe, training_set, recipes.window_s(recipe))
+        champion = _champion(graph.name, recipe, models, folder)
+    for digest in sorted({each.digest for each in components.values()}):
+        (folder / f"{digest}.onnx").write_bytes(models.download(digest))
+    _check_size(graph, components, folder)
+    job = CompositionJob(graph, components, measured, folder)
+    return process.compose(job, progress=progress), champion.version if champion else 0
+
+
+def _check_size(graph: Graph, components: Mapping[str, Component], folder: Path) -> None:
+    """A file is in the compiled one for each step that names it: levels of graphs multiply it."""
+    sizes = ((folder / f"{each.digest}.onnx").stat().st_size for each in components.values())
+    if (size_bytes := sum(sizes)) > COMPILED_BYTES_MAX:
+        problem = f"the files of its models have {size_bytes} bytes together, each counted for"
+        refuse(graph, "steps", f"{problem} every step that names it; {COMPILED_BYTES_MAX} may be")
+
+
+def _components(graph: Graph, models: ModelRegistryClient) -> dict[str, Component]:
+    """By step. One reference is one version, however many steps name it."""
+    steps = graph.model_steps()
+    references = {step.model: step.reference for step in steps.values()}
+    pinned = {written: models.pin(reference) for written, reference in references.items()}
+    return {
+        name: Component(
+            pinned[step.model].reference,
+            pinned[step.model].digest,
+            registered_signature(graph, name, pinned[step.model].tensors),
+        )
+        for name, step in steps.items()
+    }
+
+
+def _training_set(
+    recipe: Recipe, run: Run, folder: Path, progress: Progress, training_sets: TrainingSetClient
+) -> TrainingSet:
+    progress("asking for the training set")
+    return training_sets.create(
+        recipe.name, run.known_until_us, folder / "training.arrow", published=run.published
     )
-    return runs.complete(lease, trained)
 
 
 def _try_later(lease: Lease, error: HeadraceError, runs: RunStore) -> bool:
@@ -190,12 +298,12 @@ def _fail(lease: Lease, error: HeadraceError, runs: RunStore) -> bool:
     return runs.fail(lease, error.reason, detail)
 
 
-def _champion_onnx(
-    champion: Champion | None, recipe: Recipe, models: ModelRegistryClient, folder: Path
-) -> Path | None:
-    """The champion's bytes, when it can be scored on the same holdout: same features."""
+def _champion(
+    model: str, recipe: Recipe, models: ModelRegistryClient, folder: Path
+) -> Champion | None:
+    """The champion, its bytes in the folder, if it can be scored on the holdout: same features."""
+    champion = models.champion(model)
     if champion is None or champion.features != recipe.features:
         return None
-    file = folder / "champion.onnx"
-    file.write_bytes(models.download(champion.digest))
-    return file
+    (folder / CHAMPION).write_bytes(models.download(champion.digest))
+    return champion

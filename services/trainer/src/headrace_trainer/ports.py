@@ -10,6 +10,9 @@ from pathlib import Path
 from typing import Protocol
 
 from headrace.application import Recipe
+from headrace.graph_definition import Graph
+from headrace.graph_signature import RegisteredTensors, Signature
+from headrace.model_reference import ModelReference
 from headrace_trainer.domain.run import Lease, Run, TrainedModel, TrainingRequest
 
 Progress = Callable[[str], None]
@@ -72,7 +75,10 @@ class LeaseKeeper(Protocol):
 
 
 class RecipeBook(Protocol):
-    """The applied recipes, and what their views say of the features."""
+    """What is applied: recipes, graphs, and what views say of the features."""
+
+    def trainee(self, name: str) -> Recipe | Graph:
+        """The one that a request names; raises NotFound DEFINITION_UNKNOWN."""
 
     def recipe(self, name: str) -> Recipe:
         """Raises NotFound DEFINITION_UNKNOWN."""
@@ -96,6 +102,7 @@ class TrainingSet:
     rows: int
     digest: str
     delta_version_by_stream: dict[str, int]
+    definitions_digest: str
 
 
 class TrainingSetClient(Protocol):
@@ -123,12 +130,33 @@ class Champion:
     features: tuple[str, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class PinnedVersion:
+    """A version that passed its gate, and its tensors as its file has them."""
+
+    model: str
+    version: int
+    digest: str
+    tensors: RegisteredTensors
+
+    @property
+    def reference(self) -> str:
+        return f"models:/{self.model}/{self.version}"
+
+
 class ModelRegistryClient(Protocol):
-    """The registry's artifacts and champion."""
+    """The registry's artifacts and versions."""
 
     def champion(self, model: str) -> Champion | None: ...
 
-    def download(self, digest: str) -> bytes: ...
+    def pin(self, reference: ModelReference) -> PinnedVersion:
+        """The version that the reference names now.
+
+        Raises NotFound VERSION_UNKNOWN or ALIAS_UNKNOWN, Conflict GATE_NOT_PASSED.
+        """
+
+    def download(self, digest: str) -> bytes:
+        """Raises Corrupt DIGEST_MISMATCH for bytes that do not hash to it."""
 
     def upload(self, onnx: bytes) -> str:
         """Stores the bytes and answers their digest."""
@@ -149,6 +177,34 @@ class TrainingJob:
 
 
 @dataclass(frozen=True, slots=True)
+class Component:
+    """A version as a step of a graph: its bytes lie in the job's folder as `<digest>.onnx`."""
+
+    reference: str
+    digest: str
+    signature: Signature
+
+
+@dataclass(frozen=True, slots=True)
+class Measure:
+    """What a graph with a recipe is measured on: the holdout of a training set of that."""
+
+    recipe: Recipe
+    training_set: TrainingSet
+    window_s: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class CompositionJob:
+    """All that a process needs to compile a graph; it needs no network."""
+
+    graph: Graph
+    components: Mapping[str, Component]  # by step
+    measured: Measure | None
+    folder: Path
+
+
+@dataclass(frozen=True, slots=True)
 class TrainingResult:
     """What a training process leaves: the model's bytes and what was measured."""
 
@@ -157,7 +213,10 @@ class TrainingResult:
 
 
 class TrainingProcess(Protocol):
-    """Trains in a process of its own, so that its memory goes and its crash harms nobody."""
+    """Works in a process of its own, so that its memory goes and its crash harms nobody."""
 
     def train(self, job: TrainingJob, *, progress: Progress) -> TrainingResult:
         """Raises HeadraceError TRAINING_FAILED, Conflict TOO_FEW_ROWS. Calls `progress` often."""
+
+    def compose(self, job: CompositionJob, *, progress: Progress) -> TrainingResult:
+        """Compiles a graph. Raises as `train` does, and Invalid BAD_DEFINITION or OPSET."""

@@ -9,7 +9,7 @@ from typing import Annotated
 from pydantic import AfterValidator, Field, SecretStr
 from pydantic_settings import SettingsConfigDict
 
-from headrace_kit.settings import ServiceSettings
+from headrace_kit.settings import ServiceSettings, Token
 from headrace_kit.sql import checked_database_uri, with_password
 
 
@@ -26,6 +26,8 @@ class TrainerSettings(ServiceSettings):
     database_password: SecretStr | None = None
     feature_address: str = "127.0.0.1:7102"
     registry_address: str = "127.0.0.1:7104"
+    token: Token = SecretStr("")
+    """What it shows the services that it calls, where they have a tokens file."""
     run_duration_s_max: float = Field(default=1_800.0, gt=0)
     """A training process that takes longer is ended and its run fails."""
 

@@ -13,9 +13,14 @@ import pyarrow as pa
 
 from headrace.application import Recipe, parse_definition
 from headrace.errors import HeadraceError, NotFound
+from headrace.graph_definition import Graph
+from headrace.graph_signature import RegisteredTensor, RegisteredTensors
+from headrace.model_reference import ModelReference
 from headrace_trainer.domain.run import Lease, LeaseLost, TrainedModel, TrainingRequest
 from headrace_trainer.ports import (
     Champion,
+    CompositionJob,
+    PinnedVersion,
     Progress,
     RunStore,
     TrainingJob,
@@ -102,11 +107,48 @@ def write_training_set(file: Path, rows: int = 2_000, seed: int = 3) -> Training
     )
     with pa.OSFile(str(file), "wb") as sink, pa.ipc.new_stream(sink, table.schema) as writer:
         writer.write_table(table)
-    return TrainingSet(file, FEATURES, rows, "digest", {"flights.scheduled": 3})
+    return TrainingSet(file, FEATURES, rows, "digest", {"flights.scheduled": 3}, "made-by")
+
+
+def a_graph(**changes: object) -> Graph:
+    """Of the recipe `delay`: its model where a flight is short, and a rule elsewhere."""
+    graph = parse_definition(
+        {
+            "kind": "graph",
+            "name": "delay-guarded",
+            "description": "A test's graph.",
+            "recipe": "delay",
+            "steps": {
+                "learnt": {"model": "delay@champion"},
+                "rule": {"expression": 'COALESCE("request:distance", 1000) / 2000'},
+                "chosen": {
+                    "branch": [{"when": '"request:distance" < 1000', "then": "learnt"}],
+                    "otherwise": "rule",
+                },
+            },
+            "outputs": {"score": "chosen"},
+            **changes,
+        }
+    )
+    assert isinstance(graph, Graph)  # noqa: S101 (the document says so)
+    return graph
+
+
+def a_pinned_version(**changes: object) -> PinnedVersion:
+    """Of `delay`, as a_recipe trains it."""
+    tensors = RegisteredTensors(
+        (RegisteredTensor("features", "FP32", (-1, len(FEATURES))),),
+        (RegisteredTensor("score", "FP32", (-1,)),),
+        FEATURES,
+    )
+    return replace(PinnedVersion("delay", 7, "7" * 64, tensors), **changes)  # type: ignore[arg-type]
 
 
 class OneRecipe:
-    """RecipeBook that knows `delay`."""
+    """RecipeBook that knows the recipe `delay` and the graph `delay-guarded`."""
+
+    def trainee(self, name: str) -> Recipe | Graph:
+        return a_graph() if name == "delay-guarded" else self.recipe(name)
 
     def recipe(self, name: str) -> Recipe:
         if name != "delay":
@@ -158,10 +200,16 @@ class FakeTrainingSets:
 @dataclass
 class FakeModels:
     champion_now: Champion | None = None
+    pinned: PinnedVersion = field(default_factory=a_pinned_version)
     uploaded: list[bytes] = field(default_factory=list)
+    asked: list[ModelReference] = field(default_factory=list)
 
     def champion(self, model: str) -> Champion | None:
         return self.champion_now
+
+    def pin(self, reference: ModelReference) -> PinnedVersion:
+        self.asked.append(reference)
+        return self.pinned
 
     def download(self, digest: str) -> bytes:
         return b"champion"
@@ -178,13 +226,21 @@ class FakeProcess:
     meanwhile: object = None
     error: HeadraceError | None = None
     jobs: list[TrainingJob] = field(default_factory=list)
+    compositions: list[CompositionJob] = field(default_factory=list)
 
     def train(self, job: TrainingJob, *, progress: Progress) -> TrainingResult:
         self.jobs.append(job)
+        return self._answer("delay", progress)
+
+    def compose(self, job: CompositionJob, *, progress: Progress) -> TrainingResult:
+        self.compositions.append(job)
+        return self._answer(job.graph.name, progress)
+
+    def _answer(self, model: str, progress: Progress) -> TrainingResult:
         progress("training")
         if callable(self.meanwhile):
             self.meanwhile()
             progress("still training")
         if self.error is not None:
             raise self.error
-        return TrainingResult(b"onnx", a_trained_model(digest=""))
+        return TrainingResult(b"onnx", a_trained_model(model=model, digest=""))

@@ -157,7 +157,7 @@ def read(
             count = _write(rows.batches(), to)
         except OSError as err:
             raise typer.BadParameter(f"{to}: {err.strerror or err}", param_hint="--to") from err
-    out.print(f"{count:,} rows written to {to}", soft_wrap=True)
+    out.print(f"{count:,} rows written to {to}")
 
 
 @app.command()

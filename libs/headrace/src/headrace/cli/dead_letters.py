@@ -39,6 +39,8 @@ def list_letters(
 ) -> None:
     """Show the letters that wait, and count them by stream and reason.
 
+    A letter counts under each of its reasons; `headrace streams` counts it by the first alone.
+
     headrace dead-letters list --stream flights.departed --reason OUT_OF_RANGE
 
     headrace dead-letters list --since 2013-03-01T00:00:00Z
@@ -50,6 +52,8 @@ def list_letters(
     counts = Table("stream", "reason", "waiting", "redriven")
     for each in found.counts:
         counts.add_row(each.stream, each.reason, f"{each.waiting:,}", f"{each.redriven:,}")
+    if found.counts:
+        counts.caption = "A letter counts under each of its reasons."
     show_table(counts)
     if found.more_uncounted:
         out.print("Only the first letters are counted: narrow the time to count others.")
@@ -86,7 +90,7 @@ def show(
         f"payload, {letter.value_bytes} bytes, sha256 {letter.sha256}:",
         found.value.decode("utf-8", "backslashreplace") or "(nothing is kept)",
     ]
-    out.print("\n".join(lines), markup=False, soft_wrap=True)
+    out.print("\n".join(lines), markup=False)
 
 
 @dead_letters.command()
@@ -169,4 +173,5 @@ def _now(found: pb.GetDeadLetterResponse) -> str:
 
 def _tell(what: str, count_by_reason: Mapping[str, int]) -> None:
     for reason, count in sorted(count_by_reason.items()):
-        out.print(f"  {what}: {count:,} {reason}")
+        if count:
+            out.print(f"  {what}: {count:,} {reason}")

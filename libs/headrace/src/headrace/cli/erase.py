@@ -3,20 +3,24 @@
 
 from __future__ import annotations
 
+import uuid
 from typing import Annotated
 
 import typer
 from rich.table import Table
 
+from headrace.application import Stream
 from headrace.cli.connection import DEFAULT_DATA_DIR, DataDir, connect
-from headrace.cli.output import out, show_table, told_errors
+from headrace.cli.output import err, out, show_table, told_errors
+from headrace.client import Client
+from headrace.errors import NotFound
 
 
 def erase(
     column: Annotated[str, typer.Argument(help="The column that names the entity.")],
     value: Annotated[str, typer.Argument(help="Its value there.")],
     request_id: Annotated[
-        str | None, typer.Option(help="Of an erasure that broke off, to see its report.")
+        str | None, typer.Option(help="Of an erasure that broke off, to go on and see its report.")
     ] = None,
     *,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
@@ -26,17 +30,29 @@ def erase(
 
     What happened up to now stays erased, in late copies and replays too. It cannot be undone.
 
-    headrace erase customer_id c42
+    Its request id is told before anything is done: a command that was cut off goes on by it.
+
+        headrace erase customer_id c42
+
+        headrace erase customer_id c42 --request-id 1b4e28ba-2fa1-11d2-883f-0016d3cca427
     """
+    with told_errors():
+        client = connect(data_dir)
+        if request_id is None:
+            _check_column(client, column)
     if not yes:
         typer.confirm(f"Erase all rows with {column} = {value}, for good?", abort=True)
     with told_errors():
-        found = connect(data_dir).datasets.erase(column, value, request_id=request_id)
+        named = request_id or str(uuid.uuid4())
+        err.print(f"If this is cut off, repeat it with --request-id {named}")
+        found = client.datasets.erase(column, value, request_id=named)
     table = Table("kept in", "rows erased")
     for stream in found.streams:
         table.add_row(f"stream {stream.stream}", f"{stream.rows:,}")
     for view in found.views:
         table.add_row(f"feature table {view.view}", f"{view.rows:,}")
+        if view.published_rows:
+            table.add_row(f"published rows of {view.view}", f"{view.published_rows:,}")
     for dataset in found.datasets:
         table.add_row(f"dataset {dataset.name}/{dataset.number}", f"{dataset.rows:,}")
     show_table(table)
@@ -45,3 +61,10 @@ def erase(
         trained.add_row(f"models:/{version.model}/{version.version}", ", ".join(version.streams))
     show_table(trained)
     out.print(f"Erasure {found.id}; for three minutes what was on its way is looked for again.")
+
+
+def _check_column(client: Client, column: str) -> None:
+    """Raises NotFound COLUMN_UNKNOWN, before anybody notes the id of an erasure that never was."""
+    streams = (each for each in client.definitions.values() if isinstance(each, Stream))
+    if not any(column in each.columns for each in streams):
+        raise NotFound("COLUMN_UNKNOWN", column=column)

@@ -16,7 +16,7 @@ from headrace.cli.moments import second_text, time_option, to_us
 from headrace.cli.output import out, show_table, told_errors
 from headrace.entity import text_of
 from headrace.errors import Invalid
-from headrace.feature_view import StreamView
+from headrace.feature_view import RequestView, StreamView, View
 from headrace.online_features import FeatureValue, OnlineFeatures, entity_view
 
 app = typer.Typer(no_args_is_help=True, help="Features of entities, as the online store has them.")
@@ -31,7 +31,7 @@ def get(
     ],
     *,
     feature: Annotated[list[str] | None, typer.Option(help="Only these; may be repeated.")] = None,
-    as_of: Annotated[datetime | None, time_option("As known then")] = None,
+    as_of: Annotated[datetime | None, time_option("As known then", past=True)] = None,
     staleness_max_ms: Annotated[
         int, typer.Option(help="Refuse an answer that is further behind; 0 takes any.", min=0)
     ] = 0,
@@ -48,7 +48,7 @@ def get(
     """
     with told_errors():
         client = connect(data_dir)
-        entities = _entities(entity_view(client.views, view), key)
+        entities = _entities(_entity_view(client.views, view), key)
         found = client.get_online_features(
             entities,
             [f"{view}:{name}" for name in feature] if feature else [view],
@@ -60,6 +60,14 @@ def get(
             typer.echo(json.dumps(_document(entity, row, found.known_until_us)))
     else:
         _show(view, entities, found)
+
+
+def _entity_view(views: Mapping[str, View], name: str) -> StreamView:
+    """Raises NotFound VIEW_UNKNOWN, Invalid BAD_REQUEST for one without an entity."""
+    if isinstance(views.get(name), RequestView):
+        problem = f"{name} answers from what a request says, and has no entity to look up"
+        raise Invalid("BAD_REQUEST", field="view", problem=problem)
+    return entity_view(views, name)
 
 
 def _entities(view: StreamView, keys: Sequence[str]) -> list[dict[str, str]]:
@@ -76,7 +84,7 @@ def _entity(view: StreamView, key: str) -> dict[str, str]:
         read = None
     if not isinstance(read, dict) or read.keys() != {*view.entity}:
         problem = f"must be a JSON object of {', '.join(view.entity)}"
-        raise Invalid("BAD_REQUEST", key=key, problem=problem)
+        raise Invalid("BAD_REQUEST", field="key", given=key, problem=problem)
     return {name: text_of(read[name]) or "" for name in view.entity}
 
 
@@ -88,7 +96,7 @@ def _show(view: str, entities: Sequence[Mapping[str, str]], found: OnlineFeature
     show_table(table)
     if found.known_until_us is not None:
         moment = second_text(found.known_until_us)
-        out.print(f"All that was published up to {moment} is in it.", soft_wrap=True)
+        out.print(f"All that was published up to {moment} is in it.")
 
 
 def _cells(told: FeatureValue) -> tuple[str, str]:

@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections import Counter
 from datetime import datetime
 from enum import StrEnum
+from itertools import chain, islice
 from pathlib import Path
 from typing import Annotated
 
@@ -14,10 +15,11 @@ from rich.table import Table
 
 from headrace.cli.connection import DEFAULT_DATA_DIR, DataDir, connect
 from headrace.cli.moments import minute_text, time_option, to_us
-from headrace.cli.output import out, show_table, told_errors
+from headrace.cli.output import out, show_table, told_errors, written
 from headrace.errors import Conflict, NotFound
 from headrace.ingest.v1 import label_service_pb2 as pb
-from headrace.label_studio import read_answers, write_tasks
+from headrace.label_studio import Answer, read_answers, write_tasks
+from headrace.labels import Labels
 
 labels = typer.Typer(
     no_args_is_help=True, help="Label queues: predictions that people are asked about."
@@ -28,6 +30,7 @@ Labeller = Annotated[str, typer.Option("--as", help="Who answers.", envvar="HEAD
 Since = Annotated[datetime | None, time_option("Records true since then", absent="no bound")]
 Until = Annotated[datetime | None, time_option("Records true before then", absent="no bound")]
 ROWS_MAX = 50
+TAKEN = ""
 TIME_LAST_US = 7_258_118_400_000_000  # 2200-01-01
 
 
@@ -135,6 +138,10 @@ def weak(
         accuracy = f"{each.accuracy:.3f}" if each.HasField("accuracy") else ""
         table.add_row(each.function, *(f"{share:.1%}" for share in shares), accuracy)
     show_table(table)
+    for each in found.functions:
+        if each.at_chance:
+            told = "is right no more often than chance: its votes count for nothing"
+            out.print(f"{each.function} {told}", markup=False)
     verb = "would be" if dry_run else "are"
     out.print(f"{found.labelled:,} of {found.records:,} records {verb} labelled")
 
@@ -151,33 +158,43 @@ def export_tasks(
     headrace labels export late tasks.json
     """
     wanted = pb.TaskState.Value(f"TASK_STATE_{state.name}")
-    with told_errors(), file.open("w", encoding="utf-8") as opened:
+    with told_errors():
         tasks = connect(data_dir).labels.tasks(label, state=wanted, with_answers=True)
-        count = write_tasks(opened, tasks)
-    out.print(f"{count:,} tasks written to {file}", soft_wrap=True)
+        first = [*islice(tasks, 1)]  # what cannot be had at all leaves the file as it is
+        with written(file) as opened:
+            count = write_tasks(opened, chain(first, tasks))
+    out.print(f"{count:,} tasks written to {file}")
 
 
 @labels.command("import")
 def import_answers(
-    file: Annotated[Path, typer.Argument(help="A JSON file of tasks.", exists=True)],
+    file: Annotated[
+        Path, typer.Argument(help="A JSON file of tasks.", exists=True, dir_okay=False)
+    ],
     data_dir: DataDir = DEFAULT_DATA_DIR,
 ) -> None:
     """Take the answers of a file in Label Studio's JSON task format. May be repeated.
 
     headrace labels import annotated.json
     """
-    taken, left = 0, Counter[str]()
+    told = Counter[str]()
     with told_errors(), file.open(encoding="utf-8") as opened:
         client = connect(data_dir).labels
-        for each in read_answers(opened):
-            try:
-                client.submit(*each, given_elsewhere=True)
-                taken += 1
-            except (Conflict, NotFound) as error:
-                left[error.reason] += 1
-    out.print(f"{taken:,} answers taken")
-    for reason, count in sorted(left.items()):
-        out.print(f"  left: {count:,} {reason}")
+        try:
+            told.update(_submitted(client, each) for each in read_answers(opened))
+        finally:
+            out.print(f"{told.pop(TAKEN, 0):,} answers taken, now or before")
+            for reason, count in sorted(told.items()):
+                out.print(f"  left: {count:,} {reason}")
+
+
+def _submitted(client: Labels, answer: Answer) -> str:
+    """What became of it: TAKEN, or the reason why it is left."""
+    try:
+        client.submit(*answer, given_elsewhere=True)
+    except (Conflict, NotFound) as error:
+        return error.reason
+    return TAKEN
 
 
 def _row(task: pb.LabelTask) -> tuple[str, ...]:

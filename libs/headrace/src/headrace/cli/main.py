@@ -8,11 +8,23 @@ from importlib.metadata import entry_points
 
 import typer
 
-from headrace.cli import datasets, features, models, platform, views, work
+from headrace.cli import (
+    access,
+    datasets,
+    features,
+    models,
+    platform,
+    registry,
+    rollouts,
+    training,
+    views,
+    work,
+)
 from headrace.cli.corrections import corrections
 from headrace.cli.dead_letters import dead_letters
 from headrace.cli.erase import erase
 from headrace.cli.labels import labels
+from headrace.cli.lineage import lineage
 from headrace.cli.materialize import materialize
 from headrace.cli.search import search
 
@@ -25,19 +37,23 @@ app = typer.Typer(
 )
 COMMANDS_BY_PANEL: dict[str, tuple[Callable[..., None], ...]] = {
     "The platform on this machine": (platform.up, platform.down, platform.status, platform.doctor),
+    "A platform elsewhere": (access.connect,),
     "An application": (work.apply, work.publish, work.streams, work.predict),
     "Its models": (
-        models.train,
-        models.runs,
-        models.cancel,
-        models.models,
-        models.promote,
+        training.train,
+        training.runs,
+        training.cancel,
+        training.promote,
     ),
 }
 for panel, commands in COMMANDS_BY_PANEL.items():
     for command in commands:
         app.command(rich_help_panel=panel)(command)
 
+app.add_typer(models.app, name="models", rich_help_panel="Its models")
+app.add_typer(registry.app, name="registry", rich_help_panel="Its models")
+app.add_typer(rollouts.app, name="rollouts", rich_help_panel="Its models")
+app.command(rich_help_panel="Its models")(lineage)
 app.add_typer(datasets.app, name="datasets", rich_help_panel="Its data")
 app.add_typer(features.app, name="features", rich_help_panel="Its data")
 app.command(rich_help_panel="Its data")(search)
@@ -47,6 +63,7 @@ app.command(rich_help_panel="Its data")(materialize)
 demos = typer.Typer(no_args_is_help=True, help="Run an example from its events to its account.")
 for found in entry_points(group="headrace.demos"):
     demos.command(found.name)(found.load())
+app.add_typer(access.tokens, name="tokens", rich_help_panel="A platform elsewhere")
 app.add_typer(views.app, name="views", rich_help_panel="An application")
 app.add_typer(dead_letters, name="dead-letters", rich_help_panel="An application")
 app.add_typer(labels, name="labels", rich_help_panel="An application")

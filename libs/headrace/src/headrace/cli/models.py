@@ -1,142 +1,323 @@
 # SPDX-License-Identifier: Apache-2.0
-"""headrace train, runs, cancel, models and promote: what is trained, and who serves."""
+"""headrace models: versions with their signatures, gates, aliases, tags and cards."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from datetime import datetime
-from typing import Annotated
+import getpass
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.markup import escape
 from rich.table import Table
 
-from headrace.application import Recipe
 from headrace.cli.connection import DEFAULT_DATA_DIR, DataDir, connect
-from headrace.cli.moments import minute_text, time_option, to_us
-from headrace.cli.output import out, show_table, told_errors
-from headrace.errors import NotFound
-from headrace.registry.v1 import registry_events_pb2
+from headrace.cli.moments import minute_text
+from headrace.cli.output import out, read_text, show_table, told_errors
+from headrace.errors import Invalid
+from headrace.model_reference import REFERENCE
+from headrace.registry.v1 import registry_events_pb2 as events
+from headrace.registry.v1 import registry_service_pb2 as pb
 
-VERSION_MAX = 2**31 - 1
-TRAIN_DEADLINE_S = 3_600.0
-_GATE = {0: "none", 1: "passed", 2: "failed"}
-_STATE = {0: "", 1: "waits", 2: "is carried", 3: "completed", 4: "failed"}
+if TYPE_CHECKING:
+    from headrace.model_signing import SigningKey
+
+app = typer.Typer(
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    help="Versions of models: models:/NAME@ALIAS and models:/NAME/7 name one, NAME@ALIAS too.",
+)
+Version = Annotated[str, typer.Argument(help="models:/NAME/VERSION or models:/NAME@ALIAS.")]
+Pairs = Annotated[list[str] | None, typer.Option(help="KEY=VALUE; may be repeated.")]
+_GATE = {0: "none", 1: "passed", 2: "failed", 3: "awaits approval", 4: "awaits a signature"}
 
 
-def models(
-    model: Annotated[str, typer.Argument(help="The model's name.")],
+@app.command()
+def register(
+    model: Annotated[str, typer.Argument(help="The name of an applied model (kind: model).")],
+    file: Annotated[Path, typer.Argument(help="An ONNX file.", exists=True, dir_okay=False)],
+    *,
+    metric: Annotated[list[str] | None, typer.Option(help="NAME=NUMBER, for the gate.")] = None,
+    tag: Pairs = None,
+    card: Annotated[Path | None, typer.Option(help="A Markdown file.", exists=True)] = None,
     data_dir: DataDir = DEFAULT_DATA_DIR,
 ) -> None:
-    """Show a model's versions with their gates and who serves.
+    """Make a file that was trained elsewhere the next version of a model.
 
-    headrace models delay
+    headrace models register fraud fraud.onnx --metric accuracy=0.93 --card README.md
+    """
+    with told_errors():
+        version = connect(data_dir).models.register(
+            model,
+            file,
+            metrics=_numbers(metric),
+            tags=_pairs("--tag", tag),
+            card="" if card is None else read_text(card, "--card"),
+        )
+    out.print(f"models:/{model}/{version.version}: gate {_GATE[version.gate.state]}")
+    _show_evidence(version)
+    if version.gate.state == events.GATE_STATE_AWAITS_APPROVAL:
+        out.print(f"To let it serve: headrace models approve {model}/{version.version}")
+    if version.gate.state == events.GATE_STATE_AWAITS_SIGNATURE:
+        out.print(f"To let it serve: headrace models sign {model}/{version.version} --key FILE")
+
+
+@app.command("list")
+def list_models(data_dir: DataDir = DEFAULT_DATA_DIR) -> None:
+    """List the models with their newest version and their aliases.
+
+    headrace models list
+    """
+    table = Table("model", "newest", "aliases")
+    with told_errors():
+        for each in connect(data_dir).models.list():
+            aliases = ", ".join(f"{alias.alias} -> {alias.version}" for alias in each.aliases)
+            table.add_row(each.name, str(each.newest_version or ""), aliases)
+    show_table(table)
+
+
+@app.command()
+def show(
+    name: Annotated[str, typer.Argument(help="A model, or one version of it.")],
+    data_dir: DataDir = DEFAULT_DATA_DIR,
+) -> None:
+    """Show a model's versions with their gates and who serves, or all that is known of one.
+
+    headrace models show delay
+    headrace models show delay@champion
     """
     with told_errors():
         client = connect(data_dir)
-        versions, aliases = client.versions(model), client.aliases(model)
+        if REFERENCE.fullmatch(name):
+            version = client.models.get(name)
+            approved = client.models.approval(version) if version.gate.approver else None
+            _show_version(version, approved)
+            return
+        versions, aliases = client.versions(name), client.aliases(name)
     if not versions:
-        out.print(f"No version of {model} yet: a run of its recipe makes one, see headrace train.")
+        out.print(f"No version of {name} yet: headrace train or headrace models register.")
         return
-    table = Table("version", "alias", "trained until", "AUC", "gate", "digest", title=model)
+    table = Table(
+        "version", "alias", "from", "AUC", "gate", "approved by", "tags", "digest", title=name
+    )
     for version in versions:
         serving = [alias.alias for alias in aliases if alias.version == version.version]
         table.add_row(*_row(version, ", ".join(serving)))
     show_table(table)
 
 
-def promote(
-    model: Annotated[str, typer.Argument(help="The model's name.")],
-    version: Annotated[
-        int, typer.Argument(help="The version that shall serve.", min=1, max=VERSION_MAX)
+@app.command()
+def tag(
+    version: Version,
+    set: Annotated[list[str] | None, typer.Argument(help="KEY=VALUE, as many as wanted.")] = None,
+    *,
+    remove: Annotated[list[str] | None, typer.Option(help="KEY; may be repeated.")] = None,
+    data_dir: DataDir = DEFAULT_DATA_DIR,
+) -> None:
+    """Set tags of a version, and remove some.
+
+    headrace models tag fraud/3 team=risk stage=trial --remove draft
+    """
+    with told_errors():
+        described = connect(data_dir).models.describe(
+            version, tags=_pairs("tag", set), tags_removed=remove or ()
+        )
+    out.print(_tags(described) or "No tag.", markup=False)
+
+
+@app.command()
+def card(
+    version: Version,
+    file: Annotated[Path | None, typer.Argument(help="A Markdown file; none shows it.")] = None,
+    data_dir: DataDir = DEFAULT_DATA_DIR,
+) -> None:
+    """Show the model card of a version, or replace it by a file.
+
+    headrace models card fraud/3 README.md
+    """
+    with told_errors():
+        models = connect(data_dir).models
+        if file is None:
+            out.print(models.get(version).card or "No card.", markup=False)
+            return
+        text = read_text(file, "FILE")
+        described = models.describe(version, card=text)
+    out.print(f"models:/{described.model}/{described.version} has the card {file}")
+
+
+@app.command()
+def approve(
+    version: Version,
+    *,
+    reason: Annotated[str, typer.Option(help="Why, for those who ask later.")] = "",
+    approver: Annotated[str, typer.Option(help="Who approves; you, unless told.")] = "",
+    data_dir: DataDir = DEFAULT_DATA_DIR,
+) -> None:
+    """Open the gate of a version that awaits approval.
+
+    headrace models approve fraud/3 --reason "reviewed with the risk team"
+    """
+    with told_errors():
+        approved = connect(data_dir).models.approve(
+            version, approver=approver or getpass.getuser(), reason=reason
+        )
+    out.print(f"models:/{approved.model}/{approved.version} may serve")
+
+
+@app.command()
+def sign(
+    version: Version,
+    *,
+    key: Annotated[Path, typer.Option(help="A private key, PEM.", exists=True, dir_okay=False)],
+    certificate: Annotated[
+        Path | None, typer.Option(help="Its certificate and those above it, PEM.", exists=True)
+    ] = None,
+    data_dir: DataDir = DEFAULT_DATA_DIR,
+) -> None:
+    """Sign a version (OpenSSF Model Signing), which lets it serve where its gate waits for that.
+
+    headrace models sign fraud/3 --key release.pem
+    """
+    with told_errors():
+        signing_key = _signing_key(key, certificate)
+        signed = connect(data_dir).models.sign(version, signing_key)
+    out.print(
+        f"models:/{signed.model}/{signed.version} is signed by {signed.signer}: "
+        f"gate {_GATE[signed.gate.state]}",
+        markup=False,
+    )
+
+
+@app.command()
+def verify(
+    version: Version,
+    *,
+    trusted: Annotated[
+        Path, typer.Option(help="Public keys and certificates, PEM.", exists=True, dir_okay=False)
     ],
-    alias: Annotated[str, typer.Option(help="The alias to move.")] = "champion",
     data_dir: DataDir = DEFAULT_DATA_DIR,
 ) -> None:
-    """Move an alias to a version by hand. The version must have passed its gate.
+    """Verify who signed a version, by its file and its bundle, with the keys that you trust.
 
-    headrace promote delay 2
+    headrace models verify fraud@champion --trusted signers.pem
     """
+    from headrace.model_signing import read_trusted_signers  # the extra `signing`
+
     with told_errors():
-        generation = connect(data_dir).promote(model, version, alias=alias)
-    out.print(f"models:/{model}@{alias} is version {version} (generation {generation})")
+        try:
+            signers = read_trusted_signers(trusted.read_bytes())
+        except ValueError as err:
+            raise Invalid("BAD_REQUEST", field="--trusted", problem=err) from err
+        signer = connect(data_dir).models.verify(version, signers)
+    out.print(f"{version} is signed by {signer}", markup=False)
 
 
-def train(
-    recipe: Annotated[str, typer.Argument(help="The recipe's name.")],
-    until: Annotated[datetime | None, time_option("Use what was known then")] = None,
+def _signing_key(key: Path, certificate: Path | None) -> SigningKey:
+    """Asks for the password of a key that has one."""
+    from headrace.model_signing import read_signing_key  # the extra `signing`
+
+    chain = b"" if certificate is None else certificate.read_bytes()
+    try:
+        return read_signing_key(key.read_bytes(), chain, password=None)
+    except TypeError:
+        password = getpass.getpass(f"Password of {key}: ").encode()
+        return read_signing_key(key.read_bytes(), chain, password=password)
+
+
+@app.command()
+def history(
+    model: Annotated[str, typer.Argument(help="A model; all changes if absent.")] = "",
+    newest: Annotated[int, typer.Option(help="How many to show.", min=1, max=10_000)] = 50,
     data_dir: DataDir = DEFAULT_DATA_DIR,
 ) -> None:
-    """Train a version by a recipe and wait for it. Passing its gate lets it serve.
+    """Show who changed what, when and why, newest first.
 
-    headrace train delay --until 2013-03-01T00:00:00Z
+    headrace models history delay
     """
+    table = Table("when", "who", "what", "of", "why")
     with told_errors():
-        client = connect(data_dir)
-        definition = client.definitions.get(("recipe", recipe))
-        if not isinstance(definition, Recipe):
-            raise NotFound("DEFINITION_UNKNOWN", recipe=recipe)
-        run_id = client.train(recipe, known_until_us=0 if until is None else to_us(until))
-        out.print(f"Run {run_id}. To end it: headrace cancel {run_id}")
-        with out.status(f"{recipe}: waiting") as shown:
-            told = _Told(lambda progress: shown.update(escape(f"{recipe}: {progress}")))
-            client.wait_run(run_id, timeout_s=TRAIN_DEADLINE_S, said=told)
-    out.print(f"Trained. Its version and gate, in a moment: headrace models {definition.model}")
-
-
-def runs(data_dir: DataDir = DEFAULT_DATA_DIR) -> None:
-    """Show the newest training runs: how they stand, and what those wait for that do.
-
-    headrace runs
-    """
-    with told_errors():
-        found = connect(data_dir).runs()
-    if not found:
-        out.print("No run yet: headrace train RECIPE makes one.")
-        return
-    table = Table("run", "recipe", "known until", "state", "says")
-    for run in found:
-        says = f"{run.reason} {run.detail}".strip() or run.progress
-        row = (run.run_id, run.recipe, minute_text(run.known_until_us), _STATE[run.state], says)
-        table.add_row(*map(escape, row))
+        for each in islice(connect(data_dir).models.changes(model), newest):
+            when = minute_text(each.at_us)
+            table.add_row(when, each.caller, each.action, escape(each.subject), escape(each.reason))
     show_table(table)
 
 
-def cancel(
-    run: Annotated[str, typer.Argument(help="The run's id: headrace runs.")],
-    data_dir: DataDir = DEFAULT_DATA_DIR,
-) -> None:
-    """End a training run that waits or is carried.
-
-    headrace cancel 4c3a8f0e-2c51-4f0e-9a51-0d3f5d2f9f3b
-    """
-    with told_errors():
-        connect(data_dir).cancel_run(run)
-    out.print(f"Run {run} is cancelled.")
-
-
-class _Told:
-    """Shows what a run says, and prints what it waits for once, also where nothing is shown."""
-
-    def __init__(self, show: Callable[[str], None]) -> None:
-        self._show, self._printed = show, ""
-
-    def __call__(self, progress: str) -> None:
-        self._show(progress)
-        waits_for = progress.partition(": ")[2] if progress.startswith("waits ") else ""
-        if waits_for and waits_for != self._printed:
-            self._printed = waits_for
-            out.print(f"It waits: {escape(waits_for)}")
+def _show_version(version: events.ModelVersion, approved: pb.Change | None) -> None:
+    out.print(f"models:/{version.model}/{version.version}, digest {version.digest}")
+    out.print(f"registered {minute_text(version.registered_at_us)} {_origin(version)}")
+    out.print(f"gate {_GATE[version.gate.state]}")
+    if version.gate.approver:
+        out.print(f"approved by {version.gate.approver}{_how(approved)}", markup=False)
+    if version.signer:
+        out.print(f"signed by {version.signer}", markup=False)
+    _show_evidence(version)
+    table = Table("tensor", "name", "datatype", "shape")
+    for role, tensors in (
+        ("input", version.signature.inputs),
+        ("output", version.signature.outputs),
+    ):
+        for tensor in tensors:
+            shape = ", ".join(map(str, tensor.shape))
+            table.add_row(role, tensor.name, tensor.datatype, f"\\[{shape}]")
+    show_table(table)
+    for metric, value in sorted(version.trained.metrics.items()):
+        out.print(f"{metric}: {value:.6g}", markup=False)
+    out.print(_tags(version), markup=False)
+    out.print(version.card, markup=False)
 
 
-def _row(version: registry_events_pb2.ModelVersion, alias: str) -> tuple[str, ...]:
-    trained = version.trained
-    auc = trained.metrics.get("auc")
+def _how(approved: pb.Change | None) -> str:
+    """When, by whose token, and why, as far as that is known."""
+    if approved is None:
+        return ""
+    reason = f": {approved.reason}" if approved.reason else ""
+    return f" {minute_text(approved.at_us)}, called by {approved.caller}{reason}"
+
+
+def _show_evidence(version: events.ModelVersion) -> None:
+    for sentence in version.gate.evidence:
+        out.print(f"  {sentence}", markup=False)
+
+
+def _row(version: events.ModelVersion, alias: str) -> tuple[str, ...]:
+    auc = version.trained.metrics.get("auc")
     return (
         str(version.version),
         alias,
-        minute_text(trained.trained_until_us),
+        _origin(version),
         "" if auc is None else f"{auc:.3f}",
         _GATE[version.gate.state],
+        version.gate.approver,
+        _tags(version),
         version.digest[:12],
     )
+
+
+def _origin(version: events.ModelVersion) -> str:
+    if not version.run_id:
+        return "a file"
+    return f"run {version.run_id}, until {minute_text(version.trained.trained_until_us)}"
+
+
+def _tags(version: events.ModelVersion) -> str:
+    return ", ".join(f"{key}={value}" for key, value in sorted(version.tags.items()))
+
+
+def _pairs(option: str, given: list[str] | None) -> dict[str, str]:
+    pairs = dict(each.partition("=")[::2] for each in given or ())
+    for each in given or ():
+        if "=" not in each:
+            raise Invalid("BAD_REQUEST", field=option, problem=f"{each} is not KEY=VALUE")
+    return pairs
+
+
+def _numbers(given: list[str] | None) -> dict[str, float]:
+    return {name: _number(text) for name, text in _pairs("--metric", given).items()}
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError as err:
+        raise Invalid("BAD_REQUEST", field="--metric", problem=f"{text} is no number") from err

@@ -5,6 +5,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
+from typing import TextIO
 
 import typer
 from rich.console import Console
@@ -17,8 +19,9 @@ from headrace.reasons import REASONS
 
 EXIT_ERROR = 1
 WIDTH_MAX = 10_000
-out = Console(highlight=False)
-err = Console(stderr=True, highlight=False)
+# A line is never broken: what is on it may be copied, and piped.
+out = Console(highlight=False, soft_wrap=True)
+err = Console(stderr=True, highlight=False, soft_wrap=True)
 
 
 def show_table(table: Table) -> None:
@@ -35,19 +38,19 @@ def show_table(table: Table) -> None:
     for row in zip(*(column.cells for column in table.columns), strict=True):
         for name, cell in zip(names, row, strict=True):
             if cell:
-                out.print(f"{name}: {cell}", soft_wrap=True)
+                out.print(f"{name}: {cell}")
         out.print()
 
 
 def tell(console: Console, reason: str, details: Mapping[str, str]) -> None:
     """A reason of the closed list: what happened, what it is about, and what to do."""
     entry = REASONS[reason]
-    console.print(f"[bold red]{reason}[/]: {escape(entry.means)}", soft_wrap=True)
+    console.print(f"[bold red]{reason}[/]: {escape(entry.means)}")
     for name, value in details.items():
         lines = value.splitlines()
         shown = value if len(lines) == 1 else "\n    ".join(["", *lines])
-        console.print(f"  {name}: {shown}", markup=False, soft_wrap=True)
-    console.print(f"[bold]Next:[/] {escape(entry.next)}", soft_wrap=True)
+        console.print(f"  {name}: {shown}", markup=False)
+    console.print(f"[bold]Next:[/] {escape(entry.next)}")
 
 
 @contextmanager
@@ -58,3 +61,23 @@ def told_errors() -> Iterator[None]:
     except HeadraceError as error:
         tell(err, error.reason, error.metadata)
         raise typer.Exit(EXIT_ERROR) from error
+
+
+@contextmanager
+def written(file: Path) -> Iterator[TextIO]:
+    """The file, to be written anew; raises typer.BadParameter where it cannot be."""
+    try:
+        with file.open("w", encoding="utf-8") as opened:
+            yield opened
+    except OSError as failure:
+        raise typer.BadParameter(f"{file}: {failure.strerror}") from failure
+
+
+def read_text(file: Path, option: str) -> str:
+    """The file's text; raises typer.BadParameter, which names the option, where it has none."""
+    try:
+        return file.read_text(encoding="utf-8")
+    except OSError as failure:
+        raise typer.BadParameter(f"{file}: {failure.strerror}", param_hint=option) from failure
+    except UnicodeDecodeError as failure:
+        raise typer.BadParameter(f"{file} is not UTF-8", param_hint=option) from failure

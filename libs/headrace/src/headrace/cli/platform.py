@@ -92,7 +92,7 @@ def status(data_dir: DataDir = DEFAULT_DATA_DIR) -> None:
     for process in state.processes:
         table.add_row(*_row(process, memory.get(process.name)))
     show_table(table)
-    out.print(f"Logs: {DataFolder(data_dir).logs}/<process>.log", soft_wrap=True)
+    out.print(f"Logs: {DataFolder(data_dir).logs}/<process>.log")
     if not state.ready:
         raise typer.Exit(EXIT_ERROR)
 

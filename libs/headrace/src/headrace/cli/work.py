@@ -3,25 +3,27 @@
 
 from __future__ import annotations
 
-import json
 import sys
-from collections.abc import Iterable
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import IO, Annotated
 
 import typer
 from rich.table import Table
 
 from headrace.cli.connection import DEFAULT_DATA_DIR, DataDir, connect
 from headrace.cli.moments import time_option, to_us
-from headrace.cli.output import out, show_table, tell, told_errors
-from headrace.errors import Invalid
+from headrace.cli.output import err, out, show_table, tell, told_errors
+from headrace.client import Client
+from headrace.errors import HeadraceError
 from headrace.ingest.v1.ingest_service_pb2 import StreamCounts
+from headrace.json_lines import RecordLines
 from headrace.loader import load_application
+from headrace.predictions import Prediction
 from headrace.reasons import REASONS
 
-LINES_MAX = 10_000_000
+STDIN = Path("-")
+STREAMS_S_MAX = 5.0
 
 
 def apply(
@@ -30,52 +32,81 @@ def apply(
 ) -> None:
     """Check an application folder and store its definitions in the registry.
 
-    Nothing is stored unless all of it is right. Applying the same again changes nothing.
+    Nothing is stored unless all of it is right. Applying the same again changes nothing. What
+    ingest cannot read all the same, for want of a setting, is told.
 
         headrace apply examples/flights
     """
     with told_errors():
         application = load_application(folder)
-        stored = connect(data_dir).apply(application)
+        client = connect(data_dir)
+        stored = client.apply(application)
     table = Table("kind", "name", "version", title=f"Application {application.name}")
     for definition in stored:
         table.add_row(definition.kind, definition.name, str(definition.version))
     show_table(table)
+    if versions := {each.name: each.version for each in stored if each.kind == "stream"}:
+        _tell_unread(client, versions)
+
+
+def _tell_unread(client: Client, version_by_stream: dict[str, int]) -> None:
+    """What is stored stays so: a stream that is not read changes no exit code."""
+    try:
+        found = client.await_streams(version_by_stream, timeout_s=STREAMS_S_MAX)
+    except HeadraceError as error:
+        err.print(f"Ingest has not told yet whether it reads all streams ({error.reason}).")
+        err.print("It will: headrace streams")
+        return
+    for each in found:
+        if each.stopped_reason:
+            _tell_stopped(each)
 
 
 def publish(
     stream: Annotated[str, typer.Argument(help="The stream's name, as in its contract.")],
-    file: Annotated[
-        Path | None,
-        typer.Argument(
-            help="JSON lines; standard input when absent.",
-            exists=True,
-            dir_okay=False,
-            readable=True,
-        ),
-    ] = None,
+    file: Annotated[Path, typer.Argument(help="JSON lines; - is standard input.")] = STDIN,
     *,
     grpc: Annotated[bool, typer.Option(help="Through ingest, without Kafka.")] = False,
     data_dir: DataDir = DEFAULT_DATA_DIR,
 ) -> None:
     """Publish JSON records, one a line, and wait until all are durable.
 
-    headrace publish flights.departed departures.jsonl
+    What breaks off may be published again as it was: a record whose id is stored already counts as
+    a repeat.
 
-    echo '{"event_id": "w1", "origin": "JFK", ...}' | headrace publish weather.observed
+        headrace publish flights.departed departures.jsonl
+
+        echo '{"event_id": "w1", "origin": "JFK", ...}' | headrace publish weather.observed
     """
     with told_errors():
         client = connect(data_dir)
-        with file.open("rb") if file else sys.stdin.buffer as lines:
-            count = client.publish(stream, _records(lines), door="grpc" if grpc else "kafka")
+        with _opened(file) as opened:
+            lines = RecordLines(opened)
+            try:
+                count = client.publish(stream, lines, door="grpc" if grpc else "kafka")
+            except HeadraceError as error:
+                raise lines.told(error) from error
     records = "1 record" if count == 1 else f"{count} records"
     out.print(f"{records} published to {stream}. What became of them: headrace streams")
+
+
+def _opened(file: Path) -> IO[bytes]:
+    if file == STDIN:
+        if sys.stdin.isatty():
+            err.print("Reading records, one a line; Ctrl-D ends them.")
+        return sys.stdin.buffer
+    try:
+        return file.open("rb")
+    except OSError as failure:
+        raise typer.BadParameter(f"{file}: {failure.strerror}", param_hint="FILE") from failure
 
 
 def streams(data_dir: DataDir = DEFAULT_DATA_DIR) -> None:
     """Show what became of every published record: stored, dead-lettered, or a repeat.
 
     A record counts when ingest has archived it or set it aside, about a second after it came.
+
+    Of several reasons the first counts; `headrace dead-letters list` counts a letter under each.
 
     A stream that is read no further is told with the reason and what to do.
 
@@ -85,7 +116,7 @@ def streams(data_dir: DataDir = DEFAULT_DATA_DIR) -> None:
         counts = connect(data_dir).stream_counts()
     counted = ("received", "stored", "late", "repeats")
     table = Table("stream", *counted, "set aside", "redriven")
-    letters = Table("stream", "set aside because", "records")
+    letters = Table("stream", "set aside because (first reason)", "records")
     for each in counts:
         dead = sorted(each.dead_lettered_by_reason.items())
         shown = [*(getattr(each, name) for name in counted), sum(n for _, n in dead), each.redriven]
@@ -103,14 +134,23 @@ def streams(data_dir: DataDir = DEFAULT_DATA_DIR) -> None:
 def _tell_stopped(stream: StreamCounts) -> None:
     waits = REASONS[stream.stopped_reason].kind == "Unavailable"
     state = "waits, and goes on by itself" if waits else "is stopped; what comes for it is kept"
-    out.print(f"[bold]{stream.stream}[/] {state}", soft_wrap=True)
+    out.print(f"[bold]{stream.stream}[/] {state}")
     tell(out, stream.stopped_reason, stream.stopped_details)
 
 
 def predict(
     endpoint: Annotated[str, typer.Argument(help="The endpoint's name.")],
     row: Annotated[list[str], typer.Argument(help="Rows, as JSON objects of its columns.")],
-    as_of: Annotated[datetime | None, time_option("Read the features as known then")] = None,
+    as_of: Annotated[
+        datetime | None, time_option("Read the features as known then", past=True)
+    ] = None,
+    *,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Show what each feature did to the score.")
+    ] = False,
+    kafka: Annotated[
+        bool, typer.Option("--kafka", help="Through the endpoint's topics, for what may wait.")
+    ] = False,
     data_dir: DataDir = DEFAULT_DATA_DIR,
 ) -> None:
     """Predict by entity keys: the server reads the features.
@@ -118,28 +158,32 @@ def predict(
     headrace predict delay '{"flight_id": "2013-03-01:UA:1545:EWR", "origin": "EWR", ...}'
 
     headrace predict delay --as-of 2013-03-01T09:15:00Z '{"flight_id": ...}'
+
+    headrace predict delay --explain '{"flight_id": ...}'
     """
     as_of_us = None if as_of is None else to_us(as_of)
     with told_errors():
-        rows = list(_records(row))
-        predictions = connect(data_dir).predict(endpoint, rows, as_of_us=as_of_us)
+        rows = list(RecordLines(row))
+        client = connect(data_dir)
+        predictions = client.predict(
+            endpoint,
+            rows,
+            as_of_us=as_of_us,
+            explain=explain,
+            door="kafka" if kafka else "grpc",
+        )
     table = Table("prediction id", "score", "version")
     for each in predictions:
         table.add_row(each.prediction_id, f"{each.score:.4f}", str(each.version))
     show_table(table)
+    for each in predictions if explain else ():
+        show_table(_explanation(each))
 
 
-def _records(lines: Iterable[str | bytes]) -> Iterable[dict[str, Any]]:
-    for number, line in enumerate(lines, start=1):
-        if number > LINES_MAX:
-            raise Invalid("BAD_REQUEST", line=number, problem=f"more than {LINES_MAX} lines")
-        if not line.strip():
-            continue
-        try:
-            record = json.loads(line)
-        except (ValueError, RecursionError) as err:  # no JSON, no UTF-8, or too deep
-            problem = getattr(err, "msg", str(err))
-            raise Invalid("BAD_REQUEST", line=number, problem=f"no JSON: {problem}") from err
-        if not isinstance(record, dict):
-            raise Invalid("BAD_REQUEST", line=number, problem="not a JSON object")
-        yield record
+def _explanation(prediction: Prediction) -> Table:
+    """What moved the score most comes first."""
+    table = Table("feature", f"moves {prediction.prediction_id} by")
+    by_size = sorted(prediction.attributions.items(), key=lambda item: -abs(item[1]))
+    for name, moved in by_size:
+        table.add_row(name, f"{moved:+.4f}")
+    return table

@@ -12,7 +12,7 @@ from contextlib import suppress
 import psutil
 
 from headrace.errors import Unavailable
-from headrace.local.process import RUN_MARK, ended, tail
+from headrace.local.process import RUN_MARK, ended, tail, told_error
 from headrace.local.state import DataFolder, read_state, running
 
 POLL_INTERVAL_S = 0.05
@@ -53,7 +53,7 @@ def start_detached(
         "START_FAILED",
         process="supervisor",
         cause=f"not ready in {deadline_s:g} s" if code is None else ended(code),
-        said=tail(log, start) or "nothing",
+        said=told_error(tail(log, start)),
         log=log,
     )
 

@@ -25,7 +25,7 @@ from confluent_kafka.admin import AdminClient
 from headrace.errors import Unavailable
 from headrace.local.java import Java
 from headrace.local.ports import LOOPBACK, listening
-from headrace.local.process import ProcessSpec
+from headrace.local.process import ProcessSpec, error_line
 from headrace.local.settings import child_environment
 from headrace.local.tools import ToolCache
 
@@ -133,8 +133,8 @@ class KafkaBroker:
             timeout=FORMAT_TIMEOUT_S,
         )
         if done.returncode != 0:
-            said = (done.stderr or done.stdout).strip().splitlines() or ["nothing"]
-            raise Unavailable("START_FAILED", process="kafka storage format", said=said[-1])
+            said = error_line(done.stderr or done.stdout)
+            raise Unavailable("START_FAILED", process="kafka storage format", said=said)
         fresh.rename(log_dir)
 
     def _java_command(self) -> Iterator[str]:

@@ -11,7 +11,7 @@ import json
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from headrace import admin
@@ -138,7 +138,7 @@ class Platform:
                 "S3_ACCESS_KEY": server.access_key,
                 "S3_SECRET_KEY": server.secret_key,
             }
-        for name in ("ingest", "feature", "registry"):
+        for name in ("ingest", "feature", "registry", "inference"):
             by_service[name] |= objects
         if self._options.postgres:
             database = PostgresServer(self._data / "postgres", self._options.ports["postgres"])
@@ -155,7 +155,12 @@ class Platform:
             **added[name],
         }
         ports = self._options.ports
-        return service_process(name, (ports[f"{name}-grpc"], ports[f"{name}-http"]), settings)
+        doors = ports[f"{name}-grpc"], ports[f"{name}-http"]
+        rest = ports.get(f"{name}-rest")
+        if rest is None:
+            return service_process(name, doors, settings)
+        spec = service_process(name, doors, {**settings, "REST_PORT": str(rest)})
+        return replace(spec, ports={**spec.ports, f"{name}-rest": rest})
 
     @property
     def _bootstrap(self) -> str:

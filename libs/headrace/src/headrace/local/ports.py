@@ -31,8 +31,10 @@ DEFAULT_PORTS: Mapping[str, int] = {
     "trainer-http": 7203,
     "registry-grpc": 7104,
     "registry-http": 7204,
+    "registry-rest": 7304,
     "inference-grpc": 8001,
     "inference-http": 7205,
+    "inference-rest": 8000,
     "monitor-grpc": 7106,
     "monitor-http": 7206,
 }

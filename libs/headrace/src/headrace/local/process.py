@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import http.client
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -29,6 +30,13 @@ Ready = Callable[[float], bool]
 POLL_INTERVAL_S = 0.05
 PROBE_TIMEOUT_S = 1.0
 TAIL_BYTES_MAX = 2000
+ERROR_BYTES_MAX = 65_536
+# How services, Python, Java and PostgreSQL write that something went wrong.
+ERROR = re.compile(
+    r'"level": "(error|critical)"|\b(ERROR|FATAL|PANIC)\b|\b[A-Z]+(_[A-Z]+)+: |(Error|Exception)\b'
+)
+# As `headrace` tells an error: the lines behind it are indented, or say what is next.
+TOLD = re.compile(r"^[A-Z]+(_[A-Z]+)+: ", re.MULTILINE)
 RUN_MARK = "HEADRACE_RUN_DIR"
 
 
@@ -115,7 +123,7 @@ class Child:
             "START_FAILED",
             process=self.spec.name,
             cause=f"not ready in {self.spec.ready_deadline_s:g} s" if code is None else ended(code),
-            said=tail(self.log, self._log_start).rpartition("\n")[2] or "nothing",
+            said=error_line(tail(self.log, self._log_start, ERROR_BYTES_MAX)),
             log=self.log,
         )
 
@@ -162,12 +170,29 @@ def running(spec: ProcessSpec, run_dir: Path) -> Iterator[Child]:
         child.stop()
 
 
-def tail(log: Path, start: int) -> str:
+def tail(log: Path, start: int, bytes_max: int = TAIL_BYTES_MAX) -> str:
     """The end of what was written to the log since `start`."""
     with log.open("rb") as file:
         size = file.seek(0, os.SEEK_END)
-        file.seek(max(min(start, size), size - TAIL_BYTES_MAX))
+        file.seek(max(min(start, size), size - bytes_max))
         return file.read().decode(errors="replace").strip()
+
+
+def error_line(text: str) -> str:
+    """What went wrong, of what a process wrote: the last line that names an error.
+
+    Where there is none, the last one that is no step told as JSON.
+    """
+    lines = [line for line in text.splitlines() if line.strip()]
+    errors = [line for line in lines if ERROR.search(line)]
+    words = [line for line in lines if not line.startswith("{")]
+    return next((found[-1].strip() for found in (errors, words, lines) if found), "nothing")
+
+
+def told_error(text: str) -> str:
+    """Of what a command wrote the error that it ended with, whole; else all of it."""
+    begins = [found.start() for found in TOLD.finditer(text)]
+    return text[begins[-1] :].strip() if begins else text or "nothing"
 
 
 def ended(code: int) -> str:

@@ -4,8 +4,9 @@
 from __future__ import annotations
 
 import secrets
-import tempfile
 from pathlib import Path
+
+from headrace.whole_file import write_whole
 
 SECRET_BYTES = 24
 
@@ -13,9 +14,5 @@ SECRET_BYTES = 24
 def stored_secret(path: Path) -> str:
     """The secret in the file, made at first use; letters, digits, `-` and `_` only."""
     if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        # Temporary files are made with mode 0600; the rename makes it appear whole.
-        with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False) as file:
-            file.write(secrets.token_urlsafe(SECRET_BYTES))
-        Path(file.name).replace(path)
+        write_whole(path, secrets.token_urlsafe(SECRET_BYTES))
     return path.read_text(encoding="utf-8")

@@ -56,7 +56,29 @@ class ArrowSnapshot:
             else:
                 batches = _shared(scanner.to_batches(), layout.entity, share)
                 table = pa.Table.from_batches(batches, scanner.projected_schema)
-        return _to_records(_counted(table.unify_dictionaries(), layout.filter), layout)
+        return _to_records(_counted(_unified(table), layout.filter), layout)
+
+
+def _unified(table: Any) -> Any:
+    """One dictionary for each column of texts.
+
+    Of a file that holds none, the statistics alone are read: its dictionary is a null, which Arrow
+    does not unify.
+    """
+    import pyarrow as pa
+
+    for number, field in enumerate(table.schema):
+        if pa.types.is_dictionary(field.type):
+            chunks = [_encoded(chunk) for chunk in table.column(number).chunks]
+            table = table.set_column(number, field, pa.chunked_array(chunks, field.type))
+    return table.unify_dictionaries()
+
+
+def _encoded(chunk: Any) -> Any:
+    """With the nulls among the places, and none in the dictionary."""
+    if not chunk.dictionary.null_count:
+        return chunk
+    return chunk.cast(chunk.type.value_type).dictionary_encode().cast(chunk.type)
 
 
 @contextmanager

@@ -51,7 +51,7 @@ def take_out(
 ) -> Generator[None, None, int]:
     """How many rows; the table's place is `known` then, if any of the erasures concerns it.
 
-    Each step is one commit, or one that was refused. Raises Unavailable OBJECT_STORE_UNAVAILABLE
+    Each step is one commit, or one that was refused. Raises Unavailable TABLE_CONTENDED
     when others write to it again and again.
     """
     from deltalake import DeltaTable
@@ -76,7 +76,7 @@ def take_out(
         else:
             failpoint("feature.erase.table_cleaned")
         yield
-    raise Unavailable("OBJECT_STORE_UNAVAILABLE", uri=uri)
+    raise Unavailable("TABLE_CONTENDED", uri=uri)
 
 
 def _due(table: Any, told: Sequence[tuple[int, Entity]]) -> list[tuple[int, Entity]]:
@@ -125,11 +125,14 @@ def _predicate(column: str, entities: Sequence[Entity]) -> str:
 
 @contextmanager
 def store_errors(view: str) -> Iterator[None]:
-    """What Delta Lake and files say as Unavailable OBJECT_STORE_UNAVAILABLE."""
-    from deltalake.exceptions import DeltaError
+    """What Delta Lake and files say as Unavailable TABLE_CONTENDED or OBJECT_STORE_UNAVAILABLE."""
+    from deltalake.exceptions import CommitFailedError, DeltaError
 
     try:
         yield
+    except CommitFailedError as err:
+        log.warning("commit_lost", view=view, error=str(err))
+        raise Unavailable("TABLE_CONTENDED", view=view) from err
     except (DeltaError, OSError) as err:
         log.warning("object_store_failed", view=view, error=str(err))
         raise Unavailable("OBJECT_STORE_UNAVAILABLE", view=view) from err

@@ -153,28 +153,37 @@ class DeltaFeatureTable:
 
     def append(
         self, answered: Answered, features: Sequence[str], rows: Rows, until_us: int
-    ) -> None:
+    ) -> bool:
         import pyarrow as pa
+        from deltalake.exceptions import CommitFailedError
 
         values = [(name, pa.float32()) for name in features]
         fixed = [(ID, pa.string()), (EVENT_TIME, pa.int64()), (KNOWN_TIME, pa.int64())]
         known = (*dict(fixed), AS_OF)
         entity = [(each.name, each.type) for each in rows.schema if each.name not in known]
         schema = pa.schema([*fixed, (DEFINITION, pa.string()), *entity, *values])
+        keys = [name for name, _ in entity]
         with store_errors(self._view):
-            if self._overtaken_while_made(schema):
-                return
-            place = self._table.transaction_version(ERASED) or 0
-            if place > self._knowledge.known:
-                raise Unavailable("ERASURES_AWAITED", view=self._view)
-            keys = [name for name, _ in entity]
-            batches = (
-                self._knowledge.others(_rows(batch, each, self._definition, schema), keys)
-                for batch, each in answered
-            )
-            files = list(_written(batches, schema, self._uri, self._options))
-            failpoint("feature.offline.parquet_written")
-            self._commit(files, until_us, place)
+            try:
+                return self._add(answered, schema, keys, until_us)
+            except CommitFailedError as err:
+                log.warning("feature_commit_lost", view=self._view, error=str(err))
+                return False
+
+    def _add(self, answered: Answered, schema: Any, keys: Sequence[str], until_us: int) -> bool:
+        if self._overtaken_while_made(schema):
+            return False
+        place = self._table.transaction_version(ERASED) or 0
+        if place > self._knowledge.known:
+            raise Unavailable("ERASURES_AWAITED", view=self._view)
+        batches = (
+            self._knowledge.others(_rows(batch, each, self._definition, schema), keys)
+            for batch, each in answered
+        )
+        files = list(_written(batches, schema, self._uri, self._options))
+        failpoint("feature.offline.parquet_written")
+        self._commit(files, until_us, place)
+        return True
 
     def _opened(self) -> Any:
         """None where there is no table yet."""
@@ -214,29 +223,22 @@ class DeltaFeatureTable:
         return self.until_us != before
 
     def _commit(self, files: list[_File], until_us: int, place: int) -> None:
-        """Done, by us or by another: whoever asks the table again sees how far it came."""
+        """Refused where another has written, or erased, meanwhile."""
         from deltalake import CommitProperties, Transaction
-        from deltalake.exceptions import CommitFailedError
 
-        before, now_ms = self.until_us, self._clock.now_us() // 1_000
-        try:
-            self._table.create_write_transaction(
-                [each.action(now_ms) for each in files],
-                mode="append",
-                schema=self._table.schema(),
-                partition_by=[DATE],
-                commit_properties=CommitProperties(
-                    app_transactions=[
-                        Transaction(self._app_id, until_us),
-                        Transaction(ERASED, place),
-                    ]
-                ),
-            )
-        except CommitFailedError as err:
-            log.warning("feature_commit_failed", view=self._view, error=str(err))
-            self._table = self._opened()
-            if self.until_us == before:
-                raise Unavailable("OBJECT_STORE_UNAVAILABLE", view=self._view) from err
+        now_ms = self._clock.now_us() // 1_000
+        self._table.create_write_transaction(
+            [each.action(now_ms) for each in files],
+            mode="append",
+            schema=self._table.schema(),
+            partition_by=[DATE],
+            commit_properties=CommitProperties(
+                app_transactions=[
+                    Transaction(self._app_id, until_us),
+                    Transaction(ERASED, place),
+                ]
+            ),
+        )
 
 
 @dataclass(slots=True)

@@ -71,10 +71,11 @@ class ErasedEventsReader(LookingPart):
         if len(records) == ROUND_MESSAGES_MAX:
             end = records[-1].offset + 1
         self._known = max(self._known, end)
-        self._eraser.offer(Round(begin, end, self._taken(records)))
+        self._eraser.offer(self._round(begin, end, records))
 
-    def _taken(self, records: Iterable[Record]) -> dict[str, ErasedEvents]:
-        """By stream, when their entities are known to the fold."""
+    def _round(self, begin: int, end: int, records: Iterable[Record]) -> Round:
+        """Once its entities are known to the fold."""
+        entities = set[Entity]()
         told: dict[str, list[pb.EventsErased]] = defaultdict(list)
         for record in records:
             try:
@@ -83,18 +84,15 @@ class ErasedEventsReader(LookingPart):
                 log.error("record_skipped", offset=record.offset, error=str(err))
             else:
                 self._erased.take(entity)
+                entities.add(entity)
                 told[event.stream].append(event)
-        return {stream: _events(some) for stream, some in told.items()}
+        events_by_stream = {stream: _events(some) for stream, some in told.items()}
+        return Round(begin, end, entities, events_by_stream)
 
 
 def end_of(bootstrap: str, topic: str) -> int:
     """Of a log of one partition; raises Unavailable."""
     return topic_end_offsets(bootstrap, [topic])[Partition(topic, 0)]
-
-
-def to_entity(record: Record) -> Entity:
-    """Raises Invalid DECODE_ERROR."""
-    return read_erased(record.value, pb.EntityErased.FromString)[1]
 
 
 def _events(told: Sequence[pb.EventsErased]) -> ErasedEvents:

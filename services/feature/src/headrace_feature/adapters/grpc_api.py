@@ -12,9 +12,10 @@ import grpc
 import numpy as np
 from numpy.typing import NDArray
 
-from headrace.errors import Busy, HeadraceError, Invalid, NotFound
+from headrace.errors import Busy, Denied, HeadraceError, Invalid, NotFound
 from headrace.feature.v1 import feature_service_pb2 as wire
 from headrace.feature.v1 import feature_service_pb2_grpc as service
+from headrace.tokens import PEER
 from headrace_feature import handlers, offline_handlers
 from headrace_feature.adapters.arrow_ipc import SentRows, historical_stream, training_stream
 from headrace_feature.adapters.conversions import (
@@ -35,18 +36,22 @@ from headrace_feature.adapters.duckdb_workbench import Workbench
 from headrace_feature.adapters.run_files import to_bytes
 from headrace_feature.adapters.served_notes import ServedNotes
 from headrace_feature.domain.freshness import DelayHistogram
+from headrace_feature.domain.gathering import Extract
 from headrace_feature.domain.kept_answers import KeptAnswers
 from headrace_feature.domain.online_query import GetOnlineFeatures
 from headrace_feature.domain.served_sample import ServedSample
 from headrace_feature.domain.views import Catalogue
 from headrace_feature.handlers import OnlineState, answer_together, get_online_features
 from headrace_feature.materialize_handlers import materialize_view, view_source
-from headrace_feature.offline_handlers import Caller
+from headrace_feature.offline_handlers import Asker
 from headrace_feature.ports import Archive, FeatureTables, ObservationReader
 from headrace_feature.skew_handlers import NOTHING_CHECKED, check_skew, skew_snapshots
 from headrace_feature.view_handlers import ProgressOf, list_views
+from headrace_kit.hot_calls import HotCall
 from headrace_kit.telemetry import counter
 
+# What is sorted into one answer, about 20,000 observations; more is sent as it lies, in pieces.
+PIECE_BYTES_MAX = 2 << 20
 SKEW_CHECKED = counter("feature", "skew_checked_rows_total", "Served rows computed again.")
 SKEW_MISMATCHES = counter(
     "feature", "skew_mismatches_total", "Served values that the archive has otherwise.", "settled"
@@ -73,9 +78,9 @@ class FeatureApi(service.FeatureServiceServicer):
         self._workbench, self._offline = workbench, threading.Lock()
         self._sample, self._progress_of = sample, progress_of
 
-    def answer_reads(self, payloads: Sequence[bytes]) -> list[bytes | HeadraceError]:
+    def answer_reads(self, calls: Sequence[HotCall]) -> list[bytes | HeadraceError]:
         """GetOnlineFeatures, hot: what arrives together is answered together where it is alike."""
-        queries = [_query(payload) for payload in payloads]
+        queries = [_query(call) for call in calls]
         sampled = self._sampled(queries)
         self._note(queries)
         asked = [query for query in queries if not isinstance(query, HeadraceError)]
@@ -145,7 +150,7 @@ class FeatureApi(service.FeatureServiceServicer):
     ) -> Iterator[wire.CreateTrainingSetResponse]:
         command, catalogue = to_training_command(request), self._online.catalogue()
         snapshots = offline_handlers.training_snapshots(
-            command, self._caller(context), catalogue=catalogue, archive=self._archive
+            command, self._asker(context), catalogue=catalogue, archive=self._archive
         )
         with self._alone(), self._workbench.opened() as bench:
             made = offline_handlers.create_training_set(
@@ -168,7 +173,7 @@ class FeatureApi(service.FeatureServiceServicer):
             sent = SentRows(request.arrow_ipc for request in requests)
             rows = bench.stored(sent.batches(), sent.schema)
             snapshots = offline_handlers.historical_snapshots(
-                query, self._caller(context), catalogue=catalogue, archive=self._archive
+                query, self._asker(context), catalogue=catalogue, archive=self._archive
             )
             with self._alone():
                 made = offline_handlers.get_historical_features(
@@ -185,7 +190,7 @@ class FeatureApi(service.FeatureServiceServicer):
     ) -> Iterator[wire.MaterializeViewResponse]:
         command, catalogue = to_materialize(request), self._online.catalogue()
         source = view_source(
-            command, self._caller(context), catalogue=catalogue, archive=self._archive
+            command, self._asker(context), catalogue=catalogue, archive=self._archive
         )
         with self._alone(), self._workbench.opened() as bench:
             for made in materialize_view(
@@ -193,8 +198,8 @@ class FeatureApi(service.FeatureServiceServicer):
             ):
                 yield to_materialized(made)
 
-    def _caller(self, context: grpc.ServicerContext) -> Caller:
-        return Caller(self._online.clock.now_us(), _gone(context))
+    def _asker(self, context: grpc.ServicerContext) -> Asker:
+        return Asker(self._online.clock.now_us(), _gone(context))
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
@@ -237,9 +242,20 @@ class PeerApi(service.ObservationServiceServicer):
     def GetObservations(
         self, request: wire.GetObservationsRequest, context: grpc.ServicerContext
     ) -> wire.GetObservationsResponse:
+        extract = self._extract(request)
+        if extract.bytes > PIECE_BYTES_MAX:
+            return wire.GetObservationsResponse(bytes=extract.bytes)
+        return wire.GetObservationsResponse(run=to_bytes(extract.whole()))
+
+    def StreamObservations(
+        self, request: wire.StreamObservationsRequest, context: grpc.ServicerContext
+    ) -> Iterator[wire.StreamObservationsResponse]:
+        for piece in self._extract(request.query).pieces(PIECE_BYTES_MAX):
+            yield wire.StreamObservationsResponse(run=to_bytes(piece))
+
+    def _extract(self, request: wire.GetObservationsRequest) -> Extract:
         query = to_observations_query(request)
-        run = handlers.get_observations(query, catalogue=self._catalogue(), store=self._store)
-        return wire.GetObservationsResponse(run=to_bytes(run))
+        return handlers.get_observations(query, catalogue=self._catalogue(), store=self._store)
 
     def NoteServed(
         self, request: wire.NoteServedRequest, context: grpc.ServicerContext
@@ -252,8 +268,12 @@ def _gone(context: grpc.ServicerContext) -> Callable[[], bool]:
     return lambda: not context.is_active()
 
 
-def _query(payload: bytes) -> GetOnlineFeatures | HeadraceError:
+def _query(call: HotCall) -> GetOnlineFeatures | HeadraceError:
+    """To name predictions is to note at all workers what is served: that is no mere read."""
     try:
-        return to_query(decoded_query(payload))
-    except Invalid as err:
+        query = to_query(decoded_query(call.payload))
+        if query.prediction_ids:
+            call.caller.require(PEER)
+    except (Invalid, Denied) as err:
         return err
+    return query

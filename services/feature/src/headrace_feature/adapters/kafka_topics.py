@@ -39,7 +39,8 @@ class KafkaRawTopics:
     def __call__(self, stream: str) -> RawTopic:
         """Raises Unavailable TOPIC_MISSING or BROKER_UNAVAILABLE.
 
-        The ends first: those of a topic that is made again meanwhile go with no older id.
+        The ends first, and the topic is described once more behind them: those of a topic that is
+        made again meanwhile go with no older id.
         """
         topic = topics.RAW.of(stream)
         ends = topic_end_offsets(self._bootstrap, [topic])

@@ -8,19 +8,22 @@ owned everything. A worker that is away, or not done restoring, makes the read U
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from functools import lru_cache
-from typing import Any, Protocol
+from itertools import chain
+from typing import Any, Protocol, TypeVar
 
 import grpc
 
 from headrace.errors import HeadraceError, Invalid, Unavailable
+from headrace.feature.v1 import feature_service_pb2 as wire
 from headrace.feature.v1 import feature_service_pb2_grpc as service
 from headrace_feature.adapters.conversions import to_note_request, to_observations_request
+from headrace_feature.adapters.observation_budget import ObservationBudget
 from headrace_feature.adapters.run_files import from_bytes
 from headrace_feature.domain.gathering import Wanted
-from headrace_feature.domain.observations import Run
+from headrace_feature.domain.observations import AnyRun, Run
 from headrace_feature.domain.online_query import GetOnlineFeatures
 from headrace_feature.domain.views import Layout
 from headrace_feature.handlers import GetObservations
@@ -29,7 +32,7 @@ from headrace_kit.grpc_client import error_of, open_channel
 
 PEERS_MAX = 64
 PEER_TIMEOUT_S = 0.8  # of the reader's own second
-MESSAGES_MAX = 32  # of one read, each of 16 MiB at most
+T = TypeVar("T")
 
 
 class Owners(Protocol):
@@ -45,10 +48,14 @@ class Owners(Protocol):
 class Peers(Protocol):
     """The other workers."""
 
+    def reading(self) -> AbstractContextManager[None]:
+        """As ObservationReader says."""
+
     def ask(self, queries: Mapping[str, GetObservations]) -> Sequence[Run]:
         """What each address holds, asked all at once.
 
-        Raises Unavailable RESTORING, or SERVICE_UNAVAILABLE when one does not answer.
+        Raises Unavailable RESTORING, or SERVICE_UNAVAILABLE when one does not answer, and Busy
+        BATCH_TOO_LARGE when they hold too much, QUEUE_FULL when other reads hold it.
         """
 
     def note(self, addresses: Collection[str], query: GetOnlineFeatures) -> None:
@@ -61,7 +68,10 @@ class RoutedReader:
     def __init__(self, store: ObservationReader, owners: Owners, peers: Peers) -> None:
         self._store, self._owners, self._peers = store, owners, peers
 
-    def runs_of(self, layout: Layout, wanted: Wanted) -> Sequence[Run]:
+    def reading(self) -> AbstractContextManager[None]:
+        return self._peers.reading()
+
+    def runs_of(self, layout: Layout, wanted: Wanted) -> Sequence[AnyRun]:
         ours = self.owned(layout)
         addresses = self._owners.address_by_partition(layout.stream)
         runs = self._store.runs_of(layout, wanted)
@@ -113,71 +123,67 @@ def _by_address(
 
 
 class GrpcPeers:
-    """Peers by ObservationService."""
+    """Peers by ObservationService, which are shown the token."""
+
+    def __init__(self, token: str, budget: ObservationBudget) -> None:
+        self._token, self._budget = token, budget
+
+    def reading(self) -> AbstractContextManager[None]:
+        return self._budget.reading()
 
     def ask(self, queries: Mapping[str, GetObservations]) -> Sequence[Run]:
-        """What does not fit into one message comes in several."""
+        """An owner that holds too much for one answer says so, and is asked for a stream."""
         deadline_s = time.monotonic() + PEER_TIMEOUT_S
-        found: list[Run] = []
-        asked = list(queries.items())
-        while asked:
-            calls = [_asked(address, query, deadline_s) for address, query in asked]
-            answers = _answers(calls)
-            found += [from_bytes(each.run) for each in answers if each is not None]
-            large = [one for one, each in zip(asked, answers, strict=True) if each is None]
-            asked = [half for address, query in large for half in _halves(address, query)]
-            if len(found) + len(asked) > MESSAGES_MAX:
-                raise Unavailable("SERVICE_UNAVAILABLE", service="feature", messages=MESSAGES_MAX)
-        return found
+        requests = {address: to_observations_request(each) for address, each in queries.items()}
+        calls = [
+            _stub(address, self._token).GetObservations.future(request, timeout=PEER_TIMEOUT_S)
+            for address, request in requests.items()
+        ]
+        answers = dict(zip(requests, _received(calls, _answer), strict=True))
+        self._budget.take(sum(len(each.run) + each.bytes for each in answers.values()))
+        found = [each.run for each in answers.values() if each.HasField("run")]
+        large = {at: requests[at] for at, each in answers.items() if each.HasField("bytes")}
+        left_s = max(0.001, deadline_s - time.monotonic())
+        streams = [
+            _stub(address, self._token).StreamObservations(
+                wire.StreamObservationsRequest(query=request), timeout=left_s
+            )
+            for address, request in large.items()
+        ]
+        found += [piece.run for piece in chain(*_received(streams, list))]
+        return list(map(from_bytes, found))
 
     def note(self, addresses: Collection[str], query: GetOnlineFeatures) -> None:
         request = to_note_request(query)
         calls = [
-            _stub(address).NoteServed.future(request, timeout=PEER_TIMEOUT_S)
+            _stub(address, self._token).NoteServed.future(request, timeout=PEER_TIMEOUT_S)
             for address in addresses
         ]
-        if None in _answers(calls):
-            raise Unavailable("SERVICE_UNAVAILABLE", service="feature", problem="note too large")
+        _received(calls, _answer)
 
 
-def _asked(address: str, query: GetObservations, deadline_s: float) -> Any:
-    left_s = max(0.001, deadline_s - time.monotonic())
-    return _stub(address).GetObservations.future(to_observations_request(query), timeout=left_s)
-
-
-def _halves(address: str, query: GetObservations) -> list[tuple[str, GetObservations]]:
-    halves = query.wanted.halves()
-    if len(halves) == 1:
-        raise Unavailable("SERVICE_UNAVAILABLE", service="feature", problem="one moment too large")
-    return [(address, replace(query, wanted=half)) for half in halves]
-
-
-def _answers(calls: Sequence[Any]) -> list[Any]:
-    """None for an answer that is too large for a message."""
+def _received(calls: Sequence[Any], read: Callable[[Any], T]) -> list[T]:
+    """What comes of calls that are under way; when one fails, the others need not go on."""
     try:
-        return [_answer(call) for call in calls]
+        return [read(call) for call in calls]
+    except grpc.RpcError as err:
+        raise _told(error_of(err, service="feature")) from err
     finally:
         for call in calls:
             call.cancel()
 
 
 def _answer(call: Any) -> Any:
-    try:
-        return call.result()
-    except grpc.RpcError as err:
-        error = error_of(err)
-        if error.reason == "MESSAGE_TOO_LARGE":
-            return None
-        raise _unavailable(error) from err
+    return call.result()
 
 
-def _unavailable(error: HeadraceError) -> HeadraceError:
-    """What the caller did wrong is told as it is; the rest is ours."""
-    if isinstance(error, Invalid) or error.reason == "RESTORING":
+def _told(error: HeadraceError) -> HeadraceError:
+    """What the caller did wrong, or asked too much of, is told as it is; the rest is ours."""
+    if isinstance(error, Invalid) or error.reason in ("RESTORING", "BATCH_TOO_LARGE"):
         return error
     return Unavailable("SERVICE_UNAVAILABLE", service="feature", error=error)
 
 
 @lru_cache(maxsize=PEERS_MAX)
-def _stub(address: str) -> service.ObservationServiceStub:
-    return service.ObservationServiceStub(open_channel(address))
+def _stub(address: str, token: str) -> service.ObservationServiceStub:
+    return service.ObservationServiceStub(open_channel(address, token=token))

@@ -5,21 +5,23 @@ What is folded leaves them out from the moment that their entity is known. What 
 that is rewritten here, by rounds: a round is a stretch of the log of erased events, and when it is
 over none of its events is in any run, which is durable together with the place that the log was
 followed to. A crash in between leaves the place behind, and the round is gone through again.
-No merge begins while a round is on, and no round while runs are merged: each sees the other's end.
+No merge begins while a round is waiting or on, and no round while runs are merged: each sees the
+other's end. But small runs that take too much memory are merged at once, between two steps.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Collection, Generator, Iterator, Mapping
 from dataclasses import dataclass
 
 import structlog
 
-from headrace_feature.adapters.run_files import let_go
 from headrace_feature.adapters.run_store import RunStore
 from headrace_feature.adapters.run_tiers import HeldRun
 from headrace_feature.domain.erased_events import ErasedEvents, without
+from headrace_feature.domain.observations import Run
 from headrace_feature.domain.views import Catalogue, Layout
+from headrace_kit.erased_entities import Entity
 from headrace_kit.failpoints import failpoint
 
 SCAN_ROWS = 1 << 18
@@ -30,17 +32,19 @@ log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Round:
-    """The events of the log from `begin` to `end`, by stream."""
+    """The events of the log from `begin` to `end`, by stream, and the entities they spoke of."""
 
     begin: int
     end: int
+    entities: Collection[Entity]
     events_by_stream: Mapping[str, ErasedEvents]
 
 
 class RunEraser:
     """`tend` is the loop's; another thread asks `lowest` and offers one round after the other.
 
-    `changed`: called for a layout that lost events; `over`: at the end of each round.
+    `changed`: called for a layout that lost events; `over`: at the end of each round, for its
+    entities.
     """
 
     def __init__(
@@ -49,7 +53,7 @@ class RunEraser:
         catalogue: Callable[[], Catalogue],
         store: RunStore,
         changed: Callable[[Layout], None],
-        over: Callable[[], None],
+        over: Callable[[Collection[Entity]], None],
     ) -> None:
         self._catalogue, self._store = catalogue, store
         self._changed, self._over = changed, over
@@ -75,8 +79,9 @@ class RunEraser:
         if self._offered is not None and self._steps is None and not self._store.merging:
             self._steps = self._erase(self._offered)
         if self._steps is None or self._store.merging:
-            self._store.tend()
+            self._store.tend(begin=not self.busy)
         else:
+            self._store.free_memory()
             self._erase_on(self._steps)
 
     def _erase_on(self, steps: Iterator[None]) -> None:
@@ -92,7 +97,7 @@ class RunEraser:
             if self._concerns(found, layout):
                 yield from self._erase_of(layout, found)
                 yield
-        self._over()
+        self._over(found.entities)
         self._store.know_erased(found.end)
 
     def _concerns(self, found: Round, layout: Layout) -> bool:
@@ -103,9 +108,10 @@ class RunEraser:
         events = found.events_by_stream.get(layout.stream, NOTHING).in_layout(layout)
         rewritten = yield from self._erase_large(layout, events)
         failpoint("feature.erase.half")
-        small = [each for each in self._store.content(layout).held if not each.large]
-        runs = {each.number: without(each.run, events) for each in small}
-        changed = {e.number: runs[e.number] for e in small if runs[e.number] is not e.run}
+        held = self._store.content(layout).held
+        small = {each.number: each.run for each in held if isinstance(each.run, Run)}
+        runs = {number: without(run, events) for number, run in small.items()}
+        changed = {number: runs[number] for number, run in small.items() if runs[number] is not run}
         # Runs that were adopted meanwhile may be followed less far than this round begins.
         end = found.end if self._concerns(found, layout) else None
         self._store.replace_small(layout, changed, end)
@@ -134,11 +140,9 @@ class RunEraser:
 
 
 def _look(held: HeldRun, events: ErasedEvents) -> Generator[None, None, bool]:
-    """Whether the run holds any of them; what was read for that is given back."""
+    """Whether the run holds any of them."""
     for first in range(0, len(held.run), SCAN_ROWS):
         yield
-        found = events.rows(held.run, first, first + SCAN_ROWS)
-        let_go(held.maps or ())
-        if len(found):
+        if len(events.rows(held.run, first, first + SCAN_ROWS)):
             return True
     return False

@@ -16,24 +16,18 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from headrace import topics
 from headrace.errors import Busy
 from headrace_feature.adapters import run_keys as keys
-from headrace_feature.adapters.resident import ResidentFiles
-from headrace_feature.adapters.run_files import (
-    folder_bytes,
-    from_bytes,
-    let_go,
-    map_folder,
-    sync_folder,
-    to_bytes,
-)
+from headrace_feature.adapters.run_files import from_bytes, sync_folder, to_bytes
 from headrace_feature.adapters.run_tiers import HeldRun, into_one, too_many
+from headrace_feature.adapters.stored_run import StoredRun
 from headrace_feature.domain.gathering import Wanted
-from headrace_feature.domain.observations import Run, merged
+from headrace_feature.domain.observations import AnyRun, Run, merged, whole
 from headrace_feature.domain.views import Layout
 from headrace_feature.ports import Folded
 from headrace_kit.disk import needing_room
@@ -42,8 +36,7 @@ from headrace_kit.kafka import Partition
 from headrace_kit.state_store import StateStore
 
 NO_FLOOR_US = -(2**62)
-MAPPED_BYTES_MAX = 96 << 20
-READ_ENTITIES_MAX = 32  # between two looks at how much is resident
+SMALL_ROWS_MAX = 1 << 20  # in memory, about 100 bytes each, before a merge of them is not put off
 
 
 @dataclass(slots=True)
@@ -100,8 +93,12 @@ class _Merge:
     number: int
     sources: tuple[HeldRun, ...]
     owned: frozenset[int] | None
-    scale: bytes
+    head: bytes
     steps: Iterator[None]
+
+    @property
+    def frees(self) -> bool:
+        return _frees(self.sources)
 
 
 class RunStore:
@@ -115,8 +112,7 @@ class RunStore:
         self._states: dict[bytes, _State] = {}
         self._furthest: dict[str, dict[int, int]] = {}
         self._erased_known = 0
-        self._merge: _Merge | None = None
-        self._resident, self._read_entities = ResidentFiles(MAPPED_BYTES_MAX), 0
+        self._merges: list[_Merge] = []  # one that frees memory, one of large runs alone
         self._open()
 
     def _open(self) -> None:
@@ -142,29 +138,17 @@ class RunStore:
     def _take(self, key: bytes, value: bytes) -> None:
         layout, number = keys.layout_of(key), keys.number_of(key)
         large = key.startswith(keys.LARGE)
-        mapped = map_folder(self._path(layout, number), value) if large else (from_bytes(value),)
+        run = StoredRun(self._path(layout, number), value) if large else from_bytes(value)
         state = self._state(layout)
-        state.held = (*state.held, HeldRun(number, *mapped))
+        state.held = (*state.held, HeldRun(number, run))
         state.next_number = max(state.next_number, number + 1)
 
-    def runs(self, layout: Layout) -> Sequence[Run]:
+    def runs(self, layout: Layout) -> Sequence[AnyRun]:
         state = self._states.get(layout.id)
         return [each.run for each in state.held] if state is not None else []
 
-    def runs_of(self, layout: Layout, wanted: Wanted) -> Sequence[Run]:
-        self._read_entities += wanted.entities.shape[1]
-        if self._read_entities >= READ_ENTITIES_MAX:
-            self._read_entities = 0
-            self._keep_small()
+    def runs_of(self, layout: Layout, wanted: Wanted) -> Sequence[AnyRun]:
         return self.runs(layout)
-
-    def _keep_small(self) -> None:
-        """Any thread may give pages back: who reads them meanwhile gets them anew."""
-        if self._resident.grown():
-            for state in list(self._states.values()):
-                for each in state.held:
-                    let_go(each.maps or ())
-            self._resident.given_back()
 
     def commit(
         self, batch: Sequence[Folded], *, beside: Mapping[bytes, bytes | None] | None = None
@@ -186,7 +170,7 @@ class RunStore:
             ahead, complete = state.parted(folded.next_by_partition)
             puts |= keys.positions(layout, complete, folded.floor_us, state.erased_to)
             puts |= keys.offsets(keys.AHEAD, layout, ahead)
-            puts |= {keys.key_of(layout, e): to_bytes(e.run) for e in held if e not in kept}
+            puts |= _stored(layout, [each for each in held if each not in kept])
             gone += [keys.key_of(layout, each) for each in state.held if each not in held]
             changed.append((folded, held, number))
             for partition, offset in folded.next_by_partition.items():
@@ -201,9 +185,8 @@ class RunStore:
         self._note_furthest(furthest)
 
     def _check_room(self) -> None:
-        held = [each.run for state in self._states.values() for each in state.held if each.large]
-        stored = sum(map(folder_bytes, held))
-        if stored >= self._bytes_max:
+        held = [each for state in self._states.values() for each in state.held]
+        if sum(each.folder_bytes for each in held) >= self._bytes_max:
             raise Busy("STATE_FULL", path=self._folder.name, bytes_max=self._bytes_max)
 
     def _tidied(
@@ -214,15 +197,16 @@ class RunStore:
         owned: frozenset[int] | None,
     ) -> tuple[tuple[HeldRun, ...], int]:
         """The same with small runs merged where a tier has too many; and the next number."""
-        while sources := self._too_many(held, large=False):
-            run = merged([each.run for each in sources], floor_us=floor_us, partitions=owned)
+        while crowded := self._too_many(held, large=False):
+            sources = crowded[0]
+            run = merged([whole(e.run) for e in sources], floor_us=floor_us, partitions=owned)
             one = HeldRun(number, run)
             held = (*(each for each in held if each not in sources), one)
             number += 1
         return held, number
 
-    def _too_many(self, held: Sequence[HeldRun], *, large: bool) -> tuple[HeldRun, ...]:
-        busy = self._merge.sources if self._merge is not None else ()
+    def _too_many(self, held: Sequence[HeldRun], *, large: bool) -> list[tuple[HeldRun, ...]]:
+        busy = [each for merge in self._merges for each in merge.sources]
         return too_many([each for each in held if each not in busy], large=large)
 
     def _install(self, folded: Folded, held: tuple[HeldRun, ...], number: int) -> None:
@@ -230,16 +214,36 @@ class RunStore:
         gone = [each for each in state.held if each not in held]
         state.held, state.next_number = held, number
         state.read_on(folded.next_by_partition)
-        if self._merge is not None and set(self._merge.sources) & set(gone):
-            self._give_up(self._merge)
+        self._give_up([each for each in self._merges if set(each.sources) & set(gone)])
         self._remove(folded.layout.id, [each for each in gone if each.large])
 
-    def tend(self) -> None:
-        self._keep_small()
-        if self._merge is None:
-            self._begin_merge()
-        else:
-            self._merge_on(self._merge)
+    def tend(self, *, begin: bool = True) -> None:
+        """A step of each merge, so that neither the long nor the short wait for the others.
+
+        `begin`: whether those that are over are followed by others.
+        """
+        for frees in (True, False):
+            merge = self._going_on(frees=frees)
+            if merge is None and begin:
+                merge = self._begun(frees=frees)
+            if merge is not None:
+                self._merge_on(merge)
+        self.free_memory()
+
+    def free_memory(self) -> None:
+        """Merge small runs at once, as long as too much is held in memory."""
+        while self._small_rows() > SMALL_ROWS_MAX:
+            merge = self._going_on(frees=True) or self._begun(frees=True)
+            if merge is None:
+                return
+            self._merge_on(merge)
+
+    def _small_rows(self) -> int:
+        held = [each for state in self._states.values() for each in state.held]
+        return sum(len(each.run) for each in held if not each.large)
+
+    def _going_on(self, *, frees: bool) -> _Merge | None:
+        return next((each for each in self._merges if each.frees == frees), None)
 
     def _merge_on(self, merge: _Merge) -> None:
         """A step. Raises Busy DISK_FULL, and then the merge is begun anew."""
@@ -247,16 +251,25 @@ class RunStore:
             with needing_room(self._folder):
                 ended = next(merge.steps, self) is self
         except Busy:
-            self._give_up(merge)
+            self._give_up([merge])
             raise
         if ended:
             self._end_merge(merge)
 
-    def _begin_merge(self) -> None:
-        for layout, state in self._states.items():
-            if sources := self._too_many(state.held, large=True):
-                self._merge = self._into_one(layout, sources, None)
-                return
+    def _begun(self, *, frees: bool) -> _Merge | None:
+        """Of the fullest tier of any layout: who waits gets fuller, and has its turn."""
+        waiting = [
+            (layout, sources)
+            for layout, state in self._states.items()
+            for sources in self._too_many(state.held, large=True)
+            if _frees(sources) == frees
+        ]
+        if not waiting:
+            return None
+        layout, sources = max(waiting, key=lambda each: len(each[1]))
+        merge = self._into_one(layout, sources, None)
+        self._merges.append(merge)
+        return merge
 
     def _into_one(
         self, layout: bytes, sources: tuple[HeldRun, ...], kept: Callable[[Run], Run] | None
@@ -276,11 +289,11 @@ class RunStore:
     @property
     def merging(self) -> bool:
         """Whether runs are on their way into one: `tend` brings it on."""
-        return self._merge is not None
+        return bool(self._merges)
 
     def rewrite(self, layout: Layout, held: HeldRun, kept: Callable[[Run], Run]) -> None:
         """Make a large run anew of what is kept of each piece; only while nothing is merged."""
-        self._merge = self._into_one(layout.id, (held,), kept)
+        self._merges = [self._into_one(layout.id, (held,), kept)]
 
     def replace_small(
         self, layout: Layout, run_by_number: Mapping[int, Run], erased_to: int | None
@@ -296,7 +309,7 @@ class RunStore:
             *(HeldRun(number, run) for number, run in enumerate(fresh, state.next_number)),
         )
         gone = [keys.key_of(layout.id, each) for each in state.held if each not in held]
-        puts = {keys.key_of(layout.id, e): to_bytes(e.run) for e in held if e not in state.held}
+        puts = _stored(layout.id, [each for each in held if each not in state.held])
         if erased_to is not None:
             puts[keys.ERASED + layout.id] = keys.int64(erased_to)
         self._store.commit(puts, gone, {})
@@ -316,16 +329,16 @@ class RunStore:
 
     def _end_merge(self, merge: _Merge) -> None:
         state = self._states[merge.layout]
-        mapped = map_folder(self._path(merge.layout, merge.number), merge.scale)
-        one = HeldRun(merge.number, *mapped)
+        run = StoredRun(self._path(merge.layout, merge.number), merge.head)
+        one = HeldRun(merge.number, run)
         failpoint("feature.state.merged")
         self._store.commit(
-            {keys.key_of(merge.layout, one): merge.scale},
+            {keys.key_of(merge.layout, one): merge.head},
             [keys.key_of(merge.layout, each) for each in merge.sources],
             {},
         )
         state.held = (one, *(each for each in state.held if each not in merge.sources))
-        self._merge = None
+        self._merges.remove(merge)
         self._remove(merge.layout, [each for each in merge.sources if each.large])
 
     def own(
@@ -334,8 +347,8 @@ class RunStore:
         state, owned = self._state(layout.id), frozenset(partitions)
         grown = state.owned is not None and not owned <= state.owned
         state.restoring, state.owned = frozenset(restoring), owned
-        if grown and self._merge is not None and self._merge.layout == layout.id:
-            self._give_up(self._merge)  # it would leave out what is ours again
+        if grown:  # they would leave out what is ours again
+            self._give_up([each for each in self._merges if each.layout == layout.id])
         positions, ahead = state.next_by_partition, state.ahead_by_partition
         if left := dict.fromkeys((positions.keys() | ahead.keys()) - owned, 0):
             gone = [k for kind in keys.PLACES for k in keys.offsets(kind, layout.id, left)]
@@ -418,7 +431,7 @@ class RunStore:
         if arrival.folder.exists():  # else it was moved in before, by a try that found no room
             arrival.folder.rename(path)
         sync_folder(path.parent)
-        return HeldRun(number, *map_folder(path, arrival.head))
+        return HeldRun(number, StoredRun(path, arrival.head))
 
     def expect(self, stream: str, end_by_partition: Mapping[int, int]) -> None:
         topic = topics.INGEST_RECORDS.of(stream)
@@ -430,10 +443,14 @@ class RunStore:
         self._store.commit({}, [], furthest)
         self._note_furthest(furthest)
 
-    def _give_up(self, merge: _Merge) -> None:
-        """Its sources are gone, or it keeps too little."""
-        self._merge = None
-        shutil.rmtree(self._path(merge.layout, merge.number), ignore_errors=True)
+    def _give_up(self, merges: Sequence[_Merge]) -> None:
+        """Their sources are gone, or they keep too little."""
+        self._merges = [each for each in self._merges if each not in merges]
+        for merge in merges:
+            shutil.rmtree(self._path(merge.layout, merge.number), ignore_errors=True)
+
+    def reading(self) -> AbstractContextManager[None]:
+        return nullcontext()
 
     def next_by_partition(self, layout: Layout) -> Mapping[int, int]:
         return self._state(layout.id).next_by_partition
@@ -446,8 +463,7 @@ class RunStore:
 
     def retire(self, layouts: Collection[Layout]) -> None:
         gone = self._states.keys() - {layout.id for layout in layouts}
-        if self._merge is not None and self._merge.layout in gone:
-            self._give_up(self._merge)
+        self._give_up([each for each in self._merges if each.layout in gone])
         deletes = [
             key for layout in gone for kind in keys.KINDS for key, _ in self._all(kind + layout)
         ]
@@ -486,3 +502,15 @@ class RunStore:
 
     def _all(self, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
         yield from self._store.scan(prefix, prefix + b"\xff" * 32)
+
+
+def _stored(layout: bytes, held: Sequence[HeldRun]) -> dict[bytes, bytes]:
+    """The small ones of these as keys and values."""
+    return {
+        keys.key_of(layout, each): to_bytes(each.run) for each in held if isinstance(each.run, Run)
+    }
+
+
+def _frees(sources: Sequence[HeldRun]) -> bool:
+    """Whether some of them are in memory."""
+    return not all(each.large for each in sources)

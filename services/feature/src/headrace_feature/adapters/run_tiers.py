@@ -9,8 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
-from headrace_feature.adapters.run_files import Maps, scale_to_bytes, write_folder
-from headrace_feature.domain.observations import Run, Scale, merged
+from headrace_feature.adapters.run_files import write_folder
+from headrace_feature.adapters.stored_run import StoredRun, head_of
+from headrace_feature.domain.observations import AnyRun, Run, merged
 
 ROWS_SMALL_MAX = 1 << 17
 # A tier's runs are four times as long as those of the one below; so many become one.
@@ -20,59 +21,56 @@ PIECE_ROWS = 1 << 16
 
 @dataclass(frozen=True, slots=True, eq=False)
 class HeldRun:
-    """A run and its number in the layout; of a large one the maps of its files."""
+    """A run and its number in the layout; a large one is stored in a folder."""
 
     number: int
-    run: Run
-    maps: Maps | None = None
+    run: Run | StoredRun
 
     @property
     def large(self) -> bool:
-        return self.maps is not None
+        return isinstance(self.run, StoredRun)
+
+    @property
+    def folder_bytes(self) -> int:
+        """What a large one takes on disk."""
+        return self.run.bytes if isinstance(self.run, StoredRun) else 0
 
     @property
     def tier(self) -> int:
         return (len(self.run) // TIER_ROWS).bit_length() // 2
 
 
-def too_many(held: Sequence[HeldRun], *, large: bool) -> tuple[HeldRun, ...]:
-    """Runs of one tier that should be one, which would be large or not."""
+def too_many(held: Sequence[HeldRun], *, large: bool) -> list[tuple[HeldRun, ...]]:
+    """By tier, the lowest first, runs that should be one, which would be large or not."""
     by_tier: dict[int, list[HeldRun]] = {}
     for each in held:
         by_tier.setdefault(each.tier, []).append(each)
-    for _, alike in sorted(by_tier.items()):
-        rows = sum(len(each.run) for each in alike)
-        if len(alike) >= TIER_RUNS and large == (rows > ROWS_SMALL_MAX):
-            return tuple(alike)
-    return ()
-
-
-def scale_of(runs: Sequence[Run]) -> Scale:
-    entities = sum(run.entities.shape[1] for run in runs)
-    oldest_us = min(run.scale.base_us for run in runs)
-    return Scale.of(entities, oldest_us, max(run.newest_us for run in runs))
+    return [
+        tuple(alike)
+        for _, alike in sorted(by_tier.items())
+        if len(alike) >= TIER_RUNS
+        and large == (sum(len(each.run) for each in alike) > ROWS_SMALL_MAX)
+    ]
 
 
 def into_one(
-    runs: Sequence[Run],
+    runs: Sequence[AnyRun],
     folder: Path,
     *,
     floor_us: int,
     partitions: Collection[int] | None = None,
     kept: Callable[[Run], Run] | None = None,
 ) -> tuple[bytes, Iterator[None]]:
-    """What must be known of the one run to map it, and the steps that write its folder.
+    """What must be known of the one run to open it, and the steps that write its folder.
 
     `kept`: what is kept of each piece, all where nobody says.
     """
-    scale, newest_us = scale_of(runs), max(run.newest_us for run in runs)
     pieces = in_pieces(runs, floor_us=floor_us, partitions=partitions)
-    steps = write_folder(folder, map(kept, pieces) if kept else pieces, scale)
-    return scale_to_bytes(runs[0].matrix.shape[1], scale, newest_us), steps
+    return head_of(runs), write_folder(folder, map(kept, pieces) if kept else pieces)
 
 
 def in_pieces(
-    runs: Sequence[Run], *, floor_us: int, partitions: Collection[int] | None
+    runs: Sequence[AnyRun], *, floor_us: int, partitions: Collection[int] | None
 ) -> Iterator[Run]:
     """The merged run in pieces of about PIECE_ROWS, cut between entities."""
     longest = max(runs, key=len)

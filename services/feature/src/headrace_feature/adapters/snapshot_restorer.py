@@ -20,6 +20,7 @@ from headrace_feature.adapters.run_store import NO_FLOOR_US, Arrival, RunStore
 from headrace_feature.adapters.state_snapshots import StateSnapshots
 from headrace_feature.domain.manifest import Manifest, RunCopy, furthest
 from headrace_feature.domain.views import Layout
+from headrace_kit.allocator import give_back_freed
 from headrace_kit.backoff import Backoff
 from headrace_kit.disk import needing_room
 from headrace_kit.failpoints import failpoint
@@ -126,6 +127,7 @@ class SnapshotRestorer(ThreadPart):
         except queue.Empty:
             return
         job.fetched = self._fetch_until_found(job)
+        give_back_freed()
 
     def _fetch_until_found(self, job: _Job) -> _Fetched | None:
         backoff, bad, arrived = Backoff(), set[str](), dict[str, Arrival]()

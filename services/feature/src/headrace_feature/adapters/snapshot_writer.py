@@ -14,10 +14,11 @@ import structlog
 
 from headrace.errors import HeadraceError
 from headrace_feature.adapters.run_copies import RunCopies
-from headrace_feature.adapters.run_files import head_of, to_bytes
+from headrace_feature.adapters.run_files import to_bytes
 from headrace_feature.adapters.run_store import RunStore
 from headrace_feature.adapters.run_tiers import HeldRun
 from headrace_feature.adapters.state_snapshots import StateSnapshots
+from headrace_feature.adapters.stored_run import StoredRun, head_of
 from headrace_feature.domain.manifest import Manifest, RunCopy
 from headrace_feature.domain.views import Catalogue, Layout
 from headrace_kit.part_thread import ThreadPart
@@ -102,8 +103,8 @@ class SnapshotWriter(ThreadPart):
         if copy is not None and (copy.name in named or self._snapshots.fresh(copy)):
             return copy
         self._thread.tick()
-        if held.large:
-            folder, head = self._store.folder_of(layout, held), head_of(held.run)
+        if isinstance(held.run, StoredRun):
+            folder, head = self._store.folder_of(layout, held), head_of([held.run])
             copy = self._snapshots.put_folder(layout.id, head, folder, self._thread.tick)
         else:
             copy = self._snapshots.put_small(layout.id, to_bytes(held.run))

@@ -17,10 +17,6 @@ from typing import Self
 
 from headrace.errors import Busy
 from headrace_feature.adapters.run_files import (
-    folder_bytes,
-    head_of,
-    let_go,
-    map_folder,
     sync_folder,
     write_folder,
 )
@@ -31,6 +27,7 @@ from headrace_feature.adapters.run_tiers import (
     into_one,
     too_many,
 )
+from headrace_feature.adapters.stored_run import StoredRun, head_of
 from headrace_feature.domain.observations import Run, merged
 
 NOTE = "note.json"
@@ -104,12 +101,12 @@ class StagedRuns:
             self._write()
 
     def _write(self) -> None:
-        if sum(folder_bytes(each.run) for each in self._held) >= self._bytes_max:
+        if sum(each.folder_bytes for each in self._held) >= self._bytes_max:
             raise Busy("STATE_FULL", path=self._folder.name, bytes_max=self._bytes_max)
         run, number = merged(self._gathered, floor_us=self.filling.floor_us), self._next_number
-        for _ in write_folder(self._folder / str(number), [run], run.scale):
+        for _ in write_folder(self._folder / str(number), [run]):
             pass
-        self._hold(number, head_of(run))
+        self._hold(number, head_of([run]))
         self._gathered, self.unnoted = [], True
 
     def note(self, files_done: int) -> None:
@@ -120,7 +117,7 @@ class StagedRuns:
         note = {
             "filling": asdict(self.filling),
             "files_done": files_done,
-            "runs": [(each.number, head_of(each.run).hex()) for each in self._held],
+            "runs": [(each.number, head_of([each.run]).hex()) for each in self._held],
         }
         fresh = self._folder / f"{NOTE}.new"
         with fresh.open("w") as file:
@@ -132,8 +129,8 @@ class StagedRuns:
 
     def merge(self) -> Iterator[None]:
         """Runs of like size into one, a piece a step, until there are few of each."""
-        while sources := too_many(self._held, large=True) or too_many(self._held, large=False):
-            number = self._next_number
+        while crowded := too_many(self._held, large=True) or too_many(self._held, large=False):
+            sources, number = crowded[0], self._next_number
             head, steps = into_one(
                 [each.run for each in sources],
                 self._folder / str(number),
@@ -149,16 +146,14 @@ class StagedRuns:
     def arrivals(self) -> list[Arrival]:
         """The runs, for a store that takes their folders."""
         return [
-            Arrival(head=head_of(each.run), folder=self._folder / str(each.number))
+            Arrival(head=head_of([each.run]), folder=self._folder / str(each.number))
             for each in self._held
         ]
 
     def _hold(self, number: int, head: bytes) -> None:
-        one = _held(self._folder, number, head.hex())
-        let_go(one.maps or ())
-        self._held.append(one)
+        self._held.append(_held(self._folder, number, head.hex()))
         self._next_number = number + 1
 
 
 def _held(folder: Path, number: int, head: str) -> HeldRun:
-    return HeldRun(number, *map_folder(folder / str(number), bytes.fromhex(head)))
+    return HeldRun(number, StoredRun(folder / str(number), bytes.fromhex(head)))

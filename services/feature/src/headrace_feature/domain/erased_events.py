@@ -13,7 +13,17 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from headrace_feature.domain.observations import EVENT, ID_HASH, Ids, Ints, Run, Words, ordered
+from headrace_feature.domain.observations import (
+    EVENT,
+    ID_HASH,
+    AnyRun,
+    Ids,
+    Ints,
+    Run,
+    Words,
+    listed,
+    ordered,
+)
 from headrace_feature.domain.views import Layout
 
 
@@ -30,16 +40,16 @@ class ErasedKey:
     def of(cls, column: str, digest: bytes, until_us: int) -> ErasedKey:
         return cls(column, int.from_bytes(digest[:8]), int.from_bytes(digest[8:]), until_us)
 
-    def rows(self, run: Run) -> Ints:
+    def rows(self, run: AnyRun) -> Ints:
         """The run's rows of the entity."""
         first, last = (
             int(run.entities[0].searchsorted(np.uint64(self.high), side))
             for side in ("left", "right")
         )
         ours = np.flatnonzero(run.entities[1, first:last] == self.low) + first
-        rows = [np.arange(run.starts[each], run.starts[each + 1]) for each in ours]
-        found = np.concatenate([np.empty(0, dtype=np.int64), *rows])
-        return found[run.matrix[found, EVENT] <= self.until_us]
+        begins, ends = run.bounds(ours)
+        found = listed(begins, ends - begins)
+        return found[run.rows(found)[:, EVENT] <= self.until_us]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -65,23 +75,23 @@ class ErasedEvents:
         keys = tuple(each for each in self.keys if layout.entity == (each.column,))
         return replace(self, keys=keys)
 
-    def rows(self, run: Run, first: int = 0, last: int | None = None) -> Ints:
+    def rows(self, run: AnyRun, first: int = 0, last: int | None = None) -> Ints:
         """Which rows of the run, of those from `first` to `last`, excluded, they are."""
         last = len(run) if last is None else min(last, len(run))
         by_key = [each.rows(run) for each in self.keys]
         found = np.unique(np.concatenate([self._named(run, first, last), *by_key]))
         return found[(found >= first) & (found < last)]
 
-    def _named(self, run: Run, first: int, last: int) -> Ints:
-        hashes = run.matrix[first:last, ID_HASH].view(np.uint64)
+    def _named(self, run: AnyRun, first: int, last: int) -> Ints:
+        hashes = run.stretch(first, last)[:, ID_HASH].view(np.uint64)
         alike = np.flatnonzero(np.isin(hashes, self.hashes)) + first
         return np.array(list(self._sure(run, alike)), dtype=np.int64)
 
-    def _sure(self, run: Run, alike: Ints) -> Iterator[int]:
-        moments_us = run.matrix[alike, EVENT].tolist()
-        for row, event_us in zip(alike.tolist(), moments_us, strict=True):
-            if (event_us, run.ids[row]) in self.named:
-                yield row
+    def _sure(self, run: AnyRun, alike: Ints) -> Iterator[int]:
+        moments_us, ids = run.rows(alike)[:, EVENT].tolist(), run.ids_of(alike)
+        for number, event_us in enumerate(moments_us):
+            if (event_us, ids[number]) in self.named:
+                yield int(alike[number])
 
 
 def without(run: Run, events: ErasedEvents) -> Run:

@@ -6,8 +6,8 @@ Every step is one numpy call for all entities and runs' rows; the only loop is o
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,16 +16,19 @@ from headrace_feature.domain.observations import (
     EVENT,
     ID_HASH,
     KNOWN,
+    AnyRun,
     Ids,
     Ints,
     Run,
     Words,
+    in_order,
     joined_ids,
     listed,
     ordered,
 )
 
 NO_ENTITIES: Words = np.empty((2, 0), dtype=np.uint64)
+_ENTITY_BYTES = 24  # its digest, and where its rows begin
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -35,27 +38,6 @@ class Wanted:
     entities: Words
     since_us: Ints
     until_us: Ints
-
-    def halves(self) -> list[Wanted]:
-        """Two that want the same together: half of the entities each; of one, half of its time.
-
-        A moment cannot be halved: then it is itself, alone.
-        """
-        count = self.entities.shape[1]
-        if count > 1:
-            cut = count // 2
-            return [self._some(slice(cut)), self._some(slice(cut, None))]
-        middle_us = (self.since_us + self.until_us) // 2
-        if not count or middle_us[0] == self.since_us[0]:
-            return [self]
-        return [replace(self, until_us=middle_us), replace(self, since_us=middle_us)]
-
-    def _some(self, entities: slice) -> Wanted:
-        return Wanted(
-            np.ascontiguousarray(self.entities[:, entities]),
-            self.since_us[entities],
-            self.until_us[entities],
-        )
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -87,7 +69,7 @@ class Block:
 class Ranges:
     """Of one run: per wanted entity that it holds, which of `wanted`, its place, and its rows."""
 
-    run: Run
+    run: AnyRun
     slots: Ints
     places: Ints
     first: Ints
@@ -100,6 +82,11 @@ class Ranges:
             self.run, self.slots[kept], self.places[kept], self.first[kept], self.counts[kept]
         )
 
+    def bytes(self) -> int:
+        """What the rows take as a run, but for what each entity takes."""
+        text = self.run.text_bytes(self.first, self.first + self.counts).sum()
+        return int(text) + int(self.counts.sum()) * _row_bytes(self.run)
+
     def found(self) -> Found:
         return Found(self.run, listed(self.first, self.counts), self.slots.repeat(self.counts))
 
@@ -108,35 +95,75 @@ class Ranges:
 class Found:
     """Rows of one run, and which of the wanted entities each belongs to."""
 
-    run: Run
+    run: AnyRun
     rows: Ints
     slots: Ints
 
 
-def ranges_of(runs: Sequence[Run], wanted: Wanted) -> list[Ranges]:
+def ranges_of(runs: Sequence[AnyRun], wanted: Wanted) -> list[Ranges]:
     """Where the runs hold something of the entities."""
     since_us, until_us = wanted.since_us.min(initial=2**62), wanted.until_us.max(initial=0)
     held = [run for run in runs if len(run)]
-    within = [run for run in held if run.newest_us > since_us and run.scale.base_us <= until_us]
+    within = [run for run in held if run.newest_us > since_us and run.oldest_us <= until_us]
     found = [_ranges(run, wanted) for run in within]
     return [each for each in found if len(each.slots)]
 
 
-def _ranges(run: Run, wanted: Wanted) -> Ranges:
+def _ranges(run: AnyRun, wanted: Wanted) -> Ranges:
     places, slots = _places(run.entities, wanted.entities)
     first, last = run.ranges(places, wanted.since_us[slots], wanted.until_us[slots])
     return Ranges(run, slots, places, first, np.maximum(last - first, 0))
 
 
-def extracted(runs: Sequence[Run], wanted: Wanted, *, width: int) -> Run:
-    """The same as a run of its own, for another to gather from."""
-    found = [each.found() for each in ranges_of(runs, wanted)]
-    empty = np.empty((0, width), np.int64)
-    return ordered(
-        np.concatenate([wanted.entities[:, each.slots] for each in found] or [NO_ENTITIES], axis=1),
-        np.concatenate([empty, *(each.run.matrix[each.rows] for each in found)]),
-        joined_ids([Ids.of([]), *(each.run.ids.taken(each.rows) for each in found)]),
-    )
+@dataclass(frozen=True, slots=True, eq=False)
+class Extract:
+    """What runs hold of some entities, for another to gather from. `width`: of a row."""
+
+    ranges: Sequence[Ranges]
+    width: int
+
+    @classmethod
+    def of(cls, runs: Sequence[AnyRun], wanted: Wanted, *, width: int) -> Extract:
+        return cls(ranges_of(runs, wanted), width)
+
+    @property
+    def bytes(self) -> int:
+        return sum(each.bytes() for each in self.ranges)
+
+    def whole(self) -> Run:
+        """As one run, which costs a sort here and spares whoever gathers many short runs."""
+        found = [each.found() for each in self.ranges]
+        entities = [each.run.entities[:, each.places.repeat(each.counts)] for each in self.ranges]
+        empty = np.empty((0, self.width), np.int64)
+        return ordered(
+            np.concatenate([NO_ENTITIES, *entities], axis=1),
+            np.concatenate([empty, *(each.run.rows(each.rows) for each in found)]),
+            joined_ids([Ids.of([]), *(each.run.ids_of(each.rows) for each in found)]),
+        )
+
+    def pieces(self, bytes_max: int) -> Iterator[Run]:
+        """As runs of at most so many bytes and a row, each of one run, whose order they keep."""
+        for each in self.ranges:
+            yield from _pieces(each, bytes_max)
+
+
+def _pieces(ranges: Ranges, bytes_max: int) -> Iterator[Run]:
+    run, by_place = ranges.run, np.argsort(ranges.places)
+    counts = ranges.counts[by_place]
+    rows = listed(ranges.first[by_place], counts)
+    places = ranges.places[by_place].repeat(counts)
+    # As if each row brought its entity: a piece may have as many.
+    sizes = run.id_bytes(rows) + _row_bytes(run) + _ENTITY_BYTES
+    piece = (sizes.cumsum() - sizes) // bytes_max
+    cuts = np.flatnonzero(np.diff(piece)) + 1
+    for some, of_these in zip(np.split(rows, cuts), np.split(places, cuts), strict=True):
+        if len(some):
+            yield in_order(run.entities[:, of_these], run.rows(some), run.ids_of(some))
+
+
+def _row_bytes(run: AnyRun) -> int:
+    """But for the text of its id."""
+    return 8 * (run.width + 1)
 
 
 def block_of(found: Sequence[Found], *, entities: int, width: int, by_id: bool) -> Block:
@@ -148,7 +175,7 @@ def block_of(found: Sequence[Found], *, entities: int, width: int, by_id: bool) 
     if not found:
         return Block(np.empty((0, width), np.int64), np.zeros(entities + 1, np.int64))
     slots = np.concatenate([each.slots for each in found])
-    matrix = np.concatenate([each.run.matrix[each.rows] for each in found])
+    matrix = np.concatenate([each.run.rows(each.rows) for each in found])
     order = _order(slots, matrix, found, by_id=by_id)
     if order is not None:
         slots, matrix = slots[order], matrix[order]
@@ -207,10 +234,14 @@ def _settle(order: Ints, tied: NDArray[np.bool_], found: Sequence[Found]) -> Non
     """Sort rows of equal event time by their ids as bytes, which only the runs know."""
     group = np.concatenate(([0], (~tied).cumsum()))
     places = np.flatnonzero(np.bincount(group)[group] > 1)
+    # Row after row of each run: as they lie in what was gathered.
+    by_row = np.argsort(order[places])
+    places = places[by_row]
     begins = np.cumsum([0, *(len(each.rows) for each in found)])
-    texts = []
-    for row in order[places].tolist():
-        part = int(begins.searchsorted(row, "right")) - 1
-        texts.append(found[part].run.ids[int(found[part].rows[row - begins[part]])])
-    keyed = sorted(zip(group[places].tolist(), texts, order[places].tolist(), strict=True))
-    order[places] = [row for _, _, row in keyed]
+    cuts = order[places].searchsorted(begins)
+    parts = [
+        each.run.ids_of(each.rows[order[places[first:last]] - begin])
+        for each, begin, first, last in zip(found, begins, cuts, cuts[1:], strict=False)
+    ]
+    by_text = joined_ids(parts).order(within=group[places])
+    order[np.sort(places)] = order[places[by_text]]

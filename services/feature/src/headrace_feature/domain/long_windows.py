@@ -22,7 +22,7 @@ from headrace_feature.domain.aggregates import Values, wholes_of
 from headrace_feature.domain.edges import Window
 from headrace_feature.domain.exact import rounded
 from headrace_feature.domain.gathering import Block, Found, block_of
-from headrace_feature.domain.observations import COLUMNS, EVENT, FLAGS, KNOWN, Ints, Run
+from headrace_feature.domain.observations import COLUMNS, EVENT, FLAGS, KNOWN, AnyRun, Ints
 from headrace_feature.domain.plans import Asked, WindowPart
 from headrace_feature.domain.tiles import DIGIT_BITS, ColumnTiles, Tiles, tiles_of
 from headrace_feature.domain.views import DTYPE_BY_KIND, Kind
@@ -40,7 +40,7 @@ class LongEntity:
     """An entity with many rows. `places`: its place in each of `runs`; `rows`: who asks for it."""
 
     part: WindowPart
-    runs: Sequence[Run]
+    runs: Sequence[AnyRun]
     places: Sequence[int]
     rows: Ints
 
@@ -77,7 +77,7 @@ class _Sight:
 class _Stretch:
     """The entity's rows `first` to `last` of one run, and which tiles among them count whole."""
 
-    run: Run
+    run: AnyRun
     place: int
     first: int
     last: int
@@ -126,7 +126,7 @@ def _met(tiles: Tiles, other: _Stretch) -> Ints:
     """Tiles in whose stretch of time the other run has a row."""
     edges = np.array([tiles.begins_us[0] - 1]), np.array([tiles.ends_us[-1]])
     first, last = other.run.ranges(np.array([other.place]), *edges)
-    times_us = other.run.matrix[max(int(first[0]), 0) : int(last[0]), EVENT]
+    times_us = other.run.stretch(max(int(first[0]), 0), int(last[0]))[:, EVENT]
     tile = tiles.ends_us.searchsorted(times_us, "left")
     within = tile < len(tiles)
     tile, times_us = tile[within], times_us[within]
@@ -157,7 +157,8 @@ class _Seen:
     def value(self, asked: Asked) -> float:
         name = asked.feature.aggregate
         if name == "count":
-            return float(len(self.rows) + sum(tiled.TILE_ROWS * len(w) for _, w in self._whole()))
+            of_tiles = sum(len(whole) for _, _, whole in self._whole())
+            return float(len(self.rows) + tiled.TILE_ROWS * of_tiles)
         values = self._values(asked)
         if name in (*NEWEST, *OLDEST):
             place = 0 if name in OLDEST else len(values) - 1 - asked.place
@@ -174,15 +175,15 @@ class _Seen:
         present = (self.rows[:, FLAGS] >> place & 1).astype(np.bool_)
         return self.rows[present, COLUMNS + place].view(DTYPE_BY_KIND[layout.kinds[place]])
 
-    def _whole(self) -> Iterator[tuple[Tiles, Ints]]:
+    def _whole(self) -> Iterator[tuple[AnyRun, Tiles, Ints]]:
         for stretch in self.stretches:
             if stretch.tiles is not None and stretch.whole is not None and len(stretch.whole):
-                yield stretch.tiles, stretch.whole
+                yield stretch.run, stretch.tiles, stretch.whole
 
     def _columns(self, asked: Asked) -> Iterator[tuple[ColumnTiles, Ints]]:
         kind = self.entity.part.layout.kinds[asked.column]
-        for tiles, whole in self._whole():
-            yield tiles.column(asked.column, kind), whole
+        for run, tiles, whole in self._whole():
+            yield tiles.column(run, asked.column, kind), whole
 
 
 def _open_ends(stretch: _Stretch, asked: Asked, kinds: Sequence[Kind]) -> None:
@@ -190,7 +191,7 @@ def _open_ends(stretch: _Stretch, asked: Asked, kinds: Sequence[Kind]) -> None:
     name = asked.feature.aggregate
     if stretch.tiles is None or stretch.whole is None or name in ("count", "min", "max"):
         return
-    column = stretch.tiles.column(asked.column, kinds[asked.column])
+    column = stretch.tiles.column(stretch.run, asked.column, kinds[asked.column])
     whole = stretch.whole
     if name in NEWEST:
         after = column.counts[whole][::-1].cumsum()[::-1] - column.counts[whole]

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,8 +31,8 @@ Ints = NDArray[np.int64]
 EVENT, KNOWN, FLAGS, ID_HASH, COLUMNS = 0, 1, 2, 3, 4
 # Of FLAGS: the low bits say which columns are present, the high ones the partition.
 PARTITION_SHIFT = 48
-# In longer ones a search of the whole line touches more pages than the rows of its answers have.
-LINE_ROWS_MAX = 1 << 20
+# Of all ids so much is looked at together, so that a long one does not make the others wide.
+PART_BYTES = 64
 _MIX = (np.uint64(0x9E3779B97F4A7C15), np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB))
 
 
@@ -66,20 +66,58 @@ class Ids:
     def hashes(self) -> Words:
         """64 bits of each id, to find equal ones; equal on every machine and in every version.
 
-        Words of the text, mixed as in splitmix64 (Steele, Lea and Flood, OOPSLA 2014).
+        Words of the text, mixed as in splitmix64 (Steele, Lea and Flood, OOPSLA 2014): an id's own,
+        however long the others are.
         """
         hashed = np.diff(self.offsets).astype(np.uint64)
-        for word in self.padded(8).view("<u8").T:
-            hashed = _mixed(hashed ^ word)
+        ids, rows = self, np.arange(len(self))
+        while len(rows):
+            lengths = np.diff(ids.offsets)
+            for number, word in enumerate(ids.head().padded(8).view("<u8").T):
+                has = lengths > 8 * number if number else slice(None)
+                hashed[rows[has]] = _mixed(hashed[rows[has]] ^ word[has])
+            long = np.flatnonzero(lengths > PART_BYTES)
+            ids, rows = ids.rest(long), rows[long]
         return hashed
+
+    def order(self, *, within: Ints, then: Ints | None = None) -> Ints:
+        """Of each group the ids as bytes; equal ones by what comes `then`."""
+        first = self.head()
+        lengths = np.diff(first.offsets)
+        # Bytes lie in the order of numbers whose first byte counts most.
+        words = first.padded(8).view(">u8").T[::-1]
+        order = np.lexsort((*([] if then is None else [then]), lengths, *words, within))
+        if len(first.text) == len(self.text):
+            return order
+        group = _changes(within[order], lengths[order], *words[:, order]).cumsum()
+        tied = np.flatnonzero((np.bincount(group)[group] > 1) & (lengths[order] == PART_BYTES))
+        rows = order[tied]
+        then = None if then is None else then[rows]
+        order[tied] = rows[self.rest(rows).order(within=group[tied], then=then)]
+        return order
+
+    def head(self) -> Ids:
+        """The first bytes of each."""
+        lengths = np.diff(self.offsets)
+        long = np.flatnonzero(lengths > PART_BYTES)
+        if not len(long):
+            return self
+        kept = np.ones(len(self.text), dtype=np.bool_)
+        kept[listed(self.offsets[long] + PART_BYTES, lengths[long] - PART_BYTES)] = False
+        return Ids(_bounds(np.minimum(lengths, PART_BYTES)), self.text[kept])
+
+    def rest(self, rows: Ints) -> Ids:
+        """What is behind the head of these, each of which has a whole one."""
+        starts, lengths = self.offsets[rows], np.diff(self.offsets)[rows]
+        lengths = lengths - PART_BYTES
+        return Ids(_bounds(lengths), self.text[listed(starts + PART_BYTES, lengths)])
 
     def padded(self, word_bytes: int) -> NDArray[np.uint8]:
         """[ids, bytes]: each in whole words, with zeros behind it."""
         lengths = np.diff(self.offsets)
         width = -(-int(lengths.max(initial=1)) // word_bytes) * word_bytes
         padded = np.zeros((len(lengths), width), dtype=np.uint8)
-        rows = np.arange(len(lengths)).repeat(lengths)
-        padded[rows, np.arange(len(rows)) - self.offsets[:-1].repeat(lengths)] = self.text
+        padded[np.arange(width) < lengths[:, None]] = self.text
         return padded
 
 
@@ -141,12 +179,62 @@ class Scale:
         return (entities << self.bits) + within
 
 
+class AnyRun(Protocol):
+    """A run, wherever its rows are: in memory, or in files of which only what is asked for is read.
+
+    `entities`: [2, entities] the halves of their digests, each once. `newest_us`, `oldest_us`: no
+    event time is outside. `tiles`: by place of an entity, what was added up of its rows so far.
+    """
+
+    @property
+    def entities(self) -> Words: ...
+
+    @property
+    def oldest_us(self) -> int: ...
+
+    @property
+    def newest_us(self) -> int: ...
+
+    @property
+    def width(self) -> int:
+        """Of a row."""
+
+    @property
+    def tiles(self) -> dict[int, Tiles]: ...
+
+    def __len__(self) -> int: ...
+
+    def bounds(self, entities: Ints) -> tuple[Ints, Ints]:
+        """Rows, first and last excluded, of each entity."""
+
+    def ranges(self, entities: Ints, since_us: Ints, until_us: Ints) -> tuple[Ints, Ints]:
+        """The same of those after one time and up to another; a few more at both ends, perhaps."""
+
+    def stretch(self, first: int, last: int) -> Ints:
+        """[rows, width]: from `first` to `last`, excluded."""
+
+    def rows(self, rows: Ints) -> Ints:
+        """[rows, width]: these."""
+
+    def id_bytes(self, rows: Ints) -> Ints:
+        """How long the ids of these rows are."""
+
+    def text_bytes(self, first: Ints, last: Ints) -> Ints:
+        """How long the ids of each stretch are, without a look at each row."""
+
+    def ids_of(self, rows: Ints) -> Ids:
+        """Of these rows, in this order."""
+
+    def sliced(self, first: int, last: int) -> Run:
+        """Entities `first` to `last`, excluded."""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Run:
-    """Observations in order. `entities`: [2, entities] the halves of their digests, each once;
-    those of entity k are rows `starts[k]` to `starts[k + 1]` of `matrix`: [rows, 4 + columns].
-    `line`: where each row lies by `scale`. `newest_us`: the last event time. `tiles`: by place of
-    an entity, what was added up of its rows so far.
+    """Observations in order, in memory.
+
+    Those of entity k are rows `starts[k]` to `starts[k + 1]` of `matrix`: [rows, 4 + columns].
+    `line`: where each row lies by `scale`.
     """
 
     entities: Words
@@ -169,40 +257,44 @@ class Run:
     def __len__(self) -> int:
         return len(self.matrix)
 
-    def ranges(self, entities: Ints, since_us: Ints, until_us: Ints) -> tuple[Ints, Ints]:
-        """Rows, first and last excluded, of each entity after one time and up to another.
+    @property
+    def width(self) -> int:
+        return self.matrix.shape[1]
 
-        A few more at both ends where the scale is coarse.
-        """
-        if len(self) > LINE_ROWS_MAX:
-            return self._ranges_row_by_row(entities, since_us, until_us)
+    @property
+    def oldest_us(self) -> int:
+        return self.scale.base_us
+
+    def bounds(self, entities: Ints) -> tuple[Ints, Ints]:
+        return self.starts[entities], self.starts[entities + 1]
+
+    def ranges(self, entities: Ints, since_us: Ints, until_us: Ints) -> tuple[Ints, Ints]:
+        """A few more at both ends where the scale is coarse."""
         since = np.maximum(self.scale.places(entities, since_us), entities << self.scale.bits)
         first = self.line.searchsorted(since, "left")
         last = self.line.searchsorted(self.scale.places(entities, until_us), "right")
         return first, last
 
-    def _ranges_row_by_row(
-        self, entities: Ints, since_us: Ints, until_us: Ints
-    ) -> tuple[Ints, Ints]:
-        """The same by bisection among each entity's own rows, which are read anyway."""
-        event_us, moments_us = self.matrix[:, EVENT], np.concatenate((since_us - 1, until_us))
-        low, high = (np.tile(self.starts[entities + more], 2) for more in (0, 1))
-        for _ in range(int((high - low).max(initial=0)).bit_length()):
-            middle = (low + high) >> 1
-            # Where the search is over `middle` may lie behind the rows: it changes nothing there.
-            after = event_us[np.minimum(middle, len(self) - 1)] > moments_us
-            low, high = (
-                np.where(after | (low == high), low, middle + 1),
-                np.where(after, middle, high),
-            )
-        return low[: len(entities)], low[len(entities) :]
+    def stretch(self, first: int, last: int) -> Ints:
+        return self.matrix[first:last]
+
+    def rows(self, rows: Ints) -> Ints:
+        return self.matrix[rows]
+
+    def id_bytes(self, rows: Ints) -> Ints:
+        return np.diff(self.ids.offsets)[rows]
+
+    def text_bytes(self, first: Ints, last: Ints) -> Ints:
+        return self.ids.offsets[last] - self.ids.offsets[first]
+
+    def ids_of(self, rows: Ints) -> Ids:
+        return self.ids.taken(rows)
 
     def per_row(self) -> Words:
         """[2, rows]: the entity of each row."""
         return self.entities.repeat(np.diff(self.starts), axis=1)
 
     def sliced(self, first: int, last: int) -> Run:
-        """Entities `first` to `last`, excluded."""
         starts = self.starts[first : last + 1]
         rows = slice(int(starts[0]), int(starts[-1]))
         return Run.of(
@@ -296,10 +388,13 @@ def listed(starts: Ints, lengths: Ints) -> Ints:
 def ordered(entities: Words, matrix: Ints, ids: Ids) -> Run:
     """One run of these rows; `entities`: [2, rows]."""
     order = _settled(_by_time(entities, matrix), entities, matrix, ids)
-    entities = entities[:, order]
+    return in_order(entities[:, order], matrix[order], ids.taken(order))
+
+
+def in_order(entities: Words, matrix: Ints, ids: Ids) -> Run:
+    """The same of rows that lie in a run's order already."""
     first = np.flatnonzero(_changes(*entities))
-    starts = np.concatenate((first, [len(order)]))
-    return Run.of(entities[:, first], starts, matrix[order], ids.taken(order))
+    return Run.of(entities[:, first], np.concatenate((first, [len(matrix)])), matrix, ids)
 
 
 def _by_time(entities: Words, matrix: Ints) -> Ints:
@@ -325,17 +420,10 @@ def _settled(order: Ints, entities: Words, matrix: Ints, ids: Ids) -> Ints:
     by_id = np.lexsort((*keys, content[:, ID_HASH], group[doubtful]))
     order[doubtful] = rows = rows[by_id]
     repeat = ~_changes(group[doubtful], matrix[rows, ID_HASH], _partition(matrix[rows]))
-    places = doubtful[~repeat]
-    order[places] = _by_text(order[places], group[places], matrix, ids)
+    places, rows = doubtful[~repeat], rows[~repeat]
+    by_text = ids.taken(rows).order(within=group[places], then=_partition(matrix[rows]))
+    order[places] = rows[by_text]
     return np.delete(order, doubtful[repeat])
-
-
-def _by_text(rows: Ints, group: Ints, matrix: Ints, ids: Ids) -> list[int]:
-    """The rows of each group in the order of their ids as bytes."""
-    texts = [ids[row] for row in rows.tolist()]
-    partition = _partition(matrix[rows])
-    keyed = zip(group.tolist(), texts, partition.tolist(), rows.tolist(), strict=True)
-    return [row for *_, row in sorted(keyed)]
 
 
 def _changes(*columns: NDArray[np.generic]) -> NDArray[np.bool_]:
@@ -345,6 +433,11 @@ def _changes(*columns: NDArray[np.generic]) -> NDArray[np.bool_]:
     for column in columns:
         changes[1:] |= column[1:] != column[:-1]
     return changes
+
+
+def whole(run: AnyRun) -> Run:
+    """All of it, in memory."""
+    return run if isinstance(run, Run) else run.sliced(0, run.entities.shape[1])
 
 
 def _partition(matrix: Ints) -> Ints:

@@ -15,7 +15,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from headrace_feature.domain.observations import COLUMNS, EVENT, FLAGS, ID_HASH, KNOWN, Ints, Run
+from headrace_feature.domain.observations import (
+    COLUMNS,
+    EVENT,
+    FLAGS,
+    ID_HASH,
+    KNOWN,
+    AnyRun,
+    Ints,
+)
 from headrace_feature.domain.views import DTYPE_BY_KIND, Kind
 
 Values = NDArray[Any]  # int64 or float64
@@ -49,7 +57,6 @@ class Tiles:
     `twice`: whether a row may be a repeat of one that the run holds too.
     """
 
-    run: Run
     first: int
     begins_us: Ints
     ends_us: Ints
@@ -60,28 +67,28 @@ class Tiles:
     def __len__(self) -> int:
         return len(self.begins_us)
 
-    def column(self, place: int, kind: Kind) -> ColumnTiles:
-        """Of the layout's column at this place."""
+    def column(self, run: AnyRun, place: int, kind: Kind) -> ColumnTiles:
+        """Of the layout's column at this place. `run`: whose tiles these are; it holds them."""
         if place not in self.columns:
-            rows = self.run.matrix[self.first : self.first + len(self) * TILE_ROWS]
+            rows = run.stretch(self.first, self.first + len(self) * TILE_ROWS)
             values = rows[:, COLUMNS + place].view(DTYPE_BY_KIND[kind])
             present = (rows[:, FLAGS] >> place & 1).astype(np.bool_)
             self.columns[place] = _column_tiles(values, present)
         return self.columns[place]
 
 
-def tiles_of(run: Run, place: int) -> Tiles:
+def tiles_of(run: AnyRun, place: int) -> Tiles:
     """Those of the entity at this place of the run."""
     if place not in run.tiles:
-        first, last = int(run.starts[place]), int(run.starts[place + 1])
-        rows = run.matrix[first : last - (last - first) % TILE_ROWS]
+        first, last = (int(edge[0]) for edge in run.bounds(np.array([place])))
+        rows = run.stretch(first, last)
+        tiled = rows[: len(rows) - len(rows) % TILE_ROWS]
         run.tiles[place] = Tiles(
-            run,
             first,
-            rows[::TILE_ROWS, EVENT].copy(),
-            rows[TILE_ROWS - 1 :: TILE_ROWS, EVENT].copy(),
-            rows[:, KNOWN].reshape(-1, TILE_ROWS).max(axis=1),
-            _twice(run.matrix[first:last]),
+            tiled[::TILE_ROWS, EVENT].copy(),
+            tiled[TILE_ROWS - 1 :: TILE_ROWS, EVENT].copy(),
+            tiled[:, KNOWN].reshape(-1, TILE_ROWS).max(axis=1),
+            _twice(rows),
         )
     return run.tiles[place]
 

@@ -1,24 +1,26 @@
 # SPDX-License-Identifier: Apache-2.0
 """Protocol objects to domain objects and back, each way once.
 
-OIP: raw contents are used for all inputs or for none, and an answer is raw when the request was
-(FIELD (b), trap 5). Unknown parameters are ignored; all five kinds are read (trap 4).
+OIP: raw contents are used for all inputs or for none, and an answer is raw when the request was,
+or when it holds a type that has no other contents (FIELD (b), trap 5). Unknown parameters are
+ignored; all five kinds are read (trap 4).
 """
 
 from __future__ import annotations
 
+import re
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-import numpy as np
 from google.protobuf.message import DecodeError
 
-from headrace.errors import Busy, Invalid, NotFound
+from headrace.errors import Busy, HeadraceError, Invalid, NotFound
 from headrace.feature.v1 import feature_service_pb2 as feature_pb
 from headrace.inference.v1 import inference_events_pb2 as events_pb
 from headrace.oip import grpc_predict_v2_pb2 as oip
 from headrace.registry.v1 import registry_events_pb2 as registry_pb
+from headrace_inference.adapters.request_parameters import check_parameters
 from headrace_inference.adapters.tensor_codec import (
     DATATYPES,
     Values,
@@ -26,33 +28,48 @@ from headrace_inference.adapters.tensor_codec import (
     decode_typed,
     encode_raw,
 )
+from headrace_inference.domain.claim import Claim
+from headrace_inference.domain.logged_columns import LoggedRows
+from headrace_inference.domain.model_tensors import tensor_inputs, tensor_outputs
 from headrace_inference.domain.prediction import Prediction
 from headrace_inference.domain.request import (
     AS_OF_US,
-    FEATURES,
-    OUTPUTS_DEFAULT,
-    PREDICTION_ID,
+    ATTRIBUTIONS,
     REQUEST_ID_CHARACTERS_MAX,
-    SCORE,
     Batch,
     Door,
     InferRequest,
     Tensor,
 )
 from headrace_inference.domain.rollout import Arm, Rollout, ServedVersion
-from headrace_inference.domain.serving import NAME_SHOWN_MAX, EndpointState, Serving
+from headrace_inference.domain.serving import (
+    NAME_SHOWN_MAX,
+    EndpointState,
+    Serving,
+    TensorSpec,
+)
 
 INPUTS_MAX = 64
+# Of a BYTES tensor, whose elements are objects of their own.
+ELEMENTS_A_ROW_MAX = 64
 PLATFORM = "onnxruntime_onnx"
-DATATYPE_BY_OUTPUT = {SCORE: "FP32", FEATURES: "FP32", PREDICTION_ID: "BYTES"}
+# As it is told: one number has one name.
+VERSION = re.compile(r"0|[1-9][0-9]{0,8}")
 INT64_MAX = 2**63 - 1
+# Of one value of a refusal on Kafka.
+METADATA_CHARACTERS_MAX = 1_024
 ARM = {Arm.CHAMPION: events_pb.ARM_CHAMPION, Arm.CANARY: events_pb.ARM_CANARY}
 FIELD_BY_COLUMN_TYPE = {str: "strings", int: "int64s", float: "doubles"}
 DOOR = {Door.ENTITY_KEYS: events_pb.DOOR_ENTITY_KEYS, Door.TENSORS: events_pb.DOOR_TENSORS}
 
 
 def infer_request(request: Any, *, rows_max: int) -> InferRequest:
-    """Raises Invalid TENSOR_*, BAD_REQUEST, NotFound MODEL_UNKNOWN, Busy TOO_MANY_INPUTS."""
+    """Raises Invalid TENSOR_*, BAD_REQUEST, UNSUPPORTED, NotFound MODEL_UNKNOWN, Busy
+    TOO_MANY_INPUTS.
+    """
+    if len(request.inputs) > INPUTS_MAX:
+        raise Busy("TOO_MANY_INPUTS", inputs=len(request.inputs), inputs_max=INPUTS_MAX)
+    check_parameters(request)
     if len(request.id) > REQUEST_ID_CHARACTERS_MAX:
         raise Invalid("BAD_REQUEST", field="id", characters_max=REQUEST_ID_CHARACTERS_MAX)
     return InferRequest(
@@ -60,7 +77,7 @@ def infer_request(request: Any, *, rows_max: int) -> InferRequest:
         version=_version(request.model_name, request.model_version),
         id=request.id or uuid.uuid4().hex,
         inputs=_inputs(request, rows_max=rows_max),
-        outputs=tuple(output.name for output in request.outputs) or OUTPUTS_DEFAULT,
+        outputs=tuple(output.name for output in request.outputs),
         as_of_us=_as_of_us(request.parameters),
     )
 
@@ -73,34 +90,39 @@ def infer_response(
         model_version=str(prediction.served.version),
         id=prediction.request_id,
     )
-    for name in outputs:
-        values = _output(prediction, name)
-        shape = (len(values),) if isinstance(values, list) else values.shape
-        tensor = response.outputs.add(name=name, datatype=DATATYPE_BY_OUTPUT[name], shape=shape)
+    tensors = prediction.answer(outputs)
+    raw = raw or any(DATATYPES[each.datatype].field is None for each in tensors)
+    for answered in tensors:
+        tensor = response.outputs.add(
+            name=answered.name, datatype=answered.datatype, shape=answered.shape
+        )
+        if answered.name == ATTRIBUTIONS and prediction.served.features:
+            names = ",".join(prediction.served.features)
+            tensor.parameters["features"].string_param = names
+        field, values = DATATYPES[answered.datatype].field, answered.values
         if raw:
             response.raw_output_contents.append(encode_raw(values))
         else:
             flat = values if isinstance(values, list) else values.ravel().tolist()
-            field = DATATYPES[tensor.datatype].field
             getattr(tensor.contents, str(field)).extend(flat)
     return response
 
 
 def model_metadata(endpoint: str, serving: Serving, version: int | None) -> Any:
     """The tensor door of one version, and the versions that are loaded."""
-    width = len(serving.version(version).served.features)
-    shape_by_name = {SCORE: [-1], FEATURES: [-1, width], PREDICTION_ID: [-1]}
-    metadata = oip.ModelMetadataResponse.TensorMetadata
+    loaded = serving.version(version)
     return oip.ModelMetadataResponse(
         name=endpoint,
         versions=sorted((str(one.served.version) for one in serving.loaded()), key=int),
         platform=PLATFORM,
-        inputs=[metadata(name=FEATURES, datatype="FP32", shape=[-1, width])],
-        outputs=[
-            metadata(name=name, datatype=DATATYPE_BY_OUTPUT[name], shape=shape)
-            for name, shape in shape_by_name.items()
-        ],
+        inputs=map(_tensor_metadata, tensor_inputs(loaded)),
+        outputs=map(_tensor_metadata, tensor_outputs(loaded)),
     )
+
+
+def _tensor_metadata(spec: TensorSpec) -> Any:
+    metadata = oip.ModelMetadataResponse.TensorMetadata
+    return metadata(name=spec.name, datatype=spec.datatype, shape=spec.shape)
 
 
 def repository_index(states: Mapping[str, EndpointState], *, ready_only: bool) -> Any:
@@ -130,6 +152,7 @@ def rollout(value: bytes) -> Rollout:
         champion=_served(message.champion),
         canary=_served(message.canary) if message.HasField("canary") else None,
         canary_percent=message.canary_percent,
+        stopped=message.stopped,
     )
 
 
@@ -146,37 +169,87 @@ def features_request(
     return request
 
 
-def prediction_events(prediction: Prediction) -> Iterator[events_pb.PredictionMade]:
-    """One for each row."""
-    shadow = prediction.shadow
-    shadow_scores = shadow.scores.tolist() if shadow is not None else None
-    rows = zip(
-        prediction.prediction_ids,
-        prediction.entity_keys,
-        prediction.as_of_us.tolist(),
-        prediction.features.tolist(),
-        prediction.scores.tolist(),
-        strict=True,
+def predictions_event(
+    rows: LoggedRows, *, writer: str, rows_answered: int
+) -> events_pb.PredictionsMade:
+    first, runs = rows.first, rows.runs()
+    event = events_pb.PredictionsMade(
+        endpoint=first.endpoint,
+        model=first.model,
+        version=first.served.version,
+        digest=first.served.digest,
+        arm=ARM[first.arm],
+        door=DOOR[first.door],
+        rollout_generation=first.rollout_generation,
+        first_prediction_ids=[run.first_id for run in runs],
+        run_rows=[run.rows for run in runs],
+        as_of_us=[run.as_of_us for run in runs],
+        served_at_us=[run.served_at_us for run in runs],
+        entity_keys=rows.entity_keys,
+        inputs=map(_logged_tensor, rows.inputs),
+        outputs=map(_logged_tensor, rows.outputs),
+        writer=writer,
+        rows_answered=rows_answered,
     )
-    for row, (prediction_id, entity_key, as_of_us, features, score) in enumerate(rows):
-        event = events_pb.PredictionMade(
-            prediction_id=prediction_id,
-            endpoint=prediction.endpoint,
-            model=prediction.model,
-            version=prediction.served.version,
-            digest=prediction.served.digest,
-            entity_key=entity_key,
-            as_of_us=as_of_us,
-            features=features,
-            score=score,
-            arm=ARM[prediction.arm],
-            door=DOOR[prediction.door],
-            served_at_us=prediction.served_at_us,
-            rollout_generation=prediction.rollout_generation,
-        )
-        if shadow is not None and shadow_scores is not None:
-            event.shadow.version, event.shadow.score = shadow.version, shadow_scores[row]
-        yield event
+    if first.shadow is not None:
+        event.shadow.version = first.shadow.version
+        event.shadow.outputs.extend(map(_logged_tensor, rows.shadow_outputs))
+    return event
+
+
+def claiming_event(event: events_pb.PredictionsMade, claim: Claim) -> events_pb.PredictionsMade:
+    """The record of one request's answer that lies in the object store; its rows are one run."""
+    return events_pb.PredictionsMade(
+        endpoint=event.endpoint,
+        model=event.model,
+        version=event.version,
+        digest=event.digest,
+        arm=event.arm,
+        door=event.door,
+        rollout_generation=event.rollout_generation,
+        first_prediction_ids=event.first_prediction_ids[:1],
+        run_rows=[sum(event.run_rows)],
+        as_of_us=event.as_of_us[:1],
+        served_at_us=event.served_at_us[:1],
+        request_partition=event.request_partition,
+        request_offsets=event.request_offsets[:1],
+        claim=events_pb.Claim(digest=claim.digest, size_bytes=claim.size_bytes),
+    )
+
+
+def refused_event(endpoint: str, refused: Sequence[events_pb.RefusedRequest]) -> Any:
+    """Requests over Kafka that are answered by a reason."""
+    return events_pb.PredictionsMade(endpoint=endpoint, refused=refused)
+
+
+def refused_request(request_id: str, offset: int, error: HeadraceError) -> events_pb.RefusedRequest:
+    """What a request says may be as long as a record: of that as much as fits one."""
+    return events_pb.RefusedRequest(
+        request_id=request_id[:REQUEST_ID_CHARACTERS_MAX],
+        request_offset=offset,
+        reason=error.reason,
+        metadata={name: value[:METADATA_CHARACTERS_MAX] for name, value in error.metadata.items()},
+    )
+
+
+def answered_offsets(value: bytes, partition: int) -> list[int]:
+    """The offsets of that partition's requests that a record of the predictions answers.
+
+    Raises Invalid DECODE_ERROR.
+    """
+    event = _decoded(events_pb.PredictionsMade, value)
+    if not event.HasField("request_partition") or event.request_partition != partition:
+        return []
+    return [*event.request_offsets, *(each.request_offset for each in event.refused)]
+
+
+def _logged_tensor(tensor: Tensor) -> events_pb.LoggedTensor:
+    return events_pb.LoggedTensor(
+        name=tensor.name,
+        datatype=tensor.datatype,
+        shape=tensor.shape,
+        contents=encode_raw(tensor.values),
+    )
 
 
 def _decoded(message: Any, value: bytes) -> Any:
@@ -189,17 +262,17 @@ def _decoded(message: Any, value: bytes) -> Any:
 def _version(name: str, version: str) -> int | None:
     if not version:
         return None
-    if not (version.isascii() and version.isdecimal() and len(version) <= 9):
+    if not VERSION.fullmatch(version):
         raise NotFound("MODEL_UNKNOWN", endpoint=name[:NAME_SHOWN_MAX], version=version[:16])
     return int(version)
 
 
 def _inputs(request: Any, *, rows_max: int) -> dict[str, Tensor]:
-    if len(request.inputs) > INPUTS_MAX:
-        raise Busy("TOO_MANY_INPUTS", inputs=len(request.inputs), inputs_max=INPUTS_MAX)
     raw = list(request.raw_input_contents)
     if raw and len(raw) != len(request.inputs):
-        raise Invalid("TENSOR_CONTENT", raw_contents=len(raw), inputs=len(request.inputs))
+        problem = f"{len(raw)} raw contents for {len(request.inputs)} inputs"
+        raise Invalid("TENSOR_CONTENT", problem=problem)
+    elements_max = rows_max * ELEMENTS_A_ROW_MAX
     inputs: dict[str, Tensor] = {}
     for i, tensor in enumerate(request.inputs):
         name = tensor.name[:NAME_SHOWN_MAX]
@@ -209,7 +282,7 @@ def _inputs(request: Any, *, rows_max: int) -> dict[str, Tensor]:
             raise Invalid("TENSOR_CONTENT", input=name, problem="raw and typed")
         shape = tuple(tensor.shape)
         if raw:
-            values = decode_raw(name, tensor.datatype, shape, raw[i], elements_max=rows_max)
+            values = decode_raw(name, tensor.datatype, shape, raw[i], elements_max=elements_max)
         else:
             values = _typed_values(name, tensor, shape)
         inputs[tensor.name] = Tensor(tensor.name, tensor.datatype, shape, values)
@@ -232,12 +305,6 @@ def _as_of_us(parameters: Mapping[str, Any]) -> int | None:
     if kind not in ("int64_param", "uint64_param"):
         raise Invalid("BAD_REQUEST", field=AS_OF_US, problem="an int64 parameter is needed")
     return min(int(getattr(parameter, kind)), INT64_MAX)
-
-
-def _output(prediction: Prediction, name: str) -> Values:
-    if name == PREDICTION_ID:
-        return [prediction_id.encode() for prediction_id in prediction.prediction_ids]
-    return np.asarray(prediction.scores if name == SCORE else prediction.features)
 
 
 def _served(message: registry_pb.ServedVersion) -> ServedVersion:

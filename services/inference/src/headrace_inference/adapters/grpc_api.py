@@ -8,7 +8,9 @@ extension. ModelReady answers false for a name that is unknown, as Triton does.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 from importlib.metadata import version
+from time import perf_counter_ns
 from typing import Any, Protocol
 
 import grpc
@@ -16,11 +18,15 @@ import grpc
 from headrace.errors import Conflict, HeadraceError, NotFound
 from headrace.oip import grpc_predict_v2_pb2 as oip
 from headrace.oip import grpc_predict_v2_pb2_grpc as oip_grpc
+from headrace.tokens import PREDICT
 from headrace_inference.adapters import conversions
+from headrace_inference.adapters.request_spans import told
 from headrace_inference.domain.prediction import Prediction
 from headrace_inference.domain.request import InferRequest
-from headrace_inference.domain.serving import ServingTable
-from headrace_inference.handlers import TooLate
+from headrace_inference.domain.serving import EndpointState, ServingTable
+from headrace_inference.domain.statistics import Execution, Statistics
+from headrace_kit import tracing
+from headrace_kit.auth import calling
 from headrace_kit.failpoints import failpoint
 from headrace_kit.grpc_server import GrpcServer, remaining_s
 from headrace_kit.telemetry import counter
@@ -28,10 +34,27 @@ from headrace_kit.telemetry import counter
 SERVICE_NAME = "inference.GRPCInferenceService"
 SERVER_NAME = "headrace-inference"
 EXTENSIONS = ("binary_tensor_data",)
+# Who may predict may ask about what answers; what changes the server needs all permissions.
+ASKED_BY_PREDICTORS = (
+    "ServerLive",
+    "ServerReady",
+    "ServerMetadata",
+    "ModelReady",
+    "ModelMetadata",
+    "ModelInfer",
+    "ModelStreamInfer",
+    "ModelConfig",
+    "ModelStatistics",
+    "RepositoryIndex",
+)
+# Endpoints whose counters are at hand.
+COUNTERS_MAX = 1_000
+ACTIONS = {f"/{SERVICE_NAME}/{name}": PREDICT for name in ASKED_BY_PREDICTORS}
 
 successes = counter("inference", "request_success_total", "Requests answered.", "endpoint")
 refusals = counter("inference", "request_failure_total", "Requests not answered.", "reason")
 rows = counter("inference", "rows_total", "Rows answered.", "endpoint")
+runs = counter("inference", "runs_total", "Runs that answered them.", "endpoint")
 
 
 class Infer(Protocol):
@@ -43,9 +66,16 @@ class InferenceApi(oip_grpc.GRPCInferenceServiceServicer):
     """Servicer of the protocol's RPCs."""
 
     def __init__(
-        self, table: ServingTable, *, infer: Infer, ready: Callable[[], bool], rows_max: int
+        self,
+        table: ServingTable,
+        *,
+        infer: Infer,
+        ready: Callable[[], bool],
+        rows_max: int,
+        statistics: Statistics,
     ) -> None:
         self._table = table
+        self._statistics = statistics
         self._infer = infer
         self._ready = ready
         self._rows_max = rows_max
@@ -75,23 +105,47 @@ class InferenceApi(oip_grpc.GRPCInferenceServiceServicer):
         return conversions.model_metadata(request.name, serving, wanted)
 
     def RepositoryIndex(self, request: Any, context: grpc.ServicerContext) -> Any:
-        states = {} if request.repository_name else self._table.states()
+        states = {} if request.repository_name else self._permitted()
         return conversions.repository_index(states, ready_only=request.ready)
 
+    def _permitted(self) -> dict[str, EndpointState]:
+        """Those that the caller may ask: of others it does not learn the names."""
+        caller, states = calling(), self._table.states()
+        return {name: each for name, each in states.items() if caller.may_to(PREDICT, name)}
+
     def ModelInfer(self, request: Any, context: grpc.ServicerContext) -> Any:
+        return self.answer(request, lambda: _time_left_s(context))
+
+    def answer(self, request: Any, time_left_s: Callable[[], float]) -> Any:
+        """One ModelInfer call by itself."""
+        begin_ns = perf_counter_ns()
+        calling().require(PREDICT, request.model_name)
         try:
             asked = conversions.infer_request(request, rows_max=self._rows_max)
-            prediction = self._infer(asked, time_left_s=lambda: _time_left_s(context))
+            read_ns = perf_counter_ns()
+            prediction = self._infer(asked, time_left_s=time_left_s)
         except HeadraceError as err:
             refusals.labels(err.reason).inc()
+            self._count_failure(request, perf_counter_ns() - begin_ns)
             raise
-        except TooLate:
-            refusals.labels("DEADLINE").inc()
-            context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, "The deadline cannot be kept.")
-        successes.labels(prediction.endpoint).inc()
-        rows.labels(prediction.endpoint).inc(len(prediction.scores))
+        count_run(prediction, requests=1)
+        if (span := tracing.current()) is not None:
+            told(span, prediction, asked.id)
         raw = len(request.raw_input_contents) > 0
-        return conversions.infer_response(prediction, asked.outputs, raw=raw)
+        answer = conversions.infer_response(prediction, asked.outputs, raw=raw)
+        total_ns = perf_counter_ns() - begin_ns
+        self._statistics.record(_execution(prediction, total_ns, decode_ns=read_ns - begin_ns))
+        return answer
+
+    def _count_failure(self, request: Any, duration_ns: int) -> None:
+        """Under the version that was asked for, else the champion's; nowhere when not served."""
+        name = request.model_name
+        try:
+            _, serving = self._table.ready(name)
+            loaded = serving.version(conversions.model_version(name, request.model_version))
+        except HeadraceError:
+            return
+        self._statistics.record_failure(name, loaded.served.version, duration_ns=duration_ns)
 
 
 class InferenceServer(GrpcServer):
@@ -100,6 +154,36 @@ class InferenceServer(GrpcServer):
     def stop(self, timeout_s: float) -> None:
         failpoint("inference.drain.half")
         super().stop(timeout_s)
+
+
+def count_run(done: Prediction, *, requests: int) -> None:
+    """Of one run, however many requests shared it."""
+    of_requests, of_rows, of_runs = _counters(done.endpoint)
+    of_requests.inc(requests)
+    of_rows.inc(done.rows)
+    of_runs.inc()
+
+
+@lru_cache(maxsize=COUNTERS_MAX)
+def _counters(endpoint: str) -> tuple[Any, Any, Any]:
+    """To find them by their labels takes longer than all that is counted."""
+    return successes.labels(endpoint), rows.labels(endpoint), runs.labels(endpoint)
+
+
+def _execution(prediction: Prediction, total_ns: int, *, decode_ns: int) -> Execution:
+    """Each request is a run of its own."""
+    input_ns = decode_ns + prediction.read_ns
+    return Execution(
+        endpoint=prediction.endpoint,
+        version=prediction.served.version,
+        rows=prediction.rows,
+        totals_ns=[total_ns],
+        queues_ns=[0],
+        compute_input_ns=input_ns,
+        compute_infer_ns=prediction.run_ns,
+        compute_output_ns=total_ns - input_ns - prediction.run_ns,
+        ended_at_us=prediction.served_at_us,
+    )
 
 
 def _time_left_s(context: grpc.ServicerContext) -> float:

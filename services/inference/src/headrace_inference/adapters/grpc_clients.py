@@ -8,16 +8,17 @@ from collections.abc import Iterator, Sequence
 import grpc
 import numpy as np
 
+from headrace.artifacts import download_chunks
 from headrace.feature.v1 import feature_service_pb2_grpc as feature_grpc
-from headrace.registry.v1 import registry_service_pb2 as registry_pb
 from headrace.registry.v1 import registry_service_pb2_grpc as registry_grpc
 from headrace_inference.adapters import conversions
 from headrace_inference.domain.request import Batch
 from headrace_inference.domain.serving import Floats
-from headrace_kit.grpc_client import call, error_of
+from headrace_kit.grpc_client import call, calls_to
 from headrace_kit.telemetry import histogram
 
-DOWNLOAD_TIMEOUT_S = 60.0
+# Who loads models tries again by itself, and has others to load meanwhile.
+CUTS_IN_A_ROW_MAX = 2
 READ_RETRIES_MAX = 2
 
 seconds = histogram("inference", "features_seconds", "Reading the features of a request.")
@@ -42,6 +43,7 @@ class GrpcFeatureReader:
             response = call(
                 self._service.GetOnlineFeatures,
                 request,
+                service="feature",
                 timeout_s=timeout_s,
                 retries_max=READ_RETRIES_MAX,
             )
@@ -55,9 +57,5 @@ class GrpcArtifactSource:
         self._service = registry_grpc.ArtifactServiceStub(channel)
 
     def chunks(self, digest: str) -> Iterator[bytes]:
-        request = registry_pb.DownloadArtifactRequest(digest=digest)
-        try:
-            for response in self._service.DownloadArtifact(request, timeout=DOWNLOAD_TIMEOUT_S):
-                yield response.chunk
-        except grpc.RpcError as err:
-            raise error_of(err) from err
+        with calls_to("registry"):
+            yield from download_chunks(self._service, digest, tries_max=CUTS_IN_A_ROW_MAX)

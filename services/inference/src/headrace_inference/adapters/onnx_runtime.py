@@ -9,84 +9,174 @@ and not in a caller's request. onnxruntime is imported with the first model.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import structlog
+from numpy.typing import NDArray
 
-from headrace.errors import HeadraceError, Invalid
+from headrace.errors import HeadraceError, Invalid, Unavailable
+from headrace_inference.adapters.onnx_bfloat16 import run_with_bits
+from headrace_inference.adapters.tensor_codec import DATATYPES
+from headrace_inference.domain.request import FEATURES, SCORE
 from headrace_inference.domain.rollout import ServedVersion
-from headrace_inference.domain.serving import Floats
+from headrace_inference.domain.serving import ANY_SIZE, TensorSpec, Tried
 from headrace_kit.telemetry import histogram
 
 if TYPE_CHECKING:
     import onnxruntime
 
-INPUT, OUTPUT = "features", "score"
-WARM_ROWS = 64
-WARM_RUNS = 5
+TRIED_ROWS = 64
+TRIED_RUNS = 5
+# A size that a model leaves open, other than its rows, while it is tried.
+TRIED_SIZE = 8
+ROW_DIFFERENCE_MAX = {"rtol": 1e-3, "atol": 1e-5}
+DATATYPE_BY_TYPE = {
+    "tensor(bool)": "BOOL",
+    "tensor(uint8)": "UINT8",
+    "tensor(uint16)": "UINT16",
+    "tensor(uint32)": "UINT32",
+    "tensor(uint64)": "UINT64",
+    "tensor(int8)": "INT8",
+    "tensor(int16)": "INT16",
+    "tensor(int32)": "INT32",
+    "tensor(int64)": "INT64",
+    "tensor(float16)": "FP16",
+    "tensor(bfloat16)": "BF16",
+    "tensor(float)": "FP32",
+    "tensor(double)": "FP64",
+    "tensor(string)": "BYTES",
+}
 
 log = structlog.get_logger(__name__)
-seconds = histogram("inference", "compute_infer_seconds", "Running one model on one request.")
+seconds = histogram("inference", "compute_infer_seconds", "Running one model once.")
 
 
-class OnnxModel:
-    """Model whose one input is `features` float32 [rows, n] and one output `score` [rows]."""
+class OnnxSession:
+    """Session of ONNX Runtime, with the signature that the session tells."""
 
     def __init__(
         self, session: onnxruntime.InferenceSession, errors: tuple[type[BaseException], ...]
     ) -> None:
-        self._session = session
         self._errors = errors
-        self._first_row_s = 0.0
-        self._further_row_s = 0.0
+        self.inputs = tuple(map(_spec, session.get_inputs()))
+        self.outputs = tuple(map(_spec, session.get_outputs()))
+        self.tried = Tried()
+        in_bits = any(spec.datatype == "BF16" for spec in (*self.inputs, *self.outputs))
+        self._run = partial(run_with_bits, session) if in_bits else session.run
 
-    def score(self, features: Floats) -> Floats:
+    def run(self, inputs: Mapping[str, NDArray[Any]], outputs: Sequence[str]) -> list[NDArray[Any]]:
         try:
             with seconds.time():
-                (scores,) = self._session.run([OUTPUT], {INPUT: np.ascontiguousarray(features)})
+                found: list[NDArray[Any]] = self._run(outputs, inputs)
         except self._errors as err:
             log.error("model_failed", error=str(err))
             raise HeadraceError("MODEL_ERROR") from err
-        if scores.shape != (len(features),):
-            log.error("model_failed", shape=scores.shape, rows=len(features))
-            raise HeadraceError("MODEL_ERROR")
-        return np.asarray(scores, dtype=np.float32)
+        if self.tried.rows_apart:
+            rows = {len(values) for values in (*inputs.values(), *found)}
+            if len(rows) != 1:
+                log.error("model_failed", rows=sorted(rows))
+                raise HeadraceError("MODEL_ERROR")
+        return found
 
-    def least_s(self, rows: int) -> float:
-        return self._first_row_s + self._further_row_s * (rows - 1)
+    def try_out(self) -> None:
+        """Runs it at two sizes, and notes how long each takes at best and if rows stand apart."""
+        names = [spec.name for spec in self.outputs]
+        try:
+            rows_apart = self._rows_apart(names)
+            first_row_s, further_row_s = _least_s(lambda: self.run(self._example(1), names)), 0.0
+            if rows_apart:
+                many = self._example(TRIED_ROWS)
+                further_s = _least_s(lambda: self.run(many, names)) - first_row_s
+                further_row_s = max(0.0, further_s) / (TRIED_ROWS - 1)
+            self.tried = Tried(rows_apart, first_row_s, further_row_s)
+        except HeadraceError as err:
+            # A size that it leaves open is not any size: nothing is known before a caller asks.
+            log.warning("model_not_tried", error=str(err))
 
-    def warm(self, width: int) -> None:
-        """Runs it at two sizes, and notes how long each takes at best."""
-        one = np.zeros((1, width), dtype=np.float32)
-        many = np.zeros((WARM_ROWS, width), dtype=np.float32)
-        self._first_row_s = _least_s(lambda: self.score(one))
-        self._further_row_s = max(0.0, _least_s(lambda: self.score(many)) - self._first_row_s) / (
-            WARM_ROWS - 1
-        )
+    def _rows_apart(self, names: list[str]) -> bool:
+        """Whether two rows are answered together as each is alone."""
+        specs = (*self.inputs, *self.outputs)
+        if not all(spec.shape and spec.shape[0] == ANY_SIZE for spec in specs):
+            return False
+        both = self._example(2)
+        together = self.run(both, names)
+        for row in (0, 1):
+            alone = self.run({name: each[row : row + 1] for name, each in both.items()}, names)
+            for one, all_ in zip(alone, together, strict=True):
+                if one.shape != (1, *all_.shape[1:]) or len(all_) != 2:
+                    return False
+                if not _alike(one, all_[row : row + 1]):
+                    return False
+        return True
+
+    def _example(self, rows: int) -> dict[str, NDArray[Any]]:
+        """Inputs to try it with: rows that differ, of values that also an index may have."""
+        return {spec.name: _example(spec, rows) for spec in self.inputs}
+
+
+def _spec(node: Any) -> TensorSpec:
+    """Raises Invalid FORMAT for a tensor that the protocol has no data type for."""
+    datatype = DATATYPE_BY_TYPE.get(node.type)
+    if datatype is None:
+        raise Invalid("FORMAT", tensor=node.name, type=node.type)
+    return TensorSpec(
+        name=node.name,
+        datatype=datatype,
+        shape=tuple(size if isinstance(size, int) else ANY_SIZE for size in node.shape),
+        symbols=tuple(size if isinstance(size, str) else "" for size in node.shape),
+    )
+
+
+def _example(spec: TensorSpec, rows: int) -> NDArray[Any]:
+    first, *others = spec.shape or (1,)
+    sizes = [TRIED_SIZE if size == ANY_SIZE else size for size in others]
+    shape = (rows if first == ANY_SIZE else first, *sizes)[: len(spec.shape)]
+    column = 1 - np.arange(shape[0] if shape else 1) % 2
+    by_row = column.reshape(-1, *[1] * (len(shape) - 1)) if shape else column.reshape(())
+    if spec.datatype == "BYTES":
+        return np.broadcast_to(np.array(["a", "b"], dtype=object)[by_row], shape)
+    return np.ascontiguousarray(np.broadcast_to(by_row, shape), DATATYPES[spec.datatype].array)
+
+
+def _alike(one: NDArray[Any], other: NDArray[Any]) -> bool:
+    if one.dtype.kind == "f":
+        return bool(np.allclose(one, other, equal_nan=True, **ROW_DIFFERENCE_MAX))
+    return bool(np.array_equal(one, other))
 
 
 class OnnxModelRuntime:
-    """ModelRuntime with `threads` for each model."""
+    """ModelRuntime with `threads` for each model, on the first provider and what that leaves."""
 
-    def __init__(self, *, threads: int) -> None:
-        self._threads = threads
+    def __init__(self, *, threads: int, providers: Sequence[str]) -> None:
+        self._threads, self._providers = threads, list(providers)
 
-    def load(self, onnx: bytes, served: ServedVersion) -> OnnxModel:
+    def prepare(self) -> None:
+        import onnxruntime  # noqa: F401
+
+    def load(self, onnx: bytes, served: ServedVersion, tried: Tried | None) -> OnnxSession:
         import onnxruntime
 
         errors = _runtime_errors()
         try:
-            session = onnxruntime.InferenceSession(
-                onnx, self._options(), providers=["CPUExecutionProvider"]
-            )
+            session = onnxruntime.InferenceSession(onnx, self._options(), providers=self._providers)
         except errors as err:
             log.error("model_not_loadable", digest=served.digest, error=str(err))
             raise Invalid("FORMAT", digest=served.digest) from err
-        _check_signature(session, served)
-        model = OnnxModel(session, errors)
-        model.warm(len(served.features))
+        if session.get_providers()[0] != self._providers[0]:
+            raise Unavailable("PROVIDER_UNAVAILABLE", provider=self._providers[0])
+        # A change of providers in the midst of a request needs the file, as large as the weights.
+        session.disable_fallback()
+        session._model_bytes = b""
+        model = OnnxSession(session, errors)
+        if served.features:
+            _check_signature(model, served)
+        if tried is None:
+            model.try_out()
+        else:
+            model.tried = tried
         return model
 
     def _options(self) -> onnxruntime.SessionOptions:
@@ -95,17 +185,19 @@ class OnnxModelRuntime:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = self._threads
         options.inter_op_num_threads = 1
+        # An arena keeps what a session once needed, and takes the next power of two for it.
+        options.enable_cpu_mem_arena = False
         options.log_severity_level = 4  # its errors are raised, and logged here
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.add_session_config_entry("session.inter_op.allow_spinning", "0")
         return options
 
 
-def _check_signature(session: onnxruntime.InferenceSession, served: ServedVersion) -> None:
-    inputs = [(i.name, i.type, i.shape[1:]) for i in session.get_inputs()]
-    outputs = [(o.name, o.type) for o in session.get_outputs()]
+def _check_signature(model: OnnxSession, served: ServedVersion) -> None:
     width = len(served.features)
-    if inputs != [(INPUT, "tensor(float)", [width])] or outputs != [(OUTPUT, "tensor(float)")]:
+    inputs = [(spec.name, spec.datatype, spec.shape) for spec in model.inputs]
+    outputs = [(spec.name, spec.datatype, len(spec.shape)) for spec in model.outputs]
+    if inputs != [(FEATURES, "FP32", (ANY_SIZE, width))] or outputs != [(SCORE, "FP32", 1)]:
         raise Invalid("FORMAT", digest=served.digest, inputs=inputs, outputs=outputs, width=width)
 
 
@@ -132,4 +224,4 @@ def _least_s(run: Callable[[], object]) -> float:
         run()
         return time.perf_counter() - begin
 
-    return min(once_s() for _ in range(WARM_RUNS))
+    return min(once_s() for _ in range(TRIED_RUNS))

@@ -2,7 +2,8 @@
 """The thread that makes what is served follow what is wanted; no caller ever waits for it.
 
 A rollout that cannot be loaded is noted with its reason and tried again, later and later up to the
-kit's bound: the versions before it serve on, and a mended store needs no hand work here.
+kit's bound: the versions before it serve on, and a mended store needs no hand work here. What is
+too large is given up soon: it waits for another rollout, or for other settings.
 """
 
 from __future__ import annotations
@@ -21,6 +22,9 @@ from headrace_kit.backoff import Backoff
 from headrace_kit.telemetry import counter, gauge
 
 IDLE_S_MAX = 1.0
+# The same settings refuse the same bytes. More than one try, as what is measured of a model may
+# hold what others took meanwhile.
+LASTING, LASTING_TRIES_MAX = ("ARTIFACT_TOO_LARGE", "MODEL_TOO_LARGE"), 3
 
 log = structlog.get_logger(__name__)
 swaps = counter("inference", "swaps_total", "Rollouts that were loaded and put to work.")
@@ -30,11 +34,14 @@ generations = gauge("inference", "rollout_generation_count", "Generation served.
 
 @dataclass
 class _Attempt:
-    """The tries for one rollout; `decided` when another try would end the same way."""
+    """The tries for one rollout; `decided` when another try would end the same way, `given_up` when
+    there is none.
+    """
 
     rollout: Rollout
     backoff: Backoff = field(default_factory=Backoff)
     decided: bool = False
+    given_up: bool = False
 
 
 class RolloutLoader:
@@ -77,14 +84,15 @@ class RolloutLoader:
             decided = [self._try(rollout) for rollout in self._table.pending()]
             if all(decided):
                 self._settled.set()
-            waits_s = [attempt.backoff.left_s() for attempt in self._attempts.values()]
+            tried = [attempt for attempt in self._attempts.values() if not attempt.given_up]
+            waits_s = [attempt.backoff.left_s() for attempt in tried]
             self._wake.wait(min([IDLE_S_MAX, *waits_s]))
 
     def _try(self, rollout: Rollout) -> bool:
         attempt = self._attempts.get(rollout.endpoint)
         if attempt is None or attempt.rollout != rollout:
             attempt = self._attempts[rollout.endpoint] = _Attempt(rollout)
-        if attempt.backoff.left_s() > 0:
+        if attempt.given_up or attempt.backoff.left_s() > 0:
             return attempt.decided
         try:
             self._serve(rollout)
@@ -100,7 +108,9 @@ class RolloutLoader:
     def _note_failure(self, attempt: _Attempt, err: HeadraceError) -> None:
         rollout = attempt.rollout
         wait_s = attempt.backoff.failed(err.retry_delay_s)
-        attempt.decided = not isinstance(err, Busy | Unavailable)
+        lasting = err.reason in LASTING
+        attempt.decided = lasting or not isinstance(err, Busy | Unavailable)
+        attempt.given_up = lasting and attempt.backoff.tries >= LASTING_TRIES_MAX
         self._table.refuse(rollout, err.reason)
         failures.labels(err.reason).inc()
         log.error(
@@ -108,5 +118,5 @@ class RolloutLoader:
             endpoint=rollout.endpoint,
             generation=rollout.generation,
             error=str(err),
-            next_try_s=wait_s,
+            next_try_s=None if attempt.given_up else wait_s,
         )

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Bytes and typed contents of the 13 OIP data types to and from arrays, without a copy where raw.
+"""Bytes and typed contents of the 14 OIP data types to and from arrays, without a copy where raw.
 
 Sizes are compared in Python integers, which do not overflow, before anything is allocated. Raw
 contents are row-major, little-endian, unpadded; a BYTES element is a 4-byte length and its bytes.
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from headrace.errors import Busy, Invalid
 
 RANK_MAX = 8
+ELEMENTS_MAX = 2**40
 LENGTH_BYTES = 4
 
 
@@ -38,6 +39,7 @@ DATATYPES = {
     "INT32": Datatype(np.dtype("<i4"), "int_contents"),
     "INT64": Datatype(np.dtype("<i8"), "int64_contents"),
     "FP16": Datatype(np.dtype("<f2"), None),
+    "BF16": Datatype(np.dtype("<u2"), None),  # its bits
     "FP32": Datatype(np.dtype("<f4"), "fp32_contents"),
     "FP64": Datatype(np.dtype("<f8"), "fp64_contents"),
     "BYTES": Datatype(np.dtype("O"), "bytes_contents"),
@@ -47,11 +49,14 @@ Values = NDArray[Any] | list[bytes]
 
 
 def element_count(name: str, datatype: str, shape: Sequence[int]) -> int:
-    """Elements that the shape promises. Raises Invalid TENSOR_DTYPE, TENSOR_SHAPE."""
+    """Elements that the shape promises. Raises Invalid TENSOR_DTYPE, TENSOR_SHAPE, TENSOR_SIZE."""
     if datatype not in DATATYPES:
         raise Invalid("TENSOR_DTYPE", input=name, datatype=datatype[:16])
     if len(shape) > RANK_MAX or any(size < 0 for size in shape):
         raise Invalid("TENSOR_SHAPE", input=name, shape=list(shape[:RANK_MAX]))
+    # No array of numpy has such sizes, not even an empty one.
+    if math.prod(size or 1 for size in shape) > ELEMENTS_MAX:
+        raise Invalid("TENSOR_SIZE", input=name, shape=list(shape))
     return math.prod(shape)
 
 
@@ -64,7 +69,9 @@ def decode_raw(
     """
     count = element_count(name, datatype, shape)
     if datatype == "BYTES":
-        return _decode_bytes(name, count, raw, elements_max=elements_max)
+        if count > elements_max and count * LENGTH_BYTES <= len(raw):
+            raise Busy("BATCH_TOO_LARGE", input=name, rows=count, rows_max=elements_max)
+        return decode_elements(name, count, raw)
     array = DATATYPES[datatype].array
     if count * array.itemsize != len(raw):
         raise Invalid(
@@ -103,11 +110,10 @@ def encode_raw(values: Values) -> bytes:
     return np.ascontiguousarray(values, dtype=values.dtype.newbyteorder("<")).tobytes()
 
 
-def _decode_bytes(name: str, count: int, raw: bytes, *, elements_max: int) -> list[bytes]:
+def decode_elements(name: str, count: int, raw: bytes) -> list[bytes]:
+    """So many elements of a BYTES tensor. Raises Invalid TENSOR_SIZE, TENSOR_CONTENT."""
     if count * LENGTH_BYTES > len(raw):
         raise Invalid("TENSOR_SIZE", input=name, bytes=len(raw), elements=count)
-    if count > elements_max:
-        raise Busy("BATCH_TOO_LARGE", input=name, rows=count, rows_max=elements_max)
     elements: list[bytes] = []
     position = 0
     while position < len(raw) and len(elements) < count:

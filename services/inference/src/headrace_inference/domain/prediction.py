@@ -3,16 +3,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from hashlib import sha256
+from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from headrace_inference.domain.request import Door
+from headrace_inference.domain.request import FEATURES, PREDICTION_ID, SCORE, Door, Tensor
 from headrace_inference.domain.rollout import Arm, ServedVersion
 from headrace_inference.domain.serving import Floats
+
+ID_BASE_DIGITS = 24
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,12 +23,48 @@ class Shadow:
     """What the other arm would have said."""
 
     version: int
-    scores: Floats
+    outputs: Mapping[str, Tensor]
+
+    @property
+    def scores(self) -> Floats:
+        return cast(Floats, self.outputs[SCORE].values)
+
+
+@dataclass(frozen=True, slots=True)
+class PredictionIds:
+    """The ids of rows, request by request: what all rows of one share, and how many they are."""
+
+    bases: Sequence[str]
+    rows: Sequence[int]
+
+    def __len__(self) -> int:
+        return sum(self.rows)
+
+    def each(self) -> list[str]:
+        return [
+            row_id(base, row)
+            for base, rows in zip(self.bases, self.rows, strict=True)
+            for row in range(rows)
+        ]
+
+
+def id_base(request_id: str, endpoint: str) -> str:
+    """Stable over retries. The request id is last: it may hold any character."""
+    return sha256(f"{endpoint}\n{request_id}".encode()).hexdigest()[:ID_BASE_DIGITS]
+
+
+def row_id(base: str, row: int) -> str:
+    return f"{base}{row:08x}"
+
+
+def prediction_ids(request_id: str, endpoint: str, rows: int) -> PredictionIds:
+    """Of the rows of one request."""
+    return PredictionIds((id_base(request_id, endpoint),), (rows,))
 
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """Rows that one version answered (P9)."""
+    """Rows that one version answered (P9); `inputs` and `outputs` are the model's own."""
 
     request_id: str
     endpoint: str
@@ -34,17 +73,83 @@ class Prediction:
     arm: Arm
     rollout_generation: int
     door: Door
+    # Of each row; nothing when no row has one.
     entity_keys: Sequence[str]
     as_of_us: NDArray[np.int64]
-    features: Floats
-    scores: Floats
+    inputs: Mapping[str, Tensor]
+    outputs: Mapping[str, Tensor]
     shadow: Shadow | None
     served_at_us: int
-    prediction_ids: Sequence[str]
+    ids: PredictionIds
+    # How long the inputs took to come, features too, and the model to run.
+    read_ns: int = 0
+    run_ns: int = 0
+    # By the names that were asked for; not kept in the log.
+    attributions: Mapping[str, Tensor] = field(default_factory=dict)
+
+    @property
+    def rows(self) -> int:
+        return len(self.ids)
+
+    @property
+    def prediction_ids(self) -> list[str]:
+        return self.ids.each()
+
+    @property
+    def features(self) -> Floats:
+        """[rows, n], of a version that takes features."""
+        return cast(Floats, self.inputs[FEATURES].values)
+
+    @property
+    def scores(self) -> Floats:
+        """[rows], of a version that takes features."""
+        return cast(Floats, self.outputs[SCORE].values)
+
+    def of_requests(self, first: int, end: int) -> Prediction:
+        """The rows of these of its requests alone, of a version that answers each row by itself."""
+        if (first, end) == (0, len(self.ids.rows)):
+            return self
+        begin, rows = sum(self.ids.rows[:first]), sum(self.ids.rows[first:end])
+        chosen, shadow = slice(begin, begin + rows), self.shadow
+        if shadow is not None:
+            shadow = replace(shadow, outputs=_cut(shadow.outputs, chosen))
+        return replace(
+            self,
+            entity_keys=self.entity_keys[chosen],
+            as_of_us=self.as_of_us[chosen],
+            inputs=_cut(self.inputs, chosen),
+            outputs=_cut(self.outputs, chosen),
+            shadow=shadow,
+            ids=PredictionIds(self.ids.bases[first:end], self.ids.rows[first:end]),
+        )
+
+    def answer(self, names: Sequence[str]) -> list[Tensor]:
+        """What the caller asked for by name, all of them checked; by default the outputs.
+
+        A version that takes features says the prediction's id without being asked.
+        """
+        own = (*self.outputs, PREDICTION_ID) if self.served.features else tuple(self.outputs)
+        return [self._answered(name) for name in names or own]
+
+    def _answered(self, name: str) -> Tensor:
+        if name in self.outputs:
+            return self.outputs[name]
+        if name == PREDICTION_ID:
+            ids = [prediction_id.encode() for prediction_id in self.prediction_ids]
+            return Tensor(name, "BYTES", (len(ids),), ids)
+        if name in self.attributions:
+            return self.attributions[name]
+        return self.inputs[name]
 
 
-def prediction_ids(request_id: str, endpoint: str, rows: int) -> list[str]:
-    """One for each row, stable over retries. The request id is last: it may hold any character."""
-    return [
-        sha256(f"{endpoint}\n{row}\n{request_id}".encode()).hexdigest()[:32] for row in range(rows)
-    ]
+def _cut(tensors: Mapping[str, Tensor], rows: slice) -> dict[str, Tensor]:
+    return {name: _rows(tensor, rows) for name, tensor in tensors.items()}
+
+
+def _rows(tensor: Tensor, rows: slice) -> Tensor:
+    shape = (rows.stop - rows.start, *tensor.shape[1:])
+    if not isinstance(tensor.values, list):
+        return Tensor(tensor.name, tensor.datatype, shape, tensor.values[rows])
+    width = len(tensor.values) // tensor.shape[0]
+    elements = tensor.values[rows.start * width : rows.stop * width]
+    return Tensor(tensor.name, tensor.datatype, shape, elements)

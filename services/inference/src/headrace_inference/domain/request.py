@@ -1,15 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """An inference request as rows: which door it came by, and whether its inputs fit that door.
 
-Two doors, told apart by the names of the inputs: `features` (a vector for each row) or the columns
-of the endpoint (the server reads the features). Both take `as_of_us`, as input or as parameter.
+A version that takes features has two doors, told apart by the names of the inputs: `features` (a
+vector for each row) or the columns of the endpoint (the server reads the features). Both take
+`as_of_us`, as input or as parameter. What any other version takes is in `model_tensors`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -21,12 +23,13 @@ from headrace_inference.domain.serving import NAME_SHOWN_MAX, Floats
 
 FEATURES, ENTITY_KEY, AS_OF_US = "features", "entity_key", "as_of_us"
 SCORE, PREDICTION_ID = "score", "prediction_id"
-# In the order of the answer; `features` only when asked for.
-OUTPUTS_DEFAULT = (SCORE, PREDICTION_ID)
-OUTPUTS = (SCORE, FEATURES, PREDICTION_ID)
+ATTRIBUTIONS = "attributions"
+OUTPUTS = (SCORE, FEATURES, PREDICTION_ID, ATTRIBUTIONS)
 DATATYPE_BY_COLUMN_TYPE = {"string": "BYTES", "int64": "INT64", "float64": "FP64"}
 ENTITY_KEY_CHARACTERS_MAX = 128
 REQUEST_ID_CHARACTERS_MAX = 256
+# Of a list of names in a refusal, characters.
+NAMES_SHOWN_MAX = 256
 # The end of year 9999.
 TIME_US_MAX = 253_402_300_799_999_999
 
@@ -50,14 +53,18 @@ class Tensor:
 
 @dataclass(frozen=True, slots=True)
 class InferRequest:
-    """One ModelInfer call. Without a version the rollout's routing decides."""
+    """One ModelInfer call. Without a version the routing decides, without outputs the version.
+
+    `key`: of the record that it came as; the entity of its rows, unless they name their own.
+    """
 
     endpoint: str
     version: int | None
     id: str
     inputs: Mapping[str, Tensor]
-    outputs: tuple[str, ...] = OUTPUTS_DEFAULT
+    outputs: tuple[str, ...] = ()
     as_of_us: int | None = None
+    key: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,25 +96,60 @@ def read_batch(request: InferRequest, endpoint: Endpoint, *, now_us: int, rows_m
     Raises Invalid TENSOR_NAME, TENSOR_DTYPE, TENSOR_SHAPE, TENSOR_CONTENT, TENSOR_NONFINITE,
     KEY_MISSING, BAD_ID, BAD_TIMESTAMP, BAD_REQUEST, and Busy BATCH_TOO_LARGE.
     """
-    by_tensors = FEATURES in request.inputs
+    rows = check_inputs(request.inputs, endpoint, rows_max=rows_max)
+    as_of_us = _as_of_us(request, rows, now_us=now_us)
+    if FEATURES in request.inputs:
+        features = request.inputs[FEATURES].values
+        assert isinstance(features, np.ndarray)  # noqa: S101 (its datatype was checked)
+        if np.isinf(features).any():
+            raise Invalid("TENSOR_NONFINITE", input=FEATURES)
+        return Batch(Door.TENSORS, _optional_keys(request, rows), as_of_us, features=features)
+    return entity_batch(request.inputs, endpoint, as_of_us)
+
+
+def check_inputs(inputs: Mapping[str, Tensor], endpoint: Endpoint, *, rows_max: int) -> int:
+    """The number of rows of inputs whose names, types and shapes fit, whatever their values.
+
+    Raises Invalid TENSOR_NAME, TENSOR_DTYPE, TENSOR_SHAPE, and Busy BATCH_TOO_LARGE.
+    """
+    by_tensors = FEATURES in inputs
     datatypes = (
         {FEATURES: "FP32"}
         if by_tensors
         else {name: DATATYPE_BY_COLUMN_TYPE[kind] for name, kind in endpoint.columns.items()}
     )
     optional = {AS_OF_US: "INT64"} | ({ENTITY_KEY: "BYTES"} if by_tensors else {})
-    _check_names(request.inputs, datatypes, optional)
-    rows = _check_shapes(request.inputs, datatypes | optional, rows_max=rows_max)
-    as_of_us = _as_of_us(request, rows, now_us=now_us)
-    if by_tensors:
-        features = request.inputs[FEATURES].values
-        assert isinstance(features, np.ndarray)  # noqa: S101 (its datatype was checked)
-        if np.isinf(features).any():
-            raise Invalid("TENSOR_NONFINITE", input=FEATURES)
-        return Batch(Door.TENSORS, _optional_keys(request, rows), as_of_us, features=features)
-    columns = tuple(_column(request.inputs[name]) for name in endpoint.columns)
+    _check_names(inputs, datatypes, optional)
+    return _check_shapes(inputs, datatypes | optional, rows_max=rows_max)
+
+
+def entity_batch(
+    inputs: Mapping[str, Tensor], endpoint: Endpoint, as_of_us: NDArray[np.int64]
+) -> Batch:
+    """The rows of inputs by entity keys that `check_inputs` let pass.
+
+    Raises Invalid TENSOR_CONTENT, TENSOR_NONFINITE, KEY_MISSING and BAD_ID.
+    """
+    columns = tuple(_column(inputs[name]) for name in endpoint.columns)
     keys = next(column for column in columns if column.name == endpoint.entity_key)
     return Batch(Door.ENTITY_KEYS, _required_keys(keys), as_of_us, columns=columns)
+
+
+def joined(batches: Sequence[Batch]) -> Batch:
+    """The rows of requests that came by the same door and columns, one after the other."""
+    first = batches[0]
+    if len(batches) == 1:
+        return first
+    columns: list[Column] = []
+    for place, column in enumerate(first.columns):
+        values: Any = list(chain.from_iterable(batch.columns[place].values for batch in batches))
+        columns.append(Column(column.name, values))
+    return Batch(
+        first.door,
+        list(chain.from_iterable(batch.entity_keys for batch in batches)),
+        np.concatenate([batch.as_of_us for batch in batches]),
+        columns=tuple(columns),
+    )
 
 
 def check_width(features: Floats, *, width: int) -> None:
@@ -116,11 +158,19 @@ def check_width(features: Floats, *, width: int) -> None:
         raise Invalid("TENSOR_SHAPE", input=FEATURES, shape=features.shape, expected=[-1, width])
 
 
-def check_outputs(outputs: tuple[str, ...]) -> None:
+def check_outputs(outputs: Sequence[str], known: Collection[str] = OUTPUTS) -> None:
     """Raises Invalid TENSOR_NAME for an output that is unknown or asked for twice."""
     for name in outputs:
-        if name not in OUTPUTS or outputs.count(name) > 1:
-            raise Invalid("TENSOR_NAME", output=name[:NAME_SHOWN_MAX])
+        shown = name[:NAME_SHOWN_MAX]
+        if name not in known:
+            raise Invalid("TENSOR_NAME", output=shown, problem="unknown", known=listed(known))
+        if outputs.count(name) > 1:
+            raise Invalid("TENSOR_NAME", output=shown, problem="asked for twice")
+
+
+def listed(names: Iterable[str]) -> str:
+    """For who misspelt one of them."""
+    return ", ".join(names)[:NAMES_SHOWN_MAX]
 
 
 def _check_names(
@@ -131,7 +181,8 @@ def _check_names(
             raise Invalid("TENSOR_NAME", input=name, problem="missing")
     for name in inputs:
         if name not in required and name not in optional:
-            raise Invalid("TENSOR_NAME", input=name[:NAME_SHOWN_MAX], problem="unknown")
+            shown, known = name[:NAME_SHOWN_MAX], listed((*required, *optional))
+            raise Invalid("TENSOR_NAME", input=shown, problem="unknown", known=known)
 
 
 def _check_shapes(
@@ -194,7 +245,7 @@ def _texts(tensor: Tensor) -> list[str]:
 def _optional_keys(request: InferRequest, rows: int) -> list[str]:
     tensor = request.inputs.get(ENTITY_KEY)
     if tensor is None:
-        return [""] * rows
+        return [request.key] * rows
     keys = _texts(tensor)
     for key in keys:
         _check_key(key)

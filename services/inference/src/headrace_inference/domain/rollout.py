@@ -38,6 +38,7 @@ class Rollout:
     champion: ServedVersion
     canary: ServedVersion | None = None
     canary_percent: int = 0
+    stopped: bool = False
 
     def arm_of(self, sticky_key: str) -> Arm:
         if self.canary is None:

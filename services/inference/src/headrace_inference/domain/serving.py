@@ -9,29 +9,89 @@ version is freed when the last request that holds it ends. Generations never go 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from headrace.application import Endpoint
 from headrace.errors import Conflict, NotFound
+from headrace.reasons import REASONS
 from headrace_inference.domain.rollout import Arm, Rollout, ServedVersion
 
 Floats = NDArray[np.float32]
 NAME_SHOWN_MAX = 64
+ANY_SIZE = -1
 
 
-class Model(Protocol):
-    """A model in memory, warm."""
+@dataclass(frozen=True, slots=True)
+class TensorSpec:
+    """One input or output of a model; `symbols` names sizes that must agree where they recur."""
 
-    def score(self, features: Floats) -> Floats:
-        """Scores [rows] of features [rows, n]; any failure is HeadraceError MODEL_ERROR."""
+    name: str
+    datatype: str
+    shape: tuple[int, ...]
+    symbols: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Tried:
+    """What is known of a model once it was tried.
+
+    `rows_apart`: whether the first size of all tensors counts rows, each answered by itself alone.
+    Seconds are of a run when nothing else runs; 0 while that is not known.
+    """
+
+    rows_apart: bool = False
+    first_row_s: float = 0.0
+    further_row_s: float = 0.0
 
     def least_s(self, rows: int) -> float:
-        """Seconds that scoring takes when nothing else runs, from the warm-up."""
+        return self.first_row_s + self.further_row_s * (rows - 1)
+
+
+class Session(Protocol):
+    """A model in memory."""
+
+    @property
+    def inputs(self) -> tuple[TensorSpec, ...]: ...
+
+    @property
+    def outputs(self) -> tuple[TensorSpec, ...]: ...
+
+    @property
+    def tried(self) -> Tried: ...
+
+    def run(self, inputs: Mapping[str, NDArray[Any]], outputs: Sequence[str]) -> list[NDArray[Any]]:
+        """The named outputs; text is an object array. Any failure is HeadraceError MODEL_ERROR."""
+
+
+class Model(Session, Protocol):
+    """A model that is served, also while it is not in memory: a run then waits for its load."""
+
+    @property
+    def rows_apart(self) -> bool:
+        """As `tried` says."""
+
+    def least_s(self, rows: int) -> float:
+        """As `tried` says."""
+
+    @property
+    def resident(self) -> bool:
+        """Whether it is in memory, so that a run begins at once."""
+
+    def load(self) -> Future[None]:
+        """Begins to bring it into memory, once for all who ask; done when it is there."""
+
+    def await_load(self, left_s: Callable[[], float]) -> None:
+        """Returns when it is in memory; `left_s` may end at any time, as a caller hangs up.
+
+        Raises Unavailable DEADLINE_UNMET when it is not there in time, Busy QUEUE_FULL when too
+        many wait already, and what keeps it from loading.
+        """
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +141,7 @@ class Serving:
         """
         named = self.version(version)
         other = self.canary if named is self.champion else self.champion
-        if other is None or (tensors and other.served.features != named.served.features):
+        if other is None or (tensors and not _same_inputs(named, other)):
             return Choice(self._arm(named), named, None)
         if version is None and self.rollout.arm_of(sticky_key) is Arm.CANARY:
             named, other = other, named
@@ -89,6 +149,12 @@ class Serving:
 
     def _arm(self, loaded: LoadedVersion) -> Arm:
         return Arm.CHAMPION if loaded is self.champion else Arm.CANARY
+
+
+def _same_inputs(one: LoadedVersion, other: LoadedVersion) -> bool:
+    if one.served.features or other.served.features:
+        return one.served.features == other.served.features
+    return (one.model.inputs, one.model.outputs) == (other.model.inputs, other.model.outputs)
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,10 +168,25 @@ class EndpointState:
     refused: str | None = None
 
     @property
+    def answers(self) -> bool:
+        stopped = self.wanted is not None and self.wanted.stopped
+        return self.definition is not None and self.serving is not None and not stopped
+
+    @property
     def pending(self) -> bool:
         if self.wanted is None:
             return False
         return self.serving is None or self.serving.rollout.generation < self.wanted.generation
+
+
+def _what_keeps(state: EndpointState) -> dict[str, str]:
+    """From serving what is wanted."""
+    if state.wanted is None or state.definition is None:
+        return {}
+    if state.refused is None:
+        return {"state": "loading"}
+    told = REASONS[state.refused]
+    return {"cause": state.refused, "problem": f"{told.means} {told.next}"}
 
 
 class ServingTable:
@@ -126,10 +207,15 @@ class ServingTable:
         return state
 
     def ready(self, endpoint: str) -> tuple[Endpoint, Serving]:
-        """Raises NotFound MODEL_UNKNOWN, Conflict MODEL_NOT_READY."""
+        """Raises NotFound MODEL_UNKNOWN, Conflict ENDPOINT_STOPPED, MODEL_NOT_READY.
+
+        A stop is in force as soon as it is known, before anything is loaded for it.
+        """
         state = self.state(endpoint)
+        if state.wanted is not None and state.wanted.stopped:
+            raise Conflict("ENDPOINT_STOPPED", endpoint=endpoint)
         if state.definition is None or state.serving is None:
-            raise Conflict("MODEL_NOT_READY", endpoint=endpoint)
+            raise Conflict("MODEL_NOT_READY", endpoint=endpoint, **_what_keeps(state))
         return state.definition, state.serving
 
     def define(self, definition: Endpoint) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection
 
-from headrace.application import Recipe, Stream
+from headrace.application import Graph, Recipe, Stream
 from headrace.applied import read_applied
 from headrace.errors import NotFound
 from headrace.feature_view import RequestView, StreamView, View
@@ -40,6 +40,8 @@ class AppliedContracts:
             self._views = {**self._views, applied.name: (applied.definition, applied.version)}
         elif isinstance(applied.definition, Recipe):
             self._models |= {applied.definition.model}
+        elif isinstance(applied.definition, Graph):
+            self._models |= {applied.name}
         elif applied.definition is None and applied.kind == "stream":
             self._take_back(applied.name)
         elif applied.definition is None and applied.kind == "view":
@@ -74,7 +76,7 @@ class AppliedContracts:
         return [self._views[name] for name in sorted(self._views)]
 
     def models(self) -> list[str]:
-        """Also those whose recipe was taken back: their versions stay."""
+        """Also those whose recipe or graph was taken back: their versions stay."""
         return sorted(self._models)
 
     def names(self) -> list[str]:

@@ -52,4 +52,5 @@ def _to_counts(count: StreamCount) -> pb.StreamCounts:
         redriven=account.redriven,
         stopped_reason="" if stopped is None else stopped.reason,
         stopped_details=None if stopped is None else stopped.metadata,
+        contract_version=count.version,
     )

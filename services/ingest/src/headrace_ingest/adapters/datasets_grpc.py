@@ -9,7 +9,7 @@ from typing import Any
 
 import grpc
 
-from headrace.errors import HeadraceError, Invalid
+from headrace.errors import Invalid
 from headrace.ingest.v1 import (
     catalogue_pb2,
     erasures_pb2,
@@ -24,6 +24,7 @@ from headrace_ingest.handlers import datasets
 from headrace_ingest.handlers.catalogue import SearchCatalogue, search_catalogue
 from headrace_ingest.handlers.counts import list_stream_counts
 from headrace_ingest.handlers.erasures import EraseEntity, Eraser, list_erasures
+from headrace_ingest.handlers.stopped_streams import Stop
 from headrace_ingest.handlers.text_search import SearchText, TextKeeper, search_text
 from headrace_ingest.ports import (
     Archive,
@@ -50,7 +51,7 @@ class DatasetApi(ingest_service_pb2_grpc.DatasetServiceServicer):
         contracts: ContractBook,
         catalogue: TopicCatalogue,
         archive: Archive,
-        stopped: Callable[[], Mapping[str, HeadraceError]],
+        stops: Callable[[], Mapping[str, Stop]],
         book: DatasetBook,
         rows: RowStore,
         clock: Clock,
@@ -59,7 +60,7 @@ class DatasetApi(ingest_service_pb2_grpc.DatasetServiceServicer):
         texts: TextKeeper,
     ) -> None:
         self._contracts, self._catalogue, self._archive = contracts, catalogue, archive
-        self._stopped, self._book, self._rows, self._clock = stopped, book, rows, clock
+        self._stops, self._book, self._rows, self._clock = stops, book, rows, clock
         self._eraser, self._catalogue_index = eraser, catalogue_index
         self._texts = texts
 
@@ -68,7 +69,7 @@ class DatasetApi(ingest_service_pb2_grpc.DatasetServiceServicer):
             contracts=self._contracts,
             catalogue=self._catalogue,
             archive=self._archive,
-            stopped=self._stopped(),
+            stops=self._stops(),
         )
         return conversions.to_counts_response(counts)
 
@@ -144,14 +145,10 @@ class DatasetApi(ingest_service_pb2_grpc.DatasetServiceServicer):
         return catalogue_pb2.SearchCatalogueResponse(entries=entries, next_page_token=token)
 
     def SearchText(self, request: Any, context: grpc.ServicerContext) -> Any:
-        matches = search_text(
-            SearchText(request.stream, request.column, request.query, request.limit),
-            contracts=self._contracts,
-            embedder=self._texts.embedder,
-            index=self._texts.index,
-        )
-        found = [text_search_pb2.TextMatch(**asdict(match)) for match in matches]
-        return text_search_pb2.SearchTextResponse(matches=found)
+        asked = SearchText(request.stream, request.column, request.query, request.limit)
+        found = search_text(asked, texts=self._texts)
+        matches = [text_search_pb2.TextMatch(**asdict(match)) for match in found.matches]
+        return text_search_pb2.SearchTextResponse(matches=matches, complete=found.complete)
 
     def _read(self, request: Any, timeout_s: float) -> Rows:
         columns = tuple(request.columns)

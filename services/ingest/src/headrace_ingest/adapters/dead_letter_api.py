@@ -20,6 +20,7 @@ from headrace_ingest.domain.asked import bounded
 from headrace_ingest.domain.decoding import Decode
 from headrace_ingest.domain.faults import places_of
 from headrace_ingest.domain.letters import Letter, Position, Selection
+from headrace_ingest.domain.redrive_seal import RedriveSeal
 from headrace_ingest.handlers.dead_letters import (
     BEGINNING,
     LetterPage,
@@ -35,6 +36,7 @@ from headrace_ingest.handlers.redrive import (
     redrive_dead_letters,
 )
 from headrace_ingest.ports import ContractBook
+from headrace_kit.dead_letters import own_headers
 from headrace_kit.erased_entities import ErasedEntities
 from headrace_kit.grpc_server import remaining_s
 from headrace_kit.kafka import Publisher, Record
@@ -58,9 +60,10 @@ class DeadLetterApi(dead_letter_service_pb2_grpc.DeadLetterServiceServicer):
         publisher: Publisher,
         decode: Decode,
         erased: ErasedEntities,
+        seal: RedriveSeal,
     ) -> None:
         self._log, self._contracts = log, contracts
-        self._publisher, self._decode = publisher, decode
+        self._publisher, self._decode, self._seal = publisher, decode, seal
         self._erased = ErasedLetters(contracts, erased, decode)
         self._redriving = threading.Lock()
 
@@ -103,6 +106,7 @@ class DeadLetterApi(dead_letter_service_pb2_grpc.DeadLetterServiceServicer):
                 publisher=self._publisher,
                 decode=self._decode,
                 erased=self._erased,
+                seal=self._seal,
                 left_s=_left_s(context),
             )
             yield from map(_to_progress, progress)
@@ -187,7 +191,7 @@ def _to_faults(told: str) -> list[pb.RecordFault]:
 
 
 def _to_view(view: LetterView, value_bytes_max: int) -> pb.GetDeadLetterResponse:
-    own = {name: each for name, each in view.record.headers.items() if not name.startswith("dl-")}
+    own = own_headers(view.record)
     reasons = [REASONS[each] for each in view.letter.reasons if each in REASONS]
     now = _to_faults(view.told_now)
     return pb.GetDeadLetterResponse(

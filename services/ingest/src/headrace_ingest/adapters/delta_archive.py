@@ -66,6 +66,7 @@ WRITER = WriterProperties(
 # Rows lie by the day of their event time: what training sets and erasure ask for.
 PARTITION_COLUMN = "_event_date"
 ACCOUNTED_AT = "accounted_at"
+NO_ROOM = "No space left on device"  # as delta-rs passes it on, in a text
 _DELTA_TYPES: dict[pl.DataType, str] = {
     pl.String(): "string",
     pl.Int64(): "long",
@@ -157,7 +158,7 @@ class DeltaArchive:
             else:
                 opened.stale = False
                 return
-        raise Unavailable("OBJECT_STORE_UNAVAILABLE", stream=stream)
+        raise Unavailable("TABLE_CONTENDED", stream=stream)
 
     def _maintain(self, stream: str, opened: _Open) -> None:
         """Keep commits and reads cheap; what fails here is left for the next time."""
@@ -220,10 +221,13 @@ class DeltaArchive:
             yield
         except (TableNotFoundError, SchemaMismatchError, DeltaProtocolError):
             raise
+        except CommitFailedError as err:
+            raise Unavailable("TABLE_CONTENDED", stream=stream) from err
         except (DeltaError, OSError, pl.exceptions.ComputeError) as err:
             # Of polars: what its engine met amid the rows, as a file that an erasure has removed.
             log.warning("object_store_failed", stream=stream, error=str(err))
-            raise Unavailable("OBJECT_STORE_UNAVAILABLE", stream=stream) from err
+            told = {"problem": "its disk is full"} if NO_ROOM in str(err) else {}
+            raise Unavailable("OBJECT_STORE_UNAVAILABLE", stream=stream, **told) from err
 
 
 def _fields(stream: Stream) -> list[Field]:

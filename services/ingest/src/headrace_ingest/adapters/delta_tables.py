@@ -120,7 +120,7 @@ class DeltaTables:
                     return int(self._newest(selection).delete(rows)["num_deleted_rows"] or 0)
                 except CommitFailedError as err:
                     log.warning("delete_meets_a_commit", stream=selection.stream, error=str(err))
-        raise Unavailable("OBJECT_STORE_UNAVAILABLE", stream=selection.stream)
+        raise Unavailable("TABLE_CONTENDED", stream=selection.stream)
 
     def forget(self, selection: Selection, keep: Collection[int]) -> None:
         # Only what the log calls removed: a file that is being written is not in it yet.
@@ -171,5 +171,7 @@ def _store_errors(selection: Selection) -> Iterator[None]:
         if selection.view:
             raise NotFound("VIEW_EMPTY", view=selection.view) from err
         raise NotFound("STREAM_EMPTY", stream=selection.stream) from err
+    except CommitFailedError as err:
+        raise Unavailable("TABLE_CONTENDED", stream=selection.stream) from err
     except (DeltaError, OSError) as err:
         raise Unavailable("OBJECT_STORE_UNAVAILABLE", stream=selection.stream) from err

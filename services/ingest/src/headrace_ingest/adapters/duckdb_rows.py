@@ -225,7 +225,7 @@ class DuckDbRows:
             taken = self._tables.erase(selection, entity)
             if taken is not None:
                 return taken
-        raise Unavailable("OBJECT_STORE_UNAVAILABLE", stream=selection.stream)
+        raise Unavailable("TABLE_CONTENDED", stream=selection.stream)
 
     def _events(
         self, selection: Selection, entity: Entity, timeout_s: float

@@ -76,8 +76,12 @@ def to_erasure(erasure: Erasure) -> pb.Erasure:
             for stream, rows in sorted(erasure.rows_by_stream.items())
         ],
         views=[
-            pb.ErasedView(view=view, rows=rows)
-            for view, rows in sorted(erasure.rows_by_view.items())
+            pb.ErasedView(
+                view=view,
+                rows=erasure.rows_by_view.get(view, 0),
+                published_rows=erasure.published_rows_by_view.get(view, 0),
+            )
+            for view in sorted({*erasure.rows_by_view, *erasure.published_rows_by_view})
         ],
         datasets=[
             pb.ErasedDataset(name=each.name, number=each.number, rows=each.rows)

@@ -12,8 +12,15 @@ import grpc
 
 from headrace.errors import Busy, Unavailable
 from headrace.ingest.v1 import ingest_service_pb2_grpc
+from headrace.tokens import PUBLISH, Caller
 from headrace_ingest.adapters import conversions
-from headrace_ingest.handlers.publish import PublishDoor, publish_records, publish_stream
+from headrace_ingest.handlers.publish import (
+    PublishDoor,
+    PublishRecords,
+    publish_records,
+    publish_stream,
+)
+from headrace_kit.auth import calling
 from headrace_kit.grpc_server import remaining_s
 
 PUBLISH_S_MAX = 10.0
@@ -38,7 +45,7 @@ class IngestApi(ingest_service_pb2_grpc.IngestServiceServicer):
     def Publish(self, request: Any, context: grpc.ServicerContext) -> Any:
         with _place(self._calls, "publish calls"):
             published = publish_records(
-                conversions.to_command(request),
+                _permitted(request, calling()),
                 door=self._door,
                 timeout_s=remaining_s(context, cap_s=PUBLISH_S_MAX),
             )
@@ -46,13 +53,20 @@ class IngestApi(ingest_service_pb2_grpc.IngestServiceServicer):
 
     def PublishStream(self, requests: Iterator[Any], context: grpc.ServicerContext) -> Any:
         with _place(self._streams, "publish streams"):
-            commands = map(conversions.to_command, requests)
+            caller = calling()  # another thread reads the requests
+            commands = (_permitted(each, caller) for each in requests)
             for published in publish_stream(commands, door=self._door, check=self._check):
                 yield conversions.to_publish_stream_response(published)
 
     def _check(self) -> None:
         if self._draining():
             raise Unavailable("SERVICE_UNAVAILABLE", state="draining")
+
+
+def _permitted(request: Any, caller: Caller) -> PublishRecords:
+    command = conversions.to_command(request)
+    caller.require(PUBLISH, command.stream)
+    return command
 
 
 @contextmanager

@@ -10,8 +10,8 @@ import grpc
 
 from headrace.registry.v1 import registry_service_pb2 as registry
 from headrace.registry.v1 import registry_service_pb2_grpc as registry_grpc
-from headrace.rpc import pages
 from headrace_ingest.domain.erasures import TrainedVersion
+from headrace_kit.grpc_client import pages
 
 CALL_TIMEOUT_S = 5.0
 READ = "delta_version:"
@@ -36,7 +36,13 @@ class GrpcModelVersions:
 
     def _versions(self, model: str) -> Iterator[Any]:
         request = registry.ListVersionsRequest(model=model)
-        found = pages(self._registry.ListVersions, request, timeout_s=CALL_TIMEOUT_S, retries_max=2)
+        found = pages(
+            self._registry.ListVersions,
+            request,
+            service="registry",
+            timeout_s=CALL_TIMEOUT_S,
+            retries_max=2,
+        )
         for page in found:
             yield from page.versions
 

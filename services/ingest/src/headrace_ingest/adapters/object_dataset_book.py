@@ -2,8 +2,8 @@
 """DatasetBook on an object store: what a database could lose is kept beside the rows themselves.
 
 `datasets/<name>/` holds `<number>.json`, `<number>.deleted`, `tags/<tag>/<generation>.json` and
-`requests/<sha256 of the request id>.json`; `<number>.revisions/<n>.json` is the manifest after its
-rows got a table of their own, or an erasure took some out. Every object is put once and never
+`requests/<sha256 of the claim's name>.json`; `<number>.revisions/<n>.json` is the manifest after
+its rows got a table of their own, or an erasure took some out. Every object is put once and never
 changed, so numbers and generations have no gap and no second owner, by conditional puts alone.
 """
 
@@ -33,11 +33,11 @@ class ObjectDatasetBook:
     def __init__(self, objects: ObjectStore) -> None:
         self._objects = objects
 
-    def claimed(self, name: str, request_id: str) -> Claim | None:
-        return self._found(_claim_key(name, request_id), _CLAIM)
+    def claimed(self, name: str, named: str) -> Claim | None:
+        return self._found(_claim_key(name, named), _CLAIM)
 
-    def claim(self, name: str, request_id: str, claim: Claim) -> Claim:
-        key = _claim_key(name, request_id)
+    def claim(self, name: str, named: str, claim: Claim) -> Claim:
+        key = _claim_key(name, named)
         fixed = replace(claim, above=max(self._numbers(name), default=0))
         self._objects.put_if_absent(key, _json(fixed))
         return self._read(key, _CLAIM)
@@ -165,8 +165,8 @@ def _tag_key(name: str, tag: str, generation: int) -> str:
     return f"{ROOT}/{name}/tags/{tag}/{generation}.json"
 
 
-def _claim_key(name: str, request_id: str) -> str:
-    return f"{ROOT}/{name}/requests/{hashlib.sha256(request_id.encode()).hexdigest()}.json"
+def _claim_key(name: str, named: str) -> str:
+    return f"{ROOT}/{name}/requests/{hashlib.sha256(named.encode()).hexdigest()}.json"
 
 
 def _place(key: str) -> tuple[str, int]:

@@ -34,16 +34,10 @@ class PeriodicLoop(ThreadPart):
                 self._round()
             except (Busy, Conflict, NotFound, Unavailable) as err:
                 log.warning("round_failed", task=self._name, error=str(err))
-            self._wait()
+            self._rested(self._interval_s)
 
     def _round(self) -> None:
         for _ in self._task(STEP_S_MAX):
             if self._stopping.is_set():
                 return
             self._thread.tick()
-
-    def _wait(self) -> None:
-        left_s = self._interval_s
-        while left_s > 0 and not self._stopping.wait(min(left_s, 1.0)):
-            self._thread.tick()
-            left_s -= 1.0

@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from google.protobuf.message import DecodeError
 
 from headrace.errors import Invalid
-from headrace.inference.v1 import inference_events_pb2
 from headrace.monitor.v1 import monitor_events_pb2
+from headrace.prediction_log import LoggedPrediction, logged_predictions
 from headrace_ingest.domain.label_tasks import Served
 from headrace_ingest.handlers.label_tasks import put_to_people
 from headrace_ingest.ports import LabelBook, TaskStore
@@ -60,7 +60,9 @@ class PredictionSampler:
         return {each: saved[each] for each in partitions if each in saved}
 
     def handle(self, records: RecordBatch) -> None:
-        served = [_served(value or b"") for value in records.values()]
+        served = [
+            _served(made) for value in records.values() for made in logged_predictions(value or b"")
+        ]
         self._take(served, records.next_by_partition())
 
     def set_aside(self, record: Record) -> None:
@@ -80,11 +82,7 @@ class PredictionSampler:
         )
 
 
-def _served(value: bytes) -> Served:
-    try:
-        made = inference_events_pb2.PredictionMade.FromString(value)
-    except DecodeError as err:
-        raise Invalid("DECODE_ERROR", message="PredictionMade") from err
+def _served(made: LoggedPrediction) -> Served:
     return Served(
         prediction_id=made.prediction_id,
         endpoint=made.endpoint,
@@ -92,5 +90,5 @@ def _served(value: bytes) -> Served:
         as_of_us=made.as_of_us,
         version=made.version,
         score=made.score,
-        other_score=made.shadow.score if made.HasField("shadow") else None,
+        other_score=made.shadow_score if made.shadow_version else None,
     )

@@ -1,13 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The tables of ingest's index, alike on SQLite and PostgreSQL but for what searches in them.
+"""The tables of ingest's index, alike on SQLite and PostgreSQL but for what searches in them, which
+the revisions alone make.
 
 Nothing in them is the truth: they are filled again from definitions, manifests and the archive.
 """
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from sqlalchemy import (
-    DDL,
     BigInteger,
     Column,
     Integer,
@@ -16,10 +18,10 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
-    event,
 )
 
-from headrace_kit.sql_schema import Schema
+from headrace_ingest.migrations import index
+from headrace_kit.sql_migrations import Migrations
 
 METADATA = MetaData()
 ENTRIES = Table(
@@ -31,11 +33,9 @@ ENTRIES = Table(
     Column("name_words", Text, nullable=False),
     Column("words", Text, nullable=False),
 )
-FTS5 = """create virtual table if not exists catalogue_words
-          using fts5(name_words, words, prefix = '2 3', tokenize = 'unicode61')"""
+# As the index of PostgreSQL has it.
 WEIGHED = """(setweight(to_tsvector('simple', name_words), 'A')
               || setweight(to_tsvector('simple', words), 'D'))"""
-GIN = f"create index if not exists catalogue_words on catalogue using gin ({WEIGHED})"
 PASSAGES = Table(
     "passages",
     METADATA,
@@ -59,9 +59,5 @@ INDEXED = Table(
     # How often it was dropped.
     Column("epoch", Integer, nullable=False),
 )
-for statement, dialect in ((FTS5, "sqlite"), (GIN, "postgresql")):
-    made = DDL(statement)  # type: ignore[no-untyped-call]
-    event.listen(METADATA, "after_create", made.execute_if(dialect=dialect))
-# The index is filled again from the archive.
-STEPS = (("drop table indexed", "delete from passages"),)
-SCHEMA = Schema(METADATA, STEPS)
+# A change of a table comes with the revision that brings the old one to it, and back.
+MIGRATIONS = Migrations(Path(index.__file__).parent)

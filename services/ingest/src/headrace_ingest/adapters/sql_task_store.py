@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from sqlalchemy import (
@@ -36,11 +37,12 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from headrace.errors import Conflict, NotFound
 from headrace_ingest.domain.label_tasks import Settled, Task, TaskState
+from headrace_ingest.migrations import labels
 from headrace_kit.clock import Clock
 from headrace_kit.kafka import Message
 from headrace_kit.outbox import Outbox
 from headrace_kit.sql import transaction
-from headrace_kit.sql_schema import Schema
+from headrace_kit.sql_migrations import Migrations
 
 SECOND_US = 1_000_000
 # A task that nobody settled, and what people said of a settled one, is forgotten then.
@@ -89,7 +91,8 @@ POSITIONS = Table(
     Column("partition", Integer, primary_key=True, autoincrement=False),
     Column("next_offset", BigInteger, nullable=False),
 )
-SCHEMA = Schema(METADATA)
+# A change of a table comes with the revision that brings the old one to it, and back.
+MIGRATIONS = Migrations(Path(labels.__file__).parent)
 _FIELDS = [column for column in TASKS.c if column.name != "created_us"]
 
 

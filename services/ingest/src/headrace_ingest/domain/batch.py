@@ -17,7 +17,7 @@ from headrace_ingest.domain.accounts import Account
 from headrace_ingest.domain.contract import Contract
 from headrace_ingest.domain.decoding import Decode
 from headrace_ingest.domain.dedup import Decided, DedupIndex, Outcome
-from headrace_ingest.domain.envelope import RawBatch, sent_again
+from headrace_ingest.domain.envelope import RawBatch
 from headrace_ingest.domain.erasures import ENTITY_ERASED, ErasedEvents
 from headrace_ingest.domain.faults import leading
 from headrace_ingest.domain.judging import INDEX, Judged, judge, no_rows
@@ -28,7 +28,8 @@ from headrace_kit.erased_entities import Entity, ErasedEntities
 class Batch:
     """`stored`: rows as in `Judged`; `dead`: why, by index of the record; the rest by partition.
 
-    `decided` is to be remembered by the indexes once all is delivered. `redriven`: as in `Judged`.
+    `decided` is to be remembered by the indexes once all is delivered. `redriven`: which
+    records are dead letters that were sent again.
     `erased`: the events that were refused because they speak of an erased entity.
     """
 
@@ -56,8 +57,12 @@ def sort_out(
     *,
     decode: Decode,
     erased: ErasedEntities,
+    redriven: frozenset[int] = frozenset(),
 ) -> Batch:
-    """Sort out records of one stream, in order within each partition; changes no index."""
+    """Sort out records of one stream, in order within each partition; changes no index.
+
+    `redriven`: as in `Batch`.
+    """
     judged, gone = without_erased(judge(records, contract, decode=decode), contract.name, erased)
     decided, outcomes = _decide(judged.rows, indexes)
     dead, stored = dict(judged.refused), judged.rows
@@ -70,11 +75,11 @@ def sort_out(
             elif outcome is Outcome.REPEAT:
                 repeats[records.partitions[index]] += 1
     additions = _additions(records, stored, dead, repeats)
-    if judged.redriven:
-        judged_again = judged.redriven & {*dead, *stored[INDEX]}
+    if redriven:
+        judged_again = redriven & {*dead, *stored[INDEX]}
         again = Counter(records.partitions[index] for index in judged_again)
         additions = {n: replace(each, redriven=again[n]) for n, each in additions.items()}
-    return Batch(stored, dead, additions, decided, judged.redriven, gone)
+    return Batch(stored, dead, additions, decided, redriven, gone)
 
 
 def without_erased(
@@ -109,12 +114,14 @@ def _events(rows: pl.DataFrame, stream: str, found: Mapping[int, Entity]) -> lis
     ]
 
 
-def set_aside(record: RawBatch, contract: Contract, reason: str) -> Batch:
+def set_aside(
+    record: RawBatch, contract: Contract, reason: str, *, redriven: frozenset[int]
+) -> Batch:
     """The batch of one record whose value is not even looked at."""
-    again = frozenset([0] if sent_again(record.headers()[0] or ()) else [])
-    account = Account(offset=record.offsets[0] + 1, dead_by_reason={reason: 1}, redriven=len(again))
+    offset, dead = record.offsets[0] + 1, {reason: 1}
+    account = Account(offset=offset, dead_by_reason=dead, redriven=len(redriven))
     additions = {record.partitions[0]: account}
-    return Batch(no_rows(contract.stream), {0: reason}, additions, {}, again)
+    return Batch(no_rows(contract.stream), {0: reason}, additions, {}, redriven)
 
 
 def _decide(

@@ -215,7 +215,8 @@ def check_tag(value: str) -> None:
     """Raises Invalid BAD_NAME: `latest` and numbers would read as datasets."""
     check_name("tag", value)
     if value == "latest" or value.isdecimal():
-        raise Invalid("BAD_NAME", field="tag", value=value)
+        problem = "it would read as a dataset: numbers and latest are no tags"
+        raise Invalid("BAD_NAME", field="tag", value=value, problem=problem)
 
 
 def check_request_id(value: str) -> None:

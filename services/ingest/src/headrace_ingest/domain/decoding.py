@@ -120,7 +120,12 @@ def _mapped_whole(column: Column) -> bool:
 
 
 def _parsed(lines: bytes, first: bytes, stream: Stream) -> pl.DataFrame | None:
-    """The declared columns as the fast parser sees them; None when it cannot read the lines."""
+    """The declared columns as the fast parser sees them; None when it cannot read the lines.
+
+    It would unpack what begins as a compressed file does, whatever comes out: no record is one.
+    """
+    if not first.lstrip().startswith(b"{"):
+        return None
     types = {name: _dtype(name, column, first) for name, column in stream.columns.items()}
     try:
         return pl.read_ndjson(lines, schema=types, ignore_errors=True)

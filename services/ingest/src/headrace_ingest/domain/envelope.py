@@ -11,7 +11,6 @@ from headrace_ingest.domain.contract import Contract
 
 RECORD_BYTES_MAX = 1 << 20
 HEADERS_MAX = 1_000
-ATTEMPT = "dl-attempt"
 
 
 Headers = Sequence[tuple[str, bytes | None]] | None
@@ -54,11 +53,6 @@ def envelope_reasons(records: RawBatch, contract: Contract) -> dict[int, str]:
         for key, value, given in zip(keys, values, headers, strict=True)
     )
     return {index: reason for index, reason in enumerate(reasons) if reason is not None}
-
-
-def sent_again(headers: Sequence[tuple[str, bytes | None]]) -> bool:
-    """Whether these are headers of a dead letter that was sent again."""
-    return any(name == ATTEMPT for name, _ in headers)
 
 
 def _reason(

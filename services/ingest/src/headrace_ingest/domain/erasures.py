@@ -59,6 +59,7 @@ class Erasure:
     trained_versions: tuple[TrainedVersion, ...]
     settled: bool = False
     rows_by_view: Mapping[str, int] = field(default_factory=dict)
+    published_rows_by_view: Mapping[str, int] = field(default_factory=dict)
 
 
 def erasure_id(request_id: str) -> str:

@@ -104,7 +104,7 @@ def _bad_id(name: str) -> pl.Expr:
 
 
 def _bad_times(stream: Stream) -> Iterator[Fault]:
-    """Absent, before 1970, after 2199, or later than the clock that it goes by, plus skew."""
+    """Absent, not after 1970-01-01T00:00:00Z, after 2199, or later than its clock, plus skew."""
     event, known = pl.col("_event_time_us"), pl.col("_known_time_us")
     known_time = stream.known_time or "_kafka_time"
     ahead = known > pl.col("_kafka_time_us") + CLOCK_SKEW_US

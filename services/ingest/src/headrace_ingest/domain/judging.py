@@ -20,12 +20,7 @@ from headrace_ingest.domain.cleansing import REASON
 from headrace_ingest.domain.cloud_events import structured_events
 from headrace_ingest.domain.contract import Contract
 from headrace_ingest.domain.decoding import Decode, decoded
-from headrace_ingest.domain.envelope import (
-    RECORD_BYTES_MAX,
-    RawBatch,
-    envelope_reasons,
-    sent_again,
-)
+from headrace_ingest.domain.envelope import RECORD_BYTES_MAX, RawBatch, envelope_reasons
 from headrace_ingest.domain.faults import all_reasons, first_reason, text_of, told_once
 from headrace_kit.expressions import DTYPE_BY_TYPE
 
@@ -52,13 +47,11 @@ class Judged:
     Why: `REASON:column,REASON:column`, without the column when it is about the whole record.
 
     `rows`: ARCHIVE_COLUMNS, the contract's columns, `_index`, `_value` (the cleansed JSON, Binary)
-    and `_published_ms`, in the order of the records. `redriven`: which records are dead letters
-    that were sent again.
+    and `_published_ms`, in the order of the records.
     """
 
     refused: Mapping[int, str]
     rows: pl.DataFrame
-    redriven: frozenset[int]
 
 
 def judge(records: RawBatch, contract: Contract, *, decode: Decode) -> Judged:
@@ -68,7 +61,7 @@ def judge(records: RawBatch, contract: Contract, *, decode: Decode) -> Judged:
         refused |= _told(rows.filter(pl.col("_reason").is_not_null()), contract)
         rows = rows.filter(pl.col("_reason").is_null())
     wanted = (*ARCHIVE_COLUMNS, *contract.stream.columns, INDEX, VALUE, PUBLISHED)
-    return Judged(refused, rows.select(wanted), _redriven(records))
+    return Judged(refused, rows.select(wanted))
 
 
 def readable_columns(records: RawBatch, contract: Contract, *, decode: Decode) -> pl.DataFrame:
@@ -117,13 +110,6 @@ def _told(refused: pl.DataFrame, contract: Contract) -> dict[int, str]:
     told = pl.when(whole).then(read).otherwise(pl.concat_str(read, every, separator=","))
     reasons = refused.select(INDEX, "_reason", told.alias("told"))
     return {index: told_once(told) or reason for index, reason, told in reasons.iter_rows()}
-
-
-def _redriven(records: RawBatch) -> frozenset[int]:
-    headers = records.headers()
-    if not any(headers):
-        return frozenset()
-    return frozenset(row for row, given in enumerate(headers) if given and sent_again(given))
 
 
 def _rows(rows: pl.DataFrame, contract: Contract) -> pl.DataFrame:

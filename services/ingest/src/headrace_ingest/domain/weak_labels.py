@@ -3,7 +3,9 @@
 
 Weighted: accuracies by expectation and maximisation, each function with one accuracy for all names
 (A. P. Dawid, A. M. Skene, "Maximum Likelihood Estimation of Observer Error-Rates Using the EM
-Algorithm", 1979, in its one-coin form). Figures as in A. Ratner et al., "Snorkel" (2017).
+Algorithm", 1979, in its one-coin form), none below chance, as A. Ratner et al. suppose ("Data
+Programming: Creating Large Training Sets, Quickly", 2016): a vote never speaks for another name.
+Figures as in A. Ratner et al., "Snorkel" (2017).
 """
 
 from __future__ import annotations
@@ -26,6 +28,9 @@ ROUNDS = 25
 ACCURACY_FIRST, SUPPOSED_VOTES = 0.7, 2
 # Two posteriors that differ by less say the same: the row stays without a label.
 TIE = 1e-9
+# Enters the ids of labels: what a rule said before it was mended does not stand in the way of what
+# it says now, as the record's one label of that id would.
+MENDED = {"majority": "", "weighted": "|none below chance"}
 Votes = NDArray[np.int64]
 
 
@@ -33,13 +38,15 @@ Votes = NDArray[np.int64]
 class FunctionFigures:
     """Shares of all rows: voted; voted beside another; voted against another.
 
-    `accuracy` is estimated from the votes alone; None when they are not weighted.
+    `accuracy` is estimated from the votes alone; None when they are not weighted. A function that
+    is right no more often than chance is `at_chance`: its votes weigh nothing.
     """
 
     coverage: float
     overlap: float
     conflict: float
     accuracy: float | None
+    at_chance: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,19 +77,20 @@ def votes_of(records: pl.DataFrame, weak: WeakLabels, contract: Contract) -> Vot
 
 
 def combine(votes: Votes, weak: WeakLabels) -> Combined:
-    """By the definition's rule; a tie and a row without a vote get no label."""
+    """By the definition's rule; a tie and a row whose votes weigh nothing get no label."""
     names = len(names_of(weak))
     accuracy = _accuracies(votes, names) if weak.combine == "weighted" else None
     weights = np.ones(votes.shape[1]) if accuracy is None else _weights(accuracy, names)
     scores = _scores(votes, weights, names)
-    best = scores.max(axis=1, initial=-np.inf)
+    best = scores.max(axis=1)
     alone = (scores >= best[:, None] - TIE).sum(axis=1) == 1
-    sure = alone & (votes >= 0).any(axis=1)
-    labels = np.where(sure, scores.argmax(axis=1) if names else -1, -1)
-    return Combined(labels, _figures(votes, weak, accuracy))
+    labels = np.where(alone & (best > TIE), scores.argmax(axis=1), -1)
+    return Combined(labels, _figures(votes, weak, accuracy, _chance(names)))
 
 
 def _accuracies(votes: Votes, names: int) -> NDArray[np.float64]:
+    """From rows with two votes or more: a lone vote is as likely whatever its function is worth."""
+    votes = votes[(votes >= 0).sum(axis=1) > 1]
     voted = votes >= 0
     accuracy = np.full(votes.shape[1], ACCURACY_FIRST)
     for _ in range(ROUNDS):
@@ -92,11 +100,18 @@ def _accuracies(votes: Votes, names: int) -> NDArray[np.float64]:
         right = np.take_along_axis(posterior, np.maximum(votes, 0), axis=1) * voted
         supposed = ACCURACY_FIRST * SUPPOSED_VOTES
         accuracy = (right.sum(axis=0) + supposed) / (voted.sum(axis=0) + SUPPOSED_VOTES)
+        # The likelihood of each is concave, so the bound is where the best within it lies.
+        accuracy = np.maximum(accuracy, _chance(names))
     return accuracy
 
 
+def _chance(names: int) -> float:
+    """How often a guess is right; beside the only name there is what nobody named."""
+    return 1 / max(2, names)
+
+
 def _weights(accuracy: NDArray[np.float64], names: int) -> NDArray[np.float64]:
-    """How much a vote adds to the log-odds of its name against any other."""
+    """How much a vote adds to the log-odds of its name against any other; 0 at chance."""
     wrong = (1 - accuracy) / max(1, names - 1)
     return np.log(accuracy) - np.log(wrong)
 
@@ -107,7 +122,7 @@ def _scores(votes: Votes, weights: NDArray[np.float64], names: int) -> NDArray[n
 
 
 def _figures(
-    votes: Votes, weak: WeakLabels, accuracy: NDArray[np.float64] | None
+    votes: Votes, weak: WeakLabels, accuracy: NDArray[np.float64] | None, chance: float
 ) -> dict[str, FunctionFigures]:
     voted, rows = votes >= 0, max(1, len(votes))
     figures = {}
@@ -119,5 +134,6 @@ def _figures(
             overlap=float((own & others.any(axis=1)).sum() / rows),
             conflict=float((own & (others & against).any(axis=1)).sum() / rows),
             accuracy=None if accuracy is None else float(accuracy[place]),
+            at_chance=accuracy is not None and bool(accuracy[place] <= chance),
         )
     return figures

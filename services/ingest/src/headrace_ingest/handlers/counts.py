@@ -7,19 +7,21 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import reduce
 
-from headrace import topics
-from headrace.errors import HeadraceError, Unavailable
+from headrace.errors import HeadraceError, Invalid, Unavailable
 from headrace_ingest.domain.accounts import Account
+from headrace_ingest.domain.contract import Contract
+from headrace_ingest.handlers.stopped_streams import Stop
 from headrace_ingest.ports import Archive, ContractBook, RawTopic, TopicCatalogue
 
 
 @dataclass(frozen=True, slots=True)
 class StreamCount:
-    """The account of a stream, and why it is read no further."""
+    """The account of a stream, why it is read no further, and the version of its contract."""
 
     stream: str
     account: Account
     stopped: HeadraceError | None = None
+    version: int = 0
 
 
 def list_stream_counts(
@@ -27,23 +29,40 @@ def list_stream_counts(
     contracts: ContractBook,
     catalogue: TopicCatalogue,
     archive: Archive,
-    stopped: Mapping[str, HeadraceError],
+    stops: Mapping[str, Stop],
 ) -> list[StreamCount]:
-    """Each applied stream by name, all partitions together; `stopped` by raw topic.
+    """Each applied stream by name, all partitions together; `stops` by name too.
 
-    One whose topic is missing has nothing to count: its account goes by the topic's id.
+    One whose topic is missing has nothing to count: its account goes by the topic's id. One whose
+    contract cannot be used is told as stopped before a record comes for it.
     """
-    counts = []
-    for stream in contracts.names():
-        try:
-            account = _account(stream, catalogue.raw_topic(stream), archive)
-        except Unavailable as err:
-            if err.reason != "TOPIC_MISSING":
-                raise
-            counts.append(StreamCount(stream, Account(), err))
-        else:
-            counts.append(StreamCount(stream, account, stopped.get(topics.RAW.of(stream))))
-    return counts
+    applied = [contracts.get(name) for name in contracts.names()]
+    return [_count(each, catalogue, archive, stops.get(each.name)) for each in applied]
+
+
+def _count(
+    contract: Contract,
+    catalogue: TopicCatalogue,
+    archive: Archive,
+    stop: Stop | None,
+) -> StreamCount:
+    name, version = contract.name, contract.version
+    try:
+        account = _account(name, catalogue.raw_topic(name), archive)
+    except Unavailable as err:
+        if err.reason != "TOPIC_MISSING":
+            raise
+        return StreamCount(name, Account(), err, version)
+    why = stop.error if stop and stop.version == version else _unusable(contract)
+    return StreamCount(name, account, why, version)
+
+
+def _unusable(contract: Contract) -> HeadraceError | None:
+    try:
+        contract.check_usable()
+    except Invalid as err:
+        return err
+    return None
 
 
 def _account(stream: str, topic: RawTopic, archive: Archive) -> Account:

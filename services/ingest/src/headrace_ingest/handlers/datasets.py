@@ -2,7 +2,8 @@
 """Datasets: create, find, tag, delete, compare, read.
 
 What is created is fixed by a claim before the long work begins: a repeat after a crash, or beside a
-slow first try, names the same rows, and one of them becomes the dataset.
+slow first try, names the same rows, and one of them becomes the dataset. Where an erasure removes
+the version that was the newest one, the same request claims once more.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from headrace.errors import Conflict, Invalid, NotFound
+from headrace.errors import Conflict, Invalid, NotFound, Unavailable
 from headrace_ingest.domain import datasets as domain
 from headrace_ingest.domain.datasets import (
     Claim,
@@ -26,6 +27,8 @@ from headrace_ingest.handlers.selecting import ReadStream, chosen, view_origin
 from headrace_ingest.ports import ContractBook, DatasetBook, Rows, RowStore
 from headrace_kit.clock import Clock
 from headrace_kit.failpoints import failpoint
+
+CLAIMS_MAX = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,16 +83,40 @@ def create_dataset(
     timeout_s: float,
 ) -> Manifest:
     """Raises NotFound STREAM_UNKNOWN, VIEW_UNKNOWN or VIEW_EMPTY, Invalid BAD_REQUEST or BAD_NAME,
-    Conflict REQUEST_REUSED or VERSION_EXPIRED, Busy QUEUE_FULL, Unavailable SERVICE_UNAVAILABLE
-    when time is up."""
+    Conflict REQUEST_REUSED, or VERSION_EXPIRED of a version that was asked for, Busy QUEUE_FULL,
+    Unavailable SERVICE_UNAVAILABLE when time is up, TABLE_CONTENDED when versions go as they come.
+    """
     domain.check_request_id(request_id)
     _check(command)
+    claimed = 0
+    for _ in range(CLAIMS_MAX):
+        named = f"{request_id}\n{claimed}" if claimed else request_id  # as no request is named
+        try:
+            return _create(command, request_id, named, contracts, book, rows, clock, timeout_s)
+        except Conflict as err:
+            if err.reason != "VERSION_EXPIRED" or command.delta_version is not None:
+                raise
+            claimed += book.claimed(command.name, named) is not None
+    raise Unavailable("TABLE_CONTENDED", stream=command.stream, view=command.view)
+
+
+def _create(
+    command: CreateDataset,
+    request_id: str,
+    named: str,
+    contracts: ContractBook,
+    book: DatasetBook,
+    rows: RowStore,
+    clock: Clock,
+    timeout_s: float,
+) -> Manifest:
+    """`named`: what the claim is kept under."""
     wanted = hashlib.sha256(repr(command).encode()).hexdigest()
-    claim = book.claimed(command.name, request_id)
+    claim = book.claimed(command.name, named)
     if claim is None:
         origin, private = _origin(command, contracts, rows)
         _check_filled(command, origin, rows, timeout_s)
-        claim = book.claim(command.name, request_id, Claim(wanted, origin, private))
+        claim = book.claim(command.name, named, Claim(wanted, origin, private))
     if claim.digest != wanted:
         raise Conflict("REQUEST_REUSED", request_id=request_id)
     if (done := book.made_by(command.name, request_id, claim)) is not None:

@@ -15,7 +15,7 @@ from headrace_ingest.domain.judging import judge
 from headrace_ingest.domain.letters import Letter, Position, Selection, Sent, Window
 from headrace_ingest.handlers.erased_letters import ErasedLetters, veiled
 from headrace_ingest.ports import ContractBook
-from headrace_kit.dead_letters import dead_letter_topic, origin_of, whole
+from headrace_kit.dead_letters import dead_letter_topic, origin_of, own_headers, whole
 from headrace_kit.kafka import Partition, Record, RecordBatch
 from headrace_kit.topic_log import TopicLog
 
@@ -164,8 +164,7 @@ def original(letter: Record, log: TopicLog) -> Record | None:
         if raw is None or not whole(raw, letter.headers):  # gone, or of a topic that was made again
             return None
         found = raw
-    own = {name: each for name, each in found.headers.items() if not name.startswith("dl-")}
-    return replace(found, headers=own)
+    return replace(found, headers=own_headers(found))
 
 
 def told_now(

@@ -14,6 +14,7 @@ from headrace.errors import NotFound
 from headrace_ingest.domain.decoding import Decode
 from headrace_ingest.domain.judging import INDEX, readable_columns
 from headrace_ingest.ports import ContractBook
+from headrace_kit.dead_letters import OUR_HEADERS
 from headrace_kit.erased_entities import ErasedEntities
 from headrace_kit.kafka import Record, RecordBatch
 
@@ -41,5 +42,5 @@ class ErasedLetters:
 
 def veiled(letter: Record) -> Record:
     """The letter without what its record said, and without its own headers."""
-    told = {name: each for name, each in letter.headers.items() if name.startswith("dl-")}
+    told = {name: each for name, each in letter.headers.items() if name.startswith(OUR_HEADERS)}
     return replace(letter, value=None, headers={**told, "dl-key": b""})

@@ -28,6 +28,7 @@ from headrace_ingest.ports import (
     ErasureBook,
     ErasureNews,
     ModelVersions,
+    PublishedRows,
     RowStore,
 )
 from headrace_kit.clock import Clock
@@ -58,13 +59,14 @@ class Eraser:
     datasets: DatasetBook
     erasures: ErasureBook
     rows: RowStore
+    published: PublishedRows
     models: ModelVersions
     news: ErasureNews
     tasks: TaskEraser
     clock: Clock
 
     def erase(self, command: EraseEntity, request_id: str, *, timeout_s: float) -> Erasure:
-        """Raises Invalid BAD_REQUEST, NotFound STREAM_UNKNOWN when no stream has the column,
+        """Raises Invalid BAD_REQUEST, NotFound COLUMN_UNKNOWN when no stream has the column,
         Conflict REQUEST_REUSED, and what its ports raise: then the same request goes on."""
         check_request_id(request_id)
         _check(command)
@@ -75,7 +77,7 @@ class Eraser:
                 # Another pass removed the files of a version that this one had begun to read.
                 if err.reason != "VERSION_EXPIRED":
                     raise
-        raise Unavailable("SERVICE_UNAVAILABLE", state="other erasures are at work")
+        raise Unavailable("TABLE_CONTENDED", column=command.column)
 
     def _erase(self, command: EraseEntity, request_id: str, timeout_s: float) -> Erasure:
         named, sha256 = erasure_id(request_id), entity_sha256(command.column, command.value)
@@ -167,6 +169,11 @@ class Eraser:
                     continue
                 yield Selection(view.stream, version, ((column, typed),), view=view.name)
 
+    def _publishing_views(self, column: str) -> Iterator[str]:
+        for view, _ in self.contracts.views():
+            if isinstance(view, StreamView) and view.publish_rows and view.entity == (column,):
+                yield view.name
+
     def _late(self, erasure: Erasure) -> bool:
         """Whether a pass that begins now meets all rows, and an earlier one removed the files."""
         return self.clock.now_us() - erasure.entity.erased_at_us > SETTLE_US
@@ -186,7 +193,7 @@ class Eraser:
         """What is there now; nothing is changed."""
         known = [n for n in self.contracts.names() if self._has(n, entity.column)]
         if not known:
-            raise NotFound("STREAM_UNKNOWN", column=entity.column)
+            raise NotFound("COLUMN_UNKNOWN", column=entity.column)
         found = {
             selection.stream: self.rows.find(selection, entity, timeout_s=timeout_s)
             for selection in self._newest(entity.column)
@@ -201,6 +208,10 @@ class Eraser:
             rows_by_view={
                 table.view: self.rows.find(table, entity, timeout_s=timeout_s).rows
                 for table in self._feature_tables(entity.column)
+            },
+            published_rows_by_view={
+                view: self.published.count(view, entity, timeout_s=timeout_s)
+                for view in self._publishing_views(entity.column)
             },
         )
 

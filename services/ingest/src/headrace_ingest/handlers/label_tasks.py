@@ -26,6 +26,7 @@ from headrace_kit.kafka import Message
 
 HUMAN = "human"
 LABELLER_CHARACTERS_MAX = 128
+CHOICE_CHARACTERS_TOLD_MAX = 128
 FIRST = (0, "")
 
 
@@ -102,7 +103,13 @@ def submit_label(
     queue, contract = _queue(label), contracts.get(label.stream)
     if choice not in queue.choices:
         problem = f"is none of {', '.join(queue.choices)}"
-        raise Invalid("BAD_REQUEST", field="choice", problem=problem)
+        raise Invalid(
+            "BAD_REQUEST",
+            field="choice",
+            task_id=task_id,
+            choice=choice[:CHOICE_CHARACTERS_TOLD_MAX],
+            problem=problem,
+        )
     message = partial(answer_message, label=label, contract=contract, now_us=clock.now_us())
     return tasks.submit(
         task_id,
@@ -121,7 +128,7 @@ def skip_task(task_id: str, labeller: str, *, tasks: TaskStore) -> None:
 
 
 def get_agreement(label: str, *, labels: LabelBook, tasks: TaskStore) -> Agreement:
-    """Raises NotFound LABEL_UNKNOWN."""
+    """Raises NotFound LABEL_UNKNOWN, Invalid BAD_REQUEST for a label without a queue."""
     _queue(labels.get(label))
     answers = tasks.answers(label)
     several = sum(len(some) > 1 for some in answers)
@@ -152,7 +159,8 @@ def answer_message(
 
 def _queue(label: LabelDefinition) -> LabelQueue:
     if label.queue is None:
-        raise NotFound("LABEL_UNKNOWN", label=label.name, problem="has no queue")
+        problem = f"{label.name} has no queue: declare one (docs/labels.md)"
+        raise Invalid("BAD_REQUEST", field="label", problem=problem)
     return label.queue
 
 

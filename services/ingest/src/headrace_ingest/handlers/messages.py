@@ -3,15 +3,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 
 import polars as pl
 
 from headrace_ingest.domain.erasures import ENTITY_ERASED
 from headrace_ingest.domain.faults import leading
 from headrace_ingest.domain.judging import INDEX, VALUE
-from headrace_kit.dead_letters import ORIGIN_HEADERS, dead_letter
+from headrace_kit.dead_letters import dead_letter, origin_of
 from headrace_kit.kafka import Message, Record, RecordBatch
 
 KEY_BYTES_KEPT_MAX = 1_024
@@ -30,17 +31,20 @@ def accepted(records: RecordBatch, rows: pl.DataFrame) -> Iterator[tuple[bytes, 
     return zip(keys, values, strict=True)  # type: ignore[arg-type]  # a row has a key
 
 
-def dead_letters(records: Sequence[Record], dead: Mapping[int, str]) -> list[Message]:
-    """One message for each record that is set aside; `dead`: why, as in `Judged`."""
-    return [_dead_letter(records[index], reasons) for index, reasons in dead.items()]
+def dead_letters(
+    records: Sequence[Record], dead: Mapping[int, str], redriven: Collection[int]
+) -> list[Message]:
+    """One message for each record that is set aside; `dead` and `redriven`: as in `Batch`."""
+    return [
+        _dead_letter(records[index], reasons, sent_again=index in redriven)
+        for index, reasons in dead.items()
+    ]
 
 
-def _dead_letter(record: Record, reasons: str) -> Message:
-    reason = leading(reasons)
+def _dead_letter(record: Record, reasons: str, *, sent_again: bool) -> Message:
+    reason, origin = leading(reasons), origin_of(record.headers) if sent_again else None
+    letter = partial(dead_letter, reason=reason, reasons=reasons, service="ingest", origin=origin)
     if reason not in POINTER_ONLY:
-        return dead_letter(record, reason=reason, reasons=reasons, service="ingest")
+        return letter(record)
     key = b"" if reason == ENTITY_ERASED else (record.key or b"")[:KEY_BYTES_KEPT_MAX]
-    headers = {name: record.headers[name] for name in ORIGIN_HEADERS if name in record.headers}
-    bare = replace(record, key=key, headers=headers)
-    pointer = dead_letter(bare, reason=reason, reasons=reasons, service="ingest")
-    return replace(pointer, value=None)
+    return replace(letter(replace(record, key=key, headers={})), value=None)

@@ -18,6 +18,7 @@ from headrace_ingest.domain.envelope import unread_reason
 from headrace_ingest.domain.faults import BAD_ID, ID_CHARACTERS_MAX
 from headrace_ingest.domain.recent_ids import RecentIds
 from headrace_ingest.ports import ContractBook
+from headrace_kit import tracing
 from headrace_kit.failpoints import failpoint
 from headrace_kit.kafka import Message, PipelinedPublisher, Sending
 from headrace_kit.pipelined import pipelined
@@ -77,7 +78,8 @@ class PublishDoor:
         sorted_out = _sort_out(command.items, lambda event_id: self._ids.digest(stream, event_id))
         failpoint("ingest.publish.validated")
         topic = topics.RAW.of(stream)
-        messages = [_message(topic, command.items[index]) for index in sorted_out.fresh]
+        trace = tracing.record_headers()
+        messages = [_message(topic, command.items[index], trace) for index in sorted_out.fresh]
         sending = self._publisher.send(messages) if messages else None
         failpoint("ingest.publish.produced")
         published = Published(len(command.items), sorted_out.refused, frozenset(sorted_out.repeats))
@@ -184,9 +186,12 @@ def _bad_id(text: str) -> bool:
     return len(text) > ID_CHARACTERS_MAX or _BAD_ID.search(text) is not None
 
 
-def _headers(item: PublishItem) -> tuple[tuple[str, bytes], ...]:
+Headers = tuple[tuple[str, bytes], ...]
+
+
+def _headers(item: PublishItem) -> Headers:
     return (("ce_id", item.event_id.encode()),) if item.event_id else ()
 
 
-def _message(topic: str, item: PublishItem) -> Message:
-    return Message(topic, item.key, item.value, _headers(item))
+def _message(topic: str, item: PublishItem, trace: Headers) -> Message:
+    return Message(topic, item.key, item.value, _headers(item) + trace)

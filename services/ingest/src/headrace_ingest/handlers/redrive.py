@@ -18,6 +18,7 @@ from headrace_ingest.domain.decoding import Decode
 from headrace_ingest.domain.erasures import ENTITY_ERASED
 from headrace_ingest.domain.faults import leading
 from headrace_ingest.domain.letters import Letter, Position, Selection
+from headrace_ingest.domain.redrive_seal import RedriveSeal
 from headrace_ingest.handlers.dead_letters import (
     BEGINNING,
     REDRIVEN,
@@ -68,6 +69,7 @@ def redrive_dead_letters(
     publisher: Publisher,
     decode: Decode,
     erased: ErasedLetters,
+    seal: RedriveSeal,
     left_s: Callable[[], float],
 ) -> Iterator[Progress]:
     """Tell the progress after each part; ends in time when `left_s` says that none is left.
@@ -92,7 +94,7 @@ def redrive_dead_letters(
         if command.dry_run:
             _judge(known, progress, contracts, decode)
         else:
-            _send(known, progress, publisher)
+            _send(known, progress, publisher, seal)
         yield progress
     progress.more = progress.more or next(waiting, None) is not None
     if progress == Progress():
@@ -167,19 +169,22 @@ def _judge(
     progress.sent += len(known)
 
 
-def _send(known: Sequence[_Known], progress: Progress, publisher: Publisher) -> None:
+def _send(
+    known: Sequence[_Known], progress: Progress, publisher: Publisher, seal: RedriveSeal
+) -> None:
     if known:
-        publisher.publish([_message(each) for each in known])
+        publisher.publish([_message(each, seal) for each in known])
         failpoint("ingest.redrive.sent")
         publisher.publish([_mark(each.letter) for each in known])
         progress.sent += len(known)
 
 
-def _message(known: _Known) -> Message:
-    """The record as it was, and where it stood first."""
-    record = known.original
+def _message(known: _Known, seal: RedriveSeal) -> Message:
+    """The record as it was, where it stood first, and the proof that it comes from here."""
+    record, topic = known.original, topics.RAW.of(known.stream)
     headers = (*record.headers.items(), *_origin_headers(known.letter))
-    return Message(topics.RAW.of(known.stream), record.key, record.value, headers)
+    proof = seal.header(topic, record.key, record.value, headers)
+    return Message(topic, record.key, record.value, (*headers, proof))
 
 
 def _mark(letter: Record) -> Message:

@@ -48,6 +48,16 @@ class TextKeeper:
                 yield from self._refresh(name, column, timeout_s)
                 yield
 
+    def built(self, stream: str, column: str) -> bool:
+        """Whether the index once held all that was archived, and follows since; any thread."""
+        if self.index.indexed(stream, column).version >= 0:
+            return True
+        try:
+            self.rows.newest_version(stream)
+        except NotFound:
+            return True  # of nothing
+        return False
+
     def _refresh(self, stream: str, column: str, timeout_s: float) -> Iterator[None]:
         # Before the version: rows of one that came first could be gone from the archive when
         # another keeper drops the index, and would join the new one.
@@ -82,16 +92,24 @@ class TextKeeper:
         self.index.settle(stream, column, indexed, selection.delta_version)
 
 
-def search_text(
-    query: SearchText, *, contracts: ContractBook, embedder: Embedder, index: TextIndex
-) -> list[Match]:
-    """The nearest first. Raises NotFound STREAM_UNKNOWN, Invalid BAD_REQUEST."""
-    if query.column not in contracts.get(query.stream).text_columns:
+@dataclass(frozen=True, slots=True)
+class FoundTexts:
+    """The nearest first; not `complete` while the index is being built, and lacks texts."""
+
+    matches: list[Match]
+    complete: bool
+
+
+def search_text(query: SearchText, *, texts: TextKeeper) -> FoundTexts:
+    """Raises NotFound STREAM_UNKNOWN, Invalid BAD_REQUEST."""
+    if query.column not in texts.contracts.get(query.stream).text_columns:
         raise Invalid("BAD_REQUEST", field="column", problem="has no index: text in its contract")
     if not query.query.strip() or len(query.query) > QUERY_CHARACTERS_MAX:
         problem = f"must have 1 to {QUERY_CHARACTERS_MAX} characters"
         raise Invalid("BAD_REQUEST", field="query", problem=problem)
     if not 0 <= query.limit <= LIMIT_MAX:
         raise Invalid("BAD_REQUEST", field="limit", problem=f"must be 0 to {LIMIT_MAX}")
-    [vector] = embedder.embed([query.query])
-    return index.nearest(query.stream, query.column, vector, query.limit or LIMIT_DEFAULT)
+    complete = texts.built(query.stream, query.column)
+    [vector] = texts.embedder.embed([query.query])
+    limit = query.limit or LIMIT_DEFAULT
+    return FoundTexts(texts.index.nearest(query.stream, query.column, vector, limit), complete)

@@ -15,11 +15,12 @@ from hashlib import blake2b
 import polars as pl
 
 from headrace import topics
-from headrace.errors import Busy, Invalid, NotFound
+from headrace.errors import Busy, Invalid
 from headrace.label_definition import LabelDefinition, WeakLabels
 from headrace_ingest.domain.contract import Contract
 from headrace_ingest.domain.labels import WEAK
 from headrace_ingest.domain.weak_labels import (
+    MENDED,
     Combined,
     FunctionFigures,
     Votes,
@@ -124,10 +125,11 @@ def _told(own: Sequence[int], functions: Sequence[str], names: Sequence[str]) ->
 
 
 def _version(label: LabelDefinition, weak: WeakLabels) -> str:
-    return f"{label.name}|{weak.model_dump_json()}"
+    return f"{label.name}|{weak.model_dump_json()}{MENDED[weak.combine]}"
 
 
 def _weak(label: LabelDefinition) -> WeakLabels:
     if label.weak is None:
-        raise NotFound("LABEL_UNKNOWN", label=label.name, problem="has no weak functions")
+        problem = f"{label.name} has no weak functions: declare some (docs/labels.md)"
+        raise Invalid("BAD_REQUEST", field="label", problem=problem)
     return label.weak

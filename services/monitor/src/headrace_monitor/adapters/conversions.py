@@ -14,6 +14,7 @@ from headrace.errors import Invalid
 from headrace.inference.v1 import inference_events_pb2 as inference_pb
 from headrace.monitor.v1 import monitor_events_pb2 as events_pb
 from headrace.monitor.v1 import monitor_service_pb2 as service_pb
+from headrace.prediction_log import LoggedPrediction, logged_predictions
 from headrace.registry.v1 import registry_events_pb2 as registry_pb
 from headrace.trainer.v1 import trainer_events_pb2 as trainer_pb
 from headrace_kit.kafka import Message, Record
@@ -48,7 +49,6 @@ DOOR = {
     inference_pb.DOOR_TENSORS: Door.TENSORS,
 }
 GATE = {
-    registry_pb.GATE_STATE_UNSPECIFIED: GateState.UNKNOWN,
     registry_pb.GATE_STATE_PASSED: GateState.PASSED,
     registry_pb.GATE_STATE_FAILED: GateState.FAILED,
 }
@@ -63,18 +63,20 @@ DECISION = {
 }
 
 
-def prediction(record: Record) -> Prediction:
+def predictions(record: Record) -> list[Prediction]:
     """Raises Invalid DECODE_ERROR, MISSING_FIELD, OUT_OF_RANGE, BAD_TIMESTAMP, NONFINITE."""
-    made = _parsed(inference_pb.PredictionMade, record)
+    return [_prediction(made, record) for made in logged_predictions(record.value or b"")]
+
+
+def _prediction(made: LoggedPrediction, record: Record) -> Prediction:
     if not (made.prediction_id and made.endpoint and made.door in DOOR):
         raise Invalid("MISSING_FIELD", offset=record.offset)
-    if made.version < 1 or made.shadow.version < 0 or made.rollout_generation < 0:
+    if made.version < 1 or made.shadow_version < 0 or made.rollout_generation < 0:
         raise Invalid("OUT_OF_RANGE", prediction_id=made.prediction_id)
     if not 0 <= made.as_of_us < TIME_US_MAX:
         raise Invalid("BAD_TIMESTAMP", prediction_id=made.prediction_id)
-    if not (math.isfinite(made.score) and math.isfinite(made.shadow.score)):
+    if not (math.isfinite(made.score) and math.isfinite(made.shadow_score)):
         raise Invalid("NONFINITE", prediction_id=made.prediction_id)
-    shadow = made.shadow
     return Prediction(
         prediction_id=made.prediction_id,
         endpoint=made.endpoint,
@@ -82,13 +84,13 @@ def prediction(record: Record) -> Prediction:
         version=made.version,
         entity_key=made.entity_key,
         as_of_us=made.as_of_us,
-        features=list(made.features),
+        features=made.features,
         score=made.score,
         canary_answered=made.arm == inference_pb.ARM_CANARY,
         door=DOOR[made.door],
         generation=made.rollout_generation,
-        shadow_version=shadow.version,
-        shadow_score=shadow.score,
+        shadow_version=made.shadow_version,
+        shadow_score=made.shadow_score,
     )
 
 
@@ -219,7 +221,7 @@ def _version_facts(event: registry_pb.ModelVersionEvent) -> list[Fact]:
     which = event.WhichOneof("event")
     if which == "gate_evaluated":
         gate = event.gate_evaluated
-        return [GateEvaluated(gate.model, gate.version, GATE[gate.gate.state])]
+        return [GateEvaluated(gate.model, gate.version, _gate_state(gate.gate.state))]
     if which != "version_registered":
         return []
     version = event.version_registered.version
@@ -227,6 +229,11 @@ def _version_facts(event: registry_pb.ModelVersionEvent) -> list[Fact]:
     if version.gate.state in (registry_pb.GATE_STATE_PASSED, registry_pb.GATE_STATE_FAILED):
         found.append(GateEvaluated(version.model, version.version, GATE[version.gate.state]))
     return found
+
+
+def _gate_state(state: Any) -> GateState:
+    """A gate that waits for somebody, or for what only a newer registry knows, is not decided."""
+    return GATE.get(state, GateState.UNKNOWN)
 
 
 def _known_version(version: registry_pb.ModelVersion) -> KnownVersion:

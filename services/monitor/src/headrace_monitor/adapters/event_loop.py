@@ -111,9 +111,10 @@ class EventLoop:
         turns = [take_turn(watch, batch) for watch in watches.values()]
         labels, read = _labels(records, watches.values(), batch)
         predictions = [
-            conversions.prediction(record)
+            prediction
             for record in records
             if record.topic.startswith(PREDICTION_TOPICS)
+            for prediction in conversions.predictions(record)
         ]
         for turn in turns:
             fold_predictions(turn, predictions)

@@ -175,6 +175,7 @@ def _judge_canary(turn: Turn, moment: Moment, window: Window) -> None:
     if not window.canary or trial_over(turn, window.generation):
         return
     rule = turn.watch.endpoint.rollout
+    assert rule is not None  # noqa: S101 (no monitor watches an endpoint of tensors only)
     trial = layout.trial(turn.id, window.generation)
     matured = turn.batch.scan(layout.before(trial, moment.window_end_us))
     rows = paired_rows(chunk for _, chunk in islice(matured, rule.outcomes_max))

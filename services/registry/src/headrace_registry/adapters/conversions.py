@@ -7,6 +7,8 @@ replica, carries the same one.
 
 from __future__ import annotations
 
+from dataclasses import asdict
+
 from google.protobuf.message import DecodeError
 from google.protobuf.message import Message as ProtoMessage
 
@@ -19,15 +21,32 @@ from headrace.trainer.v1 import trainer_events_pb2
 from headrace_kit.kafka import Message, Record
 from headrace_registry.domain.alias import Alias, SetAlias
 from headrace_registry.domain.artifact import ArtifactMetadata
+from headrace_registry.domain.change import Change
 from headrace_registry.domain.definition import ApplyDefinitions, Definition, SentDefinition
-from headrace_registry.domain.gate import Gate
-from headrace_registry.domain.page import ListVersions
-from headrace_registry.domain.rollout import CanaryJudged, Rollout, ServedVersion
+from headrace_registry.domain.description import Description
+from headrace_registry.domain.gate import Gate, GateState
+from headrace_registry.domain.lineage import VersionLineage
+from headrace_registry.domain.page import (
+    GetLineage,
+    ListAliasMoves,
+    ListChanges,
+    ListVersions,
+    Model,
+)
+from headrace_registry.domain.rollout import CanaryJudged, Rollout, ServedVersion, SetRollout
+from headrace_registry.domain.signature import Signature, TensorSignature
+from headrace_registry.domain.signing import SignVersion
 from headrace_registry.domain.version import (
+    ApproveVersion,
+    DescribeVersion,
+    GateOpened,
     ModelVersion,
     ReferenceHistogram,
+    RegisterVersion,
     RunCompleted,
     TrainedModel,
+    VersionDescribed,
+    VersionSigned,
 )
 from headrace_registry.ports import Event
 
@@ -35,6 +54,12 @@ CE_ID_LENGTH_MAX = 512
 EVIDENCE_LENGTH_MAX = 500
 ROLL_BACK = monitor_events_pb2.CANARY_DECISION_ROLL_BACK
 PROMOTE = monitor_events_pb2.CANARY_DECISION_PROMOTE
+STATES = {
+    GateState.PASSED: registry_events_pb2.GATE_STATE_PASSED,
+    GateState.FAILED: registry_events_pb2.GATE_STATE_FAILED,
+    GateState.AWAITS_APPROVAL: registry_events_pb2.GATE_STATE_AWAITS_APPROVAL,
+    GateState.AWAITS_SIGNATURE: registry_events_pb2.GATE_STATE_AWAITS_SIGNATURE,
+}
 
 
 def run_completed(record: Record) -> RunCompleted | None:
@@ -81,6 +106,12 @@ def messages_of(event: Event) -> list[Message]:
         subject = f"alias/{event.model}/{event.alias}/{event.generation}"
         moved = registry_events_pb2.AliasMoved(alias=alias_proto(event))
         return [_of_version(event.model, subject, alias_moved=moved)]
+    if isinstance(event, GateOpened):
+        return [_gate_evaluated(event.version, f"approval/{_name(event.version)}")]
+    if isinstance(event, VersionDescribed):
+        return [_described(event.version)]
+    if isinstance(event, VersionSigned):
+        return [_signed(event.version)]
     return _registered(event)
 
 
@@ -98,7 +129,69 @@ def set_alias(request: registry_service_pb2.SetAliasRequest) -> SetAlias:
         alias=request.alias,
         version=request.version,
         generation_expected=request.generation_expected,
+        reason=request.reason,
     )
+
+
+def set_rollout(request: registry_service_pb2.SetRolloutRequest) -> SetRollout:
+    return SetRollout(
+        request_id=request.request_id,
+        endpoint=request.endpoint,
+        generation_expected=request.generation_expected,
+        canary_version=request.canary_version,
+        canary_percent=request.canary_percent,
+        judged=request.judged,
+        stopped=request.stopped,
+        reason=request.reason,
+    )
+
+
+def list_changes(request: registry_service_pb2.ListChangesRequest) -> ListChanges:
+    return ListChanges(request.model, request.page_size, request.page_token)
+
+
+def list_alias_moves(request: registry_service_pb2.ListAliasMovesRequest) -> ListAliasMoves:
+    return ListAliasMoves(request.model, request.alias, request.page_size, request.page_token)
+
+
+def change_proto(change: Change) -> registry_service_pb2.Change:
+    return registry_service_pb2.Change(**asdict(change))
+
+
+def register_version(request: registry_service_pb2.RegisterVersionRequest) -> RegisterVersion:
+    """Maps are sorted, so that a repeat of the request reads the same."""
+    return RegisterVersion(
+        request_id=request.request_id,
+        model=request.model,
+        digest=request.digest,
+        metrics=dict(sorted(request.metrics.items())),
+        description=Description(dict(sorted(request.tags.items())), request.card),
+    )
+
+
+def approve_version(request: registry_service_pb2.ApproveVersionRequest) -> ApproveVersion:
+    return ApproveVersion(
+        request_id=request.request_id,
+        model=request.model,
+        version=request.version,
+        approver=request.approver,
+        reason=request.reason,
+    )
+
+
+def describe_version(request: registry_service_pb2.DescribeVersionRequest) -> DescribeVersion:
+    return DescribeVersion(
+        request_id=request.request_id,
+        model=request.model,
+        version=request.version,
+        tags_set=dict(sorted(request.tags_set.items())),
+        tags_removed=tuple(request.tags_removed),
+        card=request.card if request.HasField("card") else None,
+    )
+
+
+def sign_version(request: registry_service_pb2.SignVersionRequest) -> SignVersion:
+    return SignVersion(request.request_id, request.model, request.version, request.bundle)
 
 
 def list_versions(request: registry_service_pb2.ListVersionsRequest) -> ListVersions:
@@ -131,6 +224,35 @@ def version_proto(version: ModelVersion) -> registry_events_pb2.ModelVersion:
         trained=_trained_proto(version.trained),
         gate=_gate_proto(version.gate),
         registered_at_us=version.registered_at_us,
+        signature=_signature_proto(version.signature),
+        tags=version.description.tags,
+        card=version.description.card,
+        bundle_digest=version.signing.bundle_digest,
+        signer=version.signing.signer,
+    )
+
+
+def get_lineage(request: registry_service_pb2.GetLineageRequest) -> GetLineage:
+    return GetLineage(request.kind, request.name, request.page_size, request.page_token)
+
+
+def lineage_proto(lineage: VersionLineage) -> registry_service_pb2.VersionLineage:
+    return registry_service_pb2.VersionLineage(
+        model=lineage.model,
+        version=lineage.version,
+        registered_at_us=lineage.registered_at_us,
+        gate_state=STATES[lineage.gate_state],
+        sources=[registry_service_pb2.Source(**asdict(each)) for each in lineage.sources],
+        aliases=lineage.aliases,
+        endpoints=lineage.endpoints,
+    )
+
+
+def model_proto(model: Model) -> registry_service_pb2.Model:
+    return registry_service_pb2.Model(
+        name=model.name,
+        newest_version=model.newest_version,
+        aliases=[alias_proto(each) for each in model.aliases],
     )
 
 
@@ -155,6 +277,8 @@ def rollout_proto(rollout: Rollout) -> registry_events_pb2.Rollout:
         canary_percent=rollout.canary_percent,
         change=rollout.change,
         changed_at_us=rollout.changed_at_us,
+        judged=rollout.judged,
+        stopped=rollout.stopped,
     )
 
 
@@ -221,29 +345,81 @@ def _trained_proto(trained: TrainedModel) -> trainer_events_pb2.TrainedModel:
 
 
 def _gate_proto(gate: Gate) -> registry_events_pb2.Gate:
-    passed, failed = registry_events_pb2.GATE_STATE_PASSED, registry_events_pb2.GATE_STATE_FAILED
-    return registry_events_pb2.Gate(state=passed if gate.passed else failed, evidence=gate.evidence)
+    state = STATES[gate.state]
+    return registry_events_pb2.Gate(state=state, evidence=gate.evidence, approver=gate.approver)
 
 
 def _served_proto(served: ServedVersion) -> registry_events_pb2.ServedVersion:
     return registry_events_pb2.ServedVersion(
-        version=served.version, digest=served.digest, features=served.features
+        version=served.version,
+        digest=served.digest,
+        features=served.features,
+        signature=_signature_proto(served.signature),
+    )
+
+
+def _signature_proto(signature: Signature) -> registry_events_pb2.Signature | None:
+    """None for a version of before it was read."""
+    if not signature.inputs:
+        return None
+    return registry_events_pb2.Signature(
+        inputs=[_tensor_proto(each) for each in signature.inputs],
+        outputs=[_tensor_proto(each) for each in signature.outputs],
+    )
+
+
+def _tensor_proto(tensor: TensorSignature) -> registry_events_pb2.TensorSignature:
+    return registry_events_pb2.TensorSignature(
+        name=tensor.name, datatype=tensor.datatype, shape=tensor.shape
     )
 
 
 def _registered(version: ModelVersion) -> list[Message]:
-    name = f"{version.model}/{version.version}"
     registered = registry_events_pb2.VersionRegistered(version=version_proto(version))
+    subject = f"version/{_name(version)}"
+    return [
+        _of_version(version.model, subject, version_registered=registered),
+        _gate_evaluated(version, f"gate/{_name(version)}"),
+    ]
+
+
+def _gate_evaluated(version: ModelVersion, subject: str) -> Message:
     evaluated = registry_events_pb2.GateEvaluated(
         model=version.model,
         version=version.version,
         digest=version.digest,
         gate=_gate_proto(version.gate),
     )
-    return [
-        _of_version(version.model, f"version/{name}", version_registered=registered),
-        _of_version(version.model, f"gate/{name}", gate_evaluated=evaluated),
-    ]
+    return _of_version(version.model, subject, gate_evaluated=evaluated)
+
+
+def _described(version: ModelVersion) -> Message:
+    described = registry_events_pb2.VersionDescribed(
+        model=version.model,
+        version=version.version,
+        description=version.description.changes,
+        tags=version.description.tags,
+        card=version.description.card,
+    )
+    subject = f"description/{_name(version)}/{version.description.changes}"
+    return _of_version(version.model, subject, version_described=described)
+
+
+def _signed(version: ModelVersion) -> Message:
+    signed = registry_events_pb2.VersionSigned(
+        model=version.model,
+        version=version.version,
+        bundle_digest=version.signing.bundle_digest,
+        signer=version.signing.signer,
+        gate=_gate_proto(version.gate),
+        signing=version.signing.signings,
+    )
+    subject = f"signing/{_name(version)}/{version.signing.signings}"
+    return _of_version(version.model, subject, version_signed=signed)
+
+
+def _name(version: ModelVersion) -> str:
+    return f"{version.model}/{version.version}"
 
 
 def _of_version(model: str, subject: str, **event: ProtoMessage) -> Message:

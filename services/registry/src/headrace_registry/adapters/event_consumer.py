@@ -12,9 +12,10 @@ from collections.abc import Mapping, Sequence
 from headrace_kit.clock import Clock
 from headrace_kit.failpoints import failpoint
 from headrace_kit.kafka import Partition, Record
-from headrace_registry import handlers
 from headrace_registry.adapters.conversions import canary_judged, run_completed
-from headrace_registry.ports import ArtifactStore, RegistryStore
+from headrace_registry.handlers.rollouts import judge_canary
+from headrace_registry.handlers.versions import register_trained
+from headrace_registry.ports import Acceptor, ArtifactStore, RegistryStore, Spool
 
 
 class EventConsumer:
@@ -27,9 +28,12 @@ class EventConsumer:
         verdicts: str,
         store: RegistryStore,
         artifacts: ArtifactStore,
+        acceptor: Acceptor,
+        spool: Spool,
         clock: Clock,
     ) -> None:
         self._store, self._artifacts, self._clock = store, artifacts, clock
+        self._acceptor, self._spool = acceptor, spool
         self._on_topic = {runs: self._on_run, verdicts: self._on_verdict}
 
     def positions(self, partitions: Sequence[Partition]) -> Mapping[Partition, int]:
@@ -53,13 +57,18 @@ class EventConsumer:
     def _on_run(self, record: Record) -> None:
         event = run_completed(record)
         if event is not None:
-            handlers.register_version(
-                event, store=self._store, artifacts=self._artifacts, clock=self._clock
+            register_trained(
+                event,
+                store=self._store,
+                artifacts=self._artifacts,
+                acceptor=self._acceptor,
+                spool=self._spool,
+                clock=self._clock,
             )
             failpoint("registry.inbox.committed")
 
     def _on_verdict(self, record: Record) -> None:
         event = canary_judged(record)
         if event is not None:
-            handlers.judge_canary(event, store=self._store, clock=self._clock)
+            judge_canary(event, store=self._store, clock=self._clock)
             failpoint("registry.inbox.committed")

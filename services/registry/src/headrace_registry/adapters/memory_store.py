@@ -10,15 +10,23 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 
 from headrace.errors import Conflict, NotFound
+from headrace_registry.domain.acceptance import Acceptance
 from headrace_registry.domain.alias import Alias
-from headrace_registry.domain.definition import AppliedDefinitions, Definition, order_of
+from headrace_registry.domain.change import Change
+from headrace_registry.domain.definition import Definition, order_of
+from headrace_registry.domain.lineage import sources_of
 from headrace_registry.domain.request import Request
 from headrace_registry.domain.rollout import Rollout
-from headrace_registry.domain.version import ModelVersion
-from headrace_registry.ports import Answer, Event
+from headrace_registry.domain.version import (
+    GateOpened,
+    ModelVersion,
+    VersionDescribed,
+    VersionSigned,
+)
+from headrace_registry.ports import Answer, Answered, Event
 
 
 @dataclass
@@ -29,7 +37,10 @@ class Tables:
     counters: dict[str, int] = field(default_factory=dict)
     versions: dict[tuple[str, int], ModelVersion] = field(default_factory=dict)
     passed_gates: dict[tuple[str, int, str], None] = field(default_factory=dict)
+    acceptances: dict[str, Acceptance] = field(default_factory=dict)
     aliases: dict[tuple[str, str], Alias] = field(default_factory=dict)
+    alias_moves: dict[tuple[str, str, int], Alias] = field(default_factory=dict)
+    changes: dict[int, Change] = field(default_factory=dict)
     rollouts: dict[str, Rollout] = field(default_factory=dict)
     requests: dict[str, tuple[str, object]] = field(default_factory=dict)
     inbox: dict[tuple[str, str], None] = field(default_factory=dict)
@@ -82,7 +93,7 @@ class MemoryTransaction:
             raise Conflict("REQUEST_REUSED", request_id=request.id)
         return answer if isinstance(answer, kind) else None
 
-    def remember(self, request: Request, answer: Alias | AppliedDefinitions) -> None:
+    def remember(self, request: Request, answer: Answered) -> None:
         self._tables.requests[request.id] = (request.digest, answer)
 
     def first_time(self, consumer: str, ce_id: str) -> bool:
@@ -114,6 +125,25 @@ class MemoryTransaction:
             self._tables.passed_gates[version.model, version.version, version.digest] = None
         self._emit(version)
 
+    def acceptance(self, digest: str) -> Acceptance | None:
+        return self._tables.acceptances.get(digest)
+
+    def add_acceptance(self, digest: str, acceptance: Acceptance) -> None:
+        self._tables.acceptances.setdefault(digest, acceptance)
+
+    def open_gate(self, version: ModelVersion) -> None:
+        self._tables.versions[version.model, version.version] = version
+        self._tables.passed_gates[version.model, version.version, version.digest] = None
+        self._emit(GateOpened(version))
+
+    def describe(self, version: ModelVersion) -> None:
+        self._tables.versions[version.model, version.version] = version
+        self._emit(VersionDescribed(version))
+
+    def sign(self, version: ModelVersion) -> None:
+        self._tables.versions[version.model, version.version] = version
+        self._emit(VersionSigned(version))
+
     def version(self, model: str, version: int) -> ModelVersion:
         try:
             return self._tables.versions[model, version]
@@ -123,6 +153,27 @@ class MemoryTransaction:
     def version_of_run(self, run_id: str) -> ModelVersion | None:
         found = (each for each in self._tables.versions.values() if each.run_id == run_id)
         return next(found, None)
+
+    def versions_from(self, kind: str, name: str) -> list[tuple[str, int]]:
+        return [
+            key
+            for key, version in self._tables.versions.items()
+            if any(
+                source.name == name and kind in ("", source.kind) for source in sources_of(version)
+            )
+        ]
+
+    def source_names(self, kind: str, prefix: str, *, limit: int) -> list[str]:
+        found = {
+            source.name
+            for version in self._tables.versions.values()
+            for source in sources_of(version)
+            if source.name.startswith(prefix) and kind in ("", source.kind)
+        }
+        return sorted(found)[:limit]
+
+    def newest_versions(self) -> dict[str, int]:
+        return dict(sorted(self._tables.versions))
 
     def versions(self, model: str, *, below: int | None, limit: int) -> list[ModelVersion]:
         found = [
@@ -144,10 +195,34 @@ class MemoryTransaction:
         if (moved.model, moved.version, moved.digest) not in self._tables.passed_gates:
             raise Conflict("GATE_NOT_PASSED", **_named(moved))
         self._tables.aliases[key] = moved
+        self._tables.alias_moves[moved.model, moved.alias, moved.generation] = moved
         self._emit(moved)
+
+    def alias_moves(self, model: str, alias: str, *, below: int | None, limit: int) -> list[Alias]:
+        found = [
+            moved
+            for (owner, name, generation), moved in sorted(self._tables.alias_moves.items())
+            if (owner, name) == (model, alias) and (below is None or generation < below)
+        ]
+        return found[::-1][:limit]
+
+    def note(self, change: Change) -> None:
+        number = len(self._tables.changes) + 1
+        self._tables.changes[number] = replace(change, number=number)
+
+    def changes(self, model: str, *, below: int | None, limit: int) -> list[Change]:
+        found = [
+            change
+            for number, change in self._tables.changes.items()
+            if model in ("", change.model) and (below is None or number < below)
+        ]
+        return found[::-1][:limit]
 
     def rollouts(self) -> dict[str, Rollout]:
         return dict(sorted(self._tables.rollouts.items()))
+
+    def rollouts_of(self, model: str) -> dict[str, Rollout]:
+        return {name: each for name, each in self.rollouts().items() if each.model == model}
 
     def put_rollout(self, rollout: Rollout) -> None:
         before = self._tables.rollouts.get(rollout.endpoint)

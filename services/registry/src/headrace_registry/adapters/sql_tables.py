@@ -8,12 +8,15 @@ move of an alias has a row whose key is its generation, so two moves cannot shar
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from sqlalchemy import (
     BigInteger,
     Boolean,
     CheckConstraint,
     Column,
     ForeignKeyConstraint,
+    Index,
     Integer,
     MetaData,
     Table,
@@ -21,7 +24,8 @@ from sqlalchemy import (
     UniqueConstraint,
 )
 
-from headrace_kit.sql_schema import Schema
+from headrace_kit.sql_migrations import Migrations
+from headrace_registry import migrations
 
 METADATA = MetaData()
 VERSION_KEY = ("model", "version", "digest")
@@ -49,14 +53,39 @@ VERSIONS = Table(
     Column("model", Text, primary_key=True),
     Column("version", Integer, primary_key=True),
     Column("digest", Text, nullable=False),
-    Column("run_id", Text, nullable=False, unique=True),
+    # Null for a version that was trained elsewhere.
+    Column("run_id", Text, unique=True),
     Column("recipe", Text, nullable=False),
     Column("incident_id", Text, nullable=False),
     Column("trained_json", Text, nullable=False),
-    Column("gate_passed", Boolean, nullable=False),
     Column("evidence_json", Text, nullable=False),
     Column("registered_at_us", BigInteger, nullable=False),
+    Column("gate_state", Text, nullable=False),
+    Column("approver", Text, nullable=False),
+    Column("signature_json", Text, nullable=False),
+    Column("tags_json", Text, nullable=False),
+    Column("card", Text, nullable=False),
+    Column("description_changes", Integer, nullable=False),
+    # Both empty until somebody has signed it.
+    Column("bundle_digest", Text, nullable=False),
+    Column("signer", Text, nullable=False),
+    Column("signings", Integer, nullable=False),
     UniqueConstraint(*VERSION_KEY),
+)
+# Lineage, found by what the versions came of; `at` of a stream is the version of its archive.
+VERSION_SOURCES = Table(
+    "version_sources",
+    METADATA,
+    *(Column(each, Text, primary_key=True) for each in ("name", "kind", "at", "model")),
+    Column("version", Integer, primary_key=True, autoincrement=False),
+    ForeignKeyConstraint(("model", "version"), [VERSIONS.c.model, VERSIONS.c.version]),
+)
+# What was found in a file when it was looked through; without a row nobody has.
+ACCEPTANCES = Table(
+    "acceptances",
+    METADATA,
+    Column("digest", Text, primary_key=True),
+    Column("acceptance_json", Text, nullable=False),
 )
 PASSED_GATES = Table(
     "passed_gates",
@@ -88,6 +117,19 @@ ALIAS_MOVES = Table(
     Column("moved_at_us", BigInteger, nullable=False),
     ForeignKeyConstraint(VERSION_KEY, [PASSED_GATES.c[each] for each in VERSION_KEY]),
 )
+# Numbers may have gaps, and only rise: a lock to prevent them would make all writers wait in a row.
+CHANGES = Table(
+    "changes",
+    METADATA,
+    Column("number", BigInteger().with_variant(Integer, "sqlite"), primary_key=True),
+    Column("at_us", BigInteger, nullable=False),
+    *(
+        Column(name, Text, nullable=False)
+        for name in ("caller", "action", "model", "subject", "reason", "request_id")
+    ),
+    Index("changes_of_model", "model", "number"),
+    sqlite_autoincrement=True,
+)
 ROLLOUTS = Table(
     "rollouts",
     METADATA,
@@ -101,6 +143,8 @@ ROLLOUTS = Table(
     Column("canary_percent", Integer, nullable=False),
     Column("change", Text, nullable=False),
     Column("changed_at_us", BigInteger, nullable=False),
+    Column("judged", Boolean, nullable=False),
+    Column("stopped", Boolean, nullable=False),
     ForeignKeyConstraint(
         ("model", "champion_version", "champion_digest"),
         [PASSED_GATES.c[each] for each in VERSION_KEY],
@@ -126,5 +170,5 @@ POSITIONS = Table(
     Column("partition", Integer, primary_key=True, autoincrement=False),
     Column("next_offset", BigInteger, nullable=False),
 )
-# A change of a table comes with the step that brings the old one to it.
-SCHEMA = Schema(METADATA)
+# A change of a table comes with the revision that brings the old one to it, and back.
+MIGRATIONS = Migrations(Path(migrations.__file__).parent)

@@ -18,6 +18,7 @@ class SetAlias:
     alias: str
     version: int
     generation_expected: int
+    reason: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,3 +31,11 @@ class Alias:
     digest: str
     generation: int
     moved_at_us: int
+
+
+@dataclass(frozen=True, slots=True)
+class MovePage:
+    """One page of moves and the token of the next, empty when there is none."""
+
+    moves: tuple[Alias, ...]
+    next_page_token: str

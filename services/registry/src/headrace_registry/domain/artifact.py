@@ -1,25 +1,32 @@
 # SPDX-License-Identifier: Apache-2.0
 """Artifacts: bytes named by their sha256. What runs code when read is refused at the door.
 
-Only ONNX is stored. The digest is checked first, so that a damaged upload is told from a bad file.
+ONNX and, for weights alone, safetensors are stored. The digest is checked first, so that a damaged
+upload is told from a bad file.
 """
 
 from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from typing import IO
 
 from headrace.errors import Busy, Corrupt, Invalid
 from headrace_registry.domain.name import check_digest
-from headrace_registry.domain.onnx_file import check_onnx
+from headrace_registry.domain.pickle_text import PICKLE_MAGIC
 
-# The protocol marker of pickle 2 to 5, which joblib and the old torch format begin with too.
-PICKLE_MAGIC = tuple(bytes([0x80, protocol]) for protocol in range(2, 6))
 # Pickle 0 and 1 have no marker: they begin by opening a container or naming a class to call.
 PICKLE_TEXT = (b"(dp", b"(lp", b"(i", b"ccopy_reg\n", b"c__builtin__\n", b"cbuiltins\n", b"cos\n",
                b"cposix\n", b"csubprocess\n")  # fmt: skip
+ONNX, SAFETENSORS = "onnx", "safetensors"
+# What a container holds would have to be unpacked to be looked at, and somebody would unpack it.
+CONTAINERS = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd",
+              b"7z\xbc\xaf": "7z", b"\x93NUMPY": "numpy", b"\x89HDF": "hdf5"}  # fmt: skip
 ZIP_MAGIC = b"PK\x03\x04"
 TAR_MAGIC, TAR_MAGIC_AT = b"ustar", 257
+# What torch.save writes into its zip, to be unpickled.
+TORCH_PICKLE = b"data.pkl"
+PIECE_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,30 +47,47 @@ def artifact_key(digest: str) -> str:
 def check_metadata(metadata: ArtifactMetadata, *, bytes_max: int) -> None:
     """Raises Invalid BAD_REQUEST or FORMAT, Busy ARTIFACT_TOO_LARGE, before any byte is read."""
     check_digest(metadata.digest)
-    if metadata.format != "onnx":
-        raise Invalid("FORMAT", format=metadata.format[:64], problem="only onnx is taken")
+    if metadata.format not in (ONNX, SAFETENSORS):
+        problem = "onnx is taken, and safetensors for weights"
+        raise Invalid("FORMAT", format=metadata.format[:64], problem=problem)
     if metadata.size_bytes <= 0:
         raise Invalid("BAD_REQUEST", field="size_bytes", problem="must be positive")
     if metadata.size_bytes > bytes_max:
         raise Busy("ARTIFACT_TOO_LARGE", size_bytes=metadata.size_bytes, bytes_max=bytes_max)
 
 
-def check_digest_of(data: bytes, digest: str) -> None:
+def check_digest_of(file: IO[bytes], digest: str) -> None:
     """Raises Corrupt DIGEST_MISMATCH (P8)."""
-    found = hashlib.sha256(data).hexdigest()
-    if found != digest:
-        raise Corrupt("DIGEST_MISMATCH", digest=digest, found=found)
+    file.seek(0)
+    found = hashlib.sha256()
+    while piece := file.read(PIECE_BYTES):
+        found.update(piece)
+    if found.hexdigest() != digest:
+        raise Corrupt("DIGEST_MISMATCH", digest=digest, found=found.hexdigest())
 
 
-def check_content(data: bytes) -> None:
-    """Raises Invalid PICKLE, FORMAT or EXTERNAL_DATA."""
+def check_container(file: IO[bytes]) -> None:
+    """Raises Invalid PICKLE for what is unpickled when it is read, FORMAT for what is unpacked."""
+    file.seek(0)
+    data = file.read(PIECE_BYTES)
     if data.startswith((*PICKLE_MAGIC, *PICKLE_TEXT)):
         raise Invalid("PICKLE", problem="begins as a pickle does")
     if data.startswith(ZIP_MAGIC):
-        # torch.save writes a zip whose data.pkl is unpickled.
-        if b"data.pkl" in data:
+        if _holds(file, TORCH_PICKLE):
             raise Invalid("PICKLE", problem="is a torch archive, which holds a pickle")
         raise Invalid("FORMAT", problem="is a zip archive")
     if data[TAR_MAGIC_AT : TAR_MAGIC_AT + len(TAR_MAGIC)] == TAR_MAGIC:
         raise Invalid("FORMAT", problem="is a tar archive")
-    check_onnx(data)
+    for magic, name in CONTAINERS.items():
+        if data.startswith(magic):
+            raise Invalid("FORMAT", problem=f"is a {name} file")
+
+
+def _holds(file: IO[bytes], wanted: bytes) -> bool:
+    file.seek(0)
+    before = b""
+    while piece := file.read(PIECE_BYTES):
+        if wanted in before + piece:
+            return True
+        before = piece[-len(wanted) :]
+    return False

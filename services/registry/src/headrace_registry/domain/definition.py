@@ -8,15 +8,21 @@ that the application would hold afterwards, so that a stored definition never po
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 from headrace import application as app
 from headrace.errors import Conflict, Invalid
+from headrace.graph_check import Registered, check_versions
+from headrace.model_definition import Model
 from headrace_registry.domain.compatibility import differences, told
 
+PARSED_MAX = 4_096
 # Streams first, so that a reader of the topic meets no reference before its target.
-KINDS = ("stream", "view", "recipe", "endpoint", "monitor", "label")
+KINDS = ("stream", "view", "recipe", "model", "graph", "endpoint", "monitor", "label")
+# What a run is asked for by name.
+TRAINED_KINDS = ("recipe", "graph")
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +59,13 @@ class Definition:
         return self.kind, self.name
 
     def parsed(self) -> app.Definition:
-        return app.parse_definition_json(self.spec_json.encode())
+        return _parsed(self.spec_json)
+
+
+@lru_cache(PARSED_MAX)
+def _parsed(spec_json: str) -> app.Definition:
+    """Kept, for each move of an alias looks through the endpoints; definitions are frozen."""
+    return app.parse_definition_json(spec_json.encode())
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,11 +80,15 @@ def order_of(definition: Definition) -> tuple[int, str]:
 
 
 def merge(
-    application: str, stored: Sequence[Definition], sent: Sequence[SentDefinition]
+    application: str,
+    stored: Sequence[Definition],
+    sent: Sequence[SentDefinition],
+    registered: Registered = lambda _: None,
 ) -> list[Definition]:
     """The sent definitions as they are to be stored, in the order of KINDS.
 
-    `stored` holds the definitions of all applications. Raises Invalid BAD_DEFINITION for one that
+    `stored` holds the definitions of all applications, `registered` tells the tensors of versions
+    that exist. Raises Invalid BAD_DEFINITION for one that
     cannot be parsed, points to nothing, belongs to another application or moves an endpoint to
     another model; Conflict CONTRACT_INCOMPATIBLE for a stream that would refuse older records.
     """
@@ -80,8 +96,13 @@ def merge(
     by_key = {each.key: each for each in stored}
     given = {(each.kind, each.name) for each in parsed}
     kept = [each for each in stored if each.application == application and each.key not in given]
-    app.build_application(application, [*(each.parsed() for each in kept), *parsed])
+    whole = app.build_application(application, [*(each.parsed() for each in kept), *parsed])
+    for each in parsed:
+        _check_one_meaning(each, by_key)
     merged = [_next(application, by_key.get((each.kind, each.name)), each) for each in parsed]
+    changed = [each for each in parsed if _changed(each, by_key.get((each.kind, each.name)))]
+    graphs = [each.name for each in changed if isinstance(each, app.Graph)]
+    check_versions(graphs, whole, registered)
     return sorted(merged, key=order_of)
 
 
@@ -93,6 +114,10 @@ def _parse(sent: SentDefinition) -> app.Definition:
     return parsed
 
 
+def _changed(parsed: app.Definition, before: Definition | None) -> bool:
+    return before is None or before.digest != app.definition_digest(parsed)
+
+
 def _next(application: str, before: Definition | None, parsed: app.Definition) -> Definition:
     spec_json = app.definition_json(parsed)
     digest = hashlib.sha256(spec_json).hexdigest()
@@ -102,6 +127,14 @@ def _next(application: str, before: Definition | None, parsed: app.Definition) -
             return before
     version = 1 if before is None else before.version + 1
     return Definition(parsed.kind, parsed.name, application, version, spec_json.decode(), digest)
+
+
+def _check_one_meaning(parsed: app.Definition, by_key: Mapping[tuple[str, str], object]) -> None:
+    """Recipes and graphs of all applications are trained by their names."""
+    for kind in TRAINED_KINDS:
+        if parsed.kind in TRAINED_KINDS and kind != parsed.kind and (kind, parsed.name) in by_key:
+            problem = f"a {kind} has this name, and headrace train would mean both"
+            raise Invalid("BAD_DEFINITION", kind=parsed.kind, name=parsed.name, problem=problem)
 
 
 def _check_heir(application: str, before: Definition, parsed: app.Definition) -> None:
@@ -134,6 +167,28 @@ def endpoints_of(model: str, definitions: Sequence[Definition]) -> list[app.Endp
     """The endpoints that serve the model."""
     parsed = [each.parsed() for each in definitions if each.kind == "endpoint"]
     return [each for each in parsed if isinstance(each, app.Endpoint) and each.model == model]
+
+
+def model_of(name: str, definitions: Sequence[Definition]) -> Model | None:
+    """The model of this name whose versions are registered; None where there is none."""
+    for each in definitions:
+        if each.key == ("model", name) and isinstance(parsed := each.parsed(), Model):
+            return parsed
+    return None
+
+
+def model_names(definitions: Sequence[Definition]) -> set[str]:
+    """Every model that is declared, or trained by a recipe or a graph."""
+    declared = {each.name for each in definitions if each.kind in ("model", "graph")}
+    return declared | {recipe.model for recipe in recipes_of(definitions)}
+
+
+def graph_of(name: str, definitions: Sequence[Definition]) -> app.Graph | None:
+    """The graph of this name; None where there is none."""
+    for each in definitions:
+        if each.key == ("graph", name) and isinstance(parsed := each.parsed(), app.Graph):
+            return parsed
+    return None
 
 
 def recipes_of(definitions: Sequence[Definition]) -> list[app.Recipe]:

@@ -1,32 +1,97 @@
 # SPDX-License-Identifier: Apache-2.0
 """The gate: what a version must show on its holdout before an alias may point to it (P6).
 
-Each rule leaves one sentence with its numbers, passed or not: the evidence that people read.
+Each rule leaves one sentence with its numbers, passed or not: the evidence that people read. A
+version that was trained elsewhere is judged by its model's gate on the metrics that came with it,
+and may also have to be approved by somebody.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from enum import StrEnum
 
 from headrace.application import GateRule
+from headrace.model_definition import MetricRule, ModelGate
+from headrace_registry.domain.acceptance import Finding
+
+
+class GateState(StrEnum):
+    PASSED = "passed"
+    FAILED = "failed"
+    AWAITS_APPROVAL = "awaits_approval"
+    AWAITS_SIGNATURE = "awaits_signature"
 
 
 @dataclass(frozen=True, slots=True)
 class Gate:
-    """The result of a gate, with one sentence for each rule."""
+    """The result of a gate, with one sentence for each rule; `approver` said yes where asked."""
 
-    passed: bool
+    state: GateState
     evidence: tuple[str, ...]
+    approver: str = ""
+
+    @property
+    def passed(self) -> bool:
+        return self.state is GateState.PASSED
+
+    def approved(self, approver: str, reason: str) -> Gate:
+        """The gate, opened by somebody, whose words become evidence."""
+        said = f"Approved by {approver}" + (f": {reason}" if reason else ".")
+        return Gate(GateState.PASSED, (*self.evidence, said), approver)
+
+    def signed(self, signer: str, *, approval: bool) -> Gate:
+        """The gate once somebody who is trusted vouches for the version."""
+        state = GateState.AWAITS_APPROVAL if approval else GateState.PASSED
+        return Gate(state, (*self.evidence, f"Signed by {signer}."), self.approver)
 
 
-def evaluate(rule: GateRule, metrics: Mapping[str, float], champion_version: int) -> Gate:
+def evaluate(
+    rule: GateRule,
+    metrics: Mapping[str, float],
+    champion_version: int,
+    findings: Iterable[Finding],
+) -> Gate:
     """`metrics` as the run measured them: auc, and champion_auc when a champion was there."""
     results = [_finite(metrics), _auc(rule, metrics)]
     if "champion_auc" in metrics:
         results.append(_champion(rule, metrics, champion_version))
-    return Gate(all(passed for passed, _ in results), tuple(sentence for _, sentence in results))
+    best = GateState.AWAITS_SIGNATURE if rule.require_signature else GateState.PASSED
+    return _gate(results, findings, best)
+
+
+def evaluate_registered(
+    rule: ModelGate, metrics: Mapping[str, float], findings: Iterable[Finding]
+) -> Gate:
+    """`metrics` as the caller gave them; each that a rule names must be there."""
+    results = [_finite(metrics)]
+    results += [_metric(name, each, metrics) for name, each in sorted(rule.metrics.items())]
+    best = GateState.AWAITS_APPROVAL if rule.approval else GateState.PASSED
+    if rule.require_signature:
+        best = GateState.AWAITS_SIGNATURE
+    return _gate(results, findings, best)
+
+
+def _gate(
+    results: Iterable[tuple[bool, str]], findings: Iterable[Finding], best: GateState
+) -> Gate:
+    found = [(each.passed, each.sentence) for each in findings]
+    passed, evidence = zip(*results, *found, strict=True)
+    return Gate(best if all(passed) else GateState.FAILED, evidence)
+
+
+def _metric(name: str, rule: MetricRule, metrics: Mapping[str, float]) -> tuple[bool, str]:
+    least = [] if rule.min is None else [f"at least {rule.min:g}"]
+    most = [] if rule.max is None else [f"at most {rule.max:g}"]
+    asked = f"{name} must be {' and '.join(least + most)}"
+    if name not in metrics:
+        return False, f"{asked}; it was not given."
+    value = metrics[name]
+    low, high = rule.min, rule.max
+    holds = (low is None or value >= low) and (high is None or value <= high)
+    return holds, f"{asked}; given {value:g}."
 
 
 def _finite(metrics: Mapping[str, float]) -> tuple[bool, str]:

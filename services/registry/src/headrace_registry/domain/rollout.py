@@ -8,7 +8,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from headrace.errors import Invalid
+from headrace_registry.domain.name import check_name, check_text
+from headrace_registry.domain.signature import Signature
 from headrace_registry.domain.version import ModelVersion
+
+PERCENT_MAX = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,6 +23,7 @@ class ServedVersion:
     version: int
     digest: str
     features: tuple[str, ...]
+    signature: Signature
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +38,40 @@ class Rollout:
     canary_percent: int
     change: str
     changed_at_us: int
+    judged: bool = False
+    """Verdicts promote the canary or roll it back."""
+    stopped: bool = False
+    """Answers nobody."""
+
+    @property
+    def held(self) -> bool:
+        """Whether somebody set the canary by hand: no new version takes its place."""
+        return self.canary is not None and not self.judged
+
+
+@dataclass(frozen=True, slots=True)
+class SetRollout:
+    """What shall stand beside the champion (`canary_version` 0: nothing), and whether to answer."""
+
+    request_id: str
+    endpoint: str
+    generation_expected: int
+    canary_version: int
+    canary_percent: int
+    judged: bool
+    stopped: bool
+    reason: str
+
+    def check(self) -> None:
+        """Raises Invalid BAD_REQUEST, BAD_NAME."""
+        check_name("endpoint", self.endpoint)
+        check_text("reason", self.reason)
+        if not 0 <= self.canary_percent <= PERCENT_MAX:
+            problem = f"is 0 to {PERCENT_MAX}"
+            raise Invalid("BAD_REQUEST", field="canary_percent", problem=problem)
+        if not self.canary_version and (self.canary_percent or self.judged):
+            problem = "is needed for a percentage, and for verdicts"
+            raise Invalid("BAD_REQUEST", field="canary_version", problem=problem)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,8 +92,11 @@ def with_champion(
 ) -> Rollout:
     """The endpoint serves this version alone."""
     generation = 1 if before is None else before.generation + 1
-    champion = _served(version)
-    return Rollout(endpoint, version.model, generation, champion, None, 0, change, now_us)
+    stopped = before is not None and before.stopped
+    champion = served(version)
+    return Rollout(
+        endpoint, version.model, generation, champion, None, 0, change, now_us, stopped=stopped
+    )
 
 
 def with_canary(before: Rollout, version: ModelVersion, percent: int, *, now_us: int) -> Rollout:
@@ -64,11 +107,41 @@ def with_canary(before: Rollout, version: ModelVersion, percent: int, *, now_us:
     return replace(
         before,
         generation=before.generation + 1,
-        canary=_served(version),
+        canary=served(version),
         canary_percent=percent,
         change=change,
         changed_at_us=now_us,
+        judged=True,
     )
+
+
+def as_set(
+    before: Rollout, command: SetRollout, canary: ModelVersion | None, *, now_us: int
+) -> Rollout:
+    """The state that somebody wants by hand."""
+    return replace(
+        before,
+        generation=command.generation_expected + 1,
+        canary=None if canary is None else served(canary),
+        canary_percent=command.canary_percent,
+        change=_said(before, command),
+        changed_at_us=now_us,
+        judged=command.judged,
+        stopped=command.stopped,
+    )
+
+
+def _said(before: Rollout, command: SetRollout) -> str:
+    """What changes in a word or two, and why."""
+    said = []
+    if before.stopped != command.stopped:
+        said.append("stopped" if command.stopped else "started")
+    if command.canary_version:
+        kind = "canary" if command.judged else "split" if command.canary_percent else "shadow"
+        said.append(f"{kind} v{command.canary_version} at {command.canary_percent} %")
+    elif before.canary is not None:
+        said.append(f"v{before.canary.version} ended")
+    return f"{', '.join(said) or 'set'} by request: {command.reason}"
 
 
 def without_canary(before: Rollout, *, change: str, now_us: int) -> Rollout:
@@ -80,6 +153,7 @@ def without_canary(before: Rollout, *, change: str, now_us: int) -> Rollout:
         canary_percent=0,
         change=change,
         changed_at_us=now_us,
+        judged=False,
     )
 
 
@@ -88,11 +162,13 @@ def judged_now(rollout: Rollout | None, verdict: CanaryJudged) -> bool:
     return (
         rollout is not None
         and rollout.canary is not None
+        and rollout.judged
         and rollout.model == verdict.model
         and rollout.generation == verdict.rollout_generation
         and rollout.canary.version == verdict.canary_version
     )
 
 
-def _served(version: ModelVersion) -> ServedVersion:
-    return ServedVersion(version.version, version.digest, version.trained.features)
+def served(version: ModelVersion) -> ServedVersion:
+    features = version.trained.features
+    return ServedVersion(version.version, version.digest, features, version.signature)

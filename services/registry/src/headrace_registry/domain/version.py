@@ -1,12 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Model versions: what a run made, under a number of its own, with the verdict of its gate."""
+"""Model versions: what a run made or somebody registered, under a number of its own, and its gate.
+
+A version that was trained elsewhere has no run, no features and no reference: it takes the tensors
+that its signature names.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from headrace_registry.domain.description import Description
 from headrace_registry.domain.gate import Gate
+from headrace_registry.domain.signature import Signature
+from headrace_registry.domain.signing import UNSIGNED, Signing
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,8 +53,46 @@ class RunCompleted:
 
 
 @dataclass(frozen=True, slots=True)
+class RegisterVersion:
+    """Make an uploaded file, trained elsewhere, the next version of a model."""
+
+    request_id: str
+    model: str
+    digest: str
+    metrics: Mapping[str, float]
+    description: Description
+
+    @property
+    def trained(self) -> TrainedModel:
+        return TrainedModel(self.model, self.digest, (), 0, self.metrics, 0, (), {})
+
+
+@dataclass(frozen=True, slots=True)
+class ApproveVersion:
+    """Open the gate of a version that awaits it."""
+
+    request_id: str
+    model: str
+    version: int
+    approver: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class DescribeVersion:
+    """Change what is said of a version; no card leaves the one that is there."""
+
+    request_id: str
+    model: str
+    version: int
+    tags_set: Mapping[str, str]
+    tags_removed: tuple[str, ...]
+    card: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class ModelVersion:
-    """An immutable numbered artifact of a model."""
+    """An immutable numbered artifact of a model; `run_id` is empty for one trained elsewhere."""
 
     version: int
     run_id: str
@@ -56,6 +101,9 @@ class ModelVersion:
     trained: TrainedModel
     gate: Gate
     registered_at_us: int
+    signature: Signature
+    description: Description
+    signing: Signing = UNSIGNED
 
     @property
     def model(self) -> str:
@@ -72,6 +120,27 @@ class ModelVersion:
             run.recipe,
             run.incident_id,
         ) and _content(self.trained) == _content(run.trained)
+
+
+@dataclass(frozen=True, slots=True)
+class GateOpened:
+    """The gate of this version, once somebody approved it."""
+
+    version: ModelVersion
+
+
+@dataclass(frozen=True, slots=True)
+class VersionSigned:
+    """Who vouches for this version now, and its gate after that."""
+
+    version: ModelVersion
+
+
+@dataclass(frozen=True, slots=True)
+class VersionDescribed:
+    """What is said of this version now."""
+
+    version: ModelVersion
 
 
 def _content(trained: TrainedModel) -> str:

@@ -9,6 +9,7 @@ from headrace.application import Definition, Monitor, Recipe
 from headrace.applied import read_applied
 from headrace.errors import NotFound
 from headrace.feature_view import RequestFeature, RequestView
+from headrace.graph_definition import Graph
 from headrace_kit.kafka import Record
 
 
@@ -27,6 +28,10 @@ class DefinitionBook:
         else:
             definitions[applied.kind, applied.name] = applied.definition
         self._definitions = definitions
+
+    def trainee(self, name: str) -> Recipe | Graph:
+        graph = self._definitions.get(("graph", name))
+        return graph if isinstance(graph, Graph) else self.recipe(name)
 
     def recipe(self, name: str) -> Recipe:
         recipe = self._definitions.get(("recipe", name))

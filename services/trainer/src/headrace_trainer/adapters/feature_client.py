@@ -12,7 +12,7 @@ import grpc
 from headrace.errors import Corrupt, Unavailable
 from headrace.feature.v1 import feature_service_pb2 as feature
 from headrace.feature.v1 import feature_service_pb2_grpc as feature_grpc
-from headrace.rpc import error_of
+from headrace_kit.grpc_client import error_of
 from headrace_trainer.ports import TrainingSet
 
 TIMEOUT_S = 300.0
@@ -46,7 +46,7 @@ class GrpcTrainingSetClient:
                         digest.update(part.arrow_ipc)
                         arrow.write(part.arrow_ipc)
         except grpc.RpcError as err:
-            raise error_of(err) from err
+            raise error_of(err, service="feature") from err
         if manifest is None:
             raise Unavailable("SERVICE_UNAVAILABLE", service="feature", problem="stream cut short")
         if digest.hexdigest() != manifest.digest:
@@ -57,6 +57,7 @@ class GrpcTrainingSetClient:
             rows=manifest.rows,
             digest=manifest.digest,
             delta_version_by_stream=dict(manifest.delta_version_by_stream),
+            definitions_digest=manifest.definitions_digest,
         )
 
     def abandon(self) -> None:

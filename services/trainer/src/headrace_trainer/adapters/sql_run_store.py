@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from sqlalchemy import (
@@ -33,7 +34,8 @@ from headrace.errors import Conflict, NotFound
 from headrace_kit.clock import Clock
 from headrace_kit.outbox import Outbox
 from headrace_kit.sql import transaction
-from headrace_kit.sql_schema import Schema
+from headrace_kit.sql_migrations import Migrations
+from headrace_trainer import migrations
 from headrace_trainer.adapters.conversions import event_of, trained_from_bytes, trained_to_proto
 from headrace_trainer.domain.run import (
     LEASE_S,
@@ -78,18 +80,8 @@ POSITION = text("""
     on conflict (topic, partition) do update set next_offset = :next_offset
     where positions.next_offset < :next_offset
 """)
-# A change of a table comes with the step that brings the old one to it.
-SCHEMA = Schema(
-    METADATA,
-    steps=(
-        (
-            "alter table runs add column asked_until_us bigint not null default 0",
-            "update runs set asked_until_us = known_until_us",
-            "alter table runs add column next_try_us bigint not null default 0",
-            "alter table runs add column detail varchar not null default ''",
-        ),
-    ),
-)
+# A change of a table comes with the revision that brings the old one to it, and back.
+MIGRATIONS = Migrations(Path(migrations.__file__).parent)
 
 
 class SqlRunStore:

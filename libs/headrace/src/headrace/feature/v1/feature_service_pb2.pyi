@@ -292,6 +292,20 @@ class GetObservationsRequest(_message.Message):
     def __init__(self, layout_id: _Optional[bytes] = ..., partitions: _Optional[_Iterable[int]] = ..., entities: _Optional[bytes] = ..., since_us: _Optional[_Iterable[int]] = ..., until_us: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class GetObservationsResponse(_message.Message):
+    __slots__ = ("run", "bytes")
+    RUN_FIELD_NUMBER: _ClassVar[int]
+    BYTES_FIELD_NUMBER: _ClassVar[int]
+    run: bytes
+    bytes: int
+    def __init__(self, run: _Optional[bytes] = ..., bytes: _Optional[int] = ...) -> None: ...
+
+class StreamObservationsRequest(_message.Message):
+    __slots__ = ("query",)
+    QUERY_FIELD_NUMBER: _ClassVar[int]
+    query: GetObservationsRequest
+    def __init__(self, query: _Optional[_Union[GetObservationsRequest, _Mapping]] = ...) -> None: ...
+
+class StreamObservationsResponse(_message.Message):
     __slots__ = ("run",)
     RUN_FIELD_NUMBER: _ClassVar[int]
     run: bytes

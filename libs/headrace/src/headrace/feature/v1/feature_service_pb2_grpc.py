@@ -382,6 +382,11 @@ class ObservationServiceStub:
                 request_serializer=headrace_dot_feature_dot_v1_dot_feature__service__pb2.GetObservationsRequest.SerializeToString,
                 response_deserializer=headrace_dot_feature_dot_v1_dot_feature__service__pb2.GetObservationsResponse.FromString,
                 _registered_method=True)
+        self.StreamObservations = channel.unary_stream(
+                '/headrace.feature.v1.ObservationService/StreamObservations',
+                request_serializer=headrace_dot_feature_dot_v1_dot_feature__service__pb2.StreamObservationsRequest.SerializeToString,
+                response_deserializer=headrace_dot_feature_dot_v1_dot_feature__service__pb2.StreamObservationsResponse.FromString,
+                _registered_method=True)
         self.NoteServed = channel.unary_unary(
                 '/headrace.feature.v1.ObservationService/NoteServed',
                 request_serializer=headrace_dot_feature_dot_v1_dot_feature__service__pb2.NoteServedRequest.SerializeToString,
@@ -395,6 +400,13 @@ class ObservationServiceServicer:
 
     def GetObservations(self, request, context):
         """Reads what a worker holds of entities, for another one to merge. Deadline: 1 s.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def StreamObservations(self, request, context):
+        """The same where it is too much for one answer. Deadline: 1 s.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -415,6 +427,11 @@ def add_ObservationServiceServicer_to_server(servicer, server):
                     servicer.GetObservations,
                     request_deserializer=headrace_dot_feature_dot_v1_dot_feature__service__pb2.GetObservationsRequest.FromString,
                     response_serializer=headrace_dot_feature_dot_v1_dot_feature__service__pb2.GetObservationsResponse.SerializeToString,
+            ),
+            'StreamObservations': grpc.unary_stream_rpc_method_handler(
+                    servicer.StreamObservations,
+                    request_deserializer=headrace_dot_feature_dot_v1_dot_feature__service__pb2.StreamObservationsRequest.FromString,
+                    response_serializer=headrace_dot_feature_dot_v1_dot_feature__service__pb2.StreamObservationsResponse.SerializeToString,
             ),
             'NoteServed': grpc.unary_unary_rpc_method_handler(
                     servicer.NoteServed,
@@ -450,6 +467,33 @@ class ObservationService:
             '/headrace.feature.v1.ObservationService/GetObservations',
             headrace_dot_feature_dot_v1_dot_feature__service__pb2.GetObservationsRequest.SerializeToString,
             headrace_dot_feature_dot_v1_dot_feature__service__pb2.GetObservationsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def StreamObservations(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/headrace.feature.v1.ObservationService/StreamObservations',
+            headrace_dot_feature_dot_v1_dot_feature__service__pb2.StreamObservationsRequest.SerializeToString,
+            headrace_dot_feature_dot_v1_dot_feature__service__pb2.StreamObservationsResponse.FromString,
             options,
             channel_credentials,
             insecure,

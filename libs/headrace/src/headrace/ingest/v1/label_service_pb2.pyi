@@ -232,15 +232,17 @@ class ApplyWeakLabelsResponse(_message.Message):
     def __init__(self, records: _Optional[int] = ..., labelled: _Optional[int] = ..., functions: _Optional[_Iterable[_Union[WeakFunctionFigures, _Mapping]]] = ...) -> None: ...
 
 class WeakFunctionFigures(_message.Message):
-    __slots__ = ("function", "coverage", "overlap", "conflict", "accuracy")
+    __slots__ = ("function", "coverage", "overlap", "conflict", "accuracy", "at_chance")
     FUNCTION_FIELD_NUMBER: _ClassVar[int]
     COVERAGE_FIELD_NUMBER: _ClassVar[int]
     OVERLAP_FIELD_NUMBER: _ClassVar[int]
     CONFLICT_FIELD_NUMBER: _ClassVar[int]
     ACCURACY_FIELD_NUMBER: _ClassVar[int]
+    AT_CHANCE_FIELD_NUMBER: _ClassVar[int]
     function: str
     coverage: float
     overlap: float
     conflict: float
     accuracy: float
-    def __init__(self, function: _Optional[str] = ..., coverage: _Optional[float] = ..., overlap: _Optional[float] = ..., conflict: _Optional[float] = ..., accuracy: _Optional[float] = ...) -> None: ...
+    at_chance: bool
+    def __init__(self, function: _Optional[str] = ..., coverage: _Optional[float] = ..., overlap: _Optional[float] = ..., conflict: _Optional[float] = ..., accuracy: _Optional[float] = ..., at_chance: _Optional[bool] = ...) -> None: ...

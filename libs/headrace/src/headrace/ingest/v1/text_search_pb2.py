@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$headrace/ingest/v1/text_search.proto\x12\x12headrace.ingest.v1\"Q\n\x11SearchTextRequest\x12\x0e\n\x06stream\x18\x01 \x01(\t\x12\x0e\n\x06\x63olumn\x18\x02 \x01(\t\x12\r\n\x05query\x18\x03 \x01(\t\x12\r\n\x05limit\x18\x04 \x01(\x05\"D\n\x12SearchTextResponse\x12.\n\x07matches\x18\x01 \x03(\x0b\x32\x1d.headrace.ingest.v1.TextMatch\"?\n\tTextMatch\x12\x10\n\x08\x65vent_id\x18\x01 \x01(\t\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\x12\n\nsimilarity\x18\x03 \x01(\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$headrace/ingest/v1/text_search.proto\x12\x12headrace.ingest.v1\"Q\n\x11SearchTextRequest\x12\x0e\n\x06stream\x18\x01 \x01(\t\x12\x0e\n\x06\x63olumn\x18\x02 \x01(\t\x12\r\n\x05query\x18\x03 \x01(\t\x12\r\n\x05limit\x18\x04 \x01(\x05\"V\n\x12SearchTextResponse\x12.\n\x07matches\x18\x01 \x03(\x0b\x32\x1d.headrace.ingest.v1.TextMatch\x12\x10\n\x08\x63omplete\x18\x02 \x01(\x08\"?\n\tTextMatch\x12\x10\n\x08\x65vent_id\x18\x01 \x01(\t\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\x12\n\nsimilarity\x18\x03 \x01(\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,7 +34,7 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SEARCHTEXTREQUEST']._serialized_start=60
   _globals['_SEARCHTEXTREQUEST']._serialized_end=141
   _globals['_SEARCHTEXTRESPONSE']._serialized_start=143
-  _globals['_SEARCHTEXTRESPONSE']._serialized_end=211
-  _globals['_TEXTMATCH']._serialized_start=213
-  _globals['_TEXTMATCH']._serialized_end=276
+  _globals['_SEARCHTEXTRESPONSE']._serialized_end=229
+  _globals['_TEXTMATCH']._serialized_start=231
+  _globals['_TEXTMATCH']._serialized_end=294
 # @@protoc_insertion_point(module_scope)

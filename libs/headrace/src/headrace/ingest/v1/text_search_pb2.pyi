@@ -19,10 +19,12 @@ class SearchTextRequest(_message.Message):
     def __init__(self, stream: _Optional[str] = ..., column: _Optional[str] = ..., query: _Optional[str] = ..., limit: _Optional[int] = ...) -> None: ...
 
 class SearchTextResponse(_message.Message):
-    __slots__ = ("matches",)
+    __slots__ = ("matches", "complete")
     MATCHES_FIELD_NUMBER: _ClassVar[int]
+    COMPLETE_FIELD_NUMBER: _ClassVar[int]
     matches: _containers.RepeatedCompositeFieldContainer[TextMatch]
-    def __init__(self, matches: _Optional[_Iterable[_Union[TextMatch, _Mapping]]] = ...) -> None: ...
+    complete: bool
+    def __init__(self, matches: _Optional[_Iterable[_Union[TextMatch, _Mapping]]] = ..., complete: _Optional[bool] = ...) -> None: ...
 
 class TextMatch(_message.Message):
     __slots__ = ("event_id", "text", "similarity")

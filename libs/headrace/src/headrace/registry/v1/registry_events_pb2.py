@@ -25,33 +25,49 @@ _sym_db = _symbol_database.Default()
 from headrace.trainer.v1 import trainer_events_pb2 as headrace_dot_trainer_dot_v1_dot_trainer__events__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n*headrace/registry/v1/registry_events.proto\x12\x14headrace.registry.v1\x1a(headrace/trainer/v1/trainer_events.proto\"q\n\nDefinition\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x13\n\x0b\x61pplication\x18\x03 \x01(\t\x12\x0f\n\x07version\x18\x04 \x01(\x05\x12\x11\n\tspec_json\x18\x05 \x01(\x0c\x12\x0e\n\x06\x64igest\x18\x06 \x01(\t\"\xdb\x01\n\x11ModelVersionEvent\x12\x45\n\x12version_registered\x18\x01 \x01(\x0b\x32\'.headrace.registry.v1.VersionRegisteredH\x00\x12=\n\x0egate_evaluated\x18\x02 \x01(\x0b\x32#.headrace.registry.v1.GateEvaluatedH\x00\x12\x37\n\x0b\x61lias_moved\x18\x03 \x01(\x0b\x32 .headrace.registry.v1.AliasMovedH\x00\x42\x07\n\x05\x65vent\"H\n\x11VersionRegistered\x12\x33\n\x07version\x18\x01 \x01(\x0b\x32\".headrace.registry.v1.ModelVersion\"i\n\rGateEvaluated\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x05\x12\x0e\n\x06\x64igest\x18\x03 \x01(\t\x12(\n\x04gate\x18\x04 \x01(\x0b\x32\x1a.headrace.registry.v1.Gate\"8\n\nAliasMoved\x12*\n\x05\x61lias\x18\x01 \x01(\x0b\x32\x1b.headrace.registry.v1.Alias\"\xeb\x01\n\x0cModelVersion\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x05\x12\x0e\n\x06\x64igest\x18\x03 \x01(\t\x12\x0e\n\x06run_id\x18\x04 \x01(\t\x12\x0e\n\x06recipe\x18\x05 \x01(\t\x12\x13\n\x0bincident_id\x18\x06 \x01(\t\x12\x32\n\x07trained\x18\x07 \x01(\x0b\x32!.headrace.trainer.v1.TrainedModel\x12(\n\x04gate\x18\x08 \x01(\x0b\x32\x1a.headrace.registry.v1.Gate\x12\x18\n\x10registered_at_us\x18\t \x01(\x03\"H\n\x04Gate\x12.\n\x05state\x18\x01 \x01(\x0e\x32\x1f.headrace.registry.v1.GateState\x12\x10\n\x08\x65vidence\x18\x02 \x03(\t\"o\n\x05\x41lias\x12\r\n\x05model\x18\x01 \x01(\t\x12\r\n\x05\x61lias\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\x05\x12\x0e\n\x06\x64igest\x18\x04 \x01(\t\x12\x12\n\ngeneration\x18\x05 \x01(\x03\x12\x13\n\x0bmoved_at_us\x18\x06 \x01(\x03\"\xf9\x01\n\x07Rollout\x12\x10\n\x08\x65ndpoint\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x12\n\ngeneration\x18\x03 \x01(\x03\x12\x35\n\x08\x63hampion\x18\x04 \x01(\x0b\x32#.headrace.registry.v1.ServedVersion\x12\x38\n\x06\x63\x61nary\x18\x05 \x01(\x0b\x32#.headrace.registry.v1.ServedVersionH\x00\x88\x01\x01\x12\x16\n\x0e\x63\x61nary_percent\x18\x06 \x01(\x05\x12\x0e\n\x06\x63hange\x18\x07 \x01(\t\x12\x15\n\rchanged_at_us\x18\x08 \x01(\x03\x42\t\n\x07_canary\"B\n\rServedVersion\x12\x0f\n\x07version\x18\x01 \x01(\x05\x12\x0e\n\x06\x64igest\x18\x02 \x01(\t\x12\x10\n\x08\x66\x65\x61tures\x18\x03 \x03(\t*U\n\tGateState\x12\x1a\n\x16GATE_STATE_UNSPECIFIED\x10\x00\x12\x15\n\x11GATE_STATE_PASSED\x10\x01\x12\x15\n\x11GATE_STATE_FAILED\x10\x02\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n*headrace/registry/v1/registry_events.proto\x12\x14headrace.registry.v1\x1a(headrace/trainer/v1/trainer_events.proto\"q\n\nDefinition\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x13\n\x0b\x61pplication\x18\x03 \x01(\t\x12\x0f\n\x07version\x18\x04 \x01(\x05\x12\x11\n\tspec_json\x18\x05 \x01(\x0c\x12\x0e\n\x06\x64igest\x18\x06 \x01(\t\"\xdf\x02\n\x11ModelVersionEvent\x12\x45\n\x12version_registered\x18\x01 \x01(\x0b\x32\'.headrace.registry.v1.VersionRegisteredH\x00\x12=\n\x0egate_evaluated\x18\x02 \x01(\x0b\x32#.headrace.registry.v1.GateEvaluatedH\x00\x12\x37\n\x0b\x61lias_moved\x18\x03 \x01(\x0b\x32 .headrace.registry.v1.AliasMovedH\x00\x12\x43\n\x11version_described\x18\x04 \x01(\x0b\x32&.headrace.registry.v1.VersionDescribedH\x00\x12=\n\x0eversion_signed\x18\x05 \x01(\x0b\x32#.headrace.registry.v1.VersionSignedH\x00\x42\x07\n\x05\x65vent\"H\n\x11VersionRegistered\x12\x33\n\x07version\x18\x01 \x01(\x0b\x32\".headrace.registry.v1.ModelVersion\"i\n\rGateEvaluated\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x05\x12\x0e\n\x06\x64igest\x18\x03 \x01(\t\x12(\n\x04gate\x18\x04 \x01(\x0b\x32\x1a.headrace.registry.v1.Gate\"\xc2\x01\n\x10VersionDescribed\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x05\x12\x13\n\x0b\x64\x65scription\x18\x03 \x01(\x05\x12>\n\x04tags\x18\x04 \x03(\x0b\x32\x30.headrace.registry.v1.VersionDescribed.TagsEntry\x12\x0c\n\x04\x63\x61rd\x18\x05 \x01(\t\x1a+\n\tTagsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x91\x01\n\rVersionSigned\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x05\x12\x15\n\rbundle_digest\x18\x03 \x01(\t\x12\x0e\n\x06signer\x18\x04 \x01(\t\x12(\n\x04gate\x18\x05 \x01(\x0b\x32\x1a.headrace.registry.v1.Gate\x12\x0f\n\x07signing\x18\x06 \x01(\x05\"8\n\nAliasMoved\x12*\n\x05\x61lias\x18\x01 \x01(\x0b\x32\x1b.headrace.registry.v1.Alias\"\xbd\x03\n\x0cModelVersion\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x05\x12\x0e\n\x06\x64igest\x18\x03 \x01(\t\x12\x0e\n\x06run_id\x18\x04 \x01(\t\x12\x0e\n\x06recipe\x18\x05 \x01(\t\x12\x13\n\x0bincident_id\x18\x06 \x01(\t\x12\x32\n\x07trained\x18\x07 \x01(\x0b\x32!.headrace.trainer.v1.TrainedModel\x12(\n\x04gate\x18\x08 \x01(\x0b\x32\x1a.headrace.registry.v1.Gate\x12\x18\n\x10registered_at_us\x18\t \x01(\x03\x12\x32\n\tsignature\x18\n \x01(\x0b\x32\x1f.headrace.registry.v1.Signature\x12:\n\x04tags\x18\x0b \x03(\x0b\x32,.headrace.registry.v1.ModelVersion.TagsEntry\x12\x0c\n\x04\x63\x61rd\x18\x0c \x01(\t\x12\x15\n\rbundle_digest\x18\r \x01(\t\x12\x0e\n\x06signer\x18\x0e \x01(\t\x1a+\n\tTagsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"z\n\tSignature\x12\x35\n\x06inputs\x18\x01 \x03(\x0b\x32%.headrace.registry.v1.TensorSignature\x12\x36\n\x07outputs\x18\x02 \x03(\x0b\x32%.headrace.registry.v1.TensorSignature\"@\n\x0fTensorSignature\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x10\n\x08\x64\x61tatype\x18\x02 \x01(\t\x12\r\n\x05shape\x18\x03 \x03(\x03\"Z\n\x04Gate\x12.\n\x05state\x18\x01 \x01(\x0e\x32\x1f.headrace.registry.v1.GateState\x12\x10\n\x08\x65vidence\x18\x02 \x03(\t\x12\x10\n\x08\x61pprover\x18\x03 \x01(\t\"o\n\x05\x41lias\x12\r\n\x05model\x18\x01 \x01(\t\x12\r\n\x05\x61lias\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\x05\x12\x0e\n\x06\x64igest\x18\x04 \x01(\t\x12\x12\n\ngeneration\x18\x05 \x01(\x03\x12\x13\n\x0bmoved_at_us\x18\x06 \x01(\x03\"\x9a\x02\n\x07Rollout\x12\x10\n\x08\x65ndpoint\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x12\n\ngeneration\x18\x03 \x01(\x03\x12\x35\n\x08\x63hampion\x18\x04 \x01(\x0b\x32#.headrace.registry.v1.ServedVersion\x12\x38\n\x06\x63\x61nary\x18\x05 \x01(\x0b\x32#.headrace.registry.v1.ServedVersionH\x00\x88\x01\x01\x12\x16\n\x0e\x63\x61nary_percent\x18\x06 \x01(\x05\x12\x0e\n\x06\x63hange\x18\x07 \x01(\t\x12\x15\n\rchanged_at_us\x18\x08 \x01(\x03\x12\x0e\n\x06judged\x18\t \x01(\x08\x12\x0f\n\x07stopped\x18\n \x01(\x08\x42\t\n\x07_canary\"v\n\rServedVersion\x12\x0f\n\x07version\x18\x01 \x01(\x05\x12\x0e\n\x06\x64igest\x18\x02 \x01(\t\x12\x10\n\x08\x66\x65\x61tures\x18\x03 \x03(\t\x12\x32\n\tsignature\x18\x04 \x01(\x0b\x32\x1f.headrace.registry.v1.Signature*\x96\x01\n\tGateState\x12\x1a\n\x16GATE_STATE_UNSPECIFIED\x10\x00\x12\x15\n\x11GATE_STATE_PASSED\x10\x01\x12\x15\n\x11GATE_STATE_FAILED\x10\x02\x12\x1e\n\x1aGATE_STATE_AWAITS_APPROVAL\x10\x03\x12\x1f\n\x1bGATE_STATE_AWAITS_SIGNATURE\x10\x04\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'headrace.registry.v1.registry_events_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_GATESTATE']._serialized_start=1431
-  _globals['_GATESTATE']._serialized_end=1516
+  _globals['_VERSIONDESCRIBED_TAGSENTRY']._loaded_options = None
+  _globals['_VERSIONDESCRIBED_TAGSENTRY']._serialized_options = b'8\001'
+  _globals['_MODELVERSION_TAGSENTRY']._loaded_options = None
+  _globals['_MODELVERSION_TAGSENTRY']._serialized_options = b'8\001'
+  _globals['_GATESTATE']._serialized_start=2412
+  _globals['_GATESTATE']._serialized_end=2562
   _globals['_DEFINITION']._serialized_start=110
   _globals['_DEFINITION']._serialized_end=223
   _globals['_MODELVERSIONEVENT']._serialized_start=226
-  _globals['_MODELVERSIONEVENT']._serialized_end=445
-  _globals['_VERSIONREGISTERED']._serialized_start=447
-  _globals['_VERSIONREGISTERED']._serialized_end=519
-  _globals['_GATEEVALUATED']._serialized_start=521
-  _globals['_GATEEVALUATED']._serialized_end=626
-  _globals['_ALIASMOVED']._serialized_start=628
-  _globals['_ALIASMOVED']._serialized_end=684
-  _globals['_MODELVERSION']._serialized_start=687
-  _globals['_MODELVERSION']._serialized_end=922
-  _globals['_GATE']._serialized_start=924
-  _globals['_GATE']._serialized_end=996
-  _globals['_ALIAS']._serialized_start=998
-  _globals['_ALIAS']._serialized_end=1109
-  _globals['_ROLLOUT']._serialized_start=1112
-  _globals['_ROLLOUT']._serialized_end=1361
-  _globals['_SERVEDVERSION']._serialized_start=1363
-  _globals['_SERVEDVERSION']._serialized_end=1429
+  _globals['_MODELVERSIONEVENT']._serialized_end=577
+  _globals['_VERSIONREGISTERED']._serialized_start=579
+  _globals['_VERSIONREGISTERED']._serialized_end=651
+  _globals['_GATEEVALUATED']._serialized_start=653
+  _globals['_GATEEVALUATED']._serialized_end=758
+  _globals['_VERSIONDESCRIBED']._serialized_start=761
+  _globals['_VERSIONDESCRIBED']._serialized_end=955
+  _globals['_VERSIONDESCRIBED_TAGSENTRY']._serialized_start=912
+  _globals['_VERSIONDESCRIBED_TAGSENTRY']._serialized_end=955
+  _globals['_VERSIONSIGNED']._serialized_start=958
+  _globals['_VERSIONSIGNED']._serialized_end=1103
+  _globals['_ALIASMOVED']._serialized_start=1105
+  _globals['_ALIASMOVED']._serialized_end=1161
+  _globals['_MODELVERSION']._serialized_start=1164
+  _globals['_MODELVERSION']._serialized_end=1609
+  _globals['_MODELVERSION_TAGSENTRY']._serialized_start=912
+  _globals['_MODELVERSION_TAGSENTRY']._serialized_end=955
+  _globals['_SIGNATURE']._serialized_start=1611
+  _globals['_SIGNATURE']._serialized_end=1733
+  _globals['_TENSORSIGNATURE']._serialized_start=1735
+  _globals['_TENSORSIGNATURE']._serialized_end=1799
+  _globals['_GATE']._serialized_start=1801
+  _globals['_GATE']._serialized_end=1891
+  _globals['_ALIAS']._serialized_start=1893
+  _globals['_ALIAS']._serialized_end=2004
+  _globals['_ROLLOUT']._serialized_start=2007
+  _globals['_ROLLOUT']._serialized_end=2289
+  _globals['_SERVEDVERSION']._serialized_start=2291
+  _globals['_SERVEDVERSION']._serialized_end=2409
 # @@protoc_insertion_point(module_scope)

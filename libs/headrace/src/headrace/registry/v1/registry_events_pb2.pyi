@@ -13,9 +13,13 @@ class GateState(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     GATE_STATE_UNSPECIFIED: _ClassVar[GateState]
     GATE_STATE_PASSED: _ClassVar[GateState]
     GATE_STATE_FAILED: _ClassVar[GateState]
+    GATE_STATE_AWAITS_APPROVAL: _ClassVar[GateState]
+    GATE_STATE_AWAITS_SIGNATURE: _ClassVar[GateState]
 GATE_STATE_UNSPECIFIED: GateState
 GATE_STATE_PASSED: GateState
 GATE_STATE_FAILED: GateState
+GATE_STATE_AWAITS_APPROVAL: GateState
+GATE_STATE_AWAITS_SIGNATURE: GateState
 
 class Definition(_message.Message):
     __slots__ = ("kind", "name", "application", "version", "spec_json", "digest")
@@ -34,14 +38,18 @@ class Definition(_message.Message):
     def __init__(self, kind: _Optional[str] = ..., name: _Optional[str] = ..., application: _Optional[str] = ..., version: _Optional[int] = ..., spec_json: _Optional[bytes] = ..., digest: _Optional[str] = ...) -> None: ...
 
 class ModelVersionEvent(_message.Message):
-    __slots__ = ("version_registered", "gate_evaluated", "alias_moved")
+    __slots__ = ("version_registered", "gate_evaluated", "alias_moved", "version_described", "version_signed")
     VERSION_REGISTERED_FIELD_NUMBER: _ClassVar[int]
     GATE_EVALUATED_FIELD_NUMBER: _ClassVar[int]
     ALIAS_MOVED_FIELD_NUMBER: _ClassVar[int]
+    VERSION_DESCRIBED_FIELD_NUMBER: _ClassVar[int]
+    VERSION_SIGNED_FIELD_NUMBER: _ClassVar[int]
     version_registered: VersionRegistered
     gate_evaluated: GateEvaluated
     alias_moved: AliasMoved
-    def __init__(self, version_registered: _Optional[_Union[VersionRegistered, _Mapping]] = ..., gate_evaluated: _Optional[_Union[GateEvaluated, _Mapping]] = ..., alias_moved: _Optional[_Union[AliasMoved, _Mapping]] = ...) -> None: ...
+    version_described: VersionDescribed
+    version_signed: VersionSigned
+    def __init__(self, version_registered: _Optional[_Union[VersionRegistered, _Mapping]] = ..., gate_evaluated: _Optional[_Union[GateEvaluated, _Mapping]] = ..., alias_moved: _Optional[_Union[AliasMoved, _Mapping]] = ..., version_described: _Optional[_Union[VersionDescribed, _Mapping]] = ..., version_signed: _Optional[_Union[VersionSigned, _Mapping]] = ...) -> None: ...
 
 class VersionRegistered(_message.Message):
     __slots__ = ("version",)
@@ -61,6 +69,43 @@ class GateEvaluated(_message.Message):
     gate: Gate
     def __init__(self, model: _Optional[str] = ..., version: _Optional[int] = ..., digest: _Optional[str] = ..., gate: _Optional[_Union[Gate, _Mapping]] = ...) -> None: ...
 
+class VersionDescribed(_message.Message):
+    __slots__ = ("model", "version", "description", "tags", "card")
+    class TagsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    DESCRIPTION_FIELD_NUMBER: _ClassVar[int]
+    TAGS_FIELD_NUMBER: _ClassVar[int]
+    CARD_FIELD_NUMBER: _ClassVar[int]
+    model: str
+    version: int
+    description: int
+    tags: _containers.ScalarMap[str, str]
+    card: str
+    def __init__(self, model: _Optional[str] = ..., version: _Optional[int] = ..., description: _Optional[int] = ..., tags: _Optional[_Mapping[str, str]] = ..., card: _Optional[str] = ...) -> None: ...
+
+class VersionSigned(_message.Message):
+    __slots__ = ("model", "version", "bundle_digest", "signer", "gate", "signing")
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    BUNDLE_DIGEST_FIELD_NUMBER: _ClassVar[int]
+    SIGNER_FIELD_NUMBER: _ClassVar[int]
+    GATE_FIELD_NUMBER: _ClassVar[int]
+    SIGNING_FIELD_NUMBER: _ClassVar[int]
+    model: str
+    version: int
+    bundle_digest: str
+    signer: str
+    gate: Gate
+    signing: int
+    def __init__(self, model: _Optional[str] = ..., version: _Optional[int] = ..., bundle_digest: _Optional[str] = ..., signer: _Optional[str] = ..., gate: _Optional[_Union[Gate, _Mapping]] = ..., signing: _Optional[int] = ...) -> None: ...
+
 class AliasMoved(_message.Message):
     __slots__ = ("alias",)
     ALIAS_FIELD_NUMBER: _ClassVar[int]
@@ -68,7 +113,14 @@ class AliasMoved(_message.Message):
     def __init__(self, alias: _Optional[_Union[Alias, _Mapping]] = ...) -> None: ...
 
 class ModelVersion(_message.Message):
-    __slots__ = ("model", "version", "digest", "run_id", "recipe", "incident_id", "trained", "gate", "registered_at_us")
+    __slots__ = ("model", "version", "digest", "run_id", "recipe", "incident_id", "trained", "gate", "registered_at_us", "signature", "tags", "card", "bundle_digest", "signer")
+    class TagsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
     MODEL_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     DIGEST_FIELD_NUMBER: _ClassVar[int]
@@ -78,6 +130,11 @@ class ModelVersion(_message.Message):
     TRAINED_FIELD_NUMBER: _ClassVar[int]
     GATE_FIELD_NUMBER: _ClassVar[int]
     REGISTERED_AT_US_FIELD_NUMBER: _ClassVar[int]
+    SIGNATURE_FIELD_NUMBER: _ClassVar[int]
+    TAGS_FIELD_NUMBER: _ClassVar[int]
+    CARD_FIELD_NUMBER: _ClassVar[int]
+    BUNDLE_DIGEST_FIELD_NUMBER: _ClassVar[int]
+    SIGNER_FIELD_NUMBER: _ClassVar[int]
     model: str
     version: int
     digest: str
@@ -87,15 +144,40 @@ class ModelVersion(_message.Message):
     trained: _trainer_events_pb2.TrainedModel
     gate: Gate
     registered_at_us: int
-    def __init__(self, model: _Optional[str] = ..., version: _Optional[int] = ..., digest: _Optional[str] = ..., run_id: _Optional[str] = ..., recipe: _Optional[str] = ..., incident_id: _Optional[str] = ..., trained: _Optional[_Union[_trainer_events_pb2.TrainedModel, _Mapping]] = ..., gate: _Optional[_Union[Gate, _Mapping]] = ..., registered_at_us: _Optional[int] = ...) -> None: ...
+    signature: Signature
+    tags: _containers.ScalarMap[str, str]
+    card: str
+    bundle_digest: str
+    signer: str
+    def __init__(self, model: _Optional[str] = ..., version: _Optional[int] = ..., digest: _Optional[str] = ..., run_id: _Optional[str] = ..., recipe: _Optional[str] = ..., incident_id: _Optional[str] = ..., trained: _Optional[_Union[_trainer_events_pb2.TrainedModel, _Mapping]] = ..., gate: _Optional[_Union[Gate, _Mapping]] = ..., registered_at_us: _Optional[int] = ..., signature: _Optional[_Union[Signature, _Mapping]] = ..., tags: _Optional[_Mapping[str, str]] = ..., card: _Optional[str] = ..., bundle_digest: _Optional[str] = ..., signer: _Optional[str] = ...) -> None: ...
+
+class Signature(_message.Message):
+    __slots__ = ("inputs", "outputs")
+    INPUTS_FIELD_NUMBER: _ClassVar[int]
+    OUTPUTS_FIELD_NUMBER: _ClassVar[int]
+    inputs: _containers.RepeatedCompositeFieldContainer[TensorSignature]
+    outputs: _containers.RepeatedCompositeFieldContainer[TensorSignature]
+    def __init__(self, inputs: _Optional[_Iterable[_Union[TensorSignature, _Mapping]]] = ..., outputs: _Optional[_Iterable[_Union[TensorSignature, _Mapping]]] = ...) -> None: ...
+
+class TensorSignature(_message.Message):
+    __slots__ = ("name", "datatype", "shape")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    DATATYPE_FIELD_NUMBER: _ClassVar[int]
+    SHAPE_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    datatype: str
+    shape: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, name: _Optional[str] = ..., datatype: _Optional[str] = ..., shape: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class Gate(_message.Message):
-    __slots__ = ("state", "evidence")
+    __slots__ = ("state", "evidence", "approver")
     STATE_FIELD_NUMBER: _ClassVar[int]
     EVIDENCE_FIELD_NUMBER: _ClassVar[int]
+    APPROVER_FIELD_NUMBER: _ClassVar[int]
     state: GateState
     evidence: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, state: _Optional[_Union[GateState, str]] = ..., evidence: _Optional[_Iterable[str]] = ...) -> None: ...
+    approver: str
+    def __init__(self, state: _Optional[_Union[GateState, str]] = ..., evidence: _Optional[_Iterable[str]] = ..., approver: _Optional[str] = ...) -> None: ...
 
 class Alias(_message.Message):
     __slots__ = ("model", "alias", "version", "digest", "generation", "moved_at_us")
@@ -114,7 +196,7 @@ class Alias(_message.Message):
     def __init__(self, model: _Optional[str] = ..., alias: _Optional[str] = ..., version: _Optional[int] = ..., digest: _Optional[str] = ..., generation: _Optional[int] = ..., moved_at_us: _Optional[int] = ...) -> None: ...
 
 class Rollout(_message.Message):
-    __slots__ = ("endpoint", "model", "generation", "champion", "canary", "canary_percent", "change", "changed_at_us")
+    __slots__ = ("endpoint", "model", "generation", "champion", "canary", "canary_percent", "change", "changed_at_us", "judged", "stopped")
     ENDPOINT_FIELD_NUMBER: _ClassVar[int]
     MODEL_FIELD_NUMBER: _ClassVar[int]
     GENERATION_FIELD_NUMBER: _ClassVar[int]
@@ -123,6 +205,8 @@ class Rollout(_message.Message):
     CANARY_PERCENT_FIELD_NUMBER: _ClassVar[int]
     CHANGE_FIELD_NUMBER: _ClassVar[int]
     CHANGED_AT_US_FIELD_NUMBER: _ClassVar[int]
+    JUDGED_FIELD_NUMBER: _ClassVar[int]
+    STOPPED_FIELD_NUMBER: _ClassVar[int]
     endpoint: str
     model: str
     generation: int
@@ -131,14 +215,18 @@ class Rollout(_message.Message):
     canary_percent: int
     change: str
     changed_at_us: int
-    def __init__(self, endpoint: _Optional[str] = ..., model: _Optional[str] = ..., generation: _Optional[int] = ..., champion: _Optional[_Union[ServedVersion, _Mapping]] = ..., canary: _Optional[_Union[ServedVersion, _Mapping]] = ..., canary_percent: _Optional[int] = ..., change: _Optional[str] = ..., changed_at_us: _Optional[int] = ...) -> None: ...
+    judged: bool
+    stopped: bool
+    def __init__(self, endpoint: _Optional[str] = ..., model: _Optional[str] = ..., generation: _Optional[int] = ..., champion: _Optional[_Union[ServedVersion, _Mapping]] = ..., canary: _Optional[_Union[ServedVersion, _Mapping]] = ..., canary_percent: _Optional[int] = ..., change: _Optional[str] = ..., changed_at_us: _Optional[int] = ..., judged: _Optional[bool] = ..., stopped: _Optional[bool] = ...) -> None: ...
 
 class ServedVersion(_message.Message):
-    __slots__ = ("version", "digest", "features")
+    __slots__ = ("version", "digest", "features", "signature")
     VERSION_FIELD_NUMBER: _ClassVar[int]
     DIGEST_FIELD_NUMBER: _ClassVar[int]
     FEATURES_FIELD_NUMBER: _ClassVar[int]
+    SIGNATURE_FIELD_NUMBER: _ClassVar[int]
     version: int
     digest: str
     features: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, version: _Optional[int] = ..., digest: _Optional[str] = ..., features: _Optional[_Iterable[str]] = ...) -> None: ...
+    signature: Signature
+    def __init__(self, version: _Optional[int] = ..., digest: _Optional[str] = ..., features: _Optional[_Iterable[str]] = ..., signature: _Optional[_Union[Signature, _Mapping]] = ...) -> None: ...

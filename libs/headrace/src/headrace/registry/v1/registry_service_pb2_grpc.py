@@ -44,6 +44,36 @@ class RegistryServiceStub:
                 request_serializer=headrace_dot_registry_dot_v1_dot_registry__service__pb2.ListDefinitionsRequest.SerializeToString,
                 response_deserializer=headrace_dot_registry_dot_v1_dot_registry__service__pb2.ListDefinitionsResponse.FromString,
                 _registered_method=True)
+        self.RegisterVersion = channel.unary_unary(
+                '/headrace.registry.v1.RegistryService/RegisterVersion',
+                request_serializer=headrace_dot_registry_dot_v1_dot_registry__service__pb2.RegisterVersionRequest.SerializeToString,
+                response_deserializer=headrace_dot_registry_dot_v1_dot_registry__service__pb2.RegisterVersionResponse.FromString,
+                _registered_method=True)
+        self.ApproveVersion = channel.unary_unary(
+                '/headrace.registry.v1.RegistryService/ApproveVersion',
+                request_serializer=headrace_dot_registry_dot_v1_dot_registry__service__pb2.ApproveVersionRequest.SerializeToString,
+                response_deserializer=headrace_dot_registry_dot_v1_dot_registry__service__pb2.ApproveVersionResponse.FromString,
+                _registered_method=True)
+        self.SignVersion = channel.unary_unary(
+                '/headrace.registry.v1.RegistryService/SignVersion',
+                request_serializer=headrace_dot_registry_dot_v1_dot_registry__service__pb2.SignVersionRequest.SerializeToString,
+                response_deserializer=headrace_dot_registry_dot_v1_dot_registry__service__pb2.SignVersionResponse.FromString,
+                _registered_method=True)
+        self.DescribeVersion = channel.unary_unary(
+                '/headrace.registry.v1.RegistryService/DescribeVersion',
+                request_serializer=headrace_dot_registry_dot_v1_dot_registry__service__pb2.DescribeVersionRequest.SerializeToString,
+                response_deserializer=headrace_dot_registry_dot_v1_dot_registry__service__pb2.DescribeVersionResponse.FromString,
+                _registered_method=True)
+        self.ResolveModel = channel.unary_unary(
+                '/headrace.registry.v1.RegistryService/ResolveModel',
+                request_serializer=headrace_dot_registry_dot_v1_dot_registry__service__pb2.ResolveModelRequest.SerializeToString,
+                response_deserializer=headrace_dot_registry_dot_v1_dot_registry__service__pb2.ResolveModelResponse.FromString,
+                _registered_method=True)
+        self.ListModels = channel.unary_unary(
+                '/headrace.registry.v1.RegistryService/ListModels',
+                request_serializer=headrace_dot_registry_dot_v1_dot_registry__service__pb2.ListModelsRequest.SerializeToString,
+                response_deserializer=headrace_dot_registry_dot_v1_dot_registry__service__pb2.ListModelsResponse.FromString,
+                _registered_method=True)
         self.ListVersions = channel.unary_unary(
                 '/headrace.registry.v1.RegistryService/ListVersions',
                 request_serializer=headrace_dot_registry_dot_v1_dot_registry__service__pb2.ListVersionsRequest.SerializeToString,
@@ -54,10 +84,30 @@ class RegistryServiceStub:
                 request_serializer=headrace_dot_registry_dot_v1_dot_registry__service__pb2.SetAliasRequest.SerializeToString,
                 response_deserializer=headrace_dot_registry_dot_v1_dot_registry__service__pb2.SetAliasResponse.FromString,
                 _registered_method=True)
+        self.ListChanges = channel.unary_unary(
+                '/headrace.registry.v1.RegistryService/ListChanges',
+                request_serializer=headrace_dot_registry_dot_v1_dot_registry__service__pb2.ListChangesRequest.SerializeToString,
+                response_deserializer=headrace_dot_registry_dot_v1_dot_registry__service__pb2.ListChangesResponse.FromString,
+                _registered_method=True)
+        self.GetLineage = channel.unary_unary(
+                '/headrace.registry.v1.RegistryService/GetLineage',
+                request_serializer=headrace_dot_registry_dot_v1_dot_registry__service__pb2.GetLineageRequest.SerializeToString,
+                response_deserializer=headrace_dot_registry_dot_v1_dot_registry__service__pb2.GetLineageResponse.FromString,
+                _registered_method=True)
+        self.ListAliasMoves = channel.unary_unary(
+                '/headrace.registry.v1.RegistryService/ListAliasMoves',
+                request_serializer=headrace_dot_registry_dot_v1_dot_registry__service__pb2.ListAliasMovesRequest.SerializeToString,
+                response_deserializer=headrace_dot_registry_dot_v1_dot_registry__service__pb2.ListAliasMovesResponse.FromString,
+                _registered_method=True)
         self.ListAliases = channel.unary_unary(
                 '/headrace.registry.v1.RegistryService/ListAliases',
                 request_serializer=headrace_dot_registry_dot_v1_dot_registry__service__pb2.ListAliasesRequest.SerializeToString,
                 response_deserializer=headrace_dot_registry_dot_v1_dot_registry__service__pb2.ListAliasesResponse.FromString,
+                _registered_method=True)
+        self.SetRollout = channel.unary_unary(
+                '/headrace.registry.v1.RegistryService/SetRollout',
+                request_serializer=headrace_dot_registry_dot_v1_dot_registry__service__pb2.SetRolloutRequest.SerializeToString,
+                response_deserializer=headrace_dot_registry_dot_v1_dot_registry__service__pb2.SetRolloutResponse.FromString,
                 _registered_method=True)
         self.ListRollouts = channel.unary_unary(
                 '/headrace.registry.v1.RegistryService/ListRollouts',
@@ -77,7 +127,52 @@ class RegistryServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListDefinitions(self, request, context):
-        """Deadline: 2 s.
+        """By kind, streams first, then by name; paged. Deadline: 2 s.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RegisterVersion(self, request, context):
+        """Makes an uploaded ONNX file the next version of an applied model (kind: model). What it takes and
+        gives is read from the file; its metrics are judged by the model's gate. Deadline: 60 s.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ApproveVersion(self, request, context):
+        """Opens the gate of a version that awaits approval; FAILED_PRECONDITION GATE_SETTLED for any
+        other. Deadline: 2 s.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SignVersion(self, request, context):
+        """Keeps a detached signature, an OpenSSF Model Signing bundle that names `models:/<model>/<version>`, and opens
+        the gate that waits for it alone. INVALID_ARGUMENT SIGNATURE_INVALID. Deadline: 5 s.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DescribeVersion(self, request, context):
+        """Sets and removes tags and replaces the card of a version, all or none. Deadline: 2 s.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ResolveModel(self, request, context):
+        """The version that a reference names now. Deadline: 2 s.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListModels(self, request, context):
+        """Every model that is declared, trained or has a version, by name, paged. Deadline: 2 s.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -98,15 +193,46 @@ class RegistryServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListChanges(self, request, context):
+        """Who changed what, when and why, newest first, paged. Deadline: 2 s.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetLineage(self, request, context):
+        """The versions that came of something, with all that each came of and who serves it now, by model
+        and number, paged: lineage in both ways. Deadline: 2 s.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListAliasMoves(self, request, context):
+        """Every move of an alias, newest first, paged. Deadline: 2 s.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListAliases(self, request, context):
-        """Deadline: 2 s.
+        """By name, paged. Deadline: 2 s.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SetRollout(self, request, context):
+        """What an endpoint serves beside the champion, and whether it answers at all; by compare-and-set.
+        ABORTED ROLLOUT_MOVED when the generation is stale, FAILED_PRECONDITION GATE_NOT_PASSED for a
+        canary without a passed gate. Deadline: 2 s.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListRollouts(self, request, context):
-        """Deadline: 2 s.
+        """By endpoint, paged. Deadline: 2 s.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -125,6 +251,36 @@ def add_RegistryServiceServicer_to_server(servicer, server):
                     request_deserializer=headrace_dot_registry_dot_v1_dot_registry__service__pb2.ListDefinitionsRequest.FromString,
                     response_serializer=headrace_dot_registry_dot_v1_dot_registry__service__pb2.ListDefinitionsResponse.SerializeToString,
             ),
+            'RegisterVersion': grpc.unary_unary_rpc_method_handler(
+                    servicer.RegisterVersion,
+                    request_deserializer=headrace_dot_registry_dot_v1_dot_registry__service__pb2.RegisterVersionRequest.FromString,
+                    response_serializer=headrace_dot_registry_dot_v1_dot_registry__service__pb2.RegisterVersionResponse.SerializeToString,
+            ),
+            'ApproveVersion': grpc.unary_unary_rpc_method_handler(
+                    servicer.ApproveVersion,
+                    request_deserializer=headrace_dot_registry_dot_v1_dot_registry__service__pb2.ApproveVersionRequest.FromString,
+                    response_serializer=headrace_dot_registry_dot_v1_dot_registry__service__pb2.ApproveVersionResponse.SerializeToString,
+            ),
+            'SignVersion': grpc.unary_unary_rpc_method_handler(
+                    servicer.SignVersion,
+                    request_deserializer=headrace_dot_registry_dot_v1_dot_registry__service__pb2.SignVersionRequest.FromString,
+                    response_serializer=headrace_dot_registry_dot_v1_dot_registry__service__pb2.SignVersionResponse.SerializeToString,
+            ),
+            'DescribeVersion': grpc.unary_unary_rpc_method_handler(
+                    servicer.DescribeVersion,
+                    request_deserializer=headrace_dot_registry_dot_v1_dot_registry__service__pb2.DescribeVersionRequest.FromString,
+                    response_serializer=headrace_dot_registry_dot_v1_dot_registry__service__pb2.DescribeVersionResponse.SerializeToString,
+            ),
+            'ResolveModel': grpc.unary_unary_rpc_method_handler(
+                    servicer.ResolveModel,
+                    request_deserializer=headrace_dot_registry_dot_v1_dot_registry__service__pb2.ResolveModelRequest.FromString,
+                    response_serializer=headrace_dot_registry_dot_v1_dot_registry__service__pb2.ResolveModelResponse.SerializeToString,
+            ),
+            'ListModels': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListModels,
+                    request_deserializer=headrace_dot_registry_dot_v1_dot_registry__service__pb2.ListModelsRequest.FromString,
+                    response_serializer=headrace_dot_registry_dot_v1_dot_registry__service__pb2.ListModelsResponse.SerializeToString,
+            ),
             'ListVersions': grpc.unary_unary_rpc_method_handler(
                     servicer.ListVersions,
                     request_deserializer=headrace_dot_registry_dot_v1_dot_registry__service__pb2.ListVersionsRequest.FromString,
@@ -135,10 +291,30 @@ def add_RegistryServiceServicer_to_server(servicer, server):
                     request_deserializer=headrace_dot_registry_dot_v1_dot_registry__service__pb2.SetAliasRequest.FromString,
                     response_serializer=headrace_dot_registry_dot_v1_dot_registry__service__pb2.SetAliasResponse.SerializeToString,
             ),
+            'ListChanges': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListChanges,
+                    request_deserializer=headrace_dot_registry_dot_v1_dot_registry__service__pb2.ListChangesRequest.FromString,
+                    response_serializer=headrace_dot_registry_dot_v1_dot_registry__service__pb2.ListChangesResponse.SerializeToString,
+            ),
+            'GetLineage': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetLineage,
+                    request_deserializer=headrace_dot_registry_dot_v1_dot_registry__service__pb2.GetLineageRequest.FromString,
+                    response_serializer=headrace_dot_registry_dot_v1_dot_registry__service__pb2.GetLineageResponse.SerializeToString,
+            ),
+            'ListAliasMoves': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListAliasMoves,
+                    request_deserializer=headrace_dot_registry_dot_v1_dot_registry__service__pb2.ListAliasMovesRequest.FromString,
+                    response_serializer=headrace_dot_registry_dot_v1_dot_registry__service__pb2.ListAliasMovesResponse.SerializeToString,
+            ),
             'ListAliases': grpc.unary_unary_rpc_method_handler(
                     servicer.ListAliases,
                     request_deserializer=headrace_dot_registry_dot_v1_dot_registry__service__pb2.ListAliasesRequest.FromString,
                     response_serializer=headrace_dot_registry_dot_v1_dot_registry__service__pb2.ListAliasesResponse.SerializeToString,
+            ),
+            'SetRollout': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetRollout,
+                    request_deserializer=headrace_dot_registry_dot_v1_dot_registry__service__pb2.SetRolloutRequest.FromString,
+                    response_serializer=headrace_dot_registry_dot_v1_dot_registry__service__pb2.SetRolloutResponse.SerializeToString,
             ),
             'ListRollouts': grpc.unary_unary_rpc_method_handler(
                     servicer.ListRollouts,
@@ -211,6 +387,168 @@ class RegistryService:
             _registered_method=True)
 
     @staticmethod
+    def RegisterVersion(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/headrace.registry.v1.RegistryService/RegisterVersion',
+            headrace_dot_registry_dot_v1_dot_registry__service__pb2.RegisterVersionRequest.SerializeToString,
+            headrace_dot_registry_dot_v1_dot_registry__service__pb2.RegisterVersionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ApproveVersion(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/headrace.registry.v1.RegistryService/ApproveVersion',
+            headrace_dot_registry_dot_v1_dot_registry__service__pb2.ApproveVersionRequest.SerializeToString,
+            headrace_dot_registry_dot_v1_dot_registry__service__pb2.ApproveVersionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SignVersion(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/headrace.registry.v1.RegistryService/SignVersion',
+            headrace_dot_registry_dot_v1_dot_registry__service__pb2.SignVersionRequest.SerializeToString,
+            headrace_dot_registry_dot_v1_dot_registry__service__pb2.SignVersionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DescribeVersion(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/headrace.registry.v1.RegistryService/DescribeVersion',
+            headrace_dot_registry_dot_v1_dot_registry__service__pb2.DescribeVersionRequest.SerializeToString,
+            headrace_dot_registry_dot_v1_dot_registry__service__pb2.DescribeVersionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ResolveModel(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/headrace.registry.v1.RegistryService/ResolveModel',
+            headrace_dot_registry_dot_v1_dot_registry__service__pb2.ResolveModelRequest.SerializeToString,
+            headrace_dot_registry_dot_v1_dot_registry__service__pb2.ResolveModelResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListModels(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/headrace.registry.v1.RegistryService/ListModels',
+            headrace_dot_registry_dot_v1_dot_registry__service__pb2.ListModelsRequest.SerializeToString,
+            headrace_dot_registry_dot_v1_dot_registry__service__pb2.ListModelsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def ListVersions(request,
             target,
             options=(),
@@ -265,6 +603,87 @@ class RegistryService:
             _registered_method=True)
 
     @staticmethod
+    def ListChanges(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/headrace.registry.v1.RegistryService/ListChanges',
+            headrace_dot_registry_dot_v1_dot_registry__service__pb2.ListChangesRequest.SerializeToString,
+            headrace_dot_registry_dot_v1_dot_registry__service__pb2.ListChangesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetLineage(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/headrace.registry.v1.RegistryService/GetLineage',
+            headrace_dot_registry_dot_v1_dot_registry__service__pb2.GetLineageRequest.SerializeToString,
+            headrace_dot_registry_dot_v1_dot_registry__service__pb2.GetLineageResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListAliasMoves(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/headrace.registry.v1.RegistryService/ListAliasMoves',
+            headrace_dot_registry_dot_v1_dot_registry__service__pb2.ListAliasMovesRequest.SerializeToString,
+            headrace_dot_registry_dot_v1_dot_registry__service__pb2.ListAliasMovesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def ListAliases(request,
             target,
             options=(),
@@ -281,6 +700,33 @@ class RegistryService:
             '/headrace.registry.v1.RegistryService/ListAliases',
             headrace_dot_registry_dot_v1_dot_registry__service__pb2.ListAliasesRequest.SerializeToString,
             headrace_dot_registry_dot_v1_dot_registry__service__pb2.ListAliasesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetRollout(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/headrace.registry.v1.RegistryService/SetRollout',
+            headrace_dot_registry_dot_v1_dot_registry__service__pb2.SetRolloutRequest.SerializeToString,
+            headrace_dot_registry_dot_v1_dot_registry__service__pb2.SetRolloutResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -320,7 +766,8 @@ class RegistryService:
 
 
 class ArtifactServiceStub:
-    """Stores and gives bytes by their digest; no path and no URI is ever taken from a caller.
+    """Stores and gives bytes by their digest; no path and no URI is ever taken from a caller. Either way goes
+    on where it was cut.
     """
 
     def __init__(self, channel):
@@ -329,6 +776,11 @@ class ArtifactServiceStub:
         Args:
             channel: A grpc.Channel.
         """
+        self.BeginUpload = channel.unary_unary(
+                '/headrace.registry.v1.ArtifactService/BeginUpload',
+                request_serializer=headrace_dot_registry_dot_v1_dot_registry__service__pb2.BeginUploadRequest.SerializeToString,
+                response_deserializer=headrace_dot_registry_dot_v1_dot_registry__service__pb2.BeginUploadResponse.FromString,
+                _registered_method=True)
         self.UploadArtifact = channel.stream_unary(
                 '/headrace.registry.v1.ArtifactService/UploadArtifact',
                 request_serializer=headrace_dot_registry_dot_v1_dot_registry__service__pb2.UploadArtifactRequest.SerializeToString,
@@ -342,18 +794,27 @@ class ArtifactServiceStub:
 
 
 class ArtifactServiceServicer:
-    """Stores and gives bytes by their digest; no path and no URI is ever taken from a caller.
+    """Stores and gives bytes by their digest; no path and no URI is ever taken from a caller. Either way goes
+    on where it was cut.
     """
 
+    def BeginUpload(self, request, context):
+        """Whether the bytes are there, and else from where on they are missing. Deadline: 5 s.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def UploadArtifact(self, request_iterator, context):
-        """The first message holds the metadata, the others the bytes. Deadline: 60 s.
+        """The first message holds the metadata, the others the bytes from its offset on. FAILED_PRECONDITION
+        UPLOAD_MOVED unless what came before ends there. Deadline: 60 s.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def DownloadArtifact(self, request, context):
-        """Deadline: 60 s.
+        """From the offset on, of bytes that were verified whole. Deadline: 60 s.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -362,6 +823,11 @@ class ArtifactServiceServicer:
 
 def add_ArtifactServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
+            'BeginUpload': grpc.unary_unary_rpc_method_handler(
+                    servicer.BeginUpload,
+                    request_deserializer=headrace_dot_registry_dot_v1_dot_registry__service__pb2.BeginUploadRequest.FromString,
+                    response_serializer=headrace_dot_registry_dot_v1_dot_registry__service__pb2.BeginUploadResponse.SerializeToString,
+            ),
             'UploadArtifact': grpc.stream_unary_rpc_method_handler(
                     servicer.UploadArtifact,
                     request_deserializer=headrace_dot_registry_dot_v1_dot_registry__service__pb2.UploadArtifactRequest.FromString,
@@ -381,8 +847,36 @@ def add_ArtifactServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class ArtifactService:
-    """Stores and gives bytes by their digest; no path and no URI is ever taken from a caller.
+    """Stores and gives bytes by their digest; no path and no URI is ever taken from a caller. Either way goes
+    on where it was cut.
     """
+
+    @staticmethod
+    def BeginUpload(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/headrace.registry.v1.ArtifactService/BeginUpload',
+            headrace_dot_registry_dot_v1_dot_registry__service__pb2.BeginUploadRequest.SerializeToString,
+            headrace_dot_registry_dot_v1_dot_registry__service__pb2.BeginUploadResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
 
     @staticmethod
     def UploadArtifact(request_iterator,

@@ -1,0 +1,127 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Hot swaps every 2 s for 5 minutes while the service has 80 % of the work that it can do.
+
+Calls begin at their moments. Beside them a sampler asks one fixed row, and compares each answer
+with what the version that it names computes.
+"""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import grpc
+import numpy as np
+
+from benchmarks.inference import (
+    METHOD,
+    SMALL,
+    a_request,
+    define_endpoints,
+    keep_artifact,
+    roll_out,
+)
+from benchmarks.load import Load, LoadGenerator, write_messages
+from benchmarks.machine import Machine, ServiceUnderTest, beside, machine
+from benchmarks.models import a_network
+from benchmarks.outcome import Outcome, say
+from headrace.oip import grpc_predict_v2_pb2_grpc as oip_grpc
+
+LOAD_SHARE = 0.8
+SWAP_EVERY_S, SWAPPED_S, STEADY_S, SAMPLE_EVERY_S = 2.0, 300.0, 30.0, 0.05
+VERSIONS = int(SWAPPED_S / SWAP_EVERY_S)
+P99_RATIO_MAX, GROWTH_MAX, SWAPPED_MIN = 1.5, 0.05, 0.9
+
+
+def main() -> None:
+    generator = LoadGenerator.built()
+    networks = [a_network(SMALL, seed) for seed in range(1, VERSIONS + 1)]
+    with machine() as where:
+        define_endpoints(where, "bench")
+        digests = [keep_artifact(where, network) for network in networks]
+        roll_out(where, {"bench": digests[0]}, version=1)
+        rows = np.random.default_rng(7).random((100, 1, SMALL[0]), dtype=np.float32)
+        path = write_messages(
+            where.folder / "rows", (a_request(row).SerializeToString() for row in rows)
+        )
+        sampler = Sampler(rows[0], [answer_of(network, rows[0]) for network in networks])
+        with where.service("inference", objects=False, model_threads="1") as service:
+            full = generator.run(service.address, METHOD, path, concurrency=64)
+            say(f"full: {full}")
+            rate = LOAD_SHARE * full.calls_per_s
+            steady = paced(generator, service, path, rate, STEADY_S)
+            before_mb = service.rss_mb()
+            swapper = Swapper(where, digests)
+            with beside(swapper.run, lambda ended: sampler.run(service, ended)):
+                swapped = paced(generator, service, path, rate, SWAPPED_S)
+            paced(generator, service, path, rate, STEADY_S)
+            growth = service.rss_mb() / before_mb - 1
+    say(
+        f"{len(sampler.versions)} versions answered, {sampler.wrong} of {sampler.asked} sampled "
+        f"answers were not of the version that they name; RSS {growth:+.1%}"
+    )
+    ok = (
+        not swapped.failed + sampler.failed + sampler.wrong
+        and swapped.p99_ms <= P99_RATIO_MAX * steady.p99_ms
+        and growth <= GROWTH_MAX
+        and len(sampler.versions) >= SWAPPED_MIN * VERSIONS
+    )
+    said = f"0 failed (found {swapped.failed}), p99 <= 1.5x steady, RSS <= +5 % ({growth:+.1%})"
+    say(Outcome("swap", swapped.p99_ms, "ms p99", steady.p99_ms, said, ok).line())
+
+
+def paced(
+    generator: LoadGenerator, service: ServiceUnderTest, path: Path, rate: float, seconds: float
+) -> Load:
+    load = generator.run_paced(service.address, METHOD, path, rate=rate, seconds=seconds)
+    say(f"{rate:,.0f} calls/s for {seconds:.0f} s: {load}, RSS {service.rss_mb():.0f} MB")
+    return load
+
+
+@dataclass(frozen=True, slots=True)
+class Swapper:
+    """Rolls out one version after the other."""
+
+    where: Machine
+    digests: list[str]
+
+    def run(self, ended: threading.Event) -> None:
+        for version, digest in enumerate(self.digests[1:], start=2):
+            if ended.wait(SWAP_EVERY_S):
+                return
+            roll_out(self.where, {"bench": digest}, version=version)
+
+
+@dataclass(slots=True)
+class Sampler:
+    """Asks the same row again and again; `expected` is what each version answers to it."""
+
+    row: np.ndarray
+    expected: list[float]
+    versions: set[int] = field(default_factory=set)
+    asked: int = 0
+    wrong: int = 0
+    failed: int = 0
+
+    def run(self, service: ServiceUnderTest, ended: threading.Event) -> None:
+        stub = oip_grpc.GRPCInferenceServiceStub(grpc.insecure_channel(service.address))
+        while not ended.wait(SAMPLE_EVERY_S):
+            try:
+                answer = stub.ModelInfer(a_request(self.row), timeout=10)
+            except grpc.RpcError:
+                self.failed += 1
+                continue
+            version = int(answer.model_version)
+            (got,) = np.frombuffer(answer.raw_output_contents[0], "<f4")
+            self.versions.add(version)
+            self.asked += 1
+            self.wrong += not np.isclose(got, self.expected[version - 1], rtol=1e-4)
+
+
+def answer_of(network: bytes, row: np.ndarray) -> float:
+    """What ONNX Runtime alone computes."""
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(network, providers=["CPUExecutionProvider"])
+    return float(session.run(["y"], {"x": row})[0][0, 0])

@@ -1,0 +1,117 @@
+# SPDX-License-Identifier: Apache-2.0
+"""headrace train, runs, cancel and promote: what is trained, and who serves."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from datetime import datetime
+from typing import Annotated
+
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from headrace.application import Definition, Graph, Recipe
+from headrace.cli.connection import DEFAULT_DATA_DIR, DataDir, connect
+from headrace.cli.moments import minute_text, time_option, to_us
+from headrace.cli.output import out, show_table, told_errors
+from headrace.errors import NotFound
+
+VERSION_MAX = 2**31 - 1
+TRAIN_DEADLINE_S = 3_600.0
+_STATE = {0: "", 1: "waits", 2: "is carried", 3: "completed", 4: "failed"}
+
+
+def promote(
+    model: Annotated[str, typer.Argument(help="The model's name.")],
+    version: Annotated[
+        int, typer.Argument(help="The version that shall serve.", min=1, max=VERSION_MAX)
+    ],
+    alias: Annotated[str, typer.Option(help="The alias to move.")] = "champion",
+    reason: Annotated[str, typer.Option(help="Why, for those who ask later.")] = "",
+    data_dir: DataDir = DEFAULT_DATA_DIR,
+) -> None:
+    """Move an alias to a version by hand. The version must have passed its gate.
+
+    headrace promote delay 2
+    """
+    with told_errors():
+        generation = connect(data_dir).promote(model, version, alias=alias, reason=reason)
+    out.print(f"models:/{model}@{alias} is version {version} (generation {generation})")
+
+
+def train(
+    name: Annotated[str, typer.Argument(help="The name of the recipe or graph.")],
+    until: Annotated[datetime | None, time_option("Use what was known then")] = None,
+    data_dir: DataDir = DEFAULT_DATA_DIR,
+) -> None:
+    """Train a version by a recipe, or compile one of a graph, and wait for it.
+
+    Passing its gate lets it serve. A graph takes the versions that its steps name now.
+
+    headrace train delay --until 2013-03-01T00:00:00Z
+    """
+    with told_errors():
+        client = connect(data_dir)
+        model = _model_of(client.definitions, name)
+        run_id = client.train(name, known_until_us=0 if until is None else to_us(until))
+        out.print(f"Run {run_id}. To end it: headrace cancel {run_id}")
+        with out.status(f"{name}: waiting") as shown:
+            told = _Told(lambda progress: shown.update(escape(f"{name}: {progress}")))
+            client.wait_run(run_id, timeout_s=TRAIN_DEADLINE_S, said=told)
+    out.print(f"Trained. Its version and gate, in a moment: headrace models show {model}")
+
+
+def _model_of(definitions: Mapping[tuple[str, str], Definition], name: str) -> str:
+    """Raises NotFound DEFINITION_UNKNOWN."""
+    found = definitions.get(("graph", name)) or definitions.get(("recipe", name))
+    if isinstance(found, Graph):
+        return found.name
+    if isinstance(found, Recipe):
+        return found.model
+    raise NotFound("DEFINITION_UNKNOWN", recipe=name)
+
+
+def runs(data_dir: DataDir = DEFAULT_DATA_DIR) -> None:
+    """Show the newest training runs: how they stand, and what those wait for that do.
+
+    headrace runs
+    """
+    with told_errors():
+        found = connect(data_dir).runs()
+    if not found:
+        out.print("No run yet: headrace train RECIPE makes one.")
+        return
+    table = Table("run", "recipe", "known until", "state", "says")
+    for run in found:
+        says = f"{run.reason} {run.detail}".strip() or run.progress
+        row = (run.run_id, run.recipe, minute_text(run.known_until_us), _STATE[run.state], says)
+        table.add_row(*map(escape, row))
+    show_table(table)
+
+
+def cancel(
+    run: Annotated[str, typer.Argument(help="The run's id: headrace runs.")],
+    data_dir: DataDir = DEFAULT_DATA_DIR,
+) -> None:
+    """End a training run that waits or is carried.
+
+    headrace cancel 4c3a8f0e-2c51-4f0e-9a51-0d3f5d2f9f3b
+    """
+    with told_errors():
+        connect(data_dir).cancel_run(run)
+    out.print(f"Run {run} is cancelled.")
+
+
+class _Told:
+    """Shows what a run says, and prints what it waits for once, also where nothing is shown."""
+
+    def __init__(self, show: Callable[[str], None]) -> None:
+        self._show, self._printed = show, ""
+
+    def __call__(self, progress: str) -> None:
+        self._show(progress)
+        waits_for = progress.partition(": ")[2] if progress.startswith("waits ") else ""
+        if waits_for and waits_for != self._printed:
+            self._printed = waits_for
+            out.print(f"It waits: {escape(waits_for)}")

@@ -1,0 +1,18 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Files that appear whole or not at all, to those who read them meanwhile too."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+
+def write_whole(path: Path, text: str, *, mode: int = 0o600) -> None:
+    """Puts a file in the place of what is there; its folder is made when absent."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # Temporary files are made with mode 0600: nobody else reads it before it has its own.
+    with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False) as file:
+        file.write(text)
+    made = Path(file.name)
+    made.chmod(mode)
+    made.replace(path)

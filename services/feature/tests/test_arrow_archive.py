@@ -1,0 +1,34 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Records of the archive, whatever its files lack."""
+
+from feature_lake import STREAM, Lake
+from feature_world import START, Event, a_catalogue, a_view
+
+VIEW = a_view({"riders_1h": {"aggregate": "count", "window": "1h"}}, entity=("zone", "driver"))
+
+
+def drivers_of(lake):
+    """As the archive answers them, in the order of their events."""
+    (layout,) = a_catalogue(VIEW).layouts().values()
+    history = lake.archive.history(STREAM, lake.raw_topic(STREAM))
+    records = history.snapshot.records(layout, START + 10)
+    texts = records.columns["driver"]
+    named = [texts.values[code] if code >= 0 else None for code in texts.codes.tolist()]
+    return [named[place] for place in records.event_us.argsort()]
+
+
+def test_file_without_any_text_of_a_column_stands_beside_others(tmp_path):
+    lake = Lake(tmp_path)
+    for moment, driver in enumerate(["ann", None, "bob", None, "ann"]):
+        lake.publish([Event(f"ride-{moment}", START + moment, START + moment, driver=driver)])
+        lake.store()
+
+    assert ["ann", None, "bob", None, "ann"] == drivers_of(lake)
+
+
+def test_archive_without_any_text_of_a_column_has_none(tmp_path):
+    lake = Lake(tmp_path)
+    lake.publish([Event(f"ride-{n}", START + n, START + n) for n in range(2)])
+    lake.store()
+
+    assert [None, None] == drivers_of(lake)

@@ -1,0 +1,320 @@
+# SPDX-License-Identifier: Apache-2.0
+"""ModelInfer as a hot call: what comes together, and fits together, runs together.
+
+A request of a known form joins the others of its kind. A quick model runs on the door's own thread,
+so that a lone caller waits for no other thread; a slow one has a lane, and the door goes on. What
+has no form (typed contents) or is text for a model is answered by the servicer in a thread of a
+pool; requests by entity keys, with a form or without, have their features read together.
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from functools import partial
+from itertools import count
+from typing import Any, Generic, NamedTuple, TypeVar
+from weakref import WeakKeyDictionary
+
+from google.protobuf.message import DecodeError
+
+from headrace.errors import HeadraceError, Invalid, Unavailable
+from headrace.oip import grpc_predict_v2_pb2 as oip
+from headrace.tokens import PREDICT
+from headrace_inference.adapters import conversions
+from headrace_inference.adapters.entity_plan import EntityPlan
+from headrace_inference.adapters.entity_runs import EntityAsk, EntityRuns
+from headrace_inference.adapters.lanes import Lane, LoadFirst
+from headrace_inference.adapters.plans import Plans
+from headrace_inference.adapters.record_calls import BEHIND_CALLERS, RecordCall
+from headrace_inference.adapters.request_forms import Filled, RequestForms
+from headrace_inference.adapters.request_parameters import answer_by_s, priority, timeout_s
+from headrace_inference.adapters.run_outcomes import (
+    Counters,
+    answer_all,
+    callers_of,
+    refuse,
+    refuse_or_part,
+)
+from headrace_inference.adapters.shared_runs import Ask, Kind, run_together
+from headrace_inference.domain.serving import ServingTable
+from headrace_inference.handlers import Predict
+from headrace_inference.ports import Clock, PredictionLog
+from headrace_kit import tracing
+from headrace_kit.auth import work_for
+from headrace_kit.hot_calls import HotCall, guarded
+
+# Longer than this no other caller waits because of a run on the door's thread.
+QUICK_S = 0.001
+RUNNERS = 4
+Call = TypeVar("Call", bound=HotCall)
+
+
+class Alone(NamedTuple):
+    """A request that the servicer answers by itself."""
+
+    call: HotCall
+    message: Any
+    priority: int
+    rows: int = 1
+
+
+class Read(NamedTuple, Generic[Call]):
+    """What may run together, by kind or by the entities' features; and the messages of the rest."""
+
+    kinds: dict[Kind, list[Ask]]
+    entities: list[EntityAsk]
+    alone: list[tuple[Call, Any]]
+
+
+class HotInfer:
+    """`take` of the hot method ModelInfer."""
+
+    def __init__(
+        self,
+        table: ServingTable,
+        *,
+        log: PredictionLog,
+        clock: Clock,
+        servicer: Callable[[Any, Callable[[], float]], Any],
+        predict: Predict,
+        entities: EntityRuns,
+        counters: Counters,
+        rows_max: int,
+        workers: int,
+        on_shadow_failed: Callable[[], None],
+    ) -> None:
+        self._table, self._log, self._clock = table, log, clock
+        self._servicer, self._predict, self._counters = servicer, predict, counters
+        self.entities = entities
+        self._rows_max, self._on_shadow_failed = rows_max, on_shadow_failed
+        self._forms = RequestForms()
+        self._plans = Plans(table, rows_max=rows_max)
+        # A lane goes with its kind: none holds a version that was replaced.
+        self._lanes: WeakKeyDictionary[Kind, Lane[Ask]] = WeakKeyDictionary()
+        self._workers = ThreadPoolExecutor(workers, thread_name_prefix="infer")
+        # Bounded by the calls that a door has open.
+        self._single: Lane[Alone] = Lane(
+            self._answer_alone,
+            self._workers,
+            rows_max=1,
+            row_s=0.0,
+            now_s=time.monotonic,
+            batches_max=workers,
+            in_time=False,
+        )
+        self._runners = ThreadPoolExecutor(RUNNERS, thread_name_prefix="runner")
+        self._id_prefix, self._id_numbers = secrets.token_hex(8), count()
+
+    def take(self, calls: Sequence[HotCall]) -> None:
+        kinds, entities, alone = self.read(calls)
+        self.entities.enqueue(entities)
+        for call, message in alone:
+            self._single.add(Alone(call, message, priority(message.parameters)))
+        for kind, asks in kinds.items():
+            if self._quick(kind, asks):
+                for batch in [asks] if kind.shared else [[ask] for ask in asks]:
+                    self.run(kind, batch)
+            else:
+                self.enqueue(kind, asks)
+
+    def read(self, calls: Sequence[Call]) -> Read[Call]:
+        """A call that cannot be read is answered."""
+        self._plans.renew()
+        read: Read[Call] = Read({}, [], [])
+        for call in calls:
+            try:
+                ask = self._ask(call)
+            except HeadraceError as err:
+                self._counters.unread(err.reason)
+                call.answer(err)
+                continue
+            if isinstance(ask, Ask):
+                read.kinds.setdefault(ask.kind, []).append(ask)
+            elif isinstance(ask, EntityAsk):
+                read.entities.append(ask)
+            else:
+                read.alone.append((call, ask))
+        return read
+
+    def _quick(self, kind: Kind, asks: Sequence[Ask]) -> bool:
+        """Whether the door's thread may run them; a model of which that is not known is slow, and
+        so is one that is not in memory."""
+        rows = sum(ask.plan.rows for ask in asks)
+        needed_s = kind.needed_s(rows) if kind.shared else kind.needed_s(1) * len(asks)
+        return (
+            kind.resident and kind.steady and 0.0 < needed_s <= QUICK_S and rows <= self._rows_max
+        )
+
+    def close(self) -> None:
+        self.entities.close()
+        self._workers.shutdown(wait=False, cancel_futures=True)
+        self._runners.shutdown(wait=False, cancel_futures=True)
+
+    def _ask(self, call: HotCall) -> Any:
+        """An Ask, an EntityAsk, or the message of a request that goes another way."""
+        filled = self._forms.fill(call.payload)
+        if filled is None:
+            message = _message(call.payload)
+            filled = self._forms.learn(call.payload, message)
+            if filled is None:
+                return self.entities.ask(call, message) or message
+        try:
+            id_ = filled.id.decode()
+        except UnicodeDecodeError as err:
+            raise Invalid("DECODE_ERROR") from err
+        plan = self._plans.of(filled.form)
+        if plan is None:
+            message = _whole(filled)
+            return self.entities.ask(call, message) or message
+        if isinstance(plan, EntityPlan):
+            call.caller.require(PREDICT, plan.endpoint.name)
+            if not isinstance(call, RecordCall):  # which is named by its place
+                id_ = id_ or self._new_id()
+            return self.entities.ask_by(plan, call, id_, filled.contents) or _whole(filled)
+        call.caller.require(PREDICT, plan.endpoint)
+        deadline_s = answer_by_s(call, plan.timeout_s)
+        if isinstance(call, RecordCall):
+            call.name(id_, plan.endpoint)
+            sticky, priority = call.entity_key or call.id, plan.priority + BEHIND_CALLERS
+            kind = plan.kind(sticky)
+            return Ask(
+                call, plan, kind, call.id, filled.contents, deadline_s, priority, call.entity_key
+            )
+        id_ = id_ or self._new_id()
+        return Ask(call, plan, plan.kind(id_), id_, filled.contents, deadline_s, plan.priority)
+
+    def _new_id(self) -> str:
+        return f"{self._id_prefix}{next(self._id_numbers):016x}"
+
+    def _answer_alone(self, asks: Sequence[Alone]) -> None:
+        ((call, message, *_),) = asks
+        limit_s = timeout_s(message.parameters)
+
+        def work() -> None:
+            work_for(call.caller)
+            with tracing.working(call.span):
+                answer = self._servicer(message, lambda: _left_s(call, limit_s))
+            call.answer(answer.SerializeToString())
+
+        guarded([call], work)
+
+    def predict_alone(self, call: RecordCall, message: Any, *, until_s: float) -> None:
+        """Answers a record that has no form; one that cannot be answered until then has no answer
+        yet.
+        """
+        began_s, limit_s = time.monotonic(), timeout_s(message.parameters)
+
+        def left_s() -> float:
+            return min(_left_s(call, limit_s), until_s - time.monotonic())
+
+        try:
+            call.name(message.id, message.model_name)
+            asked = conversions.infer_request(message, rows_max=self._rows_max)
+            prediction = self._predict(
+                replace(asked, id=call.id, key=call.entity_key), time_left_s=left_s
+            )
+        except HeadraceError as err:
+            if err.reason == "DEADLINE_UNMET" and _left_s(call, limit_s) > 0.0:
+                return
+            self._counters.unread(err.reason)
+            call.answer(err)
+            return
+        self._counters.answered([call], prediction, began_s)
+        outputs = {**prediction.outputs, **prediction.attributions}
+        call.answer_by(replace(prediction, outputs=outputs), 0)
+
+    def enqueue(self, kind: Kind, asks: Sequence[Ask]) -> None:
+        lane = self._lanes.get(kind)
+        if lane is None:
+            lane = self._lanes.setdefault(
+                kind,
+                Lane(
+                    self._guarded,
+                    LoadFirst(kind.choice.answering.model, self._runners),
+                    rows_max=self._rows_max if kind.shared else 1,
+                    row_s=kind.needed_s(1),
+                    now_s=time.monotonic,
+                ),
+            )
+        for ask in asks:
+            try:
+                _require_time(ask, lane.wait_s() + kind.needed_s(ask.rows))
+                lane.add(ask)
+            except HeadraceError as err:
+                self._refuse(ask, err)
+
+    def _guarded(self, asks: Sequence[Ask]) -> None:
+        guarded([ask.call for ask in asks], lambda: self.run(asks[0].kind, asks))
+
+    def run(self, kind: Kind, asks: Sequence[Ask]) -> None:
+        """Answers all of them; those that are cancelled or too late without running.
+
+        Kafka's stand behind the callers; theirs alone are for the log.
+        """
+        asks = self._in_time(kind, asks)
+        if not asks:
+            return
+        began_s = time.monotonic()
+        try:
+            ran = run_together(
+                kind,
+                asks,
+                replies=callers_of(asks),
+                now_us=self._clock.now_us,
+                on_shadow_failed=self._on_shadow_failed,
+            )
+        except HeadraceError as err:
+            refuse_or_part(asks, err, counters=self._counters, run=partial(self.run, kind))
+            return
+        answer_all(
+            asks,
+            ran.replies,
+            ran.prediction,
+            log=self._log,
+            counters=self._counters,
+            began_s=began_s,
+        )
+
+    def _in_time(self, kind: Kind, asks: Sequence[Ask]) -> list[Ask]:
+        needed_s = kind.needed_s(sum(ask.plan.rows for ask in asks))
+        end_s = time.monotonic() + needed_s
+        found = []
+        for ask in asks:
+            if ask.deadline_s <= end_s:
+                self._refuse(ask, Unavailable("DEADLINE_UNMET", needed_s=needed_s))
+            elif not ask.call.cancelled:
+                found.append(ask)
+        return found
+
+    def _refuse(self, ask: Ask, err: HeadraceError) -> None:
+        refuse(ask, err, counters=self._counters)
+
+
+def _message(payload: bytes) -> Any:
+    try:
+        return oip.ModelInferRequest.FromString(payload)
+    except DecodeError as err:
+        raise Invalid("DECODE_ERROR") from err
+
+
+def _require_time(ask: Ask, needed_s: float) -> None:
+    if ask.deadline_s <= time.monotonic() + needed_s:
+        raise Unavailable("DEADLINE_UNMET", needed_s=needed_s)
+
+
+def _left_s(call: HotCall, timeout_s: float | None) -> float:
+    """None is left for a caller that hung up: what was not begun is dropped."""
+    end_s = answer_by_s(call, timeout_s)
+    return 0.0 if call.cancelled else max(0.0, end_s - time.monotonic())
+
+
+def _whole(filled: Filled) -> Any:
+    message = oip.ModelInferRequest()
+    message.CopyFrom(filled.form.message)
+    message.id = filled.id.decode()
+    message.raw_input_contents.extend(filled.contents)
+    return message

@@ -1,0 +1,290 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The second door: requests of `inference.requests.<endpoint>`, each answered once in effect.
+
+Answers carry the offsets of their requests, so that who takes a partition over reads what is
+answered behind the group's offset and passes it over. What a worker that lost its partition still
+writes has the ids of the same predictions, by which readers drop it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from typing import Protocol
+
+from headrace import topics
+from headrace.errors import Busy, HeadraceError, Invalid, Unavailable
+from headrace_inference.adapters.answer_look_ups import AnswerLookUps
+from headrace_inference.adapters.kafka_answers import answers
+from headrace_inference.adapters.object_claims import ObjectClaims
+from headrace_inference.adapters.record_calls import RecordCall
+from headrace_inference.adapters.request_claims import RequestClaims, claim_of
+from headrace_inference.domain.request import ENTITY_KEY_CHARACTERS_MAX
+from headrace_inference.ports import Clock
+from headrace_kit.consume import Unfinished
+from headrace_kit.dead_letters import dead_letter
+from headrace_kit.failpoints import failpoint
+from headrace_kit.kafka import Message, Partition, Publisher, Record, RecordBatch
+from headrace_kit.suspects import AttemptLog, Suspects
+from headrace_kit.telemetry import counter, histogram
+
+SERVICE = "inference"
+# Polling goes on at least this often, however slow the model is.
+HANDLE_S_MAX = 5.0
+
+longest = histogram(
+    SERVICE, "kafka_request_seconds", "Of the oldest request answered at a time: since it came."
+)
+refused = counter(SERVICE, "kafka_requests_refused_total", "Answered by a reason.", "reason")
+dead = counter(SERVICE, "kafka_requests_dead_total", "Requests that cannot be read.", "reason")
+
+
+class Filler(Protocol):
+    def fill(self, calls: Sequence[RecordCall], *, until_s: float) -> None:
+        """Answers as many as it can until then, by time.monotonic."""
+
+
+class KafkaRequests:
+    """RestoringHandler of the request topics. `follow` is called often: it chooses what is read."""
+
+    def __init__(
+        self,
+        filler: Filler,
+        *,
+        publisher: Publisher,
+        look_ups: AnswerLookUps,
+        claims: ObjectClaims,
+        claims_memory_bytes_max: int,
+        committed: Callable[[Collection[str]], Mapping[Partition, int]],
+        partitions: Callable[[str], int],
+        clock: Clock,
+        follow: Callable[[], None],
+        attempt_log: AttemptLog,
+    ) -> None:
+        self._filler, self._publisher, self._look_ups = filler, publisher, look_ups
+        self._keep = claims.keep_answer
+        self._claims = RequestClaims(claims, memory_bytes_max=claims_memory_bytes_max)
+        self._committed, self._partitions = committed, partitions
+        self._clock, self._follow = clock, follow
+        self._attempt_log, self._suspects = attempt_log, Suspects(attempt_log.read())
+        self._restoring: list[Partition] = []
+        # Of each partition, the offsets ahead of the group's that have their answer.
+        self._answered: dict[Partition, set[int]] = defaultdict(set)
+        self._unsure: set[Partition] = set()
+
+    def positions(self, partitions: Sequence[Partition]) -> Mapping[Partition, int]:
+        committed = self._committed({each.topic for each in partitions})
+        found = {each: self._looked_up(each, committed.get(each, 0)) for each in partitions}
+        self._restoring = [each for each in partitions if not found[each]]
+        return committed
+
+    def restoring(self) -> Collection[Partition]:
+        return self._restoring
+
+    def forget(self, partitions: Collection[Partition]) -> None:
+        self._look_ups.forget(partitions)
+        for partition in partitions:
+            self._answered.pop(partition, None)
+            self._unsure.discard(partition)
+
+    def handle(self, records: RecordBatch) -> None:
+        """Raises Busy, Unavailable, Unfinished for what is to come again: the rest is answered."""
+        self._follow()
+        self._make_sure(records)
+        until_s = time.monotonic() + HANDLE_S_MAX
+        for part in self._suspects.parts(records):
+            if time.monotonic() >= until_s:
+                raise Unfinished
+            self._take(part, until_s)
+            self._suspects.clear(part)
+        self._forget(records)
+
+    def _make_sure(self, records: RecordBatch) -> None:
+        """Before another try the topic is asked what it has."""
+        for partition in self._unsure & {run.partition for run in records.runs}:
+            if not self._looked_up(partition, min(_offsets(records, partition))):
+                raise Unavailable("DELIVERY_UNKNOWN", topic=partition.topic)
+
+    def _looked_up(self, partition: Partition, begin: int) -> bool:
+        answered = self._look_ups.answered(partition, begin)
+        if answered is None:
+            return False
+        self._answered[partition] = answered
+        self._unsure.discard(partition)
+        return True
+
+    def _take(self, records: RecordBatch, until_s: float) -> None:
+        calls, tombstones = self._calls(records), self._tombstones(records)
+        if not calls and not tombstones:
+            return
+        if self._suspects.guilty(records):
+            for call in calls:
+                call.answer(Invalid("POISON_CRASH", partition=call.partition.number))
+        else:
+            self._fill(calls, records, until_s)
+        failpoint("inference.batch.computed")
+        done, answered = self._answers(calls)
+        unread = [call for call in done if _unread(call)]
+        letters = [_letter(each, "TOMBSTONE") for each in tombstones]
+        letters += [_letter(records[call.key], "DECODE_ERROR") for call in unread]
+        self._write([*letters, *answered], records)
+        failpoint("inference.batch.delivered")
+        _count([call for call in done if not _unread(call)])
+        for each in tombstones:
+            self._answered[Partition(each.topic, each.partition)].add(each.offset)
+        for call in done:
+            self._answered[call.partition].add(call.offset)
+        if len(done) < len(calls):
+            raise Unfinished if done and _out_of_time(calls) else _hindrance(calls)
+
+    def _fill(self, calls: Sequence[RecordCall], records: RecordBatch, until_s: float) -> None:
+        """What ends the process, an unknown error too, leaves these noted as suspects."""
+        self._attempt_log.write(self._suspects.attempts(records))
+        ready = calls
+        if not all(call.payload for call in calls):
+            ready = self._claims.fetch(calls, until_s=until_s)
+            failpoint("inference.claim.read")
+            until_s = time.monotonic() + HANDLE_S_MAX
+        self._filler.fill(ready, until_s=until_s)
+        for call in calls:
+            if call.error is not None and not isinstance(call.error, HeadraceError):
+                raise call.error
+        self._attempt_log.write({})
+
+    def _answers(self, calls: Sequence[RecordCall]) -> tuple[list[RecordCall], list[Message]]:
+        """Those that are done, and their records.
+
+        An answer that cannot be kept just now comes again, and what follows it of its key waits.
+        """
+        while True:
+            done = _done(calls)
+            told = [call for call in done if not _unread(call)]
+            written = list(answers(told, partitions=self._partitions, keep=self._keep))
+            if not any(call.error is not None and call.comes_again for call in told):
+                return done, written
+
+    def idle(self) -> None:
+        self._follow()
+
+    def _calls(self, records: RecordBatch) -> list[RecordCall]:
+        """Those that have no answer yet."""
+        values, keys = records.values(), records.keys()
+        ages_s = self._ages_s(records)
+        now_s, calls = time.monotonic(), []
+        for partition, first, end in records.runs:
+            endpoint = topics.INFERENCE_REQUESTS.part_of(partition.topic)
+            answered = self._answered.get(partition, ())
+            for place in range(first, end):
+                value, offset = values[place], records.offsets[place]
+                if value is not None and offset not in answered:
+                    call = RecordCall(
+                        value,
+                        endpoint=endpoint,
+                        partition=partition,
+                        offset=offset,
+                        entity_key=_text(keys[place]),
+                        arrived_s=now_s - ages_s[place],
+                        key=place,
+                    )
+                    calls.append(call)
+                    if not value:
+                        _note_claim(call, records[place])
+        return calls
+
+    def _ages_s(self, records: RecordBatch) -> list[float]:
+        """How long ago the broker took each; two clocks may differ."""
+        now_ms = self._clock.now_us() / 1_000
+        return [max(0.0, now_ms - moment_ms) / 1_000 for moment_ms in records.timestamps_ms()]
+
+    def _write(self, messages: Sequence[Message], records: RecordBatch) -> None:
+        if not messages:
+            return
+        try:
+            self._publisher.publish(messages)
+        except HeadraceError:
+            # Some may have arrived.
+            self._unsure.update(run.partition for run in records.runs)
+            raise
+
+    def _tombstones(self, records: RecordBatch) -> list[Record]:
+        """Those that are no dead letter yet."""
+        places = [place for place, value in enumerate(records.values()) if value is None]
+        found = [records[place] for place in places]
+        return [
+            each
+            for each in found
+            if each.offset not in self._answered.get(Partition(each.topic, each.partition), ())
+        ]
+
+    def _forget(self, records: RecordBatch) -> None:
+        """What lies before the end of these records is behind the group's offset from now on."""
+        for partition, end in records.next_by_partition().items():
+            ahead = {offset for offset in self._answered.pop(partition, ()) if offset >= end}
+            if ahead:
+                self._answered[partition] = ahead
+
+
+def _count(told: Sequence[RecordCall]) -> None:
+    if told:
+        longest.observe(time.monotonic() - min(call.arrived_s for call in told))
+    for call in told:
+        if isinstance(call.error, HeadraceError):
+            refused.labels(call.error.reason).inc()
+
+
+def _done(calls: Sequence[RecordCall]) -> list[RecordCall]:
+    """Those that can be answered now; no key's answer overtakes one that is still to come."""
+    held: set[tuple[Partition, str]] = set()
+    done = []
+    for call in calls:
+        key = call.partition, call.entity_key
+        if not call.answered or call.comes_again or key in held:
+            if call.entity_key:
+                held.add(key)
+        else:
+            done.append(call)
+    return done
+
+
+def _out_of_time(calls: Iterable[RecordCall]) -> bool:
+    return not all(call.answered for call in calls)
+
+
+def _hindrance(calls: Iterable[RecordCall]) -> HeadraceError:
+    """What keeps some from being answered now; out of time is the least that is known."""
+    waiting = (call.error for call in calls if call.comes_again)
+    errors = (error for error in waiting if isinstance(error, HeadraceError))
+    return next(errors, Busy("QUEUE_FULL", queue="requests"))
+
+
+def _note_claim(call: RecordCall, record: Record) -> None:
+    try:
+        call.claim = claim_of(record.headers)
+    except Invalid as err:
+        call.answer(err)
+
+
+def _unread(call: RecordCall) -> bool:
+    """Whether its record is no request; what is wrong with an object is its claimant's to hear."""
+    error = call.error
+    undecoded = isinstance(error, HeadraceError) and error.reason == "DECODE_ERROR"
+    return undecoded and call.claim is None
+
+
+def _letter(record: Record, reason: str) -> Message:
+    dead.labels(reason).inc()
+    return dead_letter(record, reason=reason, service=SERVICE)
+
+
+def _offsets(records: RecordBatch, partition: Partition) -> list[int]:
+    return [records.offsets[run.first] for run in records.runs if run.partition == partition]
+
+
+def _text(key: bytes | None) -> str:
+    """The key as an entity's; nothing where it cannot be one."""
+    try:
+        text = (key or b"").decode()
+    except UnicodeDecodeError:
+        return ""
+    return text if len(text) <= ENTITY_KEY_CHARACTERS_MAX and text.isprintable() else ""

@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Parameters of a request that mean something here, in Triton's words; all others are ignored.
+
+`timeout` is in microseconds, 0 for none; `priority` is 1 for the most urgent, 0 for none in
+particular. A tensor in shared memory has its contents where we cannot read them.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from headrace.errors import Invalid
+from headrace_inference.domain.serving import NAME_SHOWN_MAX
+from headrace_kit.hot_calls import HotCall
+
+TIMEOUT, PRIORITY = "timeout", "priority"
+SHARED_MEMORY = "shared_memory_region"
+# Calls that name no priority stand behind those of the first, before those of later ones.
+PRIORITY_DEFAULT = 2
+WHOLE_MAX = 2**63 - 1
+WHOLE = "an integer from 0 to 2^63 - 1 is needed"
+
+
+def check_parameters(request: Any) -> None:
+    """Raises Invalid BAD_REQUEST for a timeout or priority that is none, UNSUPPORTED for a tensor
+    in shared memory.
+    """
+    for name in (TIMEOUT, PRIORITY):
+        if name in request.parameters and _whole(request.parameters, name) is None:
+            raise Invalid("BAD_REQUEST", field=name, problem=WHOLE)
+    for tensor in (*request.inputs, *request.outputs):
+        if SHARED_MEMORY in tensor.parameters:
+            refuse_shared_memory(tensor.name)
+
+
+def refuse_shared_memory(name: str) -> None:
+    """Raises Invalid UNSUPPORTED."""
+    problem = "no shared memory is served: send raw contents"
+    raise Invalid("UNSUPPORTED", tensor=name[:NAME_SHOWN_MAX], problem=problem)
+
+
+def timeout_s(parameters: Any) -> float | None:
+    """What the request says itself that it may take; None also where that is nonsense, which
+    `check_parameters` refuses.
+    """
+    timeout_us = _whole(parameters, TIMEOUT)
+    return timeout_us / 1e6 if timeout_us else None
+
+
+def answer_by_s(call: HotCall, limit_s: float | None) -> float:
+    """By time.monotonic, when the caller's deadline and the request's own time are over."""
+    return call.deadline_s if limit_s is None else min(call.deadline_s, call.arrived_s + limit_s)
+
+
+def priority(parameters: Any) -> int:
+    """The lowest number goes first."""
+    return _whole(parameters, PRIORITY) or PRIORITY_DEFAULT
+
+
+def _whole(parameters: Any, name: str) -> int | None:
+    """A parameter of any integer kind; None when it is none, or out of range."""
+    if name not in parameters:
+        return None
+    kind = parameters[name].WhichOneof("parameter_choice")
+    if kind not in ("int64_param", "uint64_param"):
+        return None
+    value = int(getattr(parameters[name], kind))
+    return value if 0 <= value <= WHOLE_MAX else None

@@ -1,0 +1,165 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What each version has done, counted as Triton's statistics extension counts it.
+
+The path that runs models calls `record` once a run, however many requests shared it, and
+`record_failure` for a request that got no answer. A version is counted under its endpoint.
+"""
+
+from __future__ import annotations
+
+import threading
+from bisect import bisect_left
+from collections import OrderedDict
+from collections.abc import Sequence
+from copy import deepcopy
+from dataclasses import dataclass, field
+
+# Each holds at most one entry for each size of a batch; the version that ran least lately goes.
+VERSIONS_MAX = 1_000
+# From a tenth of a millisecond to the longest deadline.
+BOUNDS_NS = tuple(step * 10**power for power in range(5, 10) for step in (1, 2, 5))
+
+
+@dataclass(frozen=True, slots=True)
+class Execution:
+    """One run: requests whose `rows` ran together.
+
+    `totals_ns` and `queues_ns` are of each request, the others of the run.
+    """
+
+    endpoint: str
+    version: int
+    rows: int
+    totals_ns: Sequence[int]
+    queues_ns: Sequence[int]
+    compute_input_ns: int
+    compute_infer_ns: int
+    compute_output_ns: int
+    ended_at_us: int
+
+
+@dataclass(slots=True)
+class Duration:
+    """How often, and how long in all."""
+
+    count: int = 0
+    ns: int = 0
+
+    def add(self, count: int, ns: int) -> None:
+        self.count += count
+        self.ns += ns
+
+
+@dataclass(slots=True)
+class Distribution:
+    """How many were in each bucket; its upper bound belongs to it, the last one has none."""
+
+    counts: list[int] = field(default_factory=lambda: [0] * (len(BOUNDS_NS) + 1))
+
+    def add(self, each_ns: Sequence[int]) -> None:
+        for ns in each_ns:
+            self.counts[bisect_left(BOUNDS_NS, ns)] += 1
+
+
+@dataclass(frozen=True, slots=True)
+class Latency:
+    """A version's answered requests: from their arrival, and until their run began."""
+
+    endpoint: str
+    version: int
+    total_counts: tuple[int, ...]
+    total_ns: int
+    queue_counts: tuple[int, ...]
+    queue_ns: int
+
+
+@dataclass(slots=True)
+class Compute:
+    """Reading the inputs, running the model, making the outputs."""
+
+    input: Duration = field(default_factory=Duration)
+    infer: Duration = field(default_factory=Duration)
+    output: Duration = field(default_factory=Duration)
+
+    def add(self, done: Execution, times: int) -> None:
+        self.input.add(times, times * done.compute_input_ns)
+        self.infer.add(times, times * done.compute_infer_ns)
+        self.output.add(times, times * done.compute_output_ns)
+
+
+@dataclass(slots=True)
+class VersionStatistics:
+    """Sums since the process began. `compute` counts requests, each charged with its whole run."""
+
+    last_inference_us: int = 0
+    rows: int = 0
+    executions: int = 0
+    success: Duration = field(default_factory=Duration)
+    fail: Duration = field(default_factory=Duration)
+    queue: Duration = field(default_factory=Duration)
+    totals: Distribution = field(default_factory=Distribution)
+    queues: Distribution = field(default_factory=Distribution)
+    compute: Compute = field(default_factory=Compute)
+    compute_by_batch_rows: dict[int, Compute] = field(default_factory=dict)
+
+    def add(self, done: Execution) -> None:
+        self.last_inference_us = max(self.last_inference_us, done.ended_at_us)
+        self.rows += done.rows
+        self.executions += 1
+        requests = len(done.totals_ns)
+        self.success.add(requests, sum(done.totals_ns))
+        self.queue.add(requests, sum(done.queues_ns))
+        self.totals.add(done.totals_ns)
+        self.queues.add(done.queues_ns)
+        self.compute.add(done, requests)
+        by_rows = self.compute_by_batch_rows.get(done.rows)
+        if by_rows is None:
+            by_rows = self.compute_by_batch_rows[done.rows] = Compute()
+        by_rows.add(done, 1)
+
+
+class Statistics:
+    """The statistics of every version that ran, but for the oldest beyond VERSIONS_MAX."""
+
+    def __init__(self) -> None:
+        self._by_version: OrderedDict[tuple[str, int], VersionStatistics] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def record(self, done: Execution) -> None:
+        with self._lock:
+            self._of(done.endpoint, done.version).add(done)
+
+    def record_failure(self, endpoint: str, version: int, *, duration_ns: int) -> None:
+        with self._lock:
+            self._of(endpoint, version).fail.add(1, duration_ns)
+
+    def read(self, endpoint: str, version: int) -> VersionStatistics:
+        """A copy; zeros for a version that has not run."""
+        with self._lock:
+            return deepcopy(self._by_version.get((endpoint, version), VersionStatistics()))
+
+    def latencies(self) -> list[Latency]:
+        """Of every version that answered."""
+        with self._lock:
+            return [
+                Latency(
+                    endpoint=endpoint,
+                    version=version,
+                    total_counts=tuple(done.totals.counts),
+                    total_ns=done.success.ns,
+                    queue_counts=tuple(done.queues.counts),
+                    queue_ns=done.queue.ns,
+                )
+                for (endpoint, version), done in self._by_version.items()
+                if done.executions
+            ]
+
+    def _of(self, endpoint: str, version: int) -> VersionStatistics:
+        key = (endpoint, version)
+        found = self._by_version.get(key)
+        if found is None:
+            found = self._by_version[key] = VersionStatistics()
+        self._by_version.move_to_end(key)
+        if len(self._by_version) > VERSIONS_MAX:
+            self._by_version.popitem(last=False)
+        return found

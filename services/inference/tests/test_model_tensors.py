@@ -1,0 +1,236 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Versions without features: any model's own tensors, several of them, of every data type."""
+
+import math
+from contextlib import nullcontext
+
+import numpy as np
+import pytest
+from onnx import TensorProto, helper
+
+from headrace.errors import Busy, HeadraceError, Invalid
+from headrace_inference.domain.request import InferRequest, Tensor
+from headrace_inference.domain.rollout import Rollout
+from headrace_inference.domain.serving import ServingTable, TensorSpec
+from headrace_inference.handlers import predict, serve_rollout
+from headrace_inference.testing import (
+    MemoryArtifactStore,
+    MemoryFeatureReader,
+    a_running_sum,
+    a_served_version,
+    a_tensor,
+    an_adder,
+    an_echo,
+    an_endpoint,
+    models_of,
+    onnx_bytes,
+)
+from headrace_kit.testing import FixedClock
+
+ELEMENT_TYPE = {
+    "BOOL": TensorProto.BOOL,
+    "UINT8": TensorProto.UINT8,
+    "UINT16": TensorProto.UINT16,
+    "UINT32": TensorProto.UINT32,
+    "UINT64": TensorProto.UINT64,
+    "INT8": TensorProto.INT8,
+    "INT16": TensorProto.INT16,
+    "INT32": TensorProto.INT32,
+    "INT64": TensorProto.INT64,
+    "FP16": TensorProto.FLOAT16,
+    "BF16": TensorProto.BFLOAT16,
+    "FP32": TensorProto.FLOAT,
+    "FP64": TensorProto.DOUBLE,
+}
+
+
+class Room:
+    """One endpoint `delay` that serves the given model as version 1."""
+
+    def __init__(self, onnx, *, canary=None):
+        self.table = ServingTable()
+        self.table.define(an_endpoint())
+        artifacts = MemoryArtifactStore()
+        versions = [
+            a_served_version(number, onnx=each, features=())
+            for number, each in enumerate((onnx, canary), start=1)
+            if each is not None and artifacts.upload(each)
+        ]
+        rollout = Rollout("delay", "any", 1, *versions)
+        self.table.want(rollout)
+        serve_rollout(rollout, table=self.table, models=models_of(artifacts))
+
+    @property
+    def model(self):
+        return self.table.ready("delay")[1].champion.model
+
+    def infer(self, *inputs, outputs=()):
+        request = InferRequest("delay", None, "r-1", {each.name: each for each in inputs}, outputs)
+        return predict(
+            request,
+            table=self.table,
+            features=MemoryFeatureReader(),
+            clock=FixedClock(),
+            time_left_s=lambda: 5.0,
+            rows_max=100,
+            explaining=nullcontext,
+            on_shadow_failed=lambda: None,
+        )
+
+
+def two_inputs(rows=1):
+    ramp = np.arange(16 * rows).reshape(rows, 16)
+    return a_tensor("INPUT0", "INT32", ramp), a_tensor("INPUT1", "INT32", np.ones((rows, 16)))
+
+
+def test_model_with_two_inputs_and_outputs_gives_both():
+    answer = Room(an_adder()).infer(*two_inputs())
+
+    assert list(range(1, 17)) == answer.outputs["OUTPUT0"].values[0].tolist()
+    assert list(range(-1, 15)) == answer.outputs["OUTPUT1"].values[0].tolist()
+    assert ["OUTPUT0", "OUTPUT1"] == [tensor.name for tensor in answer.answer(())]
+
+
+def test_only_the_wanted_output_is_given_with_the_id_when_asked():
+    answer = Room(an_adder()).infer(*two_inputs(2), outputs=("OUTPUT1", "prediction_id"))
+
+    assert ["OUTPUT1"] == list(answer.outputs)
+    assert [("OUTPUT1", (2, 16)), ("prediction_id", (2,))] == [
+        (tensor.name, tensor.shape) for tensor in answer.answer(("OUTPUT1", "prediction_id"))
+    ]
+
+
+@pytest.mark.parametrize("datatype", ELEMENT_TYPE)
+def test_numbers_of_every_type_come_back_as_they_were(datatype):
+    sent = a_tensor("x", datatype, [[0, 1], [1, 0]])
+
+    got = Room(an_echo(ELEMENT_TYPE[datatype])).infer(sent).outputs["y"]
+
+    assert (datatype, sent.values.dtype) == (got.datatype, got.values.dtype)
+    np.testing.assert_array_equal(sent.values, got.values)
+
+
+def test_text_comes_back_as_it_was():
+    words = ["Füllhorn".encode(), b"", b"c", b"d"]
+    room = Room(an_echo(TensorProto.STRING))
+
+    got = room.infer(Tensor("x", "BYTES", (2, 2), words)).outputs["y"]
+
+    assert ("BYTES", (2, 2), words) == (got.datatype, got.shape, got.values)
+
+
+def test_text_that_is_not_utf8_is_refused():
+    room = Room(an_echo(TensorProto.STRING))
+
+    with pytest.raises(Invalid, match="TENSOR_CONTENT"):
+        room.infer(Tensor("x", "BYTES", (1, 2), [b"a", b"\xff"]))
+
+
+@pytest.mark.parametrize(
+    ("reason", "inputs"),
+    [
+        ("TENSOR_NAME", two_inputs()[:1]),
+        ("TENSOR_NAME", (*two_inputs(), a_tensor("INPUT2", "INT32", [[1]]))),
+        ("TENSOR_DTYPE", (two_inputs()[0], a_tensor("INPUT1", "FP32", [[1.0] * 16]))),
+        ("TENSOR_SHAPE", (two_inputs()[0], a_tensor("INPUT1", "INT32", [[1] * 15]))),
+        ("TENSOR_SHAPE", (two_inputs()[0], a_tensor("INPUT1", "INT32", [1] * 16))),
+        ("TENSOR_SHAPE", (two_inputs()[0], two_inputs(2)[1])),
+        ("TENSOR_SHAPE", two_inputs(0)),
+    ],
+    ids=["missing", "unknown", "dtype", "width", "rank", "rows differ", "no rows"],
+)
+def test_inputs_that_do_not_fit_are_refused(reason, inputs):
+    with pytest.raises(Invalid, match=reason):
+        Room(an_adder()).infer(*inputs)
+
+
+def test_unknown_output_is_refused():
+    with pytest.raises(Invalid, match="TENSOR_NAME"):
+        Room(an_adder()).infer(*two_inputs(), outputs=("score",))
+
+
+def test_more_rows_than_the_cap_are_refused():
+    with pytest.raises(Busy, match="BATCH_TOO_LARGE"):
+        Room(an_adder()).infer(*two_inputs(101))
+
+
+def test_rows_are_apart_only_where_each_is_answered_by_itself():
+    assert Room(an_adder()).model.rows_apart
+    assert not Room(a_running_sum()).model.rows_apart
+    assert not Room(an_echo(TensorProto.FLOAT, (1, 2))).model.rows_apart
+
+
+def test_request_to_a_model_without_rows_is_one_prediction():
+    answer = Room(a_running_sum()).infer(a_tensor("x", "FP32", [[1, 2], [3, 4], [5, 6]]))
+
+    assert [[1, 2], [4, 6], [9, 12]] == answer.outputs["y"].values.tolist()
+    assert 1 == len(answer.prediction_ids)
+
+
+def test_model_that_cannot_be_tried_serves():
+    reshape = helper.make_node("Reshape", ["x", "shape"], ["y"])
+    shape = helper.make_tensor("shape", TensorProto.INT64, [2], [2, 3])
+    onnx = onnx_bytes(
+        [reshape],
+        [shape],
+        inputs={"x": (TensorProto.FLOAT, ["n"])},
+        outputs={"y": (TensorProto.FLOAT, [2, 3])},
+    )
+
+    answer = Room(onnx).infer(a_tensor("x", "FP32", [0, 1, 2, 3, 4, 5]))
+
+    assert [[0, 1, 2], [3, 4, 5]] == answer.outputs["y"].values.tolist()
+
+
+def test_signature_is_the_models_own():
+    model = Room(an_echo(TensorProto.DOUBLE, ("rows", "wide", 3))).model
+
+    assert (TensorSpec("x", "FP64", (-1, -1, 3), ("rows", "wide", "")),) == model.inputs
+
+
+def test_output_may_be_infinite_and_not_nan():
+    room = Room(an_echo(TensorProto.FLOAT))
+
+    assert math.inf == room.infer(a_tensor("x", "FP32", [[math.inf, 0]])).outputs["y"].values[0, 0]
+    with pytest.raises(Invalid, match="TENSOR_NONFINITE"):
+        room.infer(a_tensor("x", "FP32", [[math.nan, 0]]))
+
+
+def test_answer_that_is_no_number_is_the_fault_of_who_sent_none():
+    by_zero = onnx_bytes(
+        [helper.make_node("Div", ["x", "z"], ["y"])],
+        [],
+        inputs={name: (TensorProto.FLOAT, ["rows", 1]) for name in "xz"},
+        outputs={"y": (TensorProto.FLOAT, ["rows", 1])},
+    )
+    room = Room(by_zero)
+
+    def refused(x, z):
+        with pytest.raises(HeadraceError) as raised:
+            room.infer(a_tensor("x", "FP32", [[x]]), a_tensor("z", "FP32", [[z]]))
+        return raised.value.reason, raised.value.metadata
+
+    assert ("MODEL_NONFINITE", {"version": "1"}) == refused(0.0, 0.0)
+    assert ("TENSOR_NONFINITE", {"input": "z"}) == refused(0.0, math.nan)
+    assert ("TENSOR_NONFINITE", {"input": "x"}) == refused(math.inf, math.inf)
+
+
+def test_canary_with_the_same_signature_is_the_shadow():
+    negated = onnx_bytes(
+        [helper.make_node("Neg", ["x"], ["y"])],
+        [],
+        inputs={"x": (TensorProto.FLOAT, ["rows", 2])},
+        outputs={"y": (TensorProto.FLOAT, ["rows", 2])},
+    )
+    same, other = Room(an_echo(TensorProto.FLOAT), canary=negated), an_echo(TensorProto.DOUBLE)
+
+    answer = same.infer(a_tensor("x", "FP32", [[1, 2]]))
+
+    assert (2, [[-1, -2]]) == (answer.shadow.version, answer.shadow.outputs["y"].values.tolist())
+    unlike = Room(an_echo(TensorProto.FLOAT), canary=other)
+    assert unlike.infer(a_tensor("x", "FP32", [[1, 2]])).shadow is None
+
+
+def test_tensor_of_no_known_type_is_refused_when_it_is_loaded():
+    with pytest.raises(Invalid, match="FORMAT"):
+        Room(an_echo(TensorProto.FLOAT8E4M3FN))

@@ -1,0 +1,405 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The log behind the answers: many rows a record, order by key, a bound, and gaps that are told."""
+
+import threading
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from prometheus_client import REGISTRY
+
+from headrace.errors import Busy, Unavailable
+from headrace.inference.v1 import inference_events_pb2 as pb
+from headrace.prediction_log import logged_predictions
+from headrace_inference.adapters import kafka_prediction_log
+from headrace_inference.adapters.answered_counts import AnsweredCounts
+from headrace_inference.adapters.kafka_prediction_log import OWN_FAILURES_MAX, KafkaPredictionLog
+from headrace_inference.domain.prediction import Shadow
+from headrace_inference.domain.request import Tensor
+from headrace_inference.testing import a_prediction, a_tensor
+from headrace_kit.key_partitions import key_partitions
+from headrace_kit.testing import MemoryPublisher, a_traceparent, recorded_spans, wait_until
+
+
+class Desk:
+    """A log on a memory publisher."""
+
+    def __init__(self, folder, **bounds):
+        self.publisher, self.counts = MemoryPublisher(), AnsweredCounts(folder)
+        self.topics_missing, self.fails = False, ""
+        self.log = KafkaPredictionLog(
+            self.publisher, partitions=self.partitions, counts=self.counts, **bounds
+        )
+
+    def partitions(self, topic):
+        if self.topics_missing:
+            raise Unavailable("TOPIC_MISSING", topic=topic)
+        if self.fails and self.fails in topic:
+            raise Unavailable("DELIVERY_UNKNOWN", topic=topic)
+        return 4
+
+    def append(self, *predictions):
+        for prediction in predictions:
+            self.log.append(prediction)
+
+    def records(self):
+        self.log.flush()
+        return [pb.PredictionsMade.FromString(m.value) for m in self.publisher.published]
+
+    def rows(self):
+        self.log.flush()
+        return [row for m in self.publisher.published for row in logged_predictions(m.value)]
+
+
+@pytest.fixture
+def desk(tmp_path):
+    return Desk(tmp_path)
+
+
+def lost(reason):
+    name = "headrace_inference_log_lost_rows_total"
+    return REGISTRY.get_sample_value(name, {"reason": reason}) or 0.0
+
+
+def test_rows_of_many_requests_lie_in_one_record_for_each_partition(desk):
+    for number in range(100):
+        desk.append(a_prediction(f"UA-{number}", id=str(number)))
+
+    assert 4 == len(desk.records())
+    assert {f"UA-{number}" for number in range(100)} == {row.entity_key for row in desk.rows()}
+
+
+def test_row_lies_in_the_partition_of_its_entity_key_or_of_its_request(desk):
+    desk.append(a_prediction("UA-1", "", "UA-2", ""))
+    desk.log.flush()
+
+    for message in desk.publisher.published:
+        for row in logged_predictions(message.value):
+            key = (row.entity_key or row.prediction_id[:24]).encode()
+            assert key_partitions([key], 4)[0] == message.partition
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.lists(st.sampled_from(["", "a", "b", "c"]), min_size=1, max_size=9), max_size=9))
+def test_every_row_comes_back_once_with_its_own_id_and_values(tmp_path_factory, requests):
+    desk, expected = Desk(tmp_path_factory.mktemp("log")), {}
+    for number, keys in enumerate(requests):
+        scores = [number * 10.0 + row for row in range(len(keys))]
+        asked = a_prediction(*keys, id=str(number), scores=scores)
+        moments = enumerate(zip(asked.prediction_ids, keys, scores, strict=True))
+        expected |= {id_: (key, score, row) for row, (id_, key, score) in moments}
+        desk.append(asked if any(keys) else replace(asked, entity_keys=()))
+
+    found = [(row.prediction_id, (row.entity_key, row.score, row.as_of_us)) for row in desk.rows()]
+    assert len(expected) == len(found)
+    assert expected == dict(found)
+
+
+def test_rows_of_a_request_without_keys_are_one_run(desk):
+    asked = replace(a_prediction(*[""] * 64), entity_keys=(), as_of_us=np.full(64, 5))
+    desk.append(asked)
+
+    (record,) = desk.records()
+    assert ([64], [5]) == (list(record.run_rows), list(record.as_of_us))
+    assert asked.prediction_ids == [row.prediction_id for row in desk.rows()]
+
+
+def test_rows_of_an_entity_stay_in_order(desk):
+    for number in range(50):
+        desk.append(a_prediction("UA-1", "UA-2", id=str(number), scores=[number, -number]))
+        if number % 7 == 0:
+            desk.log.flush()
+
+    by_key = {"UA-1": [], "UA-2": []}
+    for row in desk.rows():
+        by_key[row.entity_key].append(row.score)
+    assert {"UA-1": [float(n) for n in range(50)], "UA-2": [-float(n) for n in range(50)]} == by_key
+
+
+def test_record_names_one_version(desk):
+    desk.append(a_prediction("UA-1", version=1), a_prediction("UA-1", version=2, id="s"))
+
+    records = desk.records()
+    assert [1, 2] == [record.version for record in records]
+    assert [1, 1] == [sum(record.run_rows) for record in records]
+
+
+def test_each_row_keeps_its_own_columns(desk):
+    shadow = Shadow(9, {"score": a_tensor("score", "FP32", [5.0, 6.0])})
+    desk.append(a_prediction("UA-1", "UA-2", scores=[0.5, 0.25], shadow=shadow))
+
+    found = {row.entity_key: row for row in desk.rows()}
+    assert (0.5, 9, 5.0, 0) == seen(found["UA-1"])
+    assert (0.25, 9, 6.0, 1) == seen(found["UA-2"])
+    assert (1.0, 1.0, 1.0) == found["UA-2"].features
+
+
+def seen(row):
+    return row.score, row.shadow_version, row.shadow_score, row.as_of_us
+
+
+def test_text_and_other_tensors_are_logged_row_by_row(desk):
+    texts = Tensor("x", "BYTES", (3, 2), [b"a", b"b", b"c", b"d", b"e", b"f"])
+    answered = a_prediction("k1", "k2", "k3")
+    desk.append(tensors(answered, {"x": texts}, {"y": a_tensor("y", "INT8", [[1], [2], [3]])}))
+
+    found = {}
+    for record in desk.records():
+        x, y = record.inputs[0], record.outputs[0]
+        assert (len(record.entity_keys), 2) == tuple(x.shape)
+        for row, key in enumerate(record.entity_keys):
+            found[key] = x.contents[row * 10 : row * 10 + 10], y.contents[row]
+    assert (b"\1\0\0\0c\1\0\0\0d", 2) == found["k2"]
+
+
+def tensors(prediction, inputs, outputs):
+    return replace(prediction, inputs=inputs, outputs=outputs)
+
+
+def test_request_to_a_model_without_rows_is_a_record_of_its_own(desk):
+    for number in (2, 3):
+        steps = a_tensor("x", "FP32", np.zeros((number, 2)))
+        desk.append(tensors(a_prediction("", id=str(number)), {"x": steps}, {"y": steps}))
+
+    shapes = [tuple(record.inputs[0].shape) for record in desk.records()]
+    assert [(2, 2), (3, 2)] == sorted(shapes)
+
+
+def test_row_too_large_for_a_record_is_logged_without_its_inputs(desk):
+    desk.append(a_prediction("UA-1", features=kafka_prediction_log.RECORD_BYTES_MAX))
+
+    (row,) = desk.rows()
+    assert ((), 0.0) == (row.features, row.score)
+
+
+def test_row_that_no_record_takes_is_lost_alone(desk):
+    before = lost("TOO_LARGE")
+    texts = [b"x", b"x" * (1 << 20), b"x"]
+    outputs = {"score": a_tensor("score", "FP32", [1.0, 2.0, 3.0])}
+    outputs["text"] = Tensor("text", "BYTES", (3,), texts)
+    desk.append(tensors(a_prediction("UA-1", "UA-1", "UA-1"), {}, outputs))
+
+    assert [1.0, 3.0] == [row.score for row in desk.rows()]
+    assert 1 == lost("TOO_LARGE") - before
+
+
+def test_large_row_costs_its_neighbours_no_inputs(desk):
+    texts = Tensor("x", "BYTES", (3,), [b"a", b"x" * (1 << 20), b"c"])
+    desk.append(tensors(a_prediction("k", "k", "k"), {"x": texts}, a_prediction(*"kkk").outputs))
+
+    found = [(sum(each.run_rows), len(each.inputs)) for each in desk.records()]
+    assert [(1, 1), (1, 0), (1, 1)] == found
+
+
+def test_records_stay_below_their_bound(desk):
+    desk.append(a_prediction(*["UA-1"] * 1_000, features=1_000))
+    desk.log.flush()
+
+    sizes = [len(message.value) for message in desk.publisher.published]
+    assert 1_000 == len(desk.rows())
+    assert max(sizes) < kafka_prediction_log.RECORD_BYTES_MAX * 1.1
+
+
+def test_what_does_not_fit_is_counted_and_told_by_the_next_record(tmp_path):
+    desk, before = Desk(tmp_path, pending_bytes_max=1_000), lost("QUEUE_FULL")
+
+    desk.append(a_prediction("UA-1", id="1"), a_prediction(*["UA-2"] * 9, id="2"))
+
+    (record,) = desk.records()
+    assert (["UA-1"], 10) == (list(record.entity_keys), record.rows_answered)
+    assert 9 == lost("QUEUE_FULL") - before
+
+
+def test_rows_that_kafka_does_not_confirm_are_written_again_in_their_order(desk):
+    before = lost("DELIVERY_UNKNOWN")
+    desk.publisher.errors += [Unavailable("DELIVERY_UNKNOWN"), Busy("QUEUE_FULL")]
+    desk.append(a_prediction("UA-1", id="1", scores=[1.0]))
+    assert [] == desk.rows()
+    desk.append(a_prediction("UA-1", id="2", scores=[2.0]))
+    assert [] == desk.rows()
+
+    assert [(1.0, 2), (2.0, 2)] == [(row.score, row.rows_answered) for row in desk.rows()]
+    assert 0 == lost("DELIVERY_UNKNOWN") - before
+
+
+def test_rows_that_wait_for_kafka_count_into_the_bound(tmp_path):
+    desk, before = Desk(tmp_path, pending_bytes_max=1_000), lost("QUEUE_FULL")
+    desk.publisher.errors += [Unavailable("DELIVERY_UNKNOWN")]
+    desk.append(a_prediction("UA-1", id="1"))
+    assert [] == desk.rows()
+
+    desk.append(a_prediction(*["UA-2"] * 9, id="2"))
+    assert 9 == lost("QUEUE_FULL") - before
+    assert [10] == [row.rows_answered for row in desk.rows()]
+
+    desk.append(a_prediction("UA-3", id="3"))
+    assert {"UA-1", "UA-3"} == {row.entity_key for row in desk.rows()}
+
+
+def test_topic_in_trouble_takes_the_place_of_no_other_endpoints_rows(desk):
+    before = lost("DELIVERY_UNKNOWN")
+    desk.fails = "broken"
+    for number in range(OWN_FAILURES_MAX):
+        desk.append(a_prediction("UA-1", endpoint="broken", id=str(number)))
+        desk.append(a_prediction("UA-1", id=str(number)))
+        desk.log.flush()
+
+    assert OWN_FAILURES_MAX == lost("DELIVERY_UNKNOWN") - before
+    assert OWN_FAILURES_MAX == len(desk.rows())
+
+
+def test_outage_that_one_endpoint_outlasts_by_a_moment_loses_nothing(desk):
+    before = lost("DELIVERY_UNKNOWN")
+    desk.append(a_prediction("UA-1", endpoint="alpha"), a_prediction("UA-1", endpoint="beta"))
+    desk.fails = "predictions"
+    for _ in range(OWN_FAILURES_MAX + 1):
+        desk.log.flush()
+    desk.fails = "beta"
+    assert 1 == len(desk.rows())
+    desk.fails = ""
+
+    assert 2 == len(desk.rows())
+    assert 0 == lost("DELIVERY_UNKNOWN") - before
+
+
+def test_what_waited_long_is_written_in_slices(desk, monkeypatch):
+    monkeypatch.setattr(kafka_prediction_log, "SLICE_BYTES_MAX", 1)
+    desk.append(*(a_prediction("UA-1", id=str(number)) for number in range(5)))
+
+    assert [True, True] == [desk.log.flush(), desk.log.flush()]
+    assert 2 == len(desk.publisher.published)
+    desk.log.stop(5.0)
+    assert 5 == len(desk.publisher.published)
+
+
+def test_rows_that_nobody_took_until_the_end_are_counted(desk):
+    before = lost("BROKER_UNAVAILABLE")
+    desk.publisher.errors += [Unavailable("DELIVERY_UNKNOWN")] * 9
+    desk.append(a_prediction("UA-1", "UA-2"))
+
+    desk.log.stop(5.0)
+
+    assert 2 == lost("BROKER_UNAVAILABLE") - before
+    assert [] == desk.publisher.published
+
+
+class SlowPublisher(MemoryPublisher):
+    """Confirms nothing until it may."""
+
+    def __init__(self):
+        super().__init__()
+        self.sent, self.may, self.waits_s = 0, threading.Event(), []
+
+    def send(self, messages):
+        self.sent += 1
+        return self
+
+    def wait(self, timeout_s):
+        self.waits_s.append(timeout_s)
+        self.may.wait(timeout_s)
+        raise Unavailable("DELIVERY_UNKNOWN", topic="slow")
+
+
+@pytest.fixture
+def slow(tmp_path):
+    publisher = SlowPublisher()
+    log = KafkaPredictionLog(
+        publisher,
+        partitions=lambda _: 1,
+        counts=AnsweredCounts(tmp_path),
+        pending_bytes_max=1 << 20,
+    )
+    return publisher, log
+
+
+def test_end_takes_no_longer_than_it_may(slow):
+    publisher, log = slow
+    before = lost("BROKER_UNAVAILABLE")
+    log.append(a_prediction("UA-1"))
+
+    log.stop(0.2)
+
+    assert 1 == lost("BROKER_UNAVAILABLE") - before
+    assert max(publisher.waits_s) <= 0.2
+
+
+def test_thread_that_outlasts_the_end_writes_alone_and_its_rows_are_counted(slow):
+    publisher, log = slow
+    before = lost("BROKER_UNAVAILABLE")
+    log.start()
+    log.append(a_prediction("UA-1"))
+    wait_until(lambda: publisher.sent)
+    log.append(a_prediction("UA-1", "UA-2", id="2"))
+    log.stop(0.1)
+    assert (1, 2) == (publisher.sent, lost("BROKER_UNAVAILABLE") - before)
+    publisher.may.set()
+
+    wait_until(lambda: lost("BROKER_UNAVAILABLE") - before == 3)
+    assert 1 == publisher.sent
+
+
+def test_missing_topic_loses_rows_until_it_is_there(desk):
+    desk.topics_missing = True
+    desk.append(a_prediction("UA-1", id="1"))
+    assert [] == desk.rows()
+    desk.topics_missing = False
+    desk.append(a_prediction("UA-1", id="2"))
+
+    assert [2] == [row.rows_answered for row in desk.rows()]
+
+
+def test_count_outlives_the_process(tmp_path):
+    first = Desk(tmp_path)
+    first.append(a_prediction("UA-1", "UA-2"))  # and is killed before it wrote them
+
+    again = Desk(tmp_path)
+    again.append(a_prediction("UA-1", id="s"))
+
+    (record,) = again.records()
+    assert (3, first.counts.writer) == (record.rows_answered, record.writer)
+
+
+def test_thread_writes_soon_and_the_end_writes_the_rest(desk):
+    desk.log.start()
+    desk.append(a_prediction("UA-1", id="1"))
+    wait_until(lambda: desk.publisher.published)
+
+    desk.append(a_prediction("UA-1", id="2"))
+    desk.log.stop(5.0)
+
+    assert 2 == len(desk.publisher.published)
+    assert desk.log.failed() is None
+
+
+def test_record_tells_of_the_span_that_wrote_it_which_is_linked_to_its_requests(desk):
+    with recorded_spans() as finished:
+        desk.log.append(a_prediction("a"), traces=[a_traceparent(1)])
+        desk.log.append(a_prediction("b"))
+        desk.log.append(a_prediction("c", "d"), traces=[a_traceparent(2), a_traceparent(3)])
+        desk.log.flush()
+        (span,) = finished()
+
+    assert [1, 2, 3] == [link.context.trace_id for link in span.links]
+    trace = a_traceparent(1, span=span.context.span_id).encode()
+    assert {trace} == {dict(m.headers)["traceparent"] for m in desk.publisher.published}
+
+
+def test_records_of_requests_that_nobody_traces_have_no_traceparent(desk):
+    with recorded_spans() as finished:
+        desk.log.append(a_prediction("a"))
+        desk.log.flush()
+
+    assert "traceparent" not in dict(desk.publisher.published[0].headers)
+    assert () == finished()
+
+
+def test_span_of_records_that_were_lost_says_why(desk):
+    desk.topics_missing = True
+    with recorded_spans() as finished:
+        desk.log.append(a_prediction("a"), traces=[a_traceparent(1)])
+        desk.log.flush()
+        (span,) = finished()
+
+    assert "TOPIC_MISSING" == span.attributes["error.type"]

@@ -1,0 +1,39 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What this process may use, and what it has taken."""
+
+import os
+
+import pytest
+
+from headrace_inference.adapters.process_memory import allocated_bytes, memory_allowed_bytes
+
+MACHINE_BYTES = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [
+        ({}, MACHINE_BYTES),
+        ({"memory.max": "max\n"}, MACHINE_BYTES),
+        ({"memory.max": "1000000\n"}, 1_000_000),
+        ({"memory/memory.limit_in_bytes": "2000000\n"}, 2_000_000),
+        ({"memory.max": "9223372036854771712"}, MACHINE_BYTES),
+    ],
+)
+def test_memory_follows_the_limit_of_the_container(tmp_path, files, expected):
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+
+    assert expected == memory_allowed_bytes(tmp_path)
+
+
+@pytest.mark.skipif(allocated_bytes() == 0, reason="this C library does not tell")
+def test_what_is_allocated_counts_until_it_is_freed():
+    before = allocated_bytes()
+    held = [bytes(50_000_000)]
+    with_it = allocated_bytes()
+    held.clear()
+
+    assert with_it - before > 45_000_000
+    assert with_it - allocated_bytes() > 45_000_000

@@ -1,0 +1,45 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The key of the redrive seal: drawn once, kept in the database that only ingest reads."""
+
+from __future__ import annotations
+
+import secrets
+
+from sqlalchemy import Column, Engine, Integer, LargeBinary, Table, select
+from sqlalchemy.dialects import postgresql, sqlite
+
+from headrace_ingest.adapters.sql_task_store import METADATA
+from headrace_ingest.domain.redrive_seal import KEY_BYTES
+from headrace_kit.sql import transaction
+
+KEYS = Table(
+    "redrive_keys",
+    METADATA,
+    Column("id", Integer, primary_key=True, autoincrement=False),
+    Column("key", LargeBinary, nullable=False),
+)
+THE_ONE = 1
+
+
+class SqlRedriveKey:
+    """A Part behind the database: read at the start, so that no record waits for it later."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine, self._key = engine, b""
+
+    def start(self) -> None:
+        """Raises Unavailable DATABASE_UNAVAILABLE. Of two processes that draw one, one wins."""
+        with transaction(self._engine) as connection:
+            insert = (sqlite if connection.dialect.name == "sqlite" else postgresql).insert
+            drawn = insert(KEYS).values(id=THE_ONE, key=secrets.token_bytes(KEY_BYTES))
+            connection.execute(drawn.on_conflict_do_nothing())
+            self._key = connection.execute(select(KEYS.c.key)).scalar_one()
+
+    def stop(self, timeout_s: float) -> None:
+        """Nothing is held."""
+
+    def failed(self) -> BaseException | None:
+        return None
+
+    def __call__(self) -> bytes:
+        return self._key

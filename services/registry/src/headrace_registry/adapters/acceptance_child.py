@@ -1,0 +1,222 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The process in which a hostile file is looked through: `python -m` this, the file on stdin.
+
+It limits itself before it reads a byte of it, answers one line of JSON, and knows no environment,
+no folder and no network. Each reader has the file from the disk, one after the other: the whole of
+it is in memory twice at most. What it cannot bound, its parent does: a wall clock, and the length
+of the answer. Whatever ends it (a signal, a limit, a bug of a parser) is told as VALIDATION_LIMIT.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import mmap
+import resource
+import statistics
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+from google.protobuf.message import DecodeError
+from numpy.typing import NDArray
+from onnxruntime.capi import onnxruntime_pybind11_state as state
+
+from headrace.errors import HeadraceError, Invalid
+from headrace_registry.adapters.onnx_rules import check_model
+from headrace_registry.domain.acceptance import Acceptance, Finding
+from headrace_registry.domain.onnx_file import check_onnx
+from headrace_registry.domain.signature import Signature, TensorSignature, read_signature
+
+FILE = Path("/proc/self/fd/0")
+ADDRESS_SPACE_BYTES_MAX = 2 << 30
+CPU_S_MAX = 30
+FILES_MAX = 16
+CLONE_NEWNET, CLONE_NEWUSER = 0x40000000, 0x10000000
+RUNS, SEED, PROBLEM_LENGTH_MAX = 5, 7, 200
+# ONNX Runtime's exceptions share no base but Exception, and what they are not ends the child.
+RUNTIME_ERRORS: tuple[type[Exception], ...] = (
+    ValueError,
+    RuntimeError,
+    state.EPFail,
+    state.Fail,
+    state.InvalidArgument,
+    state.InvalidGraph,
+    state.InvalidProtobuf,
+    state.NotImplemented,
+    state.RuntimeException,
+)
+OUT_OF_MEMORY = ("bad_alloc", "Failed to allocate", "BFCArena")
+NUMPY_BY_DATATYPE: dict[str, type] = {
+    "BOOL": np.bool_, "UINT8": np.uint8, "UINT16": np.uint16, "UINT32": np.uint32,
+    "UINT64": np.uint64, "INT8": np.int8, "INT16": np.int16, "INT32": np.int32,
+    "INT64": np.int64, "FP16": np.float16, "FP32": np.float32, "FP64": np.float64,
+    "BYTES": np.object_,
+}  # fmt: skip
+
+
+def main() -> int:
+    limit()
+    try:
+        answer = asdict(look_through(FILE))
+    except HeadraceError as err:
+        answer = {"refused": err.reason, "metadata": err.metadata}
+    sys.stdout.write(json.dumps(answer))
+    sys.stdout.flush()
+    return 0
+
+
+def limit() -> None:
+    """Memory, CPU, open files; nothing is written. The network is left where that is allowed."""
+    for what, most in (
+        (resource.RLIMIT_AS, ADDRESS_SPACE_BYTES_MAX),
+        (resource.RLIMIT_CPU, CPU_S_MAX),
+        (resource.RLIMIT_NOFILE, FILES_MAX),
+        (resource.RLIMIT_FSIZE, 0),
+        (resource.RLIMIT_CORE, 0),
+    ):
+        resource.setrlimit(what, (most, most))
+    # Containers may forbid namespaces: no operator that is taken opens a socket either.
+    ctypes.CDLL(None).unshare(CLONE_NEWUSER | CLONE_NEWNET)
+
+
+def look_through(file: Path) -> Acceptance:
+    """Raises Invalid FORMAT, EXTERNAL_DATA, OPSET or PICKLE."""
+    signature = _signature(file)
+    _check(file)
+    session = _session(file)
+    _check_same(signature, session)
+    return Acceptance(signature, tuple(_findings(session, signature)))
+
+
+def _signature(file: Path) -> Signature:
+    with file.open("rb") as opened:
+        try:
+            data = mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ)
+        except ValueError as err:  # it is empty
+            raise _refused(err) from err
+    check_onnx(data)
+    return read_signature(data)
+
+
+def _check(file: Path) -> None:
+    try:
+        check_model(onnx.ModelProto.FromString(file.read_bytes()))
+        onnx.checker.check_model(file)
+    except (DecodeError, onnx.checker.ValidationError, ValueError, TypeError) as err:
+        raise _refused(err) from err
+
+
+def _session(file: Path) -> ort.InferenceSession:
+    options = ort.SessionOptions()
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.enable_cpu_mem_arena = options.enable_mem_pattern = False
+    options.log_severity_level = 4
+    try:
+        return ort.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+    except RUNTIME_ERRORS as err:
+        raise _refused(err) from err
+
+
+def _check_same(signature: Signature, session: ort.InferenceSession) -> None:
+    """The runtime reads the same names as we do, or the file means two things."""
+    for role, ours, theirs in (
+        ("inputs", signature.inputs, session.get_inputs()),
+        ("outputs", signature.outputs, session.get_outputs()),
+    ):
+        if [each.name for each in ours] != [each.name for each in theirs]:
+            raise Invalid("FORMAT", format="onnx", problem=f"its {role} can be read in two ways")
+
+
+def _findings(session: ort.InferenceSession, signature: Signature) -> Iterator[Finding]:
+    unfed = [each.name for each in signature.inputs if each.datatype not in NUMPY_BY_DATATYPE]
+    if unfed:
+        said = f"It was not run: no golden input for {', '.join(unfed)[:100]}."
+        yield Finding(passed=True, sentence=said)
+        return
+    try:
+        given, answers = _run(session, signature)
+    except _DidNotRun as err:
+        open_sizes = any(-1 in each.shape for each in signature.inputs)
+        # With sizes left open, nobody but its owner knows which ones go together.
+        yield Finding(open_sizes, f"It did not run on golden inputs: {err}.")
+        return
+    again = session.run(None, given)
+    equal = all(_equal(one, other) for one, other in zip(answers, again, strict=True))
+    same = "the same" if equal else "another"
+    yield Finding(equal, f"Golden inputs must give the same answer twice; it gave {same} one.")
+    bad = [each.name for each, found in zip(signature.outputs, answers, strict=True)
+           if not _finite(found)]  # fmt: skip
+    said = f"not finite: {', '.join(bad)[:100]}" if bad else "all are"
+    yield Finding(not bad, f"Answers to golden inputs must be finite; {said}.")
+    yield Finding(passed=True, sentence=_cost(session, given))
+
+
+def _cost(session: ort.InferenceSession, given: Mapping[str, NDArray[Any]]) -> str:
+    took_ms = []
+    for _ in range(RUNS):
+        began = time.perf_counter()
+        session.run(None, given)
+        took_ms.append(1_000 * (time.perf_counter() - began))
+    peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1_024
+    return f"Golden inputs took {statistics.median(took_ms):.2f} ms, at most {peak_mb:.0f} MB."
+
+
+class _DidNotRun(Exception):
+    """No guess of the open sizes ran."""
+
+
+def _run(
+    session: ort.InferenceSession, signature: Signature
+) -> tuple[dict[str, NDArray[Any]], list[Any]]:
+    problem = ""
+    for size in (2, 1):
+        given = {each.name: _golden(each, size) for each in signature.inputs}
+        try:
+            return given, session.run(None, given)
+        except RUNTIME_ERRORS as err:
+            if any(sign in str(err) for sign in OUT_OF_MEMORY):
+                raise MemoryError from err
+            problem = problem or _line(err)
+    raise _DidNotRun(problem)
+
+
+def _golden(tensor: TensorSignature, open_size: int) -> NDArray[Any]:
+    """Numbers between 0.1 and 1, ones, texts: the same at every time and on every machine."""
+    shape = [open_size if size == -1 else size for size in tensor.shape]
+    kind = NUMPY_BY_DATATYPE[tensor.datatype]
+    if tensor.datatype == "BYTES":
+        return np.full(shape, "a", dtype=kind)
+    if tensor.datatype.startswith("FP"):
+        return np.random.default_rng(SEED).uniform(0.1, 1.0, shape).astype(kind)
+    return np.ones(shape, dtype=kind)
+
+
+def _equal(one: Any, other: Any) -> bool:
+    first, second = np.asarray(one), np.asarray(other)
+    return np.array_equal(first, second, equal_nan=first.dtype.kind == "f")
+
+
+def _finite(answer: Any) -> bool:
+    found = np.asarray(answer)
+    return found.dtype.kind != "f" or bool(np.isfinite(found).all())
+
+
+def _refused(err: Exception) -> Invalid:
+    return Invalid("FORMAT", format="onnx", problem=_line(err))
+
+
+def _line(err: Exception) -> str:
+    text = " ".join(str(err).split())
+    return "".join(each for each in text if each.isprintable())[:PROBLEM_LENGTH_MAX]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,225 @@
+# SPDX-License-Identifier: Apache-2.0
+"""MLflow's registry over HTTP, to read: its clients list models and versions, resolve aliases and
+fetch files (`models:/NAME@ALIAS`) as they do from a server of MLflow.
+
+Paths and fields are those of its REST API 2.0 (https://mlflow.org/docs/latest/rest-api.html). A
+version's folder has one file. All that would write is refused, as is what we have no word for:
+stages, filters but a model's name, runs.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import threading
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+from urllib.parse import parse_qsl
+
+from headrace.errors import Busy, Invalid, NotFound
+from headrace_kit.auth import Guard, work_for
+from headrace_kit.http_server import HttpError, HttpRequest, HttpResponse, Respond
+from headrace_registry.domain.alias import Alias
+from headrace_registry.domain.name import check_digest
+from headrace_registry.domain.page import MODELS, ListByName, ListVersions, Model, aliases_of
+from headrace_registry.domain.version import ModelVersion
+from headrace_registry.handlers.artifacts import downloaded
+from headrace_registry.handlers.queries import (
+    list_aliases,
+    list_models,
+    list_versions,
+    resolve_model,
+)
+from headrace_registry.ports import ArtifactStore, RegistryStore, Spool
+
+API = "/api/2.0/mlflow"
+ARTIFACTS = "/api/2.0/mlflow-artifacts/artifacts"
+FILE = "model.onnx"
+FILE_PATH = re.compile(rf"{ARTIFACTS}/([0-9a-f]{{64}})/{re.escape(FILE)}")
+# The RPC of each decides who may ask: the same people by either door.
+REGISTRY = "/headrace.registry.v1.RegistryService/"
+DOWNLOAD = "/headrace.registry.v1.ArtifactService/DownloadArtifact"
+# Each holds its file in memory, until its caller has read it.
+DOWNLOADS_MAX = 2
+OF_NAME = re.compile(r"""\s*name\s*=\s*(?:'([^']*)'|"([^"]*)")\s*""")
+# Its clients ask for all models in these words: we know no prompts.
+NO_FILTER = ("", "tag.`mlflow.prompt.is_prompt` != 'true'")
+US_PER_MS = 1_000
+Query = Mapping[str, str]
+Answer = Callable[[Query], dict[str, Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """The RPC that says who may ask, and what answers."""
+
+    rpc: str
+    answer: Answer
+
+
+class MlflowApi:
+    """`admit` says who answers a request of the HTTP server."""
+
+    def __init__(
+        self, *, store: RegistryStore, artifacts: ArtifactStore, spool: Spool, guard: Guard
+    ) -> None:
+        self._store, self._artifacts, self._spool, self._guard = store, artifacts, spool, guard
+        self._downloads = threading.BoundedSemaphore(DOWNLOADS_MAX)
+        self._routes = {
+            f"{API}/registered-models/search": Route(f"{REGISTRY}ListModels", self._models),
+            f"{API}/registered-models/get": Route(f"{REGISTRY}ListModels", self._model),
+            f"{API}/registered-models/get-latest-versions": Route(
+                f"{REGISTRY}ListVersions", self._latest
+            ),
+            f"{API}/registered-models/alias": Route(f"{REGISTRY}ResolveModel", self._by_alias),
+            f"{API}/model-versions/get": Route(f"{REGISTRY}ResolveModel", self._by_number),
+            f"{API}/model-versions/search": Route(f"{REGISTRY}ListVersions", self._versions),
+            f"{API}/model-versions/get-download-uri": Route(
+                f"{REGISTRY}ResolveModel", self._download_uri
+            ),
+            ARTIFACTS: Route(DOWNLOAD, self._files),
+        }
+
+    def admit(self, method: str, path: str, headers: Mapping[str, str]) -> Respond:
+        """What answers the request. Raises Denied, and HttpError 404 and 405."""
+        file, route = FILE_PATH.fullmatch(path), self._routes.get(path)
+        if file is None and route is None and not path.startswith(f"{API}/"):
+            raise HttpError(404, "no such path")
+        work_for(self._guard.admit(route.rpc if route else DOWNLOAD, headers.items()))
+        if method == "GET" and file is not None:
+            return partial(_told, lambda asked: self._file(file[1], asked))
+        if method == "GET" and route is not None:
+            answer = route.answer
+            return partial(_told, lambda asked: _json(answer(dict(parse_qsl(asked.query)))))
+        raise HttpError(405, "models are read here: headrace models writes them")
+
+    def _models(self, query: Query) -> dict[str, Any]:
+        if query.get("filter", "") not in NO_FILTER:
+            raise Invalid("BAD_REQUEST", field="filter", problem="is not offered here")
+        asked = ListByName(MODELS, _size(query), query.get("page_token", ""))
+        page = list_models(asked, store=self._store)
+        models = [self._registered_model(each) for each in page.models]
+        return {"registered_models": models, "next_page_token": page.next_page_token}
+
+    def _model(self, query: Query) -> dict[str, Any]:
+        name = query.get("name", "")
+        newest, aliases = self._newest(name), self._aliases(name)
+        model = Model(name, newest[0].version if newest else 0, aliases)
+        return {"registered_model": self._registered_model(model)}
+
+    def _latest(self, query: Query) -> dict[str, Any]:
+        name = query.get("name", "")
+        return {"model_versions": self._told_versions(self._newest(name))}
+
+    def _versions(self, query: Query) -> dict[str, Any]:
+        named = OF_NAME.fullmatch(query.get("filter", ""))
+        if named is None:
+            raise Invalid("BAD_REQUEST", field="filter", problem="must be name = 'MODEL'")
+        asked = ListVersions(named[1] or named[2] or "", _size(query), query.get("page_token", ""))
+        page = list_versions(asked, store=self._store)
+        versions = self._told_versions(page.versions)
+        return {"model_versions": versions, "next_page_token": page.next_page_token}
+
+    def _by_alias(self, query: Query) -> dict[str, Any]:
+        return self._version(f"models:/{query.get('name', '')}@{query.get('alias', '')}")
+
+    def _by_number(self, query: Query) -> dict[str, Any]:
+        return self._version(_reference(query))
+
+    def _version(self, reference: str) -> dict[str, Any]:
+        version, _ = resolve_model(reference, store=self._store)
+        return {"model_version": self._told_versions([version])[0]}
+
+    def _download_uri(self, query: Query) -> dict[str, Any]:
+        version, _ = resolve_model(_reference(query), store=self._store)
+        return {"artifact_uri": _source(version)}
+
+    def _files(self, query: Query) -> dict[str, Any]:
+        """The one file of a version's folder; none below it."""
+        digest, _, file = query.get("path", "").partition("/")
+        check_digest(digest)
+        return {"files": [] if file else [{"path": FILE, "is_dir": False}]}
+
+    def _file(self, digest: str, asked: HttpRequest) -> HttpResponse:
+        if not self._downloads.acquire(blocking=False):
+            raise Busy("QUEUE_FULL", downloads_max=DOWNLOADS_MAX)
+        asked.until_sent.callback(self._downloads.release)
+        with downloaded(digest, artifacts=self._artifacts, spool=self._spool) as file:
+            return HttpResponse(file.read(), content_type="application/octet-stream")
+
+    def _registered_model(self, model: Model) -> dict[str, Any]:
+        newest = self._newest(model.name) if model.newest_version else ()
+        return {
+            "name": model.name,
+            "latest_versions": [_told_version(each, model.aliases) for each in newest],
+            "aliases": [
+                {"alias": each.alias, "version": str(each.version)} for each in model.aliases
+            ],
+        }
+
+    def _newest(self, name: str) -> tuple[ModelVersion, ...]:
+        return list_versions(ListVersions(name, 1, ""), store=self._store).versions
+
+    def _aliases(self, name: str) -> tuple[Alias, ...]:
+        return list_aliases(name, ListByName(aliases_of(name), 0, ""), store=self._store)[0]
+
+    def _told_versions(self, versions: Iterable[ModelVersion]) -> list[dict[str, Any]]:
+        found = list(versions)
+        aliases = self._aliases(found[0].model) if found else ()
+        return [_told_version(each, aliases) for each in found]
+
+
+def _told_version(version: ModelVersion, aliases: Iterable[Alias]) -> dict[str, Any]:
+    at_ms = version.registered_at_us // US_PER_MS
+    return {
+        "name": version.model,
+        "version": str(version.version),
+        "creation_timestamp": at_ms,
+        "last_updated_timestamp": at_ms,
+        "current_stage": "None",
+        "description": version.description.card,
+        "source": _source(version),
+        "run_id": version.run_id,
+        "status": "READY",
+        "tags": [
+            {"key": key, "value": value} for key, value in sorted(version.description.tags.items())
+        ],
+        "aliases": [each.alias for each in aliases if each.version == version.version],
+    }
+
+
+def _source(version: ModelVersion) -> str:
+    return f"mlflow-artifacts:/{version.digest}"
+
+
+def _reference(query: Query) -> str:
+    return f"models:/{query.get('name', '')}/{query.get('version', '')}"
+
+
+def _size(query: Query) -> int:
+    """Larger pages than ours are cut, as the token of the next one tells."""
+    text = query.get("max_results", "0")
+    if not (text.isascii() and text.isdecimal() and len(text) < 10):
+        raise Invalid("BAD_REQUEST", field="max_results", problem="is no number")
+    return int(text)
+
+
+def _json(answer: dict[str, Any]) -> HttpResponse:
+    return HttpResponse(json.dumps(answer).encode())
+
+
+def _told(respond: Respond, asked: HttpRequest) -> HttpResponse:
+    """What its clients can tell apart, in their words; the server tells the rest."""
+    try:
+        return respond(asked)
+    except NotFound as err:
+        return _refused(404, "RESOURCE_DOES_NOT_EXIST", err)
+    except Invalid as err:
+        return _refused(400, "INVALID_PARAMETER_VALUE", err)
+
+
+def _refused(status: int, code: str, error: Exception) -> HttpResponse:
+    body = json.dumps({"error_code": code, "message": str(error)}).encode()
+    return HttpResponse(body, status=status)

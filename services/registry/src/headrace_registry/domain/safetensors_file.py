@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Checks a safetensors file to the letter of its format, without reading a weight.
+
+Eight bytes say how long the header is (little-endian), the header is JSON, and each tensor lies
+where it says: in order, without a gap, without an overlap, to the last byte.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Mapping
+from typing import IO, Any
+
+from headrace.errors import Invalid
+from headrace_registry.domain.pickle_text import holds_pickle
+
+LENGTH_BYTES = 8
+HEADER_BYTES_MAX = 16 << 20
+BITS_BY_DTYPE = {
+    "BOOL": 8, "U8": 8, "I8": 8, "F8_E4M3": 8, "F8_E5M2": 8, "U16": 16, "I16": 16, "F16": 16,
+    "BF16": 16, "U32": 32, "I32": 32, "F32": 32, "U64": 64, "I64": 64, "F64": 64,
+}  # fmt: skip
+METADATA = "__metadata__"
+RANK_MAX = 32
+
+
+def check_safetensors(file: IO[bytes]) -> None:
+    """Raises Invalid FORMAT, PICKLE for one in a text beside the weights."""
+    size_bytes = file.seek(0, os.SEEK_END)
+    file.seek(0)
+    size = int.from_bytes(file.read(LENGTH_BYTES), "little")
+    if size_bytes < LENGTH_BYTES or not 2 <= size <= HEADER_BYTES_MAX:
+        raise _refused(f"its header is shorter than 2 or longer than {HEADER_BYTES_MAX} bytes")
+    body = size_bytes - LENGTH_BYTES - size
+    if body < 0:
+        raise _refused("its header reaches past the end")
+    header = _header(file.read(size))
+    _check_metadata(header.get(METADATA, {}))
+    tensors = {name: _tensor(name, each) for name, each in header.items() if name != METADATA}
+    end = 0
+    for name, (first, last) in sorted(tensors.items(), key=lambda each: each[1]):
+        if first != end:
+            raise _refused(f"{name[:64]} overlaps another or leaves a gap")
+        end = last
+    if end != body:
+        raise _refused("its tensors end before or behind its bytes")
+
+
+def _header(text: bytes) -> Mapping[str, Any]:
+    try:
+        header = json.loads(text.decode(), object_pairs_hook=_once)
+    except (ValueError, RecursionError) as err:
+        raise _refused(f"its header is no JSON: {str(err)[:100]}") from err
+    if not isinstance(header, dict):
+        raise _refused("its header is no object")
+    return header
+
+
+def _check_metadata(metadata: Any) -> None:
+    for text in metadata.values() if isinstance(metadata, dict) else (metadata,):
+        if not (isinstance(metadata, dict) and isinstance(text, str)):
+            raise _refused(f"{METADATA} is something else than texts by name")
+        if holds_pickle(text.encode(errors="surrogatepass")):
+            raise Invalid("PICKLE", problem=f"a text in {METADATA} is one")
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a name is given twice")
+    return found
+
+
+def _tensor(name: str, told: Any) -> tuple[int, int]:
+    """Where it begins and ends, if its type and shape need so many bytes."""
+    match told:
+        case {"dtype": str(dtype), "shape": [*shape], "data_offsets": [int(first), int(last)]}:
+            whole = all(type(size) is int and size >= 0 for size in shape)
+            bits = BITS_BY_DTYPE.get(dtype, 0) * (
+                math.prod(shape) if whole and len(shape) < 64 else 0
+            )
+            known = dtype in BITS_BY_DTYPE and whole and 0 <= first <= last
+            if known and bits == 8 * (last - first):
+                return first, last
+    raise _refused(f"{name[:64]} has another size than its type and shape need")
+
+
+def _refused(problem: str) -> Invalid:
+    return Invalid("FORMAT", format="safetensors", problem=problem)

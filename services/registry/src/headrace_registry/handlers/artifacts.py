@@ -1,0 +1,85 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Bytes by digest; an ONNX file is looked through before anything may name it.
+
+Files lie on disk while they are checked, and go from there to whoever wants them: how large they
+are does not show in memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import IO
+
+from headrace.errors import Invalid
+from headrace_registry.domain.acceptance import Acceptance
+from headrace_registry.domain.artifact import (
+    SAFETENSORS,
+    ArtifactMetadata,
+    artifact_key,
+    check_container,
+    check_digest_of,
+)
+from headrace_registry.domain.safetensors_file import check_safetensors
+from headrace_registry.ports import Acceptor, ArtifactStore, RegistryStore, Spool
+
+
+def upload_artifact(
+    metadata: ArtifactMetadata,
+    file: IO[bytes],
+    *,
+    store: RegistryStore,
+    artifacts: ArtifactStore,
+    acceptor: Acceptor,
+) -> str:
+    """Stores the file under its digest and returns it; a repeat finds it there already.
+
+    `metadata` was checked before the bytes were read. Raises Corrupt DIGEST_MISMATCH, Invalid
+    PICKLE, FORMAT, EXTERNAL_DATA, OPSET or VALIDATION_LIMIT, and then nothing is stored.
+    """
+    check_digest_of(file, metadata.digest)
+    check_container(file)
+    if metadata.format == SAFETENSORS:
+        check_safetensors(file)
+    else:
+        _accept(metadata.digest, file, store, acceptor)
+    artifacts.put_file_if_absent(artifact_key(metadata.digest), file)
+    return metadata.digest
+
+
+@contextmanager
+def downloaded(
+    digest: str, *, artifacts: ArtifactStore, spool: Spool, offset_bytes: int = 0
+) -> Iterator[IO[bytes]]:
+    """A file that was verified whole, at the offset.
+
+    Raises NotFound ARTIFACT_UNKNOWN, Corrupt DIGEST_MISMATCH for bytes that were changed, Invalid
+    BAD_REQUEST for an offset outside them.
+    """
+    with spool() as file:
+        file.writelines(artifacts.pieces(artifact_key(digest)))
+        size_bytes = file.tell()
+        check_digest_of(file, digest)
+        if not 0 <= offset_bytes <= size_bytes:
+            raise Invalid("BAD_REQUEST", field="offset_bytes", problem="lies outside the artifact")
+        file.seek(offset_bytes)
+        yield file
+
+
+def acceptance_of(
+    digest: str, store: RegistryStore, artifacts: ArtifactStore, acceptor: Acceptor, spool: Spool
+) -> Acceptance:
+    """What was found in the file; one of before acceptance is looked through now."""
+    with downloaded(digest, artifacts=artifacts, spool=spool) as file:
+        return _accept(digest, file, store, acceptor)
+
+
+def _accept(digest: str, file: IO[bytes], store: RegistryStore, acceptor: Acceptor) -> Acceptance:
+    with store.reading() as reader:
+        known = reader.acceptance(digest)
+    if known is not None:
+        return known
+    found = acceptor.accept(file)
+    with store.transaction() as transaction:
+        transaction.add_acceptance(digest, found)
+    return found

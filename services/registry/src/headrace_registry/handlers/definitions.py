@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Applying an application's definitions, all or none."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from headrace.application import Endpoint
+from headrace.errors import NotFound
+from headrace.graph_signature import RegisteredTensor, RegisteredTensors
+from headrace.model_reference import ModelReference
+from headrace_kit.clock import Clock
+from headrace_registry.domain.alias import CHAMPION
+from headrace_registry.domain.definition import (
+    AppliedDefinitions,
+    ApplyDefinitions,
+    Definition,
+    merge,
+)
+from headrace_registry.domain.name import check_name
+from headrace_registry.domain.rollout import with_champion
+from headrace_registry.handlers.once import once
+from headrace_registry.ports import RegistryReader, RegistryStore, RegistryTransaction
+
+
+def apply_definitions(
+    command: ApplyDefinitions, *, caller: str, store: RegistryStore, clock: Clock
+) -> AppliedDefinitions:
+    """Stores what changed; a new endpoint of a model with a champion serves it at once."""
+    check_name("application", command.application)
+
+    def act(transaction: RegistryTransaction) -> AppliedDefinitions:
+        transaction.lock_definitions()
+        stored = transaction.definitions()
+        registered = partial(_tensors_of, transaction)
+        merged = merge(command.application, stored, command.definitions, registered)
+        new = [definition for definition in merged if definition not in stored]
+        for definition in new:
+            transaction.put_definition(definition)
+        _open_endpoints(transaction, new, clock.now_us())
+        return AppliedDefinitions(tuple(merged))
+
+    return once(command, AppliedDefinitions, store, act, caller=caller, clock=clock)
+
+
+def _tensors_of(reader: RegistryReader, reference: ModelReference) -> RegisteredTensors | None:
+    """Of the version that the reference names now, if it names one."""
+    number = reference.version
+    if reference.alias:
+        alias = reader.aliases(reference.model).get(reference.alias)
+        number = 0 if alias is None else alias.version
+    try:
+        version = reader.version(reference.model, number)
+    except NotFound:
+        return None
+    inputs, outputs = (
+        tuple(RegisteredTensor(each.name, each.datatype, each.shape) for each in side)
+        for side in (version.signature.inputs, version.signature.outputs)
+    )
+    return RegisteredTensors(inputs, outputs, version.trained.features)
+
+
+def _open_endpoints(transaction: RegistryTransaction, new: list[Definition], now_us: int) -> None:
+    """Without this, an endpoint added beside others would serve nothing until the next move."""
+    endpoints = [parsed for each in new if isinstance(parsed := each.parsed(), Endpoint)]
+    for endpoint in sorted(endpoints, key=lambda each: each.model):
+        transaction.lock_model(endpoint.model)
+        champion = transaction.aliases(endpoint.model).get(CHAMPION)
+        if champion is None or endpoint.name in transaction.rollouts():
+            continue
+        version = transaction.version(champion.model, champion.version)
+        opened = with_champion(None, endpoint.name, version, change="endpoint added", now_us=now_us)
+        transaction.put_rollout(opened)

@@ -1,0 +1,84 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What every command has: one transaction, one answer for its request id, one row of the audit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from headrace_kit.clock import Clock
+from headrace_registry.domain.alias import SetAlias
+from headrace_registry.domain.change import Change
+from headrace_registry.domain.definition import ApplyDefinitions
+from headrace_registry.domain.name import check_id
+from headrace_registry.domain.request import request_of
+from headrace_registry.domain.rollout import Rollout, SetRollout
+from headrace_registry.domain.signing import SignVersion
+from headrace_registry.domain.version import (
+    ApproveVersion,
+    DescribeVersion,
+    ModelVersion,
+    RegisterVersion,
+)
+from headrace_registry.ports import Answer, Answered, RegistryStore, RegistryTransaction
+
+Command = (
+    ApplyDefinitions
+    | SetAlias
+    | SetRollout
+    | RegisterVersion
+    | ApproveVersion
+    | DescribeVersion
+    | SignVersion
+)
+ACTIONS: dict[type, str] = {
+    ApplyDefinitions: "apply_definitions",
+    SetAlias: "set_alias",
+    SetRollout: "set_rollout",
+    RegisterVersion: "register_version",
+    ApproveVersion: "approve_version",
+    DescribeVersion: "describe_version",
+    SignVersion: "sign_version",
+}
+
+
+def once(
+    command: Command,
+    kind: type[Answer],
+    store: RegistryStore,
+    act: Callable[[RegistryTransaction], Answer],
+    *,
+    caller: str,
+    clock: Clock,
+) -> Answer:
+    """Acts in one transaction with the answer that a repeat of the request is given again.
+
+    Raises Invalid BAD_REQUEST for a bad request id, Conflict REQUEST_REUSED, and what `act` raises.
+    """
+    check_id("request_id", command.request_id)
+    request = request_of(command, command.request_id)
+    with store.transaction() as transaction:
+        answer = transaction.first_answer(request, kind)
+        if answer is None:
+            answer = act(transaction)
+            transaction.remember(request, answer)
+            model, subject, reason = _told(command, answer)
+            at_us, action = clock.now_us(), ACTIONS[type(command)]
+            transaction.note(
+                Change(0, at_us, caller, action, model, subject, reason, command.request_id)
+            )
+        return answer
+
+
+def _told(command: Command, answer: Answered) -> tuple[str, str, str]:
+    """Model, subject and reason of a change."""
+    if isinstance(command, ApplyDefinitions):
+        return "", f"application {command.application}", ""
+    if isinstance(command, SetAlias):
+        subject = f"models:/{command.model}@{command.alias} is version {command.version}"
+        return command.model, subject, command.reason
+    if isinstance(command, SetRollout):
+        assert isinstance(answer, Rollout)  # noqa: S101 (its answer)
+        return answer.model, f"endpoint {command.endpoint}: {answer.change}", command.reason
+    reason = command.reason if isinstance(command, ApproveVersion) else ""
+    assert isinstance(answer, ModelVersion)  # noqa: S101 (of the other commands)
+    return command.model, f"models:/{command.model}/{answer.version}", reason

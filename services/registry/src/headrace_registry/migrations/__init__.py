@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The steps between versions of the tables, by their numbers; `sql_tables` has the newest."""

@@ -1,0 +1,122 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The audit tells each change once, with who, when and why, over every store."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from headrace.errors import Conflict, Invalid
+from headrace_registry.domain.alias import SetAlias
+from headrace_registry.domain.page import ListAliasMoves, ListChanges
+from headrace_registry.handlers.aliases import set_alias
+from headrace_registry.handlers.queries import list_alias_moves, list_changes
+from headrace_registry.handlers.rollouts import judge_canary
+from headrace_registry.testing import MODEL, a_set_alias, a_verdict
+
+
+def changes(registry, model=""):
+    return list_changes(ListChanges(model, 0, ""), store=registry.store).changes
+
+
+def move(registry, command: SetAlias, caller: str = "ann"):
+    return set_alias(command, caller=caller, store=registry.store, clock=registry.clock)
+
+
+def test_change_is_told_with_who_when_and_why(registry):
+    registry.complete_runs(0.75, 0.76)
+
+    moved = move(registry, replace(a_set_alias(2), reason="the season turned"))
+
+    newest = changes(registry)[0]
+    assert ("ann", "set_alias", "delay", "the season turned", "set-1", moved.moved_at_us) == (
+        newest.caller,
+        newest.action,
+        newest.model,
+        newest.reason,
+        newest.request_id,
+        newest.at_us,
+    )
+    assert "models:/delay@champion is version 2" == newest.subject
+
+
+def test_what_events_changed_is_told_of_their_services(registry):
+    registry.complete_runs(0.75, 0.76)
+    for promote, number in ((False, 2),):
+        judge_canary(
+            a_verdict(rollout_generation=number, promote=promote),
+            store=registry.store,
+            clock=registry.clock,
+        )
+
+    told = [(each.caller, each.action) for each in changes(registry, "delay")]
+    assert [
+        ("monitor", "roll_back"),
+        ("trainer", "register_version"),
+        ("trainer", "register_version"),
+    ] == told
+
+
+def test_refused_or_repeated_command_tells_nothing_more(registry):
+    registry.complete_runs(0.75, 0.76)
+    move(registry, a_set_alias(2))
+    before = changes(registry)
+
+    move(registry, a_set_alias(2))
+    with pytest.raises(Conflict, match="ALIAS_MOVED"):
+        move(registry, a_set_alias(1, request_id="late"))
+
+    assert before == changes(registry)
+
+
+def test_changes_of_one_model_leave_out_those_of_others(registry):
+    registry.apply(MODEL, request_id="declare")
+    registry.register()
+    registry.complete_runs(0.75)
+
+    assert ["fraud"] == [each.model for each in changes(registry, "fraud")]
+    assert ["delay", "fraud", "", ""] == [each.model for each in changes(registry)]
+
+
+def test_pages_hold_each_change_once(registry):
+    registry.complete_runs(0.75, 0.76, 0.77)
+    seen, token = [], ""
+    while True:
+        page = list_changes(ListChanges("", 1, token), store=registry.store)
+        seen += page.changes
+        token = page.next_page_token
+        if not token:
+            break
+
+    assert changes(registry) == tuple(seen)
+
+
+def test_every_generation_of_an_alias_is_told(registry):
+    registry.complete_runs(0.75, 0.76)
+    move(registry, a_set_alias(2))
+    move(registry, a_set_alias(1, generation_expected=2, request_id="back"))
+
+    first = list_alias_moves(ListAliasMoves("delay", "champion", 2, ""), store=registry.store)
+    last = list_alias_moves(
+        ListAliasMoves("delay", "champion", 2, first.next_page_token), store=registry.store
+    )
+
+    assert [(3, 1), (2, 2), (1, 1)] == [
+        (each.generation, each.version) for each in (*first.moves, *last.moves)
+    ]
+
+
+def test_token_of_another_list_is_refused(registry):
+    registry.complete_runs(0.75, 0.76)
+    token = list_changes(ListChanges("", 1, ""), store=registry.store).next_page_token
+
+    with pytest.raises(Invalid, match="page_token"):
+        list_changes(ListChanges("delay", 1, token), store=registry.store)
+
+
+def test_reason_is_one_plain_line(registry):
+    registry.complete_runs(0.75)
+
+    with pytest.raises(Invalid, match="reason"):
+        move(registry, replace(a_set_alias(1), reason="a\nb"))

@@ -1,0 +1,226 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What MLflow's clients ask is answered as its server answers; nothing is written this way."""
+
+from __future__ import annotations
+
+import json
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlencode
+
+import pytest
+
+from headrace.errors import Busy, Corrupt, Denied
+from headrace.tokens import issue_token
+from headrace_kit.auth import Guard
+from headrace_kit.http_server import HttpError, HttpRequest, HttpResponse
+from headrace_registry.adapters import mlflow_api
+from headrace_registry.adapters.mlflow_api import API, ARTIFACTS, DOWNLOADS_MAX, MlflowApi
+from headrace_registry.testing import DIGEST, MODEL, ONNX, TENSORS_ENDPOINT, a_file
+
+UNKNOWN = "RESOURCE_DOES_NOT_EXIST"
+FILE = f"{ARTIFACTS}/{DIGEST}/model.onnx"
+
+
+class Door:
+    """Asks as the HTTP server does."""
+
+    def __init__(self, registry: Any, tokens_file: Path | None = None) -> None:
+        self._api = MlflowApi(
+            store=registry.store,
+            artifacts=registry.artifacts,
+            spool=a_file,
+            guard=Guard("registry", tokens_file),
+        )
+
+    def ask(
+        self, path: str, query: dict[str, str], method: str = "GET", **headers: str
+    ) -> HttpResponse:
+        with ExitStack() as until_sent:
+            return self.ask_unread(until_sent, path, query, method, **headers)
+
+    def ask_unread(
+        self,
+        until_sent: ExitStack,
+        path: str,
+        query: dict[str, str],
+        method: str = "GET",
+        **headers: str,
+    ) -> HttpResponse:
+        respond = self._api.admit(method, path, headers)
+        return respond(
+            HttpRequest(
+                method,
+                path,
+                headers,
+                b"",
+                lambda: True,
+                query=urlencode(query),
+                until_sent=until_sent,
+            )
+        )
+
+    def get(self, path: str, **query: str) -> Any:
+        return json.loads(self.ask(f"{API}/{path}", query).body)
+
+
+@pytest.fixture
+def door(registry: Any) -> Door:
+    """To a registry with two versions of a model, of which the first is the champion."""
+    registry.apply(MODEL, TENSORS_ENDPOINT, request_id="declare")
+    registry.register("one", tags={"team": "risk"}, card="# Fraud")
+    registry.register("two")
+    return Door(registry)
+
+
+def test_models_are_listed_with_their_newest_version_and_aliases(door):
+    delay, fraud = door.get("registered-models/search", max_results="100")["registered_models"]
+
+    every = "tag.`mlflow.prompt.is_prompt` != 'true'"  # as its client asks for all
+    assert 2 == len(door.get("registered-models/search", filter=every)["registered_models"])
+    assert {"name": "delay", "latest_versions": [], "aliases": []} == delay
+    assert [{"alias": "champion", "version": "1"}] == fraud["aliases"]
+    assert ["2"] == [each["version"] for each in fraud["latest_versions"]]
+    assert fraud == door.get("registered-models/get", name="fraud")["registered_model"]
+    latest = door.get("registered-models/get-latest-versions", name="fraud")
+    assert fraud["latest_versions"] == latest["model_versions"]
+
+
+def test_models_come_page_by_page(door):
+    first = door.get("registered-models/search", max_results="1")
+    second = door.get(
+        "registered-models/search", max_results="1", page_token=first["next_page_token"]
+    )
+
+    pages = [page["registered_models"] for page in (first, second)]
+    assert [["delay"], ["fraud"]] == [[each["name"] for each in page] for page in pages]
+    assert "" == second["next_page_token"]
+
+
+def test_version_is_found_by_number_and_by_alias(door):
+    champion = door.get("registered-models/alias", name="fraud", alias="champion")
+
+    version = champion["model_version"]
+    assert champion == door.get("model-versions/get", name="fraud", version="1")
+    assert ("fraud", "1", ["champion"], "READY", "# Fraud") == tuple(
+        version[field] for field in ("name", "version", "aliases", "status", "description")
+    )
+    assert [{"key": "team", "value": "risk"}] == version["tags"]
+
+
+@pytest.mark.parametrize("words", ["name='fraud'", 'name = "fraud"'])
+def test_versions_of_a_model_are_found_newest_first(door, words):
+    found = door.get("model-versions/search", filter=words, max_results="200000")
+
+    assert ["2", "1"] == [each["version"] for each in found["model_versions"]]
+
+
+def test_file_of_a_version_is_fetched_by_its_digest(door):
+    told = door.get("model-versions/get-download-uri", name="fraud", version="2")
+    assert {"artifact_uri": f"mlflow-artifacts:/{DIGEST}"} == told
+
+    listed = json.loads(door.ask(ARTIFACTS, {"path": DIGEST}).body)
+    assert {"files": [{"path": "model.onnx", "is_dir": False}]} == listed
+    below = json.loads(door.ask(ARTIFACTS, {"path": f"{DIGEST}/model.onnx"}).body)
+    assert {"files": []} == below
+    assert ONNX == door.ask(FILE, {}).body
+
+
+@pytest.mark.parametrize(
+    ("path", "query", "status", "code"),
+    [
+        ("registered-models/get", {"name": "no"}, 404, UNKNOWN),
+        ("registered-models/alias", {"name": "fraud", "alias": "x"}, 404, UNKNOWN),
+        ("model-versions/get", {"name": "fraud", "version": "9"}, 404, UNKNOWN),
+        ("model-versions/get", {"name": "../x", "version": "1"}, 400, "INVALID_PARAMETER_VALUE"),
+        ("model-versions/get", {}, 400, "INVALID_PARAMETER_VALUE"),
+        ("model-versions/search", {"filter": "run_id='x'"}, 400, "INVALID_PARAMETER_VALUE"),
+        ("registered-models/search", {"filter": "name like 'x'"}, 400, "INVALID_PARAMETER_VALUE"),
+        ("registered-models/search", {"max_results": "-1"}, 400, "INVALID_PARAMETER_VALUE"),
+        ("registered-models/search", {"page_token": "x"}, 400, "INVALID_PARAMETER_VALUE"),
+    ],
+)
+def test_what_cannot_be_answered_is_told_in_its_words(door, path, query, status, code):
+    told = door.ask(f"{API}/{path}", query)
+
+    assert (status, code) == (told.status, json.loads(told.body)["error_code"])
+
+
+def test_only_a_digest_names_a_file(door):
+    for path in ("../etc", "", DIGEST[:-1], f"{DIGEST.upper()}/model.onnx"):
+        assert 400 == door.ask(ARTIFACTS, {"path": path}).status
+
+
+@pytest.mark.parametrize(
+    "path", ["../model.onnx", f"{DIGEST}/../model.onnx", f"{DIGEST}%2fmodel.onnx"]
+)
+def test_path_that_could_lead_elsewhere_is_no_path(door, path):
+    with pytest.raises(HttpError, match="no such path"):
+        door.ask(f"{ARTIFACTS}/{path}", {})
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("POST", f"{API}/registered-models/create"),
+        ("POST", f"{API}/registered-models/alias"),
+        ("DELETE", f"{API}/registered-models/alias"),
+        ("PATCH", f"{API}/model-versions/update"),
+        ("POST", f"{API}/runs/search"),
+        ("PUT", FILE),
+        ("DELETE", FILE),
+    ],
+)
+def test_whatever_writes_is_refused(door, method, path):
+    with pytest.raises(HttpError) as refused:
+        door.ask(path, {}, method)
+    assert 405 == refused.value.status
+
+
+def test_damaged_file_is_not_handed_out(registry, door):
+    registry.artifacts.delete(f"sha256/{DIGEST}")
+    registry.artifacts.put_if_absent(f"sha256/{DIGEST}", b"other")
+
+    with pytest.raises(Corrupt, match="DIGEST_MISMATCH"):
+        door.ask(FILE, {})
+
+
+def test_downloads_beyond_the_bound_are_told_to_come_again(monkeypatch, registry):
+    monkeypatch.setattr(mlflow_api, "DOWNLOADS_MAX", 0)
+
+    with pytest.raises(Busy, match="QUEUE_FULL"):
+        Door(registry).ask(FILE, {})
+
+
+def test_download_keeps_its_place_until_its_caller_has_read_it(door):
+    with ExitStack() as unread:
+        for _ in range(DOWNLOADS_MAX):
+            door.ask_unread(unread, FILE, {})
+        with pytest.raises(Busy, match="QUEUE_FULL"):
+            door.ask(FILE, {})
+
+    assert ONNX == door.ask(FILE, {}).body
+
+
+def test_download_that_fails_gives_its_place_back(door):
+    missing = f"{ARTIFACTS}/{'0' * 64}/model.onnx"
+    for _ in range(DOWNLOADS_MAX + 1):
+        assert 404 == door.ask(missing, {}).status
+
+
+def test_every_path_needs_a_token_that_may_read(registry, tmp_path):
+    file = tmp_path / "tokens.json"
+    shown = {
+        name: {"authorization": f"Bearer {issue_token(file, name, permissions)}"}
+        for name, permissions in (("reader", ["read"]), ("labeller", ["label"]))
+    }
+    door = Door(registry, file)
+    paths = [ARTIFACTS, FILE, f"{API}/runs/search", *door._api._routes]
+
+    for path in paths:
+        with pytest.raises(Denied, match="TOKEN_UNKNOWN"):
+            door.ask(path, {})
+        with pytest.raises(Denied, match="ACTION_FORBIDDEN"):
+            door.ask(path, {}, **shown["labeller"])
+    assert ONNX == door.ask(FILE, {}, **shown["reader"]).body

@@ -1,0 +1,69 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The prediction log on a broker that dies and comes back: what was answered meanwhile is there."""
+
+from __future__ import annotations
+
+import pytest
+
+from headrace import topics
+from headrace.admin import create_topics
+from headrace.local.java import find_java
+from headrace.local.kafka import KafkaBroker, provide_jars
+from headrace.local.ports import pick_ports
+from headrace.local.process import Child
+from headrace.newest_messages import newest_messages
+from headrace.prediction_log import logged_predictions
+from headrace_inference.adapters import kafka_prediction_log
+from headrace_inference.adapters.answered_counts import AnsweredCounts
+from headrace_inference.adapters.kafka_prediction_log import KafkaPredictionLog
+from headrace_inference.testing import a_prediction
+from headrace_kit import kafka
+from headrace_kit.kafka import KafkaPublisher
+from headrace_kit.testing import wait_until
+
+pytestmark = pytest.mark.integration
+
+TOPIC = topics.INFERENCE_PREDICTIONS.of("delay")
+
+
+@pytest.fixture
+def broker(tool_cache, server_dir, quick_kafka):
+    jars, ports = provide_jars(tool_cache), pick_ports(2)
+    return KafkaBroker(server_dir / "kafka-log", *ports, find_java(), jars, options=quick_kafka)
+
+
+def test_rows_answered_while_kafka_is_away_are_logged_when_it_is_back(
+    broker, server_dir, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(kafka, "DELIVERY_TIMEOUT_S", 1.0)
+    monkeypatch.setattr(kafka_prediction_log, "DELIVERY_WAIT_S", 2.0)
+    child = Child(broker.process(), server_dir / "log.log", server_dir)
+    child.wait_ready()
+    create_topics(broker.bootstrap, [(TOPIC, topics.INFERENCE_PREDICTIONS)])
+    publisher = KafkaPublisher(broker.bootstrap, client_id="test")
+    partitions = topics.INFERENCE_PREDICTIONS.partitions
+    log = KafkaPredictionLog(
+        publisher, partitions=lambda _: partitions, counts=AnsweredCounts(tmp_path)
+    )
+    log.start()
+
+    def logged() -> set[str]:
+        messages = newest_messages(broker.bootstrap, TOPIC, count=1_000)
+        return {row.entity_key for each in messages for row in logged_predictions(each.value())}
+
+    log.append(a_prediction("before"))
+    wait_until(lambda: logged() == {"before"})
+    child.kill()
+    for number in range(10):
+        log.append(a_prediction(f"away-{number}", id=str(number)))
+    wait_until(lambda: log._backoff.tries >= 2, timeout_s=20.0)  # longer than a delivery may take
+
+    child = Child(broker.process(), server_dir / "log.log", server_dir)
+    child.wait_ready()
+    expected = {"before", *(f"away-{number}" for number in range(10))}
+    wait_until(lambda: logged() == expected, timeout_s=30.0)
+
+    log.stop(5.0)
+    publisher.close(5.0)
+    child.stop()
+    assert log.failed() is None
