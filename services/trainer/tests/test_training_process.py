@@ -14,6 +14,7 @@ import numpy as np
 import onnxruntime
 import pytest
 import structlog
+from numpy.typing import ArrayLike
 
 from headrace.errors import Conflict, HeadraceError, Invalid
 from headrace.graph_signature import trained_signature
@@ -51,7 +52,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> TrainingResult:
     return train(tmp_path_factory.mktemp("trained") / "job")
 
 
-def scores(onnx: bytes, rows: list[list[float]]) -> np.ndarray:
+def scores(onnx: bytes, rows: ArrayLike) -> np.ndarray:
     session = onnxruntime.InferenceSession(onnx, providers=["CPUExecutionProvider"])
     return session.run(["score"], {"features": np.array(rows, np.float32)})[0]
 
@@ -70,11 +71,17 @@ def test_absent_and_unknown_values_give_a_finite_score(trained: TrainingResult) 
     assert ((got > 0) & (got < 1)).all()
 
 
-def test_model_takes_any_number_of_rows(trained: TrainingResult) -> None:
-    one = scores(trained.onnx, [[900, 0]])
-    many = scores(trained.onnx, [[900, 0]] * 33)
+def test_score_is_the_same_bit_for_bit_whatever_rows_share_the_run(
+    trained: TrainingResult,
+) -> None:
+    random = np.random.default_rng(5)
+    rows = np.stack([random.normal(1_000, 400, 240), random.integers(0, 4, 240)], axis=1)
+    rows[random.random(rows.shape) < 0.1] = np.nan
+    whole = scores(trained.onnx, rows)
 
-    assert np.allclose(one[0], many)
+    for size in range(1, 41):
+        runs = [scores(trained.onnx, rows[at : at + size]) for at in range(0, len(rows), size)]
+        assert whole.tobytes() == np.concatenate(runs).tobytes(), size
 
 
 def test_same_job_gives_the_same_bytes(trained: TrainingResult, tmp_path: Path) -> None:

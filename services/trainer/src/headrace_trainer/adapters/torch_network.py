@@ -4,6 +4,10 @@
 Scaling, absent values (NaN), categories and the mean over members are all inside, so the served
 ONNX model takes the feature rows as they are read. The members are one batched product: a fourth
 of the graph and of the time that four networks would take. Imported by the training process only.
+
+A row's score is the same bit for bit whatever rows share its run, so that neither load nor a kill
+shows in an answer (ADR 50). ONNX Runtime rounds the ends of an array in other ways than its middle,
+and products with one row or one column in other ways than larger ones: so there are no such.
 """
 
 from __future__ import annotations
@@ -18,6 +22,8 @@ from torch import Tensor, nn
 from headrace.application import Network
 
 EMBEDDING_SPREAD = 0.1
+# Numbers that the widest vector units (AVX-512) take at once.
+LANES = 16
 
 
 class Ensemble(nn.Module):
@@ -55,9 +61,10 @@ class Ensemble(nn.Module):
         self.biases = nn.ParameterList(torch.zeros(self.members, 1, after) for after in widths[1:])
 
     def forward(self, features: Tensor) -> Tensor:
-        numbers, codes = self.prepare(features)
+        numbers, codes = self.prepare(nn.functional.pad(features, (0, 0, 0, 1)))  # never one row
         rows = numbers.expand(self.members, -1, -1)
-        return torch.sigmoid(self.logits(rows, [c.expand(self.members, -1) for c in codes])).mean(0)
+        logits = self.logits(rows, [c.expand(self.members, -1) for c in codes])
+        return torch.sigmoid(logits).mean(0)[:-1]
 
     def prepare(self, features: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Scaled numbers and absence flags [rows, 2 x numbers], and a code [rows] a category."""
@@ -65,7 +72,9 @@ class Ensemble(nn.Module):
         absent = torch.isnan(numbers)
         scaled = (torch.where(absent, self.center, numbers) - self.center) / self.scale
         # Delays have long tails: the logarithm keeps a delay of hours from drowning the others.
-        squeezed = torch.sign(scaled) * torch.log1p(torch.abs(scaled))
+        width = scaled.shape[1]
+        whole = nn.functional.pad(torch.abs(scaled), (0, -width % LANES))
+        squeezed = torch.sign(scaled) * torch.log1p(whole)[:, :width]
         codes = [
             torch.nan_to_num(features[:, column]).clamp(0, size).to(torch.int64)
             for column, size in self.category_sizes.items()
@@ -79,9 +88,10 @@ class Ensemble(nn.Module):
             for table, code in zip(self.embeddings, codes, strict=True)
         ]
         layer = torch.cat([numbers, *looked_up], dim=2)
-        last = len(self.weights) - 1
-        for number, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
-            layer = torch.baddbmm(bias, layer, weight)
-            if number < last:
-                layer = nn.functional.dropout(torch.relu(layer), self.dropout, self.training)
-        return layer[:, :, 0]
+        for weight, bias in zip(self.weights[:-1], self.biases[:-1], strict=True):
+            layer = torch.relu(torch.baddbmm(bias, layer, weight))
+            layer = nn.functional.dropout(layer, self.dropout, self.training)
+        # Never one column.
+        weight = nn.functional.pad(self.weights[-1], (0, 1))
+        bias = nn.functional.pad(self.biases[-1], (0, 1))
+        return torch.baddbmm(bias, layer, weight)[:, :, 0]
