@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
+from itertools import count
 
 import numpy as np
 import polars as pl
@@ -23,7 +25,7 @@ from headrace_ingest.domain.datasets import Selection
 from headrace_ingest.domain.judging import ARCHIVE_COLUMNS, judge
 from headrace_ingest.domain.passages import HashedEmbedder, Indexed, Passage
 from headrace_ingest.handlers import text_search
-from headrace_ingest.handlers.text_search import SearchText, TextKeeper, search_text
+from headrace_ingest.handlers.text_search import FoundTexts, SearchText, TextKeeper, search_text
 from headrace_ingest.testing import NOW_US, a_contract, a_raw, a_stream_document
 from headrace_kit.erased_entities import Entity, entity_sha256
 from headrace_kit.failpoints import FailpointRaised, arm
@@ -72,8 +74,14 @@ class World:
     def refresh(self):
         list(self.keeper.refresh(60.0))
 
-    def search(self, query, column="note", limit=10):
-        return search_text(SearchText(STREAM, column, query, limit), texts=self.keeper)
+    def search(self, query, column="note", limit=10, timeout_s=60.0):
+        asked = SearchText(STREAM, column, query, limit)
+        return search_text(asked, texts=self.keeper, timeout_s=timeout_s)
+
+    def restart(self):
+        """Another process: what was in memory is gone."""
+        self.index = SqlTextIndex(self.engine, self.embedder.dimensions)
+        self.keeper = replace(self.keeper, index=self.index)
 
     def found(self, query, column="note", limit=10):
         return self.search(query, column, limit).matches
@@ -201,24 +209,68 @@ def test_rows_of_a_topic_that_was_made_again_are_found_too(world):
     assert 8 == len(world.texts("snow", limit=100))
 
 
-def test_index_is_built_while_others_write_to_its_database(world, monkeypatch):
-    """A write transaction is had inside of each step of the building."""
+def test_index_is_built_while_others_write_to_its_database_and_search_in_it(world, monkeypatch):
+    """A write transaction is had, and a search answered, beside each step of the building."""
     monkeypatch.setattr(graph_neighbours, "VECTORS_AT_ONCE", 2)
     world.append(*(f"snow {number}" for number in range(5)))
     world.refresh()
-    taken = []
+    world.restart()
+    found = []
 
-    def take(graph, rows):
+    def add(graph, rows):
         with transaction(world.engine) as connection:
             connection.execute(text("update indexed set version = version"))
-        taken.append(len(rows))
-        built(graph, rows)
+        answer = world.search("snow", timeout_s=0.0)
+        found.append((len(answer.matches), answer.complete))
+        added(graph, rows)
 
-    built = graph_neighbours.Graph.add
-    monkeypatch.setattr(graph_neighbours.Graph, "add", take)
+    added = graph_neighbours.Graph.add
+    monkeypatch.setattr(graph_neighbours.Graph, "add", add)
 
     assert 5 == len(world.found("snow"))
-    assert [2, 2, 1] == taken
+    assert [(0, False), (2, False), (4, False)] == found
+
+
+def test_search_builds_while_its_time_lasts_and_the_next_one_goes_on(world, monkeypatch):
+    monkeypatch.setattr(graph_neighbours, "VECTORS_AT_ONCE", 2)
+    world.append(*(f"snow {number}" for number in range(5)))
+    world.refresh()
+    world.restart()
+    seconds = count()
+    monkeypatch.setattr(graph_neighbours, "monotonic", lambda: float(next(seconds)))
+    answers = [world.search("snow", timeout_s=4.0) for _ in range(3)]
+
+    assert [2, 4, 5] == [len(answer.matches) for answer in answers]
+    assert [False, False, True] == [answer.complete for answer in answers]
+
+
+def test_search_does_not_wait_for_the_building_of_another_column(world, monkeypatch):
+    vectors = world.embedder.embed(["snow"])
+    for column in ("note", "remark"):
+        world.index.add(STREAM, column, [Passage("a", "snow")], vectors, Indexed())
+    found = []
+
+    def add(graph, rows):
+        monkeypatch.setattr(graph_neighbours.Graph, "add", added)
+        found.append(world.index.catch_up(STREAM, "note", 0.0))
+        found.append(world.index.catch_up(STREAM, "remark", 60.0))
+        added(graph, rows)
+
+    added = graph_neighbours.Graph.add
+    monkeypatch.setattr(graph_neighbours.Graph, "add", add)
+
+    assert world.index.catch_up(STREAM, "note", 60.0)
+    assert [False, True] == found
+
+
+def test_keeper_loads_the_index_after_a_restart_before_anybody_asks(world):
+    world.append("Snow on the runway")
+    world.refresh()
+    world.restart()
+    assert FoundTexts([], complete=False) == world.search("snow", timeout_s=0.0)
+    world.refresh()
+
+    assert 1 == len(world.search("snow", timeout_s=0.0).matches)
 
 
 def test_erased_row_is_found_no_more(world):
@@ -316,7 +368,7 @@ def test_search_that_makes_no_sense_is_refused(world, wrong):
 def test_unknown_stream_is_not_found(world):
     asked = SearchText("absent", "note", "snow", 0)
     with pytest.raises(NotFound, match="STREAM_UNKNOWN"):
-        search_text(asked, texts=world.keeper)
+        search_text(asked, texts=world.keeper, timeout_s=60.0)
 
 
 def ids(table):

@@ -464,5 +464,11 @@ class TextIndex(Protocol):
     def drop(self, stream: str, column: str) -> None:
         """From now on it holds nothing."""
 
+    def catch_up(self, stream: str, column: str, timeout_s: float) -> bool:
+        """Make what is held findable in this process; whether the time was enough for all of it."""
+
     def nearest(self, stream: str, column: str, vector: Vectors, limit: int) -> list[Match]:
-        """The passages of greatest cosine, nearly all of them right; see the test of recall."""
+        """The passages of greatest cosine, nearly all of them right; see the test of recall.
+
+        Of those that are findable, see `catch_up`.
+        """

@@ -146,7 +146,7 @@ class DatasetApi(ingest_service_pb2_grpc.DatasetServiceServicer):
 
     def SearchText(self, request: Any, context: grpc.ServicerContext) -> Any:
         asked = SearchText(request.stream, request.column, request.query, request.limit)
-        found = search_text(asked, texts=self._texts)
+        found = search_text(asked, texts=self._texts, timeout_s=remaining_s(context))
         matches = [text_search_pb2.TextMatch(**asdict(match)) for match in found.matches]
         return text_search_pb2.SearchTextResponse(matches=matches, complete=found.complete)
 

@@ -1,15 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """Neighbours in a graph of usearch (HNSW) in the memory of the process.
 
-It is made of the stored vectors when it is asked, some thousands in a transaction, so that nobody
-who writes waits for it; it holds nothing that is not stored.
+It is made of the stored vectors, some hundreds in a transaction, so that nobody who writes or asks
+waits long for it; it holds nothing that is not stored.
 """
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
+from time import monotonic
 from typing import Any
 
 import numpy as np
@@ -21,25 +21,44 @@ from headrace_kit.sql import transaction
 
 # Neighbours that are looked at: recall against speed, see the test of recall.
 EXPANSION = 128
-VECTORS_AT_ONCE = 10_000
+VECTORS_AT_ONCE = 500  # a search waits for one step of the building at most
 EPOCH = text("select epoch from indexed where stream = :stream and column_name = :column_name")
 LATER = text("""select id, vector from passages where stream = :stream
                 and column_name = :column_name and id > :above order by id limit :rows_max""")
 
 
-@dataclass(slots=True)
 class Graph:
-    """The stored vectors up to an id, since the index was last dropped."""
+    """The stored vectors up to an id, since the index was last dropped.
 
-    epoch: int
-    index: Any
-    last_id: int = 0
+    Who builds it holds `building`; the lock is had for one step, so that others search meanwhile.
+    """
+
+    def __init__(self, dimensions: int) -> None:
+        self.building = threading.Lock()
+        self.epoch, self.last_id = 0, 0
+        self._dimensions, self._index = dimensions, _new_graph(dimensions)
+        self._lock = threading.Lock()
+
+    def begin_again(self, epoch: int) -> None:
+        with self._lock:
+            self.epoch, self.last_id = epoch, 0
+            self._index = _new_graph(self._dimensions)
 
     def add(self, rows: Sequence[Any]) -> None:
         ids = np.array([row.id for row in rows], np.uint64)
         stored = np.frombuffer(b"".join(row.vector for row in rows), "<f2")
-        self.index.add(ids, stored.reshape(len(rows), -1).astype(np.float32))
-        self.last_id = int(ids[-1])
+        vectors = stored.reshape(len(rows), -1).astype(np.float32)
+        with self._lock:
+            self._index.add(ids, vectors)
+            self.last_id = int(ids[-1])
+
+    def nearest(self, vector: Vectors, limit: int) -> Sequence[tuple[int, float]]:
+        with self._lock:
+            if not len(self._index):
+                return []
+            found = self._index.search(vector, limit)
+        distances = found.distances.tolist()
+        return [(key, 1 - far) for key, far in zip(found.keys.tolist(), distances, strict=True)]
 
 
 class GraphNeighbours:
@@ -48,40 +67,43 @@ class GraphNeighbours:
     def __init__(self, engine: Engine, dimensions: int) -> None:
         self._engine, self._dimensions = engine, dimensions
         self._graphs: dict[tuple[str, ...], Graph] = {}
-        self._lock = threading.Lock()
 
     def take_in(self, connection: Connection, place: dict[str, str]) -> None:
-        """Nothing: it reads what is stored when it is asked."""
+        """Nothing: `catch_up` reads what is stored, by whichever process."""
+
+    def catch_up(self, place: dict[str, str], timeout_s: float) -> bool:
+        end_s = monotonic() + timeout_s
+        graph = self._graph(place)
+        if not graph.building.acquire(timeout=timeout_s):
+            return False
+        try:
+            while rows := self._later(graph, place):
+                if monotonic() >= end_s:
+                    return False
+                graph.add(rows)
+            return True
+        finally:
+            graph.building.release()
 
     def nearest(
         self, place: dict[str, str], vector: Vectors, limit: int
     ) -> Sequence[tuple[int, float]]:
-        with self._lock:
-            graph = self._newest(place)
-            if not len(graph.index):
-                return []
-            found = graph.index.search(vector, limit)
-        distances = found.distances.tolist()
-        return [(key, 1 - far) for key, far in zip(found.keys.tolist(), distances, strict=True)]
+        return self._graph(place).nearest(vector, limit)
 
-    def _newest(self, place: dict[str, str]) -> Graph:
-        """The graph with all that is stored."""
-        while True:
-            graph, rows = self._later(place)
-            if not rows:
-                return graph
-            graph.add(rows)
-
-    def _later(self, place: dict[str, str]) -> tuple[Graph, Sequence[Any]]:
-        """The graph, and what is stored behind its last id."""
+    def _graph(self, place: dict[str, str]) -> Graph:
         key = tuple(place.values())
+        if key not in self._graphs:
+            self._graphs.setdefault(key, Graph(self._dimensions))
+        return self._graphs[key]
+
+    def _later(self, graph: Graph, place: dict[str, str]) -> Sequence[Any]:
+        """What is stored behind the graph's last id."""
         with transaction(self._engine) as connection:
             epoch = connection.execute(EPOCH, place).scalar() or 0
-            graph = self._graphs.get(key)
-            if graph is None or graph.epoch != epoch:
-                graph = self._graphs[key] = Graph(epoch, _new_graph(self._dimensions))
+            if graph.epoch != epoch:
+                graph.begin_again(epoch)
             asked = place | {"above": graph.last_id, "rows_max": VECTORS_AT_ONCE}
-            return graph, connection.execute(LATER, asked).all()
+            return connection.execute(LATER, asked).all()
 
 
 def _new_graph(dimensions: int) -> Any:

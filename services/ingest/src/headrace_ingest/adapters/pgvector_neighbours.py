@@ -94,6 +94,10 @@ class PgvectorNeighbours:
         if added:
             connection.execute(ADD, added)
 
+    def catch_up(self, place: dict[str, str], timeout_s: float) -> bool:
+        """All is there: it is stored together with the passages."""
+        return True
+
     def nearest(
         self, place: dict[str, str], vector: Vectors, limit: int
     ) -> Sequence[tuple[int, float]]:

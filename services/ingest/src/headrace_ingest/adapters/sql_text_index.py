@@ -46,6 +46,9 @@ class Neighbours(Protocol):
     def take_in(self, connection: Connection, place: dict[str, str]) -> None:
         """Passages of the place were stored, in this transaction."""
 
+    def catch_up(self, place: dict[str, str], timeout_s: float) -> bool:
+        """As TextIndex.catch_up."""
+
     def nearest(
         self, place: dict[str, str], vector: Vectors, limit: int
     ) -> Sequence[tuple[int, float]]:
@@ -107,6 +110,9 @@ class SqlTextIndex:
         with transaction(self._engine) as connection:
             connection.execute(REMOVE, _place(stream, column))
             connection.execute(RESET, _place(stream, column))
+
+    def catch_up(self, stream: str, column: str, timeout_s: float) -> bool:
+        return self._neighbours.catch_up(_place(stream, column), timeout_s)
 
     def nearest(self, stream: str, column: str, vector: Vectors, limit: int) -> list[Match]:
         near = self._neighbours.nearest(_place(stream, column), vector, limit)

@@ -20,6 +20,9 @@ from headrace_kit.failpoints import failpoint
 PASSAGES_MAX = 2_000
 LIMIT_DEFAULT, LIMIT_MAX = 10, 100
 QUERY_CHARACTERS_MAX = 8_192
+CATCH_UP_S = 1.0  # of the keeper, between two steps
+# Of a caller's time; the rest is for the step that it ends in, and for the answer.
+CATCH_UP_SHARE = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +49,8 @@ class TextKeeper:
         for name in self.contracts.names():
             for column in self.contracts.get(name).text_columns:
                 yield from self._refresh(name, column, timeout_s)
+                while not self.index.catch_up(name, column, min(CATCH_UP_S, timeout_s)):
+                    yield
                 yield
 
     def built(self, stream: str, column: str) -> bool:
@@ -94,14 +99,14 @@ class TextKeeper:
 
 @dataclass(frozen=True, slots=True)
 class FoundTexts:
-    """The nearest first; not `complete` while the index is being built, and lacks texts."""
+    """The nearest first; not `complete` while the index is built or loaded, and lacks texts."""
 
     matches: list[Match]
     complete: bool
 
 
-def search_text(query: SearchText, *, texts: TextKeeper) -> FoundTexts:
-    """Raises NotFound STREAM_UNKNOWN, Invalid BAD_REQUEST."""
+def search_text(query: SearchText, *, texts: TextKeeper, timeout_s: float) -> FoundTexts:
+    """What is found within the time; raises NotFound STREAM_UNKNOWN, Invalid BAD_REQUEST."""
     if query.column not in texts.contracts.get(query.stream).text_columns:
         raise Invalid("BAD_REQUEST", field="column", problem="has no index: text in its contract")
     if not query.query.strip() or len(query.query) > QUERY_CHARACTERS_MAX:
@@ -109,7 +114,9 @@ def search_text(query: SearchText, *, texts: TextKeeper) -> FoundTexts:
         raise Invalid("BAD_REQUEST", field="query", problem=problem)
     if not 0 <= query.limit <= LIMIT_MAX:
         raise Invalid("BAD_REQUEST", field="limit", problem=f"must be 0 to {LIMIT_MAX}")
-    complete = texts.built(query.stream, query.column)
+    index, stream, column = texts.index, query.stream, query.column
+    complete = texts.built(stream, column)
+    complete &= index.catch_up(stream, column, timeout_s * CATCH_UP_SHARE)
     [vector] = texts.embedder.embed([query.query])
     limit = query.limit or LIMIT_DEFAULT
-    return FoundTexts(texts.index.nearest(query.stream, query.column, vector, limit), complete)
+    return FoundTexts(index.nearest(stream, column, vector, limit), complete)
