@@ -100,3 +100,12 @@ def test_workers_may_listen_where_connections_of_a_service_before_wait_for_their
     held.start()
     with closing(a_server(port)):
         held.stop(1.0)
+
+
+def test_taken_port_of_an_address_in_brackets_is_told():
+    try:
+        server = socket.create_server(("::1", 0), family=socket.AF_INET6)
+    except OSError:
+        pytest.skip("this machine has no IPv6")
+    with server, pytest.raises(Unavailable, match="PORT_TAKEN"):
+        check_free("[::1]", server.getsockname()[1])
