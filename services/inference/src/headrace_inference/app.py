@@ -30,6 +30,7 @@ from headrace_inference.adapters.claim_api import ClaimApi
 from headrace_inference.adapters.disk_artifact_store import DiskArtifactStore
 from headrace_inference.adapters.entity_runs import EntityRuns
 from headrace_inference.adapters.feature_rows_reader import FeatureRowsReader
+from headrace_inference.adapters.followed_endpoints import FollowedEndpoints
 from headrace_inference.adapters.grpc_api import SERVICE_NAME, InferenceServer
 from headrace_inference.adapters.grpc_clients import GrpcArtifactSource, GrpcFeatureReader
 from headrace_inference.adapters.hot_infer import HotInfer
@@ -293,10 +294,10 @@ def _request_parts(
     claims: ObjectClaims,
 ) -> list[Part]:
     """What is not served is not read: its requests wait in their topic."""
+    followed = FollowedEndpoints(table)
 
     def follow() -> None:
-        ready = (name for name, state in table.states().items() if state.answers)
-        loop.subscribe({topics.INFERENCE_REQUESTS.of(name) for name in ready})
+        loop.subscribe({topics.INFERENCE_REQUESTS.of(name) for name in followed.choose()})
 
     partitions = RememberedCounts(partial(_partition_count, settings))
     look_ups = AnswerLookUps(KafkaTopicLog(settings.kafka_bootstrap), partitions=partitions)

@@ -178,6 +178,11 @@ class EndpointState:
             return False
         return self.serving is None or self.serving.rollout.generation < self.wanted.generation
 
+    @property
+    def loading(self) -> bool:
+        """Whether what is wanted may be served soon: nothing has kept it from that yet."""
+        return self.pending and self.definition is not None and self.refused is None
+
 
 def _what_keeps(state: EndpointState) -> dict[str, str]:
     """From serving what is wanted."""
