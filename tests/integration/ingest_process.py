@@ -6,13 +6,17 @@ from __future__ import annotations
 import json
 import uuid
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
+import grpc
 from confluent_kafka import Consumer, TopicPartition
 from deltalake import DeltaTable, QueryBuilder
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from headrace import topics
 from headrace.admin import create_topics
@@ -141,6 +145,26 @@ class Service:
 
     def ready(self) -> bool:
         return HttpReady(f"http://127.0.0.1:{self.http_port}/health/ready")(CALL_TIMEOUT_S)
+
+    @contextmanager
+    def watched(self) -> Iterator[list[bool]]:
+        """What it told meanwhile to who watches whether it serves: now, and each change."""
+        told: list[bool] = []
+        serving = health_pb2.HealthCheckResponse.SERVING
+        watch = health_pb2_grpc.HealthStub(self._channel).Watch(health_pb2.HealthCheckRequest())
+        told.append(next(watch).status == serving)
+
+        def listen() -> None:
+            with suppress(grpc.RpcError):  # that we cancel it
+                told.extend(answer.status == serving for answer in watch)
+
+        listener = Thread(target=listen)
+        listener.start()
+        try:
+            yield told
+        finally:
+            watch.cancel()
+            listener.join(CALL_TIMEOUT_S)
 
     def wait_ended(self) -> int | None:
         """Its exit code."""

@@ -320,12 +320,13 @@ def test_versions_that_nobody_applied_hold_a_stream_once(start_service, stream, 
     stream.wait_taken_in()
     opened = service.log.read_text().count("stream_opened")
     schemas = [f"{stream.name}/{version}".encode() for version in range(2, 22)]
-    publisher.publish(
-        [Message(stream.raw, b"UA1", GOOD[1], (("ce_dataschema", each),)) for each in schemas]
-    )
-    stream.publish(*GOOD[10:20])
-    stream.wait_taken_in()
+    newer = [Message(stream.raw, b"UA1", GOOD[1], (("ce_dataschema", each),)) for each in schemas]
+    with service.watched() as ready:
+        publisher.publish(newer)
+        stream.publish(*GOOD[10:20])
+        stream.wait_taken_in()
 
+    assert [True] == ready
     counts = service.counts(stream)
     assert (20, {"SCHEMA_INCOMPATIBLE": 20}) == (counts.stored, counts.dead_lettered_by_reason)
     log = service.log.read_text()

@@ -402,6 +402,49 @@ def test_partition_that_another_member_gave_up_takes_nothing_from_the_rest(calm_
     assert calm_loop.ready()
 
 
+class AskedStore(StoppingStore):
+    """A handler that stops its topic when it is told so."""
+
+    def __init__(self):
+        super().__init__(random.Random(7))
+
+    def maybe_fail(self):
+        pass
+
+    def idle(self):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("why", "ready"),
+    [
+        (Unavailable("TOPIC_MISSING", topic=TOPIC), False),
+        (Unavailable("DEFINITION_AWAITED", dataschema="sim/2"), True),
+        (Invalid("BAD_DEFINITION", stream="sim"), True),
+    ],
+)
+def test_loop_stays_ready_while_a_topic_is_stopped_for_a_moment_or_until_it_is_mended(
+    calm_loop, monkeypatch, why, ready
+):
+    loop = a_loop(monkeypatch, 7, AskedStore(), MemoryPublisher())
+    loop.subscribe([TOPIC])
+    loop._reader.missing = []
+    ticks(loop, 2)
+    assert loop.ready()
+    loop._handler.why = {TOPIC: why}
+    ticks(loop, 1)
+    assert ready == loop.ready()
+    loop._handler.why = {}
+    ticks(loop, 1)
+
+    assert [Partition(TOPIC, 1)] == loop._reader.unplaced()
+    assert loop.ready()
+    ticks(loop, 1)
+    assert [Partition(TOPIC, 1)] == loop._reader.placed()
+    loop._reader.revoke(Partition(TOPIC, 1))
+    assert not loop.ready()
+
+
 def test_stream_of_nothing_but_dead_letters_stops_the_loop(monkeypatch):
     monkeypatch.setattr(consume, "DEAD_LETTERS_IN_A_ROW_MAX", 30)
     chance = random.Random(2)

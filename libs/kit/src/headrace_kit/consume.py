@@ -30,6 +30,8 @@ DEAD_LETTERS_IN_A_ROW_MAX = 1_000
 RESTORING_INTERVAL_S = 0.25
 SHARED_OUT_INTERVAL_S = 0.25
 TRIES_BEFORE_UNREADY = 3
+# A handler that stops a topic for this lets it go within moments, come what may.
+MOMENTARY = "DEFINITION_AWAITED"
 
 log = structlog.get_logger(__name__)
 
@@ -127,6 +129,7 @@ class ConsumeLoop:
         self._pending: deque[RecordBatch] = deque()
         self._retry = Backoff()
         self._restoring: frozenset[Partition] = frozenset()
+        self._let_go: frozenset[Partition] = frozenset()  # held before, and not placed again yet
         self._asked_s = self._looked_s = 0.0
         self._shared_out = self._warmed = False
         self._dead_in_a_row = 0
@@ -171,10 +174,11 @@ class ConsumeLoop:
         """Assigned, placed, and no trouble that may pass: all topics there, no long back-off.
 
         What is restored later, because another member gave it up or its topic is new, takes nothing
-        from the rest; nor does a topic that the handler has stopped until somebody mends it.
+        from the rest; nor does a topic that the handler has stopped until somebody mends it, or for
+        a moment.
         """
         running = self._thread.running and not self._stopping.is_set()
-        besides = self._restoring if self._warmed else frozenset()
+        besides = self._restoring | self._let_go if self._warmed else frozenset()
         settled = self._reader.settled(self._wanted, besides) and not self._repositioning.is_set()
         well = not self._reader.troubles() and self._retry.tries < TRIES_BEFORE_UNREADY
         whole = self._shared_out or not self._wanted
@@ -186,8 +190,9 @@ class ConsumeLoop:
         return self._reader.troubles() + stopped
 
     def _waiting(self) -> bool:
-        """Whether the handler has stopped a topic that it takes up again by itself."""
-        return any(isinstance(err, Unavailable) for _, err in self._held_back())
+        """Whether the handler has stopped a topic until something else is mended."""
+        held = [err for _, err in self._held_back() if err.reason != MOMENTARY]
+        return any(isinstance(err, Unavailable) for err in held)
 
     def _held_back(self) -> list[tuple[str, HeadraceError]]:
         held = {partition.topic for partition in self._reader.held()}
@@ -274,9 +279,13 @@ class ConsumeLoop:
 
     def _hold(self) -> None:
         """Read nothing of what the handler has stopped."""
-        if self._gathering is not None:
-            self._stopped = self._gathering.stopped()
-            self.forget(self._reader.hold(self._stopped))
+        if self._gathering is None:
+            return
+        self._stopped = self._gathering.stopped()
+        # Before it is unplaced: another thread may ask meanwhile whether we are ready.
+        self._let_go |= {each for each in self._reader.held() if each.topic not in self._stopped}
+        self.forget(self._reader.hold(self._stopped))
+        self._let_go &= {*self._reader.unplaced()}
 
     def _handle(self, records: RecordBatch) -> None:
         """Handle the first part that is pending; a refused part is halved until one is left."""
