@@ -26,7 +26,7 @@ from headrace.ingest.v1 import ingest_service_pb2 as pb
 from headrace_ingest.adapters.delta_archive import COMMITS_PER_CHECKPOINT, DeltaArchive
 from headrace_ingest.domain.accounts import Account
 from headrace_ingest.domain.judging import empty_rows
-from headrace_ingest.testing import a_contract, a_departure
+from headrace_ingest.testing import NOW_US, a_contract, a_departure
 from headrace_kit.kafka import Message
 from headrace_kit.offsets import committed_offsets, topic_end_offsets
 from headrace_kit.testing import has_leaders, wait_until
@@ -331,6 +331,46 @@ def test_versions_that_nobody_applied_hold_a_stream_once(start_service, stream, 
     assert (20, {"SCHEMA_INCOMPATIBLE": 20}) == (counts.stored, counts.dead_lettered_by_reason)
     log = service.log.read_text()
     assert (1, opened) == (log.count("stream_waits"), log.count("stream_opened"))
+
+
+DAY_AFTER_US = NOW_US + 86_400_000_000
+
+
+def full(folder: Path) -> Path:
+    """Nothing can be written of a day: a file lies where its folder is to be."""
+    place = folder / "_event_date=2013-01-02"
+    place.touch()
+    return place
+
+
+def away(folder: Path) -> Path:
+    """Nothing can be read: what is read first leads to itself."""
+    place = folder / "_delta_log" / "_last_checkpoint"
+    place.symlink_to(place)
+    return place
+
+
+@pytest.mark.parametrize(("fail", "unknown"), [(full, False), (away, True)])
+def test_stream_waits_and_says_why_while_the_archive_takes_nothing(
+    start_service, stream, tmp_path, fail, unknown
+):
+    service = start_service()
+    service.start()
+    stream.publish(*GOOD[:10])
+    stream.wait_taken_in()
+    [folder] = tmp_path.rglob(f"records/{stream.name}")
+    fault = fail(folder)
+    later = {"departed_at": DAY_AFTER_US, "known_at": DAY_AFTER_US}
+    stream.publish(*(a_value(number, **later) for number in range(10, 20)))
+    reason = "OBJECT_STORE_UNAVAILABLE"
+    wait_until(lambda: reason == service.counts(stream).stopped_reason, timeout_s=DEADLINE_S)
+    told = service.counts(stream)
+    assert (unknown, 0 if unknown else 10) == (told.counts_unknown, told.stored)
+
+    fault.unlink()
+    stream.wait_taken_in()
+    told = service.counts(stream)
+    assert ("", False, 20) == (told.stopped_reason, told.counts_unknown, told.stored)
 
 
 def test_stopped_service_leaves_nothing_behind(start_service, stream):

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """`headrace publish` tells a wrong line by its number; `streams` tells what became of the rest."""
 
+import re
+
 import pytest
 from typer.testing import CliRunner
 
@@ -31,6 +33,12 @@ class Taker:
                 stopped_reason="TOPIC_MISSING",
                 stopped_details={"topic": "raw.late.v1"},
             ),
+            pb.StreamCounts(
+                stream="away",
+                stopped_reason="OBJECT_STORE_UNAVAILABLE",
+                counts_unknown=True,
+            ),
+            pb.StreamCounts(stream="full", received=7, stopped_reason="DISK_FULL"),
         ]
 
 
@@ -104,6 +112,15 @@ def test_stream_whose_topic_is_missing_is_told_as_waiting():
 
     assert "late waits, and goes on by itself" in shown
     assert "topic: raw.late.v1" in shown
+
+
+def test_streams_whose_archive_is_away_or_disk_is_full_are_told_as_waiting():
+    shown = CliRunner().invoke(app, ["streams"]).output
+
+    [away] = re.findall(r"away\W.*unknown.*", shown)
+    assert "0" not in away
+    assert "away waits, and goes on by itself" in shown
+    assert "full waits, and goes on by itself" in shown
 
 
 def test_next_step_after_publishing_is_named():

@@ -445,6 +445,34 @@ def test_loop_stays_ready_while_a_topic_is_stopped_for_a_moment_or_until_it_is_m
     assert not loop.ready()
 
 
+class StuckStore(SimulatedStore):
+    """A handler that cannot go on for what `error` says."""
+
+    error = None
+
+    def __init__(self):
+        super().__init__(random.Random(8), set())
+
+    def maybe_fail(self):
+        if self.error is not None:
+            raise self.error
+
+
+def test_loop_tells_what_it_waits_for_once_it_is_unready_for_that(calm_loop, monkeypatch):
+    loop = a_loop(monkeypatch, 8, StuckStore(), MemoryPublisher())
+    loop._reader.missing = []
+    ticks(loop, 2)
+    loop._handler.error = Busy("DISK_FULL")
+    ticks(loop, consume.TRIES_BEFORE_UNREADY - 1)
+    assert (None, True) == (loop.waits(), loop.ready())
+    ticks(loop, 1)
+    assert (loop._handler.error, False) == (loop.waits(), loop.ready())
+    loop._handler.error = None
+    ticks(loop, 1)
+
+    assert (None, True) == (loop.waits(), loop.ready())
+
+
 def test_stream_of_nothing_but_dead_letters_stops_the_loop(monkeypatch):
     monkeypatch.setattr(consume, "DEAD_LETTERS_IN_A_ROW_MAX", 30)
     chance = random.Random(2)

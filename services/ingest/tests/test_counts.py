@@ -37,7 +37,7 @@ def test_counts_of_a_stream_are_those_of_all_its_partitions():
     archive.append(contract, empty_rows(contract.stream), before, after)
 
     counts = list_stream_counts(
-        contracts=contracts, catalogue=OneTopic(), archive=archive, stops={}
+        contracts=contracts, catalogue=OneTopic(), archive=archive, stops={}, waits=None
     )
 
     wanted = pb.StreamCounts(
@@ -85,18 +85,18 @@ def test_stream_whose_topic_is_missing_is_told_as_waiting_beside_the_others():
         contracts.put(a_contract(name=name))
 
     [a, b] = list_stream_counts(
-        contracts=contracts, catalogue=AbsentTopic(), archive=MemoryArchive(), stops={}
+        contracts=contracts, catalogue=AbsentTopic(), archive=MemoryArchive(), stops={}, waits=None
     )
 
     assert ("a", "TOPIC_MISSING") == (a.stream, a.stopped.reason)
     assert StreamCount("b", Account(), version=1) == b
 
 
-def count_of(contract, stops):
+def count_of(contract, stops, waits=None):
     contracts = AppliedContracts()
     contracts.put(contract)
     [count] = list_stream_counts(
-        contracts=contracts, catalogue=OneTopic(), archive=MemoryArchive(), stops=stops
+        contracts=contracts, catalogue=OneTopic(), archive=MemoryArchive(), stops=stops, waits=waits
     )
     return count
 
@@ -107,6 +107,39 @@ def test_stop_counts_for_the_contract_that_it_was_made_by():
     assert "BAD_DEFINITION" == count_of(a_contract(name="a"), stops).stopped.reason
     mended = count_of(a_contract(version=2, name="a"), stops)
     assert (None, 2) == (mended.stopped, mended.version)
+
+
+FULL = Unavailable("OBJECT_STORE_UNAVAILABLE", stream="b", problem="its disk is full")
+
+
+def test_stream_waits_for_what_keeps_ingest_from_going_on_unless_it_is_stopped_itself():
+    stops = {"a": Stop(1, Invalid("BAD_DEFINITION", column="delay"), 0.0)}
+
+    assert FULL == count_of(a_contract(name="a"), {}, FULL).stopped
+    assert "BAD_DEFINITION" == count_of(a_contract(name="a"), stops, FULL).stopped.reason
+
+
+class AwayArchive(MemoryArchive):
+    asked = 0
+
+    def accounts(self, stream, topic):
+        self.asked += 1
+        raise FULL
+
+
+def test_streams_whose_archive_is_away_wait_and_their_counts_are_not_known():
+    contracts, archive = AppliedContracts(), AwayArchive()
+    for name in "ab":
+        contracts.put(a_contract(name=name))
+
+    counts = list_stream_counts(
+        contracts=contracts, catalogue=OneTopic(), archive=archive, stops={}, waits=None
+    )
+
+    assert [StreamCount(name, None, FULL, 1) for name in "ab"] == counts
+    assert 1 == archive.asked  # each question may take seconds
+    told = to_counts_response(counts).streams[0]
+    assert (True, "OBJECT_STORE_UNAVAILABLE") == (told.counts_unknown, told.stopped_reason)
 
 
 def test_contract_that_lacks_the_key_for_personal_data_is_told_before_a_record_comes():

@@ -128,6 +128,7 @@ class ConsumeLoop:
         self._wanted: frozenset[str] = frozenset()
         self._pending: deque[RecordBatch] = deque()
         self._retry = Backoff()
+        self._failure: HeadraceError | None = None  # of the last try
         self._restoring: frozenset[Partition] = frozenset()
         self._let_go: frozenset[Partition] = frozenset()  # held before, and not placed again yet
         self._asked_s = self._looked_s = 0.0
@@ -180,7 +181,7 @@ class ConsumeLoop:
         running = self._thread.running and not self._stopping.is_set()
         besides = self._restoring | self._let_go if self._warmed else frozenset()
         settled = self._reader.settled(self._wanted, besides) and not self._repositioning.is_set()
-        well = not self._reader.troubles() and self._retry.tries < TRIES_BEFORE_UNREADY
+        well = not self._reader.troubles() and self.waits() is None
         whole = self._shared_out or not self._wanted
         return running and whole and settled and well and not self._waiting()
 
@@ -188,6 +189,10 @@ class ConsumeLoop:
         """What does not mend itself, e.g. `TOPIC_MISSING raw.flights.departed.v1`."""
         stopped = [f"{topic}: {err}" for topic, err in self._held_back()]
         return self._reader.troubles() + stopped
+
+    def waits(self) -> HeadraceError | None:
+        """Why nothing is done now: what failed so often in a row that we are not ready."""
+        return self._failure if self._retry.tries >= TRIES_BEFORE_UNREADY else None
 
     def _waiting(self) -> bool:
         """Whether the handler has stopped a topic until something else is mended."""
@@ -241,6 +246,7 @@ class ConsumeLoop:
         except Unfinished:
             self._retry.succeeded()
         except (Busy, Unavailable) as err:
+            self._failure = err
             delay_s = self._retry.failed(err.retry_delay_s)
             log.warning("consume_waits", group=self._group, error=str(err), delay_s=delay_s)
         else:

@@ -130,7 +130,7 @@ def run(settings: IngestSettings) -> int:
     seal = RedriveSeal(redrive_key)
     records = _records(shared, seal)
     datasets, publishing = _datasets(shared, labels.tasks), _publishing(shared)
-    server = _server(shared, seal, records.sink, labels.tasks, datasets, publishing)
+    server = _server(shared, seal, records, labels.tasks, datasets, publishing)
     parts: tuple[Part, ...] = (
         StoreCheck(settings),
         MigratedDatabase(labels.engine, MIGRATIONS),
@@ -337,7 +337,7 @@ def _label_queue(shared: Shared) -> LabelQueue:
 def _server(
     shared: Shared,
     seal: RedriveSeal,
-    sink: RecordSink,
+    records: Records,
     tasks: SqlTaskStore,
     datasets: Datasets,
     publishing: Publishing,
@@ -348,7 +348,8 @@ def _server(
         contracts=shared.contracts,
         catalogue=shared.catalogue,
         archive=shared.archive,
-        stops=sink.stops,
+        stops=records.sink.stops,
+        waits=records.loop.waits,
         book=eraser.datasets,
         rows=eraser.rows,
         clock=eraser.clock,

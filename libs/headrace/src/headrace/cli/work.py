@@ -108,7 +108,8 @@ def streams(data_dir: DataDir = DEFAULT_DATA_DIR) -> None:
 
     Of several reasons the first counts; `headrace dead-letters list` counts a letter under each.
 
-    A stream that is read no further is told with the reason and what to do.
+    A stream that is read no further is told with the reason and what to do, also where all wait for
+    the archive or for room on a disk.
 
     headrace streams
     """
@@ -120,7 +121,8 @@ def streams(data_dir: DataDir = DEFAULT_DATA_DIR) -> None:
     for each in counts:
         dead = sorted(each.dead_lettered_by_reason.items())
         shown = [*(getattr(each, name) for name in counted), sum(n for _, n in dead), each.redriven]
-        table.add_row(each.stream, *(f"{number:,}" for number in shown))
+        unknown = each.counts_unknown
+        table.add_row(each.stream, *("unknown" if unknown else f"{n:,}" for n in shown))
         for reason, number in dead:
             letters.add_row(each.stream, reason, f"{number:,}")
     show_table(table)
@@ -132,7 +134,7 @@ def streams(data_dir: DataDir = DEFAULT_DATA_DIR) -> None:
 
 
 def _tell_stopped(stream: StreamCounts) -> None:
-    waits = REASONS[stream.stopped_reason].kind == "Unavailable"
+    waits = REASONS[stream.stopped_reason].kind in ("Unavailable", "Busy")
     state = "waits, and goes on by itself" if waits else "is stopped; what comes for it is kept"
     out.print(f"[bold]{stream.stream}[/] {state}")
     tell(out, stream.stopped_reason, stream.stopped_details)

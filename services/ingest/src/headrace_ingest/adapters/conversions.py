@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from headrace.ingest.v1 import ingest_service_pb2 as pb
+from headrace_ingest.domain.accounts import Account
 from headrace_ingest.handlers.counts import StreamCount
 from headrace_ingest.handlers.publish import Published, PublishItem, PublishRecords
 
@@ -41,7 +42,7 @@ def to_counts_response(counts: Sequence[StreamCount]) -> pb.ListStreamCountsResp
 
 
 def _to_counts(count: StreamCount) -> pb.StreamCounts:
-    account, stopped = count.account, count.stopped
+    account, stopped = count.account or Account(), count.stopped
     return pb.StreamCounts(
         stream=count.stream,
         received=account.received,
@@ -53,4 +54,5 @@ def _to_counts(count: StreamCount) -> pb.StreamCounts:
         stopped_reason="" if stopped is None else stopped.reason,
         stopped_details=None if stopped is None else stopped.metadata,
         contract_version=count.version,
+        counts_unknown=count.account is None,
     )

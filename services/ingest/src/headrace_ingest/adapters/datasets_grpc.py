@@ -9,7 +9,7 @@ from typing import Any
 
 import grpc
 
-from headrace.errors import Invalid
+from headrace.errors import HeadraceError, Invalid
 from headrace.ingest.v1 import (
     catalogue_pb2,
     erasures_pb2,
@@ -52,6 +52,7 @@ class DatasetApi(ingest_service_pb2_grpc.DatasetServiceServicer):
         catalogue: TopicCatalogue,
         archive: Archive,
         stops: Callable[[], Mapping[str, Stop]],
+        waits: Callable[[], HeadraceError | None],
         book: DatasetBook,
         rows: RowStore,
         clock: Clock,
@@ -60,7 +61,8 @@ class DatasetApi(ingest_service_pb2_grpc.DatasetServiceServicer):
         texts: TextKeeper,
     ) -> None:
         self._contracts, self._catalogue, self._archive = contracts, catalogue, archive
-        self._stops, self._book, self._rows, self._clock = stops, book, rows, clock
+        self._stops, self._waits = stops, waits
+        self._book, self._rows, self._clock = book, rows, clock
         self._eraser, self._catalogue_index = eraser, catalogue_index
         self._texts = texts
 
@@ -70,6 +72,7 @@ class DatasetApi(ingest_service_pb2_grpc.DatasetServiceServicer):
             catalogue=self._catalogue,
             archive=self._archive,
             stops=self._stops(),
+            waits=self._waits(),
         )
         return conversions.to_counts_response(counts)
 

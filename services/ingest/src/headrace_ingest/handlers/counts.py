@@ -16,10 +16,13 @@ from headrace_ingest.ports import Archive, ContractBook, RawTopic, TopicCatalogu
 
 @dataclass(frozen=True, slots=True)
 class StreamCount:
-    """The account of a stream, why it is read no further, and the version of its contract."""
+    """The account of a stream, why it is read no further, and the version of its contract.
+
+    The account is None while the archive does not tell it.
+    """
 
     stream: str
-    account: Account
+    account: Account | None
     stopped: HeadraceError | None = None
     version: int = 0
 
@@ -30,31 +33,49 @@ def list_stream_counts(
     catalogue: TopicCatalogue,
     archive: Archive,
     stops: Mapping[str, Stop],
+    waits: HeadraceError | None,
 ) -> list[StreamCount]:
     """Each applied stream by name, all partitions together; `stops` by name too.
 
     One whose topic is missing has nothing to count: its account goes by the topic's id. One whose
-    contract cannot be used is told as stopped before a record comes for it.
+    contract cannot be used is told as stopped before a record comes for it. `waits` tells why all
+    of them are read no further now, if so.
     """
-    applied = [contracts.get(name) for name in contracts.names()]
-    return [_count(each, catalogue, archive, stops.get(each.name)) for each in applied]
+    counter = _Counter(catalogue, archive, stops, waits)
+    return [counter.count(contracts.get(name)) for name in contracts.names()]
 
 
-def _count(
-    contract: Contract,
-    catalogue: TopicCatalogue,
-    archive: Archive,
-    stop: Stop | None,
-) -> StreamCount:
-    name, version = contract.name, contract.version
-    try:
-        account = _account(name, catalogue.raw_topic(name), archive)
-    except Unavailable as err:
-        if err.reason != "TOPIC_MISSING":
-            raise
-        return StreamCount(name, Account(), err, version)
-    why = stop.error if stop and stop.version == version else _unusable(contract)
-    return StreamCount(name, account, why, version)
+@dataclass(slots=True)
+class _Counter:
+    """Counts one stream after the other; an archive that is `away` is not asked again."""
+
+    catalogue: TopicCatalogue
+    archive: Archive
+    stops: Mapping[str, Stop]
+    waits: HeadraceError | None
+    away: Unavailable | None = None
+
+    def count(self, contract: Contract) -> StreamCount:
+        name, version = contract.name, contract.version
+        try:
+            topic = self.catalogue.raw_topic(name)
+        except Unavailable as err:
+            if err.reason != "TOPIC_MISSING":
+                raise
+            return StreamCount(name, Account(), err, version)
+        account, stop = self._account(name, topic), self.stops.get(name)
+        stopped = stop.error if stop and stop.version == version else _unusable(contract)
+        return StreamCount(name, account, stopped or self.away or self.waits, version)
+
+    def _account(self, stream: str, topic: RawTopic) -> Account | None:
+        if self.away is not None:
+            return None
+        try:
+            accounts = self.archive.accounts(stream, topic)
+        except Unavailable as err:
+            self.away = err
+            return None
+        return reduce(Account.plus, accounts.values(), Account())
 
 
 def _unusable(contract: Contract) -> HeadraceError | None:
@@ -63,7 +84,3 @@ def _unusable(contract: Contract) -> HeadraceError | None:
     except Invalid as err:
         return err
     return None
-
-
-def _account(stream: str, topic: RawTopic, archive: Archive) -> Account:
-    return reduce(Account.plus, archive.accounts(stream, topic).values(), Account())

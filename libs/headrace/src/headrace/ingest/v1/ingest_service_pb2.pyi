@@ -81,7 +81,7 @@ class ListStreamCountsResponse(_message.Message):
     def __init__(self, streams: _Optional[_Iterable[_Union[StreamCounts, _Mapping]]] = ...) -> None: ...
 
 class StreamCounts(_message.Message):
-    __slots__ = ("stream", "received", "stored", "dead_lettered_by_reason", "repeats", "late", "stopped_reason", "redriven", "stopped_details", "contract_version")
+    __slots__ = ("stream", "received", "stored", "dead_lettered_by_reason", "repeats", "late", "stopped_reason", "redriven", "stopped_details", "contract_version", "counts_unknown")
     class DeadLetteredByReasonEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -106,6 +106,7 @@ class StreamCounts(_message.Message):
     REDRIVEN_FIELD_NUMBER: _ClassVar[int]
     STOPPED_DETAILS_FIELD_NUMBER: _ClassVar[int]
     CONTRACT_VERSION_FIELD_NUMBER: _ClassVar[int]
+    COUNTS_UNKNOWN_FIELD_NUMBER: _ClassVar[int]
     stream: str
     received: int
     stored: int
@@ -116,4 +117,5 @@ class StreamCounts(_message.Message):
     redriven: int
     stopped_details: _containers.ScalarMap[str, str]
     contract_version: int
-    def __init__(self, stream: _Optional[str] = ..., received: _Optional[int] = ..., stored: _Optional[int] = ..., dead_lettered_by_reason: _Optional[_Mapping[str, int]] = ..., repeats: _Optional[int] = ..., late: _Optional[int] = ..., stopped_reason: _Optional[str] = ..., redriven: _Optional[int] = ..., stopped_details: _Optional[_Mapping[str, str]] = ..., contract_version: _Optional[int] = ...) -> None: ...
+    counts_unknown: bool
+    def __init__(self, stream: _Optional[str] = ..., received: _Optional[int] = ..., stored: _Optional[int] = ..., dead_lettered_by_reason: _Optional[_Mapping[str, int]] = ..., repeats: _Optional[int] = ..., late: _Optional[int] = ..., stopped_reason: _Optional[str] = ..., redriven: _Optional[int] = ..., stopped_details: _Optional[_Mapping[str, str]] = ..., contract_version: _Optional[int] = ..., counts_unknown: _Optional[bool] = ...) -> None: ...
