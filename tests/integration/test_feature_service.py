@@ -851,6 +851,8 @@ def test_training_set_of_what_was_published_needs_no_later_record(lake, rides, s
 
     asked = [event for event in events if event.known <= event.at + HOUR]
     assert (len(asked), now) == (manifest.rows, manifest.known_until_us)
+    assert (rides.name, len(events)) == (manifest.spine.stream, manifest.spine.records)
+    assert {"known_after_asked": len(events) - len(asked)} == dict(manifest.spine.left_out)
     with pytest.raises(grpc.RpcError) as refused:
         service.training_set(recipe, now + DAY)
     assert grpc.StatusCode.INVALID_ARGUMENT is refused.value.code()

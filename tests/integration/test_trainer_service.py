@@ -6,6 +6,7 @@ No feature service is there, so a run that was taken waits; to train is a test o
 
 from __future__ import annotations
 
+import hashlib
 import subprocess
 import sys
 import threading
@@ -24,6 +25,7 @@ from headrace import topics
 from headrace.admin import create_topics, static_topics
 from headrace.application import definition_json
 from headrace.errors import NotFound, Unavailable
+from headrace.feature.v1 import feature_service_pb2 as feature_pb
 from headrace.feature.v1 import feature_service_pb2_grpc as feature_grpc
 from headrace.local.ports import pick_ports
 from headrace.local.process import Child
@@ -255,9 +257,9 @@ class NeverComplete(feature_grpc.FeatureServiceServicer):
 
 
 @contextmanager
-def channel_to(feature: NeverComplete) -> Iterator[grpc.Channel]:
+def channel_to(service: feature_grpc.FeatureServiceServicer) -> Iterator[grpc.Channel]:
     server = grpc.server(ThreadPoolExecutor(1))
-    feature_grpc.add_FeatureServiceServicer_to_server(feature, server)
+    feature_grpc.add_FeatureServiceServicer_to_server(service, server)
     port = server.add_insecure_port("127.0.0.1:0")
     server.start()
     with open_channel(f"127.0.0.1:{port}") as channel:
@@ -276,6 +278,33 @@ def test_training_set_that_is_abandoned_is_waited_for_by_nobody(tmp_path: Path) 
         with pytest.raises(Unavailable, match="SERVICE_UNAVAILABLE"):
             made.result(DEADLINE_S)
         assert feature.gone.wait(DEADLINE_S)
+
+
+class Empty(feature_grpc.FeatureServiceServicer):
+    """Makes training sets without rows, of a stream that has records."""
+
+    def CreateTrainingSet(self, request, context):  # noqa: N802 - gRPC names it
+        spine = feature_pb.SpineTally(
+            stream="rides", records=2, last_event_time_us=10**6, left_out={"label_awaited": 2}
+        )
+        digest = hashlib.sha256(b"").hexdigest()
+        manifest = feature_pb.TrainingSetManifest(known_until_us=10**9, digest=digest, spine=spine)
+        yield feature_pb.CreateTrainingSetResponse(manifest=manifest)
+
+
+def test_training_set_without_rows_comes_with_what_there_was_instead(tmp_path: Path) -> None:
+    with channel_to(Empty()) as channel:
+        sets = GrpcTrainingSetClient(channel)
+        made = sets.create("delay", 1, tmp_path / "set.arrow", published=True)
+
+    assert {
+        "stream": "rides",
+        "records": 2,
+        "known_until": "1970-01-01T00:16:40Z",
+        "first_event": "1970-01-01T00:00:00Z",
+        "last_event": "1970-01-01T00:00:01Z",
+        "label_awaited": 2,
+    } == made.spine
 
 
 class CallsFirst(grpc.UnaryStreamClientInterceptor):

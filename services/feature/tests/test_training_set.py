@@ -31,11 +31,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from headrace.errors import NotFound, Unavailable
+from headrace_feature import offline_handlers
 from headrace_feature.adapters import duckdb_workbench
 from headrace_feature.adapters.arrow_ipc import training_stream
 from headrace_feature.adapters.memory_archive import MemoryArchive
 from headrace_feature.adapters.training_rows_sql import training_rows_sql
 from headrace_feature.domain import point_in_time
+from headrace_feature.domain.training_set import SpineTally
 from headrace_feature.offline_handlers import CreateTrainingSet
 
 LATER = START + 100 * HOUR
@@ -161,22 +163,42 @@ def test_first_known_outcome_counts():
 
 
 @pytest.mark.parametrize(
-    ("ask", "until", "rows"),
+    ("ask", "until", "left_out"),
     [
-        (an_ask(), START + HOUR, 1),
-        (an_ask(), START + HOUR - 1, 0),
-        (an_ask(name="absent"), START + 2 * HOUR, 1),
-        (an_ask(name="absent"), START + 2 * HOUR - 1, 0),
-        (an_ask(known=START + OFFSET), LATER, 1),
-        (an_ask(known=START + OFFSET + 1), LATER, 0),
-        (an_ask(due=None), LATER, 0),
-        (an_ask(name=None), LATER, 0),
+        (an_ask(), START + HOUR, None),
+        (an_ask(), START + HOUR - 1, "label_awaited"),
+        (an_ask(), START + OFFSET - 1, "asked_after_known_until"),
+        (an_ask(name="absent"), START + 2 * HOUR, None),
+        (an_ask(name="absent"), START + 2 * HOUR - 1, "label_awaited"),
+        (an_ask(known=START + OFFSET), LATER, None),
+        (an_ask(known=START + OFFSET + 1), LATER, "known_after_asked"),
+        (an_ask(due=None), LATER, "key_or_time_absent"),
+        (an_ask(name=None), LATER, "key_or_time_absent"),
     ],
 )
-def test_row_takes_part_only_if_it_and_its_label_were_known(ask, until, rows):
-    made = training_set(asks=[ask], ends=[an_end()], until=until)
+def test_row_takes_part_only_if_it_and_its_label_were_known(ask, until, left_out):
+    streams = {"asks": [ask], "ends": [an_end()]}
+    made = training_set(**streams, until=until)
 
-    assert rows == len(made.label)
+    assert (left_out is None) == len(made.label)
+    assert ({} if left_out is None else {left_out: 1}) == spine_of(until, **streams).left_out
+
+
+def spine_of(until, **streams):
+    archive = MemoryArchive(complete(**streams))
+    command = CreateTrainingSet("late", until)
+    with a_bench() as bench:
+        return made_training_set(command, World().catalogue, archive, bench).spine
+
+
+def test_set_of_few_rows_tells_what_there_is(monkeypatch):
+    asks = [an_ask(), an_ask(), an_ask("b"), an_ask("c", known=START), an_ask("d", known=START + 1)]
+    told = SpineTally("asks", 4, START - HOUR, START + 1, {"known_after_asked": 2})
+    nothing = SpineTally("asks", 0, 0, 0, {})
+
+    assert (told, nothing) == (spine_of(LATER, asks=asks), spine_of(LATER))
+    monkeypatch.setattr(offline_handlers, "FEW_ROWS", 2)
+    assert spine_of(LATER, asks=asks) is None
 
 
 def test_repeated_ask_is_one_row():

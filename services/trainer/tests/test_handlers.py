@@ -319,6 +319,21 @@ def test_known_error_fails_the_run(
     assert (RunState.FAILED, error.reason) == (runs.get("run-1").state, runs.get("run-1").reason)
 
 
+@pytest.mark.parametrize("trainee", ["delay", "delay-guarded"])
+def test_run_of_too_few_rows_tells_what_there_is(
+    runs: MemoryRunStore, tmp_path: Path, trainee: str
+) -> None:
+    submit(runs, recipe=trainee)
+    sets = FakeTrainingSets(spine={"stream": "flights", "records": 7, "known_after_asked": 7})
+    error = Conflict("TOO_FEW_ROWS", part="to learn from", rows=0, positives=0)
+
+    carry(runs, tmp_path, training_sets=sets, process=FakeProcess(error=error))
+
+    run, there = runs.get("run-1"), "stream=flights, records=7, known_after_asked=7"
+    assert "TOO_FEW_ROWS" == run.reason
+    assert f"part=to learn from, rows=0, positives=0, {there}" == run.detail
+
+
 def test_failed_run_tells_what_went_wrong(runs: MemoryRunStore, tmp_path: Path) -> None:
     submit(runs)
     error = HeadraceError("TRAINING_FAILED", exit_code=1, problem="MemoryError")

@@ -111,8 +111,10 @@ def test_champion_is_scored_on_the_same_holdout(trained: TrainingResult, tmp_pat
 
 
 def test_too_few_rows_are_a_conflict(tmp_path: Path) -> None:
-    with pytest.raises(Conflict, match="TOO_FEW_ROWS"):
+    with pytest.raises(Conflict, match="TOO_FEW_ROWS") as refused:
         train(tmp_path / "job", rows=100)
+
+    assert "to learn from" == refused.value.metadata["part"]
 
 
 def test_broken_training_set_fails_the_training(tmp_path: Path) -> None:

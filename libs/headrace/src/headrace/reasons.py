@@ -401,7 +401,7 @@ REASONS: dict[str, Reason] = {
     "TOO_FEW_ROWS": Reason(
         "Conflict",
         "The training set has too few rows or only one class.",
-        "Train later or widen the recipe.",
+        "Look at what there is, and at what was left out and why; train later or widen the recipe.",
     ),
     "RUN_CANCELLED": Reason(
         "Conflict", "The training run was cancelled.", "Train again under a new id."

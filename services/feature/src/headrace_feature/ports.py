@@ -17,7 +17,7 @@ from headrace_feature.domain.gathering import Wanted
 from headrace_feature.domain.observations import AnyRun, Observations, Run
 from headrace_feature.domain.records import Records, Share
 from headrace_feature.domain.request_features import Column
-from headrace_feature.domain.training_set import Batch, Round, Rows
+from headrace_feature.domain.training_set import Batch, Round, Rows, SpineTally
 from headrace_feature.domain.views import Layout
 
 Item = TypeVar("Item")
@@ -223,6 +223,11 @@ class Bench(Protocol):
         known_until_us: int,
     ) -> Rows:
         """The spine's records with their labels, in order of (as_of, event id)."""
+
+    def spine_tally(
+        self, recipe: Recipe, snapshots: Mapping[str, Snapshot], known_until_us: int
+    ) -> SpineTally:
+        """What became of all of the spine's records."""
 
     def view_rows(
         self, layout: Layout, snapshot: Snapshot, since_us: int, until_us: int, *, rows_max: int

@@ -4,7 +4,8 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import structlog
 
 from headrace.application import Recipe
 from headrace.definition_types import NAME
-from headrace.errors import Busy, HeadraceError, Invalid, NotFound, Unavailable
+from headrace.errors import Busy, Conflict, HeadraceError, Invalid, NotFound, Unavailable
 from headrace.graph_definition import Graph, refuse
 from headrace.graph_plan import plan_graph
 from headrace.graph_signature import registered_signature
@@ -218,7 +219,9 @@ def _train(
         folder=folder,
         window_s=recipes.window_s(recipe),
     )
-    return process.train(job, progress=progress), champion.version if champion else 0
+    with _told_why(training_set):
+        result = process.train(job, progress=progress)
+    return result, champion.version if champion else 0
 
 
 def _compose(
@@ -247,7 +250,9 @@ def _compose(
         (folder / f"{digest}.onnx").write_bytes(models.download(digest))
     _check_size(graph, components, folder)
     job = CompositionJob(graph, components, measured, folder)
-    return process.compose(job, progress=progress), champion.version if champion else 0
+    with _told_why(measured.training_set if measured else None):
+        result = process.compose(job, progress=progress)
+    return result, champion.version if champion else 0
 
 
 def _check_size(graph: Graph, components: Mapping[str, Component], folder: Path) -> None:
@@ -280,6 +285,17 @@ def _training_set(
     return training_sets.create(
         recipe.name, run.known_until_us, folder / "training.arrow", published=run.published
     )
+
+
+@contextmanager
+def _told_why(training_set: TrainingSet | None) -> Iterator[None]:
+    """What has too few rows is told with what it could have had."""
+    try:
+        yield
+    except Conflict as err:
+        if err.reason != "TOO_FEW_ROWS" or training_set is None:
+            raise
+        raise Conflict(err.reason, **err.metadata, **training_set.spine) from err
 
 
 def _try_later(lease: Lease, error: HeadraceError, runs: RunStore) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
@@ -95,6 +95,7 @@ class TrainingSet:
     """An Arrow IPC file and what it was made from.
 
     Columns: entity_key string, as_of_us int64, label float32, features list of float32 [n].
+    `spine`: of a set with few rows, what there was and why it is no row, as an error tells it.
     """
 
     file: Path
@@ -103,6 +104,7 @@ class TrainingSet:
     digest: str
     delta_version_by_stream: dict[str, int]
     definitions_digest: str
+    spine: Mapping[str, str | int] = field(default_factory=dict)
 
 
 class TrainingSetClient(Protocol):

@@ -181,6 +181,7 @@ class FakeLeaseKeeper:
 @dataclass
 class FakeTrainingSets:
     error: HeadraceError | None = None
+    spine: Mapping[str, str | int] = field(default_factory=dict)
 
     published: list[bool] = field(default_factory=list)
     abandoned: bool = False
@@ -191,7 +192,7 @@ class FakeTrainingSets:
         self.published.append(published)
         if self.error is not None:
             raise self.error
-        return write_training_set(file)
+        return replace(write_training_set(file), spine=self.spine)
 
     def abandon(self) -> None:
         self.abandoned = True

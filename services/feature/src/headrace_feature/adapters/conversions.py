@@ -24,7 +24,7 @@ from headrace_feature.domain.observations import Ids, Ints, NamedTexts, Observat
 from headrace_feature.domain.online_query import FeatureRows, GetOnlineFeatures
 from headrace_feature.domain.records import Numbers
 from headrace_feature.domain.request_features import Column
-from headrace_feature.domain.training_set import Historical
+from headrace_feature.domain.training_set import Historical, SpineTally
 from headrace_feature.domain.views import Kind, Layout
 from headrace_feature.handlers import GetObservations
 from headrace_feature.materialize_handlers import Materialized, MaterializeView
@@ -272,6 +272,19 @@ def to_training_manifest(made: Historical, digest: str) -> wire.TrainingSetManif
         delta_version_by_stream=made.version_by_stream,
         digest=digest,
         definitions_digest=made.definitions,
+        spine=_to_spine(made.spine),
+    )
+
+
+def _to_spine(tally: SpineTally | None) -> wire.SpineTally | None:
+    if tally is None:
+        return None
+    return wire.SpineTally(
+        stream=tally.stream,
+        records=tally.records,
+        first_event_time_us=tally.first_us,
+        last_event_time_us=tally.last_us,
+        left_out=tally.left_out,
     )
 
 

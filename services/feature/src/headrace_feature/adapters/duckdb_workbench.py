@@ -25,11 +25,15 @@ from numpy.typing import NDArray
 from headrace.application import Recipe
 from headrace.errors import Busy, Invalid
 from headrace_feature.adapters.arrow_archive import EVENT_TIME, KNOWN_TIME, to_column
-from headrace_feature.adapters.training_rows_sql import training_rows_sql
+from headrace_feature.adapters.training_rows_sql import (
+    Types,
+    spine_tally_sql,
+    training_rows_sql,
+)
 from headrace_feature.adapters.view_rows_sql import round_end_sql, view_rows_sql
 from headrace_feature.domain.records import Numbers, Texts
 from headrace_feature.domain.request_features import Column
-from headrace_feature.domain.training_set import Round
+from headrace_feature.domain.training_set import Round, SpineTally
 from headrace_feature.domain.views import Layout
 from headrace_feature.ports import Snapshot
 
@@ -147,18 +151,25 @@ class Bench:
         known_until_us: int,
     ) -> StoredRows:
         """`entity_key`, `as_of_us`, `label` and the columns, in order of (as_of, event id)."""
-        spine, labels = snapshots[recipe.spine.stream], snapshots[recipe.label.stream]
-        sql = training_rows_sql(
-            recipe,
-            columns,
-            {field.name: str(field.type) for field in spine.dataset.schema},
-            {field.name: str(field.type) for field in labels.dataset.schema},
-            known_until_us,
-        )
-        tables = {"spine_records": spine.dataset, "label_records": labels.dataset}
+        tables, types = _recipe_tables(recipe, snapshots)
+        sql = training_rows_sql(recipe, columns, *types, known_until_us)
         with self._database(**tables) as database:
             reader = database.sql(sql).to_arrow_reader(ROWS_MAX)
             return self.stored(reader, reader.schema)
+
+    def spine_tally(
+        self, recipe: Recipe, snapshots: Mapping[str, Snapshot], known_until_us: int
+    ) -> SpineTally:
+        tables, types = _recipe_tables(recipe, snapshots)
+        with self._database(**tables) as database:
+            found = database.sql(spine_tally_sql(recipe, *types, known_until_us)).fetchall()
+        return SpineTally(
+            stream=recipe.spine.stream,
+            records=sum(count for _, count, *_ in found),
+            first_us=min((first_us for *_, first_us, _ in found), default=0),
+            last_us=max((last_us for *_, last_us in found), default=0),
+            left_out={reason: count for reason, count, *_ in found if reason is not None},
+        )
 
     def view_rows(
         self, layout: Layout, snapshot: Snapshot, since_us: int, until_us: int, *, rows_max: int
@@ -166,7 +177,7 @@ class Bench:
         import pyarrow.compute as pc
 
         archived = snapshot.dataset
-        types = {field.name: str(field.type) for field in archived.schema}
+        types = _types(archived)
         # Files that hold nothing of the round are told by their statistics, and not read.
         fresh = (pc.field(EVENT_TIME) > since_us) | (pc.field(KNOWN_TIME) > since_us)
         tables = {"records": archived.filter(fresh), "archived": archived}
@@ -230,6 +241,19 @@ class Bench:
                 raise Busy("BATCH_TOO_LARGE", bytes=size_bytes, bytes_max=bytes_max)
             raise self._queue_full()
         self._bytes_by_file[name] = size_bytes
+
+
+def _recipe_tables(
+    recipe: Recipe, snapshots: Mapping[str, Snapshot]
+) -> tuple[dict[str, Any], tuple[Types, Types]]:
+    """What the SQL of a recipe's rows reads, and the types of the columns of each."""
+    spine, labels = snapshots[recipe.spine.stream].dataset, snapshots[recipe.label.stream].dataset
+    types = _types(spine), _types(labels)
+    return {"spine_records": spine, "label_records": labels}, types
+
+
+def _types(table: Any) -> Types:
+    return {field.name: str(field.type) for field in table.schema}
 
 
 @dataclass(frozen=True, slots=True)

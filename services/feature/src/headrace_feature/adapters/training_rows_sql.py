@@ -24,18 +24,51 @@ def training_rows_sql(
     known_until_us: int,
 ) -> str:
     """Over the tables `spine_records` and `label_records`, whose columns have these types."""
+    return f"""
+with {_asked_and_first(recipe, columns, spine, labels, known_until_us)}
+select asked._key as entity_key, asked._as_of_us as as_of_us,
+  cast(case when first.known_us <= asked._absent_us and not answer then 0 else 1 end as float)
+    as label
+  {"".join(f", asked.{quoted(name)}" for name in sorted(columns))}
+from asked left join first on asked._key = first.key
+where {_left_out(known_until_us)} is null
+order by asked._as_of_us, asked._event_id"""  # noqa: S608 - names are columns of a contract, quoted
+
+
+def spine_tally_sql(recipe: Recipe, spine: Types, labels: Types, known_until_us: int) -> str:
+    """Over the same tables: of the records that are rows (null), and of those that are left out for
+    each reason, how many, and the event times of the first and the last."""
+    return f"""
+with {_asked_and_first(recipe, (), spine, labels, known_until_us)}
+select {_left_out(known_until_us)} as left_out, count(*), min(_event_time_us), max(_event_time_us)
+from asked left join first on asked._key = first.key
+group by left_out order by left_out"""  # noqa: S608 - names are columns of a contract, quoted
+
+
+def _left_out(known_until_us: int) -> str:
+    """Why a record is no row; null for one that is."""
+    return f"""case
+  when asked._key is null or asked._as_of_us is null then 'key_or_time_absent'
+  when asked._known_time_us > asked._as_of_us then 'known_after_asked'
+  when asked._as_of_us > {known_until_us} then 'asked_after_known_until'
+  when coalesce(first.known_us <= asked._absent_us, false) then null
+  when asked._absent_us > {known_until_us} then 'label_awaited' end"""
+
+
+def _asked_and_first(
+    recipe: Recipe, columns: Collection[str], spine: Types, labels: Types, known_until_us: int
+) -> str:
+    """Who is asked about, and the first known label by key."""
     time, rule = column_of(recipe.spine.time, spine), recipe.label
     offset_us = recipe.spine.offset_s * SECOND_US
     absent_us = rule.absent_after_s * SECOND_US
     key = text_of_column(recipe.spine.entity_key, spine)
     wanted = ", ".join(f"{column_of(name, spine)} as {quoted(name)}" for name in sorted(columns))
-    return f"""
-with asked as (
-  select _event_id, _known_time_us, {key} as _key,
+    return f"""asked as (
+  select _event_id, _event_time_us, _known_time_us, {key} as _key,
     cast({time} as bigint) + {offset_us} as _as_of_us,
     cast({time} as bigint) + {absent_us} as _absent_us{", " if wanted else ""}{wanted}
   from ({_once_each("spine_records", known_until_us)})
-  where {time} is not null
 ),
 first as (
   select key, min(known_us) as known_us, arg_min(answer, rank) as answer
@@ -48,16 +81,7 @@ first as (
   )
   where key is not null
   group by key
-)
-select asked._key as entity_key, asked._as_of_us as as_of_us,
-  cast(case when first.known_us <= asked._absent_us and not answer then 0 else 1 end as float)
-    as label
-  {"".join(f", asked.{quoted(name)}" for name in sorted(columns))}
-from asked left join first on asked._key = first.key
-where asked._key is not null and asked._known_time_us <= asked._as_of_us
-  and asked._as_of_us <= {known_until_us}
-  and (first.known_us <= asked._absent_us or asked._absent_us <= {known_until_us})
-order by asked._as_of_us, asked._event_id"""  # noqa: S608 - names are columns of a contract, quoted
+)"""  # noqa: S608 - names are columns of a contract, quoted
 
 
 def _once_each(table: str, known_until_us: int) -> str:

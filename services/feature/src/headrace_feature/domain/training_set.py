@@ -52,10 +52,23 @@ class Round:
 
 
 @dataclass(frozen=True, slots=True)
+class SpineTally:
+    """What a recipe's rows are made from: the records of its spine's stream that were known then,
+    the first and the last by event time, and of how many of them no row came, by reason."""
+
+    stream: str
+    records: int
+    first_us: int
+    last_us: int
+    left_out: Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True)
 class Historical:
     """Rows and what was answered: `answered` gives [rows, features] float32, NaN where absent.
 
     It is read once. `definitions`: the digest of the definitions that say what the features are.
+    `spine`: of a training set that has few rows.
     """
 
     features: tuple[str, ...]
@@ -64,3 +77,4 @@ class Historical:
     version_by_stream: Mapping[str, int]
     definitions: str
     answered: Iterator[tuple[Batch, NDArray[np.float32]]]
+    spine: SpineTally | None = None

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import hashlib
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -58,9 +59,23 @@ class GrpcTrainingSetClient:
             digest=manifest.digest,
             delta_version_by_stream=dict(manifest.delta_version_by_stream),
             definitions_digest=manifest.definitions_digest,
+            spine=_told(manifest) if manifest.HasField("spine") else {},
         )
 
     def abandon(self) -> None:
         self._abandoned = True
         if self._call is not None:
             self._call.cancel()  # of one that has ended nothing comes
+
+
+def _told(manifest: Any) -> dict[str, str | int]:
+    spine, moments = manifest.spine, {"known_until": manifest.known_until_us}
+    if spine.records:
+        moments["first_event"] = spine.first_event_time_us
+        moments["last_event"] = spine.last_event_time_us
+    told = {name: _utc(time_us) for name, time_us in moments.items()}
+    return {"stream": spine.stream, "records": spine.records, **told, **spine.left_out}
+
+
+def _utc(time_us: int) -> str:
+    return f"{datetime.fromtimestamp(time_us // 1_000_000, UTC):%Y-%m-%dT%H:%M:%SZ}"

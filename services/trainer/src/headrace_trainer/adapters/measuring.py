@@ -49,8 +49,8 @@ def read_rows(file: Path, recipe: Recipe) -> Rows:
     features = column.flatten().to_numpy(zero_copy_only=False).astype(np.float32)
     as_of_us = table["as_of_us"].to_numpy()
     held = as_of_us > as_of_us.max(initial=0) - recipe.gate.holdout_s * 1_000_000
-    _require_rows(labels[~held])
-    _require_rows(labels[held])
+    _require_rows("to learn from", labels[~held])
+    _require_rows("of the holdout", labels[held])
     return Rows(as_of_us, labels, features.reshape(len(labels), -1), held)
 
 
@@ -95,7 +95,7 @@ def open_session(onnx: bytes) -> onnxruntime.InferenceSession:
     return onnxruntime.InferenceSession(onnx, options, providers=["CPUExecutionProvider"])
 
 
-def _require_rows(labels: Matrix) -> None:
+def _require_rows(part: str, labels: Matrix) -> None:
     positives = int(labels.sum())
     if len(labels) < ROWS_MIN or positives in (0, len(labels)):
-        raise Conflict("TOO_FEW_ROWS", rows=len(labels), positives=positives)
+        raise Conflict("TOO_FEW_ROWS", part=part, rows=len(labels), positives=positives)

@@ -97,7 +97,7 @@ class CreateTrainingSetResponse(_message.Message):
     def __init__(self, arrow_ipc: _Optional[bytes] = ..., manifest: _Optional[_Union[TrainingSetManifest, _Mapping]] = ...) -> None: ...
 
 class TrainingSetManifest(_message.Message):
-    __slots__ = ("features", "rows", "known_until_us", "delta_version_by_stream", "digest", "definitions_digest")
+    __slots__ = ("features", "rows", "known_until_us", "delta_version_by_stream", "digest", "definitions_digest", "spine")
     class DeltaVersionByStreamEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -111,13 +111,36 @@ class TrainingSetManifest(_message.Message):
     DELTA_VERSION_BY_STREAM_FIELD_NUMBER: _ClassVar[int]
     DIGEST_FIELD_NUMBER: _ClassVar[int]
     DEFINITIONS_DIGEST_FIELD_NUMBER: _ClassVar[int]
+    SPINE_FIELD_NUMBER: _ClassVar[int]
     features: _containers.RepeatedScalarFieldContainer[str]
     rows: int
     known_until_us: int
     delta_version_by_stream: _containers.ScalarMap[str, int]
     digest: str
     definitions_digest: str
-    def __init__(self, features: _Optional[_Iterable[str]] = ..., rows: _Optional[int] = ..., known_until_us: _Optional[int] = ..., delta_version_by_stream: _Optional[_Mapping[str, int]] = ..., digest: _Optional[str] = ..., definitions_digest: _Optional[str] = ...) -> None: ...
+    spine: SpineTally
+    def __init__(self, features: _Optional[_Iterable[str]] = ..., rows: _Optional[int] = ..., known_until_us: _Optional[int] = ..., delta_version_by_stream: _Optional[_Mapping[str, int]] = ..., digest: _Optional[str] = ..., definitions_digest: _Optional[str] = ..., spine: _Optional[_Union[SpineTally, _Mapping]] = ...) -> None: ...
+
+class SpineTally(_message.Message):
+    __slots__ = ("stream", "records", "first_event_time_us", "last_event_time_us", "left_out")
+    class LeftOutEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: int
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[int] = ...) -> None: ...
+    STREAM_FIELD_NUMBER: _ClassVar[int]
+    RECORDS_FIELD_NUMBER: _ClassVar[int]
+    FIRST_EVENT_TIME_US_FIELD_NUMBER: _ClassVar[int]
+    LAST_EVENT_TIME_US_FIELD_NUMBER: _ClassVar[int]
+    LEFT_OUT_FIELD_NUMBER: _ClassVar[int]
+    stream: str
+    records: int
+    first_event_time_us: int
+    last_event_time_us: int
+    left_out: _containers.ScalarMap[str, int]
+    def __init__(self, stream: _Optional[str] = ..., records: _Optional[int] = ..., first_event_time_us: _Optional[int] = ..., last_event_time_us: _Optional[int] = ..., left_out: _Optional[_Mapping[str, int]] = ...) -> None: ...
 
 class GetHistoricalFeaturesRequest(_message.Message):
     __slots__ = ("query", "arrow_ipc")
