@@ -299,7 +299,9 @@ def service(platform, endpoint, tmp_path_factory) -> Iterator[Service]:
     """The service that the tests share which do not end it."""
     running = Service(platform, tmp_path_factory.mktemp("inference")).start()
     yield running
+    ended = running.child.died()
     running.stop()
+    assert ended is None
 
 
 @pytest.fixture

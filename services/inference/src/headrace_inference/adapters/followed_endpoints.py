@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which endpoints' requests over Kafka this process reads: those that it serves.
 
-Each change has the whole group share out its partitions anew, and what a member reads that others
-do not makes that lopsided: partitions move there and back, and librdkafka (2.16) ends the process
-of the group's leader at a third move of one (PartitionMovements_movePartition). So a replica that
-starts takes all its endpoints up at once, as do those that many rollouts reach together.
+Each change has the whole group share out its partitions anew, and while members read different
+topics librdkafka may end the process of the group's leader (ADR 37). So a replica that starts takes
+all its endpoints up at once, as do those that many rollouts reach together.
 """
 
 from __future__ import annotations
