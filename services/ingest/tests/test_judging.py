@@ -148,6 +148,22 @@ def test_all_reasons_are_told_each_column_once(changes, told):
     assert {1: told} == judged.refused
 
 
+@pytest.mark.parametrize(
+    ("column", "text", "told"),
+    [
+        ({}, "", {}),
+        ({"map": {"": None}}, "", {0: "MISSING_FIELD:origin"}),
+        ({"map": {"": None}}, " ", {}),
+        ({"map": {"": None}, "trim": True}, " \t", {0: "MISSING_FIELD:origin"}),
+    ],
+)
+def test_empty_text_is_there_unless_the_contract_maps_it_to_null(column, text, told):
+    origin = {"type": "string", "required": True} | column
+    contract = a_contract(columns=DEPARTURES | {"origin": origin})
+
+    assert told == judge(a_batch([a_raw(origin=text)]), contract, decode=decode).refused
+
+
 def test_value_that_cleansing_makes_larger_than_the_cap_is_too_large():
     columns = a_contract().stream.model_dump()["columns"]
     more = {
