@@ -216,6 +216,17 @@ def test_run_whose_training_set_cannot_be_made_says_what_it_waits_for(service, a
     assert "waits after try 1: SERVICE_UNAVAILABLE" == run.progress
 
 
+def test_recipe_that_was_applied_just_before_is_known(service, apply) -> None:
+    service.start()
+    for number in range(10):
+        recipe = a_name()
+        apply(recipe)
+        assert f"early-{number}" == service.submit(recipe, f"early-{number}")
+
+    with pytest.raises(NotFound, match="DEFINITION_UNKNOWN"):
+        service.submit(a_name(), "nobody")
+
+
 def test_request_that_overtook_its_recipe_is_taken(service, apply, request_run) -> None:
     recipe = a_name()
     service.start()

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -13,6 +14,8 @@ from headrace.registry.v1.registry_events_pb2 import Definition
 from headrace_kit.testing import a_record
 from headrace_trainer.adapters.definition_book import DefinitionBook
 from headrace_trainer.testing import a_graph, a_recipe
+
+WAIT_S = 30.0
 
 
 def a_monitor(name: str, window: str, recipe: str = "delay"):
@@ -50,6 +53,21 @@ def test_window_is_the_shortest_in_which_the_recipe_is_watched() -> None:
 
     book.follow(a_monitor("b", "14d"))
     assert 7 * 86_400 == book.window_s(a_recipe())
+
+
+def test_recipe_that_comes_meanwhile_is_waited_for() -> None:
+    book = DefinitionBook()
+    with ThreadPoolExecutor(1) as pool:
+        found = pool.submit(book.trainee, "delay", wait_s=WAIT_S)
+        book.follow(a_monitor("a", "7d"))
+        book.follow(a_recipe_record(a_recipe_value()))
+
+        assert a_recipe() == found.result(WAIT_S)
+
+
+def test_recipe_that_does_not_come_in_time_is_unknown() -> None:
+    with pytest.raises(NotFound, match="DEFINITION_UNKNOWN"):
+        DefinitionBook().trainee("delay", wait_s=0.01)
 
 
 def test_recipe_that_was_taken_back_is_unknown() -> None:

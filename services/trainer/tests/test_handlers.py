@@ -257,7 +257,7 @@ def test_graph_whose_model_takes_other_features_asks_for_no_training_set(
 class ManyStepsBook(OneRecipe):
     """Its graph has 64 steps that all name one model."""
 
-    def trainee(self, name: str) -> Graph:
+    def trainee(self, name: str, *, wait_s: float = 0.0) -> Graph:
         steps = {f"s{n}": {"model": "delay@champion"} for n in range(STEPS_MAX)}
         return a_graph(steps=steps, outputs={"score": "s0"})
 
@@ -317,6 +317,17 @@ def test_known_error_fails_the_run(
     assert carry(runs, tmp_path, process=FakeProcess(error=error))
 
     assert (RunState.FAILED, error.reason) == (runs.get("run-1").state, runs.get("run-1").reason)
+
+
+def test_run_whose_recipe_has_not_come_to_the_feature_service_waits(
+    runs: MemoryRunStore, tmp_path: Path
+) -> None:
+    submit(runs)
+
+    carry(runs, tmp_path, training_sets=FakeTrainingSets(NotFound("DEFINITION_UNKNOWN")))
+
+    run = runs.get("run-1")
+    assert (RunState.QUEUED, "waits after try 1: DEFINITION_AWAITED") == (run.state, run.progress)
 
 
 @pytest.mark.parametrize("trainee", ["delay", "delay-guarded"])

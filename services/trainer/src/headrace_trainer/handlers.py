@@ -54,11 +54,17 @@ log = structlog.get_logger(__name__)
 
 
 def submit_run(
-    request: TrainingRequest, *, now_us: int, runs: RunStore, recipes: RecipeBook
+    request: TrainingRequest,
+    *,
+    now_us: int,
+    runs: RunStore,
+    recipes: RecipeBook,
+    recipe_wait_s: float = 0.0,
 ) -> Run:
     """Queues a run; the same request_id answers with the first one.
 
-    Raises NotFound DEFINITION_UNKNOWN, Invalid BAD_NAME or BAD_REQUEST.
+    A recipe that is not there is waited for so long. Raises NotFound DEFINITION_UNKNOWN, Invalid
+    BAD_NAME or BAD_REQUEST.
     """
     if not NAME.fullmatch(request.request_id):
         raise Invalid("BAD_NAME", field="request_id")
@@ -66,7 +72,7 @@ def submit_run(
         raise Invalid("BAD_REQUEST", field="known_until_us")
     if request.known_until_us > now_us + CLOCK_SKEW_US:
         raise Invalid("BAD_REQUEST", field="known_until_us", problem="is still to come")
-    recipes.trainee(request.recipe)
+    recipes.trainee(request.recipe, wait_s=recipe_wait_s)
     return runs.add(request)
 
 
@@ -281,10 +287,15 @@ def _components(graph: Graph, models: ModelRegistryClient) -> dict[str, Componen
 def _training_set(
     recipe: Recipe, run: Run, folder: Path, progress: Progress, training_sets: TrainingSetClient
 ) -> TrainingSet:
+    """Raises Unavailable DEFINITION_AWAITED where the recipe has come here alone by now."""
     progress("asking for the training set")
-    return training_sets.create(
-        recipe.name, run.known_until_us, folder / "training.arrow", published=run.published
-    )
+    file = folder / "training.arrow"
+    try:
+        return training_sets.create(recipe.name, run.known_until_us, file, published=run.published)
+    except NotFound as err:
+        if err.reason != "DEFINITION_UNKNOWN":
+            raise
+        raise Unavailable("DEFINITION_AWAITED", service="feature", **err.metadata) from err
 
 
 @contextmanager

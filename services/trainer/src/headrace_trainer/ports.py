@@ -77,8 +77,11 @@ class LeaseKeeper(Protocol):
 class RecipeBook(Protocol):
     """What is applied: recipes, graphs, and what views say of the features."""
 
-    def trainee(self, name: str) -> Recipe | Graph:
-        """The one that a request names; raises NotFound DEFINITION_UNKNOWN."""
+    def trainee(self, name: str, *, wait_s: float = 0.0) -> Recipe | Graph:
+        """The one that a request names, which may still come within the time.
+
+        Raises NotFound DEFINITION_UNKNOWN.
+        """
 
     def recipe(self, name: str) -> Recipe:
         """Raises NotFound DEFINITION_UNKNOWN."""

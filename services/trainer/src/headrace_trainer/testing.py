@@ -147,7 +147,7 @@ def a_pinned_version(**changes: object) -> PinnedVersion:
 class OneRecipe:
     """RecipeBook that knows the recipe `delay` and the graph `delay-guarded`."""
 
-    def trainee(self, name: str) -> Recipe | Graph:
+    def trainee(self, name: str, *, wait_s: float = 0.0) -> Recipe | Graph:
         return a_graph() if name == "delay-guarded" else self.recipe(name)
 
     def recipe(self, name: str) -> Recipe:

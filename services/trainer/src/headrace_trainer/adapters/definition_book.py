@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from threading import Condition
 
 from headrace.application import Definition, Monitor, Recipe
 from headrace.applied import read_applied
@@ -14,10 +15,11 @@ from headrace_kit.kafka import Record
 
 
 class DefinitionBook:
-    """Fed by the follower's thread; the table is replaced whole, readers need no lock."""
+    """Fed by the follower's thread; the table is replaced whole, so only who waits needs a lock."""
 
     def __init__(self) -> None:
         self._definitions: dict[tuple[str, str], Definition] = {}  # by kind and name
+        self._changed = Condition()
 
     def follow(self, record: Record) -> None:
         """Raises Invalid for what cannot be read; the follower skips it."""
@@ -27,11 +29,19 @@ class DefinitionBook:
             definitions.pop((applied.kind, applied.name), None)
         else:
             definitions[applied.kind, applied.name] = applied.definition
-        self._definitions = definitions
+        with self._changed:
+            self._definitions = definitions
+            self._changed.notify_all()
 
-    def trainee(self, name: str) -> Recipe | Graph:
-        graph = self._definitions.get(("graph", name))
-        return graph if isinstance(graph, Graph) else self.recipe(name)
+    def trainee(self, name: str, *, wait_s: float = 0.0) -> Recipe | Graph:
+        with self._changed:
+            found = self._changed.wait_for(lambda: self._trainee(name), wait_s)
+        return found or self.recipe(name)
+
+    def _trainee(self, name: str) -> Recipe | Graph | None:
+        definitions = self._definitions
+        found = definitions.get(("graph", name)) or definitions.get(("recipe", name))
+        return found if isinstance(found, Recipe | Graph) else None
 
     def recipe(self, name: str) -> Recipe:
         recipe = self._definitions.get(("recipe", name))

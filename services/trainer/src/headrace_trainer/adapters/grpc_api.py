@@ -5,12 +5,19 @@ from __future__ import annotations
 
 from typing import Any
 
+import grpc
+
 from headrace.trainer.v1 import trainer_service_pb2 as service
 from headrace.trainer.v1 import trainer_service_pb2_grpc as service_grpc
 from headrace_kit.clock import Clock
+from headrace_kit.grpc_server import remaining_s
 from headrace_trainer import handlers
 from headrace_trainer.adapters.conversions import request_from_rpc, run_to_proto
 from headrace_trainer.ports import RecipeBook, RunStore
+
+# What was applied just before the call is here within milliseconds; a caller who names nothing
+# keeps a thread for so long.
+RECIPE_WAIT_S_MAX = 1.0
 
 
 class GrpcTrainerService(service_grpc.TrainerServiceServicer):
@@ -19,10 +26,15 @@ class GrpcTrainerService(service_grpc.TrainerServiceServicer):
     def __init__(self, *, runs: RunStore, recipes: RecipeBook, clock: Clock) -> None:
         self._runs, self._recipes, self._clock = runs, recipes, clock
 
-    def SubmitRun(self, request: service.SubmitRunRequest, _: Any) -> service.SubmitRunResponse:
-        asked = request_from_rpc(request)
+    def SubmitRun(
+        self, request: service.SubmitRunRequest, context: grpc.ServicerContext
+    ) -> service.SubmitRunResponse:
         run = handlers.submit_run(
-            asked, now_us=self._clock.now_us(), runs=self._runs, recipes=self._recipes
+            request_from_rpc(request),
+            now_us=self._clock.now_us(),
+            runs=self._runs,
+            recipes=self._recipes,
+            recipe_wait_s=remaining_s(context, cap_s=2 * RECIPE_WAIT_S_MAX) / 2,
         )
         return service.SubmitRunResponse(run_id=run.run_id)
 
