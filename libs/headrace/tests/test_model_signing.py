@@ -33,6 +33,8 @@ MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEGrpW8S/OISgwNSAaDQYSrwd3/s+8
 ua75zHUd/FW4ZiUxMe8pV9C/BV36/vaSL1XCvsVjvz00NlxWlaQxZW9VRA==
 -----END PUBLIC KEY-----
 """
+# Of a curve that nobody has: 1.2.840.10045.3.1.127.
+UNHEARD_OF = THEIR_KEY.replace(b"AQcD", b"AX8D", 1)
 THEIR_BUNDLE = Path(__file__).with_name("openssf_bundle.json").read_bytes()
 
 
@@ -277,6 +279,7 @@ def test_key_of_another_kind_is_refused(key):
         private_pem(KEY),
         pem(ec.generate_private_key(ec.SECP256K1())),
         pem(KEY)[:60],
+        UNHEARD_OF,
     ],
 )
 def test_file_of_trusted_signers_that_says_something_else_is_refused(trusted):

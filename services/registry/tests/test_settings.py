@@ -4,6 +4,7 @@ from __future__ import annotations
 import pytest
 from pydantic import SecretStr, ValidationError
 
+from headrace_kit.settings import load_settings
 from headrace_registry.settings import Settings
 
 
@@ -21,6 +22,32 @@ def test_empty_text_of_compose_is_no_setting(monkeypatch) -> None:
     settings = Settings()
 
     assert (None, None) == (settings.rest_port, settings.trusted_signers_file)
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        (b"", "no public key and no certificate"),
+        (b"hello", "no public key and no certificate"),
+        (b"-----BEGIN PUBLIC KEY-----\nhello\n-----END PUBLIC KEY-----\n", "PEM"),
+        (None, "No such file"),
+    ],
+)
+def test_file_that_names_no_signers_ends_the_start_as_a_setting(
+    monkeypatch, capsys, tmp_path, content, problem
+) -> None:
+    file = tmp_path / "signers.pem"
+    if content is not None:
+        file.write_bytes(content)
+    monkeypatch.setenv("REGISTRY_TRUSTED_SIGNERS_FILE", str(file))
+
+    with pytest.raises(SystemExit) as ended:
+        load_settings(Settings, [])
+
+    assert 78 == ended.value.code
+    told = capsys.readouterr().err
+    assert told.startswith(f"BAD_SETTING: REGISTRY_TRUSTED_SIGNERS_FILE: {file}: ")
+    assert problem in told
 
 
 @pytest.mark.parametrize("port", ["-1", "65536", "mlflow"])

@@ -101,18 +101,23 @@ def read_trusted_signers(pem: bytes) -> TrustedSigners:
         if block.startswith(PEM_BEGIN + b"CERTIFICATE"):
             anchors.append(x509.load_pem_x509_certificate(block))
         elif block.startswith(PEM_BEGIN + b"PUBLIC KEY"):
-            key = serialization.load_pem_public_key(block)
-            if (
-                not isinstance(key, ec.EllipticCurvePublicKey)
-                or key.curve.name not in HASH_BY_CURVE
-            ):
-                raise ValueError("a public key is not of P-256, P-384 or P-521")
+            key = _trusted_key(block)
             keys[_hint(key)] = key
         else:
             raise ValueError("it holds something else than public keys and certificates")
     if not keys and not anchors:
         raise ValueError("it holds no public key and no certificate")
     return TrustedSigners(keys, tuple(anchors))
+
+
+def _trusted_key(block: bytes) -> ec.EllipticCurvePublicKey:
+    try:
+        key = serialization.load_pem_public_key(block)
+    except UnsupportedAlgorithm as err:  # which is no ValueError
+        raise ValueError(f"a public key cannot be read: {err}") from err
+    if not isinstance(key, ec.EllipticCurvePublicKey) or key.curve.name not in HASH_BY_CURVE:
+        raise ValueError("a public key is not of P-256, P-384 or P-521")
+    return key
 
 
 def sign(name: str, digest: str, signing_key: SigningKey) -> bytes:

@@ -9,10 +9,22 @@ from typing import Annotated
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
 from pydantic_settings import SettingsConfigDict
 
+from headrace.model_signing import read_trusted_signers
 from headrace_kit.settings import PORT_MAX, ObjectStoreSettings, none_when_empty
 from headrace_kit.sql import checked_database_uri, with_password
 
 Port = Annotated[int, Field(ge=0, le=PORT_MAX)]
+
+
+def _names_signers(file: Path | None) -> Path | None:
+    """Read here too: what fails later than the settings is started again, and again."""
+    if file is not None:
+        try:
+            read_trusted_signers(file.read_bytes())
+        except (OSError, ValueError) as err:
+            problem = err.strerror if isinstance(err, OSError) else err
+            raise ValueError(f"{file}: {problem}") from err
+    return file
 
 
 class Settings(ObjectStoreSettings):
@@ -30,7 +42,9 @@ class Settings(ObjectStoreSettings):
     database_password: SecretStr | None = None
     object_store_uri: str = ""
     """`file:///FOLDER` or `s3://BUCKET/PREFIX`; empty: a folder in data_dir."""
-    trusted_signers_file: Annotated[Path | None, BeforeValidator(none_when_empty)] = None
+    trusted_signers_file: Annotated[
+        Path | None, BeforeValidator(none_when_empty), AfterValidator(_names_signers)
+    ] = None
     """Public keys and certificates (PEM) of those whose signatures count; looked at again."""
     artifact_bytes_max: int = Field(default=128 << 20, gt=0, le=1 << 30)
 
