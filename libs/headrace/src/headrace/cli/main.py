@@ -5,8 +5,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from importlib.metadata import entry_points
+from typing import Any
 
 import typer
+from typer.core import TyperGroup
 
 from headrace.cli import (
     access,
@@ -60,9 +62,26 @@ app.command(rich_help_panel="Its data")(search)
 app.command(rich_help_panel="Its data")(erase)
 app.command(rich_help_panel="Its data")(corrections)
 app.command(rich_help_panel="Its data")(materialize)
-demos = typer.Typer(no_args_is_help=True, help="Run an example from its events to its account.")
-for found in entry_points(group="headrace.demos"):
-    demos.command(found.name)(found.load())
+
+
+class Demos(TyperGroup):
+    """Loads an example when it is asked for: that takes as long as all the other commands."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return sorted(entry_points(group="headrace.demos").names)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        if cmd_name not in self.list_commands(ctx):
+            return None
+        [found] = entry_points(group="headrace.demos", name=cmd_name)
+        alone = typer.Typer(add_completion=False)
+        alone.command(cmd_name)(found.load())
+        return typer.main.get_command(alone)
+
+
+demos = typer.Typer(
+    cls=Demos, no_args_is_help=True, help="Run an example from its events to its account."
+)
 app.add_typer(access.tokens, name="tokens", rich_help_panel="A platform elsewhere")
 app.add_typer(views.app, name="views", rich_help_panel="An application")
 app.add_typer(dead_letters, name="dead-letters", rich_help_panel="An application")

@@ -20,7 +20,6 @@ from headrace.errors import NotFound
 from headrace.feature.v1 import feature_service_pb2 as pb
 from headrace.feature_view import StreamView
 from headrace.loader import load_application
-from headrace.view_sql import feature_rows_job, feature_rows_sql
 
 app = typer.Typer(
     no_args_is_help=True, help="Feature views: their state, and their SQL for other engines."
@@ -79,6 +78,8 @@ def sql(
 
     headrace views sql examples/flights origin-departures --dialect duckdb
     """
+    from headrace.view_sql import feature_rows_sql  # half a second, which no other command needs
+
     with told_errors():
         found, streams = _definitions(folder, view)
         known_us = _us(known_as_of)
@@ -91,6 +92,8 @@ def job(folder: Folder, view: ViewName, known_as_of: KnownAsOf = None) -> None:
 
     headrace views job examples/flights origin-departures > job.json
     """
+    from headrace.view_sql import feature_rows_job  # as above
+
     with told_errors():
         found, streams = _definitions(folder, view)
         made = feature_rows_job(found, streams, known_as_of_us=_us(known_as_of))
