@@ -146,11 +146,17 @@ class Story:
         self.client, self.name = client, f"g{uuid.uuid4().hex[:12]}"
         self.one, self.two = f"{self.name}-one", f"{self.name}-two"
 
+    def declare(self) -> None:
+        """The models alone, for the version that the graph names must be there before it."""
+        self.client.apply(build_application(self.name, self._models()))
+
     def apply(self, **changes: object) -> None:
-        models = [Model(name=name, description="A toy.") for name in (self.one, self.two)]
         endpoint = Endpoint(name=self.name, description="Ask.", model=self.name)
         graph = a_graph(self.name, self.one, self.two, **changes)
-        self.client.apply(build_application(self.name, [*models, graph, endpoint]))
+        self.client.apply(build_application(self.name, [*self._models(), graph, endpoint]))
+
+    def _models(self) -> list[Model]:
+        return [Model(name=name, description="A toy.") for name in (self.one, self.two)]
 
     def register(self, model: str, toy: ToyModel, *, approve: bool = True) -> events.ModelVersion:
         version = self.client.models.register(model, toy.onnx)
@@ -256,8 +262,9 @@ def story(client: Client) -> Story:
 
 def test_graph_answers_as_its_models_and_lineage_names_them(story: Story) -> None:
     one, two, client = a_linear_model(2), a_linear_model(1, opset=13), story.client
-    story.apply()
+    story.declare()
     versions = [story.register(story.one, one), story.register(story.two, two)]
+    story.apply()
 
     version = story.train()
 
@@ -275,9 +282,10 @@ def test_graph_answers_as_its_models_and_lineage_names_them(story: Story) -> Non
 
 def test_graph_follows_a_promoted_model_when_it_is_trained_again(story: Story) -> None:
     one, other, two = a_linear_model(2), a_linear_model(2, opset=18), a_linear_model(1)
-    story.apply()
+    story.declare()
     story.register(story.one, one)
     story.register(story.two, two)
+    story.apply()
     first = story.train()
     assert first.digest == story.train().digest
 
@@ -291,27 +299,30 @@ def test_graph_follows_a_promoted_model_when_it_is_trained_again(story: Story) -
 
 
 def test_graph_of_a_model_that_serves_nothing_waits_for_nothing(story: Story) -> None:
-    story.apply()
+    story.declare()
     story.register(story.two, a_linear_model(1))
+    story.apply()
 
     with pytest.raises(NotFound, match="ALIAS_UNKNOWN"):
         story.train()
 
 
 def test_version_that_has_not_passed_its_gate_is_no_component(story: Story) -> None:
-    story.apply()
+    story.declare()
     story.register(story.one, a_linear_model(2))
     story.register(story.two, a_linear_model(1), approve=False)
+    story.apply()
 
     with pytest.raises(Conflict, match="GATE_NOT_PASSED"):
         story.train()
 
 
 def test_component_whose_bytes_were_changed_is_refused(story: Story, folder: Path) -> None:
-    story.apply()
+    story.declare()
     story.register(story.one, a_linear_model(2))
     # Of a width of its own: other graphs must find their models whole.
     changed = story.register(story.two, a_linear_model(1, ir_version=9))
+    story.apply()
     (file,) = [each for each in (folder / "registry").rglob("*") if changed.digest in each.name]
     file.write_bytes(a_linear_model(1, opset=18).onnx)
 
@@ -320,20 +331,27 @@ def test_component_whose_bytes_were_changed_is_refused(story: Story, folder: Pat
 
 
 def test_version_that_is_there_must_fit_when_the_graph_is_applied(story: Story) -> None:
-    story.apply()
+    story.declare()
     story.register(story.two, a_linear_model(3))
-    steps = a_graph(story.name, story.one, story.two).model_dump()["steps"]
 
     with pytest.raises(Invalid, match="BAD_DEFINITION") as refused:
-        story.apply(steps={**steps, "more": {"expression": "x"}})
+        story.apply()
 
     assert "steps.far.inputs.features" == refused.value.metadata["key"]
 
 
+def test_version_that_is_not_there_is_refused_when_the_graph_is_applied(story: Story) -> None:
+    story.declare()
+
+    with pytest.raises(NotFound, match=r"VERSION_UNKNOWN.*key=steps.far.model"):
+        story.apply()
+
+
 def test_version_that_does_not_fit_fails_the_run_with_its_key(story: Story) -> None:
+    story.declare()
+    story.register(story.two, a_linear_model(1))
     story.apply()
     story.register(story.one, a_linear_model(4))
-    story.register(story.two, a_linear_model(1))
 
     with pytest.raises(HeadraceError, match=r"BAD_DEFINITION.*key=steps.near.inputs.features"):
         story.train()

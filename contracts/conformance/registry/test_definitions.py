@@ -166,6 +166,16 @@ def test_graph_is_a_model_whose_versions_come_of_runs(registry):
     assert {model, graph} <= {each.name for each in listed}
 
 
+def test_graph_of_a_version_that_is_not_there_is_refused(registry):
+    model = fresh("model")
+    steps = {"a": {"model": f"{model}/1", "outputs": {"y": "float32"}}}
+    graph = a_graph(fresh("graph"), model, steps=steps, outputs={"score": "a"})
+
+    refusal = refused(lambda: registry.apply(a_model(model), graph))
+
+    assert (grpc.StatusCode.NOT_FOUND, "VERSION_UNKNOWN") == refusal
+
+
 @pytest.mark.parametrize(
     "wrong",
     [

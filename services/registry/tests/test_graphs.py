@@ -30,7 +30,7 @@ GRAPH: dict[str, Any] = {
     "description": "Cuts what the model says.",
     "inputs": {"x": "float32[2]"},
     "steps": {
-        "said": {"model": "fraud/1", "outputs": {"y": "float32"}},
+        "said": {"model": "fraud@champion", "outputs": {"y": "float32"}},
         "cut": {"expression": "LEAST(said, 0.9)"},
     },
     "outputs": {"score": "cut"},
@@ -78,14 +78,14 @@ def test_graphs_model_is_listed_before_it_has_a_version(declared: Any) -> None:
         ({"outputs": {"y": "float32[2]"}}, "steps.said.outputs.y"),
         ({"outputs": {"z": "float32"}}, "steps.said.outputs.z"),
         ({"inputs": {"features": "x"}}, "steps.said.inputs.features"),
-        ({"model": "fraud@champion", "outputs": {"y": "int64"}}, "steps.said.outputs.y"),
+        ({"outputs": {"y": "int64"}, "model": "fraud@champion"}, "steps.said.outputs.y"),
     ],
 )
 def test_graph_must_fit_the_version_that_it_names(declared: Any, changes: dict, key: str) -> None:
     declared.register()
 
     with pytest.raises(Invalid, match="BAD_DEFINITION") as refused:
-        declared.apply(with_said(**changes), request_id="graph")
+        declared.apply(with_said(**{"model": "fraud/1", **changes}), request_id="graph")
 
     assert key == refused.value.metadata["key"]
 
@@ -93,7 +93,30 @@ def test_graph_must_fit_the_version_that_it_names(declared: Any, changes: dict, 
 def test_graph_that_fits_is_taken_with_and_without_a_version(declared: Any) -> None:
     declared.apply(GRAPH, request_id="before")
     declared.register()
-    declared.apply(with_said(model="fraud@champion"), request_id="after")
+    declared.apply(with_said(model="fraud/1"), request_id="after")
+
+
+@pytest.mark.parametrize("model", ["fraud/2", "models:/fraud/2"])
+def test_graph_of_a_version_that_is_not_there_is_refused(declared: Any, model: str) -> None:
+    declared.register()
+
+    with pytest.raises(NotFound, match="VERSION_UNKNOWN") as refused:
+        declared.apply(with_said(model=model), request_id="graph")
+
+    assert {
+        "kind": "graph", "name": "guard", "key": "steps.said.model", "model": "fraud",
+        "version": "2",
+    } == refused.value.metadata  # fmt: skip
+
+
+@pytest.mark.parametrize("model", ["delay", "delay-cut"])
+def test_version_that_is_trained_here_must_be_there_too(declared: Any, model: str) -> None:
+    declared.apply(FEATURES_GRAPH, request_id="inside")
+    outer = {**FEATURES_GRAPH, "name": "outer"}
+    outer["steps"] = {**FEATURES_GRAPH["steps"], "said": {"model": f"{model}/1"}}
+
+    with pytest.raises(NotFound, match="VERSION_UNKNOWN"):
+        declared.apply(outer, request_id="outer")
 
 
 def test_graph_that_is_unchanged_is_not_looked_at_again(declared: Any) -> None:

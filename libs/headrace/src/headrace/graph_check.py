@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from graphlib import CycleError, TopologicalSorter
 from typing import TYPE_CHECKING
 
+from headrace.errors import NotFound
 from headrace.graph_definition import ModelStep, refuse
 from headrace.graph_plan import plan_graph
 from headrace.graph_signature import (
@@ -43,7 +44,7 @@ def check_graphs(application: Application) -> None:
             refuse(graph, "name", f"model {graph.name} has versions from elsewhere: rename it")
     ordered = _ordered(application.graphs)
     _check_nesting(ordered, application.graphs)
-    check = _GraphCheck(application, lambda _: None)
+    check = _GraphCheck(application, None)
     for graph in ordered:
         check.plan(graph)
 
@@ -54,7 +55,8 @@ def check_versions(
     """`registered` tells the tensors of the versions that exist, and these graphs must fit them.
 
     But for aliases of what is trained here: the next version may have other features, by the
-    recipe as it is now. Raises Invalid BAD_DEFINITION with the key of what is wrong.
+    recipe as it is now. An alias may be set later, a version that is named by its number is there.
+    Raises Invalid BAD_DEFINITION and NotFound VERSION_UNKNOWN with the key of what is wrong.
     """
     check = _GraphCheck(application, registered)
     ordered = _ordered(application.graphs)
@@ -99,7 +101,8 @@ def _steps_by_graph(graph: Graph, graphs: Mapping[str, Graph]) -> dict[str, str]
 @dataclass(frozen=True, slots=True)
 class _GraphCheck:
     application: Application
-    registered: Registered
+    registered: Registered | None
+    """None where nobody knows the versions."""
     _planned: dict[str, Signature] = field(default_factory=dict)
     _tensors: dict[ModelReference, RegisteredTensors | None] = field(default_factory=dict)
 
@@ -134,6 +137,10 @@ class _GraphCheck:
             refuse(graph, key, problem)
         if (version := self._version(step.reference)) is not None:
             return registered_signature(graph, name, version)
+        if step.reference.version and self.registered is not None:
+            number = step.reference.version
+            named = {"kind": graph.kind, "name": graph.name, "key": key}
+            raise NotFound("VERSION_UNKNOWN", **named, model=model, version=number)
         if of_graph:
             return self._planned[model]
         # Recipes of one model may differ; then the graph says what it relies on.
@@ -141,6 +148,8 @@ class _GraphCheck:
 
     def _version(self, reference: ModelReference) -> RegisteredTensors | None:
         """Asked for once: the registry answers from its database."""
+        if self.registered is None:
+            return None
         if not reference.version and reference.model not in self.application.models:
             return None
         if reference not in self._tensors:

@@ -90,7 +90,8 @@ def merge(
     `stored` holds the definitions of all applications, `registered` tells the tensors of versions
     that exist. Raises Invalid BAD_DEFINITION for one that
     cannot be parsed, points to nothing, belongs to another application or moves an endpoint to
-    another model; Conflict CONTRACT_INCOMPATIBLE for a stream that would refuse older records.
+    another model; NotFound VERSION_UNKNOWN for a graph of a version that is not there; Conflict
+    CONTRACT_INCOMPATIBLE for a stream that would refuse older records.
     """
     parsed = [_parse(each) for each in sent]
     by_key = {each.key: each for each in stored}
