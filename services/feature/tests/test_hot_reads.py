@@ -3,12 +3,13 @@
 
 import pytest
 from feature_world import START, World
-from test_archive_waits import an_api
+from test_archive_waits import ASKED_US, an_api
 
-from headrace.errors import Denied
+from headrace.errors import Denied, Invalid
 from headrace.feature.v1 import feature_service_pb2 as wire
 from headrace.tokens import Caller
 from headrace_feature.adapters.memory_archive import MemoryArchive
+from headrace_kit.clock import CLOCK_SKEW_US
 from headrace_kit.hot_calls import HotCall
 
 
@@ -30,11 +31,11 @@ def api(tmp_path):
     return made
 
 
-def a_call(*permissions, ids=()):
+def a_call(*permissions, ids=(), as_of_us=(START,)):
     request = wire.GetOnlineFeaturesRequest(
         features=["zone:count_1h"],
-        columns=[wire.Column(name="zone", strings=wire.StringValues(values=["a"]))],
-        as_of_us=[START],
+        columns=[wire.Column(name="zone", strings=wire.StringValues(values=["a"] * len(as_of_us)))],
+        as_of_us=as_of_us,
         prediction_ids=ids,
     )
     caller = Caller("shop", frozenset(permissions))
@@ -57,3 +58,25 @@ def test_predictions_of_a_caller_that_may_are_noted(api, permissions):
 
     assert isinstance(answer, bytes)
     assert ["p1"] == api._notes.ids
+
+
+@pytest.mark.parametrize("ahead_us", [CLOCK_SKEW_US + 1, 10**15])
+def test_read_of_a_moment_to_come_is_refused_alone_and_notes_nothing(api, ahead_us):
+    calls = [
+        a_call("*", ids=["p1", "p2"], as_of_us=[START, ASKED_US + ahead_us]),
+        a_call("*", ids=["p3"]),
+    ]
+
+    refused, read = api.answer_reads(calls)
+
+    assert isinstance(refused, Invalid)
+    assert ("BAD_REQUEST", "as_of_us") == (refused.reason, refused.metadata["field"])
+    assert "still to come" in refused.metadata["problem"]
+    assert isinstance(read, bytes)
+    assert ["p3"] == api._notes.ids
+
+
+def test_read_of_a_clock_that_is_a_little_ahead_is_answered(api):
+    [read] = api.answer_reads([a_call("read", as_of_us=[ASKED_US + CLOCK_SKEW_US])])
+
+    assert isinstance(read, bytes)

@@ -9,6 +9,7 @@ import pytest
 from headrace.errors import HeadraceError
 from headrace_inference.domain.request import Door, InferRequest, check_outputs, read_batch
 from headrace_inference.testing import a_keys_request, a_request, a_tensor, an_endpoint
+from headrace_kit.clock import CLOCK_SKEW_US
 
 NOW_US = 1_362_000_000_000_000
 
@@ -56,6 +57,30 @@ def test_as_of_is_now_or_the_parameter_or_the_input():
     assert [[NOW_US], [7], [9]] == [
         read(r).as_of_us.tolist() for r in (request, by_parameter, by_input)
     ]
+
+
+@pytest.mark.parametrize("ahead_us", [CLOCK_SKEW_US + 1, 10**15])
+def test_features_of_a_moment_to_come_are_refused(ahead_us):
+    inputs, moment_us = a_keys_request("UA-1").inputs, NOW_US + ahead_us
+    by_input = keys_request(as_of_us=("INT64", [moment_us]))
+
+    for request in (InferRequest("delay", None, "r-1", inputs, as_of_us=moment_us), by_input):
+        with pytest.raises(HeadraceError, match=r"BAD_REQUEST.*still to come"):
+            read(request)
+
+
+def test_moment_of_a_clock_that_is_a_little_ahead_is_taken():
+    moment_us = NOW_US + CLOCK_SKEW_US
+
+    assert [moment_us] == read(keys_request(as_of_us=("INT64", [moment_us]))).as_of_us.tolist()
+
+
+def test_tensors_may_be_of_a_moment_to_come():
+    """Nothing is read for them: who sends them knows what they are."""
+    tensors = a_tensor("features", "FP32", [[0.0] * 3])
+    moment = a_tensor("as_of_us", "INT64", [NOW_US + 10**15])
+
+    assert [NOW_US + 10**15] == read(a_request(tensors, moment)).as_of_us.tolist()
 
 
 def test_tensors_may_name_their_entity_for_the_log():

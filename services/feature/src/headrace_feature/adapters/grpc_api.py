@@ -80,7 +80,8 @@ class FeatureApi(service.FeatureServiceServicer):
 
     def answer_reads(self, calls: Sequence[HotCall]) -> list[bytes | HeadraceError]:
         """GetOnlineFeatures, hot: what arrives together is answered together where it is alike."""
-        queries = [_query(call) for call in calls]
+        now_us = self._online.clock.now_us()
+        queries = [_query(call, now_us) for call in calls]
         sampled = self._sampled(queries)
         self._note(queries)
         asked = [query for query in queries if not isinstance(query, HeadraceError)]
@@ -89,8 +90,8 @@ class FeatureApi(service.FeatureServiceServicer):
         for number in sampled:
             query, reply = queries[number], replies[number]
             if isinstance(query, GetOnlineFeatures) and not isinstance(reply, HeadraceError):
-                now_us = self._online.clock.now_us()
-                self._sample.offer(query, reply.values, now_us=now_us)
+                offered_us = self._online.clock.now_us()
+                self._sample.offer(query, reply.values, now_us=offered_us)
         return [r if isinstance(r, HeadraceError) else to_online_response(r) for r in replies]
 
     def _sampled(self, queries: list[GetOnlineFeatures | HeadraceError]) -> list[int]:
@@ -268,10 +269,15 @@ def _gone(context: grpc.ServicerContext) -> Callable[[], bool]:
     return lambda: not context.is_active()
 
 
-def _query(call: HotCall) -> GetOnlineFeatures | HeadraceError:
-    """To name predictions is to note at all workers what is served: that is no mere read."""
+def _query(call: HotCall, now_us: int) -> GetOnlineFeatures | HeadraceError:
+    """To name predictions is to note at all workers what is served: that is no mere read.
+
+    A moment to come is refused to callers alone: a row of a view may be of one, where the clocks
+    of who publishes are ahead.
+    """
     try:
         query = to_query(decoded_query(call.payload))
+        query.check_moments(now_us)
         if query.prediction_ids:
             call.caller.require(PEER)
     except (Invalid, Denied) as err:

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headrace.errors import Busy, Invalid
+from headrace_feature.domain.completeness import check_not_to_come
 from headrace_feature.domain.request_features import Column
 
 ROWS_MAX = 10_000
@@ -55,6 +56,11 @@ class GetOnlineFeatures:
             raise Invalid("BAD_REQUEST", field="staleness_max_ms", problem="must not be negative")
         self._check_ids(rows)
         return rows
+
+    def check_moments(self, now_us: int) -> None:
+        """Raises Invalid BAD_REQUEST where one is to come."""
+        if len(self.as_of_us):
+            check_not_to_come("as_of_us", int(self.as_of_us.max()), now_us)
 
     def _check_ids(self, rows: int) -> None:
         if len(self.prediction_ids) not in (0, rows):

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from headrace.application import Endpoint
 from headrace.errors import Busy, Invalid
 from headrace_inference.domain.serving import NAME_SHOWN_MAX, Floats
+from headrace_kit.clock import CLOCK_SKEW_US
 
 FEATURES, ENTITY_KEY, AS_OF_US = "features", "entity_key", "as_of_us"
 SCORE, PREDICTION_ID = "score", "prediction_id"
@@ -104,6 +105,7 @@ def read_batch(request: InferRequest, endpoint: Endpoint, *, now_us: int, rows_m
         if np.isinf(features).any():
             raise Invalid("TENSOR_NONFINITE", input=FEATURES)
         return Batch(Door.TENSORS, _optional_keys(request, rows), as_of_us, features=features)
+    _check_not_to_come(as_of_us, now_us)
     return entity_batch(request.inputs, endpoint, as_of_us)
 
 
@@ -225,6 +227,12 @@ def _as_of_us(request: InferRequest, rows: int, *, now_us: int) -> NDArray[np.in
 def _check_time(first_us: int, last_us: int) -> None:
     if not 0 < first_us <= last_us <= TIME_US_MAX:
         raise Invalid("BAD_TIMESTAMP", field=AS_OF_US)
+
+
+def _check_not_to_come(as_of_us: NDArray[np.int64], now_us: int) -> None:
+    """Here too, for rows of a feature table are not asked of the feature service."""
+    if as_of_us.max() > now_us + CLOCK_SKEW_US:
+        raise Invalid("BAD_REQUEST", field=AS_OF_US, problem="is still to come")
 
 
 def _column(tensor: Tensor) -> Column:
