@@ -24,6 +24,7 @@ from headrace_kit.testing import wait_until
 pytestmark = pytest.mark.integration
 
 TOPIC = topics.INFERENCE_PREDICTIONS.of("delay")
+GONE = topics.INFERENCE_PREDICTIONS.of("gone")
 
 
 @pytest.fixture
@@ -47,23 +48,60 @@ def test_rows_answered_while_kafka_is_away_are_logged_when_it_is_back(
     )
     log.start()
 
-    def logged() -> set[str]:
-        messages = newest_messages(broker.bootstrap, TOPIC, count=1_000)
-        return {row.entity_key for each in messages for row in logged_predictions(each.value())}
-
     log.append(a_prediction("before"))
-    wait_until(lambda: logged() == {"before"})
+    wait_until(lambda: keys(broker, TOPIC) == {"before"})
     child.kill()
     for number in range(10):
         log.append(a_prediction(f"away-{number}", id=str(number)))
-    wait_until(lambda: log._backoff.tries >= 2, timeout_s=20.0)  # longer than a delivery may take
+    backlog = log._backlogs._by_endpoint["delay"]
+    wait_until(
+        lambda: backlog.backoff.tries >= 2, timeout_s=20.0
+    )  # longer than a delivery may take
 
     child = Child(broker.process(), server_dir / "log.log", server_dir)
     child.wait_ready()
     expected = {"before", *(f"away-{number}" for number in range(10))}
-    wait_until(lambda: logged() == expected, timeout_s=30.0)
+    wait_until(lambda: keys(broker, TOPIC) == expected, timeout_s=30.0)
 
     log.stop(5.0)
     publisher.close(5.0)
     child.stop()
     assert log.failed() is None
+
+
+def test_topic_that_is_gone_holds_up_no_other(broker, server_dir, tmp_path):
+    child = Child(broker.process(), server_dir / "log.log", server_dir)
+    child.wait_ready()
+    create_topics(broker.bootstrap, [(TOPIC, topics.INFERENCE_PREDICTIONS)])
+    publisher = KafkaPublisher(broker.bootstrap, client_id="test")
+    partitions = topics.INFERENCE_PREDICTIONS.partitions
+    log = KafkaPredictionLog(
+        publisher, partitions=lambda _: partitions, counts=AnsweredCounts(tmp_path)
+    )
+    log.start()
+
+    log.append(a_prediction("lost", endpoint="gone"))
+    gone = log._backlogs._by_endpoint["gone"]
+    wait_until(lambda: gone.taken)
+    for number in range(3):
+        log.append(a_prediction(f"there-{number}", id=str(number)))
+        wait_until(lambda number=number: f"there-{number}" in keys(broker, TOPIC))
+    wait_until(lambda: gone.failures)
+
+    create_topics(broker.bootstrap, [(GONE, topics.INFERENCE_PREDICTIONS)])
+
+    def found() -> bool:
+        """The client takes the topic for missing until it asks again."""
+        log.append(a_prediction("found", endpoint="gone"))
+        return "found" in keys(broker, GONE)
+
+    wait_until(found)
+    log.stop(5.0)
+    publisher.close(5.0)
+    child.stop()
+    assert log.failed() is None
+
+
+def keys(broker: KafkaBroker, topic: str) -> set[str]:
+    messages = newest_messages(broker.bootstrap, topic, count=1_000)
+    return {row.entity_key for each in messages for row in logged_predictions(each.value())}

@@ -10,15 +10,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from prometheus_client import REGISTRY
 
+from headrace import topics
 from headrace.errors import Busy, Unavailable
 from headrace.inference.v1 import inference_events_pb2 as pb
 from headrace.prediction_log import logged_predictions
-from headrace_inference.adapters import kafka_prediction_log
+from headrace_inference.adapters import kafka_prediction_log, prediction_backlogs
 from headrace_inference.adapters.answered_counts import AnsweredCounts
-from headrace_inference.adapters.kafka_prediction_log import OWN_FAILURES_MAX, KafkaPredictionLog
+from headrace_inference.adapters.kafka_prediction_log import KafkaPredictionLog
+from headrace_inference.adapters.prediction_backlogs import OWN_FAILURES_MAX
 from headrace_inference.domain.prediction import Shadow
 from headrace_inference.domain.request import Tensor
 from headrace_inference.testing import a_prediction, a_tensor
+from headrace_kit import backoff
 from headrace_kit.key_partitions import key_partitions
 from headrace_kit.testing import MemoryPublisher, a_traceparent, recorded_spans, wait_until
 
@@ -26,18 +29,20 @@ from headrace_kit.testing import MemoryPublisher, a_traceparent, recorded_spans,
 class Desk:
     """A log on a memory publisher."""
 
-    def __init__(self, folder, **bounds):
-        self.publisher, self.counts = MemoryPublisher(), AnsweredCounts(folder)
-        self.topics_missing, self.fails = False, ""
+    def __init__(self, folder, publisher=None, **bounds):
+        self.publisher, self.counts = publisher or MemoryPublisher(), AnsweredCounts(folder)
+        self.topics_missing, self.fails, self.reason = False, "", "DELIVERY_UNKNOWN"
+        self.asked = []
         self.log = KafkaPredictionLog(
             self.publisher, partitions=self.partitions, counts=self.counts, **bounds
         )
 
     def partitions(self, topic):
+        self.asked.append(topic)
         if self.topics_missing:
             raise Unavailable("TOPIC_MISSING", topic=topic)
         if self.fails and self.fails in topic:
-            raise Unavailable("DELIVERY_UNKNOWN", topic=topic)
+            raise Unavailable(self.reason, topic=topic)
         return 4
 
     def append(self, *predictions):
@@ -51,6 +56,16 @@ class Desk:
     def rows(self):
         self.log.flush()
         return [row for m in self.publisher.published for row in logged_predictions(m.value)]
+
+    def scores(self, endpoint):
+        """Those that were written, in their order."""
+        topic = topics.INFERENCE_PREDICTIONS.of(endpoint)
+        values = [m.value for m in self.publisher.published if m.topic == topic]
+        return [row.score for value in values for row in logged_predictions(value)]
+
+    def give(self, endpoint, *scores):
+        for score in scores:
+            self.append(a_prediction("UA-1", endpoint=endpoint, id=str(score), scores=[score]))
 
 
 @pytest.fixture
@@ -264,8 +279,137 @@ def test_outage_that_one_endpoint_outlasts_by_a_moment_loses_nothing(desk):
     assert 0 == lost("DELIVERY_UNKNOWN") - before
 
 
+class Leaderless(MemoryPublisher):
+    """Nobody takes or refuses what is for one topic, until somebody leads it."""
+
+    def __init__(self, endpoint):
+        super().__init__()
+        self.topic, self.led, self.sent = topics.INFERENCE_PREDICTIONS.of(endpoint), False, 0
+
+    def send(self, messages):
+        sending = super().send(messages)
+        if messages[0].topic == self.topic:
+            self.sent += 1
+            sending.over = lambda _: self.led
+        return sending
+
+
+@pytest.fixture
+def long_backoff(monkeypatch):
+    monkeypatch.setattr(backoff, "FIRST_S", 3_600.0)
+    monkeypatch.setattr(backoff, "BACKOFF_S_MAX", 3_600.0)
+
+
+def test_endpoint_goes_on_while_a_missing_topic_is_in_backoff(desk, long_backoff):
+    before = lost("TOPIC_MISSING")
+    desk.fails, desk.reason = "broken", "TOPIC_MISSING"
+    desk.give("broken", 0.0)
+    desk.give("delay", 0.0)
+    desk.log.flush()
+    desk.log.start()
+
+    for score in (1.0, 2.0, 3.0):
+        desk.give("broken", score)
+        desk.give("delay", score)
+        wait_until(lambda score=score: score in desk.scores("delay"))
+    assert [0.0, 1.0, 2.0, 3.0] == desk.scores("delay")
+    assert 1 == sum("broken" in topic for topic in desk.asked)
+
+    desk.fails = ""
+    desk.log.stop(5.0)
+    assert [1.0, 2.0, 3.0] == desk.scores("broken")
+    assert 1 == lost("TOPIC_MISSING") - before
+
+
+def test_endpoint_goes_on_while_another_waits_for_its_leader(tmp_path):
+    desk = Desk(tmp_path, Leaderless("broken"))
+    desk.log.start()
+    for score in (0.0, 1.0, 2.0):
+        desk.give("broken", score)
+        desk.give("delay", score)
+        wait_until(lambda score=score: score in desk.scores("delay"))
+    assert (1, []) == (desk.publisher.sent, desk.scores("broken"))
+
+    desk.publisher.led = True
+    wait_until(lambda: len(desk.scores("broken")) == 3)
+    desk.log.stop(5.0)
+    assert [0.0, 1.0, 2.0] == desk.scores("broken") == desk.scores("delay")
+
+
+def test_end_writes_what_waits_beside_what_is_stuck_and_counts_that(tmp_path):
+    desk, before = Desk(tmp_path, Leaderless("broken")), lost("BROKER_UNAVAILABLE")
+    desk.log.start()
+    desk.give("broken", 0.0)
+    wait_until(lambda: desk.publisher.sent)
+    desk.give("broken", 1.0, 2.0)
+    desk.give("delay", 0.0)
+
+    desk.log.stop(0.5)
+    assert [0.0] == desk.scores("delay")
+    assert 2 == lost("BROKER_UNAVAILABLE") - before
+
+
+@pytest.mark.parametrize("tries", [0, 1])
+def test_full_room_is_made_by_the_endpoint_in_trouble(tmp_path, tries, long_backoff):
+    desk, before = Desk(tmp_path, Leaderless("broken"), pending_bytes_max=5_000), lost("QUEUE_FULL")
+    desk.fails = "broken" * tries
+    desk.give("broken", *map(float, range(3)))
+    desk.give("delay", -1.0)
+    desk.log.flush(wait_s=0.0) if tries else desk.log._round()
+    desk.log.start()
+    desk.give("delay", 0.0)
+    wait_until(lambda: 0.0 in desk.scores("delay"))
+
+    desk.give("broken", *map(float, range(3, 100)))
+    broken_lost = lost("QUEUE_FULL") - before
+    assert broken_lost > 0
+    desk.give("delay", *map(float, range(1, 6)))
+    wait_until(lambda: 5.0 in desk.scores("delay"))
+    assert [-1.0, *map(float, range(6))] == desk.scores("delay")
+    assert lost("QUEUE_FULL") - before > broken_lost
+
+    desk.publisher.led, desk.fails = True, ""
+    desk.log.stop(5.0)
+    arrived = desk.scores("broken")
+    assert list(map(float, range(len(arrived)))) == arrived
+    assert 100 == len(arrived) + lost("QUEUE_FULL") - before
+
+
+def test_outage_of_all_is_nobodys_trouble_and_its_end_is_everybodys(tmp_path, long_backoff):
+    desk, before = Desk(tmp_path, pending_bytes_max=5_000), lost("QUEUE_FULL")
+    desk.fails = "predictions"
+    desk.give("alpha", 0.0)
+    desk.give("beta", *map(float, range(100)))
+    for _ in range(OWN_FAILURES_MAX + 1):
+        desk.log.flush()
+    beta_lost = lost("QUEUE_FULL") - before
+    desk.give("alpha", *map(float, range(1, 50)))
+    alpha_lost = lost("QUEUE_FULL") - before - beta_lost
+    assert (1, True) == (50 - alpha_lost, beta_lost < 100)
+    assert [] == desk.publisher.published
+
+    desk.fails = ""
+    desk.log.stop(5.0)
+    assert [0.0] == desk.scores("alpha")
+    assert list(map(float, range(100 - int(beta_lost)))) == desk.scores("beta")
+
+
+def test_first_endpoint_to_get_through_ends_the_backoff_of_those_in_no_trouble(desk, long_backoff):
+    desk.fails = "predictions"
+    desk.give("alpha", 0.0)
+    desk.give("beta", 0.0)
+    desk.log.flush()
+    desk.fails = ""
+    desk.log.start()
+
+    desk.give("gamma", 0.0)
+    wait_until(lambda: desk.scores("alpha") and desk.scores("beta"))
+    desk.log.stop(5.0)
+    assert 3 == len(desk.publisher.published)
+
+
 def test_what_waited_long_is_written_in_slices(desk, monkeypatch):
-    monkeypatch.setattr(kafka_prediction_log, "SLICE_BYTES_MAX", 1)
+    monkeypatch.setattr(prediction_backlogs, "SLICE_BYTES_MAX", 1)
     desk.append(*(a_prediction("UA-1", id=str(number)) for number in range(5)))
 
     assert [True, True] == [desk.log.flush(), desk.log.flush()]
@@ -296,9 +440,11 @@ class SlowPublisher(MemoryPublisher):
         self.sent += 1
         return self
 
-    def wait(self, timeout_s):
+    def over(self, timeout_s):
         self.waits_s.append(timeout_s)
-        self.may.wait(timeout_s)
+        return self.may.wait(timeout_s)
+
+    def wait(self, timeout_s):
         raise Unavailable("DELIVERY_UNKNOWN", topic="slow")
 
 

@@ -84,6 +84,9 @@ class Sending(Protocol):
     def wait(self, timeout_s: float) -> None:
         """Return when every one is delivered; raises what `Publisher.publish` raises."""
 
+    def over(self, timeout_s: float) -> bool:
+        """Whether it is known of every one what became of it, after so many seconds at most."""
+
 
 class PipelinedPublisher(Publisher, Protocol):
     """A publisher that takes the next messages while others are on their way."""
@@ -270,8 +273,13 @@ class _Delivery:
             if self._left == 0:
                 self._lock.release()
 
+    def over(self, timeout_s: float) -> bool:
+        if over := self._lock.acquire(timeout=max(0.0, timeout_s)):
+            self._lock.release()
+        return over
+
     def wait(self, timeout_s: float) -> None:
-        if not self._lock.acquire(timeout=max(0.0, timeout_s)):
+        if not self.over(timeout_s):
             raise Unavailable("DELIVERY_UNKNOWN", topic=self._topic)
         if self._refusal is not None:
             raise self._refusal

@@ -2,18 +2,17 @@
 """PredictionLog on Kafka, behind the answers: what was answered is written in the next moment.
 
 No answer waits for it, and what Kafka does not take now is tried again: its rows may come twice,
-with the same ids. What is in memory is bounded in bytes; what does not fit is lost, and counted:
-here by its reason, and for every reader by `rows_answered`.
+with the same ids. No endpoint waits for another's topic. What is in memory is bounded in bytes;
+what does not fit is lost, and counted: here by its reason, and for every reader by `rows_answered`.
 """
 
 from __future__ import annotations
 
 import threading
 import time
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from itertools import accumulate, takewhile
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 import structlog
@@ -23,50 +22,72 @@ from headrace import topics
 from headrace.errors import HeadraceError, Invalid, Unavailable
 from headrace_inference.adapters import conversions
 from headrace_inference.adapters.answered_counts import AnsweredCounts
+from headrace_inference.adapters.prediction_backlogs import Appended, Backlog, Backlogs, rows
 from headrace_inference.domain.logged_columns import LoggedRows, cuts, logged_rows, prediction_bytes
 from headrace_inference.domain.prediction import Prediction
 from headrace_kit import tracing
-from headrace_kit.backoff import Backoff
 from headrace_kit.kafka import (
     DELIVERY_TIMEOUT_S,
     MESSAGE_BYTES_MAX,
     Message,
     PipelinedPublisher,
+    Sending,
 )
 from headrace_kit.part_thread import ThreadPart
 from headrace_kit.telemetry import counter, gauge, histogram
 
+if TYPE_CHECKING:
+    from headrace_kit.spans import Span
+
 FLUSH_INTERVAL_S = 0.01
 FLUSH_BYTES = 1 << 20
 PENDING_BYTES_MAX = 64 << 20
-# Of what waited while Kafka was away, handed over at a time: its client has a bound too.
-SLICE_BYTES_MAX = 8 << 20
 # Far below the megabyte that a topic takes; a row of more goes without its inputs.
 RECORD_BYTES_MAX = 512 << 10
 # What a topic takes, less the headers and what the broker counts besides.
 VALUE_BYTES_MAX = MESSAGE_BYTES_MAX - (4 << 10)
 # Longer than the publisher tries: what it has given up cannot arrive behind the next try.
 DELIVERY_WAIT_S = DELIVERY_TIMEOUT_S + 1.0
-# Of an endpoint whose topic is in trouble while others are not, since rows of it were delivered.
-OWN_FAILURES_MAX = 3
 PARTITIONS_AGE_S_MAX = 60.0
 CE_TYPE = b"headrace.inference.v1.PredictionsMade"
-# Why rows were not delivered, after so many seconds at most.
-Wait = Callable[[float], HeadraceError | None]
 
 log = structlog.get_logger(__name__)
-seconds = histogram("inference", "log_seconds", "Writing what waited for the log.")
+seconds = histogram("inference", "log_seconds", "Writing what waited of an endpoint.")
 pending = gauge("inference", "log_pending_bytes", "Answered and not yet confirmed by Kafka.")
 lost = counter("inference", "log_lost_rows_total", "Rows answered and not logged.", "reason")
 bare = counter("inference", "log_bare_rows_total", "Rows logged without their large inputs.")
 
 
-class Appended(NamedTuple):
-    """What one run answered, with the traces of its requests."""
+@dataclass(slots=True, eq=False)
+class Flight:
+    """A slice of an endpoint's rows on its way, or the refusal to take it."""
 
-    prediction: Prediction
-    traces: Sequence[str]
-    bytes: int
+    backlog: Backlog
+    span: Span | None
+    begun_s: float = field(default_factory=time.monotonic)
+    sending: Sending | None = None
+    refusal: HeadraceError | None = None
+    rows_too_large: int = 0
+
+    def over(self, timeout_s: float) -> bool:
+        """Whether it is known what became of it, or no longer waited for, after that time."""
+        late = time.monotonic() >= self.begun_s + DELIVERY_WAIT_S
+        return late or self.sending is None or self.sending.over(timeout_s)
+
+    def outcome(self) -> HeadraceError | None:
+        """Why the rows were not delivered; those that no record takes are lost, if others were."""
+        error = self.refusal
+        try:
+            if self.sending is not None:
+                self.sending.wait(0.0)
+        except HeadraceError as err:
+            error = err
+        if self.rows_too_large and error is None:
+            too_large = Invalid("TOO_LARGE", bytes_max=VALUE_BYTES_MAX)
+            _lose(self.backlog.endpoint, self.rows_too_large, too_large)
+        tracing.end(self.span, error)
+        seconds.observe(time.monotonic() - self.begun_s)
+        return error
 
 
 class KafkaPredictionLog(ThreadPart):
@@ -83,30 +104,22 @@ class KafkaPredictionLog(ThreadPart):
         super().__init__("prediction-log")
         self._publisher, self._counts = publisher, counts
         self._partitions = partitions
-        self._bytes_max = pending_bytes_max
-        self._lock = threading.Lock()
-        self._pending: dict[str, list[Appended]] = {}
-        # Of these and of what is being written.
-        self._bytes = 0
+        self._backlogs = Backlogs(pending_bytes_max)
+        self._flights: list[Flight] = []
+        self._counting = threading.Lock()
+        # Since the last round.
+        self._bytes_new = 0
         self._due = threading.Event()
-        self._backoff = Backoff()
-        # While others got through, by endpoint.
-        self._failures: Counter[str] = Counter()
-        self._ended = False
-        pending.set_function(lambda: self._bytes)
+        pending.set_function(lambda: self._backlogs.bytes)
 
     def append(self, prediction: Prediction, *, traces: Sequence[str] = ()) -> None:
         size = prediction_bytes(prediction) + sum(map(len, traces))
-        endpoint = prediction.endpoint
-        with self._lock:
-            self._counts.add(endpoint, prediction.rows)
-            fits = self._bytes + size <= self._bytes_max
-            if fits:
-                self._pending.setdefault(endpoint, []).append(Appended(prediction, traces, size))
-                self._bytes += size
-        if not fits:
-            lost.labels("QUEUE_FULL").inc(prediction.rows)
-        if self._bytes >= FLUSH_BYTES:
+        with self._counting:
+            self._counts.add(prediction.endpoint, prediction.rows)
+            self._bytes_new += size
+        if rows_lost := self._backlogs.add(Appended(prediction, traces, size)):
+            lost.labels("QUEUE_FULL").inc(rows_lost)
+        if self._bytes_new >= FLUSH_BYTES:
             self._due.set()
 
     def flush(self, *, wait_s: float = DELIVERY_WAIT_S) -> bool:
@@ -115,24 +128,13 @@ class KafkaPredictionLog(ThreadPart):
 
         Whether more waits that can be written now.
         """
-        taken, until_s = self._taken(), time.monotonic() + wait_s
-        if not taken:
-            return False
-        with seconds.time():
-            waits = {endpoint: self._sent(endpoint, those) for endpoint, those in taken.items()}
-            errors = {each: wait(until_s - time.monotonic()) for each, wait in waits.items()}
-        reached = None in errors.values()
-        kept = {
-            endpoint: those
-            for endpoint, those in taken.items()
-            if self._comes_again(endpoint, those, errors[endpoint], reached=reached)
-        }
-        self._put_back(taken, kept)
-        if kept:
-            self._backoff.failed()
-            return False
-        self._backoff.succeeded()
-        return bool(self._pending)
+        until_s = time.monotonic() + wait_s
+        self._send(self._backlogs.take(hurried=True))
+        for flight in self._flights:
+            flight.over(until_s - time.monotonic())
+        flights, self._flights = self._flights, []
+        self._settle(flights)
+        return self._backlogs.more()
 
     def stop(self, timeout_s: float) -> None:
         """What is not delivered in that time is lost, and counted."""
@@ -142,92 +144,67 @@ class KafkaPredictionLog(ThreadPart):
         while not self._thread.running and (left_s := deadline_s - time.monotonic()) > 0:
             if not self.flush(wait_s=left_s):
                 break
-        with self._lock:
-            self._ended, left, self._pending = True, self._pending, {}
-        for endpoint, appended in left.items():
-            _lose(endpoint, _rows(appended), Unavailable("BROKER_UNAVAILABLE"))
+        for endpoint, left in self._backlogs.end().items():
+            _lose(endpoint, left, Unavailable("BROKER_UNAVAILABLE"))
 
     def _run(self) -> None:
-        while not self._stopping.is_set():
+        # To the end it goes on beside what is on its way, which must be counted.
+        while self._flights or not self._stopping.is_set():
             self._thread.tick()
             self._due.wait(FLUSH_INTERVAL_S)
             self._due.clear()
-            self.flush()
-            self._rested(self._backoff.left_s())
+            self._round()
 
-    def _taken(self) -> dict[str, list[Appended]]:
-        with self._lock:
-            waiting, self._pending = self._pending, {}
-            taken = {}
-            for endpoint, appended in waiting.items():
-                ends = accumulate(each.bytes for each in appended)
-                count = 1 + sum(1 for _ in takewhile(lambda end: end < SLICE_BYTES_MAX, ends))
-                taken[endpoint] = appended[:count]
-                if appended[count:]:
-                    self._pending[endpoint] = appended[count:]
-        return taken
+    def _round(self) -> None:
+        """Nobody is waited for: an endpoint whose last slice is on its way has its next later."""
+        self._bytes_new = 0
+        over = [each for each in self._flights if each.over(0.0)]
+        self._flights = [each for each in self._flights if each not in over]
+        self._settle(over)
+        self._send(self._backlogs.take())
 
-    def _put_back(
-        self, taken: Mapping[str, list[Appended]], kept: Mapping[str, list[Appended]]
-    ) -> None:
-        """In front of what came meanwhile; the others are over with."""
-        with self._lock:
-            for endpoint, appended in taken.items():
-                if endpoint in kept and self._ended:
-                    _lose(endpoint, _rows(appended), Unavailable("BROKER_UNAVAILABLE"))
-                elif endpoint in kept:
-                    self._pending[endpoint] = appended + self._pending.get(endpoint, [])
-                else:
-                    self._bytes -= sum(each.bytes for each in appended)
+    def _send(self, backlogs: Iterable[Backlog]) -> None:
+        for backlog in backlogs:
+            self._thread.tick()  # to ask for a topic's partitions takes seconds in an outage
+            self._flights.append(self._flight(backlog))
 
-    def _comes_again(
-        self,
-        endpoint: str,
-        appended: Sequence[Appended],
-        error: HeadraceError | None,
-        *,
-        reached: bool,
-    ) -> bool:
+    def _settle(self, flights: Iterable[Flight]) -> None:
+        outcomes = [(flight.backlog, flight.outcome()) for flight in flights]
+        # First what got through: by that is known whose trouble the rest is.
+        for backlog, error in sorted(outcomes, key=lambda each: each[1] is not None):
+            if error is None:
+                self._backlogs.delivered(backlog)
+            else:
+                self._refused(backlog, error)
+
+    def _refused(self, backlog: Backlog, error: HeadraceError) -> None:
         """Rows of a topic in trouble while others take theirs are given up: what waits for it would
-        take the place of theirs. An outage is nobody's own trouble.
+        take the place of theirs.
         """
-        if error is None:
-            self._failures.pop(endpoint, None)
-            return False
-        self._failures[endpoint] += reached
-        own = reached and self._failures[endpoint] >= OWN_FAILURES_MAX
-        if own or error.retry_delay_s is None or error.reason == "TOPIC_MISSING":
-            _lose(endpoint, _rows(appended), error)
-            return False
-        log.warning("predictions_wait", endpoint=endpoint, rows=_rows(appended), error=str(error))
-        return True
+        endpoint, count = backlog.endpoint, rows(backlog.taken)
+        hopeless = error.retry_delay_s is None
+        if hopeless or self._backlogs.failed(backlog) or error.reason == "TOPIC_MISSING":
+            _lose(endpoint, count, error)
+            self._backlogs.given_up(backlog)
+        elif self._backlogs.put_back(backlog):
+            log.warning("predictions_wait", endpoint=endpoint, rows=count, error=str(error))
+        else:
+            _lose(endpoint, count, Unavailable("BROKER_UNAVAILABLE"))
 
-    def _sent(self, endpoint: str, appended: Sequence[Appended]) -> Wait:
-        """Hands the rows to the publisher; what comes back waits for what becomes of them."""
-        topic = topics.INFERENCE_PREDICTIONS.of(endpoint)
-        span = tracing.write_span(topic, [trace for each in appended for trace in each.traces])
+    def _flight(self, backlog: Backlog) -> Flight:
+        """The rows, handed to the publisher."""
+        topic = topics.INFERENCE_PREDICTIONS.of(backlog.endpoint)
+        traces = [trace for each in backlog.taken for trace in each.traces]
+        flight = Flight(backlog, tracing.write_span(topic, traces))
         try:
-            with tracing.working(span):
-                messages, rows_too_large = self._messages(endpoint, appended)
-                sending = self._publisher.send(messages) if messages else None
+            with tracing.working(flight.span):
+                messages, flight.rows_too_large = self._messages(backlog.endpoint, backlog.taken)
+                # Not since before: librdkafka gives up so long after this.
+                flight.begun_s = time.monotonic()
+                flight.sending = self._publisher.send(messages) if messages else None
         except HeadraceError as err:
-            refused = err
-            tracing.end(span, refused)
-            return lambda _: refused
-
-        def wait(timeout_s: float) -> HeadraceError | None:
-            error = None
-            try:
-                if sending is not None:
-                    sending.wait(timeout_s)
-                if rows_too_large:
-                    _lose(endpoint, rows_too_large, Invalid("TOO_LARGE", bytes_max=VALUE_BYTES_MAX))
-            except HeadraceError as err:
-                error = err
-            tracing.end(span, error)
-            return error
-
-        return wait
+            flight.refusal = err
+        return flight
 
     def _messages(self, endpoint: str, appended: Sequence[Appended]) -> tuple[list[Message], int]:
         """And how many rows are in none of them, as no record takes them."""
@@ -235,8 +212,8 @@ class KafkaPredictionLog(ThreadPart):
         count = self._partitions(topic)
         rows_answered, trace = self._counts.read(endpoint), tracing.record_headers()
         messages, rows_too_large = [], 0
-        for rows in logged_rows([each.prediction for each in appended]):
-            for partition, record in records(rows, rows.partitions(count)):
+        for run in logged_rows([each.prediction for each in appended]):
+            for partition, record in records(run, run.partitions(count)):
                 event = conversions.predictions_event(
                     record, writer=self._counts.writer, rows_answered=rows_answered
                 )
@@ -289,7 +266,3 @@ def records(rows: LoggedRows, places: NDArray[np.int64]) -> Iterator[tuple[int, 
 def _lose(endpoint: str, rows: int, error: HeadraceError) -> None:
     lost.labels(error.reason).inc(rows)
     log.error("predictions_not_logged", endpoint=endpoint, rows=rows, error=str(error))
-
-
-def _rows(appended: Iterable[Appended]) -> int:
-    return sum(each.prediction.rows for each in appended)
