@@ -4,6 +4,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,17 +13,23 @@ from headrace import graph_check
 from headrace.errors import Conflict, Invalid
 from headrace.graph_definition import Graph
 from headrace.graph_plan import Plan, plan_graph
-from headrace_registry.domain.definition import Definition, SentDefinition, merge
+from headrace_registry.domain.definition import (
+    Definition,
+    SentDefinition,
+    concerning,
+    merge,
+    parse_sent,
+)
 from headrace_registry.testing import DEFINITIONS, ENDPOINT, FLIGHTS, RECIPE, VIEW, an_apply
 
 
 def merged(*documents: dict[str, Any]) -> list[Definition]:
-    return merge("tests", [], an_apply(*documents).definitions)
+    return merge("tests", [], parse_sent(an_apply(*documents).definitions))
 
 
 def test_definition_is_stored_in_canonical_form_with_its_digest() -> None:
     sent = json.dumps(FLIGHTS, indent=4).encode()
-    (stored,) = merge("tests", [], [SentDefinition("", "", sent)])
+    (stored,) = merge("tests", [], parse_sent([SentDefinition("", "", sent)]))
 
     assert '"lateness_allowed":"86400s"' in stored.spec_json
     assert hashlib.sha256(stored.spec_json.encode()).hexdigest() == stored.digest
@@ -55,14 +62,14 @@ def test_wrong_definition_is_refused_and_says_what_is_wrong(documents, problem) 
 @pytest.mark.parametrize("spec", [b"", b"{", b"\xff", b"[" * 100_000, b'{"kind": NaN}', b"7"])
 def test_what_is_no_definition_is_refused(spec: bytes) -> None:
     with pytest.raises(Invalid, match="BAD_DEFINITION"):
-        merge("tests", [], [SentDefinition("", "", spec)])
+        parse_sent([SentDefinition("", "", spec)])
 
 
 def test_envelope_must_name_what_the_definition_names() -> None:
     spec = json.dumps(FLIGHTS).encode()
 
     with pytest.raises(Invalid, match="key=name"):
-        merge("tests", [], [SentDefinition("stream", "weather", spec)])
+        parse_sent([SentDefinition("stream", "weather", spec)])
 
 
 def test_stream_that_would_refuse_older_records_is_refused_and_says_why() -> None:
@@ -70,18 +77,27 @@ def test_stream_that_would_refuse_older_records_is_refused_and_says_why() -> Non
     changed = an_apply({**FLIGHTS, "columns": columns}).definitions
 
     with pytest.raises(Conflict, match="CONTRACT_INCOMPATIBLE") as refused:
-        merge("tests", merged(FLIGHTS), changed)
+        merge("tests", merged(FLIGHTS), parse_sent(changed))
 
     assert "column delay: type was float64, is int64" == refused.value.metadata["changes"]
 
 
 def test_wider_stream_gets_the_next_version() -> None:
     columns = {**FLIGHTS["columns"], "tail": {"type": "string"}}
-    (wider,) = merge(
-        "tests", merged(FLIGHTS), an_apply({**FLIGHTS, "columns": columns}).definitions
-    )
+    wide = parse_sent(an_apply({**FLIGHTS, "columns": columns}).definitions)
+    (wider,) = merge("tests", merged(FLIGHTS), wide)
 
     assert 2 == wider.version
+
+
+def test_definitions_concern_their_application_and_their_names_elsewhere() -> None:
+    ours = merged(*DEFINITIONS)
+    named, other = (
+        replace(ours[0], application="others", name=name) for name in ("delay", "weather")
+    )
+    parsed = parse_sent(an_apply(RECIPE).definitions)
+
+    assert [*ours, named] == concerning("tests", parsed, [*ours, named, other])
 
 
 def test_graphs_that_come_together_are_planned_twice_at_most(monkeypatch) -> None:

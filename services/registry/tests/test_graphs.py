@@ -3,12 +3,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
+from headrace import graph_check
 from headrace.errors import Invalid, NotFound
+from headrace.graph_plan import Plan, plan_graph
 from headrace_registry.domain.gate import GateState
 from headrace_registry.domain.lineage import Source
 from headrace_registry.domain.page import MODELS, GetLineage, ListByName
@@ -126,6 +129,51 @@ def test_graph_that_is_unchanged_is_not_looked_at_again(declared: Any) -> None:
     declared.register()
 
     declared.apply(misfit, request_id="again")
+
+
+@pytest.fixture
+def while_planning(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], object]], None]:
+    """Has something done once, in the middle of the next plan."""
+
+    def once(act: Callable[[], object]) -> None:
+        def planned(*graph: Any) -> Plan:
+            monkeypatch.setattr(graph_check, "plan_graph", plan_graph)
+            act()
+            return plan_graph(*graph)
+
+        monkeypatch.setattr(graph_check, "plan_graph", planned)
+
+    return once
+
+
+def test_others_are_served_while_a_graph_is_planned(sql: Any, while_planning: Any) -> None:
+    sql.apply(MODEL, TENSORS_ENDPOINT, request_id="declare")
+    other = {**MODEL, "name": "other"}
+
+    while_planning(lambda: sql.apply(other, request_id="other", application="others"))
+    sql.apply(GRAPH, request_id="graph")
+
+    assert ["definition/model/other/1", "definition/graph/guard/1"] == sql.published("def")[-2:]
+
+
+def test_graph_that_was_changed_while_it_was_planned_is_planned_again(
+    sql: Any, while_planning: Any
+) -> None:
+    sql.apply(MODEL, TENSORS_ENDPOINT, request_id="declare")
+
+    while_planning(lambda: sql.apply({**GRAPH, "description": "First."}, request_id="first"))
+    (second,) = sql.apply(GRAPH, request_id="second").definitions
+
+    assert 2 == second.version
+
+
+def test_repeat_of_what_would_be_refused_now_has_its_first_answer(declared: Any) -> None:
+    misfit = with_said(outputs={"z": "float32"})
+    first = declared.apply(misfit, request_id="before")
+    declared.register()
+    declared.apply(GRAPH, request_id="after")
+
+    assert first == declared.apply(misfit, request_id="before")
 
 
 def test_recipe_and_graph_of_one_name_are_refused_over_applications(declared: Any) -> None:

@@ -2,8 +2,8 @@
 """What must hold between a graph and the rest of its application.
 
 Before a version is there, a model's tensors are known by its recipe, or by what the graph says of
-them. Each graph is planned once, after those inside it, however many steps name it: the registry
-checks under a lock.
+them. Each graph is planned once, after those inside it, however many steps name it: a plan may
+take long, and the registry may have to make it under a lock.
 """
 
 from __future__ import annotations

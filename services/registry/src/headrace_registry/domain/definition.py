@@ -82,18 +82,16 @@ def order_of(definition: Definition) -> tuple[int, str]:
 def merge(
     application: str,
     stored: Sequence[Definition],
-    sent: Sequence[SentDefinition],
+    parsed: Sequence[app.Definition],
     registered: Registered = lambda _: None,
 ) -> list[Definition]:
-    """The sent definitions as they are to be stored, in the order of KINDS.
+    """The parsed definitions as they are to be stored, in the order of KINDS.
 
-    `stored` holds the definitions of all applications, `registered` tells the tensors of versions
-    that exist. Raises Invalid BAD_DEFINITION for one that
-    cannot be parsed, points to nothing, belongs to another application or moves an endpoint to
-    another model; NotFound VERSION_UNKNOWN for a graph of a version that is not there; Conflict
-    CONTRACT_INCOMPATIBLE for a stream that would refuse older records.
+    `stored` holds what concerns them, `registered` tells the tensors of versions that exist. Raises
+    Invalid BAD_DEFINITION for one that points to nothing, belongs to another application or moves
+    an endpoint to another model; NotFound VERSION_UNKNOWN for a graph of a version that is not
+    there; Conflict CONTRACT_INCOMPATIBLE for a stream that would refuse older records.
     """
-    parsed = [_parse(each) for each in sent]
     by_key = {each.key: each for each in stored}
     given = {(each.kind, each.name) for each in parsed}
     kept = [each for each in stored if each.application == application and each.key not in given]
@@ -105,6 +103,19 @@ def merge(
     graphs = [each.name for each in changed if isinstance(each, app.Graph)]
     check_versions(graphs, whole, registered)
     return sorted(merged, key=order_of)
+
+
+def parse_sent(sent: Sequence[SentDefinition]) -> list[app.Definition]:
+    """Raises Invalid BAD_DEFINITION for one that cannot be parsed, or is sent as another."""
+    return [_parse(each) for each in sent]
+
+
+def concerning(
+    application: str, parsed: Sequence[app.Definition], stored: Sequence[Definition]
+) -> list[Definition]:
+    """All of the application, and those that have a name of it already."""
+    names = {each.name for each in parsed}
+    return [each for each in stored if each.application == application or each.name in names]
 
 
 def _parse(sent: SentDefinition) -> app.Definition:

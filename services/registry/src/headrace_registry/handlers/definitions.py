@@ -5,8 +5,9 @@ from __future__ import annotations
 
 from functools import partial
 
+from headrace.application import Definition as ParsedDefinition
 from headrace.application import Endpoint
-from headrace.errors import NotFound
+from headrace.errors import HeadraceError, NotFound
 from headrace.graph_signature import RegisteredTensor, RegisteredTensors
 from headrace.model_reference import ModelReference
 from headrace_kit.clock import Clock
@@ -15,7 +16,9 @@ from headrace_registry.domain.definition import (
     AppliedDefinitions,
     ApplyDefinitions,
     Definition,
+    concerning,
     merge,
+    parse_sent,
 )
 from headrace_registry.domain.name import check_name
 from headrace_registry.domain.rollout import with_champion
@@ -26,14 +29,24 @@ from headrace_registry.ports import RegistryReader, RegistryStore, RegistryTrans
 def apply_definitions(
     command: ApplyDefinitions, *, caller: str, store: RegistryStore, clock: Clock
 ) -> AppliedDefinitions:
-    """Stores what changed; a new endpoint of a model with a champion serves it at once."""
-    check_name("application", command.application)
+    """Stores what changed; a new endpoint of a model with a champion serves it at once.
+
+    Its graphs may take long to plan. So that is done before anybody has to wait for it, and under
+    the lock again only where what it was done with has changed meanwhile.
+    """
+    application = command.application
+    check_name("application", application)
+    parsed = parse_sent(command.definitions)
+    before, planned = _planned(application, parsed, store)
 
     def act(transaction: RegistryTransaction) -> AppliedDefinitions:
         transaction.lock_definitions()
-        stored = transaction.definitions()
-        registered = partial(_tensors_of, transaction)
-        merged = merge(command.application, stored, command.definitions, registered)
+        stored = concerning(application, parsed, transaction.definitions())
+        merged = planned
+        if stored != before:
+            merged = merge(application, stored, parsed, partial(_tensors_of, transaction))
+        if isinstance(merged, HeadraceError):
+            raise merged
         new = [definition for definition in merged if definition not in stored]
         for definition in new:
             transaction.put_definition(definition)
@@ -41,6 +54,26 @@ def apply_definitions(
         return AppliedDefinitions(tuple(merged))
 
     return once(command, AppliedDefinitions, store, act, caller=caller, clock=clock)
+
+
+def _planned(
+    application: str, parsed: list[ParsedDefinition], store: RegistryStore
+) -> tuple[list[Definition], list[Definition] | HeadraceError]:
+    """What concerns these definitions, and how they are to be stored beside it.
+
+    Or why not, to be told later: a request that is repeated has its first answer.
+    """
+
+    def registered(reference: ModelReference) -> RegisteredTensors | None:
+        with store.reading() as reader:  # each for itself: SQLite has one at a time
+            return _tensors_of(reader, reference)
+
+    with store.reading() as reader:
+        stored = concerning(application, parsed, reader.definitions())
+    try:
+        return stored, merge(application, stored, parsed, registered)
+    except HeadraceError as err:
+        return stored, err
 
 
 def _tensors_of(reader: RegistryReader, reference: ModelReference) -> RegisteredTensors | None:
