@@ -263,7 +263,9 @@ def test_workers_download_a_model_once(make_service, artifacts):
     service = make_service().start(processes=3)
 
     assert 1 == artifacts.downloads - before
-    assert [artifacts.digest] == [each.name for each in (service.folder / "data/models").iterdir()]
+    # What other tests rolled out on this broker is tried again and again.
+    files = (service.folder / "data/models").glob(f"{artifacts.digest}*")
+    assert [artifacts.digest] == [each.name for each in files]
 
 
 def test_one_scrape_tells_of_all(service):

@@ -78,6 +78,7 @@ class World:
             catalogue=None,
             archive=self.archive,
             stops=dict,
+            waits=lambda: None,
             book=eraser.datasets,
             rows=eraser.rows,
             clock=eraser.clock,
