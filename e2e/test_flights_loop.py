@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from flights_example.account import everything_accounted
-from flights_example.testing import SMALL, Onlooker, a_platform, kill, run_small
+from flights_example.testing import SMALL, Onlooker, a_platform, kill, kill_inference, run_small
 from headrace.local.platform import SERVICES
 from headrace.local.tools import ToolCache
 
@@ -92,7 +92,7 @@ def test_killing_every_service_changes_no_final_number(
                 3: partial(kill, platform, "ingest"),
                 5: partial(kill, platform, "feature"),
                 FIRST_SERVED_STEP + 1: partial(kill, platform, "monitor"),
-                FIRST_SERVED_STEP + 2: partial(kill, platform, "inference"),
+                FIRST_SERVED_STEP + 2: partial(kill_inference, platform),
                 FIRST_SERVED_STEP + 3: partial(kill, platform, "registry"),
                 FIRST_SERVED_STEP + 4: partial(kill, platform, "ingest"),
                 FIRST_SERVED_STEP + 5: partial(kill, platform, "feature"),

@@ -11,22 +11,26 @@ from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
 from typing import Any
+from urllib.request import urlopen
 
 from flights_example.account import account
 from flights_example.command import APPLICATION
 from flights_example.events import EventBatch
 from flights_example.replay import Plan, replay
+from flights_example.waiting import until
 from headrace.application import Application, GateRule, Policy, RolloutRule
 from headrace.client import Client
+from headrace.errors import Unavailable
 from headrace.loader import load_application
 from headrace.local.platform import Platform, PlatformOptions
-from headrace.local.ports import DEFAULT_PORTS, pick_ports
-from headrace.local.state import live_state
+from headrace.local.ports import DEFAULT_PORTS, LOOPBACK, pick_ports
+from headrace.local.state import ProcessState, live_state
 from headrace.local.tools import ToolCache
 
 # Two weeks to learn from and eight days to serve: small, with every step of the loop in it.
 SMALL = Plan(from_day=date(2013, 1, 2), train_until=date(2013, 1, 16), until=date(2013, 1, 24))
 DAY_S = 86_400
+LOGGED_TIMEOUT_S, METRICS_TIMEOUT_S = 30.0, 5.0
 
 
 @contextmanager
@@ -97,10 +101,30 @@ class Onlooker:
 
 def kill(platform: Platform, service: str) -> None:
     """SIGKILL to the service's process, as the kernel would for want of memory."""
+    process = _process(platform, service)
+    if process is not None and process.pid is not None:
+        os.kill(process.pid, signal.SIGKILL)
+
+
+def kill_inference(platform: Platform) -> None:
+    """When all that it answered is on Kafka: what is not, a kill loses and the log counts."""
+    until(lambda: _log_is_written(platform), "the prediction log", timeout_s=LOGGED_TIMEOUT_S)
+    kill(platform, "inference")
+
+
+def _log_is_written(platform: Platform) -> bool:
+    process = _process(platform, "inference")
+    if process is None:
+        raise Unavailable("SERVICE_UNAVAILABLE", service="inference")
+    metrics = f"http://{LOOPBACK}:{process.ports['inference-http']}/metrics"
+    with urlopen(metrics, timeout=METRICS_TIMEOUT_S) as told:
+        return "\nheadrace_inference_log_pending_bytes 0.0\n" in told.read().decode()
+
+
+def _process(platform: Platform, service: str) -> ProcessState | None:
     state = live_state(platform.folder)
-    for process in state.processes if state is not None else ():
-        if process.name == service and process.pid is not None:
-            os.kill(process.pid, signal.SIGKILL)
+    processes = state.processes if state is not None else ()
+    return next((each for each in processes if each.name == service), None)
 
 
 def run_small(platform: Platform, onlooker: Onlooker) -> dict[str, Any]:
