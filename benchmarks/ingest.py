@@ -59,7 +59,7 @@ def main() -> None:
         publish(where, TOPIC, records())
         raw = raw_limit(where, TOPIC, EVENTS)
         where.define(DEFINITION)
-        with where.service("ingest") as ingest:
+        with where.service("ingest", wait=False) as ingest:
             found = rate(where, ingest, "ingest", TOPIC, EVENTS)
             stored = count_stored(ingest)
     say(f"stored: {stored:,} of {EVENTS:,}")

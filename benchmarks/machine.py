@@ -96,9 +96,13 @@ class Machine:
         cores: tuple[int, ...] = (SERVICE_CORE,),
         worker: str = "",
         objects: bool = True,
+        wait: bool = True,
         **settings: str,
     ) -> Iterator[ServiceUnderTest]:
-        """The service on its cores, ready; `worker` tells several apart, `objects` is its store."""
+        """The service on its cores, ready; `worker` tells several apart, `objects` is its store.
+
+        Not `wait`: for a clock that begins with the first records, which are read before that.
+        """
         grpc_port, http_port = pick_ports(2)
         told = {
             "KAFKA_BOOTSTRAP": self.bootstrap,
@@ -109,7 +113,8 @@ class Machine:
         spec = service_process(name, (grpc_port, http_port), told, before=pinned(*cores))
         child = Child(spec, self.folder / f"{name}{worker}.log", self.folder)
         try:
-            child.wait_ready()
+            if wait:
+                child.wait_ready()
             yield ServiceUnderTest(child, f"127.0.0.1:{grpc_port}")
         finally:
             child.stop()

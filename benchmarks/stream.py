@@ -82,7 +82,7 @@ def main() -> None:
         amounts = fill(where)
         raw = raw_limit(where, TOPIC, EVENTS)
         where.define(STREAM_DEFINITION, VIEW_DEFINITION)
-        with where.service("feature", keep_days="3650") as feature:
+        with where.service("feature", wait=False, keep_days="3650") as feature:
             found = rate(where, feature, "feature", TOPIC, EVENTS)
             wrong = mistakes(feature, amounts)
         peers = stream_peers(where, TOPIC, EVENTS)
