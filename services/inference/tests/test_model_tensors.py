@@ -5,13 +5,14 @@ import math
 from contextlib import nullcontext
 
 import numpy as np
+import onnxruntime
 import pytest
 from onnx import TensorProto, helper
 
 from headrace.errors import Busy, HeadraceError, Invalid
 from headrace_inference.domain.request import InferRequest, Tensor
 from headrace_inference.domain.rollout import Rollout
-from headrace_inference.domain.serving import ServingTable, TensorSpec
+from headrace_inference.domain.serving import ServingTable, TensorSpec, Tried
 from headrace_inference.handlers import predict, serve_rollout
 from headrace_inference.testing import (
     MemoryArtifactStore,
@@ -50,19 +51,26 @@ class Room:
     def __init__(self, onnx, *, canary=None):
         self.table = ServingTable()
         self.table.define(an_endpoint())
-        artifacts = MemoryArtifactStore()
+        self.artifacts = MemoryArtifactStore()
+        self.promote(1, onnx, canary)
+
+    def promote(self, version, onnx, canary=None):
         versions = [
             a_served_version(number, onnx=each, features=())
-            for number, each in enumerate((onnx, canary), start=1)
-            if each is not None and artifacts.upload(each)
+            for number, each in enumerate((onnx, canary), start=version)
+            if each is not None and self.artifacts.upload(each)
         ]
-        rollout = Rollout("delay", "any", 1, *versions)
+        rollout = Rollout("delay", "any", version, *versions)
         self.table.want(rollout)
-        serve_rollout(rollout, table=self.table, models=models_of(artifacts))
+        serve_rollout(rollout, table=self.table, models=models_of(self.artifacts))
+
+    @property
+    def serving(self):
+        return self.table.ready("delay")[1]
 
     @property
     def model(self):
-        return self.table.ready("delay")[1].champion.model
+        return self.serving.champion.model
 
     def infer(self, *inputs, outputs=()):
         request = InferRequest("delay", None, "r-1", {each.name: each for each in inputs}, outputs)
@@ -229,6 +237,54 @@ def test_canary_with_the_same_signature_is_the_shadow():
     assert (2, [[-1, -2]]) == (answer.shadow.version, answer.shadow.outputs["y"].values.tolist())
     unlike = Room(an_echo(TensorProto.FLOAT), canary=other)
     assert unlike.infer(a_tensor("x", "FP32", [[1, 2]])).shadow is None
+
+
+@pytest.mark.parametrize("element_type", ["FLOAT", "STRING", "BFLOAT16", "INT64"])
+@pytest.mark.parametrize("name", ["x", "z"])
+def test_version_of_other_inputs_is_served_after_one_that_was_asked(element_type, name):
+    room = Room(an_echo(TensorProto.FLOAT))
+    room.infer(a_tensor("x", "FP32", [[1, 2]]))
+    new = onnx_bytes(
+        [helper.make_node("Identity", [name], ["y"])],
+        [],
+        inputs={name: (getattr(TensorProto, element_type), ["rows", 2])},
+        outputs={"y": (getattr(TensorProto, element_type), ["rows", 2])},
+    )
+
+    room.promote(2, new)
+
+    assert (2, name) == (room.serving.champion.served.version, room.model.inputs[0].name)
+
+
+@pytest.mark.parametrize("raises", [ValueError, RuntimeError, MemoryError, TypeError])
+def test_whatever_the_runtime_raises_while_it_loads_is_the_files_fault(raises, monkeypatch):
+    def fails(*_, **__):
+        raise raises("from within")
+
+    room = Room(an_echo(TensorProto.FLOAT))
+    monkeypatch.setattr(onnxruntime, "InferenceSession", fails)
+
+    with pytest.raises(Invalid, match="FORMAT"):
+        room.promote(2, an_adder())
+    assert 1 == room.serving.champion.served.version
+
+
+@pytest.mark.parametrize("raises", [ValueError, RuntimeError, MemoryError, TypeError])
+def test_whatever_the_runtime_raises_while_it_runs_is_the_models_fault(raises, monkeypatch):
+    def fails(*_, **__):
+        raise raises("from within")
+
+    monkeypatch.setattr(onnxruntime.InferenceSession, "run", fails)
+    room = Room(an_echo(TensorProto.FLOAT))  # to try it fails too, which keeps it from nothing
+
+    with pytest.raises(HeadraceError, match="MODEL_ERROR"):
+        room.infer(a_tensor("x", "FP32", [[1, 2]]))
+
+
+def test_input_of_more_than_there_is_memory_is_not_tried():
+    model = Room(an_echo(TensorProto.FLOAT, (2**20, 2**20))).model
+
+    assert Tried() == model.tried
 
 
 def test_tensor_of_no_known_type_is_refused_when_it_is_loaded():

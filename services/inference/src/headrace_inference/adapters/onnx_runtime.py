@@ -8,6 +8,7 @@ and not in a caller's request. onnxruntime is imported with the first model.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -32,6 +33,8 @@ TRIED_ROWS = 64
 TRIED_RUNS = 5
 # A size that a model leaves open, other than its rows, while it is tried.
 TRIED_SIZE = 8
+# An input may be declared of any size: a larger one is a caller's to bring.
+TRIED_ELEMENTS_MAX = 1 << 24
 ROW_DIFFERENCE_MAX = {"rtol": 1e-3, "atol": 1e-5}
 DATATYPE_BY_TYPE = {
     "tensor(bool)": "BOOL",
@@ -57,10 +60,7 @@ seconds = histogram("inference", "compute_infer_seconds", "Running one model onc
 class OnnxSession:
     """Session of ONNX Runtime, with the signature that the session tells."""
 
-    def __init__(
-        self, session: onnxruntime.InferenceSession, errors: tuple[type[BaseException], ...]
-    ) -> None:
-        self._errors = errors
+    def __init__(self, session: onnxruntime.InferenceSession) -> None:
         self.inputs = tuple(map(_spec, session.get_inputs()))
         self.outputs = tuple(map(_spec, session.get_outputs()))
         self.tried = Tried()
@@ -71,11 +71,11 @@ class OnnxSession:
         try:
             with seconds.time():
                 found: list[NDArray[Any]] = self._run(outputs, inputs)
-        except self._errors as err:
-            log.error("model_failed", error=str(err))
+        except Exception as err:  # see _what_it_raises
+            log.error("model_failed", error=_what_it_raises(err))
             raise HeadraceError("MODEL_ERROR") from err
         if self.tried.rows_apart:
-            rows = {len(values) for values in (*inputs.values(), *found)}
+            rows = {values.shape[:1] for values in (*inputs.values(), *found)}
             if len(rows) != 1:
                 log.error("model_failed", rows=sorted(rows))
                 raise HeadraceError("MODEL_ERROR")
@@ -113,7 +113,13 @@ class OnnxSession:
         return True
 
     def _example(self, rows: int) -> dict[str, NDArray[Any]]:
-        """Inputs to try it with: rows that differ, of values that also an index may have."""
+        """Inputs to try it with: rows that differ, of values that also an index may have.
+
+        Raises Invalid TENSOR_SIZE for more than a model should be tried with.
+        """
+        for spec in self.inputs:
+            if math.prod(_sizes(spec, rows)) > TRIED_ELEMENTS_MAX:
+                raise Invalid("TENSOR_SIZE", input=spec.name, shape=list(spec.shape))
         return {spec.name: _example(spec, rows) for spec in self.inputs}
 
 
@@ -130,10 +136,14 @@ def _spec(node: Any) -> TensorSpec:
     )
 
 
-def _example(spec: TensorSpec, rows: int) -> NDArray[Any]:
+def _sizes(spec: TensorSpec, rows: int) -> tuple[int, ...]:
     first, *others = spec.shape or (1,)
     sizes = [TRIED_SIZE if size == ANY_SIZE else size for size in others]
-    shape = (rows if first == ANY_SIZE else first, *sizes)[: len(spec.shape)]
+    return (rows if first == ANY_SIZE else first, *sizes)[: len(spec.shape)]
+
+
+def _example(spec: TensorSpec, rows: int) -> NDArray[Any]:
+    shape = _sizes(spec, rows)
     column = 1 - np.arange(shape[0] if shape else 1) % 2
     by_row = column.reshape(-1, *[1] * (len(shape) - 1)) if shape else column.reshape(())
     if spec.datatype == "BYTES":
@@ -159,18 +169,19 @@ class OnnxModelRuntime:
     def load(self, onnx: bytes, served: ServedVersion, tried: Tried | None) -> OnnxSession:
         import onnxruntime
 
-        errors = _runtime_errors()
         try:
             session = onnxruntime.InferenceSession(onnx, self._options(), providers=self._providers)
-        except errors as err:
-            log.error("model_not_loadable", digest=served.digest, error=str(err))
+            model = OnnxSession(session)
+        except HeadraceError:
+            raise
+        except Exception as err:  # see _what_it_raises
+            log.error("model_not_loadable", digest=served.digest, error=_what_it_raises(err))
             raise Invalid("FORMAT", digest=served.digest) from err
         if session.get_providers()[0] != self._providers[0]:
             raise Unavailable("PROVIDER_UNAVAILABLE", provider=self._providers[0])
         # A change of providers in the midst of a request needs the file, as large as the weights.
         session.disable_fallback()
         session._model_bytes = b""
-        model = OnnxSession(session, errors)
         if served.features:
             _check_signature(model, served)
         if tried is None:
@@ -201,21 +212,12 @@ def _check_signature(model: OnnxSession, served: ServedVersion) -> None:
         raise Invalid("FORMAT", digest=served.digest, inputs=inputs, outputs=outputs, width=width)
 
 
-def _runtime_errors() -> tuple[type[BaseException], ...]:
-    """ONNX Runtime's exceptions share no base but Exception."""
-    from onnxruntime.capi import onnxruntime_pybind11_state as state
-
-    return (
-        state.EPFail,
-        state.Fail,
-        state.InvalidArgument,
-        state.InvalidGraph,
-        state.InvalidProtobuf,
-        state.NoModel,
-        state.NoSuchFile,
-        state.NotImplemented,
-        state.RuntimeException,
-    )
+def _what_it_raises(error: Exception) -> str:
+    """ONNX Runtime's exceptions share no base but Exception, and it raises Python's own besides:
+    ValueError for an input that is missing, RuntimeError for one of another type, MemoryError,
+    UnicodeDecodeError for text of the model's that is none. Whichever: it is the model's.
+    """
+    return f"{type(error).__name__}: {error}"
 
 
 def _least_s(run: Callable[[], object]) -> float:

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from headrace.errors import Busy, Conflict, HeadraceError, Unavailable
 from headrace_inference.adapters.process_memory import allocated_bytes, give_back
+from headrace_inference.adapters.tensor_codec import DATATYPES
 from headrace_inference.domain.rollout import ServedVersion
 from headrace_inference.domain.serving import Model, Session, TensorSpec, Tried
 from headrace_kit.telemetry import counter, gauge, histogram
@@ -313,7 +314,8 @@ def _await(loading: Future[None], left_s: Callable[[], float]) -> None:
 
 def _warm(session: Session, recorded: Mapping[str, NDArray[Any]]) -> None:
     """Runs what was asked of late; another version's inputs may not fit, which harms nothing."""
-    if not recorded:
+    types = {spec.name: DATATYPES[spec.datatype].array for spec in session.inputs}
+    if not recorded or {name: values.dtype for name, values in recorded.items()} != types:
         return
     names = [spec.name for spec in session.outputs]
     try:
