@@ -3,15 +3,17 @@
 
 import pytest
 
-from headrace_inference.adapters.followed_endpoints import GATHER_S_MAX, FollowedEndpoints
 from headrace_inference.domain.serving import LoadedVersion, Serving, ServingTable
 from headrace_inference.testing import a_rollout, an_endpoint
+from headrace_kit.gathered_topics import GATHER_S_MAX, QUIET_S, GatheredTopics
 
 
 class Room:
     def __init__(self):
         self.table, self.now_s = ServingTable(), 100.0
-        self.followed = FollowedEndpoints(self.table, monotonic_s=lambda: self.now_s)
+        self.topics = GatheredTopics(
+            more_to_come=self.table.loading, monotonic_s=lambda: self.now_s
+        )
 
     def want(self, *endpoints, generation=1, **fields):
         for endpoint in endpoints:
@@ -26,7 +28,11 @@ class Room:
         self.table.refuse(self.table.state(endpoint).wanted, "ARTIFACT_UNKNOWN")
 
     def read(self):
-        return self.followed.choose()
+        """What is read once nothing has changed for a moment."""
+        self.topics.want(self.table.answering())
+        self.topics.choose()
+        self.now_s += QUIET_S
+        return self.topics.choose()
 
 
 @pytest.fixture
@@ -87,7 +93,7 @@ def test_new_version_of_a_served_endpoint_changes_nothing(room):
     assert {"a"} == room.read()
 
 
-def test_stopped_endpoint_is_left_at_once(room):
+def test_stopped_endpoint_is_left_while_another_loads(room):
     room.want("a", "b")
     room.load("a")
     room.load("b")

@@ -12,7 +12,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Protocol, runtime_checkable
 
 import structlog
@@ -21,6 +21,7 @@ from headrace.errors import Busy, HeadraceError, Unavailable
 from headrace_kit import tracing
 from headrace_kit.backoff import Backoff
 from headrace_kit.dead_letters import dead_letter
+from headrace_kit.gathered_topics import GatheredTopics
 from headrace_kit.kafka import Partition, Publisher, Record, RecordBatch
 from headrace_kit.part_thread import PartThread
 from headrace_kit.reader import GroupReader
@@ -116,8 +117,12 @@ class ConsumeLoop:
         client_id: str | None = None,
         batch_records_max: int = 10_000,
         batch_wait_s: float = 0.05,
+        more_to_come: Callable[[], bool] = lambda: False,
     ) -> None:
-        """`client_id`: how the coordinator names this member to who asks; default the group's."""
+        """`client_id`: how the coordinator names this member to who asks; default the group's.
+
+        `more_to_come`: whether other topics will be read soon; new ones wait for them a while.
+        """
         self._group, self._service = group, service
         self._handler, self._dead_letters = handler, dead_letters
         self._gathering = handler if isinstance(handler, GatheringHandler) else None
@@ -125,7 +130,7 @@ class ConsumeLoop:
         self._restorer = handler if isinstance(handler, RestoringHandler) else None
         self._records_max, self._wait_s = batch_records_max, batch_wait_s
         self._reader = GroupReader(bootstrap, group, owner=self, client_id=client_id)
-        self._wanted: frozenset[str] = frozenset()
+        self._topics = GatheredTopics(more_to_come=more_to_come)
         self._pending: deque[RecordBatch] = deque()
         self._retry = Backoff()
         self._failure: HeadraceError | None = None  # of the last try
@@ -142,8 +147,11 @@ class ConsumeLoop:
         self._troubles = gauge(service, "consume_troubles", "Missing topics, lost offsets.")
 
     def subscribe(self, topics: Collection[str]) -> None:
-        """Read exactly these topics from now on; may be called at any time, by any thread."""
-        self._wanted = frozenset(topics)
+        """Read exactly these topics from now on; may be called at any time, by any thread.
+
+        Calls that follow one another closely change what is read once.
+        """
+        self._topics.want(topics)
 
     def reposition(self) -> None:
         """Ask the handler for its positions again and read on from there; at any time, any thread.
@@ -180,9 +188,10 @@ class ConsumeLoop:
         """
         running = self._thread.running and not self._stopping.is_set()
         besides = self._restoring | self._let_go if self._warmed else frozenset()
-        settled = self._reader.settled(self._wanted, besides) and not self._repositioning.is_set()
+        wanted = self._topics.wanted
+        settled = self._reader.settled(wanted, besides) and not self._repositioning.is_set()
         well = not self._reader.troubles() and self.waits() is None
-        whole = self._shared_out or not self._wanted
+        whole = self._shared_out or not wanted
         return running and whole and settled and well and not self._waiting()
 
     def troubles(self) -> list[str]:
@@ -215,7 +224,7 @@ class ConsumeLoop:
             self._reader.close()
 
     def _tick(self) -> None:
-        self._reader.subscribe(self._wanted)
+        self._reader.subscribe(self._topics.choose())
         self._reader.look_for_missing()
         if self._repositioning.is_set():
             self._unplace()
@@ -273,14 +282,15 @@ class ConsumeLoop:
 
         What comes before that is waited for; what comes later takes nothing from the rest.
         """
-        if self._warmed or not self._wanted:
+        wanted = self._topics.wanted
+        if self._warmed or not wanted:
             return
-        if not self._reader.settled(self._wanted) or self._reader.troubles():
+        if not self._reader.settled(wanted) or self._reader.troubles():
             return
         now_s = time.monotonic()
         if not self._shared_out and now_s - self._looked_s >= SHARED_OUT_INTERVAL_S:
             self._looked_s = now_s
-            self._shared_out = self._reader.shared_out(self._wanted)
+            self._shared_out = self._reader.shared_out(wanted)
         self._warmed = self._shared_out and bool(self._reader.placed())
 
     def _hold(self) -> None:

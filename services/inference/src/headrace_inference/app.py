@@ -30,7 +30,6 @@ from headrace_inference.adapters.claim_api import ClaimApi
 from headrace_inference.adapters.disk_artifact_store import DiskArtifactStore
 from headrace_inference.adapters.entity_runs import EntityRuns
 from headrace_inference.adapters.feature_rows_reader import FeatureRowsReader
-from headrace_inference.adapters.followed_endpoints import FollowedEndpoints
 from headrace_inference.adapters.grpc_api import SERVICE_NAME, InferenceServer
 from headrace_inference.adapters.grpc_clients import GrpcArtifactSource, GrpcFeatureReader
 from headrace_inference.adapters.hot_infer import HotInfer
@@ -294,10 +293,9 @@ def _request_parts(
     claims: ObjectClaims,
 ) -> list[Part]:
     """What is not served is not read: its requests wait in their topic."""
-    followed = FollowedEndpoints(table)
 
     def follow() -> None:
-        loop.subscribe({topics.INFERENCE_REQUESTS.of(name) for name in followed.choose()})
+        loop.subscribe({topics.INFERENCE_REQUESTS.of(name) for name in table.answering()})
 
     partitions = RememberedCounts(partial(_partition_count, settings))
     look_ups = AnswerLookUps(KafkaTopicLog(settings.kafka_bootstrap), partitions=partitions)
@@ -319,6 +317,8 @@ def _request_parts(
         handler=requests,
         dead_letters=publisher,
         service=NAME,
+        # A replica that starts takes all its endpoints up at once, and those of one apply.
+        more_to_come=table.loading,
     )
     return [look_ups, loop]
 

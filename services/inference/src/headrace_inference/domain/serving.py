@@ -204,6 +204,13 @@ class ServingTable:
     def states(self) -> dict[str, EndpointState]:
         return self._states
 
+    def answering(self) -> set[str]:
+        return {name for name, state in self._states.items() if state.answers}
+
+    def loading(self) -> bool:
+        """Whether more may answer soon."""
+        return any(state.loading for state in self._states.values())
+
     def state(self, endpoint: str) -> EndpointState:
         """Raises NotFound MODEL_UNKNOWN."""
         state = self._states.get(endpoint)
