@@ -243,3 +243,11 @@ FIRST_RUNS = """
         token bigint not null, lease_until_us bigint not null
     )
 """
+
+
+def test_newest_run_of_a_recipe_is_found_by_what_its_id_begins_with(store: RunStore) -> None:
+    for run_id, recipe in (("a-1", "delay"), ("a-2", "delay"), ("b_1", "delay"), ("a-3", "other")):
+        store.add(a_request(run_id, recipe=recipe))
+
+    assert "a-2" == store.newest_of("delay", prefix="a-").run_id
+    assert store.newest_of("delay", prefix="a_") is None

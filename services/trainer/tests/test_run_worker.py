@@ -20,7 +20,7 @@ def test_files_of_a_killed_process_are_gone_at_the_next_start(tmp_path: Path) ->
         found.append(list((tmp_path / "runs").iterdir()))
         return False
 
-    worker = RunWorker(carry_next, work_dir=tmp_path / "runs")
+    worker = RunWorker(carry_next, lambda: None, work_dir=tmp_path / "runs")
     worker.start()
     wait_until(lambda: found)
     worker.stop(5.0)
@@ -37,7 +37,7 @@ def test_worker_goes_on_when_the_database_is_back(tmp_path: Path) -> None:
             raise Unavailable("DATABASE_UNAVAILABLE")
         return False
 
-    worker = RunWorker(carry_next, work_dir=tmp_path / "runs")
+    worker = RunWorker(carry_next, lambda: None, work_dir=tmp_path / "runs")
     worker.start()
     wait_until(lambda: len(answers) > 1)
     worker.stop(5.0)

@@ -200,7 +200,7 @@ REGISTRY_MODEL_VERSIONS = Topic(
     cleanup="delete",
     retention_h=87600,
     publishers=("registry",),
-    consumers=("monitor",),
+    consumers=("trainer", "monitor"),
 )
 REGISTRY_ROLLOUTS = Topic(
     pattern="registry.rollouts.v1",

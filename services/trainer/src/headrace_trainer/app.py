@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The wiring: settings -> adapters -> handlers. Subscribes `trainer.requests` and follows
-`registry.definitions`; serves TrainerService; publishes `trainer.runs` by outbox."""
+`registry.definitions` and `registry.model-versions`; serves TrainerService; publishes
+`trainer.runs` by outbox."""
 
 from __future__ import annotations
 
@@ -32,12 +33,14 @@ from headrace_trainer.adapters.request_consumer import RequestConsumer
 from headrace_trainer.adapters.run_worker import RunWorker
 from headrace_trainer.adapters.sql_run_store import MIGRATIONS, SqlRunStore
 from headrace_trainer.adapters.training_process import ChildTrainingProcess
+from headrace_trainer.adapters.version_book import RegistryVersionBook
 from headrace_trainer.settings import TrainerSettings
 
 NAME = "trainer"
 SERVICE_NAMES = ("headrace.trainer.v1.TrainerService",)
 SUBSCRIPTIONS = (topics.TRAINER_REQUESTS,)
-FOLLOWED = topics.REGISTRY_DEFINITIONS
+FOLLOWED_DEFINITIONS = topics.REGISTRY_DEFINITIONS
+FOLLOWED_VERSIONS = topics.REGISTRY_MODEL_VERSIONS
 
 
 def build(settings: TrainerSettings) -> tuple[Sequence[Part], AdminServer, GrpcServer]:
@@ -49,9 +52,16 @@ def build(settings: TrainerSettings) -> tuple[Sequence[Part], AdminServer, GrpcS
     relay = OutboxRelay(engine, publisher)
     runs = SqlRunStore(engine, clock=database_clock(engine), notify=relay.notify)
     book = DefinitionBook()
-    follower = TableFollower(
-        bootstrap=settings.kafka_bootstrap, topic=FOLLOWED.name, on_record=book.follow, service=NAME
-    )
+    versions = RegistryVersionBook()
+    followers = [
+        TableFollower(
+            bootstrap=settings.kafka_bootstrap, topic=topic.name, on_record=follow, service=NAME
+        )
+        for topic, follow in (
+            (FOLLOWED_DEFINITIONS, book.follow),
+            (FOLLOWED_VERSIONS, versions.follow),
+        )
+    ]
     loop = ConsumeLoop(
         bootstrap=settings.kafka_bootstrap,
         group=NAME,
@@ -72,6 +82,11 @@ def build(settings: TrainerSettings) -> tuple[Sequence[Part], AdminServer, GrpcS
         process=ChildTrainingProcess(duration_s_max=settings.run_duration_s_max),
         work_dir=work_dir,
     )
+
+    def follow_aliases() -> None:
+        now_us = clock.now_us()
+        handlers.follow_aliases(now_us=now_us, runs=runs, recipes=book, versions=versions)
+
     server = GrpcServer(
         host=settings.grpc_host,
         port=settings.grpc_port,
@@ -85,6 +100,6 @@ def build(settings: TrainerSettings) -> tuple[Sequence[Part], AdminServer, GrpcS
         guard=Guard(NAME, settings.tokens_file),
     )
     admin = AdminServer(settings.http_host, settings.http_port, ready=loop.ready)
-    worker = RunWorker(carry_next, work_dir=work_dir)
-    parts: list[Part] = [database, publisher, relay, follower, loop, worker, server]
+    worker = RunWorker(carry_next, follow_aliases, work_dir=work_dir)
+    parts: list[Part] = [database, publisher, relay, *followers, loop, worker, server]
     return parts, admin, server

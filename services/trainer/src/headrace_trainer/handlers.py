@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the trainer does: takes requests, and carries one run from training set to result."""
+"""What the trainer does: takes requests, makes those of graphs that aliases leave behind, and
+carries one run from training set to result."""
 
 from __future__ import annotations
 
+import hashlib
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -33,6 +35,7 @@ from headrace_trainer.ports import (
     LeaseKeeper,
     Measure,
     ModelRegistryClient,
+    NamedVersion,
     Progress,
     RecipeBook,
     RunStore,
@@ -41,6 +44,7 @@ from headrace_trainer.ports import (
     TrainingResult,
     TrainingSet,
     TrainingSetClient,
+    VersionBook,
 )
 
 RUNS_LISTED_MAX = 100
@@ -49,6 +53,9 @@ RECIPE_WAIT_S_MAX = 30
 CHAMPION = "champion.onnx"
 # The largest file that a registry can be set to take.
 COMPILED_BYTES_MAX = 1 << 30
+# An alias that flutters makes so many versions an hour at most, each for somebody to judge.
+FOLLOW_INTERVAL_S = 300
+FOLLOWS = "follow-"
 
 log = structlog.get_logger(__name__)
 
@@ -106,6 +113,43 @@ def cancel_run(run_id: str, *, runs: RunStore) -> Run:
 
 def list_runs(*, runs: RunStore) -> list[Run]:
     return runs.newest(RUNS_LISTED_MAX)
+
+
+def follow_aliases(
+    *, now_us: int, runs: RunStore, recipes: RecipeBook, versions: VersionBook
+) -> None:
+    """Queues a run of each graph whose newest version is not of what its aliases name now.
+
+    A graph without a version is left to whoever trains it first.
+    """
+    for graph in recipes.graphs():
+        inside = versions.components(graph.name)
+        references = {step.reference for step in graph.model_steps().values()}
+        aliases = [reference for reference in references if reference.alias]
+        named = {str(each): found for each in aliases if (found := versions.alias(each))}
+        if inside is None or len(named) < len(aliases):
+            continue
+        if not inside.issuperset(each.reference for each in named.values()):
+            _follow(graph, named, now_us=now_us, runs=runs)
+
+
+def _follow(
+    graph: Graph, named: Mapping[str, NamedVersion], *, now_us: int, runs: RunStore
+) -> None:
+    """The id is of the moves, so that they have one run, however many trainers see them.
+
+    A run that waits pins what is named when it is carried: a second one beside it adds nothing.
+    """
+    moves = sorted(f"{alias} {each.generation}" for alias, each in named.items())
+    told = "\n".join([graph.name, *moves])
+    run_id = FOLLOWS + hashlib.sha256(told.encode()).hexdigest()[:32]
+    newest = runs.newest_of(graph.name, prefix=FOLLOWS)
+    if newest is not None:
+        early = now_us - newest.known_until_us < FOLLOW_INTERVAL_S * 1_000_000
+        if newest.run_id == run_id or early or not newest.ended:
+            return
+    log.info("graph_follows_aliases", graph=graph.name, run_id=run_id, moves=moves)
+    runs.add(TrainingRequest(run_id, graph.name, 0))
 
 
 def carry_next_run(

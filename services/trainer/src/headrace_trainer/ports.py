@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,6 +32,9 @@ class RunStore(Protocol):
 
     def newest(self, runs_max: int) -> list[Run]:
         """Newest first."""
+
+    def newest_of(self, recipe: str, *, prefix: str) -> Run | None:
+        """The newest run of this recipe or graph whose id begins so."""
 
     def claim(self) -> tuple[Lease, Run] | None:
         """Takes a run that is due: queued and its next try has come, or its lease ran out.
@@ -86,11 +89,30 @@ class RecipeBook(Protocol):
     def recipe(self, name: str) -> Recipe:
         """Raises NotFound DEFINITION_UNKNOWN."""
 
+    def graphs(self) -> Sequence[Graph]: ...
+
     def category_sizes(self, recipe: Recipe) -> Mapping[str, int]:
         """Number of categories of each feature of the recipe that is a code."""
 
     def window_s(self, recipe: Recipe) -> int | None:
         """Length of the windows in which the model's inputs are watched; None when they are not."""
+
+
+@dataclass(frozen=True, slots=True)
+class NamedVersion:
+    """What an alias names since its `generation`-th move."""
+
+    reference: str
+    generation: int
+
+
+class VersionBook(Protocol):
+    """What the registry tells: where aliases stand, and what versions of graphs were made of."""
+
+    def alias(self, reference: ModelReference) -> NamedVersion | None: ...
+
+    def components(self, graph: str) -> frozenset[str] | None:
+        """References of the versions inside the graph's newest version; None: it has none yet."""
 
 
 @dataclass(frozen=True, slots=True)

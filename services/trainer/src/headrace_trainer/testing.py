@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -20,6 +20,7 @@ from headrace_trainer.domain.run import Lease, LeaseLost, TrainedModel, Training
 from headrace_trainer.ports import (
     Champion,
     CompositionJob,
+    NamedVersion,
     PinnedVersion,
     Progress,
     RunStore,
@@ -155,11 +156,28 @@ class OneRecipe:
             raise NotFound("DEFINITION_UNKNOWN", recipe=name)
         return a_recipe()
 
+    def graphs(self) -> Sequence[Graph]:
+        return [a_graph()]
+
     def category_sizes(self, recipe: Recipe) -> Mapping[str, int]:
         return {"request:carrier": 3}
 
     def window_s(self, recipe: Recipe) -> int | None:
         return 86_400
+
+
+@dataclass
+class FakeVersions:
+    """VersionBook that a test writes: `aliases` by reference, `inside` by graph."""
+
+    aliases: dict[str, NamedVersion] = field(default_factory=dict)
+    inside: dict[str, frozenset[str]] = field(default_factory=dict)
+
+    def alias(self, reference: ModelReference) -> NamedVersion | None:
+        return self.aliases.get(str(reference))
+
+    def components(self, graph: str) -> frozenset[str] | None:
+        return self.inside.get(graph)
 
 
 @dataclass

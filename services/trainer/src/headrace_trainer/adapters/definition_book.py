@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from threading import Condition
 
 from headrace.application import Definition, Monitor, Recipe
@@ -48,6 +48,9 @@ class DefinitionBook:
         if not isinstance(recipe, Recipe):
             raise NotFound("DEFINITION_UNKNOWN", recipe=name)
         return recipe
+
+    def graphs(self) -> Sequence[Graph]:
+        return [each for each in self._definitions.values() if isinstance(each, Graph)]
 
     def window_s(self, recipe: Recipe) -> int | None:
         monitors = (each for each in self._definitions.values() if isinstance(each, Monitor))

@@ -53,6 +53,10 @@ class MemoryRunStore:
         with self._lock:
             return list(reversed(self._runs.values()))[:runs_max]
 
+    def newest_of(self, recipe: str, *, prefix: str) -> Run | None:
+        runs = (run for run in self.newest(len(self._runs)) if run.run_id.startswith(prefix))
+        return next((run for run in runs if run.request.recipe == recipe), None)
+
     def claim(self) -> tuple[Lease, Run] | None:
         with self._lock:
             due = [run_id for run_id, run in self._runs.items() if self._due(run)]

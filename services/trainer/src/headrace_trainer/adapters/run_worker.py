@@ -19,10 +19,20 @@ log = structlog.get_logger(__name__)
 
 
 class RunWorker:
-    """A Part. `carry_next` carries one run, in `work_dir`, and says whether there was one."""
+    """A Part. `carry_next` carries one run, in `work_dir`, and says whether there was one.
 
-    def __init__(self, carry_next: Callable[[], bool], *, work_dir: Path) -> None:
-        self._carry_next, self._work_dir = carry_next, work_dir
+    `follow_aliases` is called before it, for the runs that nobody asked for.
+    """
+
+    def __init__(
+        self,
+        carry_next: Callable[[], bool],
+        follow_aliases: Callable[[], None],
+        *,
+        work_dir: Path,
+    ) -> None:
+        self._carry_next, self._follow_aliases = carry_next, follow_aliases
+        self._work_dir = work_dir
         self._stopping = threading.Event()
         self._thread = PartThread("run-worker", self._run)
 
@@ -46,6 +56,7 @@ class RunWorker:
     def _step(self) -> None:
         wait_s = POLL_INTERVAL_S
         try:
+            self._follow_aliases()
             if self._carry_next():
                 return
         except (Busy, Unavailable) as err:

@@ -130,6 +130,13 @@ class SqlRunStore:
             rows = connection.execute(select(RUNS).order_by(RUNS.c.number.desc()).limit(runs_max))
             return [_run(row) for row in rows]
 
+    def newest_of(self, recipe: str, *, prefix: str) -> Run | None:
+        wanted = (RUNS.c.recipe == recipe) & RUNS.c.run_id.startswith(prefix, autoescape=True)
+        newest = select(RUNS).where(wanted).order_by(RUNS.c.number.desc()).limit(1)
+        with transaction(self._engine) as connection:
+            row = connection.execute(newest).first()
+        return _run(row) if row is not None else None
+
     def claim(self) -> tuple[Lease, Run] | None:
         now_us = self._clock.now_us()
         due = or_(

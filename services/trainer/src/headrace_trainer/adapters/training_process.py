@@ -26,7 +26,7 @@ from headrace.application import definition_digest, definition_json
 from headrace.errors import HeadraceError, error_by_reason
 from headrace.graph_signature import Signature
 from headrace_trainer.adapters.training_child import EXIT_REFUSED, JOB, MODEL, REFUSED, RESULT
-from headrace_trainer.domain.run import Histogram, TrainedModel
+from headrace_trainer.domain.run import COMPONENT, Histogram, TrainedModel
 from headrace_trainer.ports import (
     CompositionJob,
     Progress,
@@ -65,7 +65,7 @@ class ChildTrainingProcess:
         self._run(_COMPOSES, job.folder, _composition(job), progress)
         made_from = {
             "graph": definition_digest(job.graph),
-            **{f"component:{each.reference}": each.digest for each in job.components.values()},
+            **{f"{COMPONENT}{each.reference}": each.digest for each in job.components.values()},
             **({} if job.measured is None else _training_set(job.measured.training_set)),
         }
         return _result(job.folder, job.graph.name, features, made_from)

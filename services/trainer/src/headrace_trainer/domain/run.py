@@ -16,6 +16,8 @@ LEASE_S = 5
 TRIES_MAX = 60
 TRY_DELAY_S_MAX = 60
 RUN_CANCELLED = "RUN_CANCELLED"
+# Of the manifest's keys that name the versions inside a graph's version.
+COMPONENT = "component:"
 
 
 class LeaseLost(Exception):
@@ -92,6 +94,10 @@ class Run:
     def published(self) -> bool:
         """Whether it was asked for as of now: all that had been published is to be in it."""
         return self.request.known_until_us == 0
+
+    @property
+    def ended(self) -> bool:
+        return self.state in (RunState.COMPLETED, RunState.FAILED)
 
     @property
     def cancelled(self) -> bool:
