@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
+import gc
 import os
 import signal
 import socket
@@ -195,3 +196,26 @@ def test_signal_handlers_are_put_back(events, admin):
     run_service("probe", [], admin=admin)
 
     assert before is signal.getsignal(signal.SIGTERM)
+
+
+@pytest.fixture(autouse=True)
+def collector():
+    """Left as it was: a service changes it for its whole process."""
+    thresholds = gc.get_threshold()
+    yield
+    gc.unfreeze()
+    gc.set_threshold(*thresholds)
+
+
+def test_search_for_cycles_passes_over_what_a_started_service_holds(events, admin):
+    early, searched = ["made before it has started"], {}
+
+    def look(ready):
+        if ready:
+            late = ["made afterwards"]
+            ids = {id(each) for each in gc.get_objects()}
+            searched.update(early=id(early) in ids, late=id(late) in ids)
+            terminate()
+
+    assert 0 == run_service("probe", [Probe("loop", events)], admin=admin, on_ready=look)
+    assert {"early": False, "late": True} == searched
