@@ -3,6 +3,7 @@
 
 import math
 from contextlib import nullcontext
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -260,8 +261,9 @@ def test_stopped_endpoint_answers_nobody_before_anything_is_loaded_for_it(servin
 def test_started_endpoint_answers_by_what_is_loaded(serving_room):
     asked = a_keys_request("UA-1")
     before = serving_room.infer(asked).served
-    serving_room.table.want(a_rollout(generation=2, stopped=True))
-    serving_room.table.want(a_rollout(generation=3))
+    rollout = serving_room.table.state("delay").serving.rollout
+    serving_room.table.want(replace(rollout, generation=2, stopped=True))
+    serving_room.table.want(replace(rollout, generation=3))
 
     assert before == serving_room.infer(asked).served
 

@@ -10,6 +10,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from headrace.errors import Busy, HeadraceError, Invalid
+from headrace_inference.adapters import onnx_runtime
 from headrace_inference.domain.request import InferRequest, Tensor
 from headrace_inference.domain.rollout import Rollout
 from headrace_inference.domain.serving import ServingTable, TensorSpec, Tried
@@ -22,6 +23,7 @@ from headrace_inference.testing import (
     a_tensor,
     an_adder,
     an_echo,
+    an_endless_model,
     an_endpoint,
     models_of,
     onnx_bytes,
@@ -279,6 +281,14 @@ def test_whatever_the_runtime_raises_while_it_runs_is_the_models_fault(raises, m
 
     with pytest.raises(HeadraceError, match="MODEL_ERROR"):
         room.infer(a_tensor("x", "FP32", [[1, 2]]))
+
+
+def test_model_that_is_slow_is_not_tried_for_long(monkeypatch):
+    """Ends at all: its loop would take hours."""
+    monkeypatch.setattr(onnx_runtime, "ROWS_TRIAL_S_MAX", 0.1)
+    monkeypatch.setattr(onnx_runtime, "TIMING_S_MAX", 0.1)
+
+    assert Tried() == Room(an_endless_model()).model.tried
 
 
 def test_input_of_more_than_there_is_memory_is_not_tried():

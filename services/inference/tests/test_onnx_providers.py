@@ -47,4 +47,4 @@ def test_model_is_not_run_silently_on_something_else():
     runtime = OnnxModelRuntime(threads=1, providers=[PROVIDERS["cuda"], PROVIDERS["cpu"]])
 
     with pytest.warns(UserWarning, match="CUDA"), pytest.raises(Unavailable, match="PROVIDER_UN"):
-        runtime.load(a_model(1.0), a_served_version(1), None)
+        runtime.load(a_model(1.0), a_served_version(1))

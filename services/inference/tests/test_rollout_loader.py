@@ -2,16 +2,15 @@
 """The loader follows what is wanted, tries again what may heal, and says when all is decided."""
 
 import threading
-import time
 
 import pytest
 
-from headrace.errors import Busy, Corrupt, Denied, HeadraceError, Unavailable
+from headrace.errors import Busy, Conflict, Corrupt, Denied, HeadraceError, Unavailable
 from headrace_inference.adapters.grpc_clients import GrpcArtifactSource
-from headrace_inference.adapters.rollout_loader import LASTING_TRIES_MAX, RolloutLoader
+from headrace_inference.adapters.rollout_loader import LASTING_TRIES_MAX, LOADS_MAX, RolloutLoader
 from headrace_inference.domain.serving import LoadedVersion, Serving, ServingTable
-from headrace_inference.testing import a_rollout
-from headrace_kit.testing import RefusingChannel
+from headrace_inference.testing import a_rollout, an_endpoint
+from headrace_kit.testing import RefusingChannel, wait_until
 
 
 class Room:
@@ -19,10 +18,14 @@ class Room:
 
     def __init__(self):
         self.table, self.errors, self.tries = ServingTable(), {}, []
+        # Endpoints whose loads last until the test is over.
+        self.slow, self.over = set(), threading.Event()
         self.loader = RolloutLoader(self.table, serve=self.serve)
 
     def serve(self, rollout):
         self.tries.append((rollout.endpoint, rollout.generation))
+        if rollout.endpoint in self.slow:
+            assert self.over.wait(60)
         planned = self.errors.get(rollout.endpoint, [])
         if planned:
             raise planned.pop(0)
@@ -41,29 +44,23 @@ class Room:
 def room():
     made = Room()
     yield made
+    made.over.set()
     made.loader.stop(5.0)
-
-
-def wait_for(done):
-    deadline_s, waiting = time.monotonic() + 10.0, threading.Event()
-    while not done():
-        assert time.monotonic() < deadline_s
-        waiting.wait(0.005)
 
 
 def test_nothing_wanted_is_settled(room):
     room.loader.start()
 
-    wait_for(room.loader.settled)
+    wait_until(room.loader.settled)
 
 
 def test_wanted_rollout_is_served_once(room):
     room.loader.start()
     room.want()
 
-    wait_for(lambda: room.served() == 1)
+    wait_until(lambda: room.served() == 1)
     room.want(generation=2)
-    wait_for(lambda: room.served() == 2)
+    wait_until(lambda: room.served() == 2)
     assert [("delay", 1), ("delay", 2)] == room.tries
 
 
@@ -72,9 +69,9 @@ def test_dependency_that_is_down_is_waited_for_before_all_is_settled(room):
     room.want()
     room.loader.start()
 
-    wait_for(lambda: room.table.state("delay").refused == "SERVICE_UNAVAILABLE")
+    wait_until(lambda: room.table.state("delay").refused == "SERVICE_UNAVAILABLE")
     assert not room.loader.settled()
-    wait_for(room.loader.settled)
+    wait_until(room.loader.settled)
     assert (1, None) == (room.served(), room.table.state("delay").refused)
 
 
@@ -86,9 +83,9 @@ def test_registry_that_refuses_the_token_is_waited_for_before_all_is_settled(roo
     room.want()
     room.loader.start()
 
-    wait_for(lambda: room.table.state("delay").refused == "SERVICE_UNAVAILABLE")
+    wait_until(lambda: room.table.state("delay").refused == "SERVICE_UNAVAILABLE")
     assert not room.loader.settled()
-    wait_for(room.loader.settled)
+    wait_until(room.loader.settled)
     assert 1 == room.served()
 
 
@@ -97,8 +94,8 @@ def test_corrupt_artifact_settles_is_told_and_heals(room):
     room.want()
     room.loader.start()
 
-    wait_for(room.loader.settled)
-    wait_for(lambda: room.served() == 1)
+    wait_until(room.loader.settled)
+    wait_until(lambda: room.served() == 1)
     assert 3 == len(room.tries)
 
 
@@ -108,18 +105,95 @@ def test_one_broken_endpoint_does_not_hold_up_another(room):
     room.loader.start()
     room.want(endpoint="delay")
 
-    wait_for(lambda: room.served("delay") == 1)
+    wait_until(lambda: room.served("delay") == 1)
+
+
+def test_slow_models_hold_up_no_other_endpoint(room):
+    room.slow = {f"slow-{number}" for number in range(LOADS_MAX - 1)}
+    for number, endpoint in enumerate(sorted(room.slow), start=10):
+        room.want(endpoint=endpoint, champion=number)
+    room.loader.start()
+    wait_until(lambda: len(room.tries) == len(room.slow))
+
+    for generation in (1, 2, 3):
+        room.want(endpoint="delay", generation=generation)
+        wait_until(lambda expected=generation: room.served("delay") == expected)
+
+    assert not room.loader.settled()
+    room.over.set()
+    wait_until(lambda: all(room.served(endpoint) for endpoint in room.slow))
+    wait_until(room.loader.settled)
+
+
+def test_loads_side_by_side_are_bounded_and_one_file_is_loaded_once_at_a_time(room):
+    endpoints = [f"slow-{number}" for number in range(LOADS_MAX + 1)]
+    room.slow = {*endpoints, "same-file"}
+    room.want(endpoint="slow-0", champion=10)
+    room.want(endpoint="same-file", champion=10)
+    for number, endpoint in enumerate(endpoints[1:], start=11):
+        room.want(endpoint=endpoint, champion=number)
+
+    room.loader.start()
+
+    wait_until(lambda: len(room.tries) == LOADS_MAX)
+    assert [(endpoint, 1) for endpoint in endpoints[:LOADS_MAX]] == sorted(room.tries)
+    room.over.set()
+    wait_until(lambda: all(room.served(endpoint) for endpoint in room.slow))
+
+
+def test_rollout_that_was_replaced_while_it_was_loaded_is_followed_by_the_newer_one(room):
+    room.slow = {"delay"}
+    room.want()
+    room.loader.start()
+    wait_until(lambda: room.tries)
+
+    room.want(generation=2)
+    room.errors["delay"] = [Unavailable("SERVICE_UNAVAILABLE")]
+    room.over.set()
+
+    wait_until(lambda: room.served() == 2)
+    assert [("delay", 1), ("delay", 2)] == room.tries
+    assert room.table.state("delay").refused is None
+
+
+def test_stopped_endpoint_loads_nothing_until_it_is_started(room):
+    room.want(stopped=True)
+    room.want(endpoint="other", champion=7)
+    room.loader.start()
+    wait_until(lambda: room.served("other") == 1)
+    wait_until(room.loader.settled)
+
+    assert [("other", 1)] == room.tries
+    room.want(generation=2)
+    wait_until(lambda: room.served() == 2)
+
+
+def test_version_that_was_replaced_while_its_endpoint_stood_still_answers_no_more(room):
+    room.table.define(an_endpoint())
+    room.want(champion=1)
+    room.loader.start()
+    wait_until(lambda: room.served() == 1)
+    room.slow = {"delay"}
+
+    room.want(champion=1, generation=2, stopped=True)
+    room.want(champion=2, generation=3, stopped=True)
+    room.want(champion=2, generation=4)
+
+    with pytest.raises(Conflict, match="MODEL_NOT_READY"):
+        room.table.ready("delay")
+    room.over.set()
+    wait_until(lambda: room.served() == 4)
 
 
 def test_newer_rollout_is_tried_at_once(room):
     room.errors["delay"] = [Unavailable("SERVICE_UNAVAILABLE")]
     room.want()
     room.loader.start()
-    wait_for(lambda: len(room.tries) == 1)
+    wait_until(lambda: len(room.tries) == 1)
 
     room.want(generation=2)
 
-    wait_for(lambda: room.served() == 2)
+    wait_until(lambda: room.served() == 2)
     assert [("delay", 1), ("delay", 2)] == room.tries
 
 
@@ -128,7 +202,7 @@ def test_bug_ends_the_loader_and_is_told(room):
     room.want()
     room.loader.start()
 
-    wait_for(lambda: isinstance(room.loader.failed(), KeyError))
+    wait_until(lambda: isinstance(room.loader.failed(), KeyError))
 
 
 def test_what_is_too_large_is_decided_and_not_tried_for_ever(room):
@@ -136,13 +210,13 @@ def test_what_is_too_large_is_decided_and_not_tried_for_ever(room):
     room.want()
     room.loader.start()
 
-    wait_for(room.loader.settled)
-    wait_for(lambda: len(room.tries) == LASTING_TRIES_MAX)
+    wait_until(room.loader.settled)
+    wait_until(lambda: len(room.tries) == LASTING_TRIES_MAX)
     room.want(endpoint="other", generation=2)
-    wait_for(lambda: room.served("other") == 2)
+    wait_until(lambda: room.served("other") == 2)
     assert LASTING_TRIES_MAX == len([each for each in room.tries if each[0] == "delay"])
     assert "ARTIFACT_TOO_LARGE" == room.table.state("delay").refused
 
     room.errors.clear()
     room.want(generation=2)
-    wait_for(lambda: room.served() == 2)
+    wait_until(lambda: room.served() == 2)

@@ -105,6 +105,34 @@ def a_running_sum() -> bytes:
     return onnx_bytes(nodes, axis, inputs={"x": tensor}, outputs={"y": tensor})
 
 
+def an_endless_model() -> bytes:
+    """ONNX bytes: y = x and 1, added up for longer than anybody waits."""
+    body = helper.make_graph(
+        [
+            helper.make_node("Identity", ["goes_on"], ["still"]),
+            helper.make_node("Add", ["sum", "one"], ["more"]),
+        ],
+        "turn",
+        [
+            helper.make_tensor_value_info("turn", TensorProto.INT64, []),
+            helper.make_tensor_value_info("goes_on", TensorProto.BOOL, []),
+            helper.make_tensor_value_info("sum", TensorProto.FLOAT, None),
+        ],
+        [
+            helper.make_tensor_value_info("still", TensorProto.BOOL, []),
+            helper.make_tensor_value_info("more", TensorProto.FLOAT, None),
+        ],
+    )
+    constants = [
+        helper.make_tensor("turns", TensorProto.INT64, [], [2**60]),
+        helper.make_tensor("true", TensorProto.BOOL, [], [True]),
+        helper.make_tensor("one", TensorProto.FLOAT, [], [1.0]),
+    ]
+    tensor = (TensorProto.FLOAT, ["rows", 2])
+    loop = helper.make_node("Loop", ["turns", "true", "x"], ["y"], body=body)
+    return onnx_bytes([loop], constants, inputs={"x": tensor}, outputs={"y": tensor})
+
+
 def a_served_version(
     version: int = 1, *, onnx: bytes | None = None, features: Sequence[str] = FEATURES
 ) -> ServedVersion:

@@ -26,6 +26,7 @@ def run_with_bits(
     session: onnxruntime.InferenceSession,
     outputs: Sequence[str],
     inputs: Mapping[str, NDArray[Any]],
+    options: onnxruntime.RunOptions | None,
 ) -> list[NDArray[Any]]:
     """As `session.run`, with the bits of bfloat16 as uint16 on both sides."""
     from onnxruntime import OrtValue
@@ -39,7 +40,7 @@ def run_with_bits(
     }
     return [
         _bits(value) if value.data_type() == TYPE else value.numpy()
-        for value in session.run_with_ort_values(outputs, values)
+        for value in session.run_with_ort_values(outputs, values, options)
     ]
 
 

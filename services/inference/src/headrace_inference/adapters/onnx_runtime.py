@@ -9,8 +9,10 @@ and not in a caller's request. onnxruntime is imported with the first model.
 from __future__ import annotations
 
 import math
+import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +33,11 @@ if TYPE_CHECKING:
 
 TRIED_ROWS = 64
 TRIED_RUNS = 5
+# Of one model, so that a slow one holds up no others for long. How long it takes is a guess in any
+# case; whether its rows stand apart decides how it is asked, and is waited for.
+ROWS_TRIAL_S_MAX, TIMING_S_MAX, WARM_S_MAX = 5.0, 1.0, 1.0
+# The second run is as fast as those that follow.
+WARM_RUNS = 2
 # A size that a model leaves open, other than its rows, while it is tried.
 TRIED_SIZE = 8
 # An input may be declared of any size: a larger one is a caller's to bring.
@@ -53,6 +60,8 @@ DATATYPE_BY_TYPE = {
     "tensor(string)": "BYTES",
 }
 
+Run = Callable[[Mapping[str, NDArray[Any]], Sequence[str]], list[NDArray[Any]]]
+
 log = structlog.get_logger(__name__)
 seconds = histogram("inference", "compute_infer_seconds", "Running one model once.")
 
@@ -68,9 +77,17 @@ class OnnxSession:
         self._run = partial(run_with_bits, session) if in_bits else session.run
 
     def run(self, inputs: Mapping[str, NDArray[Any]], outputs: Sequence[str]) -> list[NDArray[Any]]:
+        return self._run_by(None, inputs, outputs)
+
+    def _run_by(
+        self,
+        options: onnxruntime.RunOptions | None,
+        inputs: Mapping[str, NDArray[Any]],
+        outputs: Sequence[str],
+    ) -> list[NDArray[Any]]:
         try:
             with seconds.time():
-                found: list[NDArray[Any]] = self._run(outputs, inputs)
+                found: list[NDArray[Any]] = self._run(outputs, inputs, options)
         except Exception as err:  # see _what_it_raises
             log.error("model_failed", error=_what_it_raises(err))
             raise HeadraceError("MODEL_ERROR") from err
@@ -81,30 +98,55 @@ class OnnxSession:
                 raise HeadraceError("MODEL_ERROR")
         return found
 
-    def try_out(self) -> None:
-        """Runs it at two sizes, and notes how long each takes at best and if rows stand apart."""
+    def try_out(self, known: Tried | None) -> None:
+        """Notes if rows stand apart, and how long a run takes at best."""
+        if known is not None:
+            self.tried = known
+            return
         names = [spec.name for spec in self.outputs]
         try:
-            rows_apart = self._rows_apart(names)
-            first_row_s, further_row_s = _least_s(lambda: self.run(self._example(1), names)), 0.0
-            if rows_apart:
-                many = self._example(TRIED_ROWS)
-                further_s = _least_s(lambda: self.run(many, names)) - first_row_s
-                further_row_s = max(0.0, further_s) / (TRIED_ROWS - 1)
-            self.tried = Tried(rows_apart, first_row_s, further_row_s)
+            with _ended_after(ROWS_TRIAL_S_MAX) as options:
+                self.tried = Tried(self._rows_apart(partial(self._run_by, options), names))
+            with _ended_after(TIMING_S_MAX) as options:
+                self._time(partial(self._run_by, options), names)
         except HeadraceError as err:
-            # A size that it leaves open is not any size: nothing is known before a caller asks.
+            # A size that it leaves open is not any size, or it is slow: the rest is not known
+            # before a caller asks.
             log.warning("model_not_tried", error=str(err))
 
-    def _rows_apart(self, names: list[str]) -> bool:
+    def warm(self, recorded: Mapping[str, NDArray[Any]]) -> None:
+        """Inputs of another version may not fit, which harms nothing."""
+        types = {spec.name: DATATYPES[spec.datatype].array for spec in self.inputs}
+        if not recorded or {name: values.dtype for name, values in recorded.items()} != types:
+            return
+        names = [spec.name for spec in self.outputs]
+        try:
+            with _ended_after(WARM_S_MAX) as options:
+                for _ in range(WARM_RUNS):
+                    self._run_by(options, recorded, names)
+        except HeadraceError as err:
+            log.info("model_not_warmed", error=str(err))
+
+    def _time(self, run: Run, names: list[str]) -> None:
+        until_s = time.monotonic() + TIMING_S_MAX
+        rows_apart = self.tried.rows_apart
+        one = self._example(1)
+        first_row_s = _least_s(lambda: run(one, names), until_s)
+        self.tried = Tried(rows_apart, first_row_s)
+        if rows_apart:
+            many = self._example(TRIED_ROWS)
+            further_s = _least_s(lambda: run(many, names), until_s) - first_row_s
+            self.tried = Tried(rows_apart, first_row_s, max(0.0, further_s) / (TRIED_ROWS - 1))
+
+    def _rows_apart(self, run: Run, names: list[str]) -> bool:
         """Whether two rows are answered together as each is alone."""
         specs = (*self.inputs, *self.outputs)
         if not all(spec.shape and spec.shape[0] == ANY_SIZE for spec in specs):
             return False
         both = self._example(2)
-        together = self.run(both, names)
+        together = run(both, names)
         for row in (0, 1):
-            alone = self.run({name: each[row : row + 1] for name, each in both.items()}, names)
+            alone = run({name: each[row : row + 1] for name, each in both.items()}, names)
             for one, all_ in zip(alone, together, strict=True):
                 if one.shape != (1, *all_.shape[1:]) or len(all_) != 2:
                     return False
@@ -166,7 +208,7 @@ class OnnxModelRuntime:
     def prepare(self) -> None:
         import onnxruntime  # noqa: F401
 
-    def load(self, onnx: bytes, served: ServedVersion, tried: Tried | None) -> OnnxSession:
+    def load(self, onnx: bytes, served: ServedVersion) -> OnnxSession:
         import onnxruntime
 
         try:
@@ -184,10 +226,6 @@ class OnnxModelRuntime:
         session._model_bytes = b""
         if served.features:
             _check_signature(model, served)
-        if tried is None:
-            model.try_out()
-        else:
-            model.tried = tried
         return model
 
     def _options(self) -> onnxruntime.SessionOptions:
@@ -220,10 +258,32 @@ def _what_it_raises(error: Exception) -> str:
     return f"{type(error).__name__}: {error}"
 
 
-def _least_s(run: Callable[[], object]) -> float:
+def _least_s(run: Callable[[], object], until_s: float) -> float:
+    """Of some runs, of one at least: none is begun after that time by time.monotonic."""
+
     def once_s() -> float:
         begin = time.perf_counter()
         run()
         return time.perf_counter() - begin
 
-    return min(once_s() for _ in range(TRIED_RUNS))
+    least_s = once_s()
+    for _ in range(TRIED_RUNS - 1):
+        if time.monotonic() >= until_s:
+            break
+        least_s = min(least_s, once_s())
+    return least_s
+
+
+@contextmanager
+def _ended_after(seconds: float) -> Iterator[onnxruntime.RunOptions]:
+    """Options of runs that end by then with an error: at the next operator, or turn of a loop."""
+    import onnxruntime
+
+    options = onnxruntime.RunOptions()
+    options.log_severity_level = 4  # as a session's
+    timer = threading.Timer(seconds, setattr, (options, "terminate", True))
+    timer.start()
+    try:
+        yield options
+    finally:
+        timer.cancel()

@@ -4,9 +4,10 @@
 A model that left keeps its signature and its file on disk; the first request brings it back, on a
 thread of its own, and all who ask meanwhile share that load. Room is made before a load: by what
 the model took when it was last in memory, or the first time by its artifact, which its weights are
-of. What it takes is measured while it loads, one at a time. A model at work is never let go, so a
-run ends on the session it began with. Which models there are is known by who holds them alone: a
-replaced version goes with its last request.
+of. What it takes is measured while the runtime takes it in, one at a time; downloads before that
+and first runs after it go on side by side. A model at work is never let go, so a run ends on the
+session it began with. Which models there are is known by who holds them alone: a replaced version
+goes with its last request.
 """
 
 from __future__ import annotations
@@ -18,18 +19,16 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Any, Protocol
 
-import structlog
 from numpy.typing import NDArray
 
-from headrace.errors import Busy, Conflict, HeadraceError, Unavailable
+from headrace.errors import Busy, Conflict, Unavailable
 from headrace_inference.adapters.process_memory import allocated_bytes, give_back
-from headrace_inference.adapters.tensor_codec import DATATYPES
 from headrace_inference.domain.rollout import ServedVersion
 from headrace_inference.domain.serving import Model, Session, TensorSpec, Tried
 from headrace_kit.telemetry import counter, gauge, histogram
 
-# Downloads side by side.
-LOADERS = 2
+# Models that callers asked for, loaded side by side.
+LOADERS = 4
 # A run without another bound waits so long for its load, and a load for models at work.
 LOAD_S_MAX, ROOM_S_MAX = 30.0, 2.0
 # How soon it is seen that a caller who waits for a load hung up.
@@ -38,14 +37,11 @@ LOOK_INTERVAL_S = 0.1
 RETRY_S = 1.0
 # Inputs of the last run, kept to warm with.
 RECORDED_BYTES_MAX = 256 * 1024
-# The second run is as fast as those that follow.
-WARM_RUNS = 2
 # Where so little room is that it has to leave again before it could run.
 LOADS_A_RUN_MAX = 3
 LOADED: Future[None] = Future()
 LOADED.set_result(None)
 
-log = structlog.get_logger(__name__)
 loads = counter("inference", "model_loads_total", "Models brought into memory.")
 evictions = counter("inference", "model_evictions_total", "Models let go for others.")
 load_seconds = histogram(
@@ -68,12 +64,22 @@ class ArtifactStore(Protocol):
         """
 
 
+class NewSession(Session, Protocol):
+    """A model that is in memory and not at work yet. What follows is bounded in time."""
+
+    def try_out(self, known: Tried | None) -> None:
+        """Fills `tried`, by what is known of it from before."""
+
+    def warm(self, recorded: Mapping[str, NDArray[Any]]) -> None:
+        """Runs what it, or the version before it, was asked of late."""
+
+
 class ModelRuntime(Protocol):
     def prepare(self) -> None:
         """Loads what is no model's own."""
 
-    def load(self, onnx: bytes, served: ServedVersion, tried: Tried | None) -> Session:
-        """The model in memory, tried out unless it is told what that showed before.
+    def load(self, onnx: bytes, served: ServedVersion) -> NewSession:
+        """The model in memory.
 
         Raises Invalid FORMAT unless it takes the version's features, and where there are none, for
         a tensor of no OIP data type; Unavailable PROVIDER_UNAVAILABLE.
@@ -100,6 +106,8 @@ class ResidentModels:
         self._loading = threading.Lock()
         self._idle = threading.Event()
         self._models: weakref.WeakSet[ResidentModel] = weakref.WeakSet()
+        # What those take that are in memory and still tried out.
+        self._new_bytes = 0
         resident_count.set_function(lambda: len(self._resident()))
         waiters_count.set_function(lambda: self.waiters)
         resident_bytes.set_function(lambda: sum(model.bytes for model in self._resident()))
@@ -134,22 +142,32 @@ class ResidentModels:
                 self.waiters -= 1
 
     def bring(self, model: ResidentModel) -> None:
-        """Loads it; one at a time but for the download."""
-        digest = model.served.digest
+        """Loads it."""
         with load_seconds.time():
-            self._artifacts.fetch(digest)
-            with self._loading:
-                onnx = self._artifacts.get(digest)
-                self._make_room(model.bytes or len(onnx))
-                session, size_bytes = self._measured(onnx, model)
-                self._make_room(size_bytes)
-                _warm(session, model.recorded)
+            self._artifacts.fetch(model.served.digest)
+            session, size_bytes = self._taken_in(model)
+            try:
+                session.try_out(model.tried if model.bytes else None)
+                session.warm(model.recorded)
                 model.place(session, size_bytes)
+            finally:
                 with self._counting:
                     self._models.add(model)
-                del onnx
-                give_back()
+                    self._new_bytes -= size_bytes
+                self.released()
+            give_back()
         loads.inc()
+
+    def _taken_in(self, model: ResidentModel) -> tuple[NewSession, int]:
+        """The session and what it takes, which stays counted among the new ones."""
+        with self._loading:
+            onnx = self._artifacts.get(model.served.digest)
+            self._make_room(model.bytes or len(onnx))
+            session, size_bytes = self._measured(onnx, model)
+            self._make_room(size_bytes)
+            with self._counting:
+                self._new_bytes += size_bytes
+        return session, size_bytes
 
     def _bring_and_note(self, model: ResidentModel) -> None:
         """The end is noted before who waits hears of it, and may ask again."""
@@ -159,15 +177,15 @@ class ResidentModels:
             model.note_end()
 
     def released(self) -> None:
-        """A model that was at work is idle."""
+        """A model that was at work, or new, is idle."""
         if not self._idle.is_set():
             self._idle.set()
 
-    def _measured(self, onnx: bytes, model: ResidentModel) -> tuple[Session, int]:
+    def _measured(self, onnx: bytes, model: ResidentModel) -> tuple[NewSession, int]:
         """With what it takes; what others take meanwhile is in it until the next load."""
         self._runtime.prepare()
         before_bytes = self._allocated_bytes()
-        session = self._runtime.load(onnx, model.served, model.tried if model.bytes else None)
+        session = self._runtime.load(onnx, model.served)
         return session, max(self._allocated_bytes() - before_bytes, len(onnx))
 
     def _make_room(self, size_bytes: int) -> None:
@@ -188,10 +206,11 @@ class ResidentModels:
 
         None leaves in vain, where all of them would not suffice.
         """
+        new_bytes = self._new_bytes  # first: one that is placed meanwhile counts twice, not never
         models = sorted(self._resident(), key=lambda model: model.used_at_s)
-        if sum(model.bytes for model in models if model.at_work) > left_bytes_max:
+        if new_bytes + sum(model.bytes for model in models if model.at_work) > left_bytes_max:
             return False
-        used_bytes = sum(model.bytes for model in models)
+        used_bytes = new_bytes + sum(model.bytes for model in models)
         for model in models:
             if used_bytes <= left_bytes_max:
                 break
@@ -310,16 +329,3 @@ def _await(loading: Future[None], left_s: Callable[[], float]) -> None:
             raise Unavailable("DEADLINE_UNMET", state="loading")
         wait([loading], min(now_left_s, LOOK_INTERVAL_S))
     loading.result()
-
-
-def _warm(session: Session, recorded: Mapping[str, NDArray[Any]]) -> None:
-    """Runs what was asked of late; another version's inputs may not fit, which harms nothing."""
-    types = {spec.name: DATATYPES[spec.datatype].array for spec in session.inputs}
-    if not recorded or {name: values.dtype for name, values in recorded.items()} != types:
-        return
-    names = [spec.name for spec in session.outputs]
-    try:
-        for _ in range(WARM_RUNS):
-            session.run(recorded, names)
-    except HeadraceError as err:
-        log.info("recorded_inputs_do_not_fit", error=str(err))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The thread that makes what is served follow what is wanted; no caller ever waits for it.
+"""The threads that make what is served follow what is wanted; no caller ever waits for them.
 
 A rollout that cannot be loaded is noted with its reason and tried again, later and later up to the
 kit's bound: the versions before it serve on, and a mended store needs no hand work here. What is
@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import structlog
 
@@ -22,6 +23,8 @@ from headrace_kit.backoff import Backoff
 from headrace_kit.telemetry import counter, gauge
 
 IDLE_S_MAX = 1.0
+# Endpoints whose models are loaded side by side: a slow one holds up no others.
+LOADS_MAX = 4
 # The same settings refuse the same bytes. More than one try, as what is measured of a model may
 # hold what others took meanwhile.
 LASTING, LASTING_TRIES_MAX = ("ARTIFACT_TOO_LARGE", "MODEL_TOO_LARGE"), 3
@@ -44,17 +47,24 @@ class _Attempt:
     given_up: bool = False
 
 
+class _Load(NamedTuple):
+    rollout: Rollout
+    done: Future[None]
+
+
 class RolloutLoader:
-    """Calls `serve` for each pending rollout; a Part."""
+    """Calls `serve` for each pending rollout, for several endpoints side by side; a Part."""
 
     def __init__(self, table: ServingTable, *, serve: Callable[[Rollout], None]) -> None:
         self._table = table
         self._serve = serve
         self._attempts: dict[str, _Attempt] = {}
+        # By endpoint; with the loop, the threads of the pool.
+        self._loads: dict[str, _Load] = {}
         self._wake = threading.Event()
         self._stopping = threading.Event()
         self._settled = threading.Event()
-        self._pool = ThreadPoolExecutor(1, thread_name_prefix="rollout-loader")
+        self._pool = ThreadPoolExecutor(1 + LOADS_MAX, thread_name_prefix="rollout-loader")
         self._running: Future[None] | None = None
 
     def start(self) -> None:
@@ -63,15 +73,17 @@ class RolloutLoader:
     def stop(self, timeout_s: float) -> None:
         self._stopping.set()
         self._wake.set()
+        loads = [load.done for load in self._loads.copy().values()]
         if self._running is not None:
-            wait([self._running], timeout_s)
+            wait([self._running, *loads], timeout_s)
+        self._pool.shutdown(wait=False, cancel_futures=True)
 
     def failed(self) -> BaseException | None:
         done = self._running is not None and self._running.done()
         return self._running.exception() if self._running is not None and done else None
 
     def wake(self) -> None:
-        """A rollout is wanted: look at once."""
+        """A rollout is wanted, or a load is over: look at once."""
         self._wake.set()
 
     def settled(self) -> bool:
@@ -81,29 +93,51 @@ class RolloutLoader:
     def _run(self) -> None:
         while not self._stopping.is_set():
             self._wake.clear()
-            decided = [self._try(rollout) for rollout in self._table.pending()]
+            for load in [each for each in self._loads.values() if each.done.done()]:
+                del self._loads[load.rollout.endpoint]
+                self._note_end(load)
+            decided = [self._look(rollout) for rollout in self._table.pending()]
             if all(decided):
                 self._settled.set()
-            tried = [attempt for attempt in self._attempts.values() if not attempt.given_up]
-            waits_s = [attempt.backoff.left_s() for attempt in tried]
-            self._wake.wait(min([IDLE_S_MAX, *waits_s]))
+            waits_s = [attempt.backoff.left_s() for attempt in self._attempts.values()]
+            self._wake.wait(min([IDLE_S_MAX, *(wait_s for wait_s in waits_s if wait_s > 0.0)]))
 
-    def _try(self, rollout: Rollout) -> bool:
+    def _look(self, rollout: Rollout) -> bool:
+        """Begins a load when it is time and there is a place; whether it is decided already."""
         attempt = self._attempts.get(rollout.endpoint)
         if attempt is None or attempt.rollout != rollout:
             attempt = self._attempts[rollout.endpoint] = _Attempt(rollout)
-        if attempt.given_up or attempt.backoff.left_s() > 0:
-            return attempt.decided
+        if not attempt.given_up and not attempt.backoff.left_s() and self._has_place(rollout):
+            load = _Load(rollout, self._pool.submit(self._serve, rollout))
+            self._loads[rollout.endpoint] = load
+            load.done.add_done_callback(lambda _: self.wake())
+        return attempt.decided
+
+    def _has_place(self, rollout: Rollout) -> bool:
+        """Two rollouts of one endpoint go by turns, and so do two of one file, which the second
+        has from the first.
+        """
+        loading = {digest for load in self._loads.values() for digest in load.rollout.digests()}
+        return (
+            len(self._loads) < LOADS_MAX
+            and rollout.endpoint not in self._loads
+            and loading.isdisjoint(rollout.digests())
+        )
+
+    def _note_end(self, load: _Load) -> None:
+        rollout = load.rollout
+        attempt = self._attempts[rollout.endpoint]
         try:
-            self._serve(rollout)
+            load.done.result()
         except HeadraceError as err:
-            self._note_failure(attempt, err)
-            return attempt.decided
-        del self._attempts[rollout.endpoint]
+            if attempt.rollout == rollout:
+                self._note_failure(attempt, err)
+            return
+        if attempt.rollout == rollout:
+            del self._attempts[rollout.endpoint]
         swaps.inc()
         generations.labels(rollout.endpoint).set(rollout.generation)
         log.info("rollout_served", endpoint=rollout.endpoint, generation=rollout.generation)
-        return True
 
     def _note_failure(self, attempt: _Attempt, err: HeadraceError) -> None:
         rollout = attempt.rollout

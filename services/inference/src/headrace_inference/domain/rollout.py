@@ -40,6 +40,17 @@ class Rollout:
     canary_percent: int = 0
     stopped: bool = False
 
+    def digests(self) -> set[str]:
+        return {each.digest for each in (self.champion, self.canary) if each is not None}
+
+    def routes_as(self, other: Rollout) -> bool:
+        """Whether the same versions answer the same callers."""
+        return (self.champion, self.canary, self.canary_percent) == (
+            other.champion,
+            other.canary,
+            other.canary_percent,
+        )
+
     def arm_of(self, sticky_key: str) -> Arm:
         if self.canary is None:
             return Arm.CHAMPION

@@ -174,7 +174,8 @@ class EndpointState:
 
     @property
     def pending(self) -> bool:
-        if self.wanted is None:
+        """Whether versions are to be loaded; what is stopped needs none."""
+        if self.wanted is None or self.wanted.stopped:
             return False
         return self.serving is None or self.serving.rollout.generation < self.wanted.generation
 
@@ -244,7 +245,11 @@ class ServingTable:
         def note(state: EndpointState) -> EndpointState:
             if state.wanted is not None and state.wanted.generation >= rollout.generation:
                 return state
-            return replace(state, wanted=rollout, refused=None)
+            # What was stopped answers no more once another version is wanted.
+            stopped = state.wanted is not None and state.wanted.stopped
+            changed = state.serving is not None and not state.serving.rollout.routes_as(rollout)
+            serving = None if stopped and changed else state.serving
+            return replace(state, wanted=rollout, serving=serving, refused=None)
 
         self._change(rollout.endpoint, note)
         return self.state(rollout.endpoint).wanted is rollout
