@@ -155,3 +155,25 @@ def test_event_says_what_was_measured(world):
     event = json_format.MessageToDict(quality_proto(world.told()[0]))
     assert [{"partition": 1, "first": "5", "end": "7"}] == event["offsets"]
     assert ("flights.departed", "2") == (event["stream"], event["received"])
+
+
+def test_range_below_zero_does_not_forget_a_zero(world):
+    world.take(*(a_raw(number, delay=0) for number in range(5_000)))
+    world.take(*(a_raw(5_000 + number, delay=-7) for number in range(5_000)))
+
+    delay = world.told()[0].columns["delay"]
+    assert (-7.0, 0.0) == (delay.least, delay.greatest)
+
+
+def test_figures_are_those_of_the_records_however_they_came(world):
+    records = [
+        a_raw(number, delay=(number % 700) / 10 if number % 3 else None) for number in range(9_000)
+    ]
+    world.take(*records)
+    [at_once] = world.told()
+    world.log.told.clear()
+    world.clock.us = NOW_US
+    for first in range(0, 9_000, 50):
+        world.take(*records[first : first + 50])
+
+    assert [at_once] == world.told()
