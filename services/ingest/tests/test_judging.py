@@ -12,6 +12,7 @@ from headrace.reasons import REASONS
 from headrace_ingest.domain.faults import leading
 from headrace_ingest.domain.judging import judge
 from headrace_ingest.testing import a_contract, a_raw
+from headrace_kit import frames
 from headrace_kit.json_strict import decode_record as decode
 from headrace_kit.testing import a_batch
 
@@ -250,3 +251,38 @@ def test_batch_of_bad_records_alone_gives_no_row():
     judged = judge(a_batch([a_raw(record={"value": None})]), a_contract(), decode=decode)
 
     assert ({0: "TOMBSTONE"}, 0) == (judged.refused, judged.rows.height)
+
+
+def test_changed_contract_is_judged_by_its_own_steps_and_not_by_the_ones_before():
+    stricter = DEPARTURES | {"delay": DEPARTURES["delay"] | {"max": 2.0}}
+    contracts = [
+        a_contract(1),
+        a_contract(2, columns=stricter, lateness_allowed="1s"),
+        a_contract(3),
+    ]
+    batch = a_batch([a_raw(0), a_raw(1, delay=1.5, departed_at=NOW_US - 2_000_000)])
+
+    judged = [judge(batch, contract, decode=decode) for contract in contracts]
+
+    assert [{}, {0: "OUT_OF_RANGE:delay"}, {}] == [each.refused for each in judged]
+    assert [[False, False], [True], [False, False]] == [
+        each.rows["_late"].to_list() for each in judged
+    ]
+    assert [[1, 1], [2], [3, 3]] == [
+        [decode(value)["_contract"] for value in each.rows["_value"]] for each in judged
+    ]
+
+
+def test_few_records_and_many_are_judged_alike():
+    contract = a_contract(**STRICTER)
+    records = [a_raw(0), a_raw(1, origin=" JFK ", clock=2400, delay=1)]
+    records += [a_raw(2 + n, **changes) for n, (changes, _) in enumerate(BAD.values())]
+    records = [each for each in records if len(each.headers) < 100 and len(each.value or b"") < 999]
+    few = judge(a_batch(records), contract, decode=decode)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(frames, "FEW_ROWS_MAX", 0)
+        many = judge(a_batch(records), contract, decode=decode)
+
+    assert few.refused == many.refused
+    assert few.rows.equals(many.rows)

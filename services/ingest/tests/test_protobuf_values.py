@@ -135,3 +135,17 @@ def test_json_on_a_protobuf_stream_is_refused():
     judged = judge(a_batch([a_raw(0)]), CONTRACT, decode=decode)
 
     assert {0: "DECODE_ERROR"} == judged.refused
+
+
+def test_time_that_the_contract_maps_to_null_is_absent():
+    columns = STREAM.model_dump(by_alias=True, exclude_none=True)["columns"]
+    columns["landing_at"] |= {"map": {"7": None}}
+    contract = a_contract(columns=columns, format="protobuf")
+    records = [
+        a_raw(number, record={"value": wire(**GOOD, landing_at=at)})
+        for number, at in enumerate([7, NOW_US])
+    ]
+
+    judged = judge(a_batch(records), contract, decode=decode)
+
+    assert [None, NOW_US] == judged.rows["landing_at"].to_list()

@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import repeat
+from itertools import chain, pairwise, repeat
 
+import numpy as np
 import polars as pl
 
 from headrace_ingest.domain.accounts import Account
@@ -131,15 +132,26 @@ def _decide(
 
     No outcomes: every row is new.
     """
-    asked = rows.select("_partition", "_event_id", "_payload_sha256", "_known_time_us")
+    asked = [rows[name].to_list() for name in ("_event_id", "_payload_sha256", "_known_time_us")]
     decided = dict[int, Decided]()
-    for own in asked.partition_by("_partition", maintain_order=True):
-        partition, *columns = (column.to_list() for column in own.iter_columns())
-        decided[partition[0]] = indexes[partition[0]].decide(*columns)
+    for number, slices in _slices_by_partition(rows).items():
+        own = ([*chain.from_iterable(column[each] for each in slices)] for column in asked)
+        decided[number] = indexes[number].decide(*own)
     if not any(each.outcomes for each in decided.values()):
         return decided, []
     left = {number: iter(each.outcomes or repeat(Outcome.NEW)) for number, each in decided.items()}
     return decided, [next(left[number]) for number in rows["_partition"]]
+
+
+def _slices_by_partition(rows: pl.DataFrame) -> dict[int, list[slice]]:
+    """Where its rows lie together."""
+    partitions = rows["_partition"].to_numpy()
+    slices: dict[int, list[slice]] = defaultdict(list)
+    if len(partitions):
+        changes = (np.flatnonzero(partitions[1:] != partitions[:-1]) + 1).tolist()
+        for first, end in pairwise((0, *changes, len(partitions))):
+            slices[int(partitions[first])].append(slice(first, end))
+    return slices
 
 
 def _additions(
@@ -152,19 +164,16 @@ def _additions(
     dead_by_partition: dict[int, Counter[str]] = defaultdict(Counter)
     for index, reason in dead.items():
         dead_by_partition[records.partitions[index]][leading(reason)] += 1
-    counts = stored.group_by("_partition").agg(
-        pl.len(), pl.col("_late").sum().alias("late"), pl.col("_known_time_us").max().alias("known")
-    )
-    kept = {partition: rest for partition, *rest in counts.iter_rows()}
-    additions = {}
-    for partition, offset in last.items():
-        rows, late, known_time_us = kept.get(partition, (0, 0, 0))
-        additions[partition] = Account(
+    late, known_us = stored["_late"].to_numpy(), stored["_known_time_us"].to_numpy()
+    slices = _slices_by_partition(stored)
+    return {
+        partition: Account(
             offset=offset + 1,
-            stored=rows,
-            late=late,
+            stored=sum(each.stop - each.start for each in slices[partition]),
+            late=sum(int(late[each].sum()) for each in slices[partition]),
             repeats=repeats.get(partition, 0),
             dead_by_reason=dead_by_partition[partition],
-            known_time_us=known_time_us,
+            known_time_us=max((int(known_us[each].max()) for each in slices[partition]), default=0),
         )
-    return additions
+        for partition, offset in last.items()
+    }

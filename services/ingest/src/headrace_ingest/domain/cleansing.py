@@ -14,11 +14,14 @@ from datetime import UTC, datetime, timedelta
 from types import NoneType
 from typing import Any
 
+import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
 from headrace.data_contract import Column, Stream
 from headrace.expression import BLANKS, NUMBER_TEXT
 from headrace_kit.expressions import DTYPE_BY_TYPE
+from headrace_kit.frames import computed
 
 REASON = "_type_reason"
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -41,41 +44,47 @@ _FITTING_BY_TYPE: dict[str, frozenset[type]] = {
 }
 
 
-def cleansed(frame: pl.DataFrame, stream: Stream) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """Rows of the contract's columns, cleansed, with no reason; and the rows left to the other way.
+def cleansed(frame: pl.DataFrame, stream: Stream) -> tuple[pl.DataFrame, NDArray[np.bool_]]:
+    """Rows of the contract's columns, cleansed, with no reason; and which the other way must do.
 
     Columns are of their type, but times, and numbers that may be cast, may be texts.
     """
-    ready = frame.with_columns(
-        *(_cleansed_column(frame, name, column) for name, column in stream.columns.items()),
-        pl.lit(None, dtype=pl.String).alias(REASON),
-    )
-    lost = pl.any_horizontal(
-        pl.lit(value=False),
-        *(
-            ready[name].is_null() & frame[name].is_not_null()
-            for name, column in stream.columns.items()
-            if column.type == "timestamp" or column.cast
-        ),
-    )
-    lost_rows = ready.select(lost).to_series()
-    return ready.filter(~lost_rows), ready.filter(lost_rows)
+    changed = {
+        name: value
+        for name, column in stream.columns.items()
+        if (value := _cleansed_column(column, pl.col(name), text=frame[name].dtype == pl.String))
+        is not None
+    }
+    ready = computed(frame, [*changed.values(), pl.lit(None, dtype=pl.String).alias(REASON)])
+    lost = np.zeros(len(frame), dtype=np.bool_)
+    for name in changed:
+        column = stream.columns[name]
+        if column.type == "timestamp" or column.cast:
+            lost |= _newly_null(frame[name], ready[name])
+    return ready, lost
 
 
-def _cleansed_column(frame: pl.DataFrame, name: str, column: Column) -> pl.Expr:
-    value = pl.col(name)
-    if column.type == "timestamp" and frame.schema[name] == pl.String:
+def _newly_null(before: pl.Series, after: pl.Series) -> NDArray[np.bool_]:
+    """Where a value was lost; what was null stays so."""
+    if before.null_count() == after.null_count():
+        return np.zeros(len(after), dtype=np.bool_)
+    return (after.is_null() & before.is_not_null()).to_numpy()
+
+
+def _cleansed_column(column: Column, value: pl.Expr, *, text: bool) -> pl.Expr | None:
+    """None where nothing is to do; `text`: whether the values are texts."""
+    if column.type == "timestamp" and text:
         common = pl.when(value.str.contains(COMMON_TIME)).then(value)
         return common.str.to_datetime("%Y-%m-%dT%H:%M:%S%.fZ", time_unit="us", strict=False).cast(
             pl.Int64
         )
-    if column.trim and frame.schema[name] == pl.String:
+    if column.trim and text:
         value = value.str.strip_chars(BLANKS)
-    if column.cast and frame.schema[name] == pl.String:
+    if column.cast and text:
         return _cast_column(value, column)
     if column.map is not None:
         value = _replaced(value, column)
-    return value
+    return None if value.meta.is_column() else value
 
 
 def _cast_column(value: pl.Expr, column: Column) -> pl.Expr:

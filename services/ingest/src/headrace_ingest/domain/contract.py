@@ -9,6 +9,7 @@ from functools import cached_property
 from headrace.data_contract import Stream
 from headrace.errors import Invalid
 from headrace_ingest.domain.faults import Fault, faults_of
+from headrace_ingest.domain.row_steps import row_steps_of
 from headrace_ingest.domain.transforming import Step, protection_of, steps_of
 
 
@@ -68,6 +69,17 @@ class Contract:
     def faults(self) -> list[Fault]:
         """What may be wrong with a record that has its types, in the order in which it is told."""
         return faults_of(self.stream)
+
+    @cached_property
+    def row_steps(self) -> list[Step]:
+        """From decoded columns to judged rows, in order; see `protection` for what it raises."""
+        return row_steps_of(
+            self.stream,
+            self.version,
+            made=self.steps,
+            faults=self.faults,
+            protection=self.protection,
+        )
 
     @cached_property
     def protection(self) -> Step:

@@ -37,7 +37,6 @@ BLANK = np.isin(np.arange(256), list(b" \t\r"))  # by byte
 BLANK_BEFORE_COLON = re.compile(rb'"[ \t\r]+:')
 # So many values may spoil the fast parse of a batch before the rest is decoded strictly.
 SPOILERS_MAX = 32
-_ROW = "_row"
 
 
 def decoded(values: Sequence[bytes], stream: Stream, *, decode: Decode) -> pl.DataFrame:
@@ -51,12 +50,13 @@ def decoded(values: Sequence[bytes], stream: Stream, *, decode: Decode) -> pl.Da
         clean, _ = cleansed(frame, stream)
         return clean.with_columns(pl.Series(REASON, reasons, dtype=pl.String))
     parts, doubtful = _believed(values, stream)
-    if doubtful or not parts:
-        strict = _strictly([values[row] for row in doubtful], stream, decode)
-        parts.append(strict.with_columns(pl.Series(_ROW, doubtful, dtype=pl.Int64)))
+    if len(doubtful) or not parts:
+        strict = _strictly([values[row] for row in doubtful.tolist()], stream, decode)
+        parts.append(_Part(doubtful, strict))
     if len(parts) == 1:
-        return parts[0].drop(_ROW)
-    return pl.concat(parts).sort(_ROW).drop(_ROW)
+        return parts[0].frame
+    order = np.argsort(np.concatenate([part.rows for part in parts]))
+    return pl.concat([part.frame for part in parts])[order]
 
 
 def _strictly(values: Sequence[bytes], stream: Stream, decode: Decode) -> pl.DataFrame:
@@ -79,30 +79,39 @@ def _strictly(values: Sequence[bytes], stream: Stream, decode: Decode) -> pl.Dat
     return pl.DataFrame([*series, pl.Series(REASON, told, dtype=pl.String)])
 
 
-def _believed(values: Sequence[bytes], stream: Stream) -> tuple[list[pl.DataFrame], list[int]]:
-    """Frames of rows that are surely right, with `_row`, and the rows that are not."""
-    parts, doubtful, spoilers = list[pl.DataFrame](), list[int](), 0
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """Decoded values, and which of all these are."""
+
+    rows: NDArray[np.int64]
+    frame: pl.DataFrame
+
+
+def _believed(values: Sequence[bytes], stream: Stream) -> tuple[list[_Part], NDArray[np.int64]]:
+    """Those that are surely right, and the rows that are not."""
+    parts, doubtful, spoilers = list[_Part](), list[NDArray[np.int64]](), 0
     if not _all_fast(stream):
-        return parts, list(range(len(values)))
+        return parts, np.arange(len(values))
     waiting = [range(len(values))] if values else []
     while waiting:
         rows = waiting.pop()
+        numbers = np.arange(rows.start, rows.stop)
         some = values[rows.start : rows.stop]
         lines = b"\n".join(some)
         frame = _parsed(lines, some[0], stream)
         if frame is not None and len(frame) == len(some) == lines.count(b"\n") + 1:
-            sure = _sure(some, lines, frame, stream)
-            frame = frame.with_columns(pl.Series(_ROW, rows, dtype=pl.Int64))
-            clean, unsure = cleansed(frame if sure.all() else frame.filter(sure), stream)
-            parts.append(clean.select(*stream.columns, REASON, _ROW))
-            doubtful += [*(np.flatnonzero(~sure) + rows.start).tolist(), *unsure[_ROW]]
+            sure = _sure(some, lines, frame)
+            clean, lost = cleansed(frame, stream)
+            sure &= ~lost
+            parts.append(_Part(numbers[sure], clean if sure.all() else clean.filter(sure)))
+            doubtful.append(numbers[~sure])
         elif len(rows) == 1 or spoilers >= SPOILERS_MAX:
-            doubtful += rows
+            doubtful.append(numbers)
             spoilers += 1
         else:
             middle = (rows.start + rows.stop) // 2
             waiting += [range(rows.start, middle), range(middle, rows.stop)]
-    return parts, sorted(doubtful)
+    return parts, np.sort(np.concatenate([np.arange(0), *doubtful]))
 
 
 def _all_fast(stream: Stream) -> bool:
@@ -142,16 +151,14 @@ def _dtype(name: str, column: Column, first: bytes) -> pl.DataType:
     return DTYPE_BY_TYPE[column.type]
 
 
-def _sure(
-    values: Sequence[bytes], lines: bytes, frame: pl.DataFrame, stream: Stream
-) -> NDArray[np.bool_]:
+def _sure(values: Sequence[bytes], lines: bytes, frame: pl.DataFrame) -> NDArray[np.bool_]:
     """Which rows hold what a strict parser would have found."""
-    filled = {name: frame[name].is_not_null().to_numpy() for name in stream.columns}
+    filled = _filled(frame)
     found = np.sum(list(filled.values()), axis=0, dtype=np.int64)
     texts = np.zeros(len(values), dtype=np.int64)
-    for name, present in filled.items():
-        if frame.schema[name] == pl.String:
-            texts += present
+    for column in frame.iter_columns():
+        if column.dtype == pl.String:
+            texts += filled[column.name]
     tally = _tally(lines)
     nulls = tally.per_line(tally.nulls)
     sure = (tally.per_line(tally.keys) - nulls == found) & (tally.per_line(tally.texts) == texts)
@@ -163,10 +170,21 @@ def _sure(
     for token in (b"\\", b"["):
         if token in lines:
             sure &= _counts(values, token) == 0
-    for name in stream.columns:
-        if frame.schema[name] == pl.Float64:
-            sure &= (frame[name].abs() < FLOAT_SURE_MAX).fill_null(value=True).to_numpy()
+    for column in frame.iter_columns():
+        if column.dtype == pl.Float64:  # what is null is NaN here
+            sure &= (np.abs(column.to_numpy()) < FLOAT_SURE_MAX) | ~filled[column.name]
     return sure
+
+
+def _filled(frame: pl.DataFrame) -> dict[str, NDArray[np.bool_]]:
+    """By column the rows that have a value; polars is asked, once, for those that are mixed."""
+    nulls = {column.name: column.null_count() for column in frame.iter_columns()}
+    mixed = [name for name, count in nulls.items() if 0 < count < len(frame)]
+    told = frame.select_seq(pl.col(mixed).is_not_null()) if mixed else frame
+    return {
+        name: told[name].to_numpy() if name in mixed else np.full(len(frame), not count)
+        for name, count in nulls.items()
+    }
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,7 +205,9 @@ class _Tally:
 
     def per_line(self, places: NDArray[np.int64]) -> NDArray[np.int64]:
         """How many of the places lie in each line."""
-        return np.diff(places.searchsorted(self.ends), prepend=0)
+        counts = places.searchsorted(self.ends)
+        counts[1:] -= counts[:-1].copy()
+        return counts
 
 
 def _tally(lines: bytes) -> _Tally:

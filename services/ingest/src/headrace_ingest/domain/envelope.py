@@ -5,9 +5,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from operator import add
-from typing import Protocol, Self
+from typing import TYPE_CHECKING, Protocol, Self
 
-from headrace_ingest.domain.contract import Contract
+if TYPE_CHECKING:
+    from headrace_ingest.domain.contract import Contract
 
 RECORD_BYTES_MAX = 1 << 20
 HEADERS_MAX = 1_000

@@ -20,9 +20,11 @@ from headrace_ingest.domain.cleansing import REASON
 from headrace_ingest.domain.cloud_events import structured_events
 from headrace_ingest.domain.contract import Contract
 from headrace_ingest.domain.decoding import Decode, decoded
-from headrace_ingest.domain.envelope import RECORD_BYTES_MAX, RawBatch, envelope_reasons
-from headrace_ingest.domain.faults import all_reasons, first_reason, text_of, told_once
+from headrace_ingest.domain.envelope import RawBatch, envelope_reasons
+from headrace_ingest.domain.faults import all_reasons, told_once
+from headrace_ingest.domain.row_steps import PUBLISHED, VALUE
 from headrace_kit.expressions import DTYPE_BY_TYPE
+from headrace_kit.frames import computed
 
 # Beside the contract's columns a row has these, in this order and first: Delta keeps statistics of
 # the first 32 columns only. The three of a batch are not archived.
@@ -37,7 +39,7 @@ ARCHIVE_COLUMNS: dict[str, pl.DataType] = {
     "_payload_sha256": pl.Binary(),
     "_event_date": pl.Date(),
 }
-INDEX, VALUE, PUBLISHED = "_index", "_value", "_published_ms"
+INDEX = "_index"
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,8 +62,8 @@ def judge(records: RawBatch, contract: Contract, *, decode: Decode) -> Judged:
     if rows["_reason"].null_count() < len(rows):
         refused |= _told(rows.filter(pl.col("_reason").is_not_null()), contract)
         rows = rows.filter(pl.col("_reason").is_null())
-    wanted = (*ARCHIVE_COLUMNS, *contract.stream.columns, INDEX, VALUE, PUBLISHED)
-    return Judged(refused, rows.select(wanted))
+    wanted = [*ARCHIVE_COLUMNS, *contract.stream.columns, INDEX, VALUE, PUBLISHED]
+    return Judged(refused, rows[wanted])
 
 
 def readable_columns(records: RawBatch, contract: Contract, *, decode: Decode) -> pl.DataFrame:
@@ -97,9 +99,10 @@ def _read(
     if events.values:
         pairs = zip(places, values, strict=True)
         values = [events.values.get(index, value) for index, value in pairs]
-    columns = decoded(values, contract.sent, decode=decode)
-    rows = pl.concat([columns, origin], how="horizontal")
-    return refused, _rows(rows, contract)
+    rows = decoded(values, contract.sent, decode=decode).hstack(origin)
+    for step in contract.row_steps:
+        rows = computed(rows, step)
+    return refused, rows
 
 
 def _told(refused: pl.DataFrame, contract: Contract) -> dict[int, str]:
@@ -112,57 +115,9 @@ def _told(refused: pl.DataFrame, contract: Contract) -> dict[int, str]:
     return {index: told_once(told) or reason for index, reason, told in reasons.iter_rows()}
 
 
-def _rows(rows: pl.DataFrame, contract: Contract) -> pl.DataFrame:
-    """All decoded records with what the platform says, and `_reason`, null for the good ones.
-
-    What is checked is what was sent; what is stored has its personal data hashed or dropped.
-    """
-    stream, lazy = contract.stream, rows.lazy()
-    late = pl.col("_event_time_us") < pl.col("_known_time_us") - stream.lateness_allowed_s * 10**6
-    for step in contract.steps:
-        lazy = lazy.with_columns(step)
-    lazy = lazy.with_columns(
-        _event_id=pl.coalesce("_ce_id", text_of(stream, stream.id)),
-        _event_time_us=pl.col(stream.event_time),
-        _known_time_us=pl.col(stream.known_time or "_kafka_time_us"),
-    ).with_columns(
-        _late=late,
-        _event_date=pl.from_epoch("_event_time_us", time_unit="us").dt.date(),
-        _reason=pl.coalesce(REASON, *first_reason(contract.faults)),
-    )
-    if contract.protection:
-        lazy = lazy.with_columns(
-            pl.when(pl.col("_reason").is_null())
-            .then(each)
-            .otherwise(pl.col(each.meta.output_name()))
-            for each in contract.protection
-        )
-    value = pl.struct(*_envelope(contract), *stream.columns).struct.json_encode().cast(pl.Binary)
-    # Absent columns become nulls: the cleansed value may be longer than what was sent.
-    large = pl.when(pl.col(VALUE).bin.size() > RECORD_BYTES_MAX).then(pl.lit("TOO_LARGE"))
-    return (
-        lazy.with_columns(value.alias(VALUE))
-        .with_columns(_reason=pl.coalesce("_reason", large))
-        .collect()
-    )
-
-
-def _envelope(contract: Contract) -> list[pl.Expr]:
-    """What the platform says about a record, in its value: no column's name begins so."""
-    named = {
-        "_id": "_event_id",
-        "_event_us": "_event_time_us",
-        "_known_us": "_known_time_us",
-        "_published_ms": PUBLISHED,
-        "_late": "_late",
-    }
-    told = [pl.col(column).alias(name) for name, column in named.items()]
-    return [*told, pl.lit(contract.version).alias("_contract")]
-
-
 def _origin(
     records: RawBatch, values: Sequence[bytes], places: Sequence[int], ids: Mapping[int, str]
-) -> pl.DataFrame:
+) -> list[pl.Series]:
     """What Kafka says about the records; what is not UTF-8 holds U+FFFD, which no id may.
 
     `ids`: of events in structured mode.
@@ -173,20 +128,17 @@ def _origin(
         ce_ids = [ids[place].encode() if place in ids else ce_id for place, ce_id in pairs]
     published = pl.Series(PUBLISHED, records.timestamps_ms(), dtype=pl.Int64)
     sha256 = hashlib.sha256
-    return pl.DataFrame(
-        [
-            pl.Series(INDEX, places, dtype=pl.Int64),
-            _texts("_ce_id", ce_ids),
-            _texts("_key", records.keys()),
-            pl.Series("_partition", records.partitions, dtype=pl.Int32),
-            pl.Series("_offset", records.offsets, dtype=pl.Int64),
-            published,
-            (published * 1000).alias("_kafka_time_us"),
-            pl.Series(
-                "_payload_sha256", [sha256(value).digest() for value in values], dtype=pl.Binary
-            ),
-        ]
-    )
+    digests = [sha256(value).digest() for value in values]
+    return [
+        pl.Series(INDEX, places, dtype=pl.Int64),
+        _texts("_ce_id", ce_ids),
+        _texts("_key", records.keys()),
+        pl.Series("_partition", records.partitions, dtype=pl.Int32),
+        pl.Series("_offset", records.offsets, dtype=pl.Int64),
+        published,
+        (published * 1000).alias("_kafka_time_us"),
+        pl.Series("_payload_sha256", digests, dtype=pl.Binary),
+    ]
 
 
 def _texts(name: str, given: Sequence[bytes | None]) -> pl.Series:

@@ -11,7 +11,8 @@ import polars as pl
 
 from headrace_ingest.domain.erasures import ENTITY_ERASED
 from headrace_ingest.domain.faults import leading
-from headrace_ingest.domain.judging import INDEX, VALUE
+from headrace_ingest.domain.judging import INDEX
+from headrace_ingest.domain.row_steps import VALUE
 from headrace_kit.dead_letters import dead_letter, origin_of
 from headrace_kit.kafka import Message, Record, RecordBatch
 
