@@ -73,6 +73,19 @@ def test_records_are_read_by_event_time_from_the_first_to_before_the_last(rows):
     assert (2, True) == between(0, 7_258_118_400_000_000, rows_max=2)
 
 
+def test_records_are_read_by_their_texts_too(rows):
+    contract, records = rows
+
+    def keys(**having):
+        found = records.between(
+            contract, from_us=0, until_us=NOW_US + 1, rows_max=10, having=having
+        )
+        return found["flight"].to_list()
+
+    assert ["O'Hare"] == keys(flight="O'Hare", origin="EWR")
+    assert [] == keys(flight="O'Hare", origin="JFK")
+
+
 @pytest.fixture
 def queue(start_service, kafka_server, publisher):
     """A service with a label queue on the predictions of an endpoint of its own."""

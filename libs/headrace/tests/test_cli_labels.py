@@ -59,7 +59,7 @@ class Queue:
             pb.WeakFunctionFigures(function="poor", accuracy=0.5, at_chance=True),
             pb.WeakFunctionFigures(function="good", accuracy=0.9),
         ]
-        return pb.ApplyWeakLabelsResponse(records=10, labelled=4, functions=figures)
+        return pb.ApplyWeakLabelsResponse(records=10, labelled=4, taken_back=2, functions=figures)
 
     def submit(self, task_id, labeller, choice, *, given_elsewhere):
         if (task_id, labeller) == ("t1", "bob"):
@@ -111,7 +111,7 @@ def test_function_at_chance_is_told(queue):
     shown = run("labels", "weak", "late")
 
     assert "┘ poor is right no more often than chance: its votes count for nothing 4 of" in shown
-    assert "4 of 10 records are labelled" in shown
+    assert "4 of 10 records are labelled; 2 weak labels are taken back" in shown
 
 
 def test_exported_tasks_can_be_imported(queue, tmp_path):

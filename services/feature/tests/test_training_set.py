@@ -20,6 +20,7 @@ from feature_world import (
     WINDOW_FEATURES,
     ZONES,
     Event,
+    TrainingSet,
     World,
     a_bench,
     archived,
@@ -31,6 +32,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from headrace.errors import NotFound, Unavailable
+from headrace.label_definition import LabelDefinition
 from headrace_feature import offline_handlers
 from headrace_feature.adapters import duckdb_workbench
 from headrace_feature.adapters.arrow_ipc import training_stream
@@ -160,6 +162,68 @@ def test_first_known_outcome_counts():
         an_end(known=START + 1, late_by=None, id="end-0"),
     ]
     assert [0] == training_set(asks=[an_ask()], ends=ends).label.tolist()
+
+
+WEAK_LABEL = LabelDefinition.model_validate(
+    {
+        "name": "late",
+        "description": "Was it late?",
+        "stream": "ends",
+        "key": "ask_id",
+        "value": "late_by > 5",
+        "window": "2h",
+        "origin": "said_by",
+        "weak": {
+            "stream": "asks",
+            "key": "ask_id",
+            "answer": "late_by",
+            "votes": "votes",
+            "functions": {"far": {"when": "distance > 1", "label": "9"}},
+        },
+    }
+)
+
+
+def a_weak_end(id, known, late_by=0, votes='{"far": "0"}', said_by="weak"):
+    value = {"ask_id": "ask", "late_by": late_by, "said_by": said_by, "votes": votes}
+    return archived(id, START, known, value)
+
+
+def labels_of(*ends, until=LATER):
+    archive = MemoryArchive(complete(asks=[an_ask()], ends=ends))
+    catalogue = World().catalogue.with_definition(WEAK_LABEL)
+    with a_bench() as bench:
+        made = made_training_set(CreateTrainingSet("late", until), catalogue, archive, bench)
+        return TrainingSet.of(made).label.tolist()
+
+
+def test_weak_label_that_was_taken_back_is_as_if_it_had_never_been():
+    label = a_weak_end("weak", START + 1)
+    back = a_weak_end("back", START + 2, late_by=None, votes="{}")
+    again = a_weak_end("again", START + 3)
+    human = a_weak_end("human", START + 1, votes=None, said_by="human")
+
+    assert [0] == labels_of(label)
+    assert [1] == labels_of(label, back)  # none came within two hours
+    assert [0] == labels_of(label, back, again)
+    assert [0] == labels_of(label, back, human)
+    assert [0] == labels_of(label, a_weak_end("back", START + 2, votes="{}", said_by="other"))
+
+
+def test_weak_label_that_is_taken_back_later_is_known_until_then():
+    back = a_weak_end("back", START + 9 * HOUR, late_by=None, votes="{}")
+    ends = a_weak_end("weak", START + 1), back
+
+    assert [0] == labels_of(*ends, until=START + 9 * HOUR - 1)
+    assert [1] == labels_of(*ends, until=START + 9 * HOUR)
+
+
+def test_taken_back_label_definition_says_nothing_of_weak_labels():
+    catalogue = World().catalogue.with_definition(WEAK_LABEL)
+    assert catalogue.weak_labels_of("ends")
+
+    assert not catalogue.without("label", "late").weak_labels_of("ends")
+    assert not catalogue.weak_labels_of("asks")
 
 
 @pytest.mark.parametrize(

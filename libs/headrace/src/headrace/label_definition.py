@@ -13,6 +13,9 @@ from pydantic import Field, StrictBool, StrictFloat, StrictInt, StrictStr, model
 
 from headrace.definition_types import Closed, ColumnName, Name, Span
 
+# What the origin column says of a label that functions voted for. One with these votes takes back
+# those known before it for the same key and event time.
+WEAK, NO_VOTES = "weak", "{}"
 Share = Annotated[float, Field(gt=0, le=1)]
 LabelValue = StrictBool | StrictInt | StrictFloat | StrictStr
 Choices = Annotated[tuple[str, ...], Field(min_length=2, max_length=32)]

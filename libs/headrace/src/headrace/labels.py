@@ -92,7 +92,8 @@ class Labels:
     def apply_weak(
         self, label: str, *, from_us: int, until_us: int, dry_run: bool = False
     ) -> pb.ApplyWeakLabelsResponse:
-        """Lets the functions vote on the records of that event time; adds nothing twice.
+        """Lets the functions vote on the records of that event time; adds nothing twice, and takes
+        back what they do not give any more.
 
         Raises Busy BATCH_TOO_LARGE for more than 100,000 records.
         """

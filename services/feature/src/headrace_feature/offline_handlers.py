@@ -103,7 +103,8 @@ def create_training_set(
     (recipe, plan), until_us = _recipe_of(command, catalogue), command.known_until_us
     columns = {feature.column for feature in plan.request.features}
     columns |= {column for part in plan.windows for column in part.layout.entity}
-    rows = bench.training_rows(recipe, columns, snapshots, until_us)
+    weak = catalogue.weak_labels_of(recipe.label.stream)
+    rows = bench.training_rows(recipe, columns, snapshots, until_us, weak=weak)
     few = rows.count < FEW_ROWS
     return Historical(
         features=recipe.features,
@@ -112,7 +113,7 @@ def create_training_set(
         version_by_stream={stream: each.version for stream, each in snapshots.items()},
         definitions=definitions_of(recipe.features, catalogue),
         answered=answered(plan, rows, snapshots, until_us, bench),
-        spine=bench.spine_tally(recipe, snapshots, until_us) if few else None,
+        spine=bench.spine_tally(recipe, snapshots, until_us, weak=weak) if few else None,
     )
 
 

@@ -18,7 +18,7 @@ from headrace_feature.domain.observations import AnyRun, Observations, Run
 from headrace_feature.domain.records import Records, Share
 from headrace_feature.domain.request_features import Column
 from headrace_feature.domain.training_set import Batch, Round, Rows, SpineTally
-from headrace_feature.domain.views import Layout
+from headrace_feature.domain.views import Layout, WeakColumns
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -221,11 +221,21 @@ class Bench(Protocol):
         columns: Collection[str],
         snapshots: Mapping[str, Snapshot],
         known_until_us: int,
+        *,
+        weak: Collection[WeakColumns] = (),
     ) -> Rows:
-        """The spine's records with their labels, in order of (as_of, event id)."""
+        """The spine's records with their labels, in order of (as_of, event id).
+
+        `weak`: where functions say what they voted for, in records of the label's stream.
+        """
 
     def spine_tally(
-        self, recipe: Recipe, snapshots: Mapping[str, Snapshot], known_until_us: int
+        self,
+        recipe: Recipe,
+        snapshots: Mapping[str, Snapshot],
+        known_until_us: int,
+        *,
+        weak: Collection[WeakColumns] = (),
     ) -> SpineTally:
         """What became of all of the spine's records."""
 

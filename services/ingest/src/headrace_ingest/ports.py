@@ -96,9 +96,16 @@ class RecordRows(Protocol):
         """
 
     def between(
-        self, contract: Contract, *, from_us: int, until_us: int, rows_max: int
+        self,
+        contract: Contract,
+        *,
+        from_us: int,
+        until_us: int,
+        rows_max: int,
+        having: Mapping[str, str] = {},
     ) -> pl.DataFrame:
-        """`_event_id`, `_event_time_us` and the contract's columns, by event time in [from, until).
+        """`_event_id`, `_event_time_us`, `_known_time_us` and the contract's columns, by event time
+        in [from, until); of those `having` these texts.
 
         Raises Unavailable OBJECT_STORE_UNAVAILABLE.
         """

@@ -143,7 +143,8 @@ def weak(
             told = "is right no more often than chance: its votes count for nothing"
             out.print(f"{each.function} {told}", markup=False)
     verb = "would be" if dry_run else "are"
-    out.print(f"{found.labelled:,} of {found.records:,} records {verb} labelled")
+    taken_back = f"; {found.taken_back:,} weak labels {verb} taken back" if found.taken_back else ""
+    out.print(f"{found.labelled:,} of {found.records:,} records {verb} labelled{taken_back}")
 
 
 @labels.command("export")

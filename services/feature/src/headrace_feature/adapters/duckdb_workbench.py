@@ -34,7 +34,7 @@ from headrace_feature.adapters.view_rows_sql import round_end_sql, view_rows_sql
 from headrace_feature.domain.records import Numbers, Texts
 from headrace_feature.domain.request_features import Column
 from headrace_feature.domain.training_set import Round, SpineTally
-from headrace_feature.domain.views import Layout
+from headrace_feature.domain.views import Layout, WeakColumns
 from headrace_feature.ports import Snapshot
 
 ROWS_MAX = 1 << 18  # of one step
@@ -149,20 +149,28 @@ class Bench:
         columns: Collection[str],
         snapshots: Mapping[str, Snapshot],
         known_until_us: int,
+        *,
+        weak: Collection[WeakColumns] = (),
     ) -> StoredRows:
         """`entity_key`, `as_of_us`, `label` and the columns, in order of (as_of, event id)."""
         tables, types = _recipe_tables(recipe, snapshots)
-        sql = training_rows_sql(recipe, columns, *types, known_until_us)
+        sql = training_rows_sql(recipe, columns, *types, known_until_us, weak=weak)
         with self._database(**tables) as database:
             reader = database.sql(sql).to_arrow_reader(ROWS_MAX)
             return self.stored(reader, reader.schema)
 
     def spine_tally(
-        self, recipe: Recipe, snapshots: Mapping[str, Snapshot], known_until_us: int
+        self,
+        recipe: Recipe,
+        snapshots: Mapping[str, Snapshot],
+        known_until_us: int,
+        *,
+        weak: Collection[WeakColumns] = (),
     ) -> SpineTally:
         tables, types = _recipe_tables(recipe, snapshots)
+        sql = spine_tally_sql(recipe, *types, known_until_us, weak=weak)
         with self._database(**tables) as database:
-            found = database.sql(spine_tally_sql(recipe, *types, known_until_us)).fetchall()
+            found = database.sql(sql).fetchall()
         return SpineTally(
             stream=recipe.spine.stream,
             records=sum(count for _, count, *_ in found),

@@ -3,7 +3,8 @@
 
 A row is a record of the spine that was itself known when it is asked. Its label is the first known
 value for its key; where none was known within `absent_after` of the row's time, the outcome did not
-come: 1, known at that moment. A row whose label is not known yet is left out.
+come: 1, known at that moment. A row whose label is not known yet is left out. Weak labels that were
+taken back are as if they had never been.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 
 from headrace.application import Recipe
+from headrace.label_definition import NO_VOTES, WEAK
+from headrace_feature.domain.views import WeakColumns
 
 SECOND_US = 1_000_000
 Types = Mapping[str, str]
@@ -22,10 +25,12 @@ def training_rows_sql(
     spine: Types,
     labels: Types,
     known_until_us: int,
+    *,
+    weak: Collection[WeakColumns] = (),
 ) -> str:
     """Over the tables `spine_records` and `label_records`, whose columns have these types."""
     return f"""
-with {_asked_and_first(recipe, columns, spine, labels, known_until_us)}
+with {_asked_and_first(recipe, columns, spine, labels, known_until_us, weak)}
 select asked._key as entity_key, asked._as_of_us as as_of_us,
   cast(case when first.known_us <= asked._absent_us and not answer then 0 else 1 end as float)
     as label
@@ -35,11 +40,18 @@ where {_left_out(known_until_us)} is null
 order by asked._as_of_us, asked._event_id"""  # noqa: S608 - names are columns of a contract, quoted
 
 
-def spine_tally_sql(recipe: Recipe, spine: Types, labels: Types, known_until_us: int) -> str:
+def spine_tally_sql(
+    recipe: Recipe,
+    spine: Types,
+    labels: Types,
+    known_until_us: int,
+    *,
+    weak: Collection[WeakColumns] = (),
+) -> str:
     """Over the same tables: of the records that are rows (null), and of those that are left out for
     each reason, how many, and the event times of the first and the last."""
     return f"""
-with {_asked_and_first(recipe, (), spine, labels, known_until_us)}
+with {_asked_and_first(recipe, (), spine, labels, known_until_us, weak)}
 select {_left_out(known_until_us)} as left_out, count(*), min(_event_time_us), max(_event_time_us)
 from asked left join first on asked._key = first.key
 group by left_out order by left_out"""  # noqa: S608 - names are columns of a contract, quoted
@@ -56,7 +68,12 @@ def _left_out(known_until_us: int) -> str:
 
 
 def _asked_and_first(
-    recipe: Recipe, columns: Collection[str], spine: Types, labels: Types, known_until_us: int
+    recipe: Recipe,
+    columns: Collection[str],
+    spine: Types,
+    labels: Types,
+    known_until_us: int,
+    weak: Collection[WeakColumns],
 ) -> str:
     """Who is asked about, and the first known label by key."""
     time, rule = column_of(recipe.spine.time, spine), recipe.label
@@ -76,7 +93,7 @@ first as (
     select {text_of_column(rule.key, labels)} as key, _known_time_us as known_us,
       {_number(rule.column, labels)} > {rule.above!r} as answer,
       row(_known_time_us, _event_time_us, _event_id) as rank
-    from ({_once_each("label_records", known_until_us)})
+    from ({_standing(_once_each("label_records", known_until_us), labels, weak)})
     where {_number(rule.column, labels)} is not null
   )
   where key is not null
@@ -88,6 +105,17 @@ def _once_each(table: str, known_until_us: int) -> str:
     """Repeats of an id are left out: the first known stays."""
     return f"""select * from {table} where _known_time_us <= {known_until_us}
   qualify row_number() over (partition by _event_id order by _known_time_us, _event_time_us) = 1"""  # noqa: S608
+
+
+def _standing(records: str, types: Types, weak: Collection[WeakColumns]) -> str:
+    """Without the weak labels that one without votes, known later, takes back."""
+    for key, origin, votes in sorted(weak):
+        if origin in types and votes in types:
+            said = f"{quoted(origin)} = '{WEAK}' and {quoted(votes)} is not null"
+            records = f"""select * from ({records}) qualify not coalesce({said} and
+  _known_time_us <= max(_known_time_us) filter ({said} and {quoted(votes)} = '{NO_VOTES}')
+  over (partition by {column_of(key, types)}, _event_time_us), false)"""  # noqa: S608
+    return records
 
 
 def quoted(name: str) -> str:

@@ -12,7 +12,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal, TypeVar
+from typing import Literal, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -27,6 +27,7 @@ from headrace.feature_view import (
     WindowFeature,
     features_by_name,
 )
+from headrace.label_definition import LabelDefinition
 from headrace_feature.domain.edges import Window
 
 DAY_US = 86_400_000_000
@@ -92,6 +93,14 @@ class LookedUp:
     max_age_us: int
 
 
+class WeakColumns(NamedTuple):
+    """Whom a weak label is about, what says that it is one, and the votes for it."""
+
+    key: str
+    origin: str
+    votes: str
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Catalogue:
     """The applied definitions that this service needs, as one value that is swapped whole."""
@@ -99,6 +108,7 @@ class Catalogue:
     streams: Mapping[str, Stream] = field(default_factory=dict)
     views: Mapping[str, StreamView | RequestView] = field(default_factory=dict)
     recipes: Mapping[str, Recipe] = field(default_factory=dict)
+    labels: Mapping[str, LabelDefinition] = field(default_factory=dict)
     layout_by_view: Mapping[str, Layout] = field(default_factory=dict)
     lookups_by_view: Mapping[str, tuple[LookedUp, ...]] = field(default_factory=dict)
 
@@ -111,6 +121,8 @@ class Catalogue:
             return _laid_out(replace(self, views={**self.views, definition.name: definition}))
         if isinstance(definition, Recipe):
             return replace(self, recipes={**self.recipes, definition.name: definition})
+        if isinstance(definition, LabelDefinition):
+            return replace(self, labels={**self.labels, definition.name: definition})
         return self
 
     def without(self, kind: str, name: str) -> Catalogue:
@@ -120,6 +132,7 @@ class Catalogue:
                 streams=_left(self.streams, name if kind == "stream" else None),
                 views=_left(self.views, name if kind == "view" else None),
                 recipes=_left(self.recipes, name if kind == "recipe" else None),
+                labels=_left(self.labels, name if kind == "label" else None),
             )
         )
 
@@ -127,6 +140,14 @@ class Catalogue:
         """By id; views with equal needs share one."""
         looked_up = [each.layout for found in self.lookups_by_view.values() for each in found]
         return {layout.id: layout for layout in (*self.layout_by_view.values(), *looked_up)}
+
+    def weak_labels_of(self, stream: str) -> frozenset[WeakColumns]:
+        """Where functions say what they voted for, in records of the stream."""
+        return frozenset(
+            WeakColumns(each.key, each.origin, each.weak.votes)
+            for each in self.labels.values()
+            if each.stream == stream and each.weak is not None and each.origin is not None
+        )
 
     def layouts_of(self, stream: str) -> list[Layout]:
         return [layout for layout in self.layouts().values() if layout.stream == stream]

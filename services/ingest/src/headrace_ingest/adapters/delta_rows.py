@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from datetime import date, timedelta
 
 import polars as pl
@@ -32,21 +32,28 @@ class DeltaRows:
         self, contract: Contract, columns: Sequence[str], *, key: str, keys: Sequence[str]
     ) -> pl.DataFrame:
         """The engine takes no parameters: texts are quoted."""
-        wanted = ", ".join(f"'{each.replace(chr(39), chr(39) * 2)}'" for each in keys)
-        return self._read(contract, columns, f'cast("{key}" as varchar) in ({wanted})', needs=key)
+        wanted = ", ".join(map(_text, keys))
+        return self._read(contract, columns, f'cast("{key}" as varchar) in ({wanted})', needs={key})
 
     def between(
-        self, contract: Contract, *, from_us: int, until_us: int, rows_max: int
+        self,
+        contract: Contract,
+        *,
+        from_us: int,
+        until_us: int,
+        rows_max: int,
+        having: Mapping[str, str] = {},
     ) -> pl.DataFrame:
-        columns = ["_event_id", "_event_time_us", *contract.stream.columns]
+        columns = ["_event_id", "_event_time_us", "_known_time_us", *contract.stream.columns]
         first, last = (us // DAY_US for us in (from_us, until_us))
         days = f"_event_date between {_date(first)} and {_date(last)}"
         times = f"_event_time_us >= {from_us:d} and _event_time_us < {until_us:d}"
-        condition = f"{days} and {times} limit {rows_max:d}"
-        return self._read(contract, columns, condition, needs="_event_id")
+        texts = "".join(f' and "{name}" = {_text(text)}' for name, text in having.items())
+        condition = f"{days} and {times}{texts} limit {rows_max:d}"
+        return self._read(contract, columns, condition, needs={"_event_id", *having})
 
     def _read(
-        self, contract: Contract, columns: Sequence[str], condition: str, *, needs: str
+        self, contract: Contract, columns: Sequence[str], condition: str, *, needs: Set[str]
     ) -> pl.DataFrame:
         """What a contract added lately, and no commit has brought to the table, is null."""
         none = empty_rows(contract.stream).select(columns)
@@ -54,7 +61,7 @@ class DeltaRows:
         try:
             table = DeltaTable(uri, storage_options=self._options)
             there = {field.name for field in table.schema().fields}
-            if needs not in there:
+            if not needs <= there:
                 return none
             named = ", ".join(f'"{name}"' for name in columns if name in there)
             query = f"select {named} from records where {condition}"  # noqa: S608 - see above
@@ -65,6 +72,10 @@ class DeltaRows:
             log.warning("object_store_failed", stream=contract.name, error=str(err))
             raise Unavailable("OBJECT_STORE_UNAVAILABLE", stream=contract.name) from err
         return pl.concat([none, found], how="diagonal").select(columns)
+
+
+def _text(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"
 
 
 def _date(day: int) -> str:

@@ -132,7 +132,10 @@ class LabelApi(label_service_pb2_grpc.LabelServiceServicer):
             for name, figures in report.figures.items()
         ]
         return pb.ApplyWeakLabelsResponse(
-            records=report.records, labelled=report.labelled, functions=functions
+            records=report.records,
+            labelled=report.labelled,
+            taken_back=report.taken_back,
+            functions=functions,
         )
 
 

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import polars as pl
 
@@ -25,11 +25,19 @@ class MemoryRows:
         return rows.filter(pl.col(key).cast(pl.String).is_in(keys)).select(columns)
 
     def between(
-        self, contract: Contract, *, from_us: int, until_us: int, rows_max: int
+        self,
+        contract: Contract,
+        *,
+        from_us: int,
+        until_us: int,
+        rows_max: int,
+        having: Mapping[str, str] = {},
     ) -> pl.DataFrame:
         rows = self._rows(contract)
+        for name, text in having.items():
+            rows = rows.filter(pl.col(name) == text)
         within = pl.col("_event_time_us").is_between(from_us, until_us, closed="left")
-        columns = ("_event_id", "_event_time_us", *contract.stream.columns)
+        columns = ("_event_id", "_event_time_us", "_known_time_us", *contract.stream.columns)
         return rows.filter(within).select(columns).head(rows_max)
 
     def _rows(self, contract: Contract) -> pl.DataFrame:

@@ -2,7 +2,8 @@
 """The label of a target: what the first record known in its window says.
 
 First is by known time, then event time, then id, as in training sets and monitors. Of weak labels
-the last one known counts: other functions have voted since.
+the last one known counts: other functions have voted since. One without votes takes back what was
+known before it of its key and event time.
 """
 
 from __future__ import annotations
@@ -16,13 +17,11 @@ from typing import NamedTuple
 import polars as pl
 
 from headrace.expression import Expression, parse_expression
-from headrace.label_definition import LabelDefinition
+from headrace.label_definition import NO_VOTES, WEAK, LabelDefinition
 from headrace_ingest.domain.contract import Contract
 from headrace_kit.expressions import to_polars
 
 SECOND_US = 1_000_000
-# Made by voting functions: it stands in for the truth only where somebody asks for it.
-WEAK = "weak"
 
 
 class Target(NamedTuple):
@@ -72,14 +71,17 @@ class LabelRule:
         """The archive's columns that it reads."""
         own = {self.label.key, *self.value.columns}
         own |= {self.label.origin} if self.label.origin else set()
+        own |= {self.label.weak.votes} if self.label.weak else set()
         return ["_event_id", "_event_time_us", "_known_time_us", *sorted(own)]
 
     def rows(self, records: pl.DataFrame) -> pl.DataFrame:
-        """Records of the stream as `key, value, origin, event_id, event_us, known_us`.
+        """Records of the stream as `key, value, origin, event_id, event_us, known_us, no_votes`.
 
-        Those without key or value say nothing and are left out.
+        Those without key or value say nothing and are left out, but for those that take back.
         """
         origin = pl.col(self.label.origin) if self.label.origin else pl.lit("")
+        weak = self.label.weak
+        no_votes = pl.col(weak.votes) == NO_VOTES if weak else pl.lit(value=False)
         return records.select(
             pl.col(self.label.key).cast(pl.String).alias("key"),
             to_polars(self.value).alias("value"),
@@ -87,7 +89,8 @@ class LabelRule:
             pl.col("_event_id").alias("event_id"),
             pl.col("_event_time_us").alias("event_us"),
             pl.col("_known_time_us").alias("known_us"),
-        ).filter(pl.col("key").is_not_null() & pl.col("value").is_not_null())
+            ((origin == WEAK) & no_votes).fill_null(value=False).alias("no_votes"),
+        ).filter(pl.col("key").is_not_null() & (pl.col("value").is_not_null() | pl.col("no_votes")))
 
 
 def find_labels(
@@ -109,9 +112,12 @@ def find_labels(
         schema={"index": pl.Int64, "key": pl.String, "as_of_us": pl.Int64, "until_us": pl.Int64},
     )
     weak = pl.col("origin") == WEAK
+    back_us = pl.when("no_votes").then("known_us").max().over("index", "event_us")
+    taken_back = (weak & (pl.col("known_us") <= back_us)).fill_null(value=False)
     joined = (
         asked.join(rows if with_weak else rows.filter(~weak), on="key")
         .filter(_in_window(label) & (pl.col("known_us") <= pl.col("until_us")))
+        .filter(~taken_back)
         .with_columns(weak=weak, rank=pl.when(weak).then(-pl.col("known_us")).otherwise("known_us"))
         .sort("weak", "rank", "event_us", "event_id")
         .unique("index", keep="first", maintain_order=True)

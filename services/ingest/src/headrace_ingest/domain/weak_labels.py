@@ -73,7 +73,9 @@ def votes_of(records: pl.DataFrame, weak: WeakLabels, contract: Contract) -> Vot
         .alias(name)
         for name, function in weak.functions.items()
     ]
-    return records.select(columns).to_numpy().astype(np.int64).reshape(len(records), len(columns))
+    # A condition without a column is of one row if it is selected alone.
+    votes = records.with_columns(columns).select(list(weak.functions))
+    return votes.to_numpy().astype(np.int64).reshape(len(records), len(columns))
 
 
 def combine(votes: Votes, weak: WeakLabels) -> Combined:

@@ -3,22 +3,23 @@
 
 The labels say `weak` in their origin column and keep every vote. Their ids are hashes of the record
 and the functions: applied again, nothing is added; other functions give other labels beside them.
+What they do not agree on any more is taken back, by a record without votes.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from hashlib import blake2b
+from functools import partial
 
 import polars as pl
 
 from headrace import topics
 from headrace.errors import Busy, Invalid
-from headrace.label_definition import LabelDefinition, WeakLabels
+from headrace.label_definition import NO_VOTES, WEAK, LabelDefinition, WeakLabels
 from headrace_ingest.domain.contract import Contract
-from headrace_ingest.domain.labels import WEAK
+from headrace_ingest.domain.standing_labels import Place, StandingLabels, WeakLabel, digest
 from headrace_ingest.domain.weak_labels import (
     MENDED,
     Combined,
@@ -33,6 +34,8 @@ from headrace_kit.clock import Clock
 from headrace_kit.kafka import Message, Publisher
 
 ROWS_MAX = 100_000
+# Of the labels that functions gave these records, whichever they were.
+STANDING_ROWS_MAX = 10 * ROWS_MAX
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,10 +50,11 @@ class ApplyWeakLabels:
 
 @dataclass(frozen=True, slots=True)
 class WeakReport:
-    """Records looked at, those that got a label, and what each function did."""
+    """Records looked at, those that got a label, labels taken back, what each function did."""
 
     records: int
     labelled: int
+    taken_back: int
     figures: Mapping[str, FunctionFigures]
 
 
@@ -70,58 +74,85 @@ def apply_weak_labels(
         raise Invalid("BAD_REQUEST", field="until_us", problem="is not behind from_us")
     label = labels.get(command.label)
     weak = _weak(label)
-    source = contracts.get(weak.stream)
-    rows = records.between(
-        source, from_us=command.from_us, until_us=command.until_us, rows_max=ROWS_MAX + 1
-    )
-    if len(rows) > ROWS_MAX:
-        raise Busy("BATCH_TOO_LARGE", items_max=ROWS_MAX, problem="narrow the time")
-    rows = rows.filter(pl.col(weak.key).is_not_null())
+    source, target = contracts.get(weak.stream), contracts.get(label.stream)
+    between = partial(records.between, from_us=command.from_us, until_us=command.until_us)
+    rows = _few(partial(between, source), ROWS_MAX).filter(pl.col(weak.key).is_not_null())
+    weak_ones = partial(between, target, having={str(label.origin): WEAK})
+    standing = _standing(_few(weak_ones, STANDING_ROWS_MAX), label)
     votes = votes_of(rows, weak, source)
     combined = combine(votes, weak)
-    if not command.dry_run and (combined.labels >= 0).any():
-        target = contracts.get(label.stream)
-        publisher.publish(_messages(rows, votes, combined, label, target, clock.now_us()))
-    return WeakReport(len(rows), int((combined.labels >= 0).sum()), combined.figures)
+    found = _labels(rows, votes, combined, label)
+    taken_back = standing.taken_back(_places(rows, weak), found)
+    if not command.dry_run and (found or taken_back):
+        said = [*taken_back, *standing.said(found)]
+        publisher.publish([_message(each, label, target, clock.now_us()) for each in said])
+    return WeakReport(len(rows), len(found), len(taken_back), combined.figures)
 
 
-def _messages(
-    rows: pl.DataFrame,
-    votes: Votes,
-    combined: Combined,
-    label: LabelDefinition,
-    target: Contract,
-    now_us: int,
-) -> list[Message]:
+def _few(read: Callable[..., pl.DataFrame], rows_max: int) -> pl.DataFrame:
+    rows = read(rows_max=rows_max + 1)
+    if len(rows) > rows_max:
+        raise Busy("BATCH_TOO_LARGE", items_max=rows_max, problem="narrow the time")
+    return rows
+
+
+def _standing(rows: pl.DataFrame, label: LabelDefinition) -> StandingLabels:
+    weak = _weak(label)
+    of_functions = pl.col(weak.votes).is_not_null() & pl.col(label.key).is_not_null()
+    ordered = rows.filter(of_functions).sort(
+        "_known_time_us", "_event_id", descending=[False, True]
+    )
+    named = ordered.select("_event_id", label.key, "_event_time_us", weak.answer, weak.votes)
+    return StandingLabels.of(
+        WeakLabel(event_id, Place(key, event_us), answer or "", votes)
+        for event_id, key, event_us, answer, votes in named.iter_rows()
+    )
+
+
+def _places(rows: pl.DataFrame, weak: WeakLabels) -> list[Place]:
+    about = rows.select(pl.col(weak.key).cast(pl.String), "_event_time_us")
+    return [Place(*each) for each in about.iter_rows()]
+
+
+def _labels(
+    rows: pl.DataFrame, votes: Votes, combined: Combined, label: LabelDefinition
+) -> list[WeakLabel]:
+    """Of the records that get one; the id is a hash of the record and the functions."""
+    weak = _weak(label)
+    names, functions, version = names_of(weak), list(weak.functions), _version(label, weak)
+    chosen = combined.labels.tolist()
+    return [
+        WeakLabel(digest(version, event_id), place, names[name], _told(own, functions, names))
+        for event_id, place, own, name in zip(
+            rows["_event_id"], _places(rows, weak), votes.tolist(), chosen, strict=True
+        )
+        if name >= 0
+    ]
+
+
+def _message(said: WeakLabel, label: LabelDefinition, target: Contract, now_us: int) -> Message:
     weak, stream = _weak(label), target.stream
-    names, functions = names_of(weak), list(weak.functions)
-    topic, version = topics.RAW.of(stream.name), _version(label, weak)
-    about = rows.select("_event_id", "_event_time_us", pl.col(weak.key).cast(pl.String))
-    messages = []
-    for (event_id, event_us, key), own, chosen in zip(
-        about.iter_rows(), votes.tolist(), combined.labels.tolist(), strict=True
-    ):
-        if chosen < 0:
-            continue
-        label_id = blake2b(f"{version}|{event_id}".encode(), digest_size=16).hexdigest()
-        value = {
-            stream.id: label_id,
-            label.key: key,
-            stream.event_time: event_us,
-            weak.answer: names[chosen],
-            weak.votes: json.dumps(_told(own, functions, names)),
-            str(label.origin): WEAK,
-        }
-        if stream.known_time:
-            value[stream.known_time] = now_us
-        headers = (("ce_id", label_id.encode()),)
-        messages.append(Message(topic, key.encode(), json.dumps(value).encode(), headers))
-    return messages
+    value = {
+        stream.id: said.id,
+        label.key: said.place.key,
+        stream.event_time: said.place.event_us,
+        weak.votes: said.votes,
+        str(label.origin): WEAK,
+    }
+    # What is taken back answers nothing, where the contract lets it.
+    if said.votes != NO_VOTES or stream.columns[weak.answer].required:
+        value[weak.answer] = said.answer
+    if stream.known_time:
+        value[stream.known_time] = now_us
+    headers = (("ce_id", said.id.encode()),)
+    topic = topics.RAW.of(stream.name)
+    return Message(topic, said.place.key.encode(), json.dumps(value).encode(), headers)
 
 
-def _told(own: Sequence[int], functions: Sequence[str], names: Sequence[str]) -> dict[str, str]:
+def _told(own: Sequence[int], functions: Sequence[str], names: Sequence[str]) -> str:
     """The vote of each function that did not abstain."""
-    return {name: names[vote] for name, vote in zip(functions, own, strict=True) if vote >= 0}
+    votes = {name: names[vote] for name, vote in zip(functions, own, strict=True) if vote >= 0}
+    return json.dumps(votes)
 
 
 def _version(label: LabelDefinition, weak: WeakLabels) -> str:

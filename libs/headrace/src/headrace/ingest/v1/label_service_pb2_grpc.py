@@ -121,7 +121,8 @@ class LabelServiceServicer:
 
     def ApplyWeakLabels(self, request, context):
         """Lets the label's functions vote on at most 100,000 archived records, and publishes what they agree on
-        with the origin "weak". Applied again, it adds nothing. Deadline: 60 s.
+        with the origin "weak". Applied again, it adds nothing, and takes back what they do not agree on
+        any more, as far as the archive holds it. Deadline: 60 s.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Functions are asked again: what they do not give any more is taken back, and nothing else."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from weak_world import LATE, REVIEWED, WeakWorld
+
+from headrace_ingest.adapters.delta_archive import DeltaArchive
+from headrace_ingest.adapters.delta_rows import DeltaRows
+from headrace_ingest.adapters.memory_archive import MemoryArchive
+from headrace_ingest.adapters.memory_rows import MemoryRows
+from headrace_ingest.testing import NOW_US
+from headrace_kit.testing import a_record
+
+ALL_LATE, NONE = {"all": {"when": "true", "label": "late"}}, {"no": {**LATE, "when": "false"}}
+NOTHING = (None, "")
+
+
+@pytest.fixture(params=["memory", "delta"])
+def stores(request, tmp_path):
+    """An archive, and what reads its records."""
+    if request.param == "memory":
+        archive = MemoryArchive()
+        return archive, MemoryRows(archive)
+    uri = tmp_path.as_uri()
+    return DeltaArchive(uri, {}), DeltaRows(uri, {})
+
+
+@pytest.fixture
+def world(stores):
+    return WeakWorld(*stores)
+
+
+def values(world):
+    return [json.loads(each.value) for each in world.publisher.published]
+
+
+def a_human_label(world, verdict="on-time"):
+    value = {"id": "task", "flight": "UA1", "asked_at": NOW_US, "verdict": verdict}
+    record = json.dumps(value | {"origin": "human", "known_at": NOW_US}).encode()
+    world.store(world.reviewed, [a_record(record, key=b"UA1", timestamp_ms=NOW_US // 1_000)])
+
+
+def test_label_that_the_functions_do_not_give_any_more_is_taken_back(world):
+    assert (3, 0) == world.apply(ALL_LATE)
+    assert [(True, "weak")] * 3 == world.look_up("UA1", "UA2", "UA3")
+
+    assert (2, 1) == world.apply({"long": LATE})
+    [back] = [value for value in values(world) if value["votes"] == "{}"]
+
+    assert ("UA3", NOW_US, "weak") == (back["flight"], back["asked_at"], back["origin"])
+    assert "verdict" not in back
+    assert [(True, "weak")] * 2 + [NOTHING] == world.look_up("UA1", "UA2", "UA3")
+
+
+def test_what_was_known_before_stays_as_it_was_known(world):
+    world.apply(ALL_LATE)
+    before_us = world.clock.us
+    world.apply(NONE)
+
+    assert [NOTHING] == world.look_up("UA1")
+    assert [(True, "weak")] == world.look_up("UA1", known_until_us=before_us)
+
+
+def test_label_of_a_person_is_never_taken_back(world):
+    world.apply(ALL_LATE)
+    a_human_label(world)
+
+    assert (0, 3) == world.apply(NONE)
+    assert [(False, "human"), NOTHING] == world.look_up("UA1", "UA2")
+    assert (0, 0) == world.apply(NONE)
+
+
+def test_functions_applied_again_take_nothing_back_twice(world):
+    world.apply(ALL_LATE)
+    assert (2, 1) == world.apply({"long": LATE})
+
+    assert (2, 0) == world.apply({"long": LATE})
+    assert [(True, "weak"), NOTHING] == world.look_up("UA1", "UA3")
+
+
+def test_label_comes_back_with_the_functions_that_gave_it(world):
+    for functions, label in ((ALL_LATE, (True, "weak")), (NONE, NOTHING)) * 3:
+        world.apply(functions)
+        assert [label] * 2 == world.look_up("UA1", "UA3")
+
+
+def test_other_answer_comes_back_with_the_functions_that_gave_it(world):
+    all_on_time = {"all": {"when": "true", "label": "on-time"}}
+    for functions, late in ((ALL_LATE, True), (all_on_time, False)) * 2:
+        assert (3, 0) == world.apply(functions)
+        assert [(late, "weak")] == world.look_up("UA1")
+
+
+def test_contract_that_requires_an_answer_takes_what_takes_it_back(stores):
+    columns = REVIEWED["columns"]
+    required = columns | {"verdict": {**columns["verdict"], "required": True}}
+    world = WeakWorld(*stores, columns=required)
+    world.apply(ALL_LATE)
+    world.apply(NONE)
+
+    assert {("late", "{}")} == {(value["verdict"], value["votes"]) for value in values(world)}
+    assert [NOTHING] == world.look_up("UA1")
