@@ -16,6 +16,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,7 @@ from sqlalchemy.engine import make_url
 
 from headrace import topics
 from headrace.admin import create_topics, static_topics
+from headrace.applied import read_applied
 from headrace.errors import Conflict, HeadraceError, Invalid, Unavailable
 from headrace.local.ports import pick_ports
 from headrace.local.postgres import PostgresServer
@@ -48,8 +50,9 @@ from headrace.monitor.v1 import monitor_events_pb2
 from headrace.registry.v1 import registry_events_pb2 as events
 from headrace.registry.v1 import registry_service_pb2 as pb
 from headrace.registry.v1 import registry_service_pb2_grpc as pb_grpc
-from headrace.registry_state import answered_state, told_state
+from headrace.registry_state import Told, answered_state, told_state
 from headrace.rpc import call, error_of, open_channel
+from headrace_kit.follow import TableFollower
 from headrace_kit.kafka import KafkaPublisher, Message, Record
 from headrace_kit.offsets import topic_end_offsets
 from headrace_kit.sql import connect
@@ -204,22 +207,22 @@ class Outputs:
         for partition in partitions:
             partition.offset = ends[partition.topic]
         self._consumer.assign(partitions)
-        self._seen: list[tuple[str, str, bytes]] = []
+        self._seen: list[Told] = []
 
-    def seen(self) -> list[tuple[str, str, bytes]]:
-        """(topic, ce_id, value) so far."""
+    def seen(self) -> list[Told]:
+        """What came so far."""
         for message in self._consumer.consume(500, 0.1):
             assert message.error() is None
             ce_id = dict(message.headers())["ce_id"].decode()
-            self._seen.append((message.topic(), ce_id, message.value()))
+            self._seen.append(Told(message.topic(), ce_id, message.key(), message.value()))
         return self._seen
 
     def wait(self, ce_id: str) -> bytes:
         """The value of the event with this id, when it is there."""
-        return wait_for(lambda: next((v for _, i, v in self.seen() if i == ce_id), None))
+        return wait_for(lambda: next((m.value for m in self.seen() if m.ce_id == ce_id), None))
 
     def ids(self, topic: topics.Topic) -> list[str]:
-        return [ce_id for name, ce_id, _ in self.seen() if name == topic.name]
+        return [each.ce_id for each in self.seen() if each.topic == topic.name]
 
     def close(self) -> None:
         self._consumer.close()
@@ -230,7 +233,7 @@ class Service:
 
     def __init__(self, bootstrap: str, storage: Storage, folder: Path) -> None:
         self.grpc_port, self.http_port, self.rest_port = pick_ports(3)
-        self._bootstrap, self._storage, self._folder = bootstrap, storage, folder
+        self.bootstrap, self._storage, self._folder = bootstrap, storage, folder
         self._child: Child | None = None
         self.channel = open_channel(f"127.0.0.1:{self.grpc_port}")
         self.registry = pb_grpc.RegistryServiceStub(self.channel)
@@ -238,7 +241,7 @@ class Service:
 
     def start(self, *, fail: str = "", **more: str) -> None:
         told = {
-            "KAFKA_BOOTSTRAP": self._bootstrap,
+            "KAFKA_BOOTSTRAP": self.bootstrap,
             "DATA_DIR": str(self._folder),
             "ARTIFACT_BYTES_MAX": str(ARTIFACT_BYTES_MAX),
             "REST_PORT": str(self.rest_port),
@@ -279,6 +282,10 @@ class Service:
             request_id=request_id, application="tests", definitions=sent
         )
         return self.call("ApplyDefinitions", request)
+
+    def retract(self, kind: str, name: str) -> events.Definition:
+        request = pb.RetractDefinitionRequest(request_id=f"{kind}-{name}", kind=kind, name=name)
+        return self.call("RetractDefinition", request).definition
 
     def call(self, method: str, request: Any) -> Any:
         return call(getattr(self.registry, method), request, timeout_s=CALL_TIMEOUT_S)
@@ -460,6 +467,55 @@ def test_file_from_elsewhere_is_registered_approved_and_served(service, outputs,
     assert [1] == [each.version for each in service.call("ListAliasMoves", moves).moves]
 
 
+@on("embedded", "shared")
+def test_definition_that_is_taken_back_is_forgotten_by_who_follows(service, outputs) -> None:
+    name = f"fraud-{uuid.uuid4().hex}"
+    model, endpoint = ("model", name), ("endpoint", name)
+    documents = ({**MODEL, "name": name}, {**TENSORS_ENDPOINT, "name": name, "model": name})
+    service.start()
+    service.apply(*documents)
+    with following(service.bootstrap) as known:
+        assert {model, endpoint} <= known.keys()
+
+        with pytest.raises(Conflict, match=f"needed_by=endpoint {name}"):
+            service.retract(*model)
+        service.retract(*endpoint)
+        service.retract(*model)
+
+        wait_for(lambda: not {model, endpoint} & known.keys())
+        with following(service.bootstrap) as read_later:
+            assert not {model, endpoint} & read_later.keys()
+        assert answered_state(service.call).digest() == told_state(outputs.seen()).digest()
+
+        service.apply(*documents, request_id="again")
+        wait_for(lambda: {2} == {known.get(model), known.get(endpoint)})
+
+
+@contextmanager
+def following(bootstrap: str) -> Iterator[dict[tuple[str, str], int]]:
+    """Versions by kind and name, as every service follows them; whole when the block begins."""
+    known: dict[tuple[str, str], int] = {}
+
+    def take(record: Record) -> None:
+        applied = read_applied(record.key, record.value)
+        if applied.definition is None:
+            known.pop((applied.kind, applied.name), None)
+        else:
+            known[applied.kind, applied.name] = applied.version
+
+    follower = TableFollower(
+        bootstrap=bootstrap,
+        topic=topics.REGISTRY_DEFINITIONS.name,
+        on_record=take,
+        service="tests",
+    )
+    follower.start()
+    try:
+        yield known
+    finally:
+        follower.stop(CALL_TIMEOUT_S)
+
+
 def tensors_of(tensors: Any) -> list[tuple[str, str, list[int]]]:
     return [(each.name, each.datatype, list(each.shape)) for each in tensors]
 
@@ -627,9 +683,9 @@ def test_run_has_one_effect_when_the_process_is_killed(service, outputs, publish
     outputs.wait("rollout/delay/2")
 
     assert [2, 1] == [each.version for each in service.versions()]
-    value_by_id: dict[str, bytes] = {}
-    for _, ce_id, value in outputs.seen():
-        assert value == value_by_id.setdefault(ce_id, value)
+    value_by_id: dict[str, bytes | None] = {}
+    for each in outputs.seen():
+        assert each.value == value_by_id.setdefault(each.ce_id, each.value)
     versions = list(dict.fromkeys(outputs.ids(topics.REGISTRY_MODEL_VERSIONS)))
     assert [
         "version/delay/1", "gate/delay/1", "alias/delay/champion/1",

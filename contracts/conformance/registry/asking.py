@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Questions to any registry, with names of their own, so that one in use may be asked too.
 
-Nothing in the protocol deletes, so what a run made stays; its endpoints are stopped when it ends.
+What a run made stays; its endpoints are stopped when it ends.
 """
 
 from __future__ import annotations
@@ -115,6 +115,10 @@ class Registry:
             definitions=sent,
         )
         return [*self.call("ApplyDefinitions", request).definitions]
+
+    def retract(self, kind: str, name: str) -> events.Definition:
+        request = pb.RetractDefinitionRequest(request_id=fresh("retract"), kind=kind, name=name)
+        return self.call("RetractDefinition", request).definition
 
     def declare(self, *, endpoints: int = 1, approval: bool = False) -> str:
         """A new model, with endpoints of its name and `-1`, `-2`; its gate wants 0.9, or a yes."""

@@ -196,3 +196,23 @@ def test_graph_that_could_never_answer_is_refused(registry, wrong):
     )
 
     assert BAD == refusal
+
+
+def test_definition_that_others_need_is_not_taken_back(registry):
+    model = registry.declare()
+    needed = (grpc.StatusCode.FAILED_PRECONDITION, "DEFINITION_NEEDED")
+
+    assert needed == refused(lambda: registry.retract("model", model))
+    assert ("model", model) in stored(registry)
+
+
+def test_definition_that_is_taken_back_goes_and_comes_again_with_the_next_version(registry):
+    name, application = fresh("model"), fresh("application")
+    registry.apply(a_model(name), application=application)
+
+    assert (name, 1) == ((was := registry.retract("model", name)).name, was.version)
+    assert ("model", name) not in stored(registry)
+    unknown = (grpc.StatusCode.NOT_FOUND, "DEFINITION_UNKNOWN")
+    assert unknown == refused(lambda: registry.retract("model", name))
+    (again,) = registry.apply(a_model(name), application=application)
+    assert 2 == again.version

@@ -24,6 +24,7 @@ FORBIDDEN = (grpc.StatusCode.PERMISSION_DENIED, "ACTION_FORBIDDEN")
 def asks(registry: Registry, model: str) -> dict:
     return {
         "ApplyDefinitions": lambda: registry.apply(),
+        "RetractDefinition": lambda: registry.retract("endpoint", f"{model}-1"),
         "RegisterVersion": lambda: registry.register(model, "0" * 64),
         "SetAlias": lambda: registry.move(model, 1, 1),
         "SetRollout": lambda: registry.roll(f"{model}-1", 1),

@@ -162,6 +162,28 @@ def test_version_that_waits_for_a_signature_serves_nothing_behind_the_way_down(e
     assert [("passed", "", ""), ("failed", "", "")] == [tuple(row) for row in found]
 
 
+def test_definitions_that_were_taken_back_are_gone_behind_the_way_down(engine):
+    MIGRATIONS.upgrade(engine)
+    insert = text(
+        "insert into definitions (name, kind, version, application, spec_json, digest, retracted)"
+        " values (:name, 'model', :version, 'tests', '{}', 'd', :retracted)"
+    )
+    with engine.begin() as connection:
+        for name, version, retracted in (
+            ("gone", 1, False), ("gone", 2, True), ("again", 1, True), ("again", 2, False),
+        ):  # fmt: skip
+            row = {"name": name, "version": version, "retracted": retracted}
+            connection.execute(insert, row)
+
+    MIGRATIONS.downgrade(engine, "0007")
+    MIGRATIONS.upgrade(engine)
+
+    with engine.begin() as connection:
+        left = connection.execute(text("select name, version, retracted from definitions"))
+        found = sorted((row.name, row.version, bool(row.retracted)) for row in left)
+    assert [("again", 1, False), ("again", 2, False)] == found
+
+
 def test_canary_of_before_is_judged_on_the_way_up(engine):
     MIGRATIONS.upgrade(engine, "0002")
     with engine.begin() as connection:

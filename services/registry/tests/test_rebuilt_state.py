@@ -15,14 +15,16 @@ from sqlalchemy import select, update
 from headrace import topics
 from headrace.errors import HeadraceError
 from headrace.registry.v1 import registry_events_pb2 as events
-from headrace.registry_state import RegistryState, answered_state, told_state
+from headrace.registry_state import RegistryState, Told, answered_state, told_state
 from headrace_kit.sql import OUTBOX
 from headrace_registry.adapters import sql_tables as tables
 from headrace_registry.adapters.conversions import messages_of
 from headrace_registry.adapters.grpc_api import RegistryApi
+from headrace_registry.domain.definition import RetractDefinition
 from headrace_registry.domain.signing import SignVersion
 from headrace_registry.domain.version import ApproveVersion, DescribeVersion
 from headrace_registry.handlers.aliases import set_alias
+from headrace_registry.handlers.definitions import retract_definition
 from headrace_registry.handlers.rollouts import judge_canary, set_rollout
 from headrace_registry.handlers.signings import sign_version
 from headrace_registry.handlers.versions import approve_version, describe_version
@@ -49,13 +51,13 @@ def answered(registry: Any) -> RegistryState:
     return answered_state(lambda method, request: getattr(api, method)(request, None))
 
 
-def messages(registry: Any) -> list[tuple[str, str, bytes]]:
+def messages(registry: Any) -> list[Told]:
     if registry.engine is None:
         sent = [each for event in registry.store.published() for each in messages_of(event)]
-        return [(m.topic, dict(m.headers)["ce_id"].decode(), m.value) for m in sent]
+        return [Told(m.topic, dict(m.headers)["ce_id"].decode(), m.key, m.value) for m in sent]
     with registry.engine.begin() as connection:
         rows = connection.execute(select(OUTBOX).order_by(OUTBOX.c.id)).all()
-    return [(row.topic, json.loads(row.headers)["ce_id"], row.value) for row in rows]
+    return [Told(r.topic, json.loads(r.headers)["ce_id"], r.key, r.value) for r in rows]
 
 
 class History:
@@ -69,7 +71,8 @@ class History:
     def go_on(self) -> None:
         self._number += 1
         steps = [self._complete, self._register, self._approve, self._describe, self._set_alias,
-                 self._set_rollout, self._judge, self._apply, self._sign]  # fmt: skip
+                 self._set_rollout, self._judge, self._apply, self._sign,
+                 self._retract]  # fmt: skip
         with suppress(HeadraceError):
             self._drawn.choice(steps)(f"step-{self._number}")
 
@@ -119,6 +122,11 @@ class History:
         more = {**ENDPOINT, "name": f"delay-{self._drawn.randrange(3)}"}
         self._registry.apply(*described, more, request_id=name)
 
+    def _retract(self, name: str) -> None:
+        kind = self._drawn.choice(["endpoint", "endpoint", "recipe", "model"])
+        one = self._drawn.choice(["delay", *(f"delay-{number}" for number in range(3))])
+        self._ask(retract_definition, RetractDefinition(name, kind, one, ""))
+
     def _ask(self, handler: Any, command: Any) -> None:
         handler(command, caller="tests", store=self._registry.store, clock=self._registry.clock)
 
@@ -151,6 +159,17 @@ def test_messages_that_come_again_change_nothing(registry: Any) -> None:
     assert answered(registry).digest() == told_state(again).digest()
 
 
+def test_definition_that_was_taken_back_is_in_neither_state(registry: Any) -> None:
+    registry.apply(MODEL, request_id="declare")
+    command = RetractDefinition("retract", "model", "fraud", "")
+    retract_definition(command, caller="tests", store=registry.store, clock=registry.clock)
+
+    told = told_state(messages(registry))
+
+    assert answered(registry).digest() == told.digest()
+    assert "definition model/fraud" not in told.entries
+
+
 def test_message_that_never_went_out_is_named(registry: Any) -> None:
     registry.complete_runs(0.75)
     sent = [each for each in messages(registry) if not each[1].startswith("alias/")]
@@ -162,15 +181,15 @@ def test_version_whose_registration_never_went_out_is_named(registry: Any) -> No
     registry.complete_runs(0.75)
     described = DescribeVersion("describe", "delay", 1, {}, (), "# Delay")
     describe_version(described, caller="tests", store=registry.store, clock=registry.clock)
-    sent = [each for each in messages(registry) if not _registers(each[0], each[2])]
+    sent = [each for each in messages(registry) if not _registers(each.topic, each.value)]
 
     assert ["version delay/1"] == answered(registry).differences(told_state(sent))
 
 
-def _registers(topic: str, value: bytes) -> bool:
+def _registers(topic: str, value: bytes | None) -> bool:
     if topic != topics.REGISTRY_MODEL_VERSIONS.name:
         return False
-    return events.ModelVersionEvent.FromString(value).HasField("version_registered")
+    return events.ModelVersionEvent.FromString(value or b"").HasField("version_registered")
 
 
 def test_row_that_somebody_changed_by_hand_is_named(sql: Any) -> None:

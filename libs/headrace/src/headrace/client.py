@@ -58,7 +58,7 @@ from headrace.registry.v1 import (
     registry_service_pb2,
     registry_service_pb2_grpc,
 )
-from headrace.registry_state import TOPICS, RegistryState, answered_state, told_state
+from headrace.registry_state import TOPICS, RegistryState, Told, answered_state, told_state
 from headrace.rollouts import Rollouts
 from headrace.rpc import call, open_channel, pages
 from headrace.trainer.v1 import trainer_service_pb2, trainer_service_pb2_grpc
@@ -105,15 +105,29 @@ class Client:
         self.__dict__.pop("definitions", None)
         return list(answer.definitions)
 
+    def applied(self) -> list[registry_events_pb2.Definition]:
+        """The applied definitions as they are now, with their versions and their applications."""
+        request = registry_service_pb2.ListDefinitionsRequest()
+        listed = pages(self._registry.ListDefinitions, request, timeout_s=2, retries_max=2)
+        return [each for page in listed for each in page.definitions]
+
+    def retract(self, kind: str, name: str, *, reason: str = "") -> registry_events_pb2.Definition:
+        """Takes a definition back; answers it as it was last.
+
+        Raises NotFound DEFINITION_UNKNOWN, Conflict DEFINITION_NEEDED with those that need it.
+        """
+        request = registry_service_pb2.RetractDefinitionRequest(
+            request_id=str(uuid.uuid4()), kind=kind, name=name, reason=reason
+        )
+        answer = call(self._registry.RetractDefinition, request, timeout_s=5, retries_max=3)
+        self.__dict__.pop("definitions", None)
+        return answer.definition
+
     @cached_property
     def definitions(self) -> dict[tuple[str, str], Definition]:
         """The applied definitions by kind and name, as they were when first asked for."""
-        request = registry_service_pb2.ListDefinitionsRequest()
-        return {
-            (each.kind, each.name): parse_definition_json(each.spec_json)
-            for page in pages(self._registry.ListDefinitions, request, timeout_s=2, retries_max=2)
-            for each in page.definitions
-        }
+        found = self.applied()
+        return {(each.kind, each.name): parse_definition_json(each.spec_json) for each in found}
 
     def publish(
         self,
@@ -450,7 +464,12 @@ class Client:
             return call(getattr(self._registry, method), request, timeout_s=5, retries_max=3)
 
         messages = (
-            (topic, dict(message.headers() or ())["ce_id"].decode(), message.value())
+            Told(
+                topic,
+                dict(message.headers() or ())["ce_id"].decode(),
+                message.key(),
+                message.value(),
+            )
             for topic in TOPICS
             for message in newest_messages(self.addresses.kafka, topic, count=EVERY_MESSAGE)
         )

@@ -272,7 +272,7 @@ REASONS: dict[str, Reason] = {
     ),
     "DEFINITION_UNKNOWN": Reason(
         "NotFound",
-        "No applied recipe, graph, endpoint or monitor has this name.",
+        "No applied definition of this kind has this name.",
         "Apply it or mend the name.",
     ),
     "DEFINITION_AWAITED": Reason(
@@ -377,6 +377,16 @@ REASONS: dict[str, Reason] = {
     ),
     "TASK_ANSWERED": Reason(
         "Conflict", "The labeller has answered the task otherwise.", "Claim another task."
+    ),
+    "DEFINITION_NEEDED": Reason(
+        "Conflict",
+        "Other definitions need this one.",
+        "Take back first what is named (headrace definitions retract).",
+    ),
+    "TOO_MANY_DEFINITIONS": Reason(
+        "Conflict",
+        "More definitions would be applied than the registry holds.",
+        "Take back those that nobody needs (headrace definitions retract).",
     ),
     "DEFINITIONS_CHANGED": Reason(
         "Conflict",

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from google.protobuf.message import Message
 
@@ -20,6 +20,15 @@ from headrace.registry.v1 import registry_service_pb2 as pb
 
 # Asks the registry: the method's name and the request.
 Ask = Callable[[str, Any], Any]
+
+
+class Told(NamedTuple):
+    """A message of one of the registry's topics."""
+
+    topic: str
+    ce_id: str
+    key: bytes | None
+    value: bytes | None
 
 
 @dataclass
@@ -62,16 +71,16 @@ def answered_state(ask: Ask) -> RegistryState:
     return state
 
 
-def told_state(messages: Iterable[tuple[str, str, bytes]]) -> RegistryState:
-    """Folds (topic, ce_id, value) of the registry's topics, each topic in its order.
+def told_state(messages: Iterable[Told]) -> RegistryState:
+    """Folds the registry's topics, each topic in its order.
 
     A message that comes again has the same `ce_id` and no effect.
     """
     state, seen = RegistryState(), set[tuple[str, str]]()
-    for topic, ce_id, value in messages:
-        if (topic, ce_id) not in seen:
-            seen.add((topic, ce_id))
-            _FOLDS[topic](state, value)
+    for message in messages:
+        if (message.topic, message.ce_id) not in seen:
+            seen.add((message.topic, message.ce_id))
+            _FOLDS[message.topic](state, message)
     return state
 
 
@@ -96,8 +105,16 @@ def _put_rollout(state: RegistryState, rollout: events.Rollout) -> None:
     state.entries[f"rollout {rollout.endpoint}"] = rollout
 
 
-def _fold_version(state: RegistryState, value: bytes) -> None:
-    event = events.ModelVersionEvent.FromString(value)
+def _fold_definition(state: RegistryState, message: Told) -> None:
+    """Without a value it was taken back: its key alone says which."""
+    if message.value is None:
+        state.entries.pop(f"definition {(message.key or b'').decode()}", None)
+    else:
+        _put_definition(state, events.Definition.FromString(message.value))
+
+
+def _fold_version(state: RegistryState, message: Told) -> None:
+    event = events.ModelVersionEvent.FromString(message.value or b"")
     kind = event.WhichOneof("event")
     if kind == "version_registered":
         version = event.version_registered.version
@@ -132,13 +149,11 @@ _CHANGES: dict[str, Callable[[Any, Any], None]] = {
     "version_described": _describe,
     "version_signed": _sign,
 }
-_FOLDS: dict[str, Callable[[RegistryState, bytes], None]] = {
-    topics.REGISTRY_DEFINITIONS.name: lambda state, value: _put_definition(
-        state, events.Definition.FromString(value)
-    ),
+_FOLDS: dict[str, Callable[[RegistryState, Told], None]] = {
+    topics.REGISTRY_DEFINITIONS.name: _fold_definition,
     topics.REGISTRY_MODEL_VERSIONS.name: _fold_version,
-    topics.REGISTRY_ROLLOUTS.name: lambda state, value: _put_rollout(
-        state, events.Rollout.FromString(value)
+    topics.REGISTRY_ROLLOUTS.name: lambda state, message: _put_rollout(
+        state, events.Rollout.FromString(message.value or b"")
     ),
 }
 TOPICS = tuple(_FOLDS)

@@ -13,7 +13,11 @@ from typing import IO, Protocol, TypeVar
 from headrace_registry.domain.acceptance import Acceptance
 from headrace_registry.domain.alias import Alias
 from headrace_registry.domain.change import Change
-from headrace_registry.domain.definition import AppliedDefinitions, Definition
+from headrace_registry.domain.definition import (
+    AppliedDefinitions,
+    Definition,
+    DefinitionRetracted,
+)
 from headrace_registry.domain.request import Request
 from headrace_registry.domain.rollout import Rollout
 from headrace_registry.domain.version import (
@@ -24,16 +28,28 @@ from headrace_registry.domain.version import (
 )
 
 # What the store publishes when it stores it.
-Event = Definition | ModelVersion | GateOpened | VersionDescribed | VersionSigned | Alias | Rollout
-Answered = Alias | AppliedDefinitions | ModelVersion | Rollout
-Answer = TypeVar("Answer", Alias, AppliedDefinitions, ModelVersion, Rollout)
+Event = (
+    Definition
+    | DefinitionRetracted
+    | ModelVersion
+    | GateOpened
+    | VersionDescribed
+    | VersionSigned
+    | Alias
+    | Rollout
+)
+Answered = Alias | AppliedDefinitions | Definition | ModelVersion | Rollout
+Answer = TypeVar("Answer", Alias, AppliedDefinitions, Definition, ModelVersion, Rollout)
 
 
 class RegistryReader(Protocol):
     """One look at what is stored."""
 
     def definitions(self) -> list[Definition]:
-        """The newest of each kind and name, in the order of KINDS."""
+        """The newest of each kind and name that is applied, in the order of KINDS."""
+
+    def ever_applied(self) -> list[Definition]:
+        """The same with those that were taken back, as they were last."""
 
     def acceptance(self, digest: str) -> Acceptance | None:
         """What was found in the file; None when nobody has looked through it."""
@@ -95,6 +111,9 @@ class RegistryTransaction(RegistryReader, Protocol):
 
     def put_definition(self, definition: Definition) -> None:
         """Stores a new version of it."""
+
+    def retract_definition(self, retracted: DefinitionRetracted) -> None:
+        """From now on it is not applied; its versions stay."""
 
     def add_acceptance(self, digest: str, acceptance: Acceptance) -> None:
         """Stores what was found; a second look finds the same, and changes nothing."""

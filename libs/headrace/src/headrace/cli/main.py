@@ -13,6 +13,7 @@ from typer.core import TyperGroup
 from headrace.cli import (
     access,
     datasets,
+    definitions,
     features,
     models,
     platform,
@@ -83,6 +84,7 @@ demos = typer.Typer(
     cls=Demos, no_args_is_help=True, help="Run an example from its events to its account."
 )
 app.add_typer(access.tokens, name="tokens", rich_help_panel="A platform elsewhere")
+app.add_typer(definitions.app, name="definitions", rich_help_panel="An application")
 app.add_typer(views.app, name="views", rich_help_panel="An application")
 app.add_typer(dead_letters, name="dead-letters", rich_help_panel="An application")
 app.add_typer(labels, name="labels", rich_help_panel="An application")

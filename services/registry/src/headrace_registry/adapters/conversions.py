@@ -22,7 +22,13 @@ from headrace_kit.kafka import Message, Record
 from headrace_registry.domain.alias import Alias, SetAlias
 from headrace_registry.domain.artifact import ArtifactMetadata
 from headrace_registry.domain.change import Change
-from headrace_registry.domain.definition import ApplyDefinitions, Definition, SentDefinition
+from headrace_registry.domain.definition import (
+    ApplyDefinitions,
+    Definition,
+    DefinitionRetracted,
+    RetractDefinition,
+    SentDefinition,
+)
 from headrace_registry.domain.description import Description
 from headrace_registry.domain.gate import Gate, GateState
 from headrace_registry.domain.lineage import VersionLineage
@@ -95,9 +101,11 @@ def canary_judged(record: Record) -> CanaryJudged | None:
 def messages_of(event: Event) -> list[Message]:
     """The event as it goes to Kafka."""
     if isinstance(event, Definition):
-        name = f"{event.kind}/{event.name}"
-        subject = f"definition/{name}/{event.version}"
-        return [_message(topics.REGISTRY_DEFINITIONS, name, subject, definition_proto(event))]
+        proto = definition_proto(event)
+        name, subject = _name_and_subject(event)
+        return [_message(topics.REGISTRY_DEFINITIONS, name, subject, proto)]
+    if isinstance(event, DefinitionRetracted):
+        return [_tombstone(event.definition)]
     if isinstance(event, Rollout):
         subject = f"rollout/{event.endpoint}/{event.generation}"
         proto = rollout_proto(event)
@@ -120,6 +128,12 @@ def apply_definitions(
 ) -> ApplyDefinitions:
     sent = tuple(SentDefinition(d.kind, d.name, d.spec_json) for d in request.definitions)
     return ApplyDefinitions(request.request_id, request.application, sent)
+
+
+def retract_definition(
+    request: registry_service_pb2.RetractDefinitionRequest,
+) -> RetractDefinition:
+    return RetractDefinition(request.request_id, request.kind, request.name, request.reason)
 
 
 def set_alias(request: registry_service_pb2.SetAliasRequest) -> SetAlias:
@@ -427,14 +441,30 @@ def _of_version(model: str, subject: str, **event: ProtoMessage) -> Message:
     return _message(topics.REGISTRY_MODEL_VERSIONS, model, subject, proto)
 
 
+def _name_and_subject(definition: Definition) -> tuple[str, str]:
+    name = f"{definition.kind}/{definition.name}"
+    return name, f"definition/{name}/{definition.version}"
+
+
+def _tombstone(definition: Definition) -> Message:
+    """Compaction leaves nothing of a definition behind it."""
+    name, subject = _name_and_subject(definition)
+    kind = registry_events_pb2.Definition.DESCRIPTOR.full_name
+    headers = _headers(f"{subject}/retracted", kind)
+    return Message(topics.REGISTRY_DEFINITIONS.name, name.encode(), None, headers)
+
+
 def _message(topic: Topic, key: str, subject: str, proto: ProtoMessage) -> Message:
+    kind = proto.DESCRIPTOR.full_name
+    headers = (*_headers(subject, kind), ("content-type", b"application/protobuf"))
+    return Message(topic.name, key.encode(), proto.SerializeToString(), headers)
+
+
+def _headers(subject: str, kind: str) -> tuple[tuple[str, bytes], ...]:
     """CloudEvents binary mode (Kafka protocol binding 1.0.2)."""
-    headers = {
-        "ce_specversion": "1.0",
-        "ce_id": subject,
-        "ce_source": "headrace/registry",
-        "ce_type": proto.DESCRIPTOR.full_name,
-        "content-type": "application/protobuf",
-    }
-    encoded = tuple((name, value.encode()) for name, value in headers.items())
-    return Message(topic.name, key.encode(), proto.SerializeToString(), encoded)
+    return (
+        ("ce_specversion", b"1.0"),
+        ("ce_id", subject.encode()),
+        ("ce_source", b"headrace/registry"),
+        ("ce_type", kind.encode()),
+    )

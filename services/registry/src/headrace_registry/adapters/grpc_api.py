@@ -24,7 +24,7 @@ from headrace_registry.domain.page import (
 )
 from headrace_registry.handlers.aliases import set_alias
 from headrace_registry.handlers.artifacts import downloaded
-from headrace_registry.handlers.definitions import apply_definitions
+from headrace_registry.handlers.definitions import apply_definitions, retract_definition
 from headrace_registry.handlers.lineage import get_lineage
 from headrace_registry.handlers.queries import (
     list_alias_moves,
@@ -81,6 +81,15 @@ class RegistryApi(pb_grpc.RegistryServiceServicer):
         )
         protos = [conversions.definition_proto(each) for each in applied.definitions]
         return pb.ApplyDefinitionsResponse(definitions=protos)
+
+    def RetractDefinition(
+        self, request: pb.RetractDefinitionRequest, context: grpc.ServicerContext
+    ) -> pb.RetractDefinitionResponse:
+        command = conversions.retract_definition(request)
+        retracted = retract_definition(
+            command, caller=calling().name, store=self._store, clock=self._clock
+        )
+        return pb.RetractDefinitionResponse(definition=conversions.definition_proto(retracted))
 
     def ListDefinitions(
         self, request: pb.ListDefinitionsRequest, context: grpc.ServicerContext

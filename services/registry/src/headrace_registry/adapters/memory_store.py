@@ -16,7 +16,12 @@ from headrace.errors import Conflict, NotFound
 from headrace_registry.domain.acceptance import Acceptance
 from headrace_registry.domain.alias import Alias
 from headrace_registry.domain.change import Change
-from headrace_registry.domain.definition import Definition, order_of
+from headrace_registry.domain.definition import (
+    Definition,
+    DefinitionRetracted,
+    applied,
+    order_of,
+)
 from headrace_registry.domain.lineage import sources_of
 from headrace_registry.domain.request import Request
 from headrace_registry.domain.rollout import Rollout
@@ -105,11 +110,18 @@ class MemoryTransaction:
         """The store's lock is held."""
 
     def definitions(self) -> list[Definition]:
+        return applied(self.ever_applied())
+
+    def ever_applied(self) -> list[Definition]:
         return sorted(self._tables.definitions.values(), key=order_of)
 
     def put_definition(self, definition: Definition) -> None:
         self._tables.definitions[definition.key] = definition
         self._emit(definition)
+
+    def retract_definition(self, retracted: DefinitionRetracted) -> None:
+        self._tables.definitions[retracted.definition.key] = retracted.definition
+        self._emit(retracted)
 
     def lock_model(self, model: str) -> None:
         """The store's lock is held."""

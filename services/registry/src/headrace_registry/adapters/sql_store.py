@@ -41,7 +41,12 @@ from headrace_registry.adapters.conversions import messages_of
 from headrace_registry.domain.acceptance import Acceptance
 from headrace_registry.domain.alias import Alias
 from headrace_registry.domain.change import Change
-from headrace_registry.domain.definition import Definition, order_of
+from headrace_registry.domain.definition import (
+    Definition,
+    DefinitionRetracted,
+    applied,
+    order_of,
+)
 from headrace_registry.domain.description import Description
 from headrace_registry.domain.gate import Gate, GateState
 from headrace_registry.domain.lineage import sources_of
@@ -186,6 +191,9 @@ class SqlReader:
         self._connection = connection
 
     def definitions(self) -> list[Definition]:
+        return applied(self.ever_applied())
+
+    def ever_applied(self) -> list[Definition]:
         table = tables.DEFINITIONS
         newest = select(table.c.kind, table.c.name, func.max(table.c.version)).group_by(
             table.c.kind, table.c.name
@@ -303,6 +311,13 @@ class SqlTransaction(SqlReader):
     def put_definition(self, definition: Definition) -> None:
         self._connection.execute(tables.DEFINITIONS.insert().values(asdict(definition)))
         self._emit(definition)
+
+    def retract_definition(self, retracted: DefinitionRetracted) -> None:
+        table, one = tables.DEFINITIONS, retracted.definition
+        key = (table.c.kind == one.kind) & (table.c.name == one.name)
+        of_version = key & (table.c.version == one.version)
+        self._connection.execute(table.update().where(of_version).values(retracted=True))
+        self._emit(retracted)
 
     def add_acceptance(self, digest: str, acceptance: Acceptance) -> None:
         row = {"digest": digest, "acceptance_json": json.dumps(asdict(acceptance))}

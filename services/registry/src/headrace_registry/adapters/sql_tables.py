@@ -46,6 +46,8 @@ DEFINITIONS = Table(
     Column("application", Text, nullable=False),
     Column("spec_json", Text, nullable=False),
     Column("digest", Text, nullable=False),
+    # Of the newest: it was taken back.
+    Column("retracted", Boolean, nullable=False),
 )
 VERSIONS = Table(
     "versions",

@@ -8,17 +8,22 @@ that the application would hold afterwards, so that a stored definition never po
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from headrace import application as app
-from headrace.errors import Conflict, Invalid
+from headrace.errors import Conflict, Invalid, NotFound
 from headrace.graph_check import Registered, check_versions
 from headrace.model_definition import Model
 from headrace_registry.domain.compatibility import differences, told
+from headrace_registry.domain.name import check_name, check_text
+from headrace_registry.domain.needs import needed_by
 
-PARSED_MAX = 4_096
+# Every follower holds all of them, and each move of an alias looks through them.
+DEFINITIONS_MAX = 4_096
+# An error carries 512 bytes in one value, and a name may have 128.
+NAMES_TOLD_MAX = 3
 # Streams first, so that a reader of the topic meets no reference before its target.
 KINDS = ("stream", "view", "recipe", "model", "graph", "endpoint", "monitor", "label")
 # What a run is asked for by name.
@@ -44,8 +49,28 @@ class ApplyDefinitions:
 
 
 @dataclass(frozen=True, slots=True)
+class RetractDefinition:
+    """Take this definition back."""
+
+    request_id: str
+    kind: str
+    name: str
+    reason: str
+
+    def check(self) -> None:
+        """Raises Invalid BAD_REQUEST, BAD_NAME."""
+        if self.kind not in KINDS:
+            raise Invalid("BAD_REQUEST", field="kind", problem=f"is one of {', '.join(KINDS)}")
+        check_name("name", self.name)
+        check_text("reason", self.reason)
+
+
+@dataclass(frozen=True, slots=True)
 class Definition:
-    """A definition as stored; `digest` is the sha256 of `spec_json`."""
+    """A definition as stored; `digest` is the sha256 of `spec_json`.
+
+    One that was taken back stays, for its next version has to follow it.
+    """
 
     kind: str
     name: str
@@ -53,6 +78,7 @@ class Definition:
     version: int
     spec_json: str
     digest: str
+    retracted: bool = False
 
     @property
     def key(self) -> tuple[str, str]:
@@ -62,10 +88,17 @@ class Definition:
         return _parsed(self.spec_json)
 
 
-@lru_cache(PARSED_MAX)
+@lru_cache(DEFINITIONS_MAX)
 def _parsed(spec_json: str) -> app.Definition:
     """Kept, for each move of an alias looks through the endpoints; definitions are frozen."""
     return app.parse_definition_json(spec_json.encode())
+
+
+@dataclass(frozen=True, slots=True)
+class DefinitionRetracted:
+    """The definition as it was last; from now on it is not applied."""
+
+    definition: Definition
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,22 +120,60 @@ def merge(
 ) -> list[Definition]:
     """The parsed definitions as they are to be stored, in the order of KINDS.
 
-    `stored` holds what concerns them, `registered` tells the tensors of versions that exist. Raises
-    Invalid BAD_DEFINITION for one that points to nothing, belongs to another application or moves
-    an endpoint to another model; NotFound VERSION_UNKNOWN for a graph of a version that is not
-    there; Conflict CONTRACT_INCOMPATIBLE for a stream that would refuse older records.
+    `stored` holds what concerns them and was ever applied, `registered` tells the tensors of
+    versions that exist. Raises Invalid BAD_DEFINITION for one that points to nothing, belongs to
+    another application or moves an endpoint to another model; NotFound VERSION_UNKNOWN for a graph
+    of a version that is not there; Conflict CONTRACT_INCOMPATIBLE for a stream that would refuse
+    older records.
     """
     by_key = {each.key: each for each in stored}
     given = {(each.kind, each.name) for each in parsed}
-    kept = [each for each in stored if each.application == application and each.key not in given]
+    kept = [
+        each
+        for each in applied(stored)
+        if each.application == application and each.key not in given
+    ]
     whole = app.build_application(application, [*(each.parsed() for each in kept), *parsed])
+    names = {each.key for each in applied(stored)}
     for each in parsed:
-        _check_one_meaning(each, by_key)
+        _check_one_meaning(each, names)
     merged = [_next(application, by_key.get((each.kind, each.name)), each) for each in parsed]
     changed = [each for each in parsed if _changed(each, by_key.get((each.kind, each.name)))]
     graphs = [each.name for each in changed if isinstance(each, app.Graph)]
     check_versions(graphs, whole, registered)
     return sorted(merged, key=order_of)
+
+
+def applied(ever: Sequence[Definition]) -> list[Definition]:
+    """Those of all that were ever applied that still are."""
+    return [each for each in ever if not each.retracted]
+
+
+def check_room(ever: Sequence[Definition], merged: Sequence[Definition]) -> None:
+    """Raises Conflict TOO_MANY_DEFINITIONS where more would be applied than there may be."""
+    keys = {each.key for each in applied(ever)}
+    held = len(keys.union(each.key for each in merged))
+    if held > max(DEFINITIONS_MAX, len(keys)):  # an older registry may have taken more
+        raise Conflict("TOO_MANY_DEFINITIONS", wanted=held, max=DEFINITIONS_MAX)
+
+
+def retract(command: RetractDefinition, ever: Sequence[Definition]) -> DefinitionRetracted:
+    """Raises NotFound DEFINITION_UNKNOWN, Conflict DEFINITION_NEEDED with those that need it."""
+    by_key = {each.key: each for each in applied(ever)}
+    found = by_key.pop((command.kind, command.name), None)
+    if found is None:
+        raise NotFound("DEFINITION_UNKNOWN", kind=command.kind, name=command.name)
+    others = [e.parsed() for e in by_key.values() if e.application == found.application]
+    if needing := needed_by(found.parsed(), others):
+        named = {"kind": command.kind, "name": command.name, "application": found.application}
+        raise Conflict("DEFINITION_NEEDED", **named, needed_by=_listed(needing))
+    return DefinitionRetracted(replace(found, retracted=True))
+
+
+def _listed(names: Sequence[str]) -> str:
+    """Short enough for an error."""
+    shown, left = ", ".join(names[:NAMES_TOLD_MAX]), len(names) - NAMES_TOLD_MAX
+    return f"{shown} and {left} more" if left > 0 else shown
 
 
 def parse_sent(sent: Sequence[SentDefinition]) -> list[app.Definition]:
@@ -127,7 +198,8 @@ def _parse(sent: SentDefinition) -> app.Definition:
 
 
 def _changed(parsed: app.Definition, before: Definition | None) -> bool:
-    return before is None or before.digest != app.definition_digest(parsed)
+    """Whether it is to be stored; one that was taken back is, though its words are the same."""
+    return before is None or before.retracted or before.digest != app.definition_digest(parsed)
 
 
 def _next(application: str, before: Definition | None, parsed: app.Definition) -> Definition:
@@ -135,22 +207,23 @@ def _next(application: str, before: Definition | None, parsed: app.Definition) -
     digest = hashlib.sha256(spec_json).hexdigest()
     if before is not None:
         _check_heir(application, before, parsed)
-        if before.digest == digest:
+        if before.digest == digest and not before.retracted:
             return before
     version = 1 if before is None else before.version + 1
     return Definition(parsed.kind, parsed.name, application, version, spec_json.decode(), digest)
 
 
-def _check_one_meaning(parsed: app.Definition, by_key: Mapping[tuple[str, str], object]) -> None:
+def _check_one_meaning(parsed: app.Definition, names: Collection[tuple[str, str]]) -> None:
     """Recipes and graphs of all applications are trained by their names."""
     for kind in TRAINED_KINDS:
-        if parsed.kind in TRAINED_KINDS and kind != parsed.kind and (kind, parsed.name) in by_key:
+        if parsed.kind in TRAINED_KINDS and kind != parsed.kind and (kind, parsed.name) in names:
             problem = f"a {kind} has this name, and headrace train would mean both"
             raise Invalid("BAD_DEFINITION", kind=parsed.kind, name=parsed.name, problem=problem)
 
 
 def _check_heir(application: str, before: Definition, parsed: app.Definition) -> None:
-    if before.application != application:
+    """What was taken back may be of another application next; its records and versions stay."""
+    if before.application != application and not before.retracted:
         problem = f"belongs to application {before.application} (the name of its folder)"
         raise Invalid("BAD_DEFINITION", kind=before.kind, name=before.name, problem=problem)
     was = before.parsed()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Applying an application's definitions, all or none."""
+"""Applying an application's definitions, all or none, and taking one back."""
 
 from __future__ import annotations
 
@@ -16,9 +16,12 @@ from headrace_registry.domain.definition import (
     AppliedDefinitions,
     ApplyDefinitions,
     Definition,
+    RetractDefinition,
+    check_room,
     concerning,
     merge,
     parse_sent,
+    retract,
 )
 from headrace_registry.domain.name import check_name
 from headrace_registry.domain.rollout import with_champion
@@ -41,12 +44,14 @@ def apply_definitions(
 
     def act(transaction: RegistryTransaction) -> AppliedDefinitions:
         transaction.lock_definitions()
-        stored = concerning(application, parsed, transaction.definitions())
+        ever = transaction.ever_applied()
+        stored = concerning(application, parsed, ever)
         merged = planned
         if stored != before:
             merged = merge(application, stored, parsed, partial(_tensors_of, transaction))
         if isinstance(merged, HeadraceError):
             raise merged
+        check_room(ever, merged)
         new = [definition for definition in merged if definition not in stored]
         for definition in new:
             transaction.put_definition(definition)
@@ -54,6 +59,24 @@ def apply_definitions(
         return AppliedDefinitions(tuple(merged))
 
     return once(command, AppliedDefinitions, store, act, caller=caller, clock=clock)
+
+
+def retract_definition(
+    command: RetractDefinition, *, caller: str, store: RegistryStore, clock: Clock
+) -> Definition:
+    """Takes a definition back, unless others need it; what it made stays, and so does its rollout.
+
+    Raises Invalid BAD_REQUEST or BAD_NAME, NotFound DEFINITION_UNKNOWN, Conflict DEFINITION_NEEDED.
+    """
+    command.check()
+
+    def act(transaction: RegistryTransaction) -> Definition:
+        transaction.lock_definitions()
+        retracted = retract(command, transaction.ever_applied())
+        transaction.retract_definition(retracted)
+        return retracted.definition
+
+    return once(command, Definition, store, act, caller=caller, clock=clock)
 
 
 def _planned(
@@ -69,7 +92,7 @@ def _planned(
             return _tensors_of(reader, reference)
 
     with store.reading() as reader:
-        stored = concerning(application, parsed, reader.definitions())
+        stored = concerning(application, parsed, reader.ever_applied())
     try:
         return stored, merge(application, stored, parsed, registered)
     except HeadraceError as err:

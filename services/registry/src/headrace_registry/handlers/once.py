@@ -8,7 +8,7 @@ from collections.abc import Callable
 from headrace_kit.clock import Clock
 from headrace_registry.domain.alias import SetAlias
 from headrace_registry.domain.change import Change
-from headrace_registry.domain.definition import ApplyDefinitions
+from headrace_registry.domain.definition import ApplyDefinitions, RetractDefinition
 from headrace_registry.domain.name import check_id
 from headrace_registry.domain.request import request_of
 from headrace_registry.domain.rollout import Rollout, SetRollout
@@ -23,6 +23,7 @@ from headrace_registry.ports import Answer, Answered, RegistryStore, RegistryTra
 
 Command = (
     ApplyDefinitions
+    | RetractDefinition
     | SetAlias
     | SetRollout
     | RegisterVersion
@@ -32,6 +33,7 @@ Command = (
 )
 ACTIONS: dict[type, str] = {
     ApplyDefinitions: "apply_definitions",
+    RetractDefinition: "retract_definition",
     SetAlias: "set_alias",
     SetRollout: "set_rollout",
     RegisterVersion: "register_version",
@@ -73,6 +75,8 @@ def _told(command: Command, answer: Answered) -> tuple[str, str, str]:
     """Model, subject and reason of a change."""
     if isinstance(command, ApplyDefinitions):
         return "", f"application {command.application}", ""
+    if isinstance(command, RetractDefinition):
+        return "", f"{command.kind} {command.name}", command.reason
     if isinstance(command, SetAlias):
         subject = f"models:/{command.model}@{command.alias} is version {command.version}"
         return command.model, subject, command.reason

@@ -23,6 +23,24 @@ class ApplyDefinitionsResponse(_message.Message):
     definitions: _containers.RepeatedCompositeFieldContainer[_registry_events_pb2.Definition]
     def __init__(self, definitions: _Optional[_Iterable[_Union[_registry_events_pb2.Definition, _Mapping]]] = ...) -> None: ...
 
+class RetractDefinitionRequest(_message.Message):
+    __slots__ = ("request_id", "kind", "name", "reason")
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    request_id: str
+    kind: str
+    name: str
+    reason: str
+    def __init__(self, request_id: _Optional[str] = ..., kind: _Optional[str] = ..., name: _Optional[str] = ..., reason: _Optional[str] = ...) -> None: ...
+
+class RetractDefinitionResponse(_message.Message):
+    __slots__ = ("definition",)
+    DEFINITION_FIELD_NUMBER: _ClassVar[int]
+    definition: _registry_events_pb2.Definition
+    def __init__(self, definition: _Optional[_Union[_registry_events_pb2.Definition, _Mapping]] = ...) -> None: ...
+
 class ListDefinitionsRequest(_message.Message):
     __slots__ = ("page_size", "page_token")
     PAGE_SIZE_FIELD_NUMBER: _ClassVar[int]

@@ -39,6 +39,11 @@ class RegistryServiceStub:
                 request_serializer=headrace_dot_registry_dot_v1_dot_registry__service__pb2.ApplyDefinitionsRequest.SerializeToString,
                 response_deserializer=headrace_dot_registry_dot_v1_dot_registry__service__pb2.ApplyDefinitionsResponse.FromString,
                 _registered_method=True)
+        self.RetractDefinition = channel.unary_unary(
+                '/headrace.registry.v1.RegistryService/RetractDefinition',
+                request_serializer=headrace_dot_registry_dot_v1_dot_registry__service__pb2.RetractDefinitionRequest.SerializeToString,
+                response_deserializer=headrace_dot_registry_dot_v1_dot_registry__service__pb2.RetractDefinitionResponse.FromString,
+                _registered_method=True)
         self.ListDefinitions = channel.unary_unary(
                 '/headrace.registry.v1.RegistryService/ListDefinitions',
                 request_serializer=headrace_dot_registry_dot_v1_dot_registry__service__pb2.ListDefinitionsRequest.SerializeToString,
@@ -121,6 +126,14 @@ class RegistryServiceServicer:
 
     def ApplyDefinitions(self, request, context):
         """Stores an application's definitions, all or none; an unchanged one keeps its version. Deadline: 10 s.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RetractDefinition(self, request, context):
+        """Takes a definition back: nothing follows it any more, and its name may be applied again. FAILED_PRECONDITION
+        DEFINITION_NEEDED while others need it. Deadline: 2 s.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -246,6 +259,11 @@ def add_RegistryServiceServicer_to_server(servicer, server):
                     request_deserializer=headrace_dot_registry_dot_v1_dot_registry__service__pb2.ApplyDefinitionsRequest.FromString,
                     response_serializer=headrace_dot_registry_dot_v1_dot_registry__service__pb2.ApplyDefinitionsResponse.SerializeToString,
             ),
+            'RetractDefinition': grpc.unary_unary_rpc_method_handler(
+                    servicer.RetractDefinition,
+                    request_deserializer=headrace_dot_registry_dot_v1_dot_registry__service__pb2.RetractDefinitionRequest.FromString,
+                    response_serializer=headrace_dot_registry_dot_v1_dot_registry__service__pb2.RetractDefinitionResponse.SerializeToString,
+            ),
             'ListDefinitions': grpc.unary_unary_rpc_method_handler(
                     servicer.ListDefinitions,
                     request_deserializer=headrace_dot_registry_dot_v1_dot_registry__service__pb2.ListDefinitionsRequest.FromString,
@@ -349,6 +367,33 @@ class RegistryService:
             '/headrace.registry.v1.RegistryService/ApplyDefinitions',
             headrace_dot_registry_dot_v1_dot_registry__service__pb2.ApplyDefinitionsRequest.SerializeToString,
             headrace_dot_registry_dot_v1_dot_registry__service__pb2.ApplyDefinitionsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RetractDefinition(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/headrace.registry.v1.RegistryService/RetractDefinition',
+            headrace_dot_registry_dot_v1_dot_registry__service__pb2.RetractDefinitionRequest.SerializeToString,
+            headrace_dot_registry_dot_v1_dot_registry__service__pb2.RetractDefinitionResponse.FromString,
             options,
             channel_credentials,
             insecure,
