@@ -58,6 +58,7 @@ from headrace_inference.testing import (
 from headrace_kit.auth import Guard
 from headrace_kit.grpc_server import GrpcServer
 from headrace_kit.kafka import KafkaPublisher, Message
+from headrace_kit.testing import wait_until
 
 pytestmark = [
     pytest.mark.integration,
@@ -69,6 +70,8 @@ DEADLINE_S = 30.0
 # Models of which no two fit into the memory for models.
 LARGE_BYTES, LARGE_MEMORY_BYTES, CHUNKS = 12_000_000, 20_000_000, 8
 CALL_TIMEOUT_S = 15.0
+# More than a start takes besides, less than it waits for a model.
+SLOW_S = 4.0
 
 
 class Features(feature_grpc.FeatureServiceServicer):
@@ -102,6 +105,7 @@ class Artifacts(artifact_grpc.ArtifactServiceServicer):
 
     def __init__(self) -> None:
         self.data_by_digest: dict[str, bytes] = {}
+        self.slow: set[str] = set()
 
     def upload(self, data: bytes) -> str:
         digest = sha256(data).hexdigest()
@@ -112,6 +116,8 @@ class Artifacts(artifact_grpc.ArtifactServiceServicer):
         data = self.data_by_digest.get(request.digest)
         if data is None:
             raise NotFound("ARTIFACT_UNKNOWN", digest=request.digest)
+        if request.digest in self.slow:
+            threading.Event().wait(SLOW_S)
         step = max(100, len(data) // CHUNKS)
         for start in range(0, len(data), step):
             yield artifact_pb.DownloadArtifactResponse(chunk=data[start : start + step])
@@ -849,6 +855,19 @@ def test_cached_model_serves_while_the_registry_is_away(make_service, platform, 
     assert "1" == service.infer(endpoint, "UA-1").model_version
 
 
+def test_replica_that_starts_again_listens_when_it_can_answer(make_service, platform):
+    name = platform.define(f"restart-{uuid.uuid4().hex[:8]}")
+    platform.artifacts.slow.add(platform.version(90).digest)
+    platform.roll_out(name, 90)
+    service = make_service().start(wait=False)
+
+    held = service.stub.ModelInfer.future(
+        keys_request(name, "UA-1"), timeout=4 * CALL_TIMEOUT_S, wait_for_ready=True
+    )
+
+    assert "90" == held.result().model_version
+
+
 def test_service_waits_unready_for_a_registry_that_is_away(make_service, platform, endpoint):
     service = make_service().start(registry_address="127.0.0.1:1", wait=False)
     request = oip.RepositoryIndexRequest()
@@ -858,7 +877,7 @@ def test_service_waits_unready_for_a_registry_that_is_away(make_service, platfor
             models = service.stub.RepositoryIndex(request, timeout=CALL_TIMEOUT_S).models
             return any(m.name == endpoint and m.reason == "SERVICE_UNAVAILABLE" for m in models)
 
-    wait_for(refused)
+    wait_until(refused)  # it listens after a while, for what it can answer
     assert not service.child.ready()
     assert not service.stub.ServerReady(oip.ServerReadyRequest(), timeout=5).ready
 

@@ -375,15 +375,31 @@ def test_features_are_waited_for_as_long_as_the_caller_waits_up_to_a_bound(
 def test_endpoint_whose_version_does_not_load_says_why(room):
     wanted = a_rollout()
     room.table.want(wanted)
-    with pytest.raises(Conflict) as loading:
-        room.infer(a_request())
     room.table.refuse(wanted, "MODEL_TOO_LARGE")
     with pytest.raises(Conflict) as refused:
         room.infer(a_request())
 
-    assert {"endpoint": "delay", "state": "loading"} == loading.value.metadata
     assert ("MODEL_NOT_READY", "MODEL_TOO_LARGE") == (
         refused.value.reason,
         refused.value.metadata["cause"],
     )
     assert "INFERENCE_MODEL_MEMORY_BYTES_MAX" in refused.value.metadata["problem"]
+
+
+def test_version_that_is_on_its_way_is_to_be_asked_again(room):
+    wanted = a_rollout()
+    room.table.want(wanted)
+    with pytest.raises(Unavailable) as loading:
+        room.infer(a_request())
+    room.table.refuse(wanted, "SERVICE_UNAVAILABLE")
+    with pytest.raises(Unavailable) as refused:
+        room.infer(a_request())
+
+    assert ("RESTORING", {"endpoint": "delay", "state": "loading"}) == (
+        loading.value.reason,
+        loading.value.metadata,
+    )
+    assert ("RESTORING", "SERVICE_UNAVAILABLE") == (
+        refused.value.reason,
+        refused.value.metadata["cause"],
+    )

@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from headrace.errors import Busy, Conflict, Corrupt, Denied, HeadraceError, Unavailable
+from headrace.errors import Busy, Corrupt, Denied, HeadraceError, Unavailable
 from headrace_inference.adapters.grpc_clients import GrpcArtifactSource
 from headrace_inference.adapters.rollout_loader import LASTING_TRIES_MAX, LOADS_MAX, RolloutLoader
 from headrace_inference.domain.serving import LoadedVersion, Serving, ServingTable
@@ -49,13 +49,13 @@ def room():
 
 
 def test_nothing_wanted_is_settled(room):
-    room.loader.start()
+    room.loader.start(0.0)
 
     wait_until(room.loader.settled)
 
 
 def test_wanted_rollout_is_served_once(room):
-    room.loader.start()
+    room.loader.start(0.0)
     room.want()
 
     wait_until(lambda: room.served() == 1)
@@ -67,7 +67,7 @@ def test_wanted_rollout_is_served_once(room):
 def test_dependency_that_is_down_is_waited_for_before_all_is_settled(room):
     room.errors["delay"] = [Unavailable("SERVICE_UNAVAILABLE")]
     room.want()
-    room.loader.start()
+    room.loader.start(0.0)
 
     wait_until(lambda: room.table.state("delay").refused == "SERVICE_UNAVAILABLE")
     assert not room.loader.settled()
@@ -81,7 +81,7 @@ def test_registry_that_refuses_the_token_is_waited_for_before_all_is_settled(roo
         list(source.chunks("d" * 64))
     room.errors["delay"] = [refused.value]
     room.want()
-    room.loader.start()
+    room.loader.start(0.0)
 
     wait_until(lambda: room.table.state("delay").refused == "SERVICE_UNAVAILABLE")
     assert not room.loader.settled()
@@ -92,7 +92,7 @@ def test_registry_that_refuses_the_token_is_waited_for_before_all_is_settled(roo
 def test_corrupt_artifact_settles_is_told_and_heals(room):
     room.errors["delay"] = [Corrupt("DIGEST_MISMATCH"), Corrupt("DIGEST_MISMATCH")]
     room.want()
-    room.loader.start()
+    room.loader.start(0.0)
 
     wait_until(room.loader.settled)
     wait_until(lambda: room.served() == 1)
@@ -102,7 +102,7 @@ def test_corrupt_artifact_settles_is_told_and_heals(room):
 def test_one_broken_endpoint_does_not_hold_up_another(room):
     room.errors["broken"] = [Unavailable("SERVICE_UNAVAILABLE")] * 100
     room.want(endpoint="broken")
-    room.loader.start()
+    room.loader.start(0.0)
     room.want(endpoint="delay")
 
     wait_until(lambda: room.served("delay") == 1)
@@ -112,7 +112,7 @@ def test_slow_models_hold_up_no_other_endpoint(room):
     room.slow = {f"slow-{number}" for number in range(LOADS_MAX - 1)}
     for number, endpoint in enumerate(sorted(room.slow), start=10):
         room.want(endpoint=endpoint, champion=number)
-    room.loader.start()
+    room.loader.start(0.0)
     wait_until(lambda: len(room.tries) == len(room.slow))
 
     for generation in (1, 2, 3):
@@ -133,7 +133,7 @@ def test_loads_side_by_side_are_bounded_and_one_file_is_loaded_once_at_a_time(ro
     for number, endpoint in enumerate(endpoints[1:], start=11):
         room.want(endpoint=endpoint, champion=number)
 
-    room.loader.start()
+    room.loader.start(0.0)
 
     wait_until(lambda: len(room.tries) == LOADS_MAX)
     assert [(endpoint, 1) for endpoint in endpoints[:LOADS_MAX]] == sorted(room.tries)
@@ -144,7 +144,7 @@ def test_loads_side_by_side_are_bounded_and_one_file_is_loaded_once_at_a_time(ro
 def test_rollout_that_was_replaced_while_it_was_loaded_is_followed_by_the_newer_one(room):
     room.slow = {"delay"}
     room.want()
-    room.loader.start()
+    room.loader.start(0.0)
     wait_until(lambda: room.tries)
 
     room.want(generation=2)
@@ -156,10 +156,33 @@ def test_rollout_that_was_replaced_while_it_was_loaded_is_followed_by_the_newer_
     assert room.table.state("delay").refused is None
 
 
+def test_start_returns_with_all_that_was_wanted_served(room):
+    for number in range(10):
+        room.want(endpoint=f"endpoint-{number}", champion=number)
+    room.errors["endpoint-3"] = [Unavailable("SERVICE_UNAVAILABLE")]
+
+    room.loader.start(60.0)
+
+    assert [1] * 10 == [room.served(f"endpoint-{number}") for number in range(10)]
+
+
+def test_start_waits_no_longer_than_it_may_nor_for_a_loader_that_ended(room):
+    room.errors["delay"] = [Unavailable("SERVICE_UNAVAILABLE")] * 100
+    room.want()
+    room.loader.start(0.0)
+    broken = Room()
+    broken.errors["delay"] = [KeyError("a bug")]
+    broken.want()
+
+    broken.loader.start(3_600.0)
+
+    assert isinstance(broken.loader.failed(), KeyError)
+
+
 def test_stopped_endpoint_loads_nothing_until_it_is_started(room):
     room.want(stopped=True)
     room.want(endpoint="other", champion=7)
-    room.loader.start()
+    room.loader.start(0.0)
     wait_until(lambda: room.served("other") == 1)
     wait_until(room.loader.settled)
 
@@ -171,7 +194,7 @@ def test_stopped_endpoint_loads_nothing_until_it_is_started(room):
 def test_version_that_was_replaced_while_its_endpoint_stood_still_answers_no_more(room):
     room.table.define(an_endpoint())
     room.want(champion=1)
-    room.loader.start()
+    room.loader.start(0.0)
     wait_until(lambda: room.served() == 1)
     room.slow = {"delay"}
 
@@ -179,7 +202,7 @@ def test_version_that_was_replaced_while_its_endpoint_stood_still_answers_no_mor
     room.want(champion=2, generation=3, stopped=True)
     room.want(champion=2, generation=4)
 
-    with pytest.raises(Conflict, match="MODEL_NOT_READY"):
+    with pytest.raises(Unavailable, match="RESTORING"):
         room.table.ready("delay")
     room.over.set()
     wait_until(lambda: room.served() == 4)
@@ -188,7 +211,7 @@ def test_version_that_was_replaced_while_its_endpoint_stood_still_answers_no_mor
 def test_newer_rollout_is_tried_at_once(room):
     room.errors["delay"] = [Unavailable("SERVICE_UNAVAILABLE")]
     room.want()
-    room.loader.start()
+    room.loader.start(0.0)
     wait_until(lambda: len(room.tries) == 1)
 
     room.want(generation=2)
@@ -200,7 +223,7 @@ def test_newer_rollout_is_tried_at_once(room):
 def test_bug_ends_the_loader_and_is_told(room):
     room.errors["delay"] = [KeyError("a bug")]
     room.want()
-    room.loader.start()
+    room.loader.start(0.0)
 
     wait_until(lambda: isinstance(room.loader.failed(), KeyError))
 
@@ -208,7 +231,7 @@ def test_bug_ends_the_loader_and_is_told(room):
 def test_what_is_too_large_is_decided_and_not_tried_for_ever(room):
     room.errors["delay"] = [Busy("ARTIFACT_TOO_LARGE")] * 100
     room.want()
-    room.loader.start()
+    room.loader.start(0.0)
 
     wait_until(room.loader.settled)
     wait_until(lambda: len(room.tries) == LASTING_TRIES_MAX)

@@ -9,6 +9,7 @@ too large is given up soon: it waits for another rollout, or for other settings.
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
@@ -23,6 +24,8 @@ from headrace_kit.backoff import Backoff
 from headrace_kit.telemetry import counter, gauge
 
 IDLE_S_MAX = 1.0
+# A replica without another beside it answers by what it has, while the registry is away.
+START_S_MAX, LOOK_INTERVAL_S = 10.0, 0.05
 # Endpoints whose models are loaded side by side: a slow one holds up no others.
 LOADS_MAX = 4
 # The same settings refuse the same bytes. More than one try, as what is measured of a model may
@@ -67,8 +70,15 @@ class RolloutLoader:
         self._pool = ThreadPoolExecutor(1 + LOADS_MAX, thread_name_prefix="rollout-loader")
         self._running: Future[None] | None = None
 
-    def start(self) -> None:
+    def start(self, timeout_s: float = START_S_MAX) -> None:
+        """Returns when what is wanted now is served or refused, or the time is up: who listens
+        before that draws calls that another replica could answer.
+        """
         self._running = self._pool.submit(self._run)
+        until_s = time.monotonic() + timeout_s
+        while not self._settled.wait(LOOK_INTERVAL_S):
+            if time.monotonic() >= until_s or self._running.done():
+                return
 
     def stop(self, timeout_s: float) -> None:
         self._stopping.set()

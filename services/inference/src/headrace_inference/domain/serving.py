@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headrace.application import Endpoint
-from headrace.errors import Conflict, NotFound
+from headrace.errors import Conflict, NotFound, Unavailable
 from headrace.reasons import REASONS
 from headrace_inference.domain.rollout import Arm, Rollout, ServedVersion
 
@@ -180,6 +180,12 @@ class EndpointState:
         return self.serving is None or self.serving.rollout.generation < self.wanted.generation
 
     @property
+    def coming(self) -> bool:
+        """Whether what is wanted is loaded now, or as soon as a service that is away is back."""
+        away = self.refused is not None and REASONS[self.refused].kind == "Unavailable"
+        return self.loading or (self.pending and self.definition is not None and away)
+
+    @property
     def loading(self) -> bool:
         """Whether what is wanted may be served soon: nothing has kept it from that yet."""
         return self.pending and self.definition is not None and self.refused is None
@@ -220,7 +226,8 @@ class ServingTable:
         return state
 
     def ready(self, endpoint: str) -> tuple[Endpoint, Serving]:
-        """Raises NotFound MODEL_UNKNOWN, Conflict ENDPOINT_STOPPED, MODEL_NOT_READY.
+        """Raises NotFound MODEL_UNKNOWN, Conflict ENDPOINT_STOPPED, MODEL_NOT_READY, Unavailable
+        RESTORING for what may answer soon, as another replica may now.
 
         A stop is in force as soon as it is known, before anything is loaded for it.
         """
@@ -228,6 +235,8 @@ class ServingTable:
         if state.wanted is not None and state.wanted.stopped:
             raise Conflict("ENDPOINT_STOPPED", endpoint=endpoint)
         if state.definition is None or state.serving is None:
+            if state.coming:
+                raise Unavailable("RESTORING", endpoint=endpoint, **_what_keeps(state))
             raise Conflict("MODEL_NOT_READY", endpoint=endpoint, **_what_keeps(state))
         return state.definition, state.serving
 
