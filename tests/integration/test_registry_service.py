@@ -213,8 +213,9 @@ class Outputs:
         """What came so far."""
         for message in self._consumer.consume(500, 0.1):
             assert message.error() is None
-            ce_id = dict(message.headers())["ce_id"].decode()
-            self._seen.append(Told(message.topic(), ce_id, message.key(), message.value()))
+            headers, place = dict(message.headers() or ()), f"offset {message.offset()}"
+            told = Told(message.topic(), place, message.key(), headers, message.value())
+            self._seen.append(told)
         return self._seen
 
     def wait(self, ce_id: str) -> bytes:

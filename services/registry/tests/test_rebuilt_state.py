@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import random
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -54,10 +55,18 @@ def answered(registry: Any) -> RegistryState:
 def messages(registry: Any) -> list[Told]:
     if registry.engine is None:
         sent = [each for event in registry.store.published() for each in messages_of(event)]
-        return [Told(m.topic, dict(m.headers)["ce_id"].decode(), m.key, m.value) for m in sent]
+        return [a_told(m.topic, m.key, dict(m.headers), m.value) for m in sent]
     with registry.engine.begin() as connection:
         rows = connection.execute(select(OUTBOX).order_by(OUTBOX.c.id)).all()
-    return [Told(r.topic, json.loads(r.headers)["ce_id"], r.key, r.value) for r in rows]
+    return [
+        a_told(row.topic, row.key, {n: v.encode() for n, v in json.loads(row.headers).items()},
+               row.value)
+        for row in rows
+    ]  # fmt: skip
+
+
+def a_told(topic: str, key: bytes, headers: dict[str, bytes], value: bytes | None) -> Told:
+    return Told(topic, f"{topic} somewhere", key, headers, value)
 
 
 class History:
@@ -172,7 +181,7 @@ def test_definition_that_was_taken_back_is_in_neither_state(registry: Any) -> No
 
 def test_message_that_never_went_out_is_named(registry: Any) -> None:
     registry.complete_runs(0.75)
-    sent = [each for each in messages(registry) if not each[1].startswith("alias/")]
+    sent = [each for each in messages(registry) if not each.ce_id.startswith("alias/")]
 
     assert ["alias delay@champion"] == answered(registry).differences(told_state(sent))
 
@@ -190,6 +199,46 @@ def _registers(topic: str, value: bytes | None) -> bool:
     if topic != topics.REGISTRY_MODEL_VERSIONS.name:
         return False
     return events.ModelVersionEvent.FromString(value or b"").HasField("version_registered")
+
+
+ROLLOUT = "headrace.registry.v1.Rollout"
+
+
+@pytest.mark.parametrize(
+    ("forged", "told"),
+    [
+        ({"headers": {}}, f"its headers do not name the registry and {ROLLOUT}"),
+        ({"value": None}, "its key is not that of its value, empty"),
+        ({"value": b"\xff"}, f"its value is no {ROLLOUT}"),
+        ({"key": b"other"}, "its key is not that of its value, delay"),
+        (
+            {"value": events.Rollout(endpoint="delay", stopped=True).SerializeToString()},
+            "a record before it has its ce_id, rollout/delay/1, and other content",
+        ),
+    ],
+)
+def test_record_that_the_registry_did_not_write_is_named_and_not_taken(
+    registry: Any, forged: dict[str, Any], told: str
+) -> None:
+    registry.complete_runs(0.75)
+    sent = messages(registry)
+    (own,) = [each for each in sent if each.topic == topics.REGISTRY_ROLLOUTS.name]
+
+    state = told_state([*sent, replace(own, place="here", **forged)])
+
+    assert [f"here: {told}"] == state.strangers
+    assert [] == answered(registry).differences(state)
+
+
+def test_forged_record_with_an_id_that_is_still_to_come_hides_nothing(registry: Any) -> None:
+    registry.complete_runs(0.75)
+    sent = messages(registry)
+    forged = [replace(each, value=b"\xff") for each in sent]
+
+    state = told_state([*forged, *sent])
+
+    assert len(sent) == len(state.strangers)
+    assert [] == answered(registry).differences(state)
 
 
 def test_row_that_somebody_changed_by_hand_is_named(sql: Any) -> None:

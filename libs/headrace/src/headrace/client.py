@@ -463,17 +463,18 @@ class Client:
         def ask(method: str, request: Any) -> Any:
             return call(getattr(self._registry, method), request, timeout_s=5, retries_max=3)
 
-        messages = (
+        records = (
             Told(
                 topic,
-                dict(message.headers() or ())["ce_id"].decode(),
+                f"{topic} partition {message.partition()} offset {message.offset()}",
                 message.key(),
+                {name: value or b"" for name, value in message.headers() or ()},
                 message.value(),
             )
             for topic in TOPICS
             for message in newest_messages(self.addresses.kafka, topic, count=EVERY_MESSAGE)
         )
-        return answered_state(ask), told_state(messages)
+        return answered_state(ask), told_state(records)
 
     @cached_property
     def requests(self) -> KafkaRequests:

@@ -2,17 +2,18 @@
 """The registry's state twice: as it answers, and as its topics alone tell it. Both are the same.
 
 Anybody who reads the topics can keep a true copy, and a database that lost a row, or a message that
-never went out, shows as a difference with a name.
+never went out, shows as a difference with a name. What the registry did not write is no part of the
+copy: it is told by its place.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
-from google.protobuf.message import Message
+from google.protobuf.message import DecodeError, Message
 
 from headrace import topics
 from headrace.registry.v1 import registry_events_pb2 as events
@@ -20,22 +21,33 @@ from headrace.registry.v1 import registry_service_pb2 as pb
 
 # Asks the registry: the method's name and the request.
 Ask = Callable[[str, Any], Any]
+SOURCE = b"headrace/registry"
 
 
-class Told(NamedTuple):
-    """A message of one of the registry's topics."""
+@dataclass(frozen=True, slots=True)
+class Told:
+    """A record of one of the registry's topics; `place` is for people."""
 
     topic: str
-    ce_id: str
+    place: str
     key: bytes | None
+    headers: Mapping[str, bytes]
     value: bytes | None
+
+    @property
+    def ce_id(self) -> str:
+        return self.headers.get("ce_id", b"").decode(errors="replace")
 
 
 @dataclass
 class RegistryState:
-    """Every entry by a name that says what it is: `version delay/7`, `alias delay@champion`."""
+    """Every entry by a name that says what it is: `version delay/7`, `alias delay@champion`.
+
+    `strangers`: the places of records that the registry did not write, and what tells it.
+    """
 
     entries: dict[str, Message] = field(default_factory=dict)
+    strangers: list[str] = field(default_factory=list)
 
     def digest(self) -> str:
         """The same for the same entries, however they came."""
@@ -71,17 +83,54 @@ def answered_state(ask: Ask) -> RegistryState:
     return state
 
 
-def told_state(messages: Iterable[Told]) -> RegistryState:
-    """Folds the registry's topics, each topic in its order.
+def told_state(records: Iterable[Told]) -> RegistryState:
+    """Folds the records of the registry's topics, each topic in its order.
 
-    A message that comes again has the same `ce_id` and no effect.
+    A record that comes again has the same `ce_id` and no effect.
     """
-    state, seen = RegistryState(), set[tuple[str, str]]()
-    for message in messages:
-        if (message.topic, message.ce_id) not in seen:
-            seen.add((message.topic, message.ce_id))
-            _FOLDS[message.topic](state, message)
+    state, seen = RegistryState(), dict[tuple[str, str], bytes | None]()
+    for record in records:
+        try:
+            message = _read(record)
+            if _first(record, seen):
+                _FOLDS[record.topic](state, record, message)
+        except _StrangerError as err:
+            state.strangers.append(f"{record.place}: {err}")
     return state
+
+
+class _StrangerError(Exception):
+    """The registry did not write this record; the text says what tells it."""
+
+
+def _first(record: Told, seen: dict[tuple[str, str], bytes | None]) -> bool:
+    named = (record.topic, record.ce_id)
+    if named not in seen:
+        seen[named] = record.value
+        return True
+    if seen[named] != record.value:
+        raise _StrangerError(f"a record before it has its ce_id, {record.ce_id}, and other content")
+    return False
+
+
+def _read(record: Told) -> Any:
+    """The message of a record that the registry wrote; None of a definition taken back."""
+    kind, key_of = _WRITTEN[record.topic]
+    headers, name = record.headers, kind.DESCRIPTOR.full_name
+    if headers.get("ce_source") != SOURCE or headers.get("ce_type") != name.encode():
+        raise _StrangerError(f"its headers do not name the registry and {name}")
+    if not record.ce_id:
+        raise _StrangerError("it has no ce_id")
+    if record.value is None and kind is events.Definition:
+        return None
+    try:
+        message = kind.FromString(record.value or b"")
+    except DecodeError:
+        raise _StrangerError(f"its value is no {name}") from None
+    key = key_of(message)
+    if key is not None and record.key != key.encode():
+        raise _StrangerError(f"its key is not that of its value, {key or 'empty'}")
+    return message
 
 
 def _all(ask: Ask, method: str, request: Any, entries: str) -> Iterable[Any]:
@@ -105,16 +154,15 @@ def _put_rollout(state: RegistryState, rollout: events.Rollout) -> None:
     state.entries[f"rollout {rollout.endpoint}"] = rollout
 
 
-def _fold_definition(state: RegistryState, message: Told) -> None:
+def _fold_definition(state: RegistryState, record: Told, message: Any) -> None:
     """Without a value it was taken back: its key alone says which."""
-    if message.value is None:
-        state.entries.pop(f"definition {(message.key or b'').decode()}", None)
+    if message is None:
+        state.entries.pop(f"definition {(record.key or b'').decode(errors='replace')}", None)
     else:
-        _put_definition(state, events.Definition.FromString(message.value))
+        _put_definition(state, message)
 
 
-def _fold_version(state: RegistryState, message: Told) -> None:
-    event = events.ModelVersionEvent.FromString(message.value or b"")
+def _fold_version(state: RegistryState, _: Told, event: events.ModelVersionEvent) -> None:
     kind = event.WhichOneof("event")
     if kind == "version_registered":
         version = event.version_registered.version
@@ -149,11 +197,27 @@ _CHANGES: dict[str, Callable[[Any, Any], None]] = {
     "version_described": _describe,
     "version_signed": _sign,
 }
-_FOLDS: dict[str, Callable[[RegistryState, Told], None]] = {
+_FOLDS: dict[str, Callable[[RegistryState, Told, Any], None]] = {
     topics.REGISTRY_DEFINITIONS.name: _fold_definition,
     topics.REGISTRY_MODEL_VERSIONS.name: _fold_version,
-    topics.REGISTRY_ROLLOUTS.name: lambda state, message: _put_rollout(
-        state, events.Rollout.FromString(message.value or b"")
-    ),
+    topics.REGISTRY_ROLLOUTS.name: lambda state, _, rollout: _put_rollout(state, rollout),
+}
+
+
+def _model_of(event: events.ModelVersionEvent) -> str | None:
+    """None of a kind that is newer than this reader."""
+    kind = event.WhichOneof("event")
+    if kind == "version_registered":
+        return event.version_registered.version.model
+    if kind == "alias_moved":
+        return event.alias_moved.alias.model
+    return None if kind is None else str(getattr(event, kind).model)
+
+
+# The message of each topic, and the key that its record has.
+_WRITTEN: dict[str, tuple[Any, Callable[[Any], str | None]]] = {
+    topics.REGISTRY_DEFINITIONS.name: (events.Definition, lambda told: f"{told.kind}/{told.name}"),
+    topics.REGISTRY_MODEL_VERSIONS.name: (events.ModelVersionEvent, _model_of),
+    topics.REGISTRY_ROLLOUTS.name: (events.Rollout, lambda told: told.endpoint),
 }
 TOPICS = tuple(_FOLDS)

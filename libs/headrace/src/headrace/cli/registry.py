@@ -26,10 +26,21 @@ def verify(data_dir: DataDir = DEFAULT_DATA_DIR) -> None:
     with told_errors():
         answered, told = connect(data_dir).registry_states()
     differences = answered.differences(told)
-    for name in differences[:SHOWN_MAX]:
-        out.print(f"differs: {name}", markup=False)
+    _show("differs", differences)
     if differences:
         out.print(f"{len(differences)} of {len(answered.entries)} differ; what was changed in the")
         out.print("last moment may still be on its way: ask again.")
+    _show("not of the registry", told.strangers)
+    if told.strangers:
+        count = len(told.strangers)
+        out.print(f"{count} on its topics that it did not write: see who may write there.")
+    if differences or told.strangers:
         raise typer.Exit(EXIT_ERROR)
     out.print(f"{len(answered.entries)} entries, both {answered.digest()}")
+
+
+def _show(what: str, found: list[str]) -> None:
+    for each in found[:SHOWN_MAX]:
+        out.print(f"{what}: {each}", markup=False)
+    if len(found) > SHOWN_MAX:
+        out.print(f"... and {len(found) - SHOWN_MAX} more")
