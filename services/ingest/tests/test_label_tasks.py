@@ -23,7 +23,7 @@ from headrace_ingest.adapters.sql_task_store import (
     SqlTaskStore,
 )
 from headrace_ingest.domain.agreement import krippendorff_alpha
-from headrace_ingest.domain.label_tasks import Served, TaskState, task_of
+from headrace_ingest.domain.label_tasks import Bin, Drift, Served, TaskState, task_of
 from headrace_ingest.handlers import erased_tasks, label_tasks
 from headrace_ingest.handlers.erased_tasks import TaskEraser
 from headrace_ingest.testing import a_contract
@@ -72,8 +72,8 @@ def served(number=0, **changes):
     return Served(**(given | changes))
 
 
-def rule(prediction, rules, *, drifting=False):
-    task = task_of(prediction, a_label(rules), drifting=drifting)
+def rule(prediction, rules, *, drifted=False):
+    task = task_of(prediction, a_label(rules), drifted=drifted)
     return task and task.rule
 
 
@@ -90,10 +90,46 @@ def test_arms_on_two_sides_disagree():
     assert ["disagreement", None, None] == found
 
 
-def test_drifted_are_put_while_an_incident_is_open():
+def test_drifted_rows_are_put_and_others_are_not():
     rules = {"drifted": {"share": 1.0}}
 
-    assert ["drifted", None] == [rule(served(), rules, drifting=d) for d in (True, False)]
+    assert ["drifted", None] == [rule(served(), rules, drifted=d) for d in (True, False)]
+
+
+NAN, INF = float("nan"), float("inf")
+
+
+@pytest.mark.parametrize(
+    ("bins", "values"),
+    [
+        ([Bin(at_least=1.0, below=2.0)], [1.0, 1.5]),
+        ([Bin(below=1.0)], [-INF, 0.5]),
+        ([Bin(at_least=2.0)], [2.0, INF]),
+        ([Bin(absent=True)], [NAN]),
+        ([Bin(below=1.0), Bin(at_least=2.0)], [-INF, 0.5, 2.0, INF]),
+    ],
+)
+def test_drift_holds_the_rows_of_its_bins(bins, values):
+    drift, everything = Drift(ENDPOINT, 1, {1: bins}), [-INF, 0.5, 1.0, 1.5, 2.0, INF, NAN]
+
+    found = [value for value in everything if drift.holds(served(features=(0.0, value)))]
+    assert str(values) == str(found)
+
+
+def test_drift_holds_no_row_of_another_endpoint_version_or_width():
+    drift = Drift(ENDPOINT, 1, {1: [Bin()]})
+
+    assert drift.holds(served(features=(0.0, 0.0)))
+    assert not drift.holds(served(features=(0.0, 0.0), version=2))
+    assert not drift.holds(served(features=(0.0, 0.0), endpoint="other"))
+    assert not drift.holds(served(features=(0.0,)))
+
+
+def test_drift_whose_bins_are_not_told_holds_every_row_of_its_endpoint():
+    drift = Drift(ENDPOINT, 1, {})
+
+    assert drift.holds(served(version=2))
+    assert not drift.holds(served(endpoint="other"))
 
 
 def test_random_share_is_kept_and_the_same_in_every_replay():
@@ -138,7 +174,7 @@ class World:
             predictions,
             {("t", 0): position},
             labels=self.labels,
-            drifting=lambda endpoint: False,
+            drifted=lambda served: False,
             tasks=self.tasks,
             erased=self.erased,
         )
@@ -384,6 +420,34 @@ def a_sampler(world, incidents):
     return PredictionSampler(
         labels=world.labels, incidents=incidents, tasks=world.tasks, erased=world.erased
     )
+
+
+def test_sampler_puts_the_rows_in_the_bins_of_an_open_incident(make):
+    world, incidents = make({"drifted": {"share": 1.0}}), OpenIncidents()
+    sampler = a_sampler(world, incidents)
+    incident = events.Incident(incident_id="i", endpoint=ENDPOINT, kind="drift", state=1, version=1)
+    feature = incident.drifted.add(feature="windy", place=1)
+    feature.bins.add(at_least=30.0)
+    incidents.take(a_record(incident.SerializeToString()))
+    winds = {"UA1": 29.5, "UA2": 30.0, "UA3": NAN}
+    records = [
+        a_record(
+            one_row_record(
+                prediction_id=f"p{number}",
+                endpoint=ENDPOINT,
+                version=1,
+                entity_key=flight,
+                features=[99.0, wind],
+            ).SerializeToString(),
+            topic="inference.predictions.delay.v1",
+            offset=number,
+        )
+        for number, (flight, wind) in enumerate(winds.items())
+    ]
+
+    sampler.handle(a_batch(records))
+    listed = world.tasks.listed(LABEL, TaskState.OPEN, after=(0, ""), tasks_max=5)
+    assert ["UA2"] == [task.target for _, task in listed]
 
 
 def test_sampler_stores_tasks_with_the_place_behind_them(make):

@@ -6,11 +6,13 @@ import pytest
 
 from headrace.application import DriftRule
 from headrace_monitor.domain.drift import (
+    Bin,
     Histogram,
     Reference,
     benjamini_hochberg,
     calibrated_psi,
     count_rows,
+    drifted_features,
     judge_drift,
 )
 from headrace_monitor.domain.progress import Progress, WindowDrift
@@ -208,3 +210,46 @@ def test_benjamini_hochberg_takes_all_up_to_the_last_that_holds():
 
     assert [True] * 4 + [False] * 11 == benjamini_hochberg(p_values, 0.05)
     assert [] == benjamini_hochberg([], 0.05)
+
+
+def test_bins_that_grew_most_are_told_with_their_bounds():
+    histogram = Histogram("g", (0.0, 1.0), (40, 30, 25, 5))
+    reference = Reference(("f", "g"), (histogram,))
+
+    def bins(*current):
+        [drifted] = drifted_features(reference, np.array(current), ["g"])
+        assert ("g", 1) == (drifted.feature, drifted.place)
+        return drifted.bins
+
+    assert (Bin(at_least=1.0),) == bins(200, 310, 465, 25)
+    assert (Bin(below=0.0),) == bins(900, 50, 45, 5)
+    assert (Bin(at_least=0.0, below=1.0),) == bins(100, 850, 40, 10)
+    assert (Bin(absent=True),) == bins(200, 150, 125, 525)
+    assert (Bin(below=0.0), Bin(at_least=1.0)) == bins(560, 30, 400, 10)
+
+
+def test_feature_that_is_not_asked_for_or_did_not_change_has_no_bins():
+    reference = Reference(("f",), (Histogram("f", (0.0,), (50, 50, 0)),))
+
+    assert () == drifted_features(reference, np.array([10, 90, 0]), [])
+    assert () == drifted_features(reference, np.array([50, 50, 0]), ["f"])
+
+
+def test_drifted_bins_hold_the_rows_that_are_more_than_before():
+    before, now = normal(5_000), normal(5_000, seed=8) + np.float32(1.5)
+    reference = a_reference(before)
+    [drifted] = drifted_features(reference, count_rows(reference, now), ["f0"])
+
+    def share(rows):
+        return np.mean(
+            [
+                any(
+                    (each.at_least is None or each.at_least <= value)
+                    and (each.below is None or value < each.below)
+                    for each in drifted.bins
+                )
+                for value in rows[:, 0]
+            ]
+        )
+
+    assert share(before) < 0.25 < 0.5 < share(now)

@@ -84,7 +84,10 @@ def test_alarm_sends_verdicts_one_incident_and_one_request(loop):
     assert [False, True] == [one.drift.alarmed for one in verdicts]
     assert [["flight:hour"]] * 2 == [[f.feature for f in one.drift.features] for one in verdicts]
     assert verdicts[1].drift.evidence.endswith("in 2 of 3 windows: flight:hour")
-    assert 1 == len(loop.sent(topics.MONITOR_INCIDENTS))
+    [incident] = loop.sent(topics.MONITOR_INCIDENTS)
+    [drifted] = events_pb.Incident.FromString(incident.value).drifted
+    assert ("flight:hour", 0) == (drifted.feature, drifted.place)
+    assert [events_pb.DriftedBin(at_least=1.0)] == [*drifted.bins]
     assert 1 == len(loop.sent(topics.TRAINER_REQUESTS))
 
 

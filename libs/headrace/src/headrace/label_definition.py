@@ -44,7 +44,7 @@ class Disagreement(Closed):
 
 
 class Drifted(Closed):
-    """A share of those answered while a drift incident of the endpoint is open."""
+    """A share of those in the drifted bins, while a drift incident of the endpoint is open."""
 
     share: Share
 

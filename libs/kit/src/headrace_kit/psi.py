@@ -31,9 +31,14 @@ def calibrated_psi(
     scale = 1 / int(reference.sum()) + 1 / int(current.sum())
     if effective_rows > 0:
         scale = max(scale, 1 / effective_rows)
-    expected, found = _shares(reference), _shares(current)
-    psi = float(np.sum((found - expected) * np.log(found / expected)))
+    psi = float(np.sum(psi_parts(reference, current)[1]))
     return psi - (bins - 1) * scale, chi_squared_tail(psi / scale, bins - 1)
+
+
+def psi_parts(reference: Counts, current: Counts) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
+    """Of each bin, whether its share grew, and what it adds to the PSI."""
+    expected, found = _shares(reference), _shares(current)
+    return found > expected, (found - expected) * np.log(found / expected)
 
 
 def _shares(counts: Counts) -> NDArray[np.float64]:

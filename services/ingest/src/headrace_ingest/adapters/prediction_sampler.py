@@ -10,7 +10,7 @@ from google.protobuf.message import DecodeError
 from headrace.errors import Invalid
 from headrace.monitor.v1 import monitor_events_pb2
 from headrace.prediction_log import LoggedPrediction, logged_predictions
-from headrace_ingest.domain.label_tasks import Served
+from headrace_ingest.domain.label_tasks import Bin, Drift, Served
 from headrace_ingest.handlers.label_tasks import put_to_people
 from headrace_ingest.ports import LabelBook, TaskStore
 from headrace_kit.erased_entities import ErasedEntities
@@ -20,10 +20,10 @@ DRIFT = "drift"
 
 
 class OpenIncidents:
-    """Endpoints whose drift incident is not resolved."""
+    """What drifts, as the incidents say that are not resolved."""
 
     def __init__(self) -> None:
-        self._endpoints: dict[str, str] = {}
+        self._drifts: dict[str, Drift] = {}
 
     def take(self, record: Record) -> None:
         """A record of the topic: the incident as it is now; raises Invalid DECODE_ERROR."""
@@ -32,13 +32,14 @@ class OpenIncidents:
         except DecodeError as err:
             raise Invalid("DECODE_ERROR", topic=record.topic) from err
         resolved = incident.state == monitor_events_pb2.INCIDENT_STATE_RESOLVED
-        left = {i: e for i, e in self._endpoints.items() if i != incident.incident_id}
+        left = {i: each for i, each in self._drifts.items() if i != incident.incident_id}
         if incident.kind == DRIFT and not resolved:
-            left[incident.incident_id] = incident.endpoint
-        self._endpoints = left
+            left[incident.incident_id] = _drift(incident)
+        self._drifts = left
 
-    def drifting(self, endpoint: str) -> bool:
-        return endpoint in self._endpoints.values()
+    def drifted(self, served: Served) -> bool:
+        """Whether the row is one of those that are more than before."""
+        return any(drift.holds(served) for drift in self._drifts.values())
 
 
 class PredictionSampler:
@@ -76,10 +77,23 @@ class PredictionSampler:
             served,
             {(topic, number): offset for (topic, number), offset in positions.items()},
             labels=self._labels,
-            drifting=self._incidents.drifting,
+            drifted=self._incidents.drifted,
             tasks=self._tasks,
             erased=self._erased,
         )
+
+
+def _drift(incident: monitor_events_pb2.Incident) -> Drift:
+    bins_by_place = {each.place: [_bin(one) for one in each.bins] for each in incident.drifted}
+    return Drift(incident.endpoint, incident.version, bins_by_place)
+
+
+def _bin(told: monitor_events_pb2.DriftedBin) -> Bin:
+    return Bin(
+        at_least=told.at_least if told.HasField("at_least") else None,
+        below=told.below if told.HasField("below") else None,
+        absent=told.absent,
+    )
 
 
 def _served(made: LoggedPrediction) -> Served:
@@ -91,4 +105,5 @@ def _served(made: LoggedPrediction) -> Served:
         version=made.version,
         score=made.score,
         other_score=made.shadow_score if made.shadow_version else None,
+        features=made.features,
     )

@@ -6,8 +6,9 @@ Chance is a hash of the prediction's id, so that a replay puts the same ones.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from hashlib import blake2b
@@ -34,6 +35,47 @@ class Served:
     version: int
     score: float
     other_score: float | None
+    features: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Bin:
+    """Values in [at_least, below), None: without that bound; of `absent`: those that are none."""
+
+    at_least: float | None = None
+    below: float | None = None
+    absent: bool = False
+
+    def holds(self, value: float) -> bool:
+        if self.absent or math.isnan(value):
+            return self.absent and math.isnan(value)
+        high_enough = self.at_least is None or self.at_least <= value
+        return high_enough and (self.below is None or value < self.below)
+
+
+@dataclass(frozen=True, slots=True)
+class Drift:
+    """What an endpoint is asked about more often than its version was trained on.
+
+    `bins_by_place`: of the version's inputs; without any it is not told, and every row counts.
+    """
+
+    endpoint: str
+    version: int
+    bins_by_place: Mapping[int, Collection[Bin]]
+
+    def holds(self, served: Served) -> bool:
+        if served.endpoint != self.endpoint:
+            return False
+        if not self.bins_by_place:
+            return True
+        # Another version may have other inputs.
+        return served.version == self.version and any(
+            each.holds(served.features[place])
+            for place, bins in self.bins_by_place.items()
+            if place < len(served.features)
+            for each in bins
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,11 +107,11 @@ class Settled:
     value: str = ""
 
 
-def task_of(served: Served, label: LabelDefinition, *, drifting: bool) -> Task | None:
+def task_of(served: Served, label: LabelDefinition, *, drifted: bool) -> Task | None:
     """The task of a prediction of the label's endpoint; None when no rule takes it."""
     queue = label.queue
     target = served.prediction_id if label.by == "prediction" else served.entity_key
-    rule = None if queue is None else rule_of(served, label.name, queue, drifting=drifting)
+    rule = None if queue is None else rule_of(served, label.name, queue, drifted=drifted)
     if queue is None or rule is None or not target:
         return None
     return Task(
@@ -85,12 +127,12 @@ def task_of(served: Served, label: LabelDefinition, *, drifting: bool) -> Task |
     )
 
 
-def rule_of(served: Served, label: str, queue: LabelQueue, *, drifting: bool) -> str | None:
+def rule_of(served: Served, label: str, queue: LabelQueue, *, drifted: bool) -> str | None:
     """The first rule that takes the prediction."""
     rules = queue.rules
     shares = {
         "disagreement": rules.disagreement.share if _disagree(served, queue) else 0.0,  # type: ignore[union-attr]
-        "drifted": rules.drifted.share if rules.drifted and drifting else 0.0,
+        "drifted": rules.drifted.share if rules.drifted and drifted else 0.0,
         "uncertain": rules.uncertain.share if _uncertain(served, queue) else 0.0,  # type: ignore[union-attr]
         "random": rules.random or 0.0,
     }

@@ -44,7 +44,7 @@ def put_to_people(
     positions: Mapping[tuple[str, int], int],
     *,
     labels: LabelBook,
-    drifting: Callable[[str], bool],
+    drifted: Callable[[Served], bool],
     tasks: TaskStore,
     erased: ErasedEntities,
 ) -> int:
@@ -59,7 +59,7 @@ def put_to_people(
         if label.name in queues
         for each in served
         if each.endpoint == queues[label.name].endpoint
-        and (task := task_of(each, label, drifting=drifting(each.endpoint))) is not None
+        and (task := task_of(each, label, drifted=drifted(each))) is not None
         and not about_erased(task, label, erased)
     ]
     open_max = {name: queue.tasks_max for name, queue in queues.items()}

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
+from dataclasses import asdict
 from typing import Any
 
 from google.protobuf.message import DecodeError
@@ -19,7 +20,7 @@ from headrace.registry.v1 import registry_events_pb2 as registry_pb
 from headrace.trainer.v1 import trainer_events_pb2 as trainer_pb
 from headrace_kit.kafka import Message, Record
 from headrace_monitor.domain.canary import Decision
-from headrace_monitor.domain.drift import Histogram, Reference
+from headrace_monitor.domain.drift import DriftedFeature, Histogram, Reference
 from headrace_monitor.domain.ids import cause_id
 from headrace_monitor.domain.incident import (
     GateState,
@@ -171,7 +172,13 @@ def incident_proto(incident: Incident) -> events_pb.Incident:
         version=incident.version,
         version_after=incident.version_after,
         promoted_at_us=incident.promoted_at_us,
+        drifted=map(_drifted_proto, incident.drifted),
     )
+
+
+def _drifted_proto(drifted: DriftedFeature) -> events_pb.DriftedFeature:
+    bins = [events_pb.DriftedBin(**asdict(each)) for each in drifted.bins]
+    return events_pb.DriftedFeature(feature=drifted.feature, place=drifted.place, bins=bins)
 
 
 def loop_response(state: LoopState) -> service_pb.GetLoopResponse:

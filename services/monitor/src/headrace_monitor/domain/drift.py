@@ -9,14 +9,14 @@ significant by Benjamini-Hochberg and beyond the floor.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from headrace.application import DriftRule
-from headrace_kit.psi import Counts, calibrated_psi
+from headrace_kit.psi import Counts, calibrated_psi, psi_parts
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +60,24 @@ class DriftJudgement:
     beyond: tuple[FeatureDrift, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Bin:
+    """Values in [at_least, below), None: without that bound; of `absent`: those that are none."""
+
+    at_least: float | None = None
+    below: float | None = None
+    absent: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class DriftedFeature:
+    """The bins of a feature whose shares grew most; `place` in the version's inputs."""
+
+    feature: str
+    place: int
+    bins: tuple[Bin, ...]
+
+
 def count_rows(reference: Reference, rows: NDArray[np.float32]) -> Counts:
     """Counters of rows [n, features]; add them up to merge."""
     counters = []
@@ -85,13 +103,12 @@ def benjamini_hochberg(p_values: Sequence[float], q: float) -> list[bool]:
 
 def judge_drift(reference: Reference, counters: Counts, rule: DriftRule) -> DriftJudgement | None:
     """None when the window holds fewer rows than the rule needs."""
-    ends = np.cumsum([len(one.counts) for one in reference.histograms])
-    by_feature = dict(zip(reference.histograms, np.split(counters, ends[:-1]), strict=True))
-    rows = int(counters[: ends[0]].sum()) if len(ends) else 0
+    counted = _by_histogram(reference, counters)
+    rows = int(counted[0][1].sum()) if counted else 0
     if rows < rule.rows_min:
         return None
     tested = []
-    for histogram, current in by_feature.items():
+    for histogram, current in counted:
         if histogram.feature not in rule.ignore and any(histogram.counts):
             counts = np.array(histogram.counts, np.int64)
             psi, p_value = calibrated_psi(counts, current, histogram.effective_rows)
@@ -103,3 +120,40 @@ def judge_drift(reference: Reference, counters: Counts, rule: DriftRule) -> Drif
         if falls and one.psi >= rule.psi_floor
     )
     return DriftJudgement(rows, tuple(tested), beyond)
+
+
+def drifted_features(
+    reference: Reference, counters: Counts, features: Collection[str]
+) -> tuple[DriftedFeature, ...]:
+    """Of these features, the bins that hold more of the window than of the reference.
+
+    Of the bins that grew, those that add to the PSI at least half of what these do on average:
+    some grow a little by chance.
+    """
+    found = []
+    for histogram, current in _by_histogram(reference, counters):
+        if histogram.feature not in features:
+            continue
+        counts = np.array(histogram.counts, np.int64)
+        grew, parts = psi_parts(counts, current)
+        if grew.any():
+            chosen = np.flatnonzero(grew & (parts >= parts[grew].mean() / 2))
+            bins = tuple(_bin(histogram, int(i)) for i in chosen)
+            place = reference.features.index(histogram.feature)
+            found.append(DriftedFeature(histogram.feature, place, bins))
+    return tuple(found)
+
+
+def _by_histogram(reference: Reference, counters: Counts) -> list[tuple[Histogram, Counts]]:
+    ends = np.cumsum([len(one.counts) for one in reference.histograms])
+    return list(zip(reference.histograms, np.split(counters, ends[:-1]), strict=True))
+
+
+def _bin(histogram: Histogram, number: int) -> Bin:
+    edges = histogram.edges
+    if number > len(edges):
+        return Bin(absent=True)
+    return Bin(
+        at_least=edges[number - 1] if number else None,
+        below=edges[number] if number < len(edges) else None,
+    )

@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from enum import Enum
 
 from headrace.application import Policy
+from headrace_monitor.domain.drift import DriftedFeature
 from headrace_monitor.domain.ids import cause_id
 
 
@@ -50,6 +51,7 @@ class Alarm:
     window_end_us: int
     judged_at_us: int
     why: str
+    drifted: tuple[DriftedFeature, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +73,8 @@ class Incident:
     version_after: int = 0
     resolved_at_us: int | None = None
     promoted_at_us: int | None = None
+    # What the version is asked about more often than it was trained on; nothing: not told.
+    drifted: tuple[DriftedFeature, ...] = ()
 
     @property
     def open(self) -> bool:
@@ -145,6 +149,7 @@ def open_incident(
         version=alarm.version,
         why=alarm.why,
         action="retraining",
+        drifted=alarm.drifted,
     )
     return incident, TrainingRequest(run_id, recipe, alarm.judged_at_us, incident_id)
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from headrace_monitor.domain import layout
 from headrace_monitor.domain.canary import judge_canary
-from headrace_monitor.domain.drift import DriftJudgement, judge_drift
+from headrace_monitor.domain.drift import DriftJudgement, drifted_features, judge_drift
 from headrace_monitor.domain.ids import cause_id
 from headrace_monitor.domain.incident import Alarm, AlarmKind, abandon, may_open, open_incident
 from headrace_monitor.domain.prediction import Rows, decided_rows, paired_rows
@@ -89,7 +89,8 @@ def _judge_drift(turn: Turn, moment: Moment, window: Window) -> Alarm | None:
     known = turn.version(window.champion)
     if counters is None or known is None:
         return None
-    judgement = judge_drift(known.reference, np.frombuffer(counters, np.int64), rule)
+    counts = np.frombuffer(counters, np.int64)
+    judgement = judge_drift(known.reference, counts, rule)
     if judgement is None:
         return None
     names = tuple(one.feature for one in judgement.beyond)
@@ -105,7 +106,14 @@ def _judge_drift(turn: Turn, moment: Moment, window: Window) -> Alarm | None:
     )
     if not alarmed:
         return None
-    return Alarm(AlarmKind.DRIFT, window.champion, moment.window_end_us, moment.at_us, evidence)
+    return Alarm(
+        AlarmKind.DRIFT,
+        window.champion,
+        moment.window_end_us,
+        moment.at_us,
+        evidence,
+        drifted_features(known.reference, counts, persistent),
+    )
 
 
 def _drop_counters(turn: Turn, end_us: int) -> None:

@@ -106,7 +106,7 @@ class CanaryVerdict(_message.Message):
     def __init__(self, canary_version: _Optional[int] = ..., rollout_generation: _Optional[int] = ..., decision: _Optional[_Union[CanaryDecision, str]] = ..., outcomes: _Optional[int] = ..., e_better: _Optional[float] = ..., e_worse: _Optional[float] = ..., evidence: _Optional[str] = ...) -> None: ...
 
 class Incident(_message.Message):
-    __slots__ = ("incident_id", "monitor", "endpoint", "kind", "state", "window_end_us", "detected_at_us", "resolved_at_us", "action", "run_id", "version", "version_after", "promoted_at_us")
+    __slots__ = ("incident_id", "monitor", "endpoint", "kind", "state", "window_end_us", "detected_at_us", "resolved_at_us", "action", "run_id", "version", "version_after", "promoted_at_us", "drifted")
     INCIDENT_ID_FIELD_NUMBER: _ClassVar[int]
     MONITOR_FIELD_NUMBER: _ClassVar[int]
     ENDPOINT_FIELD_NUMBER: _ClassVar[int]
@@ -120,6 +120,7 @@ class Incident(_message.Message):
     VERSION_FIELD_NUMBER: _ClassVar[int]
     VERSION_AFTER_FIELD_NUMBER: _ClassVar[int]
     PROMOTED_AT_US_FIELD_NUMBER: _ClassVar[int]
+    DRIFTED_FIELD_NUMBER: _ClassVar[int]
     incident_id: str
     monitor: str
     endpoint: str
@@ -133,4 +134,25 @@ class Incident(_message.Message):
     version: int
     version_after: int
     promoted_at_us: int
-    def __init__(self, incident_id: _Optional[str] = ..., monitor: _Optional[str] = ..., endpoint: _Optional[str] = ..., kind: _Optional[str] = ..., state: _Optional[_Union[IncidentState, str]] = ..., window_end_us: _Optional[int] = ..., detected_at_us: _Optional[int] = ..., resolved_at_us: _Optional[int] = ..., action: _Optional[str] = ..., run_id: _Optional[str] = ..., version: _Optional[int] = ..., version_after: _Optional[int] = ..., promoted_at_us: _Optional[int] = ...) -> None: ...
+    drifted: _containers.RepeatedCompositeFieldContainer[DriftedFeature]
+    def __init__(self, incident_id: _Optional[str] = ..., monitor: _Optional[str] = ..., endpoint: _Optional[str] = ..., kind: _Optional[str] = ..., state: _Optional[_Union[IncidentState, str]] = ..., window_end_us: _Optional[int] = ..., detected_at_us: _Optional[int] = ..., resolved_at_us: _Optional[int] = ..., action: _Optional[str] = ..., run_id: _Optional[str] = ..., version: _Optional[int] = ..., version_after: _Optional[int] = ..., promoted_at_us: _Optional[int] = ..., drifted: _Optional[_Iterable[_Union[DriftedFeature, _Mapping]]] = ...) -> None: ...
+
+class DriftedFeature(_message.Message):
+    __slots__ = ("feature", "place", "bins")
+    FEATURE_FIELD_NUMBER: _ClassVar[int]
+    PLACE_FIELD_NUMBER: _ClassVar[int]
+    BINS_FIELD_NUMBER: _ClassVar[int]
+    feature: str
+    place: int
+    bins: _containers.RepeatedCompositeFieldContainer[DriftedBin]
+    def __init__(self, feature: _Optional[str] = ..., place: _Optional[int] = ..., bins: _Optional[_Iterable[_Union[DriftedBin, _Mapping]]] = ...) -> None: ...
+
+class DriftedBin(_message.Message):
+    __slots__ = ("at_least", "below", "absent")
+    AT_LEAST_FIELD_NUMBER: _ClassVar[int]
+    BELOW_FIELD_NUMBER: _ClassVar[int]
+    ABSENT_FIELD_NUMBER: _ClassVar[int]
+    at_least: float
+    below: float
+    absent: bool
+    def __init__(self, at_least: _Optional[float] = ..., below: _Optional[float] = ..., absent: _Optional[bool] = ...) -> None: ...
