@@ -3,7 +3,7 @@
 
 import pytest
 
-from headrace.local.process import error_line, told_error
+from headrace.local.process import error_line, told_error, trouble_line
 
 STEP = '{"service": "ingest", "event": "service_stopped", "level": "info"}'
 TRACE = 'Traceback (most recent call last):\n  File "x.py", line 1\nValueError: no such thing'
@@ -42,3 +42,21 @@ def test_error_that_a_command_ended_with_is_quoted_whole():
     assert told == told_error(f"kafka: ready after 3.1 s\n{told}\n")
     assert "Killed" == told_error("Killed")
     assert "nothing" == told_error("")
+
+
+@pytest.mark.parametrize(
+    ("written", "quoted"),
+    [
+        (
+            f'{{"event": "follower_waits", "error": "RESTORING: x", "level": "warning"}}\n{STEP}',
+            "follower_waits: RESTORING: x",
+        ),
+        ('{"event": "part_failed", "level": "error"}', "part_failed"),
+        (f"{TRACE}\n{STEP}", "ValueError: no such thing"),
+        ("[1] ERROR no room (kafka.Kafka$)\n[2] INFO waits", "[1] ERROR no room (kafka.Kafka$)"),
+        (STEP, ""),
+        ("", ""),
+    ],
+)
+def test_last_trouble_is_quoted_in_words(written, quoted):
+    assert quoted == trouble_line(written)

@@ -232,6 +232,52 @@ def test_detached_supervisor_is_ready_when_its_start_returns(tmp_path):
     assert 0 == process.wait(DEADLINE_S)
 
 
+def test_detached_start_tells_what_the_supervisor_says_meanwhile(tmp_path):
+    folder, told = DataFolder(tmp_path / "data"), []
+    command = [sys.executable, SCRIPT, tmp_path]
+    process = start_detached(command, folder, deadline_s=DEADLINE_S, report=told.append)
+    assert stop(folder, deadline_s=DEADLINE_S)
+    process.wait(DEADLINE_S)
+
+    assert ["first: ready", "second: ready"] == [line.partition(" after")[0] for line in told]
+
+
+def test_detached_start_leaves_the_error_to_its_end(tmp_path):
+    told, words = [], "kafka: ready\nPORT_TAKEN: A port is in use.\n  port: 9092"
+    command = [sys.executable, "-c", f"import sys; sys.exit({words!r})"]
+    with pytest.raises(Unavailable, match="said=PORT_TAKEN"):
+        start_detached(command, DataFolder(tmp_path), deadline_s=DEADLINE_S, report=told.append)
+
+    assert ["kafka: ready"] == told
+
+
+def test_process_that_is_waited_for_is_told_with_its_trouble(tmp_path, monkeypatch):
+    """It becomes ready once that was heard."""
+    monkeypatch.setattr(supervisor_module, "WAIT_TOLD_INTERVAL_S", 0.0)
+    said, trouble = [], "RESTORING: the state comes back"
+    line = f'{{"event": "follower_waits", "error": "{trouble}", "level": "warning"}}'
+    code = f"import signal; print({line!r}, flush=True); signal.pause()"
+
+    def heard(timeout_s):
+        return any(trouble in each for each in said)
+
+    with supervising(tmp_path, [a_process("slow", tmp_path, code, ready=heard)], said=said):
+        pass
+
+    [told] = [each for each in said if trouble in each][:1]
+    assert told.startswith("slow: not ready yet, ")
+    assert told.endswith(f"of 60 s: follower_waits: {trouble}")
+
+
+def test_process_that_says_nothing_is_told_with_its_log(tmp_path, monkeypatch):
+    monkeypatch.setattr(supervisor_module, "WAIT_TOLD_INTERVAL_S", 0.0)
+    said = []
+    mute = a_process("mute", tmp_path, "import signal; signal.pause()", ready=lambda _: bool(said))
+
+    with supervising(tmp_path, [mute], said=said):
+        assert said[0].endswith(f"see {tmp_path / 'data/logs/mute.log'}")
+
+
 def test_detached_start_that_fails_says_what_it_said(tmp_path):
     command = [sys.executable, "-c", DIES]
     with pytest.raises(Unavailable, match=r"START_FAILED.*exit code 3.*no such setting"):

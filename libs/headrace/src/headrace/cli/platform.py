@@ -22,7 +22,8 @@ from headrace.local.state import DataFolder, ProcessState, live_state, rss_mb_by
 from headrace.local.supervisor import run_until_signalled
 from headrace.local.tools import ToolCache
 
-START_DEADLINE_S = 300.0
+# What is needed once is downloaded and built, then come the stores, then the services.
+START_DEADLINE_S = 900.0
 STOP_DEADLINE_S = 90.0
 STYLE = {Level.OK: "green", Level.WARNING: "yellow", Level.PROBLEM: "bold red"}
 TOOLS = Path(".headrace/tools")
@@ -47,7 +48,8 @@ def up(
     """Start Kafka and the six services on this machine; Ctrl-C stops them all.
 
     Data stay in the data folder, and the next start goes on with them. A service that dies is
-    started again.
+    started again; one that lives is waited for, up to five minutes, and every ten seconds it is
+    told what for.
 
         headrace up
 
@@ -59,7 +61,8 @@ def up(
         ports = _ports(port or [])
         if detach:
             command = [sys.executable, "-m", "headrace.cli.main", *_attached(sys.argv[1:])]
-            control.start_detached(command, DataFolder(data_dir), deadline_s=START_DEADLINE_S)
+            folder = DataFolder(data_dir)
+            control.start_detached(command, folder, deadline_s=START_DEADLINE_S, report=_said)
             out.print("All ready. Look: headrace status. Stop: headrace down.")
             return
         tools = ToolCache(TOOLS, _said)

@@ -8,11 +8,12 @@ import subprocess
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from pathlib import Path
 
 import psutil
 
 from headrace.errors import Unavailable
-from headrace.local.process import RUN_MARK, ended, tail, told_error
+from headrace.local.process import RUN_MARK, TOLD, ended, tail, told_error
 from headrace.local.state import DataFolder, read_state, running
 
 POLL_INTERVAL_S = 0.05
@@ -20,11 +21,16 @@ KILL_TIMEOUT_S = 5.0
 
 
 def start_detached(
-    command: Sequence[str], folder: DataFolder, *, deadline_s: float
+    command: Sequence[str],
+    folder: DataFolder,
+    *,
+    deadline_s: float,
+    report: Callable[[str], None] = lambda line: None,
 ) -> subprocess.Popen[bytes]:
     """Runs `command`, which must run a supervisor on `folder`, in a session of its own.
 
     Returns when all its processes are ready; raises Unavailable START_FAILED when they are not.
+    `report` hears what the command says meanwhile, but for the error that it ends with.
     """
     folder.logs.mkdir(parents=True, exist_ok=True)
     log = folder.logs / "supervisor.log"
@@ -38,10 +44,14 @@ def start_detached(
             start_new_session=True,
         )
 
+    said = _Said(log, start, report)
+
     def settled() -> bool:
+        ended_now = process.poll() is not None  # before its last words are read
         state = read_state(folder)
         ready = state is not None and state.pid == process.pid and state.ready
-        return ready or process.poll() is not None
+        said.report()
+        return ready or ended_now
 
     if _wait(settled, deadline_s) and process.returncode is None:
         return process
@@ -56,6 +66,25 @@ def start_detached(
         said=told_error(tail(log, start)),
         log=log,
     )
+
+
+class _Said:
+    """The lines of a log as they come, up to the first that tells an error."""
+
+    def __init__(self, log: Path, start: int, report: Callable[[str], None]) -> None:
+        self._log, self._next, self._report, self._rest = log, start, report, b""
+
+    def report(self) -> None:
+        with self._log.open("rb") as file:
+            file.seek(self._next)
+            read = file.read()
+        self._next += len(read)
+        *lines, self._rest = (self._rest + read).split(b"\n")
+        for line in lines:
+            told = line.decode(errors="replace")
+            if TOLD.match(told):
+                self._report = lambda line: None
+            self._report(told)
 
 
 def stop(folder: DataFolder, *, deadline_s: float) -> bool:

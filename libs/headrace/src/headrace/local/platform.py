@@ -42,6 +42,8 @@ BUCKET = "headrace"
 ADDRESSES_FILE = "addresses.json"
 STORES_FILE = "stores.json"
 BROKER_DEADLINE_S = 10.0
+# A service that lives may have much to restore, or share few cores with all that starts.
+SERVICE_DEADLINE_S = 300.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,9 +160,11 @@ class Platform:
         doors = ports[f"{name}-grpc"], ports[f"{name}-http"]
         rest = ports.get(f"{name}-rest")
         if rest is None:
-            return service_process(name, doors, settings)
-        spec = service_process(name, doors, {**settings, "REST_PORT": str(rest)})
-        return replace(spec, ports={**spec.ports, f"{name}-rest": rest})
+            spec = service_process(name, doors, settings)
+        else:
+            spec = service_process(name, doors, {**settings, "REST_PORT": str(rest)})
+            spec = replace(spec, ports={**spec.ports, f"{name}-rest": rest})
+        return replace(spec, ready_deadline_s=SERVICE_DEADLINE_S)
 
     @property
     def _bootstrap(self) -> str:

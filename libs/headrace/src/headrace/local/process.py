@@ -8,6 +8,7 @@ group id cannot have passed to a stranger. It dies with its parent (see `tether`
 from __future__ import annotations
 
 import http.client
+import json
 import os
 import re
 import signal
@@ -35,6 +36,8 @@ ERROR_BYTES_MAX = 65_536
 ERROR = re.compile(
     r'"level": "(error|critical)"|\b(ERROR|FATAL|PANIC)\b|\b[A-Z]+(_[A-Z]+)+: |(Error|Exception)\b'
 )
+# What a service waits for is a warning: it comes right by itself.
+TROUBLE = re.compile(rf'"level": "warning"|{ERROR.pattern}')
 # As `headrace` tells an error: the lines behind it are indented, or say what is next.
 TOLD = re.compile(r"^[A-Z]+(_[A-Z]+)+: ", re.MULTILINE)
 RUN_MARK = "HEADRACE_RUN_DIR"
@@ -116,6 +119,10 @@ class Child:
                 raise self.start_failed()
             time.sleep(POLL_INTERVAL_S)
 
+    def trouble(self) -> str:
+        """What last went wrong, or is waited for, since it was started; empty if nothing did."""
+        return trouble_line(tail(self.log, self._log_start, ERROR_BYTES_MAX))
+
     def start_failed(self) -> Unavailable:
         """The error that says why it did not start."""
         code = self.died()
@@ -187,6 +194,16 @@ def error_line(text: str) -> str:
     errors = [line for line in lines if ERROR.search(line)]
     words = [line for line in lines if not line.startswith("{")]
     return next((found[-1].strip() for found in (errors, words, lines) if found), "nothing")
+
+
+def trouble_line(text: str) -> str:
+    """The last line that tells an error or a warning, in words; empty where there is none."""
+    found = next((each for each in reversed(text.splitlines()) if TROUBLE.search(each)), "").strip()
+    try:
+        step = json.loads(found)
+        return ": ".join(str(step[key]) for key in ("event", "error") if key in step)
+    except (ValueError, TypeError):
+        return found
 
 
 def told_error(text: str) -> str:

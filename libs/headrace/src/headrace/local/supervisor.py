@@ -42,6 +42,7 @@ from headrace.local.state import (
 LOOK_INTERVAL_S = 0.1
 PROBE_INTERVAL_S = 2.0
 LOG_LOOK_INTERVAL_S = 5.0
+WAIT_TOLD_INTERVAL_S = 10.0
 LOG_BYTES_MAX = 16 * 1024 * 1024
 EXIT_BAD_SETTING = 78  # of sysexits.h; it ends the same way however often it is started
 
@@ -153,16 +154,25 @@ class Supervisor:
         for stage in self._stages:
             for watched in stage.processes:
                 watched.start()
-            while not all(watched.state == READY for watched in stage.processes):
+            told_due_s = time.monotonic() + WAIT_TOLD_INTERVAL_S
+            while awaited := [each for each in stage.processes if each.state != READY]:
                 if self._stopping:
                     return False
                 self._look()
                 for watched in self._all():
                     if watched.failure is not None:
                         raise watched.failure
+                if (now_s := time.monotonic()) >= told_due_s:
+                    told_due_s = now_s + WAIT_TOLD_INTERVAL_S
+                    self._tell(awaited, now_s)
                 time.sleep(LOOK_INTERVAL_S)
             stage.then()
         return True
+
+    def _tell(self, awaited: Sequence[_Watched], now_s: float) -> None:
+        for watched in awaited:
+            if watched.state != READY:
+                self._report(watched.awaited(now_s))
 
     def _look(self) -> None:
         now_s = time.monotonic()
@@ -234,6 +244,12 @@ class _Watched:
             self._died(self._child, ended(code), now_s, hopeless=code == EXIT_BAD_SETTING)
         elif now_s >= self._due_s:
             self._probe(self._child, now_s)
+
+    def awaited(self, now_s: float) -> str:
+        """For how long it is waited for, and what it says about that itself."""
+        said = self._child.trouble() if self._child is not None else ""
+        waited = f"{now_s - self._started_s:.0f} s of {self.spec.ready_deadline_s:.0f} s"
+        return f"{self.spec.name}: not ready yet, {waited}: {said or f'see {self.log}'}"
 
     def ask_to_stop(self) -> None:
         """Sends the stop signal, if it runs."""
