@@ -17,6 +17,9 @@ from headrace.errors import (
 from headrace.rpc import error_of, retry_delay_s
 from headrace_kit.error_status import to_status
 
+# Of more than the 512 bytes that a value holds.
+LIST = "\n".join(f"column c{number}: was optional, is required" for number in range(50))
+
 
 class Call(grpc.RpcError):
     """The error that a client gets for a status."""
@@ -53,6 +56,8 @@ def called(error):
         (Unavailable("STREAM_STALLED"), "DEADLINE_EXCEEDED"),
         (Invalid("UNSUPPORTED", problem="no shared memory"), "UNIMPLEMENTED"),
         (HeadraceError("MODEL_NONFINITE", version=2), "INTERNAL"),
+        (Conflict("CONTRACT_INCOMPATIBLE", stream="s", changes="a\n\nb\n"), "FAILED_PRECONDITION"),
+        (Conflict("CONTRACT_INCOMPATIBLE", stream="s", changes=LIST), "FAILED_PRECONDITION"),
     ],
 )
 def test_error_survives_the_way_over_grpc(error, code):
@@ -77,6 +82,21 @@ def test_delay_is_sent_for_what_may_be_tried_again_only():
     assert 1.0 == retry_delay_s(called(Unavailable("RESTORING")))
     assert retry_delay_s(called(Busy("BATCH_TOO_LARGE"))) is None
     assert retry_delay_s(called(Invalid("BAD_REQUEST"))) is None
+
+
+def test_list_is_cut_at_a_line_where_the_trailers_hold_no_more():
+    changes = "\n".join([LIST] * 9)
+
+    call = called(Conflict("CONTRACT_INCOMPATIBLE", changes=changes))
+
+    assert sum(len(value) for _, value in call.trailing_metadata()) < 7_000
+    assert set(error_of(call).metadata["changes"].split("\n")) == set(LIST.split("\n"))
+
+
+def test_names_that_end_in_numbers_stay_apart():
+    metadata = {"a-2": "two", "b": "one", "b-3": "three"}
+
+    assert metadata == error_of(called(Conflict("TAG_MOVED", **metadata))).metadata
 
 
 def test_long_metadata_is_cut_so_that_the_trailers_hold_it():

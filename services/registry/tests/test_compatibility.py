@@ -6,8 +6,12 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from google.rpc.error_details_pb2 import ErrorInfo
 
 from headrace.application import Stream, parse_definition
+from headrace.errors import Conflict
+from headrace.rpc import part_name
+from headrace_kit.error_status import to_status
 from headrace_registry.domain.compatibility import CHANGES_TOLD_MAX, differences, told
 from headrace_registry.testing import FLIGHTS
 
@@ -130,9 +134,19 @@ def test_new_bound_of_an_open_range_is_told() -> None:
 
 
 def test_long_list_of_differences_is_cut_and_says_how_many_are_left() -> None:
-    lines = told([f"column c{number}: {'long ' * 100}" for number in range(20)]).splitlines()
+    count = CHANGES_TOLD_MAX + 15
+    lines = told([f"column c{number}: {'läng ' * 100}" for number in range(count)]).splitlines()
 
     assert CHANGES_TOLD_MAX + 1 == len(lines)
-    assert f"and {20 - CHANGES_TOLD_MAX} more" == lines[-1]
-    # An error's metadata value travels in 512 bytes.
-    assert len("\n".join(lines).encode()) <= 512
+    assert "and 15 more" == lines[-1]
+
+
+def test_every_difference_of_an_error_comes_over_the_wire() -> None:
+    """In eight values of 512 bytes, of which two are names and versions."""
+    lines = told([f"column c{number}: {'long ' * 100}" for number in range(50)])
+    error = Conflict("CONTRACT_INCOMPATIBLE", stream="s", version=1, changes=lines)
+
+    info = ErrorInfo()
+    assert to_status(error).details[0].Unpack(info)
+    parts = [info.metadata[part_name("changes", number)] for number in range(1, 7)]
+    assert lines == "\n".join(parts)

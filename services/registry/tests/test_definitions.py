@@ -82,6 +82,30 @@ def test_stream_that_would_refuse_older_records_is_refused_and_says_why() -> Non
     assert "column delay: type was float64, is int64" == refused.value.metadata["changes"]
 
 
+def test_all_changes_of_all_streams_are_told_at_once() -> None:
+    columns = {
+        name: {"type": "int64"} if name == "delay" else column
+        for name, column in FLIGHTS["columns"].items()
+        if name != "origin"
+    }
+    narrow = {**FLIGHTS, "columns": columns, "key": "flight_id", "lateness_allowed": "1h"}
+    other = {**FLIGHTS, "name": "weather"}
+    changed = an_apply(narrow, {**other, "lateness_allowed": "1h"}).definitions
+
+    with pytest.raises(Conflict, match="CONTRACT_INCOMPATIBLE") as refused:
+        merge("tests", merged(FLIGHTS, other), parse_sent(changed))
+
+    told = refused.value.metadata
+    assert ("flights, weather", "1, 1") == (told["stream"], told["version"])
+    assert [
+        "flights: key: was origin, is flight_id",
+        "flights: lateness_allowed: was 86400s, is 3600s",
+        "flights: column delay: type was float64, is int64",
+        "flights: column origin: is gone",
+        "weather: lateness_allowed: was 86400s, is 3600s",
+    ] == told["changes"].splitlines()
+
+
 def test_wider_stream_gets_the_next_version() -> None:
     columns = {**FLIGHTS["columns"], "tail": {"type": "string"}}
     wide = parse_sent(an_apply({**FLIGHTS, "columns": columns}).definitions)

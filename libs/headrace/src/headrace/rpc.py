@@ -9,7 +9,7 @@ Busy when the callee named a delay. A write carries a request id, so that a repe
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 import grpc
@@ -197,8 +197,24 @@ def error_of(err: grpc.RpcError) -> HeadraceError:
     status, info = _status_of(err), ErrorInfo()
     for detail in status.details if status is not None else ():
         if detail.Unpack(info) and info.domain == DOMAIN and info.reason in REASONS:
-            return _placed(error_by_reason(info.reason, **dict(info.metadata)), err)
+            return _placed(error_by_reason(info.reason, **_joined(info.metadata)), err)
     return _placed(_foreign(err.code(), str(err.details() or "")), err)
+
+
+def part_name(name: str, number: int) -> str:
+    """Of the n-th part of a value that is too long for one."""
+    return name if number == 1 else f"{name}-{number}"
+
+
+def _joined(metadata: Mapping[str, str]) -> dict[str, str]:
+    """Values that came in parts are whole again."""
+    joined = dict(metadata)
+    for name in metadata:
+        for number in range(2, len(metadata) + 1):
+            if name not in joined or part_name(name, number) not in joined:
+                break
+            joined[name] += "\n" + joined.pop(part_name(name, number))
+    return joined
 
 
 def _placed(error: HeadraceError, err: grpc.RpcError) -> HeadraceError:

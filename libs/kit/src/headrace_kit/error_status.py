@@ -3,10 +3,12 @@
 
 The reason travels in `google.rpc.ErrorInfo` of the domain "headrace", the delay of what may be
 tried again in `google.rpc.RetryInfo`, a named field in `google.rpc.BadRequest` (https://google.aip.dev/193).
+A list, a line for each entry, may need several values: `changes` goes on in `changes-2`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 from google.protobuf.any_pb2 import Any as AnyMessage
@@ -26,7 +28,7 @@ from headrace.errors import (
     Unavailable,
 )
 from headrace.reasons import REASONS
-from headrace.rpc import DOMAIN
+from headrace.rpc import DOMAIN, part_name
 
 # A repeat with other content, and a compare-and-set that lost; other conflicts are preconditions.
 REASONS_BY_CODE = {
@@ -70,8 +72,8 @@ def to_status(error: BaseException) -> Status:
     if not isinstance(error, HeadraceError):
         error_info = ErrorInfo(reason="INTERNAL", domain=DOMAIN)
         return Status(code=code_pb2.INTERNAL, message=BUG, details=[_packed(error_info)])
-    shown = list(error.metadata.items())[:METADATA_ITEMS_MAX]
-    metadata = {name: _cut(value) for name, value in shown}
+    shown = [part for name, value in error.metadata.items() for part in _spread(name, value)]
+    metadata = dict(shown[:METADATA_ITEMS_MAX])
     details = [_packed(ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=metadata))]
     if "field" in metadata:
         about = metadata.get("problem", REASONS[error.reason].means)
@@ -83,6 +85,19 @@ def to_status(error: BaseException) -> Status:
         delay.FromMilliseconds(int(delay_s * 1000))
         details.append(_packed(RetryInfo(retry_delay=delay)))
     return Status(code=status_code(error), message=_cut(str(error)), details=details)
+
+
+def _spread(name: str, value: str) -> Iterator[tuple[str, str]]:
+    """Whole lines as far as a value holds them; what is one line is cut."""
+    number, held = 1, ""
+    for line in map(_cut, value.split("\n")):
+        longer = f"{held}\n{line}" if held else line
+        if len(longer.encode()) > TEXT_BYTES_MAX:
+            yield part_name(name, number), held
+            number, held = number + 1, line
+        else:
+            held = longer
+    yield part_name(name, number), held
 
 
 def _cut(text: str) -> str:

@@ -14,9 +14,9 @@ from headrace.data_contract import Column, Stream
 ROLES = ("format", "key", "id", "event_time", "known_time")
 # Data of persons may be protected more, never less.
 STRICTNESS = ("keep", "hash", "drop")
-# What an error can carry as one value.
-CHANGES_TOLD_MAX = 5
-CHANGE_CHARACTERS_MAX = 90
+# What an error can carry, five lines in a value, beside the names and the versions.
+CHANGES_TOLD_MAX = 30
+CHANGE_BYTES_MAX = 90
 
 
 def differences(was: Stream, now: Stream) -> list[str]:
@@ -26,9 +26,13 @@ def differences(was: Stream, now: Stream) -> list[str]:
 
 def told(lines: Sequence[str]) -> str:
     """The lines, short enough for an error."""
-    shown = [line[:CHANGE_CHARACTERS_MAX] for line in lines[:CHANGES_TOLD_MAX]]
+    shown = [_cut(line) for line in lines[:CHANGES_TOLD_MAX]]
     left = len(lines) - len(shown)
     return "\n".join([*shown, f"and {left} more"] if left else shown)
+
+
+def _cut(line: str) -> str:
+    return line.encode()[:CHANGE_BYTES_MAX].decode(errors="ignore")
 
 
 def _of_stream(was: Stream, now: Stream) -> Iterator[str]:

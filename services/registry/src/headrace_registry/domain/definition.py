@@ -8,7 +8,7 @@ that the application would hold afterwards, so that a stored definition never po
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
@@ -18,7 +18,7 @@ from headrace.graph_check import Registered, check_versions
 from headrace.model_definition import Model
 from headrace_registry.domain.compatibility import differences, told
 from headrace_registry.domain.name import check_name, check_text
-from headrace_registry.domain.needs import needed_by
+from headrace_registry.domain.needs import Key, needed_by
 
 # Every follower holds all of them, and each move of an alias looks through them.
 DEFINITIONS_MAX = 4_096
@@ -81,7 +81,7 @@ class Definition:
     retracted: bool = False
 
     @property
-    def key(self) -> tuple[str, str]:
+    def key(self) -> Key:
         return self.kind, self.name
 
     def parsed(self) -> app.Definition:
@@ -138,6 +138,7 @@ def merge(
     for each in parsed:
         _check_one_meaning(each, names)
     merged = [_next(application, by_key.get((each.kind, each.name)), each) for each in parsed]
+    _check_streams(parsed, by_key)
     changed = [each for each in parsed if _changed(each, by_key.get((each.kind, each.name)))]
     graphs = [each.name for each in changed if isinstance(each, app.Graph)]
     check_versions(graphs, whole, registered)
@@ -213,7 +214,7 @@ def _next(application: str, before: Definition | None, parsed: app.Definition) -
     return Definition(parsed.kind, parsed.name, application, version, spec_json.decode(), digest)
 
 
-def _check_one_meaning(parsed: app.Definition, names: Collection[tuple[str, str]]) -> None:
+def _check_one_meaning(parsed: app.Definition, names: Collection[Key]) -> None:
     """Recipes and graphs of all applications are trained by their names."""
     for kind in TRAINED_KINDS:
         if parsed.kind in TRAINED_KINDS and kind != parsed.kind and (kind, parsed.name) in names:
@@ -229,8 +230,6 @@ def _check_heir(application: str, before: Definition, parsed: app.Definition) ->
     was = before.parsed()
     if isinstance(was, app.Endpoint) and isinstance(parsed, app.Endpoint):
         _check_endpoint(was, parsed)
-    if isinstance(was, app.Stream) and isinstance(parsed, app.Stream):
-        _check_stream(was, parsed, before.version)
 
 
 def _check_endpoint(was: app.Endpoint, now: app.Endpoint) -> None:
@@ -241,11 +240,25 @@ def _check_endpoint(was: app.Endpoint, now: app.Endpoint) -> None:
                       problem=problem)  # fmt: skip
 
 
-def _check_stream(was: app.Stream, now: app.Stream, version: int) -> None:
-    if changes := differences(was, now):
-        raise Conflict(
-            "CONTRACT_INCOMPATIBLE", stream=was.name, version=version, changes=told(changes)
+def _check_streams(parsed: Sequence[app.Definition], by_key: Mapping[Key, Definition]) -> None:
+    """Tells all changes of all contracts at once, so that they can be mended together."""
+    found: dict[Definition, list[str]] = {}
+    for now in parsed:
+        before = by_key.get((now.kind, now.name))
+        was = None if before is None else before.parsed()
+        if before and isinstance(was, app.Stream) and isinstance(now, app.Stream):
+            found[before] = differences(was, now)
+    refused = {before: changes for before, changes in found.items() if changes}
+    if refused:
+        lines = [
+            change if len(refused) == 1 else f"{before.name}: {change}"
+            for before, changes in refused.items()
+            for change in changes
+        ]
+        named, versions = (
+            ", ".join(str(getattr(each, of)) for each in refused) for of in ("name", "version")
         )
+        raise Conflict("CONTRACT_INCOMPATIBLE", stream=named, version=versions, changes=told(lines))
 
 
 def endpoints_of(model: str, definitions: Sequence[Definition]) -> list[app.Endpoint]:
