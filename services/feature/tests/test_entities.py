@@ -1,11 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """What names an entity is the same each time, known or not."""
 
+import math
+
 import polars as pl
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headrace.entity import entity_digest, entity_name
+from headrace.entity import entity_digest, entity_name, text_of
+from headrace_feature.adapters import conversions
 from headrace_feature.adapters.conversions import named_texts
 from headrace_feature.domain.entities import KnownDigests, digests
 
@@ -43,9 +47,26 @@ def test_others_come_to_be_known_when_many_were_missed():
     assert ("b",) in known
 
 
-@given(texts=st.lists(st.text(st.characters(exclude_categories=["Cs"])), max_size=8))
-def test_fold_names_an_entity_as_a_reader_does(texts):
-    column = named_texts(pl.Series(texts, dtype=pl.String))
+def named_in_both_ways(values):
+    """As few are named, and as many are."""
+    yield named_texts(values)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(conversions, "FEW_ROWS_MAX", -1)
+        yield named_texts(values)
 
-    assert [entity_name((text,)) for text in column.texts] == list(column.names)
-    assert texts == [column.texts[code] if code >= 0 else "" for code in column.codes]
+
+@given(texts=st.lists(st.none() | st.text(st.characters(exclude_categories=["Cs"])), max_size=8))
+def test_fold_names_an_entity_as_a_reader_does(texts):
+    for column in named_in_both_ways(pl.Series(texts, dtype=pl.String)):
+        assert [entity_name((text,)) for text in column.texts] == list(column.names)
+        assert [text or "" for text in texts] == [
+            column.texts[code] if code >= 0 else "" for code in column.codes
+        ]
+
+
+@given(values=st.lists(st.none() | st.sampled_from([0.0, -0.0, 5.0, 2.5, math.nan]), max_size=8))
+def test_fold_names_numbers_as_a_reader_does(values):
+    for column in named_in_both_ways(pl.Series(values, dtype=pl.Float64)):
+        assert [text_of(value) for value in values] == [
+            column.texts[code] if code >= 0 else None for code in column.codes
+        ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import polars as pl
@@ -13,7 +13,7 @@ from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 
 from headrace.application import Stream
-from headrace.entity import text_of
+from headrace.entity import entity_name, text_of
 from headrace.errors import Invalid
 from headrace.expression import Expression
 from headrace.feature.v1 import feature_events_pb2 as events
@@ -33,6 +33,7 @@ from headrace_feature.skew_handlers import Skew
 from headrace_feature.view_handlers import ViewState
 from headrace_kit.erased_entities import ErasedEntities
 from headrace_kit.expressions import to_polars
+from headrace_kit.frames import FEW_ROWS_MAX, computed
 from headrace_kit.kafka import RecordBatch
 
 # What ingest says about a record stands in its value, beside the columns of the contract.
@@ -101,7 +102,7 @@ def observations_of(
         ids=Ids.of(frame[ID].cast(pl.Binary).to_list()),
         event_us=_moments(frame[EVENT_TIME]),
         known_us=_moments(frame[KNOWN_TIME]),
-        published_ms=frame[PUBLISHED].fill_null(-1).to_numpy(),
+        published_ms=_filled(frame[PUBLISHED], -1),
         partitions=partitions,
         offsets=offsets,
         texts={name: named_texts(frame[name]) for name in sorted(naming)},
@@ -111,8 +112,7 @@ def observations_of(
         },
         erased=gone,
         counted={
-            text: holds.fill_null(value=False).to_numpy()
-            for text, holds in _evaluated(frame, filters).items()
+            text: _filled(holds, value=False) for text, holds in _evaluated(frame, filters).items()
         },
     )
 
@@ -120,7 +120,10 @@ def observations_of(
 def _evaluated(frame: pl.DataFrame, expressions: Sequence[Expression]) -> dict[str, pl.Series]:
     """By text; one that reads no column is as long as the others."""
     made = {each.text: _compiled(each).alias(each.text) for each in expressions}
-    return frame.with_columns(made.values()).select(made.keys()).to_dict() if made else {}
+    if not made:
+        return {}
+    rows = computed(frame, made.values())
+    return {text: rows[text] for text in made}
 
 
 @lru_cache(maxsize=EXPRESSIONS_CACHED_MAX)
@@ -139,19 +142,39 @@ def _decoded(values: Sequence[bytes | None], types: Mapping[str, pl.DataType]) -
         raise Invalid("DECODE_ERROR") from err
     if len(frame) != len(values):
         raise Invalid("DECODE_ERROR", problem="a value is not one line")
-    if frame[ID].is_null().any() or frame[ID].eq("").any():
+    if frame[ID].null_count() or (frame[ID] == "").any():
         raise Invalid("BAD_ID")
     return frame
 
 
 def _moments(moments: pl.Series) -> NDArray[np.int64]:
-    if not moments.is_between(0, MOMENT_MAX, closed="left").fill_null(value=False).all():
+    us = moments.to_numpy()
+    if moments.null_count() or not ((us >= 0) & (us < MOMENT_MAX)).all():
         raise Invalid("BAD_TIMESTAMP", column=moments.name)
-    return moments.to_numpy()
+    return us
+
+
+def _filled(values: pl.Series, value: float) -> NDArray[Any]:
+    """A query, which is dear for few rows, only where some are null."""
+    return (values.fill_null(value) if values.null_count() else values).to_numpy()
 
 
 def named_texts(values: pl.Series) -> NamedTexts:
     """As an entity is spelled; what names none is -1."""
+    return _named_one_by_one(values) if len(values) <= FEW_ROWS_MAX else _named_at_once(values)
+
+
+def _named_one_by_one(values: pl.Series) -> NamedTexts:
+    """A dict finds the distinct ones of a few thousand sooner than polars does."""
+    places: dict[object, int] = {}
+    given = [places.setdefault(value, len(places)) for value in values.to_list()]
+    texts = [text_of(value) or "" for value in places]
+    codes = np.array([code if text else -1 for code, text in enumerate(texts)], dtype=np.int64)
+    names = [entity_name((text,)) for text in texts]
+    return NamedTexts(codes[np.array(given, dtype=np.int64)], texts, names)
+
+
+def _named_at_once(values: pl.Series) -> NamedTexts:
     distinct = values.unique()
     texts = distinct.fill_null("") if distinct.dtype == pl.String else _spelled(distinct)
     names = (texts.str.len_chars().cast(pl.String) + ":" + texts).cast(pl.Binary)
@@ -173,14 +196,20 @@ def _spelled(values: pl.Series) -> pl.Series:
 def _numbers(values: pl.Series, kind: Kind) -> Numbers:
     if kind == "text":
         return _hashed(values)
-    dense = values.cast(pl.Float64 if kind == "float64" else pl.Int64).fill_null(0)
-    return Numbers(dense.to_numpy(), values.is_not_null().to_numpy())
+    dense = values.cast(pl.Float64 if kind == "float64" else pl.Int64)
+    return Numbers(_filled(dense, 0), _present(values))
 
 
 def _hashed(values: pl.Series) -> Numbers:
     texts = values.fill_null("").cast(pl.Binary).to_list()
     hashes = Ids.of(texts).hashes().view(np.int64)
-    return Numbers(hashes, values.is_not_null().to_numpy())
+    return Numbers(hashes, _present(values))
+
+
+def _present(values: pl.Series) -> NDArray[np.bool_]:
+    if values.null_count():
+        return values.is_not_null().to_numpy()
+    return np.ones(len(values), dtype=np.bool_)
 
 
 def decoded_query(payload: bytes) -> wire.GetOnlineFeaturesRequest:
