@@ -72,8 +72,17 @@ class Registry:
         for number in range(3, 0, -1):
             yield pb_service.Change(number=number, caller="ann", reason=f"why [{number}]")
 
+    def number(self, reference):
+        return reference.version or 7
+
     def promote(self, model, version, *, alias, reason):
-        raise Invalid("BAD_NAME", name=alias)
+        if " " in alias:
+            raise Invalid("BAD_NAME", name=alias)
+        return version * 10
+
+    def download_to(self, reference, file):
+        file.write_text(reference)
+        return pb.ModelVersion(model="fraud", version=3, digest="d" * 64)
 
 
 def with_definitions(definitions):
@@ -166,7 +175,43 @@ def test_pair_that_is_none_is_named(given):
 
 @pytest.mark.parametrize("version", ["0", "-1", "99999999999999999999", "two"])
 def test_number_that_no_version_has_is_refused(version):
-    assert 2 == run("promote", "delay", "--", version).exit_code
+    answer = run("promote", "delay", "--", version)
+
+    assert (1, True) == (answer.exit_code, "BAD_NAME" in answer.output)
+
+
+@pytest.mark.parametrize(
+    ("given", "version"),
+    [
+        (("delay", "2"), 2),
+        (("models:/delay/2",), 2),
+        (("delay/2",), 2),
+        (("delay", "models:/delay/2"), 2),
+        (("models:/delay@next",), 7),
+        (("delay", "delay@next"), 7),
+    ],
+)
+def test_version_to_promote_is_named_by_number_or_reference(given, version):
+    told = f"models:/delay@champion is version {version} (generation {version}0)"
+
+    assert told in run("promote", *given).output
+
+
+@pytest.mark.parametrize(
+    ("given", "reason"), [(("delay",), "BAD_NAME"), (("delay", "other/2"), "BAD_REQUEST")]
+)
+def test_what_names_no_version_of_the_model_is_refused(given, reason):
+    answer = run("promote", *given)
+
+    assert (1, True) == (answer.exit_code, reason in answer.output)
+
+
+def test_file_of_a_version_is_fetched(tmp_path):
+    answer = run("models", "download", "fraud@champion", str(tmp_path / "fraud.onnx"))
+
+    assert "is models:/fraud/3, digest ddd" in answer.output
+    assert "fraud@champion" == (tmp_path / "fraud.onnx").read_text()
+    assert 2 == run("models", "download", "fraud/3", str(tmp_path / "none" / "f")).exit_code
 
 
 def test_brackets_of_a_reason_are_shown():

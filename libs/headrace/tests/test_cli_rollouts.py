@@ -8,7 +8,7 @@ from headrace import rollouts
 from headrace.cli import rollouts as cli
 from headrace.cli.main import app
 from headrace.registry.v1 import registry_service_pb2 as pb
-from headrace.registry.v1.registry_events_pb2 import Rollout, ServedVersion
+from headrace.registry.v1.registry_events_pb2 import ModelVersion, Rollout, ServedVersion
 from headrace.rollouts import Rollouts
 
 
@@ -30,6 +30,10 @@ class Registry:
 
     def ListRollouts(self, request, timeout):  # noqa: N802 - gRPC's name
         return pb.ListRolloutsResponse(rollouts=[self.now])
+
+    def ResolveModel(self, request, timeout):  # noqa: N802 - gRPC's name
+        assert "models:/delay-model@next" == request.reference
+        return pb.ResolveModelResponse(version=ModelVersion(version=9))
 
     def SetRollout(self, request, timeout):  # noqa: N802 - gRPC's name
         self.asked.append(request)
@@ -72,6 +76,8 @@ def wanted(registry):
     ("arguments", "asked"),
     [
         (["shadow", "delay", "3"], (4, 3, 0, False, False)),
+        (["shadow", "delay", "models:/delay-model/3"], (4, 3, 0, False, False)),
+        (["shadow", "delay", "delay-model@next"], (4, 9, 0, False, False)),
         (["canary", "delay", "3", "--percent", "5"], (4, 3, 5, True, False)),
         (["split", "delay", "3", "--percent", "50"], (4, 3, 50, False, False)),
         (["end", "delay"], (4, 0, 0, False, False)),
@@ -105,6 +111,13 @@ def test_list_tells_each_endpoint_whole(registry):
 
     for cell in ("delay-model", "canary 2, 20 %", "canary [v2]"):
         assert cell in shown
+
+
+def test_version_of_another_model_is_refused(registry):
+    done = run("shadow", "delay", "delay/3", "--reason", "why")
+
+    assert (1, True) == (done.exit_code, "delay/3 is not of delay-model" in done.output)
+    assert [] == registry.asked
 
 
 def test_unknown_endpoint_is_told(registry):

@@ -149,10 +149,10 @@ def test_report_that_another_thread_runs_after_the_flush_is_waited_for(
 
 
 class Requests:
-    """Notes the key that is asked with."""
+    """Notes what is asked, and with which key."""
 
     def ask(self, request, *, key):
-        self.key = key
+        self.request, self.key = request, key
         return SimpleNamespace()
 
     def answer(self, asked, *, timeout_s):
@@ -167,6 +167,43 @@ def test_request_over_kafka_of_a_null_key_has_none(client, monkeypatch, ride, ke
     client.predict("late", [{**ROW, "ride": ride}], door="kafka")
 
     assert key == asked.key
+
+
+class Versions:
+    """Of which every alias names the ninth."""
+
+    def number(self, reference):
+        return reference.version or 9
+
+
+@pytest.mark.parametrize(
+    ("name", "version"),
+    [("late", ""), ("models:/lateness/7", "7"), ("lateness@champion", "9")],
+)
+def test_endpoint_is_asked_by_its_name_or_for_a_version_of_its_model(client, name, version):
+    endpoint = ENDPOINT.model_copy(update={"model": "lateness"})
+    asked = Requests()
+    definitions = {("endpoint", "late"): endpoint}
+    client.__dict__.update(models=Versions(), requests=asked, definitions=definitions)
+    client.predict(name, [ROW], door="kafka")
+
+    assert ("late", version) == (asked.request.model_name, asked.request.model_version)
+
+
+@pytest.mark.parametrize(
+    ("endpoints", "name", "told"),
+    [
+        (("late",), "other", "DEFINITION_UNKNOWN"),
+        (("late",), "other/7", "no endpoint serves this model"),
+        (("late", "later"), "lateness/7", "name one of its endpoints: late, later"),
+    ],
+)
+def test_version_that_names_no_one_endpoint_is_told(client, endpoints, name, told):
+    found = [ENDPOINT.model_copy(update={"name": n, "model": "lateness"}) for n in endpoints]
+    client.__dict__.update(definitions={("endpoint", each.name): each for each in found})
+
+    with pytest.raises(HeadraceError, match=told):
+        client.predict(name, [ROW])
 
 
 def test_topic_that_the_producer_misses_at_once_is_told_as_missing(client, producer, monkeypatch):

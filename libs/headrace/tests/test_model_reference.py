@@ -4,7 +4,7 @@
 import pytest
 
 from headrace.errors import Invalid
-from headrace.model_reference import ModelReference, parse_reference
+from headrace.model_reference import ModelReference, parse_reference, version_of
 
 
 @pytest.mark.parametrize(
@@ -29,3 +29,17 @@ def test_version_is_named_by_number_or_alias(text, reference):
 def test_what_names_no_version_is_refused(text):
     with pytest.raises(Invalid, match="BAD_NAME"):
         parse_reference(text)
+
+
+@pytest.mark.parametrize("version", [7, "7", "delay/7", "models:/delay/7"])
+def test_version_of_a_model_is_a_number_or_a_reference(version):
+    assert ModelReference("delay", 7, "") == version_of("delay", version)
+
+
+@pytest.mark.parametrize(
+    ("version", "reason"),
+    [(0, "BAD_NAME"), (-1, "BAD_NAME"), ("x", "BAD_NAME"), ("other/7", "BAD_REQUEST")],
+)
+def test_what_is_no_version_of_the_model_is_refused(version, reason):
+    with pytest.raises(Invalid, match=reason):
+        version_of("delay", version)

@@ -38,6 +38,7 @@ from headrace.ingest.v1 import ingest_service_pb2, ingest_service_pb2_grpc
 from headrace.kafka_requests import KafkaRequests
 from headrace.labels import Labels
 from headrace.lineage import Lineage
+from headrace.model_reference import REFERENCE, parse_reference, version_of
 from headrace.models import Models
 from headrace.monitor.v1 import monitor_events_pb2, monitor_service_pb2, monitor_service_pb2_grpc
 from headrace.newest_messages import newest_messages
@@ -201,14 +202,16 @@ class Client:
     ) -> list[Prediction]:
         """Predicts by entity keys: the server reads the features, as of now unless told.
 
+        For an endpoint a version may be named (`models:/NAME/7`, `NAME@ALIAS`): the one endpoint of
+        its model is asked for it, and answers if it serves that version.
         To explain costs a run of the model for each feature of each row, and goes over gRPC alone.
         By `kafka` the request waits in its topic for its turn and is answered though this program
         ends; to hear the answer later, see `requests`.
         """
-        definition = self.definitions.get(("endpoint", endpoint))
-        if not isinstance(definition, Endpoint):
-            raise NotFound("DEFINITION_UNKNOWN", endpoint=endpoint)
+        definition, version = self._endpoint(endpoint)
         request = infer_request(definition, rows, request_id or str(uuid.uuid4()))
+        if version:
+            request.model_version = version
         if as_of_us is not None:
             request.parameters["as_of_us"].int64_param = as_of_us
         for name in (SCORE, PREDICTION_ID, ATTRIBUTIONS) if explain else ():
@@ -221,6 +224,24 @@ class Client:
             return self.requests.answer(asked, timeout_s=timeout_s).predictions()
         answer = call(self._inference.ModelInfer, request, timeout_s=timeout_s, retries_max=2)
         return predictions_of(answer)
+
+    def _endpoint(self, name: str) -> tuple[Endpoint, str]:
+        """The endpoint, and the version that it is asked for; empty: as its rollout says."""
+        found = self.definitions.get(("endpoint", name))
+        if isinstance(found, Endpoint):
+            return found, ""
+        if not REFERENCE.fullmatch(name):
+            raise NotFound("DEFINITION_UNKNOWN", endpoint=name)
+        reference = parse_reference(name)
+        endpoints = [each for each in self.definitions.values() if isinstance(each, Endpoint)]
+        serving = [each for each in endpoints if each.model == reference.model]
+        if not serving:
+            problem = "no endpoint serves this model"
+            raise NotFound("DEFINITION_UNKNOWN", model=reference.model, problem=problem)
+        if len(serving) > 1:
+            problem = f"name one of its endpoints: {', '.join(each.name for each in serving)}"
+            raise Invalid("BAD_REQUEST", model=reference.model, problem=problem)
+        return serving[0], str(self.models.number(reference))
 
     def train(self, recipe: str, *, known_until_us: int = 0, request_id: str | None = None) -> str:
         """Queues a training run and answers its id.
@@ -286,18 +307,20 @@ class Client:
         return [alias for page in listed for alias in page.aliases]
 
     def promote(
-        self, model: str, version: int, *, alias: str = "champion", reason: str = ""
+        self, model: str, version: int | str, *, alias: str = "champion", reason: str = ""
     ) -> int:
         """Moves the alias by compare-and-set and answers its new generation.
 
+        The version is a number, or `models:/NAME/7` or `NAME@ALIAS` of the model.
         Raises Conflict GATE_NOT_PASSED without a passed gate, ALIAS_MOVED when another was faster.
         """
+        number = self.models.number(version_of(model, version))
         seen = {a.alias: a.generation for a in self.aliases(model)}
         request = registry_service_pb2.SetAliasRequest(
             request_id=str(uuid.uuid4()),
             model=model,
             alias=alias,
-            version=version,
+            version=number,
             generation_expected=seen.get(alias, 0),
             reason=reason,
         )

@@ -36,3 +36,17 @@ def parse_reference(text: str) -> ModelReference:
         problem = "is neither models:/NAME@ALIAS nor models:/NAME/VERSION"
         raise Invalid("BAD_NAME", reference=text[:SHOWN_MAX], problem=problem)
     return ModelReference(found[1], int(found[2] or 0), found[3] or "")
+
+
+def version_of(model: str, version: int | str) -> ModelReference:
+    """A version of this model, by its number or by a whole reference.
+
+    Raises Invalid BAD_NAME, BAD_REQUEST for a reference to another model.
+    """
+    text = str(version)
+    reference = parse_reference(f"{model}/{text}" if text.lstrip("-").isdecimal() else text)
+    if reference.model != model:
+        raise Invalid(
+            "BAD_REQUEST", field="version", problem=f"{text[:SHOWN_MAX]} is not of {model}"
+        )
+    return reference

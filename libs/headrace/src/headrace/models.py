@@ -6,6 +6,7 @@ A version is named `models:/delay@champion` or `models:/delay/7`, and `models:/`
 
 from __future__ import annotations
 
+import hashlib
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
@@ -14,12 +15,14 @@ from typing import TYPE_CHECKING, Any
 
 import grpc
 
-from headrace.artifacts import download, upload
-from headrace.errors import Invalid
+from headrace.artifacts import download, download_chunks, upload
+from headrace.errors import Corrupt, Invalid
+from headrace.model_reference import ModelReference
 from headrace.registry.v1 import registry_events_pb2 as events
 from headrace.registry.v1 import registry_service_pb2 as pb
 from headrace.registry.v1 import registry_service_pb2_grpc
 from headrace.rpc import call, pages
+from headrace.whole_file import whole_file
 
 if TYPE_CHECKING:
     from headrace.model_signing import SigningKey, TrustedSigners
@@ -29,6 +32,15 @@ REGISTER_S = 60.0
 # The action of a change that ApproveVersion made, and how many changes are looked through for it.
 APPROVED = "approve_version"
 CHANGES_MAX = 10_000
+
+
+def number_of(registry: Any, reference: ModelReference) -> int:
+    """The version that the reference names now; `registry` is a stub of RegistryService."""
+    if reference.version:
+        return reference.version
+    request = pb.ResolveModelRequest(reference=str(reference))
+    answer = call(registry.ResolveModel, request, timeout_s=CALL_S, retries_max=3)
+    return int(answer.version.version)
 
 
 class Models:
@@ -52,6 +64,10 @@ class Models:
         request = pb.ResolveModelRequest(reference=reference)
         answer = call(self._registry.ResolveModel, request, timeout_s=CALL_S, retries_max=3)
         return answer.version
+
+    def number(self, reference: ModelReference) -> int:
+        """The version that the reference names now; raises NotFound ALIAS_UNKNOWN."""
+        return number_of(self._registry, reference)
 
     def register(
         self,
@@ -181,3 +197,17 @@ class Models:
     def download(self, reference: str) -> bytes:
         """The file of a version; raises Corrupt DIGEST_MISMATCH unless it hashes to its digest."""
         return download(self._artifacts, self.get(reference).digest)
+
+    def download_to(self, reference: str, file: Path) -> events.ModelVersion:
+        """As `download`, piece by piece into a file; what does not hash to the digest is not kept.
+
+        Answers the version. Raises Corrupt DIGEST_MISMATCH.
+        """
+        version, hashed = self.get(reference), hashlib.sha256()
+        with whole_file(file) as opened:
+            for chunk in download_chunks(self._artifacts, version.digest):
+                hashed.update(chunk)
+                opened.write(chunk)
+            if (found := hashed.hexdigest()) != version.digest:
+                raise Corrupt("DIGEST_MISMATCH", digest=version.digest, found=found)
+        return version

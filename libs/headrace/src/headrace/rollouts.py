@@ -12,6 +12,8 @@ from typing import Any
 import grpc
 
 from headrace.errors import NotFound
+from headrace.model_reference import version_of
+from headrace.models import number_of
 from headrace.registry.v1 import registry_service_pb2 as pb
 from headrace.registry.v1 import registry_service_pb2_grpc
 from headrace.registry.v1.registry_events_pb2 import Rollout
@@ -24,6 +26,7 @@ RETRIES_MAX = 3
 class Rollouts:
     """What `Client.rollouts` gives; safe to use from several threads.
 
+    A version is a number, or `models:/NAME/7` or `NAME@ALIAS` of the endpoint's model.
     What changes raises NotFound MODEL_UNKNOWN for an endpoint that serves nothing yet, Conflict
     ROLLOUT_MOVED, and for a version NotFound VERSION_UNKNOWN or Conflict GATE_NOT_PASSED.
     """
@@ -45,23 +48,22 @@ class Rollouts:
                 return rollout
         raise NotFound("MODEL_UNKNOWN", endpoint=endpoint)
 
-    def shadow(self, endpoint: str, version: int, *, reason: str) -> Rollout:
+    def shadow(self, endpoint: str, version: int | str, *, reason: str) -> Rollout:
         """The version is scored and logged with every request, and answers none."""
-        return self._set(endpoint, reason, canary_version=version)
+        return self._beside(endpoint, version, reason)
 
-    def canary(self, endpoint: str, version: int, *, percent: int, reason: str) -> Rollout:
+    def canary(self, endpoint: str, version: int | str, *, percent: int, reason: str) -> Rollout:
         """The version answers this share of the entities until a verdict ends that."""
-        return self._set(
-            endpoint, reason, canary_version=version, canary_percent=percent, judged=True
-        )
+        return self._beside(endpoint, version, reason, canary_percent=percent, judged=True)
 
-    def split(self, endpoint: str, version: int, *, percent: int, reason: str) -> Rollout:
+    def split(self, endpoint: str, version: int | str, *, percent: int, reason: str) -> Rollout:
         """The version answers this share of the entities until somebody ends that (A/B)."""
-        return self._set(endpoint, reason, canary_version=version, canary_percent=percent)
+        return self._beside(endpoint, version, reason, canary_percent=percent)
 
     def end(self, endpoint: str, *, reason: str) -> Rollout:
         """The champion answers alone again."""
-        return self._set(endpoint, reason)
+        now = self.get(endpoint)
+        return self._put(now, reason, stopped=now.stopped)
 
     def stop(self, endpoint: str, *, reason: str) -> Rollout:
         """The endpoint answers nobody (ENDPOINT_STOPPED) until it is started again."""
@@ -82,9 +84,10 @@ class Rollouts:
             stopped=stopped,
         )
 
-    def _set(self, endpoint: str, reason: str, **wanted: Any) -> Rollout:
+    def _beside(self, endpoint: str, version: int | str, reason: str, **wanted: Any) -> Rollout:
         now = self.get(endpoint)
-        return self._put(now, reason, stopped=now.stopped, **wanted)
+        number = number_of(self._registry, version_of(now.model, version))
+        return self._put(now, reason, canary_version=number, stopped=now.stopped, **wanted)
 
     def _put(self, now: Rollout, reason: str, **wanted: Any) -> Rollout:
         request = pb.SetRolloutRequest(

@@ -4,7 +4,10 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 
 def write_whole(path: Path, text: str, *, mode: int = 0o600) -> None:
@@ -14,5 +17,19 @@ def write_whole(path: Path, text: str, *, mode: int = 0o600) -> None:
     with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False) as file:
         file.write(text)
     made = Path(file.name)
+    made.chmod(mode)
+    made.replace(path)
+
+
+@contextmanager
+def whole_file(path: Path, *, mode: int = 0o644) -> Iterator[IO[bytes]]:
+    """A file to be written piece by piece; it is there once the block ends without an error."""
+    with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
+        made = Path(file.name)
+        try:
+            yield file
+        except BaseException:
+            made.unlink()
+            raise
     made.chmod(mode)
     made.replace(path)

@@ -226,6 +226,26 @@ def _signing_key(key: Path, certificate: Path | None) -> SigningKey:
 
 
 @app.command()
+def download(
+    version: Version,
+    file: Annotated[Path, typer.Argument(help="Where to; written whole or not at all.")],
+    data_dir: DataDir = DEFAULT_DATA_DIR,
+) -> None:
+    """Fetch the file of a version, which must hash to its digest.
+
+    headrace models download fraud@champion fraud.onnx
+    """
+    with told_errors():
+        try:
+            found = connect(data_dir).models.download_to(version, file)
+        except OSError as failure:
+            raise typer.BadParameter(f"{file}: {failure.strerror}", param_hint="FILE") from failure
+    out.print(
+        f"{file} is models:/{found.model}/{found.version}, digest {found.digest}", markup=False
+    )
+
+
+@app.command()
 def history(
     model: Annotated[str, typer.Argument(help="A model; all changes if absent.")] = "",
     newest: Annotated[int, typer.Option(help="How many to show.", min=1, max=10_000)] = 50,

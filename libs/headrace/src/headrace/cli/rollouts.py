@@ -19,7 +19,12 @@ app = typer.Typer(
     help="What each endpoint serves beside its champion. Every replica follows within seconds.",
 )
 Endpoint = Annotated[str, typer.Argument(help="The endpoint's name.")]
-Version = Annotated[int, typer.Argument(help="A version of its model that passed its gate.")]
+Version = Annotated[
+    str,
+    typer.Argument(
+        help="A version of its model that passed its gate: 7, models:/NAME/7 or NAME@ALIAS."
+    ),
+]
 Percent = Annotated[int, typer.Option(min=1, max=100, help="Of the entities.")]
 Reason = Annotated[str, typer.Option(help="Why, in one line; it is told with the change.")]
 

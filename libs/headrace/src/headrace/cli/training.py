@@ -16,17 +16,19 @@ from headrace.cli.connection import DEFAULT_DATA_DIR, DataDir, connect
 from headrace.cli.moments import minute_text, time_option, to_us
 from headrace.cli.output import out, show_table, told_errors
 from headrace.errors import NotFound
+from headrace.model_reference import parse_reference, version_of
 
-VERSION_MAX = 2**31 - 1
 TRAIN_DEADLINE_S = 3_600.0
 _STATE = {0: "", 1: "waits", 2: "is carried", 3: "completed", 4: "failed"}
 
 
 def promote(
-    model: Annotated[str, typer.Argument(help="The model's name.")],
-    version: Annotated[
-        int, typer.Argument(help="The version that shall serve.", min=1, max=VERSION_MAX)
+    model: Annotated[
+        str, typer.Argument(help="The model's name, or a version: models:/NAME/7 or NAME@ALIAS.")
     ],
+    version: Annotated[
+        str | None, typer.Argument(help="The version that shall serve, where MODEL is a name.")
+    ] = None,
     alias: Annotated[str, typer.Option(help="The alias to move.")] = "champion",
     reason: Annotated[str, typer.Option(help="Why, for those who ask later.")] = "",
     data_dir: DataDir = DEFAULT_DATA_DIR,
@@ -34,10 +36,17 @@ def promote(
     """Move an alias to a version by hand. The version must have passed its gate.
 
     headrace promote delay 2
+
+    headrace promote models:/delay/2
+
+    headrace promote delay@next --alias champion
     """
     with told_errors():
-        generation = connect(data_dir).promote(model, version, alias=alias, reason=reason)
-    out.print(f"models:/{model}@{alias} is version {version} (generation {generation})")
+        named = parse_reference(model) if version is None else version_of(model, version)
+        client = connect(data_dir)
+        number = client.models.number(named)
+        generation = client.promote(named.model, number, alias=alias, reason=reason)
+    out.print(f"models:/{named.model}@{alias} is version {number} (generation {generation})")
 
 
 def train(

@@ -141,7 +141,10 @@ def _tell_stopped(stream: StreamCounts) -> None:
 
 
 def predict(
-    endpoint: Annotated[str, typer.Argument(help="The endpoint's name.")],
+    endpoint: Annotated[
+        str,
+        typer.Argument(help="The endpoint's name, or a version that one serves: models:/NAME/7."),
+    ],
     row: Annotated[list[str], typer.Argument(help="Rows, as JSON objects of its columns.")],
     as_of: Annotated[
         datetime | None, time_option("Read the features as known then", past=True)
@@ -160,6 +163,8 @@ def predict(
     headrace predict delay '{"flight_id": "2013-03-01:UA:1545:EWR", "origin": "EWR", ...}'
 
     headrace predict delay --as-of 2013-03-01T09:15:00Z '{"flight_id": ...}'
+
+    headrace predict models:/delay@champion '{"flight_id": ...}'
 
     headrace predict delay --explain '{"flight_id": ...}'
     """
