@@ -61,10 +61,13 @@ class Queue:
         ]
         return pb.ApplyWeakLabelsResponse(records=10, labelled=4, taken_back=2, functions=figures)
 
-    def submit(self, task_id, labeller, choice, *, given_elsewhere):
+    def take_answer(self, task_id, labeller, choice):
         if (task_id, labeller) == ("t1", "bob"):
             raise Conflict("TASK_SETTLED", task_id=task_id)
-        self.submitted.append((task_id, labeller, choice, given_elsewhere))
+        if (labeller, choice) == ("ann", "on-time"):
+            raise Conflict("TASK_ANSWERED", task_id=task_id, labeller=labeller)
+        self.submitted.append((task_id, labeller, choice))
+        return self.submitted.count((task_id, labeller, choice)) == 1
 
 
 @pytest.fixture
@@ -118,8 +121,8 @@ def test_exported_tasks_can_be_imported(queue, tmp_path):
     file = tmp_path / "tasks.json"
     assert "1 tasks written" in run("labels", "export", "late", str(file))
 
-    assert "1 answers taken" in run("labels", "import", str(file))
-    assert [("t1", "ann", "late", True)] == queue.submitted
+    assert "1 new answers taken, 0 the same" in run("labels", "import", str(file))
+    assert [("t1", "ann", "late")] == queue.submitted
 
 
 def test_import_goes_on_behind_an_answer_that_is_not_taken(queue, tmp_path):
@@ -128,9 +131,30 @@ def test_import_goes_on_behind_an_answer_that_is_not_taken(queue, tmp_path):
     file = tmp_path / "tasks.json"
     file.write_text(json.dumps([{"data": {"task_id": "t1"}, "annotations": people}]))
 
-    assert "1 answers taken, now or before left: 1 TASK_SETTLED" in run(
+    assert "1 new answers taken, 0 the same as before left: 1 TASK_SETTLED" in run(
         "labels", "import", str(file)
     )
+
+
+def test_import_tells_new_same_and_changed_answers(queue, tmp_path):
+    said = {"ann": "late", "bea": "late", "cy": "on-time"}
+
+    def answers(**choices):
+        people = [
+            {
+                "completed_by": {"email": who},
+                "result": [{"type": "choices", "value": {"choices": [choice]}}],
+            }
+            for who, choice in choices.items()
+        ]
+        file = tmp_path / "tasks.json"
+        file.write_text(json.dumps([{"data": {"task_id": "t1"}, "annotations": people}]))
+        return run("labels", "import", str(file))
+
+    assert "3 new answers taken, 0 the same as before" in answers(**said)
+    shown = answers(**{**said, "ann": "on-time", "dee": "late"})
+    assert "1 new answers taken, 2 the same as before left: 1 changed since" in shown
+    assert "since they were taken (TASK_ANSWERED)" in shown
 
 
 def test_import_that_meets_a_foreign_task_has_told_what_was_taken(queue, tmp_path):
@@ -142,7 +166,7 @@ def test_import_that_meets_a_foreign_task_has_told_what_was_taken(queue, tmp_pat
     answer = CliRunner().invoke(app, ["labels", "import", str(file)])
 
     assert 1 == answer.exit_code
-    assert "1 answers taken" in answer.stdout
+    assert "1 new answers taken" in answer.stdout
     assert "it has no data" in answer.stderr
 
 

@@ -184,7 +184,7 @@ class World:
         return task.task_id
 
     def submit(self, task_id, labeller, choice="EWR", *, claimed=True):
-        return label_tasks.submit_label(
+        task, self.new = label_tasks.submit_label(
             task_id,
             labeller,
             choice,
@@ -194,6 +194,7 @@ class World:
             clock=self.clock,
             claimed=claimed,
         )
+        return task
 
     def answer(self, labeller, choice="EWR"):
         return self.submit(self.claim(labeller), labeller, choice)
@@ -320,7 +321,9 @@ def test_same_answer_again_changes_nothing_and_another_is_refused(make):
     world.put(served(1))
     task = world.answer("ann")
 
+    assert world.new
     assert task == world.submit(task.task_id, "ann")
+    assert not world.new
     with pytest.raises(Conflict, match="TASK_ANSWERED"):
         world.submit(task.task_id, "ann", "JFK")
     assert 1 == len(world.published())

@@ -66,18 +66,26 @@ class Labels:
         request = pb.ClaimTaskRequest(label=label, labeller=labeller)
         return call(self._stub.ClaimTask, request, timeout_s=TASK_TIMEOUT_S, retries_max=2)
 
-    def submit(
-        self, task_id: str, labeller: str, choice: str, *, given_elsewhere: bool = False
-    ) -> pb.LabelTask:
-        """Answer a held task, or one that was answered elsewhere; the label of enough is published.
+    def submit(self, task_id: str, labeller: str, choice: str) -> pb.LabelTask:
+        """Answer a held task; the label of enough answers is published.
 
         Raises Conflict LEASE_LOST, TASK_ANSWERED or TASK_SETTLED.
         """
+        request = pb.SubmitLabelRequest(task_id=task_id, labeller=labeller, choice=choice)
+        return self._submitted(request).task
+
+    def take_answer(self, task_id: str, labeller: str, choice: str) -> bool:
+        """Store an answer that was given elsewhere, without a claim; whether it is a new one.
+
+        Raises Conflict TASK_ANSWERED, where the labeller answered otherwise, or TASK_SETTLED.
+        """
         request = pb.SubmitLabelRequest(
-            task_id=task_id, labeller=labeller, choice=choice, given_elsewhere=given_elsewhere
+            task_id=task_id, labeller=labeller, choice=choice, given_elsewhere=True
         )
-        answer = call(self._stub.SubmitLabel, request, timeout_s=TASK_TIMEOUT_S, retries_max=2)
-        return answer.task
+        return not self._submitted(request).repeated
+
+    def _submitted(self, request: pb.SubmitLabelRequest) -> pb.SubmitLabelResponse:
+        return call(self._stub.SubmitLabel, request, timeout_s=TASK_TIMEOUT_S, retries_max=2)
 
     def skip(self, task_id: str, labeller: str) -> None:
         """Leave a held task to others; raises Conflict LEASE_LOST."""

@@ -151,11 +151,12 @@ class TaskStore(Protocol):
         message: Callable[[Task], Message],
         *,
         claimed: bool,
-    ) -> Task:
+    ) -> tuple[Task, bool]:
         """Store the answer and what `settle` makes of all; an accepted task's message, in one.
 
-        The same answer again changes nothing. Raises NotFound TASK_UNKNOWN, Conflict TASK_ANSWERED
-        or TASK_SETTLED, and LEASE_LOST when it is `claimed` and the lease is over.
+        The task, and whether the answer is new: the same one again changes nothing. Raises
+        NotFound TASK_UNKNOWN, Conflict TASK_ANSWERED or TASK_SETTLED, and LEASE_LOST when it is
+        `claimed` and the lease is over.
         """
 
     def skip(self, task_id: str, labeller: str) -> None:

@@ -30,7 +30,8 @@ Labeller = Annotated[str, typer.Option("--as", help="Who answers.", envvar="HEAD
 Since = Annotated[datetime | None, time_option("Records true since then", absent="no bound")]
 Until = Annotated[datetime | None, time_option("Records true before then", absent="no bound")]
 ROWS_MAX = 50
-TAKEN = ""
+# What becomes of an imported answer; others are left for another reason.
+NEW, SAME, CHANGED = "new", "same", "TASK_ANSWERED"
 TIME_LAST_US = 7_258_118_400_000_000  # 2200-01-01
 
 
@@ -184,18 +185,20 @@ def import_answers(
         try:
             told.update(_submitted(client, each) for each in read_answers(opened))
         finally:
-            out.print(f"{told.pop(TAKEN, 0):,} answers taken, now or before")
+            new, same, changed = (told.pop(each, 0) for each in (NEW, SAME, CHANGED))
+            out.print(f"{new:,} new answers taken, {same:,} the same as before")
+            if changed:
+                out.print(f"  left: {changed:,} changed since they were taken ({CHANGED})")
             for reason, count in sorted(told.items()):
                 out.print(f"  left: {count:,} {reason}")
 
 
 def _submitted(client: Labels, answer: Answer) -> str:
-    """What became of it: TAKEN, or the reason why it is left."""
+    """What became of it: NEW, SAME, or the reason why it is left."""
     try:
-        client.submit(*answer, given_elsewhere=True)
+        return NEW if client.take_answer(*answer) else SAME
     except (Conflict, NotFound) as error:
         return error.reason
-    return TAKEN
 
 
 def _row(task: pb.LabelTask) -> tuple[str, ...]:

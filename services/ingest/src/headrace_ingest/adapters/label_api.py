@@ -97,7 +97,7 @@ class LabelApi(label_service_pb2_grpc.LabelServiceServicer):
         )
 
     def SubmitLabel(self, request: Any, context: grpc.ServicerContext) -> Any:
-        task = submit_label(
+        task, new = submit_label(
             request.task_id,
             request.labeller,
             request.choice,
@@ -107,7 +107,7 @@ class LabelApi(label_service_pb2_grpc.LabelServiceServicer):
             clock=self._clock,
             claimed=not request.given_elsewhere,
         )
-        return pb.SubmitLabelResponse(task=_to_task(task))
+        return pb.SubmitLabelResponse(task=_to_task(task), repeated=not new)
 
     def SkipTask(self, request: Any, context: grpc.ServicerContext) -> Any:
         skip_task(request.task_id, request.labeller, tasks=self._tasks)

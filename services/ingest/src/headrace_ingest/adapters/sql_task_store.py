@@ -174,7 +174,7 @@ class SqlTaskStore:
         message: Callable[[Task], Message],
         *,
         claimed: bool,
-    ) -> Task:
+    ) -> tuple[Task, bool]:
         now_us = self._clock.now_us()
         with transaction(self._engine) as connection:
             task = self._locked(connection, task_id)
@@ -182,7 +182,7 @@ class SqlTaskStore:
             if said is not None:
                 if said.choice != choice:
                     raise Conflict("TASK_ANSWERED", task_id=task_id, labeller=labeller)
-                return task
+                return task, False
             if task.state != TaskState.OPEN:
                 raise Conflict("TASK_SETTLED", task_id=task_id)
             if claimed:
@@ -194,7 +194,7 @@ class SqlTaskStore:
             if task.state == TaskState.ACCEPTED:
                 self._outbox.add(connection, message(task))
         self._notify()
-        return task
+        return task, True
 
     def skip(self, task_id: str, labeller: str) -> None:
         now_us = self._clock.now_us()

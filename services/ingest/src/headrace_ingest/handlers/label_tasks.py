@@ -91,12 +91,13 @@ def submit_label(
     tasks: TaskStore,
     clock: Clock,
     claimed: bool = True,
-) -> Task:
+) -> tuple[Task, bool]:
     """Store the answer; once enough agree, the label is on its way to its stream.
 
-    The same answer again changes nothing. Raises NotFound TASK_UNKNOWN, LABEL_UNKNOWN or
-    STREAM_UNKNOWN, Invalid BAD_REQUEST for no choice of the queue's, Conflict TASK_ANSWERED,
-    TASK_SETTLED, or LEASE_LOST unless the answer was given elsewhere, without a claim.
+    The task, and whether the answer is new: the same one again changes nothing. Raises NotFound
+    TASK_UNKNOWN, LABEL_UNKNOWN or STREAM_UNKNOWN, Invalid BAD_REQUEST for no choice of the queue's,
+    Conflict TASK_ANSWERED, TASK_SETTLED, or LEASE_LOST unless the answer was given elsewhere,
+    without a claim.
     """
     _check_labeller(labeller)
     label = labels.get(tasks.get(task_id).label)

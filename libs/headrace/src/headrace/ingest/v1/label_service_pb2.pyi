@@ -172,10 +172,12 @@ class SubmitLabelRequest(_message.Message):
     def __init__(self, task_id: _Optional[str] = ..., labeller: _Optional[str] = ..., choice: _Optional[str] = ..., given_elsewhere: _Optional[bool] = ...) -> None: ...
 
 class SubmitLabelResponse(_message.Message):
-    __slots__ = ("task",)
+    __slots__ = ("task", "repeated")
     TASK_FIELD_NUMBER: _ClassVar[int]
+    REPEATED_FIELD_NUMBER: _ClassVar[int]
     task: LabelTask
-    def __init__(self, task: _Optional[_Union[LabelTask, _Mapping]] = ...) -> None: ...
+    repeated: bool
+    def __init__(self, task: _Optional[_Union[LabelTask, _Mapping]] = ..., repeated: _Optional[bool] = ...) -> None: ...
 
 class SkipTaskRequest(_message.Message):
     __slots__ = ("task_id", "labeller")
