@@ -76,6 +76,37 @@ def test_misuse_is_told_with_its_position(text: str, position: int, told: str):
 
 
 @pytest.mark.parametrize(
+    ("text", "position", "told"),
+    [
+        ("i +", 3, "a value is missing at +"),
+        ("", 1, "it is empty"),
+        ("(i", 2, "a ) is missing"),
+        ("i)", 2, ") is not expected here"),
+        ("i =\n 1 2", 8, "2 is not expected here"),
+        ("CASE WHEN b THEN 1", 18, "a CASE ends with END"),
+        ("CAST(i int64)", 12, "write CAST(x AS int64)"),
+        ("CAST(i AS )", 11, "write CAST(x AS int64)"),
+        ("LOWER(s, s)", 11, "takes fewer values"),
+        ("'unclosed", 1, "a quote is not closed"),
+        ("1 i", 1, "an operator is missing"),
+        ("i; i", 1, "without a semicolon"),
+        ("IF(b, 1, 2)", 4, "CASE WHEN"),
+        ("s ILIKE 'a'", 1, "LOWER(x) LIKE"),
+        ("i // 2", 1, "FLOOR(x / y)"),
+        ("x ^ 2", 1, "x * x"),
+        ("TRY_CAST(s AS int64)", 10, "written CAST"),
+        ("1e", 1, "1e is no number"),
+    ],
+)
+def test_fault_is_told_in_plain_words(text: str, position: int, told: str):
+    with pytest.raises(Invalid, match="BAD_DEFINITION") as raised:
+        parse_expression(text, TYPES)
+
+    assert told in raised.value.metadata["problem"]
+    assert str(position) == raised.value.metadata["position"]
+
+
+@pytest.mark.parametrize(
     "text",
     [
         "SUM(i)", "NOW()", "RANDOM()", "(SELECT 1)", "i IN (SELECT 1)", "EXISTS(SELECT 1)", "i; i",

@@ -94,11 +94,22 @@ class _Checker:
         try:
             return sqlglot.parse_one(self._text, read="duckdb")
         except ParseError as err:
-            first = err.errors[0] if err.errors else {"description": "it is empty"}
-            told, col = str(first["description"]).partition(" for <")[0], first.get("col")
-            raise self._invalid(f"is no expression: {told}", int(str(col or 1))) from err
+            raise self._invalid(*self._fault(err)) from err
         except (SqlglotError, ValueError) as err:
-            raise self._invalid("is no expression: a quote or a character is wrong", 1) from err
+            problem = "is no expression: a quote is not closed, or a character is wrong"
+            raise self._invalid(problem, 1) from err
+
+    def _fault(self, error: ParseError) -> tuple[str, int]:
+        """What the parser found and where, in words that need no knowledge of it."""
+        if not error.errors:
+            return "is no expression: it is empty", 1
+        first = error.errors[0]
+        said = str(first["description"])
+        problem = next((words for part, words in _FAULTS.items() if part in said), _UNEXPECTED)
+        before = self._text.split("\n")[: int(str(first.get("line") or 1)) - 1]
+        at = sum(len(line) + 1 for line in before) + int(str(first.get("col") or 1))
+        found = str(first.get("highlight") or "the end")
+        return f"is no expression: {problem.format(found=found)}", at
 
     def _invalid(self, problem: str, position: int) -> Invalid:
         shown = self._text if len(self._text) <= 200 else self._text[:197] + "..."
@@ -108,7 +119,8 @@ class _Checker:
         """The node, its float value perhaps not checked to be finite yet."""
         rule = _RULES.get(type(at)) if at is not None else None
         if at is None or rule is None:
-            refuse(f"{shown(at)} is not part of the language; see docs/expressions.md", at)
+            told = _INSTEAD.get(type(at)) if at is not None else None
+            refuse(told or f"{shown(at)} is not part of the language; see docs/expressions.md", at)
         return rule(self, at)
 
     def _value(self, at: exp.Expr | None) -> Node:
@@ -332,6 +344,25 @@ class _Checker:
         return Node("cast", wanted, (inner,))
 
 
+# What the parser says, and what it means to who wrote the text.
+_UNEXPECTED = "{found} is not expected here"
+_FAULTS = {
+    "Required keyword": "a value is missing at {found}",
+    "Expecting )": "a ) is missing",
+    "Expected END": "a CASE ends with END",
+    "after CAST": "write CAST(x AS int64) or another type",
+    "number of provided arguments": "the function takes fewer values",
+}
+# What is written in SQL, or by mistake, and how it is written here.
+_INSTEAD: dict[type[exp.Expr], str] = {
+    exp.Alias: "between two values an operator is missing, such as + or AND",
+    exp.Block: "one expression is taken, without a semicolon",
+    exp.If: "IF is written CASE WHEN x > 0 THEN 1 ELSE 0 END",
+    exp.ILike: "ILIKE is written LOWER(x) LIKE 'pattern'",
+    exp.IntDiv: "// is written FLOOR(x / y)",
+    exp.Pow: "a power is written out, as x * x",
+    exp.TryCast: "TRY_CAST is written CAST: a text that is no number is null",
+}
 _COMPARISONS: dict[type[exp.Expr], str] = {
     exp.EQ: "equal",
     exp.NEQ: "unequal",

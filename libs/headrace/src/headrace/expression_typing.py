@@ -139,7 +139,11 @@ def number_literal(text: str, at: exp.Expr) -> Node:
         if not -INT64_MAX - 1 <= int(text) <= INT64_MAX:
             refuse(f"{text} does not fit int64; write {text}.0 for a float64", at)
         return Node("literal", "int64", value=int(text))
-    if not math.isfinite(value := float(text)):
+    try:
+        value = float(text)
+    except ValueError:
+        refuse(f"{text} is no number", at)
+    if not math.isfinite(value):
         refuse(f"{text} does not fit float64", at)
     return Node("literal", "float64", value=value)
 
