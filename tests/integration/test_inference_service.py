@@ -180,6 +180,9 @@ class Platform:
 
     def logged(self, endpoint: str) -> list[LoggedPrediction]:
         """Every row of the endpoint's predictions topic up to its present end."""
+        return [row for value in self.records(endpoint) for row in logged_predictions(value)]
+
+    def records(self, endpoint: str) -> list[bytes]:
         topic = topics.INFERENCE_PREDICTIONS.of(endpoint)
         consumer = Consumer(
             {"bootstrap.servers": self.bootstrap, "group.id": uuid.uuid4().hex}
@@ -197,7 +200,7 @@ class Platform:
                     if message.error() is None
                 ]
             assert total <= len(found)  # more may have come meanwhile
-            return [row for value in found for row in logged_predictions(value)]
+            return found
 
     def _publish(self, topic: str, key: str, message) -> None:
         self.publisher.publish([Message(topic, key.encode(), message.SerializeToString())])
@@ -552,6 +555,9 @@ def test_score_that_is_not_finite_is_not_answered(client, service, platform):
     with pytest.raises(InferenceServerException, match="MODEL_NONFINITE") as refused:
         client.infer(name, [triton_features()])
     assert "StatusCode.INTERNAL" == refused.value.status()
+    [record] = wait_until(lambda: platform.records(name))
+    told = events.PredictionsMade.FromString(record)
+    assert (901, 1) == (told.version, len(told.nonfinite))
     assert [] == platform.logged(name)
 
 

@@ -106,7 +106,7 @@ class Endpoint:
             clock=FixedClock(1_700_000_000_000_000),
             rows_max=ROWS_MAX,
             explaining=explaining,
-            on_shadow_failed=lambda: None,
+            on_failed=lambda _: None,
         )
         prediction = infer(request, predict=bound, log=self.log, time_left_s=time_left_s)
         return {each.name: each for each in prediction.answer(outputs)}

@@ -46,7 +46,7 @@ class Room:
         self.publisher = MemoryPublisher()
         counts = AnsweredCounts(folder)
         self.log = KafkaPredictionLog(self.publisher, partitions=lambda _: 4, counts=counts)
-        self.shadows_failed = 0
+        self.failures = []
         self.models = models_of(self.artifacts)
         self.generation = 0
         self.table.define(an_endpoint())
@@ -70,12 +70,16 @@ class Room:
             clock=FixedClock(1_000_000),
             rows_max=100,
             explaining=nullcontext,
-            on_shadow_failed=self.count_shadow,
+            on_failed=self.note_failure,
         )
         return infer(request, predict=bound, log=self.log, time_left_s=time_left_s)
 
-    def count_shadow(self):
-        self.shadows_failed += 1
+    def note_failure(self, failure):
+        self.failures.append(failure)
+
+    @property
+    def shadows_failed(self):
+        return sum(each.shadow for each in self.failures)
 
     def logged(self):
         self.log.flush()

@@ -82,7 +82,7 @@ class Door:
 
     def __init__(self, *, rows_max=100):
         self.table, self.log, self.statistics = ServingTable(), MemoryPredictionLog(), Statistics()
-        self.artifacts, self.generation, self.shadows_failed = MemoryArtifactStore(), 0, 0
+        self.artifacts, self.generation, self.failures = MemoryArtifactStore(), 0, []
         self.models, self.features = models_of(self.artifacts), GatedFeatures()
         shared = {"table": self.table, "log": self.log, "clock": SystemClock()}
 
@@ -92,7 +92,7 @@ class Door:
             "clock": SystemClock(),
             "rows_max": rows_max,
             "explaining": nullcontext,
-            "on_shadow_failed": self.count_shadow,
+            "on_failed": self.note_failure,
         }
 
         self.api = InferenceApi(
@@ -109,7 +109,7 @@ class Door:
                 predict_together,
                 features=bound["features"],
                 now_us=SystemClock().now_us,
-                on_shadow_failed=self.count_shadow,
+                on_failed=self.note_failure,
             ),
             log=self.log,
             clock=SystemClock(),
@@ -123,12 +123,16 @@ class Door:
             counters=counters,
             rows_max=rows_max,
             workers=WORKERS,
-            on_shadow_failed=self.count_shadow,
+            on_failed=self.note_failure,
             **shared,
         )
 
-    def count_shadow(self):
-        self.shadows_failed += 1
+    def note_failure(self, failure):
+        self.failures.append(failure)
+
+    @property
+    def shadows_failed(self):
+        return sum(each.shadow for each in self.failures)
 
     def serve(self, *onnx, features=("a", "b", "c"), percent=50, endpoint="delay"):
         """The first as the champion's next version, the second as canary."""

@@ -85,7 +85,7 @@ class Worker:
             "clock": SystemClock(),
             "rows_max": rows_max,
             "explaining": nullcontext,
-            "on_shadow_failed": lambda: None,
+            "on_failed": lambda _: None,
         }
         api = InferenceApi(
             self.table,
@@ -101,7 +101,7 @@ class Worker:
                 predict_together,
                 features=bound["features"],
                 now_us=SystemClock().now_us,
-                on_shadow_failed=lambda: None,
+                on_failed=lambda _: None,
             ),
             log=self.log,
             clock=SystemClock(),
@@ -118,7 +118,7 @@ class Worker:
             counters=counters,
             rows_max=rows_max,
             workers=2,
-            on_shadow_failed=lambda: None,
+            on_failed=lambda _: None,
         )
         self.look_ups = AnswerLookUps(
             MemoryTopicLog(self.publisher), partitions=lambda _: PARTITIONS

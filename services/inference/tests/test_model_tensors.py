@@ -84,7 +84,7 @@ class Room:
             time_left_s=lambda: 5.0,
             rows_max=100,
             explaining=nullcontext,
-            on_shadow_failed=lambda: None,
+            on_failed=lambda _: None,
         )
 
 

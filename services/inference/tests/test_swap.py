@@ -61,7 +61,7 @@ def test_every_answer_names_the_version_that_computed_it_while_versions_change(t
         clock=SystemClock(),
         rows_max=10,
         explaining=nullcontext,
-        on_shadow_failed=lambda: None,
+        on_failed=lambda _: None,
     )
 
     def call(caller):

@@ -83,7 +83,7 @@ class Api:
             time_left_s=time_left_s,
             rows_max=10,
             explaining=nullcontext,
-            on_shadow_failed=lambda: None,
+            on_failed=lambda _: None,
         )
 
 

@@ -9,6 +9,7 @@ import pytest
 
 from headrace import topics
 from headrace.errors import Invalid, Unavailable
+from headrace.inference.v1 import inference_events_pb2 as inference_pb
 from headrace.monitor.v1 import monitor_events_pb2 as events_pb
 from headrace_kit.kafka import Partition, Record
 from headrace_kit.state_store import MemoryStateStore
@@ -17,6 +18,7 @@ from headrace_monitor import testing
 from headrace_monitor.adapters.event_loop import EventLoop
 from headrace_monitor.app import FACT_TOPICS, topics_of
 from headrace_monitor.handlers import queries
+from headrace_monitor.handlers.judge import NONFINITE_MAX
 
 SCENE = testing.Scene()
 
@@ -258,3 +260,50 @@ def test_topics_are_those_of_the_watched_and_of_the_facts():
         predictions.of("delay"),
         predictions.of("delay-static"),
     } == topics_of([SCENE.a_watch()]) - topics_of([])
+
+
+def rolled_back(loop) -> list[int]:
+    """Generations of the canaries that were to be taken back."""
+    verdicts = [
+        events_pb.VerdictReached.FromString(each.value).canary
+        for each in loop.sent(topics.MONITOR_VERDICTS)
+    ]
+    assert all(each.decision == events_pb.CANARY_DECISION_ROLL_BACK for each in verdicts)
+    return [each.rollout_generation for each in verdicts]
+
+
+def test_canary_that_says_nan_is_taken_back_after_a_few_requests_of_a_window(loop):
+    loop.handle(SCENE.a_rollout(1, 1, canary=2))
+    loop.handle(*(SCENE.a_nonfinite(f"f-{n}", 0.1 * n) for n in range(NONFINITE_MAX - 1)))
+    loop.handle(SCENE.a_nonfinite("f-0", 0.0), SCENE.a_nonfinite("next window", 1.5))
+    assert [] == rolled_back(loop)
+
+    loop.handle(SCENE.a_nonfinite("the last", 0.9))
+
+    assert [1] == rolled_back(loop)
+    loop.handle(*(SCENE.a_nonfinite(f"later-{n}", 0.5) for n in range(NONFINITE_MAX)))
+    assert [1] == rolled_back(loop)
+
+
+def test_nan_of_others_than_the_canary_on_trial_takes_none_back(loop):
+    champion, many = inference_pb.ARM_CHAMPION, range(NONFINITE_MAX)
+    loop.handle(SCENE.a_rollout(7, 1, canary=2))
+
+    loop.handle(*(SCENE.a_nonfinite(f"c-{n}", 0.5, arm=champion, generation=7) for n in many))
+    loop.handle(*(SCENE.a_nonfinite(f"before-{n}", 0.5, generation=6) for n in many))
+    loop.handle(*(SCENE.a_nonfinite(f"ahead-{n}", 0.5, generation=8) for n in many))
+    assert [] == rolled_back(loop)
+
+    # What was read before its rollout counts from there.
+    loop.handle(SCENE.a_rollout(8, 1, canary=3))
+    assert [8] == rolled_back(loop)
+
+
+def test_nonfinite_request_without_its_id_or_time_is_refused(loop):
+    for broken in ({"prediction_id": ""}, {"as_of_us": -1}):
+        message = SCENE.a_nonfinite("f", 0.5)
+        made = inference_pb.PredictionsMade.FromString(message.value)
+        for name, value in broken.items():
+            setattr(made.nonfinite[0], name, value)
+        with pytest.raises(Invalid):
+            loop.handle(replace(message, value=made.SerializeToString()))

@@ -44,7 +44,7 @@ class Folding:
         batch.commit({})
 
     def predictions(self, *messages) -> None:
-        rows = [conversions.predictions(as_record(one)) for one in messages]
+        rows = [conversions.predictions(as_record(one))[0] for one in messages]
         self(fold.fold_predictions, [row for found in rows for row in found])
 
     def labels(self, *messages) -> None:

@@ -44,18 +44,27 @@ class LoggedPrediction:
 
 
 def logged_predictions(value: bytes) -> list[LoggedPrediction]:
-    """The rows of a record; none of a version that takes the tensors of its own model, nor of
-    requests that were answered by a reason.
+    """The rows of a record; raises what `read_record` and `rows_of` raise."""
+    return rows_of(read_record(value))
 
-    Raises Invalid DECODE_ERROR for what is no such record or whose columns differ in length, and
-    MISSING_FIELD.
-    """
+
+def read_record(value: bytes) -> pb.PredictionsMade:
+    """Raises Invalid DECODE_ERROR for what is no such record, and MISSING_FIELD."""
     try:
         made = pb.PredictionsMade.FromString(value)
     except DecodeError as err:
         raise Invalid("DECODE_ERROR", message="PredictionsMade") from err
-    if not (made.first_prediction_ids or made.refused) or not made.endpoint:
+    if not (made.first_prediction_ids or made.refused or made.nonfinite) or not made.endpoint:
         raise Invalid("MISSING_FIELD", message="PredictionsMade")
+    return made
+
+
+def rows_of(made: pb.PredictionsMade) -> list[LoggedPrediction]:
+    """None of a version that takes the tensors of its own model, nor of requests that were answered
+    by a reason.
+
+    Raises Invalid DECODE_ERROR where the columns differ in length.
+    """
     if SCORE not in {tensor.name for tensor in made.outputs}:
         return []
     ids, as_of_us, served_at_us = _runs(made)

@@ -33,6 +33,7 @@ from headrace_inference.adapters.feature_rows_reader import FeatureRowsReader
 from headrace_inference.adapters.grpc_api import SERVICE_NAME, InferenceServer
 from headrace_inference.adapters.grpc_clients import GrpcArtifactSource, GrpcFeatureReader
 from headrace_inference.adapters.hot_infer import HotInfer
+from headrace_inference.adapters.kafka_failure_log import KafkaFailureLog
 from headrace_inference.adapters.kafka_prediction_log import KafkaPredictionLog, RememberedCounts
 from headrace_inference.adapters.kafka_requests import KafkaRequests
 from headrace_inference.adapters.latency_metrics import tell_latencies
@@ -47,7 +48,7 @@ from headrace_inference.adapters.resident_models import ResidentModels
 from headrace_inference.adapters.rest_api import RestApi
 from headrace_inference.adapters.rollout_loader import RolloutLoader
 from headrace_inference.adapters.triton_api import TritonApi
-from headrace_inference.domain.prediction import Prediction
+from headrace_inference.domain.prediction import Failure, Prediction
 from headrace_inference.domain.serving import ServingTable
 from headrace_inference.domain.statistics import Statistics
 from headrace_inference.ports import FeatureReader, PredictionLog
@@ -66,7 +67,6 @@ from headrace_kit.lifecycle import Part, run_service
 from headrace_kit.native_door import NativeDoor
 from headrace_kit.objects import object_store
 from headrace_kit.offsets import committed_offsets, topic_partitions
-from headrace_kit.telemetry import counter
 from headrace_kit.topic_log import KafkaTopicLog
 from headrace_kit.worker_process import admin_socket, worker_folder
 
@@ -79,15 +79,13 @@ CLAIM_CALLS_MAX = 4
 Handler = Callable[..., Prediction]
 Take = Callable[[Sequence[HotCall]], None]
 
-shadow_failures = counter(NAME, "shadow_failure_total", "Shadow scores left out of the log.")
-
 
 def run(settings: Settings, worker: int | None) -> int:
     """Serves until it is told to stop; returns the exit code. `worker` is its number, if any."""
     folder = settings.data_dir if worker is None else worker_folder(settings.data_dir, worker)
     table = ServingTable()
     publisher = KafkaPublisher(settings.kafka_bootstrap, client_id=NAME, linger_ms=LINGER_MS)
-    log = _log(settings, folder, publisher)
+    log, failures = _log(settings, folder, publisher), KafkaFailureLog(publisher)
     models = _models(settings)
     serve = partial(handlers.serve_rollout, table=table, models=models)
     loader = RolloutLoader(table, serve=serve)
@@ -111,9 +109,10 @@ def run(settings: Settings, worker: int | None) -> int:
         table=table,
         features=features,
         explaining=LongCalls(_long_calls_max(settings)).place,
+        on_failed=failures.note,
     )
     api = _api(settings, table, log, admin, bound, statistics, wake=loader.wake)
-    hot = _hot(settings, table, log, features, bound, api, statistics)
+    hot = _hot(settings, table, log, features, bound, api, statistics, on_failed=failures.note)
     guard = Guard(NAME, settings.tokens_file, actions=ACTIONS)
     gathering = Together(NAME, hot.take)
     take = hot.take if settings.native_door else gathering.take
@@ -131,6 +130,7 @@ def run(settings: Settings, worker: int | None) -> int:
         models,
         loader,
         log,
+        failures,
         ClaimSweep(claims),
         *_request_parts(settings, folder, table, hot, publisher, claims),
         gathering,
@@ -226,6 +226,7 @@ def _bound(
     table: ServingTable,
     features: FeatureReader,
     explaining: Callable[[], AbstractContextManager[None]],
+    on_failed: Callable[[Failure], None],
 ) -> Handler:
     return partial(
         handler,
@@ -234,7 +235,7 @@ def _bound(
         clock=SystemClock(),
         rows_max=settings.rows_max,
         explaining=explaining,
-        on_shadow_failed=shadow_failures.inc,
+        on_failed=on_failed,
     )
 
 
@@ -246,6 +247,8 @@ def _hot(
     bound: Callable[[Handler], Handler],
     api: TritonApi,
     statistics: Statistics,
+    *,
+    on_failed: Callable[[Failure], None],
 ) -> HotInfer:
     counters = RequestCounters(statistics)
     entities = EntityRuns(
@@ -254,7 +257,7 @@ def _hot(
             handlers.predict_together,
             features=features,
             now_us=SystemClock().now_us,
-            on_shadow_failed=shadow_failures.inc,
+            on_failed=on_failed,
         ),
         log=log,
         clock=SystemClock(),
@@ -271,7 +274,7 @@ def _hot(
         counters=counters,
         rows_max=settings.rows_max,
         workers=settings.grpc_workers,
-        on_shadow_failed=shadow_failures.inc,
+        on_failed=on_failed,
     )
 
 

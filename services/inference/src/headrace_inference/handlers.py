@@ -29,11 +29,13 @@ from headrace_inference.domain.model_tensors import (
     wanted_outputs,
 )
 from headrace_inference.domain.prediction import (
+    Failure,
     Prediction,
     PredictionIds,
     Shadow,
     id_base,
     prediction_ids,
+    row_id,
 )
 from headrace_inference.domain.request import (
     FEATURES,
@@ -131,12 +133,13 @@ def predict(
     time_left_s: Callable[[], float],
     rows_max: int,
     explaining: Callable[[], AbstractContextManager[None]],
-    on_shadow_failed: Callable[[], None],
+    on_failed: Callable[[Failure], None],
 ) -> Prediction:
     """Answers every row by one version (P9).
 
     Raises Unavailable DEADLINE_UNMET without running the model when the caller's deadline cannot
     be kept. `explaining` gives a place to a request that asks for attributions, or raises Busy.
+    `on_failed` hears of each request that a model fails, be it as the shadow.
     """
     begin_ns = perf_counter_ns()
     endpoint, serving = table.ready(request.endpoint)
@@ -156,7 +159,7 @@ def predict(
         request.id,
         begin_ns=begin_ns,
         now_us=clock.now_us,
-        on_shadow_failed=on_shadow_failed,
+        on_failed=on_failed,
     )
     if not wanted:
         return answered()
@@ -170,14 +173,19 @@ def answer(
     *,
     begin_ns: int,
     now_us: Callable[[], int],
-    on_shadow_failed: Callable[[], None],
+    on_failed: Callable[[Failure], None],
 ) -> Prediction:
     """Runs the models; raises HeadraceError MODEL_ERROR, MODEL_NONFINITE for the answering one,
     Invalid TENSOR_NONFINITE where the caller sent what is no number.
     """
     serving, choice = work.serving, work.choice
     read_ns = perf_counter_ns()
-    outputs = _run(choice.answering, work, work.inputs)
+    try:
+        outputs = _run(choice.answering, work, work.inputs)
+    except HeadraceError as err:
+        if len(work.ids.bases) == 1:  # of several it is not known whose: each is tried again alone
+            on_failed(_failure(work, err.reason, shadow=False))
+        raise
     ran_ns = perf_counter_ns()
     return Prediction(
         request_id=request_id,
@@ -191,7 +199,7 @@ def answer(
         as_of_us=work.as_of_us,
         inputs=work.inputs,
         outputs=outputs,
-        shadow=_shadow(work, on_shadow_failed),
+        shadow=_shadow(work, on_failed),
         served_at_us=now_us(),
         ids=work.ids,
         read_ns=read_ns - begin_ns,
@@ -239,7 +247,7 @@ def predict_together(
     now_us: Callable[[], int],
     time_left_s: Callable[[], float],
     in_time: Callable[[float], Sequence[int]],
-    on_shadow_failed: Callable[[], None],
+    on_failed: Callable[[Failure], None],
 ) -> Prediction:
     """Answers requests by entity keys, all of one choice of versions, as one: their features are
     read in one call.
@@ -255,7 +263,7 @@ def predict_together(
         raise Unavailable("DEADLINE_UNMET", needed_s=needed_s)
     if len(places) < len(asked):
         work = work.of_requests(places)
-    return answer(work, "", begin_ns=begin_ns, now_us=now_us, on_shadow_failed=on_shadow_failed)
+    return answer(work, "", begin_ns=begin_ns, now_us=now_us, on_failed=on_failed)
 
 
 def _features_work(
@@ -385,18 +393,35 @@ def _nonfinite(loaded: LoadedVersion, values: NDArray[Any]) -> bool:
     return not np.isfinite(values).all() if loaded.served.features else holds_nan(values)
 
 
-def _shadow(work: Work, on_shadow_failed: Callable[[], None]) -> Shadow | None:
-    """A shadow that fails is left out of the log and counted; the answer does not depend on it,
-    nor waits for its load."""
+def _shadow(work: Work, on_failed: Callable[[Failure], None]) -> Shadow | None:
+    """A shadow that fails is left out of the log; the answer does not depend on it, nor waits for
+    its load."""
     loaded = work.choice.shadow
     if loaded is None:
         return None
     if not loaded.model.resident:
         loaded.model.load()
-        on_shadow_failed()
+        on_failed(_failure(work, "RESTORING", shadow=True))
         return None
     try:
         return Shadow(loaded.served.version, _run(loaded, work, work.shadow_inputs))
-    except HeadraceError:
-        on_shadow_failed()
+    except HeadraceError as err:
+        on_failed(_failure(work, err.reason, shadow=True))
         return None
+
+
+def _failure(work: Work, reason: str, *, shadow: bool) -> Failure:
+    """Of the first request; those that share a run with a shadow that fails count as one."""
+    choice, rollout = work.choice, work.serving.rollout
+    failed = choice.shadow if shadow and choice.shadow is not None else choice.answering
+    return Failure(
+        endpoint=rollout.endpoint,
+        model=rollout.model,
+        served=failed.served,
+        arm=choice.arm.other if shadow else choice.arm,
+        rollout_generation=rollout.generation,
+        prediction_id=row_id(work.ids.bases[0], 0),
+        as_of_us=int(work.as_of_us[0]),
+        reason=reason,
+        shadow=shadow,
+    )

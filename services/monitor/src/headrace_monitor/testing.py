@@ -122,6 +122,18 @@ class Scene:
         value = one_row_record(**(fields | changes))
         return _message(topics.INFERENCE_PREDICTIONS.of(value.endpoint), flight, value)
 
+    def a_nonfinite(
+        self, flight: str, as_of: float, *, arm: int = inference_pb.ARM_CANARY, generation: int = 1
+    ) -> Message:
+        """A request that an arm said NaN to."""
+        value = inference_pb.PredictionsMade(
+            endpoint=self.name,
+            arm=arm,  # type: ignore[arg-type]
+            rollout_generation=generation,
+        )
+        value.nonfinite.add(prediction_id=f"{self.name}:{flight}", as_of_us=at_us(as_of))
+        return _message(topics.INFERENCE_PREDICTIONS.of(self.name), flight, value)
+
     def a_registered_version(
         self, version: int, *, run_id: str = "", auc: float = 0.8, first: Sequence[int] = NORMAL
     ) -> Message:

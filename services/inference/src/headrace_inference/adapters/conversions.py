@@ -31,7 +31,7 @@ from headrace_inference.adapters.tensor_codec import (
 from headrace_inference.domain.claim import Claim
 from headrace_inference.domain.logged_columns import LoggedRows
 from headrace_inference.domain.model_tensors import tensor_inputs, tensor_outputs
-from headrace_inference.domain.prediction import Prediction
+from headrace_inference.domain.prediction import Failure, Prediction
 from headrace_inference.domain.request import (
     AS_OF_US,
     ATTRIBUTIONS,
@@ -214,6 +214,25 @@ def claiming_event(event: events_pb.PredictionsMade, claim: Claim) -> events_pb.
         request_partition=event.request_partition,
         request_offsets=event.request_offsets[:1],
         claim=events_pb.Claim(digest=claim.digest, size_bytes=claim.size_bytes),
+    )
+
+
+def nonfinite_event(failure: Failure) -> events_pb.PredictionsMade:
+    """A request that a version said NaN or infinity to."""
+    return events_pb.PredictionsMade(
+        endpoint=failure.endpoint,
+        model=failure.model,
+        version=failure.served.version,
+        digest=failure.served.digest,
+        arm=ARM[failure.arm],
+        rollout_generation=failure.rollout_generation,
+        nonfinite=[
+            events_pb.NonfiniteRequest(
+                prediction_id=failure.prediction_id,
+                as_of_us=failure.as_of_us,
+                shadow=failure.shadow,
+            )
+        ],
     )
 
 

@@ -40,6 +40,7 @@ from headrace_inference.adapters.run_outcomes import (
     refuse_or_part,
 )
 from headrace_inference.adapters.shared_runs import Ask, Kind, run_together
+from headrace_inference.domain.prediction import Failure
 from headrace_inference.domain.serving import ServingTable
 from headrace_inference.handlers import Predict
 from headrace_inference.ports import Clock, PredictionLog
@@ -85,12 +86,12 @@ class HotInfer:
         counters: Counters,
         rows_max: int,
         workers: int,
-        on_shadow_failed: Callable[[], None],
+        on_failed: Callable[[Failure], None],
     ) -> None:
         self._table, self._log, self._clock = table, log, clock
         self._servicer, self._predict, self._counters = servicer, predict, counters
         self.entities = entities
-        self._rows_max, self._on_shadow_failed = rows_max, on_shadow_failed
+        self._rows_max, self._on_failed = rows_max, on_failed
         self._forms = RequestForms()
         self._plans = Plans(table, rows_max=rows_max)
         # A lane goes with its kind: none holds a version that was replaced.
@@ -265,7 +266,7 @@ class HotInfer:
                 asks,
                 replies=callers_of(asks),
                 now_us=self._clock.now_us,
-                on_shadow_failed=self._on_shadow_failed,
+                on_failed=self._on_failed,
             )
         except HeadraceError as err:
             refuse_or_part(asks, err, counters=self._counters, run=partial(self.run, kind))

@@ -20,7 +20,13 @@ from headrace.errors import Invalid
 from headrace.oip import grpc_predict_v2_pb2 as oip
 from headrace_inference.adapters.request_forms import varint
 from headrace_inference.adapters.tensor_codec import DATATYPES
-from headrace_inference.domain.prediction import Prediction, PredictionIds, id_base, row_id
+from headrace_inference.domain.prediction import (
+    Failure,
+    Prediction,
+    PredictionIds,
+    id_base,
+    row_id,
+)
 from headrace_inference.domain.request import PREDICTION_ID, Door, Tensor
 from headrace_inference.domain.rollout import Arm, Rollout
 from headrace_inference.domain.serving import Choice, Serving, TensorSpec
@@ -152,16 +158,14 @@ def run_together(
     *,
     replies: int,
     now_us: Callable[[], int],
-    on_shadow_failed: Callable[[], None],
+    on_failed: Callable[[Failure], None],
 ) -> Ran:
     """Replies are made to the first `replies` requests.
 
     Raises Invalid TENSOR_CONTENT, TENSOR_NONFINITE, and what `answer` raises."""
     begin_ns = perf_counter_ns()
     work = _work(kind, asks, now_us())
-    prediction = answer(
-        work, "", begin_ns=begin_ns, now_us=now_us, on_shadow_failed=on_shadow_failed
-    )
+    prediction = answer(work, "", begin_ns=begin_ns, now_us=now_us, on_failed=on_failed)
     read_ns = begin_ns + prediction.read_ns
     made = _replies(kind, asks[:replies], prediction)
     return Ran(prediction, made, begin_ns, read_ns, read_ns + prediction.run_ns)

@@ -142,6 +142,22 @@ class Prediction:
         return self.inputs[name]
 
 
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A request that a version made no answer to; a `shadow` was asked for the log alone."""
+
+    endpoint: str
+    model: str
+    served: ServedVersion
+    arm: Arm
+    rollout_generation: int
+    # Of its first row, and the moment of that.
+    prediction_id: str
+    as_of_us: int
+    reason: str
+    shadow: bool
+
+
 def _cut(tensors: Mapping[str, Tensor], rows: slice) -> dict[str, Tensor]:
     return {name: _rows(tensor, rows) for name, tensor in tensors.items()}
 

@@ -18,6 +18,10 @@ class Arm(Enum):
     CHAMPION = "champion"
     CANARY = "canary"
 
+    @property
+    def other(self) -> Arm:
+        return Arm.CANARY if self is Arm.CHAMPION else Arm.CHAMPION
+
 
 @dataclass(frozen=True, slots=True)
 class ServedVersion:

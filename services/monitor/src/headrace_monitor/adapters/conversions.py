@@ -15,7 +15,7 @@ from headrace.errors import Invalid
 from headrace.inference.v1 import inference_events_pb2 as inference_pb
 from headrace.monitor.v1 import monitor_events_pb2 as events_pb
 from headrace.monitor.v1 import monitor_service_pb2 as service_pb
-from headrace.prediction_log import LoggedPrediction, logged_predictions
+from headrace.prediction_log import LoggedPrediction, read_record, rows_of
 from headrace.registry.v1 import registry_events_pb2 as registry_pb
 from headrace.trainer.v1 import trainer_events_pb2 as trainer_pb
 from headrace_kit.kafka import Message, Record
@@ -30,7 +30,7 @@ from headrace_monitor.domain.incident import (
     RunFailed,
     TrainingRequest,
 )
-from headrace_monitor.domain.prediction import Door, Prediction
+from headrace_monitor.domain.prediction import Door, Nonfinite, Prediction
 from headrace_monitor.domain.progress import Progress
 from headrace_monitor.domain.verdict import (
     CanaryVerdict,
@@ -64,9 +64,32 @@ DECISION = {
 }
 
 
-def predictions(record: Record) -> list[Prediction]:
-    """Raises Invalid DECODE_ERROR, MISSING_FIELD, OUT_OF_RANGE, BAD_TIMESTAMP, NONFINITE."""
-    return [_prediction(made, record) for made in logged_predictions(record.value or b"")]
+def predictions(record: Record) -> tuple[list[Prediction], list[Nonfinite]]:
+    """The answers of a record, and what was none.
+
+    Raises Invalid DECODE_ERROR, MISSING_FIELD, OUT_OF_RANGE, BAD_TIMESTAMP, NONFINITE.
+    """
+    made = read_record(record.value or b"")
+    answers = [_prediction(row, record) for row in rows_of(made)]
+    return answers, [_nonfinite(made, each, record) for each in made.nonfinite]
+
+
+def _nonfinite(
+    made: inference_pb.PredictionsMade, request: inference_pb.NonfiniteRequest, record: Record
+) -> Nonfinite:
+    if not request.prediction_id or made.arm == inference_pb.ARM_UNSPECIFIED:
+        raise Invalid("MISSING_FIELD", offset=record.offset)
+    if made.rollout_generation < 0:
+        raise Invalid("OUT_OF_RANGE", prediction_id=request.prediction_id)
+    if not 0 <= request.as_of_us < TIME_US_MAX:
+        raise Invalid("BAD_TIMESTAMP", prediction_id=request.prediction_id)
+    return Nonfinite(
+        prediction_id=request.prediction_id,
+        endpoint=made.endpoint,
+        as_of_us=request.as_of_us,
+        canary=made.arm == inference_pb.ARM_CANARY,
+        generation=made.rollout_generation,
+    )
 
 
 def _prediction(made: LoggedPrediction, record: Record) -> Prediction:

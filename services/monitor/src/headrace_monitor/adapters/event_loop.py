@@ -26,7 +26,13 @@ from headrace_monitor.domain.watch import Watch
 from headrace_monitor.handlers.advance import Advance, StreamRecord, note_known_times
 from headrace_monitor.handlers.batch import Batch
 from headrace_monitor.handlers.facts import follow_incidents, note
-from headrace_monitor.handlers.fold import LabelRecord, fold_labels, fold_predictions
+from headrace_monitor.handlers.fold import (
+    LabelRecord,
+    fold_labels,
+    fold_nonfinite,
+    fold_predictions,
+)
+from headrace_monitor.handlers.judge import judge_nonfinite
 from headrace_monitor.handlers.turn import Turn, take_turn
 from headrace_monitor.ports import Clock, EndOffsets
 
@@ -92,6 +98,7 @@ class EventLoop:
         folded = {**stored, **self._set_aside, **offsets}
         for turn in turns:
             follow_incidents(turn, clock=self._clock)
+            judge_nonfinite(turn)
             self._advance(turn, folded)
             turn.end()
         if records or batch.changed:
@@ -110,14 +117,16 @@ class EventLoop:
         # Before this batch's known times are noted: what came before a monitor is not its own.
         turns = [take_turn(watch, batch) for watch in watches.values()]
         labels, read = _labels(records, watches.values(), batch)
-        predictions = [
-            prediction
+        read_logs = [
+            conversions.predictions(record)
             for record in records
             if record.topic.startswith(PREDICTION_TOPICS)
-            for prediction in conversions.predictions(record)
         ]
+        predictions = [each for answers, _ in read_logs for each in answers]
+        nonfinite = [each for _, failures in read_logs for each in failures]
         for turn in turns:
             fold_predictions(turn, predictions)
+            fold_nonfinite(turn, nonfinite)
             fold_labels(turn, labels)
             turn.progress.records_folded += sum(
                 read.get(topics.INGEST_RECORDS.of(stream), 0) for stream in turn.watch.streams

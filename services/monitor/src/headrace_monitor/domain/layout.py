@@ -172,6 +172,25 @@ def trials(monitor: bytes) -> bytes:
     return b"t/%s/" % monitor
 
 
+def nonfinite(monitor: bytes, generation: int, window_end_us: int, id_hash: bytes) -> bytes:
+    """A request that the canary of a trial said NaN or infinity to."""
+    return nonfinites_of(monitor, generation) + time(window_end_us) + id_hash
+
+
+def nonfinites_of(monitor: bytes, generation: int) -> bytes:
+    return nonfinites(monitor) + _TIME.pack(generation)
+
+
+def nonfinites(monitor: bytes) -> bytes:
+    return b"n/%s/" % monitor
+
+
+def nonfinite_window(monitor: bytes, key: bytes) -> int:
+    """The end of its window."""
+    (end,) = _TIME.unpack_from(key, len(nonfinites_of(monitor, 0)))
+    return int(end) - _SHIFT
+
+
 def trial_decided(monitor: bytes, generation: int) -> bytes:
     return b"g/%s/%d" % (monitor, generation)
 

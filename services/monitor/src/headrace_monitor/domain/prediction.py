@@ -62,7 +62,7 @@ class Prediction:
 
     def asked(self) -> Asked:
         return Asked(
-            id_hash=blake2b(self.prediction_id.encode(), digest_size=16).digest(),
+            id_hash=_id_hash(self.prediction_id),
             as_of_us=self.as_of_us,
             score=self.score,
             version=self.version,
@@ -71,6 +71,20 @@ class Prediction:
             shadow_score=self.shadow_score,
             generation=self.generation,
         )
+
+
+@dataclass(frozen=True, slots=True)
+class Nonfinite:
+    """A request that an arm said NaN or infinity to."""
+
+    prediction_id: str
+    endpoint: str
+    as_of_us: int
+    canary: bool
+    generation: int
+
+    def id_hash(self) -> bytes:
+        return _id_hash(self.prediction_id)
 
 
 class Asked(NamedTuple):
@@ -96,6 +110,10 @@ class Asked(NamedTuple):
         """The row that the canary is judged by; only with a shadow."""
         pair = (self.score, self.shadow_score)
         return _PAIRED.pack(*(pair[::-1] if self.canary_answered else pair), outcome)
+
+
+def _id_hash(prediction_id: str) -> bytes:
+    return blake2b(prediction_id.encode(), digest_size=16).digest()
 
 
 def asked_rows(data: bytes) -> Iterator[Asked]:

@@ -19,7 +19,7 @@ import numpy as np
 from headrace_kit.psi import Counts
 from headrace_monitor.domain import layout
 from headrace_monitor.domain.drift import count_rows
-from headrace_monitor.domain.prediction import Asked, Door, Prediction, asked_rows
+from headrace_monitor.domain.prediction import Asked, Door, Nonfinite, Prediction, asked_rows
 from headrace_monitor.domain.progress import Window
 from headrace_monitor.domain.version import KnownVersion
 from headrace_monitor.domain.watch import SECOND_US
@@ -79,6 +79,16 @@ def fold_predictions(turn: Turn, predictions: Sequence[Prediction]) -> None:
     turn.progress.predictions += len(monitored)
     _fold_windows(turn, monitored)
     _count_drift(turn, monitored)
+
+
+def fold_nonfinite(turn: Turn, requests: Sequence[Nonfinite]) -> None:
+    """Notes each request once that the canary on trial made no answer to."""
+    own = turn.watch.endpoint.name
+    for each in requests:
+        if each.endpoint == own and each.canary and not trial_over(turn, each.generation):
+            end_us = turn.watch.window_end_us(each.as_of_us)
+            key = layout.nonfinite(turn.id, each.generation, end_us, each.id_hash())
+            turn.batch.put(key, b"")
 
 
 def fold_labels(turn: Turn, labels: Sequence[LabelRecord]) -> None:

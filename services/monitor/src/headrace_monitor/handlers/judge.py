@@ -8,6 +8,7 @@ judged by the early labels alone. What is decided depends only on what the windo
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from enum import IntEnum
 from itertools import islice
@@ -15,7 +16,7 @@ from itertools import islice
 import numpy as np
 
 from headrace_monitor.domain import layout
-from headrace_monitor.domain.canary import judge_canary
+from headrace_monitor.domain.canary import Decision, judge_canary
 from headrace_monitor.domain.drift import DriftJudgement, drifted_features, judge_drift
 from headrace_monitor.domain.ids import cause_id
 from headrace_monitor.domain.incident import Alarm, AlarmKind, abandon, may_open, open_incident
@@ -35,6 +36,8 @@ from headrace_monitor.handlers.turn import Turn
 from headrace_monitor.ports import Clock
 
 EVIDENCE_FEATURES_MAX = 5
+# Requests of one window to which a canary says NaN or infinity.
+NONFINITE_MAX = 5
 
 
 class Subject(IntEnum):
@@ -178,6 +181,38 @@ def _decided(turn: Turn, from_us: int, until_us: int, number: int) -> Rows:
     return rows[(rows["as_of_us"] >= from_us) & (rows["as_of_us"] < until_us)]
 
 
+def judge_nonfinite(turn: Turn) -> None:
+    """Takes a canary back at once that said NaN or infinity to NONFINITE_MAX requests of a window:
+    they have no outcome that another could be compared with.
+    """
+    rollout = turn.rollout
+    if rollout is None or not rollout.canary or trial_over(turn, rollout.generation):
+        return
+    keys = turn.batch.scan(layout.span(layout.nonfinites_of(turn.id, rollout.generation)))
+    ends_us = Counter(layout.nonfinite_window(turn.id, key) for key, _ in keys)
+    for end_us, requests in sorted(ends_us.items()):
+        if requests >= NONFINITE_MAX:
+            moment = Moment(end_us, Subject.OUTCOMES, end_us)
+            evidence = (
+                f"{requests} requests of a window had NaN or infinity for an answer "
+                f"(MODEL_NONFINITE); {NONFINITE_MAX} suffice"
+            )
+            _end_trial(
+                turn,
+                CanaryVerdict(
+                    _judged(turn, moment, f"nonfinite {rollout.generation}", rollout.champion),
+                    canary_version=rollout.canary,
+                    generation=rollout.generation,
+                    decision=Decision.ROLL_BACK,
+                    outcomes=0,
+                    e_better=0.0,
+                    e_worse=0.0,
+                    evidence=evidence,
+                ),
+            )
+            return
+
+
 def _judge_canary(turn: Turn, moment: Moment, window: Window) -> None:
     """Judges the trial that was under way in this window on everything matured by now."""
     if not window.canary or trial_over(turn, window.generation):
@@ -190,11 +225,7 @@ def _judge_canary(turn: Turn, moment: Moment, window: Window) -> None:
     judgement = judge_canary(rows["champion"], rows["canary"], rows["outcome"], rule)
     if judgement is None:
         return
-    turn.batch.put(
-        layout.trial_decided(turn.id, window.generation), judgement.decision.value.encode()
-    )
-    drop_trials(turn, window.generation + 1)
-    _reach(
+    _end_trial(
         turn,
         CanaryVerdict(
             _judged(turn, moment, f"canary {window.generation}", window.champion),
@@ -209,11 +240,21 @@ def _judge_canary(turn: Turn, moment: Moment, window: Window) -> None:
     )
 
 
+def _end_trial(turn: Turn, verdict: CanaryVerdict) -> None:
+    key = layout.trial_decided(turn.id, verdict.generation)
+    turn.batch.put(key, verdict.decision.value.encode())
+    drop_trials(turn, verdict.generation + 1)
+    _reach(turn, verdict)
+
+
 def drop_trials(turn: Turn, below_generation: int) -> None:
-    """Drops the outcomes of trials that are over."""
-    first = layout.trials(turn.id)
-    for key, _ in turn.batch.scan((first, layout.trial(turn.id, below_generation))):
-        turn.batch.delete(key)
+    """Drops what is kept of trials that are over."""
+    for span in (
+        (layout.trials(turn.id), layout.trial(turn.id, below_generation)),
+        (layout.nonfinites(turn.id), layout.nonfinites_of(turn.id, below_generation)),
+    ):
+        for key, _ in turn.batch.scan(span):
+            turn.batch.delete(key)
 
 
 def _raise(turn: Turn, kind: AlarmKind, moment: Moment, alarm: Alarm | None, clock: Clock) -> None:
