@@ -12,6 +12,7 @@ from alembic.runtime.migration import MigrationContext
 from sqlalchemy import Engine, inspect, text
 
 from headrace_ingest.adapters import sql_tables, sql_task_store
+from headrace_ingest.adapters.graph_neighbours import LATER
 from headrace_ingest.adapters.sql_redrive_key import SqlRedriveKey
 from headrace_kit.sql import INBOX, OUTBOX, connect, transaction
 from headrace_kit.sql_migrations import NOTHING, VERSION
@@ -141,6 +142,26 @@ def test_catalogue_is_there_and_texts_are_read_again_after_the_way_down_and_up(i
 
     assert 1 == found(index)
     assert [] == run(index, "select * from passages") + run(index, "select * from indexed")
+
+
+def test_passages_behind_the_last_one_are_found_by_an_index(index):
+    INDEX.upgrade(index)
+    rows = """insert into passages (stream, column_name, event_id, text, vector)
+        with recursive n(i) as (select 1 union all select i + 1 from n where i < 3000)
+        select 's', case i % 100 when 0 then 'rare' else 'often' end, 'e-' || i, 'snow', :vector
+        from n"""
+    run(index, rows, vector=b"\x00")
+    run(index, "analyze passages")
+    explain = "explain query plan" if index.dialect.name == "sqlite" else "explain"
+    # Of a prepared statement PostgreSQL would plan for any place: this one is spelled out.
+    asked = LATER.text.replace(":stream", "'s'").replace(":column_name", "'rare'")
+    asked = asked.replace(":above", "0").replace(":rows_max", "10")
+
+    plan = str(run(index, f"{explain} {asked}"))
+
+    assert "passages_in_order" in plan
+    assert "sort" not in plan.lower()
+    assert "temp b-tree" not in plan.lower()
 
 
 def test_index_of_before_alembic_is_taken_over_with_its_texts(index):

@@ -12,6 +12,7 @@ from pathlib import Path
 from sqlalchemy import (
     BigInteger,
     Column,
+    Index,
     Integer,
     LargeBinary,
     MetaData,
@@ -47,6 +48,7 @@ PASSAGES = Table(
     # float16, little endian.
     Column("vector", LargeBinary, nullable=False),
     UniqueConstraint("stream", "column_name", "event_id"),
+    Index("passages_in_order", "stream", "column_name", "id"),
     sqlite_autoincrement=True,
 )
 INDEXED = Table(
