@@ -79,6 +79,20 @@ def test_words_find_by_begin_and_names_weigh_more(index):
     assert [] == names(index, "snow", "absent")
 
 
+def test_exact_names_come_first(index):
+    """Before a name that says the word more often, in fewer words."""
+    long = "of all the airports and airlines that were asked for it in those years"
+    index.replace(
+        [
+            Entry("dataset", "snow-snow-day"),
+            Entry("column", "weather:snow", description=long),
+            Entry("dataset", "snow", description=long),
+        ]
+    )
+
+    assert ["snow", "weather:snow", "snow-snow-day"] == names(index, "snow")
+
+
 def test_kinds_and_pages_cut_alike(index):
     assert ["winter@gold"] == names(index, "snow", kinds=["tag"])
     assert 1 == len(names(index, "snow", limit=1))

@@ -88,6 +88,22 @@ def test_name_weighs_more_than_description(world):
     assert "winter/1" == world.found("winter", "dataset")[0][1]
 
 
+def test_exact_names_come_first(world):
+    """Before a name that says the word more often, in fewer words."""
+    long = "of all the airports and airlines that were asked for it in those years"
+    world.index.replace(
+        [
+            Entry("dataset", "snow-snow-day"),
+            Entry("column", "weather:snow", description=long),
+            Entry("dataset", "snow", description=long),
+        ]
+    )
+
+    assert ["snow", "weather:snow", "snow-snow-day"] == [
+        each.name for each in world.search("snow")[0]
+    ]
+
+
 def test_what_is_gone_is_found_no_more(world):
     world.name("winter")
     assert world.found("winter")

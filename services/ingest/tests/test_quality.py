@@ -108,6 +108,14 @@ def test_many_distinct_values_are_estimated(world):
     assert pytest.approx(5_000, rel=0.25) == distinct
 
 
+def test_estimate_of_distinct_values_is_never_above_their_number(world):
+    for first in range(0, 5_000, 500):
+        world.take(*(a_raw(number, delay=number / 10) for number in range(first, first + 500)))
+    minute = world.told()[0]
+
+    assert all(each.distinct <= minute.stored - each.nulls for each in minute.columns.values())
+
+
 def test_range_of_personal_data_is_not_told(world):
     pii = {"category": "health", "treatment": "keep"}
     columns = a_stream_document()["columns"] | {"age": {"type": "int64", "pii": pii}}

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Annotated
 
@@ -11,7 +11,7 @@ import typer
 from rich.table import Table
 
 from headrace.cli.connection import DEFAULT_DATA_DIR, DataDir, connect
-from headrace.cli.moments import minute_text, time_option, to_us
+from headrace.cli.moments import EPOCH, minute_text, time_option, to_us
 from headrace.cli.output import out, show_table, told_errors
 from headrace.errors import Invalid
 from headrace.ingest.v1 import datasets_pb2 as pb
@@ -195,6 +195,16 @@ def _write(batches: object, file: Path) -> int:
 def _column_row(each: pb.ColumnStatistics, rows: int) -> tuple[str, ...]:
     numbers = ["", "", "", ""]
     if each.quantiles:
-        numbers = [f"{n:.6g}" for n in (each.min, each.mean, each.quantiles[3], each.max)]
+        shown = _moment if each.type == "timestamp" else "{:.6g}".format
+        numbers = [shown(n) for n in (each.min, each.mean, each.quantiles[3], each.max)]
     null = f"{each.nulls / rows:.1%}" if rows else ""
-    return each.column, each.type, null, f"{each.distinct:,}", *numbers, ", ".join(each.values)
+    distinct = min(each.distinct, rows)  # older datasets keep the bare estimate
+    return each.column, each.type, null, f"{distinct:,}", *numbers, ", ".join(each.values)
+
+
+def _moment(time_us: float) -> str:
+    """As ISO 8601 writes it; one that no calendar holds stays a number."""
+    try:
+        return (EPOCH + timedelta(microseconds=round(time_us))).strftime("%Y-%m-%dT%H:%M:%SZ")
+    except OverflowError:
+        return f"{time_us:.6g}"

@@ -54,7 +54,8 @@ def _plain(work: Work, types: Mapping[str, str]) -> tuple[int, dict[str, ColumnS
     rows, plain = next(found), {}
     for name, kind in types.items():
         present, distinct = next(found), next(found)
-        plain[name] = ColumnStatistics(name, kind, rows - present, distinct)
+        # An estimate, which may be above what there is.
+        plain[name] = ColumnStatistics(name, kind, rows - present, min(distinct, present))
         if kind in NUMERIC:
             low, high, mean, marked = next(found), next(found), next(found), next(found)
             if present:

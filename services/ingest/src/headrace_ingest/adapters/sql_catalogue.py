@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """CatalogueIndex in SQLite (FTS5) or PostgreSQL (tsvector): the same words find the same entries.
 
-Names weigh four times as much as all else. Words are cut here, alike for both, and reach the
-databases as parameters of letters and digits only.
+A name that is the query comes first, then one that ends so, as a column of that name does. Names
+weigh four times as much as all else. Words are cut here, alike for both, and reach the databases as
+parameters of letters and digits only.
 """
 
 from __future__ import annotations
@@ -20,16 +21,20 @@ FILL_FTS5 = text("""insert into catalogue_words (rowid, name_words, words)
                     select id, name_words, words from catalogue""")
 # Two replicas that fill at once do it one after the other.
 LOCK = text("lock table catalogue in share row exclusive mode")
-IN_SQLITE = text("""
+NAMED = """case when c.name_words = :whole then 0
+                when c.name_words like :ending then 1 else 2 end"""
+IN_SQLITE = text(f"""
     select c.kind, c.name, c.owner, c.description, c.details
     from catalogue_words w join catalogue c on c.id = w.rowid
     where catalogue_words match :words and c.kind in :kinds
-    order by bm25(catalogue_words, 4.0, 1.0), c.name, c.kind limit :limit offset :offset
-""").bindparams(bindparam("kinds", expanding=True))
+    order by {NAMED}, bm25(catalogue_words, 4.0, 1.0), c.name, c.kind
+    limit :limit offset :offset
+""").bindparams(bindparam("kinds", expanding=True))  # noqa: S608 - no part comes from outside
 IN_POSTGRESQL = text(f"""
-    select kind, name, owner, description, details from catalogue
+    select kind, name, owner, description, details from catalogue c
     where {WEIGHED} @@ to_tsquery('simple', :words) and kind in :kinds
-    order by ts_rank('{{0.1, 0.2, 0.4, 0.4}}', {WEIGHED}, to_tsquery('simple', :words)) desc,
+    order by {NAMED},
+             ts_rank('{{0.1, 0.2, 0.4, 0.4}}', {WEIGHED}, to_tsquery('simple', :words)) desc,
              name, kind limit :limit offset :offset
 """).bindparams(bindparam("kinds", expanding=True))  # noqa: S608 - no part comes from outside
 
@@ -56,7 +61,9 @@ class SqlCatalogueIndex:
     def search(
         self, words: Sequence[str], kinds: Sequence[str], *, offset: int, limit: int
     ) -> list[Entry]:
+        whole = " ".join(words)
         asked = {"kinds": list(kinds), "limit": limit, "offset": offset}
+        asked |= {"whole": whole, "ending": f"% {whole}"}
         if self._sqlite:
             statement, asked["words"] = IN_SQLITE, " ".join(f'"{word}"*' for word in words)
         else:

@@ -71,6 +71,7 @@ class StreamQuality:
 @dataclass(slots=True)
 class _Column:
     nulls: int = 0
+    present: int = 0
     least: float | None = None
     greatest: float | None = None
     hashes: NDArray[np.uint64] = field(default_factory=lambda: np.zeros(0, np.uint64))
@@ -78,7 +79,8 @@ class _Column:
     def distinct(self) -> int:
         if len(self.hashes) < HASHES_MAX:
             return len(self.hashes)
-        return round((HASHES_MAX - 1) / (float(self.hashes[-1]) / HASH_RANGE))
+        estimate = round((HASHES_MAX - 1) / (float(self.hashes[-1]) / HASH_RANGE))
+        return min(estimate, self.present)
 
     def take_hashes(self, values: pl.Series) -> None:
         hashes = values.hash().to_numpy()
@@ -134,6 +136,7 @@ class Minute:
                 values = values.drop_nulls()
             if not len(values):
                 continue
+            column.present += len(values)
             column.take_hashes(values)
             if values.dtype.is_numeric() and self.contract.stream.columns[name].pii is None:
                 least, greatest = float(values.min()), float(values.max())  # type: ignore[arg-type]
