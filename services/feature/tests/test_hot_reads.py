@@ -9,6 +9,7 @@ from headrace.errors import Denied, Invalid
 from headrace.feature.v1 import feature_service_pb2 as wire
 from headrace.tokens import Caller
 from headrace_feature.adapters.memory_archive import MemoryArchive
+from headrace_feature.domain.online_query import PREDICTING_SKEW_US
 from headrace_kit.clock import CLOCK_SKEW_US
 from headrace_kit.hot_calls import HotCall
 
@@ -17,9 +18,10 @@ class Notes:
     """What was to be noted."""
 
     def __init__(self):
-        self.ids = []
+        self.ids, self.asked = [], []
 
     def noted(self, queries):
+        self.asked += [([*each.features], each.as_of_us.tolist()) for each in queries.values()]
         self.ids += [each for query in queries.values() for each in query.prediction_ids]
         return dict(queries)
 
@@ -63,7 +65,7 @@ def test_predictions_of_a_caller_that_may_are_noted(api, permissions):
 @pytest.mark.parametrize("ahead_us", [CLOCK_SKEW_US + 1, 10**15])
 def test_read_of_a_moment_to_come_is_refused_alone_and_notes_nothing(api, ahead_us):
     calls = [
-        a_call("*", ids=["p1", "p2"], as_of_us=[START, ASKED_US + ahead_us]),
+        a_call("*", as_of_us=[START, ASKED_US + ahead_us]),
         a_call("*", ids=["p3"]),
     ]
 
@@ -74,6 +76,25 @@ def test_read_of_a_moment_to_come_is_refused_alone_and_notes_nothing(api, ahead_
     assert "still to come" in refused.metadata["problem"]
     assert isinstance(read, bytes)
     assert ["p3"] == api._notes.ids
+
+
+def test_now_of_an_inference_whose_clock_is_minutes_ahead_is_answered_as_of_it(api):
+    """The log of the prediction names that moment: it can be made again."""
+    moments = [ASKED_US + CLOCK_SKEW_US + 1, ASKED_US + PREDICTING_SKEW_US]
+
+    [answer] = api.answer_reads([a_call("*", ids=["p1", "p2"], as_of_us=moments)])
+
+    assert isinstance(answer, bytes)
+    assert [(["zone:count_1h"], moments)] == api._notes.asked
+
+
+def test_now_of_an_inference_whose_clock_is_far_ahead_is_refused_and_not_noted(api):
+    moments = [ASKED_US + PREDICTING_SKEW_US + 1]
+
+    [refused] = api.answer_reads([a_call("*", ids=["p1"], as_of_us=moments)])
+
+    assert "BAD_REQUEST" == refused.reason
+    assert [] == api._notes.ids
 
 
 def test_read_of_a_clock_that_is_a_little_ahead_is_answered(api):

@@ -100,8 +100,13 @@ def moment_text(moment_us: int) -> str:
         return f"{moment_us} us"
 
 
-def check_not_to_come(field: str, moment_us: int, now_us: int) -> None:
-    """Raises Invalid BAD_REQUEST for a moment of which nobody can know all yet."""
-    if moment_us > now_us + CLOCK_SKEW_US:
+def check_not_to_come(
+    field: str, moment_us: int, now_us: int, *, skew_us: int = CLOCK_SKEW_US
+) -> None:
+    """Raises Invalid BAD_REQUEST for a moment of which nobody can know all yet.
+
+    `skew_us`: how far the clock of who asks may be ahead.
+    """
+    if moment_us > now_us + skew_us:
         problem = f"{moment_text(moment_us)} is still to come"
         raise Invalid("BAD_REQUEST", field=field, problem=problem)

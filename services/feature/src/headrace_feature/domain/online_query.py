@@ -12,8 +12,12 @@ from numpy.typing import NDArray
 from headrace.errors import Busy, Invalid
 from headrace_feature.domain.completeness import check_not_to_come
 from headrace_feature.domain.request_features import Column
+from headrace_kit.clock import CLOCK_SKEW_US
 
 ROWS_MAX = 10_000
+# How far inference's clock may be ahead. A window of an hour would hold less than half of what
+# happened in the last hour if it were further: no answer is better.
+PREDICTING_SKEW_US = 30 * 60 * 1_000_000
 JOINED_ROWS_MAX = 1_000
 ID_BYTES_MAX = 128  # in UTF-8
 Likeness = tuple[tuple[str, ...], tuple[tuple[str, str], ...], bool, bool, int]
@@ -58,9 +62,14 @@ class GetOnlineFeatures:
         return rows
 
     def check_moments(self, now_us: int) -> None:
-        """Raises Invalid BAD_REQUEST where one is to come."""
+        """Raises Invalid BAD_REQUEST where one is to come.
+
+        Who names predictions has refused such moments by its own clock, and logs what it asks for:
+        its now is taken as it is, so that a prediction can be made again from its log.
+        """
         if len(self.as_of_us):
-            check_not_to_come("as_of_us", int(self.as_of_us.max()), now_us)
+            skew_us = PREDICTING_SKEW_US if self.prediction_ids else CLOCK_SKEW_US
+            check_not_to_come("as_of_us", int(self.as_of_us.max()), now_us, skew_us=skew_us)
 
     def _check_ids(self, rows: int) -> None:
         if len(self.prediction_ids) not in (0, rows):
