@@ -339,15 +339,49 @@ def test_request_whose_time_is_over_is_answered_without_a_run(worker):
     assert 0 == worker.statistics.read("delay", 1).executions
 
 
+def letters(worker):
+    """Of the dead letters: the offset and the reason."""
+    found = [dict(each.headers) for each in worker.publisher.published if each.topic not in ANSWERS]
+    return [(int(each["dl-offset"]), each["dl-reason"].decode()) for each in found]
+
+
 @pytest.mark.parametrize(
-    ("value", "reason"), [(b"\xff\xff", b"DECODE_ERROR"), (None, b"TOMBSTONE")]
+    ("value", "reason"),
+    [
+        (b"\xff\xff", "DECODE_ERROR"),
+        (None, "TOMBSTONE"),
+        (b"", "BAD_REQUEST"),
+        (asked(0.0, width=4), "TENSOR_SHAPE"),
+        (asked(0.0, endpoint="other"), "BAD_REQUEST"),
+    ],
 )
-def test_record_that_is_no_request_is_a_dead_letter_and_the_next_is_answered(worker, value, reason):
+def test_bad_record_is_answered_by_its_reason_and_a_dead_letter(worker, value, reason):
     worker.handle(a_request(value, 0), a_request(asked(0.0), 1))
 
-    (letter,) = [each for each in worker.publisher.published if each.topic != PREDICTIONS]
-    assert reason == dict(letter.headers)["dl-reason"]
-    assert [(0, 1, 1.0)] == worker.answered()
+    assert [(0, reason)] == letters(worker)
+    assert {(0, 0, reason), (0, 1, 1.0)} == set(worker.answered())
+
+
+def test_request_that_is_no_record_s_fault_is_no_dead_letter(make_worker):
+    worker = make_worker().serve(1, model=lambda _: a_model(math.nan))
+    worker.handle(a_request(asked(0.0), 0))
+
+    assert ([], [(0, 0, "MODEL_NONFINITE")]) == (letters(worker), worker.answered())
+
+
+def test_dead_letter_is_there_before_the_answer_that_ends_the_matter(worker):
+    worker.publisher.errors = [Unavailable("DELIVERY_UNKNOWN")]
+    with pytest.raises(Unavailable):
+        worker.handle(a_request(None, 0))
+    assert [] == worker.answered()
+
+    with pytest.raises(Unavailable):  # it is not known yet what has arrived
+        worker.handle(a_request(None, 0))
+    worker.look_ups.look_up_next(0.0)
+    worker.handle(a_request(None, 0))
+
+    assert ([(0, "TOMBSTONE")], [(0, 0, "TOMBSTONE")]) == (letters(worker), worker.answered())
+    assert [False, True] == [each.topic in ANSWERS for each in worker.publisher.published]
 
 
 def test_answers_of_a_key_keep_its_order_though_other_versions_make_them(make_worker):
@@ -620,7 +654,8 @@ def test_dead_letters_are_not_written_again_while_others_wait(make_worker):
         with pytest.raises(Unavailable, match="SERVICE_UNAVAILABLE"):
             worker.handle(a_request(None, 0), a_request(by_keys("UA-1"), 1))
 
-    assert 1 == len(worker.publisher.published)
+    assert [(0, "TOMBSTONE")] == letters(worker)
+    assert [(0, 0, "TOMBSTONE")] == worker.answered()
 
 
 def test_record_of_a_stranger_among_the_answers_is_passed_over(make_worker):
@@ -693,7 +728,7 @@ def test_claim_that_is_wrong_is_answered_by_a_reason_and_the_next_request_too(
     worker.handle(a_claim(claim, 0, key=b"UA-1"), a_request(asked(0.0), 1, key=b"UA-1"))
 
     assert [(0, 0, reason), (0, 1, 1.0)] == worker.answered()
-    assert len(worker.written()) == len(worker.publisher.published)
+    assert [(0, reason)] == letters(worker)
 
 
 @pytest.mark.parametrize(

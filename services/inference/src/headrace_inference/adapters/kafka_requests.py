@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Protocol
 
 from headrace import topics
-from headrace.errors import Busy, HeadraceError, Invalid, Unavailable
+from headrace.errors import Busy, Corrupt, HeadraceError, Invalid, NotFound, Unavailable
 from headrace_inference.adapters.answer_look_ups import AnswerLookUps
 from headrace_inference.adapters.kafka_answers import answers
 from headrace_inference.adapters.object_claims import ObjectClaims
@@ -37,7 +37,7 @@ longest = histogram(
     SERVICE, "kafka_request_seconds", "Of the oldest request answered at a time: since it came."
 )
 refused = counter(SERVICE, "kafka_requests_refused_total", "Answered by a reason.", "reason")
-dead = counter(SERVICE, "kafka_requests_dead_total", "Requests that cannot be read.", "reason")
+dead = counter(SERVICE, "kafka_requests_dead_total", "Requests set aside as wrong.", "reason")
 
 
 class Filler(Protocol):
@@ -115,8 +115,8 @@ class KafkaRequests:
         return True
 
     def _take(self, records: RecordBatch, until_s: float) -> None:
-        calls, tombstones = self._calls(records), self._tombstones(records)
-        if not calls and not tombstones:
+        calls = self._calls(records)
+        if not calls:
             return
         if self._suspects.guilty(records):
             for call in calls:
@@ -125,14 +125,11 @@ class KafkaRequests:
             self._fill(calls, records, until_s)
         failpoint("inference.batch.computed")
         done, answered = self._answers(calls)
-        unread = [call for call in done if _unread(call)]
-        letters = [_letter(each, "TOMBSTONE") for each in tombstones]
-        letters += [_letter(records[call.key], "DECODE_ERROR") for call in unread]
-        self._write([*letters, *answered], records)
+        # First, as the answers tell the next owner that nothing is left to do.
+        self._write(list(_letters(done, records)), records)
+        self._write(answered, records)
         failpoint("inference.batch.delivered")
-        _count([call for call in done if not _unread(call)])
-        for each in tombstones:
-            self._answered[Partition(each.topic, each.partition)].add(each.offset)
+        _count(done)
         for call in done:
             self._answered[call.partition].add(call.offset)
         if len(done) < len(calls):
@@ -141,9 +138,9 @@ class KafkaRequests:
     def _fill(self, calls: Sequence[RecordCall], records: RecordBatch, until_s: float) -> None:
         """What ends the process, an unknown error too, leaves these noted as suspects."""
         self._attempt_log.write(self._suspects.attempts(records))
-        ready = calls
-        if not all(call.payload for call in calls):
-            ready = self._claims.fetch(calls, until_s=until_s)
+        ready = [call for call in calls if not call.answered]
+        if any(call.claim for call in ready):
+            ready = self._claims.fetch(ready, until_s=until_s)
             failpoint("inference.claim.read")
             until_s = time.monotonic() + HANDLE_S_MAX
         self._filler.fill(ready, until_s=until_s)
@@ -159,9 +156,8 @@ class KafkaRequests:
         """
         while True:
             done = _done(calls)
-            told = [call for call in done if not _unread(call)]
-            written = list(answers(told, partitions=self._partitions, keep=self._keep))
-            if not any(call.error is not None and call.comes_again for call in told):
+            written = list(answers(done, partitions=self._partitions, keep=self._keep))
+            if not any(call.error is not None and call.comes_again for call in done):
                 return done, written
 
     def idle(self) -> None:
@@ -177,9 +173,9 @@ class KafkaRequests:
             answered = self._answered.get(partition, ())
             for place in range(first, end):
                 value, offset = values[place], records.offsets[place]
-                if value is not None and offset not in answered:
+                if offset not in answered:
                     call = RecordCall(
-                        value,
+                        value or b"",
                         endpoint=endpoint,
                         partition=partition,
                         offset=offset,
@@ -188,7 +184,9 @@ class KafkaRequests:
                         key=place,
                     )
                     calls.append(call)
-                    if not value:
+                    if value is None:
+                        call.answer(Invalid("TOMBSTONE", topic=partition.topic))
+                    elif not value:
                         _note_claim(call, records[place])
         return calls
 
@@ -206,16 +204,6 @@ class KafkaRequests:
             # Some may have arrived.
             self._unsure.update(run.partition for run in records.runs)
             raise
-
-    def _tombstones(self, records: RecordBatch) -> list[Record]:
-        """Those that are no dead letter yet."""
-        places = [place for place, value in enumerate(records.values()) if value is None]
-        found = [records[place] for place in places]
-        return [
-            each
-            for each in found
-            if each.offset not in self._answered.get(Partition(each.topic, each.partition), ())
-        ]
 
     def _forget(self, records: RecordBatch) -> None:
         """What lies before the end of these records is behind the group's offset from now on."""
@@ -265,16 +253,14 @@ def _note_claim(call: RecordCall, record: Record) -> None:
         call.answer(err)
 
 
-def _unread(call: RecordCall) -> bool:
-    """Whether its record is no request; what is wrong with an object is its claimant's to hear."""
-    error = call.error
-    undecoded = isinstance(error, HeadraceError) and error.reason == "DECODE_ERROR"
-    return undecoded and call.claim is None
-
-
-def _letter(record: Record, reason: str) -> Message:
-    dead.labels(reason).inc()
-    return dead_letter(record, reason=reason, service=SERVICE)
+def _letters(done: Iterable[RecordCall], records: RecordBatch) -> Iterator[Message]:
+    """Of requests that are wrong themselves, or name what is not there; not of what a model or we
+    could not answer.
+    """
+    for call in done:
+        if isinstance(call.error, Invalid | NotFound | Corrupt):
+            dead.labels(call.error.reason).inc()
+            yield dead_letter(records[call.key], reason=call.error.reason, service=SERVICE)
 
 
 def _offsets(records: RecordBatch, partition: Partition) -> list[int]:
