@@ -125,8 +125,8 @@ class World:
             position, log=self.log, contracts=self.contracts, decode=decode, erased=self.letters
         )
 
-    def redrive(self, selection=ALL, *, left_s=lambda: 1.0, **options):
-        """What was told last; the sink has taken in what was sent."""
+    def redrive(self, selection=ALL, *, left_s=lambda: 1.0, meanwhile=lambda: None, **options):
+        """What was told last; the sink has taken in what was sent, and before came `meanwhile`."""
         told = redrive_dead_letters(
             RedriveDeadLetters(selection, **options),
             log=self.log,
@@ -138,6 +138,7 @@ class World:
             left_s=left_s,
         )
         *_, last = told
+        meanwhile()
         self.take_in()
         return last
 
@@ -253,7 +254,8 @@ def test_redriven_record_moves_to_stored_and_keeps_its_id(headers, world):
 
 def test_record_that_fails_again_is_the_same_dead_letter_with_one_attempt_more(world):
     world.publish(LATE)
-    world.redrive()
+    world.mend(**WIDER)
+    world.redrive(meanwhile=world.mend)
 
     [(_, letter, redriven)] = world.page().records
 
@@ -296,16 +298,35 @@ def test_dry_run_sends_nothing_and_tells_what_would_be_refused(world):
 
 
 def test_only_what_is_selected_is_sent(world):
+    world.publish(LATE, TYPE, a_raw(3, clock=6_000))
+    world.mend(**WIDER, delay=a_stream_document()["columns"]["delay"] | {"map": {"x": None}})
+
+    world.redrive(Selection(stream=STREAM, reason="BAD_TYPE"))
+    assert ["departed:2"] == world.stored_ids()
+    world.redrive(Selection(positions=frozenset([Position(0, 2)])))
+
+    assert ["departed:2", "departed:3"] == world.stored_ids()
+
+
+def test_what_would_be_refused_again_is_left_and_told(world):
     world.publish(LATE, TYPE)
     world.mend(**WIDER)
 
-    world.redrive(Selection(stream=STREAM, reason="OUT_OF_RANGE"))
-    world.redrive(Selection(positions=frozenset([Position(0, 1)])))
+    progress = world.redrive()
 
-    assert {(STREAM, "BAD_TYPE"), (STREAM, "OUT_OF_RANGE")} == {
-        (stream, reason) for stream, reason, _ in world.page().counts
-    }
-    assert (1, 4) == (len(world.stored_ids()), world.sent())
+    assert (1, {"BAD_TYPE": 1}, False) == (progress.sent, progress.refused, progress.more)
+    [(_, letter, redriven)] = world.page().records
+    assert ("BAD_TYPE:delay", 1, False) == (letter.told, letter.attempt, redriven)
+    assert (["departed:1"], 3) == (world.stored_ids(), world.sent())
+
+
+def test_letters_that_are_left_take_no_place_of_those_that_are_sent(world):
+    world.publish(TYPE, a_raw(3, delay="y"), LATE)
+    world.mend(**WIDER)
+
+    progress = world.redrive(letters_max=1)
+
+    assert (1, False) == (progress.sent, progress.more)
 
 
 def test_redrive_of_everything_is_refused(world):
@@ -373,7 +394,8 @@ def test_redrive_that_comes_to_nothing_does_not_stop_the_stream():
     for first in range(0, 30, 10):
         world.publish(a_raw(first, clock=5_000), *(a_raw(first + n) for n in range(1, 10)))
 
-    assert 3 == world.redrive().sent
+    world.mend(**WIDER)
+    assert 3 == world.redrive(meanwhile=world.mend).sent
     assert {} == world.sink.stopped()
     assert [2, 2, 2] == [letter.attempt for _, letter, _ in world.page().records]
 
@@ -422,7 +444,8 @@ CHANGES = {
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
 def test_seal_of_a_redriven_record_proves_no_other(change, world):
     world.publish(LATE)
-    world.redrive()
+    world.mend(**WIDER)
+    world.redrive(meanwhile=world.mend)
     sent = next(each for each in reversed(world.publisher.published) if each.topic == RAW)
     before = world.account().redriven
 

@@ -107,7 +107,8 @@ def redrive(
 ) -> None:
     """Send records again as they were, after their contract or the code is mended.
 
-    A record that is stored already counts as a repeat; one that fails again is a dead letter again.
+    What the applied contract would refuse again is left as it is, and counted. A record that is
+    stored already counts as a repeat; one that fails all the same is a dead letter again.
 
         headrace dead-letters redrive --stream flights.departed --reason OUT_OF_RANGE --dry-run
 
@@ -128,7 +129,7 @@ def redrive(
             for last in progress:
                 shown.update(f"{last.sent:,} {verb}")
     out.print(f"{last.sent:,} {verb}")
-    _tell("refused by the applied contract", last.refused_by_reason)
+    _tell("refused by the applied contract" + ("" if dry_run else ", left"), last.refused_by_reason)
     _tell("left", last.skipped_by_reason)
     if last.more:
         out.print("More wait: run it again.")

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Sends dead letters again, after the contract or the code is mended: same bytes, same event id.
 
-First the record goes to its raw topic, then a mark goes behind its letter. After a crash between
-the two the letter is sent once more, and ingest drops the copy by its event id (I14).
+What the applied contract would refuse again is left alone: it would only become a letter anew. Of
+what is sent the record goes to its raw topic first, then a mark goes behind its letter. After a
+crash between the two the letter is sent once more, and ingest drops the copy by its event id (I14).
 """
 
 from __future__ import annotations
@@ -44,7 +45,10 @@ DANGEROUS = "POISON_CRASH"
 
 @dataclass(frozen=True, slots=True)
 class RedriveDeadLetters:
-    """Send the selected letters that wait, or in a dry run judge them by the applied contract."""
+    """Send the selected letters that wait, or in a dry run judge them by the applied contract.
+
+    `letters_max` bounds what is sent, or judged.
+    """
 
     selection: Selection
     dry_run: bool = False
@@ -53,7 +57,10 @@ class RedriveDeadLetters:
 
 @dataclass(slots=True)
 class Progress:
-    """So far; `more`, at the end: letters are left that it was not allowed to take."""
+    """So far; `more`, at the end: letters are left that it was not allowed to take.
+
+    `sent` counts what was judged in a dry run; else what is refused was not sent.
+    """
 
     sent: int = 0
     skipped: Counter[str] = field(default_factory=Counter)
@@ -85,16 +92,16 @@ def redrive_dead_letters(
     _require_partitions(selection, log)
     progress = Progress()
     waiting = _waiting(log, selection)
-    allowed = islice(waiting, command.letters_max)
-    while part := list(islice(allowed, PART_RECORDS)):
+    while part := list(islice(waiting, min(PART_RECORDS, command.letters_max - progress.sent))):
         if left_s() <= 0:
             progress.more = True
             break
         known = _alive(_known(part, progress, log, contracts), progress, erased)
+        taken = _taken(known, progress, contracts, decode)
         if command.dry_run:
-            _judge(known, progress, contracts, decode)
+            progress.sent += len(known)
         else:
-            _send(known, progress, publisher, seal)
+            _send(taken, progress, publisher, seal)
         yield progress
     progress.more = progress.more or next(waiting, None) is not None
     if progress == Progress():
@@ -131,6 +138,7 @@ class _Known:
     stream: str
     letter: Record
     original: Record
+    dangerous: bool
 
 
 def _known(
@@ -144,7 +152,7 @@ def _known(
         elif (kept := original(record, log)) is None:
             progress.skipped["RECORD_LOST"] += 1
         else:
-            found.append(_Known(letter.stream, record, kept))
+            found.append(_Known(letter.stream, record, kept, DANGEROUS in letter.reasons))
     return found
 
 
@@ -159,14 +167,17 @@ def _alive(known: Sequence[_Known], progress: Progress, erased: ErasedLetters) -
     return alive
 
 
-def _judge(
+def _taken(
     known: Sequence[_Known], progress: Progress, contracts: ContractBook, decode: Decode
-) -> None:
-    for stream in {each.stream for each in known}:
-        records = [each.original for each in known if each.stream == stream]
-        found = told_now(stream, records, contracts, decode)
+) -> list[_Known]:
+    """Counts what the applied contract would refuse; nobody judges here what may end a process."""
+    taken = [each for each in known if each.dangerous]
+    for stream in sorted({each.stream for each in known}):
+        own = [each for each in known if each.stream == stream and not each.dangerous]
+        found = told_now(stream, [each.original for each in own], contracts, decode)
         progress.refused.update(leading(told) for told in found if told)
-    progress.sent += len(known)
+        taken += [each for each, told in zip(own, found, strict=True) if not told]
+    return taken
 
 
 def _send(

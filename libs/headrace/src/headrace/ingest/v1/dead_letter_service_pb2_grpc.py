@@ -71,8 +71,8 @@ class DeadLetterServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def RedriveDeadLetters(self, request, context):
-        """Sends the original bytes to the raw topic again, with the same key, headers and so event id; tells
-        the progress so far after each part. May be called again after any end. Deadline: 300 s.
+        """Sends the original bytes to the raw topic again, with the same key, headers and so event id, unless the
+        applied contract would refuse them; tells the progress so far after each part. May be called again after any end. Deadline: 300 s.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
