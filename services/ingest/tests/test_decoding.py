@@ -26,6 +26,14 @@ STREAM = a_contract(columns=a_stream_document()["columns"] | CAST).stream
 COLUMNS = list(STREAM.columns)
 
 
+@pytest.fixture(autouse=True, scope="module")
+def none_are_few():
+    """Else these few values would all be decoded strictly."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(decoding, "FEW_VALUES_MAX", 0)
+        yield
+
+
 def strictly(values):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(decoding, "_all_fast", lambda stream: False)
@@ -155,3 +163,11 @@ def test_batch_full_of_spoilers_is_decoded_in_bounded_steps():
 
     assert len(left) <= 1_000
     assert strictly(values).equals(found)
+
+
+def test_few_values_are_decoded_strictly_at_once(monkeypatch):
+    monkeypatch.setattr(decoding, "FEW_VALUES_MAX", 3)
+    values = [json.dumps(a_departure(number)).encode() for number in range(4)]
+
+    assert values[:3] == counted(values[:3])[1]
+    assert [] == counted(values)[1]

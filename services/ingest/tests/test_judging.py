@@ -9,6 +9,7 @@ import polars as pl
 import pytest
 
 from headrace.reasons import REASONS
+from headrace_ingest.domain import decoding
 from headrace_ingest.domain.faults import leading
 from headrace_ingest.domain.judging import judge
 from headrace_ingest.testing import a_contract, a_raw
@@ -282,6 +283,7 @@ def test_few_records_and_many_are_judged_alike():
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(frames, "FEW_ROWS_MAX", 0)
+        patch.setattr(decoding, "FEW_VALUES_MAX", 0)
         many = judge(a_batch(records), contract, decode=decode)
 
     assert few.refused == many.refused

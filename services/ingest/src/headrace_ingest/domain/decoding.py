@@ -35,6 +35,9 @@ Decode = Callable[[bytes], dict[str, Any]]
 FLOAT_SURE_MAX = float(1 << 63)
 BLANK = np.isin(np.arange(256), list(b" \t\r"))  # by byte
 BLANK_BEFORE_COLON = re.compile(rb'"[ \t\r]+:')
+# So few are decoded strictly at once: that costs less than the parser, which waits a dozen times
+# for a thread of its own, on a core that others may share.
+FEW_VALUES_MAX = 128
 # So many values may spoil the fast parse of a batch before the rest is decoded strictly.
 SPOILERS_MAX = 32
 
@@ -90,7 +93,7 @@ class _Part:
 def _believed(values: Sequence[bytes], stream: Stream) -> tuple[list[_Part], NDArray[np.int64]]:
     """Those that are surely right, and the rows that are not."""
     parts, doubtful, spoilers = list[_Part](), list[NDArray[np.int64]](), 0
-    if not _all_fast(stream):
+    if len(values) <= FEW_VALUES_MAX or not _all_fast(stream):
         return parts, np.arange(len(values))
     waiting = [range(len(values))] if values else []
     while waiting:
