@@ -33,6 +33,7 @@ found = {
     "versions": [each.version for each in client.search_model_versions(f"name='{name}'")],
     "champion": champion.version,
     "tags": champion.tags,
+    "newest": [each.version for each in client.get_latest_versions(name)],
     "second": client.get_model_version(name, "2").status,
     "files": {
         str(file.relative_to(fetched)): hashlib.sha256(file.read_bytes()).hexdigest()

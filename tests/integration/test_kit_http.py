@@ -10,20 +10,28 @@ import threading
 import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, closing
-from http.client import HTTPConnection
+from http.client import HTTPConnection, IncompleteRead
 
 import pytest
 
 from headrace.errors import Busy, Denied, Invalid, Unavailable
 from headrace.reasons import REASONS
 from headrace_kit import http_server
-from headrace_kit.http_server import HttpError, HttpRequest, HttpResponse, HttpServer, Respond
+from headrace_kit.http_server import (
+    HttpError,
+    HttpRequest,
+    HttpResponse,
+    HttpServer,
+    Pieces,
+    Respond,
+)
 from headrace_kit.testing import a_traceparent, recorded_spans, wait_until
 
 pytestmark = pytest.mark.integration
 BODY_BYTES_MAX = 10_000
 # More than sockets hold of a response.
 LARGE_BYTES = 64 * 1024 * 1024
+PIECE_BYTES = 256 * 1024
 DEADLINE_S = 10.0
 CONNECTIONS_MAX = 3
 
@@ -37,6 +45,7 @@ class App:
         self.error: Exception | None = None
         self.hung_up, self.sent = threading.Event(), threading.Event()
         self.token: str | None = None
+        self.pieces_read = 0
 
     def admit(self, method: str, path: str, headers: Mapping[str, str]) -> Respond:
         if self.token not in (None, headers.get("authorization")):
@@ -48,6 +57,9 @@ class App:
         if request.path == "/large":
             request.until_sent.callback(self.sent.set)
             return HttpResponse(bytes(LARGE_BYTES))
+        if request.path == "/pieces":
+            request.until_sent.callback(self.sent.set)
+            return HttpResponse(Pieces(LARGE_BYTES, self._pieces()))
         if request.path == "/wait-for-the-end":
             while request.connected():
                 self.gate.wait(0.01)
@@ -59,6 +71,13 @@ class App:
         return HttpResponse(
             request.body or json.dumps(told).encode(), headers={"X-Told": json.dumps(told)}
         )
+
+    def _pieces(self) -> Iterator[bytes]:
+        for _ in range(LARGE_BYTES // PIECE_BYTES):
+            self.pieces_read += 1
+            yield bytes(PIECE_BYTES)
+            if self.error is not None:
+                raise self.error
 
 
 @pytest.fixture
@@ -392,6 +411,29 @@ def test_response_is_sent_when_its_caller_has_read_it_or_is_gone(port, app, read
         if reads:
             assert LARGE_BYTES < len(received(caller))
 
+    assert app.sent.wait(DEADLINE_S)
+
+
+def test_body_in_pieces_is_read_as_its_caller_reads_it(client, app):
+    client.request("GET", "/pieces", headers={"accept-encoding": "gzip"})
+    response = client.getresponse()
+    begun = response.read(PIECE_BYTES)
+    # The sockets hold some; not all of it was read before its caller wanted it.
+    assert app.pieces_read < LARGE_BYTES // PIECE_BYTES
+
+    assert LARGE_BYTES == len(begun) + len(response.read())
+    assert str(LARGE_BYTES) == response.headers["content-length"]
+    assert app.sent.wait(DEADLINE_S)
+    client.request("GET", "/next")
+    assert 200 == client.getresponse().status
+
+
+def test_body_whose_pieces_fail_is_not_taken_for_whole(client, app):
+    app.error = OSError("the disk is gone")
+    client.request("GET", "/pieces")
+
+    with pytest.raises(IncompleteRead):
+        client.getresponse().read()
     assert app.sent.wait(DEADLINE_S)
 
 

@@ -46,7 +46,7 @@ def run(*arguments: str) -> Result:
 def test_applied_definitions_are_listed_with_version_and_application() -> None:
     [line] = [each for each in run("list").stdout.splitlines() if "delay" in each]
 
-    assert ["endpoint", "delay", "3", "flights"] == line.split()
+    assert ["endpoint", "delay", "3", "flights"] == line.replace("│", " ").split()
 
 
 def test_definition_is_taken_back_with_the_reason(client: Client) -> None:

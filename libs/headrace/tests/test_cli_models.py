@@ -173,6 +173,16 @@ def test_pair_that_is_none_is_named(given):
     assert (1, True) == (answer.exit_code, "BAD_REQUEST" in answer.output)
 
 
+def test_registration_whose_gate_failed_ends_with_an_error(monkeypatch):
+    gate = pb.Gate(state=pb.GATE_STATE_FAILED, evidence=["accuracy is at least 0.9: 0.5"])
+    failed = pb.ModelVersion(model="fraud", version=1, gate=gate)
+    monkeypatch.setattr(Registry, "register", lambda *_, **__: failed)
+    answer = run("models", "register", "fraud", __file__)
+
+    assert (1, True) == (answer.exit_code, "models:/fraud/1: gate failed" in answer.output)
+    assert "accuracy is at least 0.9: 0.5" in answer.output
+
+
 @pytest.mark.parametrize("version", ["0", "-1", "99999999999999999999", "two"])
 def test_number_that_no_version_has_is_refused(version):
     answer = run("promote", "delay", "--", version)

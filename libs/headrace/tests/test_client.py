@@ -254,7 +254,8 @@ def test_absent_column_is_named_by_row():
     with pytest.raises(Invalid, match="BAD_REQUEST") as refused:
         infer_request(ENDPOINT, [ROW, {"ride": "a"}], "r")
 
-    assert {"row": "2", "missing": "riders"} == refused.value.metadata
+    columns = "ride, riders, price"
+    assert {"row": "2", "missing": "riders", "columns": columns} == refused.value.metadata
 
 
 def test_values_reach_the_tensors_of_their_columns():

@@ -122,6 +122,17 @@ def test_what_is_not_onnx_is_refused_and_not_stored(data: bytes, reason: str) ->
     assert [] == artifacts.keys()
 
 
+@pytest.mark.parametrize("text", ["a,b\n1,2\n", "# Ein Modell für Züge\n" * 40, "{}"])
+def test_text_is_told_as_one(text: str) -> None:
+    with pytest.raises(Invalid, match=r"FORMAT.*problem=is a text file"):
+        upload(text.encode(), artifacts=MemoryObjectStore())
+
+
+def test_empty_file_is_told_as_one() -> None:
+    with pytest.raises(Invalid, match="problem=the file is empty"):
+        upload(b"", artifacts=MemoryObjectStore())
+
+
 def test_weights_are_taken_as_safetensors() -> None:
     header = {"b": tensor(4, 12, "I64"), "a": tensor(0, 4), "__metadata__": {"format": "pt"}}
 

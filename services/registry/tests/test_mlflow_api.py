@@ -5,22 +5,29 @@ from __future__ import annotations
 
 import json
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
 import pytest
 
-from headrace.errors import Busy, Corrupt, Denied
+from headrace.errors import Unavailable
 from headrace.tokens import issue_token
 from headrace_kit.auth import Guard
-from headrace_kit.http_server import HttpError, HttpRequest, HttpResponse
+from headrace_kit.http_server import HttpError, HttpRequest, HttpResponse, Pieces
 from headrace_registry.adapters import mlflow_api
 from headrace_registry.adapters.mlflow_api import API, ARTIFACTS, DOWNLOADS_MAX, MlflowApi
 from headrace_registry.testing import DIGEST, MODEL, ONNX, TENSORS_ENDPOINT, a_file
 
 UNKNOWN = "RESOURCE_DOES_NOT_EXIST"
 FILE = f"{ARTIFACTS}/{DIGEST}/model.onnx"
+
+
+def sent(response: HttpResponse) -> bytes:
+    """The body as it goes out."""
+    body = response.body
+    return b"".join(body.read) if isinstance(body, Pieces) else body
 
 
 class Door:
@@ -35,10 +42,11 @@ class Door:
         )
 
     def ask(
-        self, path: str, query: dict[str, str], method: str = "GET", **headers: str
+        self, path: str, query: dict[str, str], method: str = "GET", **headers: Any
     ) -> HttpResponse:
         with ExitStack() as until_sent:
-            return self.ask_unread(until_sent, path, query, method, **headers)
+            response = self.ask_unread(until_sent, path, query, method, **headers)
+            return replace(response, body=sent(response))
 
     def ask_unread(
         self,
@@ -46,6 +54,8 @@ class Door:
         path: str,
         query: dict[str, str],
         method: str = "GET",
+        *,
+        body: bytes = b"",
         **headers: str,
     ) -> HttpResponse:
         respond = self._api.admit(method, path, headers)
@@ -54,12 +64,16 @@ class Door:
                 method,
                 path,
                 headers,
-                b"",
+                body,
                 lambda: True,
                 query=urlencode(query),
                 until_sent=until_sent,
             )
         )
+
+    def post(self, path: str, **fields: Any) -> Any:
+        asked = json.dumps(fields).encode()
+        return json.loads(self.ask(f"{API}/{path}", {}, "POST", body=asked).body)
 
     def get(self, path: str, **query: str) -> Any:
         return json.loads(self.ask(f"{API}/{path}", query).body)
@@ -175,30 +189,85 @@ def test_path_that_could_lead_elsewhere_is_no_path(door, path):
 def test_whatever_writes_is_refused(door, method, path):
     with pytest.raises(HttpError) as refused:
         door.ask(path, {}, method)
-    assert 405 == refused.value.status
+    assert (405, "NOT_IMPLEMENTED") == words(refused.value.told)
+
+
+def test_what_is_not_offered_is_no_endpoint(door):
+    with pytest.raises(HttpError) as refused:
+        door.ask(f"{API}/experiments/get", {})
+    assert (404, "ENDPOINT_NOT_FOUND") == words(refused.value.told)
+
+
+def words(response: HttpResponse) -> tuple[int, str]:
+    return response.status, json.loads(response.body)["error_code"]
 
 
 def test_damaged_file_is_not_handed_out(registry, door):
     registry.artifacts.delete(f"sha256/{DIGEST}")
     registry.artifacts.put_if_absent(f"sha256/{DIGEST}", b"other")
 
-    with pytest.raises(Corrupt, match="DIGEST_MISMATCH"):
-        door.ask(FILE, {})
+    told = door.ask(FILE, {})
+
+    assert (500, "DATA_LOSS") == words(told)
+    assert b"DIGEST_MISMATCH" in told.body
 
 
 def test_downloads_beyond_the_bound_are_told_to_come_again(monkeypatch, registry):
     monkeypatch.setattr(mlflow_api, "DOWNLOADS_MAX", 0)
 
-    with pytest.raises(Busy, match="QUEUE_FULL"):
-        Door(registry).ask(FILE, {})
+    told = Door(registry).ask(FILE, {})
+
+    assert (429, "REQUEST_LIMIT_EXCEEDED") == words(told)
+    assert {"Retry-After": "1"} == told.headers
+
+
+def test_store_that_is_away_is_told_to_be_asked_again(monkeypatch, registry, door):
+    def away(_: str) -> None:
+        raise Unavailable("OBJECT_STORE_UNAVAILABLE")
+
+    monkeypatch.setattr(registry.artifacts, "pieces", away)
+
+    assert (503, "TEMPORARILY_UNAVAILABLE") == words(door.ask(FILE, {}))
+
+
+def test_file_is_read_while_it_is_sent(monkeypatch, door):
+    monkeypatch.setattr(mlflow_api, "PIECE_BYTES", 3)
+    with ExitStack() as until_sent:
+        body = door.ask_unread(until_sent, FILE, {}).body
+
+        assert len(ONNX) == body.size_bytes
+        pieces = list(body.read)
+
+    assert ONNX == b"".join(pieces)
+    assert {3} == {len(piece) for piece in pieces[:-1]}
+
+
+@pytest.mark.parametrize(
+    ("path", "fields"),
+    [
+        ("registered-models/search", {"max_results": 1}),
+        ("model-versions/search", {"filter": "name='fraud'", "order_by": ["version_number"]}),
+        ("registered-models/get-latest-versions", {"name": "fraud", "stages": ["None"]}),
+    ],
+)
+def test_what_is_searched_by_post_is_answered_as_by_get(door, path, fields):
+    plain = {name: str(value) for name, value in fields.items() if not isinstance(value, list)}
+
+    assert door.get(path, **plain) == door.post(path, **fields)
+
+
+@pytest.mark.parametrize("body", [b"{", b"[]", b"\xff"])
+def test_post_that_holds_no_fields_is_told(door, body):
+    told = door.ask(f"{API}/registered-models/search", {}, "POST", body=body)
+
+    assert (400, "INVALID_PARAMETER_VALUE") == words(told)
 
 
 def test_download_keeps_its_place_until_its_caller_has_read_it(door):
     with ExitStack() as unread:
         for _ in range(DOWNLOADS_MAX):
             door.ask_unread(unread, FILE, {})
-        with pytest.raises(Busy, match="QUEUE_FULL"):
-            door.ask(FILE, {})
+        assert (429, "REQUEST_LIMIT_EXCEEDED") == words(door.ask(FILE, {}))
 
     assert ONNX == door.ask(FILE, {}).body
 
@@ -219,8 +288,11 @@ def test_every_path_needs_a_token_that_may_read(registry, tmp_path):
     paths = [ARTIFACTS, FILE, f"{API}/runs/search", *door._api._routes]
 
     for path in paths:
-        with pytest.raises(Denied, match="TOKEN_UNKNOWN"):
+        with pytest.raises(HttpError, match="TOKEN_UNKNOWN") as unknown:
             door.ask(path, {})
-        with pytest.raises(Denied, match="ACTION_FORBIDDEN"):
+        with pytest.raises(HttpError, match="ACTION_FORBIDDEN") as forbidden:
             door.ask(path, {}, **shown["labeller"])
+        assert (401, "UNAUTHENTICATED") == words(unknown.value.told)
+        assert {"WWW-Authenticate": "Bearer"} == unknown.value.told.headers
+        assert (403, "PERMISSION_DENIED") == words(forbidden.value.told)
     assert ONNX == door.ask(FILE, {}, **shown["reader"]).body

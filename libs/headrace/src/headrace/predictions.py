@@ -37,7 +37,7 @@ def infer_request(
         raise Invalid("BAD_REQUEST", endpoint=endpoint.name, problem="takes tensors only, by OIP")
     request = oip.ModelInferRequest(model_name=endpoint.name, id=request_id)
     for name, kind in endpoint.columns.items():
-        values = [_value(number, row, name, kind) for number, row in enumerate(rows, start=1)]
+        values = [_value(number, row, name, endpoint) for number, row in enumerate(rows, start=1)]
         tensor = request.inputs.add(name=name, datatype=_OIP_TYPE[kind], shape=[len(rows)])
         if kind == "string":
             tensor.contents.bytes_contents.extend(values)
@@ -48,11 +48,13 @@ def infer_request(
     return request
 
 
-def _value(number: int, row: Mapping[str, Any], name: str, kind: str) -> Any:
+def _value(number: int, row: Mapping[str, Any], name: str, endpoint: Endpoint) -> Any:
+    kind = endpoint.columns[name]
     try:
         return _WIRE_VALUE[kind](row[name])
     except KeyError as err:
-        raise Invalid("BAD_REQUEST", row=number, missing=name) from err
+        columns = ", ".join(endpoint.columns)
+        raise Invalid("BAD_REQUEST", row=number, missing=name, columns=columns) from err
     except (TypeError, ValueError, OverflowError) as err:
         problem = f"is no {_WORDS[kind]}"
         raise Invalid("BAD_REQUEST", row=number, column=name, problem=problem) from err

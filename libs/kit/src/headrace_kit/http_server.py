@@ -18,7 +18,7 @@ import socket
 import threading
 import time
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from http import HTTPStatus
@@ -47,6 +47,8 @@ STRANGER_S_MAX = 5.0
 GIVE_WAY_S_MAX = 1.0
 REQUEST_S_MAX = 30.0
 SEND_S_MAX = 30.0
+# Of a body in pieces, each of which has SEND_S_MAX.
+SEND_PIECES_S_MAX = 300.0
 REFUSE_S_MAX = 1.0
 RECEIVE_BYTES = 256 * 1024
 COMPRESS_BYTES_MIN = 1_024
@@ -102,11 +104,23 @@ class HttpRequest:
 
 
 @dataclass(frozen=True, slots=True)
+class Pieces:
+    """A body of this size that is read while it is sent, and never whole in memory."""
+
+    size_bytes: int
+    read: Iterator[bytes]
+
+
+@dataclass(frozen=True, slots=True)
 class HttpResponse:
-    body: bytes = b""
+    body: bytes | Pieces = b""
     status: int = 200
     content_type: str = JSON
     headers: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def size_bytes(self) -> int:
+        return self.body.size_bytes if isinstance(self.body, Pieces) else len(self.body)
 
 
 Respond = Callable[[HttpRequest], HttpResponse]
@@ -115,11 +129,14 @@ Admit = Callable[[str, str, Mapping[str, str]], Respond]
 
 
 class HttpError(Exception):
-    """A request that HTTP itself is enough to refuse; `admit` and `respond` may raise it too."""
+    """A request that HTTP itself is enough to refuse; `admit` and `respond` may raise it too.
 
-    def __init__(self, status: int, problem: str) -> None:
+    `told` is for a door whose callers know other words than ours.
+    """
+
+    def __init__(self, status: int, problem: str, *, told: HttpResponse | None = None) -> None:
         super().__init__(problem)
-        self.status = status
+        self.status, self.told = status, told
 
 
 class _Failed(Exception):
@@ -278,7 +295,7 @@ class _Connection:
         except h11.RemoteProtocolError as err:
             response = _problem(err.error_status_hint, "not HTTP/1.1 as it is written")
         except HttpError as err:
-            response = _problem(err.status, str(err))
+            response = err.told or _problem(err.status, str(err))
         except _Failed as err:
             response, failure = _error(err.error), err.error
         self._end_span(response, failure)
@@ -389,7 +406,7 @@ class _Connection:
         """False when the connection ends with this response."""
         head = [
             ("Content-Type", response.content_type),
-            ("Content-Length", str(len(response.body))),
+            ("Content-Length", str(response.size_bytes)),
             ("X-Content-Type-Options", "nosniff"),
             *response.headers.items(),
         ]
@@ -397,17 +414,23 @@ class _Connection:
         whole = self._http.their_state in (h11.DONE, h11.MUST_CLOSE, h11.CLOSED)
         if self._ending.is_set() or not whole:
             head.append(("Connection", "close"))
-        self._socket.settimeout(SEND_S_MAX)
-        for event in (
-            h11.Response(status_code=response.status, headers=head),
-            h11.Data(data=b"" if self._bodiless else response.body),
-            h11.EndOfMessage(),
-        ):
-            if data := self._http.send(event):
-                self._socket.sendall(data)
+        long = isinstance(response.body, Pieces)
+        until_s = time.monotonic() + (SEND_PIECES_S_MAX if long else SEND_S_MAX)
+        self._send_event(h11.Response(status_code=response.status, headers=head), until_s)
+        for piece in () if self._bodiless else _pieces(response.body):
+            self._send_event(h11.Data(data=piece), until_s)
+        self._send_event(h11.EndOfMessage(), until_s)
         if not whole:
             self._let_it_read()
         return self._http.our_state is h11.DONE and self._http.their_state is h11.DONE
+
+    def _send_event(self, event: h11.Event, until_s: float) -> None:
+        if data := self._http.send(event):
+            left_s = until_s - time.monotonic()
+            if left_s <= 0:
+                raise TimeoutError
+            self._socket.settimeout(min(SEND_S_MAX, left_s))
+            self._socket.sendall(data)
 
     def _let_it_read(self) -> None:
         """A close with bytes unread would take the response back from who still sends."""
@@ -427,6 +450,10 @@ def _failing() -> Iterator[None]:
         raise
     except Exception as err:
         raise _Failed(err) from err
+
+
+def _pieces(body: bytes | Pieces) -> Iterable[bytes]:
+    return body.read if isinstance(body, Pieces) else (body,)
 
 
 def _headers(request: h11.Request) -> dict[str, str]:
@@ -458,11 +485,12 @@ def _decompressed(body: bytes, encoding: str, bytes_max: int) -> bytes:
 def _compressed(response: HttpResponse, accepted: str) -> HttpResponse:
     names = {name.partition(";")[0].strip() for name in accepted.split(",")}
     encoding = next((name for name in ("gzip", "deflate") if name in names), None)
-    if encoding is None or len(response.body) < COMPRESS_BYTES_MIN:
+    body = response.body
+    if encoding is None or isinstance(body, Pieces) or len(body) < COMPRESS_BYTES_MIN:
         return response
     writer = zlib.compressobj(COMPRESS_LEVEL, wbits=31 if encoding == "gzip" else 15)
     return HttpResponse(
-        body=writer.compress(response.body) + writer.flush(),
+        body=writer.compress(body) + writer.flush(),
         status=response.status,
         content_type=response.content_type,
         headers={**response.headers, "Content-Encoding": encoding},
@@ -487,13 +515,17 @@ def _what_to_do(error: Exception) -> Iterator[tuple[str, str]]:
 
 
 def _problem(status: int, problem: str) -> HttpResponse:
+    return HttpResponse(_problem_body(status, problem), status)
+
+
+def _problem_body(status: int, problem: str) -> bytes:
     reason = REASON_BY_STATUS.get(status, "BAD_REQUEST")
-    return HttpResponse(json.dumps({"error": problem, "reason": reason}).encode(), status)
+    return json.dumps({"error": problem, "reason": reason}).encode()
 
 
 def _turn_away(accepted: socket.socket) -> None:
     """There is no thread for this caller, and none to wait for it."""
-    body = _problem(503, "too many connections").body
+    body = _problem_body(503, "too many connections")
     head = (
         f"HTTP/1.1 503 {HTTPStatus(503).phrase}\r\nContent-Type: {JSON}\r\n"
         f"Content-Length: {len(body)}\r\nRetry-After: 1\r\nConnection: close\r\n\r\n"

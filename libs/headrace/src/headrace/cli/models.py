@@ -14,7 +14,7 @@ from rich.table import Table
 
 from headrace.cli.connection import DEFAULT_DATA_DIR, DataDir, connect
 from headrace.cli.moments import minute_text
-from headrace.cli.output import out, read_text, show_table, told_errors
+from headrace.cli.output import EXIT_ERROR, out, read_text, show_table, told_errors
 from headrace.errors import Invalid
 from headrace.model_reference import REFERENCE
 from headrace.registry.v1 import registry_events_pb2 as events
@@ -45,6 +45,8 @@ def register(
 ) -> None:
     """Make a file that was trained elsewhere the next version of a model.
 
+    A version whose gate fails is there, and cannot serve: the command ends with 1 then.
+
     headrace models register fraud fraud.onnx --metric accuracy=0.93 --card README.md
     """
     with told_errors():
@@ -61,6 +63,8 @@ def register(
         out.print(f"To let it serve: headrace models approve {model}/{version.version}")
     if version.gate.state == events.GATE_STATE_AWAITS_SIGNATURE:
         out.print(f"To let it serve: headrace models sign {model}/{version.version} --key FILE")
+    if version.gate.state == events.GATE_STATE_FAILED:
+        raise typer.Exit(EXIT_ERROR)
 
 
 @app.command("list")

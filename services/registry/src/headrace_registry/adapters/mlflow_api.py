@@ -4,7 +4,8 @@ fetch files (`models:/NAME@ALIAS`) as they do from a server of MLflow.
 
 Paths and fields are those of its REST API 2.0 (https://mlflow.org/docs/latest/rest-api.html). A
 version's folder has one file. All that would write is refused, as is what we have no word for:
-stages, filters but a model's name, runs.
+stages, filters but a model's name, runs. What it refuses it tells in MLflow's error codes, with
+their HTTP statuses (mlflow.exceptions).
 """
 
 from __future__ import annotations
@@ -15,12 +16,21 @@ import threading
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from os import SEEK_END
 from typing import Any
 from urllib.parse import parse_qsl
 
-from headrace.errors import Busy, Invalid, NotFound
+from headrace.errors import (
+    Busy,
+    Corrupt,
+    Denied,
+    HeadraceError,
+    Invalid,
+    NotFound,
+    Unavailable,
+)
 from headrace_kit.auth import Guard, work_for
-from headrace_kit.http_server import HttpError, HttpRequest, HttpResponse, Respond
+from headrace_kit.http_server import HttpError, HttpRequest, HttpResponse, Pieces, Respond
 from headrace_registry.domain.alias import Alias
 from headrace_registry.domain.name import check_digest
 from headrace_registry.domain.page import MODELS, ListByName, ListVersions, Model, aliases_of
@@ -41,8 +51,9 @@ FILE_PATH = re.compile(rf"{ARTIFACTS}/([0-9a-f]{{64}})/{re.escape(FILE)}")
 # The RPC of each decides who may ask: the same people by either door.
 REGISTRY = "/headrace.registry.v1.RegistryService/"
 DOWNLOAD = "/headrace.registry.v1.ArtifactService/DownloadArtifact"
-# Each holds its file in memory, until its caller has read it.
-DOWNLOADS_MAX = 2
+# Each holds a file on the disk and a thread, until its caller has read it.
+DOWNLOADS_MAX = 4
+PIECE_BYTES = 256 * 1024
 OF_NAME = re.compile(r"""\s*name\s*=\s*(?:'([^']*)'|"([^"]*)")\s*""")
 # Its clients ask for all models in these words: we know no prompts.
 NO_FILTER = ("", "tag.`mlflow.prompt.is_prompt` != 'true'")
@@ -53,10 +64,11 @@ Answer = Callable[[Query], dict[str, Any]]
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """The RPC that says who may ask, and what answers."""
+    """The RPC that says who may ask, and what answers; some clients ask by POST."""
 
     rpc: str
     answer: Answer
+    by_post: bool = False
 
 
 class MlflowApi:
@@ -68,14 +80,18 @@ class MlflowApi:
         self._store, self._artifacts, self._spool, self._guard = store, artifacts, spool, guard
         self._downloads = threading.BoundedSemaphore(DOWNLOADS_MAX)
         self._routes = {
-            f"{API}/registered-models/search": Route(f"{REGISTRY}ListModels", self._models),
+            f"{API}/registered-models/search": Route(
+                f"{REGISTRY}ListModels", self._models, by_post=True
+            ),
             f"{API}/registered-models/get": Route(f"{REGISTRY}ListModels", self._model),
             f"{API}/registered-models/get-latest-versions": Route(
-                f"{REGISTRY}ListVersions", self._latest
+                f"{REGISTRY}ListVersions", self._latest, by_post=True
             ),
             f"{API}/registered-models/alias": Route(f"{REGISTRY}ResolveModel", self._by_alias),
             f"{API}/model-versions/get": Route(f"{REGISTRY}ResolveModel", self._by_number),
-            f"{API}/model-versions/search": Route(f"{REGISTRY}ListVersions", self._versions),
+            f"{API}/model-versions/search": Route(
+                f"{REGISTRY}ListVersions", self._versions, by_post=True
+            ),
             f"{API}/model-versions/get-download-uri": Route(
                 f"{REGISTRY}ResolveModel", self._download_uri
             ),
@@ -83,17 +99,22 @@ class MlflowApi:
         }
 
     def admit(self, method: str, path: str, headers: Mapping[str, str]) -> Respond:
-        """What answers the request. Raises Denied, and HttpError 404 and 405."""
+        """What answers the request. Raises HttpError 401, 403, 404 and 405."""
         file, route = FILE_PATH.fullmatch(path), self._routes.get(path)
         if file is None and route is None and not path.startswith(f"{API}/"):
             raise HttpError(404, "no such path")
-        work_for(self._guard.admit(route.rpc if route else DOWNLOAD, headers.items()))
+        try:
+            work_for(self._guard.admit(route.rpc if route else DOWNLOAD, headers.items()))
+        except Denied as err:
+            raise _denied(err) from err
         if method == "GET" and file is not None:
             return partial(_told, lambda asked: self._file(file[1], asked))
-        if method == "GET" and route is not None:
+        if route is not None and (method == "GET" or (method == "POST" and route.by_post)):
             answer = route.answer
-            return partial(_told, lambda asked: _json(answer(dict(parse_qsl(asked.query)))))
-        raise HttpError(405, "models are read here: headrace models writes them")
+            return partial(_told, lambda asked: _json(answer(_query(asked))))
+        if method == "GET":
+            raise _refusal(404, "ENDPOINT_NOT_FOUND", "this is not offered here")
+        raise _refusal(405, "NOT_IMPLEMENTED", "models are read here: headrace models writes them")
 
     def _models(self, query: Query) -> dict[str, Any]:
         if query.get("filter", "") not in NO_FILTER:
@@ -146,8 +167,12 @@ class MlflowApi:
         if not self._downloads.acquire(blocking=False):
             raise Busy("QUEUE_FULL", downloads_max=DOWNLOADS_MAX)
         asked.until_sent.callback(self._downloads.release)
-        with downloaded(digest, artifacts=self._artifacts, spool=self._spool) as file:
-            return HttpResponse(file.read(), content_type="application/octet-stream")
+        verified = downloaded(digest, artifacts=self._artifacts, spool=self._spool)
+        file = asked.until_sent.enter_context(verified)
+        size_bytes = file.seek(0, SEEK_END)
+        file.seek(0)
+        pieces = Pieces(size_bytes, iter(partial(file.read, PIECE_BYTES), b""))
+        return HttpResponse(pieces, content_type="application/octet-stream")
 
     def _registered_model(self, model: Model) -> dict[str, Any]:
         newest = self._newest(model.name) if model.newest_version else ()
@@ -210,16 +235,59 @@ def _json(answer: dict[str, Any]) -> HttpResponse:
     return HttpResponse(json.dumps(answer).encode())
 
 
+def _query(asked: HttpRequest) -> Query:
+    """The fields of the request: of its query, or of the JSON that a POST has."""
+    if asked.method == "GET":
+        return dict(parse_qsl(asked.query))
+    try:
+        fields = json.loads(asked.body or b"{}")
+    except ValueError as err:
+        raise Invalid("BAD_REQUEST", problem="the body is no JSON") from err
+    if not isinstance(fields, dict):
+        raise Invalid("BAD_REQUEST", problem="the body is no JSON object")
+    return {name: str(value) for name, value in fields.items() if isinstance(value, str | int)}
+
+
 def _told(respond: Respond, asked: HttpRequest) -> HttpResponse:
-    """What its clients can tell apart, in their words; the server tells the rest."""
+    """What its clients can tell apart, in their words; the server tells what is a bug."""
     try:
         return respond(asked)
-    except NotFound as err:
-        return _refused(404, "RESOURCE_DOES_NOT_EXIST", err)
-    except Invalid as err:
-        return _refused(400, "INVALID_PARAMETER_VALUE", err)
+    except HeadraceError as err:
+        told = next((told for branch, told in _TOLD.items() if isinstance(err, branch)), None)
+        if told is None:
+            raise
+        return _refused(*told, str(err), retry_delay_s=err.retry_delay_s)
 
 
-def _refused(status: int, code: str, error: Exception) -> HttpResponse:
-    body = json.dumps({"error_code": code, "message": str(error)}).encode()
-    return HttpResponse(body, status=status)
+_TOLD: dict[type[HeadraceError], tuple[int, str]] = {
+    NotFound: (404, "RESOURCE_DOES_NOT_EXIST"),
+    Invalid: (400, "INVALID_PARAMETER_VALUE"),
+    Busy: (429, "REQUEST_LIMIT_EXCEEDED"),
+    Unavailable: (503, "TEMPORARILY_UNAVAILABLE"),
+    Corrupt: (500, "DATA_LOSS"),
+}
+
+
+def _denied(error: Denied) -> HttpError:
+    if error.reason == "TOKEN_UNKNOWN":
+        return _refusal(401, "UNAUTHENTICATED", str(error), {"WWW-Authenticate": "Bearer"})
+    return _refusal(403, "PERMISSION_DENIED", str(error))
+
+
+def _refusal(
+    status: int, code: str, problem: str, headers: Mapping[str, str] | None = None
+) -> HttpError:
+    return HttpError(status, problem, told=_refused(status, code, problem, headers))
+
+
+def _refused(
+    status: int,
+    code: str,
+    problem: str,
+    headers: Mapping[str, str] | None = None,
+    *,
+    retry_delay_s: float | None = None,
+) -> HttpResponse:
+    body = json.dumps({"error_code": code, "message": problem}).encode()
+    again = {} if retry_delay_s is None else {"Retry-After": str(max(1, round(retry_delay_s)))}
+    return HttpResponse(body, status=status, headers={**(headers or {}), **again})

@@ -27,6 +27,8 @@ TAR_MAGIC, TAR_MAGIC_AT = b"ustar", 257
 # What torch.save writes into its zip, to be unpickled.
 TORCH_PICKLE = b"data.pkl"
 PIECE_BYTES = 1 << 20
+# So many bytes of a file tell whether people wrote it.
+TEXT_BYTES = 512
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +53,8 @@ def check_metadata(metadata: ArtifactMetadata, *, bytes_max: int) -> None:
         problem = "onnx is taken, and safetensors for weights"
         raise Invalid("FORMAT", format=metadata.format[:64], problem=problem)
     if metadata.size_bytes <= 0:
-        raise Invalid("BAD_REQUEST", field="size_bytes", problem="must be positive")
+        problem = "is negative" if metadata.size_bytes else "the file is empty"
+        raise Invalid("BAD_REQUEST", field="size_bytes", problem=problem)
     if metadata.size_bytes > bytes_max:
         raise Busy("ARTIFACT_TOO_LARGE", size_bytes=metadata.size_bytes, bytes_max=bytes_max)
 
@@ -81,6 +84,15 @@ def check_container(file: IO[bytes]) -> None:
     for magic, name in CONTAINERS.items():
         if data.startswith(magic):
             raise Invalid("FORMAT", problem=f"is a {name} file")
+    if _text(data[:TEXT_BYTES]):
+        raise Invalid("FORMAT", problem="is a text file")
+
+
+def _text(begun: bytes) -> bool:
+    """Whether people wrote it; ONNX and safetensors begin with bytes that no text has."""
+    told = begun.decode("utf-8", errors="ignore")
+    whole = len(told.encode()) > len(begun) - 4  # a character may be cut
+    return bool(told) and whole and all(each.isprintable() or each in "\t\r\n" for each in told)
 
 
 def _holds(file: IO[bytes], wanted: bytes) -> bool:
