@@ -10,9 +10,10 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from headrace.cli.connection import DEFAULT_DATA_DIR, DataDir, keep_connection
+from headrace.cli.connection import DEFAULT_DATA_DIR, DataDir
 from headrace.cli.output import err, out, show_table, told_errors
 from headrace.client import Addresses, Client
+from headrace.connection import keep_connection
 from headrace.errors import Denied, Invalid, Unavailable
 from headrace.tokens import issue_token, permit_caller, read_tokens, revoke_tokens, rotate_token
 

@@ -1,50 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Finds the platform that a command talks to: the one of the data folder, or one elsewhere."""
+"""The option by which a command is told which platform it talks to."""
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from headrace.client import Addresses, Client
-from headrace.errors import Invalid, Unavailable
-from headrace.local.platform import ADDRESSES_FILE
-from headrace.local.state import DataFolder, live_state
-from headrace.whole_file import write_whole
+from headrace.local.settings import DATA_DIR, DATA_DIR_SETTING
 
 DataDir = Annotated[
     Path,
-    typer.Option(help="The data folder of the platform to talk to.", envvar="HEADRACE_DATA_DIR"),
+    typer.Option(help="The data folder of the platform to talk to.", envvar=DATA_DIR_SETTING),
 ]
-DEFAULT_DATA_DIR = Path(".headrace")
-CONNECTION_FILE = "connection.json"
-
-
-def connect(data_dir: Path) -> Client:
-    """A client of the platform that `headrace up` runs on this folder, else of the kept one.
-
-    Raises Unavailable NOT_RUNNING when there is neither, Invalid BAD_SETTING for a broken file.
-    """
-    folder = DataFolder(data_dir)
-    addresses, kept = folder.run / ADDRESSES_FILE, data_dir / CONNECTION_FILE
-    if live_state(folder) is not None and addresses.exists():
-        return Client(Addresses(**json.loads(addresses.read_text(encoding="utf-8"))))
-    if not kept.exists():
-        raise Unavailable("NOT_RUNNING", data_dir=data_dir)
-    try:
-        told = json.loads(kept.read_text(encoding="utf-8"))
-        return Client(Addresses(**told["addresses"]), told["token"])
-    except (ValueError, TypeError, KeyError) as err:
-        problem = "it is no connection; write it anew with headrace connect"
-        raise Invalid("BAD_SETTING", file=kept, problem=problem) from err
-
-
-def keep_connection(data_dir: Path, addresses: Addresses, token: str) -> Path:
-    """Remembers where a platform is, in a file that its owner alone reads; returns the file."""
-    kept = data_dir / CONNECTION_FILE
-    write_whole(kept, json.dumps({"addresses": asdict(addresses), "token": token}, indent=1))
-    return kept
+DEFAULT_DATA_DIR = DATA_DIR

@@ -9,8 +9,9 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from headrace.cli.connection import DEFAULT_DATA_DIR, DataDir, connect
+from headrace.cli.connection import DEFAULT_DATA_DIR, DataDir
 from headrace.cli.output import show_table, told_errors
+from headrace.connection import connect
 from headrace.feature.v1.feature_events_pb2 import FeaturesCorrected
 
 

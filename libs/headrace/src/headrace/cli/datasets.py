@@ -10,9 +10,10 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from headrace.cli.connection import DEFAULT_DATA_DIR, DataDir, connect
+from headrace.cli.connection import DEFAULT_DATA_DIR, DataDir
 from headrace.cli.moments import EPOCH, minute_text, time_option, to_us
 from headrace.cli.output import out, show_table, told_errors
+from headrace.connection import connect
 from headrace.errors import Invalid
 from headrace.ingest.v1 import datasets_pb2 as pb
 

@@ -8,8 +8,9 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from headrace.cli.connection import DEFAULT_DATA_DIR, DataDir, connect
+from headrace.cli.connection import DEFAULT_DATA_DIR, DataDir
 from headrace.cli.output import out, show_table, told_errors
+from headrace.connection import connect
 
 app = typer.Typer(
     no_args_is_help=True, help="What is applied: streams, views, recipes, endpoints and the rest."

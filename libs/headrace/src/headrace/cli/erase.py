@@ -10,9 +10,10 @@ import typer
 from rich.table import Table
 
 from headrace.application import Stream
-from headrace.cli.connection import DEFAULT_DATA_DIR, DataDir, connect
+from headrace.cli.connection import DEFAULT_DATA_DIR, DataDir
 from headrace.cli.output import err, out, show_table, told_errors
 from headrace.client import Client
+from headrace.connection import connect
 from headrace.errors import NotFound
 
 

@@ -11,9 +11,10 @@ from typing import Annotated, Any
 import typer
 from rich.table import Column, Table
 
-from headrace.cli.connection import DEFAULT_DATA_DIR, DataDir, connect
+from headrace.cli.connection import DEFAULT_DATA_DIR, DataDir
 from headrace.cli.moments import second_text, time_option, to_us
 from headrace.cli.output import out, show_table, told_errors
+from headrace.connection import connect
 from headrace.entity import text_of
 from headrace.errors import Invalid
 from headrace.feature_view import RequestView, StreamView, View

@@ -13,9 +13,10 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from headrace.cli.connection import DEFAULT_DATA_DIR, DataDir, connect
+from headrace.cli.connection import DEFAULT_DATA_DIR, DataDir
 from headrace.cli.moments import minute_text, time_option, to_us
 from headrace.cli.output import out, show_table, told_errors, written
+from headrace.connection import connect
 from headrace.errors import Conflict, NotFound
 from headrace.ingest.v1 import label_service_pb2 as pb
 from headrace.label_studio import Answer, read_answers, write_tasks

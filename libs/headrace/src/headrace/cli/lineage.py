@@ -10,9 +10,10 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from headrace.cli.connection import DEFAULT_DATA_DIR, DataDir, connect
+from headrace.cli.connection import DEFAULT_DATA_DIR, DataDir
 from headrace.cli.moments import minute_text
 from headrace.cli.output import out, show_table, told_errors, written
+from headrace.connection import connect
 from headrace.errors import NotFound
 from headrace.lineage import Lineage
 from headrace.model_reference import REFERENCE

@@ -8,9 +8,10 @@ from typing import Annotated
 
 import typer
 
-from headrace.cli.connection import DEFAULT_DATA_DIR, DataDir, connect
+from headrace.cli.connection import DEFAULT_DATA_DIR, DataDir
 from headrace.cli.moments import time_option, to_us
 from headrace.cli.output import out, told_errors
+from headrace.connection import connect
 
 Since = Annotated[
     datetime | None, time_option("Where a new table begins", absent="its first record")

@@ -12,9 +12,10 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from headrace.cli.connection import DEFAULT_DATA_DIR, DataDir, connect
+from headrace.cli.connection import DEFAULT_DATA_DIR, DataDir
 from headrace.cli.moments import minute_text
 from headrace.cli.output import EXIT_ERROR, out, read_text, show_table, told_errors
+from headrace.connection import connect
 from headrace.errors import Invalid
 from headrace.model_reference import REFERENCE
 from headrace.registry.v1 import registry_events_pb2 as events

@@ -5,8 +5,9 @@ from __future__ import annotations
 
 import typer
 
-from headrace.cli.connection import DEFAULT_DATA_DIR, DataDir, connect
+from headrace.cli.connection import DEFAULT_DATA_DIR, DataDir
 from headrace.cli.output import EXIT_ERROR, out, told_errors
+from headrace.connection import connect
 
 app = typer.Typer(no_args_is_help=True, help="The registry itself.")
 SHOWN_MAX = 20

@@ -9,9 +9,10 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from headrace.cli.connection import DEFAULT_DATA_DIR, DataDir, connect
+from headrace.cli.connection import DEFAULT_DATA_DIR, DataDir
 from headrace.cli.moments import minute_text
 from headrace.cli.output import out, show_table, told_errors
+from headrace.connection import connect
 from headrace.registry.v1.registry_events_pb2 import Rollout
 
 app = typer.Typer(

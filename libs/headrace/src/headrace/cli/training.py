@@ -12,9 +12,10 @@ from rich.markup import escape
 from rich.table import Table
 
 from headrace.application import Definition, Graph, Recipe
-from headrace.cli.connection import DEFAULT_DATA_DIR, DataDir, connect
+from headrace.cli.connection import DEFAULT_DATA_DIR, DataDir
 from headrace.cli.moments import minute_text, time_option, to_us
 from headrace.cli.output import out, show_table, told_errors
+from headrace.connection import connect
 from headrace.errors import NotFound
 from headrace.model_reference import parse_reference, version_of
 

@@ -13,9 +13,10 @@ import typer
 from rich.table import Table
 
 from headrace.application import Stream
-from headrace.cli.connection import DEFAULT_DATA_DIR, DataDir, connect
+from headrace.cli.connection import DEFAULT_DATA_DIR, DataDir
 from headrace.cli.moments import time_option, to_us
 from headrace.cli.output import show_table, told_errors
+from headrace.connection import connect
 from headrace.errors import NotFound
 from headrace.feature.v1 import feature_service_pb2 as pb
 from headrace.feature_view import StreamView

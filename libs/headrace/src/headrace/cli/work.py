@@ -11,10 +11,11 @@ from typing import IO, Annotated
 import typer
 from rich.table import Table
 
-from headrace.cli.connection import DEFAULT_DATA_DIR, DataDir, connect
+from headrace.cli.connection import DEFAULT_DATA_DIR, DataDir
 from headrace.cli.moments import time_option, to_us
 from headrace.cli.output import err, out, show_table, tell, told_errors
 from headrace.client import Client
+from headrace.connection import connect
 from headrace.errors import HeadraceError
 from headrace.ingest.v1.ingest_service_pb2 import StreamCounts
 from headrace.json_lines import RecordLines

@@ -1,10 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The only file of the local runtime that reads the environment: what child processes inherit."""
+"""The only file of the local runtime that reads the environment: where its data lie, and what child
+processes inherit."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from pathlib import Path
+
+DATA_DIR_SETTING, DATA_DIR = "HEADRACE_DATA_DIR", Path(".headrace")
+
+
+def chosen_data_dir() -> Path:
+    """The data folder of a program that names none, as the commands read it."""
+    return Path(os.environ.get(DATA_DIR_SETTING) or DATA_DIR)
 
 
 def child_environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
