@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import IO
 
@@ -24,12 +24,11 @@ def write_whole(path: Path, text: str, *, mode: int = 0o600) -> None:
 @contextmanager
 def whole_file(path: Path, *, mode: int = 0o644) -> Iterator[IO[bytes]]:
     """A file to be written piece by piece; it is there once the block ends without an error."""
-    with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
-        made = Path(file.name)
-        try:
+    with ExitStack() as unless_whole:
+        with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
+            made = Path(file.name)
+            unless_whole.callback(made.unlink)
             yield file
-        except BaseException:
-            made.unlink()
-            raise
-    made.chmod(mode)
-    made.replace(path)
+        made.chmod(mode)
+        made.replace(path)
+        unless_whole.pop_all()
