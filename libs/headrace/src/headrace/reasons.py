@@ -86,7 +86,7 @@ REASONS: dict[str, Reason] = {
     "BAD_ID": Reason(
         "Invalid",
         "An id is too long or holds control, bidi or path characters.",
-        "Use plain ids up to 128 characters.",
+        "Use plain ids up to 128 characters; docs/application.md lists what is refused.",
         records=True,
     ),
     "BAD_TIMESTAMP": Reason(
