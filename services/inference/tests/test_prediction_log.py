@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """The log behind the answers: many rows a record, order by key, a bound, and gaps that are told."""
 
+import errno
 import threading
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -131,6 +133,53 @@ def test_rows_of_an_entity_stay_in_order(desk):
     for row in desk.rows():
         by_key[row.entity_key].append(row.score)
     assert {"UA-1": [float(n) for n in range(50)], "UA-2": [-float(n) for n in range(50)]} == by_key
+
+
+def test_count_goes_on_while_no_file_descriptor_is_left(tmp_path, monkeypatch):
+    counts, opened, no_more = AnsweredCounts(tmp_path), Path.open, OSError(errno.EMFILE, "full")
+
+    def fails(*_, **__):
+        raise no_more
+
+    monkeypatch.setattr(Path, "open", fails)
+    counts.add("delay", 3)
+    counts.add("delay", 4)
+    with pytest.raises(OSError, match="full"):
+        counts.read("delay")
+
+    monkeypatch.setattr(Path, "open", opened)
+    counts.add("delay", 5)
+    assert 12 == counts.read("delay")
+    assert 12 == AnsweredCounts(tmp_path).read("delay")
+
+
+@pytest.mark.parametrize(
+    "failing",
+    [
+        lambda desk: (desk.counts, desk.counts.read),
+        lambda desk: (desk.publisher, desk.publisher.send),
+        lambda _: (kafka_prediction_log.tracing, kafka_prediction_log.tracing.write_span),
+    ],
+    ids=["count", "publisher", "span"],
+)
+def test_log_goes_on_once_there_are_file_descriptors_again(desk, monkeypatch, failing):
+    full = iter([OSError(errno.EMFILE, "full")])
+
+    def once(of, call):
+        def asked(*arguments):
+            for error in full:
+                raise error
+            return call(*arguments)
+
+        monkeypatch.setattr(of, call.__name__, asked)
+
+    once(*failing(desk))
+    desk.give("delay", 1.0)
+    desk.log.start()
+
+    wait_until(lambda: desk.scores("delay") == [1.0])
+    assert desk.log.failed() is None
+    desk.log.stop(5.0)
 
 
 def test_record_names_one_version(desk):

@@ -11,6 +11,7 @@ from __future__ import annotations
 import mmap
 import secrets
 import struct
+import threading
 from pathlib import Path
 
 COUNT = struct.Struct("<q")
@@ -23,22 +24,36 @@ class AnsweredCounts:
         folder.mkdir(parents=True, exist_ok=True)
         self._folder = folder
         self._maps: dict[str, mmap.mmap] = {}
+        # Of endpoints whose file cannot be opened just now: no file descriptor may be left.
+        self._held: dict[str, int] = {}
+        self._opening = threading.Lock()
         self.writer = _writer(folder / "writer.id")
 
     def add(self, endpoint: str, rows: int) -> None:
-        found = self._maps.get(endpoint) or self._open(endpoint)
+        """An answer does not fail for its count."""
+        try:
+            found = self._maps.get(endpoint) or self._open(endpoint)
+        except OSError:
+            self._held[endpoint] = self._held.get(endpoint, 0) + rows
+            return
         COUNT.pack_into(found, 0, COUNT.unpack_from(found)[0] + rows)
 
     def read(self, endpoint: str) -> int:
+        """Raises OSError while the number cannot be known."""
         found = self._maps.get(endpoint) or self._open(endpoint)
         return int(COUNT.unpack_from(found)[0])
 
     def _open(self, endpoint: str) -> mmap.mmap:
         path = self._folder / f"{endpoint}.count"
-        with path.open("a+b") as file:
-            if file.tell() < COUNT.size:
-                file.truncate(COUNT.size)
-            return self._maps.setdefault(endpoint, mmap.mmap(file.fileno(), COUNT.size))
+        with self._opening, path.open("a+b") as file:
+            if endpoint not in self._maps:
+                if file.tell() < COUNT.size:
+                    file.truncate(COUNT.size)
+                found = mmap.mmap(file.fileno(), COUNT.size)
+                held = self._held.pop(endpoint, 0)
+                COUNT.pack_into(found, 0, COUNT.unpack_from(found)[0] + held)
+                self._maps[endpoint] = found
+            return self._maps[endpoint]
 
 
 def _writer(path: Path) -> str:

@@ -63,7 +63,7 @@ class Flight:
     """A slice of an endpoint's rows on its way, or the refusal to take it."""
 
     backlog: Backlog
-    span: Span | None
+    span: Span | None = None
     begun_s: float = field(default_factory=time.monotonic)
     sending: Sending | None = None
     refusal: HeadraceError | None = None
@@ -195,8 +195,9 @@ class KafkaPredictionLog(ThreadPart):
         """The rows, handed to the publisher."""
         topic = topics.INFERENCE_PREDICTIONS.of(backlog.endpoint)
         traces = [trace for each in backlog.taken for trace in each.traces]
-        flight = Flight(backlog, tracing.write_span(topic, traces))
+        flight = Flight(backlog)
         try:
+            flight.span = tracing.write_span(topic, traces)
             with tracing.working(flight.span):
                 messages, flight.rows_too_large = self._messages(backlog.endpoint, backlog.taken)
                 # Not since before: librdkafka gives up so long after this.
@@ -204,6 +205,8 @@ class KafkaPredictionLog(ThreadPart):
                 flight.sending = self._publisher.send(messages) if messages else None
         except HeadraceError as err:
             flight.refusal = err
+        except OSError as err:  # the system lacks something now: file descriptors, for one
+            flight.refusal = Unavailable("SERVICE_UNAVAILABLE", problem=err.strerror)
         return flight
 
     def _messages(self, endpoint: str, appended: Sequence[Appended]) -> tuple[list[Message], int]:
