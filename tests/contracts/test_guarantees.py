@@ -42,7 +42,7 @@ def test_named_tests_exist(page: str) -> None:
     assert set() == set(re.findall(r"`(test_\w+)`", text)) - existing_tests()
 
 
-@pytest.mark.parametrize("service", ["ingest", "feature"])
+@pytest.mark.parametrize("service", ["ingest", "feature", "registry", "inference"])
 def test_every_kill_point_has_a_row(service: str) -> None:
     sources = (ROOT / f"services/{service}/src").rglob("*.py")
     points = {

@@ -52,10 +52,13 @@ from headrace.registry.v1 import registry_service_pb2 as pb
 from headrace.registry.v1 import registry_service_pb2_grpc as pb_grpc
 from headrace.registry_state import Told, answered_state, told_state
 from headrace.rpc import call, error_of, open_channel
+from headrace_inference.adapters.registry_reader import RegistryReader
+from headrace_inference.domain.serving import ServingTable
 from headrace_kit.follow import TableFollower
 from headrace_kit.kafka import KafkaPublisher, Message, Record
 from headrace_kit.offsets import topic_end_offsets
 from headrace_kit.sql import connect
+from headrace_kit.testing import MemoryPublisher, a_record
 from headrace_registry.domain.onnx_file import check_onnx
 from headrace_registry.domain.upload import PART_BYTES
 from headrace_registry.domain.version import RunCompleted
@@ -722,6 +725,59 @@ def test_lost_reply_is_given_again_for_the_same_request(service, outputs, publis
     assert 2 == service.rollout().generation
     outputs.wait("rollout/delay/2")
     assert answered_state(service.call).digest() == told_state(outputs.seen()).digest()
+
+
+def test_registry_put_back_to_an_old_copy_is_told_and_followed_once_it_moved_on(
+    service, outputs, publish, tmp_path
+) -> None:
+    """P7: no follower goes back; the runbook's way leads on."""
+    service.start()
+    service.apply()
+    service.upload(MODEL_1)
+    publish(run_record(a_completed_run(MODEL_1)))
+    outputs.wait("rollout/delay/1")
+    assert 0 == service.stop()
+    copy = (tmp_path / "registry.sqlite").read_bytes()
+    service.start()
+    for generation in (1, 2):
+        service.set_alias(1, generation, f"before-{generation}")
+    outputs.wait("rollout/delay/3")
+    assert 0 == service.stop()
+
+    (tmp_path / "registry.sqlite").write_bytes(copy)
+    service.start()
+    table = ServingTable()
+    reader = RegistryReader(table, dead_letters=MemoryPublisher(), on_wanted=lambda: None)
+    assert [] == refused_rollouts(reader, outputs.seen())
+    again = service.set_alias(1, 1, "after-1")
+    wait_for(lambda: outputs.ids(topics.REGISTRY_ROLLOUTS).count("rollout/delay/2") == 2)
+    told = told_state(outputs.seen())
+    assert 2 == again.generation
+    assert ["alias delay@champion", "rollout delay"] == answered_state(service.call).differences(
+        told
+    )
+    assert 2 == sum("and other content" in stranger for stranger in told.strangers)
+    assert ["GENERATION_REUSED"] == refused_rollouts(reader, outputs.seen())
+    assert 3 == table.state("delay").wanted.generation
+
+    for generation in (2, 3):
+        service.set_alias(1, generation, f"after-{generation}")
+    outputs.wait("rollout/delay/4")
+    assert [] == answered_state(service.call).differences(told_state(outputs.seen()))
+    refused_rollouts(reader, outputs.seen())
+    assert 4 == table.state("delay").wanted.generation
+
+
+def refused_rollouts(reader: RegistryReader, told: list[Told]) -> list[str]:
+    """What inference says of these, which it may have seen before."""
+    reasons = []
+    for each in told:
+        if each.topic == topics.REGISTRY_ROLLOUTS.name:
+            try:
+                reader.take_rollout(a_record(each.value))
+            except Conflict as err:
+                reasons.append(err.reason)
+    return reasons
 
 
 def test_database_that_is_away_is_told_until_it_is_back(fresh, tmp_path) -> None:

@@ -6,7 +6,7 @@ import pytest
 from headrace.application import definition_json
 from headrace.errors import Conflict, Invalid
 from headrace.registry.v1 import registry_events_pb2 as registry_pb
-from headrace_inference.adapters.registry_reader import RegistryReader
+from headrace_inference.adapters.registry_reader import GENERATIONS_MAX, RegistryReader
 from headrace_inference.domain.rollout import ServedVersion
 from headrace_inference.domain.serving import ServingTable
 from headrace_inference.testing import an_endpoint
@@ -57,11 +57,43 @@ def test_rollout_is_wanted_and_wakes_the_loader(room):
     assert (4, 20, 1) == (wanted.canary.version, wanted.canary_percent, room.wakes)
 
 
-def test_older_and_repeated_generations_change_nothing(room):
-    for generation in (5, 5, 4):
+def test_generations_that_come_again_change_nothing(room):
+    for generation in (4, 5, 4, 5):
         room.reader.take_rollout(a_record(a_rollout_message(generation)))
 
-    assert (5, 1) == (room.table.state("delay").wanted.generation, room.wakes)
+    assert (5, 2) == (room.table.state("delay").wanted.generation, room.wakes)
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        pytest.param(a_rollout_message(5, canary_percent=20), id="another under this number"),
+        pytest.param(a_rollout_message(3), id="older than the first"),
+    ],
+)
+def test_registry_that_was_put_back_is_told_and_what_it_says_refused(room, told):
+    room.reader.take_rollout(a_record(a_rollout_message(5)))
+
+    with pytest.raises(Conflict, match=r"GENERATION_REUSED.*newest=5"):
+        room.reader.take_rollout(a_record(told))
+    assert (5, 0, 1) == (
+        room.table.state("delay").wanted.generation,
+        room.table.state("delay").wanted.canary_percent,
+        room.wakes,
+    )
+
+    room.reader.take_rollout(a_record(a_rollout_message(6)))
+    assert (6, 2) == (room.table.state("delay").wanted.generation, room.wakes)
+
+
+def test_of_generations_only_the_newest_are_remembered(room):
+    for generation in range(1, 2 * GENERATIONS_MAX):
+        room.reader.take_rollout(a_record(a_rollout_message(generation)))
+    last = 2 * GENERATIONS_MAX - 1
+
+    room.reader.take_rollout(a_record(a_rollout_message(last - GENERATIONS_MAX + 1)))
+    with pytest.raises(Conflict, match="GENERATION_REUSED"):
+        room.reader.take_rollout(a_record(a_rollout_message(last - GENERATIONS_MAX)))
 
 
 def test_endpoint_is_defined_and_other_kinds_are_passed_over(room):

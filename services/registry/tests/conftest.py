@@ -148,6 +148,12 @@ def sql(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Registry]:
     yield from _registry(request, tmp_path)
 
 
+@pytest.fixture(params=["sqlite"])
+def sqlite(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Registry]:
+    """The same, in a file that other processes can open."""
+    yield from _registry(request, tmp_path)
+
+
 def _registry(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Registry]:
     if request.param == "memory":
         made = memory_registry()

@@ -4,6 +4,9 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -242,6 +245,35 @@ def test_step_that_breaks_leaves_the_tables_of_before(engine):
         MIGRATIONS.upgrade(engine)
 
     assert 10 == len(rows(engine, "versions")[0])
+    MIGRATIONS.upgrade(engine)
+    assert "passed" == versions(engine)[0][2]
+
+
+KILLED = """
+import sys
+from headrace_kit.failpoints import arm
+from headrace_kit.sql import connect
+from headrace_registry.adapters.sql_tables import MIGRATIONS
+
+uri, schema, failpoint = sys.argv[1:]
+arm(failpoint)
+MIGRATIONS.upgrade(connect(uri, schema=schema))
+"""
+
+
+@pytest.mark.parametrize("step", [1, 4])
+def test_way_that_a_kill_cuts_short_is_gone_at_the_next_start(engine, step):
+    """G6: whoever reads meanwhile finds the tables of before, whole."""
+    MIGRATIONS.upgrade(engine, "0001")
+    fill(engine)
+    uri = engine.url.render_as_string(hide_password=False)
+    arguments = [uri, "registry_migrations", f"kit.migrate.half:{step}:kill"]
+    killed = subprocess.run([sys.executable, "-c", KILLED, *arguments], timeout=60, check=False)
+    assert -signal.SIGKILL == killed.returncode
+
+    assert [("0001",)] == rows(engine, "alembic_version")
+    assert 10 == len(rows(engine, "versions")[0])
+
     MIGRATIONS.upgrade(engine)
     assert "passed" == versions(engine)[0][2]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import pytest
 
-from headrace.errors import Invalid
+from headrace.errors import Conflict, Invalid
 from headrace.model_reference import parse_reference
 from headrace.registry.v1 import registry_events_pb2 as events
 from headrace_kit.testing import FixedClock, a_record
@@ -127,6 +127,11 @@ def test_alias_in_the_book_never_goes_back() -> None:
 
     assert NamedVersion("models:/delay/2", 2) == book.alias(parse_reference(ALIAS))
     assert book.alias(parse_reference("delay@other")) is None
+
+
+def test_move_that_was_another_one_before_is_told() -> None:
+    with pytest.raises(Conflict, match=r"GENERATION_REUSED.*generation=2"):
+        book_of(moved(1, 1), moved(2, 2), moved(3, 2))
 
 
 def test_book_tells_what_is_inside_the_newest_version() -> None:

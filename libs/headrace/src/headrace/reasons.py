@@ -364,6 +364,11 @@ REASONS: dict[str, Reason] = {
     "ROLLOUT_MOVED": Reason(
         "Conflict", "The roll-out changed since it was read.", "Read the roll-out and decide again."
     ),
+    "GENERATION_REUSED": Reason(
+        "Conflict",
+        "The registry went back to an older generation, or to another state of one.",
+        "Its database was put back to an old copy: docs/runbooks/restored-registry.md.",
+    ),
     "UPLOAD_MOVED": Reason(
         "Conflict",
         "What came of the upload before does not end at this offset.",

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from google.protobuf.message import DecodeError
 
-from headrace.errors import Invalid
+from headrace.errors import Conflict, Invalid
 from headrace.model_reference import ModelReference
 from headrace.registry.v1 import registry_events_pb2 as events
 from headrace_kit.kafka import Record
@@ -24,7 +24,9 @@ class RegistryVersionBook:
         self._newest: dict[str, tuple[int, frozenset[str]]] = {}  # by model
 
     def follow(self, record: Record) -> None:
-        """Raises Invalid DECODE_ERROR for what cannot be read; the follower skips it."""
+        """The follower skips what raises Invalid DECODE_ERROR: it cannot be read; or Conflict
+        GENERATION_REUSED: it was another move before.
+        """
         try:
             event = events.ModelVersionEvent.FromString(record.value or b"")
         except DecodeError as err:
@@ -45,9 +47,12 @@ class RegistryVersionBook:
     def _move(self, alias: events.Alias) -> None:
         named = (alias.model, alias.alias)
         known = self._aliases.get(named)
-        if known is None or known.generation < alias.generation:
-            reference = str(ModelReference(alias.model, alias.version, ""))
-            self._aliases[named] = NamedVersion(reference, alias.generation)
+        told = NamedVersion(str(ModelReference(alias.model, alias.version, "")), alias.generation)
+        if known is None or known.generation < told.generation:
+            self._aliases[named] = told
+        elif known.generation == told.generation and known != told:
+            moved = {"model": alias.model, "alias": alias.alias, "generation": alias.generation}
+            raise Conflict("GENERATION_REUSED", **moved)
 
     def _register(self, version: events.ModelVersion) -> None:
         number, _ = self._newest.get(version.model, (0, None))
