@@ -641,6 +641,20 @@ def test_request_without_a_form_frees_its_place_when_its_caller_hangs_up(door):
     assert {1.0, 2.0, 3.0, 4.0, 6.0} == {each.scores[0] for each in door.log.predictions}
 
 
+@pytest.mark.parametrize("id_", ["a\0b", "line\nbreak", "\u202egpj", "\u2066x", "\x7f"])
+def test_request_id_that_cannot_be_seen_is_refused_at_each_way_in(door, id_):
+    door.serve(a_model(1.0))
+    typed = a_typed_request(0.0)
+    typed.id = id_
+    ways = a_request(0.0, id=id_), by_keys("UA-1", id=id_), by_keys("UA-1", id=id_, raw=False)
+
+    for _ in range(2):  # of a form that is new, and of one that is known
+        refused = door.take(*ways, typed)
+        assert ["BAD_ID"] * 4 == [error.reason for error in refused]
+        door.take(a_request(0.0, id="ü / 42"), by_keys("UA-1", id="ü / 42"))
+    assert {"id"} == {error.metadata["field"] for error in refused}
+
+
 def test_canary_answers_its_share_and_is_the_others_shadow(door):
     door.serve(a_model(1.0), a_model(2.0), percent=50)
     messages = [a_request(0.0, id=f"r-{n}") for n in range(64)]

@@ -353,6 +353,8 @@ def letters(worker):
         (b"", "BAD_REQUEST"),
         (asked(0.0, width=4), "TENSOR_SHAPE"),
         (asked(0.0, endpoint="other"), "BAD_REQUEST"),
+        (asked(0.0, id="a\0b"), "BAD_ID"),
+        (asked(0.0, id="\u202egpj"), "BAD_ID"),
     ],
 )
 def test_bad_record_is_answered_by_its_reason_and_a_dead_letter(worker, value, reason):

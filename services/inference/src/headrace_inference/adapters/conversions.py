@@ -40,6 +40,7 @@ from headrace_inference.domain.request import (
     Door,
     InferRequest,
     Tensor,
+    check_request_id,
 )
 from headrace_inference.domain.rollout import Arm, Rollout, ServedVersion
 from headrace_inference.domain.serving import (
@@ -64,14 +65,13 @@ DOOR = {Door.ENTITY_KEYS: events_pb.DOOR_ENTITY_KEYS, Door.TENSORS: events_pb.DO
 
 
 def infer_request(request: Any, *, rows_max: int) -> InferRequest:
-    """Raises Invalid TENSOR_*, BAD_REQUEST, UNSUPPORTED, NotFound MODEL_UNKNOWN, Busy
+    """Raises Invalid TENSOR_*, BAD_REQUEST, BAD_ID, UNSUPPORTED, NotFound MODEL_UNKNOWN, Busy
     TOO_MANY_INPUTS.
     """
     if len(request.inputs) > INPUTS_MAX:
         raise Busy("TOO_MANY_INPUTS", inputs=len(request.inputs), inputs_max=INPUTS_MAX)
     check_parameters(request)
-    if len(request.id) > REQUEST_ID_CHARACTERS_MAX:
-        raise Invalid("BAD_REQUEST", field="id", characters_max=REQUEST_ID_CHARACTERS_MAX)
+    check_request_id(request.id)
     return InferRequest(
         endpoint=request.model_name,
         version=_version(request.model_name, request.model_version),

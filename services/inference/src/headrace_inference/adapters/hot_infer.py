@@ -41,6 +41,7 @@ from headrace_inference.adapters.run_outcomes import (
 )
 from headrace_inference.adapters.shared_runs import Ask, Kind, run_together
 from headrace_inference.domain.prediction import Failure
+from headrace_inference.domain.request import check_request_id
 from headrace_inference.domain.serving import ServingTable
 from headrace_inference.handlers import Predict
 from headrace_inference.ports import Clock, PredictionLog
@@ -167,6 +168,7 @@ class HotInfer:
             id_ = filled.id.decode()
         except UnicodeDecodeError as err:
             raise Invalid("DECODE_ERROR") from err
+        check_request_id(id_)
         plan = self._plans.of(filled.form)
         if plan is None:
             message = _whole(filled)

@@ -15,6 +15,7 @@ from typing import Any
 from headrace.errors import HeadraceError, Invalid
 from headrace_inference.domain.claim import Claim
 from headrace_inference.domain.prediction import Prediction
+from headrace_inference.domain.request import check_request_id
 from headrace_kit.auth import EVERYBODY
 from headrace_kit.hot_calls import Answer, HotCall
 from headrace_kit.kafka import Partition
@@ -87,7 +88,10 @@ class RecordCall(HotCall):
         return again(self.error)
 
     def name(self, id_: str, endpoint: str) -> None:
-        """Note what the request calls itself; raises Invalid BAD_REQUEST for another endpoint's."""
+        """Note what the request calls itself; raises Invalid BAD_REQUEST for another endpoint's,
+        BAD_ID.
+        """
+        check_request_id(id_)
         self.id = id_ or self.id
         if endpoint != self.endpoint:
             raise Invalid("BAD_REQUEST", field="model_name", expected=self.endpoint)

@@ -271,6 +271,16 @@ def _required_keys(column: Column) -> list[str]:
     return keys
 
 
+def check_request_id(id_: str) -> None:
+    """It ends in logs, traces and pages: raises Invalid BAD_ID for what cannot be seen there, a
+    control character, or one that turns the direction of others; BAD_REQUEST for too long a one.
+    """
+    if len(id_) > REQUEST_ID_CHARACTERS_MAX:
+        raise Invalid("BAD_REQUEST", field="id", characters_max=REQUEST_ID_CHARACTERS_MAX)
+    if not id_.isprintable():
+        raise Invalid("BAD_ID", field="id", id=ascii(id_)[:NAME_SHOWN_MAX])
+
+
 def _check_key(key: str) -> None:
     if len(key) > ENTITY_KEY_CHARACTERS_MAX or not key.isprintable():
         raise Invalid("BAD_ID", entity_key=key[:NAME_SHOWN_MAX])
