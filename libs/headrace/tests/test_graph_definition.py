@@ -373,6 +373,7 @@ def a_circle(*names: str) -> dict[str, Any]:
         (with_steps(amount={"expression": "seen"}), "steps.amount", "two values"),
         ({**TENSORS, "outputs": {"y": "nosuch"}}, "outputs.y", "no input and no step"),
         ({**TENSORS, "outputs": {"amount": "rule"}}, "outputs.amount", "name of an input"),
+        ({**TENSORS, "outputs": {"prediction_id": "rule"}}, "", "prediction_id is what"),
         ({**TENSORS, "recipe": "late"}, "", "either recipe"),
         ({**FEATURES, "recipe": None}, "", "either recipe"),
         ({**FEATURES, "recipe": "nosuch"}, "recipe", "nosuch is unknown"),

@@ -99,10 +99,43 @@ def test_sound_file_is_accepted_with_its_signature_and_cost() -> None:
     )
 
 
+ELEMENTS = (
+    "BOOL UINT8 UINT16 UINT32 UINT64 INT8 INT16 INT32 INT64 FLOAT16 BFLOAT16 FLOAT DOUBLE STRING"
+)
+
+
+@pytest.mark.parametrize("element", ELEMENTS.split())
+def test_golden_inputs_are_there_for_every_type(tmp_path: Path, element: str) -> None:
+    tensor = (getattr(TensorProto, element), ["rows", 3])
+    model, file = a_model(X, inputs=[("x", *tensor)], outputs=[("y", *tensor)]), tmp_path / "m.onnx"
+    file.write_bytes(model.SerializeToString())
+
+    same, finite, cost = look_through(file).findings
+    assert same.passed
+    assert finite.passed
+    assert "Golden inputs took" in cost.sentence
+
+
+def a_bfloat16(*nodes: onnx.NodeProto) -> onnx.ModelProto:
+    """It takes and gives bfloat16, and computes in float32."""
+    tensor = (TensorProto.BFLOAT16, ["rows", 3])
+    return a_model(
+        node("Cast", ["x"], ["x32"], to=FLOAT),
+        *nodes,
+        node("Cast", ["y32"], ["y"], to=TensorProto.BFLOAT16),
+        inputs=[("x", *tensor)],
+        outputs=[("y", *tensor)],
+    )
+
+
 X = node("Identity", ["x"], ["y"])
 UNSOUND = {
     "nan": a_model(node("Sub", ["x", "x"], ["d"]), node("Div", ["d", "d"], ["y"])),
     "infinite": a_model(node("Sub", ["x", "x"], ["d"]), node("Reciprocal", ["d"], ["y"])),
+    "bfloat16 nan": a_bfloat16(
+        node("Sub", ["x32", "x32"], ["d"]), node("Div", ["d", "d"], ["y32"])
+    ),
+    "bfloat16 random": a_bfloat16(node("RandomNormalLike", ["x32"], ["y32"])),
     "random": a_model(node("RandomNormalLike", ["x"], ["y"])),
     "does not run": a_model(
         node("Gather", ["x", "far"], ["y"]),

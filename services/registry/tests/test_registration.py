@@ -384,6 +384,10 @@ class TestDefinitions:
             ([{**MODEL, "gate": {"metrics": {"auc": {"min": 2, "max": 1}}}}], "below min"),
             ([{**ENDPOINT, "rollout": None}], "rollout is needed"),
             ([{**ENDPOINT, "columns": {}}], "go together"),
+            (
+                [{**ENDPOINT, "columns": {**ENDPOINT["columns"], "as_of_us": "int64"}}],
+                "as_of_us means something else",
+            ),
         ],
     )
     def test_model_or_endpoint_that_could_never_serve_is_refused(

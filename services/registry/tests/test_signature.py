@@ -78,6 +78,15 @@ def test_model_without_an_output_is_refused() -> None:
         read_signature(an_onnx_file(outputs=[]))
 
 
+def test_output_of_a_name_that_the_service_answers_by_itself_is_refused() -> None:
+    data = an_onnx_file(
+        inputs=[a_value("x", 1, (1,))], outputs=[a_value("prediction_id", 8, (None,))]
+    )
+
+    with pytest.raises(Invalid, match="choose another name"):
+        read_signature(data)
+
+
 def test_last_of_value_and_name_says_how_large_a_dimension_is() -> None:
     twice = wire_bytes(1, wire_varint(1, 7) + wire_bytes(2, b"rows"))
     tensor = wire_varint(1, 1) + wire_bytes(2, twice)

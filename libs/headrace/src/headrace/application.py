@@ -27,6 +27,7 @@ from headrace.graph_definition import Graph as Graph
 from headrace.json_lines import json_problem
 from headrace.label_definition import LabelDefinition
 from headrace.model_definition import Model
+from headrace.reserved_names import RESERVED_COLUMNS
 
 
 class Spine(Closed):
@@ -124,6 +125,8 @@ class Endpoint(Closed):
             raise ValueError("entity_key and columns go together; neither: tensors alone")
         if self.entity_key is not None and self.rollout is None:
             raise ValueError("rollout is needed where callers ask by entity keys")
+        for name in sorted(RESERVED_COLUMNS & self.columns.keys()):
+            raise ValueError(f"columns: {name} means something else in a request")
         return self
 
 

@@ -27,6 +27,7 @@ from headrace.definition_types import Closed, ColumnName, Name
 from headrace.errors import Invalid
 from headrace.model_definition import ModelGate
 from headrace.model_reference import ModelReference, parse_reference
+from headrace.reserved_names import RESERVED_OUTPUTS
 
 Element = Literal["bool", "int32", "int64", "float32", "float64", "string"]
 TENSOR = re.compile(r"(bool|int32|int64|float32|float64|string)(?:\[([1-9]\d{0,3})\])?")
@@ -182,6 +183,12 @@ class Graph(Closed):
             raise ValueError("with a recipe, the recipe's gate judges it: take gate away")
         if self.gate is not None and self.gate.metrics:
             raise ValueError("without a recipe nothing is measured: no metrics in its gate")
+        return self
+
+    @model_validator(mode="after")
+    def _outputs_are_its_own(self) -> Graph:
+        for name in sorted(RESERVED_OUTPUTS & self.outputs.keys()):
+            raise ValueError(f"outputs: {name} is what the service answers: choose another name")
         return self
 
     @property
