@@ -87,7 +87,7 @@ class StreamInWork:
         for number, addition in batch.additions.items():
             shard = self.shards[number]
             shard.account = shard.account.plus(addition)
-        self.rows.append(batch.stored.select((*ARCHIVE_COLUMNS, *self.contract.stream.columns)))
+        self.rows.append(batch.stored[[*ARCHIVE_COLUMNS, *self.contract.stream.columns]])
         if self.since_s is None:
             self.since_s = now_s
 
