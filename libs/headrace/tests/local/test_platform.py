@@ -1,10 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A data folder stays with the stores that its data are in."""
+"""A data folder stays with the stores that its data are in; settings are read before any start."""
+
+import sys
 
 import pytest
 
 from headrace.errors import Invalid
-from headrace.local.platform import keep_to_stores
+from headrace.local import platform
+from headrace.local.platform import Platform, PlatformOptions, keep_to_stores
+from headrace.local.process import ProcessSpec
+from headrace.local.service_process import check_settings
+from headrace.local.tools import ToolCache
 
 
 def test_folder_goes_on_with_the_stores_of_its_first_start(tmp_path):
@@ -26,3 +32,47 @@ def test_folder_refuses_stores_that_do_not_hold_its_data(tmp_path, first, then, 
         keep_to_stores(tmp_path, postgres=then[0], s3=then[1])
 
     assert refused.value.metadata["problem"].endswith(f"start it with: {command}")
+
+
+def a_service(name, code):
+    """Reads its settings as the code says."""
+    return ProcessSpec(name, (sys.executable, "-c", code), ready=lambda timeout_s: False)
+
+
+REFUSES = """
+import sys
+assert sys.argv[1:] == ["--check-config"]
+sys.stderr.write("BAD_SETTING: TRAINER_PORT: is no number\\nBAD_SETTING: TRAINER_X: is unknown\\n")
+sys.exit(78)
+"""
+
+
+def test_wrong_settings_are_told_in_the_words_of_their_service():
+    services = [a_service("registry", "print('{}')"), a_service("trainer", REFUSES)]
+
+    with pytest.raises(Invalid, match="BAD_SETTING") as refused:
+        check_settings(services)
+
+    problem = "TRAINER_PORT: is no number; TRAINER_X: is unknown"
+    assert {"service": "trainer", "problem": problem} == refused.value.metadata
+
+
+def test_what_ends_otherwise_is_left_to_the_start():
+    check_settings([a_service("registry", "raise SystemExit(1)")])
+
+
+def test_own_settings_are_read_before_kafka_is_made(monkeypatch, tmp_path):
+    checked = []
+    monkeypatch.setenv("REGISTRY_LOG_LEVEL", "LOUD")
+    monkeypatch.setattr(platform, "find_java", lambda: pytest.fail("Kafka is made"))
+    monkeypatch.setattr(platform, "check_settings", lambda specs: checked.extend(specs) or stop())
+
+    def stop():
+        raise Invalid("BAD_SETTING")
+
+    made = Platform(PlatformOptions(tmp_path, ToolCache(tmp_path / "tools", print)))
+    with pytest.raises(Invalid, match="BAD_SETTING"):
+        made._plan()
+    assert "registry" in [each.name for each in checked]
+    (registry,) = [each for each in checked if each.name == "registry"]
+    assert "LOUD" == registry.environment["REGISTRY_LOG_LEVEL"]

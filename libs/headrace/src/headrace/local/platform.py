@@ -23,7 +23,8 @@ from headrace.local.objectstore import S3Server, provide_versitygw
 from headrace.local.ports import DEFAULT_PORTS, LOOPBACK
 from headrace.local.postgres import PostgresServer
 from headrace.local.process import ProcessSpec
-from headrace.local.service_process import service_process
+from headrace.local.service_process import check_settings, service_process
+from headrace.local.settings import has_settings
 from headrace.local.state import DataFolder, live_state, rss_mb_by_service
 from headrace.local.supervisor import Report, Stage, Supervisor
 from headrace.local.tools import ToolCache
@@ -101,11 +102,12 @@ class Platform:
         addresses = json.dumps(asdict(self.addresses), indent=1)
         (self.folder.run / ADDRESSES_FILE).write_text(addresses, encoding="utf-8")
         stores, environment = self._stores()
+        services = [self._service(name, environment) for name in SERVICES]
+        check_settings([each for each in services if has_settings(each.name)])
         if self._options.kafka is None:
             stores.insert(0, self._broker())
         else:
             check_reachable(self._options.kafka, deadline_s=BROKER_DEADLINE_S)
-        services = [self._service(name, environment) for name in SERVICES]
         return [Stage(stores, then=self._create_topics), Stage(services)]
 
     def _create_topics(self) -> None:

@@ -31,6 +31,7 @@ Ready = Callable[[float], bool]
 POLL_INTERVAL_S = 0.05
 PROBE_TIMEOUT_S = 1.0
 TAIL_BYTES_MAX = 2000
+EXIT_BAD_SETTING = 78  # of sysexits.h; it ends the same way however often it is started
 ERROR_BYTES_MAX = 65_536
 # How services, Python, Java and PostgreSQL write that something went wrong.
 ERROR = re.compile(

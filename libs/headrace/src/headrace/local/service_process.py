@@ -3,14 +3,17 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 
+from headrace.errors import Invalid
 from headrace.local.ports import LOOPBACK
-from headrace.local.process import HttpReady, ProcessSpec
+from headrace.local.process import EXIT_BAD_SETTING, HttpReady, ProcessSpec
 from headrace.local.settings import child_environment
 
 STOP_GRACE_S = 25.0
+CHECK_S_MAX = 60.0
 
 
 def service_process(
@@ -36,3 +39,32 @@ def service_process(
         ports={f"{name}-grpc": grpc_port, f"{name}-http": http_port},
         stop_grace_s=STOP_GRACE_S,
     )
+
+
+def check_settings(services: Sequence[ProcessSpec]) -> None:
+    """Asks each, side by side, whether it could read its settings (`--check-config`).
+
+    Raises Invalid BAD_SETTING in the words of the first that could not.
+    """
+    asked = [
+        subprocess.Popen(
+            (*each.command, "--check-config"),
+            env=dict(each.environment),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for each in services
+    ]
+    try:
+        said = [each.communicate(timeout=CHECK_S_MAX)[1] for each in asked]
+    except subprocess.TimeoutExpired:
+        return  # its start will tell
+    finally:
+        for process in asked:
+            process.kill()
+    for service, process, text in zip(services, asked, said, strict=True):
+        if process.returncode == EXIT_BAD_SETTING:
+            problem = "; ".join(line.removeprefix("BAD_SETTING: ") for line in text.splitlines())
+            raise Invalid("BAD_SETTING", service=service.name, problem=problem)

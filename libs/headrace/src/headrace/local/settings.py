@@ -19,3 +19,8 @@ def chosen_data_dir() -> Path:
 def child_environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
     """The environment of this process, with `extra` on top."""
     return {**os.environ, **(extra or {})}
+
+
+def has_settings(service: str) -> bool:
+    """Whether this environment tells the service something of its own."""
+    return any(name.upper().startswith(f"{service.upper()}_") for name in os.environ)

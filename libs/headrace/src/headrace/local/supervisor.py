@@ -24,7 +24,7 @@ from headrace.errors import Conflict, HeadraceError, Unavailable
 from headrace.local.control import clear_leftovers
 from headrace.local.locks import exclusive
 from headrace.local.ports import check_free
-from headrace.local.process import Child, ProcessSpec, ended
+from headrace.local.process import EXIT_BAD_SETTING, Child, ProcessSpec, ended
 from headrace.local.state import (
     FAILED,
     READY,
@@ -44,7 +44,6 @@ PROBE_INTERVAL_S = 2.0
 LOG_LOOK_INTERVAL_S = 5.0
 WAIT_TOLD_INTERVAL_S = 10.0
 LOG_BYTES_MAX = 16 * 1024 * 1024
-EXIT_BAD_SETTING = 78  # of sysexits.h; it ends the same way however often it is started
 
 Report = Callable[[str], None]
 
