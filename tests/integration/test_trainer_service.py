@@ -300,6 +300,8 @@ class Empty(feature_grpc.FeatureServiceServicer):
         )
         digest = hashlib.sha256(b"").hexdigest()
         manifest = feature_pb.TrainingSetManifest(known_until_us=10**9, digest=digest, spine=spine)
+        for stream, partition in (("ends", 1), ("rides", 0), ("rides", 1)):
+            manifest.raw_offsets.add(stream=stream, partition=partition, first=3, last=5)
         yield feature_pb.CreateTrainingSetResponse(manifest=manifest)
 
 
@@ -316,6 +318,7 @@ def test_training_set_without_rows_comes_with_what_there_was_instead(tmp_path: P
         "last_event": "1970-01-01T00:00:01Z",
         "label_awaited": 2,
     } == made.spine
+    assert {"ends": "1:3-5", "rides": "0:3-5 1:3-5"} == made.offsets_by_stream
 
 
 class CallsFirst(grpc.UnaryStreamClientInterceptor):

@@ -32,6 +32,7 @@ def a_lineage(*, model="delay", version=7, run="run-1", recipe="delay"):
         sources=[pb.Source(kind=kind, name=name, at=at) for kind, name, at in sources],
         aliases=["champion"],
         endpoints=["delay"],
+        read_offsets=[pb.ReadOffsets(stream="flights", partition=3, first=17, last=1233)],
     )
 
 
@@ -86,6 +87,7 @@ def test_version_is_shown_between_its_sources_and_its_users(named):
 
     for text in ("flights at version 12", "training-set", "run-1", "champion", "endpoint"):
         assert text in shown
+    assert "raw.flights.v1 partition 3, offsets 17 to 1233" in shown
 
 
 def test_version_is_shown_with_the_graphs_that_it_is_a_step_of():
@@ -172,6 +174,17 @@ def test_inputs_and_outputs_name_their_versions():
     assert [] == start["outputs"]
     (output,) = complete["outputs"]
     assert ("model/delay", "7") == (output["name"], output["facets"]["version"]["datasetVersion"])
+
+
+def test_stream_of_an_event_tells_where_its_records_lay_in_the_raw_topic():
+    start, _ = run_events(a_lineage())
+    facets = {each["name"]: each["facets"] for each in start["inputs"]}
+    told = facets["stream/flights"]["headrace_rawOffsets"]
+
+    assert "raw.flights.v1" == told["topic"]
+    assert [{"partition": 3, "first": 17, "last": 1233}] == told["partitions"]
+    assert {"_producer", "_schemaURL"} <= told.keys()
+    assert ["version"] == [*facets["training-set/5e7"]]
 
 
 def test_both_events_are_of_one_run_and_other_versions_of_others():

@@ -36,10 +36,11 @@ from headrace.label_definition import LabelDefinition
 from headrace_feature import offline_handlers
 from headrace_feature.adapters import duckdb_workbench
 from headrace_feature.adapters.arrow_ipc import training_stream
+from headrace_feature.adapters.conversions import to_training_manifest
 from headrace_feature.adapters.memory_archive import MemoryArchive
 from headrace_feature.adapters.training_rows_sql import training_rows_sql
 from headrace_feature.domain import point_in_time
-from headrace_feature.domain.training_set import SpineTally
+from headrace_feature.domain.training_set import RawOffsets, SpineTally
 from headrace_feature.offline_handlers import CreateTrainingSet
 
 LATER = START + 100 * HOUR
@@ -162,6 +163,32 @@ def test_first_known_outcome_counts():
         an_end(known=START + 1, late_by=None, id="end-0"),
     ]
     assert [0] == training_set(asks=[an_ask()], ends=ends).label.tolist()
+
+
+def lying(row, partition, offset):
+    return {**row, "_partition": partition, "_offset": offset}
+
+
+def test_set_tells_where_its_records_lay_in_the_raw_topics():
+    ends = [
+        lying(an_end(id=f"end-{offset}", known=known), partition, offset)
+        for partition, offset, known in [
+            (0, 7, START), (0, 9, START), (1, 3, START), (0, 11, LATER + 1)
+        ]
+    ]  # fmt: skip
+    asks = [lying(an_ask(), 2, 5)]
+    archive = MemoryArchive(complete(asks=asks, ends=ends))
+    with a_bench() as bench:
+        command = CreateTrainingSet("late", LATER)
+        made = made_training_set(command, World().catalogue, archive, bench)
+
+    assert (
+        RawOffsets("asks", 2, 5, 5), RawOffsets("ends", 0, 7, 9), RawOffsets("ends", 1, 3, 3)
+    ) == made.raw_offsets  # fmt: skip
+    manifest = to_training_manifest(made, "digest")
+    assert [("asks", 2, 5, 5), ("ends", 0, 7, 9), ("ends", 1, 3, 3)] == [
+        (each.stream, each.partition, each.first, each.last) for each in manifest.raw_offsets
+    ]
 
 
 WEAK_LABEL = LabelDefinition.model_validate(

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from headrace.errors import Invalid, NotFound
-from headrace_registry.domain.lineage import KINDS, Source, VersionLineage
+from headrace_registry.domain.lineage import KINDS, ReadOffsets, Source, VersionLineage
 from headrace_registry.domain.page import GetLineage
 from headrace_registry.handlers.lineage import get_lineage
 from headrace_registry.testing import DIGEST, MODEL, TENSORS_ENDPOINT, a_run, a_trained_model
@@ -58,6 +58,27 @@ def test_version_tells_all_it_came_of_and_who_uses_it(trained: Any) -> None:
         Source("view", "origin-delay"),
     ) == found.sources
     assert (("champion",), ("delay",)) == (found.aliases, found.endpoints)
+
+
+def test_version_tells_where_its_records_lay_in_the_raw_topics(registry: Any) -> None:
+    registry.apply(MODEL, TENSORS_ENDPOINT, request_id="declare")
+    offsets = {"raw_offsets:flights": "0:17-1233 10:0-0", "raw_offsets:airports": "0:5-9 nonsense"}
+    trained = replace(a_trained_model(), manifest={**MANIFEST, **offsets})
+    registry.complete(replace(a_run("run-1", auc=0.7), trained=trained))
+
+    (found,) = from_source(registry, "models:/delay/1", "version")
+    assert (
+        ReadOffsets("airports", 0, 5, 9),
+        ReadOffsets("flights", 0, 17, 1233),
+        ReadOffsets("flights", 10, 0, 0),
+    ) == found.read_offsets
+    assert ["flights"] == [each.name for each in found.sources if each.kind == "stream"]
+
+
+def test_version_whose_run_told_no_offsets_has_none(trained: Any) -> None:
+    (found,) = from_source(trained, "models:/delay/1", "version")
+
+    assert () == found.read_offsets
 
 
 def test_canary_is_served_too(trained: Any) -> None:

@@ -64,6 +64,13 @@ def test_model_learns_what_is_there(trained: TrainingResult) -> None:
     assert near < other_carrier
 
 
+def test_model_tells_where_the_records_of_its_set_lay(trained: TrainingResult) -> None:
+    manifest = trained.model.manifest
+
+    assert "3" == manifest["delta_version:flights.scheduled"]
+    assert "0:17-1233 1:0-998" == manifest["raw_offsets:flights.scheduled"]
+
+
 def test_absent_and_unknown_values_give_a_finite_score(trained: TrainingResult) -> None:
     got = scores(trained.onnx, [[np.nan, 1], [1000, np.nan], [1000, 99], [np.nan, np.nan]])
 

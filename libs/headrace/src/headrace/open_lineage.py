@@ -15,6 +15,7 @@ from typing import Any
 
 from headrace.model_reference import parse_reference
 from headrace.registry.v1 import registry_service_pb2 as pb
+from headrace.topics import RAW
 
 SPEC = "https://openlineage.io/spec/2-0-2/OpenLineage.json#/$defs/"
 VERSION_FACET = "https://openlineage.io/spec/facets/1-0-0/DatasetVersionDatasetFacet.json"
@@ -29,6 +30,7 @@ def run_events(lineage: pb.VersionLineage) -> Iterator[dict[str, Any]]:
     sources = {kind: [each for each in lineage.sources if each.kind == kind] for kind in _INPUTS}
     inputs = [_dataset(f"{kind}/{each.name}", each.at or each.name)
               for kind, found in sources.items() for each in found]  # fmt: skip
+    _add_offsets(inputs, lineage)
     inputs += [_component(each.name) for each in lineage.sources if each.kind == "component"]
     output = _dataset(f"model/{lineage.model}", str(lineage.version))
     for event_type, outputs in (("START", []), ("COMPLETE", [output])):
@@ -50,6 +52,23 @@ _INPUTS = ("stream", "view", "training-set")
 def _dataset(name: str, version: str) -> dict[str, Any]:
     facet = {"_producer": PRODUCER, "_schemaURL": VERSION_FACET, "datasetVersion": version}
     return {"namespace": NAMESPACE, "name": name, "facets": {"version": facet}}
+
+
+def _add_offsets(inputs: list[dict[str, Any]], lineage: pb.VersionLineage) -> None:
+    """A facet of our own for each stream: where its records lay in its raw topic."""
+    for each in inputs:
+        stream = each["name"].removeprefix("stream/")
+        read = [one for one in lineage.read_offsets if f"stream/{one.stream}" == each["name"]]
+        if read:
+            each["facets"]["headrace_rawOffsets"] = {
+                "_producer": PRODUCER,
+                "_schemaURL": f"{SPEC}DatasetFacet",
+                "topic": RAW.of(stream),
+                "partitions": [
+                    {"partition": one.partition, "first": one.first, "last": one.last}
+                    for one in read
+                ],
+            }
 
 
 def _component(name: str) -> dict[str, Any]:

@@ -114,6 +114,7 @@ def create_training_set(
         definitions=definitions_of(recipe.features, catalogue),
         answered=answered(plan, rows, snapshots, until_us, bench),
         spine=bench.spine_tally(recipe, snapshots, until_us, weak=weak) if few else None,
+        raw_offsets=bench.raw_offsets(snapshots, until_us),
     )
 
 

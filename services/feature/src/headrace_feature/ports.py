@@ -17,7 +17,7 @@ from headrace_feature.domain.gathering import Wanted
 from headrace_feature.domain.observations import AnyRun, Observations, Run
 from headrace_feature.domain.records import Records, Share
 from headrace_feature.domain.request_features import Column
-from headrace_feature.domain.training_set import Batch, Round, Rows, SpineTally
+from headrace_feature.domain.training_set import Batch, RawOffsets, Round, Rows, SpineTally
 from headrace_feature.domain.views import Layout, WeakColumns
 
 Item = TypeVar("Item")
@@ -238,6 +238,11 @@ class Bench(Protocol):
         weak: Collection[WeakColumns] = (),
     ) -> SpineTally:
         """What became of all of the spine's records."""
+
+    def raw_offsets(
+        self, snapshots: Mapping[str, Snapshot], known_until_us: int
+    ) -> tuple[RawOffsets, ...]:
+        """Where what was known then lay in the raw topics, by stream and partition."""
 
     def view_rows(
         self, layout: Layout, snapshot: Snapshot, since_us: int, until_us: int, *, rows_max: int

@@ -121,6 +121,8 @@ class TrainingSet:
 
     Columns: entity_key string, as_of_us int64, label float32, features list of float32 [n].
     `spine`: of a set with few rows, what there was and why it is no row, as an error tells it.
+    `offsets_by_stream`: where its records lay in the raw topic, as `0:17-1233 1:0-998`: of each
+    partition the first and the last one.
     """
 
     file: Path
@@ -130,6 +132,7 @@ class TrainingSet:
     delta_version_by_stream: dict[str, int]
     definitions_digest: str
     spine: Mapping[str, str | int] = field(default_factory=dict)
+    offsets_by_stream: Mapping[str, str] = field(default_factory=dict)
 
 
 class TrainingSetClient(Protocol):

@@ -108,7 +108,15 @@ def write_training_set(file: Path, rows: int = 2_000, seed: int = 3) -> Training
     )
     with pa.OSFile(str(file), "wb") as sink, pa.ipc.new_stream(sink, table.schema) as writer:
         writer.write_table(table)
-    return TrainingSet(file, FEATURES, rows, "digest", {"flights.scheduled": 3}, "made-by")
+    return TrainingSet(
+        file,
+        FEATURES,
+        rows,
+        "digest",
+        {"flights.scheduled": 3},
+        "made-by",
+        offsets_by_stream={"flights.scheduled": "0:17-1233 1:0-998"},
+    )
 
 
 def a_graph(**changes: object) -> Graph:

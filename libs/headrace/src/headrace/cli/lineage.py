@@ -19,6 +19,7 @@ from headrace.lineage import Lineage
 from headrace.model_reference import REFERENCE
 from headrace.open_lineage import run_events
 from headrace.registry.v1 import registry_service_pb2 as pb
+from headrace.topics import RAW
 
 
 def lineage(
@@ -92,6 +93,10 @@ def _show(each: pb.VersionLineage, graphs: list[pb.VersionLineage]) -> None:
     table = Table("", "", title=f"models:/{each.model}/{each.version}, registered {registered}")
     for source in each.sources:
         table.add_row(f"came of {source.kind}", f"{source.name}{_at(source)}")
+    for read in each.read_offsets:
+        topic = RAW.of(read.stream)
+        offsets = f"partition {read.partition}, offsets {read.first} to {read.last}"
+        table.add_row("read of", f"{topic} {offsets}")
     for graph in graphs:
         table.add_row("is a step of", f"models:/{graph.model}/{graph.version}")
     for alias in each.aliases:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from functools import lru_cache
 from typing import Any, cast
 
@@ -302,6 +303,7 @@ def to_training_manifest(made: Historical, digest: str) -> wire.TrainingSetManif
         digest=digest,
         definitions_digest=made.definitions,
         spine=_to_spine(made.spine),
+        raw_offsets=[wire.RawOffsets(**asdict(each)) for each in made.raw_offsets],
     )
 
 

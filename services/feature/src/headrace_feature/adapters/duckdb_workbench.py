@@ -27,13 +27,14 @@ from headrace.errors import Busy, Invalid
 from headrace_feature.adapters.arrow_archive import EVENT_TIME, KNOWN_TIME, to_column
 from headrace_feature.adapters.training_rows_sql import (
     Types,
+    raw_offsets_sql,
     spine_tally_sql,
     training_rows_sql,
 )
 from headrace_feature.adapters.view_rows_sql import round_end_sql, view_rows_sql
 from headrace_feature.domain.records import Numbers, Texts
 from headrace_feature.domain.request_features import Column
-from headrace_feature.domain.training_set import Round, SpineTally
+from headrace_feature.domain.training_set import RawOffsets, Round, SpineTally
 from headrace_feature.domain.views import Layout, WeakColumns
 from headrace_feature.ports import Snapshot
 
@@ -178,6 +179,17 @@ class Bench:
             last_us=max((last_us for *_, last_us in found), default=0),
             left_out={reason: count for reason, count, *_ in found if reason is not None},
         )
+
+    def raw_offsets(
+        self, snapshots: Mapping[str, Snapshot], known_until_us: int
+    ) -> tuple[RawOffsets, ...]:
+        found: list[RawOffsets] = []
+        for stream, snapshot in sorted(snapshots.items()):
+            if {"_partition", "_offset"} <= _types(snapshot.dataset).keys():
+                with self._database(records=snapshot.dataset) as database:
+                    rows = database.sql(raw_offsets_sql(known_until_us)).fetchall()
+                found += [RawOffsets(stream, *row) for row in rows]
+        return tuple(found)
 
     def view_rows(
         self, layout: Layout, snapshot: Snapshot, since_us: int, until_us: int, *, rows_max: int

@@ -57,6 +57,14 @@ from asked left join first on asked._key = first.key
 group by left_out order by left_out"""  # noqa: S608 - names are columns of a contract, quoted
 
 
+def raw_offsets_sql(known_until_us: int) -> str:
+    """Over the table `records`: of each raw partition, the offsets of the first and the last."""
+    return f"""
+select _partition, min(_offset), max(_offset) from records
+where _known_time_us <= {known_until_us} and _partition is not null and _offset is not null
+group by _partition order by _partition"""  # noqa: S608 - a number
+
+
 def _left_out(known_until_us: int) -> str:
     """Why a record is no row; null for one that is."""
     return f"""case

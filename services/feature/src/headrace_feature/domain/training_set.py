@@ -64,11 +64,21 @@ class SpineTally:
 
 
 @dataclass(frozen=True, slots=True)
+class RawOffsets:
+    """Where the records of a stream lay in a partition of its raw topic: the first and the last."""
+
+    stream: str
+    partition: int
+    first: int
+    last: int
+
+
+@dataclass(frozen=True, slots=True)
 class Historical:
     """Rows and what was answered: `answered` gives [rows, features] float32, NaN where absent.
 
     It is read once. `definitions`: the digest of the definitions that say what the features are.
-    `spine`: of a training set that has few rows.
+    `spine`: of a training set that has few rows; `raw_offsets`: of one, what it was read from.
     """
 
     features: tuple[str, ...]
@@ -78,3 +88,4 @@ class Historical:
     definitions: str
     answered: Iterator[tuple[Batch, NDArray[np.float32]]]
     spine: SpineTally | None = None
+    raw_offsets: tuple[RawOffsets, ...] = ()

@@ -259,6 +259,9 @@ def lineage_proto(lineage: VersionLineage) -> registry_service_pb2.VersionLineag
         sources=[registry_service_pb2.Source(**asdict(each)) for each in lineage.sources],
         aliases=lineage.aliases,
         endpoints=lineage.endpoints,
+        read_offsets=[
+            registry_service_pb2.ReadOffsets(**asdict(each)) for each in lineage.read_offsets
+        ],
     )
 
 

@@ -16,7 +16,8 @@ from headrace_registry.domain.version import ModelVersion
 
 VERSION = "version"
 # As the trainer's manifest names them.
-DELTA_VERSION = "delta_version:"
+DELTA_VERSION, RAW_OFFSETS = "delta_version:", "raw_offsets:"
+OFFSETS = re.compile(r"(\d{1,9}):(\d{1,18})-(\d{1,18})")
 COMPONENT, GRAPH = "component:", "graph"
 MANIFEST_KINDS = {
     "training_set": "training-set",
@@ -43,6 +44,16 @@ class Source:
     at: str = ""
 
 
+@dataclass(frozen=True, slots=True, order=True)
+class ReadOffsets:
+    """Of a partition of the stream's raw topic, the first and the last record that was read."""
+
+    stream: str
+    partition: int
+    first: int
+    last: int
+
+
 @dataclass(frozen=True, slots=True)
 class VersionLineage:
     """A version between what it came of and what uses it now."""
@@ -54,6 +65,7 @@ class VersionLineage:
     sources: tuple[Source, ...]
     aliases: tuple[str, ...]
     endpoints: tuple[str, ...]
+    read_offsets: tuple[ReadOffsets, ...] = ()
 
 
 def check_source(kind: str, name: str) -> None:
@@ -85,3 +97,15 @@ def sources_of(version: ModelVersion) -> tuple[Source, ...]:
         elif key.startswith(COMPONENT):
             found.add(Source("component", key.removeprefix(COMPONENT), value))
     return tuple(sorted(found))
+
+
+def offsets_of(version: ModelVersion) -> tuple[ReadOffsets, ...]:
+    """By stream and partition; what its run did not tell is absent."""
+    return tuple(
+        sorted(
+            ReadOffsets(key.removeprefix(RAW_OFFSETS), *map(int, found))
+            for key, value in version.trained.manifest.items()
+            if key.startswith(RAW_OFFSETS)
+            for found in OFFSETS.findall(value)
+        )
+    )

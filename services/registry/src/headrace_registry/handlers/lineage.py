@@ -10,6 +10,7 @@ from headrace_registry.domain.lineage import (
     VERSION,
     VersionLineage,
     check_source,
+    offsets_of,
     sources_of,
 )
 from headrace_registry.domain.page import GetLineage
@@ -63,6 +64,7 @@ def _lineage(reader: RegistryReader, version: ModelVersion) -> VersionLineage:
         sources=sources_of(version),
         aliases=tuple(name for name, alias in aliases if alias.version == version.version),
         endpoints=tuple(name for name, rollout in rollouts if version.version in _serves(rollout)),
+        read_offsets=offsets_of(version),
     )
 
 

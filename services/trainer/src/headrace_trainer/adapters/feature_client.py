@@ -60,12 +60,20 @@ class GrpcTrainingSetClient:
             delta_version_by_stream=dict(manifest.delta_version_by_stream),
             definitions_digest=manifest.definitions_digest,
             spine=_told(manifest) if manifest.HasField("spine") else {},
+            offsets_by_stream=_offsets(manifest),
         )
 
     def abandon(self) -> None:
         self._abandoned = True
         if self._call is not None:
             self._call.cancel()  # of one that has ended nothing comes
+
+
+def _offsets(manifest: Any) -> dict[str, str]:
+    ranges: dict[str, list[str]] = {}
+    for each in manifest.raw_offsets:
+        ranges.setdefault(each.stream, []).append(f"{each.partition}:{each.first}-{each.last}")
+    return {stream: " ".join(texts) for stream, texts in ranges.items()}
 
 
 def _told(manifest: Any) -> dict[str, str | int]:

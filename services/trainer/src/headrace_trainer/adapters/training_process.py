@@ -185,4 +185,5 @@ def _training_set(made: TrainingSet) -> dict[str, str]:
         "training_set": made.digest,
         "definitions": made.definitions_digest,
         **{f"delta_version:{stream}": str(version) for stream, version in versions.items()},
+        **{f"raw_offsets:{stream}": each for stream, each in made.offsets_by_stream.items()},
     }

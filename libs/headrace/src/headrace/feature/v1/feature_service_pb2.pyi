@@ -97,7 +97,7 @@ class CreateTrainingSetResponse(_message.Message):
     def __init__(self, arrow_ipc: _Optional[bytes] = ..., manifest: _Optional[_Union[TrainingSetManifest, _Mapping]] = ...) -> None: ...
 
 class TrainingSetManifest(_message.Message):
-    __slots__ = ("features", "rows", "known_until_us", "delta_version_by_stream", "digest", "definitions_digest", "spine")
+    __slots__ = ("features", "rows", "known_until_us", "delta_version_by_stream", "digest", "definitions_digest", "spine", "raw_offsets")
     class DeltaVersionByStreamEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -112,6 +112,7 @@ class TrainingSetManifest(_message.Message):
     DIGEST_FIELD_NUMBER: _ClassVar[int]
     DEFINITIONS_DIGEST_FIELD_NUMBER: _ClassVar[int]
     SPINE_FIELD_NUMBER: _ClassVar[int]
+    RAW_OFFSETS_FIELD_NUMBER: _ClassVar[int]
     features: _containers.RepeatedScalarFieldContainer[str]
     rows: int
     known_until_us: int
@@ -119,7 +120,20 @@ class TrainingSetManifest(_message.Message):
     digest: str
     definitions_digest: str
     spine: SpineTally
-    def __init__(self, features: _Optional[_Iterable[str]] = ..., rows: _Optional[int] = ..., known_until_us: _Optional[int] = ..., delta_version_by_stream: _Optional[_Mapping[str, int]] = ..., digest: _Optional[str] = ..., definitions_digest: _Optional[str] = ..., spine: _Optional[_Union[SpineTally, _Mapping]] = ...) -> None: ...
+    raw_offsets: _containers.RepeatedCompositeFieldContainer[RawOffsets]
+    def __init__(self, features: _Optional[_Iterable[str]] = ..., rows: _Optional[int] = ..., known_until_us: _Optional[int] = ..., delta_version_by_stream: _Optional[_Mapping[str, int]] = ..., digest: _Optional[str] = ..., definitions_digest: _Optional[str] = ..., spine: _Optional[_Union[SpineTally, _Mapping]] = ..., raw_offsets: _Optional[_Iterable[_Union[RawOffsets, _Mapping]]] = ...) -> None: ...
+
+class RawOffsets(_message.Message):
+    __slots__ = ("stream", "partition", "first", "last")
+    STREAM_FIELD_NUMBER: _ClassVar[int]
+    PARTITION_FIELD_NUMBER: _ClassVar[int]
+    FIRST_FIELD_NUMBER: _ClassVar[int]
+    LAST_FIELD_NUMBER: _ClassVar[int]
+    stream: str
+    partition: int
+    first: int
+    last: int
+    def __init__(self, stream: _Optional[str] = ..., partition: _Optional[int] = ..., first: _Optional[int] = ..., last: _Optional[int] = ...) -> None: ...
 
 class SpineTally(_message.Message):
     __slots__ = ("stream", "records", "first_event_time_us", "last_event_time_us", "left_out")

@@ -299,7 +299,7 @@ class GetLineageResponse(_message.Message):
     def __init__(self, versions: _Optional[_Iterable[_Union[VersionLineage, _Mapping]]] = ..., next_page_token: _Optional[str] = ...) -> None: ...
 
 class VersionLineage(_message.Message):
-    __slots__ = ("model", "version", "registered_at_us", "gate_state", "sources", "aliases", "endpoints")
+    __slots__ = ("model", "version", "registered_at_us", "gate_state", "sources", "aliases", "endpoints", "read_offsets")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     REGISTERED_AT_US_FIELD_NUMBER: _ClassVar[int]
@@ -307,6 +307,7 @@ class VersionLineage(_message.Message):
     SOURCES_FIELD_NUMBER: _ClassVar[int]
     ALIASES_FIELD_NUMBER: _ClassVar[int]
     ENDPOINTS_FIELD_NUMBER: _ClassVar[int]
+    READ_OFFSETS_FIELD_NUMBER: _ClassVar[int]
     model: str
     version: int
     registered_at_us: int
@@ -314,7 +315,20 @@ class VersionLineage(_message.Message):
     sources: _containers.RepeatedCompositeFieldContainer[Source]
     aliases: _containers.RepeatedScalarFieldContainer[str]
     endpoints: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, model: _Optional[str] = ..., version: _Optional[int] = ..., registered_at_us: _Optional[int] = ..., gate_state: _Optional[_Union[_registry_events_pb2.GateState, str]] = ..., sources: _Optional[_Iterable[_Union[Source, _Mapping]]] = ..., aliases: _Optional[_Iterable[str]] = ..., endpoints: _Optional[_Iterable[str]] = ...) -> None: ...
+    read_offsets: _containers.RepeatedCompositeFieldContainer[ReadOffsets]
+    def __init__(self, model: _Optional[str] = ..., version: _Optional[int] = ..., registered_at_us: _Optional[int] = ..., gate_state: _Optional[_Union[_registry_events_pb2.GateState, str]] = ..., sources: _Optional[_Iterable[_Union[Source, _Mapping]]] = ..., aliases: _Optional[_Iterable[str]] = ..., endpoints: _Optional[_Iterable[str]] = ..., read_offsets: _Optional[_Iterable[_Union[ReadOffsets, _Mapping]]] = ...) -> None: ...
+
+class ReadOffsets(_message.Message):
+    __slots__ = ("stream", "partition", "first", "last")
+    STREAM_FIELD_NUMBER: _ClassVar[int]
+    PARTITION_FIELD_NUMBER: _ClassVar[int]
+    FIRST_FIELD_NUMBER: _ClassVar[int]
+    LAST_FIELD_NUMBER: _ClassVar[int]
+    stream: str
+    partition: int
+    first: int
+    last: int
+    def __init__(self, stream: _Optional[str] = ..., partition: _Optional[int] = ..., first: _Optional[int] = ..., last: _Optional[int] = ...) -> None: ...
 
 class Source(_message.Message):
     __slots__ = ("kind", "name", "at")
