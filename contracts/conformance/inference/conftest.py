@@ -18,6 +18,7 @@ from headrace.oip import grpc_predict_v2_pb2 as oip
 from headrace.oip import grpc_predict_v2_pb2_grpc as oip_grpc
 
 CALL_TIMEOUT_S = 15.0
+LACKING = pytest.StashKey[list[str]]()
 MESSAGE_BYTES_MAX = 64 * 1024**2
 
 
@@ -45,10 +46,38 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
         session.exitstatus = pytest.ExitCode.NO_TESTS_COLLECTED
 
 
+def pytest_terminal_summary(terminalreporter, config: pytest.Config) -> None:
+    """In one place what the skipped tests say one by one."""
+    if lacking := config.stash.get(LACKING, []):
+        terminalreporter.section("models that the server lacks")
+        terminalreporter.write_line(", ".join(lacking))
+        terminalreporter.write_line("Their tests were skipped. How it gets them: README.md here.")
+
+
+def lacking_of(address: str) -> list[str]:
+    """The models of the suite that the server does not hold; ends the run where nobody answers."""
+    with grpc.insecure_channel(address) as channel:
+        stub = oip_grpc.GRPCInferenceServiceStub(channel)
+        try:
+            stub.ServerLive(oip.ServerLiveRequest(), timeout=CALL_TIMEOUT_S)
+        except grpc.RpcError as err:
+            told = f"{err.code().name}: {err.details()}"
+            pytest.exit(f"ServerLive at {address} answers {told}", returncode=1)
+        return [name for name in models() if not _ready(stub, name)]
+
+
+def _ready(stub: oip_grpc.GRPCInferenceServiceStub, name: str) -> bool:
+    ready: list[bool] = []
+    request = oip.ModelReadyRequest(name=name)
+    outcome(lambda: ready.append(stub.ModelReady(request, timeout=CALL_TIMEOUT_S).ready))
+    return ready == [True]
+
+
 @pytest.fixture(scope="session")
 def target(request: pytest.FixtureRequest, tmp_path_factory) -> Iterator[Target]:
     address = request.config.getoption("--addr")
     if address:
+        request.config.stash[LACKING] = lacking_of(address)
         yield Target(address, request.config.getoption("--rest-addr"))
         return
     bootstrap = request.getfixturevalue("kafka_server")
@@ -88,14 +117,11 @@ def call(stub) -> Callable[..., object]:
 
 
 @pytest.fixture(scope="session")
-def held(call) -> Callable[[str], str]:
+def held(stub) -> Callable[[str], str]:
     """The name, when the server holds a model of it."""
 
     def checked(name: str) -> str:
-        ready = []
-        request = oip.ModelReadyRequest(name=name)
-        outcome(lambda: ready.append(call("ModelReady", request).ready))
-        if ready != [True]:
+        if not _ready(stub, name):
             pytest.skip(f"the server holds no model {name}")
         return name
 

@@ -2,10 +2,12 @@
 """Our inference service with the models of the suite, behind a registry that rolled them out.
 
 Two processes on a real Kafka; the models come as anybody's do: applied, registered, approved.
+`python -m contracts.conformance.inference.ours DATA_DIR` gives them to a Headrace that runs.
 """
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -14,10 +16,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 import grpc
+from contracts.conformance.inference.models import models as every_model
 
 from headrace.admin import create_topics, static_topics
 from headrace.application import Endpoint, Model, build_application
 from headrace.client import Addresses, Client
+from headrace.connection import connect
 from headrace.local.ports import LOOPBACK, pick_ports
 from headrace.local.process import Child
 from headrace.local.service_process import service_process
@@ -95,3 +99,7 @@ def _await(address: str, models: Iterable[str]) -> None:
             while not stub.ModelReady(request, timeout=SERVED_S_MAX).ready:
                 assert time.monotonic() < until_s, f"{name} is not served"
                 looking.wait(LOOK_INTERVAL_S)
+
+
+if __name__ == "__main__":
+    _roll_out(connect(Path(sys.argv[1])), every_model())
