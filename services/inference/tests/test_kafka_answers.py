@@ -12,7 +12,7 @@ from headrace_inference.adapters.kafka_prediction_log import VALUE_BYTES_MAX
 from headrace_inference.adapters.record_calls import RecordCall
 from headrace_inference.domain.claim import Claim
 from headrace_inference.domain.prediction import Prediction, PredictionIds, id_base
-from headrace_inference.domain.request import Door, Tensor
+from headrace_inference.domain.request import REQUEST_ID_CHARACTERS_MAX, Door, Tensor
 from headrace_inference.domain.rollout import Arm
 from headrace_inference.testing import a_served_version
 from headrace_kit.kafka import Partition
@@ -124,7 +124,7 @@ def test_refusals_of_long_words_fit_their_records(length):
     error = Invalid("TENSOR_NAME", input="x" * length)
     calls = [a_call(offset, error=error) for offset in range(2_000)]
     for call in calls:
-        call.name("i" * length, "delay")
+        call.name("i" * min(length, REQUEST_ID_CHARACTERS_MAX), "delay")
 
     assert dict.fromkeys(range(2_000), "TENSOR_NAME") == answered(written(calls))
 

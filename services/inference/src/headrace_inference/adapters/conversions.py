@@ -35,7 +35,6 @@ from headrace_inference.domain.prediction import Failure, Prediction
 from headrace_inference.domain.request import (
     AS_OF_US,
     ATTRIBUTIONS,
-    REQUEST_ID_CHARACTERS_MAX,
     Batch,
     Door,
     InferRequest,
@@ -242,9 +241,9 @@ def refused_event(endpoint: str, refused: Sequence[events_pb.RefusedRequest]) ->
 
 
 def refused_request(request_id: str, offset: int, error: HeadraceError) -> events_pb.RefusedRequest:
-    """What a request says may be as long as a record: of that as much as fits one."""
+    """What an error tells may be as long as a record: of that as much as fits one."""
     return events_pb.RefusedRequest(
-        request_id=request_id[:REQUEST_ID_CHARACTERS_MAX],
+        request_id=request_id,
         request_offset=offset,
         reason=error.reason,
         metadata={name: value[:METADATA_CHARACTERS_MAX] for name, value in error.metadata.items()},
