@@ -173,6 +173,11 @@ class Caller:
         request.raw_input_contents.append(np.full(len(FEATURES), first, "<f4").tobytes())
         return self._stub.ModelInfer(request, timeout=CALL_TIMEOUT_S)
 
+    def rows_told(self) -> int:
+        request = oip.ModelStatisticsRequest(name=self._endpoint)
+        (told,) = self._stub.ModelStatistics(request, timeout=CALL_TIMEOUT_S).model_stats
+        return told.inference_count
+
     def ask_until(self, done: Event) -> Counter:
         """How often each outcome was heard: `right`, `wrong`, or the status of the failure."""
         heard: Counter = Counter()
@@ -255,6 +260,15 @@ def test_http_connections_reach_every_worker(service, endpoint):
 
     after = service.rows_by_worker(endpoint)
     assert {"1", "2"} == {who for who in after if after[who] > before.get(who, 0.0)}
+
+
+def test_every_worker_tells_the_statistics_of_all(service, callers, endpoint):
+    asking = callers(service)
+    for caller in asking:
+        caller.ask()
+
+    rows = sum(service.rows_by_worker(endpoint).values())
+    assert {rows} == {caller.rows_told() for caller in asking}
 
 
 def test_workers_download_a_model_once(make_service, artifacts):

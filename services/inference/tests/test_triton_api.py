@@ -12,6 +12,7 @@ from headrace.oip import grpc_predict_v2_pb2 as oip
 from headrace.tokens import Caller
 from headrace_inference.adapters import triton_api
 from headrace_inference.adapters.triton_api import TritonApi
+from headrace_inference.adapters.worker_statistics import OtherWorkers
 from headrace_inference.domain.serving import ServingTable
 from headrace_inference.domain.statistics import Execution, Statistics
 from headrace_inference.handlers import predict, serve_rollout
@@ -52,6 +53,7 @@ class Api:
             ready=lambda: True,
             rows_max=10,
             statistics=self.statistics,
+            others=OtherWorkers([]),
             wake=self._wake,
             log_level=log_level,
             long_calls_max=1,

@@ -45,6 +45,12 @@ def admin_socket(folder: Path) -> Path:
     return socket_in(folder / "admin", "http.sock")
 
 
+def ask_worker(admin: Path, path: str) -> bytes | None:
+    """What the admin door on this socket answers to a path; None when it says nothing, or no."""
+    answer = _get(admin, path)
+    return None if answer is None or answer[0] != HTTPStatus.OK else answer[1]
+
+
 class WorkerProcess:
     """A worker that was started just now, by the thread that lives until it has ended.
 
@@ -65,12 +71,12 @@ class WorkerProcess:
 
     def ready(self) -> bool | None:
         """What it says; None when it says nothing."""
-        answer = self._get("/health/ready")
+        answer = _get(self._admin, "/health/ready")
         return None if answer is None else answer[0] == HTTPStatus.OK
 
     def metrics(self) -> str | None:
         """As in /metrics; None when it says nothing."""
-        answer = self._get("/metrics")
+        answer = _get(self._admin, "/metrics")
         return None if answer is None else answer[1].decode()
 
     def ask_to_stop(self) -> None:
@@ -80,16 +86,17 @@ class WorkerProcess:
         self._process.kill()
         self._process.wait()
 
-    def _get(self, path: str) -> tuple[int, bytes] | None:
-        connection = _SocketConnection(self._admin)
-        try:
-            connection.request("GET", path)
-            response = connection.getresponse()
-            return response.status, response.read()
-        except (OSError, http.client.HTTPException):
-            return None
-        finally:
-            connection.close()
+
+def _get(admin: Path, path: str) -> tuple[int, bytes] | None:
+    connection = _SocketConnection(admin)
+    try:
+        connection.request("GET", path)
+        response = connection.getresponse()
+        return response.status, response.read()
+    except (OSError, http.client.HTTPException):
+        return None
+    finally:
+        connection.close()
 
 
 class _SocketConnection(http.client.HTTPConnection):

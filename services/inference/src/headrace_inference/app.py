@@ -48,6 +48,11 @@ from headrace_inference.adapters.resident_models import ResidentModels
 from headrace_inference.adapters.rest_api import RestApi
 from headrace_inference.adapters.rollout_loader import RolloutLoader
 from headrace_inference.adapters.triton_api import TritonApi
+from headrace_inference.adapters.worker_statistics import (
+    STATISTICS,
+    OtherWorkers,
+    statistics_page,
+)
 from headrace_inference.domain.prediction import Failure, Prediction
 from headrace_inference.domain.serving import ServingTable
 from headrace_inference.domain.statistics import Statistics
@@ -90,10 +95,12 @@ def run(settings: Settings, worker: int | None) -> int:
     serve = partial(handlers.serve_rollout, table=table, models=models)
     loader = RolloutLoader(table, serve=serve)
     reader = RegistryReader(table, dead_letters=publisher, on_wanted=loader.wake)
+    statistics = Statistics()
     admin = AdminServer(
         settings.http_host,
         settings.http_port,
         ready=loader.settled,
+        routes={} if worker is None else {STATISTICS: partial(statistics_page, statistics)},
         socket_path=None if worker is None else admin_socket(folder),
     )
     features = FeatureRowsReader(
@@ -101,7 +108,6 @@ def run(settings: Settings, worker: int | None) -> int:
         entities_max=settings.feature_rows_entities_max,
         service=GrpcFeatureReader(_channel(settings, settings.feature_address)),
     )
-    statistics = Statistics()
     tell_latencies(statistics)
     bound = partial(
         _bound,
@@ -111,7 +117,8 @@ def run(settings: Settings, worker: int | None) -> int:
         explaining=LongCalls(_long_calls_max(settings)).place,
         on_failed=failures.note,
     )
-    api = _api(settings, table, log, admin, bound, statistics, wake=loader.wake)
+    others = _others(settings, worker)
+    api = _api(settings, table, log, admin, bound, statistics, others, wake=loader.wake)
     hot = _hot(settings, table, log, features, bound, api, statistics, on_failed=failures.note)
     guard = Guard(NAME, settings.tokens_file, actions=ACTIONS)
     gathering = Together(NAME, hot.take)
@@ -204,6 +211,7 @@ def _api(
     admin: AdminServer,
     bound: Callable[[Handler], Handler],
     statistics: Statistics,
+    others: OtherWorkers,
     *,
     wake: Callable[[], None],
 ) -> TritonApi:
@@ -216,7 +224,14 @@ def _api(
         wake=wake,
         log_level=settings.log_level,
         long_calls_max=_long_calls_max(settings),
+        others=others,
     )
+
+
+def _others(settings: Settings, worker: int | None) -> OtherWorkers:
+    numbers = () if worker is None else range(1, settings.process_count + 1)
+    folders = [worker_folder(settings.data_dir, each) for each in numbers if each != worker]
+    return OtherWorkers([admin_socket(folder) for folder in folders])
 
 
 def _bound(

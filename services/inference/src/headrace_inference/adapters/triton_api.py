@@ -20,6 +20,7 @@ from headrace.oip import grpc_predict_v2_pb2 as oip
 from headrace_inference.adapters import conversions, triton_conversions
 from headrace_inference.adapters.grpc_api import InferenceApi
 from headrace_inference.adapters.long_calls import LongCalls
+from headrace_inference.adapters.worker_statistics import OtherWorkers, added
 from headrace_inference.domain.serving import NAME_SHOWN_MAX
 from headrace_kit.error_status import to_status
 from headrace_kit.grpc_server import remaining_s
@@ -39,11 +40,13 @@ class TritonApi(InferenceApi):
         wake: Callable[[], None],
         log_level: str,
         long_calls_max: int,
+        others: OtherWorkers,
         **options: Any,
     ) -> None:
         super().__init__(*args, **options)
         self._wake = wake
         self._log_level = log_level
+        self._others = others
         self._long_calls = LongCalls(long_calls_max)
         self._never = threading.Event()
 
@@ -58,17 +61,17 @@ class TritonApi(InferenceApi):
         return oip.ModelConfigResponse(config=config)
 
     def ModelStatistics(self, request: Any, context: grpc.ServicerContext) -> Any:
-        """Of all that is served when no name is given."""
+        """Of all that is served when no name is given; the sums over all workers."""
         wanted = conversions.model_version(request.name, request.version)
         if request.name:
             self._table.ready(request.name)[1].version(wanted)
         response = oip.ModelStatisticsResponse()
+        others = self._others.statistics(request.name)
         for endpoint, version in self._served():
             if request.name in ("", endpoint) and wanted in (None, version):
                 done = self._statistics.read(endpoint, version)
-                response.model_stats.append(
-                    triton_conversions.model_statistics(endpoint, version, done)
-                )
+                own = triton_conversions.model_statistics(endpoint, version, done)
+                response.model_stats.append(added(own, others))
         return response
 
     def ModelStreamInfer(

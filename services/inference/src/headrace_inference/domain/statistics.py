@@ -138,6 +138,15 @@ class Statistics:
         with self._lock:
             return deepcopy(self._by_version.get((endpoint, version), VersionStatistics()))
 
+    def read_all(self, endpoint: str = "") -> dict[tuple[str, int], VersionStatistics]:
+        """Copies, by endpoint and version; of one endpoint where it is named."""
+        with self._lock:
+            return {
+                key: deepcopy(done)
+                for key, done in self._by_version.items()
+                if endpoint in ("", key[0])
+            }
+
     def latencies(self) -> list[Latency]:
         """Of every version that answered."""
         with self._lock:

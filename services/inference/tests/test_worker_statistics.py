@@ -1,0 +1,57 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Each worker tells of its own statistics, and adds up those of all."""
+
+from functools import partial
+
+from headrace_inference.adapters import triton_conversions
+from headrace_inference.adapters.worker_statistics import (
+    STATISTICS,
+    OtherWorkers,
+    added,
+    statistics_page,
+)
+from headrace_inference.domain.statistics import Execution, Statistics
+from headrace_kit.admin_http import AdminServer
+
+
+def an_execution(*, endpoint="delay", rows=1, took_ns=10, ended_at_us=5_000):
+    return Execution(
+        endpoint=endpoint,
+        version=7,
+        rows=rows,
+        totals_ns=[took_ns] * rows,
+        queues_ns=[1] * rows,
+        compute_input_ns=2,
+        compute_infer_ns=3,
+        compute_output_ns=4,
+        ended_at_us=ended_at_us,
+    )
+
+
+def test_sums_are_over_all_workers_that_answer(tmp_path):
+    own, other = Statistics(), Statistics()
+    own.record(an_execution(rows=2))
+    own.record(an_execution(rows=4))
+    other.record(an_execution(rows=4, ended_at_us=9_000_000))
+    other.record(an_execution(rows=1))
+    other.record(an_execution(endpoint="elsewhere", rows=8))
+    other.record_failure("delay", 7, duration_ns=50)
+    socket = tmp_path / "http.sock"
+    admin = AdminServer(
+        "", 0, lambda: True, {STATISTICS: partial(statistics_page, other)}, socket_path=socket
+    )
+    admin.start()
+
+    told = OtherWorkers([socket, tmp_path / "one that is down"]).statistics("delay")
+    mine = triton_conversions.model_statistics("delay", 7, own.read("delay", 7))
+    summed = added(mine, told)
+    admin.stop(1.0)
+
+    assert (11, 4, 9_000) == (summed.inference_count, summed.execution_count, summed.last_inference)
+    stats = summed.inference_stats
+    assert (11, 110) == (stats.success.count, stats.success.ns)
+    assert (1, 50) == (stats.fail.count, stats.fail.ns)
+    assert (11, 11) == (stats.queue.count, stats.queue.ns)
+    batches = [(each.batch_size, each.compute_infer.count) for each in summed.batch_stats]
+    assert [(1, 1), (2, 1), (4, 2)] == batches
+    assert ["delay"] == [each.name for each in told]
