@@ -58,6 +58,17 @@ def test_stream_that_was_taken_back_is_unknown_and_told(book, told):
         book.get("flights.departed")
 
 
+def test_all_contracts_of_a_moment_are_there_whatever_is_taken_back_meanwhile(book):
+    taken(book, a_definition(version=3))
+    seen = []
+    for contract in book.all():
+        book.take(a_record(None, key=b"stream/flights.departed"))
+        seen.append(contract)
+
+    assert [a_contract(version=3)] == seen
+    assert [] == book.all()
+
+
 def test_other_kinds_and_unknown_streams_change_nothing(book, told):
     view = b"""{"kind": "view", "name": "ask", "description": "The question.",
                "features": {"riders": {"transform": "value", "column": "riders"}}}"""

@@ -158,6 +158,15 @@ def test_endpoint_without_a_definition_follows_the_champion_and_starts_no_canary
     assert (1, None) == (registry.rollout().champion.version, registry.rollout().canary)
 
 
+def test_endpoint_that_is_applied_again_serves_a_champion_that_came_meanwhile(registry):
+    take_back(registry, "endpoint", "delay")
+    registry.complete_runs(0.75)
+
+    registry.apply(ENDPOINT, request_id="again")
+
+    assert (1, 1) == (registry.rollout().champion.version, registry.rollout().generation)
+
+
 def test_graph_may_have_the_name_of_a_recipe_that_was_taken_back(registry):
     for kind, name in (("endpoint", "delay"), ("recipe", "delay")):
         take_back(registry, kind, name)

@@ -64,6 +64,9 @@ class ContractBook(Protocol):
     def names(self) -> list[str]:
         """The streams, sorted."""
 
+    def all(self) -> list[Contract]:
+        """By the names of their streams, as of one moment: each may be taken back meanwhile."""
+
     def view(self, name: str) -> tuple[View, int]:
         """The view and its version; raises NotFound VIEW_UNKNOWN."""
 

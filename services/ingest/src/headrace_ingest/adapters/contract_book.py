@@ -81,3 +81,6 @@ class AppliedContracts:
 
     def names(self) -> list[str]:
         return sorted(self._contracts)
+
+    def all(self) -> list[Contract]:
+        return [contract for _, contract in sorted(self._contracts.items())]

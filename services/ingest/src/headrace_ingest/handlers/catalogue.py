@@ -34,7 +34,7 @@ class CatalogueKeeper:
 
     def refresh(self, timeout_s: float) -> Iterator[None]:
         """By steps. Raises Unavailable OBJECT_STORE_UNAVAILABLE or DATABASE_UNAVAILABLE."""
-        contracts = [self._contracts.get(name) for name in self._contracts.names()]
+        contracts = self._contracts.all()
         views = self._contracts.views()
         state = (contracts, views, self._datasets.written())
         if state != self._filled_with:

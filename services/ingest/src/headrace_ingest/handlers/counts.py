@@ -42,7 +42,7 @@ def list_stream_counts(
     of them are read no further now, if so.
     """
     counter = _Counter(catalogue, archive, stops, waits)
-    return [counter.count(contracts.get(name)) for name in contracts.names()]
+    return [counter.count(each) for each in contracts.all()]
 
 
 @dataclass(slots=True)

@@ -180,8 +180,8 @@ class Eraser:
 
     def _newest(self, column: str) -> Iterator[Selection]:
         """All rows of each stream that has the column and was ever archived."""
-        for name in self.contracts.names():
-            columns = self.contracts.get(name).stream.columns
+        for contract in self.contracts.all():
+            name, columns = contract.name, contract.stream.columns
             if column in columns:
                 typed = tuple((each, spec.type) for each, spec in columns.items())
                 try:
@@ -191,8 +191,7 @@ class Eraser:
 
     def _found(self, named: str, entity: Entity, timeout_s: float) -> Erasure:
         """What is there now; nothing is changed."""
-        known = [n for n in self.contracts.names() if self._has(n, entity.column)]
-        if not known:
+        if all(entity.column not in each.stream.columns for each in self.contracts.all()):
             raise NotFound("COLUMN_UNKNOWN", column=entity.column)
         found = {
             selection.stream: self.rows.find(selection, entity, timeout_s=timeout_s)
@@ -214,9 +213,6 @@ class Eraser:
                 for view in self._publishing_views(entity.column)
             },
         )
-
-    def _has(self, stream: str, column: str) -> bool:
-        return column in self.contracts.get(stream).stream.columns
 
     def _datasets(
         self, entity: Entity, streams: set[str], timeout_s: float

@@ -36,8 +36,8 @@ class Keeper:
 
     def keep(self, timeout_s: float) -> Iterator[None]:
         """One pass over all streams, by steps of at most `timeout_s` each."""
-        for name in self.contracts.names():
-            contract = self.contracts.get(name)
+        for contract in self.contracts.all():
+            name = contract.name
             try:
                 version = self.rows.newest_version(name)
             except NotFound:

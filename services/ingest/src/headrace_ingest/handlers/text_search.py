@@ -46,10 +46,10 @@ class TextKeeper:
 
     def refresh(self, timeout_s: float) -> Iterator[None]:
         """Take in what was archived since, by steps of at most `timeout_s` each."""
-        for name in self.contracts.names():
-            for column in self.contracts.get(name).text_columns:
-                yield from self._refresh(name, column, timeout_s)
-                while not self.index.catch_up(name, column, min(CATCH_UP_S, timeout_s)):
+        for contract in self.contracts.all():
+            for column in contract.text_columns:
+                yield from self._refresh(contract.name, column, timeout_s)
+                while not self.index.catch_up(contract.name, column, min(CATCH_UP_S, timeout_s)):
                     yield
                 yield
 
