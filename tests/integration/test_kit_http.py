@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 import json
 import socket
@@ -459,6 +460,45 @@ def test_idle_connection_does_not_hold_up_a_stop(server, client):
     server.stop(DEADLINE_S)
 
     assert b"" == client.sock.recv(1)
+
+
+def test_server_that_may_open_no_more_files_asks_for_them_now_and_then(server, monkeypatch, app):
+    tries, refused = [], threading.Event()
+
+    class Listener:
+        """Has no descriptor left for the first calls."""
+
+        def __init__(self, listener):
+            self._listener = listener
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            self._listener.close()
+
+        def accept(self):
+            if not refused.is_set():
+                tries.append(1)
+                raise OSError(errno.EMFILE, "Too many open files")
+            return self._listener.accept()
+
+        def __getattr__(self, name):
+            return getattr(self._listener, name)
+
+    made = http_server.listening_socket
+    monkeypatch.setattr(http_server, "listening_socket", lambda *a, **k: Listener(made(*a, **k)))
+    waits = []
+    wait = server._changed.wait
+    monkeypatch.setattr(server._changed, "wait", lambda s=None: waits.append(s) or wait(s))
+    port = server.start()
+    wait_until(lambda: len(tries) > 1)
+    refused.set()
+
+    with closing(HTTPConnection("127.0.0.1", port, timeout=DEADLINE_S)) as client:
+        client.request("GET", "/")
+        assert 200 == client.getresponse().status
+    assert len(tries) <= len(waits)
 
 
 def test_taken_port_is_told(port):

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import resource
+import socket
 import struct
 import subprocess
 import sys
@@ -16,8 +18,9 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, field, replace
+from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +29,7 @@ import numpy as np
 import onnx
 import onnx.external_data_helper
 import onnx.numpy_helper
+import psutil
 import pytest
 from benchmarks.peers.installed import PythonPeer
 from confluent_kafka import Consumer, KafkaException, TopicPartition
@@ -38,7 +42,7 @@ from sqlalchemy.engine import make_url
 from headrace import topics
 from headrace.admin import create_topics, static_topics
 from headrace.applied import read_applied
-from headrace.errors import Conflict, HeadraceError, Invalid, Unavailable
+from headrace.errors import Busy, Conflict, HeadraceError, Invalid, Unavailable
 from headrace.local.ports import pick_ports
 from headrace.local.postgres import PostgresServer
 from headrace.local.process import Child, running
@@ -78,6 +82,7 @@ pytestmark = pytest.mark.integration
 MLFLOW = PythonPeer("mlflow", "3.17.2", ("mlflow-skinny==3.17.2",))
 DEADLINE_S = 40.0
 CALL_TIMEOUT_S = 10.0
+SPARE_FDS = 12
 ARTIFACT_BYTES_MAX = 16 << 20
 OUTPUTS = (
     topics.REGISTRY_DEFINITIONS.name,
@@ -257,6 +262,11 @@ class Service:
         self._child = Child(spec, self._folder / "registry.log", self._folder)
         self._child.wait_ready()
         grpc.channel_ready_future(self.channel).result(CALL_TIMEOUT_S)
+
+    @property
+    def pid(self) -> int:
+        assert self._child is not None
+        return self._child.pid
 
     def wait_killed(self) -> None:
         assert self._child is not None
@@ -778,6 +788,40 @@ def refused_rollouts(reader: RegistryReader, told: list[Told]) -> list[str]:
             except Conflict as err:
                 reasons.append(err.reason)
     return reasons
+
+
+def test_registry_without_file_descriptors_lives_and_goes_on(service) -> None:
+    """Callers take all that are left; nothing ends, and nothing is answered as a bug."""
+    service.start()
+    service.apply()
+    opened = psutil.Process(service.pid).num_fds()
+    _, hard = resource.prlimit(service.pid, resource.RLIMIT_NOFILE)
+    resource.prlimit(service.pid, resource.RLIMIT_NOFILE, (opened + SPARE_FDS, hard))
+    with ExitStack() as callers:
+        for _ in range(3 * SPARE_FDS):
+            for port in (service.grpc_port, service.rest_port):
+                callers.enter_context(socket.create_connection(("127.0.0.1", port), 5.0))
+        wait_for(lambda: psutil.Process(service.pid).num_fds() >= opened + SPARE_FDS)
+        for number in range(5):
+            with suppress(Unavailable, Busy):
+                service.apply(request_id=f"short-{number}")
+            with suppress(Unavailable, Busy):
+                service.upload(MODEL_1)
+
+    assert wait_for(lambda: not refuses(service))
+    service.upload(MODEL_2)
+    with closing(HTTPConnection("127.0.0.1", service.rest_port, timeout=CALL_TIMEOUT_S)) as rest:
+        rest.request("GET", "/api/2.0/mlflow/registered-models/search")
+        assert 200 == rest.getresponse().status
+    assert 0 == service.stop()
+
+
+def refuses(service: Service) -> bool:
+    try:
+        service.apply(request_id="again")
+    except (Unavailable, Busy):
+        return True
+    return False
 
 
 def test_database_that_is_away_is_told_until_it_is_back(fresh, tmp_path) -> None:

@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
+import errno
+
 import grpc
 import pytest
+from google.rpc import code_pb2
 from google.rpc.error_details_pb2 import BadRequest
 from grpc_status import rpc_status
 
@@ -136,3 +139,16 @@ def test_field_that_is_named_is_a_field_violation():
 
     [violation] = found.field_violations
     assert ("items", "is empty") == (violation.field, violation.description)
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE])
+def test_process_without_file_descriptors_is_at_a_limit(number: int) -> None:
+    status = to_status(OSError(number, "Too many open files", "/secret/path"))
+
+    assert code_pb2.RESOURCE_EXHAUSTED == status.code
+    assert status.message.startswith("FILES_EXHAUSTED")
+    assert "/secret/path" not in status.message
+
+
+def test_other_errors_of_the_system_are_bugs() -> None:
+    assert code_pb2.INTERNAL == to_status(OSError(errno.EIO, "broken")).code

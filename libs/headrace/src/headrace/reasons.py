@@ -479,6 +479,11 @@ REASONS: dict[str, Reason] = {
     "QUEUE_FULL": Reason(
         "Busy", "A bounded queue of ours is full.", "Try again after the delay that is given."
     ),
+    "FILES_EXHAUSTED": Reason(
+        "Busy",
+        "The service may open no more files or connections.",
+        "It goes on when some are closed; raise its limit (ulimit -n) when it lasts.",
+    ),
     "BROKER_UNAVAILABLE": Reason(
         "Unavailable",
         "Kafka did not answer in time.",

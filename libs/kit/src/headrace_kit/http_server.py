@@ -32,7 +32,7 @@ from google.rpc import code_pb2
 from headrace.errors import Busy, Denied, HeadraceError, Unavailable
 from headrace_kit import tracing
 from headrace_kit.admin_http import names_loopback, on_loopback
-from headrace_kit.error_status import to_status
+from headrace_kit.error_status import to_status, told_error
 from headrace_kit.listening import check_free, listening_socket
 
 if TYPE_CHECKING:
@@ -47,6 +47,7 @@ STRANGER_S_MAX = 5.0
 GIVE_WAY_S_MAX = 1.0
 REQUEST_S_MAX = 30.0
 SEND_S_MAX = 30.0
+ACCEPT_AGAIN_S = 0.1
 # Of a body in pieces, each of which has SEND_S_MAX.
 SEND_PIECES_S_MAX = 300.0
 REFUSE_S_MAX = 1.0
@@ -201,8 +202,14 @@ class HttpServer:
     def _accept(self, listener: socket.socket) -> None:
         with listener:
             while not self._draining:
+                try:
+                    accepted = listener.accept()[0]
+                except OSError:  # the end, or no file descriptor is left: it would fail at once
+                    with self._changed:
+                        self._changed.wait(ACCEPT_AGAIN_S)
+                    continue
                 with suppress(OSError):
-                    self._take_in(listener.accept()[0])
+                    self._take_in(accepted)
 
     def _take_in(self, accepted: socket.socket) -> None:
         if not self._take_place():
@@ -497,8 +504,9 @@ def _compressed(response: HttpResponse, accepted: str) -> HttpResponse:
     )
 
 
-def _error(error: Exception) -> HttpResponse:
+def _error(error: BaseException) -> HttpResponse:
     """The error as JSON; a bug gives away nothing of itself."""
+    error = told_error(error)
     status = to_status(error)
     if not isinstance(error, HeadraceError):
         log.error("http_failed", exc_info=error)
@@ -507,7 +515,7 @@ def _error(error: Exception) -> HttpResponse:
     return HttpResponse(body, HTTP_BY_CODE.get(status.code, 500), headers=dict(_what_to_do(error)))
 
 
-def _what_to_do(error: Exception) -> Iterator[tuple[str, str]]:
+def _what_to_do(error: BaseException) -> Iterator[tuple[str, str]]:
     if isinstance(error, Busy | Unavailable) and error.retry_delay_s is not None:
         yield "Retry-After", str(max(1, round(error.retry_delay_s)))
     if isinstance(error, Denied) and error.reason == "TOKEN_UNKNOWN":
