@@ -234,7 +234,7 @@ class Service:
 
     def __init__(self, platform: Platform, folder: Path) -> None:
         self.grpc_port, self.http_port = pick_ports(2)
-        self._platform, self._folder = platform, folder
+        self._platform, self.folder = platform, folder
         self.child: Child | None = None
         self.channel = grpc.insecure_channel(self.address)
         self.stub = oip_grpc.GRPCInferenceServiceStub(self.channel)
@@ -246,14 +246,14 @@ class Service:
     def start(self, *, fail: str | None = None, wait: bool = True, **settings: str) -> Service:
         told = {
             "KAFKA_BOOTSTRAP": self._platform.bootstrap,
-            "DATA_DIR": str(self._folder),
+            "DATA_DIR": str(self.folder),
             "FEATURE_ADDRESS": self._platform.peers_address,
             "REGISTRY_ADDRESS": self._platform.peers_address,
             **{name.upper(): value for name, value in settings.items()},
         }
         ports, environment = (self.grpc_port, self.http_port), {"HEADRACE_FAIL": fail or ""}
         spec = service_process("inference", ports, told, environment=environment)
-        self.child = Child(spec, self._folder / "inference.log", self._folder)
+        self.child = Child(spec, self.folder / "inference.log", self.folder)
         if wait:
             self.child.wait_ready()
         return self
@@ -723,6 +723,63 @@ def test_admitted_requests_are_answered_after_sigterm(make_service, platform, en
     assert {f"load-{one}" for answered, _, _ in outcomes for one in answered} <= logged
     assert set() == {f"load-{refused}" for _, refused, _ in outcomes} & logged
     assert {grpc.StatusCode.UNAVAILABLE} == {code for _, _, code in outcomes}
+
+
+class Callers:
+    """Two who ask until they are told to stop, of the other replica where one is away."""
+
+    def __init__(self, replicas: Sequence[Service], endpoint: str) -> None:
+        self._replicas, self._endpoint = replicas, endpoint
+        self._stopping = threading.Event()
+        self.answered: list[str] = []
+        self._pool = ThreadPoolExecutor(2)
+        self._calling = [self._pool.submit(self._call, name) for name in ("a", "b")]
+
+    def stop(self) -> None:
+        """Raises what a caller could not get answered by either."""
+        self._stopping.set()
+        for each in self._calling:
+            each.result(DEADLINE_S)
+
+    def _call(self, caller: str) -> None:
+        number = 0
+        while not self._stopping.wait(0.01):
+            number += 1
+            self.answered.append(self._ask(f"rolling-{caller}-{number}"))
+
+    def _ask(self, name: str) -> str:
+        try:
+            return self._replicas[0].infer(self._endpoint, name, id=name).id
+        except grpc.RpcError as err:
+            if err.code() != grpc.StatusCode.UNAVAILABLE:
+                raise
+            return self._replicas[1].infer(self._endpoint, name, id=name).id
+
+    def wait_answers(self) -> None:
+        begun = len(self.answered)
+        wait_for(lambda: len(self.answered) > begun + 20)
+
+
+def test_replica_that_restarts_costs_no_request_of_who_asks_the_other(
+    make_service, platform, endpoint
+):
+    replicas = [make_service().start(), make_service()]
+    replicas[1].start(data_dir=str(replicas[1].folder / "second"))
+    callers = Callers(replicas, endpoint)
+    callers.wait_answers()
+
+    replicas[0].child.ask_to_stop()
+    assert 0 == replicas[0].wait_ended()
+    callers.wait_answers()
+    replicas[0].start()
+    callers.wait_answers()
+
+    callers.stop()
+    assert len(callers.answered) == len(set(callers.answered))
+    logged = platform.logged_when(
+        endpoint, lambda rows: {row.entity_key for row in rows} >= set(callers.answered)
+    )
+    assert set(callers.answered) <= {row.entity_key for row in logged}
 
 
 @pytest.mark.parametrize(
