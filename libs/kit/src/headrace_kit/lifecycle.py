@@ -148,7 +148,6 @@ class _Service:
             for part in self._parts:
                 self._started.append(part)
                 part.start()
-            _leave_to_itself_what_is_there()
             self._admin.open(lambda: self._stalled() is None)
             log.info("service_started")
         except _Stopped:
@@ -169,6 +168,8 @@ class _Service:
         return str(error)
 
     def _watch(self) -> int:
+        # Not while starting: a signal would raise in the midst of a finalizer, and be lost.
+        _leave_to_itself_what_is_there()
         ready = False
         while not self._stopping.wait(WATCH_INTERVAL_S):
             for part in self._parts:
