@@ -339,6 +339,18 @@ def test_metadata_of_what_is_not_there_says_why(api, name, version, reason):
         api.servicer.ModelMetadata(oip.ModelMetadataRequest(name=name, version=version), Context())
 
 
+def test_model_that_is_on_its_way_is_not_ready(api):
+    def ready():
+        return api.servicer.ModelReady(oip.ModelReadyRequest(name="delay"), Context()).ready
+
+    api.table.want(a_rollout(1))
+    assert not ready()
+    api.table.refuse(a_rollout(1), "SERVICE_UNAVAILABLE")
+    assert not ready()
+    api.serve(a_rollout(1))
+    assert ready()
+
+
 def index(api, **asked):
     answer = api.servicer.RepositoryIndex(oip.RepositoryIndexRequest(**asked), Context())
     return [(m.name, m.version, m.state, m.reason) for m in answer.models]

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 import grpc
 
-from headrace.errors import Conflict, HeadraceError, NotFound
+from headrace.errors import Conflict, HeadraceError, NotFound, Unavailable
 from headrace.oip import grpc_predict_v2_pb2 as oip
 from headrace.oip import grpc_predict_v2_pb2_grpc as oip_grpc
 from headrace.tokens import PREDICT
@@ -90,7 +90,7 @@ class InferenceApi(oip_grpc.GRPCInferenceServiceServicer):
         try:
             wanted = conversions.model_version(request.name, request.version)
             self._table.ready(request.name)[1].version(wanted)
-        except (NotFound, Conflict):
+        except (NotFound, Conflict, Unavailable):  # the last of what is on its way
             return oip.ModelReadyResponse(ready=False)
         return oip.ModelReadyResponse(ready=True)
 
