@@ -57,6 +57,14 @@ def test_rollout_is_wanted_and_wakes_the_loader(room):
     assert (4, 20, 1) == (wanted.canary.version, wanted.canary_percent, room.wakes)
 
 
+def test_definition_wakes_the_loader_for_what_was_wanted_before_it(room):
+    room.reader.take_rollout(a_record(a_rollout_message()))
+    before = room.table.pending()
+    room.reader.take_definition(a_definition())
+
+    assert ([], 1, 2) == (before, len(room.table.pending()), room.wakes)
+
+
 def test_generations_that_come_again_change_nothing(room):
     for generation in (4, 5, 4, 5):
         room.reader.take_rollout(a_record(a_rollout_message(generation)))

@@ -32,7 +32,9 @@ class Room:
         self.table.install(Serving(rollout, LoadedVersion(rollout.champion, None), None))
 
     def want(self, **fields):
-        self.table.want(a_rollout(**fields))
+        rollout = a_rollout(**fields)
+        self.table.define(an_endpoint(rollout.endpoint))
+        self.table.want(rollout)
         self.loader.wake()
 
     def served(self, endpoint="delay"):
@@ -192,7 +194,6 @@ def test_stopped_endpoint_loads_nothing_until_it_is_started(room):
 
 
 def test_version_that_was_replaced_while_its_endpoint_stood_still_answers_no_more(room):
-    room.table.define(an_endpoint())
     room.want(champion=1)
     room.loader.start(0.0)
     wait_until(lambda: room.served() == 1)
@@ -206,6 +207,34 @@ def test_version_that_was_replaced_while_its_endpoint_stood_still_answers_no_mor
         room.table.ready("delay")
     room.over.set()
     wait_until(lambda: room.served() == 4)
+
+
+def test_version_that_was_loaded_while_its_endpoint_stood_still_does_not_come_late(room):
+    room.want(champion=1)
+    late = Serving(a_rollout(1), LoadedVersion(a_rollout(1).champion, None), None)
+    room.want(champion=1, generation=2, stopped=True)
+    room.want(champion=2, generation=3)
+
+    room.table.install(late)
+
+    assert room.served() is None
+
+
+def test_endpoint_that_is_taken_back_holds_and_loads_nothing_until_it_is_applied(room):
+    room.want(champion=1)
+    room.loader.start(0.0)
+    wait_until(lambda: room.served() == 1)
+    room.table.take_back("delay")
+    room.table.want(a_rollout(2, generation=2))
+    room.loader.wake()
+    room.want(endpoint="other", champion=7)
+    wait_until(lambda: room.served("other") == 1)
+    wait_until(room.loader.settled)
+
+    assert (None, [("delay", 1), ("other", 1)]) == (room.served(), room.tries)
+    room.table.define(an_endpoint())
+    room.loader.wake()
+    wait_until(lambda: room.served() == 2)
 
 
 def test_newer_rollout_is_tried_at_once(room):

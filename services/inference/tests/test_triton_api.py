@@ -69,6 +69,7 @@ class Api:
         for served in (rollout.champion, rollout.canary):
             if served is not None:
                 self.artifacts.upload(a_model(float(served.version)))
+        self.table.define(an_endpoint(rollout.endpoint))
         self.table.want(rollout)
         serve_rollout(rollout, table=self.table, models=models_of(self.artifacts))
 

@@ -23,7 +23,7 @@ GENERATIONS_MAX = 64
 
 
 class RegistryReader:
-    """Notes definitions and rollouts; `on_wanted` is called for each new rollout."""
+    """Notes definitions and rollouts; `on_wanted` is called for what may have to be loaded."""
 
     def __init__(
         self, table: ServingTable, *, dead_letters: Publisher, on_wanted: Callable[[], None]
@@ -38,6 +38,7 @@ class RegistryReader:
         applied = read_applied(record.key, record.value)
         if isinstance(applied.definition, Endpoint):
             self._table.define(applied.definition)
+            self._on_wanted()
         elif applied.definition is None and applied.kind == "endpoint":
             self._table.take_back(applied.name)
 

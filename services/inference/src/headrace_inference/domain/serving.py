@@ -166,6 +166,8 @@ class EndpointState:
     serving: Serving | None = None
     # Reason of contracts/errors.yaml: why the wanted rollout cannot be served.
     refused: str | None = None
+    # Generation of the rollout by which it was started again; 0 where it never stood still.
+    started_at: int = 0
 
     @property
     def answers(self) -> bool:
@@ -174,8 +176,8 @@ class EndpointState:
 
     @property
     def pending(self) -> bool:
-        """Whether versions are to be loaded; what is stopped needs none."""
-        if self.wanted is None or self.wanted.stopped:
+        """Whether versions are to be loaded; what is stopped or taken back needs none."""
+        if self.definition is None or self.wanted is None or self.wanted.stopped:
             return False
         return self.serving is None or self.serving.rollout.generation < self.wanted.generation
 
@@ -183,12 +185,12 @@ class EndpointState:
     def coming(self) -> bool:
         """Whether what is wanted is loaded now, or as soon as a service that is away is back."""
         away = self.refused is not None and REASONS[self.refused].kind == "Unavailable"
-        return self.loading or (self.pending and self.definition is not None and away)
+        return self.loading or (self.pending and away)
 
     @property
     def loading(self) -> bool:
         """Whether what is wanted may be served soon: nothing has kept it from that yet."""
-        return self.pending and self.definition is not None and self.refused is None
+        return self.pending and self.refused is None
 
 
 def _what_keeps(state: EndpointState) -> dict[str, str]:
@@ -244,9 +246,11 @@ class ServingTable:
         self._change(definition.name, lambda state: replace(state, definition=definition))
 
     def take_back(self, endpoint: str) -> None:
-        """Forgets a definition: its endpoint answers MODEL_NOT_READY until it is applied again."""
+        """Forgets a definition: its endpoint answers MODEL_NOT_READY until it is applied again, and
+        holds no version until then.
+        """
         if endpoint in self._states:
-            self._change(endpoint, lambda state: replace(state, definition=None))
+            self._change(endpoint, lambda state: replace(state, definition=None, serving=None))
 
     def want(self, rollout: Rollout) -> bool:
         """Notes a rollout to serve; False when it is not newer than the one noted."""
@@ -257,18 +261,30 @@ class ServingTable:
             # What was stopped answers no more once another version is wanted.
             stopped = state.wanted is not None and state.wanted.stopped
             changed = state.serving is not None and not state.serving.rollout.routes_as(rollout)
-            serving = None if stopped and changed else state.serving
-            return replace(state, wanted=rollout, serving=serving, refused=None)
+            return replace(
+                state,
+                wanted=rollout,
+                serving=None if stopped and changed else state.serving,
+                refused=None,
+                started_at=rollout.generation if stopped else state.started_at,
+            )
 
         self._change(rollout.endpoint, note)
         return self.state(rollout.endpoint).wanted is rollout
 
     def install(self, serving: Serving) -> None:
-        """The swap. A generation older than the one served changes nothing."""
+        """The swap. A generation older than the one served changes nothing, nor does one that was
+        loaded for what was stopped or taken back meanwhile.
+        """
 
         def swap(state: EndpointState) -> EndpointState:
-            now = state.serving
-            if now is not None and now.rollout.generation >= serving.rollout.generation:
+            now, rollout = state.serving, serving.rollout
+            if state.definition is None:
+                return state
+            if now is not None and now.rollout.generation >= rollout.generation:
+                return state
+            before = rollout.generation < state.started_at
+            if before and state.wanted is not None and not state.wanted.routes_as(rollout):
                 return state
             return replace(state, serving=serving, refused=None)
 
