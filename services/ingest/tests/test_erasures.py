@@ -30,7 +30,7 @@ from headrace_kit.erased_entities import entity_key_digest
 from headrace_kit.failpoints import FailpointRaised, arm
 from headrace_kit.json_strict import decode
 from headrace_kit.objects import MemoryObjectStore
-from headrace_kit.testing import FixedClock, MemoryPublisher, MemoryTopicLog, a_batch
+from headrace_kit.testing import FixedClock, MemoryPublisher, MemoryTopicLog, a_batch, a_record
 
 STREAM, OTHER = "flights.departed", "flights.landed"
 STEPS = ["begun", "told", "copied", "events_told", "deleted"]
@@ -330,6 +330,18 @@ def test_settled_erasure_is_read_no_more(world):
         world.eraser.erasures.unsettled(),
         world.eraser.erasures.ids(),
     )
+
+
+def test_erasure_waits_for_a_stream_that_is_taken_back(world):
+    world.erase()
+    world.contracts.take(a_record(None, key=f"stream/{OTHER}".encode()))
+    world.clock.advance(SETTLE_US + 1)
+    world.go_on()
+    waiting = world.eraser.erasures.unsettled()
+    world.contracts.put(a_contract(name=OTHER))
+    world.go_on()
+
+    assert ([erasure_id("r")], []) == (waiting, world.eraser.erasures.unsettled())
 
 
 def test_what_happens_after_the_erasure_stays(world):

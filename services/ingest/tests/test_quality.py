@@ -10,10 +10,11 @@ from google.protobuf import json_format
 
 from headrace.errors import Unavailable
 from headrace_ingest.adapters.kafka_quality_log import quality_proto
+from headrace_ingest.domain import quality
 from headrace_ingest.domain.batch import sort_out
 from headrace_ingest.domain.contract import Contract
 from headrace_ingest.domain.dedup import DedupIndex
-from headrace_ingest.domain.quality import MINUTE_US, StreamQuality
+from headrace_ingest.domain.quality import MINUTE_US, Minute, StreamQuality
 from headrace_ingest.handlers.quality import QualityWatch
 from headrace_ingest.testing import (
     NOW_US,
@@ -185,3 +186,16 @@ def test_figures_are_those_of_the_records_however_they_came(world):
         world.take(*records[first : first + 50])
 
     assert [at_once] == world.told()
+
+
+def test_large_records_are_measured_before_they_take_much_memory(world, monkeypatch):
+    monkeypatch.setattr(quality, "UNMEASURED_BYTES_MAX", 4_000)
+    measured = []
+    measure = Minute._measure
+    monkeypatch.setattr(Minute, "_measure", lambda own: (measured.append(own), measure(own)))
+
+    for first in range(0, 400, 20):
+        world.take(*(a_raw(number) for number in range(first, first + 20)))
+
+    assert len(measured) > 1
+    assert 400 == world.told()[0].stored

@@ -104,3 +104,14 @@ def test_contract_that_requires_an_answer_takes_what_takes_it_back(stores):
 
     assert {("late", "{}")} == {(value["verdict"], value["votes"]) for value in values(world)}
     assert [NOTHING] == world.look_up("UA1")
+
+
+def test_label_of_another_definitions_functions_stays(world):
+    """It has the same origin, and its votes in a column of its own."""
+    world.apply(ALL_LATE)
+    value = {"id": "other", "flight": "UA1", "asked_at": NOW_US, "verdict": "on-time"}
+    record = json.dumps(value | {"origin": "weak", "known_at": NOW_US}).encode()
+    world.store(world.reviewed, [a_record(record, key=b"UA1", timestamp_ms=NOW_US // 1_000)])
+    world.apply(NONE)
+
+    assert [(False, "weak"), NOTHING] == world.look_up("UA1", "UA2")

@@ -75,13 +75,15 @@ class LabelRule:
         return ["_event_id", "_event_time_us", "_known_time_us", *sorted(own)]
 
     def rows(self, records: pl.DataFrame) -> pl.DataFrame:
-        """Records of the stream as `key, value, origin, event_id, event_us, known_us, no_votes`.
+        """Records of the stream as `key, value, origin, event_id, event_us, known_us, voted,
+        no_votes`: whether these functions made it, and whether it takes theirs back.
 
         Those without key or value say nothing and are left out, but for those that take back.
         """
         origin = pl.col(self.label.origin) if self.label.origin else pl.lit("")
         weak = self.label.weak
-        no_votes = pl.col(weak.votes) == NO_VOTES if weak else pl.lit(value=False)
+        voted = (origin == WEAK) & pl.col(weak.votes).is_not_null() if weak else pl.lit(value=False)
+        no_votes = voted & (pl.col(weak.votes) == NO_VOTES) if weak else voted
         return records.select(
             pl.col(self.label.key).cast(pl.String).alias("key"),
             to_polars(self.value).alias("value"),
@@ -89,7 +91,8 @@ class LabelRule:
             pl.col("_event_id").alias("event_id"),
             pl.col("_event_time_us").alias("event_us"),
             pl.col("_known_time_us").alias("known_us"),
-            ((origin == WEAK) & no_votes).fill_null(value=False).alias("no_votes"),
+            voted.fill_null(value=False).alias("voted"),
+            no_votes.fill_null(value=False).alias("no_votes"),
         ).filter(pl.col("key").is_not_null() & (pl.col("value").is_not_null() | pl.col("no_votes")))
 
 
@@ -113,7 +116,7 @@ def find_labels(
     )
     weak = pl.col("origin") == WEAK
     back_us = pl.when("no_votes").then("known_us").max().over("index", "event_us")
-    taken_back = (weak & (pl.col("known_us") <= back_us)).fill_null(value=False)
+    taken_back = (pl.col("voted") & (pl.col("known_us") <= back_us)).fill_null(value=False)
     joined = (
         asked.join(rows if with_weak else rows.filter(~weak), on="key")
         .filter(_in_window(label) & (pl.col("known_us") <= pl.col("until_us")))

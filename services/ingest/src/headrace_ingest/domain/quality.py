@@ -25,6 +25,8 @@ TIMES = ("_known_time_us", "_event_time_us")
 HASH_RANGE = 2.0**64
 # So many rows are measured together: for few, a column costs as much as for these.
 MEASURED_ROWS_MIN = 4_096
+# Or what takes so much memory.
+UNMEASURED_BYTES_MAX = 16 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +102,7 @@ class Minute:
         self._offsets: dict[int, tuple[int, int]] = {}
         self._columns = {name: _Column() for name in contract.stream.columns}
         self._unmeasured: list[pl.DataFrame] = []
+        self._unmeasured_bytes = 0
 
     def take(self, batch: Batch, firsts: Mapping[int, int]) -> None:
         """`firsts`: the first offset of the batch by partition."""
@@ -111,14 +114,17 @@ class Minute:
             self._repeats += addition.repeats
             self._refused.update(addition.dead_by_reason)
         if batch.stored.height:
-            self._unmeasured.append(batch.stored[[*TIMES, *self._columns]])
-        if sum(map(len, self._unmeasured)) >= MEASURED_ROWS_MIN:
+            rows = batch.stored[[*TIMES, *self._columns]]
+            self._unmeasured.append(rows)
+            self._unmeasured_bytes += int(rows.estimated_size())
+        many = sum(map(len, self._unmeasured)) >= MEASURED_ROWS_MIN
+        if many or self._unmeasured_bytes >= UNMEASURED_BYTES_MAX:
             self._measure()
 
     def _measure(self) -> None:
         if self._unmeasured:
             rows = pl.concat(self._unmeasured)
-            self._unmeasured = []
+            self._unmeasured, self._unmeasured_bytes = [], 0
             self._take_lateness(rows)
             self._take_columns(rows)
 

@@ -114,8 +114,14 @@ class Eraser:
         # feature service, or another process, takes out what the dataset then still holds.
         clean = self._late(erasure) and (yield from self._clean(erasure.entity, timeout_s))
         rows = yield from self._take_out(erasure, timeout_s)
-        if clean and not rows:
+        if clean and not rows and self._applied(erasure):
             self.erasures.settle(named)
+
+    def _applied(self, erasure: Erasure) -> bool:
+        """Whether all that it began with can be looked at; what was taken back is waited for."""
+        views = {view.name for view, _ in self.contracts.views()}
+        streams = erasure.rows_by_stream.keys() <= set(self.contracts.names())
+        return streams and erasure.rows_by_view.keys() <= views
 
     def _clean(self, entity: Entity, timeout_s: float) -> Generator[None, None, bool]:
         """Whether no table holds the entity any more."""
