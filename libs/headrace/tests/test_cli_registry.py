@@ -44,6 +44,12 @@ def test_what_somebody_else_wrote_is_told_by_its_place(verify):
     assert "1 on its topics that it did not write" in result.output
 
 
+def test_what_somebody_else_wrote_does_not_steer_the_terminal(verify):
+    result = verify(RegistryState({}, ["\x1b]0;title\x07 id=\nall is well"]))
+
+    assert r"not of the registry: \x1b]0;title\x07 id=\nall is well" in result.output
+
+
 def test_only_so_many_differences_are_shown(verify):
     told = RegistryState({f"version delay/{number}": Alias() for number in range(30)})
 

@@ -256,7 +256,7 @@ def test_what_is_searched_by_post_is_answered_as_by_get(door, path, fields):
     assert door.get(path, **plain) == door.post(path, **fields)
 
 
-@pytest.mark.parametrize("body", [b"{", b"[]", b"\xff"])
+@pytest.mark.parametrize("body", [b"{", b"[]", b"\xff", b"[" * 100_000])
 def test_post_that_holds_no_fields_is_told(door, body):
     told = door.ask(f"{API}/registered-models/search", {}, "POST", body=body)
 

@@ -18,7 +18,7 @@ import socket
 import threading
 import time
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from http import HTTPStatus
@@ -459,8 +459,12 @@ def _failing() -> Iterator[None]:
         raise _Failed(err) from err
 
 
-def _pieces(body: bytes | Pieces) -> Iterable[bytes]:
-    return body.read if isinstance(body, Pieces) else (body,)
+def _pieces(body: bytes | Pieces) -> Iterator[bytes]:
+    try:
+        yield from body.read if isinstance(body, Pieces) else (body,)
+    except OSError:  # of what is read; the connection's is raised elsewhere
+        log.error("http_body_unreadable", exc_info=True)
+        raise
 
 
 def _headers(request: h11.Request) -> dict[str, str]:

@@ -34,8 +34,11 @@ class AnsweredCounts:
         try:
             found = self._maps.get(endpoint) or self._open(endpoint)
         except OSError:
-            self._held[endpoint] = self._held.get(endpoint, 0) + rows
-            return
+            with self._opening:  # the log's thread may have opened it meanwhile
+                if endpoint not in self._maps:
+                    self._held[endpoint] = self._held.get(endpoint, 0) + rows
+                    return
+                found = self._maps[endpoint]
         COUNT.pack_into(found, 0, COUNT.unpack_from(found)[0] + rows)
 
     def read(self, endpoint: str) -> int:

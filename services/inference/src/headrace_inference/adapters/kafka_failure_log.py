@@ -7,7 +7,9 @@ away, and what is more is counted alone. No caller waits: a thread writes.
 
 from __future__ import annotations
 
+import math
 import threading
+import time
 from collections import deque
 from collections.abc import Sequence
 
@@ -23,6 +25,8 @@ from headrace_kit.part_thread import ThreadPart
 from headrace_kit.telemetry import counter
 
 WRITE_INTERVAL_S = 0.5
+# Of one endpoint.
+WRITE_S_MAX = 10.0
 # In memory, and of one endpoint among them.
 WAITING_MAX, WAITING_OF_ENDPOINT_MAX = 1_000, 50
 
@@ -52,21 +56,23 @@ class KafkaFailureLog(ThreadPart):
     def stop(self, timeout_s: float) -> None:
         super().stop(timeout_s)
         if not self._thread.running:
-            self.write(timeout_s=timeout_s)
+            self.write(until_s=time.monotonic() + timeout_s)
 
     def _run(self) -> None:
         while not self._rested(WRITE_INTERVAL_S):
             self._thread.tick()
             self.write()
 
-    def write(self, *, timeout_s: float = 10.0) -> None:
+    def write(self, *, until_s: float = math.inf) -> None:
         """What waits; an endpoint whose topic is in trouble keeps others' no longer than once."""
         with self._changing:
             waiting, self._waiting = list(self._waiting), deque()
         for endpoint in dict.fromkeys(each.endpoint for each in waiting):
+            self._thread.tick()  # each may take its whole time
             own = [each for each in waiting if each.endpoint == endpoint]
+            wait_s = min(WRITE_S_MAX, max(0.0, until_s - time.monotonic()))
             try:
-                self._publisher.publish([_message(each) for each in own], timeout_s=timeout_s)
+                self._publisher.publish([_message(each) for each in own], timeout_s=wait_s)
             except HeadraceError as err:
                 log.warning("failures_wait", endpoint=endpoint, rows=len(own), error=str(err))
                 if err.retry_delay_s is not None:

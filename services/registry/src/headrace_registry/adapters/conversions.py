@@ -16,6 +16,7 @@ from headrace import topics
 from headrace.errors import Invalid
 from headrace.monitor.v1 import monitor_events_pb2
 from headrace.registry.v1 import registry_events_pb2, registry_service_pb2
+from headrace.registry_state import SOURCE
 from headrace.topics import Topic
 from headrace.trainer.v1 import trainer_events_pb2
 from headrace_kit.kafka import Message, Record
@@ -468,6 +469,6 @@ def _headers(subject: str, kind: str) -> tuple[tuple[str, bytes], ...]:
     return (
         ("ce_specversion", b"1.0"),
         ("ce_id", subject.encode()),
-        ("ce_source", b"headrace/registry"),
+        ("ce_source", SOURCE),
         ("ce_type", kind.encode()),
     )

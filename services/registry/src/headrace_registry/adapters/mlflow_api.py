@@ -241,7 +241,7 @@ def _query(asked: HttpRequest) -> Query:
         return dict(parse_qsl(asked.query))
     try:
         fields = json.loads(asked.body or b"{}")
-    except ValueError as err:
+    except (ValueError, RecursionError) as err:
         raise Invalid("BAD_REQUEST", problem="the body is no JSON") from err
     if not isinstance(fields, dict):
         raise Invalid("BAD_REQUEST", problem="the body is no JSON object")
