@@ -165,7 +165,7 @@ class Caller:
         options = [("grpc.use_local_subchannel_pool", 1)]
         self._channel = grpc.insecure_channel(f"127.0.0.1:{service.grpc_port}", options)
         self._stub = oip_grpc.GRPCInferenceServiceStub(self._channel)
-        self._endpoint = endpoint
+        self._endpoint, self.asked = endpoint, 0
 
     def ask(self, first: float = 1.0) -> oip.ModelInferResponse:
         request = oip.ModelInferRequest(model_name=self._endpoint)
@@ -182,6 +182,7 @@ class Caller:
         """How often each outcome was heard: `right`, `wrong`, or the status of the failure."""
         heard: Counter = Counter()
         while not done.is_set():
+            self.asked += 1
             try:
                 answer = self.ask(2.0)
             except grpc.RpcError as err:
@@ -306,9 +307,13 @@ def test_killed_worker_takes_its_calls_alone_and_comes_back(make_service, caller
     done = Event()
     with ThreadPoolExecutor(CONNECTIONS) as pool:
         try:
-            working = at_work(pool, callers(service), done)
+            asking = callers(service)
+            working = at_work(pool, asking, done)
             wait_until(lambda: {"1", "2"} <= service.rows_by_worker(endpoint).keys())
-            killed.send_signal(signal.SIGKILL)
+            killed.suspend()
+            before = [caller.asked for caller in asking]
+            wait_until(lambda: any(c.asked > n + 20 for c, n in zip(asking, before, strict=True)))
+            killed.kill()  # while each of its callers has a call there
             wait_until(lambda: not service.ready())
             wait_until(service.ready)
         finally:

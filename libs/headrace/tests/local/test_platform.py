@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from headrace.errors import Invalid
-from headrace.local import platform
+from headrace.local import platform, service_process
 from headrace.local.platform import Platform, PlatformOptions, keep_to_stores
 from headrace.local.process import ProcessSpec
 from headrace.local.service_process import check_settings
@@ -55,6 +55,14 @@ def test_wrong_settings_are_told_in_the_words_of_their_service():
 
     problem = "TRAINER_PORT: is no number; TRAINER_X: is unknown"
     assert {"service": "trainer", "problem": problem} == refused.value.metadata
+
+
+def test_service_that_hangs_hides_no_wrong_setting_of_another(monkeypatch):
+    monkeypatch.setattr(service_process, "CHECK_S_MAX", 3.0)
+    services = [a_service("registry", "import signal; signal.pause()"), a_service("x", REFUSES)]
+
+    with pytest.raises(Invalid, match="service=x"):
+        check_settings(services)
 
 
 def test_what_ends_otherwise_is_left_to_the_start():

@@ -5,7 +5,9 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 
 from headrace.errors import Invalid
 from headrace.local.ports import LOOPBACK
@@ -14,6 +16,8 @@ from headrace.local.settings import child_environment
 
 STOP_GRACE_S = 25.0
 CHECK_S_MAX = 60.0
+# For each when that is over: one that hangs must not hide what another has said.
+SAID_S_MAX = 1.0
 
 
 def service_process(
@@ -46,25 +50,35 @@ def check_settings(services: Sequence[ProcessSpec]) -> None:
 
     Raises Invalid BAD_SETTING in the words of the first that could not.
     """
-    asked = [
-        subprocess.Popen(
-            (*each.command, "--check-config"),
-            env=dict(each.environment),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for each in services
-    ]
-    try:
-        said = [each.communicate(timeout=CHECK_S_MAX)[1] for each in asked]
-    except subprocess.TimeoutExpired:
-        return  # its start will tell
-    finally:
-        for process in asked:
+    until_s = time.monotonic() + CHECK_S_MAX
+    with ExitStack() as asking:
+        asked = [(service, asking.enter_context(_asked(service))) for service in services]
+        for service, process in asked:
+            text = _said(process, until_s - time.monotonic())
+            if process.returncode == EXIT_BAD_SETTING:
+                lines = (line.removeprefix("BAD_SETTING: ") for line in text.splitlines())
+                raise Invalid("BAD_SETTING", service=service.name, problem="; ".join(lines))
+
+
+@contextmanager
+def _asked(service: ProcessSpec) -> Iterator[subprocess.Popen[str]]:
+    with subprocess.Popen(
+        (*service.command, "--check-config"),
+        env=dict(service.environment),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        try:
+            yield process
+        finally:
             process.kill()
-    for service, process, text in zip(services, asked, said, strict=True):
-        if process.returncode == EXIT_BAD_SETTING:
-            problem = "; ".join(line.removeprefix("BAD_SETTING: ") for line in text.splitlines())
-            raise Invalid("BAD_SETTING", service=service.name, problem=problem)
+
+
+def _said(process: subprocess.Popen[str], timeout_s: float) -> str:
+    """Nothing where it takes too long: its start will tell."""
+    try:
+        return process.communicate(timeout=max(SAID_S_MAX, timeout_s))[1]
+    except subprocess.TimeoutExpired:
+        return ""
