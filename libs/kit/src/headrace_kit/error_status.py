@@ -68,7 +68,7 @@ def status_code(error: HeadraceError) -> int:
     return next(code for branch, code in CODE_BY_BRANCH.items() if isinstance(error, branch))
 
 
-def told_error(error: BaseException) -> BaseException:
+def as_limit(error: BaseException) -> BaseException:
     """A process that may open no more files has reached a limit, wherever that shows: no bug."""
     if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
         return Busy("FILES_EXHAUSTED")
@@ -77,7 +77,7 @@ def told_error(error: BaseException) -> BaseException:
 
 def to_status(error: BaseException) -> Status:
     """The status of an error; a bug gives away nothing of itself."""
-    error = told_error(error)
+    error = as_limit(error)
     if not isinstance(error, HeadraceError):
         error_info = ErrorInfo(reason="INTERNAL", domain=DOMAIN)
         return Status(code=code_pb2.INTERNAL, message=BUG, details=[_packed(error_info)])

@@ -32,7 +32,7 @@ from google.rpc import code_pb2
 from headrace.errors import Busy, Denied, HeadraceError, Unavailable
 from headrace_kit import tracing
 from headrace_kit.admin_http import names_loopback, on_loopback
-from headrace_kit.error_status import to_status, told_error
+from headrace_kit.error_status import as_limit, to_status
 from headrace_kit.listening import check_free, listening_socket
 
 if TYPE_CHECKING:
@@ -510,7 +510,7 @@ def _compressed(response: HttpResponse, accepted: str) -> HttpResponse:
 
 def _error(error: BaseException) -> HttpResponse:
     """The error as JSON; a bug gives away nothing of itself."""
-    error = told_error(error)
+    error = as_limit(error)
     status = to_status(error)
     if not isinstance(error, HeadraceError):
         log.error("http_failed", exc_info=error)
