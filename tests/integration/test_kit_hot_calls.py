@@ -234,6 +234,60 @@ def test_flood_is_answered_or_refused_as_busy(server, answers, method):
     assert outcomes[True] > 0
 
 
+@pytest.fixture
+def kept():
+    """Calls that the native door has open."""
+    return []
+
+
+@pytest.fixture
+def keeping(kept, tmp_path):
+    with (
+        opened(kept.extend, True, tmp_path) as server,
+        open_channel(f"127.0.0.1:{server.bound}") as channel,
+    ):
+        yield channel.unary_unary(PATH)
+
+
+def echo(kept):
+    while kept:
+        call = kept.pop()
+        call.answer(b"<" + call.payload + b">")
+
+
+def test_connection_waits_before_any_of_its_calls_is_refused(keeping, kept):
+    futures = [keeping.future(b"%d" % number, timeout=60.0) for number in range(1_500)]
+    wait_until(lambda: len(kept) == native_door.CONNECTION_CALLS_MAX)
+
+    def all_answered():
+        echo(kept)
+        return all(future.done() for future in futures)
+
+    wait_until(all_answered)
+    assert all(future.result() == b"<%d>" % number for number, future in enumerate(futures))
+
+
+@pytest.mark.parametrize(
+    ("bounds", "queue"),
+    [
+        ({"CALLS_MAX": 2}, "calls"),
+        ({"LARGE_BYTES": 10, "CALLS_BYTES_MAX": 250}, "bytes of calls"),
+    ],
+)
+def test_calls_beyond_what_may_be_open_are_refused(monkeypatch, keeping, kept, bounds, queue):
+    for name, value in bounds.items():
+        monkeypatch.setattr(native_door, name, value)
+    payload = b"x" * 100
+    futures = [keeping.future(payload, timeout=60.0) for _ in range(2)]
+    wait_until(lambda: len(kept) == 2)
+
+    with pytest.raises(Busy, match=f"QUEUE_FULL.*{queue}"):
+        ask(keeping, payload)
+
+    echo(kept)
+    assert [b"<" + payload + b">"] * 2 == [future.result() for future in futures]
+
+
 @settings(max_examples=5, deadline=None)
 @given(st.lists(st.binary(max_size=64), min_size=1, max_size=64))
 def test_any_requests_at_once_get_their_own_answers(server_once, payloads):

@@ -3,7 +3,8 @@
 
 It listens where the service's address is and passes every other call on to the grpcio server behind
 it, over a socket that this user alone can open. One thread answers; what arrives meanwhile waits
-for it, up to CALLS_MAX, and is answered together. There is no TLS, and a message is received whole
+for it, up to CALLS_MAX, and is answered together. One connection has fewer calls open than that: it
+waits, as HTTP/2 has it, before any is refused. There is no TLS, and a message is received whole
 before its size is judged: the door is for the loopback and for a network whose callers are trusted.
 """
 
@@ -31,7 +32,10 @@ from headrace_kit.hot_calls import TOGETHER_MAX, Answer, HotCall, HotMethod, gua
 from headrace_kit.listening import socket_in
 from headrace_kit.part_thread import PartThread
 
-CALLS_MAX = 1_000
+CALLS_MAX, CONNECTION_CALLS_MAX = 4_000, 1_000
+# Of all open calls. Those that are no larger than LARGE_BYTES fit, however many there are.
+CALLS_BYTES_MAX, LARGE_BYTES = 512 << 20, 1 << 16
+EVENTS_MAX = 1_000
 TOGETHER_BYTES_MAX = 1 << 18
 METADATA_BYTES_MAX = 8_192
 # Beyond it the front ends the whole connection, others' calls with it; up to it we refuse the one.
@@ -76,6 +80,7 @@ class NativeDoor:
                 io_threads=1,
                 call_details=True,  # without it no cancellation is told
                 metrics=True,
+                max_concurrent_streams=CONNECTION_CALLS_MAX,
                 max_metadata_size=FRONT_METADATA_BYTES_MAX,
                 reuse_port=self._reuse_port,
             )
@@ -136,7 +141,7 @@ class _Desk:
     def _run(self) -> None:
         while True:
             self.thread.tick()
-            events = self._front.recv_batch_details(CALLS_MAX, 0 if self._waiting else IDLE_MS)
+            events = self._front.recv_batch_details(EVENTS_MAX, 0 if self._waiting else IDLE_MS)
             if events is None:
                 return
             now_s = time.monotonic()
@@ -194,6 +199,11 @@ class _Desk:
             raise Busy("MESSAGE_TOO_LARGE", metadata_bytes=size, bytes_max=METADATA_BYTES_MAX)
         if len(self._open) >= CALLS_MAX:
             raise Busy("QUEUE_FULL", queue="calls", calls_max=CALLS_MAX)
+        if len(payload) > LARGE_BYTES and len(payload) + self._open_bytes() > CALLS_BYTES_MAX:
+            raise Busy("QUEUE_FULL", queue="bytes of calls", bytes_max=CALLS_BYTES_MAX)
+
+    def _open_bytes(self) -> int:
+        return sum(len(call.payload) for call in list(self._open.values()))
 
     def _next_together(self) -> Iterator[tuple[HotMethod, HotCall]]:
         """The oldest calls, as many as are handed over in one go."""
