@@ -20,6 +20,7 @@ from pathlib import Path
 import grpc
 import numpy as np
 
+from benchmarks.doors import constant_door, grpcio_echo
 from benchmarks.load import Load, LoadGenerator, write_messages
 from benchmarks.machine import SERVICE_CORE, Machine, ServiceUnderTest, machine, pinned
 from benchmarks.models import a_network
@@ -33,7 +34,7 @@ from headrace.registry.v1 import registry_events_pb2 as registry_pb
 from headrace_kit.kafka import KafkaPublisher, Message
 
 METHOD = "/inference.GRPCInferenceService/ModelInfer"
-MESSAGES = 5_000
+MESSAGES, ANSWER_BYTES = 5_000, 100
 SMALL, HEAVY = (40, 128, 128, 128, 1), (256, 1024, 1024, 1024, 1024, 16)
 RAW = """
 import json, sys, time
@@ -55,21 +56,6 @@ print(json.dumps([rate(int(rows), width) for rows in sys.argv[2:]]))
 """
 
 
-# What grpcio's server takes without any work of ours.
-ECHO = """
-import sys, grpc
-from concurrent.futures import ThreadPoolExecutor
-class Echo(grpc.GenericRpcHandler):
-    def service(self, details):
-        return grpc.unary_unary_rpc_method_handler(lambda data, context: data)
-server = grpc.server(ThreadPoolExecutor(16))
-server.add_generic_rpc_handlers([Echo()])
-print(server.add_insecure_port("127.0.0.1:0"), flush=True)
-server.start()
-sys.stdin.read()
-"""
-
-
 @dataclass(frozen=True, slots=True)
 class Bar:
     """Rows of a request, calls in flight, and what has to be reached."""
@@ -88,14 +74,21 @@ def main_single() -> None:
             many = measure(where, generator, service, model, Bar(1, 64))
         with inference(where, model, grpc_door="grpcio") as service:
             other = measure(where, generator, service, model, Bar(1, 64))
-        echo = echoed(where, generator, model)
+        path = messages(where, model, 1)
+        with constant_door(METHOD, answer_bytes=ANSWER_BYTES) as address:
+            constant = generator.run(address, METHOD, path, concurrency=1)
+        with grpcio_echo() as address:
+            echo = generator.run(address, METHOD, path, concurrency=64)
         peers = peer_loads(where, generator, model, Bar(1, 64))
         (raw,) = raw_rows_per_s(model, 1)
+    say(f"the door alone, a constant, 1 in flight: {constant}")
+    say(f"grpcio, bare echo, 64 in flight: {echo}")
     say(f"raw ONNX Runtime, single rows: {raw:,.0f} runs/s")
     said = (
         f">= 25,000 req/s and 3.3 x the best peer, p99 <= 8 ms (found {many.p99_ms:.2f}), alone "
-        f"p50 <= 0.15 ms (found {lone.p50_ms:.3f}), grpcio door >= 6,000 (found "
-        f"{other.calls_per_s:,.0f} beside {echo.calls_per_s:,.0f} of grpcio's bare echo)"
+        f"p50 <= 0.15 ms (found {lone.p50_ms:.3f} beside {constant.p50_ms:.3f} of the door alone), "
+        f"grpcio door >= 6,000 (found {other.calls_per_s:,.0f} beside {echo.calls_per_s:,.0f} of "
+        "grpcio's bare echo)"
     )
     rates = {name: load.calls_per_s for name, load in peers.items()}
     ok = (
@@ -192,17 +185,28 @@ def roll_out(
 ) -> None:
     """Tells the version to serve, as the registry would."""
     publisher = KafkaPublisher(where.bootstrap, client_id="benchmark")
-    for endpoint, digest in digest_by_endpoint.items():
-        rollout = registry_pb.Rollout(
-            endpoint=endpoint,
-            model="network",
-            generation=version,
-            champion=registry_pb.ServedVersion(version=version, digest=digest, features=features),
-            change="benchmark",
-        )
-        value = rollout.SerializeToString()
-        publisher.publish([Message(topics.REGISTRY_ROLLOUTS.name, endpoint.encode(), value)])
+    publisher.publish(
+        [
+            rollout_of(endpoint, digest, version=version, features=features)
+            for endpoint, digest in digest_by_endpoint.items()
+        ]
+    )
     publisher.close(5.0)
+
+
+def rollout_of(
+    endpoint: str, digest: str, *, version: int, features: Sequence[str] = ()
+) -> Message:
+    """Of a champion alone."""
+    rollout = registry_pb.Rollout(
+        endpoint=endpoint,
+        model="network",
+        generation=version,
+        champion=registry_pb.ServedVersion(version=version, digest=digest, features=features),
+        change="benchmark",
+    )
+    value = rollout.SerializeToString()
+    return Message(topics.REGISTRY_ROLLOUTS.name, endpoint.encode(), value)
 
 
 def a_request(values: np.ndarray, endpoint: str = "bench") -> oip.ModelInferRequest:
@@ -254,22 +258,6 @@ def measure(
         )
         found.append(load)
     return sorted(found, key=lambda load: load.calls_per_s)[1]
-
-
-def echoed(where: Machine, generator: LoadGenerator, model: Model) -> Load:
-    """Single rows sent back by a bare grpcio server on the service's core."""
-    command = [*pinned(SERVICE_CORE), sys.executable, "-c", ECHO]
-    with subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as server:
-        try:
-            address = f"127.0.0.1:{int(server.stdout.readline())}"
-            path = messages(where, model, 1)
-            load = generator.run(address, METHOD, path, concurrency=64, seconds=4.0)
-        finally:
-            server.communicate()
-    say(f"grpcio, bare echo, 64 in flight: {load}")
-    return load
 
 
 def peer_loads(where: Machine, generator: LoadGenerator, model: Model, bar: Bar) -> dict[str, Load]:

@@ -32,10 +32,11 @@ class Load:
     failed: int
     p50_ms: float
     p99_ms: float
+    max_ms: float
 
     def __str__(self) -> str:
         found = f"{self.calls_per_s:,.0f} calls/s, p50 {self.p50_ms:.2f} ms"
-        return f"{found}, p99 {self.p99_ms:.2f} ms, failed {self.failed}"
+        return f"{found}, p99 {self.p99_ms:.2f} ms, max {self.max_ms:.0f} ms, failed {self.failed}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +72,8 @@ class LoadGenerator:
         ]
         done = subprocess.run(command, check=True, capture_output=True, text=True)
         found = json.loads(done.stdout)
-        return Load(found["calls_per_s"], found["failed"], found["p50_ms"], found["p99_ms"])
+        latencies_ms = (found[name] for name in ("p50_ms", "p99_ms", "max_ms"))
+        return Load(found["calls_per_s"], found["failed"], *latencies_ms)
 
 
 def write_messages(path: Path, messages: Iterable[bytes]) -> Path:

@@ -133,10 +133,15 @@ class ServiceUnderTest:
 
     def metric(self, name: str) -> float:
         """The sum of all that /metrics tells under the name."""
+        return sum(self.metrics(name).values())
+
+    def metrics(self, name: str) -> dict[str, float]:
+        """By labels, as they are written."""
         port = self.child.spec.ports[f"{self.child.spec.name}-http"]
         with urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
             lines = answer.read().decode().splitlines()
-        return sum(float(each.rsplit(" ", 1)[1]) for each in lines if _named(each, name))
+        told = (each.rsplit(" ", 1) for each in lines if _named(each, name))
+        return {labelled.removeprefix(name): float(value) for labelled, value in told}
 
     def rss_mb(self) -> float:
         return self._process().memory_info().rss / 1e6

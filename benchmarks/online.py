@@ -8,8 +8,6 @@ measured with nothing else to do, and once more while 5,000 events a second come
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -22,15 +20,9 @@ import numpy as np
 import orjson
 from confluent_kafka import Producer
 
+from benchmarks.doors import constant_door
 from benchmarks.load import Load, LoadGenerator, write_messages
-from benchmarks.machine import (
-    SERVICE_CORE,
-    Machine,
-    ServiceUnderTest,
-    machine,
-    pinned,
-    publish,
-)
+from benchmarks.machine import Machine, ServiceUnderTest, machine, publish
 from benchmarks.outcome import Outcome, say
 from benchmarks.peers.online import feast, feast_reads
 from benchmarks.stream import STREAM_DEFINITION, TOPIC, plain, view_definition
@@ -48,24 +40,6 @@ METHOD = "/headrace.feature.v1.FeatureService/GetOnlineFeatures"
 BACKGROUND_EVENTS_PER_S = 5_000
 # Entities in a request, calls in flight, reads/s at least, p99 ms at most.
 BARS = ((1, 16, 15_000, 2.5), (100, 8, 1_500, 15.0))
-CONSTANT = """
-import sys
-from pathlib import Path
-from tempfile import TemporaryDirectory
-from headrace_kit.auth import Guard
-from headrace_kit.grpc_server import GrpcServer
-from headrace_kit.hot_calls import HotMethod, at_once
-from headrace_kit.native_door import NativeDoor
-method, size = sys.argv[1], int(sys.argv[2])
-hot = [HotMethod(method, at_once(lambda calls: [b"x" * size] * len(calls)))]
-folder = TemporaryDirectory()
-door = NativeDoor("constant", hot, folder=Path(folder.name))
-server = GrpcServer(host="127.0.0.1", port=0, services=[], names=["constant"],
-                    guard=Guard("constant", None), hot=hot, door=door)
-print(server.start(), flush=True)
-sys.stdin.read()
-server.stop(1.0)
-"""
 
 
 def main() -> None:
@@ -208,25 +182,13 @@ def measure(
 ) -> Outcome:
     entities, concurrency, reads_per_s, p99_ms = bar
     load = reads(where, generator, feature, entities=entities, concurrency=concurrency)
-    with constant_door(answer_bytes=4 * len(FEATURES) * entities) as address:
+    with constant_door(METHOD, answer_bytes=4 * len(FEATURES) * entities) as address:
         path = messages(where, entities)
         raw = generator.run(address, METHOD, path, concurrency=concurrency, seconds=4.0)
     say(f"the same door, a constant: {raw}")
     ok = load.calls_per_s >= reads_per_s and load.p99_ms <= p99_ms and right and not load.failed
     said = f">= {reads_per_s:,} reads/s, p99 <= {p99_ms} ms (found {load.p99_ms:.2f}), all right"
     return Outcome(name, load.calls_per_s, "reads/s", raw.calls_per_s, said, ok)
-
-
-@contextmanager
-def constant_door(*, answer_bytes: int) -> Iterator[str]:
-    command = [*pinned(SERVICE_CORE), sys.executable, "-c", CONSTANT, METHOD, str(answer_bytes)]
-    with subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as process:
-        try:
-            yield f"127.0.0.1:{int(process.stdout.readline())}"
-        finally:
-            process.communicate()
 
 
 @contextmanager

@@ -8,6 +8,7 @@ with what the version that it names computes.
 from __future__ import annotations
 
 import threading
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -21,16 +22,19 @@ from benchmarks.inference import (
     define_endpoints,
     keep_artifact,
     roll_out,
+    rollout_of,
 )
 from benchmarks.load import Load, LoadGenerator, write_messages
 from benchmarks.machine import Machine, ServiceUnderTest, beside, machine
 from benchmarks.models import a_network
 from benchmarks.outcome import Outcome, say
 from headrace.oip import grpc_predict_v2_pb2_grpc as oip_grpc
+from headrace_kit.kafka import KafkaPublisher
 
 LOAD_SHARE = 0.8
 SWAP_EVERY_S, SWAPPED_S, STEADY_S, SAMPLE_EVERY_S = 2.0, 300.0, 30.0, 0.05
 VERSIONS = int(SWAPPED_S / SWAP_EVERY_S)
+CALLS = "headrace_inference_hot_rpc_seconds_count"
 P99_RATIO_MAX, GROWTH_MAX, SWAPPED_MIN = 1.5, 0.05, 0.9
 
 
@@ -57,6 +61,7 @@ def main() -> None:
                 swapped = paced(generator, service, path, rate, SWAPPED_S)
             paced(generator, service, path, rate, STEADY_S)
             growth = service.rss_mb() / before_mb - 1
+            say(f"calls by code of gRPC: {service.metrics(CALLS)}")
     say(
         f"{len(sampler.versions)} versions answered, {sampler.wrong} of {sampler.asked} sampled "
         f"answers were not of the version that they name; RSS {growth:+.1%}"
@@ -81,16 +86,20 @@ def paced(
 
 @dataclass(frozen=True, slots=True)
 class Swapper:
-    """Rolls out one version after the other."""
+    """Rolls out one version after the other, by the clock."""
 
     where: Machine
     digests: list[str]
 
     def run(self, ended: threading.Event) -> None:
+        publisher = KafkaPublisher(self.where.bootstrap, client_id="benchmark")
+        due_s = time.monotonic() + SWAP_EVERY_S
         for version, digest in enumerate(self.digests[1:], start=2):
-            if ended.wait(SWAP_EVERY_S):
-                return
-            roll_out(self.where, {"bench": digest}, version=version)
+            if ended.wait(due_s - time.monotonic()):
+                break
+            publisher.publish([rollout_of("bench", digest, version=version)])
+            due_s += SWAP_EVERY_S
+        publisher.close(5.0)
 
 
 @dataclass(slots=True)
