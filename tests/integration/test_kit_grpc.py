@@ -9,8 +9,10 @@ import time
 
 import grpc
 import pytest
+from google.rpc import error_details_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+from grpc_status import rpc_status
 
 from headrace.errors import Busy, HeadraceError, Invalid, NotFound, Unavailable
 from headrace.oip import grpc_predict_v2_pb2 as oip
@@ -243,16 +245,38 @@ def test_slow_stream_within_its_bounds_is_served(impatient, artifacts, stub, end
     assert 20 == taken
 
 
-def test_oversize_message_is_refused_in_both_directions(artifacts, stub):
-    artifacts.answer = [b"x" * 100_001]
-    with pytest.raises(Busy, match="MESSAGE_TOO_LARGE"):
-        download(stub)
-    with pytest.raises(Busy, match="MESSAGE_TOO_LARGE"):
-        call(
-            lambda request, timeout: stub.UploadArtifact(iter([request]), timeout=timeout),
-            registry_pb.UploadArtifactRequest(chunk=b"x" * 100_001),
-            timeout_s=5.0,
-        )
+def reason_of(err):
+    """What the server itself has said; our client would know the reason from gRPC's text too."""
+    [detail] = rpc_status.from_call(err).details
+    info = error_details_pb2.ErrorInfo()
+    assert detail.Unpack(info)
+    return info.reason
+
+
+@pytest.mark.parametrize("size", [100_001, 199_000])
+def test_oversize_message_is_refused_by_reason_in_both_directions(artifacts, stub, size):
+    artifacts.answer = [b"one", b"x" * size]
+    taken = stub.DownloadArtifact(registry_pb.DownloadArtifactRequest(digest="d"), timeout=5.0)
+    assert b"one" == next(taken).chunk
+    with pytest.raises(grpc.RpcError) as unsent:
+        next(taken)
+    sent = iter([registry_pb.UploadArtifactRequest(chunk=b"x" * size)])
+    with pytest.raises(grpc.RpcError) as refused:
+        stub.UploadArtifact(sent, timeout=5.0)
+
+    assert "MESSAGE_TOO_LARGE" == reason_of(unsent.value) == reason_of(refused.value)
+
+
+def test_message_far_above_the_cap_is_refused_unread(server):
+    sent = iter([registry_pb.UploadArtifactRequest(chunk=b"x" * 200_001)])
+    with (
+        open_channel(f"127.0.0.1:{server.bound}") as channel,
+        pytest.raises(grpc.RpcError) as refused,
+    ):
+        registry_grpc.ArtifactServiceStub(channel).UploadArtifact(sent, timeout=5.0)
+
+    assert None is rpc_status.from_call(refused.value)
+    assert "MESSAGE_TOO_LARGE" == error_of(refused.value).reason
 
 
 def test_service_that_is_away_is_unavailable_at_once():

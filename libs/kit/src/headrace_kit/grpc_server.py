@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol
@@ -43,6 +44,9 @@ CALLS_MAX = 1_000
 # A watcher holds a worker. gRPC's way without one lets a watcher who does not read hold up us all.
 WATCHERS_MAX = 4
 DEADLINE_S_MAX = 60.0
+# gRPC reads so many times our own cap, so that it is we who refuse a message, by reason. What is
+# larger still is never held in memory: gRPC ends that call with a bare RESOURCE_EXHAUSTED.
+READ_FACTOR = 2
 # New instances get their share of the callers when connections end; a door's never does.
 AGE = (("grpc.max_connection_age_ms", 300_000), ("grpc.max_connection_age_grace_ms", 30_000))
 # gRPC's own stop says CANCELLED to calls that it has read and not yet handed over: for this long
@@ -106,7 +110,7 @@ class GrpcServer:
         self._reuse_port = reuse_port
         self._address, self._port, self._names = host, port, tuple(names)
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="grpc")
-        self._interceptor = _ErrorInterceptor(_service_of(names), hot, guard)
+        self._interceptor = _ErrorInterceptor(_service_of(names), hot, guard, message_bytes_max)
         self._door, self._guard = door, guard
         self._server = grpc.server(
             self._pool,
@@ -114,7 +118,7 @@ class GrpcServer:
             maximum_concurrent_rpcs=CALLS_MAX,
             options=[
                 ("grpc.so_reuseport", int(reuse_port)),
-                ("grpc.max_receive_message_length", message_bytes_max),
+                ("grpc.max_receive_message_length", READ_FACTOR * message_bytes_max),
                 ("grpc.max_send_message_length", message_bytes_max),
                 ("grpc.max_metadata_size", 8_192),
                 ("grpc.http2.min_ping_interval_without_data_ms", 20_000),
@@ -215,13 +219,15 @@ class _Health(health.HealthServicer):
 
 class _ErrorInterceptor(grpc.ServerInterceptor):
     """Wraps every handler: who calls, errors to status, durations to a histogram, spans of traced
-    calls, bounds on streams, no new call in a drain.
+    calls, bounds on messages and streams, no new call in a drain.
 
     A call is admitted when it arrives: what waits for a worker then is still answered (P10).
     """
 
-    def __init__(self, service: str, hot: Sequence[HotMethod], guard: Guard) -> None:
-        self._guard = guard
+    def __init__(
+        self, service: str, hot: Sequence[HotMethod], guard: Guard, bytes_max: int
+    ) -> None:
+        self._guard, self._bytes_max = guard, bytes_max
         self._seconds = histogram(service, "rpc_seconds", "Duration of calls.", "method")
         self._hot = {method.path: method for method in hot}
         self.draining = threading.Event()
@@ -237,26 +243,29 @@ class _ErrorInterceptor(grpc.ServerInterceptor):
         span = tracing.call_span(details.method, details.invocation_metadata)
         seconds = self._seconds.labels(details.method)
         hot = self._hot.get(details.method)
-        decode = _for_caller(caller, _as_it_is if hot else _decoder(handler))
+        wire = _Wire(handler, self._bytes_max)
         if hot:
-            behaviour = _unary(_one_by_one(hot, span), decode, seconds, span)
+            decode = _for_caller(caller, wire.bounded)
+            behaviour = _unary(_one_by_one(hot, span), decode, wire.bounded, seconds, span)
             return grpc.unary_unary_rpc_method_handler(behaviour)
+        decode = _for_caller(caller, wire.messages if handler.request_streaming else wire.message)
         if handler.response_streaming:
             method = handler.unary_stream or handler.stream_stream
-            behaviour = _streaming(method, decode, seconds, span)
+            behaviour = _streaming(method, decode, wire.encoded, seconds, span)
             make = (
                 grpc.stream_stream_rpc_method_handler
                 if handler.request_streaming
                 else grpc.unary_stream_rpc_method_handler
             )
         else:
-            behaviour = _unary(handler.unary_unary or handler.stream_unary, decode, seconds, span)
+            method = handler.unary_unary or handler.stream_unary
+            behaviour = _unary(method, decode, wire.encoded, seconds, span)
             make = (
                 grpc.stream_unary_rpc_method_handler
                 if handler.request_streaming
                 else grpc.unary_unary_rpc_method_handler
             )
-        return make(behaviour, None, handler.response_serializer)
+        return make(behaviour)
 
     def _admit(self, details: Any) -> Caller:
         """Raises Denied, Unavailable SERVICE_UNAVAILABLE in a drain."""
@@ -267,6 +276,7 @@ class _ErrorInterceptor(grpc.ServerInterceptor):
 
 
 Decode = Callable[[Any, grpc.ServicerContext], Any]
+Encode = Callable[[Any], bytes]
 
 
 def _for_caller(caller: Caller, decode: Decode) -> Decode:
@@ -279,28 +289,37 @@ def _for_caller(caller: Caller, decode: Decode) -> Decode:
     return decoded
 
 
-def _decoder(handler: Any) -> Decode:
-    """From the bytes of a request, or of each one of a stream, to messages.
+@dataclass(frozen=True, slots=True)
+class _Wire:
+    """A method's messages from bytes and to bytes, none above the cap.
 
-    gRPC itself would answer INTERNAL for bytes that are no message, which are the caller's mistake.
+    gRPC itself would answer INTERNAL for bytes that are no message, which are the caller's mistake,
+    and would give no reason for a message that is too large.
     """
 
-    def message(data: bytes) -> Any:
+    handler: Any
+    bytes_max: int
+
+    def message(self, data: bytes, _: object = None) -> Any:
+        """Raises Busy MESSAGE_TOO_LARGE, Invalid DECODE_ERROR."""
         try:
-            return handler.request_deserializer(data)
+            return self.handler.request_deserializer(self.bounded(data))
         except DecodeError as err:
             raise Invalid("DECODE_ERROR") from err
 
-    def messages(requests: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[Any]:
-        return map(message, IncomingStream(requests, context, deadline_s=_end_s(context)))
+    def messages(self, requests: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[Any]:
+        """Raise the same, and what `IncomingStream` raises, where they are asked for."""
+        return map(self.message, IncomingStream(requests, context, deadline_s=_end_s(context)))
 
-    if handler.request_streaming:
-        return messages
-    return lambda data, _: message(data)
+    def encoded(self, response: Any) -> bytes:
+        """Raises Busy MESSAGE_TOO_LARGE."""
+        return self.bounded(self.handler.response_serializer(response))
 
-
-def _as_it_is(data: bytes, _: grpc.ServicerContext) -> bytes:
-    return data
+    def bounded(self, data: bytes, _: object = None) -> bytes:
+        """Raises Busy MESSAGE_TOO_LARGE."""
+        if len(data) > self.bytes_max:
+            raise Busy("MESSAGE_TOO_LARGE", bytes=len(data), bytes_max=self.bytes_max)
+        return data
 
 
 def _one_by_one(method: HotMethod, span: Span | None) -> Callable[..., bytes]:
@@ -349,13 +368,13 @@ def _bounded(responses: Iterator[Any], context: grpc.ServicerContext) -> Iterato
 
 
 def _unary(
-    method: Callable[..., Any], decode: Decode, seconds: Any, span: Span | None
+    method: Callable[..., Any], decode: Decode, encode: Encode, seconds: Any, span: Span | None
 ) -> Callable[..., Any]:
     def behaviour(request: Any, context: grpc.ServicerContext) -> Any:
         begin_s = time.monotonic()
         try:
             with tracing.working(span):
-                return method(decode(request, context), context)
+                return encode(method(decode(request, context), context))
         except Exception as err:  # noqa: BLE001 - the boundary to the caller
             tracing.end(span, err)
             _abort(context, err)
@@ -367,13 +386,14 @@ def _unary(
 
 
 def _streaming(
-    method: Callable[..., Any], decode: Decode, seconds: Any, span: Span | None
+    method: Callable[..., Any], decode: Decode, encode: Encode, seconds: Any, span: Span | None
 ) -> Callable[..., Any]:
     def behaviour(request: Any, context: grpc.ServicerContext) -> Iterator[Any]:
         begin_s = time.monotonic()
         try:
             with tracing.working(span):
-                yield from _bounded(method(decode(request, context), context), context)
+                responses = method(decode(request, context), context)
+                yield from _bounded(map(encode, responses), context)
         except Exception as err:  # noqa: BLE001 - the boundary to the caller
             tracing.end(span, err)
             _abort(context, err)
