@@ -637,6 +637,52 @@ def test_canary_takes_its_share_and_each_arm_shadows_the_other(service, platform
         )
 
 
+@pytest.mark.parametrize("door", ["native", "grpcio"])
+def test_entity_that_a_parameter_names_keeps_its_arm_at_each_way_in(make_service, platform, door):
+    name = platform.define(f"named-{uuid.uuid4().hex[:8]}")
+    platform.roll_out(name, 13, canary=14, percent=50)
+    (rest_port,) = pick_ports(1)
+    service = make_service().start(grpc_door=door, rest_port=str(rest_port))
+    service.wait_version(name, 14)
+    keys = [f"{door}-{number}" for number in range(20)]
+    requests = [tensors_named(name, key) for key in keys]
+
+    by_entity = [service.infer(name, key).model_version for key in keys]
+    by_tensors = [service.stub.ModelInfer(each, timeout=CALL_TIMEOUT_S) for each in requests]
+    streamed = service.stub.ModelStreamInfer(iter(requests), timeout=CALL_TIMEOUT_S)
+    over_http = [named_over_http(rest_port, name, key) for key in keys]
+
+    assert {"13", "14"} == set(by_entity)
+    assert by_entity == [answer.model_version for answer in by_tensors]
+    assert by_entity == [answer.infer_response.model_version for answer in streamed]
+    assert by_entity == [version for version, _ in over_http]
+    told = {answer.raw_output_contents[1][4:].decode() for answer in by_tensors}
+    told |= {prediction_id for _, prediction_id in over_http}
+    rows = platform.logged_when(name, lambda rows: told <= {row.prediction_id for row in rows})
+    key_by_id = {row.prediction_id: row.entity_key for row in rows if row.prediction_id in told}
+    assert sorted([*keys, *keys]) == sorted(key_by_id.values())
+
+
+def tensors_named(endpoint: str, key: str) -> oip.ModelInferRequest:
+    request = oip.ModelInferRequest(model_name=endpoint)
+    request.inputs.add(name="features", datatype="FP32", shape=[1, 3])
+    request.raw_input_contents.append(bytes(12))
+    request.parameters["entity_key"].string_param = key
+    return request
+
+
+def named_over_http(port: int, endpoint: str, key: str) -> tuple[str, str]:
+    tensor = {"name": "features", "datatype": "FP32", "shape": [1, 3], "data": [0, 0, 0]}
+    body = json.dumps({"inputs": [tensor], "parameters": {"entity_key": key}})
+    with contextlib.closing(
+        HTTPConnection("127.0.0.1", port, timeout=CALL_TIMEOUT_S)
+    ) as connection:
+        connection.request("POST", f"/v2/models/{endpoint}/infer", body)
+        told = json.loads(connection.getresponse().read())
+    (prediction_id,) = told["outputs"][1]["data"]
+    return told["model_version"], prediction_id
+
+
 def test_artifact_that_does_not_hash_to_its_digest_is_not_served(service, client, platform):
     name = platform.define(f"tampered-{uuid.uuid4().hex[:8]}")
     platform.roll_out(name, 21)

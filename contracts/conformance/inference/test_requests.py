@@ -108,6 +108,7 @@ def test_parameters_that_are_unknown_are_ignored_in_all_five_kinds(call):
     request.parameters["d"].double_param = 0.5
     request.parameters["e"].uint64_param = 2**64 - 1
     request.inputs[0].parameters["f"].bool_param = True
+    request.parameters["entity_key"].string_param = "UA-1"  # known to ours
 
     assert 2 == len(ask(call, request).outputs)
 
@@ -265,6 +266,7 @@ def test_mistake_is_told_as_the_callers(call, ours, request_, code, why):
         ("timeout", {"int64_param": -1}),
         ("timeout", {"uint64_param": 2**64 - 1}),
         ("timeout", {"double_param": 1.5}),
+        ("entity_key", {"int64_param": 1}),
     ],
 )
 def test_nonsense_in_a_parameter_is_refused_by_its_name(call, ours, parameter, value):

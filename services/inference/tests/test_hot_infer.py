@@ -668,6 +668,132 @@ def test_canary_answers_its_share_and_is_the_others_shadow(door):
         assert other == prediction.shadow.version
 
 
+def named(message, key):
+    message.parameters["entity_key"].string_param = key
+    return message
+
+
+def typed_inputs(message):
+    """The same without raw contents, which has no form."""
+    typed = oip.ModelInferRequest(
+        model_name=message.model_name, id=message.id, parameters=message.parameters
+    )
+    for tensor, raw in zip(message.inputs, message.raw_input_contents, strict=True):
+        given = typed.inputs.add(name=tensor.name, datatype=tensor.datatype, shape=tensor.shape)
+        field, array = DATATYPES[tensor.datatype].field, DATATYPES[tensor.datatype].array
+        getattr(given.contents, field).extend(np.frombuffer(raw, array).tolist())
+    return typed
+
+
+@pytest.mark.parametrize("raw", [True, False], ids=["by its form", "alone"])
+@pytest.mark.parametrize(
+    ("models", "features", "ask"),
+    [
+        ((a_model(1.0), a_model(2.0)), ("a", "b", "c"), lambda: a_request(0.0, 0.0)),
+        ((an_adder(), an_adder()), (), lambda: two_inputs(2)),
+    ],
+    ids=["features", "its own inputs"],
+)
+def test_entity_that_a_parameter_names_chooses_the_arm_and_is_logged(
+    door, models, features, ask, raw
+):
+    door.serve(*models, features=features, percent=50)
+    keys = [f"UA-{number}" for number in range(20)] * 2
+    messages = [named(ask(), key) for key in keys]
+
+    answers = door.take(*(messages if raw else map(typed_inputs, messages)))
+
+    arm_of = door.table.ready("delay")[1].rollout.arm_of
+    expected = ["11" if arm_of(key) is Arm.CANARY else "10" for key in keys]
+    assert expected == [answer.model_version for answer in answers]
+    assert {"10", "11"} == set(expected)
+    logged = [key for each in door.log.predictions for key in each.entity_keys]
+    assert sorted([*keys, *keys]) == sorted(logged)
+    assert len({answer.id for answer in answers}) == len(keys)
+
+
+def test_request_that_names_an_entity_is_cut_and_runs_with_those_that_name_none(door, monkeypatch):
+    door.serve(a_model(1.0))
+    door.take(named(a_request(1.0), "UA-1"))
+    monkeypatch.setattr(hot_infer, "_message", None)
+
+    answers = door.take(a_request(2.0), named(a_request(3.0), "UA-2"), a_request(4.0, id="r"))
+
+    assert [[3.0], [4.0], [5.0]] == [scores(answer) for answer in answers]
+    assert ["", "UA-2", ""] == list(door.log.predictions[-1].entity_keys)
+
+
+def test_many_entities_leave_the_known_forms_as_they_are(door, monkeypatch):
+    door.serve(a_model(1.0))
+    parsed = []
+    parse = hot_infer._message
+    monkeypatch.setattr(hot_infer, "_message", lambda data: parsed.append(data) or parse(data))
+
+    for number in range(50):
+        door.take(named(a_request(1.0, id=f"r-{number}"), "k" * number))
+
+    assert 1 == len(parsed)
+
+
+@pytest.mark.parametrize("key", ["k" * 129, "a\0b", "line\nbreak", "\u202egpj", "\x7f"], ids=ascii)
+def test_entity_that_cannot_be_one_is_refused_at_each_way_in(door, key):
+    door.serve(a_model(1.0))
+    ways = a_request(0.0), a_typed_request(0.0), by_keys("1"), by_keys("1", raw=False)
+
+    for _ in range(2):  # of a form that is new, and of one that is known
+        refused = door.take(*(named(way, key) for way in ways[:2]))
+        assert ["BAD_ID"] * 2 == [error.reason for error in refused]
+        door.take(*(named(way, "UA-1") for way in ways))
+    refused = door.take(*(named(way, key) for way in ways))
+    assert ["BAD_ID"] * 4 == [error.reason for error in refused]
+
+
+def test_entity_that_is_no_text_is_told(door):
+    door.serve(a_model(1.0))
+    data = named(a_request(1.0), "UA-1").SerializeToString()
+    door.take(data)
+
+    refused = door.take(data.replace(b"UA-1", b"UA\xff1"), a_request(1.0, entity_key=1))
+    assert ["DECODE_ERROR", "BAD_REQUEST"] == [error.reason for error in refused]
+
+
+def test_rows_that_name_their_entity_keep_it_whatever_the_parameter_says(door):
+    door.serve(a_model(1.0))
+    one = by_keys("1", "2")
+    of_some = a_request(0.0, 0.0)
+    of_some.inputs.add(name="entity_key", datatype="BYTES", shape=[2])
+    of_some.raw_input_contents.append(encode_raw([b"UA-1", b""]))
+
+    for message in (one, of_some):
+        for _ in range(2):
+            door.take(named(message, "UA-9"))
+
+    logged = [tuple(each.entity_keys) for each in door.log.predictions]
+    assert [("1", "2")] * 2 + [("UA-1", "UA-9")] * 2 == logged
+
+
+def test_entity_over_http_chooses_the_arm_and_is_logged(door):
+    door.serve(a_model(1.0), a_model(2.0), percent=50)
+    rest = RestApi(door.api, Guard("inference", None, actions=ACTIONS), take=door.hot.take)
+    tensor = {"name": "features", "datatype": "FP32", "shape": [1, 3], "data": [0, 0, 0]}
+    path = "/v2/models/delay/infer"
+
+    def ask(key):
+        asked = {"inputs": [tensor], "parameters": {"entity_key": key}}
+        request = HttpRequest("POST", path, {}, json.dumps(asked).encode(), lambda: True)
+        return json.loads(rest.admit("POST", path, {})(request).body)["model_version"]
+
+    keys = [f"UA-{number}" for number in range(20)]
+    arm_of = door.table.ready("delay")[1].rollout.arm_of
+    expected = ["11" if arm_of(key) is Arm.CANARY else "10" for key in keys]
+
+    assert expected == [ask(key) for key in keys]
+    assert keys == [each.entity_keys[0] for each in door.log.predictions]
+    with pytest.raises(Invalid) as refused:
+        ask(7)
+    assert "BAD_REQUEST" == refused.value.reason
+
+
 def test_named_version_answers_whatever_the_share_says(door):
     door.serve(a_model(1.0), a_model(2.0), percent=100)
 

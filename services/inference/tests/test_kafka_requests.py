@@ -276,6 +276,26 @@ def test_key_of_the_record_is_the_entity_of_its_rows(worker):
     assert ["UA-1", "UA-1", ""] == list(event.entity_keys)
 
 
+@pytest.mark.parametrize("raw", [True, False], ids=["by its form", "alone"])
+def test_entity_that_the_request_names_goes_before_the_key_of_its_record(make_worker, raw):
+    worker = make_worker().serve(1, 2)
+    rollout = worker.table.ready("delay")[1].rollout
+    records = []
+    for number in range(20):
+        message = oip.ModelInferRequest.FromString(asked(0.0))
+        message.parameters["entity_key"].string_param = f"UA-{number}"
+        if not raw:
+            del message.raw_input_contents[:]
+            message.inputs[0].contents.fp32_contents.extend([0.0] * 3)
+        records.append(a_request(message.SerializeToString(), number, key=b"of the record"))
+    worker.handle(*records)
+
+    expected = {n: 1.0 + (rollout.arm_of(f"UA-{n}") is Arm.CANARY) for n in range(20)}
+    assert expected == {offset: score for _, offset, score in worker.answered()}
+    logged = [key for event in worker.events() for key in event.entity_keys]
+    assert {f"UA-{number}" for number in range(20)} == set(logged)
+
+
 def test_key_of_the_record_chooses_the_arm(make_worker):
     worker = make_worker().serve(1, 2)
     rollout = worker.table.ready("delay")[1].rollout

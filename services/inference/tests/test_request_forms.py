@@ -2,6 +2,8 @@
 """A request that is cut says what a request that is parsed says."""
 
 import numpy as np
+import pytest
+from google.protobuf.message import DecodeError
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -12,12 +14,16 @@ from headrace_inference.adapters.request_forms import RequestForms
 SIZES = st.lists(st.integers(1, 400), min_size=1, max_size=3)
 
 
-def a_request(contents, *, id="", version="", outputs=(), name="delay"):
+def a_request(contents, *, id="", version="", outputs=(), name="delay", key=None, others=()):
     message = oip.ModelInferRequest(model_name=name, model_version=version, id=id)
     for number, content in enumerate(contents):
         message.inputs.add(name=f"x{number}", datatype="UINT8", shape=[len(content)])
     for output in outputs:
         message.outputs.add(name=output)
+    if key is not None:
+        message.parameters["entity_key"].string_param = key
+    for parameter in others:
+        message.parameters[parameter].string_param = parameter
     message.raw_input_contents.extend(contents)
     return message
 
@@ -61,8 +67,9 @@ def test_request_that_lacks_a_content_is_of_another_form():
 @given(st.binary(max_size=200), st.integers(0, 300), st.integers(0, 255))
 def test_bytes_that_differ_in_anything_else_have_no_form_or_mean_the_same(noise, place, value):
     forms = RequestForms()
-    data = a_request([bytes(8), bytes(130)], id="abc", outputs=["y"]).SerializeToString()
-    forms.learn(data, oip.ModelInferRequest.FromString(data))
+    named = a_request([bytes(8), bytes(130)], id="abc", outputs=["y"], key="UA-1")
+    data = named.SerializeToString()
+    forms.learn(data, named)
     for other in (noise, data[:place] + bytes([value]) + data[place + 1 :], data + noise):
         filled = forms.fill(other)
         if filled is None:
@@ -72,9 +79,72 @@ def test_bytes_that_differ_in_anything_else_have_no_form_or_mean_the_same(noise,
         whole.raw_input_contents.extend(filled.contents)
         try:
             whole.id = filled.id.decode()
+            if filled.key:
+                whole.parameters["entity_key"].string_param = filled.key.decode()
         except UnicodeDecodeError:
-            continue  # who takes the request looks at the id
-        assert oip.ModelInferRequest.FromString(other) == whole
+            continue  # who takes the request looks at the id and the key
+        parsed = oip.ModelInferRequest.FromString(other)
+        if parsed.parameters["entity_key"].string_param == "":
+            del parsed.parameters["entity_key"]  # which says nothing
+        assert parsed == whole
+
+
+@settings(max_examples=200, deadline=None)
+@given(SIZES, st.text(max_size=20), st.text(max_size=27), st.sets(st.text(max_size=5), max_size=3))
+def test_entity_that_a_parameter_names_is_cut_out(sizes, id_, key, others):
+    forms, contents = RequestForms(), [b"x" * size for size in sizes]
+    learned(forms, a_request([bytes(size) for size in sizes], others=others, key="another"))
+
+    filled = forms.fill(a_request(contents, id=id_, others=others, key=key).SerializeToString())
+
+    # Several parameters may come in any order, and each order is a form of its own.
+    if filled is None:
+        assert others
+        return
+    found = filled.id.decode(), filled.key.decode(), filled.contents
+    assert (id_, key, tuple(contents)) == found
+    assert set(others) == set(filled.form.message.parameters)
+
+
+def test_requests_with_and_without_an_entity_are_of_one_form():
+    forms = RequestForms()
+    first = learned(forms, a_request([bytes(4)], key="UA-1"))
+
+    for key in (None, "", *(f"UA-{number}" for number in range(100))):
+        filled = forms.fill(a_request([bytes(4)], id="r", key=key).SerializeToString())
+        assert (first.form, (key or "").encode()) == (filled.form, filled.key)
+
+
+def other_keys():
+    """Bytes that name an entity in a way that is not cut."""
+    message = a_request([bytes(4)])
+    number = a_request([bytes(4)])
+    number.parameters["entity_key"].int64_param = 1
+    yield "a number", number.SerializeToString()
+    yield "long", a_request([bytes(4)], key="k" * 112).SerializeToString()
+    entry = bytes([0x22, 17]) + b"\x0a\x0aentity_key\x12\x03\x1a\x01b"
+    begin = len(b"\x0a\x05delay")
+    data = a_request([bytes(4)], key="a").SerializeToString()
+    yield "twice", data[:begin] + entry + data[begin:]
+    data = message.SerializeToString()
+    yield "cut off", data[:begin] + entry[:1] + b"\x7f" + entry[2:] + data[begin:]
+    twofold = b"\x0a\x0aentity_key\x12\x05\x08\x01\x1a\x01b"
+    yield "of two kinds", data[:begin] + bytes([0x22, len(twofold)]) + twofold + data[begin:]
+
+
+@pytest.mark.parametrize(("name", "data"), list(other_keys()))
+def test_entity_that_is_named_otherwise_is_parsed(name, data):
+    forms = RequestForms()
+    learned(forms, a_request([bytes(4)]))
+    try:
+        message = oip.ModelInferRequest.FromString(data)
+    except DecodeError:
+        message = None
+
+    assert forms.fill(data) is None
+    if message is not None:
+        assert forms.learn(data, message) is None
+        assert forms.fill(data) is None
 
 
 def test_unknown_form_is_not_cut():

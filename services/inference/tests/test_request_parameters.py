@@ -8,6 +8,7 @@ from headrace.oip import grpc_predict_v2_pb2 as oip
 from headrace_inference.adapters.request_parameters import (
     PRIORITY_DEFAULT,
     check_parameters,
+    entity_key,
     priority,
     timeout_s,
 )
@@ -56,6 +57,33 @@ def test_nonsense_is_refused_by_its_name(name, value):
     with pytest.raises(Invalid) as refused:
         check_parameters(request)
     assert ("BAD_REQUEST", name) == (refused.value.reason, refused.value.metadata["field"])
+
+
+def test_entity_is_taken_as_a_text():
+    request = a_request("entity_key", string_param="UA-1 ü")
+    check_parameters(request)
+
+    assert ("UA-1 ü", "") == (entity_key(request.parameters), entity_key(a_request().parameters))
+
+
+@pytest.mark.parametrize("value", [{"int64_param": 1}, {"bool_param": True}, {}], ids=str)
+def test_entity_that_is_no_text_is_refused_by_its_name(value):
+    request = a_request("entity_key", **value)
+    request.parameters["entity_key"].SetInParent()
+
+    with pytest.raises(Invalid) as refused:
+        check_parameters(request)
+    assert ("BAD_REQUEST", "entity_key") == (
+        refused.value.reason,
+        refused.value.metadata["field"],
+    )
+
+
+@pytest.mark.parametrize("key", ["k" * 129, "a\0b", "line\nbreak", "\u202egpj"], ids=ascii)
+def test_entity_is_checked_as_other_keys_are(key):
+    with pytest.raises(Invalid) as refused:
+        check_parameters(a_request("entity_key", string_param=key))
+    assert "BAD_ID" == refused.value.reason
 
 
 @pytest.mark.parametrize("tensors", ["inputs", "outputs"])

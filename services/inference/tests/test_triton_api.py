@@ -13,6 +13,7 @@ from headrace.tokens import Caller
 from headrace_inference.adapters import triton_api
 from headrace_inference.adapters.triton_api import TritonApi
 from headrace_inference.adapters.worker_statistics import OtherWorkers
+from headrace_inference.domain.rollout import Arm
 from headrace_inference.domain.serving import ServingTable
 from headrace_inference.domain.statistics import Execution, Statistics
 from headrace_inference.handlers import predict, serve_rollout
@@ -177,6 +178,19 @@ def test_stream_answers_each_request_in_order_and_goes_on_after_an_error(serving
     assert [True, False, True] == [not answer.error_message for answer in answers]
     assert answers[1].error_message.startswith("MODEL_UNKNOWN")
     assert all(a.infer_response.parameters["triton_final_response"].bool_param for a in answers)
+
+
+def test_stream_routes_by_the_entity_that_a_request_names(api):
+    api.serve(a_rollout(9, canary=10, percent=50))
+    keys = [f"UA-{number}" for number in range(20)]
+    requests = [a_request(f"r-{key}") for key in keys]
+    for request, key in zip(requests, keys, strict=True):
+        request.parameters["entity_key"].string_param = key
+
+    arm_of = api.table.ready("delay")[1].rollout.arm_of
+    expected = ["10" if arm_of(key) is Arm.CANARY else "9" for key in keys]
+    answers = api.stream(*requests)
+    assert expected == [answer.infer_response.model_version for answer in answers]
 
 
 def test_stream_takes_a_request_only_when_the_one_before_is_answered(serving):

@@ -20,7 +20,7 @@ from headrace.feature.v1 import feature_service_pb2 as feature_pb
 from headrace.inference.v1 import inference_events_pb2 as events_pb
 from headrace.oip import grpc_predict_v2_pb2 as oip
 from headrace.registry.v1 import registry_events_pb2 as registry_pb
-from headrace_inference.adapters.request_parameters import check_parameters
+from headrace_inference.adapters.request_parameters import check_parameters, entity_key
 from headrace_inference.adapters.tensor_codec import (
     DATATYPES,
     Values,
@@ -78,6 +78,7 @@ def infer_request(request: Any, *, rows_max: int) -> InferRequest:
         inputs=_inputs(request, rows_max=rows_max),
         outputs=tuple(output.name for output in request.outputs),
         as_of_us=_as_of_us(request.parameters),
+        key=entity_key(request.parameters),
     )
 
 

@@ -41,7 +41,7 @@ from headrace_inference.adapters.run_outcomes import (
 )
 from headrace_inference.adapters.shared_runs import Ask, Kind, run_together
 from headrace_inference.domain.prediction import Failure
-from headrace_inference.domain.request import check_request_id
+from headrace_inference.domain.request import ENTITY_KEY, check_entity_key, check_request_id
 from headrace_inference.domain.serving import ServingTable
 from headrace_inference.handlers import Predict
 from headrace_inference.ports import Clock, PredictionLog
@@ -165,10 +165,12 @@ class HotInfer:
             if filled is None:
                 return self.entities.ask(call, message) or message
         try:
-            id_ = filled.id.decode()
+            id_, key = filled.id.decode(), filled.key.decode()
         except UnicodeDecodeError as err:
             raise Invalid("DECODE_ERROR") from err
         check_request_id(id_)
+        if key:
+            check_entity_key(key)
         plan = self._plans.of(filled.form)
         if plan is None:
             message = _whole(filled)
@@ -182,13 +184,12 @@ class HotInfer:
         deadline_s = answer_by_s(call, plan.timeout_s)
         if isinstance(call, RecordCall):
             call.name(id_, plan.endpoint)
-            sticky, priority = call.entity_key or call.id, plan.priority + BEHIND_CALLERS
-            kind = plan.kind(sticky)
-            return Ask(
-                call, plan, kind, call.id, filled.contents, deadline_s, priority, call.entity_key
-            )
+            key, priority = key or call.entity_key, plan.priority + BEHIND_CALLERS
+            kind = plan.kind(key or call.id)
+            return Ask(call, plan, kind, call.id, filled.contents, deadline_s, priority, key)
         id_ = id_ or self._new_id()
-        return Ask(call, plan, plan.kind(id_), id_, filled.contents, deadline_s, plan.priority)
+        kind = plan.kind(key or id_)
+        return Ask(call, plan, kind, id_, filled.contents, deadline_s, plan.priority, key)
 
     def _new_id(self) -> str:
         return f"{self._id_prefix}{next(self._id_numbers):016x}"
@@ -218,7 +219,7 @@ class HotInfer:
             call.name(message.id, message.model_name)
             asked = conversions.infer_request(message, rows_max=self._rows_max)
             prediction = self._predict(
-                replace(asked, id=call.id, key=call.entity_key), time_left_s=left_s
+                replace(asked, id=call.id, key=asked.key or call.entity_key), time_left_s=left_s
             )
         except HeadraceError as err:
             if err.reason == "DEADLINE_UNMET" and _left_s(call, limit_s) > 0.0:
@@ -319,5 +320,7 @@ def _whole(filled: Filled) -> Any:
     message = oip.ModelInferRequest()
     message.CopyFrom(filled.form.message)
     message.id = filled.id.decode()
+    if filled.key:
+        message.parameters[ENTITY_KEY].string_param = filled.key.decode()
     message.raw_input_contents.extend(filled.contents)
     return message

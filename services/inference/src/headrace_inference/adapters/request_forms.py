@@ -6,6 +6,9 @@ the end the bytes of its requests are equal. Bytes that are equal mean the same,
 request is parsed and checked, and of the others only the two places that differ are cut out. What
 is not of that shape (typed contents, another order of fields) is parsed as ever, and so is what
 hardly ever comes in the same lengths again, as several texts do.
+
+A parameter that names the rows' entity is cut out first: what is left is a request that names none,
+and of the same form, however many entities there are.
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ from typing import Any, NamedTuple
 from google.protobuf.message import DecodeError
 
 from headrace.oip import grpc_predict_v2_pb2 as oip
+from headrace_inference.domain.request import ENTITY_KEY
 
 FORMS_MAX = 2_000
 FORMS_OF_ONE_MAX = 500
@@ -24,7 +28,11 @@ TURNED_AWAY_MAX = 10 * FORMS_OF_ONE_MAX
 FORM_BYTES_MAX = 4_096
 SIZES_MAX = 8
 # Tag of a field with a length (protobuf encoding): number << 3 | 2.
-NAME_TAG, VERSION_TAG, ID_TAG, RAW_TAG = 0x0A, 0x12, 0x1A, 0x3A
+NAME_TAG, VERSION_TAG, ID_TAG, PARAMETER_TAG, RAW_TAG = 0x0A, 0x12, 0x1A, 0x22, 0x3A
+# Of a parameter, behind its tag and length: its name, and the tag of what it is set to.
+KEY_HEAD = bytes([0x0A, len(ENTITY_KEY)]) + ENTITY_KEY.encode() + b"\x12"
+# InferParameter.string_param.
+TEXT_TAG = 0x1A
 # A length below this is one byte.
 SHORT = 0x80
 
@@ -46,6 +54,15 @@ class Filled(NamedTuple):
     form: Form
     id: bytes
     contents: tuple[bytes, ...]
+    # The entity of its rows, where a parameter names it.
+    key: bytes = b""
+
+
+class _Named(NamedTuple):
+    """A request without the parameter that names the entity of its rows."""
+
+    data: bytes
+    key: bytes
 
 
 class _Front(NamedTuple):
@@ -84,8 +101,8 @@ class RequestForms:
 
     _known: dict[bytes, _Known] = field(default_factory=dict)
 
-    def fill(self, data: bytes) -> Filled | None:
-        """The request, when its form is known."""
+    def fill(self, data: bytes, key: bytes | None = None) -> Filled | None:
+        """The request, when its form is known; `key` was cut out of it."""
         front = _front(data)
         known = self._known.get(data[: front.end]) if front else None
         if front is None or known is None:
@@ -96,12 +113,22 @@ class RequestForms:
             if form is not None and all(data[a:b] == gap for a, b, gap in form.gaps):
                 known.hits += 1
                 contents = tuple([data[a : b or None] for a, b in form.places])
-                return Filled(form, data[front.end + 2 : rest], contents)
-        return None
+                return Filled(form, data[front.end + 2 : rest], contents, key or b"")
+        # Last, so that it costs those nothing that name none.
+        named = _named(data) if key is None else None
+        return self.fill(named.data, named.key) if named else None
 
     def learn(self, data: bytes, message: Any) -> Filled | None:
         """The request, which is not of a known form, as one of its own; None when it has none, or
         when it would hardly be met again."""
+        if ENTITY_KEY not in message.parameters:
+            return self._learn(data, message)
+        if (named := _named(data)) is None:
+            return None
+        filled = self._learn(named.data, message)
+        return filled and filled._replace(key=named.key)
+
+    def _learn(self, data: bytes, message: Any) -> Filled | None:
         front, contents = _front(data), list(message.raw_input_contents)
         if front is None or not contents or not all(contents):
             return None
@@ -150,13 +177,37 @@ def _front(data: bytes) -> _Front | None:
         return None
 
 
+def _named(data: bytes) -> _Named | None:
+    """None where no parameter behind the id names an entity, or a length takes more than a byte."""
+    front = _front(data)
+    if front is None:
+        return None
+    try:
+        begin = front.rest
+        while data[begin] == PARAMETER_TAG and data[begin + 1] < SHORT:
+            head = begin + 2
+            value, end = head + len(KEY_HEAD), head + data[begin + 1]
+            if data.startswith(KEY_HEAD, head):
+                # Two lengths and a tag, and nothing behind the text.
+                if (data[value], data[value + 1]) != (end - value - 1, TEXT_TAG):
+                    return None
+                key = data[value + 3 : end]
+                return (
+                    _Named(data[:begin] + data[end:], key) if data[value + 2] == len(key) else None
+                )
+            begin = end
+    except IndexError:
+        return None
+    return None
+
+
 def _form(shared: bytes, contents: list[bytes]) -> Form | None:
-    """None unless what is shared has neither an id nor contents, which would count for the last."""
+    """None unless what is shared has neither id, entity nor contents: the last would count."""
     try:
         message = oip.ModelInferRequest.FromString(shared)
     except DecodeError:
         return None
-    if message.id or message.raw_input_contents:
+    if message.id or message.raw_input_contents or ENTITY_KEY in message.parameters:
         return None
     places, gaps, end = [], [], 0
     for content in reversed(contents):

@@ -2,7 +2,8 @@
 """Parameters of a request that mean something here, in Triton's words; all others are ignored.
 
 `timeout` is in microseconds, 0 for none; `priority` is 1 for the most urgent, 0 for none in
-particular. A tensor in shared memory has its contents where we cannot read them.
+particular. A tensor in shared memory has its contents where we cannot read them. `entity_key` is
+ours: the entity of the rows that name none themselves.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 from typing import Any
 
 from headrace.errors import Invalid
+from headrace_inference.domain.request import ENTITY_KEY, check_entity_key
 from headrace_inference.domain.serving import NAME_SHOWN_MAX
 from headrace_kit.hot_calls import HotCall
 
@@ -22,12 +24,13 @@ WHOLE = "an integer from 0 to 2^63 - 1 is needed"
 
 
 def check_parameters(request: Any) -> None:
-    """Raises Invalid BAD_REQUEST for a timeout or priority that is none, UNSUPPORTED for a tensor
-    in shared memory.
+    """Raises Invalid BAD_REQUEST for a timeout, priority or key that is none, BAD_ID for a key that
+    may not be one, UNSUPPORTED for a tensor in shared memory.
     """
     for name in (TIMEOUT, PRIORITY):
         if name in request.parameters and _whole(request.parameters, name) is None:
             raise Invalid("BAD_REQUEST", field=name, problem=WHOLE)
+    check_entity_key(entity_key(request.parameters))
     for tensor in (*request.inputs, *request.outputs):
         if SHARED_MEMORY in tensor.parameters:
             refuse_shared_memory(tensor.name)
@@ -55,6 +58,16 @@ def answer_by_s(call: HotCall, limit_s: float | None) -> float:
 def priority(parameters: Any) -> int:
     """The lowest number goes first."""
     return _whole(parameters, PRIORITY) or PRIORITY_DEFAULT
+
+
+def entity_key(parameters: Any) -> str:
+    """Empty where none is named; raises Invalid BAD_REQUEST for what is no text."""
+    if ENTITY_KEY not in parameters:
+        return ""
+    parameter = parameters[ENTITY_KEY]
+    if parameter.WhichOneof("parameter_choice") != "string_param":
+        raise Invalid("BAD_REQUEST", field=ENTITY_KEY, problem="a string parameter is needed")
+    return str(parameter.string_param)
 
 
 def _whole(parameters: Any, name: str) -> int | None:

@@ -124,7 +124,7 @@ class Ask:
     contents: tuple[bytes, ...]
     deadline_s: float
     priority: int
-    # Of all its rows; what came over gRPC by a known form names none.
+    # Of all its rows; empty where none is named.
     entity_key: str = ""
 
     @property

@@ -56,7 +56,8 @@ class Tensor:
 class InferRequest:
     """One ModelInfer call. Without a version the routing decides, without outputs the version.
 
-    `key`: of the record that it came as; the entity of its rows, unless they name their own.
+    `key`: the entity of those of its rows that name none: its parameter `entity_key`, else the key
+    of the record that it came as.
     """
 
     endpoint: str
@@ -256,8 +257,8 @@ def _optional_keys(request: InferRequest, rows: int) -> list[str]:
         return [request.key] * rows
     keys = _texts(tensor)
     for key in keys:
-        _check_key(key)
-    return keys
+        check_entity_key(key)
+    return [key or request.key for key in keys]
 
 
 def _required_keys(column: Column) -> list[str]:
@@ -267,7 +268,7 @@ def _required_keys(column: Column) -> list[str]:
             raise Invalid("TENSOR_NONFINITE", input=column.name)
         if not key:
             raise Invalid("KEY_MISSING", input=column.name)
-        _check_key(key)
+        check_entity_key(key)
     return keys
 
 
@@ -281,6 +282,7 @@ def check_request_id(id_: str) -> None:
         raise Invalid("BAD_ID", field="id", id=ascii(id_)[:NAME_SHOWN_MAX])
 
 
-def _check_key(key: str) -> None:
+def check_entity_key(key: str) -> None:
+    """Raises Invalid BAD_ID for one that is too long, or cannot be seen; empty is none."""
     if len(key) > ENTITY_KEY_CHARACTERS_MAX or not key.isprintable():
         raise Invalid("BAD_ID", entity_key=key[:NAME_SHOWN_MAX])
