@@ -1,7 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Each worker tells of its own statistics, and adds up those of all."""
 
+import threading
 from functools import partial
+
+import pytest
 
 from headrace_inference.adapters import triton_conversions
 from headrace_inference.adapters.worker_statistics import (
@@ -11,6 +14,7 @@ from headrace_inference.adapters.worker_statistics import (
     statistics_page,
 )
 from headrace_inference.domain.statistics import Execution, Statistics
+from headrace_kit import worker_process
 from headrace_kit.admin_http import AdminServer
 
 
@@ -28,7 +32,39 @@ def an_execution(*, endpoint="delay", rows=1, took_ns=10, ended_at_us=5_000):
     )
 
 
-def test_sums_are_over_all_workers_that_answer(tmp_path):
+@pytest.fixture
+def serve(tmp_path):
+    """Starts an admin door that tells statistics by this page, on the socket that it gives."""
+    doors = []
+
+    def start(page):
+        socket = tmp_path / f"{len(doors)}.sock"
+        door = AdminServer("", 0, lambda: True, {STATISTICS: page}, socket_path=socket)
+        door.start()
+        doors.append(door)
+        return socket
+
+    yield start
+    for door in doors:
+        door.stop(1.0)
+
+
+def test_workers_are_asked_at_the_same_time(serve, monkeypatch):
+    monkeypatch.setattr(worker_process, "ASK_TIMEOUT_S", 60.0)
+    counted = Statistics()
+    counted.record(an_execution(rows=2))
+    all_asked = threading.Barrier(3)
+
+    def page(query):
+        all_asked.wait(30.0)  # none is answered before the others are asked
+        return statistics_page(counted, query)
+
+    told = OtherWorkers([serve(page) for _ in range(3)]).statistics("delay")
+
+    assert [2, 2, 2] == [each.inference_count for each in told]
+
+
+def test_sums_are_over_all_workers_that_answer(serve, tmp_path):
     own, other = Statistics(), Statistics()
     own.record(an_execution(rows=2))
     own.record(an_execution(rows=4))
@@ -36,16 +72,11 @@ def test_sums_are_over_all_workers_that_answer(tmp_path):
     other.record(an_execution(rows=1))
     other.record(an_execution(endpoint="elsewhere", rows=8))
     other.record_failure("delay", 7, duration_ns=50)
-    socket = tmp_path / "http.sock"
-    admin = AdminServer(
-        "", 0, lambda: True, {STATISTICS: partial(statistics_page, other)}, socket_path=socket
-    )
-    admin.start()
+    socket = serve(partial(statistics_page, other))
 
     told = OtherWorkers([socket, tmp_path / "one that is down"]).statistics("delay")
     mine = triton_conversions.model_statistics("delay", 7, own.read("delay", 7))
     summed = added(mine, told)
-    admin.stop(1.0)
 
     assert (11, 4, 9_000) == (summed.inference_count, summed.execution_count, summed.last_inference)
     stats = summed.inference_stats

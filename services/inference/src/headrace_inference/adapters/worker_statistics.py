@@ -1,13 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """Statistics of all workers of a service, by whichever is asked.
 
-Each tells its own at its admin door, on a socket in its folder. One that says nothing just now, as
-it is started again, is left out: what it counted before is gone with it.
+Each tells its own at its admin door, on a socket in its folder; all are asked at the same time, so
+that those who say nothing are waited for together. One that says nothing just now, as it is started
+again, is left out: what it counted before is gone with it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from urllib.parse import urlencode
 
@@ -38,11 +41,13 @@ class OtherWorkers:
 
     def __init__(self, admin_sockets: Sequence[Path]) -> None:
         self._admin_sockets = admin_sockets
+        # Its threads are begun with the first question.
+        self._asking = ThreadPoolExecutor(max(1, len(admin_sockets)), thread_name_prefix="workers")
 
     def statistics(self, name: str) -> list[oip.ModelStatistics]:
         """As `statistics_page` of each tells them."""
         path = f"{STATISTICS}?{urlencode({'name': name})}"
-        answers = (ask_worker(socket, path) for socket in self._admin_sockets)
+        answers = self._asking.map(partial(ask_worker, path=path), self._admin_sockets)
         return [
             each
             for answer in answers
