@@ -8,7 +8,12 @@ from headrace import rollouts
 from headrace.cli import rollouts as cli
 from headrace.cli.main import app
 from headrace.registry.v1 import registry_service_pb2 as pb
-from headrace.registry.v1.registry_events_pb2 import ModelVersion, Rollout, ServedVersion
+from headrace.registry.v1.registry_events_pb2 import (
+    Definition,
+    ModelVersion,
+    Rollout,
+    ServedVersion,
+)
 from headrace.rollouts import Rollouts
 
 
@@ -16,7 +21,7 @@ class Registry:
     """Keeps one rollout, and what was asked of it; in the place of the stub."""
 
     def __init__(self, _):
-        self.asked = []
+        self.asked, self.endpoints = [], ["delay"]
         self.now = Rollout(
             endpoint="delay",
             model="delay-model",
@@ -30,6 +35,12 @@ class Registry:
 
     def ListRollouts(self, request, timeout):  # noqa: N802 - gRPC's name
         return pb.ListRolloutsResponse(rollouts=[self.now])
+
+    def ListDefinitions(self, request, timeout):  # noqa: N802 - gRPC's name
+        endpoints = [Definition(kind="endpoint", name=name) for name in self.endpoints]
+        return pb.ListDefinitionsResponse(
+            definitions=[*endpoints, Definition(kind="monitor", name="delay")]
+        )
 
     def ResolveModel(self, request, timeout):  # noqa: N802 - gRPC's name
         assert "models:/delay-model@next" == request.reference
@@ -104,6 +115,14 @@ def test_started_endpoint_keeps_what_stood_beside_the_champion(registry):
     run("start", "delay", "--reason", "why")
 
     assert (4, 2, 20, True, False, "why") == wanted(registry)
+
+
+def test_endpoint_that_was_taken_back_is_not_listed_and_can_be_stopped(registry):
+    registry.endpoints = ["other"]
+
+    assert "delay" not in run("list").output
+    assert 0 == run("stop", "delay", "--reason", "before it is applied again").exit_code
+    assert wanted(registry)[4]
 
 
 def test_list_tells_each_endpoint_whole(registry):

@@ -34,16 +34,28 @@ class Rollouts:
     def __init__(self, channel: grpc.Channel) -> None:
         self._registry: Any = registry_service_pb2_grpc.RegistryServiceStub(channel)
 
-    def list(self) -> list[Rollout]:
-        """Of every endpoint that serves, by name."""
+    def _kept(self) -> list[Rollout]:
         request = pb.ListRolloutsRequest()
         listed = pages(
             self._registry.ListRollouts, request, timeout_s=CALL_S, retries_max=RETRIES_MAX
         )
         return [rollout for page in listed for rollout in page.rollouts]
 
+    def list(self) -> list[Rollout]:
+        """Of every endpoint that serves, by name.
+
+        The registry keeps that of one that was taken back, for when it is applied again.
+        """
+        kept, request = self._kept(), pb.ListDefinitionsRequest()
+        listed = pages(
+            self._registry.ListDefinitions, request, timeout_s=CALL_S, retries_max=RETRIES_MAX
+        )
+        applied = {(each.kind, each.name) for page in listed for each in page.definitions}
+        return [each for each in kept if ("endpoint", each.endpoint) in applied]
+
     def get(self, endpoint: str) -> Rollout:
-        for rollout in self.list():
+        """Also of one that was taken back: it may be stopped before it is applied again."""
+        for rollout in self._kept():
             if rollout.endpoint == endpoint:
                 return rollout
         raise NotFound("MODEL_UNKNOWN", endpoint=endpoint)
