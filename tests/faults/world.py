@@ -27,6 +27,7 @@ from tests.faults.checker import Findings, Letter, Published, Row, Seen, check
 from tests.faults.ledger import Ledger
 from tests.faults.oracle import Order
 from tests.faults.proxies import Proxy
+from tests.faults.quiet_registry import QuietRegistry
 
 from headrace import topics
 from headrace.admin import create_topics, static_topics
@@ -138,6 +139,7 @@ class World:
         )  # fmt: skip
         self.bootstrap = self._broker.bootstrap
         self._kafka: Child | None = None
+        self.registry = QuietRegistry()
         self.services: dict[str, Service] = {}
         self.ledger = Ledger(folder / "ledger.jsonl")
         self.orders: dict[str, Order] = {}
@@ -189,6 +191,7 @@ class World:
             self._kafka.kill()
         for proxy in self.proxies.values():
             proxy.stop()
+        self.registry.close()
         self.ledger.close()
 
     def new_orders(self, count: int, *, late_share: float = 0.0) -> dict[str, bytes]:
@@ -382,6 +385,8 @@ class Service:
             **self._world.store_settings,
             **settings,
         }
+        if self.name == "ingest":
+            told.setdefault("REGISTRY_ADDRESS", self._world.registry.address)
         spec = service_process(
             self.name,
             (self.grpc_port, self.http_port),

@@ -29,7 +29,7 @@ from headrace_ingest.domain.judging import ARCHIVE_COLUMNS, judge
 from headrace_ingest.handlers.erased_tasks import TaskEraser
 from headrace_ingest.handlers.erasures import Eraser
 from headrace_ingest.handlers.retention import Keeper
-from headrace_ingest.testing import a_contract, a_raw
+from headrace_ingest.testing import MemoryRetracted, a_contract, a_raw
 from headrace_kit.auth import Guard
 from headrace_kit.clock import SystemClock
 from headrace_kit.grpc_server import GrpcServer
@@ -62,6 +62,7 @@ class World:
         self.publisher = MemoryPublisher()
         eraser = Eraser(
             contracts=contracts,
+            retracted=MemoryRetracted(),
             datasets=ObjectDatasetBook(object_store(uri, s3)),
             erasures=ObjectErasureBook(object_store(uri, s3)),
             rows=DuckDbRows(DeltaTables(uri, options), spill),
@@ -71,7 +72,9 @@ class World:
             tasks=TaskEraser(AppliedLabels(), None),
             clock=SystemClock(),
         )
-        self.keeper = Keeper(contracts, eraser.datasets, eraser.rows, eraser.clock)
+        self.keeper = Keeper(
+            contracts, eraser.retracted, eraser.datasets, eraser.rows, eraser.clock
+        )
         self.contracts = contracts
         api = DatasetApi(
             contracts=contracts,

@@ -10,41 +10,51 @@ from headrace.application import parse_definition
 from headrace.cli import erase
 from headrace.cli.main import app
 from headrace.errors import Unavailable
+from headrace.ingest.v1 import erasures_pb2 as pb
 
-ORDERS = parse_definition(
-    {
-        "kind": "stream",
-        "name": "orders",
-        "description": "Orders.",
-        "owner": "tests",
-        "key": "customer_id",
-        "id": "id",
-        "event_time": "at",
-        "lateness_allowed": "1h",
-        "columns": {
-            "id": {"type": "string"},
-            "customer_id": {"type": "string"},
-            "at": {"type": "timestamp"},
-        },
-    }
-)
+
+def a_stream(name, key):
+    return parse_definition(
+        {
+            "kind": "stream",
+            "name": name,
+            "description": "Orders, or what came back.",
+            "owner": "tests",
+            "key": key,
+            "id": "id",
+            "event_time": "at",
+            "lateness_allowed": "1h",
+            "columns": {
+                "id": {"type": "string"},
+                key: {"type": "string"},
+                "at": {"type": "timestamp"},
+            },
+        }
+    )
+
+
+ORDERS, RETURNS = a_stream("orders", "customer_id"), a_stream("returns", "buyer_id")
 
 
 class Datasets:
-    """A platform that goes away while it works."""
+    """A platform that goes away while it works, or answers what a test puts into `answer`."""
 
     def __init__(self):
-        self.asked = []
+        self.asked, self.answer = [], None
 
     def erase(self, column, value, *, request_id):
         self.asked.append(request_id)
-        raise Unavailable("SERVICE_UNAVAILABLE")
+        if self.answer is None:
+            raise Unavailable("SERVICE_UNAVAILABLE")
+        return self.answer
 
 
 @pytest.fixture
 def datasets(monkeypatch):
     made = Datasets()
-    client = SimpleNamespace(datasets=made, definitions={("stream", "orders"): ORDERS})
+    client = SimpleNamespace(
+        datasets=made, definitions={("stream", "orders"): ORDERS}, retracted=lambda: [RETURNS]
+    )
     monkeypatch.setattr(erase, "connect", lambda data_dir: client)
     return made
 
@@ -81,3 +91,19 @@ def test_erasure_whose_column_is_gone_since_goes_on_by_its_id(datasets):
     run("customer", "c42", "--yes", "--request-id", "mine")
 
     assert ["mine"] == datasets.asked
+
+
+def test_column_of_a_stream_that_was_taken_back_is_known(datasets):
+    run("buyer_id", "c42", "--yes", "--request-id", "mine")
+    run("buyer_id", "c42", "--yes")
+
+    assert 2 == len(datasets.asked)
+
+
+def test_rows_of_a_view_that_was_taken_back_are_told_to_stay(datasets):
+    views = [pb.ErasedView(view="spent", rows=2, taken_back=True), pb.ErasedView(view="sold")]
+    datasets.answer = pb.Erasure(id="e", views=views)
+    done = run("customer_id", "c42", "--yes")
+
+    assert "Rows of view spent stay" in done.stderr
+    assert "view sold stay" not in done.stderr

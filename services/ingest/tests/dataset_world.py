@@ -17,7 +17,7 @@ from headrace_ingest.domain.judging import ARCHIVE_COLUMNS, judge
 from headrace_ingest.handlers import datasets
 from headrace_ingest.handlers.datasets import CreateDataset, SetDatasetTag
 from headrace_ingest.handlers.selecting import ReadStream
-from headrace_ingest.testing import a_contract, a_raw
+from headrace_ingest.testing import MemoryRetracted, a_contract, a_raw
 from headrace_kit.json_strict import decode
 from headrace_kit.objects import MemoryObjectStore
 from headrace_kit.testing import FixedClock, a_batch
@@ -38,6 +38,7 @@ class World:
     def __init__(self, spill):
         self.contracts = AppliedContracts()
         self.contracts.put(a_contract())
+        self.retracted = MemoryRetracted()
         self.objects = MemoryObjectStore()
         self.book, self.clock = ObjectDatasetBook(self.objects), FixedClock()
         self._spill = spill

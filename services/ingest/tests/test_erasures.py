@@ -25,7 +25,8 @@ from headrace_ingest.handlers import datasets
 from headrace_ingest.handlers.datasets import CreateDataset
 from headrace_ingest.handlers.erased_tasks import TaskEraser
 from headrace_ingest.handlers.erasures import SETTLE_US, EraseEntity, Eraser, list_erasures
-from headrace_ingest.testing import NOW_US, a_contract, a_raw
+from headrace_ingest.ports import Retracted
+from headrace_ingest.testing import NOW_US, MemoryRetracted, a_contract, a_raw
 from headrace_kit.erased_entities import entity_key_digest
 from headrace_kit.failpoints import FailpointRaised, arm
 from headrace_kit.json_strict import decode
@@ -66,7 +67,11 @@ class News:
 class Versions:
     """A registry with one version, trained on one stream."""
 
+    def __init__(self):
+        self.asked = []
+
     def trained_on(self, models, streams):
+        self.asked.append(models)
         return [TrainedVersion("delay", 3, (STREAM,))] if STREAM in streams else []
 
 
@@ -82,13 +87,15 @@ class World:
         self.objects, self.clock, self.news = MemoryObjectStore(), FixedClock(NOW_US), News()
         self.book = ObjectDatasetBook(self.objects)
         self.rows = DuckDbRows(self.tables, spill)
+        self.retracted, self.versions = MemoryRetracted(), Versions()
         self.eraser = Eraser(
             contracts=self.contracts,
+            retracted=self.retracted,
             datasets=self.book,
             erasures=ObjectErasureBook(self.objects),
             rows=self.rows,
             published=KafkaPublishedRows(MemoryTopicLog(MemoryPublisher()), topics.FEATURE_ROWS),
-            models=Versions(),
+            models=self.versions,
             news=self.news,
             tasks=TaskEraser(AppliedLabels(), None),
             clock=self.clock,
@@ -106,6 +113,11 @@ class World:
             clock=self.clock,
             timeout_s=60.0,
         )
+
+    def take_back(self, name):
+        self.contracts.take(a_record(None, key=f"stream/{name}".encode()))
+        before = self.retracted.answer.contracts
+        self.retracted.answer = Retracted([*before, a_contract(name=name)])
 
     def erase(self, value="UA1", request_id="r", column="flight"):
         return self.eraser.erase(EraseEntity(column, value), request_id, timeout_s=60.0)
@@ -332,16 +344,58 @@ def test_settled_erasure_is_read_no_more(world):
     )
 
 
-def test_erasure_waits_for_a_stream_that_is_taken_back(world):
-    world.erase()
-    world.contracts.take(a_record(None, key=f"stream/{OTHER}".encode()))
+def test_archive_of_a_stream_that_was_taken_back_is_erased_from(world):
+    world.take_back(OTHER)
+    report = world.erase()
     world.clock.advance(SETTLE_US + 1)
     world.go_on()
+
+    assert {STREAM: 2, OTHER: 2} == report.rows_by_stream
+    assert (["UA2"], ["UA2"]) == (world.flights(), world.flights(OTHER))
+    assert (2, []) == (
+        sum(stream == OTHER for stream, _ in world.news.events),
+        world.eraser.erasures.unsettled(),
+    )
+
+
+def test_column_that_only_a_stream_of_before_has_can_be_erased_by(world):
+    for name in (STREAM, OTHER):
+        world.take_back(name)
+    world.erase()
+
+    assert (["UA2"], ["UA2"]) == (world.flights(), world.flights(OTHER))
+
+
+def test_erasure_goes_on_with_a_stream_that_is_taken_back_meanwhile(world):
+    arm("ingest.erase.told:1:raise")
+    with pytest.raises(FailpointRaised):
+        world.erase()
+    arm(None)
+    world.take_back(OTHER)
+    world.clock.advance(SETTLE_US + 1)
+    world.go_on()
+    world.go_on()
+
+    assert (["UA2"], []) == (world.flights(OTHER), world.eraser.erasures.unsettled())
+
+
+def test_erasure_waits_while_nobody_tells_which_streams_were_taken_back(world):
+    world.erase()
+    world.clock.advance(SETTLE_US + 1)
+    answer, world.retracted.answer = world.retracted.answer, Unavailable("SERVICE_UNAVAILABLE")
+    world.go_on()
     waiting = world.eraser.erasures.unsettled()
-    world.contracts.put(a_contract(name=OTHER))
+    world.retracted.answer = answer
     world.go_on()
 
     assert ([erasure_id("r")], []) == (waiting, world.eraser.erasures.unsettled())
+
+
+def test_models_whose_recipe_was_taken_back_are_asked_for(world):
+    world.retracted.answer = Retracted(models=["delay"])
+    world.erase()
+
+    assert [["delay"]] == world.versions.asked
 
 
 def test_what_happens_after_the_erasure_stays(world):

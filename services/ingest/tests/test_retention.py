@@ -6,7 +6,7 @@ from __future__ import annotations
 import polars as pl
 import pytest
 
-from headrace.errors import Conflict
+from headrace.errors import Conflict, Unavailable
 from headrace_ingest.adapters.contract_book import AppliedContracts
 from headrace_ingest.adapters.duckdb_rows import DuckDbRows
 from headrace_ingest.adapters.memory_tables import MemoryTables
@@ -16,11 +16,12 @@ from headrace_ingest.domain.judging import ARCHIVE_COLUMNS, judge
 from headrace_ingest.handlers import datasets
 from headrace_ingest.handlers.datasets import CreateDataset
 from headrace_ingest.handlers.retention import HOUR_US, KEEP_H, Keeper
-from headrace_ingest.testing import NOW_US, a_contract, a_raw
+from headrace_ingest.ports import Retracted
+from headrace_ingest.testing import NOW_US, MemoryRetracted, a_contract, a_raw
 from headrace_kit.failpoints import FailpointRaised, arm
 from headrace_kit.json_strict import decode
 from headrace_kit.objects import MemoryObjectStore
-from headrace_kit.testing import FixedClock, a_batch
+from headrace_kit.testing import FixedClock, a_batch, a_record
 
 STREAM, DAY_US = "flights.departed", 24 * HOUR_US
 
@@ -41,12 +42,17 @@ class World:
         self.tables.append(STREAM, pl.concat([rows(0), rows(1, days_ago=20)]))
         self.book, self.clock = ObjectDatasetBook(MemoryObjectStore()), FixedClock(NOW_US)
         self.rows = DuckDbRows(self.tables, spill)
-        self.keeper = Keeper(self.contracts, self.book, self.rows, self.clock)
+        self.retracted = MemoryRetracted()
+        self.keeper = Keeper(self.contracts, self.retracted, self.book, self.rows, self.clock)
 
     def keep(self, retention=None):
         if retention:
             self.contracts.put(a_contract(2, retention=retention))
         list(self.keeper.keep(60.0))
+
+    def take_back(self, contract):
+        self.contracts.take(a_record(None, key=f"stream/{STREAM}".encode()))
+        self.retracted.answer = Retracted([contract])
 
     def ids(self, selection=None):
         selection = selection or self.created().selection
@@ -75,6 +81,31 @@ def world(tmp_path):
 
 def test_days_beyond_the_retention_leave_the_archive(world):
     world.keep("14d")
+    world.create()
+
+    assert ["departed:0"] == world.ids()
+
+
+def test_archive_of_a_stream_that_was_taken_back_ages_by_its_last_contract(world):
+    world.take_back(a_contract(retention="14d"))
+    world.keep()
+    world.contracts.put(a_contract())
+    world.create()
+
+    assert ["departed:0"] == world.ids()
+
+
+def test_stream_that_is_applied_again_ages_by_its_contract_of_now(world):
+    world.retracted.answer = Retracted([a_contract(retention="14d")])
+    world.keep("30d")
+
+    assert 0 == world.tables.newest_version(STREAM)
+
+
+def test_applied_streams_age_while_nobody_tells_which_were_taken_back(world):
+    world.retracted.answer = Unavailable("SERVICE_UNAVAILABLE")
+    with pytest.raises(Unavailable, match="SERVICE_UNAVAILABLE"):
+        world.keep("14d")
     world.create()
 
     assert ["departed:0"] == world.ids()

@@ -22,6 +22,7 @@ from headrace_ingest.domain.datasets import Diff, Reference, Selection
 from headrace_ingest.handlers.datasets import pinned_versions
 from headrace_ingest.handlers.erased_tasks import TaskEraser
 from headrace_ingest.handlers.erasures import SETTLE_US, EraseEntity, Eraser
+from headrace_ingest.ports import Retracted
 from headrace_ingest.testing import a_contract
 from headrace_kit.erased_entities import Entity
 from headrace_kit.kafka import Message
@@ -30,11 +31,11 @@ from headrace_kit.testing import MemoryPublisher, MemoryTopicLog, a_record
 OLD = "0" * 64
 
 
-def a_view(window="1h"):
+def a_view(window="1h", name="delays"):
     return parse_definition(
         {
             "kind": "view",
-            "name": "delays",
+            "name": name,
             "description": "Delays.",
             "stream": STREAM,
             "entity": ["origin"],
@@ -72,6 +73,10 @@ class ViewWorld(World):
             kind="view", name=view.name, version=version, spec_json=definition_json(view)
         )
         self.contracts.take(a_record(message.SerializeToString(), key=b"view/delays"))
+
+    def take_back(self, *views):
+        self.contracts.take(a_record(None, key=b"view/delays"))
+        self.retracted.answer = Retracted(views=views)
 
     def materialize(self, *numbers, definition=None):
         made = definition or digest(a_view())
@@ -173,6 +178,7 @@ class Nobody:
 def an_eraser(world):
     return Eraser(
         contracts=world.contracts,
+        retracted=world.retracted,
         datasets=world.book,
         erasures=ObjectErasureBook(world.objects),
         rows=world.rows,
@@ -229,13 +235,36 @@ def test_erasure_counts_rows_of_feature_tables_and_waits_until_they_are_out(worl
     assert [] == eraser.erasures.unsettled()
 
 
+@pytest.mark.parametrize("taken_back_first", [False, True])
+def test_erasure_tells_what_a_view_that_is_taken_back_has_left_and_waits(world, taken_back_first):
+    world.materialize(1, 2)
+    eraser = an_eraser(world)
+    if taken_back_first:
+        world.take_back(a_view(), a_view(name="empty"))
+    report = eraser.erase(EraseEntity("origin", "JFK"), "erase", timeout_s=60.0)
+    if not taken_back_first:
+        world.take_back(a_view())
+    told = [each.view for each in to_erasure(report, eraser.views_taken_back(report)).views
+            if each.taken_back]  # fmt: skip
+    of_view = Selection(STREAM, 0, (("origin", "string"),), view="delays")
+    world.clock.advance(SETTLE_US + 1)
+    list(eraser.go_on(60.0))
+    waiting = eraser.erasures.unsettled()
+    world.apply(a_view())
+    world.tables.erase(of_view, report.entity)
+    list(eraser.go_on(60.0))
+
+    assert ({"delays": 2}, ["delays"]) == (report.rows_by_view, told)
+    assert ([report.id], []) == (waiting, eraser.erasures.unsettled())
+
+
 def test_erasure_counts_the_newest_row_on_the_topic_of_a_view_that_publishes(world):
     world.apply(a_view().model_copy(update={"publish_rows": True}))
     topic = topics.FEATURE_ROWS.of("delays")
 
     def counted(value, request_id):
         report = an_eraser(world).erase(EraseEntity("origin", value), request_id, timeout_s=60.0)
-        told = to_erasure(report).views
+        told = to_erasure(report, ()).views
         assert [("delays", 0)] == [(each.view, each.rows) for each in told]
         return told[0].published_rows
 

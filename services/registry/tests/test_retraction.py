@@ -17,7 +17,7 @@ from headrace_registry.domain import definition as domain
 from headrace_registry.domain.definition import Definition, RetractDefinition, check_room
 from headrace_registry.domain.page import ListByName, ListChanges
 from headrace_registry.handlers.definitions import retract_definition
-from headrace_registry.handlers.queries import list_changes, list_definitions
+from headrace_registry.handlers.queries import list_changes, list_definitions, list_retracted
 from headrace_registry.testing import (
     DEFINITIONS,
     ENDPOINT,
@@ -40,11 +40,25 @@ def names(registry: Any) -> list[str]:
     return [f"{each.kind} {each.name}" for each in found]
 
 
+def retracted(registry: Any) -> list[tuple[str, int]]:
+    found, _ = list_retracted(ListByName("", 0, ""), store=registry.store)
+    return [(each.name, each.version) for each in found]
+
+
 def test_definition_that_is_taken_back_is_listed_no_more(registry):
     was = take_back(registry, "endpoint", "delay")
 
     assert ("endpoint", "delay", 1) == (was.kind, was.name, was.version)
     assert ["stream flights", "view origin-delay", "recipe delay"] == names(registry)
+
+
+def test_it_is_listed_as_taken_back_until_it_is_applied_again(registry):
+    assert [] == retracted(registry)
+    take_back(registry, "endpoint", "delay")
+    assert [("delay", 1)] == retracted(registry)
+
+    registry.apply(request_id="again")
+    assert [] == retracted(registry)
 
 
 def test_it_is_told_by_a_record_without_a_value(sql):

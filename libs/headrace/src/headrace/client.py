@@ -112,6 +112,14 @@ class Client:
         listed = pages(self._registry.ListDefinitions, request, timeout_s=2, retries_max=2)
         return [each for page in listed for each in page.definitions]
 
+    def retracted(self) -> list[Definition]:
+        """The definitions that were taken back and are not applied now, as they were last."""
+        request = registry_service_pb2.ListDefinitionsRequest(retracted=True)
+        listed = pages(self._registry.ListDefinitions, request, timeout_s=2, retries_max=2)
+        return [
+            parse_definition_json(each.spec_json) for page in listed for each in page.definitions
+        ]
+
     def retract(self, kind: str, name: str, *, reason: str = "") -> registry_events_pb2.Definition:
         """Takes a definition back; answers it as it was last.
 

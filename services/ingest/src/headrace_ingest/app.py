@@ -27,6 +27,7 @@ from headrace_ingest.adapters.duckdb_rows import DuckDbRows
 from headrace_ingest.adapters.erasure_conversions import KafkaErasureNews, to_entity
 from headrace_ingest.adapters.grpc_api import WORKERS, IngestApi
 from headrace_ingest.adapters.grpc_model_versions import GrpcModelVersions
+from headrace_ingest.adapters.grpc_retracted_definitions import GrpcRetractedDefinitions
 from headrace_ingest.adapters.kafka_published_rows import KafkaPublishedRows
 from headrace_ingest.adapters.kafka_quality_log import KafkaQualityLog
 from headrace_ingest.adapters.kafka_topics import KafkaTopicCatalogue
@@ -172,10 +173,9 @@ class Shared:
         on_streams: Callable[[Collection[str]], None],
         on_labels: Callable[[], None],
     ) -> Shared:
-        pii_key = settings.pii_key.get_secret_value().encode() if settings.pii_key else None
         return cls(
             settings,
-            contracts=AppliedContracts(on_streams, pii_key=pii_key),
+            contracts=AppliedContracts(on_streams, pii_key=settings.pii_key_bytes),
             labels=AppliedLabels(on_labels),
             erased=ErasedEntities(),
             publisher=KafkaPublisher(settings.kafka_bootstrap, client_id="ingest"),
@@ -275,7 +275,7 @@ def _datasets(shared: Shared, tasks: SqlTaskStore) -> Datasets:
     text_index = SqlTextIndex(engine, embedder.dimensions)
     texts = TextKeeper(shared.contracts, eraser.rows, embedder, text_index)
     catalogue = CatalogueKeeper(shared.contracts, eraser.datasets, index)
-    keeper = Keeper(shared.contracts, eraser.datasets, eraser.rows, eraser.clock)
+    keeper = Keeper(shared.contracts, eraser.retracted, eraser.datasets, eraser.rows, eraser.clock)
     loops = (
         PeriodicLoop("erasures", eraser.go_on, interval_s=ERASURE_INTERVAL_S),
         PeriodicLoop("catalogue", catalogue.refresh, interval_s=CATALOGUE_INTERVAL_S),
@@ -290,15 +290,15 @@ def _eraser(shared: Shared, tasks: SqlTaskStore) -> Eraser:
     settings = shared.settings
     objects = object_store(settings.objects, settings.s3)
     tables = DeltaTables(settings.objects, _delta(settings))
+    registry = open_channel(settings.registry_address, token=settings.token.get_secret_value())
     return Eraser(
         contracts=shared.contracts,
+        retracted=GrpcRetractedDefinitions(registry, pii_key=settings.pii_key_bytes),
         datasets=ObjectDatasetBook(objects),
         erasures=ObjectErasureBook(objects),
         rows=DuckDbRows(tables, settings.data_dir / "spill"),
         published=KafkaPublishedRows(KafkaTopicLog(settings.kafka_bootstrap), topics.FEATURE_ROWS),
-        models=GrpcModelVersions(
-            open_channel(settings.registry_address, token=settings.token.get_secret_value())
-        ),
+        models=GrpcModelVersions(registry),
         news=KafkaErasureNews(shared.publisher),
         tasks=TaskEraser(shared.labels, tasks),
         clock=SystemClock(),

@@ -77,6 +77,22 @@ class ContractBook(Protocol):
         """The models that recipes and graphs train, sorted."""
 
 
+@dataclass(frozen=True, slots=True)
+class Retracted:
+    """What was taken back and is not applied now, as it was last."""
+
+    contracts: Sequence[Contract] = ()
+    views: Sequence[View] = ()
+    models: Sequence[str] = ()
+
+
+class RetractedDefinitions(Protocol):
+    """What was taken back; the topic of the applied ones holds nothing of it."""
+
+    def look_up(self) -> Retracted:
+        """Raises Unavailable SERVICE_UNAVAILABLE."""
+
+
 class LabelBook(Protocol):
     """The label definitions that are applied now."""
 

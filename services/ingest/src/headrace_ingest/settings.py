@@ -55,6 +55,10 @@ class IngestSettings(ObjectStoreSettings):
     )
 
     @property
+    def pii_key_bytes(self) -> bytes | None:
+        return self.pii_key.get_secret_value().encode() if self.pii_key else None
+
+    @property
     def database(self) -> str:
         """The whole URI, password and all: for the driver only."""
         if not self.database_uri:

@@ -8,14 +8,28 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from headrace.application import Stream, parse_definition
+from headrace.errors import HeadraceError
 from headrace_ingest.domain.contract import Contract
 from headrace_ingest.domain.quality import StreamQuality
 from headrace_ingest.domain.redrive_seal import KEY_BYTES, RedriveSeal
 from headrace_ingest.handlers.quality import QualityWatch
+from headrace_ingest.ports import Retracted
 from headrace_kit.kafka import Record
 from headrace_kit.testing import a_record
 
 NOW_US = 1_357_000_000_000_000
+
+
+class MemoryRetracted:
+    """RetractedDefinitions; a test puts the answer into `answer`, or an error to raise."""
+
+    def __init__(self) -> None:
+        self.answer: Retracted | HeadraceError = Retracted()
+
+    def look_up(self) -> Retracted:
+        if isinstance(self.answer, HeadraceError):
+            raise self.answer
+        return self.answer
 
 
 def a_stream_document(**changes: Any) -> dict[str, Any]:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import uuid
+from itertools import chain
 from typing import Annotated
 
 import typer
@@ -27,7 +28,7 @@ def erase(
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
     data_dir: DataDir = DEFAULT_DATA_DIR,
 ) -> None:
-    """Erase an entity from every stream that has the column, and from datasets and features.
+    """Erase an entity from every stream that has or had the column, from datasets and features.
 
     What happened up to now stays erased, in late copies and replays too. It cannot be undone.
 
@@ -57,6 +58,12 @@ def erase(
     for dataset in found.datasets:
         table.add_row(f"dataset {dataset.name}/{dataset.number}", f"{dataset.rows:,}")
     show_table(table)
+    for view in found.views:
+        if view.taken_back:
+            err.print(
+                f"Rows of view {view.view} stay: it is taken back, and nobody takes them out. Apply"
+                " it again; this erasure goes on by itself and waits for that."
+            )
     trained = Table("version trained on rows of it", "streams")
     for version in found.trained_versions:
         trained.add_row(f"models:/{version.model}/{version.version}", ", ".join(version.streams))
@@ -66,6 +73,6 @@ def erase(
 
 def _check_column(client: Client, column: str) -> None:
     """Raises NotFound COLUMN_UNKNOWN, before anybody notes the id of an erasure that never was."""
-    streams = (each for each in client.definitions.values() if isinstance(each, Stream))
-    if not any(column in each.columns for each in streams):
+    ever = chain(client.definitions.values(), client.retracted())
+    if not any(isinstance(each, Stream) and column in each.columns for each in ever):
         raise NotFound("COLUMN_UNKNOWN", column=column)

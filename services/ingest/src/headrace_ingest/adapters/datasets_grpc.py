@@ -20,6 +20,7 @@ from headrace.ingest.v1 import datasets_pb2 as pb
 from headrace_ingest.adapters import conversions
 from headrace_ingest.adapters import dataset_conversions as wire
 from headrace_ingest.adapters.erasure_conversions import to_erasure
+from headrace_ingest.domain.erasures import Erasure
 from headrace_ingest.handlers import datasets
 from headrace_ingest.handlers.catalogue import SearchCatalogue, search_catalogue
 from headrace_ingest.handlers.counts import list_stream_counts
@@ -129,15 +130,18 @@ class DatasetApi(ingest_service_pb2_grpc.DatasetServiceServicer):
             request.request_id,
             timeout_s=remaining_s(context, cap_s=WORK_S_MAX),
         )
-        return erasures_pb2.EraseEntityResponse(erasure=to_erasure(erasure))
+        return erasures_pb2.EraseEntityResponse(erasure=self._to_erasure(erasure))
 
     def ListErasures(self, request: Any, context: grpc.ServicerContext) -> Any:
         page, token = list_erasures(
             request.page_size, request.page_token, erasures=self._eraser.erasures
         )
         return erasures_pb2.ListErasuresResponse(
-            erasures=[to_erasure(each) for each in page], next_page_token=token
+            erasures=[self._to_erasure(each) for each in page], next_page_token=token
         )
+
+    def _to_erasure(self, erasure: Erasure) -> erasures_pb2.Erasure:
+        return to_erasure(erasure, self._eraser.views_taken_back(erasure))
 
     def SearchCatalogue(self, request: Any, context: grpc.ServicerContext) -> Any:
         query = SearchCatalogue(

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 from headrace import topics
 from headrace.ingest.v1 import erasures_pb2 as pb
@@ -64,7 +64,8 @@ def to_entity(record: Record) -> Entity:
     return read_erased(record.value, pb.EntityErased.FromString)[1]
 
 
-def to_erasure(erasure: Erasure) -> pb.Erasure:
+def to_erasure(erasure: Erasure, taken_back: Collection[str]) -> pb.Erasure:
+    """`taken_back`: the views that it waits for."""
     return pb.Erasure(
         id=erasure.id,
         column=erasure.entity.column,
@@ -80,6 +81,7 @@ def to_erasure(erasure: Erasure) -> pb.Erasure:
                 view=view,
                 rows=erasure.rows_by_view.get(view, 0),
                 published_rows=erasure.published_rows_by_view.get(view, 0),
+                taken_back=view in taken_back and not erasure.settled,
             )
             for view in sorted({*erasure.rows_by_view, *erasure.published_rows_by_view})
         ],

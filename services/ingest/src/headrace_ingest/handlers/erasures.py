@@ -5,23 +5,29 @@ What is found is noted before anything goes, and holds no value of the entity, o
 process goes on after any crash. Datasets whose table held the entity get a table of their own, from
 which it is missing; then the files that held it go. From the feature tables of views the feature
 service takes it out: here it is looked whether it did, and then those files go.
+
+Archives of streams that were taken back are reached too, as their contracts said last. What a view
+that was taken back has left is found and told; it waits until the view is applied again.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import structlog
 
 from headrace.definition_types import COLUMN
 from headrace.errors import Conflict, HeadraceError, Invalid, NotFound, Unavailable
-from headrace.feature_view import StreamView
+from headrace.feature_view import StreamView, View
+from headrace_ingest.domain.contract import Contract
 from headrace_ingest.domain.datasets import Manifest, Selection, check_request_id, page_limit
 from headrace_ingest.domain.erasures import ErasedDataset, ErasedEvents, Erasure, erasure_id
 from headrace_ingest.handlers.datasets import pinned_versions
 from headrace_ingest.handlers.erased_tasks import TaskEraser
+from headrace_ingest.handlers.retracted_streams import not_applied
 from headrace_ingest.ports import (
     ContractBook,
     DatasetBook,
@@ -29,6 +35,7 @@ from headrace_ingest.ports import (
     ErasureNews,
     ModelVersions,
     PublishedRows,
+    RetractedDefinitions,
     RowStore,
 )
 from headrace_kit.clock import Clock
@@ -45,7 +52,7 @@ log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class EraseEntity:
-    """Every stream that has the column is searched for the value, as text."""
+    """Every stream that has or had the column is searched for the value, as text."""
 
     column: str
     value: str
@@ -56,6 +63,7 @@ class Eraser:
     """What erasing needs; a pass may be repeated, and two may run beside each other."""
 
     contracts: ContractBook
+    retracted: RetractedDefinitions
     datasets: DatasetBook
     erasures: ErasureBook
     rows: RowStore
@@ -114,14 +122,24 @@ class Eraser:
         # feature service, or another process, takes out what the dataset then still holds.
         clean = self._late(erasure) and (yield from self._clean(erasure.entity, timeout_s))
         rows = yield from self._take_out(erasure, timeout_s)
-        if clean and not rows and self._applied(erasure):
+        if clean and not rows and self._reached(erasure):
             self.erasures.settle(named)
 
-    def _applied(self, erasure: Erasure) -> bool:
-        """Whether all that it began with can be looked at; what was taken back is waited for."""
-        views = {view.name for view, _ in self.contracts.views()}
-        streams = erasure.rows_by_stream.keys() <= set(self.contracts.names())
-        return streams and erasure.rows_by_view.keys() <= views
+    def views_taken_back(self, erasure: Erasure) -> frozenset[str]:
+        """Views that it began with and that nobody takes the entity's rows out of now."""
+        published = {view for view, rows in erasure.published_rows_by_view.items() if rows}
+        applied = {view.name for view in self._views()}
+        return frozenset((erasure.rows_by_view.keys() | published) - applied)
+
+    def _reached(self, erasure: Erasure) -> bool:
+        """Whether all that it began with can be looked at."""
+        streams = {contract.name for contract in self._archived()}
+        return erasure.rows_by_stream.keys() <= streams and not self.views_taken_back(erasure)
+
+    def _archived(self) -> list[Contract]:
+        """Of each stream that is applied, or was. Raises Unavailable SERVICE_UNAVAILABLE."""
+        applied = self.contracts.all()
+        return [*applied, *not_applied(applied, self.retracted.look_up())]
 
     def _clean(self, entity: Entity, timeout_s: float) -> Generator[None, None, bool]:
         """Whether no table holds the entity any more."""
@@ -165,20 +183,24 @@ class Eraser:
         return left
 
     def _feature_tables(self, column: str) -> Iterator[Selection]:
+        return self._tables_of(self._views(), self.contracts.all(), column)
+
+    def _tables_of(
+        self, views: Iterable[View], contracts: Iterable[Contract], column: str
+    ) -> Iterator[Selection]:
         """All rows of each view whose entity has the column and that was ever materialized."""
-        for view, _ in self.contracts.views():
-            if isinstance(view, StreamView) and column in view.entity:
+        streams = {contract.name: contract.stream for contract in contracts}
+        for view in views:
+            if isinstance(view, StreamView) and column in view.entity and view.stream in streams:
                 try:
-                    typed = self.contracts.get(view.stream).stream.columns[column].type
                     version = self.rows.newest_version(view.stream, view=view.name)
                 except NotFound:
                     continue
+                typed = streams[view.stream].columns[column].type
                 yield Selection(view.stream, version, ((column, typed),), view=view.name)
 
-    def _publishing_views(self, column: str) -> Iterator[str]:
-        for view, _ in self.contracts.views():
-            if isinstance(view, StreamView) and view.publish_rows and view.entity == (column,):
-                yield view.name
+    def _views(self) -> list[View]:
+        return [view for view, _ in self.contracts.views()]
 
     def _late(self, erasure: Erasure) -> bool:
         """Whether a pass that begins now meets all rows, and an earlier one removed the files."""
@@ -186,7 +208,7 @@ class Eraser:
 
     def _newest(self, column: str) -> Iterator[Selection]:
         """All rows of each stream that has the column and was ever archived."""
-        for contract in self.contracts.all():
+        for contract in self._archived():
             name, columns = contract.name, contract.stream.columns
             if column in columns:
                 typed = tuple((each, spec.type) for each, spec in columns.items())
@@ -197,28 +219,53 @@ class Eraser:
 
     def _found(self, named: str, entity: Entity, timeout_s: float) -> Erasure:
         """What is there now; nothing is changed."""
-        if all(entity.column not in each.stream.columns for each in self.contracts.all()):
+        applied, retracted = self.contracts.all(), self.retracted.look_up()
+        archived = [*applied, *not_applied(applied, retracted)]
+        if all(entity.column not in each.stream.columns for each in archived):
             raise NotFound("COLUMN_UNKNOWN", column=entity.column)
         found = {
             selection.stream: self.rows.find(selection, entity, timeout_s=timeout_s)
             for selection in self._newest(entity.column)
         }
         since = {name: each.known_since_us for name, each in found.items() if each.rows}
+        views = self._views()
+        names = {view.name for view in views}
+        left = [view for view in retracted.views if view.name not in names]
+        counted = partial(self._rows_by_view, archived=archived, entity=entity, timeout_s=timeout_s)
+        rows, published = counted(views)
+        rows_left, published_left = map(_without_zeros, counted(left))
+        models = sorted({*self.contracts.models(), *retracted.models})
         return Erasure(
             id=named,
             entity=entity,
             rows_by_stream={name: each.rows for name, each in found.items()},
             datasets=tuple(self._datasets(entity, set(found), timeout_s)),
-            trained_versions=tuple(self.models.trained_on(self.contracts.models(), since)),
-            rows_by_view={
-                table.view: self.rows.find(table, entity, timeout_s=timeout_s).rows
-                for table in self._feature_tables(entity.column)
-            },
-            published_rows_by_view={
-                view: self.published.count(view, entity, timeout_s=timeout_s)
-                for view in self._publishing_views(entity.column)
-            },
+            trained_versions=tuple(self.models.trained_on(models, since)),
+            rows_by_view=rows | rows_left,
+            published_rows_by_view=published | published_left,
         )
+
+    def _rows_by_view(
+        self,
+        views: Sequence[View],
+        *,
+        archived: Sequence[Contract],
+        entity: Entity,
+        timeout_s: float,
+    ) -> tuple[dict[str, int], dict[str, int]]:
+        """Of the views' feature tables, and of the rows that they publish."""
+        tables = {
+            table.view: self.rows.find(table, entity, timeout_s=timeout_s).rows
+            for table in self._tables_of(views, archived, entity.column)
+        }
+        published = {
+            view.name: self.published.count(view.name, entity, timeout_s=timeout_s)
+            for view in views
+            if isinstance(view, StreamView)
+            and view.publish_rows
+            and view.entity == (entity.column,)
+        }
+        return tables, published
 
     def _datasets(
         self, entity: Entity, streams: set[str], timeout_s: float
@@ -295,6 +342,11 @@ def _check(command: EraseEntity) -> None:
     if not 0 < len(command.value) <= VALUE_CHARACTERS_MAX:
         problem = f"must be 1 to {VALUE_CHARACTERS_MAX} characters"
         raise Invalid("BAD_REQUEST", field="value", problem=problem)
+
+
+def _without_zeros(rows: Mapping[str, int]) -> dict[str, int]:
+    """A view that is taken back and holds nothing is not waited for."""
+    return {view: count for view, count in rows.items() if count}
 
 
 def _place(dataset: Manifest | ErasedDataset) -> tuple[str, int]:

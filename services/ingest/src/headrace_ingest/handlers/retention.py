@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a stream's table need not keep: days beyond the contract's retention, files of old versions.
 
+That of a stream that was taken back ages as its contract said last.
+
 A dataset outlives both. While it is young its version is kept as it is; before that version may
 leave the table's log, the dataset gets a table of its own: by then compaction has replaced the
 files that it pins, so that a copy takes no more room than they do.
@@ -16,7 +18,8 @@ from headrace.errors import NotFound
 from headrace_ingest.domain.contract import Contract
 from headrace_ingest.domain.datasets import Manifest, Selection
 from headrace_ingest.handlers.datasets import pinned_versions
-from headrace_ingest.ports import ContractBook, DatasetBook, RowStore
+from headrace_ingest.handlers.retracted_streams import not_applied
+from headrace_ingest.ports import ContractBook, DatasetBook, RetractedDefinitions, RowStore
 from headrace_kit.clock import Clock
 from headrace_kit.failpoints import failpoint
 
@@ -30,28 +33,38 @@ class Keeper:
     """A pass may be repeated, and two may run beside each other."""
 
     contracts: ContractBook
+    retracted: RetractedDefinitions
     datasets: DatasetBook
     rows: RowStore
     clock: Clock
 
     def keep(self, timeout_s: float) -> Iterator[None]:
-        """One pass over all streams, by steps of at most `timeout_s` each."""
-        for contract in self.contracts.all():
-            name = contract.name
-            try:
-                version = self.rows.newest_version(name)
-            except NotFound:
-                continue
-            for manifest in self._leaving(name):
-                self._give_own_table(manifest, timeout_s)
-                yield
-            newest = Selection(name, version, ())
-            day = self._first_day(contract)
-            if day is not None:
-                self.rows.retire(newest, day)
-            failpoint("ingest.keep.retired")
-            self.rows.clean(newest, pinned_versions(name, book=self.datasets), keep_h=KEEP_H)
+        """One pass over all streams, by steps of at most `timeout_s` each.
+
+        Raises Unavailable, once those that are applied are done, while nobody tells the others.
+        """
+        applied = self.contracts.all()
+        for contract in applied:
+            yield from self._keep(contract, timeout_s)
+        for contract in not_applied(applied, self.retracted.look_up()):
+            yield from self._keep(contract, timeout_s)
+
+    def _keep(self, contract: Contract, timeout_s: float) -> Iterator[None]:
+        name = contract.name
+        try:
+            version = self.rows.newest_version(name)
+        except NotFound:
+            return
+        for manifest in self._leaving(name):
+            self._give_own_table(manifest, timeout_s)
             yield
+        newest = Selection(name, version, ())
+        day = self._first_day(contract)
+        if day is not None:
+            self.rows.retire(newest, day)
+        failpoint("ingest.keep.retired")
+        self.rows.clean(newest, pinned_versions(name, book=self.datasets), keep_h=KEEP_H)
+        yield
 
     def _first_day(self, contract: Contract) -> date | None:
         """The first day of event time that is kept; None keeps all."""

@@ -18,6 +18,7 @@ from headrace_registry.domain.artifact import ArtifactMetadata, check_metadata
 from headrace_registry.domain.page import (
     DEFINITIONS,
     MODELS,
+    RETRACTED,
     ROLLOUTS,
     ListByName,
     aliases_of,
@@ -32,6 +33,7 @@ from headrace_registry.handlers.queries import (
     list_changes,
     list_definitions,
     list_models,
+    list_retracted,
     list_rollouts,
     list_versions,
     resolve_model,
@@ -94,8 +96,10 @@ class RegistryApi(pb_grpc.RegistryServiceServicer):
     def ListDefinitions(
         self, request: pb.ListDefinitionsRequest, context: grpc.ServicerContext
     ) -> pb.ListDefinitionsResponse:
-        query = ListByName(DEFINITIONS, request.page_size, request.page_token)
-        page, token = list_definitions(query, store=self._store)
+        of_list = RETRACTED if request.retracted else DEFINITIONS
+        query = ListByName(of_list, request.page_size, request.page_token)
+        ask = list_retracted if request.retracted else list_definitions
+        page, token = ask(query, store=self._store)
         protos = [conversions.definition_proto(each) for each in page]
         return pb.ListDefinitionsResponse(definitions=protos, next_page_token=token)
 

@@ -19,6 +19,7 @@ PAGE_SIZE_MAX = 100
 NUMBER_LENGTH_MAX = 19
 # No model has such a name, so their tokens are of no other list.
 MODELS, DEFINITIONS, ROLLOUTS = "*", "* definitions", "* rollouts"
+RETRACTED = "* retracted definitions"
 Entry = TypeVar("Entry")
 
 

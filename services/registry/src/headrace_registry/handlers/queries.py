@@ -32,7 +32,19 @@ def list_definitions(
 ) -> tuple[tuple[Definition, ...], str]:
     """One page in the order of KINDS, and the token of the next."""
     with store.reading() as reader:
-        return query.cut(reader.definitions(), lambda each: "{}/{}".format(*order_of(each)))
+        return query.cut(reader.definitions(), _place)
+
+
+def list_retracted(
+    query: ListByName, *, store: RegistryStore
+) -> tuple[tuple[Definition, ...], str]:
+    """The same of those that were taken back, as they were last."""
+    with store.reading() as reader:
+        return query.cut([each for each in reader.ever_applied() if each.retracted], _place)
+
+
+def _place(definition: Definition) -> str:
+    return "{}/{}".format(*order_of(definition))
 
 
 def list_models(query: ListByName, *, store: RegistryStore) -> ModelPage:

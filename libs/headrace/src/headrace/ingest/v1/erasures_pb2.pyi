@@ -69,14 +69,16 @@ class ErasedStream(_message.Message):
     def __init__(self, stream: _Optional[str] = ..., rows: _Optional[int] = ...) -> None: ...
 
 class ErasedView(_message.Message):
-    __slots__ = ("view", "rows", "published_rows")
+    __slots__ = ("view", "rows", "published_rows", "taken_back")
     VIEW_FIELD_NUMBER: _ClassVar[int]
     ROWS_FIELD_NUMBER: _ClassVar[int]
     PUBLISHED_ROWS_FIELD_NUMBER: _ClassVar[int]
+    TAKEN_BACK_FIELD_NUMBER: _ClassVar[int]
     view: str
     rows: int
     published_rows: int
-    def __init__(self, view: _Optional[str] = ..., rows: _Optional[int] = ..., published_rows: _Optional[int] = ...) -> None: ...
+    taken_back: bool
+    def __init__(self, view: _Optional[str] = ..., rows: _Optional[int] = ..., published_rows: _Optional[int] = ..., taken_back: _Optional[bool] = ...) -> None: ...
 
 class ErasedDataset(_message.Message):
     __slots__ = ("name", "number", "rows")

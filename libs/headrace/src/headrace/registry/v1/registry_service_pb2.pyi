@@ -42,12 +42,14 @@ class RetractDefinitionResponse(_message.Message):
     def __init__(self, definition: _Optional[_Union[_registry_events_pb2.Definition, _Mapping]] = ...) -> None: ...
 
 class ListDefinitionsRequest(_message.Message):
-    __slots__ = ("page_size", "page_token")
+    __slots__ = ("page_size", "page_token", "retracted")
     PAGE_SIZE_FIELD_NUMBER: _ClassVar[int]
     PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    RETRACTED_FIELD_NUMBER: _ClassVar[int]
     page_size: int
     page_token: str
-    def __init__(self, page_size: _Optional[int] = ..., page_token: _Optional[str] = ...) -> None: ...
+    retracted: bool
+    def __init__(self, page_size: _Optional[int] = ..., page_token: _Optional[str] = ..., retracted: _Optional[bool] = ...) -> None: ...
 
 class ListDefinitionsResponse(_message.Message):
     __slots__ = ("definitions", "next_page_token")
