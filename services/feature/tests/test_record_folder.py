@@ -122,6 +122,28 @@ def test_view_that_is_taken_back_leaves_nothing(world):
     assert [] == list(world.state_store.scan(b"", b"s"))
 
 
+def test_last_view_of_a_stream_leaves_nothing_once_its_partitions_are_gone(world):
+    """Nothing is placed after it: the worker reads no topic any more."""
+    world.fold(*EVENTS)
+    world.catalogue = world.catalogue.without("view", "zone").without("view", "zone-kind")
+    world.loop_handler.idle()
+    before = list(world.state_store.scan(b"", b"s"))
+    world.loop_handler.forget([Partition(TOPIC, 0), Partition(TOPIC, 1)])
+    world.loop_handler.idle()
+
+    assert before
+    assert [] == list(world.state_store.scan(b"", b"s"))
+
+
+def test_state_of_partitions_that_others_took_stays_while_its_views_do(world):
+    world.fold(*EVENTS)
+    before = world.state()
+    world.loop_handler.forget([Partition(TOPIC, 0), Partition(TOPIC, 1)])
+    world.loop_handler.idle()
+
+    assert before == world.state()
+
+
 def test_view_that_comes_back_is_filled_again(world):
     world.fold(*EVENTS)
     before, catalogue = world.state(), world.catalogue

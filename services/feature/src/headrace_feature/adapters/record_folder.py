@@ -113,6 +113,23 @@ class RecordFolder:
                 self._store.own(layout, owned, restoring=left)
             self._restorer.forget(stream, numbers)
 
+    def _give_up(self) -> None:
+        """The state of streams whose views are gone: nothing is placed any more that would do it.
+
+        Once their partitions are: until then a batch of theirs may come.
+        """
+        kept = self._catalogue().layouts()
+        left = [
+            stream
+            for stream, layouts in self._layouts.items()
+            if not self._owned.get(stream) and any(each.id not in kept for each in layouts)
+        ]
+        if left:
+            for stream in left:
+                del self._layouts[stream]
+            placed = [each for layouts in self._layouts.values() for each in layouts]
+            self._store.retire([*kept.values(), *placed])
+
     def set_aside(self, record: Record) -> None:
         """The layouts have done with it, so that none waits for what does not come."""
         stream = topics.INGEST_RECORDS.part_of(record.topic)
@@ -183,6 +200,7 @@ class RecordFolder:
         self._follower.stored()
 
     def idle(self) -> None:
+        self._give_up()
         self._follower.send()
         self._follower.idle()
         self._tend()
