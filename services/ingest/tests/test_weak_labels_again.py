@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from weak_world import LATE, REVIEWED, WeakWorld
+from weak_world import LATE, REVIEWED, WeakWorld, a_label
 
 from headrace_ingest.adapters.delta_archive import DeltaArchive
 from headrace_ingest.adapters.delta_rows import DeltaRows
@@ -115,3 +115,15 @@ def test_label_of_another_definitions_functions_stays(world):
     world.apply(NONE)
 
     assert [(False, "weak"), NOTHING] == world.look_up("UA1", "UA2")
+
+
+@pytest.mark.parametrize("origin", [{"origin": "origin"}, {}])
+def test_what_functions_took_back_is_gone_for_a_definition_without_functions_too(world, origin):
+    world.labels.put(a_label("plain", **origin))
+    world.apply(ALL_LATE)
+    before_us = world.clock.us
+    world.apply({"long": LATE})
+
+    found = world.look_up("UA1", "UA3", label="plain")
+    assert [True, None] == [value for value, _ in found]
+    assert True is world.look_up("UA3", label="plain", known_until_us=before_us)[0][0]

@@ -34,26 +34,22 @@ REVIEWED = {
 }
 
 
+def a_label(name="late", **changes):
+    document = {
+        "kind": "label",
+        "name": name,
+        "description": "Was it late?",
+        "stream": "flights.reviewed",
+        "key": "flight",
+        "value": "verdict = 'late'",
+        "window": "2h",
+    }
+    return parse_definition(document | changes)
+
+
 def a_weak_label(functions):
-    return parse_definition(
-        {
-            "kind": "label",
-            "name": "late",
-            "description": "Was it late?",
-            "stream": "flights.reviewed",
-            "key": "flight",
-            "value": "verdict = 'late'",
-            "window": "2h",
-            "origin": "origin",
-            "weak": {
-                "stream": "flights.departed",
-                "key": "flight",
-                "answer": "verdict",
-                "votes": "votes",
-                "functions": functions,
-            },
-        }
-    )
+    weak = {"stream": "flights.departed", "key": "flight", "answer": "verdict", "votes": "votes"}
+    return a_label(origin="origin", weak=weak | {"functions": functions})
 
 
 class WeakWorld:
@@ -109,11 +105,11 @@ class WeakWorld:
         )
         return report.labelled, report.taken_back
 
-    def look_up(self, *flights, known_until_us=None):
+    def look_up(self, *flights, label="late", known_until_us=None):
         """Verdict and origin of each flight's label, weak ones too."""
         found = look_up_labels(
             LookUpLabels(
-                "late",
+                label,
                 [Target(flight, NOW_US) for flight in flights],
                 known_until_us or self.clock.us,
                 with_weak=True,

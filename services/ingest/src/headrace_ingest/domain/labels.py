@@ -3,15 +3,16 @@
 
 First is by known time, then event time, then id, as in training sets and monitors. Of weak labels
 the last one known counts: other functions have voted since. One without votes takes back what was
-known before it of its key and event time.
+known before it of its key and event time, whichever definition the functions belong to.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from functools import cached_property
+from itertools import chain
 from typing import NamedTuple
 
 import polars as pl
@@ -54,12 +55,31 @@ class FoundLabel:
 PENDING = FoundLabel(LabelState.PENDING)
 
 
+class WeakColumns(NamedTuple):
+    """What says that a label is weak, and the votes for it."""
+
+    origin: str
+    votes: str
+
+
+def weak_columns(label: LabelDefinition, applied: Iterable[LabelDefinition]) -> list[WeakColumns]:
+    """Of all functions whose labels lie among this one's records, under the same key."""
+    return sorted(
+        {
+            WeakColumns(each.origin, each.weak.votes)
+            for each in (label, *applied)
+            if (each.stream, each.key) == (label.stream, label.key) and each.weak and each.origin
+        }
+    )
+
+
 @dataclass(frozen=True)
 class LabelRule:
-    """A label definition over its stream's contract, compiled."""
+    """A label definition over its stream's contract, compiled; `weak` as `weak_columns` says."""
 
     label: LabelDefinition
     contract: Contract
+    weak: Sequence[WeakColumns]
 
     @cached_property
     def value(self) -> Expression:
@@ -71,19 +91,19 @@ class LabelRule:
         """The archive's columns that it reads."""
         own = {self.label.key, *self.value.columns}
         own |= {self.label.origin} if self.label.origin else set()
-        own |= {self.label.weak.votes} if self.label.weak else set()
+        own |= {name for columns in self.weak for name in columns}
         return ["_event_id", "_event_time_us", "_known_time_us", *sorted(own)]
 
     def rows(self, records: pl.DataFrame) -> pl.DataFrame:
-        """Records of the stream as `key, value, origin, event_id, event_us, known_us, voted,
-        no_votes`: whether these functions made it, and whether it takes theirs back.
+        """Records of the stream as `key, value, origin, event_id, event_us, known_us`; for the
+        n-th of the weak columns `voted_n, no_votes_n`: whether functions made it that vote there,
+        and whether it takes theirs back.
 
         Those without key or value say nothing and are left out, but for those that take back.
         """
         origin = pl.col(self.label.origin) if self.label.origin else pl.lit("")
-        weak = self.label.weak
-        voted = (origin == WEAK) & pl.col(weak.votes).is_not_null() if weak else pl.lit(value=False)
-        no_votes = voted & (pl.col(weak.votes) == NO_VOTES) if weak else voted
+        places = range(len(self.weak))
+        takes_back = pl.any_horizontal(pl.lit(value=False), *map(_no_votes, places))
         return records.select(
             pl.col(self.label.key).cast(pl.String).alias("key"),
             to_polars(self.value).alias("value"),
@@ -91,20 +111,40 @@ class LabelRule:
             pl.col("_event_id").alias("event_id"),
             pl.col("_event_time_us").alias("event_us"),
             pl.col("_known_time_us").alias("known_us"),
-            voted.fill_null(value=False).alias("voted"),
-            no_votes.fill_null(value=False).alias("no_votes"),
-        ).filter(pl.col("key").is_not_null() & (pl.col("value").is_not_null() | pl.col("no_votes")))
+            *chain.from_iterable(map(_said, places, self.weak)),
+        ).filter(pl.col("key").is_not_null() & (pl.col("value").is_not_null() | takes_back))
+
+
+def _said(place: int, columns: WeakColumns) -> tuple[pl.Expr, pl.Expr]:
+    votes = pl.col(columns.votes)
+    voted = (pl.col(columns.origin) == WEAK) & votes.is_not_null()
+    takes_back = voted & (votes == NO_VOTES)
+    return (
+        voted.fill_null(value=False).alias(f"voted_{place}"),
+        takes_back.fill_null(value=False).alias(f"no_votes_{place}"),
+    )
+
+
+def _no_votes(place: int) -> pl.Expr:
+    return pl.col(f"no_votes_{place}")
+
+
+def _taken_back(place: int) -> pl.Expr:
+    """Of a target's rows, by event time: those known until one without votes was."""
+    back_us = pl.when(_no_votes(place)).then("known_us").max().over("index", "event_us")
+    return (pl.col(f"voted_{place}") & (pl.col("known_us") <= back_us)).fill_null(value=False)
 
 
 def find_labels(
-    label: LabelDefinition,
+    rule: LabelRule,
     targets: Sequence[Target],
     rows: pl.DataFrame,
     *,
     known_until_us: int,
     with_weak: bool,
 ) -> list[FoundLabel]:
-    """The label of each target; `rows` as `LabelRule.rows` gives them, of any keys."""
+    """The label of each target; `rows` as `rule.rows` gives them, of any keys."""
+    label = rule.label
     asked = pl.DataFrame(
         {
             "index": range(len(targets)),
@@ -115,13 +155,14 @@ def find_labels(
         schema={"index": pl.Int64, "key": pl.String, "as_of_us": pl.Int64, "until_us": pl.Int64},
     )
     weak = pl.col("origin") == WEAK
-    back_us = pl.when("no_votes").then("known_us").max().over("index", "event_us")
-    taken_back = (pl.col("voted") & (pl.col("known_us") <= back_us)).fill_null(value=False)
+    in_time = asked.join(rows if with_weak else rows.filter(~weak), on="key").filter(
+        _in_window(label) & (pl.col("known_us") <= pl.col("until_us"))
+    )
+    for place in range(len(rule.weak)):
+        in_time = in_time.filter(~_taken_back(place))
+    rank = pl.when(weak).then(-pl.col("known_us")).otherwise("known_us")
     joined = (
-        asked.join(rows if with_weak else rows.filter(~weak), on="key")
-        .filter(_in_window(label) & (pl.col("known_us") <= pl.col("until_us")))
-        .filter(~taken_back)
-        .with_columns(weak=weak, rank=pl.when(weak).then(-pl.col("known_us")).otherwise("known_us"))
+        in_time.with_columns(weak=weak, rank=rank)
         .sort("weak", "rank", "event_us", "event_id")
         .unique("index", keep="first", maintain_order=True)
     )

@@ -7,7 +7,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from headrace.errors import Busy, Invalid
-from headrace_ingest.domain.labels import FoundLabel, LabelRule, Target, find_labels
+from headrace_ingest.domain.labels import (
+    FoundLabel,
+    LabelRule,
+    Target,
+    find_labels,
+    weak_columns,
+)
 from headrace_ingest.ports import ContractBook, LabelBook, RecordRows
 
 TARGETS_MAX = 1_000
@@ -36,11 +42,11 @@ def look_up_labels(
     if len(command.targets) > TARGETS_MAX:
         raise Busy("BATCH_TOO_LARGE", items=len(command.targets), items_max=TARGETS_MAX)
     label = labels.get(command.label)
-    rule = LabelRule(label, contracts.get(label.stream))
+    rule = LabelRule(label, contracts.get(label.stream), weak_columns(label, labels.all()))
     keys = sorted({target.key for target in command.targets})
     rows = records.of_keys(rule.contract, rule.columns, key=label.key, keys=keys)
     return find_labels(
-        label,
+        rule,
         command.targets,
         rule.rows(rows),
         known_until_us=command.known_until_us,
