@@ -235,9 +235,9 @@ def test_explanation_ends_between_two_runs_when_its_time_is_over(scored, monkeyp
     model = scored.table.ready("delay")[1].champion.model
     run, runs = model.run, []
 
-    def count(inputs, outputs):
+    def count(inputs, outputs, *ending):
         runs.append(len(inputs["features"]))
-        return run(inputs, outputs)
+        return run(inputs, outputs, *ending)
 
     monkeypatch.setattr(model, "run", count)
     rows = a_tensor("features", "FP32", np.ones((ROWS_MAX, len(WEIGHTS))))
@@ -292,9 +292,9 @@ def test_rows_that_are_large_stand_in_few_copies_in_a_run(monkeypatch):
     (_, serving) = endpoint.table.ready("delay")
     run = type(serving.champion.model).run
 
-    def noted(model, inputs, outputs):
+    def noted(model, inputs, outputs, *ending):
         ran.append(sum(array.nbytes for array in inputs.values()))
-        return run(model, inputs, outputs)
+        return run(model, inputs, outputs, *ending)
 
     monkeypatch.setattr(type(serving.champion.model), "run", noted)
 

@@ -20,7 +20,7 @@ from headrace.errors import Busy, Invalid, NotFound, Unavailable
 from headrace.oip import grpc_predict_v2_pb2 as oip
 from headrace.tokens import Caller
 from headrace.tracing import TRACEPARENT
-from headrace_inference.adapters import entity_runs, hot_infer, lanes
+from headrace_inference.adapters import entity_runs, hot_infer, lanes, onnx_runtime
 from headrace_inference.adapters.entity_runs import EntityRuns
 from headrace_inference.adapters.grpc_api import ACTIONS, InferenceApi
 from headrace_inference.adapters.hot_infer import HotInfer
@@ -41,6 +41,7 @@ from headrace_inference.testing import (
     a_served_version,
     an_adder,
     an_echo,
+    an_endless_model,
     an_endpoint,
     models_of,
 )
@@ -414,7 +415,7 @@ def test_what_keeps_a_batch_from_running_is_met_once(door, monkeypatch, reason):
     door.serve(a_model(1.0))
     tries = []
 
-    def hindered(inputs, outputs):
+    def hindered(inputs, outputs, ending):
         tries.append(len(inputs["features"]))
         raise Unavailable(reason)
 
@@ -615,6 +616,59 @@ def test_full_lane_says_busy_until_one_who_waits_hangs_up(door, monkeypatch):
     wait_until(lambda: len(answers) == 3)
 
     assert {0, 3} == {key for key, answer in answers.items() if isinstance(answer, bytes)}
+
+
+def test_run_that_nobody_waits_for_any_more_ends(door, monkeypatch):
+    """Ends at all: its loop would take hours."""
+    monkeypatch.setattr(onnx_runtime, "ROWS_TRIAL_S_MAX", 0.1)
+    monkeypatch.setattr(onnx_runtime, "TIMING_S_MAX", 0.1)
+    door.serve(an_endless_model(), features=())
+    model, answers = door.table.ready("delay")[1].champion.model, {}
+    message = oip.ModelInferRequest(model_name="delay")
+    for spec in model.inputs:
+        message.inputs.add(name=spec.name, datatype=spec.datatype, shape=[1, *spec.shape[1:]])
+        message.raw_input_contents.append(bytes(8))
+    call = a_hot_call(message, answers)
+    door.hot.take([call])
+    wait_until(lambda: model.at_work and call.free is not None)
+
+    call.cancel()
+
+    wait_until(lambda: answers and not model.at_work)
+    assert "DEADLINE_UNMET" == answers[0].reason
+    assert [] == door.log.predictions
+
+
+def test_run_goes_on_while_one_of_its_callers_waits(door, monkeypatch):
+    monkeypatch.setattr(hot_infer, "QUICK_S", 0.0)
+    door.serve(a_model(1.0))
+    model = door.table.ready("delay")[1].champion.model
+    endings, may_go, answers, run = [], threading.Semaphore(0), {}, model.run
+
+    def hold(inputs, outputs, ending):
+        endings.append(ending)
+        assert may_go.acquire(timeout=60.0)
+        return run(inputs, outputs, ending)
+
+    monkeypatch.setattr(model, "run", hold)
+    calls = [a_hot_call(a_request(float(key)), answers, key=key) for key in range(3)]
+    door.hot.take(calls[:1])
+    wait_until(lambda: len(endings) == 1)
+    door.hot.take(calls[1:])  # these wait for the first run, and share the next one
+    may_go.release()
+    wait_until(lambda: len(endings) == 2)
+
+    calls[1].cancel()
+    assert not endings[1].asked
+    calls[2].cancel()
+    assert endings[1].asked
+    may_go.release()
+    wait_until(lambda: len(answers) == 3)
+
+    assert isinstance(answers[0], bytes)
+    assert ["DEADLINE_UNMET"] * 2 == [answers[key].reason for key in (1, 2)]
+    wait_until(lambda: all(call.free is None for call in calls))
+    assert 1 == len(door.log.predictions)
 
 
 def test_request_without_a_form_frees_its_place_when_its_caller_hangs_up(door):
@@ -1009,6 +1063,29 @@ def test_unknown_entity_of_one_is_not_the_others(door):
 
     assert [True] * 2 == [isinstance(answers[place], NotFound) for place in (1, 3)]
     assert [[2.0], [3.0], [4.0]] == [scores_of(answers[place]) for place in (0, 2, 4)]
+
+
+def test_run_by_entity_that_nobody_waits_for_any_more_ends(door, monkeypatch):
+    door.serve(a_model(1.0))
+    model = door.table.ready("delay")[1].champion.model
+    endings, may_go, answers, run = [], threading.Event(), {}, model.run
+
+    def hold(inputs, outputs, ending):
+        endings.append(ending)
+        assert may_go.wait(60.0)
+        return run(inputs, outputs, ending)
+
+    monkeypatch.setattr(model, "run", hold)
+    call = a_hot_call(by_keys("1"), answers)
+    door.hot.take([call])
+    wait_until(lambda: endings)
+
+    call.cancel()
+    may_go.set()
+    wait_until(lambda: answers)
+
+    assert (True, "DEADLINE_UNMET") == (endings[0].asked, answers[0].reason)
+    assert [] == door.log.predictions
 
 
 def test_late_request_by_entity_has_no_features_read(door):

@@ -176,6 +176,27 @@ def test_place_of_who_hangs_up_is_free_at_once():
     assert [0, 1, 2, 3, 5, 6, 7, 8, 9, "again"] == bench.batches[0]
 
 
+def test_batch_that_nobody_waited_for_teaches_nothing():
+    bench = Bench(row_s=1.0)
+    gone, heard = Item("gone"), Item("heard")
+    run = bench.lane._run
+
+    def hang_up(batch):
+        gone.call.cancel()  # which ends a run early
+        run(batch)
+
+    bench.lane._run = hang_up
+    bench.row_s = 0.0
+    bench.add(gone)
+    bench.hand.run()
+    bench.add(Item("next"))
+    assert 1.0 == bench.lane.wait_s()
+
+    bench.hand.run()
+    bench.add(heard)
+    assert bench.lane.wait_s() < 1.0
+
+
 @given(st.lists(st.integers(0, 19), max_size=20), st.integers(0, 3))
 def test_what_was_not_cancelled_runs_once_in_its_order(cancelled, runs):
     bench = Bench(rows_max=4)

@@ -43,7 +43,7 @@ class Session:
     def warm(self, recorded):
         self.warmed.append(recorded)
 
-    def run(self, inputs, outputs):
+    def run(self, inputs, outputs, ending=None):
         self.room.running.set()
         assert self.room.may_run.wait(10)
         return [np.full((1,), self.number)]

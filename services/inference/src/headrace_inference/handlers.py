@@ -50,7 +50,14 @@ from headrace_inference.domain.request import (
     read_batch,
 )
 from headrace_inference.domain.rollout import Rollout, ServedVersion
-from headrace_inference.domain.serving import Choice, Floats, LoadedVersion, Serving, ServingTable
+from headrace_inference.domain.serving import (
+    Choice,
+    Ending,
+    Floats,
+    LoadedVersion,
+    Serving,
+    ServingTable,
+)
 from headrace_inference.ports import (
     Clock,
     FeatureReader,
@@ -77,6 +84,8 @@ class Work:
     entity_keys: Sequence[str]
     as_of_us: NDArray[np.int64]
     ids: PredictionIds
+    # Of the answering run, where its callers may all hang up before its end.
+    ending: Ending | None = None
 
     def of_requests(self, places: Sequence[int]) -> Work:
         """What is for these requests alone."""
@@ -181,7 +190,7 @@ def answer(
     serving, choice = work.serving, work.choice
     read_ns = perf_counter_ns()
     try:
-        outputs = _run(choice.answering, work, work.inputs)
+        outputs = _run(choice.answering, work, work.inputs, work.ending)
     except HeadraceError as err:
         if len(work.ids.bases) == 1:  # of several it is not known whose: each is tried again alone
             on_failed(_failure(work, err.reason, shadow=False))
@@ -247,6 +256,7 @@ def predict_together(
     now_us: Callable[[], int],
     time_left_s: Callable[[], float],
     in_time: Callable[[float], Sequence[int]],
+    ending: Ending | None,
     on_failed: Callable[[Failure], None],
 ) -> Prediction:
     """Answers requests by entity keys, all of one choice of versions, as one: their features are
@@ -256,7 +266,7 @@ def predict_together(
     which alone are answered. Raises Unavailable DEADLINE_UNMET when there is none.
     """
     begin_ns = perf_counter_ns()
-    work = _features_work(asked, features, time_left_s)
+    work = replace(_features_work(asked, features, time_left_s), ending=ending)
     needed_s = work.choice.answering.model.least_s(len(work.ids))
     places = in_time(needed_s)
     if not places:
@@ -376,10 +386,12 @@ def _vectors(
     return read[:, : len(wanted)], read[:, [names.index(name) for name in extra]]
 
 
-def _run(loaded: LoadedVersion, work: Work, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _run(
+    loaded: LoadedVersion, work: Work, inputs: Mapping[str, Tensor], ending: Ending | None = None
+) -> dict[str, Tensor]:
     specs = {spec.name: spec for spec in loaded.model.outputs}
     arrays = {name: fed(tensor) for name, tensor in inputs.items()}
-    values = loaded.model.run(arrays, work.outputs)
+    values = loaded.model.run(arrays, work.outputs, ending)
     if loaded.served.features and values[0].shape != inputs[FEATURES].shape[:1]:
         raise HeadraceError("MODEL_ERROR")
     if any(_nonfinite(loaded, each) for each in values):

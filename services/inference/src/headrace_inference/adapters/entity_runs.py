@@ -26,6 +26,7 @@ from headrace_inference.adapters.run_outcomes import (
     Counters,
     answer_all,
     callers_of,
+    ended_with_callers,
     refuse,
     refuse_or_part,
 )
@@ -33,7 +34,7 @@ from headrace_inference.adapters.shared_runs import Cutter, ReplyForm
 from headrace_inference.domain.explanation import wanted_attributions
 from headrace_inference.domain.prediction import Prediction
 from headrace_inference.domain.request import FEATURES, PREDICTION_ID, SCORE
-from headrace_inference.domain.serving import ServingTable
+from headrace_inference.domain.serving import Ending, ServingTable
 from headrace_inference.handlers import FeatureRequest, read_rows
 from headrace_inference.ports import Clock, PredictionLog
 from headrace_kit import tracing
@@ -82,6 +83,7 @@ class PredictTogether(Protocol):
         *,
         time_left_s: Callable[[], float],
         in_time: Callable[[float], Sequence[int]],
+        ending: Ending | None,
     ) -> Prediction:
         """The handler `predict_together`, its ports bound."""
 
@@ -208,11 +210,15 @@ class EntityRuns:
         spans = [ask.call.span for ask in asks if ask.call.span]
         try:
             # What all share is in the first one's trace.
-            with tracing.working(spans[0] if spans else None):
+            with (
+                tracing.working(spans[0] if spans else None),
+                ended_with_callers(asks) as ending,
+            ):
                 prediction = self._predict(
                     [ask.asked for ask in asks],
                     time_left_s=lambda: _left_s(asks),
                     in_time=in_time,
+                    ending=ending,
                 )
         except HeadraceError as err:
             refuse_or_part(asks, err, counters=self._counters, run=self._run)

@@ -36,13 +36,14 @@ from headrace_inference.adapters.run_outcomes import (
     Counters,
     answer_all,
     callers_of,
+    ended_with_callers,
     refuse,
     refuse_or_part,
 )
 from headrace_inference.adapters.shared_runs import Ask, Kind, run_together
 from headrace_inference.domain.prediction import Failure
 from headrace_inference.domain.request import ENTITY_KEY, check_entity_key, check_request_id
-from headrace_inference.domain.serving import ServingTable
+from headrace_inference.domain.serving import Ending, ServingTable
 from headrace_inference.handlers import Predict
 from headrace_inference.ports import Clock, PredictionLog
 from headrace_kit import tracing
@@ -252,9 +253,16 @@ class HotInfer:
                 self._refuse(ask, err)
 
     def _guarded(self, asks: Sequence[Ask]) -> None:
-        guarded([ask.call for ask in asks], lambda: self.run(asks[0].kind, asks))
+        calls = [ask.call for ask in asks]
+        guarded(calls, lambda: self._run_while_awaited(asks[0].kind, asks))
 
-    def run(self, kind: Kind, asks: Sequence[Ask]) -> None:
+    def _run_while_awaited(self, kind: Kind, asks: Sequence[Ask]) -> None:
+        """As `run`, of a slow model."""
+        asks = self._in_time(kind, asks)
+        with ended_with_callers(asks) as ending:
+            self.run(kind, asks, ending)
+
+    def run(self, kind: Kind, asks: Sequence[Ask], ending: Ending | None = None) -> None:
         """Answers all of them; those that are cancelled or too late without running.
 
         Kafka's stand behind the callers; theirs alone are for the log.
@@ -270,9 +278,11 @@ class HotInfer:
                 replies=callers_of(asks),
                 now_us=self._clock.now_us,
                 on_failed=self._on_failed,
+                ending=ending,
             )
         except HeadraceError as err:
-            refuse_or_part(asks, err, counters=self._counters, run=partial(self.run, kind))
+            apart = partial(self.run if ending is None else self._run_while_awaited, kind)
+            refuse_or_part(asks, err, counters=self._counters, run=apart)
             return
         answer_all(
             asks,

@@ -127,7 +127,8 @@ class Lane(Generic[T]):
             if batch:  # the batch beside it may have taken all
                 self._run(batch)
         finally:
-            self._learn(sum(item.rows for item in batch), self._now_s() - begin_s)
+            if not all(item.call.cancelled for item in batch):  # which may have ended early
+                self._learn(sum(item.rows for item in batch), self._now_s() - begin_s)
             with self._lock:
                 more = bool(self._queue)
                 self._batches -= not more

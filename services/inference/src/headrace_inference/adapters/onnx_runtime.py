@@ -25,7 +25,7 @@ from headrace_inference.adapters.onnx_bfloat16 import run_with_bits
 from headrace_inference.adapters.tensor_codec import DATATYPES
 from headrace_inference.domain.request import FEATURES, SCORE
 from headrace_inference.domain.rollout import ServedVersion
-from headrace_inference.domain.serving import ANY_SIZE, TensorSpec, Tried
+from headrace_inference.domain.serving import ANY_SIZE, Ending, TensorSpec, Tried
 from headrace_kit.telemetry import histogram
 
 if TYPE_CHECKING:
@@ -76,19 +76,35 @@ class OnnxSession:
         in_bits = any(spec.datatype == "BF16" for spec in (*self.inputs, *self.outputs))
         self._run = partial(run_with_bits, session) if in_bits else session.run
 
-    def run(self, inputs: Mapping[str, NDArray[Any]], outputs: Sequence[str]) -> list[NDArray[Any]]:
-        return self._run_by(None, inputs, outputs)
+    def run(
+        self,
+        inputs: Mapping[str, NDArray[Any]],
+        outputs: Sequence[str],
+        ending: Ending | None = None,
+    ) -> list[NDArray[Any]]:
+        if ending is None:
+            return self._run_by(None, inputs, outputs)
+        options = _endable()
+
+        def end() -> None:
+            options.terminate = True
+
+        ending.begin(end)
+        return self._run_by(options, inputs, outputs, ending)
 
     def _run_by(
         self,
         options: onnxruntime.RunOptions | None,
         inputs: Mapping[str, NDArray[Any]],
         outputs: Sequence[str],
+        ending: Ending | None = None,
     ) -> list[NDArray[Any]]:
         try:
             with seconds.time():
                 found: list[NDArray[Any]] = self._run(outputs, inputs, options)
         except Exception as err:  # see _what_it_raises
+            if ending is not None and ending.asked:
+                raise Unavailable("DEADLINE_UNMET") from err
             log.error("model_failed", error=_what_it_raises(err))
             raise HeadraceError("MODEL_ERROR") from err
         if self.tried.rows_apart:
@@ -274,13 +290,20 @@ def _least_s(run: Callable[[], object], until_s: float) -> float:
     return least_s
 
 
-@contextmanager
-def _ended_after(seconds: float) -> Iterator[onnxruntime.RunOptions]:
-    """Options of runs that end by then with an error: at the next operator, or turn of a loop."""
+def _endable() -> onnxruntime.RunOptions:
+    """Options of runs that end with an error when `terminate` is set: at the next operator, or turn
+    of a loop."""
     import onnxruntime
 
     options = onnxruntime.RunOptions()
     options.log_severity_level = 4  # as a session's
+    return options
+
+
+@contextmanager
+def _ended_after(seconds: float) -> Iterator[onnxruntime.RunOptions]:
+    """Options of runs that end by then with an error."""
+    options = _endable()
     timer = threading.Timer(seconds, setattr, (options, "terminate", True))
     timer.start()
     try:

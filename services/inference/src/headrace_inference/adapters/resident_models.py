@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from headrace.errors import Busy, Conflict, Unavailable
 from headrace_inference.adapters.process_memory import allocated_bytes, give_back
 from headrace_inference.domain.rollout import ServedVersion
-from headrace_inference.domain.serving import Model, Session, TensorSpec, Tried
+from headrace_inference.domain.serving import Ending, Model, Session, TensorSpec, Tried
 from headrace_kit.telemetry import counter, gauge, histogram
 
 # Models that callers asked for, loaded side by side.
@@ -274,10 +274,15 @@ class ResidentModel:
         until_s = time.monotonic() + LOAD_S_MAX
         self._models.wait(self.load(), lambda: min(left_s(), until_s - time.monotonic()))
 
-    def run(self, inputs: Mapping[str, NDArray[Any]], outputs: Sequence[str]) -> list[NDArray[Any]]:
+    def run(
+        self,
+        inputs: Mapping[str, NDArray[Any]],
+        outputs: Sequence[str],
+        ending: Ending | None = None,
+    ) -> list[NDArray[Any]]:
         session = self._taken()
         try:
-            found = session.run(inputs, outputs)
+            found = session.run(inputs, outputs, ending)
         finally:
             self._release()
         if sum(values.nbytes for values in inputs.values()) <= RECORDED_BYTES_MAX:

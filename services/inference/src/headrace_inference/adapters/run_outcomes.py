@@ -7,13 +7,15 @@ behind the callers, whose rows alone are for the log.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Protocol, TypeVar
 
 from headrace.errors import HeadraceError
 from headrace_inference.adapters.record_calls import RecordCall
 from headrace_inference.adapters.request_spans import told
 from headrace_inference.domain.prediction import Prediction
+from headrace_inference.domain.serving import Ending
 from headrace_inference.ports import PredictionLog
 from headrace_kit.failpoints import failpoint
 from headrace_kit.hot_calls import HotCall
@@ -52,6 +54,31 @@ AnyAsk = TypeVar("AnyAsk", bound=Asked)
 def callers_of(asks: Iterable[Asked]) -> int:
     """How many of them are not Kafka's."""
     return sum(not isinstance(ask.call, RecordCall) for ask in asks)
+
+
+@contextmanager
+def ended_with_callers(asks: Sequence[Asked]) -> Iterator[Ending | None]:
+    """What ends their run when they have all hung up.
+
+    None where Kafka's are among them: who waits for those comes back to their answers.
+    """
+    if callers_of(asks) < len(asks):
+        yield None
+        return
+    ending = Ending()
+
+    def look() -> None:
+        if all(ask.call.cancelled for ask in asks):
+            ending.ask()
+
+    for ask in asks:
+        ask.call.free = look
+    look()  # one may have hung up before
+    try:
+        yield ending
+    finally:
+        for ask in asks:
+            ask.call.free = None
 
 
 def answer_all(

@@ -29,7 +29,7 @@ from headrace_inference.domain.prediction import (
 )
 from headrace_inference.domain.request import PREDICTION_ID, Door, Tensor
 from headrace_inference.domain.rollout import Arm, Rollout
-from headrace_inference.domain.serving import Choice, Serving, TensorSpec
+from headrace_inference.domain.serving import Choice, Ending, Serving, TensorSpec
 from headrace_inference.handlers import Work, answer
 from headrace_kit.hot_calls import HotCall
 
@@ -159,19 +159,20 @@ def run_together(
     replies: int,
     now_us: Callable[[], int],
     on_failed: Callable[[Failure], None],
+    ending: Ending | None = None,
 ) -> Ran:
     """Replies are made to the first `replies` requests.
 
     Raises Invalid TENSOR_CONTENT, TENSOR_NONFINITE, and what `answer` raises."""
     begin_ns = perf_counter_ns()
-    work = _work(kind, asks, now_us())
+    work = _work(kind, asks, now_us(), ending)
     prediction = answer(work, "", begin_ns=begin_ns, now_us=now_us, on_failed=on_failed)
     read_ns = begin_ns + prediction.read_ns
     made = _replies(kind, asks[:replies], prediction)
     return Ran(prediction, made, begin_ns, read_ns, read_ns + prediction.run_ns)
 
 
-def _work(kind: Kind, asks: Sequence[Ask], now_us: int) -> Work:
+def _work(kind: Kind, asks: Sequence[Ask], now_us: int, ending: Ending | None) -> Work:
     rows = [ask.plan.rows for ask in asks]
     inputs = {
         spec.name: _input(kind, spec, place, asks, sum(rows))
@@ -188,6 +189,7 @@ def _work(kind: Kind, asks: Sequence[Ask], now_us: int) -> Work:
         entity_keys=_entity_keys(asks),
         as_of_us=np.full(sum(rows), now_us, dtype=np.int64),
         ids=PredictionIds([id_base(ask.id, endpoint) for ask in asks], rows),
+        ending=ending,
     )
 
 

@@ -53,6 +53,25 @@ class Tried:
         return self.first_row_s + self.further_row_s * (rows - 1)
 
 
+class Ending:
+    """What ends one run early, from any thread: at once, or as soon as it begins."""
+
+    def __init__(self) -> None:
+        self.asked = False
+        self._end: Callable[[], None] | None = None
+
+    def ask(self) -> None:
+        self.asked = True
+        if (end := self._end) is not None:
+            end()
+
+    def begin(self, end: Callable[[], None]) -> None:
+        """The run can be ended by that from now on, also more than once."""
+        self._end = end
+        if self.asked:
+            end()
+
+
 class Session(Protocol):
     """A model in memory."""
 
@@ -65,8 +84,15 @@ class Session(Protocol):
     @property
     def tried(self) -> Tried: ...
 
-    def run(self, inputs: Mapping[str, NDArray[Any]], outputs: Sequence[str]) -> list[NDArray[Any]]:
-        """The named outputs; text is an object array. Any failure is HeadraceError MODEL_ERROR."""
+    def run(
+        self,
+        inputs: Mapping[str, NDArray[Any]],
+        outputs: Sequence[str],
+        ending: Ending | None = None,
+    ) -> list[NDArray[Any]]:
+        """The named outputs; text is an object array. Any failure is HeadraceError MODEL_ERROR, of
+        a run that was to end Unavailable DEADLINE_UNMET.
+        """
 
 
 class Model(Session, Protocol):
