@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 
 import pytest
 from weak_world import LATE, REVIEWED, WeakWorld, a_label
@@ -12,6 +13,7 @@ from headrace_ingest.adapters.delta_archive import DeltaArchive
 from headrace_ingest.adapters.delta_rows import DeltaRows
 from headrace_ingest.adapters.memory_archive import MemoryArchive
 from headrace_ingest.adapters.memory_rows import MemoryRows
+from headrace_ingest.domain.standing_labels import KNOWN_AT
 from headrace_ingest.testing import NOW_US
 from headrace_kit.testing import a_record
 
@@ -80,6 +82,35 @@ def test_functions_applied_again_take_nothing_back_twice(world):
 
     assert (2, 0) == world.apply({"long": LATE})
     assert [(True, "weak"), NOTHING] == world.look_up("UA1", "UA3")
+
+
+def test_functions_applied_again_publish_nothing(world):
+    world.apply(ALL_LATE)
+    world.apply({"long": LATE})
+    world.apply({"long": LATE})
+
+    assert [] == world.publisher.published
+
+
+def test_label_published_again_before_it_is_archived_is_no_other_payload_of_its_id(world):
+    """A caller that hears nothing asks again at once, and the known time has moved on."""
+    twice = []
+    for _ in range(2):
+        world.apply(ALL_LATE, archived=False)
+        twice += values(world)
+
+    assert 6 == len(twice)
+    assert [1] * len(twice) == [*Counter(value["id"] for value in twice).values()]
+
+
+def test_label_that_was_archived_without_its_known_time_in_its_id_stands(world):
+    """As ids were until then."""
+    world.apply(ALL_LATE, archived=False)
+    old = [value | {"id": value["id"].partition(KNOWN_AT)[0]} for value in values(world)]
+    world.archive_reviews([json.dumps(value).encode() for value in old])
+    world.apply(ALL_LATE)
+
+    assert [] == world.publisher.published
 
 
 def test_label_comes_back_with_the_functions_that_gave_it(world):

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import json
+
 from headrace.application import parse_definition
 from headrace_ingest.adapters.contract_book import AppliedContracts
 from headrace_ingest.adapters.label_book import AppliedLabels
@@ -83,8 +85,8 @@ class WeakWorld:
         kept = fresh.select(*ARCHIVE_COLUMNS, *contract.stream.columns)
         self.archive.append(contract, kept, {0: Account(before)}, {0: Account(after)})
 
-    def apply(self, functions):
-        """What the functions do now; what they publish is archived."""
+    def apply(self, functions, *, archived=True):
+        """What the functions do now; what they publish is `archived`."""
         self.labels.put(a_weak_label(functions))
         self.clock.us += 1_000_000
         self.publisher.published.clear()
@@ -96,14 +98,23 @@ class WeakWorld:
             publisher=self.publisher,
             clock=self.clock,
         )
+        if archived:
+            self.archive_reviews([each.value for each in self.publisher.published])
+        return report.labelled, report.taken_back
+
+    def archive_reviews(self, values):
         self.store(
             self.reviewed,
             [
-                a_record(each.value, key=each.key, offset=number, timestamp_ms=NOW_US // 1_000)
-                for number, each in enumerate(self.publisher.published)
+                a_record(
+                    value,
+                    key=json.loads(value)["flight"].encode(),
+                    offset=number,
+                    timestamp_ms=NOW_US // 1_000,
+                )
+                for number, value in enumerate(values)
             ],
         )
-        return report.labelled, report.taken_back
 
     def look_up(self, *flights, label="late", known_until_us=None):
         """Verdict and origin of each flight's label, weak ones too."""

@@ -2,16 +2,20 @@
 """What functions said of records until now, and what becomes of it when they are asked again.
 
 A weak label does not name its record: records of one key and event time share what stands.
+Where its stream says when a label became known, the id says so too: published again before the
+archive holds it, it is another record, and not another payload under an id that is taken.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import blake2b
 from typing import NamedTuple
 
 from headrace.label_definition import NO_VOTES
+
+KNOWN_AT = "-"
 
 
 class Place(NamedTuple):
@@ -30,10 +34,13 @@ class WeakLabel:
     answer: str
     votes: str
 
+    def known_at(self, known_us: int) -> WeakLabel:
+        return replace(self, id=f"{self.id}{KNOWN_AT}{known_us}")
+
 
 @dataclass(frozen=True, slots=True)
 class StandingLabels:
-    """`last_by_place`: the one that counts; `ids`: of all that there ever were."""
+    """`last_by_place`: the one that counts; `ids`: of all that there ever were, untimed."""
 
     last_by_place: Mapping[Place, WeakLabel]
     ids: Set[str]
@@ -42,10 +49,11 @@ class StandingLabels:
     def of(cls, held: Iterable[WeakLabel]) -> StandingLabels:
         """In the order in which they became known."""
         labels = list(held)
-        return cls({each.place: each for each in labels}, {each.id for each in labels})
+        ids = {each.id.partition(KNOWN_AT)[0] for each in labels}
+        return cls({each.place: each for each in labels}, ids)
 
-    def said(self, labels: Iterable[WeakLabel]) -> Iterator[WeakLabel]:
-        """The same labels, each with an id that makes it count.
+    def new(self, labels: Iterable[WeakLabel]) -> Iterator[WeakLabel]:
+        """Those of the labels that do not stand yet, each with an id that makes it count.
 
         An id that is there already says nothing new: what was said since then would stand.
         """
@@ -53,9 +61,9 @@ class StandingLabels:
         answers = {(each.place, each.answer) for each in labels}
         for each in labels:
             last = self.last_by_place.get(each.place)
-            if last is None or each.id not in self.ids or _says_one_of(last, answers):
+            if last is None or each.id not in self.ids:
                 yield each
-            else:
+            elif not _says_one_of(last, answers):
                 yield WeakLabel(digest(each.id, last.id), each.place, each.answer, each.votes)
 
     def taken_back(self, asked: Iterable[Place], labels: Iterable[WeakLabel]) -> list[WeakLabel]:

@@ -83,8 +83,8 @@ def apply_weak_labels(
     combined = combine(votes, weak)
     found = _labels(rows, votes, combined, label)
     taken_back = standing.taken_back(_places(rows, weak), found)
-    if not command.dry_run and (found or taken_back):
-        said = [*taken_back, *standing.said(found)]
+    said = [*taken_back, *standing.new(found)]
+    if said and not command.dry_run:
         publisher.publish([_message(each, label, target, clock.now_us()) for each in said])
     return WeakReport(len(rows), len(found), len(taken_back), combined.figures)
 
@@ -132,6 +132,7 @@ def _labels(
 
 def _message(said: WeakLabel, label: LabelDefinition, target: Contract, now_us: int) -> Message:
     weak, stream = _weak(label), target.stream
+    said = said.known_at(now_us) if stream.known_time else said
     value = {
         stream.id: said.id,
         label.key: said.place.key,
