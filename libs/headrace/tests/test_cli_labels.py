@@ -12,6 +12,7 @@ from headrace.cli.main import app
 from headrace.errors import Conflict, NotFound
 from headrace.ingest.v1 import dead_letter_service_pb2 as letters_pb
 from headrace.ingest.v1 import label_service_pb2 as pb
+from headrace.ingest.v1.ingest_service_pb2 import StreamCounts
 
 FAULT = letters_pb.RecordFault(reason="BAD_TYPE", place="fare")
 LETTER = letters_pb.DeadLetter(id="0-7", stream="rides", faults=[FAULT], attempt=2)
@@ -59,7 +60,9 @@ class Queue:
             pb.WeakFunctionFigures(function="poor", accuracy=0.5, at_chance=True),
             pb.WeakFunctionFigures(function="good", accuracy=0.9),
         ]
-        return pb.ApplyWeakLabelsResponse(records=10, labelled=4, taken_back=2, functions=figures)
+        return pb.ApplyWeakLabelsResponse(
+            records=10, labelled=4, taken_back=2, functions=figures, added=1, stream="reviews"
+        )
 
     def take_answer(self, task_id, labeller, choice):
         if (task_id, labeller) == ("t1", "bob"):
@@ -72,7 +75,11 @@ class Queue:
 
 @pytest.fixture
 def queue(monkeypatch):
-    made = SimpleNamespace(dead_letters=Letters(), labels=Queue())
+    stopped = [
+        StreamCounts(stream=each, stopped_reason="TOO_MANY_DEAD_LETTERS")
+        for each in ("reviews", "rides")
+    ]
+    made = SimpleNamespace(dead_letters=Letters(), labels=Queue(), stream_counts=lambda: stopped)
     for module in (dead_letters, labels):
         monkeypatch.setattr(module, "connect", lambda data_dir: made)
     return made.labels
@@ -114,7 +121,15 @@ def test_function_at_chance_is_told(queue):
     shown = run("labels", "weak", "late")
 
     assert "┘ poor is right no more often than chance: its votes count for nothing 4 of" in shown
-    assert "4 of 10 records are labelled; 2 weak labels are taken back" in shown
+    assert "4 of 10 records are labelled (1 new, 3 stood already); 2 weak labels are" in shown
+
+
+def test_stopped_stream_of_the_labels_is_told_with_the_next_step(queue):
+    shown = run("labels", "weak", "late")
+
+    assert "reviews is stopped; what comes for it is kept TOO_MANY_DEAD_LETTERS" in shown
+    assert "or restart ingest with" in shown
+    assert "rides" not in shown
 
 
 def test_exported_tasks_can_be_imported(queue, tmp_path):

@@ -254,6 +254,12 @@ def test_functions_applied_again_publish_the_same_ids_and_others_new_ones():
     assert not {*ids[:3]} & {*ids[6:]}
 
 
+def test_new_labels_are_counted_in_a_dry_run_too():
+    world = World()
+
+    assert [3, 3] == [world.apply(dry_run=dry_run).added for dry_run in (True, False)]
+
+
 def test_dry_run_publishes_nothing():
     world = World()
 

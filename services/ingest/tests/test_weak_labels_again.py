@@ -92,6 +92,15 @@ def test_functions_applied_again_publish_nothing(world):
     assert [] == world.publisher.published
 
 
+def test_labels_that_stand_already_are_not_counted_as_new(world):
+    world.apply({"long": LATE})
+    first = world.report
+    world.apply({"long": LATE})
+
+    assert [(2, 2), (2, 0)] == [(each.labelled, each.added) for each in (first, world.report)]
+    assert "flights.reviewed" == first.stream
+
+
 def test_label_published_again_before_it_is_archived_is_no_other_payload_of_its_id(world):
     """A caller that hears nothing asks again at once, and the known time has moved on."""
     twice = []

@@ -90,7 +90,7 @@ class WeakWorld:
         self.labels.put(a_weak_label(functions))
         self.clock.us += 1_000_000
         self.publisher.published.clear()
-        report = apply_weak_labels(
+        self.report = apply_weak_labels(
             ApplyWeakLabels("late", 0, NOW_US + 1),
             labels=self.labels,
             contracts=self.contracts,
@@ -100,7 +100,7 @@ class WeakWorld:
         )
         if archived:
             self.archive_reviews([each.value for each in self.publisher.published])
-        return report.labelled, report.taken_back
+        return self.report.labelled, self.report.taken_back
 
     def archive_reviews(self, values):
         self.store(

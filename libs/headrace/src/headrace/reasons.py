@@ -411,7 +411,7 @@ REASONS: dict[str, Reason] = {
     "TOO_MANY_DEAD_LETTERS": Reason(
         "Conflict",
         "More of the last records of a stream would be set aside than its share allows.",
-        "Apply a contract that takes them, or let them pass by INGEST_DEAD_LETTERS_SHARE_MAX.",
+        "Apply a contract that takes them, or restart ingest with INGEST_DEAD_LETTERS_SHARE_MAX.",
     ),
     "TOO_FEW_ROWS": Reason(
         "Conflict",

@@ -15,7 +15,7 @@ from rich.table import Table
 
 from headrace.cli.connection import DEFAULT_DATA_DIR, DataDir
 from headrace.cli.moments import minute_text, time_option, to_us
-from headrace.cli.output import out, show_table, told_errors, written
+from headrace.cli.output import out, show_table, tell_stopped, told_errors, written
 from headrace.connection import connect
 from headrace.errors import Conflict, NotFound
 from headrace.ingest.v1 import label_service_pb2 as pb
@@ -131,9 +131,9 @@ def weak(
     from_us = 0 if since is None else to_us(since)
     until_us = TIME_LAST_US if until is None else to_us(until)
     with told_errors():
-        found = connect(data_dir).labels.apply_weak(
-            label, from_us=from_us, until_us=until_us, dry_run=dry_run
-        )
+        client = connect(data_dir)
+        found = client.labels.apply_weak(label, from_us=from_us, until_us=until_us, dry_run=dry_run)
+        streams = [each for each in client.stream_counts() if each.stream == found.stream]
     table = Table("function", "coverage", "overlap", "conflict", "accuracy")
     for each in found.functions:
         shares = (each.coverage, each.overlap, each.conflict)
@@ -146,7 +146,12 @@ def weak(
             out.print(f"{each.function} {told}", markup=False)
     verb = "would be" if dry_run else "are"
     taken_back = f"; {found.taken_back:,} weak labels {verb} taken back" if found.taken_back else ""
-    out.print(f"{found.labelled:,} of {found.records:,} records {verb} labelled{taken_back}")
+    # An ingest of before does not name the stream, nor count what is new.
+    stood = found.labelled - found.added
+    new = f" ({found.added:,} new, {stood:,} stood already)" if found.stream else ""
+    out.print(f"{found.labelled:,} of {found.records:,} records {verb} labelled{new}{taken_back}")
+    for each in streams:
+        tell_stopped(each)
 
 
 @labels.command("export")

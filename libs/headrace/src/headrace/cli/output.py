@@ -15,6 +15,7 @@ from rich.measure import Measurement
 from rich.table import Table
 
 from headrace.errors import HeadraceError
+from headrace.ingest.v1.ingest_service_pb2 import StreamCounts
 from headrace.reasons import REASONS
 
 EXIT_ERROR = 1
@@ -51,6 +52,16 @@ def tell(console: Console, reason: str, details: Mapping[str, str]) -> None:
         shown = value if len(lines) == 1 else "\n    ".join(["", *lines])
         console.print(f"  {name}: {shown}", markup=False)
     console.print(f"[bold]Next:[/] {escape(entry.next)}")
+
+
+def tell_stopped(stream: StreamCounts) -> None:
+    """That the stream is read no further, if so, and what to do."""
+    if not stream.stopped_reason:
+        return
+    waits = REASONS[stream.stopped_reason].kind in ("Unavailable", "Busy")
+    state = "waits, and goes on by itself" if waits else "is stopped; what comes for it is kept"
+    out.print(f"[bold]{stream.stream}[/] {state}")
+    tell(out, stream.stopped_reason, stream.stopped_details)
 
 
 @contextmanager

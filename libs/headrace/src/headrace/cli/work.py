@@ -13,15 +13,13 @@ from rich.table import Table
 
 from headrace.cli.connection import DEFAULT_DATA_DIR, DataDir
 from headrace.cli.moments import time_option, to_us
-from headrace.cli.output import err, out, show_table, tell, told_errors
+from headrace.cli.output import err, out, show_table, tell_stopped, told_errors
 from headrace.client import Client
 from headrace.connection import connect
 from headrace.errors import HeadraceError
-from headrace.ingest.v1.ingest_service_pb2 import StreamCounts
 from headrace.json_lines import RecordLines
 from headrace.loader import load_application
 from headrace.predictions import Prediction
-from headrace.reasons import REASONS
 
 STDIN = Path("-")
 STREAMS_S_MAX = 5.0
@@ -59,8 +57,7 @@ def _tell_unread(client: Client, version_by_stream: dict[str, int]) -> None:
         err.print("It will: headrace streams")
         return
     for each in found:
-        if each.stopped_reason:
-            _tell_stopped(each)
+        tell_stopped(each)
 
 
 def publish(
@@ -130,15 +127,7 @@ def streams(data_dir: DataDir = DEFAULT_DATA_DIR) -> None:
     if letters.row_count:
         show_table(letters)
     for each in counts:
-        if each.stopped_reason:
-            _tell_stopped(each)
-
-
-def _tell_stopped(stream: StreamCounts) -> None:
-    waits = REASONS[stream.stopped_reason].kind in ("Unavailable", "Busy")
-    state = "waits, and goes on by itself" if waits else "is stopped; what comes for it is kept"
-    out.print(f"[bold]{stream.stream}[/] {state}")
-    tell(out, stream.stopped_reason, stream.stopped_details)
+        tell_stopped(each)
 
 
 def predict(

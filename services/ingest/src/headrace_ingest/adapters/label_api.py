@@ -135,6 +135,8 @@ class LabelApi(label_service_pb2_grpc.LabelServiceServicer):
             records=report.records,
             labelled=report.labelled,
             taken_back=report.taken_back,
+            added=report.added,
+            stream=report.stream,
             functions=functions,
         )
 

@@ -50,11 +50,15 @@ class ApplyWeakLabels:
 
 @dataclass(frozen=True, slots=True)
 class WeakReport:
-    """Records looked at, those that got a label, labels taken back, what each function did."""
+    """Records looked at, those that got a label, labels that are new on their stream, and those
+    taken back; what each function did.
+    """
 
     records: int
     labelled: int
+    added: int
     taken_back: int
+    stream: str
     figures: Mapping[str, FunctionFigures]
 
 
@@ -83,10 +87,18 @@ def apply_weak_labels(
     combined = combine(votes, weak)
     found = _labels(rows, votes, combined, label)
     taken_back = standing.taken_back(_places(rows, weak), found)
-    said = [*taken_back, *standing.new(found)]
+    new = [*standing.new(found)]
+    said = [*taken_back, *new]
     if said and not command.dry_run:
         publisher.publish([_message(each, label, target, clock.now_us()) for each in said])
-    return WeakReport(len(rows), len(found), len(taken_back), combined.figures)
+    return WeakReport(
+        records=len(rows),
+        labelled=len(found),
+        added=len(new),
+        taken_back=len(taken_back),
+        stream=target.name,
+        figures=combined.figures,
+    )
 
 
 def _few(read: Callable[..., pl.DataFrame], rows_max: int) -> pl.DataFrame:

@@ -224,16 +224,20 @@ class ApplyWeakLabelsRequest(_message.Message):
     def __init__(self, label: _Optional[str] = ..., from_us: _Optional[int] = ..., until_us: _Optional[int] = ..., dry_run: _Optional[bool] = ...) -> None: ...
 
 class ApplyWeakLabelsResponse(_message.Message):
-    __slots__ = ("records", "labelled", "functions", "taken_back")
+    __slots__ = ("records", "labelled", "functions", "taken_back", "added", "stream")
     RECORDS_FIELD_NUMBER: _ClassVar[int]
     LABELLED_FIELD_NUMBER: _ClassVar[int]
     FUNCTIONS_FIELD_NUMBER: _ClassVar[int]
     TAKEN_BACK_FIELD_NUMBER: _ClassVar[int]
+    ADDED_FIELD_NUMBER: _ClassVar[int]
+    STREAM_FIELD_NUMBER: _ClassVar[int]
     records: int
     labelled: int
     functions: _containers.RepeatedCompositeFieldContainer[WeakFunctionFigures]
     taken_back: int
-    def __init__(self, records: _Optional[int] = ..., labelled: _Optional[int] = ..., functions: _Optional[_Iterable[_Union[WeakFunctionFigures, _Mapping]]] = ..., taken_back: _Optional[int] = ...) -> None: ...
+    added: int
+    stream: str
+    def __init__(self, records: _Optional[int] = ..., labelled: _Optional[int] = ..., functions: _Optional[_Iterable[_Union[WeakFunctionFigures, _Mapping]]] = ..., taken_back: _Optional[int] = ..., added: _Optional[int] = ..., stream: _Optional[str] = ...) -> None: ...
 
 class WeakFunctionFigures(_message.Message):
     __slots__ = ("function", "coverage", "overlap", "conflict", "accuracy", "at_chance")
