@@ -221,6 +221,14 @@ def test_reading_gives_the_columns_that_are_asked_for_in_their_order(world):
         world.read_stream('x" from rows --')
 
 
+@pytest.mark.parametrize("times", [2, 20_000])
+def test_column_that_is_named_twice_is_refused(world, times):
+    with pytest.raises(Invalid, match="BAD_REQUEST") as refused:
+        world.read_stream(*["delay"] * times)
+
+    assert {"field": "columns", "problem": "names delay twice"} == refused.value.metadata
+
+
 def test_version_beyond_the_newest_is_refused(world):
     with pytest.raises(Invalid, match="delta_version"):
         world.read_stream(delta_version=1)
@@ -231,6 +239,18 @@ def test_stream_without_records_is_empty(world):
 
     with pytest.raises(NotFound, match="STREAM_EMPTY"):
         world.create(stream="flights.landed")
+
+
+@pytest.mark.parametrize(
+    ("number", "generation", "field"), [(0, 0, "number"), (1, -1, "generation_expected")]
+)
+def test_tag_that_is_asked_for_wrongly_names_the_field(world, number, generation, field):
+    world.create()
+
+    with pytest.raises(Invalid, match="BAD_REQUEST") as refused:
+        world.tag("gold", number, generation)
+
+    assert field == refused.value.metadata["field"]
 
 
 def test_tag_moves_by_compare_and_set(world):

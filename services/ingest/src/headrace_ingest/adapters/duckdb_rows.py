@@ -155,9 +155,7 @@ class DuckDbRows:
         self, selection: Selection, columns: Sequence[str], *, timeout_s: float
     ) -> Iterator[bytes]:
         types = PLATFORM_TYPES | dict(selection.columns)
-        for name in columns:
-            if name not in types:
-                raise Invalid("BAD_REQUEST", field="columns", problem=f"there is no {name}")
+        _check_columns(columns, types)
         _condition(selection)
         named = ", ".join(map(_quoted, columns or types))
         return self._pieces(selection, f"select {named} from rows", timeout_s)  # noqa: S608
@@ -272,6 +270,17 @@ class DuckDbRows:
             f"create view {name} as select {', '.join(columns)} from table_{name} "  # noqa: S608
             f"where {_condition(selection)}"
         )
+
+
+def _check_columns(columns: Sequence[str], known: Collection[str]) -> None:
+    """Raises Invalid BAD_REQUEST. Each once: that bounds the memory."""
+    named = set[str]()
+    for name in columns:
+        if name not in known:
+            raise Invalid("BAD_REQUEST", field="columns", problem=f"there is no {name}")
+        if name in named:
+            raise Invalid("BAD_REQUEST", field="columns", problem=f"names {name} twice")
+        named.add(name)
 
 
 def _behind(place: Place | None) -> str:

@@ -215,8 +215,10 @@ def set_dataset_tag(
     domain.check_request_id(request_id)
     domain.check_name("name", command.name)
     domain.check_tag(command.tag)
-    if command.generation_expected < 0 or command.number < 1:
+    if command.number < 1:
         raise Invalid("BAD_REQUEST", field="number", problem="is below 1")
+    if command.generation_expected < 0:
+        raise Invalid("BAD_REQUEST", field="generation_expected", problem="is negative")
     book.get(command.name, command.number)
     generation = command.generation_expected + 1
     moved = Tag(command.name, command.tag, command.number, generation, clock.now_us(), request_id)
