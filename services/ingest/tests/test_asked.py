@@ -41,7 +41,7 @@ def test_negative_page_of_tasks_is_refused(asked):
 )
 def test_negative_number_of_dead_letters_is_refused(method, request_, field):
     api = DeadLetterApi(
-        log=None, contracts=None, publisher=None, decode=None, erased=None, seal=None
+        log=None, contracts=None, publisher=None, decode=None, archived=None, erased=None, seal=None
     )
     with pytest.raises(Invalid, match=field):
         list(getattr(api, method)(request_, None))

@@ -14,11 +14,13 @@ from headrace_ingest.adapters import dead_letter_api
 from headrace_ingest.adapters.contract_book import AppliedContracts
 from headrace_ingest.adapters.erasure_conversions import KafkaErasureNews
 from headrace_ingest.adapters.memory_archive import MemoryArchive
+from headrace_ingest.adapters.memory_rows import MemoryRows
 from headrace_ingest.adapters.sql_redrive_key import SqlRedriveKey
 from headrace_ingest.adapters.sql_task_store import MIGRATIONS
 from headrace_ingest.domain.faults import places_of
 from headrace_ingest.domain.letters import Position, Selection
 from headrace_ingest.domain.tolerance import Tolerance
+from headrace_ingest.handlers import redrive
 from headrace_ingest.handlers.dead_letters import (
     BEGINNING,
     TOPIC,
@@ -133,6 +135,7 @@ class World:
             contracts=self.contracts,
             publisher=self.publisher,
             decode=decode,
+            archived=MemoryRows(self.archive),
             erased=self.letters,
             seal=a_seal(),
             left_s=left_s,
@@ -327,6 +330,65 @@ def test_letters_that_are_left_take_no_place_of_those_that_are_sent(world):
     progress = world.redrive(letters_max=1)
 
     assert (1, False) == (progress.sent, progress.more)
+
+
+def test_record_whose_id_another_one_holds_by_now_is_left_and_told(world):
+    world.publish(LATE)
+    world.publish(a_raw(1, clock=500))  # its publisher has mended it
+    world.mend(**WIDER)
+
+    foreseen, progress = world.redrive(dry_run=True), world.redrive()
+
+    assert {"DUPLICATE_CONFLICT": 1} == foreseen.refused == progress.refused
+    assert (0, 2, ["departed:1"]) == (progress.sent, world.sent(), world.stored_ids())
+
+
+def test_record_that_is_stored_already_is_sent_and_counts_as_a_repeat(world):
+    world.publish(LATE)
+    world.mend(**WIDER)
+    world.publish(LATE)
+
+    progress = world.redrive()
+
+    assert (1, 1, ["departed:1"]) == (
+        progress.sent,
+        world.account().repeats,
+        world.stored_ids(),
+    )
+
+
+@pytest.mark.parametrize("part_records", [1, 1_000])
+def test_of_two_letters_of_one_id_the_first_alone_is_sent(world, monkeypatch, part_records):
+    monkeypatch.setattr(redrive, "PART_RECORDS", part_records)
+    world.publish(LATE, a_raw(1, clock=6_000))
+    world.mend(**WIDER)
+
+    progress = world.redrive()
+
+    assert (1, {"DUPLICATE_CONFLICT": 1}) == (progress.sent, progress.refused)
+    assert ["departed:1"] == world.stored_ids()
+
+
+def test_id_under_another_key_is_another_partitions_and_is_sent(world):
+    world.publish(LATE, a_raw(1, flight="UA2", record={"key": b"UA2"}))
+    world.mend(**WIDER)
+
+    assert 1 == world.redrive().sent
+
+
+def test_archive_is_asked_once_for_many_letters(world, monkeypatch):
+    asked, of_keys = [], MemoryRows.of_keys
+
+    def counted(self, contract, columns, *, key, keys):
+        asked.append(len(keys))
+        return of_keys(self, contract, columns, key=key, keys=keys)
+
+    monkeypatch.setattr(MemoryRows, "of_keys", counted)
+    world.publish(*(a_raw(number, clock=5_000) for number in range(60)))
+    world.mend(**WIDER)
+
+    assert (7, True) == ((told := world.redrive(letters_max=7)).sent, told.more)
+    assert [60] == asked
 
 
 def test_redrive_of_everything_is_refused(world):

@@ -357,18 +357,20 @@ def _server(
         catalogue_index=datasets.index,
         texts=datasets.texts,
     )
+    archived = DeltaRows(settings.objects, _delta(settings))
     dead_letter_api = DeadLetterApi(
         log=KafkaTopicLog(settings.kafka_bootstrap),
         contracts=shared.contracts,
         publisher=shared.publisher,
         decode=decode_record,
+        archived=archived,
         erased=shared.erased,
         seal=seal,
     )
     label_api = LabelApi(
         labels=shared.labels,
         contracts=shared.contracts,
-        records=DeltaRows(settings.objects, _delta(settings)),
+        records=archived,
         tasks=tasks,
         publisher=shared.publisher,
         clock=SystemClock(),

@@ -103,13 +103,13 @@ def redrive(
     until: Until = None,
     *,
     letters_max: Annotated[int, typer.Option("--max", help="Letters to send.", min=1)] = 100_000,
-    dry_run: Annotated[bool, typer.Option(help="Send nothing; judge by the contract.")] = False,
+    dry_run: Annotated[bool, typer.Option(help="Send nothing; tell what is refused.")] = False,
     data_dir: DataDir = DEFAULT_DATA_DIR,
 ) -> None:
     """Send records again as they were, after their contract or the code is mended.
 
-    What the applied contract would refuse again is left as it is, and counted. A record that is
-    stored already counts as a repeat; one that fails all the same is a dead letter again.
+    What would be refused again is left as it is, and counted. A record that is stored already
+    counts as a repeat; one that fails all the same is a dead letter again.
 
         headrace dead-letters redrive --stream flights.departed --reason OUT_OF_RANGE --dry-run
 
@@ -130,7 +130,7 @@ def redrive(
             for last in progress:
                 shown.update(f"{last.sent:,} {verb}")
     out.print(f"{last.sent:,} {verb}")
-    _tell("refused by the applied contract" + ("" if dry_run else ", left"), last.refused_by_reason)
+    _tell("would be refused again" + ("" if dry_run else ", left"), last.refused_by_reason)
     _tell("left", last.skipped_by_reason)
     if last.more:
         out.print("More wait: run it again.")

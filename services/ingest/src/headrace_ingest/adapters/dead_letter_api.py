@@ -35,7 +35,7 @@ from headrace_ingest.handlers.redrive import (
     RedriveDeadLetters,
     redrive_dead_letters,
 )
-from headrace_ingest.ports import ContractBook
+from headrace_ingest.ports import ContractBook, RecordRows
 from headrace_kit.dead_letters import own_headers
 from headrace_kit.erased_entities import ErasedEntities
 from headrace_kit.grpc_server import remaining_s
@@ -59,11 +59,13 @@ class DeadLetterApi(dead_letter_service_pb2_grpc.DeadLetterServiceServicer):
         contracts: ContractBook,
         publisher: Publisher,
         decode: Decode,
+        archived: RecordRows,
         erased: ErasedEntities,
         seal: RedriveSeal,
     ) -> None:
         self._log, self._contracts = log, contracts
         self._publisher, self._decode, self._seal = publisher, decode, seal
+        self._archived = archived
         self._erased = ErasedLetters(contracts, erased, decode)
         self._redriving = threading.Lock()
 
@@ -105,6 +107,7 @@ class DeadLetterApi(dead_letter_service_pb2_grpc.DeadLetterServiceServicer):
                 contracts=self._contracts,
                 publisher=self._publisher,
                 decode=self._decode,
+                archived=self._archived,
                 erased=self._erased,
                 seal=self._seal,
                 left_s=_left_s(context),

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Sends dead letters again, after the contract or the code is mended: same bytes, same event id.
 
-What the applied contract would refuse again is left alone: it would only become a letter anew. Of
-what is sent the record goes to its raw topic first, then a mark goes behind its letter. After a
-crash between the two the letter is sent once more, and ingest drops the copy by its event id (I14).
+What would be refused again, by the applied contract or because its event id is held by another
+record (`Foresight`), is left alone: it would only become a letter anew. Of what is sent the record
+goes to its raw topic first, then a mark goes behind its letter. After a crash between the two the
+letter is sent once more, and ingest drops the copy by its event id (I14).
 """
 
 from __future__ import annotations
@@ -11,7 +12,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
 
 from headrace import topics
 from headrace.errors import Invalid, NotFound
@@ -28,17 +28,17 @@ from headrace_ingest.handlers.dead_letters import (
     read_letters,
     read_window,
     require_stream,
-    told_now,
 )
 from headrace_ingest.handlers.erased_letters import ErasedLetters
-from headrace_ingest.ports import ContractBook
+from headrace_ingest.handlers.foresight import Foresight
+from headrace_ingest.ports import ContractBook, RecordRows
 from headrace_kit.dead_letters import ORIGIN_HEADERS
 from headrace_kit.failpoints import failpoint
 from headrace_kit.kafka import Message, Publisher, Record
 from headrace_kit.topic_log import TopicLog
 
 LETTERS_MAX = 100_000
-PART_RECORDS = 50  # of at most 1 MiB each
+PART_RECORDS, PART_BYTES, MIB = 1_000, 16 << 20, 1 << 20
 # It would end the process again: sent only to whoever asks for it by name.
 DANGEROUS = "POISON_CRASH"
 
@@ -75,6 +75,7 @@ def redrive_dead_letters(
     contracts: ContractBook,
     publisher: Publisher,
     decode: Decode,
+    archived: RecordRows,
     erased: ErasedLetters,
     seal: RedriveSeal,
     left_s: Callable[[], float],
@@ -83,8 +84,8 @@ def redrive_dead_letters(
 
     Raises Invalid BAD_REQUEST when neither a stream nor letters are named, NotFound STREAM_UNKNOWN
     for a stream that is not applied and has no letter, DEAD_LETTER_UNKNOWN for a partition that is
-    not there, and what `log` and `publisher` raise: what was sent until then stays sent, and is not
-    sent again.
+    not there, and what `log`, `archived` and `publisher` raise: what was sent until then stays
+    sent, and is not sent again.
     """
     selection = command.selection
     if not (selection.stream or selection.positions):
@@ -92,21 +93,36 @@ def redrive_dead_letters(
     _require_partitions(selection, log)
     progress = Progress()
     waiting = _waiting(log, selection)
-    while part := list(islice(waiting, min(PART_RECORDS, command.letters_max - progress.sent))):
+    foresight = Foresight(contracts, decode, archived)
+    while (left := command.letters_max - progress.sent) and (part := _part(waiting)):
         if left_s() <= 0:
             progress.more = True
             break
         known = _alive(_known(part, progress, log, contracts), progress, erased)
-        taken = _taken(known, progress, contracts, decode)
+        if command.dry_run:
+            progress.more, known = len(known) > left, known[:left]
+        taken = _taken(known, progress, foresight)
         if command.dry_run:
             progress.sent += len(known)
         else:
-            _send(taken, progress, publisher, seal)
+            progress.more = len(taken) > left
+            _send(taken[:left], progress, publisher, seal)
         yield progress
     progress.more = progress.more or next(waiting, None) is not None
     if progress == Progress():
         require_stream(selection, contracts)
     yield progress
+
+
+def _part(waiting: Iterator[tuple[Letter, Record]]) -> list[tuple[Letter, Record]]:
+    """The next letters: many small ones, since the archive is asked once for all of them."""
+    part, size = list[tuple[Letter, Record]](), 0
+    for letter, record in waiting:
+        part.append((letter, record))
+        size += MIB if record.value is None else len(record.value)
+        if len(part) >= PART_RECORDS or size >= PART_BYTES:
+            break
+    return part
 
 
 def _require_partitions(selection: Selection, log: TopicLog) -> None:
@@ -167,14 +183,12 @@ def _alive(known: Sequence[_Known], progress: Progress, erased: ErasedLetters) -
     return alive
 
 
-def _taken(
-    known: Sequence[_Known], progress: Progress, contracts: ContractBook, decode: Decode
-) -> list[_Known]:
-    """Counts what the applied contract would refuse; nobody judges here what may end a process."""
+def _taken(known: Sequence[_Known], progress: Progress, foresight: Foresight) -> list[_Known]:
+    """Counts what would be refused; nobody judges here what may end a process."""
     taken = [each for each in known if each.dangerous]
     for stream in sorted({each.stream for each in known}):
         own = [each for each in known if each.stream == stream and not each.dangerous]
-        found = told_now(stream, [each.original for each in own], contracts, decode)
+        found = foresight.told(stream, [each.original for each in own])
         progress.refused.update(leading(told) for told in found if told)
         taken += [each for each, told in zip(own, found, strict=True) if not told]
     return taken
