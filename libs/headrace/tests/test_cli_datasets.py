@@ -24,11 +24,20 @@ def a_column(name: str, type_: str, least: float, most: float) -> pb.ColumnStati
     )  # fmt: skip
 
 
-def row_of(monkeypatch: pytest.MonkeyPatch, column: pb.ColumnStatistics) -> list[str]:
-    found = pb.Dataset(name="winter", number=1, rows=10, columns=[column])
+def shown_of(monkeypatch: pytest.MonkeyPatch, found: pb.Dataset) -> str:
     client = SimpleNamespace(datasets=SimpleNamespace(get=lambda reference: found))
     monkeypatch.setattr(datasets, "connect", lambda data_dir: client)
-    shown = CliRunner().invoke(app, ["datasets", "show", "winter"]).stdout
+    return CliRunner().invoke(app, ["datasets", "show", "winter"]).stdout
+
+
+def row_of(
+    monkeypatch: pytest.MonkeyPatch, column: pb.ColumnStatistics, *, rows_erased: int = 0
+) -> list[str]:
+    rows = 10 - rows_erased
+    shown = shown_of(
+        monkeypatch,
+        pb.Dataset(name="winter", number=1, rows=rows, rows_erased=rows_erased, columns=[column]),
+    )
     [row] = [line for line in shown.splitlines() if column.column in line]
     return [cell.strip() for cell in row.strip("│").split("│")]
 
@@ -52,3 +61,22 @@ def test_numbers_stay_numbers_and_distinct_ones_are_at_most_the_rows(
     row = row_of(monkeypatch, a_column("delay", "int64", -2, 4))
 
     assert ["delay", "int64", "20.0%", "10", "-2", "1", "1", "4"] == row[:8]
+
+
+def test_figures_of_a_dataset_that_lost_rows_are_of_all_it_had(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    row = row_of(monkeypatch, a_column("delay", "int64", -2, 4), rows_erased=9)
+
+    assert ["delay", "int64", "20.0%", "10"] == row[:4]
+
+
+def test_dataset_that_lost_rows_says_so_and_that_its_digest_is_not_theirs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    found = pb.Dataset(name="winter", number=1, rows=7, rows_erased=3, digest="d0")
+    shown = " ".join(shown_of(monkeypatch, found).split())
+
+    assert "3 more rows were erased since" in shown
+    assert "are of all 10, and the digest is no longer that of the rows" in shown
+    assert "erased" not in shown_of(monkeypatch, pb.Dataset(name="winter", number=1, rows=7))

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from headrace.errors import Invalid
@@ -52,6 +54,15 @@ def world(tmp_path):
 def test_stream_and_its_columns_are_found_by_their_names(world):
     assert [("stream", "flights.departed")] == world.found("flights departed", "stream")
     assert [("column", "flights.departed:landing_at")] == world.found("landing")
+
+
+def test_dataset_that_lost_rows_is_found_with_those_that_are_left(world):
+    world.name("winter")
+    world.book.revise(replace(world.book.get("winter", 1), rows_erased=3))
+    list(world.keeper.refresh(1.0))
+
+    [entry], _ = world.search("winter")
+    assert "4 rows of flights.departed" == entry.details
 
 
 def test_word_is_found_by_its_begin_and_in_any_case(world):

@@ -91,14 +91,18 @@ def show(dataset: Dataset, data_dir: DataDir = DEFAULT_DATA_DIR) -> None:
     with told_errors():
         found = connect(data_dir).datasets.get(dataset)
     table = Table("column", "type", "null", "distinct", "least", "mean", "median", "most", "values")
+    all_rows = found.rows + found.rows_erased  # statistics and digest are of these
     for each in found.columns:
-        table.add_row(*_column_row(each, found.rows))
+        table.add_row(*_column_row(each, all_rows))
     source = f"{found.stream} at version {found.delta_version}"
     out.print(f"{found.name}/{found.number} {' '.join(found.tags)}: {found.description}")
     out.print(f"{found.rows:,} rows of {source}, contract {found.contract_version}", markup=False)
     if found.filter:
         out.print(f"filter: {found.filter}", markup=False)
     out.print(f"digest {found.digest}, created {minute_text(found.created_at_us)}")
+    if found.rows_erased:
+        out.print(f"{found.rows_erased:,} more rows were erased since: the digest and the columns")
+        out.print(f"are of all {all_rows:,}, and the digest is no longer that of the rows")
     show_table(table)
 
 

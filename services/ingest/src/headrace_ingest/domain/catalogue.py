@@ -78,7 +78,8 @@ def view_entries(view: View, version: int) -> Iterator[Entry]:
 def dataset_entries(manifest: Manifest, tags: Sequence[Tag]) -> Iterator[Entry]:
     """The dataset, and each tag that points to it."""
     selection = manifest.selection
-    details = f"{manifest.content.rows} rows of {selection.stream} {selection.filter}".rstrip()
+    rows = manifest.content.rows - manifest.rows_erased
+    details = f"{rows} rows of {selection.stream} {selection.filter}".rstrip()
     name = f"{manifest.name}/{manifest.number}"
     yield Entry("dataset", name, "", manifest.description, details)
     for tag in tags:
