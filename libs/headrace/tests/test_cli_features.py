@@ -93,6 +93,20 @@ def test_key_that_does_not_name_the_entity_is_refused(platform, key):
     assert "from, to" in answer.output
 
 
+def test_json_object_names_the_entity_of_one_column_too(platform):
+    run("origin", '{"origin": "JFK"}', "7", "true", "[1]", '"JFK"')
+
+    asked = [each["origin"] for each in platform.asked[0]]
+    assert ["JFK", "7", "true", "[1]", '"JFK"'] == asked
+
+
+def test_json_object_of_another_column_is_refused(platform):
+    answer = run("origin", '{"from": "JFK"}')
+
+    assert 1 == answer.exit_code
+    assert "must be a JSON object of origin" in answer.output
+
+
 def test_view_that_is_not_applied_is_unknown(platform):
     assert "VIEW_UNKNOWN" in run("none", "JFK").output
 

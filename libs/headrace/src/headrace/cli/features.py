@@ -28,7 +28,7 @@ def get(
     view: Annotated[str, typer.Argument(help="A view with an entity.")],
     key: Annotated[
         list[str],
-        typer.Argument(help="Entity keys; of several columns, a JSON object of them."),
+        typer.Argument(help="Entity keys, or JSON objects of the entity's columns."),
     ],
     *,
     feature: Annotated[list[str] | None, typer.Option(help="Only these; may be repeated.")] = None,
@@ -73,8 +73,6 @@ def _entity_view(views: Mapping[str, View], name: str) -> StreamView:
 
 def _entities(view: StreamView, keys: Sequence[str]) -> list[dict[str, str]]:
     """Raises Invalid BAD_REQUEST for a key that does not name the view's entity."""
-    if len(view.entity) == 1:
-        return [{view.entity[0]: key} for key in keys]
     return [_entity(view, key) for key in keys]
 
 
@@ -83,6 +81,9 @@ def _entity(view: StreamView, key: str) -> dict[str, str]:
         read = json.loads(key)
     except (ValueError, RecursionError):
         read = None
+    # An object is never the key itself: one with a wrong name would be answered as absent.
+    if len(view.entity) == 1 and not isinstance(read, dict):
+        return {view.entity[0]: key}
     if not isinstance(read, dict) or read.keys() != {*view.entity}:
         problem = f"must be a JSON object of {', '.join(view.entity)}"
         raise Invalid("BAD_REQUEST", field="key", given=key, problem=problem)
