@@ -2,6 +2,7 @@
 """headrace features get shows values with their age to people, and as JSON when asked."""
 
 import json
+import math
 
 import pytest
 from typer.testing import CliRunner
@@ -9,6 +10,7 @@ from typer.testing import CliRunner
 from headrace.application import parse_definition
 from headrace.cli import features
 from headrace.cli.main import app
+from headrace.feature.v1.feature_service_pb2 import CheckSkewResponse, SkewMismatch
 from headrace.online_features import FeatureValue, OnlineFeatures
 
 NINE_O_CLOCK_US = 1_362_128_400_000_000
@@ -30,8 +32,13 @@ def a_view(name, *entity):
 class Platform:
     """Answers as a client does, and keeps what it was asked."""
 
+    skew = CheckSkewResponse()
+
     def __init__(self):
         self.views = {"origin": a_view("origin", "origin"), "pair": a_view("pair", "from", "to")}
+
+    def check_skew(self):
+        return self.skew
 
     def get_online_features(self, rows, features, *, as_of_us, staleness_max_ms):
         self.asked = rows, features, as_of_us, staleness_max_ms
@@ -105,6 +112,40 @@ def test_json_object_of_another_column_is_refused(platform):
 
     assert 1 == answer.exit_code
     assert "must be a JSON object of origin" in answer.output
+
+
+def test_check_that_found_no_sample_does_not_pass_for_a_good_one(platform):
+    answer = CliRunner().invoke(app, ["features", "check"])
+
+    assert 0 == answer.exit_code
+    assert "Nothing was sampled since the last check" in answer.output
+
+
+def test_value_that_is_still_answered_otherwise_fails_the_check(platform):
+    differ, settled = (
+        SkewMismatch(
+            feature="origin:count_1h",
+            as_of_us=NINE_O_CLOCK_US,
+            served=12.0,
+            recomputed=math.nan,
+            settled=settled,
+        )
+        for settled in (False, True)
+    )
+    platform.skew = CheckSkewResponse(checked=40, mismatches=[differ, settled])
+    answer = CliRunner().invoke(app, ["features", "check"])
+
+    assert 1 == answer.exit_code
+    for text in ("origin:count_1h", "2013-03-01 09:00:00Z", "12", "absent", "as the archive"):
+        assert text in answer.output
+    assert "40 rows checked: 1 values differ; 1 did when they were served" in answer.output
+
+
+def test_value_that_has_settled_fails_no_check(platform):
+    settled = SkewMismatch(feature="origin:count_1h", served=12.0, recomputed=13.0, settled=True)
+    platform.skew = CheckSkewResponse(checked=40, mismatches=[settled])
+
+    assert 0 == CliRunner().invoke(app, ["features", "check"]).exit_code
 
 
 def test_view_that_is_not_applied_is_unknown(platform):

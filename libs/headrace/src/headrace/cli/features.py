@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Annotated, Any
@@ -13,7 +14,7 @@ from rich.table import Column, Table
 
 from headrace.cli.connection import DEFAULT_DATA_DIR, DataDir
 from headrace.cli.moments import second_text, time_option, to_us
-from headrace.cli.output import out, show_table, told_errors
+from headrace.cli.output import EXIT_ERROR, out, show_table, told_errors
 from headrace.connection import connect
 from headrace.entity import text_of
 from headrace.errors import Invalid
@@ -63,6 +64,35 @@ def get(
         _show(view, entities, found)
 
 
+@app.command()
+def check(data_dir: DataDir = DEFAULT_DATA_DIR) -> None:
+    """Compute a sample of what was served since the last check again from the archive, and compare.
+
+    Waits up to a minute for the archive to hold what was served. Exit code 1: a value differs that
+    is still answered otherwise than the archive has it.
+
+    headrace features check
+    """
+    with told_errors():
+        found = connect(data_dir).check_skew()
+    if not found.checked:
+        out.print("Nothing was sampled since the last check: of every 64 reads one row is.")
+        return
+    table = Table("feature", "as of", "served", "from the archive", "online now")
+    for each in found.mismatches:
+        now = "as the archive" if each.settled else "differs"
+        moment = second_text(each.as_of_us)
+        table.add_row(each.feature, moment, _told(each.served), _told(each.recomputed), now)
+    if found.mismatches:
+        show_table(table)
+    differ = sum(not each.settled for each in found.mismatches)
+    settled = len(found.mismatches) - differ
+    out.print(f"{found.checked:,} rows checked: {differ} values differ", end="")
+    out.print(f"; {settled} did when they were served" if settled else "")
+    if differ:
+        raise typer.Exit(EXIT_ERROR)
+
+
 def _entity_view(views: Mapping[str, View], name: str) -> StreamView:
     """Raises NotFound VIEW_UNKNOWN, Invalid BAD_REQUEST for one without an entity."""
     if isinstance(views.get(name), RequestView):
@@ -102,8 +132,11 @@ def _show(view: str, entities: Sequence[Mapping[str, str]], found: OnlineFeature
 
 
 def _cells(told: FeatureValue) -> tuple[str, str]:
-    value = "absent" if told.value is None else f"{told.value:.7g}"
-    return value, "" if told.event_time_us is None else second_text(told.event_time_us)
+    return _told(told.value), "" if told.event_time_us is None else second_text(told.event_time_us)
+
+
+def _told(value: float | None) -> str:
+    return "absent" if value is None or math.isnan(value) else f"{value:.7g}"
 
 
 def _document(
