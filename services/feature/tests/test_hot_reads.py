@@ -5,12 +5,13 @@ import pytest
 from feature_world import START, World
 from test_archive_waits import ASKED_US, an_api
 
-from headrace.errors import Denied, Invalid
+from headrace.errors import Busy, Denied, Invalid
 from headrace.feature.v1 import feature_service_pb2 as wire
 from headrace.tokens import Caller
 from headrace_feature.adapters.memory_archive import MemoryArchive
-from headrace_feature.domain.online_query import PREDICTING_SKEW_US
+from headrace_feature.domain.online_query import FEATURES_MAX, PREDICTING_SKEW_US
 from headrace_kit.clock import CLOCK_SKEW_US
+from headrace_kit.grpc_client import MESSAGE_BYTES_MAX
 from headrace_kit.hot_calls import HotCall
 
 
@@ -33,12 +34,13 @@ def api(tmp_path):
     return made
 
 
-def a_call(*permissions, ids=(), as_of_us=(START,)):
+def a_call(*permissions, ids=(), as_of_us=(START,), features=("zone:count_1h",), times=False):
     request = wire.GetOnlineFeaturesRequest(
-        features=["zone:count_1h"],
+        features=features,
         columns=[wire.Column(name="zone", strings=wire.StringValues(values=["a"] * len(as_of_us)))],
         as_of_us=as_of_us,
         prediction_ids=ids,
+        include_times=times,
     )
     caller = Caller("shop", frozenset(permissions))
     payload = request.SerializeToString()
@@ -99,5 +101,41 @@ def test_now_of_an_inference_whose_clock_is_far_ahead_is_refused_and_not_noted(a
 
 def test_read_of_a_clock_that_is_a_little_ahead_is_answered(api):
     [read] = api.answer_reads([a_call("read", as_of_us=[ASKED_US + CLOCK_SKEW_US])])
+
+    assert isinstance(read, bytes)
+
+
+@pytest.mark.parametrize(
+    ("rows", "times", "bytes_of_value"), [(4_097, False, 4), (1_366, True, 12)]
+)
+def test_answer_that_no_message_holds_is_refused_before_anything_is_read(
+    api, monkeypatch, rows, times, bytes_of_value
+):
+    monkeypatch.setattr("headrace_feature.adapters.grpc_api.answer_together", unasked)
+    features = [f"zone:f{n}" for n in range(1_024)]
+    call = a_call("*", ids=["p"] * rows, as_of_us=[START] * rows, features=features, times=times)
+
+    [refused] = api.answer_reads([call])
+
+    assert isinstance(refused, Busy)
+    asked_bytes = rows * 1_024 * bytes_of_value
+    assert {"bytes": str(asked_bytes), "bytes_max": str(MESSAGE_BYTES_MAX)} == refused.metadata
+    assert [] == api._notes.ids
+
+
+def unasked(queries, _):
+    assert [] == queries
+    return []
+
+
+def test_request_of_too_many_features_is_refused(api):
+    [refused] = api.answer_reads([a_call("*", features=["zone:count_1h"] * (FEATURES_MAX + 1))])
+
+    assert isinstance(refused, Invalid)
+    assert ("BAD_REQUEST", "features") == (refused.reason, refused.metadata["field"])
+
+
+def test_as_many_features_as_may_be_named_are_answered(api):
+    [read] = api.answer_reads([a_call("*", features=["zone:count_1h"] * FEATURES_MAX)])
 
     assert isinstance(read, bytes)

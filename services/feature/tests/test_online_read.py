@@ -26,6 +26,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from headrace.errors import Busy, Invalid, NotFound
+from headrace_feature import handlers
 from headrace_feature.domain import windows
 from headrace_feature.domain.online_query import ROWS_MAX
 
@@ -232,3 +233,24 @@ def test_lifetime_sees_what_is_older_than_all_that_other_windows_keep():
 
     rows = [("a", 1, START - 1), ("a", 1, START), ("a", 1, START + 5_000 * DAY)]
     assert [0.0, 1.0, 2.0] == world.read(rows, ["zone:n"])[:, 0].tolist()
+
+
+def test_feature_that_is_named_again_is_read_once_and_answered_in_every_place(monkeypatch):
+    world, planned = World(), []
+    world.fold(Event("one", START, START))
+    plan_of = handlers.plan_of
+
+    def noted(catalogue, names):
+        planned.append(names)
+        return plan_of(catalogue, names)
+
+    monkeypatch.setattr(handlers, "plan_of", noted)
+    count, total = "zone:count_1h", "zone:sum_fare_1h"
+    columns = {"zone": ["a"], "kind": ["1"]}
+
+    once = world.ask([count, total], columns, [START], include_times=True)
+    again = world.ask([total, count, total], columns, [START], include_times=True)
+
+    assert [(count, total), (total, count)] == planned
+    assert bits(once.values[:, [1, 0, 1]]) == bits(again.values)
+    assert once.event_us[:, [1, 0, 1]].tolist() == again.event_us.tolist()

@@ -118,7 +118,9 @@ def get_online_features(query: GetOnlineFeatures, state: OnlineState) -> Feature
     Unavailable RESTORING while a view is still being filled, and Conflict FEATURES_STALE.
     """
     rows, now_us = query.rows, state.clock.now_us()
-    plan = plan_of(state.catalogue(), query.features)
+    # A feature that is named again, as a recipe may do, is answered from the same read.
+    places = {name: place for place, name in enumerate(dict.fromkeys(query.features))}
+    plan = plan_of(state.catalogue(), tuple(places))
     known_us = _known_until(plan, state)
     if 0 < query.staleness_max_ms < (now_us - known_us) / 1_000:
         raise Conflict("FEATURES_STALE", known_until_us=known_us, now_us=now_us)
@@ -133,7 +135,10 @@ def get_online_features(query: GetOnlineFeatures, state: OnlineState) -> Feature
             moments = _answers(newest_of(plan), query, as_of_us, state)
     if query.include_times:
         times = np.where(np.isnan(moments), -1.0, moments).astype(np.int64)
-    return FeatureRows(as_float32(answers), times, known_us)
+    found = FeatureRows(as_float32(answers), times, known_us)
+    if len(places) == len(query.features):
+        return found
+    return found.in_order([places[name] for name in query.features])
 
 
 def _known_until(plan: Plan, state: OnlineState) -> int:

@@ -47,6 +47,7 @@ from headrace_feature.offline_handlers import Asker
 from headrace_feature.ports import Archive, FeatureTables, ObservationReader
 from headrace_feature.skew_handlers import NOTHING_CHECKED, check_skew, skew_snapshots
 from headrace_feature.view_handlers import ProgressOf, list_views
+from headrace_kit.grpc_client import MESSAGE_BYTES_MAX
 from headrace_kit.hot_calls import HotCall
 from headrace_kit.telemetry import counter
 
@@ -277,9 +278,10 @@ def _query(call: HotCall, now_us: int) -> GetOnlineFeatures | HeadraceError:
     """
     try:
         query = to_query(decoded_query(call.payload))
+        query.check_size(MESSAGE_BYTES_MAX)
         query.check_moments(now_us)
         if query.prediction_ids:
             call.caller.require(PEER)
-    except (Invalid, Denied) as err:
+    except (Busy, Denied, Invalid) as err:
         return err
     return query

@@ -15,6 +15,8 @@ from headrace_feature.domain.request_features import Column
 from headrace_kit.clock import CLOCK_SKEW_US
 
 ROWS_MAX = 10_000
+FEATURES_MAX = 4_096
+VALUE_BYTES, TIME_BYTES = 4, 8  # float32 and int64
 # How far inference's clock may be ahead. A window of an hour would hold less than half of what
 # happened in the last hour if it were further: no answer is better.
 PREDICTING_SKEW_US = 30 * 60 * 1_000_000
@@ -61,6 +63,17 @@ class GetOnlineFeatures:
         self._check_ids(rows)
         return rows
 
+    def check_size(self, answer_bytes_max: int) -> None:
+        """Before anything is read. Raises Invalid BAD_REQUEST for too many features, and Busy
+        MESSAGE_TOO_LARGE for an answer that no message would hold.
+        """
+        check_features(self.features)
+        rows = min(max(map(len, self.columns.values()), default=0), ROWS_MAX)
+        value_bytes = VALUE_BYTES + (TIME_BYTES if self.include_times else 0)
+        answer_bytes = rows * len(self.features) * value_bytes
+        if answer_bytes > answer_bytes_max:
+            raise Busy("MESSAGE_TOO_LARGE", bytes=answer_bytes, bytes_max=answer_bytes_max)
+
     def check_moments(self, now_us: int) -> None:
         """Raises Invalid BAD_REQUEST where one is to come.
 
@@ -98,6 +111,11 @@ class FeatureRows:
     event_us: NDArray[np.int64] | None
     known_until_us: int
 
+    def in_order(self, places: Sequence[int]) -> FeatureRows:
+        """The features of these places, in this order."""
+        times = None if self.event_us is None else self.event_us[:, places]
+        return FeatureRows(self.values[:, places], times, self.known_until_us)
+
     def split(self, rows: Sequence[int]) -> list[FeatureRows]:
         """So many rows for each."""
         if len(rows) == 1:
@@ -106,6 +124,13 @@ class FeatureRows:
         values = np.split(self.values, cuts)
         times = [None] * len(rows) if self.event_us is None else np.split(self.event_us, cuts)
         return [FeatureRows(*each, self.known_until_us) for each in zip(values, times, strict=True)]
+
+
+def check_features(features: Sequence[str]) -> None:
+    """Raises Invalid BAD_REQUEST for more than one request may name."""
+    if len(features) > FEATURES_MAX:
+        problem = f"{len(features)} are named, at most {FEATURES_MAX} at a time"
+        raise Invalid("BAD_REQUEST", field="features", problem=problem)
 
 
 def joinable(
