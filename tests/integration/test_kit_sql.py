@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import random
 import threading
 import time
 import uuid
@@ -30,7 +31,7 @@ from headrace.errors import Busy, Invalid, Unavailable
 from headrace_kit.clock import SystemClock
 from headrace_kit.failpoints import FailpointRaised, arm
 from headrace_kit.kafka import KafkaPublisher, Message
-from headrace_kit.outbox import Outbox, OutboxRelay
+from headrace_kit.outbox import RECORD_BYTES_MAX, REFUSED, Outbox, OutboxRelay
 from headrace_kit.sql import OUTBOX, Inbox, connect, transaction
 from headrace_kit.sql_clock import database_clock
 from headrace_kit.sql_migrations import Migrations
@@ -360,6 +361,62 @@ def test_tick_of_a_relay_grows_old_while_its_publisher_hangs(engine):
     finally:
         free.set()
         relay.stop(5.0)
+
+
+def write_few(connection, *messages):
+    write_together(connection, [Outbox().write(messages)])
+
+
+@pytest.mark.parametrize("leave", [Outbox().add, write_few])
+def test_record_that_no_topic_takes_is_refused_with_its_transaction(engine, leave):
+    large = Message("registry.x.v1", b"k", bytes(RECORD_BYTES_MAX))
+
+    def step(connection):
+        connection.execute(insert(COUNTERS).values(name="a", value=1))
+        leave(connection, Message("registry.x.v1", None, b"v"), large)
+
+    with pytest.raises(Invalid, match="TOO_LARGE"):
+        fail_after(engine, step)
+
+    assert (0, 0) == (count(engine), count(engine, COUNTERS))
+
+
+def test_row_that_its_topic_refuses_is_set_aside_for_good_and_the_others_go(engine):
+    class Choosy(MemoryPublisher):
+        def publish(self, messages, *, timeout_s=10.0):
+            if any(message.value == b"1" for message in messages):
+                raise Invalid("TOO_LARGE", topic="registry.x.v1")
+            super().publish(messages, timeout_s=timeout_s)
+
+    publisher = Choosy()
+    add_messages(engine, range(3))
+    relay = OutboxRelay(engine, publisher)
+    relay.start()
+    try:
+        wait_until(lambda: count(engine) == 1)
+    finally:
+        relay.stop(5.0)
+
+    assert relay.failed() is None
+    assert [b"0", b"2"] == [message.value for message in publisher.published]
+    assert 0 == OutboxRelay(engine, MemoryPublisher()).relay_once()
+    with transaction(engine) as connection:
+        assert [(f"{REFUSED}registry.x.v1", b"1")] == connection.execute(
+            select(OUTBOX.c.topic, OUTBOX.c.value)
+        ).all()
+
+
+def test_largest_record_of_an_outbox_is_taken_by_a_real_topic(engine, kafka_server, new_topic):
+    topic, headers = new_topic(1), (("ce_id", b"mine"),)
+    room = RECORD_BYTES_MAX - len(b"kce_idmine")
+    with transaction(engine) as connection:
+        Outbox().add(connection, Message(topic, b"k", random.Random(1).randbytes(room), headers))
+    publisher = KafkaPublisher(kafka_server, client_id="test")
+
+    OutboxRelay(engine, publisher).relay_once()
+
+    assert 0 == count(engine)
+    publisher.close(5.0)
 
 
 def test_second_relay_leaves_the_rows_to_the_first(engine):

@@ -11,6 +11,7 @@ import pytest
 
 from headrace.errors import Busy, Conflict, Invalid, NotFound
 from headrace_registry.domain.acceptance import Finding
+from headrace_registry.domain.description import METRICS_MAX
 from headrace_registry.domain.gate import GateState
 from headrace_registry.domain.page import MODELS, ListByName
 from headrace_registry.domain.version import ApproveVersion, DescribeVersion, ModelVersion
@@ -304,6 +305,12 @@ class TestDescription:
             describe(declared, **change)
 
         assert [before] == declared.versions("fraud")
+
+    def test_more_metrics_than_the_cap_are_refused_and_nothing_changes(self, declared):
+        with pytest.raises(Busy, match="METADATA_TOO_LARGE"):
+            declared.register(metrics={f"m{n}": 1.0 for n in range(METRICS_MAX + 1)})
+
+        assert [] == declared.versions("fraud")
 
     @pytest.mark.parametrize(
         "change", [{"tags_set": {"": "x"}}, {"tags_set": {"a": "x\x00"}}, {"card": "\x00"}]

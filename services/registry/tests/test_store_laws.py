@@ -12,8 +12,9 @@ from sqlalchemy import event, text
 from sqlalchemy.exc import IntegrityError
 
 from headrace.errors import Conflict, Invalid, NotFound
+from headrace_registry.domain import definition
 from headrace_registry.domain.alias import Alias, SetAlias
-from headrace_registry.domain.definition import Definition
+from headrace_registry.domain.definition import SPEC_BYTES_MAX, Definition
 from headrace_registry.domain.page import ListByName, ListVersions
 from headrace_registry.domain.rollout import CanaryJudged, Rollout, SetRollout
 from headrace_registry.handlers.aliases import set_alias
@@ -23,6 +24,7 @@ from headrace_registry.handlers.rollouts import judge_canary, set_rollout
 from headrace_registry.testing import (
     DEFINITIONS,
     ENDPOINT,
+    FLIGHTS,
     RECIPE,
     a_run,
     a_set_alias,
@@ -55,6 +57,27 @@ class TestDefinitions:
         assert [(d["kind"], d["name"], 1) for d in DEFINITIONS] == [
             (each.kind, each.name, each.version) for each in found
         ]
+
+    def test_definition_larger_than_its_record_may_be_is_refused_and_nothing_changes(
+        self, registry
+    ):
+        before = all_definitions(registry), registry.published()
+        large = {**FLIGHTS, "name": "large", "description": "x" * SPEC_BYTES_MAX}
+
+        with pytest.raises(Invalid, match="are taken at most"):
+            registry.apply(large, request_id="large")
+
+        assert before == (all_definitions(registry), registry.published())
+
+    def test_event_that_no_topic_takes_takes_its_command_with_it(self, sql, monkeypatch):
+        monkeypatch.setattr(definition, "SPEC_BYTES_MAX", 4 << 20)
+        before = all_definitions(sql), sql.published()
+        large = {**FLIGHTS, "name": "large", "description": "x" * (1 << 20)}
+
+        with pytest.raises(Invalid, match="TOO_LARGE"):
+            sql.apply(large, request_id="large")
+
+        assert before == (all_definitions(sql), sql.published())
 
     def test_unchanged_definition_keeps_its_version_and_is_not_published(self, registry):
         before = registry.published()

@@ -450,7 +450,7 @@ REASONS: dict[str, Reason] = {
     ),
     "METADATA_TOO_LARGE": Reason(
         "Busy",
-        "The tags and the card of a version are larger than the cap.",
+        "The metrics of a version, or its tags and card, are more than the cap.",
         "Say less or link to more.",
     ),
     "ARTIFACT_TOO_LARGE": Reason(

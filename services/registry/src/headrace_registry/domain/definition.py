@@ -22,6 +22,8 @@ from headrace_registry.domain.needs import Key, needed_by
 
 # Every follower holds all of them, and each move of an alias looks through them.
 DEFINITIONS_MAX = 4_096
+# A record of the topic holds one, with room for what it is wrapped in.
+SPEC_BYTES_MAX = 512 << 10
 # An error carries 512 bytes in one value, and a name may have 128.
 NAMES_TOLD_MAX = 3
 # Streams first, so that a reader of the topic meets no reference before its target.
@@ -210,8 +212,16 @@ def _next(application: str, before: Definition | None, parsed: app.Definition) -
         _check_heir(application, before, parsed)
         if before.digest == digest and not before.retracted:
             return before
+    _check_size(parsed, spec_json)
     version = 1 if before is None else before.version + 1
     return Definition(parsed.kind, parsed.name, application, version, spec_json.decode(), digest)
+
+
+def _check_size(parsed: app.Definition, spec_json: bytes) -> None:
+    """Only of what is to be stored: an older registry may have taken more."""
+    if len(spec_json) > SPEC_BYTES_MAX:
+        problem = f"is {len(spec_json)} bytes of JSON; {SPEC_BYTES_MAX} are taken at most"
+        raise Invalid("BAD_DEFINITION", kind=parsed.kind, name=parsed.name, problem=problem)
 
 
 def _check_one_meaning(parsed: app.Definition, names: Collection[Key]) -> None:

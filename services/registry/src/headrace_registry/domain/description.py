@@ -14,6 +14,15 @@ from headrace_registry.domain.name import check_id
 
 TAGS_MAX = 256
 DESCRIPTION_BYTES_MAX = 64 << 10
+METRICS_MAX = 256
+
+
+def check_metrics(metrics: Mapping[str, float]) -> None:
+    """Raises Busy METADATA_TOO_LARGE, Invalid BAD_REQUEST; each metric goes with every event."""
+    if len(metrics) > METRICS_MAX:
+        raise Busy("METADATA_TOO_LARGE", metrics=len(metrics), metrics_max=METRICS_MAX)
+    for name in metrics:
+        check_id("metrics", name)
 
 
 @dataclass(frozen=True, slots=True)

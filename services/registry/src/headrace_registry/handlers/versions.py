@@ -14,7 +14,7 @@ from headrace_registry.domain import gate
 from headrace_registry.domain.acceptance import Finding
 from headrace_registry.domain.change import Change
 from headrace_registry.domain.definition import graph_of, model_names, model_of, recipes_of
-from headrace_registry.domain.description import Description
+from headrace_registry.domain.description import Description, check_metrics
 from headrace_registry.domain.name import check_id, check_name, check_text
 from headrace_registry.domain.version import (
     ApproveVersion,
@@ -54,8 +54,7 @@ def register_version(
     or a graph trains, Busy METADATA_TOO_LARGE.
     """
     check_name("model", command.model)
-    for name in command.metrics:
-        check_id("metrics", name)
+    check_metrics(command.metrics)
     command.description.check()
     accepted = acceptance_of(command.digest, store, artifacts, acceptor, spool)
 
