@@ -34,10 +34,16 @@ def hashed_partitions(hashes: NDArray[np.uint32], count: int) -> NDArray[np.int6
 def murmur2(words: NDArray[np.uint32], lengths: NDArray[np.int64]) -> NDArray[np.uint32]:
     """32 bits of each key, given as words [keys, n] with zeros behind its `lengths` bytes."""
     whole, rest = lengths // WORD_BYTES, lengths % WORD_BYTES
+    # Words that every key has; ids are all of one length.
+    common = int(whole.min()) if len(whole) else 0
+    mixed_words = words * M
+    mixed_words = (mixed_words ^ (mixed_words >> np.uint32(24))) * M
     hashed = SEED ^ lengths.astype(np.uint32)
     for place, word in enumerate(words.T):
-        mixed = word * M
-        mixed = (mixed ^ (mixed >> np.uint32(24))) * M
+        mixed = mixed_words[:, place]
+        if place < common:
+            hashed = (hashed * M) ^ mixed
+            continue
         hashed = np.where(place < whole, (hashed * M) ^ mixed, hashed)
         # Behind the key's end its last word holds zeros, which change nothing.
         hashed = np.where((place == whole) & (rest > 0), (hashed ^ word) * M, hashed)

@@ -10,9 +10,11 @@ from __future__ import annotations
 
 import re
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import chain
 from typing import Any
 
+import numpy as np
 from google.protobuf.message import DecodeError
 
 from headrace.errors import Busy, HeadraceError, Invalid, NotFound
@@ -20,6 +22,7 @@ from headrace.feature.v1 import feature_service_pb2 as feature_pb
 from headrace.inference.v1 import inference_events_pb2 as events_pb
 from headrace.oip import grpc_predict_v2_pb2 as oip
 from headrace.registry.v1 import registry_events_pb2 as registry_pb
+from headrace_inference.adapters.request_forms import varint
 from headrace_inference.adapters.request_parameters import check_parameters, entity_key
 from headrace_inference.adapters.tensor_codec import (
     DATATYPES,
@@ -27,11 +30,12 @@ from headrace_inference.adapters.tensor_codec import (
     decode_raw,
     decode_typed,
     encode_raw,
+    raw_view,
 )
 from headrace_inference.domain.claim import Claim
-from headrace_inference.domain.logged_columns import LoggedRows
+from headrace_inference.domain.logged_columns import Part
 from headrace_inference.domain.model_tensors import tensor_inputs, tensor_outputs
-from headrace_inference.domain.prediction import Failure, Prediction
+from headrace_inference.domain.prediction import Failure, Prediction, row_id
 from headrace_inference.domain.request import (
     AS_OF_US,
     ATTRIBUTIONS,
@@ -60,6 +64,14 @@ INT64_MAX = 2**63 - 1
 METADATA_CHARACTERS_MAX = 1_024
 ARM = {Arm.CHAMPION: events_pb.ARM_CHAMPION, Arm.CANARY: events_pb.ARM_CANARY}
 FIELD_BY_COLUMN_TYPE = {str: "strings", int: "int64s", float: "doubles"}
+# Shorter runs on the average are gathered, longer ones named one by one.
+RUN_ROWS_FEW = 8
+# Numbers of fields, below 16: their tags are a byte.
+INPUTS = events_pb.PredictionsMade.INPUTS_FIELD_NUMBER
+OUTPUTS = events_pb.PredictionsMade.OUTPUTS_FIELD_NUMBER
+SHADOW = events_pb.PredictionsMade.SHADOW_FIELD_NUMBER
+SHADOW_OUTPUTS = events_pb.Shadow.OUTPUTS_FIELD_NUMBER
+CONTENTS = events_pb.LoggedTensor.CONTENTS_FIELD_NUMBER
 DOOR = {Door.ENTITY_KEYS: events_pb.DOOR_ENTITY_KEYS, Door.TENSORS: events_pb.DOOR_TENSORS}
 
 
@@ -170,10 +182,12 @@ def features_request(
 
 
 def predictions_event(
-    rows: LoggedRows, *, writer: str, rows_answered: int
+    parts: Sequence[Part], *, writer: str, rows_answered: int
 ) -> events_pb.PredictionsMade:
-    first, runs = rows.first, rows.runs()
-    event = events_pb.PredictionsMade(
+    """All of a record but its tensors."""
+    first = parts[0].prediction
+    runs = [(part.prediction, *run) for part in parts for run in part.runs]
+    return events_pb.PredictionsMade(
         endpoint=first.endpoint,
         model=first.model,
         version=first.served.version,
@@ -181,20 +195,33 @@ def predictions_event(
         arm=ARM[first.arm],
         door=DOOR[first.door],
         rollout_generation=first.rollout_generation,
-        first_prediction_ids=[run.first_id for run in runs],
-        run_rows=[run.rows for run in runs],
-        as_of_us=[run.as_of_us for run in runs],
-        served_at_us=[run.served_at_us for run in runs],
-        entity_keys=rows.entity_keys,
-        inputs=map(_logged_tensor, rows.inputs),
-        outputs=map(_logged_tensor, rows.outputs),
+        first_prediction_ids=[row_id(of.ids.bases[at], number) for of, at, number, _, _ in runs],
+        run_rows=[rows for *_, rows in runs],
+        as_of_us=[int(of.as_of_us[first]) for of, _, _, first, _ in runs],
+        served_at_us=[of.served_at_us for of, *_ in runs],
+        entity_keys=_entity_keys(parts),
         writer=writer,
         rows_answered=rows_answered,
     )
-    if first.shadow is not None:
-        event.shadow.version = first.shadow.version
-        event.shadow.outputs.extend(map(_logged_tensor, rows.shadow_outputs))
-    return event
+
+
+def predictions_record(
+    event: events_pb.PredictionsMade, parts: Sequence[Part], *, inputs: bool
+) -> bytes:
+    """The event and the tensors of its rows, encoded: they are most of it, and copied once.
+
+    Fields that stand one behind the other are one message (protobuf encoding).
+    """
+    encoded = [memoryview(event.SerializeToString())]
+    if inputs:
+        encoded += _logged_tensors(INPUTS, parts, [part.prediction.inputs for part in parts])
+    encoded += _logged_tensors(OUTPUTS, parts, [part.prediction.outputs for part in parts])
+    shadows = [part.prediction.shadow for part in parts if part.prediction.shadow]
+    if shadows:
+        version = events_pb.Shadow(version=shadows[0].version).SerializeToString()
+        outputs = _logged_tensors(SHADOW_OUTPUTS, parts, [each.outputs for each in shadows])
+        encoded += _field(SHADOW, [memoryview(version), *outputs])
+    return b"".join(encoded)
 
 
 def claiming_event(event: events_pb.PredictionsMade, claim: Claim) -> events_pb.PredictionsMade:
@@ -262,13 +289,55 @@ def answered_offsets(value: bytes, partition: int) -> list[int]:
     return [*event.request_offsets, *(each.request_offset for each in event.refused)]
 
 
-def _logged_tensor(tensor: Tensor) -> events_pb.LoggedTensor:
-    return events_pb.LoggedTensor(
-        name=tensor.name,
-        datatype=tensor.datatype,
-        shape=tensor.shape,
-        contents=encode_raw(tensor.values),
-    )
+def _entity_keys(parts: Sequence[Part]) -> list[str]:
+    """Of each row; none when no caller named an entity."""
+    if not any(part.prediction.entity_keys for part in parts):
+        return []
+    keys: list[str] = []
+    for part in parts:
+        own = part.prediction.entity_keys
+        keys += part.of_rows(own or [""] * len(part.row_bytes))
+    return keys
+
+
+def _logged_tensors(
+    number: int, parts: Sequence[Part], groups: Sequence[Mapping[str, Tensor]]
+) -> list[memoryview]:
+    encoded: list[memoryview] = []
+    rows = sum([sum(part.rows_by_run) for part in parts])
+    by_part = [_contents(part, group.values()) for part, group in zip(parts, groups, strict=True)]
+    for tensor, *contents in zip(groups[0].values(), *by_part, strict=True):
+        # A model without rows has its own sizes: its answer is all of a record.
+        whole = len(parts) == 1 and parts[0].whole
+        shape = tensor.shape if whole else (rows, *tensor.shape[1:])
+        head = events_pb.LoggedTensor(name=tensor.name, datatype=tensor.datatype, shape=shape)
+        own = _field(CONTENTS, list(chain.from_iterable(contents)))
+        encoded += _field(number, [memoryview(head.SerializeToString()), *own])
+    return encoded
+
+
+def _contents(part: Part, tensors: Iterable[Tensor]) -> list[list[memoryview]]:
+    """Of each tensor the part's rows."""
+    if part.whole:
+        return [[raw_view(tensor.values)] for tensor in tensors]
+    rows = len(part.row_bytes)
+    chosen: list[Any]
+    if len(part.runs) * RUN_ROWS_FEW > sum(part.rows_by_run):
+        chosen = [np.array(part.of_rows(range(rows)))]
+    else:
+        chosen = [slice(first, first + rows) for _, _, first, rows in part.runs]
+    return [
+        [raw_view(part.of_rows(tensor.values, len(tensor.values) // rows))]
+        if isinstance(tensor.values, list)
+        else [raw_view(tensor.values[each]) for each in chosen]
+        for tensor in tensors
+    ]
+
+
+def _field(number: int, parts: Sequence[memoryview]) -> list[memoryview]:
+    """With a length, of what stands in several places (protobuf encoding)."""
+    tag = bytes([number << 3 | 2])
+    return [memoryview(tag + varint(sum([part.nbytes for part in parts]))), *parts]
 
 
 def _decoded(message: Any, value: bytes) -> Any:

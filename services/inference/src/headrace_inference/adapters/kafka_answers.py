@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
+from itertools import chain
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -25,7 +26,7 @@ from headrace_inference.adapters.kafka_prediction_log import (
 )
 from headrace_inference.adapters.record_calls import RecordCall
 from headrace_inference.domain.claim import Claim
-from headrace_inference.domain.logged_columns import Ints, LoggedRows, cuts, logged_rows
+from headrace_inference.domain.logged_columns import Part, Run, cuts, row_bytes, runs
 from headrace_kit import tracing
 from headrace_kit.failpoints import failpoint
 from headrace_kit.kafka import Message, Partition
@@ -51,22 +52,21 @@ def answers(
     A call whose answer finds no place has the error that it is answered by; one that comes again
     has no record here.
     """
-    rows_by_source = _rows(calls)
+    parts = _parts(calls)
     for group, members in sorted(_groups(calls).items()):
         topic = topics.INFERENCE_PREDICTIONS.of(members[0].endpoint)
         number = group.partition.number
-        rows = rows_by_source.get(group.source)
-        for first, event in _refusals(members) if rows is None else _answers(rows, members, keep):
-            event.request_partition = number
+        part = parts.get(group.source)
+        for first, record in _refusals(members) if part is None else _answers(part, members, keep):
             headers = ce_headers(f"{number}:{first.offset}") + tracing.record_headers()
             target = number % partitions(topic)
-            yield Message(topic, None, event.SerializeToString(), headers, target)
+            yield Message(topic, None, record, headers, target)
 
 
-def _rows(calls: Sequence[RecordCall]) -> dict[int, LoggedRows]:
-    """By prediction."""
+def _parts(calls: Sequence[RecordCall]) -> dict[int, Part]:
+    """All of each prediction."""
     predictions = {id(call.prediction): call.prediction for call in calls if call.prediction}
-    return {source: logged_rows([each])[0] for source, each in predictions.items()}
+    return {source: Part(each, row_bytes(each), runs(each)) for source, each in predictions.items()}
 
 
 def _groups(calls: Sequence[RecordCall]) -> dict[Group, list[RecordCall]]:
@@ -87,29 +87,25 @@ def _groups(calls: Sequence[RecordCall]) -> dict[Group, list[RecordCall]]:
 
 
 def _answers(
-    rows: LoggedRows, members: Sequence[RecordCall], keep: Keep
-) -> Iterator[tuple[RecordCall, Any]]:
+    part: Part, members: Sequence[RecordCall], keep: Keep
+) -> Iterator[tuple[RecordCall, bytes]]:
     """Each record with the first call in it, in the order of the calls.
 
     No request is cut: who finds an offset in a record must have found all of its rows.
     """
-    places = [call.place for call in members]
-    turns = np.full(len(rows.bases), -1, dtype=np.int64)
-    turns[places] = np.arange(len(members))
-    turn_by_row = turns[rows.request]
-    chosen = np.argsort(turn_by_row, kind="stable")[np.count_nonzero(turn_by_row < 0) :]
-    row_bytes = rows.bytes_by_row()[chosen]
-    begins = np.searchsorted(turn_by_row[chosen], np.arange(len(members) + 1))
-    offsets = np.zeros(len(rows.bases), dtype=np.int64)
-    offsets[places] = [call.offset for call in members]
-    for first, end in cuts(np.add.reduceat(row_bytes, begins[:-1]), RECORD_BYTES_MAX):
-        record = rows.taken(chosen[begins[first] : begins[end]])
-        yield from _fitting(record, offsets, members[first:end], keep)
+    by_request: dict[int, list[Run]] = defaultdict(list)
+    for run in part.runs:
+        by_request[run[0]].append(run)
+    own = [by_request[call.place] for call in members]
+    sizes = np.array([part._replace(runs=each).bytes for each in own], dtype=np.int64)
+    for first, end in cuts(sizes, RECORD_BYTES_MAX):
+        record = part._replace(runs=list(chain.from_iterable(own[first:end])))
+        yield from _fitting(record, members[first:end], keep)
 
 
 def _fitting(
-    rows: LoggedRows, offsets: Ints, members: Sequence[RecordCall], keep: Keep
-) -> Iterator[tuple[RecordCall, Any]]:
+    part: Part, members: Sequence[RecordCall], keep: Keep
+) -> Iterator[tuple[RecordCall, bytes]]:
     """The record, if need be without the inputs; else one that claims the answer of one call.
 
     An answer that was kept in another pass over the same calls is not kept again.
@@ -117,31 +113,32 @@ def _fitting(
     if members[0].claiming is not None:
         yield members[0], members[0].claiming
         return
-    for form in (rows, rows.without_inputs()):
-        event = _event(form, offsets, members)
-        if len(members) > 1 or event.ByteSize() <= VALUE_BYTES_MAX:
-            bare.inc(len(rows) * (form is not rows))
-            yield members[0], event
+    event = _event(part, members)
+    for inputs in (True, False):
+        record = conversions.predictions_record(event, [part], inputs=inputs)
+        if len(members) > 1 or len(record) <= VALUE_BYTES_MAX:
+            bare.inc(0 if inputs else sum(event.run_rows))
+            yield members[0], record
             return
     (call,) = members
-    yield from _claiming(rows, offsets, call, keep)
+    yield from _claiming(event, part, call, keep)
 
 
 def _claiming(
-    rows: LoggedRows, offsets: Ints, call: RecordCall, keep: Keep
-) -> Iterator[tuple[RecordCall, Any]]:
+    event: Any, part: Part, call: RecordCall, keep: Keep
+) -> Iterator[tuple[RecordCall, bytes]]:
     """The record that claims the answer, else the refusal; none for a call that comes again."""
     error: HeadraceError | None = None
-    for form in (rows, rows.without_inputs()):  # there may be room for the outputs alone
-        event = _event(form, offsets, [call])
+    for inputs in (True, False):  # there may be room for the outputs alone
+        record = conversions.predictions_record(event, [part], inputs=inputs)
         try:
-            claim = keep(call.endpoint, event.SerializeToString())
+            claim = keep(call.endpoint, record)
         except HeadraceError as err:
             error = err
         else:
             failpoint("inference.claim.kept")
-            bare.inc(len(rows) * (form is not rows))
-            call.claiming = conversions.claiming_event(event, claim)
+            bare.inc(0 if inputs else sum(event.run_rows))
+            call.claiming = conversions.claiming_event(event, claim).SerializeToString()
             yield call, call.claiming
             return
     call.prediction, call.error = None, error
@@ -149,14 +146,16 @@ def _claiming(
         yield from _refusals([call])
 
 
-def _event(rows: LoggedRows, offsets: Ints, members: Sequence[RecordCall]) -> Any:
-    event = conversions.predictions_event(rows, writer="", rows_answered=0)
+def _event(part: Part, members: Sequence[RecordCall]) -> Any:
+    """All of a record but its tensors."""
+    event = conversions.predictions_event([part], writer="", rows_answered=0)
     event.request_partition = members[0].partition.number
-    event.request_offsets.extend(offsets[[run.request for run in rows.runs()]].tolist())
+    offsets = {call.place: call.offset for call in members}
+    event.request_offsets.extend([offsets[request] for request, *_ in part.runs])
     return event
 
 
-def _refusals(members: Sequence[RecordCall]) -> Iterator[tuple[RecordCall, Any]]:
+def _refusals(members: Sequence[RecordCall]) -> Iterator[tuple[RecordCall, bytes]]:
     refused = [
         conversions.refused_request(call.id, call.offset, call.error)
         for call in members
@@ -165,4 +164,5 @@ def _refusals(members: Sequence[RecordCall]) -> Iterator[tuple[RecordCall, Any]]
     sizes = np.array([each.ByteSize() for each in refused], dtype=np.int64)
     for first, end in cuts(sizes, RECORD_BYTES_MAX):
         event = conversions.refused_event(members[0].endpoint, refused[first:end])
-        yield members[first], event
+        event.request_partition = members[0].partition.number
+        yield members[first], event.SerializeToString()

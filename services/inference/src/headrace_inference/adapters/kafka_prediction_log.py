@@ -10,20 +10,18 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-import numpy as np
 import structlog
-from numpy.typing import NDArray
 
 from headrace import topics
 from headrace.errors import HeadraceError, Invalid, Unavailable
 from headrace_inference.adapters import conversions
 from headrace_inference.adapters.answered_counts import AnsweredCounts
 from headrace_inference.adapters.prediction_backlogs import Appended, Backlog, Backlogs, rows
-from headrace_inference.domain.logged_columns import LoggedRows, cuts, logged_rows, prediction_bytes
+from headrace_inference.domain.logged_columns import logged_parts, prediction_bytes, records
 from headrace_inference.domain.prediction import Prediction
 from headrace_kit import tracing
 from headrace_kit.kafka import (
@@ -215,14 +213,17 @@ class KafkaPredictionLog(ThreadPart):
         count = self._partitions(topic)
         rows_answered, trace = self._counts.read(endpoint), tracing.record_headers()
         messages, rows_too_large = [], 0
-        for run in logged_rows([each.prediction for each in appended]):
-            for partition, record in records(run, run.partitions(count)):
+        for partition, parts in logged_parts([each.prediction for each in appended], count):
+            for record in records(parts, RECORD_BYTES_MAX):
                 event = conversions.predictions_event(
                     record, writer=self._counts.writer, rows_answered=rows_answered
                 )
-                value = event.SerializeToString()
+                too_large = record[0].first_row_bytes > RECORD_BYTES_MAX  # and alone
+                if too_large:
+                    bare.inc()
+                value = conversions.predictions_record(event, record, inputs=not too_large)
                 if len(value) > VALUE_BYTES_MAX:
-                    rows_too_large += len(record)
+                    rows_too_large += sum(event.run_rows)
                     continue
                 headers = ce_headers(event.first_prediction_ids[0]) + trace
                 messages.append(Message(topic, None, value, headers, partition))
@@ -251,19 +252,6 @@ def ce_headers(id_: str) -> tuple[tuple[str, bytes], ...]:
         ("ce_source", b"inference"),
         ("ce_id", id_.encode()),
     )
-
-
-def records(rows: LoggedRows, places: NDArray[np.int64]) -> Iterator[tuple[int, LoggedRows]]:
-    """The rows by place, in pieces that fit a record; a row that alone does not has no inputs."""
-    sizes = rows.bytes_by_row()
-    for place in np.unique(places).tolist():
-        chosen = np.flatnonzero(places == place)
-        for first, end in cuts(sizes[chosen], RECORD_BYTES_MAX):
-            record = rows.taken(chosen[first:end])
-            if sizes[chosen[first]] > RECORD_BYTES_MAX:
-                bare.inc()
-                record = record.without_inputs()
-            yield place, record
 
 
 def _lose(endpoint: str, rows: int, error: HeadraceError) -> None:

@@ -105,9 +105,15 @@ def decode_typed(
 
 def encode_raw(values: Values) -> bytes:
     """The inverse of `decode_raw`."""
+    return raw_view(values).tobytes()
+
+
+def raw_view(values: Values) -> memoryview:
+    """As `encode_raw`, of an array where it lies, if it can be."""
     if isinstance(values, list):
-        return b"".join(len(v).to_bytes(LENGTH_BYTES, "little") + v for v in values)
-    return np.ascontiguousarray(values, dtype=values.dtype.newbyteorder("<")).tobytes()
+        elements = (len(v).to_bytes(LENGTH_BYTES, "little") + v for v in values)
+        return memoryview(b"".join(elements))
+    return np.ascontiguousarray(values, dtype=values.dtype.newbyteorder("<")).data
 
 
 def decode_elements(name: str, count: int, raw: bytes) -> list[bytes]:

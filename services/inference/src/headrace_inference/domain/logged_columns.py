@@ -1,21 +1,25 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the log keeps of many predictions: rows of one version side by side, column by column."""
+"""What the log keeps of many predictions: which of their rows lie side by side in a record.
+
+Rows are named and not copied: a part of a prediction points into the prediction's own columns.
+"""
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from itertools import chain
-from typing import Any
+from itertools import accumulate, chain, repeat
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from headrace_inference.domain.prediction import Prediction, row_id
+from headrace_inference.domain.prediction import Prediction
 from headrace_inference.domain.request import Tensor
 from headrace_kit.key_partitions import key_partitions
 
 Ints = NDArray[np.int64]
+AnyValue = TypeVar("AnyValue")
 # Ids, keys and moments, and what the wire adds.
 ROW_OVERHEAD_BYTES = 128
 # Before each element of BYTES, its length.
@@ -23,107 +27,116 @@ ELEMENT_BYTES = 4
 UTF8_BYTES_MAX = 4
 
 
-@dataclass(frozen=True, slots=True)
-class Run:
-    """Rows of one request that lie together: their numbers go up by one."""
-
-    first_id: str
-    rows: int
-    as_of_us: int
-    served_at_us: int
-    # Its request's place in `bases`.
-    request: int
+# Rows of one request and one moment that lie together, and their numbers go up by one: the place of
+# the request in the prediction's ids, the number of the first row there and its place in the
+# prediction, and how many. A bare tuple: there is one for nearly every row that has an entity key.
+Run = tuple[int, int, int, int]
 
 
-@dataclass(frozen=True, slots=True)
-class LoggedRows:
-    """Rows of one version, arm and door; `first` is one prediction of them, for what all share.
+class Part(NamedTuple):
+    """Rows of one prediction."""
 
-    Of each row: `request`, a place in `bases`; its `number` in the request; the moments.
+    prediction: Prediction
+    # Of all rows of the prediction: at most what each takes in a record.
+    row_bytes: Sequence[int]
+    runs: Sequence[Run]
+
+    @property
+    def whole(self) -> bool:
+        """Whether it is all of the prediction, and one run."""
+        return self.runs[0][3] == len(self.row_bytes)
+
+    @property
+    def bytes(self) -> int:
+        return sum(self.of_rows(self.row_bytes))
+
+    @property
+    def first_row_bytes(self) -> int:
+        return self.row_bytes[self.runs[0][2]]
+
+    @property
+    def rows_by_run(self) -> list[int]:
+        return [rows for _, _, _, rows in self.runs]
+
+    def of_rows(self, values: Sequence[AnyValue], width: int = 1) -> list[AnyValue]:
+        """Those of its rows, where each row of the prediction has so many."""
+        own: list[AnyValue] = []
+        for _, _, first, rows in self.runs:
+            own += values[first * width : (first + rows) * width]
+        return own
+
+    def between(self, first: int, end: int) -> Part:
+        """Its own rows from `first` on, without the row `end`."""
+        cut, begin = [], 0
+        for request, number, place, rows in self.runs:
+            skipped, stop = max(first - begin, 0), min(end - begin, rows)
+            if skipped < stop:
+                cut.append((request, number + skipped, place + skipped, stop - skipped))
+            begin += rows
+        return self._replace(runs=cut)
+
+
+def logged_parts(
+    predictions: Sequence[Prediction], partitions: int
+) -> Iterator[tuple[int, list[Part]]]:
+    """What may lie together, being of one version, arm and door, and its partition; in the order in
+    which the predictions came.
+
+    A row lies in the partition of its entity key; without one, in that of its request, as a retry
+    does.
     """
-
-    first: Prediction
-    bases: Sequence[str]
-    request: Ints
-    number: Ints
-    as_of_us: Ints
-    served_at_us: Ints
-    entity_keys: Sequence[str]
-    inputs: tuple[Tensor, ...]
-    outputs: tuple[Tensor, ...]
-    shadow_outputs: tuple[Tensor, ...]
-
-    def __len__(self) -> int:
-        return len(self.request)
-
-    def bytes_by_row(self) -> Ints:
-        """At most what each takes in a record."""
-        sizes = np.full(len(self), ROW_OVERHEAD_BYTES, dtype=np.int64)
-        if self.entity_keys:
-            sizes += UTF8_BYTES_MAX * _lengths(self.entity_keys)
-        for tensor in (*self.inputs, *self.outputs, *self.shadow_outputs):
-            if isinstance(tensor.values, list):
-                elements = _lengths(tensor.values) + ELEMENT_BYTES
-                sizes += elements.reshape(len(self), -1).sum(axis=1)
-            else:
-                sizes += tensor.values.nbytes // len(self)
-        return sizes
-
-    def partitions(self, count: int) -> Ints:
-        """Of each row: that of its entity key; without one, that of its request, as for a retry."""
-        of_request = key_partitions([base.encode() for base in self.bases], count)[self.request]
-        if not self.entity_keys:
-            return of_request
-        of_key = key_partitions([key.encode() for key in self.entity_keys], count)
-        named = np.fromiter(map(bool, self.entity_keys), dtype=bool, count=len(self))
-        return np.where(named, of_key, of_request)
-
-    def runs(self) -> list[Run]:
-        cuts = np.flatnonzero(self._begins())
-        columns = (self.request, self.number, self.as_of_us, self.served_at_us)
-        rows = np.diff([*cuts, len(self)])
-        values = zip(*(column[cuts].tolist() for column in columns), rows.tolist(), strict=True)
-        return [
-            Run(row_id(self.bases[request], number), rows, as_of_us, served_at_us, request)
-            for request, number, as_of_us, served_at_us, rows in values
-        ]
-
-    def _begins(self) -> NDArray[np.bool_]:
-        begins = np.ones(len(self), dtype=bool)
-        begins[1:] = (
-            (np.diff(self.request) != 0)
-            | (np.diff(self.number) != 1)
-            | (np.diff(self.as_of_us) != 0)
-        )
-        return begins
-
-    def taken(self, rows: Ints) -> LoggedRows:
-        if len(rows) == len(self) and bool((rows == np.arange(len(rows))).all()):
-            return self  # and so are the tensors of a model that has no rows
-        keys = [self.entity_keys[row] for row in rows.tolist()] if self.entity_keys else ()
-        return LoggedRows(
-            first=self.first,
-            bases=self.bases,
-            request=self.request[rows],
-            number=self.number[rows],
-            as_of_us=self.as_of_us[rows],
-            served_at_us=self.served_at_us[rows],
-            entity_keys=keys,
-            inputs=tuple(_taken(tensor, rows) for tensor in self.inputs),
-            outputs=tuple(_taken(tensor, rows) for tensor in self.outputs),
-            shadow_outputs=tuple(_taken(tensor, rows) for tensor in self.shadow_outputs),
-        )
-
-    def without_inputs(self) -> LoggedRows:
-        return replace(self, inputs=())
+    keys = [_partition_keys(prediction) for prediction in predictions]
+    hashed = [key.encode() for key in chain.from_iterable(keys)]
+    places = key_partitions(hashed, partitions)
+    alike: dict[object, dict[int, list[Part]]] = {}
+    end = 0
+    for prediction, own in zip(predictions, map(len, keys), strict=True):
+        begin, end = end, end + own
+        by_partition = alike.setdefault(_kind(prediction), {})
+        for partition, part in _parts(prediction, places[begin:end]):
+            by_partition.setdefault(partition, []).append(part)
+    for by_partition in alike.values():
+        for partition in sorted(by_partition):
+            yield partition, by_partition[partition]
 
 
-def logged_rows(predictions: Iterable[Prediction]) -> list[LoggedRows]:
-    """As few as can be, each in the order in which the predictions came."""
-    alike: dict[object, list[Prediction]] = {}
-    for prediction in predictions:
-        alike.setdefault(_kind(prediction), []).append(prediction)
-    return [_joined(same) for same in alike.values()]
+def runs(prediction: Prediction, partition_by_row: Ints | None = None) -> list[Run]:
+    """All of it in as few as can be; each in one partition, if rows have their own."""
+    counts = prediction.ids.rows
+    starts = list(accumulate(counts, initial=0))
+    rows = starts.pop()
+    if rows > len(counts):
+        changed = prediction.as_of_us[1:] != prediction.as_of_us[:-1]
+        if partition_by_row is not None:
+            changed |= partition_by_row[1:] != partition_by_row[:-1]
+        if changed.any():
+            firsts = np.union1d(starts, changed.nonzero()[0] + 1)
+            requests = np.searchsorted(starts, firsts, side="right") - 1
+            numbers, ends = firsts - np.array(starts)[requests], np.append(firsts[1:], rows)
+            columns = (requests, numbers, firsts, ends - firsts)
+            return list(zip(*(column.tolist() for column in columns), strict=True))
+    return list(zip(range(len(counts)), repeat(0), starts, counts, strict=False))
+
+
+def records(parts: Iterable[Part], bytes_max: int) -> Iterator[list[Part]]:
+    """Cut where a record is full; a row that is larger than one is alone."""
+    record: list[Part] = []
+    left = bytes_max
+    for part in parts:
+        ends = [0, *accumulate(part.of_rows(part.row_bytes))]
+        first, rows = 0, len(ends) - 1
+        while first < rows:
+            fitting = bisect_right(ends, ends[first] + left) - 1
+            end = max(fitting, first if record else first + 1)
+            if end > first:
+                record.append(part if end - first == rows else part.between(first, end))
+                left -= ends[end] - ends[first]
+            if end < rows:
+                yield record
+                record, left = [], bytes_max
+            first = end
+    if record:
+        yield record
 
 
 def cuts(sizes: Ints, bytes_max: int) -> Iterator[tuple[int, int]]:
@@ -136,11 +149,29 @@ def cuts(sizes: Ints, bytes_max: int) -> Iterator[tuple[int, int]]:
         first = end
 
 
+def row_bytes(prediction: Prediction) -> list[int]:
+    """At most what each row takes in a record."""
+    rows, fixed = prediction.rows, ROW_OVERHEAD_BYTES
+    texts: list[list[bytes]] = []
+    for tensor in prediction.tensors():
+        if isinstance(tensor.values, list):
+            texts.append(tensor.values)
+        else:
+            fixed += tensor.values.nbytes // rows
+    sizes = [fixed] * rows
+    if prediction.entity_keys:
+        sizes = [fixed + UTF8_BYTES_MAX * len(key) for key in prediction.entity_keys]
+    for elements in texts:
+        width = len(elements) // rows
+        for row in range(rows):
+            lengths = map(len, elements[row * width : (row + 1) * width])
+            sizes[row] += sum(lengths) + ELEMENT_BYTES * width
+    return sizes
+
+
 def prediction_bytes(prediction: Prediction) -> int:
     """What it takes in memory, about."""
-    shadow = prediction.shadow.outputs.values() if prediction.shadow else ()
-    tensors = chain(prediction.inputs.values(), prediction.outputs.values(), shadow)
-    return sum(map(tensor_bytes, tensors)) + ROW_OVERHEAD_BYTES * prediction.rows
+    return sum(map(tensor_bytes, prediction.tensors())) + ROW_OVERHEAD_BYTES * prediction.rows
 
 
 def tensor_bytes(tensor: Tensor) -> int:
@@ -149,13 +180,38 @@ def tensor_bytes(tensor: Tensor) -> int:
     return tensor.values.nbytes
 
 
+def _partition_keys(prediction: Prediction) -> Sequence[str]:
+    """Of each row if rows have entity keys, else of each request."""
+    bases = prediction.ids.bases
+    if not prediction.entity_keys:
+        return bases
+    of_rows = chain.from_iterable(map(repeat, bases, prediction.ids.rows))
+    return [key or base for key, base in zip(prediction.entity_keys, of_rows, strict=True)]
+
+
+def _parts(prediction: Prediction, places: Ints) -> Iterator[tuple[int, Part]]:
+    """By partition; `places` are of its rows if they have entity keys, else of its requests."""
+    keyed, sizes = bool(prediction.entity_keys), row_bytes(prediction)
+    own, partitions = runs(prediction, places if keyed else None), places.tolist()
+    if len(partitions) == 1:
+        yield partitions[0], Part(prediction, sizes, own)
+        return
+    found: dict[int, list[Run]] = {}
+    by = 2 if keyed else 0  # where it begins, or its request
+    for run in own:
+        found.setdefault(partitions[run[by]], []).append(run)
+    for partition, chosen in found.items():
+        yield partition, Part(prediction, sizes, chosen)
+
+
 def _kind(prediction: Prediction) -> object:
     """What two predictions share when their rows may lie in one record."""
-    shadow = prediction.shadow
-    groups = (prediction.inputs, prediction.outputs, shadow.outputs if shadow else {})
-    tensors = [tensor for group in groups for tensor in group.values()]
-    if any(tensor.shape[:1] != (prediction.rows,) for tensor in tensors):
-        return id(prediction)
+    shadow, rows = prediction.shadow, (prediction.rows,)
+    tensors = []
+    for tensor in prediction.tensors():
+        if tensor.shape[:1] != rows:
+            return id(prediction)
+        tensors.append((tensor.name, tensor.datatype, tensor.shape[1:]))
     return (
         prediction.endpoint,
         prediction.served.version,
@@ -164,63 +220,5 @@ def _kind(prediction: Prediction) -> object:
         prediction.door,
         prediction.rollout_generation,
         shadow.version if shadow else 0,
-        tuple((tensor.name, tensor.datatype, tensor.shape[1:]) for tensor in tensors),
+        *tensors,
     )
-
-
-def _joined(same: Sequence[Prediction]) -> LoggedRows:
-    rows = [prediction.rows for prediction in same]
-    counts = [count for prediction in same for count in prediction.ids.rows]
-    request_rows = np.array(counts, dtype=np.int64)
-    served_at_us = np.array([prediction.served_at_us for prediction in same], dtype=np.int64)
-    ends = np.cumsum(request_rows)
-    shadows = [prediction.shadow.outputs for prediction in same if prediction.shadow]
-    return LoggedRows(
-        first=same[0],
-        bases=list(chain.from_iterable(prediction.ids.bases for prediction in same)),
-        request=np.arange(len(request_rows)).repeat(request_rows),
-        number=np.arange(int(ends[-1])) - (ends - request_rows).repeat(request_rows),
-        as_of_us=np.concatenate([prediction.as_of_us for prediction in same]),
-        served_at_us=served_at_us.repeat(rows),
-        entity_keys=_keys(same),
-        inputs=_stacked([prediction.inputs for prediction in same]),
-        outputs=_stacked([prediction.outputs for prediction in same]),
-        shadow_outputs=_stacked(shadows) if shadows else (),
-    )
-
-
-def _lengths(values: Sequence[Any]) -> Ints:
-    return np.fromiter(map(len, values), dtype=np.int64, count=len(values))
-
-
-def _keys(same: Sequence[Prediction]) -> Sequence[str]:
-    if not any(prediction.entity_keys for prediction in same):
-        return ()
-    keys = (prediction.entity_keys or ("",) * prediction.rows for prediction in same)
-    return list(chain.from_iterable(keys))
-
-
-def _stacked(groups: Sequence[Any]) -> tuple[Tensor, ...]:
-    if len(groups) == 1:
-        return tuple(groups[0].values())
-    return tuple(_stack([group[name] for group in groups]) for name in groups[0])
-
-
-def _stack(tensors: Sequence[Tensor]) -> Tensor:
-    first = tensors[0]
-    values: Any
-    if isinstance(first.values, list):
-        values = list(chain.from_iterable(tensor.values for tensor in tensors))
-    else:
-        values = np.concatenate([np.asarray(tensor.values) for tensor in tensors])
-    shape = (sum(tensor.shape[0] for tensor in tensors), *first.shape[1:])
-    return Tensor(first.name, first.datatype, shape, values)
-
-
-def _taken(tensor: Tensor, rows: Ints) -> Tensor:
-    shape = (len(rows), *tensor.shape[1:])
-    if not isinstance(tensor.values, list):
-        return Tensor(tensor.name, tensor.datatype, shape, tensor.values[rows])
-    width = len(tensor.values) // tensor.shape[0]
-    elements = [tensor.values[row * width : (row + 1) * width] for row in rows.tolist()]
-    return Tensor(tensor.name, tensor.datatype, shape, list(chain.from_iterable(elements)))

@@ -3,9 +3,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
+from itertools import chain
 from typing import cast
 
 import numpy as np
@@ -105,6 +106,11 @@ class Prediction:
         """[rows], of a version that takes features."""
         return cast(Floats, self.outputs[SCORE].values)
 
+    def tensors(self) -> Iterator[Tensor]:
+        """All that the log keeps: inputs, outputs, and the outputs of the other arm."""
+        shadow = self.shadow.outputs.values() if self.shadow else ()
+        return chain(self.inputs.values(), self.outputs.values(), shadow)
+
     def of_requests(self, first: int, end: int) -> Prediction:
         """The rows of these of its requests alone, of a version that answers each row by itself."""
         if (first, end) == (0, len(self.ids.rows)):
@@ -159,13 +165,4 @@ class Failure:
 
 
 def _cut(tensors: Mapping[str, Tensor], rows: slice) -> dict[str, Tensor]:
-    return {name: _rows(tensor, rows) for name, tensor in tensors.items()}
-
-
-def _rows(tensor: Tensor, rows: slice) -> Tensor:
-    shape = (rows.stop - rows.start, *tensor.shape[1:])
-    if not isinstance(tensor.values, list):
-        return Tensor(tensor.name, tensor.datatype, shape, tensor.values[rows])
-    width = len(tensor.values) // tensor.shape[0]
-    elements = tensor.values[rows.start * width : rows.stop * width]
-    return Tensor(tensor.name, tensor.datatype, shape, elements)
+    return {name: tensor.cut(rows.start, rows.stop) for name, tensor in tensors.items()}
