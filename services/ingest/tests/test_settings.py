@@ -33,6 +33,22 @@ def test_s3_without_a_key_is_refused(environment, capsys):
     assert "S3_ENDPOINT" in capsys.readouterr().err
 
 
+def test_short_key_of_personal_data_is_refused_by_its_characters(environment, capsys):
+    environment.setenv("INGEST_PII_KEY", "k" * 31)
+
+    with pytest.raises(SystemExit, match="78"):
+        load_settings(IngestSettings, [])
+    told = capsys.readouterr().err
+    assert "INGEST_PII_KEY: has 31 characters, at least 32 are needed" in told
+    assert "k" * 31 not in told
+
+
+def test_key_of_personal_data_with_enough_characters_is_taken(environment):
+    environment.setenv("INGEST_PII_KEY", "k" * 32)
+
+    assert b"k" * 32 == load_settings(IngestSettings, []).pii_key_bytes
+
+
 def test_misspelt_setting_is_refused_by_name(environment, capsys):
     environment.setenv("INGEST_COMMIT_INTERVAL", "1")
 

@@ -104,7 +104,7 @@ REASONS: dict[str, Reason] = {
     "TOO_LARGE": Reason(
         "Invalid",
         "The record is larger than the cap.",
-        "Send less than 1 MiB; what a claim may name INFERENCE_CLAIM_BYTES_MAX says.",
+        "Publish records of at most 1 MiB; of what a claim names, INFERENCE_CLAIM_BYTES_MAX.",
         records=True,
     ),
     "ENTITY_ERASED": Reason(

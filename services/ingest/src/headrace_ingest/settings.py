@@ -12,6 +12,15 @@ from pydantic_settings import SettingsConfigDict
 from headrace_kit.settings import ObjectStoreSettings, Token
 from headrace_kit.sql import checked_database_uri, with_password
 
+PII_KEY_CHARACTERS_MIN = 32
+
+
+def _long_enough(key: SecretStr | None) -> SecretStr | None:
+    if key is not None and len(key.get_secret_value()) < PII_KEY_CHARACTERS_MIN:
+        count = len(key.get_secret_value())
+        raise ValueError(f"has {count} characters, at least {PII_KEY_CHARACTERS_MIN} are needed")
+    return key
+
 
 class IngestSettings(ObjectStoreSettings):
     """Settings from INGEST_*."""
@@ -48,9 +57,8 @@ class IngestSettings(ObjectStoreSettings):
     dead_letters_window_records: int = Field(
         1_000, ge=10, le=1_000_000, description="Records of a stream that the share is taken of."
     )
-    pii_key: SecretStr | None = Field(
+    pii_key: Annotated[SecretStr | None, AfterValidator(_long_enough)] = Field(
         None,
-        min_length=32,
         description="Key of the hash of personal data; a stream that needs it is stopped without.",
     )
 
