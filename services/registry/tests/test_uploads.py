@@ -29,6 +29,7 @@ from headrace_registry.domain.upload import (
     without_gap,
 )
 from headrace_registry.handlers import uploads
+from headrace_registry.handlers.artifacts import upload_artifact
 from headrace_registry.handlers.uploads import Upload, begin_upload, sweep_uploads
 from headrace_registry.testing import ReadingAcceptor, a_file
 
@@ -107,13 +108,63 @@ def test_process_that_dies_leaves_the_parts_that_were_full(artifacts, monkeypatc
     assert PART_BYTES == offset(artifacts)  # nobody said that it ended
 
 
-def test_what_is_stored_needs_no_byte(artifacts):
-    send(an_api(artifacts))
-
+def stored(api: ArtifactApi) -> bool:
     request = pb.BeginUploadRequest(
         metadata=pb.ArtifactMetadata(digest=DIGEST, size_bytes=len(DATA), format="safetensors")
     )
-    assert an_api(artifacts).BeginUpload(request, None).stored
+    return api.BeginUpload(request, None).stored
+
+
+def downloaded(api: ArtifactApi) -> bytes:
+    parts = api.DownloadArtifact(pb.DownloadArtifactRequest(digest=DIGEST), None)
+    return b"".join(part.chunk for part in parts)
+
+
+def test_what_is_stored_needs_no_byte(artifacts):
+    send(an_api(artifacts))
+
+    assert stored(an_api(artifacts))
+
+
+@pytest.mark.parametrize("changed", [b"x" + DATA[1:], DATA[:-1], b""])
+def test_changed_bytes_are_replaced_by_an_upload_of_the_right_ones(artifacts, changed):
+    artifacts.put_if_absent(f"sha256/{DIGEST}", changed)
+    with pytest.raises(Corrupt, match="DIGEST_MISMATCH"):
+        downloaded(an_api(artifacts))
+
+    assert not stored(an_api(artifacts))
+    send(an_api(artifacts))
+
+    assert stored(an_api(artifacts))
+    assert DATA == downloaded(an_api(artifacts))
+    assert [f"sha256/{DIGEST}"] == artifacts.keys("sha256") + artifacts.keys("suspects")
+
+
+def test_changed_bytes_that_nobody_found_yet_are_replaced_too(artifacts):
+    artifacts.put_if_absent(f"sha256/{DIGEST}", DATA[:-1])
+
+    send(an_api(artifacts))
+
+    assert DATA == downloaded(an_api(artifacts))
+
+
+def test_wrong_bytes_replace_nothing(artifacts):
+    artifacts.put_if_absent(f"sha256/{DIGEST}", DATA[:-1])
+    wrong = ArtifactMetadata(DIGEST, len(DATA) - CHUNK_BYTES, "safetensors")
+
+    with (
+        a_file(DATA[:-CHUNK_BYTES]) as file,
+        pytest.raises(Corrupt, match="DIGEST_MISMATCH"),
+    ):
+        upload_artifact(
+            wrong,
+            file,
+            store=MemoryRegistryStore(),
+            artifacts=artifacts,
+            acceptor=ReadingAcceptor(),
+        )
+
+    assert DATA[:-1] == artifacts.get(f"sha256/{DIGEST}")
 
 
 @pytest.mark.parametrize("begin", [1, PART_BYTES, len(DATA)])

@@ -46,6 +46,12 @@ def artifact_key(digest: str) -> str:
     return f"sha256/{digest}"
 
 
+def suspect_key(digest: str) -> str:
+    """What lies here says that the stored bytes of the digest were found changed."""
+    check_digest(digest)
+    return f"suspects/{digest}"
+
+
 def check_metadata(metadata: ArtifactMetadata, *, bytes_max: int) -> None:
     """Raises Invalid BAD_REQUEST or FORMAT, Busy ARTIFACT_TOO_LARGE, before any byte is read."""
     check_digest(metadata.digest)

@@ -8,10 +8,13 @@ are does not show in memory.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from hashlib import sha256
 from typing import IO
 
-from headrace.errors import Invalid
+import structlog
+
+from headrace.errors import Busy, Corrupt, Invalid, Unavailable
 from headrace_registry.domain.acceptance import Acceptance
 from headrace_registry.domain.artifact import (
     SAFETENSORS,
@@ -19,9 +22,12 @@ from headrace_registry.domain.artifact import (
     artifact_key,
     check_container,
     check_digest_of,
+    suspect_key,
 )
 from headrace_registry.domain.safetensors_file import check_safetensors
 from headrace_registry.ports import Acceptor, ArtifactStore, RegistryStore, Spool
+
+log = structlog.get_logger(__name__)
 
 
 def upload_artifact(
@@ -34,6 +40,8 @@ def upload_artifact(
 ) -> str:
     """Stores the file under its digest and returns it; a repeat finds it there already.
 
+    Bytes that were changed where they lie are replaced: the right ones are at hand now.
+
     `metadata` was checked before the bytes were read. Raises Corrupt DIGEST_MISMATCH, Invalid
     PICKLE, FORMAT, EXTERNAL_DATA, OPSET or VALIDATION_LIMIT, and then nothing is stored.
     """
@@ -43,8 +51,14 @@ def upload_artifact(
         check_safetensors(file)
     else:
         _accept(metadata.digest, file, store, acceptor)
-    artifacts.put_file_if_absent(artifact_key(metadata.digest), file)
+    _store(metadata.digest, file, artifacts)
     return metadata.digest
+
+
+def has_artifact(digest: str, artifacts: ArtifactStore) -> bool:
+    """Whether the bytes are there, and nobody found them changed."""
+    there = artifacts.exists(artifact_key(digest))
+    return there and not artifacts.exists(suspect_key(digest))
 
 
 @contextmanager
@@ -59,7 +73,12 @@ def downloaded(
     with spool() as file:
         file.writelines(artifacts.pieces(artifact_key(digest)))
         size_bytes = file.tell()
-        check_digest_of(file, digest)
+        try:
+            check_digest_of(file, digest)
+        except Corrupt:
+            with suppress(Busy, Unavailable):  # the next download would tell it again
+                artifacts.put_if_absent(suspect_key(digest), digest.encode())
+            raise
         if not 0 <= offset_bytes <= size_bytes:
             raise Invalid("BAD_REQUEST", field="offset_bytes", problem="lies outside the artifact")
         file.seek(offset_bytes)
@@ -72,6 +91,22 @@ def acceptance_of(
     """What was found in the file; one of before acceptance is looked through now."""
     with downloaded(digest, artifacts=artifacts, spool=spool) as file:
         return _accept(digest, file, store, acceptor)
+
+
+def _store(digest: str, file: IO[bytes], artifacts: ArtifactStore) -> None:
+    key = artifact_key(digest)
+    if not artifacts.put_file_if_absent(key, file) and not _sound(digest, artifacts):
+        log.error("stored_artifact_replaced", digest=digest)
+        artifacts.delete(key)
+        artifacts.put_file_if_absent(key, file)
+    artifacts.delete(suspect_key(digest))
+
+
+def _sound(digest: str, artifacts: ArtifactStore) -> bool:
+    found = sha256()
+    for piece in artifacts.pieces(artifact_key(digest)):
+        found.update(piece)
+    return found.hexdigest() == digest
 
 
 def _accept(digest: str, file: IO[bytes], store: RegistryStore, acceptor: Acceptor) -> Acceptance:

@@ -17,7 +17,7 @@ import structlog
 from headrace.errors import Conflict, Corrupt, Invalid, NotFound
 from headrace_kit.clock import Clock
 from headrace_kit.failpoints import failpoint
-from headrace_registry.domain.artifact import ArtifactMetadata, artifact_key
+from headrace_registry.domain.artifact import ArtifactMetadata
 from headrace_registry.domain.upload import (
     FOLDER,
     PART_BYTES,
@@ -28,7 +28,7 @@ from headrace_registry.domain.upload import (
     parts_of,
     without_gap,
 )
-from headrace_registry.handlers.artifacts import upload_artifact
+from headrace_registry.handlers.artifacts import has_artifact, upload_artifact
 from headrace_registry.ports import Acceptor, ArtifactStore, RegistryStore
 
 log = structlog.get_logger(__name__)
@@ -36,7 +36,7 @@ log = structlog.get_logger(__name__)
 
 def begin_upload(metadata: ArtifactMetadata, *, artifacts: ArtifactStore) -> BegunUpload:
     """What is there of these bytes; `metadata` was checked before."""
-    if artifacts.exists(artifact_key(metadata.digest)):
+    if has_artifact(metadata.digest, artifacts):
         return BegunUpload(stored=True, offset_bytes=metadata.size_bytes)
     chain = without_gap(_parts(metadata.digest, artifacts), end=metadata.size_bytes)
     return BegunUpload(stored=False, offset_bytes=chain[-1].end if chain else 0)
