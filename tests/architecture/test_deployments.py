@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
+from headrace.reasons import REASONS
 from headrace_kit.settings import ServiceSettings
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -50,6 +51,15 @@ def test_readme_names_every_setting_and_no_other(service: str) -> None:
     named = set(re.findall(rf"`({service.upper()}_[A-Z0-9_]+)`", text(service, "README.md")))
 
     assert variables(service) == named
+
+
+@each_service
+def test_setting_that_a_page_names_exists(service: str) -> None:
+    pages = (page.read_text(encoding="utf-8") for page in sorted((ROOT / "docs").rglob("*.md")))
+    pattern = rf"\b{service.upper()}_[A-Z0-9_]*[A-Z0-9]\b"
+    named = {name for page in pages for name in re.findall(pattern, page)}
+
+    assert set() == named - variables(service) - REASONS.keys()
 
 
 @each_service
