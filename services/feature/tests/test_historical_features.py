@@ -23,10 +23,13 @@ from feature_world import (
 )
 from hypothesis import given
 from hypothesis import strategies as st
+from test_archive_waits import Context, an_api
 
 from headrace.errors import Busy, Conflict, Invalid, NotFound, Unavailable
+from headrace.feature.v1 import feature_service_pb2 as wire
 from headrace_feature.adapters.arrow_ipc import SentRows, historical_stream
 from headrace_feature.adapters.memory_archive import MemoryArchive
+from headrace_feature.domain.online_query import FEATURES_MAX
 from headrace_feature.offline_handlers import GetHistoricalFeatures
 
 ROWS = st.lists(st.tuples(ZONES, KINDS, MOMENTS), min_size=1, max_size=12)
@@ -160,6 +163,35 @@ def test_rows_that_say_no_moment_are_refused(columns):
 def test_bytes_that_are_no_arrow_stream_are_refused(data):
     with pytest.raises(Invalid, match="BAD_REQUEST"):
         list(SentRows(iter([data])).batches())
+
+
+def test_column_whose_name_is_no_text_is_refused():
+    _, data = sent(pa.table({"as_of_us": [1], "\xe9\xe9": [2]}))
+    with pytest.raises(Invalid, match="BAD_REQUEST") as refused:
+        SentRows(iter([data.replace("\xe9\xe9".encode(), b"\xff" * 4)]))
+
+    assert "arrow_ipc" == refused.value.metadata["field"]
+
+
+@pytest.mark.parametrize(
+    ("column", "features"),
+    [
+        ("zone:count_1h", ["zone:count_1h"]),
+        ("zone", ["zone:count_1h", "zone:count_1h"]),
+        ("zone", ["zone:count_1h"] * (FEATURES_MAX + 1)),
+    ],
+)
+def test_features_whose_columns_could_not_be_told_apart_or_are_too_many_are_refused(
+    tmp_path, column, features
+):
+    api = an_api(tmp_path, MemoryArchive({}))
+    _, data = sent(pa.table({"as_of_us": [1], column: ["a"]}))
+    query = wire.GetHistoricalFeaturesRequest(query=wire.HistoricalQuery(features=features))
+    rows = wire.GetHistoricalFeaturesRequest(arrow_ipc=data)
+    with pytest.raises(Invalid, match="BAD_REQUEST") as refused:
+        list(api.GetHistoricalFeatures(iter([query, rows]), Context()))
+
+    assert "features" == refused.value.metadata["field"]
 
 
 def test_stream_cut_short_is_refused():

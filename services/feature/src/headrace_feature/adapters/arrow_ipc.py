@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -90,13 +90,21 @@ class SentRows:
         self._source = PieceFile(self._noted(pieces))
         try:
             self._reader = pa.ipc.open_stream(pa.PythonFile(self._source, "r"))
+            # A name of a column is decoded where it is looked at.
+            self.schema = _checked(self._reader.schema)
         except (pa.ArrowException, OSError, ValueError) as err:
             raise _no_rows(err) from err
-        self.schema = _checked(self._reader.schema)
 
     @property
     def digest(self) -> str:
         return self._sha256.hexdigest()
+
+    def check_beside(self, features: Sequence[str]) -> None:
+        """Raises Invalid BAD_REQUEST where the answer would have two columns of one name."""
+        names = [*self.schema.names, *features]
+        if twice := sorted({name for name in features if names.count(name) > 1}):
+            problem = f"{twice[0]} is named twice, or is a column of the rows"
+            raise Invalid("BAD_REQUEST", field="features", problem=problem)
 
     def _noted(self, pieces: Iterator[bytes]) -> Iterator[bytes]:
         for piece in pieces:

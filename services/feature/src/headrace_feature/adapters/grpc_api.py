@@ -38,7 +38,7 @@ from headrace_feature.adapters.served_notes import ServedNotes
 from headrace_feature.domain.freshness import DelayHistogram
 from headrace_feature.domain.gathering import Extract
 from headrace_feature.domain.kept_answers import KeptAnswers
-from headrace_feature.domain.online_query import GetOnlineFeatures
+from headrace_feature.domain.online_query import GetOnlineFeatures, check_features
 from headrace_feature.domain.served_sample import ServedSample
 from headrace_feature.domain.views import Catalogue
 from headrace_feature.handlers import OnlineState, answer_together, get_online_features
@@ -170,9 +170,11 @@ class FeatureApi(service.FeatureServiceServicer):
         context: grpc.ServicerContext,
     ) -> Iterator[wire.GetHistoricalFeaturesResponse]:
         query = to_historical_query(next(requests, wire.GetHistoricalFeaturesRequest()).query)
+        check_features(query.features)
         catalogue = self._online.catalogue()
         with self._workbench.opened() as bench:
             sent = SentRows(request.arrow_ipc for request in requests)
+            sent.check_beside(query.features)
             rows = bench.stored(sent.batches(), sent.schema)
             snapshots = offline_handlers.historical_snapshots(
                 query, self._asker(context), catalogue=catalogue, archive=self._archive
