@@ -378,3 +378,24 @@ def test_table_that_cannot_begin_says_what_it_waits_for(tmp_path, told, said):
 
     assert [(0, -1)] == [(each.rows, each.reached_us) for each in made]
     assert made[0].waits_for.startswith(said)
+
+
+@pytest.mark.parametrize(
+    ("field", "moments"),
+    [
+        ("from_us", {"from_us": -5}),
+        ("until_us", {"until_us": -5}),
+        ("until_us", {"from_us": START + 1, "until_us": START}),
+    ],
+)
+def test_moments_that_make_no_span_are_refused(lake, field, moments):
+    with pytest.raises(Invalid, match="BAD_REQUEST") as refused:
+        lake.materialize(some_rides(1), **moments)
+
+    assert field == refused.value.metadata["field"]
+
+
+def test_span_of_one_moment_is_materialized(lake):
+    lake.materialize(some_rides(1), from_us=START, until_us=START)
+
+    assert 1 == len(lake.rows())

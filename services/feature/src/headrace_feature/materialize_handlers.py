@@ -60,9 +60,10 @@ def view_source(
 ) -> Source:
     """What there is to make rows from, waited for where a moment is named.
 
-    Raises Invalid BAD_REQUEST for a moment to come, NotFound VIEW_UNKNOWN, and what
+    Raises Invalid BAD_REQUEST for a moment to come or before 1970, NotFound VIEW_UNKNOWN, and what
     Archive.snapshots raises.
     """
+    _check_moments(command)
     plan = plan_of(catalogue, _features(command.view, catalogue))
     [part], streams = plan.windows, streams_of(plan)
     if command.until_us is not None:
@@ -78,6 +79,14 @@ def view_source(
         return Source(-1, {}, last.waits_for)
     snapshots = archive.snapshots(streams, until_us, gone=asker.gone)
     return Source(until_us, snapshots, last.waits_for if until_us < newest_us else "")
+
+
+def _check_moments(command: MaterializeView) -> None:
+    for field, moment_us in (("from_us", command.from_us), ("until_us", command.until_us)):
+        if moment_us is not None and moment_us < 0:
+            raise Invalid("BAD_REQUEST", field=field, problem="must not be negative")
+    if command.until_us is not None and command.from_us > command.until_us:
+        raise Invalid("BAD_REQUEST", field="until_us", problem="is before from_us")
 
 
 def materialize_view(
