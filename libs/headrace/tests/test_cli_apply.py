@@ -1,17 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
 """`headrace apply` tells each change of a contract that the registry refuses."""
 
+from concurrent.futures import Future
 from pathlib import Path
 
 import pytest
 from click.testing import Result
+from confluent_kafka.admin import NewTopic
 from typer.testing import CliRunner
 
+from headrace import admin
 from headrace.application import Application
 from headrace.cli import work
 from headrace.cli.main import app
+from headrace.client import Addresses, Client
 from headrace.errors import Conflict, HeadraceError, Unavailable
 from headrace.ingest.v1.ingest_service_pb2 import StreamCounts
+from headrace.loader import FILE_BYTES_MAX
 from headrace.registry.v1.registry_events_pb2 import Definition
 
 FLIGHTS = Path(__file__).parents[3] / "examples/flights"
@@ -126,3 +131,39 @@ def test_file_that_is_no_yaml_is_told_in_plain_words(
     assert told in ended.stderr
     assert "stream.yaml" in ended.stderr
     assert "unicode string" not in ended.stderr
+
+
+def test_file_that_is_too_large_is_told_by_its_name(tmp_path: Path) -> None:
+    (tmp_path / "large.yaml").write_text("#" * (FILE_BYTES_MAX + 1))
+
+    ended = CliRunner().invoke(app, ["apply", str(tmp_path)])
+
+    assert (1, SystemExit) == (ended.exit_code, type(ended.exception))
+    assert "BAD_DEFINITION" in ended.stderr
+    assert "large.yaml" in ended.stderr
+    assert "is larger than 1 MiB" in ended.stderr
+
+
+class HangingKafka:
+    """An AdminClient whose broker takes the question and never answers."""
+
+    def __init__(self, settings: dict[str, object]) -> None:
+        pass
+
+    def create_topics(self, new: list[NewTopic], **_: float) -> dict[str, Future[None]]:
+        return {each.topic: Future() for each in new}
+
+
+def test_kafka_that_hangs_ends_the_command_with_reason_and_next_step(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(admin, "AdminClient", HangingKafka)
+    monkeypatch.setattr(admin, "REQUEST_TIMEOUT_S", 0.0)
+    addresses = Addresses(kafka="127.0.0.1:9092", registry="127.0.0.1:1")
+    monkeypatch.setattr(work, "connect", lambda data_dir: Client(addresses))
+
+    ended = CliRunner().invoke(app, ["apply", str(FLIGHTS)])
+
+    assert (1, SystemExit) == (ended.exit_code, type(ended.exception))
+    assert "BROKER_UNAVAILABLE" in ended.stderr
+    assert "Next:" in ended.stderr

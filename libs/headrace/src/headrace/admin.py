@@ -53,7 +53,7 @@ def create_topics(bootstrap: str, wanted: Sequence[tuple[str, Topic]]) -> list[s
     try:
         futures = client.create_topics(new, operation_timeout=REQUEST_TIMEOUT_S)
         return _created(futures.items())
-    except KafkaException as err:
+    except (KafkaException, TimeoutError) as err:  # one that hangs takes the question
         raise Unavailable("BROKER_UNAVAILABLE", address=bootstrap) from err
 
 

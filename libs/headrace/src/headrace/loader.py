@@ -52,7 +52,7 @@ def load_application(folder: Path) -> Application:
 def _load(file: Path) -> Definition:
     try:
         if file.stat().st_size > FILE_BYTES_MAX:
-            raise Invalid("BAD_DEFINITION", file=file, problem="is larger than 1 MiB")
+            raise Invalid("BAD_DEFINITION", problem="is larger than 1 MiB")
         return parse_definition(_read(file.read_text(encoding="utf-8")))
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as err:
         raise Invalid("BAD_DEFINITION", file=file, problem=_problem(err)) from err
