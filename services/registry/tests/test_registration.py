@@ -9,21 +9,28 @@ from typing import Any
 
 import pytest
 
-from headrace.errors import Busy, Conflict, Invalid, NotFound
+from headrace.errors import Busy, Conflict, Corrupt, Invalid, NotFound
 from headrace_registry.domain.acceptance import Finding
+from headrace_registry.domain.artifact import artifact_key
 from headrace_registry.domain.description import METRICS_MAX
 from headrace_registry.domain.gate import GateState
 from headrace_registry.domain.page import MODELS, ListByName
 from headrace_registry.domain.version import ApproveVersion, DescribeVersion, ModelVersion
 from headrace_registry.handlers.aliases import set_alias
+from headrace_registry.handlers.artifacts import has_artifact
 from headrace_registry.handlers.queries import list_models, resolve_model
-from headrace_registry.handlers.versions import approve_version, describe_version
+from headrace_registry.handlers.versions import (
+    approve_version,
+    describe_version,
+    register_version,
+)
 from headrace_registry.testing import (
     DIGEST,
     ENDPOINT,
     MODEL,
     RECIPE,
     TENSORS_ENDPOINT,
+    a_registration,
     a_set_alias,
 )
 
@@ -79,6 +86,38 @@ def test_file_becomes_a_version_with_the_signature_that_it_declares(declared):
     assert ["version/fraud/1", "gate/fraud/1", "alias/fraud/champion/1"] == declared.published(
         "model-versions"
     )
+
+
+def test_file_that_was_looked_through_needs_no_room_on_disk_again(declared):
+    def no_room():
+        raise Busy("QUEUE_FULL")
+
+    declared.register("first")
+    command = a_registration("second")
+
+    version = register_version(
+        command,
+        caller="tests",
+        store=declared.store,
+        artifacts=declared.artifacts,
+        acceptor=declared.acceptor,
+        spool=no_room,
+        clock=declared.clock,
+    )
+
+    assert 2 == version.version
+
+
+def test_file_that_was_looked_through_and_changed_since_is_no_version(declared):
+    declared.register("first")
+    declared.artifacts.delete(artifact_key(DIGEST))
+    declared.artifacts.put_if_absent(artifact_key(DIGEST), b"changed")
+
+    with pytest.raises(Corrupt, match="DIGEST_MISMATCH"):
+        declared.register("second")
+
+    assert not has_artifact(DIGEST, declared.artifacts)
+    assert 1 == len(declared.versions("fraud"))
 
 
 def test_first_version_that_passes_serves_with_its_signature(declared):

@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import IO
 
 import grpc
 
@@ -71,8 +73,13 @@ class RegistryApi(pb_grpc.RegistryServiceServicer):
     ) -> None:
         self._store, self._artifacts, self._clock = store, artifacts, clock
         self._acceptor, self._spool, self._verifier = acceptor, spool, verifier
-        # Each holds its artifact on disk, as a transfer does.
         self._registrations = threading.BoundedSemaphore(REGISTRATIONS_MAX)
+
+    @contextmanager
+    def _registering(self) -> Iterator[IO[bytes]]:
+        """A file for what was not looked through yet; Busy QUEUE_FULL beyond a few."""
+        with _Place(self._registrations), self._spool() as file:
+            yield file
 
     def ApplyDefinitions(
         self, request: pb.ApplyDefinitionsRequest, context: grpc.ServicerContext
@@ -106,16 +113,15 @@ class RegistryApi(pb_grpc.RegistryServiceServicer):
     def RegisterVersion(
         self, request: pb.RegisterVersionRequest, context: grpc.ServicerContext
     ) -> pb.RegisterVersionResponse:
-        with _Place(self._registrations):
-            version = register_version(
-                conversions.register_version(request),
-                caller=calling().name,
-                store=self._store,
-                artifacts=self._artifacts,
-                acceptor=self._acceptor,
-                spool=self._spool,
-                clock=self._clock,
-            )
+        version = register_version(
+            conversions.register_version(request),
+            caller=calling().name,
+            store=self._store,
+            artifacts=self._artifacts,
+            acceptor=self._acceptor,
+            spool=self._registering,
+            clock=self._clock,
+        )
         return pb.RegisterVersionResponse(version=conversions.version_proto(version))
 
     def ApproveVersion(

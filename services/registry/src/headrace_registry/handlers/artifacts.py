@@ -73,12 +73,8 @@ def downloaded(
     with spool() as file:
         file.writelines(artifacts.pieces(artifact_key(digest)))
         size_bytes = file.tell()
-        try:
+        with _suspecting(digest, artifacts):
             check_digest_of(file, digest)
-        except Corrupt:
-            with suppress(Busy, Unavailable):  # the next download would tell it again
-                artifacts.put_if_absent(suspect_key(digest), digest.encode())
-            raise
         if not 0 <= offset_bytes <= size_bytes:
             raise Invalid("BAD_REQUEST", field="offset_bytes", problem="lies outside the artifact")
         file.seek(offset_bytes)
@@ -88,30 +84,57 @@ def downloaded(
 def acceptance_of(
     digest: str, store: RegistryStore, artifacts: ArtifactStore, acceptor: Acceptor, spool: Spool
 ) -> Acceptance:
-    """What was found in the file; one of before acceptance is looked through now."""
+    """What was found in the file; one of before acceptance is looked through now.
+
+    One that was looked through is verified as it is read: it needs no room on disk.
+    """
+    known = _known(digest, store)
+    if known is not None:
+        with _suspecting(digest, artifacts):
+            _check_stored(digest, artifacts)
+        return known
     with downloaded(digest, artifacts=artifacts, spool=spool) as file:
         return _accept(digest, file, store, acceptor)
 
 
 def _store(digest: str, file: IO[bytes], artifacts: ArtifactStore) -> None:
     key = artifact_key(digest)
-    if not artifacts.put_file_if_absent(key, file) and not _sound(digest, artifacts):
-        log.error("stored_artifact_replaced", digest=digest)
-        artifacts.delete(key)
-        artifacts.put_file_if_absent(key, file)
+    if not artifacts.put_file_if_absent(key, file):
+        try:
+            _check_stored(digest, artifacts)
+        except Corrupt:
+            log.error("stored_artifact_replaced", digest=digest)
+            artifacts.delete(key)
+            artifacts.put_file_if_absent(key, file)
     artifacts.delete(suspect_key(digest))
 
 
-def _sound(digest: str, artifacts: ArtifactStore) -> bool:
+def _check_stored(digest: str, artifacts: ArtifactStore) -> None:
     found = sha256()
     for piece in artifacts.pieces(artifact_key(digest)):
         found.update(piece)
-    return found.hexdigest() == digest
+    if found.hexdigest() != digest:
+        raise Corrupt("DIGEST_MISMATCH", digest=digest, found=found.hexdigest())
+
+
+@contextmanager
+def _suspecting(digest: str, artifacts: ArtifactStore) -> Iterator[None]:
+    """Leaves a mark when the stored bytes are found changed."""
+    try:
+        yield
+    except Corrupt:
+        with suppress(Busy, Unavailable):  # who reads them next would find it again
+            artifacts.put_if_absent(suspect_key(digest), digest.encode())
+        raise
+
+
+def _known(digest: str, store: RegistryStore) -> Acceptance | None:
+    with store.reading() as reader:
+        return reader.acceptance(digest)
 
 
 def _accept(digest: str, file: IO[bytes], store: RegistryStore, acceptor: Acceptor) -> Acceptance:
-    with store.reading() as reader:
-        known = reader.acceptance(digest)
+    known = _known(digest, store)
     if known is not None:
         return known
     found = acceptor.accept(file)
