@@ -46,7 +46,7 @@ WATCHERS_MAX = 4
 DEADLINE_S_MAX = 60.0
 # gRPC reads so many times our own cap, so that it is we who refuse a message, by reason. What is
 # larger still is never held in memory: gRPC ends that call with a bare RESOURCE_EXHAUSTED.
-READ_FACTOR = 2
+READ_FACTOR = 1.5
 # New instances get their share of the callers when connections end; a door's never does.
 AGE = (("grpc.max_connection_age_ms", 300_000), ("grpc.max_connection_age_grace_ms", 30_000))
 # gRPC's own stop says CANCELLED to calls that it has read and not yet handed over: for this long
@@ -118,7 +118,7 @@ class GrpcServer:
             maximum_concurrent_rpcs=CALLS_MAX,
             options=[
                 ("grpc.so_reuseport", int(reuse_port)),
-                ("grpc.max_receive_message_length", READ_FACTOR * message_bytes_max),
+                ("grpc.max_receive_message_length", int(READ_FACTOR * message_bytes_max)),
                 ("grpc.max_send_message_length", message_bytes_max),
                 ("grpc.max_metadata_size", 8_192),
                 ("grpc.http2.min_ping_interval_without_data_ms", 20_000),
