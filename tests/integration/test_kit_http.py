@@ -220,6 +220,7 @@ def test_body_out_of_bounds_is_refused(client, body, encoding, told):
         (Denied("TOKEN_UNKNOWN"), 401, "TOKEN_UNKNOWN"),
         (Denied("ACTION_FORBIDDEN"), 403, "ACTION_FORBIDDEN"),
         (Busy("QUEUE_FULL"), 429, "QUEUE_FULL"),
+        (Busy("TOO_MANY_INPUTS"), 429, "TOO_MANY_INPUTS"),
         (Unavailable("SERVICE_UNAVAILABLE"), 503, "SERVICE_UNAVAILABLE"),
         (Unavailable("DEADLINE_UNMET"), 504, "DEADLINE_UNMET"),
         (ValueError("a secret"), 500, "INTERNAL"),
@@ -233,7 +234,8 @@ def test_error_has_a_status_and_a_reason_and_the_connection_lives(
 
     assert (status, reason) == (told, json.loads(body)["reason"])
     assert b"secret" not in body
-    assert isinstance(error, Busy | Unavailable) == ("Retry-After" in headers)
+    may_help = isinstance(error, Busy | Unavailable) and reason != "TOO_MANY_INPUTS"
+    assert may_help == ("Retry-After" in headers)
     assert (401 == status) == ("WWW-Authenticate" in headers)
     app.error = None
     assert 200 == ask(client)[0]

@@ -84,6 +84,7 @@ def test_delay_is_sent_for_what_may_be_tried_again_only():
     assert 0.2 == retry_delay_s(called(Busy("QUEUE_FULL")))
     assert 1.0 == retry_delay_s(called(Unavailable("RESTORING")))
     assert retry_delay_s(called(Busy("BATCH_TOO_LARGE"))) is None
+    assert retry_delay_s(called(Busy("TOO_MANY_INPUTS"))) is None
     assert retry_delay_s(called(Invalid("BAD_REQUEST"))) is None
 
 

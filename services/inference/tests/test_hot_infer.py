@@ -459,6 +459,14 @@ def test_id_that_is_no_text_is_refused(door):
 
     (refused,) = door.take(data.replace(b"abc", b"a\xffc"))
     assert "DECODE_ERROR" == refused.reason
+    assert {"message": "ModelInferRequest", "problem": "not UTF-8"} == refused.metadata
+
+
+def test_bytes_that_are_no_message_are_told_which_is_needed(door):
+    (refused,) = door.take(b"\xff\xff")
+
+    assert {"message": "ModelInferRequest"} == refused.metadata
+    assert "protobuf" in str(refused)
 
 
 def test_request_without_an_id_gets_one_of_its_own(door):

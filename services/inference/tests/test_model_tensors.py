@@ -154,6 +154,13 @@ def test_inputs_that_do_not_fit_are_refused(reason, inputs):
         Room(an_adder()).infer(*inputs)
 
 
+def test_request_without_rows_is_told_to_have_none():
+    with pytest.raises(Invalid, match="number of rows") as refused:
+        Room(an_adder()).infer(*two_inputs(0))
+
+    assert "{'INPUT0': 0, 'INPUT1': 0}" == refused.value.metadata["rows_by_input"]
+
+
 def test_unknown_output_is_refused():
     with pytest.raises(Invalid, match="TENSOR_NAME"):
         Room(an_adder()).infer(*two_inputs(), outputs=("score",))

@@ -74,8 +74,10 @@ def test_a_named_version_answers_whatever_the_share_says():
 
 
 def test_a_version_that_is_not_loaded_is_unknown():
-    with pytest.raises(NotFound, match="MODEL_UNKNOWN"):
+    with pytest.raises(NotFound, match="does not serve this version") as refused:
         answering(a_serving(), version=3)
+
+    assert ("3", "1, 2") == (refused.value.metadata["version"], refused.value.metadata["served"])
 
 
 def test_tensors_go_to_the_champion_when_the_canary_takes_other_features():

@@ -33,7 +33,10 @@ REASONS: dict[str, Reason] = {
         records=True,
     ),
     "DECODE_ERROR": Reason(
-        "Invalid", "The bytes cannot be decoded.", "Send UTF-8 JSON.", records=True
+        "Invalid",
+        "The bytes cannot be decoded.",
+        "Send UTF-8 JSON, or the protobuf message where one is taken.",
+        records=True,
     ),
     "BAD_TYPE": Reason(
         "Invalid",
@@ -86,7 +89,7 @@ REASONS: dict[str, Reason] = {
     "BAD_ID": Reason(
         "Invalid",
         "An id is too long or holds control, bidi or path characters.",
-        "Use plain ids up to 128 characters; docs/application.md lists what is refused.",
+        "Use plain ids up to 128 characters, of requests 256; docs/application.md says which.",
         records=True,
     ),
     "BAD_TIMESTAMP": Reason(
@@ -188,8 +191,8 @@ REASONS: dict[str, Reason] = {
     ),
     "TENSOR_SHAPE": Reason(
         "Invalid",
-        "An input has another rank or shape than the model takes.",
-        "Ask ModelMetadata for the inputs.",
+        "An input has another rank, shape or number of rows than is taken.",
+        "Ask ModelMetadata for the inputs; send one row at least, as many in each input.",
     ),
     "TENSOR_SIZE": Reason(
         "Invalid",
@@ -213,8 +216,8 @@ REASONS: dict[str, Reason] = {
     ),
     "MODEL_UNKNOWN": Reason(
         "NotFound",
-        "No endpoint or model has this name or version.",
-        "Ask headrace models list or RepositoryIndex for the names.",
+        "No endpoint or model has this name, or the endpoint does not serve this version.",
+        "Ask headrace models list for the names, RepositoryIndex for what is served.",
     ),
     "MODEL_NOT_READY": Reason(
         "Conflict",

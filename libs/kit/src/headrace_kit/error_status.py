@@ -55,6 +55,8 @@ CODE_BY_BRANCH: dict[type[HeadraceError], int] = {
     Unavailable: code_pb2.UNAVAILABLE,
     HeadraceError: code_pb2.INTERNAL,
 }
+# Ends of the reasons whose request is over a limit by itself, whoever else asks.
+TOO_LARGE = ("TOO_LARGE", "TOO_MANY_INPUTS")
 # A status travels in the trailers, which hold 8 KiB after their encoding.
 METADATA_ITEMS_MAX = 8
 TEXT_BYTES_MAX = 512
@@ -75,6 +77,13 @@ def as_limit(error: BaseException) -> BaseException:
     return error
 
 
+def retry_after_s(error: BaseException) -> float | None:
+    """What a caller is told to wait; None where the same request would be too large again."""
+    if not isinstance(error, HeadraceError) or error.reason.endswith(TOO_LARGE):
+        return None
+    return error.retry_delay_s
+
+
 def to_status(error: BaseException) -> Status:
     """The status of an error; a bug gives away nothing of itself."""
     error = as_limit(error)
@@ -88,8 +97,8 @@ def to_status(error: BaseException) -> Status:
         about = metadata.get("problem", REASONS[error.reason].means)
         violation = BadRequest.FieldViolation(field=metadata["field"], description=about)
         details.append(_packed(BadRequest(field_violations=[violation])))
-    delay_s = error.retry_delay_s
-    if delay_s is not None and not error.reason.endswith("TOO_LARGE"):
+    delay_s = retry_after_s(error)
+    if delay_s is not None:
         delay = Duration()
         delay.FromMilliseconds(int(delay_s * 1000))
         details.append(_packed(RetryInfo(retry_delay=delay)))

@@ -29,10 +29,10 @@ import h11
 import structlog
 from google.rpc import code_pb2
 
-from headrace.errors import Busy, Denied, HeadraceError, Unavailable
+from headrace.errors import Denied, HeadraceError
 from headrace_kit import tracing
 from headrace_kit.admin_http import names_loopback, on_loopback
-from headrace_kit.error_status import as_limit, to_status
+from headrace_kit.error_status import as_limit, retry_after_s, to_status
 from headrace_kit.listening import check_free, listening_socket
 
 if TYPE_CHECKING:
@@ -520,8 +520,8 @@ def _error(error: BaseException) -> HttpResponse:
 
 
 def _what_to_do(error: BaseException) -> Iterator[tuple[str, str]]:
-    if isinstance(error, Busy | Unavailable) and error.retry_delay_s is not None:
-        yield "Retry-After", str(max(1, round(error.retry_delay_s)))
+    if (delay_s := retry_after_s(error)) is not None:
+        yield "Retry-After", str(max(1, round(delay_s)))
     if isinstance(error, Denied) and error.reason == "TOKEN_UNKNOWN":
         yield "WWW-Authenticate", "Bearer"
 

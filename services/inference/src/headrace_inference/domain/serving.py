@@ -157,7 +157,10 @@ class Serving:
         for loaded in self.loaded():
             if loaded.served.version == version:
                 return loaded
-        raise NotFound("MODEL_UNKNOWN", endpoint=self.rollout.endpoint, version=version)
+        served = ", ".join(str(loaded.served.version) for loaded in self.loaded())
+        raise NotFound(
+            "MODEL_UNKNOWN", endpoint=self.rollout.endpoint, version=version, served=served
+        )
 
     def choose(self, *, version: int | None, sticky_key: str, tensors: bool) -> Choice:
         """Routes one request.
