@@ -13,6 +13,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from headrace_ingest.domain import decoding
+from headrace_ingest.domain.cleansing import REASON
 from headrace_ingest.domain.decoding import decoded
 from headrace_ingest.testing import a_contract, a_departure, a_stream_document
 from headrace_kit.json_strict import decode_record as decode
@@ -145,6 +146,16 @@ def test_honest_values_are_decoded_by_columns(separators, changes):
     else:
         assert [] == left
     assert strictly(values).equals(found)
+
+
+@pytest.mark.parametrize("token", ["NaN", "-Infinity", "1e400", '{"deep": [1, NaN]}', "[-1e999]"])
+def test_number_that_is_not_finite_spoils_a_column_that_is_left_out(token):
+    good = json.dumps(a_departure() | {"other": [{"n": 1.5}, 2**70, None]}).encode()
+    bad = good[:-1] + b', "another": %s}' % token.encode()
+    values = [good, bad, good]
+
+    assert [None, "BAD_TYPE", None] == decoded(values, STREAM, decode=decode)[REASON].to_list()
+    assert strictly(values).equals(decoded(values, STREAM, decode=decode))
 
 
 def test_bad_values_alone_are_left_to_the_strict_way():

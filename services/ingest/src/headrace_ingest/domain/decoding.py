@@ -15,6 +15,7 @@ If the nulls are as many as the empty columns that the value names, each is anot
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -70,6 +71,10 @@ def _strictly(values: Sequence[bytes], stream: Stream, decode: Decode) -> pl.Dat
         except Invalid as err:
             documents.append({})
             reasons[row] = err.reason
+        others = documents[-1].keys() - stream.columns.keys()
+        # A column is left out, but NaN makes the whole value no JSON, wherever it stands.
+        if any(_holds_not_finite(documents[-1][name]) for name in others):
+            reasons[row] = "BAD_TYPE"
     series = []
     for name, column in stream.columns.items():
         one, bad = typed_column(name, column, [document.get(name) for document in documents])
@@ -80,6 +85,14 @@ def _strictly(values: Sequence[bytes], stream: Stream, decode: Decode) -> pl.Dat
             )
     told = [reasons.get(row) for row in range(len(values))]
     return pl.DataFrame([*series, pl.Series(REASON, told, dtype=pl.String)])
+
+
+def _holds_not_finite(value: Any) -> bool:
+    if isinstance(value, dict):
+        return any(map(_holds_not_finite, value.values()))
+    if isinstance(value, list):
+        return any(map(_holds_not_finite, value))
+    return isinstance(value, float) and not math.isfinite(value)
 
 
 @dataclass(frozen=True, slots=True)
