@@ -49,6 +49,12 @@ def test_time_of_the_event_stands_for_an_absent_event_time():
     assert [NOW_US] == rows["_event_time_us"].to_list()
 
 
+def test_what_a_null_names_is_not_there():
+    rows = judged(an_event(time=None, data_base64=None)).rows
+
+    assert ["event-0"] == rows["_event_id"].to_list()
+
+
 def test_data_may_be_base64():
     data = base64.b64encode(json.dumps(a_departure()).encode()).decode()
 
@@ -63,8 +69,13 @@ def test_data_may_be_base64():
         ({"data": ...}, "DECODE_ERROR"),
         ({"data": ..., "data_base64": "%%"}, "DECODE_ERROR"),
         ({"data": "text"}, "BAD_TYPE"),
+        ({"data_base64": "e30="}, "DECODE_ERROR"),
+        ({"data": a_departure(departed_at=...), "time": 5}, "BAD_TIMESTAMP"),
+        ({"data": a_departure(departed_at=...), "time": True}, "BAD_TIMESTAMP"),
         ({"dataschema": "other/1"}, "SCHEMA_UNKNOWN"),
         ({"dataschema": "flights.departed/2"}, "SCHEMA_INCOMPATIBLE"),
+        ({"dataschema": "flights.departed/0"}, "SCHEMA_INCOMPATIBLE"),
+        ({"dataschema": "flights.departed/01"}, "SCHEMA_UNKNOWN"),
         ({"id": "../a"}, "BAD_ID:event_id"),
         ({"data": a_departure(delay="late")}, "BAD_TYPE:delay"),
         ({"data": a_departure(delay=10**20)}, "BAD_TYPE:delay"),

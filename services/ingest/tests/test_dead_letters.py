@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 from itertools import count
 
@@ -28,7 +29,7 @@ from headrace_ingest.handlers.dead_letters import (
     list_dead_letters,
 )
 from headrace_ingest.handlers.erased_letters import ErasedLetters
-from headrace_ingest.handlers.redrive import RedriveDeadLetters, redrive_dead_letters
+from headrace_ingest.handlers.redrive import Progress, RedriveDeadLetters, redrive_dead_letters
 from headrace_ingest.handlers.sink import RecordSink
 from headrace_ingest.handlers.storing import Pace
 from headrace_ingest.ports import RawTopic
@@ -586,3 +587,15 @@ def test_letter_of_what_an_entity_did_after_it_was_erased_is_sent_again(world):
     world.mend(**WIDER)
 
     assert 1 == world.redrive().sent
+
+
+@pytest.mark.parametrize("text", ["\u0661-2", "1-\u0662", "1", "1-2-3", "-1-2"])
+def test_id_that_is_no_position_is_refused(text):
+    with pytest.raises(Invalid, match="BAD_REQUEST"):
+        dead_letter_api.to_position(text, "ids")
+
+
+def test_redrive_that_skipped_nothing_tells_no_reason():
+    told = dead_letter_api.to_progress(Progress(skipped=Counter(ENTITY_ERASED=0, RECORD_LOST=2)))
+
+    assert {"RECORD_LOST": 2} == told.skipped_by_reason

@@ -46,7 +46,7 @@ PAGE_SIZE, PAGE_SIZE_MAX = 50, 500
 VALUE_BYTES, VALUE_BYTES_MAX = 16_384, 1 << 20
 IDS_MAX = 500
 REDRIVE_S_MAX = 290.0  # the kit ends a stream after 300 s
-POSITION = re.compile(r"(\d{1,9})-(\d{1,18})")
+POSITION = re.compile(r"([0-9]{1,9})-([0-9]{1,18})")
 
 
 class DeadLetterApi(dead_letter_service_pb2_grpc.DeadLetterServiceServicer):
@@ -73,7 +73,7 @@ class DeadLetterApi(dead_letter_service_pb2_grpc.DeadLetterServiceServicer):
         token = request.page_token
         page = list_dead_letters(
             to_selection(request.filter),
-            _position(token, "page_token") if token else BEGINNING,
+            to_position(token, "page_token") if token else BEGINNING,
             letters_max=bounded(
                 "page_size", request.page_size, default=PAGE_SIZE, most=PAGE_SIZE_MAX
             ),
@@ -89,7 +89,7 @@ class DeadLetterApi(dead_letter_service_pb2_grpc.DeadLetterServiceServicer):
             "value_bytes_max", request.value_bytes_max, default=VALUE_BYTES, most=VALUE_BYTES_MAX
         )
         view = get_dead_letter(
-            _position(request.id, "id"),
+            to_position(request.id, "id"),
             log=self._log,
             contracts=self._contracts,
             decode=self._decode,
@@ -112,7 +112,7 @@ class DeadLetterApi(dead_letter_service_pb2_grpc.DeadLetterServiceServicer):
                 seal=self._seal,
                 left_s=_left_s(context),
             )
-            yield from map(_to_progress, progress)
+            yield from map(to_progress, progress)
         finally:
             self._redriving.release()
 
@@ -125,7 +125,7 @@ def _left_s(context: grpc.ServicerContext) -> Callable[[], float]:
 def _to_command(request: pb.RedriveDeadLettersRequest) -> RedriveDeadLetters:
     if len(request.ids) > IDS_MAX:
         raise Busy("BATCH_TOO_LARGE", items=len(request.ids), items_max=IDS_MAX)
-    positions = frozenset(_position(each, "ids") for each in request.ids)
+    positions = frozenset(to_position(each, "ids") for each in request.ids)
     return RedriveDeadLetters(
         to_selection(request.filter, positions),
         dry_run=request.dry_run,
@@ -147,7 +147,7 @@ def to_selection(
     return Selection(given.stream, given.reason, given.since_ms, given.until_ms, positions)
 
 
-def _position(text: str, field: str) -> Position:
+def to_position(text: str, field: str) -> Position:
     if not (found := POSITION.fullmatch(text)):
         raise Invalid("BAD_REQUEST", field=field, problem="is not <partition>-<offset>")
     return Position(int(found[1]), int(found[2]))
@@ -207,10 +207,10 @@ def _to_view(view: LetterView, value_bytes_max: int) -> pb.GetDeadLetterResponse
     )
 
 
-def _to_progress(progress: Progress) -> pb.RedriveDeadLettersResponse:
+def to_progress(progress: Progress) -> pb.RedriveDeadLettersResponse:
     return pb.RedriveDeadLettersResponse(
         sent=progress.sent,
-        skipped_by_reason=progress.skipped,
+        skipped_by_reason={reason: n for reason, n in progress.skipped.items() if n},
         refused_by_reason=progress.refused,
         more=progress.more,
     )

@@ -68,11 +68,17 @@ def _id(event: Mapping[str, Any], contract: Contract) -> str:
 
 
 def _data(event: Mapping[str, Any], stream: Stream) -> bytes:
-    """The record; `time` stands for an event time that it does not say itself."""
+    """The record; `time` stands for an event time that it does not say itself.
+
+    Raises Invalid BAD_TIMESTAMP for a `time` that is no text, BAD_TYPE for data that is no object,
+    DECODE_ERROR for none, or for both kinds of it (JSON event format, section 3.1).
+    """
     data = event.get("data")
+    if data is not None and event.get("data_base64") is not None:
+        raise Invalid("DECODE_ERROR")
     if isinstance(data, dict):
         if "time" in event and stream.event_time in stream.columns:
-            data = {stream.event_time: event["time"]} | data
+            data = {stream.event_time: _time(event["time"])} | data
         return json.dumps(data, separators=(",", ":")).encode()
     if data is not None:
         raise Invalid("BAD_TYPE")
@@ -80,3 +86,10 @@ def _data(event: Mapping[str, Any], stream: Stream) -> bytes:
         return base64.b64decode(str(event.get("data_base64", "?")), validate=True)
     except (binascii.Error, ValueError) as err:
         raise Invalid("DECODE_ERROR") from err
+
+
+def _time(time: Any) -> str | None:
+    """A number would be read as one of a record's own, in microseconds."""
+    if time is not None and not isinstance(time, str):
+        raise Invalid("BAD_TIMESTAMP")
+    return time

@@ -103,7 +103,8 @@ def newer_versions(records: RawBatch, contract: Contract) -> set[int]:
 
 
 def _whole(text: str) -> bool:
-    return text.isascii() and text.isdigit()
+    """One that is written in one way alone: 01 is the version of no contract."""
+    return text.isascii() and text.isdigit() and (text == "0" or not text.startswith("0"))
 
 
 def _number(digits: str) -> int:
