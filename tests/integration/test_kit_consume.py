@@ -6,6 +6,7 @@ from __future__ import annotations
 import threading
 import uuid
 from collections import Counter
+from types import SimpleNamespace
 
 import pytest
 from confluent_kafka import TopicPartition
@@ -17,10 +18,12 @@ from headrace_kit.consume import ConsumeLoop
 from headrace_kit.follow import TableFollower
 from headrace_kit.kafka import Message, Partition
 from headrace_kit.offsets import committed_offsets, group_assignments, topic_end_offsets
+from headrace_kit.reader import GroupReader
 from headrace_kit.testing import MemoryPublisher, wait_until
 
 pytestmark = pytest.mark.integration
 
+MANY = 150  # partitions
 SKIPPED = "headrace_follower_skipped_records_total"
 
 
@@ -61,6 +64,11 @@ class StoringHandler:
 
     def idle(self):
         pass
+
+
+@pytest.fixture
+def quiet_owner():
+    return SimpleNamespace(finish=lambda partitions: None, forget=lambda partitions: None)
 
 
 @pytest.fixture
@@ -282,6 +290,31 @@ def test_missing_topic_makes_unready_until_it_is_created(new_topic, publisher, s
 
     wait_until(lambda: store.effects == each_once([b"a"]))
     wait_until(loop.ready)
+
+
+def test_many_partitions_are_placed_while_others_are_fetched(
+    kafka_server, new_topic, publisher, quiet_owner
+):
+    """A broker holds the fetch of a quiet partition back, and all that is asked behind it."""
+    quiet, many, group = new_topic(1), new_topic(MANY), f"group-{uuid.uuid4().hex}"
+    publisher.publish([Message(many, None, b"%d" % n, partition=n) for n in range(MANY)])
+    reader = GroupReader(kafka_server, group, quiet_owner)
+    reader.open()
+    reader.subscribe(frozenset({quiet, many}))
+    wait_until(lambda: reader.read(1, 0.1) or len(reader.unplaced()) == MANY + 1)
+    reader.place([Partition(quiet, 0)], {})
+    wait_until(lambda: reader.resume() or reader.read(1, 0.5) or reader.placed())
+
+    wait_until(lambda: reader.place(reader.unplaced(), {}) or not reader.unplaced())
+
+    values = Counter()
+    wait_until(lambda: reader.resume() or values.update(_read(reader)) or len(values) == MANY)
+    reader.close()
+    assert values == each_once(numbers(0, MANY))
+
+
+def _read(reader):
+    return reader.read(MANY, 0.1).values()
 
 
 def test_lost_offset_makes_unready_and_skips_nothing_silently(

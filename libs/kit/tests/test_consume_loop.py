@@ -467,10 +467,12 @@ def test_loop_tells_what_it_waits_for_once_it_is_unready_for_that(calm_loop, mon
     assert (None, True) == (loop.waits(), loop.ready())
     ticks(loop, 1)
     assert (loop._handler.error, False) == (loop.waits(), loop.ready())
+    assert [str(loop._handler.error)] == loop.troubles()
     loop._handler.error = None
     ticks(loop, 1)
 
     assert (None, True) == (loop.waits(), loop.ready())
+    assert [] == loop.troubles()
 
 
 def test_stream_of_nothing_but_dead_letters_stops_the_loop(monkeypatch):

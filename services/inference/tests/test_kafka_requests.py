@@ -78,6 +78,7 @@ class Worker:
     ):
         self.table, self.statistics, self.log = ServingTable(), Statistics(), MemoryPredictionLog()
         self.publisher = publisher or MemoryPublisher()
+        self.chosen = []  # what was to be read, each time that it was asked
         self.committed: dict[Partition, int] = {}
         bound = {
             "table": self.table,
@@ -138,7 +139,7 @@ class Worker:
             committed=lambda _: self.committed,
             partitions=lambda _: PARTITIONS,
             clock=SystemClock(),
-            follow=lambda: None,
+            follow=lambda: self.chosen.append(self.table.answering()),
             attempt_log=attempt_log or MemoryAttemptLog(),
         )
 
@@ -887,3 +888,12 @@ def test_answer_without_room_is_told_and_nothing_waits_for_it(worker, small_reco
     )
 
     assert [(0, 0, "CLAIMS_FULL"), (0, 1, 1.0)] == worker.answered()
+
+
+def test_what_is_to_be_read_is_chosen_anew_while_no_partition_can_be_placed():
+    worker = Worker().serve(1)
+    for _ in range(2):  # its topic waits to be placed, at each try
+        worker.requests.positions([Partition(REQUESTS, 0)])
+        worker.table.take_back("delay")
+
+    assert [{"delay"}, set()] == worker.chosen

@@ -31,6 +31,7 @@ DEAD_LETTERS_IN_A_ROW_MAX = 1_000
 RESTORING_INTERVAL_S = 0.25
 SHARED_OUT_INTERVAL_S = 0.25
 TRIES_BEFORE_UNREADY = 3
+TROUBLES = "Missing topics, lost offsets, stopped topics, and what failed thrice in a row or more."
 # A handler that stops a topic for this lets it go within moments, come what may.
 MOMENTARY = "DEFINITION_AWAITED"
 
@@ -144,7 +145,7 @@ class ConsumeLoop:
         self._thread = PartThread(f"consume-{group}", self._run)
         self._handled = counter(service, "consumed_records_total", "Records handled.", "topic")
         self._dead = counter(service, "dead_letters_total", "Records set aside.", "reason")
-        self._troubles = gauge(service, "consume_troubles", "Missing topics, lost offsets.")
+        self._troubles = gauge(service, "consume_troubles", TROUBLES)
 
     def subscribe(self, topics: Collection[str]) -> None:
         """Read exactly these topics from now on; may be called at any time, by any thread.
@@ -195,9 +196,10 @@ class ConsumeLoop:
         return running and whole and settled and well and not self._waiting()
 
     def troubles(self) -> list[str]:
-        """What does not mend itself, e.g. `TOPIC_MISSING raw.flights.departed.v1`."""
+        """What may not mend itself, e.g. `TOPIC_MISSING raw.flights.departed.v1`, and `waits`."""
         stopped = [f"{topic}: {err}" for topic, err in self._held_back()]
-        return self._reader.troubles() + stopped
+        waits = self.waits()
+        return self._reader.troubles() + stopped + ([] if waits is None else [str(waits)])
 
     def waits(self) -> HeadraceError | None:
         """Why nothing is done now: what failed so often in a row that we are not ready."""

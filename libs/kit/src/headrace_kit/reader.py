@@ -9,15 +9,21 @@ Not for several threads: the loop alone calls it, and the callbacks run inside i
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, Protocol
 
 import structlog
-from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
+from confluent_kafka import (
+    OFFSET_BEGINNING,
+    Consumer,
+    KafkaError,
+    KafkaException,
+    TopicPartition,
+)
 
 from headrace.errors import Unavailable
+from headrace.missing_topics import MISSING_TOPIC
 from headrace_kit.backoff import Backoff
 from headrace_kit.failpoints import failpoint
 from headrace_kit.kafka import Partition, RecordBatch, await_broker, client_settings
@@ -201,9 +207,11 @@ class GroupReader:
     def place(self, partitions: Sequence[Partition], positions: Mapping[Partition, int]) -> None:
         """Start each of the partitions at its position, or at its beginning when it has none.
 
-        One whose beginning has passed its position is lost, and is not read.
+        One whose beginning has passed its position is lost, and is not read. Raises Unavailable
+        for those whose beginning Kafka does not tell; the others are placed.
         """
-        for partition, beginning in self._beginnings(partitions).items():
+        beginnings = self._beginnings(partitions)
+        for partition, beginning in beginnings.items():
             position = positions.get(partition, beginning)
             if position < beginning:
                 self._note_lost(partition, position)
@@ -214,6 +222,8 @@ class GroupReader:
             self._uncommitted[partition] = position
             self._unplaced.discard(partition)
         self._paused = True
+        if untold := [each for each in partitions if each not in beginnings]:
+            raise self._untold(untold)
 
     def unplace(self) -> None:
         """Take every partition as if it were assigned now, with nothing done yet."""
@@ -296,15 +306,30 @@ class GroupReader:
             return False
 
     def _beginnings(self, partitions: Collection[Partition]) -> dict[Partition, int]:
-        """The first offset that each partition still has, as a number: see `_on_assign`."""
-        deadline_s, found = time.monotonic() + REQUEST_TIMEOUT_S, {}
-        for partition in partitions:
-            asked, left_s = TopicPartition(*partition), max(0.01, deadline_s - time.monotonic())
-            try:
-                found[partition], _ = self._consumer.get_watermark_offsets(asked, timeout=left_s)
-            except KafkaException as err:
-                raise Unavailable("BROKER_UNAVAILABLE", bootstrap=self._bootstrap) from err
-        return found
+        """The first offset that each partition still has, as a number: see `_on_assign`.
+
+        Without those that Kafka does not know. One question for all: an answer comes behind the
+        fetches that its broker holds back, so that some 20 asked one by one took 2 s.
+        """
+        if not partitions:
+            return {}
+        asked = [TopicPartition(*each, OFFSET_BEGINNING) for each in partitions]
+        try:
+            told = self._consumer.offsets_for_times(asked, timeout=REQUEST_TIMEOUT_S)
+        except KafkaException as err:
+            raise self._untold(partitions) from err
+        self._note_missing(each.topic for each in told if _code(each) in MISSING_TOPIC)
+        return {
+            Partition(each.topic, each.partition): each.offset
+            for each in told
+            if each.error is None
+        }
+
+    def _untold(self, partitions: Collection[Partition]) -> Unavailable:
+        if missing := self._missing.intersection(each.topic for each in partitions):
+            return Unavailable("TOPIC_MISSING", topic=min(missing))
+        asked = {"asked": "first offsets", "partitions": len(partitions)}
+        return Unavailable("BROKER_UNAVAILABLE", bootstrap=self._bootstrap, **asked)
 
     def _note_error(self, message: Any) -> None:
         error, topic = message.error(), message.topic()
@@ -312,16 +337,19 @@ class GroupReader:
         if code == KafkaError._MAX_POLL_EXCEEDED:
             log.error("assignment_lost", group=self._group)
             self._forget([*self._next, *self._unplaced, *self._held])
-        elif code in (KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC):
-            if topic not in self._missing:
-                log.error("topic_missing", topic=topic, next="Run headrace apply.")
-            self._missing.add(topic)
+        elif code in MISSING_TOPIC:
+            self._note_missing([topic])
         elif code in (KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE):
             self._note_lost(Partition(topic, message.partition()), message.offset())
         elif error.fatal():
             raise KafkaException(error)
         else:
             log.warning("consume_error", topic=topic, error=error.name())
+
+    def _note_missing(self, topics: Iterable[str]) -> None:
+        for topic in {*topics} - self._missing:
+            log.error("topic_missing", topic=topic, next="Run headrace apply.")
+            self._missing.add(topic)
 
     def _note_lost(self, partition: Partition, offset: int) -> None:
         self._lost.add(partition)
@@ -368,3 +396,7 @@ class GroupReader:
 
 def _named(partitions: Iterable[TopicPartition]) -> list[Partition]:
     return [Partition(each.topic, each.partition) for each in partitions]
+
+
+def _code(partition: TopicPartition) -> int | None:
+    return None if partition.error is None else partition.error.code()

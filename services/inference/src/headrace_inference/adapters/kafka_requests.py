@@ -74,6 +74,7 @@ class KafkaRequests:
         self._unsure: set[Partition] = set()
 
     def positions(self, partitions: Sequence[Partition]) -> Mapping[Partition, int]:
+        self._follow()  # also while partitions cannot be placed: fewer may be wanted by now
         committed = self._committed({each.topic for each in partitions})
         found = {each: self._looked_up(each, committed.get(each, 0)) for each in partitions}
         self._restoring = [each for each in partitions if not found[each]]
