@@ -142,6 +142,34 @@ def test_streams_whose_archive_is_away_wait_and_their_counts_are_not_known():
     assert (True, "OBJECT_STORE_UNAVAILABLE") == (told.counts_unknown, told.stopped_reason)
 
 
+class HangingKafka:
+    asked = 0
+
+    def raw_topic(self, stream):
+        self.asked += 1
+        raise Unavailable("BROKER_UNAVAILABLE", bootstrap="127.0.0.1:9092")
+
+
+def test_streams_wait_for_a_kafka_that_hangs_and_it_is_asked_once():
+    contracts, catalogue = AppliedContracts(), HangingKafka()
+    for name in "abc":
+        contracts.put(a_contract(name=name))
+    stops = {"c": Stop(1, Invalid("BAD_DEFINITION", column="delay"), 0.0)}
+
+    counts = list_stream_counts(
+        contracts=contracts,
+        catalogue=catalogue,
+        archive=MemoryArchive(),
+        stops=stops,
+        waits=None,
+    )
+
+    told = to_counts_response(counts).streams
+    assert 1 == catalogue.asked
+    assert ["BROKER_UNAVAILABLE"] * 2 + ["BAD_DEFINITION"] == [e.stopped_reason for e in told]
+    assert [True] * 3 == [each.counts_unknown for each in told]
+
+
 def test_contract_that_lacks_the_key_for_personal_data_is_told_before_a_record_comes():
     columns = a_stream_document()["columns"]
     columns["origin"] = {"type": "string", "pii": {"category": "contact", "treatment": "hash"}}

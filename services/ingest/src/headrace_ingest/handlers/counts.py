@@ -18,7 +18,7 @@ from headrace_ingest.ports import Archive, ContractBook, RawTopic, TopicCatalogu
 class StreamCount:
     """The account of a stream, why it is read no further, and the version of its contract.
 
-    The account is None while the archive does not tell it.
+    The account is None while the archive does not tell it, or Kafka does not tell its topic.
     """
 
     stream: str
@@ -47,25 +47,37 @@ def list_stream_counts(
 
 @dataclass(slots=True)
 class _Counter:
-    """Counts one stream after the other; an archive that is `away` is not asked again."""
+    """Counts one stream after the other; who is away is not asked again: that may take seconds."""
 
     catalogue: TopicCatalogue
     archive: Archive
     stops: Mapping[str, Stop]
     waits: HeadraceError | None
     away: Unavailable | None = None
+    kafka_away: Unavailable | None = None
 
     def count(self, contract: Contract) -> StreamCount:
         name, version = contract.name, contract.version
+        stop = self.stops.get(name)
+        stopped = stop.error if stop and stop.version == version else _unusable(contract)
         try:
-            topic = self.catalogue.raw_topic(name)
+            topic = self._topic(name)
+        except Unavailable as err:
+            if err.reason == "TOPIC_MISSING":
+                return StreamCount(name, Account(), err, version)
+            return StreamCount(name, None, stopped or err, version)
+        account = self._account(name, topic)
+        return StreamCount(name, account, stopped or self.away or self.waits, version)
+
+    def _topic(self, stream: str) -> RawTopic:
+        if self.kafka_away is not None:
+            raise self.kafka_away
+        try:
+            return self.catalogue.raw_topic(stream)
         except Unavailable as err:
             if err.reason != "TOPIC_MISSING":
-                raise
-            return StreamCount(name, Account(), err, version)
-        account, stop = self._account(name, topic), self.stops.get(name)
-        stopped = stop.error if stop and stop.version == version else _unusable(contract)
-        return StreamCount(name, account, stopped or self.away or self.waits, version)
+                self.kafka_away = err
+            raise
 
     def _account(self, stream: str, topic: RawTopic) -> Account | None:
         if self.away is not None:
