@@ -194,6 +194,34 @@ def test_weights_that_lie_elsewhere_than_they_say_are_refused(data: bytes) -> No
 
 
 @pytest.mark.parametrize(
+    ("data", "problem"),
+    [
+        (
+            weights({"a": tensor(0, 4, "F31")}, b"x" * 4),
+            "a has an unknown type: 'F31'",
+        ),
+        (weights(b'{"a":\xff}'), "byte 5 of its header is no UTF-8"),
+        (weights(b"[" * 100_000), "its header is nested too deep"),
+        (weights(b'{"a":1,}'), "its header is no JSON from character "),
+        (weights(b'{"a":1,"a":2}'), "a name is given twice in its header"),
+        (weights(b'{"a":' + b"9" * 5_000 + b"}"), "its header holds a number that is too long"),
+        (weights(b"{}"), "it holds no tensor"),
+        (weights({"__metadata__": {"format": "pt"}}), "it holds no tensor"),
+    ],
+)
+def test_weights_that_are_wrong_are_told_how(data: bytes, problem: str) -> None:
+    with pytest.raises(Invalid, match=problem):
+        upload(data, artifacts=MemoryObjectStore(), kind="safetensors")
+
+
+def test_weights_that_are_sent_as_a_model_are_told_as_weights() -> None:
+    data = weights({"a": tensor(0, 4)}, b"x" * 4)
+
+    with pytest.raises(Invalid, match=r"format=onnx.*weights alone"):
+        upload(data, artifacts=MemoryObjectStore())
+
+
+@pytest.mark.parametrize(
     ("metadata", "error", "reason"),
     [
         (ArtifactMetadata("ABC", 1, "onnx"), Invalid, "BAD_REQUEST"),

@@ -84,6 +84,7 @@ def door(registry: Any) -> Door:
     """To a registry with two versions of a model, of which the first is the champion."""
     registry.apply(MODEL, TENSORS_ENDPOINT, request_id="declare")
     registry.register("one", tags={"team": "risk"}, card="# Fraud")
+    registry.clock.advance(60_000_000)
     registry.register("two")
     return Door(registry)
 
@@ -99,6 +100,15 @@ def test_models_are_listed_with_their_newest_version_and_aliases(door):
     assert fraud == door.get("registered-models/get", name="fraud")["registered_model"]
     latest = door.get("registered-models/get-latest-versions", name="fraud")
     assert fraud["latest_versions"] == latest["model_versions"]
+
+
+def test_model_is_as_old_as_its_first_version_and_changed_by_its_newest(door):
+    (fraud,) = door.get("registered-models/search")["registered_models"][1:]
+    newest, first = door.get("model-versions/search", filter="name='fraud'")["model_versions"]
+
+    assert first["creation_timestamp"] == fraud["creation_timestamp"]
+    assert newest["creation_timestamp"] == fraud["last_updated_timestamp"]
+    assert 60_000 == fraud["last_updated_timestamp"] - fraud["creation_timestamp"]
 
 
 def test_models_come_page_by_page(door):

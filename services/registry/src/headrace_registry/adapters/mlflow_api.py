@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import re
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from os import SEEK_END
@@ -178,10 +178,24 @@ class MlflowApi:
         newest = self._newest(model.name) if model.newest_version else ()
         return {
             "name": model.name,
+            **self._times(newest),
             "latest_versions": [_told_version(each, model.aliases) for each in newest],
             "aliases": [
                 {"alias": each.alias, "version": str(each.version)} for each in model.aliases
             ],
+        }
+
+    def _times(self, newest: Sequence[ModelVersion]) -> dict[str, int]:
+        """Those of the first version and of the newest; a model without one has none."""
+        if not newest:
+            return {}
+        (last,) = newest
+        first = last
+        if last.version > 1:
+            first, _ = resolve_model(f"models:/{last.model}/1", store=self._store)
+        return {
+            "creation_timestamp": first.registered_at_us // US_PER_MS,
+            "last_updated_timestamp": last.registered_at_us // US_PER_MS,
         }
 
     def _newest(self, name: str) -> tuple[ModelVersion, ...]:

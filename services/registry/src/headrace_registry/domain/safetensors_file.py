@@ -39,6 +39,8 @@ def check_safetensors(file: IO[bytes]) -> None:
     header = _header(file.read(size))
     _check_metadata(header.get(METADATA, {}))
     tensors = {name: _tensor(name, each) for name, each in header.items() if name != METADATA}
+    if not tensors:
+        raise _refused("it holds no tensor")
     end = 0
     for name, (first, last) in sorted(tensors.items(), key=lambda each: each[1]):
         if first != end:
@@ -48,11 +50,26 @@ def check_safetensors(file: IO[bytes]) -> None:
         raise _refused("its tensors end before or behind its bytes")
 
 
+def begins_as_safetensors(file: IO[bytes]) -> bool:
+    """By its first bytes and its size, which no ONNX file has so."""
+    size_bytes = file.seek(0, os.SEEK_END)
+    file.seek(0)
+    begun = file.read(LENGTH_BYTES + 1)
+    size = int.from_bytes(begun[:LENGTH_BYTES], "little")
+    return begun[LENGTH_BYTES:] == b"{" and 2 <= size <= size_bytes - LENGTH_BYTES
+
+
 def _header(text: bytes) -> Mapping[str, Any]:
     try:
         header = json.loads(text.decode(), object_pairs_hook=_once)
-    except (ValueError, RecursionError) as err:
-        raise _refused(f"its header is no JSON: {str(err)[:100]}") from err
+    except UnicodeDecodeError as err:
+        raise _refused(f"byte {err.start} of its header is no UTF-8") from err
+    except json.JSONDecodeError as err:
+        raise _refused(f"its header is no JSON from character {err.pos} on") from err
+    except ValueError as err:  # a number of too many digits
+        raise _refused("its header holds a number that is too long") from err
+    except RecursionError as err:
+        raise _refused("its header is nested too deep") from err
     if not isinstance(header, dict):
         raise _refused("its header is no object")
     return header
@@ -69,20 +86,19 @@ def _check_metadata(metadata: Any) -> None:
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) != len(pairs):
-        raise ValueError("a name is given twice")
+        raise _refused("a name is given twice in its header")
     return found
 
 
 def _tensor(name: str, told: Any) -> tuple[int, int]:
     """Where it begins and ends, if its type and shape need so many bytes."""
     match told:
+        case {"dtype": str(dtype)} if dtype not in BITS_BY_DTYPE:
+            raise _refused(f"{name[:64]} has an unknown type: {dtype[:32]!a}")
         case {"dtype": str(dtype), "shape": [*shape], "data_offsets": [int(first), int(last)]}:
             whole = all(type(size) is int and size >= 0 for size in shape)
-            bits = BITS_BY_DTYPE.get(dtype, 0) * (
-                math.prod(shape) if whole and len(shape) < 64 else 0
-            )
-            known = dtype in BITS_BY_DTYPE and whole and 0 <= first <= last
-            if known and bits == 8 * (last - first):
+            bits = BITS_BY_DTYPE[dtype] * (math.prod(shape) if whole and len(shape) < 64 else 0)
+            if whole and 0 <= first <= last and bits == 8 * (last - first):
                 return first, last
     raise _refused(f"{name[:64]} has another size than its type and shape need")
 

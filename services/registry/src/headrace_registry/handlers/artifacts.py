@@ -17,6 +17,7 @@ import structlog
 from headrace.errors import Busy, Corrupt, Invalid, Unavailable
 from headrace_registry.domain.acceptance import Acceptance
 from headrace_registry.domain.artifact import (
+    ONNX,
     SAFETENSORS,
     ArtifactMetadata,
     artifact_key,
@@ -24,7 +25,7 @@ from headrace_registry.domain.artifact import (
     check_digest_of,
     suspect_key,
 )
-from headrace_registry.domain.safetensors_file import check_safetensors
+from headrace_registry.domain.safetensors_file import begins_as_safetensors, check_safetensors
 from headrace_registry.ports import Acceptor, ArtifactStore, RegistryStore, Spool
 
 log = structlog.get_logger(__name__)
@@ -137,7 +138,13 @@ def _accept(digest: str, file: IO[bytes], store: RegistryStore, acceptor: Accept
     known = _known(digest, store)
     if known is not None:
         return known
-    found = acceptor.accept(file)
+    try:
+        found = acceptor.accept(file)
+    except Invalid as err:
+        if err.reason == "FORMAT" and begins_as_safetensors(file):
+            problem = "it is safetensors: weights alone, which answer nothing"
+            raise Invalid("FORMAT", format=ONNX, problem=problem) from err
+        raise
     with store.transaction() as transaction:
         transaction.add_acceptance(digest, found)
     return found
