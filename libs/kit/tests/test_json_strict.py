@@ -85,3 +85,22 @@ def test_record_is_refused_for_all_else_as_any_object_is():
         with pytest.raises(Invalid) as placing:
             json_strict.decode_record(value)
         assert strict.value.reason == placing.value.reason
+
+
+@pytest.mark.parametrize("depth", [64, 65])
+def test_depth_is_counted_through_objects_and_arrays(depth):
+    pairs, text = depth // 2, b'"{[\\"[{"'
+    inner = b"[]" if depth % 2 else text
+    value = b'{"a":[' * pairs + inner + b"]}" * pairs
+
+    if depth == 64:
+        assert value.count(b"a") == str(json_strict.decode(value)).count("a")
+        return
+    with pytest.raises(Invalid, match="depth_max=64"):
+        json_strict.decode(value)
+
+
+def test_texts_are_left_out_with_their_escapes():
+    value = b'{"a\\"{": [1, "b\\\\"], "": "unclosed [ '
+
+    assert b"{: [1, ], : " == json_strict.outside_strings(value)

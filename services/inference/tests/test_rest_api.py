@@ -15,6 +15,7 @@ from headrace.tokens import issue_token
 from headrace_inference.adapters import rest_api
 from headrace_inference.adapters.grpc_api import ACTIONS
 from headrace_inference.adapters.rest_api import RestApi
+from headrace_kit import json_strict
 from headrace_kit.auth import Guard, calling
 from headrace_kit.http_server import HttpError, HttpRequest
 
@@ -275,6 +276,37 @@ def test_body_that_cannot_be_read_is_refused_before_the_servicer(door, send, rea
 
     assert reason == refused.value.reason
     assert [] == door.servicer.asked
+
+
+@pytest.mark.parametrize("inputs", [[{}] * 65, [[]] * 65])
+def test_inputs_are_counted_before_they_are_read(door, inputs):
+    with pytest.raises(Busy) as refused:
+        door.call("POST", "/v2/models/delay/infer", {"inputs": inputs})
+
+    assert ("TOO_MANY_INPUTS", "65") == (refused.value.reason, refused.value.metadata["inputs"])
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"inputs": [{}] * 10_001},
+        {"inputs": [], "outputs": [{}] * 10_001},
+        {"inputs": [], "parameters": {f"p{number}": 1 for number in range(10_001)}},
+    ],
+    ids=["inputs", "outputs", "parameters"],
+)
+def test_crowd_is_refused_before_it_is_decoded(door, body, monkeypatch):
+    monkeypatch.setattr(json_strict, "decode", lambda _: pytest.fail("decoded"))
+
+    with pytest.raises(Busy, match="TOO_MANY_INPUTS"):
+        door.call("POST", "/v2/models/delay/infer", body)
+
+
+def test_texts_of_a_tensor_are_no_crowd(door):
+    texts = ['12:30 {"a": "b\\"}'] * 10_001
+    (output,) = door.infer(an_input(texts, datatype="BYTES"))["outputs"]
+
+    assert texts == output["data"]
 
 
 def test_mistake_in_a_body_is_told_in_the_words_of_a_request(door):

@@ -23,7 +23,10 @@ KIND_BY_TYPE = {
     bool: "a truth value",
     type(None): "null",
 }
-TOKEN = re.compile(rb'[\[\]{}"]|\\.', re.DOTALL)  # an escape is a token, so its quote is none
+ESCAPE = re.compile(rb"\\.", re.DOTALL)
+STRING = re.compile(rb'"[^"]*"?')  # one that does not end goes on to the end
+AS_ARRAYS = bytes.maketrans(b"{}", b"[]")
+NO_BRACKETS = bytes(set(range(256)) - set(b"[]"))
 
 
 class BeyondInt64(int):
@@ -65,17 +68,20 @@ def _decoded(value: bytes, decoder: json.JSONDecoder) -> dict[str, Any]:
     return decoded
 
 
+def outside_strings(value: bytes) -> bytes:
+    """Of JSON all but its texts: who counts there decodes nothing, and needs no time for it."""
+    return STRING.sub(b"", ESCAPE.sub(b"", value) if b"\\" in value else value)
+
+
 def _refuse_depth(value: bytes) -> None:
-    depth, in_string = 0, False
-    for token in TOKEN.findall(value):
-        if token == b'"':
-            in_string = not in_string
-        elif not in_string and token in b"[{":
-            depth += 1
-        elif not in_string and token in b"]}":
-            depth -= 1
-        if depth > DEPTH_MAX:
-            raise Invalid("DECODE_ERROR", depth_max=DEPTH_MAX)
+    """Takes the innermost brackets away, a level a round; millions of them cost no loop of ours."""
+    brackets = outside_strings(value).translate(AS_ARRAYS).translate(None, NO_BRACKETS)
+    for _ in range(DEPTH_MAX):
+        if b"[]" not in brackets:
+            break
+        brackets = brackets.replace(b"[]", b"")
+    if b"[]" in brackets or brackets.count(b"[") > DEPTH_MAX:
+        raise Invalid("DECODE_ERROR", depth_max=DEPTH_MAX)
 
 
 def _refuse_surrogates(decoded: dict[str, Any]) -> None:

@@ -16,8 +16,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from headrace.errors import Invalid
+from headrace.errors import Busy, Invalid
 from headrace.oip import grpc_predict_v2_pb2 as oip
+from headrace_inference.adapters.conversions import INPUTS_MAX
 from headrace_inference.adapters.request_parameters import SHARED_MEMORY, refuse_shared_memory
 from headrace_inference.adapters.tensor_codec import DATATYPES, decode_raw, encode_raw
 from headrace_inference.domain.serving import NAME_SHOWN_MAX
@@ -26,6 +27,8 @@ from headrace_kit import json_strict
 BINARY_SIZE, BINARY, ALL_BINARY = "binary_data_size", "binary_data", "binary_data_output"
 BINARY_ONLY = ("BF16",)
 INT64_MIN, INT64_MAX = -(2**63), 2**63 - 1
+# Objects and values with a name: of 64 inputs some hundreds, of as many outputs as a model has.
+FIELDS_MAX = 10_000
 NUMBERS = (int, float, type(None))
 JSON_NEEDED = "one object is needed, each key once, numbers finite and integers within int64"
 KIND: Mapping[type, str] = {dict: "an object", list: "a list", str: "a text"}
@@ -53,10 +56,15 @@ def json_object(body: bytes) -> dict[str, Any]:
 
 def infer_request(name: str, version: str, body: bytes, json_bytes: str | None) -> Asked:
     """Raises Invalid BAD_REQUEST, DECODE_ERROR, TENSOR_DTYPE, TENSOR_SHAPE, TENSOR_SIZE,
-    TENSOR_CONTENT, UNSUPPORTED.
+    TENSOR_CONTENT, UNSUPPORTED, Busy TOO_MANY_INPUTS.
     """
     end = _json_end(body, json_bytes)
-    asked, tensors = _decoded(body[:end]), memoryview(body)[end:]
+    head, tensors = body[:end], memoryview(body)[end:]
+    _refuse_crowd(head)
+    asked = _decoded(head)
+    inputs = _take(asked, "inputs", list, [])
+    if len(inputs) > INPUTS_MAX:
+        raise Busy("TOO_MANY_INPUTS", inputs=len(inputs), inputs_max=INPUTS_MAX)
     parameters = _take(asked, "parameters", dict, {})
     binary = bool(parameters.pop(ALL_BINARY, False))
     request = oip.ModelInferRequest(
@@ -133,6 +141,15 @@ def _decoded(body: bytes) -> dict[str, Any]:
             raise
         problem = f"{JSON_NEEDED}; found: {err.metadata['found']}"
         raise Invalid("BAD_REQUEST", field="body", problem=problem) from err
+
+
+def _refuse_crowd(body: bytes) -> None:
+    """Counted before anything is decoded, which takes a second for each million."""
+    if body.count(b"{") + body.count(b":") <= FIELDS_MAX:
+        return
+    fields = json_strict.outside_strings(body)
+    if fields.count(b"{") + fields.count(b":") > FIELDS_MAX:
+        raise Busy("TOO_MANY_INPUTS", fields_max=FIELDS_MAX, inputs_max=INPUTS_MAX)
 
 
 def _json_end(body: bytes, json_bytes: str | None) -> int:
