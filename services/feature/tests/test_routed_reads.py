@@ -36,6 +36,7 @@ from headrace_feature.adapters.run_files import to_bytes
 from headrace_feature.domain.entities import digests
 from headrace_feature.domain.gathering import Extract, Wanted
 from headrace_feature.domain.observations import COLUMNS, empty_run, merged
+from headrace_feature.domain.views import LAYOUT_ID_BYTES
 from headrace_feature.handlers import (
     GetObservations,
     GetOnlineFeatures,
@@ -249,6 +250,24 @@ def test_neighbour_that_refuses_the_token_makes_the_read_unavailable(pair, monke
 
     with pytest.raises(Unavailable, match=r"SERVICE_UNAVAILABLE.*service=feature.*TOKEN_UNKNOWN"):
         read(pair[0], AskedNeighbours(pair))
+
+
+@pytest.mark.parametrize(
+    ("layout_id", "kind", "reason"),
+    [
+        (b"", Invalid, "BAD_REQUEST"),
+        (b"no layout", Invalid, "BAD_REQUEST"),
+        (b"\0" * LAYOUT_ID_BYTES, Unavailable, "RESTORING"),  # its definition may be on its way
+    ],
+)
+def test_layout_that_cannot_be_is_refused_and_one_that_may_come_is_awaited(
+    stubs, layout_id, kind, reason
+):
+    query = GetObservations(
+        layout_id, (0,), Wanted(digests([("a",)]), np.full(1, 0), np.full(1, 1))
+    )
+    with pytest.raises(kind, match=reason):
+        stubs["0"].api.GetObservations(to_observations_request(query), None)
 
 
 def test_read_that_needs_too_much_of_all_neighbours_together_is_refused(stubs, monkeypatch):

@@ -378,6 +378,7 @@ def get_observations(
     Raises Unavailable RESTORING unless it owns the partitions and has all of them, Invalid
     BAD_REQUEST where its history begins later than is asked, Busy BATCH_TOO_LARGE.
     """
+    # One that is not known here yet may be known to who asks: definitions come to each by itself.
     layout = catalogue.layouts().get(query.layout_id)
     if layout is None or not set(query.partitions) <= set(store.owned(layout) or ()):
         raise Unavailable("RESTORING", layout=query.layout_id.hex())

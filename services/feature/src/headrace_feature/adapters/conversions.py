@@ -26,7 +26,7 @@ from headrace_feature.domain.online_query import FeatureRows, GetOnlineFeatures
 from headrace_feature.domain.records import Numbers
 from headrace_feature.domain.request_features import Column
 from headrace_feature.domain.training_set import Historical, SpineTally
-from headrace_feature.domain.views import Kind, Layout
+from headrace_feature.domain.views import LAYOUT_ID_BYTES, Kind, Layout
 from headrace_feature.handlers import GetObservations
 from headrace_feature.materialize_handlers import Materialized, MaterializeView
 from headrace_feature.offline_handlers import CreateTrainingSet, GetHistoricalFeatures
@@ -358,7 +358,10 @@ def to_observations_request(query: GetObservations) -> wire.GetObservationsReque
 
 
 def to_observations_query(request: wire.GetObservationsRequest) -> GetObservations:
-    """Raises Invalid BAD_REQUEST when the lengths differ."""
+    """Raises Invalid BAD_REQUEST when the lengths differ, or the id is that of no layout."""
+    if len(request.layout_id) != LAYOUT_ID_BYTES:
+        problem = f"must have {LAYOUT_ID_BYTES} bytes"
+        raise Invalid("BAD_REQUEST", field="layout_id", problem=problem)
     since_us, until_us = (np.array(m, np.int64) for m in (request.since_us, request.until_us))
     if len(request.entities) != 16 * len(since_us) or len(since_us) != len(until_us):
         raise Invalid("BAD_REQUEST", field="entities", problem="must have one length")

@@ -31,6 +31,7 @@ from headrace.label_definition import LabelDefinition
 from headrace_feature.domain.edges import Window
 
 DAY_US = 86_400_000_000
+LAYOUT_ID_BYTES = 8
 T = TypeVar("T")
 # A text is kept as 64 bits of its hash: it has no arithmetic, different ones can be counted.
 Kind = Literal["int64", "float64", "text"]
@@ -215,7 +216,7 @@ def layout_of(view: StreamView, stream: Stream) -> Layout | None:
 
 
 def _id(needs: Sequence[object]) -> bytes:
-    return hashlib.blake2b(json.dumps(needs).encode(), digest_size=8).digest()
+    return hashlib.blake2b(json.dumps(needs).encode(), digest_size=LAYOUT_ID_BYTES).digest()
 
 
 def _key(lookup: Lookup) -> tuple[str, ...]:
