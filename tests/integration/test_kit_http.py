@@ -298,6 +298,19 @@ def test_bytes_that_are_no_request_are_told_so(port, sent, status):
     assert status == b"200" or json.loads(answer.partition(b"\r\n\r\n")[2])["reason"] in REASONS
 
 
+def test_request_of_two_lengths_is_refused_and_ends_its_connection(port):
+    hidden = b"GET /hidden HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    answer = exchange(
+        port,
+        b"POST /x HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5\r\n"
+        b"Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n" + hidden,
+    )
+
+    assert answer.startswith(b"HTTP/1.1 400")
+    assert 1 == answer.count(b"HTTP/1.1 ")
+    assert b"Connection: close" in answer
+
+
 def test_request_that_drips_is_given_up(port, monkeypatch):
     monkeypatch.setattr(http_server, "REQUEST_S_MAX", 0.2)
 

@@ -328,6 +328,7 @@ class _Connection:
     def _response(self, begun_s: float) -> HttpResponse:
         head = self._head(begun_s + (REQUEST_S_MAX if self._admitted else STRANGER_S_MAX))
         method, headers = head.method.decode(), _headers(head)
+        _check_framing(headers)
         target = urlsplit(head.target.decode("ascii", "replace"))
         self._check_caller(headers)
         with _failing():
@@ -465,6 +466,13 @@ def _pieces(body: bytes | Pieces) -> Iterator[bytes]:
     except OSError:  # of what is read; the connection's is raised elsewhere
         log.error("http_body_unreadable", exc_info=True)
         raise
+
+
+def _check_framing(headers: Mapping[str, str]) -> None:
+    """Two lengths let two readers see two requests (RFC 9112, 6.1); a refusal ends the connection
+    where its body is not read."""
+    if "content-length" in headers and "transfer-encoding" in headers:
+        raise HttpError(400, "of Content-Length and Transfer-Encoding one is needed")
 
 
 def _headers(request: h11.Request) -> dict[str, str]:
