@@ -26,7 +26,8 @@ class Registry:
 
     def wait_run(self, run_id, *, timeout_s, said):
         waits = "RECORDS_BEHIND, air: complete up to 2013"
-        for progress in (f"waits after try 1: {waits}", "asking", f"waits after try 2: {waits}"):
+        first, second = (f"waits after try {each}: {waits}" for each in (1, 2))
+        for progress in ("", first, "asking", second, "asking", "fit 1 of 2", "fit 2 of 2"):
             said(progress)
 
     def runs(self):
@@ -237,6 +238,17 @@ def test_run_that_waits_says_once_for_what_and_how_to_end_it(monkeypatch):
 
     assert 1 == told.count("air: complete up to 2013")
     assert "headrace cancel run-1" in told
+
+
+def test_step_of_a_run_is_told_once_in_a_pipe(monkeypatch):
+    recipe = Recipe.model_construct(model="delay")
+    monkeypatch.setattr(
+        training, "connect", lambda _: with_definitions({("recipe", "delay"): recipe})
+    )
+    told = run("train", "delay").output.splitlines()
+
+    assert ["asking", "fit 1 of 2"] == [each for each in told if each[:3] in ("ask", "fit")]
+    assert "" not in told
 
 
 def test_graph_is_trained_by_its_name(monkeypatch):

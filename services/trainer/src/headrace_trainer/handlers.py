@@ -332,7 +332,7 @@ def _training_set(
     recipe: Recipe, run: Run, folder: Path, progress: Progress, training_sets: TrainingSetClient
 ) -> TrainingSet:
     """Raises Unavailable DEFINITION_AWAITED where the recipe has come here alone by now."""
-    progress("asking for the training set")
+    progress("asking for the training set, once the archive holds all of it")
     file = folder / "training.arrow"
     try:
         return training_sets.create(recipe.name, run.known_until_us, file, published=run.published)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Annotated
@@ -114,14 +115,29 @@ def cancel(
 
 
 class _Told:
-    """Shows what a run says, and prints what it waits for once, also where nothing is shown."""
+    """Shows what a run says, and prints what it waits for once, also where nothing is shown.
+
+    Where nothing is, such as in a pipe, each step is printed as it begins.
+    """
 
     def __init__(self, show: Callable[[str], None]) -> None:
         self._show, self._printed = show, ""
+        self._steps: set[str] = set()
 
     def __call__(self, progress: str) -> None:
         self._show(progress)
-        waits_for = progress.partition(": ")[2] if progress.startswith("waits ") else ""
+        if progress.startswith("waits "):
+            self._tell_wait(progress.partition(": ")[2])
+        elif not out.is_terminal:
+            self._tell_step(progress)
+
+    def _tell_wait(self, waits_for: str) -> None:
         if waits_for and waits_for != self._printed:
             self._printed = waits_for
             out.print(f"It waits: {escape(waits_for)}")
+
+    def _tell_step(self, progress: str) -> None:
+        step = re.sub(r"\d+", "", progress)  # how far it has come is no other step
+        if step and step not in self._steps:
+            self._steps.add(step)
+            out.print(escape(progress))
