@@ -220,8 +220,9 @@ def test_shadow_that_fails_is_left_out_and_counted(room):
     assert (None, 1) == (prediction.shadow, room.shadows_failed)
 
 
-def test_score_that_is_not_finite_is_not_answered(room):
-    room.serve(room.served(1, onnx=a_model(math.nan)))
+@pytest.mark.parametrize("score", [math.nan, math.inf])
+def test_score_that_is_not_finite_is_not_answered(room, score):
+    room.serve(room.served(1, onnx=a_model(score)))
 
     with pytest.raises(HeadraceError, match="MODEL_NONFINITE"):
         room.infer(a_request())

@@ -213,14 +213,23 @@ def test_output_may_be_infinite_and_not_nan():
         room.infer(a_tensor("x", "FP32", [[math.nan, 0]]))
 
 
-def test_answer_that_is_no_number_is_the_fault_of_who_sent_none():
-    by_zero = onnx_bytes(
+def a_quotient():
+    return onnx_bytes(
         [helper.make_node("Div", ["x", "z"], ["y"])],
         [],
         inputs={name: (TensorProto.FLOAT, ["rows", 1]) for name in "xz"},
         outputs={"y": (TensorProto.FLOAT, ["rows", 1])},
     )
-    room = Room(by_zero)
+
+
+def test_infinity_of_finite_inputs_is_answered_by_own_tensors():
+    inputs = a_tensor("x", "FP32", [[1.0]]), a_tensor("z", "FP32", [[0.0]])
+
+    assert [[math.inf]] == Room(a_quotient()).infer(*inputs).outputs["y"].values.tolist()
+
+
+def test_answer_that_is_no_number_is_the_fault_of_who_sent_none():
+    room = Room(a_quotient())
 
     def refused(x, z):
         with pytest.raises(HeadraceError) as raised:

@@ -206,7 +206,7 @@ REASONS: dict[str, Reason] = {
     ),
     "TENSOR_NONFINITE": Reason(
         "Invalid",
-        "An input holds infinity, or NaN that the model makes no number of.",
+        "An input holds NaN or infinity that is not taken, or of which the model made no number.",
         "Send finite values; NaN means absent to a model that was trained so.",
     ),
     "UNSUPPORTED": Reason(
@@ -246,7 +246,7 @@ REASONS: dict[str, Reason] = {
     ),
     "MODEL_NONFINITE": Reason(
         "Bug",
-        "The model answered NaN or infinity.",
+        "The model answered NaN, or an infinite score.",
         "Roll back and look at the version's evidence.",
     ),
     "FEATURE_UNKNOWN": Reason(
