@@ -36,9 +36,10 @@ DIES_WHEN_TOLD = """
 import pathlib, sys, time
 name, folder = sys.argv[1], pathlib.Path(sys.argv[2])
 (folder / f"{name}.ready").touch()
-while not (folder / "die").exists():
+told = folder / "die"
+while not (told.exists() and told.read_text()):  # it is there before anything is in it
     time.sleep(0.02)
-sys.exit(int((folder / "die").read_text()))
+sys.exit(int(told.read_text()))
 """
 DEAF = """
 import pathlib, signal, sys
