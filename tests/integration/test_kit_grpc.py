@@ -22,6 +22,7 @@ from headrace.registry.v1 import registry_service_pb2_grpc as registry_grpc
 from headrace.rpc import call, error_of, open_channel
 from headrace_kit import grpc_server, grpc_streams
 from headrace_kit.admin_http import AdminServer, Page
+from headrace_kit.answer_time import left_s
 from headrace_kit.auth import Guard
 from headrace_kit.grpc_server import GrpcServer, remaining_s
 from headrace_kit.testing import wait_until
@@ -37,12 +38,12 @@ class Artifacts(registry_grpc.ArtifactServiceServicer):
     def __init__(self):
         self.answer = []
         self.tries = 0
-        self.remaining_s = None
+        self.remaining_s = self.left_s = None
         self.held = threading.Lock()
 
     def DownloadArtifact(self, request, context):  # noqa: N802 - gRPC's name
         self.tries += 1
-        self.remaining_s = remaining_s(context)
+        self.remaining_s, self.left_s = remaining_s(context), left_s(60.0)
         with self.held:
             for step in self.answer:
                 if isinstance(step, BaseException):
@@ -183,6 +184,7 @@ def test_time_of_a_call_is_capped(artifacts, stub):
     assert 60.0 == artifacts.remaining_s
     download(stub, timeout_s=5.0)
     assert 4.0 < artifacts.remaining_s < 6.0
+    assert artifacts.left_s < 5.0  # what the handler waits for ends before its caller does
 
 
 @pytest.fixture

@@ -3,7 +3,10 @@
 
 from __future__ import annotations
 
+import os
 import random
+import signal
+import socket
 import threading
 import time
 import uuid
@@ -28,6 +31,8 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import IntegrityError
 
 from headrace.errors import Busy, Invalid, Unavailable
+from headrace_kit import sql
+from headrace_kit.answer_time import answer_until
 from headrace_kit.clock import SystemClock
 from headrace_kit.failpoints import FailpointRaised, arm
 from headrace_kit.kafka import KafkaPublisher, Message
@@ -222,6 +227,45 @@ def test_connection_that_the_server_ended_is_replaced_before_it_is_used(request,
         assert ended != connection.scalar(text("select pg_backend_pid()"))
     engine.dispose()
     admin.dispose()
+
+
+def refused_within_the_time_of_its_caller(engine):
+    """In a thread, as a call is; True when it was told that the database is away."""
+
+    def ask():
+        answer_until(time.monotonic() + 1.0)
+        with transaction(engine) as connection:
+            connection.scalar(text("select 1"))
+
+    with ThreadPoolExecutor(1) as calls:
+        return isinstance(calls.submit(ask).exception(60.0), Unavailable)
+
+
+def test_server_that_is_frozen_is_waited_for_no_longer_than_the_caller_waits(request, tmp_path):
+    engine = connect(fresh_uri(request, tmp_path, "postgresql"))
+    with transaction(engine) as connection:
+        frozen = connection.scalar(text("select pg_backend_pid()"))
+    os.kill(frozen, signal.SIGSTOP)
+    thaw = threading.Timer(50.0, os.kill, (frozen, signal.SIGCONT))
+    thaw.start()
+    try:
+        assert refused_within_the_time_of_its_caller(engine)
+        assert thaw.is_alive()
+    finally:
+        thaw.cancel()
+        os.kill(frozen, signal.SIGCONT)
+
+    with transaction(engine) as connection:
+        assert frozen != connection.scalar(text("select pg_backend_pid()"))
+    engine.dispose()
+
+
+def test_server_that_takes_connections_and_says_nothing_is_away_by_then(monkeypatch):
+    monkeypatch.setattr(sql, "CONNECT_TIMEOUT_S", 50)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        engine = connect(f"postgresql://ann@127.0.0.1:{silent.getsockname()[1]}/d")
+        assert refused_within_the_time_of_its_caller(engine)
+    engine.dispose()
 
 
 def test_transaction_that_raises_leaves_nothing(engine):

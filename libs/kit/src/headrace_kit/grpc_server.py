@@ -29,6 +29,7 @@ from grpc_status import rpc_status
 from headrace.errors import Busy, HeadraceError, Invalid, Unavailable
 from headrace.tokens import Caller
 from headrace_kit import tracing
+from headrace_kit.answer_time import answer_until
 from headrace_kit.auth import Guard, calling, open_to_all, work_for
 from headrace_kit.error_status import to_status
 from headrace_kit.grpc_client import MESSAGE_BYTES_MAX
@@ -280,10 +281,11 @@ Encode = Callable[[Any], bytes]
 
 
 def _for_caller(caller: Caller, decode: Decode) -> Decode:
-    """Decodes in the thread that works for the call, and lets it know for whom."""
+    """Decodes in the thread that works for the call, and lets it know for whom, and until when."""
 
     def decoded(request: Any, context: grpc.ServicerContext) -> Any:
         work_for(caller)
+        answer_until(_end_s(context))
         return decode(request, context)
 
     return decoded

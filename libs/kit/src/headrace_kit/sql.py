@@ -3,19 +3,24 @@
 
 SQLite's driver begins late and leaves foreign keys off; here every transaction is BEGIN IMMEDIATE,
 so that a read and the write that follows see one state. A lost connection is Unavailable; whether
-the commit happened is then unknown, and the caller repeats with the same request id.
+the commit happened is then unknown, and the caller repeats with the same request id. So is one
+whose server stands still: it ends no statement by its own time-out, and is waited for as long as
+the caller waits, or a little longer than that time-out.
 """
 
 from __future__ import annotations
 
 import select
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from shutil import disk_usage
 from sqlite3 import SQLITE_FULL, SQLITE_IOERR
 from typing import Any
 
+import psycopg
+from psycopg.pq import TransactionStatus
 from pydantic import SecretStr
 from sqlalchemy import (
     BigInteger,
@@ -36,12 +41,15 @@ from sqlalchemy.exc import ArgumentError, DisconnectionError, InterfaceError, Op
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from headrace.errors import Invalid, Unavailable
+from headrace_kit.answer_time import left_s
 
+ANSWER_TIMEOUT_S = 40.0  # beyond what the server itself allows a statement
 CONNECT_TIMEOUT_S = 5
 LOCK_TIMEOUT_S = 5
 POOL_SIZE = 5
 PORT_MAX = 65_535
 STATEMENT_TIMEOUT_S = 30
+WAIT_INTERVAL_S = 0.1  # psycopg's own: how often it looks whether it was interrupted
 PRIMARY_CODE = 0xFF  # of SQLite's extended result codes
 SQLITE_FILE_BYTES = 65_536  # the least that a database needs beside itself
 
@@ -118,6 +126,41 @@ def connect(uri: str, *, schema: str = "public") -> Engine:
     return _postgresql(url, schema)
 
 
+class BoundedConnection(psycopg.Connection[Any]):
+    """A connection to PostgreSQL that is closed when its server says nothing for too long."""
+
+    def wait(
+        self, gen: Any, interval: float = WAIT_INTERVAL_S, timeout: float | None = None
+    ) -> Any:
+        try:
+            return super().wait(gen, interval, left_s(ANSWER_TIMEOUT_S))
+        except psycopg.OperationalError:
+            if self.pgconn.transaction_status == TransactionStatus.ACTIVE:  # no answer to read
+                self.pgconn.finish()
+            raise
+
+
+class _Connecting:
+    """Connects in threads of its own: the driver waits for 2 s at least, and some callers less."""
+
+    def __init__(self) -> None:
+        self._threads = ThreadPoolExecutor(2 * POOL_SIZE, thread_name_prefix="postgresql-connect")
+
+    def __call__(self, arguments: Any, settings: Any) -> BoundedConnection:
+        coming = self._threads.submit(BoundedConnection.connect, *arguments, **settings)
+        try:
+            return coming.result(left_s(2.0 * CONNECT_TIMEOUT_S))
+        except TimeoutError as err:
+            coming.add_done_callback(_close)
+            coming.cancel()
+            raise psycopg.OperationalError("the server does not answer") from err
+
+
+def _close(coming: Future[BoundedConnection]) -> None:
+    if not coming.cancelled() and coming.exception() is None:
+        coming.result().close()
+
+
 def _postgresql(url: URL, schema: str) -> Engine:
     engine = create_engine(
         url.set(drivername="postgresql+psycopg"),
@@ -131,6 +174,12 @@ def _postgresql(url: URL, schema: str) -> Engine:
         },
         execution_options={"headrace_schema": schema},
     )
+
+    connecting = _Connecting()
+
+    @event.listens_for(engine, "do_connect")
+    def connected(_: Any, __: Any, arguments: Any, settings: Any) -> Any:
+        return connecting(arguments, settings)
 
     @event.listens_for(engine, "checkout")
     def check(connection: Any, *_: object) -> None:
