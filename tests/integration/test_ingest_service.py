@@ -224,6 +224,16 @@ def test_process_that_slept_through_another_owner_writes_nothing(start_service, 
     assert counts.received == sum(topic_end_offsets(stream.bootstrap, [stream.raw]).values())
 
 
+def make_topic_again(stream: Stream, folder: Path) -> str:
+    """By the runbook's script; what it says."""
+    (script,) = re.findall(r"```python\n(.*?)```", RUNBOOK.read_text(), flags=re.DOTALL)
+    (folder / "again.py").write_text(script)
+    said = subprocess.run(
+        [sys.executable, folder / "again.py", stream.bootstrap, stream.name],
+        check=True, capture_output=True, text=True, timeout=DEADLINE_S)  # fmt: skip
+    return said.stdout
+
+
 def test_stream_with_lost_offsets_goes_on_as_the_runbook_says(
     start_service, stream, kafka_server, tmp_path
 ):
@@ -243,12 +253,7 @@ def test_stream_with_lost_offsets_goes_on_as_the_runbook_says(
     service.start(ready=False)
     wait_until(lambda: b"offset_lost" in service.log.read_bytes(), timeout_s=DEADLINE_S)
     assert not service.ready()
-    (script,) = re.findall(r"```python\n(.*?)```", RUNBOOK.read_text(), flags=re.DOTALL)
-    (tmp_path / "again.py").write_text(script)
-    said = subprocess.run(
-        [sys.executable, tmp_path / "again.py", kafka_server, stream.name],
-        check=True, capture_output=True, text=True, timeout=DEADLINE_S)  # fmt: skip
-    assert f"{left} records kept\n" == said.stdout
+    assert f"{left} records kept\n" == make_topic_again(stream, tmp_path)
     service.stop()
 
     service.start()
@@ -371,6 +376,96 @@ def test_stream_waits_and_says_why_while_the_archive_takes_nothing(
     stream.wait_taken_in()
     told = service.counts(stream)
     assert ("", False, 20) == (told.stopped_reason, told.counts_unknown, told.stored)
+
+
+def missing(service: Service, stream: Stream) -> bool:
+    """Whether it is up and says that the stream's archive is not there, and how much is in it."""
+    try:
+        told = service.counts(stream)
+    except Unavailable:
+        return False
+    return told.counts_unknown and "ARCHIVE_MISSING" == told.stopped_reason
+
+
+def assert_stored_once(service: Service, stream: Stream, count: int) -> None:
+    told, ids = service.counts(stream), [f"departed:{number}" for number in range(count)]
+    assert ("", count, count, 0) == (
+        told.stopped_reason, told.received, told.stored, told.repeats)  # fmt: skip
+    assert dict.fromkeys(ids, 1) == dict(service.archived(stream))
+
+
+def test_archive_that_is_away_at_the_start_is_not_begun_anew(
+    start_service, stream, publisher, tmp_path
+):
+    objects, away = tmp_path / "objects", tmp_path / "away"
+    service = start_service(Place(objects.as_uri()))
+    service.start()
+    stream.publish(*GOOD[:50])
+    stream.wait_taken_in()
+    os.kill(service.pid, signal.SIGKILL)
+    service.wait_ended()
+    objects.rename(away)
+    stream.publish(*GOOD[50:100])
+    new = Stream(stream.bootstrap, publisher)
+    new.apply()
+    new.publish(*GOOD[:10])
+    done = committed_offsets(stream.bootstrap, "ingest", [stream.raw])
+
+    service.start(ready=False)
+    wait_until(lambda: missing(service, stream), timeout_s=DEADLINE_S)
+    new.wait_taken_in()  # a stream that was never read has nothing to miss
+    assert_stored_once(service, new, 10)
+    assert missing(service, stream)
+    assert not service.ready()
+    assert not (objects / "records" / stream.name).exists()
+    assert done == committed_offsets(stream.bootstrap, "ingest", [stream.raw])
+    assert 50 == len(stream.read(stream.records))
+
+    (away / "records" / stream.name).rename(objects / "records" / stream.name)
+    stream.wait_taken_in()
+    wait_until(service.ready, timeout_s=DEADLINE_S)
+    assert_stored_once(service, stream, 100)
+
+
+def test_archive_that_is_taken_away_under_work_is_waited_for(start_service, stream, tmp_path):
+    objects, away = tmp_path / "objects", tmp_path / "away"
+    service = start_service(Place(objects.as_uri()))
+    service.start()
+    stream.publish(*GOOD[:50])
+    stream.wait_taken_in()
+    objects.rename(away)
+    stream.publish(*GOOD[50:100])
+    stops = b"stream_waits"
+    wait_until(lambda: stops in service.log.read_bytes(), timeout_s=DEADLINE_S)
+    assert missing(service, stream)
+    assert service.running()
+    assert not service.ready()
+    assert not list(objects.rglob("*.parquet"))
+
+    (objects / "records").mkdir(parents=True, exist_ok=True)
+    (away / "records" / stream.name).rename(objects / "records" / stream.name)
+    stream.wait_taken_in()
+    wait_until(service.ready, timeout_s=DEADLINE_S)
+    assert_stored_once(service, stream, 100)
+
+
+def test_archive_that_is_gone_for_good_is_begun_anew_as_the_runbook_says(
+    start_service, stream, tmp_path
+):
+    objects = tmp_path / "objects"
+    service = start_service(Place(objects.as_uri()))
+    service.start()
+    stream.publish(*GOOD[:50])
+    stream.wait_taken_in()
+    assert 0 == service.stop()
+    objects.rename(tmp_path / "gone")
+    service.start(ready=False)
+    wait_until(lambda: missing(service, stream), timeout_s=DEADLINE_S)
+
+    make_topic_again(stream, tmp_path)
+    wait_until(service.ready, timeout_s=DEADLINE_S)
+    stream.wait_taken_in()
+    assert_stored_once(service, stream, 50)
 
 
 def test_stopped_service_leaves_nothing_behind(start_service, stream):

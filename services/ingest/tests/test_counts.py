@@ -170,6 +170,30 @@ def test_streams_wait_for_a_kafka_that_hangs_and_it_is_asked_once():
     assert [True] * 3 == [each.counts_unknown for each in told]
 
 
+class PartlyMissingArchive(MemoryArchive):
+    def accounts(self, stream, topic):
+        if stream == "a":
+            raise Unavailable("ARCHIVE_MISSING", stream=stream)
+        return super().accounts(stream, topic)
+
+
+def test_missing_archive_of_a_stream_says_nothing_of_the_others():
+    contracts = AppliedContracts()
+    for name in "ab":
+        contracts.put(a_contract(name=name))
+
+    [a, b] = list_stream_counts(
+        contracts=contracts,
+        catalogue=OneTopic(),
+        archive=PartlyMissingArchive(),
+        stops={},
+        waits=None,
+    )
+
+    assert (None, "ARCHIVE_MISSING") == (a.account, a.stopped.reason)
+    assert StreamCount("b", Account(), version=1) == b
+
+
 def test_contract_that_lacks_the_key_for_personal_data_is_told_before_a_record_comes():
     columns = a_stream_document()["columns"]
     columns["origin"] = {"type": "string", "pii": {"category": "contact", "treatment": "hash"}}

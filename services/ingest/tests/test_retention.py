@@ -86,6 +86,22 @@ def test_days_beyond_the_retention_leave_the_archive(world):
     assert ["departed:0"] == world.ids()
 
 
+def test_missing_archive_of_a_stream_does_not_keep_others_from_ageing(world, monkeypatch):
+    newest_version = world.tables.newest_version
+
+    def version_of(stream, *, view=""):
+        if stream == "a":
+            raise Unavailable("ARCHIVE_MISSING", stream=stream)
+        return newest_version(stream, view=view)
+
+    monkeypatch.setattr(world.tables, "newest_version", version_of)
+    world.contracts.put(a_contract(name="a"))
+    world.keep("14d")
+    world.create()
+
+    assert ["departed:0"] == world.ids()
+
+
 def test_archive_of_a_stream_that_was_taken_back_ages_by_its_last_contract(world):
     world.take_back(a_contract(retention="14d"))
     world.keep()

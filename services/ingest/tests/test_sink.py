@@ -59,14 +59,25 @@ class TroubledArchive(MemoryArchive):
         self.troubles: list[str] = []
         self.refused_versions: set[int] = set()
         self.opened = 0
+        self.missing: set[str] = set()
 
     def open(self, contract, *rest, **bounds):
         self.opened += 1
+        self._check_there(contract.name)
         if contract.version in self.refused_versions:
             raise Invalid("BAD_DEFINITION", stream=contract.name, column="delay")
         return super().open(contract, *rest, **bounds)
 
+    def accounts(self, stream, topic):
+        self._check_there(stream)
+        return super().accounts(stream, topic)
+
+    def _check_there(self, stream):
+        if stream in self.missing:
+            raise Unavailable("ARCHIVE_MISSING", stream=stream)
+
     def append(self, *asked):
+        self._check_there(asked[0].name)
         trouble = self.troubles.pop(0) if self.troubles else ""
         if trouble != "before":
             super().append(*asked)
@@ -467,6 +478,49 @@ def test_stream_whose_records_have_no_topic_waits_and_loses_nothing(world):
         [i for rows in world.archive.rows_by_stream[name] for i in rows["_event_id"]]
         for name in (STREAM, "other")
     ]
+
+
+def test_stream_whose_archive_is_missing_at_the_start_waits_alone(world):
+    world.contracts.put(a_contract(name="other"))
+    world.archive.missing = {STREAM}
+    sink = world.sink()
+    sink.positions([PARTITION, OTHER])
+    sink.handle(a_batch([a_raw(0, record={"topic": OTHER.topic})]))
+    for _ in range(2):  # looked for, and not there yet
+        world.now_s += 1.0
+        sink.idle()
+        assert {RAW: "ARCHIVE_MISSING"} == held(sink)
+    world.archive.missing = set()
+    world.now_s += 1.0
+    sink.idle()
+    sink.positions([PARTITION])
+    sink.handle(a_batch([a_raw(0)]))
+    sink.idle()
+
+    assert ({}, ["departed:0"]) == (held(sink), world.stored_ids())
+
+
+def test_stream_whose_archive_is_taken_away_is_read_again_from_where_that_stood(world):
+    world.contracts.put(a_contract(name="other"))
+    sink = world.sink()
+    sink.positions([PARTITION, OTHER])
+    sink.handle(a_batch([a_raw(0)]))
+    sink.idle()
+    world.archive.missing = {STREAM}
+    sink.handle(a_batch([a_raw(1), a_raw(0, record={"topic": OTHER.topic})]))
+    world.now_s += 1.0
+    with pytest.raises(Unavailable, match="ARCHIVE_MISSING"):
+        sink.idle()
+    assert {RAW: "ARCHIVE_MISSING"} == held(sink)
+    sink.idle()
+    assert {OTHER: 1} == dict(sink.durable())
+
+    world.archive.missing = set()
+    place_again(world, sink, a_raw(1), after_s=1.0)
+    world.now_s += 1.0
+    sink.idle()
+    assert ({}, ["departed:0", "departed:1"]) == (held(sink), world.stored_ids())
+    assert {PARTITION: 2, OTHER: 1} == dict(sink.durable())
 
 
 def test_missing_topic_of_dead_letters_stops_no_stream_alone(world, sink):

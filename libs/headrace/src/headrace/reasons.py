@@ -508,6 +508,11 @@ REASONS: dict[str, Reason] = {
     "OBJECT_STORE_UNAVAILABLE": Reason(
         "Unavailable", "The object store did not answer in time.", "Look at its address and log."
     ),
+    "ARCHIVE_MISSING": Reason(
+        "Unavailable",
+        "The archive of a stream that was read before is not there, and is not made anew.",
+        "Put it back, or see docs/runbooks/lost-archive.md.",
+    ),
     "TABLE_CONTENDED": Reason(
         "Unavailable",
         "Others changed the table each time that this was tried, an erasure for one.",

@@ -88,6 +88,7 @@ ACTIONS = {
     "/headrace.ingest.v1.LabelService/SubmitLabel": LABEL,
     "/headrace.ingest.v1.LabelService/SkipTask": LABEL,
 }
+GROUP = "ingest"  # of the raw topics
 # A batch is judged and delivered as a whole: larger ones wait less, and hold more in memory.
 BATCH_RECORDS_MAX = 20_000
 # While a batch is handed over, its messages gather: sent in fewer requests they cost half.
@@ -173,14 +174,15 @@ class Shared:
         on_streams: Callable[[Collection[str]], None],
         on_labels: Callable[[], None],
     ) -> Shared:
+        catalogue = KafkaTopicCatalogue(settings.kafka_bootstrap, GROUP)
         return cls(
             settings,
             contracts=AppliedContracts(on_streams, pii_key=settings.pii_key_bytes),
             labels=AppliedLabels(on_labels),
             erased=ErasedEntities(),
             publisher=KafkaPublisher(settings.kafka_bootstrap, client_id="ingest"),
-            catalogue=KafkaTopicCatalogue(settings.kafka_bootstrap),
-            archive=DeltaArchive(settings.objects, _delta(settings)),
+            catalogue=catalogue,
+            archive=DeltaArchive(settings.objects, _delta(settings), was_read=catalogue.was_read),
         )
 
     def follow(self, topic: str, on_record: Callable[[Record], None]) -> TableFollower:
@@ -231,7 +233,7 @@ def _records(shared: Shared, seal: RedriveSeal) -> Records:
     )
     loop = ConsumeLoop(
         bootstrap=bootstrap,
-        group="ingest",
+        group=GROUP,
         handler=sink,
         dead_letters=shared.publisher,
         service="ingest",
@@ -289,7 +291,8 @@ def _eraser(shared: Shared, tasks: SqlTaskStore) -> Eraser:
     """What works on datasets, and takes entities out of them and of the archive."""
     settings = shared.settings
     objects = object_store(settings.objects, settings.s3)
-    tables = DeltaTables(settings.objects, _delta(settings))
+    was_read = shared.catalogue.was_read
+    tables = DeltaTables(settings.objects, _delta(settings), was_read=was_read)
     registry = open_channel(settings.registry_address, token=settings.token.get_secret_value())
     return Eraser(
         contracts=shared.contracts,

@@ -228,7 +228,8 @@ class Archive(Protocol):
         """Read these partitions, and take the right to append to them from now on.
 
         `seen`: the rows stored last, `ids_max` by partition or all that there are.
-        Raises Invalid BAD_DEFINITION when a column is archived with another type.
+        Raises Invalid BAD_DEFINITION when a column is archived with another type, Unavailable
+        ARCHIVE_MISSING when there is no table of a stream that was read before.
         """
 
     def append(
@@ -241,11 +242,15 @@ class Archive(Protocol):
         """Store rows and accounts, both or neither; asked again after a doubt, it stores once.
 
         `before` and `after` hold all partitions in work, changed or not. Raises Overtaken unless
-        the archive's accounts are `before` (or `after`: done).
+        the archive's accounts are `before` (or `after`: done), Unavailable ARCHIVE_MISSING, with
+        nothing written, when the table was taken away since.
         """
 
     def accounts(self, stream: str, topic: RawTopic) -> Mapping[int, Account]:
-        """What is stored now, by partition, whoever stored it."""
+        """What is stored now, by partition, whoever stored it.
+
+        Raises Unavailable ARCHIVE_MISSING as `open` does.
+        """
 
 
 class Rows(Protocol):
@@ -265,7 +270,8 @@ class RowStore(Protocol):
     def newest_version(self, stream: str, *, view: str = "") -> int:
         """Of the stream's table, or of the view's offline feature table.
 
-        Raises NotFound STREAM_EMPTY or VIEW_EMPTY when there is none yet.
+        Raises NotFound STREAM_EMPTY or VIEW_EMPTY when there is none yet, Unavailable
+        ARCHIVE_MISSING when that of a stream was taken away.
         """
 
     def reached_us(self, selection: Selection) -> int | None:

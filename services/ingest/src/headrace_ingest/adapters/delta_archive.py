@@ -7,11 +7,14 @@ written one of its app ids since the table was read. That is the fence against a
 holds only through the handle that was read, never by path. A doubtful commit is settled by reading
 the counters again. Beside them `accounted_at` tells when the offset moved last, by our clock in
 microseconds: readers see by it which partitions are quiet.
+
+A table that is not there is made only for a stream that was never read. Of one that was, somebody
+took it away: made anew, it would begin all records again and those that Kafka has no more be lost.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -35,7 +38,9 @@ from deltalake.exceptions import (
     SchemaMismatchError,
     TableNotFoundError,
 )
+from deltalake.fs import DeltaStorageHandler
 from deltalake.schema import PrimitiveType
+from pyarrow.fs import FileType
 
 from headrace.application import Stream
 from headrace.errors import Invalid, Unavailable
@@ -91,7 +96,13 @@ class _Open:
     table: DeltaTable
     topic_id: str
     maintained: int
+    files: DeltaStorageHandler
     stale: bool = False
+
+    def newest_commit_there(self) -> bool:
+        """Whether the log still has the newest commit that the handle knows: a single request."""
+        commit = f"_delta_log/{self.table.version():020}.json"
+        return self.files.get_file_info([commit])[0].type == FileType.File
 
 
 class DeltaArchive:
@@ -103,8 +114,11 @@ class DeltaArchive:
         storage_options: Mapping[str, str],
         *,
         clock: Clock | None = None,
+        was_read: Callable[[str], bool] = lambda _: False,
     ) -> None:
+        """`was_read`: whether a stream's topic was read before, by who else remembers it."""
         self._uri, self._clock = object_store_uri, clock or SystemClock()
+        self._was_read = was_read
         self._options = dict(storage_options)
         self._open_by_stream: dict[str, _Open] = {}
 
@@ -120,7 +134,8 @@ class DeltaArchive:
             table = self._table_for(contract)
             accounts = {number: _account(table, topic_id, number) for number in partitions}
             seen = _seen(table, accounts, ids_max=ids_max)
-        self._open_by_stream[contract.name] = _Open(table, topic_id, table.version())
+            files = DeltaStorageHandler(self._table_uri(contract.name), self._options)
+        self._open_by_stream[contract.name] = _Open(table, topic_id, table.version(), files)
         return {n: Restored(account, seen.get(n, ())) for n, account in accounts.items()}
 
     def append(
@@ -133,7 +148,10 @@ class DeltaArchive:
         opened = self._open_by_stream[contract.name]
         failpoint("ingest.sink.version_read")
         with self._store_errors(contract.name), COMMIT_SECONDS.labels(contract.name).time():
-            self._commit(contract.name, opened, rows, before, after)
+            try:
+                self._commit(contract.name, opened, rows, before, after)
+            except TableNotFoundError as err:
+                raise _missing(contract.name) from err
         self._maintain(contract.name, opened)
 
     def _commit(
@@ -149,6 +167,7 @@ class DeltaArchive:
                 opened.table = self._table(stream)
                 if _settled(opened, _offsets(before), _offsets(after)):
                     return
+            self._check_there(stream, opened)
             opened.stale = True  # also when the write ends by an error of another kind
             try:
                 transactions = _transactions(opened.topic_id, before, after, self._clock.now_us())
@@ -180,21 +199,36 @@ class DeltaArchive:
             with self._store_errors(stream):
                 table = self._table(stream)
                 return {n: _account(table, topic.topic_id, n) for n in topic.partitions}
-        except TableNotFoundError:
+        except TableNotFoundError as err:
+            if self._was_read(stream):
+                raise _missing(stream) from err
             return {}
 
+    def _check_there(self, stream: str, opened: _Open) -> None:
+        """Raises TableNotFoundError: a write would leave its files where no table is."""
+        uri = self._table_uri(stream)
+        if opened.newest_commit_there():
+            return
+        # Of a table that others wrote to meanwhile, the log may have dropped that commit.
+        if not DeltaTable.is_deltatable(uri, self._options):
+            raise TableNotFoundError(uri)
+
+    def _table_uri(self, stream: str) -> str:
+        return delta_table_uri(self._uri, "records", stream)
+
     def _table(self, stream: str) -> DeltaTable:
-        uri = delta_table_uri(self._uri, "records", stream)
-        return DeltaTable(uri, storage_options=self._options)
+        return DeltaTable(self._table_uri(stream), storage_options=self._options)
 
     def _table_for(self, contract: Contract) -> DeltaTable:
         """The stream's table, made or widened when the contract asks for it."""
         fields = _fields(contract.stream)
         try:
             table = self._table(contract.name)
-        except TableNotFoundError:
+        except TableNotFoundError as err:
+            if self._was_read(contract.name):
+                raise _missing(contract.name) from err
             DeltaTable.create(
-                delta_table_uri(self._uri, "records", contract.name),
+                self._table_uri(contract.name),
                 schema=Schema(fields),
                 partition_by=[PARTITION_COLUMN],
                 mode="ignore",
@@ -228,6 +262,10 @@ class DeltaArchive:
             log.warning("object_store_failed", stream=stream, error=str(err))
             told = {"problem": "its disk is full"} if NO_ROOM in str(err) else {}
             raise Unavailable("OBJECT_STORE_UNAVAILABLE", stream=stream, **told) from err
+
+
+def _missing(stream: str) -> Unavailable:
+    return Unavailable("ARCHIVE_MISSING", stream=stream)
 
 
 def _fields(stream: Stream) -> list[Field]:

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import date
 from typing import Any
@@ -29,22 +29,30 @@ log = structlog.get_logger(__name__)
 class DeltaTables:
     """Tables of the archive, and the copies of datasets that an erasure changed."""
 
-    def __init__(self, object_store_uri: str, storage_options: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        object_store_uri: str,
+        storage_options: Mapping[str, str],
+        *,
+        was_read: Callable[[str], bool] = lambda _: False,
+    ) -> None:
+        """`was_read` as `DeltaArchive` has it: of such a stream no table is not an empty one."""
         self._uri, self._options = object_store_uri, dict(storage_options)
+        self._was_read = was_read
 
     def newest_version(self, stream: str, *, view: str = "") -> int:
         asked = Selection(stream, 0, (), view=view)
-        with _store_errors(asked):
+        with self._store_errors(asked):
             return int(self._table(asked).version())
 
     def reached_us(self, selection: Selection) -> int | None:
-        with _store_errors(selection):
+        with self._store_errors(selection):
             table = self._table(selection)
             table.load_as_version(selection.delta_version)
             return table.transaction_version(f"feature|{selection.definition}")
 
     def open(self, selection: Selection) -> Any:
-        with _store_errors(selection):
+        with self._store_errors(selection):
             if selection.copy:
                 return self._copy(selection.copy).to_pyarrow_dataset()
             table = self._table(selection)
@@ -63,7 +71,7 @@ class DeltaTables:
             return table.to_pyarrow_dataset()
 
     def write_copy(self, copy: str, rows: Any) -> None:
-        with _store_errors(Selection(copy, 0, ())):
+        with self._store_errors(Selection(copy, 0, ())):
             write_deltalake(
                 delta_table_uri(self._uri, COPIES, copy),
                 rows,
@@ -72,7 +80,7 @@ class DeltaTables:
             )
 
     def erase(self, selection: Selection, entity: Entity) -> int | None:
-        with _store_errors(selection):
+        with self._store_errors(selection):
             table = self._newest(selection)
             if not selection.copy:
                 table.load_as_version(selection.delta_version)
@@ -86,7 +94,7 @@ class DeltaTables:
         return self._delete(selection, f"{PARTITION_COLUMN} < date '{first_day.isoformat()}'")
 
     def removed_since(self, selection: Selection, version: int) -> bool:
-        with _store_errors(selection):
+        with self._store_errors(selection):
             table = self._table(selection)
             commits = table.history(max(1, table.version() - version))
             since = [each for each in commits if each["version"] > version]
@@ -104,7 +112,7 @@ class DeltaTables:
         """Of the table as it was then; none when nobody knows any more."""
         if version < 0:
             return set()
-        with _store_errors(selection):
+        with self._store_errors(selection):
             table = self._table(selection)
             try:
                 table.load_as_version(version)
@@ -114,7 +122,7 @@ class DeltaTables:
             return {_file(each) for each in table.file_uris()}
 
     def _delete(self, selection: Selection, rows: str) -> int:
-        with _store_errors(selection):
+        with self._store_errors(selection):
             for _ in range(COMMIT_TRIES_MAX):
                 try:
                     return int(self._newest(selection).delete(rows)["num_deleted_rows"] or 0)
@@ -130,13 +138,13 @@ class DeltaTables:
         """Remove what no kept version has: files of a process that died while it wrote, too."""
         self._vacuum(selection, keep, keep_h=keep_h, full=True)
         failpoint("ingest.keep.vacuumed")
-        with _store_errors(selection):
+        with self._store_errors(selection):
             self._newest(selection).cleanup_metadata()  # of the log what is 30 days old
 
     def _vacuum(
         self, selection: Selection, keep: Collection[int], *, keep_h: int, full: bool
     ) -> None:
-        with _store_errors(selection):
+        with self._store_errors(selection):
             self._newest(selection).vacuum(
                 retention_hours=keep_h,
                 dry_run=False,
@@ -157,21 +165,22 @@ class DeltaTables:
         uri = delta_table_uri(self._uri, *place)
         return DeltaTable(uri, storage_options=self._options)
 
+    @contextmanager
+    def _store_errors(self, selection: Selection) -> Iterator[None]:
+        try:
+            yield
+        except TableNotFoundError as err:
+            if selection.view:
+                raise NotFound("VIEW_EMPTY", view=selection.view) from err
+            if self._was_read(selection.stream):
+                raise Unavailable("ARCHIVE_MISSING", stream=selection.stream) from err
+            raise NotFound("STREAM_EMPTY", stream=selection.stream) from err
+        except CommitFailedError as err:
+            raise Unavailable("TABLE_CONTENDED", stream=selection.stream) from err
+        except (DeltaError, OSError) as err:
+            raise Unavailable("OBJECT_STORE_UNAVAILABLE", stream=selection.stream) from err
+
 
 def _file(path: str) -> str:
     """Its name, which no other file of a table has."""
     return path.rpartition("/")[2]
-
-
-@contextmanager
-def _store_errors(selection: Selection) -> Iterator[None]:
-    try:
-        yield
-    except TableNotFoundError as err:
-        if selection.view:
-            raise NotFound("VIEW_EMPTY", view=selection.view) from err
-        raise NotFound("STREAM_EMPTY", stream=selection.stream) from err
-    except CommitFailedError as err:
-        raise Unavailable("TABLE_CONTENDED", stream=selection.stream) from err
-    except (DeltaError, OSError) as err:
-        raise Unavailable("OBJECT_STORE_UNAVAILABLE", stream=selection.stream) from err

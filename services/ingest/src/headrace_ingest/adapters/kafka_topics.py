@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""TopicCatalogue on Kafka's admin API."""
+"""TopicCatalogue on Kafka's admin API, and what the group remembers."""
 
 from __future__ import annotations
 
 from headrace import topics
+from headrace.errors import Unavailable
 from headrace_ingest.ports import RawTopic
-from headrace_kit.offsets import described_topics
+from headrace_kit.offsets import committed_offsets, described_topics
 
 REQUEST_TIMEOUT_S = 5.0
 
@@ -13,10 +14,22 @@ REQUEST_TIMEOUT_S = 5.0
 class KafkaTopicCatalogue:
     """Asks the broker each time: a topic may be made again under its old name."""
 
-    def __init__(self, bootstrap: str) -> None:
-        self._bootstrap = bootstrap
+    def __init__(self, bootstrap: str, group: str) -> None:
+        self._bootstrap, self._group = bootstrap, group
 
     def raw_topic(self, stream: str) -> RawTopic:
         raw, records = topics.RAW.of(stream), topics.INGEST_RECORDS.of(stream)
         found = described_topics(self._bootstrap, [raw, records], timeout_s=REQUEST_TIMEOUT_S)[raw]
         return RawTopic(found.id, found.partitions)
+
+    def was_read(self, stream: str) -> bool:
+        """Whether the group has come beyond a beginning of the topic: only ever behind a commit of
+        the archive. Kafka forgets it with the topic. Raises Unavailable BROKER_UNAVAILABLE.
+        """
+        try:
+            reached = committed_offsets(self._bootstrap, self._group, [topics.RAW.of(stream)])
+        except Unavailable as err:
+            if err.reason == "TOPIC_MISSING":
+                return False
+            raise
+        return any(reached.values())

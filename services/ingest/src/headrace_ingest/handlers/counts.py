@@ -10,7 +10,7 @@ from functools import reduce
 from headrace.errors import HeadraceError, Invalid, Unavailable
 from headrace_ingest.domain.accounts import Account
 from headrace_ingest.domain.contract import Contract
-from headrace_ingest.handlers.stopped_streams import Stop
+from headrace_ingest.handlers.stopped_streams import ARCHIVE_MISSING, Stop
 from headrace_ingest.ports import Archive, ContractBook, RawTopic, TopicCatalogue
 
 
@@ -66,7 +66,10 @@ class _Counter:
             if err.reason == "TOPIC_MISSING":
                 return StreamCount(name, Account(), err, version)
             return StreamCount(name, None, stopped or err, version)
-        account = self._account(name, topic)
+        try:
+            account = self._account(name, topic)
+        except Unavailable as err:
+            return StreamCount(name, None, err, version)
         return StreamCount(name, account, stopped or self.away or self.waits, version)
 
     def _topic(self, stream: str) -> RawTopic:
@@ -80,11 +83,14 @@ class _Counter:
             raise
 
     def _account(self, stream: str, topic: RawTopic) -> Account | None:
+        """Raises Unavailable ARCHIVE_MISSING, which concerns this stream alone."""
         if self.away is not None:
             return None
         try:
             accounts = self.archive.accounts(stream, topic)
         except Unavailable as err:
+            if err.reason == ARCHIVE_MISSING:
+                raise
             self.away = err
             return None
         return reduce(Account.plus, accounts.values(), Account())

@@ -14,17 +14,20 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime
 
-from headrace.errors import NotFound
+from headrace.errors import NotFound, Unavailable
 from headrace_ingest.domain.contract import Contract
 from headrace_ingest.domain.datasets import Manifest, Selection
 from headrace_ingest.handlers.datasets import pinned_versions
 from headrace_ingest.handlers.retracted_streams import not_applied
+from headrace_ingest.handlers.stopped_streams import ARCHIVE_MISSING
 from headrace_ingest.ports import ContractBook, DatasetBook, RetractedDefinitions, RowStore
 from headrace_kit.clock import Clock
 from headrace_kit.failpoints import failpoint
 
 # Files of replaced versions stay for this long, for readers, and for time travel.
 KEEP_H = 168
+# The tables of the other streams age on.
+NOTHING_TO_KEEP = ("STREAM_EMPTY", ARCHIVE_MISSING)
 HOUR_US = 3_600 * 1_000_000
 
 
@@ -53,7 +56,9 @@ class Keeper:
         name = contract.name
         try:
             version = self.rows.newest_version(name)
-        except NotFound:
+        except (NotFound, Unavailable) as err:
+            if err.reason not in NOTHING_TO_KEEP:
+                raise
             return
         for manifest in self._leaving(name):
             self._give_own_table(manifest, timeout_s)

@@ -13,7 +13,8 @@ The other streams go on.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 import structlog
 
@@ -28,6 +29,7 @@ from headrace_ingest.domain.tolerance import DeadLetterWindow, Tolerance
 from headrace_ingest.handlers.messages import accepted, dead_letters
 from headrace_ingest.handlers.quality import QualityWatch
 from headrace_ingest.handlers.stopped_streams import (
+    ARCHIVE_MISSING,
     TAKEN_BACK,
     TOPIC_MISSING,
     Stop,
@@ -74,32 +76,53 @@ class RecordSink:
         self._erased, self._news, self._seal = erased, news, seal
         self._streams: dict[str, StreamInWork] = {}
         self._stopped = StoppedStreams(
-            contracts=contracts, catalogue=catalogue, monotonic_s=monotonic_s
+            contracts=contracts, catalogue=catalogue, archive=archive, monotonic_s=monotonic_s
         )
         self._storer = Storer(archive, pace, monotonic_s)
         self._given_up: dict[Partition, int] = {}
 
     def positions(self, partitions: Sequence[Partition]) -> Mapping[Partition, int]:
+        with self._archives_there():
+            self._open_all(partitions)
+        self._given_up = {p: o for p, o in self._given_up.items() if p not in partitions}
+        stored = self.durable()
+        return {each: stored[each] for each in partitions if each in stored}
+
+    def _open_all(self, partitions: Sequence[Partition]) -> None:
         for stream, numbers in _by_stream(partitions).items():
             contract = self._stopped.applied(stream)
             if contract is None:  # it is left soon; until then nothing is read of it
                 self._stopped.add(stream, TAKEN_BACK, NotFound("STREAM_UNKNOWN", stream=stream))
             elif stream not in self._stopped and not self._is_open(contract, numbers):
                 self._open(contract, numbers)
-        self._given_up = {p: o for p, o in self._given_up.items() if p not in partitions}
-        stored = self.durable()
-        return {each: stored[each] for each in partitions if each in stored}
 
     def handle(self, records: RecordBatch) -> None:
         failpoint("ingest.sink.polled")
-        self._look_around()
-        self._storer.settle(self._streams.values())
-        for part in self._suspects.parts(records):
-            self._pass_on(part)
+        with self._archives_there():
+            self._look_around()
+            self._storer.settle(self._streams.values())
+            for part in self._suspects.parts(records):
+                self._pass_on(part)
 
     def idle(self) -> None:
-        self._look_around()
-        self._storer.store_due(self._streams.values(), quiet=True)
+        with self._archives_there():
+            self._look_around()
+            self._storer.store_due(self._streams.values(), quiet=True)
+
+    @contextmanager
+    def _archives_there(self) -> Iterator[None]:
+        """A stream whose archive was taken away waits, and is read again from where that stood.
+
+        Raises Unavailable all the same: what else was in work is handed over again.
+        """
+        try:
+            yield
+        except Unavailable as err:
+            if err.reason == ARCHIVE_MISSING:
+                stream = self._streams[err.metadata["stream"]]
+                stream.give_up({*stream.shards})
+                self._stopped.add(stream.name, stream.contract.version, err)
+            raise
 
     def stopped(self) -> Mapping[str, HeadraceError]:
         return {topics.RAW.of(name): error for name, error in self._stopped.errors().items()}
@@ -154,7 +177,7 @@ class RecordSink:
             contract.check_usable()
             restored = self._archive.open(contract, topic_id, numbers, ids_max=ids_max)
         except (Invalid, Unavailable) as err:
-            if isinstance(err, Unavailable) and err.reason != TOPIC_MISSING:
+            if isinstance(err, Unavailable) and err.reason not in (TOPIC_MISSING, ARCHIVE_MISSING):
                 raise
             self._stopped.add(contract.name, contract.version, err)
             return

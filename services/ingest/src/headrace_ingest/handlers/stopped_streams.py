@@ -2,8 +2,8 @@
 """Streams that are not read, why, and when they are tried again.
 
 A stream whose contract the archive cannot hold, or that would be set aside beyond its tolerance, is
-tried again by another contract. One whose topic is missing is asked for now and then; one whose
-records name a contract that has not come yet waits for a moment.
+tried again by another contract. One whose topic or archive is missing is asked for now and then;
+one whose records name a contract that has not come yet waits for a moment.
 """
 
 from __future__ import annotations
@@ -19,14 +19,15 @@ from headrace.errors import HeadraceError, NotFound, Unavailable
 from headrace_ingest.domain.contract import Contract
 from headrace_ingest.domain.envelope import newer_versions
 from headrace_ingest.handlers.streams_in_work import StreamInWork
-from headrace_ingest.ports import ContractBook, TopicCatalogue
+from headrace_ingest.ports import Archive, ContractBook, TopicCatalogue
 from headrace_kit.kafka import RecordBatch
 
 TAKEN_BACK = 0  # the version of no contract
-# How often it is looked whether the topic of a waiting stream has come, and whether that of the
-# next stream in turn is still the same.
+# How often it is looked whether the topic or archive of a waiting stream has come, and whether the
+# topic of the next stream in turn is still the same.
 LOOK_INTERVAL_S = 1.0
 TOPIC_MISSING = "TOPIC_MISSING"
+ARCHIVE_MISSING = "ARCHIVE_MISSING"
 # Records may name contracts that are applied and not here yet. Each call of the loop looks for the
 # next one, ten times or so, once for each version that is applied and however many are named:
 # what anybody can write into a header holds a stream no longer than this.
@@ -40,7 +41,7 @@ log = structlog.get_logger(__name__)
 class Stop:
     """Why a stream is not read, as long as this version of its contract is applied.
 
-    One that waits for a topic was last asked for it at `asked_s`.
+    One that waits for a topic or its archive was last asked for it at `asked_s`.
     """
 
     version: int
@@ -56,9 +57,10 @@ class StoppedStreams:
         *,
         contracts: ContractBook,
         catalogue: TopicCatalogue,
+        archive: Archive,
         monotonic_s: Callable[[], float],
     ) -> None:
-        self._contracts, self._catalogue = contracts, catalogue
+        self._contracts, self._catalogue, self._archive = contracts, catalogue, archive
         self._monotonic_s = monotonic_s
         self._stops: dict[str, Stop] = {}
         self._turn, self._looked_s = deque[str](), 0.0
@@ -136,15 +138,18 @@ class StoppedStreams:
         return Unavailable(TOPIC_MISSING, topic=topics.RAW.of(stream.name))
 
     def _awaited(self, name: str, stop: Stop) -> bool:
-        """Whether what a stream waited for may be there; a topic is asked for now and then."""
+        """Whether what a stream waited for may be there; it is asked for now and then."""
         now_s = self._monotonic_s()
         if stop.error.reason == CONTRACT_AWAITED:
             return now_s - stop.asked_s >= CONTRACT_AWAITED_S_MAX
-        if stop.error.reason != TOPIC_MISSING or now_s - stop.asked_s < LOOK_INTERVAL_S:
+        asked_for = stop.error.reason in (TOPIC_MISSING, ARCHIVE_MISSING)
+        if not asked_for or now_s - stop.asked_s < LOOK_INTERVAL_S:
             return False
         self._stops[name] = replace(stop, asked_s=now_s)
         try:
-            self._catalogue.raw_topic(name)
+            topic = self._catalogue.raw_topic(name)
+            if stop.error.reason == ARCHIVE_MISSING:
+                self._archive.accounts(name, topic)
         except Unavailable:
             return False
         return True
