@@ -22,6 +22,10 @@ from headrace.errors import Unavailable
 from headrace_kit.kafka import Partition, client_settings
 
 REQUEST_TIMEOUT_S = 10.0
+# A question to a group's coordinator whose deadline passes while librdkafka looks for it aborts the
+# process once it is found (confluentinc/librdkafka#4605, still so in 2.16). So librdkafka is given
+# the longest it takes; we wait as long as we want, and what is unanswered ends with its client.
+COORDINATOR_TIMEOUT_S = 3_600.0
 MISSING = (KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC)
 
 
@@ -31,6 +35,15 @@ class DescribedTopic:
 
     id: str
     partitions: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class GroupMember:
+    """Who is in a consumer group, and what it has been given."""
+
+    id: str
+    client_id: str
+    partitions: frozenset[Partition]
 
 
 @lru_cache(maxsize=4)
@@ -131,7 +144,7 @@ def committed_offsets(bootstrap: str, group: str, topics: Collection[str]) -> di
     if not asked:
         return {}
     answers = _admin(bootstrap).list_consumer_group_offsets(
-        [ConsumerGroupTopicPartitions(group, asked)], request_timeout=REQUEST_TIMEOUT_S
+        [ConsumerGroupTopicPartitions(group, asked)], request_timeout=COORDINATOR_TIMEOUT_S
     )
     try:
         found = answers[group].result(REQUEST_TIMEOUT_S).topic_partitions
@@ -142,19 +155,33 @@ def committed_offsets(bootstrap: str, group: str, topics: Collection[str]) -> di
     }
 
 
-def group_assignments(
+def group_members(
     bootstrap: str, group: str, *, timeout_s: float = REQUEST_TIMEOUT_S
-) -> dict[str, set[Partition]]:
-    """What each member of a consumer group has been given, by member id.
-
-    Raises Unavailable BROKER_UNAVAILABLE.
-    """
-    asked = _admin(bootstrap).describe_consumer_groups([group], request_timeout=timeout_s)
+) -> list[GroupMember]:
+    """Of a consumer group; raises Unavailable BROKER_UNAVAILABLE."""
+    asked = _admin(bootstrap).describe_consumer_groups(
+        [group], request_timeout=COORDINATOR_TIMEOUT_S
+    )
     try:
         members = asked[group].result(timeout_s).members
     except (KafkaException, TimeoutError) as err:
         raise _unanswered(bootstrap, group=group) from err
-    return {
-        each.member_id: {Partition(p.topic, p.partition) for p in each.assignment.topic_partitions}
+    return [
+        GroupMember(
+            each.member_id,
+            each.client_id,
+            frozenset(Partition(p.topic, p.partition) for p in each.assignment.topic_partitions),
+        )
         for each in members
-    }
+    ]
+
+
+def group_assignments(
+    bootstrap: str, group: str, *, timeout_s: float = REQUEST_TIMEOUT_S
+) -> dict[str, frozenset[Partition]]:
+    """What each member of a consumer group has been given, by member id.
+
+    Raises Unavailable BROKER_UNAVAILABLE.
+    """
+    members = group_members(bootstrap, group, timeout_s=timeout_s)
+    return {each.id: each.partitions for each in members}

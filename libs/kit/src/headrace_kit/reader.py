@@ -120,7 +120,7 @@ class GroupReader:
             given = group_assignments(self._bootstrap, self._group, timeout_s=REQUEST_TIMEOUT_S)
         except Unavailable:
             return False
-        ours = given.get(self._consumer.memberid(), set())
+        ours = given.get(self._consumer.memberid(), frozenset())
         here = {*self._next, *self._unplaced, *self._held}
         return wanted <= set().union(*given.values()) and ours <= here
 

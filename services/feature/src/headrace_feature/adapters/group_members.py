@@ -11,13 +11,10 @@ import threading
 from collections.abc import Callable, Collection, Mapping
 
 import structlog
-from confluent_kafka import KafkaException
-from confluent_kafka.admin import AdminClient
 
 from headrace import topics
 from headrace.errors import Unavailable
-from headrace_kit.kafka import client_settings
-from headrace_kit.offsets import partitions_by_topic
+from headrace_kit.offsets import group_members, partitions_by_topic
 from headrace_kit.part_thread import ThreadPart
 
 INTERVAL_S = 1.0
@@ -60,26 +57,24 @@ class GroupMembers(ThreadPart):
         return tuple(self._owners.get(stream, ()))
 
     def _run(self) -> None:
-        admin = AdminClient(client_settings(self._bootstrap, "headrace-feature-members"))
         while not self._stopping.is_set():
             self._thread.tick()
             self._asked.clear()
             try:
-                self._owners = self._look(admin)
-            except (KafkaException, TimeoutError, Unavailable) as err:
+                self._owners = self._look()
+            except Unavailable as err:
                 log.warning("members_unknown", error=str(err))
             self._asked.wait(INTERVAL_S)
 
-    def _look(self, admin: AdminClient) -> Mapping[str, Mapping[int, str | None]]:
+    def _look(self) -> Mapping[str, Mapping[int, str | None]]:
         wanted = {topics.INGEST_RECORDS.of(stream): stream for stream in self._streams()}
         there = partitions_by_topic(self._bootstrap, wanted.keys())
         found: dict[str, dict[int, str | None]] = {
             wanted[topic]: dict.fromkeys(numbers) for topic, numbers in there.items()
         }
-        asked = admin.describe_consumer_groups([self._group], request_timeout=REQUEST_TIMEOUT_S)
-        for member in asked[self._group].result(REQUEST_TIMEOUT_S).members:
+        for member in group_members(self._bootstrap, self._group, timeout_s=REQUEST_TIMEOUT_S):
             address = member.client_id.partition("@")[2] or None
-            for each in member.assignment.topic_partitions:
-                if wanted.get(each.topic) in found:
-                    found[wanted[each.topic]][each.partition] = address
+            for topic, number in member.partitions:
+                if wanted.get(topic) in found:
+                    found[wanted[topic]][number] = address
         return found
