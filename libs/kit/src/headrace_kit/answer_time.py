@@ -13,7 +13,7 @@ from contextvars import ContextVar
 
 # For the way back, and what is done on it.
 WAY_BACK_S = 0.25
-LEFT_S_MIN = 0.05
+LEFT_S_MIN = 0.5
 
 _until_s: ContextVar[float] = ContextVar("until_s", default=math.inf)
 

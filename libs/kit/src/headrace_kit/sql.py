@@ -45,6 +45,7 @@ from headrace_kit.answer_time import left_s
 
 ANSWER_TIMEOUT_S = 40.0  # beyond what the server itself allows a statement
 CONNECT_TIMEOUT_S = 5
+CONNECTION_CHECK_S = 1
 LOCK_TIMEOUT_S = 5
 POOL_SIZE = 5
 PORT_MAX = 65_535
@@ -133,7 +134,8 @@ class BoundedConnection(psycopg.Connection[Any]):
         self, gen: Any, interval: float = WAIT_INTERVAL_S, timeout: float | None = None
     ) -> Any:
         try:
-            return super().wait(gen, interval, left_s(ANSWER_TIMEOUT_S))
+            left = left_s(ANSWER_TIMEOUT_S)
+            return super().wait(gen, interval, left if timeout is None else min(left, timeout))
         except psycopg.OperationalError:
             if self.pgconn.transaction_status == TransactionStatus.ACTIVE:  # no answer to read
                 self.pgconn.finish()
@@ -170,7 +172,9 @@ def _postgresql(url: URL, schema: str) -> Engine:
         connect_args={
             "connect_timeout": CONNECT_TIMEOUT_S,
             "options": f"-c statement_timeout={STATEMENT_TIMEOUT_S}s"
-            f" -c lock_timeout={LOCK_TIMEOUT_S}s -c timezone=UTC -c search_path={schema}",
+            f" -c lock_timeout={LOCK_TIMEOUT_S}s -c timezone=UTC -c search_path={schema}"
+            # What runs for a connection that we closed ends soon, and gives back its locks.
+            f" -c client_connection_check_interval={CONNECTION_CHECK_S}s",
         },
         execution_options={"headrace_schema": schema},
     )
