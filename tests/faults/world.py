@@ -276,7 +276,7 @@ class World:
         from headrace_ingest.adapters.delta_archive import DeltaArchive
         from headrace_ingest.adapters.kafka_topics import KafkaTopicCatalogue
 
-        topic = KafkaTopicCatalogue(self.bootstrap).raw_topic(STREAM)
+        topic = KafkaTopicCatalogue(self.bootstrap, "ingest").raw_topic(STREAM)
         archive = DeltaArchive(self.object_store_uri, self.store_options)
         return {n: each.repeats for n, each in archive.accounts(STREAM, topic).items()}
 

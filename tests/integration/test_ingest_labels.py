@@ -37,7 +37,7 @@ def rows(folder):
     found = judge(a_batch(records), contract, decode=decode).rows
     kept = found.select(*ARCHIVE_COLUMNS, *contract.stream.columns)
     archive.append(contract, kept, {0: Account()}, {0: Account(5)})
-    return contract, DeltaRows(folder.uri, folder.options)
+    return contract, DeltaRows(folder.uri, folder.options, was_read=lambda _: False)
 
 
 @pytest.mark.parametrize("key", KEYS)

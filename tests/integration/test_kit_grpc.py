@@ -258,13 +258,13 @@ def reason_of(err):
 @pytest.mark.parametrize("size", [100_001, 149_000])
 def test_oversize_message_is_refused_by_reason_in_both_directions(artifacts, stub, size):
     artifacts.answer = [b"one", b"x" * size]
-    taken = stub.DownloadArtifact(registry_pb.DownloadArtifactRequest(digest="d"), timeout=5.0)
+    taken = stub.DownloadArtifact(registry_pb.DownloadArtifactRequest(digest="d"), timeout=60.0)
     assert b"one" == next(taken).chunk
     with pytest.raises(grpc.RpcError) as unsent:
         next(taken)
     sent = iter([registry_pb.UploadArtifactRequest(chunk=b"x" * size)])
     with pytest.raises(grpc.RpcError) as refused:
-        stub.UploadArtifact(sent, timeout=5.0)
+        stub.UploadArtifact(sent, timeout=60.0)
 
     assert "MESSAGE_TOO_LARGE" == reason_of(unsent.value) == reason_of(refused.value)
 
@@ -275,7 +275,7 @@ def test_message_far_above_the_cap_is_refused_unread(server):
         open_channel(f"127.0.0.1:{server.bound}") as channel,
         pytest.raises(grpc.RpcError) as refused,
     ):
-        registry_grpc.ArtifactServiceStub(channel).UploadArtifact(sent, timeout=5.0)
+        registry_grpc.ArtifactServiceStub(channel).UploadArtifact(sent, timeout=60.0)
 
     assert None is rpc_status.from_call(refused.value)
     assert "MESSAGE_TOO_LARGE" == error_of(refused.value).reason

@@ -523,6 +523,25 @@ def test_stream_whose_archive_is_taken_away_is_read_again_from_where_that_stood(
     assert {PARTITION: 2, OTHER: 1} == dict(sink.durable())
 
 
+def test_archives_that_are_away_are_asked_for_one_at_a_time(world, monkeypatch):
+    """Each question takes seconds when Kafka or the store hangs; the others' reads wait."""
+    world.contracts.put(a_contract(name="other"))
+    world.archive.missing = {STREAM, "other"}
+    sink = world.sink()
+    sink.positions([PARTITION, OTHER])
+    asked, accounts = [], world.archive.accounts
+    monkeypatch.setattr(
+        world.archive, "accounts", lambda name, topic: asked.append(name) or accounts(name, topic)
+    )
+
+    world.now_s += 1.0
+    sink.idle()
+    assert 1 == len(asked)
+    sink.idle()
+    assert {STREAM, "other"} == set(asked)
+    assert 2 == len(asked)
+
+
 def test_missing_topic_of_dead_letters_stops_no_stream_alone(world, sink):
     world.publisher.errors = [Unavailable("TOPIC_MISSING", topic="ingest.dead-letters.v1")]
     with pytest.raises(Unavailable):

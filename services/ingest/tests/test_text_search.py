@@ -13,7 +13,7 @@ import pytest
 from deltalake import write_deltalake
 from sqlalchemy import text
 
-from headrace.errors import Invalid, NotFound
+from headrace.errors import Invalid, NotFound, Unavailable
 from headrace_ingest.adapters import graph_neighbours
 from headrace_ingest.adapters.contract_book import AppliedContracts
 from headrace_ingest.adapters.delta_tables import DeltaTables
@@ -104,6 +104,21 @@ def test_text_that_reads_alike_is_nearest(world):
 
     assert "Engine would not start" == world.texts("engines not starting")[0]
     assert "Snow on the runway" == world.texts("snowy runways")[0]
+
+
+def test_missing_archive_of_a_stream_does_not_keep_others_from_the_index(world, monkeypatch):
+    newest_version = world.rows.newest_version
+
+    def version_of(stream):
+        if stream == "a":
+            raise Unavailable("ARCHIVE_MISSING", stream=stream)
+        return newest_version(stream)
+
+    monkeypatch.setattr(world.rows, "newest_version", version_of)
+    world.contracts.put(a_contract(name="a", columns=COLUMNS))
+    world.append("Snow on the runway")
+
+    assert ["Snow on the runway"] == world.texts("snowy runways")
 
 
 def test_same_text_has_similarity_one(world):

@@ -9,6 +9,7 @@ from collections import Counter
 import pytest
 from weak_world import LATE, REVIEWED, WeakWorld, a_label
 
+from headrace.errors import Unavailable
 from headrace_ingest.adapters.delta_archive import DeltaArchive
 from headrace_ingest.adapters.delta_rows import DeltaRows
 from headrace_ingest.adapters.memory_archive import MemoryArchive
@@ -28,7 +29,17 @@ def stores(request, tmp_path):
         archive = MemoryArchive()
         return archive, MemoryRows(archive)
     uri = tmp_path.as_uri()
-    return DeltaArchive(uri, {}), DeltaRows(uri, {})
+    return DeltaArchive(uri, {}), DeltaRows(uri, {}, was_read=lambda _: False)
+
+
+def test_labels_of_an_archive_that_is_gone_are_not_taken_for_none(tmp_path):
+    """All would be published anew, and stored twice once the archive is back."""
+    uri = tmp_path.as_uri()
+    world = WeakWorld(DeltaArchive(uri, {}), DeltaRows(uri, {}, was_read=lambda _: False))
+    gone = DeltaRows((tmp_path / "away").as_uri(), {}, was_read=lambda _: True)
+
+    with pytest.raises(Unavailable, match="ARCHIVE_MISSING"):
+        gone.of_keys(world.reviewed, ["flight"], key="flight", keys=["UA1"])
 
 
 @pytest.fixture

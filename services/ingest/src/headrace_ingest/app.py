@@ -360,7 +360,7 @@ def _server(
         catalogue_index=datasets.index,
         texts=datasets.texts,
     )
-    archived = DeltaRows(settings.objects, _delta(settings))
+    archived = DeltaRows(settings.objects, _delta(settings), was_read=shared.catalogue.was_read)
     dead_letter_api = DeadLetterApi(
         log=KafkaTopicLog(settings.kafka_bootstrap),
         contracts=shared.contracts,

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Callable, Mapping, Sequence, Set
 from datetime import date, timedelta
 
 import polars as pl
@@ -23,10 +23,19 @@ log = structlog.get_logger(__name__)
 
 
 class DeltaRows:
-    """Any thread may ask: each question opens the table anew."""
+    """Any thread may ask: each question opens the table anew. `was_read` as DeltaArchive has it:
+    rows of such a stream without a table are not known, and Unavailable ARCHIVE_MISSING.
+    """
 
-    def __init__(self, object_store_uri: str, storage_options: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        object_store_uri: str,
+        storage_options: Mapping[str, str],
+        *,
+        was_read: Callable[[str], bool],
+    ) -> None:
         self._uri, self._options = object_store_uri, dict(storage_options)
+        self._was_read = was_read
 
     def of_keys(
         self, contract: Contract, columns: Sequence[str], *, key: str, keys: Sequence[str]
@@ -66,7 +75,9 @@ class DeltaRows:
             named = ", ".join(f'"{name}"' for name in columns if name in there)
             query = f"select {named} from records where {condition}"  # noqa: S608 - see above
             found = pl.DataFrame(QueryBuilder().register("records", table).execute(query))
-        except TableNotFoundError:
+        except TableNotFoundError as err:
+            if self._was_read(contract.name):
+                raise Unavailable("ARCHIVE_MISSING", stream=contract.name) from err
             return none
         except (DeltaError, OSError) as err:
             log.warning("object_store_failed", stream=contract.name, error=str(err))

@@ -92,12 +92,19 @@ class StoppedStreams:
             return None
 
     def try_again(self) -> None:
-        """A stream that may be read again is placed anew."""
-        for name, stop in list(self._stops.items()):
+        """A stream that may be read again is placed anew. At most one is asked for: each question
+        may take seconds, and the streams that are read wait meanwhile.
+        """
+        asked = False
+        for name, stop in sorted(self._stops.items(), key=lambda each: each[1].asked_s):
             contract = self.applied(name)
             version = TAKEN_BACK if contract is None else contract.version
-            if version != stop.version or self._awaited(name, stop):
+            if version != stop.version or self._over(stop):
                 del self._stops[name]
+            elif not asked and self._to_ask(stop):
+                asked = True
+                if self._there(name, stop):
+                    del self._stops[name]
 
     def awaits_contract(self, stream: StreamInWork, records: RecordBatch) -> bool:
         """Whether records name a contract beyond the applied one, which is awaited now."""
@@ -137,15 +144,18 @@ class StoppedStreams:
             return err if err.reason == TOPIC_MISSING else None
         return Unavailable(TOPIC_MISSING, topic=topics.RAW.of(stream.name))
 
-    def _awaited(self, name: str, stop: Stop) -> bool:
-        """Whether what a stream waited for may be there; it is asked for now and then."""
-        now_s = self._monotonic_s()
-        if stop.error.reason == CONTRACT_AWAITED:
-            return now_s - stop.asked_s >= CONTRACT_AWAITED_S_MAX
+    def _over(self, stop: Stop) -> bool:
+        """Whether a contract was awaited for long enough."""
+        since_s = self._monotonic_s() - stop.asked_s
+        return stop.error.reason == CONTRACT_AWAITED and since_s >= CONTRACT_AWAITED_S_MAX
+
+    def _to_ask(self, stop: Stop) -> bool:
         asked_for = stop.error.reason in (TOPIC_MISSING, ARCHIVE_MISSING)
-        if not asked_for or now_s - stop.asked_s < LOOK_INTERVAL_S:
-            return False
-        self._stops[name] = replace(stop, asked_s=now_s)
+        return asked_for and self._monotonic_s() - stop.asked_s >= LOOK_INTERVAL_S
+
+    def _there(self, name: str, stop: Stop) -> bool:
+        """Whether what a stream waited for is there; it is asked for now and then."""
+        self._stops[name] = replace(stop, asked_s=self._monotonic_s())
         try:
             topic = self._catalogue.raw_topic(name)
             if stop.error.reason == ARCHIVE_MISSING:

@@ -11,9 +11,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from headrace.errors import Invalid, NotFound
+from headrace.errors import Invalid, NotFound, Unavailable
 from headrace_ingest.domain.datasets import Selection
 from headrace_ingest.domain.passages import Indexed, Match
+from headrace_ingest.handlers.stopped_streams import ARCHIVE_MISSING
 from headrace_ingest.ports import ContractBook, Embedder, RowStore, TextIndex
 from headrace_kit.failpoints import failpoint
 
@@ -45,10 +46,17 @@ class TextKeeper:
     index: TextIndex
 
     def refresh(self, timeout_s: float) -> Iterator[None]:
-        """Take in what was archived since, by steps of at most `timeout_s` each."""
+        """Take in what was archived since, by steps of at most `timeout_s` each.
+
+        A stream whose archive was taken away keeps what it has: the others go on.
+        """
         for contract in self.contracts.all():
             for column in contract.text_columns:
-                yield from self._refresh(contract.name, column, timeout_s)
+                try:
+                    yield from self._refresh(contract.name, column, timeout_s)
+                except Unavailable as err:
+                    if err.reason != ARCHIVE_MISSING:
+                        raise
                 while not self.index.catch_up(contract.name, column, min(CATCH_UP_S, timeout_s)):
                     yield
                 yield
