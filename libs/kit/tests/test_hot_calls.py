@@ -159,3 +159,12 @@ def test_call_that_is_cancelled_gives_back_its_place(callers):
     call.cancel()
 
     assert [True] == freed
+
+
+def test_call_that_was_answered_is_not_cancelled_by_its_end(callers):
+    call = callers.call(0)
+    call.answer(b"answer")
+
+    call.cancel()
+
+    assert not call.cancelled

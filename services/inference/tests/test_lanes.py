@@ -46,11 +46,13 @@ class Bench:
 
     def __init__(self, *, rows_max=10, row_s=0.001):
         self.hand, self.batches, self.now_s, self.row_s = ByHand(), [], 0.0, row_s
+        self.on_run = lambda: None
         self.lane = Lane(
             self._run, self.hand, rows_max=rows_max, row_s=row_s, now_s=lambda: self.now_s
         )
 
     def _run(self, batch):
+        self.on_run()
         self.batches.append([item.name for item in batch])
         self.now_s += self.row_s * sum(item.rows for item in batch)
 
@@ -120,6 +122,20 @@ def test_lane_learns_what_a_row_takes():
     bench.add(Item("x", rows=9))
 
     assert 0.8 < bench.lane.wait_s() < 1.0
+
+
+@pytest.mark.parametrize(("took_s", "learned"), [(0.001, False), (1.0, True)])
+def test_run_that_nobody_waits_for_teaches_that_it_takes_long_and_no_less(took_s, learned):
+    bench = Bench(row_s=0.1)
+    bench.row_s = took_s
+    leaving = Item("leaving")
+    bench.on_run = leaving.call.cancel
+    bench.add(leaving)
+    bench.hand.run()
+    bench.add(Item("next", rows=10))
+
+    assert (bench.lane.wait_s() > 1.01) == learned
+    assert bench.lane.wait_s() >= 1.0
 
 
 def test_lane_of_two_batches_begins_two_and_no_third():

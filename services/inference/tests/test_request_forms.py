@@ -147,6 +147,28 @@ def test_entity_that_is_named_otherwise_is_parsed(name, data):
         assert forms.fill(data) is None
 
 
+def test_entity_is_looked_for_no_further_than_a_form_may_reach():
+    """A request of nothing but parameters would hold the door's one thread for seconds."""
+    forms = RequestForms()
+    learned(forms, a_request([bytes(8)], key="e1"))
+    message = a_request([bytes(8)], others=[f"p{number}" for number in range(1_000)])
+    message.parameters["entity_key"].string_param = "e1"
+    begin = message.SerializeToString()
+    many = a_request([]).SerializeToString() + b"\x22\x00" * 2_000_000
+
+    read = []
+
+    class Read(bytes):
+        def __getitem__(self, place):
+            if isinstance(place, int):
+                read.append(place)
+            return super().__getitem__(place)
+
+    assert None is forms.fill(begin)
+    assert None is forms.fill(Read(many))
+    assert len(read) < 10_000
+
+
 def test_unknown_form_is_not_cut():
     forms = RequestForms()
     learned(forms, a_request([b"12345678"]))

@@ -302,6 +302,14 @@ def test_crowd_is_refused_before_it_is_decoded(door, body, monkeypatch):
         door.call("POST", "/v2/models/delay/infer", body)
 
 
+@pytest.mark.parametrize("path", ["/v2/repository/index", "/v2/logging"])
+def test_crowd_is_refused_wherever_a_body_is_taken(door, path, monkeypatch):
+    monkeypatch.setattr(json_strict, "decode", lambda _: pytest.fail("decoded"))
+
+    with pytest.raises(Busy, match="TOO_MANY_INPUTS"):
+        door.call("POST", path, {"a": [{}] * 10_001})
+
+
 def test_texts_of_a_tensor_are_no_crowd(door):
     texts = ['12:30 {"a": "b\\"}'] * 10_001
     (output,) = door.infer(an_input(texts, datatype="BYTES"))["outputs"]

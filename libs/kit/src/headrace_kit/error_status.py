@@ -56,7 +56,7 @@ CODE_BY_BRANCH: dict[type[HeadraceError], int] = {
     HeadraceError: code_pb2.INTERNAL,
 }
 # Ends of the reasons whose request is over a limit by itself, whoever else asks.
-TOO_LARGE = ("TOO_LARGE", "TOO_MANY_INPUTS")
+NO_RETRY = ("TOO_LARGE", "TOO_MANY_INPUTS")
 # A status travels in the trailers, which hold 8 KiB after their encoding.
 METADATA_ITEMS_MAX = 8
 TEXT_BYTES_MAX = 512
@@ -79,7 +79,7 @@ def as_limit(error: BaseException) -> BaseException:
 
 def retry_after_s(error: BaseException) -> float | None:
     """What a caller is told to wait; None where the same request would be too large again."""
-    if not isinstance(error, HeadraceError) or error.reason.endswith(TOO_LARGE):
+    if not isinstance(error, HeadraceError) or error.reason.endswith(NO_RETRY):
         return None
     return error.retry_delay_s
 

@@ -50,6 +50,7 @@ class HotCall:
         "free",
         "key",
         "payload",
+        "replied",
         "span",
     )
 
@@ -65,19 +66,23 @@ class HotCall:
         span: Span | None = None,
     ) -> None:
         self.payload, self.arrived_s, self.deadline_s = payload, arrived_s, deadline_s
-        self.caller, self.cancelled, self.key, self._reply = caller, False, key, reply
+        self.caller, self.key, self._reply = caller, key, reply
+        self.cancelled = self.replied = False
         self.span = span
         # Gives back its place, while it has one in a queue.
         self.free: Callable[[], None] | None = None
 
     def cancel(self) -> None:
-        """Its caller hung up: what was not begun for it is not begun."""
+        """Its caller hung up: what was not begun for it is not begun. Not once it was answered."""
+        if self.replied:
+            return
         self.cancelled = True
         if (free := self.free) is not None:
             free()
 
     def answer(self, answer: Answer | Exception) -> None:
         """Once; any error but ours is a bug, and told as one. Nobody hears it when cancelled."""
+        self.replied = True
         self._reply(self, answer)
 
 

@@ -118,6 +118,7 @@ class _Desk:
         # Both by call id, oldest first. Open until it is answered; other threads take away.
         self._open: dict[int, HotCall] = {}
         self._waiting: dict[int, tuple[HotMethod, HotCall]] = {}
+        self._counted_bytes: int | None = None
         self._durations: _Durations | None = None
         self.draining = threading.Event()
         self.thread = PartThread("native-door", self._run)
@@ -144,7 +145,7 @@ class _Desk:
             events = self._front.recv_batch_details(EVENTS_MAX, 0 if self._waiting else IDLE_MS)
             if events is None:
                 return
-            now_s = time.monotonic()
+            now_s, self._counted_bytes = time.monotonic(), None
             for kind, call_id, number, payload, _, details in events:
                 if kind == EVENT_CANCEL:
                     self._cancel(call_id)
@@ -199,11 +200,16 @@ class _Desk:
             raise Busy("MESSAGE_TOO_LARGE", metadata_bytes=size, bytes_max=METADATA_BYTES_MAX)
         if len(self._open) >= CALLS_MAX:
             raise Busy("QUEUE_FULL", queue="calls", calls_max=CALLS_MAX)
-        if len(payload) > LARGE_BYTES and len(payload) + self._open_bytes() > CALLS_BYTES_MAX:
-            raise Busy("QUEUE_FULL", queue="bytes of calls", bytes_max=CALLS_BYTES_MAX)
+        if len(payload) > LARGE_BYTES:
+            self._take_room(len(payload))
 
-    def _open_bytes(self) -> int:
-        return sum(len(call.payload) for call in list(self._open.values()))
+    def _take_room(self, size: int) -> None:
+        """For a large call; what is open is counted at the first one of a round."""
+        if self._counted_bytes is None:
+            self._counted_bytes = sum(len(call.payload) for call in list(self._open.values()))
+        if self._counted_bytes + size > CALLS_BYTES_MAX:
+            raise Busy("QUEUE_FULL", queue="bytes of calls", bytes_max=CALLS_BYTES_MAX)
+        self._counted_bytes += size
 
     def _next_together(self) -> Iterator[tuple[HotMethod, HotCall]]:
         """The oldest calls, as many as are handed over in one go."""

@@ -127,8 +127,7 @@ class Lane(Generic[T]):
             if batch:  # the batch beside it may have taken all
                 self._run(batch)
         finally:
-            if not all(item.call.cancelled for item in batch):  # which may have ended early
-                self._learn(sum(item.rows for item in batch), self._now_s() - begin_s)
+            self._learn(batch, self._now_s() - begin_s)
             with self._lock:
                 more = bool(self._queue)
                 self._batches -= not more
@@ -146,6 +145,9 @@ class Lane(Generic[T]):
                 self._left(item)
             return batch
 
-    def _learn(self, rows: int, took_s: float) -> None:
-        if rows:
+    def _learn(self, batch: Sequence[T], took_s: float) -> None:
+        """Not from a run that may have ended early, unless it took long for all that."""
+        rows = sum(item.rows for item in batch)
+        ended = all(item.call.cancelled for item in batch)
+        if rows and not (ended and took_s < rows * self._row_s):
             self._row_s += LEARNING_RATE * (took_s / rows - self._row_s)

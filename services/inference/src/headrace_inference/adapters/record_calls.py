@@ -17,6 +17,7 @@ from headrace_inference.domain.claim import Claim
 from headrace_inference.domain.prediction import Prediction
 from headrace_inference.domain.request import check_request_id
 from headrace_kit.auth import EVERYBODY
+from headrace_kit.error_status import retry_after_s
 from headrace_kit.hot_calls import Answer, HotCall
 from headrace_kit.kafka import Partition
 
@@ -113,16 +114,10 @@ def _keep(call: HotCall, answer: Answer | Exception) -> None:
 
 def again(error: Exception | None) -> bool:
     """Whether it is our own state that stands in the way, and the same request may do better."""
-    if not isinstance(error, HeadraceError) or error.retry_delay_s is None:
+    if not isinstance(error, HeadraceError) or retry_after_s(error) is None:
         return False
     return error.reason not in FINAL
 
 
-# Of the reasons with a retry delay, those that are the request's own fault or fate.
-FINAL = (
-    "BATCH_TOO_LARGE",
-    "TOO_MANY_INPUTS",
-    "ARTIFACT_TOO_LARGE",
-    "DEADLINE_UNMET",
-    "CLAIMS_FULL",
-)
+# Of the reasons that callers are told to wait for, those that are a record's own fate.
+FINAL = ("DEADLINE_UNMET", "CLAIMS_FULL")

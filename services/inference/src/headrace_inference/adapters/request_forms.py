@@ -178,13 +178,15 @@ def _front(data: bytes) -> _Front | None:
 
 
 def _named(data: bytes) -> _Named | None:
-    """None where no parameter behind the id names an entity, or a length takes more than a byte."""
+    """None where no parameter behind the id names an entity, or a length takes more than a byte;
+    nor is it looked for beyond what a form may be of.
+    """
     front = _front(data)
     if front is None:
         return None
     try:
-        begin = front.rest
-        while data[begin] == PARAMETER_TAG and data[begin + 1] < SHORT:
+        begin, until = front.rest, front.rest + FORM_BYTES_MAX
+        while begin < until and data[begin] == PARAMETER_TAG and data[begin + 1] < SHORT:
             head = begin + 2
             value, end = head + len(KEY_HEAD), head + data[begin + 1]
             if data.startswith(KEY_HEAD, head):

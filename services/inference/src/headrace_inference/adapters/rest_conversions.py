@@ -50,7 +50,7 @@ class Body(NamedTuple):
 
 
 def json_object(body: bytes) -> dict[str, Any]:
-    """An empty body is an empty object. Raises Invalid DECODE_ERROR, BAD_REQUEST."""
+    """An empty body is an empty object. Raises as `_decoded`."""
     return _decoded(body) if body else {}
 
 
@@ -60,7 +60,6 @@ def infer_request(name: str, version: str, body: bytes, json_bytes: str | None) 
     """
     end = _json_end(body, json_bytes)
     head, tensors = body[:end], memoryview(body)[end:]
-    _refuse_crowd(head)
     asked = _decoded(head)
     inputs = _take(asked, "inputs", list, [])
     if len(inputs) > INPUTS_MAX:
@@ -133,7 +132,11 @@ def setting_values(response: Any) -> dict[str, Any]:
 
 
 def _decoded(body: bytes) -> dict[str, Any]:
-    """What is wrong in the words of a request: it has no columns, and no contract."""
+    """What is wrong in the words of a request: it has no columns, and no contract.
+
+    Raises Invalid DECODE_ERROR, BAD_REQUEST, Busy TOO_MANY_INPUTS.
+    """
+    _refuse_crowd(body)
     try:
         return json_strict.decode(body)
     except Invalid as err:
@@ -149,7 +152,7 @@ def _refuse_crowd(body: bytes) -> None:
         return
     fields = json_strict.outside_strings(body)
     if fields.count(b"{") + fields.count(b":") > FIELDS_MAX:
-        raise Busy("TOO_MANY_INPUTS", fields_max=FIELDS_MAX, inputs_max=INPUTS_MAX)
+        raise Busy("TOO_MANY_INPUTS", fields_max=FIELDS_MAX)
 
 
 def _json_end(body: bytes, json_bytes: str | None) -> int:

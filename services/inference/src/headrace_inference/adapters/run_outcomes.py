@@ -17,6 +17,7 @@ from headrace_inference.adapters.request_spans import told
 from headrace_inference.domain.prediction import Prediction
 from headrace_inference.domain.serving import Ending
 from headrace_inference.ports import PredictionLog
+from headrace_kit.error_status import retry_after_s
 from headrace_kit.failpoints import failpoint
 from headrace_kit.hot_calls import HotCall
 
@@ -121,7 +122,7 @@ def refuse_or_part(
 
     But what is no fault of a request each would meet again, and wait for again.
     """
-    apart = len(asks) > 1 and err.retry_delay_s is None
+    apart = len(asks) > 1 and retry_after_s(err) is None
     for ask in asks:
         if apart:
             run([ask])
