@@ -56,6 +56,17 @@ def test_file_is_put_whole_and_read_in_pieces(store):
     assert b"0123456789" * 300_000 == b"".join(pieces)
 
 
+def test_file_that_is_put_over_another_replaces_it(store):
+    store.put_if_absent("sha256/abc", b"old")
+
+    with TemporaryFile() as file:
+        file.write(b"0123456789" * 300_000)
+        store.put_file("sha256/abc", file)
+
+    assert b"0123456789" * 300_000 == store.get("sha256/abc")
+    assert ["sha256/abc"] == store.keys("sha256")
+
+
 def test_absent_object_is_not_found(store):
     for read in (store.get, lambda key: [*store.pieces(key)]):
         with pytest.raises(NotFound, match="ARTIFACT_UNKNOWN"):

@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The laws of an object store, held by memory and folder; S3 is held to them in integration."""
 
+import errno
 import os
+from io import BytesIO
 from tempfile import TemporaryFile
 
 import pytest
@@ -55,6 +57,40 @@ def test_file_is_put_whole_and_read_in_pieces(store, file):
     assert not store.put_file_if_absent("sha256/abc", file)
 
     assert b"0123456789" * 300_000 == b"".join(store.pieces("sha256/abc"))
+
+
+def test_file_that_is_put_over_another_replaces_it_for_who_reads_next(store, file):
+    store.put_if_absent("sha256/abc", b"old")
+    reading = store.pieces("sha256/abc")
+    begun = next(reading)
+
+    store.put_file("sha256/abc", file)
+
+    assert b"old" == begun + b"".join(reading)
+    assert b"0123456789" * 300_000 == store.get("sha256/abc")
+    assert ["sha256/abc"] == store.keys("sha256")
+
+
+def test_file_is_put_over_nothing_too(store, file):
+    store.put_file("sha256/abc", file)
+
+    assert b"0123456789" * 300_000 == store.get("sha256/abc")
+
+
+def test_put_over_another_that_fails_leaves_the_old(tmp_path):
+    class Broken(BytesIO):
+        def read(self, *_):
+            assert b"old" == store.get("sha256/abc")
+            raise OSError(errno.EIO, "no more can be read")
+
+    store = FolderObjectStore(tmp_path)
+    store.put_if_absent("sha256/abc", b"old")
+
+    with pytest.raises(Unavailable, match="OBJECT_STORE_UNAVAILABLE"):
+        store.put_file("sha256/abc", Broken())
+
+    assert b"old" == store.get("sha256/abc")
+    assert [] == [*(tmp_path / ".puts").iterdir()]
 
 
 def test_absent_object_is_not_found(store):

@@ -148,6 +148,41 @@ def test_changed_bytes_that_nobody_found_yet_are_replaced_too(artifacts):
     assert DATA == downloaded(an_api(artifacts))
 
 
+def test_upload_that_dies_while_it_replaces_leaves_what_another_put_there():
+    class Raced(MemoryObjectStore):
+        """Whoever looks first sees another replace the bytes, and then its own puts fail."""
+
+        looked = away = False
+
+        def pieces(self, key):
+            yield from super().pieces(key)
+            if not self.looked:
+                self.looked = True
+                send(an_api(self))
+                self.away = True
+
+        def put_file_if_absent(self, key, file):
+            self.check()
+            return super().put_file_if_absent(key, file)
+
+        def put_file(self, key, file):
+            self.check()
+            super().put_file(key, file)
+
+        def check(self):
+            if self.away:
+                raise Unavailable("OBJECT_STORE_UNAVAILABLE")
+
+    artifacts = Raced()
+    artifacts.put_if_absent(f"sha256/{DIGEST}", DATA[:-1])
+
+    with pytest.raises(Unavailable, match="OBJECT_STORE_UNAVAILABLE"):
+        send(an_api(artifacts))
+
+    assert artifacts.away
+    assert DATA == downloaded(an_api(artifacts))
+
+
 def test_wrong_bytes_replace_nothing(artifacts):
     artifacts.put_if_absent(f"sha256/{DIGEST}", DATA[:-1])
     wrong = ArtifactMetadata(DIGEST, len(DATA) - CHUNK_BYTES, "safetensors")

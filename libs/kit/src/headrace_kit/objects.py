@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Immutable objects by key, in a folder or in an S3 bucket; a key is written once, or deleted.
+"""Objects by key, in a folder or an S3 bucket; a key is written once, replaced whole, or deleted.
 
 Everything rests on `put_if_absent` having one winner, so `self_test` races it at start: there are
 S3 servers that take the condition and ignore it.
@@ -58,6 +58,12 @@ class ObjectStore(Protocol):
 
     def put_file_if_absent(self, key: str, file: IO[bytes]) -> bool:
         """The same of all bytes of a file on disk, which are never in memory together."""
+
+    def put_file(self, key: str, file: IO[bytes]) -> None:
+        """Store the file's bytes in place of what is there: a reader has the old or these, whole.
+
+        One that fails leaves the old.
+        """
 
     def get(self, key: str) -> bytes:
         """The bytes of a key; raises NotFound ARTIFACT_UNKNOWN."""
@@ -161,7 +167,7 @@ def _checked(key: str) -> str:
 
 
 class FolderObjectStore:
-    """ObjectStore in a folder: files appear whole, by a link that refuses an old name.
+    """ObjectStore in a folder: files appear whole, by a link that refuses an old name or a rename.
 
     They are written beside it; what a killed process left there goes with a later put.
     """
@@ -170,13 +176,21 @@ class FolderObjectStore:
         self._root, self._puts = root, root / ".puts"
 
     def put_if_absent(self, key: str, data: bytes | memoryview) -> bool:
-        return self._put(key, lambda into: into.write(data))
+        return self._put(key, lambda into: into.write(data), os.link)
 
     def put_file_if_absent(self, key: str, file: IO[bytes]) -> bool:
-        file.seek(0)
-        return self._put(key, lambda into: shutil.copyfileobj(file, into, PIECE_BYTES))
+        return self._put_file(key, file, os.link)
 
-    def _put(self, key: str, write: Callable[[IO[bytes]], object]) -> bool:
+    def put_file(self, key: str, file: IO[bytes]) -> None:
+        self._put_file(key, file, os.replace)
+
+    def _put_file(self, key: str, file: IO[bytes], place: Callable[[str, Path], None]) -> bool:
+        file.seek(0)
+        return self._put(key, lambda into: shutil.copyfileobj(file, into, PIECE_BYTES), place)
+
+    def _put(
+        self, key: str, write: Callable[[IO[bytes]], object], place: Callable[[str, Path], None]
+    ) -> bool:
         target = self._path(key)
         with _file_errors():
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -188,12 +202,12 @@ class FolderObjectStore:
                     write(into)
                     into.flush()
                     os.fsync(into.fileno())
-                os.link(name, target)
+                place(name, target)
                 _sync_folder(target.parent)
             except FileExistsError:
                 return False
             finally:
-                Path(name).unlink()
+                Path(name).unlink(missing_ok=True)  # a rename took it away
         return True
 
     def get(self, key: str) -> bytes:
@@ -252,6 +266,17 @@ def _sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
+@contextmanager
+def _mapped(file: IO[bytes]) -> Iterator[memoryview]:
+    """Mapped: minio wants all at once, twice, and the kernel takes pages back at will."""
+    file.flush()
+    with (
+        mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped,
+        memoryview(mapped) as data,
+    ):
+        yield data
+
+
 class S3ObjectStore:
     """ObjectStore in a bucket of any S3 server that honours `If-None-Match: *`."""
 
@@ -278,20 +303,22 @@ class S3ObjectStore:
         )
 
     def put_file_if_absent(self, key: str, file: IO[bytes]) -> bool:
-        file.flush()
-        # Mapped: the client wants all at once, twice, and the kernel takes pages back at will.
-        with (
-            mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped,
-            memoryview(mapped) as data,
-        ):
+        with _mapped(file) as data:
             return self.put_if_absent(key, data)
 
+    def put_file(self, key: str, file: IO[bytes]) -> None:
+        with _mapped(file) as data:
+            self._put(key, data, {})
+
     def put_if_absent(self, key: str, data: bytes | memoryview) -> bool:
+        return self._put(key, data, {"If-None-Match": "*"})
+
+    def _put(self, key: str, data: bytes | memoryview, condition: dict[str, str]) -> bool:
         name = self._prefix + _checked(key)
         with self._store_errors():
             for attempt in range(PUT_TRIES_MAX):
                 try:
-                    return self._put(name, data)
+                    return self._put_once(name, data, condition)
                 except self._s3_error as err:
                     if attempt == PUT_TRIES_MAX - 1:
                         raise
@@ -303,14 +330,14 @@ class S3ObjectStore:
                         raise
         raise AssertionError("the last attempt returns or raises")
 
-    def _put(self, name: str, data: bytes | memoryview) -> bool:
+    def _put_once(self, name: str, data: bytes | memoryview, condition: dict[str, str]) -> bool:
         # minio's put_object sends no condition; the call below it takes headers as they are.
         try:
             self._client._put_object(
                 self._bucket,
                 name,
                 data,
-                headers={"If-None-Match": "*", "Content-Type": "application/octet-stream"},
+                headers={**condition, "Content-Type": "application/octet-stream"},
             )
         except self._s3_error as err:
             if err.code == "PreconditionFailed":
@@ -381,6 +408,12 @@ class MemoryObjectStore:
     def put_file_if_absent(self, key: str, file: IO[bytes]) -> bool:
         file.seek(0)
         return self.put_if_absent(key, file.read())
+
+    def put_file(self, key: str, file: IO[bytes]) -> None:
+        file.seek(0)
+        data = file.read()
+        with self._lock:
+            self._data_by_key[_checked(key)] = data
 
     def put_if_absent(self, key: str, data: bytes | memoryview) -> bool:
         with self._lock:

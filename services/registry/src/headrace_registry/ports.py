@@ -185,6 +185,9 @@ class ArtifactStore(Protocol):
 
     def put_file_if_absent(self, key: str, file: IO[bytes]) -> bool: ...
 
+    def put_file(self, key: str, file: IO[bytes]) -> None:
+        """In place of what is there: who reads has the old or these; a failure leaves the old."""
+
     def get(self, key: str) -> bytes: ...
 
     def pieces(self, key: str) -> Iterator[bytes]: ...

@@ -105,8 +105,7 @@ def _store(digest: str, file: IO[bytes], artifacts: ArtifactStore) -> None:
             _check_stored(digest, artifacts)
         except Corrupt:
             log.error("stored_artifact_replaced", digest=digest)
-            artifacts.delete(key)
-            artifacts.put_file_if_absent(key, file)
+            artifacts.put_file(key, file)  # never a delete: another may have replaced them by now
     artifacts.delete(suspect_key(digest))
 
 
