@@ -3,13 +3,20 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from typing import Any
 
 import pytest
 
 from headrace.errors import Busy, Conflict, Corrupt, Invalid, NotFound
+from headrace.registry.v1 import registry_service_pb2 as pb
+from headrace_kit.auth import EVERYBODY, work_for
+from headrace_kit.grpc_server import GrpcServer
+from headrace_kit.objects import MemoryObjectStore
+from headrace_registry.adapters.grpc_api import RegistryApi
 from headrace_registry.domain.acceptance import Finding
 from headrace_registry.domain.artifact import artifact_key
 from headrace_registry.domain.description import METRICS_MAX
@@ -30,10 +37,12 @@ from headrace_registry.testing import (
     MODEL,
     RECIPE,
     TENSORS_ENDPOINT,
+    a_file,
     a_registration,
     a_set_alias,
 )
 
+WORKERS = inspect.signature(GrpcServer).parameters["workers"].default
 UNDECLARED_GATE = {key: value for key, value in MODEL.items() if key != "gate"}
 
 
@@ -106,6 +115,48 @@ def test_file_that_was_looked_through_needs_no_room_on_disk_again(declared):
     )
 
     assert 2 == version.version
+
+
+def test_registrations_that_read_their_files_leave_half_of_the_workers_to_others(declared):
+    class Crowded(MemoryObjectStore):
+        """Another comes while one reads, as many as the server has workers."""
+
+        readers = 0
+
+        def pieces(self, key):
+            self.readers += 1
+            if self.readers < WORKERS:
+                register(f"reader-{self.readers}")
+            yield from super().pieces(key)
+
+    def register(name):
+        request = pb.RegisterVersionRequest(
+            request_id=name, model="fraud", digest=DIGEST, metrics={"accuracy": 0.95}
+        )
+        return copy_context().run(called, request)
+
+    def called(request):
+        work_for(EVERYBODY)
+        return api.RegisterVersion(request, None).version.version
+
+    declared.register("first")
+    artifacts = Crowded()
+    artifacts.put_if_absent(artifact_key(DIGEST), declared.artifacts.get(artifact_key(DIGEST)))
+    api = RegistryApi(
+        store=declared.store,
+        artifacts=artifacts,
+        acceptor=declared.acceptor,
+        spool=a_file,
+        verifier=declared.verifier,
+        clock=declared.clock,
+    )
+
+    with pytest.raises(Busy, match="QUEUE_FULL"):
+        register("reader-0")
+
+    assert WORKERS // 2 == artifacts.readers
+    artifacts.readers = WORKERS
+    assert 2 == register("later")
 
 
 def test_file_that_was_looked_through_and_changed_since_is_no_version(declared):

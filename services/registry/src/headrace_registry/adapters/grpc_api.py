@@ -55,7 +55,10 @@ from headrace_registry.ports import (
 CHUNK_BYTES = 256 * 1024
 # Each holds its artifact on disk, so that no more than this times the cap is ever held.
 TRANSFERS_MAX = 4
-REGISTRATIONS_MAX = 2
+ACCEPTANCES_MAX = 2
+# Each reads its whole artifact, for minutes from a slow store: the other half of the gRPC workers
+# answers everybody else meanwhile.
+REGISTRATIONS_MAX = 8
 
 
 class RegistryApi(pb_grpc.RegistryServiceServicer):
@@ -74,11 +77,12 @@ class RegistryApi(pb_grpc.RegistryServiceServicer):
         self._store, self._artifacts, self._clock = store, artifacts, clock
         self._acceptor, self._spool, self._verifier = acceptor, spool, verifier
         self._registrations = threading.BoundedSemaphore(REGISTRATIONS_MAX)
+        self._acceptances = threading.BoundedSemaphore(ACCEPTANCES_MAX)
 
     @contextmanager
-    def _registering(self) -> Iterator[IO[bytes]]:
+    def _accepting(self) -> Iterator[IO[bytes]]:
         """A file for what was not looked through yet; Busy QUEUE_FULL beyond a few."""
-        with _Place(self._registrations), self._spool() as file:
+        with _Place(self._acceptances), self._spool() as file:
             yield file
 
     def ApplyDefinitions(
@@ -113,15 +117,16 @@ class RegistryApi(pb_grpc.RegistryServiceServicer):
     def RegisterVersion(
         self, request: pb.RegisterVersionRequest, context: grpc.ServicerContext
     ) -> pb.RegisterVersionResponse:
-        version = register_version(
-            conversions.register_version(request),
-            caller=calling().name,
-            store=self._store,
-            artifacts=self._artifacts,
-            acceptor=self._acceptor,
-            spool=self._registering,
-            clock=self._clock,
-        )
+        with _Place(self._registrations):
+            version = register_version(
+                conversions.register_version(request),
+                caller=calling().name,
+                store=self._store,
+                artifacts=self._artifacts,
+                acceptor=self._acceptor,
+                spool=self._accepting,
+                clock=self._clock,
+            )
         return pb.RegisterVersionResponse(version=conversions.version_proto(version))
 
     def ApproveVersion(
@@ -299,7 +304,7 @@ class ArtifactApi(pb_grpc.ArtifactServiceServicer):
 
 
 class _Place:
-    """One of the few that hold bytes at a time; Busy QUEUE_FULL when all are taken."""
+    """One of the few that hold or read bytes at a time; Busy QUEUE_FULL when all are taken."""
 
     def __init__(self, places: threading.BoundedSemaphore) -> None:
         self._places = places
