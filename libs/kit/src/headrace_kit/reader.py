@@ -11,6 +11,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
+from itertools import islice
 from typing import Any, Protocol
 
 import structlog
@@ -33,6 +34,8 @@ FETCH_KIB_MAX = 16_384
 GATHER_S = 0.002
 GOODBYE_TIMEOUT_S = 1.0
 REQUEST_TIMEOUT_S = 2.0
+# Partitions whose brokers are woken when reading goes on: each question may take 0.1 s.
+WOKEN_MAX = 8
 SESSION_TIMEOUT_MS = 6_000
 
 log = structlog.get_logger(__name__)
@@ -254,8 +257,10 @@ class GroupReader:
                 raise
             return  # the fetcher of a fresh assignment is not up yet: again at the next call
         self._paused = False
-        with suppress(Unavailable):
-            self._beginnings(self._next)
+        # One question for all of them comes behind what their broker holds back, and wakes nothing.
+        with suppress(KafkaException):
+            for partition in islice(self._next, WOKEN_MAX):
+                self._consumer.get_watermark_offsets(TopicPartition(*partition), REQUEST_TIMEOUT_S)
 
     def done(self, offsets: Mapping[Partition, int]) -> None:
         """Note next offsets behind durable effects, for the next commit."""
