@@ -108,17 +108,16 @@ class Client:
 
     def applied(self) -> list[registry_events_pb2.Definition]:
         """The applied definitions as they are now, with their versions and their applications."""
-        request = registry_service_pb2.ListDefinitionsRequest()
-        listed = pages(self._registry.ListDefinitions, request, timeout_s=2, retries_max=2)
-        return [each for page in listed for each in page.definitions]
+        return self._listed(registry_service_pb2.ListDefinitionsRequest())
 
     def retracted(self) -> list[Definition]:
         """The definitions that were taken back and are not applied now, as they were last."""
-        request = registry_service_pb2.ListDefinitionsRequest(retracted=True)
+        found = self._listed(registry_service_pb2.ListDefinitionsRequest(retracted=True))
+        return [parse_definition_json(each.spec_json) for each in found]
+
+    def _listed(self, request: Any) -> list[registry_events_pb2.Definition]:
         listed = pages(self._registry.ListDefinitions, request, timeout_s=2, retries_max=2)
-        return [
-            parse_definition_json(each.spec_json) for page in listed for each in page.definitions
-        ]
+        return [each for page in listed for each in page.definitions]
 
     def retract(self, kind: str, name: str, *, reason: str = "") -> registry_events_pb2.Definition:
         """Takes a definition back; answers it as it was last.

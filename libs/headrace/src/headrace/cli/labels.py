@@ -15,10 +15,9 @@ from rich.table import Table
 
 from headrace.cli.connection import DEFAULT_DATA_DIR, DataDir
 from headrace.cli.moments import minute_text, time_option, to_us
-from headrace.cli.output import err, out, show_table, tell_stopped, told_errors, written
-from headrace.client import Client
+from headrace.cli.output import out, show_table, tell_unread, told_errors, written
 from headrace.connection import connect
-from headrace.errors import Conflict, HeadraceError, NotFound
+from headrace.errors import Conflict, NotFound
 from headrace.ingest.v1 import label_service_pb2 as pb
 from headrace.label_studio import Answer, read_answers, write_tasks
 from headrace.labels import Labels
@@ -150,20 +149,7 @@ def weak(
     stood = found.labelled - found.added
     new = f" ({found.added:,} new, {stood:,} stood already)" if found.stream else ""
     out.print(f"{found.labelled:,} of {found.records:,} records {verb} labelled{new}{taken_back}")
-    _tell_stopped_stream(client, found.stream)
-
-
-def _tell_stopped_stream(client: Client, stream: str) -> None:
-    """What is published stays so: that its stream is not read changes no exit code."""
-    try:
-        streams = client.stream_counts()
-    except HeadraceError as error:
-        err.print(f"Ingest has not told whether it reads {stream} ({error.reason}).")
-        err.print("It will: headrace streams")
-        return
-    for each in streams:
-        if each.stream == stream:
-            tell_stopped(each)
+    tell_unread(lambda: [each for each in client.stream_counts() if each.stream == found.stream])
 
 
 @labels.command("export")

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
@@ -62,6 +62,19 @@ def tell_stopped(stream: StreamCounts) -> None:
     state = "waits, and goes on by itself" if waits else "is stopped; what comes for it is kept"
     out.print(f"[bold]{stream.stream}[/] {state}")
     tell(out, stream.stopped_reason, stream.stopped_details)
+
+
+def tell_unread(ask: Callable[[], Iterable[StreamCounts]]) -> None:
+    """Which of the streams are read no further. What is stored stays so: that changes no exit code,
+    nor does an ingest that does not tell."""
+    try:
+        found = ask()
+    except HeadraceError as error:
+        err.print(f"Ingest has not told yet whether it reads all streams ({error.reason}).")
+        err.print("It will: headrace streams")
+        return
+    for each in found:
+        tell_stopped(each)
 
 
 @contextmanager

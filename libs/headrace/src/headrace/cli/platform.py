@@ -65,7 +65,7 @@ def up(
             control.start_detached(command, folder, deadline_s=START_DEADLINE_S, report=_said)
             out.print("All ready. Look: headrace status. Stop: headrace down.")
             return
-        tools = ToolCache(TOOLS.absolute(), _said)
+        tools = ToolCache(TOOLS, _said)
         platform = Platform(PlatformOptions(data_dir, tools, kafka, postgres, s3, ports))
         out.print(f"Live page of the monitor: {platform.page_uri}")
         run_until_signalled(platform.supervisor(_said))

@@ -13,8 +13,7 @@ from rich.table import Table
 
 from headrace.cli.connection import DEFAULT_DATA_DIR, DataDir
 from headrace.cli.moments import time_option, to_us
-from headrace.cli.output import err, out, show_table, tell_stopped, told_errors
-from headrace.client import Client
+from headrace.cli.output import err, out, show_table, tell_stopped, tell_unread, told_errors
 from headrace.connection import connect
 from headrace.errors import HeadraceError
 from headrace.json_lines import RecordLines
@@ -45,19 +44,7 @@ def apply(
         table.add_row(definition.kind, definition.name, str(definition.version))
     show_table(table)
     if versions := {each.name: each.version for each in stored if each.kind == "stream"}:
-        _tell_unread(client, versions)
-
-
-def _tell_unread(client: Client, version_by_stream: dict[str, int]) -> None:
-    """What is stored stays so: a stream that is not read changes no exit code."""
-    try:
-        found = client.await_streams(version_by_stream, timeout_s=STREAMS_S_MAX)
-    except HeadraceError as error:
-        err.print(f"Ingest has not told yet whether it reads all streams ({error.reason}).")
-        err.print("It will: headrace streams")
-        return
-    for each in found:
-        tell_stopped(each)
+        tell_unread(lambda: client.await_streams(versions, timeout_s=STREAMS_S_MAX))
 
 
 def publish(

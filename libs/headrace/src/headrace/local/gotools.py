@@ -48,7 +48,6 @@ class GoTool:
     def _build(self, folder: Path, cache: ToolCache) -> None:
         go = find_go(self.go_min)
         cache.progress(f"{self.name} {self.version}: building, once, for some minutes")
-        folder = folder.absolute()  # Go takes no other
         work = folder / "work"
         done = subprocess.run(
             [

@@ -30,14 +30,18 @@ class ToolCache:
     progress: Progress = silent
 
     def provide(self, name: str, make: Callable[[Path], None]) -> Path:
-        """The folder of the tool; `make` fills an empty one when the tool is not there yet."""
-        target = self.directory / name
+        """The folder of the tool, as a whole path: Go and children elsewhere take no other.
+
+        `make` fills an empty one when the tool is not there yet.
+        """
+        directory = self.directory.absolute()
+        target = directory / name
         if target.exists():
             return target
-        self.directory.mkdir(parents=True, exist_ok=True)
-        with exclusive(self.directory / f"{name}.lock", deadline_s=MAKE_DEADLINE_S):
+        directory.mkdir(parents=True, exist_ok=True)
+        with exclusive(directory / f"{name}.lock", deadline_s=MAKE_DEADLINE_S):
             if not target.exists():
-                partial = self.directory / f"{name}.partial"
+                partial = directory / f"{name}.partial"
                 shutil.rmtree(partial, ignore_errors=True)
                 partial.mkdir()
                 make(partial)

@@ -261,14 +261,16 @@ class HotInfer:
         """As `run`, of a slow model."""
         asks = self._in_time(kind, asks)
         with ended_with_callers(asks) as ending:
-            self.run(kind, asks, ending)
+            self._run_in_time(kind, asks, ending)
 
-    def run(self, kind: Kind, asks: Sequence[Ask], ending: Ending | None = None) -> None:
+    def run(self, kind: Kind, asks: Sequence[Ask]) -> None:
         """Answers all of them; those that are cancelled or too late without running.
 
         Kafka's stand behind the callers; theirs alone are for the log.
         """
-        asks = self._in_time(kind, asks)
+        self._run_in_time(kind, self._in_time(kind, asks), None)
+
+    def _run_in_time(self, kind: Kind, asks: Sequence[Ask], ending: Ending | None) -> None:
         if not asks:
             return
         began_s = time.monotonic()
