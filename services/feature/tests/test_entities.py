@@ -47,6 +47,26 @@ def test_others_come_to_be_known_when_many_were_missed():
     assert ("b",) in known
 
 
+def test_many_unknown_entities_are_not_looked_for_each_time():
+    made = []
+
+    def digest(entity):
+        made.append(entity)
+        return entity_digest(entity)
+
+    known, many = KnownDigests(digest, 1), [(str(number),) for number in range(2_000)]
+    expected = [entity_digest(each) for each in many]
+
+    assert expected == list(known.digests(many))
+    assert many[0] in known
+    made.clear()
+    assert expected == list(known.digests(many))
+    assert many == made
+    made.clear()
+    assert [expected[0]] == list(known.digests(many[:1]))
+    assert not made
+
+
 def named_in_both_ways(values):
     """As few are named, and as many are."""
     yield named_texts(values)

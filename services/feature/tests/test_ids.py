@@ -2,6 +2,7 @@
 """Event ids as arrays: what they say and how they lie is that of the bytes."""
 
 import numpy as np
+import polars as pl
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -27,6 +28,25 @@ def test_ids_of_each_group_are_ordered_as_bytes(rows):
     order = ids.order(within=np.array(groups, np.int64), then=np.array(last, np.int64))
 
     assert sorted(rows) == [rows[row] for row in order]
+
+
+@given(texts=st.lists(TEXTS, max_size=20), data=st.data())
+def test_taken_ids_are_those_of_the_places(texts, data):
+    places = st.lists(st.integers(0, len(texts) - 1), max_size=20) if texts else st.just([])
+    order = data.draw(places)
+    taken = Ids.of(texts).taken(np.array(order, np.int64))
+
+    assert [texts[place] for place in order] == [taken[row] for row in range(len(taken))]
+
+
+@given(texts=st.lists(TEXTS, max_size=20), first=st.integers(0, 5), last=st.integers(0, 20))
+def test_ids_of_a_part_of_a_column_are_its_texts(texts, first, last):
+    part = pl.Series(texts, dtype=pl.Binary).to_arrow()[first:last]
+    ids = Ids.of_arrow(part)
+
+    assert texts[first:last] == [ids[row] for row in range(len(ids))]
+    assert ids.offsets[0] == 0
+    assert sum(map(len, texts[first:last])) == len(ids.text)
 
 
 @given(st.lists(TEXTS, max_size=20))

@@ -5,6 +5,9 @@ from __future__ import annotations
 
 import hashlib
 
+# To copy the first state takes two thirds of the time of making it anew.
+_BLAKE2B = hashlib.blake2b(digest_size=16)
+
 
 def text_of(value: object) -> str | None:
     """5, 5.0 and "5" name the same entity; null, NaN and the empty text name none."""
@@ -33,4 +36,6 @@ def entity_digest(texts: tuple[str, ...]) -> bytes:
 
 def name_digest(name: bytes) -> bytes:
     """BLAKE2b of an entity's name."""
-    return hashlib.blake2b(name, digest_size=16).digest()
+    state = _BLAKE2B.copy()
+    state.update(name)
+    return state.digest()

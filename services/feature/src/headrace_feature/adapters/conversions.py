@@ -100,7 +100,7 @@ def observations_of(
     gone[list(erased.found(frame, frame[EVENT_TIME]))] = True
     filters = [each.filter for each in layouts if each.filter is not None]
     return Observations(
-        ids=Ids.of(frame[ID].cast(pl.Binary).to_list()),
+        ids=Ids.of_arrow(frame[ID].to_arrow()),
         event_us=_moments(frame[EVENT_TIME]),
         known_us=_moments(frame[KNOWN_TIME]),
         published_ms=_filled(frame[PUBLISHED], -1),

@@ -13,6 +13,8 @@ from headrace.entity import entity_digest, name_digest
 
 ENTITIES_KNOWN_MAX = 65_536
 MISSES_MAX = 16  # for each that is known, before others may be
+# Of so many at least nearly all were unknown: so many times nobody looks.
+FEW_ENTITIES_MAX, UNKNOWN_SHARE, BLIND_CALLS = 1_024, 7 / 8, 15
 Entity = TypeVar("Entity")
 
 
@@ -35,11 +37,12 @@ class KnownDigests(Generic[Entity]):
     """Those of some entities; any thread may ask.
 
     Of many entities most are met once in a batch, and to let each push another out would cost as
-    much as its digest. So those stay that came first, until many others were asked for.
+    much as its digest. So those stay that came first, until many others were asked for. Where
+    nearly all are met once, looking is dearer than what it finds, and done now and then.
     """
 
     def __init__(self, digest: Callable[[Entity], bytes], entities_max: int) -> None:
-        self._digest, self._max, self._missed = digest, entities_max, 0
+        self._digest, self._max, self._missed, self._blind = digest, entities_max, 0, 0
         self._known: dict[Entity, bytes] = {}
 
     def __len__(self) -> int:
@@ -49,12 +52,17 @@ class KnownDigests(Generic[Entity]):
         return entity in self._known
 
     def digests(self, entities: Sequence[Entity]) -> Iterable[bytes]:
+        if self._blind > 0 and len(entities) > FEW_ENTITIES_MAX:
+            self._blind -= 1
+            return list(map(self._digest, entities))
         found = list(map(self._known.get, entities))
         missing = [each for each, digest in zip(entities, found, strict=True) if digest is None]
         if not missing:
             return cast(list[bytes], found)
         made = list(map(self._digest, missing))
         self._keep(missing, made)
+        if len(missing) > max(FEW_ENTITIES_MAX, UNKNOWN_SHARE * len(entities)):
+            self._blind = BLIND_CALLS
         if len(made) == len(found):
             return made
         rest = iter(made)

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from headrace_feature.domain.entities import digests_of_names
@@ -48,6 +49,15 @@ class Ids:
         lengths = np.fromiter(map(len, texts), dtype=np.int64, count=len(texts))
         return cls(_bounds(lengths), np.frombuffer(b"".join(texts), dtype=np.uint8))
 
+    @classmethod
+    def of_arrow(cls, texts: pa.LargeStringArray | pa.LargeBinaryArray) -> Ids:
+        """Without null; what Arrow holds is not copied."""
+        if not len(texts):
+            return cls.of([])
+        _, offsets, text = texts.buffers()
+        ends = np.frombuffer(offsets, dtype=np.int64)[texts.offset :][: len(texts) + 1]
+        return cls(ends, np.frombuffer(text, dtype=np.uint8)[: ends[-1]]).sliced(0, len(texts))
+
     def __len__(self) -> int:
         return len(self.offsets) - 1
 
@@ -56,8 +66,15 @@ class Ids:
 
     def taken(self, order: Ints) -> Ids:
         """These ids in this order."""
-        starts, lengths = self.offsets[order], np.diff(self.offsets)[order]
-        return Ids(_bounds(lengths), self.text[listed(starts, lengths)])
+        # `pa.array` would load pandas, where it is installed, to ask what an array of numpy is.
+        places = pa.Array.from_buffers(pa.int64(), len(order), [None, pa.py_buffer(order)])
+        return Ids.of_arrow(self._arrow().take(places))
+
+    def _arrow(self) -> pa.LargeBinaryArray:
+        """The same bytes; what was read from a file may lie askew."""
+        offsets = np.require(self.offsets, requirements="A")
+        buffers = [None, pa.py_buffer(offsets), pa.py_buffer(self.text)]
+        return pa.Array.from_buffers(pa.large_binary(), len(self), buffers)
 
     def sliced(self, first: int, last: int) -> Ids:
         offsets = self.offsets[first : last + 1]
@@ -388,7 +405,7 @@ def listed(starts: Ints, lengths: Ints) -> Ints:
 def ordered(entities: Words, matrix: Ints, ids: Ids) -> Run:
     """One run of these rows; `entities`: [2, rows]."""
     order = _settled(_by_time(entities, matrix), entities, matrix, ids)
-    return in_order(entities[:, order], matrix[order], ids.taken(order))
+    return in_order(entities.take(order, axis=1), matrix.take(order, axis=0), ids.taken(order))
 
 
 def in_order(entities: Words, matrix: Ints, ids: Ids) -> Run:
@@ -398,11 +415,25 @@ def in_order(entities: Words, matrix: Ints, ids: Ids) -> Run:
 
 
 def _by_time(entities: Words, matrix: Ints) -> Ints:
-    """By entity and event time."""
+    """By entity and event time, equal ones as they came.
+
+    Rows come nearly in order of time, so one sort of numbers does nearly all: the upper bits of an
+    entity's first half, and below them the row's place. What that leaves in disorder is sorted
+    again: an entity's late rows, or all where the upper bits do not tell entities apart.
+    """
     high, low = entities
-    order = np.lexsort((matrix[:, EVENT], high))
-    if (_changes(low[order]) & ~_changes(high[order])).any():
-        order = np.lexsort((matrix[:, EVENT], low, high))
+    places = np.uint64((1 << len(high).bit_length()) - 1)
+    numbered = high & ~places | np.arange(len(high), dtype=np.uint64)
+    order = (np.sort(numbered) & places).astype(np.int64)
+    words, event_us = high[order], matrix[order, EVENT]
+    other = _changes(words)
+    if (words[1:] < words[:-1]).any() or (_changes(low[order]) & ~other).any():
+        return np.lexsort((matrix[:, EVENT], low, high))
+    late = ~other[1:] & (event_us[1:] < event_us[:-1])
+    if late.any():
+        entity = other.cumsum()
+        rows = np.flatnonzero(np.bincount(entity[1:][late], minlength=len(entity) + 1)[entity])
+        order[rows] = order[rows][np.lexsort((event_us[rows], entity[rows]))]
     return order
 
 
