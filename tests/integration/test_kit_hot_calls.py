@@ -3,10 +3,12 @@
 
 from __future__ import annotations
 
+import os
 import stat
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from socket import AF_UNIX, socket
 
 import grpc
@@ -32,6 +34,7 @@ pytestmark = pytest.mark.integration
 NAME = "headrace.feature.v1.FeatureService"
 PATH = f"/{NAME}/GetOnlineFeatures"
 MESSAGE_BYTES_MAX = 100_000
+THREADS = Path("/proc/self/task")
 
 
 class Answers:
@@ -389,6 +392,38 @@ def test_socket_that_a_kill_left_is_replaced_and_goes_at_the_end(answers, tmp_pa
         assert 0o700 == stat.S_IMODE(tmp_path.stat().st_mode)
     made.stop(5.0)
     assert not tmp_path.exists()
+
+
+def policies():
+    """How this process's threads are scheduled; one that ends meanwhile is left out."""
+    found = {}
+    for number in [int(each.name) for each in THREADS.iterdir()]:
+        with suppress(ProcessLookupError):
+            found[number] = os.sched_getscheduler(number)
+    return found
+
+
+def test_front_takes_the_core_from_nobody_and_the_rest_is_as_it_was(answers, tmp_path):
+    before = policies()
+    with opened(at_once(answers), native=True, folder=tmp_path):
+        begun = {each: policy for each, policy in policies().items() if each not in before}
+
+    assert os.SCHED_BATCH in begun.values()
+    assert os.SCHED_OTHER in begun.values()  # who answers
+    assert os.SCHED_OTHER == os.sched_getscheduler(0)
+
+
+@pytest.mark.parametrize("error", [AttributeError, PermissionError])
+def test_door_opens_where_the_kernel_is_not_to_be_asked(monkeypatch, answers, tmp_path, error):
+    def refused(*_args):
+        raise error
+
+    monkeypatch.setattr(native_door.os, "sched_setscheduler", refused)
+    with (
+        opened(at_once(answers), native=True, folder=tmp_path) as made,
+        open_channel(f"127.0.0.1:{made.bound}") as channel,
+    ):
+        assert b"<x>" == ask(channel.unary_unary(PATH), b"x")
 
 
 def test_folder_whose_path_no_socket_can_have_is_refused(answers, tmp_path):
