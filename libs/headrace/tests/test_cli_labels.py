@@ -113,6 +113,22 @@ def test_redrive_tells_what_was_left_and_that_more_wait(queue):
     assert "90 sent again left: 3 RECORD_LOST More wait: run it again." in shown
 
 
+def test_redrive_tells_how_a_record_that_ended_a_process_is_sent(queue, monkeypatch):
+    told = letters_pb.RedriveDeadLettersResponse(skipped_by_reason={"POISON_CRASH": 2})
+    monkeypatch.setattr(Letters, "redrive", lambda *_, **__: iter([told]))
+
+    shown = run("dead-letters", "redrive", "--stream", "rides")
+
+    assert "0 sent again left: 2 POISON_CRASH What ended a process is sent by its id" in shown
+
+
+def test_letter_that_was_not_judged_is_shown_as_such(queue, monkeypatch):
+    told = letters_pb.GetDeadLetterResponse(letter=LETTER, reasons_now=["POISON_CRASH"])
+    monkeypatch.setattr(Letters, "get", lambda *_, **__: told)
+
+    assert "now: not judged" in run("dead-letters", "show", "0-7")
+
+
 def test_id_of_a_task_is_shown_whole(queue):
     assert "0123456789abcdef" * 2 in run("labels", "tasks", "late")
 

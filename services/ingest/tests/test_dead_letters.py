@@ -112,6 +112,14 @@ class World:
         version = self.contracts.get(STREAM).version + 1
         self.contracts.put(a_contract(version, columns=changed))
 
+    def set_aside_as_poison(self):
+        """The one record that was set aside, once more: as one that ended the process."""
+        letter = next(each for each in self.publisher.published if each.topic == TOPIC)
+        headers = dict(letter.headers) | {"dl-reasons": b"POISON_CRASH"}
+        self.publisher.publish([Message(TOPIC, letter.key, letter.value, tuple(headers.items()))])
+        [(_, poison, _)] = self.page().records
+        return poison
+
     def page(self, selection=ALL, begin=BEGINNING, *, letters_max=100, with_redriven=False):
         return list_dead_letters(
             selection,
@@ -442,14 +450,25 @@ def test_letter_of_a_stream_that_was_taken_back_is_skipped(world):
     assert {"STREAM_UNKNOWN": 1} == world.redrive().skipped
 
 
-def test_record_that_ended_the_process_is_sent_only_by_name(world):
+def test_record_that_ended_the_process_is_left_and_told_unless_its_id_is_given(world):
     world.publish(LATE)
-    letter = next(each for each in world.publisher.published if each.topic == TOPIC)
-    headers = dict(letter.headers) | {"dl-reasons": b"POISON_CRASH"}
-    world.publisher.publish([Message(TOPIC, letter.key, letter.value, tuple(headers.items()))])
+    poison = world.set_aside_as_poison()
 
-    assert 0 == world.redrive().sent
-    assert 1 == world.redrive(Selection(stream=STREAM, reason="POISON_CRASH")).sent
+    for chosen in (Selection(stream=STREAM), Selection(stream=STREAM, reason="POISON_CRASH")):
+        for dry_run in (True, False):
+            progress = world.redrive(chosen, dry_run=dry_run)
+            assert (0, {"POISON_CRASH": 1}) == (progress.sent, dict(progress.skipped))
+    assert 1 == world.redrive(Selection(positions=frozenset([poison.position]))).sent
+
+
+def test_record_that_ended_the_process_is_shown_and_not_judged(world, monkeypatch):
+    world.publish(LATE)
+    poison = world.set_aside_as_poison()
+    monkeypatch.setattr("headrace_ingest.handlers.dead_letters.told_now", None)
+
+    view = world.show(poison.position)
+
+    assert ("POISON_CRASH", LATE.value) == (view.told_now, view.value)
 
 
 def test_redrive_that_comes_to_nothing_does_not_stop_the_stream():

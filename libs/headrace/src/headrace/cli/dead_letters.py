@@ -17,6 +17,7 @@ from headrace.connection import connect
 from headrace.dead_letters import LetterFilter
 from headrace.ingest.v1 import dead_letter_service_pb2 as pb
 
+POISON_CRASH = "POISON_CRASH"
 dead_letters = typer.Typer(
     no_args_is_help=True, help="What ingest set aside: list it, show it, send it again."
 )
@@ -132,6 +133,8 @@ def redrive(
     out.print(f"{last.sent:,} {verb}")
     _tell("would be refused again" + ("" if dry_run else ", left"), last.refused_by_reason)
     _tell("left", last.skipped_by_reason)
+    if last.skipped_by_reason.get(POISON_CRASH):
+        out.print("What ended a process is sent by its id alone: headrace dead-letters redrive ID")
     if last.more:
         out.print("More wait: run it again.")
     if not dry_run:
@@ -168,6 +171,8 @@ def _time(letter: pb.DeadLetter) -> str:
 def _now(found: pb.GetDeadLetterResponse) -> str:
     if found.letter.redriven:
         return "sent again, or set aside once more as another letter"
+    if POISON_CRASH in found.reasons_now:
+        return "not judged, since it ended a process: send it by its id once ingest is mended"
     if found.faults_now:
         return f"the applied contract would refuse it: {_reasons(found.faults_now)}"
     return "the applied contract would take it; send it: headrace dead-letters redrive"

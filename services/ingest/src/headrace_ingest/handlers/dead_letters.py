@@ -24,6 +24,8 @@ WINDOW_LETTERS_MAX = 50_000
 BEGINNING = Position(0, 0)
 # In the header of a letter's key, without payload: the letter was sent again.
 REDRIVEN = "dl-redriven"
+# It may end the process again: judged by nobody who serves, and sent by its id alone.
+DANGEROUS = "POISON_CRASH"
 NOT_KNOWN = b"-"  # no value of any format
 
 
@@ -41,7 +43,7 @@ class LetterPage:
 class LetterView:
     """One letter with what is kept of its record, and why the applied contract would refuse it.
 
-    `told_now`: as in `Judged`; empty when it would be taken.
+    `told_now`: as in `Judged`; empty when it would be taken, DANGEROUS when it was not judged.
     """
 
     record: Record
@@ -124,6 +126,8 @@ def get_dead_letter(
         return LetterView(veiled(record), letter, redriven, None, ENTITY_ERASED)
     if raw is None:
         return LetterView(record, letter, redriven, None, "")
+    if DANGEROUS in letter.reasons:
+        return LetterView(record, letter, redriven, raw.value, DANGEROUS)
     [now] = told_now(letter.stream, [raw], contracts, decode)
     return LetterView(record, letter, redriven, raw.value, now)
 

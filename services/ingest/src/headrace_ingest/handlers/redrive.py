@@ -22,6 +22,7 @@ from headrace_ingest.domain.letters import Letter, Position, Selection
 from headrace_ingest.domain.redrive_seal import RedriveSeal
 from headrace_ingest.handlers.dead_letters import (
     BEGINNING,
+    DANGEROUS,
     REDRIVEN,
     TOPIC,
     original,
@@ -39,8 +40,6 @@ from headrace_kit.topic_log import TopicLog
 
 LETTERS_MAX = 100_000
 PART_RECORDS, PART_BYTES, MIB = 1_000, 16 << 20, 1 << 20
-# It would end the process again: sent only to whoever asks for it by name.
-DANGEROUS = "POISON_CRASH"
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +97,8 @@ def redrive_dead_letters(
         if left_s() <= 0:
             progress.more = True
             break
-        known = _alive(_known(part, progress, log, contracts), progress, erased)
+        due = _asked_for(part, progress, selection)
+        known = _alive(_known(due, progress, log, contracts), progress, erased)
         if command.dry_run:
             progress.more, known = len(known) > left, known[:left]
         taken = _taken(known, progress, foresight)
@@ -137,14 +137,21 @@ def _waiting(log: TopicLog, selection: Selection) -> Iterator[tuple[Letter, Reco
     begin: Position | None = BEGINNING
     while begin is not None:
         window = read_window(log, selection, begin)
-        due = {each.position: each for each in window.waiting() if _safe(each, selection)}
+        due = {each.position: each for each in window.waiting()}
         for position, record in read_letters(log, due):
             yield due[position], record
         begin = window.following
 
 
-def _safe(letter: Letter, selection: Selection) -> bool:
-    return DANGEROUS not in letter.reasons or selection.reason == DANGEROUS
+def _asked_for(
+    part: Sequence[tuple[Letter, Record]], progress: Progress, selection: Selection
+) -> list[tuple[Letter, Record]]:
+    """Counts the dangerous ones that nobody named as skipped."""
+    if selection.positions:
+        return list(part)
+    dangerous = [DANGEROUS in letter.reasons for letter, _ in part]
+    progress.skipped.update(DANGEROUS for each in dangerous if each)
+    return [each for each, left in zip(part, dangerous, strict=True) if not left]
 
 
 @dataclass(frozen=True, slots=True)
