@@ -104,3 +104,34 @@ def test_texts_are_left_out_with_their_escapes():
     value = b'{"a\\"{": [1, "b\\\\"], "": "unclosed [ '
 
     assert b"{: [1, ], : " == json_strict.outside_strings(value)
+
+
+def a_long(*values):
+    return b'{"a": [' + b", ".join([b"-1.25", b"7"] * 10_000 + list(values)) + b"]}"
+
+
+def test_long_list_of_numbers_is_read_without_a_call_for_each(monkeypatch):
+    monkeypatch.setattr(json_strict, "_STRICT", None)
+    monkeypatch.setattr(json_strict, "_PLACING", None)
+    value, numbers = a_long(b"9" * 18, b"0.12345678901234567"), [-1.25, 7] * 10_000
+
+    decoded = {"a": [*numbers, 10**18 - 1, 0.12345678901234567]}
+    assert decoded == json_strict.decode(value) == json_strict.decode_record(value)
+
+
+@pytest.mark.parametrize(
+    "token",
+    [b"9223372036854775808", b"-" + b"9" * 5_000, b"1e999", b"-1E999", b"NaN", b"-Infinity"],
+    ids=lambda token: repr(token[:24]),
+)
+def test_number_that_does_not_fit_is_found_among_many(token):
+    with pytest.raises(Invalid, match="BAD_TYPE"):
+        json_strict.decode(a_long(token))
+    placed = json_strict.decode_record(a_long(token))["a"][-1]
+    assert type(placed) in (json_strict.BeyondInt64, json_strict.NotFinite)
+
+
+def test_numbers_that_need_a_look_are_read_as_they_are_among_many():
+    value = a_long(b"9223372036854775807", b"1e300", b"0.1234567890123456789")
+
+    assert [2**63 - 1, 1e300, 0.1234567890123456789] == json_strict.decode(value)["a"][-3:]

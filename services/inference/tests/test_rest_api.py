@@ -317,6 +317,52 @@ def test_texts_of_a_tensor_are_no_crowd(door):
     assert texts == output["data"]
 
 
+def a_body_of(values, *, size, datatype="INT32"):
+    """JSON as it comes, which no test needs to write value by value."""
+    shape = f"[{size}]".encode()
+    return b'{"inputs":[{"name":"x","datatype":"%s","shape":%s,"data":[%s]}]}' % (
+        datatype.encode(),
+        shape,
+        b",".join(values),
+    )
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        [b"1"] * 1_000_001,
+        [b'""'] * 1_000_001,
+        [b'":"'] * 1_100_000,
+        [b"[]"] * 500_001,
+        [b"[1,2,3]"] * 250_001,
+    ],
+    ids=["numbers", "texts", "texts with colons", "lists", "rows"],
+)
+def test_values_are_counted_before_they_are_decoded(door, values, monkeypatch):
+    monkeypatch.setattr(json_strict, "decode", lambda _: pytest.fail("decoded"))
+
+    with pytest.raises(Busy, match="MESSAGE_TOO_LARGE") as refused:
+        door.call("POST", "/v2/models/delay/infer", a_body_of(values, size=len(values)))
+    assert {"values_max": "1000000"} == refused.value.metadata
+
+
+def test_texts_full_of_commas_are_few_values(door):
+    text = "[1,2,\\" * 200_000
+    (output,) = door.infer(an_input([text, "b"], datatype="BYTES"))["outputs"]
+
+    assert [text, "b"] == output["data"]
+
+
+@pytest.mark.parametrize("row", [b"-3", b"[-3]", b"[[-3]]"])
+def test_many_values_are_read_as_they_are(door, row):
+    size = 100_000
+    values = [row.replace(b"3", b"%d" % number) for number in range(size)]
+    told = door.call("POST", "/v2/models/delay/infer", a_body_of(values, size=size))
+    (output,) = json.loads(told.body)["outputs"]
+
+    assert [-number for number in range(size)] == output["data"]
+
+
 def test_mistake_in_a_body_is_told_in_the_words_of_a_request(door):
     for body in ([], b'{"id": NaN}', {"inputs": {}}, b'{"id": "a", "id": "b"}'):
         with pytest.raises(HeadraceError) as refused:

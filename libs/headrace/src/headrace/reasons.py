@@ -177,7 +177,9 @@ REASONS: dict[str, Reason] = {
         "Send only the inputs that ModelMetadata names.",
     ),
     "MESSAGE_TOO_LARGE": Reason(
-        "Busy", "The message holds more bytes than the cap.", "Send less at a time."
+        "Busy",
+        "The message holds more bytes or values than the cap.",
+        "Send less at a time, and tensors as binary.",
     ),
     "TENSOR_NAME": Reason(
         "Invalid",
