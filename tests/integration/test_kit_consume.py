@@ -17,7 +17,13 @@ from headrace.errors import Busy, Invalid, Unavailable
 from headrace_kit.consume import ConsumeLoop
 from headrace_kit.follow import TableFollower
 from headrace_kit.kafka import Message, Partition
-from headrace_kit.offsets import committed_offsets, group_assignments, topic_end_offsets
+from headrace_kit.offsets import (
+    committed_offsets,
+    group_assignments,
+    partitions_by_topic,
+    topic_end_offsets,
+    topic_partitions,
+)
 from headrace_kit.reader import GroupReader
 from headrace_kit.testing import MemoryPublisher, wait_until
 
@@ -289,6 +295,82 @@ def test_missing_topic_makes_unready_until_it_is_created(new_topic, publisher, s
     publisher.publish(messages(name, [b"a"]))
 
     wait_until(lambda: store.effects == each_once([b"a"]))
+    wait_until(loop.ready)
+
+
+def delete(kafka_server, topic):
+    """Returns when the broker knows the topic no more."""
+    admin = AdminClient({"bootstrap.servers": kafka_server, "log_level": 0})
+    admin.delete_topics([topic])[topic].result(30.0)
+    wait_until(lambda: not partitions_by_topic(kafka_server, [topic]))
+
+
+def test_topics_that_are_missing_take_nothing_from_the_others(
+    kafka_server, new_topic, publisher, start_loop
+):
+    kept, deleted, never = new_topic(2), new_topic(2), f"test.{uuid.uuid4().hex}.v1"
+    store, group = Store(), f"group-{uuid.uuid4().hex}"
+    handler, told = StoringHandler(store), sorted([deleted, never])
+    publisher.publish([*messages(kept, [b"0"]), *messages(deleted, [b"once"])])
+    loop = start_loop([kept, deleted, never], handler, group=group)
+    wait_until(lambda: store.effects == each_once([b"0", b"once"]))
+    assert [f"TOPIC_MISSING {never}"] == loop.troubles()
+
+    delete(kafka_server, deleted)
+    loop.reposition()
+    publisher.publish(messages(kept, numbers(1, 10)))
+    wait_until(lambda: store.effects == each_once([b"once", *numbers(0, 10)]))
+    wait_until(lambda: loop.troubles() == [f"TOPIC_MISSING {topic}" for topic in told])
+
+    loop.stop(5.0)
+    publisher.publish(messages(kept, numbers(10, 20)))
+    loop = start_loop([kept, deleted, never], handler, group=group)
+    wait_until(lambda: store.effects == each_once([b"once", *numbers(0, 20)]))
+    wait_until(lambda: loop.troubles() == [f"TOPIC_MISSING {topic}" for topic in told])
+    assert not loop.ready()
+
+    new_topic(1, name=never)
+    publisher.publish(messages(never, [b"made"]))
+    wait_until(lambda: store.effects == each_once([b"once", b"made", *numbers(0, 20)]))
+
+
+def test_partitions_are_placed_beside_one_whose_topic_was_deleted_meanwhile(
+    kafka_server, new_topic, publisher, quiet_owner
+):
+    kept, deleted = new_topic(1), new_topic(1)
+    reader = GroupReader(kafka_server, f"group-{uuid.uuid4().hex}", quiet_owner)
+    reader.open()
+    reader.subscribe(frozenset({kept, deleted}))
+    wait_until(lambda: reader.read(1, 0.1) or len(reader.unplaced()) == 2)
+    delete(kafka_server, deleted)
+
+    wait_until(lambda: reader.place(reader.unplaced(), {}) or reader.placed())
+
+    assert [Partition(kept, 0)] == reader.placed()
+    assert [] == reader.unplaced()
+    publisher.publish(messages(kept, [b"a"]))
+    wait_until(lambda: reader.resume() or [b"a"] == reader.read(1, 0.5).values())
+    reader.close()
+
+
+def test_topic_whose_placing_needs_a_missing_one_takes_nothing_from_the_others(
+    kafka_server, new_topic, publisher, start_loop
+):
+    free, waits, needed, store = new_topic(2), new_topic(2), f"test.{uuid.uuid4().hex}.v1", Store()
+
+    class Needing(StoringHandler):
+        def positions(self, partitions):
+            if any(each.topic == waits for each in partitions):
+                topic_partitions(kafka_server, [needed])
+            return super().positions(partitions)
+
+    publisher.publish([*messages(free, numbers(0, 10)), *messages(waits, [b"late"])])
+    loop = start_loop([free, waits], Needing(store))
+    wait_until(lambda: store.effects == each_once(numbers(0, 10)))
+    assert [f"TOPIC_MISSING {needed}"] == loop.troubles()
+
+    new_topic(1, name=needed)
+    wait_until(lambda: store.effects == each_once([b"late", *numbers(0, 10)]))
     wait_until(loop.ready)
 
 

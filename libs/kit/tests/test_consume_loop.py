@@ -21,6 +21,7 @@ from headrace_kit.testing import MemoryPublisher, a_batch, a_record, wait_until
 
 TOPIC, PARTITIONS, RECORDS = "raw.sim.v1", 3, 40
 SEEDS = range(300)
+FREE, WAITING, ANSWERS = Partition("raw.free.v1", 0), Partition("raw.waits.v1", 0), "answers.v1"
 
 
 class SimulatedReader:
@@ -284,6 +285,67 @@ def test_partition_that_is_restored_waits_and_the_others_go_on(monkeypatch):
 
     ticks(loop, 500)
     assert {Partition(TOPIC, 0): RECORDS, **others} == store.at
+
+
+class TwoTopicsReader(SimulatedReader):
+    """Nothing moves by itself: a topic that waits for another one, and one that need not."""
+
+    def __init__(self, random_, owner):
+        super().__init__(random_, owner)
+        self.waiting, self.awaited = {WAITING, FREE}, {}
+
+    def unplaced(self):
+        return sorted(each for each in self.waiting if each.topic not in self.awaited)
+
+    def put_off(self, topic, missing):
+        self.awaited[topic] = missing
+
+    def read(self, records_max, wait_s):
+        return a_batch([])
+
+
+class LookingUpStore(SimulatedStore):
+    """A handler as inference has one: it looks up what was answered, in a topic beside each.
+
+    The look-up takes one call; the next one tells what came of it, once.
+    """
+
+    def __init__(self):
+        super().__init__(random.Random(7), set())
+        self.missing, self.looked_up, self.under_way = {ANSWERS}, set(), []
+
+    def maybe_fail(self):
+        pass
+
+    def positions(self, partitions):
+        self.under_way = [each for each in partitions if each not in self.looked_up]
+        self.looked_up = (self.looked_up | {*partitions}) - ({*partitions} & self.looked_up)
+        if WAITING in partitions and WAITING not in self.under_way and self.missing:
+            raise Unavailable("TOPIC_MISSING", topic=ANSWERS)
+        return {}
+
+    def restoring(self):
+        return self.under_way
+
+    def forget(self, partitions):
+        pass
+
+
+def test_topic_that_waits_for_a_missing_one_takes_nothing_from_the_others(monkeypatch):
+    monkeypatch.setattr(consume, "RESTORING_INTERVAL_S", 0.0)
+    monkeypatch.setattr(f"{__name__}.SimulatedReader", TwoTopicsReader)
+    store = LookingUpStore()
+    loop = a_loop(monkeypatch, 7, store, MemoryPublisher())
+    ticks(loop, 10)
+
+    assert [FREE] == loop._reader.placed()
+    assert {WAITING.topic: ANSWERS} == loop._reader.awaited
+    assert not loop._reader.paused
+
+    store.missing.clear()
+    loop._reader.awaited.clear()  # it is there
+    ticks(loop, 10)
+    assert [FREE, WAITING] == loop._reader.placed()
 
 
 class SteppingStore(SimulatedStore):

@@ -30,6 +30,7 @@ class SimulatedConsumer:
     def __init__(self, settings):
         self.beginning, self.received = 0, []
         self.questions_max, self.gone = 1_000, set()
+        self.sought, self.refuses = [], False
 
     def subscribe(self, topics, *, on_assign, **rest):
         on_assign(self, [TopicPartition(*PARTITION)])
@@ -45,6 +46,8 @@ class SimulatedConsumer:
         if self.questions_max == 0:
             raise KafkaException(KafkaError(KafkaError._TIMED_OUT))
         self.questions_max -= 1
+        if self.refuses and any(each.topic in self.gone for each in partitions):
+            raise KafkaException(KafkaError(KafkaError._UNKNOWN_PARTITION))
         return [self._answer(each) for each in partitions]
 
     def _answer(self, asked):
@@ -55,6 +58,19 @@ class SimulatedConsumer:
             offset=self.beginning,
             error=KafkaError(KafkaError.UNKNOWN_TOPIC_OR_PART) if gone else None,
         )
+
+    def list_topics(self, topic, timeout):
+        error = KafkaError(KafkaError.UNKNOWN_TOPIC_OR_PART) if topic in self.gone else None
+        return SimpleNamespace(topics={topic: SimpleNamespace(error=error)})
+
+    def resume(self, partitions):
+        self.sought = []
+
+    def seek(self, partition):
+        self.sought.append(Partition(partition.topic, partition.partition))
+
+    def get_watermark_offsets(self, partition, timeout_s):
+        return 0, 0
 
     def consume(self, records_max, wait_s):
         given, self.received = self.received, []
@@ -127,10 +143,48 @@ def test_silent_kafka_is_told_with_what_it_was_asked(group_reader):
     assert [PARTITION] == group_reader.unplaced()
 
 
-def test_topic_that_is_gone_is_told_and_the_others_are_placed(group_reader):
+@pytest.fixture(params=[False, True], ids=["told by partition", "refused as a whole"])
+def one_gone(group_reader, request):
+    """Two partitions that wait to be placed; the topic of one was deleted meanwhile."""
+    group_reader._on_assign(group_reader._consumer, [TopicPartition(*OTHER)])
+    group_reader._consumer.refuses = request.param
     group_reader._consumer.gone = {OTHER.topic}
-    with pytest.raises(Unavailable, match="TOPIC_MISSING"):
-        group_reader.place([OTHER, PARTITION], {})
+    group_reader.place(group_reader.unplaced(), {})
+    return group_reader
 
-    assert [PARTITION] == group_reader.placed()
+
+def test_topic_that_is_gone_is_told_and_the_others_are_placed(one_gone):
+    assert [PARTITION] == one_gone.placed()
+    assert [f"TOPIC_MISSING {OTHER.topic}"] == one_gone.troubles()
+
+
+def test_partition_of_a_missing_topic_waits_until_that_is_there(one_gone):
+    assert [] == one_gone.unplaced()
+    assert not one_gone.settled(frozenset({TOPIC}))
+
+    one_gone._consumer.gone = set()
+    one_gone.look_for_missing()
+    assert [OTHER] == one_gone.unplaced()
+
+
+def test_partition_that_is_put_off_waits_for_the_other_topic(group_reader):
+    group_reader._consumer.gone = {OTHER.topic}
+    group_reader.put_off(TOPIC, OTHER.topic)
+    assert [] == group_reader.unplaced()
     assert [f"TOPIC_MISSING {OTHER.topic}"] == group_reader.troubles()
+
+    group_reader._consumer.gone = set()
+    group_reader.look_for_missing()
+    assert [PARTITION] == group_reader.unplaced()
+
+
+def test_reading_goes_on_without_a_question_for_what_is_missing(group_reader):
+    group_reader._on_assign(group_reader._consumer, [TopicPartition(*OTHER)])
+    group_reader.place([PARTITION, OTHER], {})
+    group_reader.put_off(OTHER.topic, OTHER.topic)
+    group_reader.resume()
+    assert [PARTITION] == group_reader._consumer.sought
+
+    group_reader.look_for_missing()
+    group_reader.resume()
+    assert {PARTITION, OTHER} == {*group_reader._consumer.sought}

@@ -4,6 +4,7 @@
 import pytest
 
 from headrace import topics
+from headrace.errors import Unavailable
 from headrace_kit.kafka import Partition
 from headrace_kit.state_store import MemoryStateStore
 from headrace_kit.testing import FixedClock
@@ -33,10 +34,12 @@ class Broker:
             Partition(PREDICTIONS, 0): 7,
             Partition(topics.REGISTRY_MODEL_VERSIONS.name, 0): 0,
         }
-        self.asked = 0
+        self.asked, self.missing = 0, False
 
     def __call__(self, wanted):
         self.asked += 1
+        if self.missing:
+            raise Unavailable("TOPIC_MISSING", topic=PREDICTIONS)
         return dict(self.ends)
 
 
@@ -45,7 +48,8 @@ class Advancing:
 
     def __init__(self) -> None:
         self.broker, self.store = Broker(), MemoryStateStore()
-        self.advance = Advance(end_offsets=self.broker, clock=FixedClock())
+        self.clock = FixedClock()
+        self.advance = Advance(end_offsets=self.broker, clock=self.clock)
         batch = Batch(self.store)
         take_turn(SCENE.a_watch(), batch).end()  # it was there before any record
         batch.commit({})
@@ -110,6 +114,18 @@ def test_window_waits_for_the_predictions_that_were_there_when_time_passed(advan
 
     advancing.broker.ends[Partition(PREDICTIONS, 0)] = 1_000  # these came later
     assert advancing.judged(folded=7)
+
+
+def test_monitor_whose_topic_is_missing_waits_and_stops_nobody(advancing):
+    advancing.read(dict.fromkeys(advancing.streams(), 2))
+    advancing.broker.missing = True
+    for _ in range(5):
+        assert not advancing.judged()
+    assert 1 == advancing.broker.asked
+
+    advancing.broker.missing = False
+    advancing.clock.advance(1_000_000)
+    assert advancing.judged()
 
 
 def test_broker_is_asked_once_for_a_moment(advancing):

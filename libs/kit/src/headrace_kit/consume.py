@@ -13,6 +13,8 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Mapping, Sequence
+from itertools import groupby
+from operator import attrgetter
 from typing import Protocol, runtime_checkable
 
 import structlog
@@ -34,6 +36,7 @@ TRIES_BEFORE_UNREADY = 3
 TROUBLES = "Missing topics, lost offsets, stopped topics, and what failed thrice in a row or more."
 # A handler that stops a topic for this lets it go within moments, come what may.
 MOMENTARY = "DEFINITION_AWAITED"
+TOPIC_MISSING = "TOPIC_MISSING"
 
 log = structlog.get_logger(__name__)
 
@@ -46,7 +49,11 @@ class BatchHandler(Protocol):
     """What a service does with records; every method is called from the loop's thread."""
 
     def positions(self, partitions: Sequence[Partition]) -> Mapping[Partition, int]:
-        """Next offset by partition, from where the effects are stored; absent = beginning."""
+        """Next offset by partition, from where the effects are stored; absent = beginning.
+
+        After Unavailable TOPIC_MISSING each topic is asked for by itself, and one of which it is
+        raised again waits until the missing topic, which may be another one, is there.
+        """
 
     def handle(self, records: RecordBatch) -> None:
         """Make the effects of the records durable; order holds within a partition.
@@ -139,6 +146,7 @@ class ConsumeLoop:
         self._let_go: frozenset[Partition] = frozenset()  # held before, and not placed again yet
         self._asked_s = self._looked_s = 0.0
         self._shared_out = self._warmed = False
+        self._apart = False  # each topic is placed by itself: one of them waits for a missing one
         self._dead_in_a_row = 0
         self._stopped: Mapping[str, HeadraceError] = {}
         self._stopping, self._repositioning = threading.Event(), threading.Event()
@@ -271,6 +279,25 @@ class ConsumeLoop:
         return [each for each in unplaced if each not in self._restoring]
 
     def _place(self, due: Collection[Partition]) -> None:
+        """One question for all, unless one of them waits for a topic that is missing."""
+        for share in _by_topic(due) if self._apart else [due]:
+            try:
+                self._place_together(share)
+            except Unavailable as err:
+                if err.reason != TOPIC_MISSING:
+                    raise
+                self._put_off(share, err)
+        self._apart = self._apart and bool(self._reader.unplaced())
+
+    def _put_off(self, share: Collection[Partition], err: Unavailable) -> None:
+        """What waits for a missing topic keeps nothing else from being placed."""
+        topic, *others = {each.topic for each in share}
+        if others:
+            self._apart = True
+        else:
+            self._reader.put_off(topic, str(err.metadata.get("topic", topic)))
+
+    def _place_together(self, due: Collection[Partition]) -> None:
         positions = self._handler.positions(sorted(due))
         self._asked_s = time.monotonic()
         restoring = self._restorer.restoring() if self._restorer is not None else ()
@@ -366,3 +393,8 @@ class ConsumeLoop:
             self._restorer.forget(partitions)
         kept = [part.without(partitions) for part in self._pending]
         self._pending = deque(part for part in kept if part)
+
+
+def _by_topic(partitions: Collection[Partition]) -> list[list[Partition]]:
+    ordered = sorted(partitions)
+    return [list(share) for _, share in groupby(ordered, key=attrgetter("topic"))]

@@ -70,6 +70,7 @@ class GroupReader:
         self._committed: dict[Partition, int] = {}
         self._commit_retry, self._missing_retry = Backoff(), Backoff()
         self._missing: set[str] = set()
+        self._awaited: dict[str, str] = {}  # by topic, the missing one that its placing waits for
         self._lost: set[Partition] = set()
 
     def open(self) -> None:
@@ -138,6 +139,7 @@ class GroupReader:
             return
         self._subscribed, self._joined = topics, False
         self._missing &= topics
+        self._awaited.clear()
         if topics:
             self._consumer.subscribe(
                 sorted(topics),
@@ -185,8 +187,16 @@ class GroupReader:
         return sorted(self._next)
 
     def unplaced(self) -> list[Partition]:
-        """The partitions that wait to be told where to start."""
-        return sorted(self._unplaced)
+        """The partitions that wait to be told where to start, and for no topic that is missing."""
+        return sorted(each for each in self._unplaced if not self._waits(each.topic))
+
+    def _waits(self, topic: str) -> bool:
+        return topic in self._missing or self._awaited.get(topic) in self._missing
+
+    def put_off(self, topic: str, missing: str) -> None:
+        """Place nothing of this topic until the missing one is there; both may be the same."""
+        self._awaited[topic] = missing
+        self._note_missing([missing])
 
     def held(self) -> frozenset[Partition]:
         """The partitions of which nothing is read."""
@@ -210,8 +220,9 @@ class GroupReader:
     def place(self, partitions: Sequence[Partition], positions: Mapping[Partition, int]) -> None:
         """Start each of the partitions at its position, or at its beginning when it has none.
 
-        One whose beginning has passed its position is lost, and is not read. Raises Unavailable
-        for those whose beginning Kafka does not tell; the others are placed.
+        One whose beginning has passed its position is lost, and is not read; one whose topic is
+        missing stays unplaced until that is there. Raises Unavailable for those whose beginning
+        Kafka does not tell; the others are placed.
         """
         beginnings = self._beginnings(partitions)
         for partition, beginning in beginnings.items():
@@ -225,8 +236,9 @@ class GroupReader:
             self._uncommitted[partition] = position
             self._unplaced.discard(partition)
         self._paused = True
-        if untold := [each for each in partitions if each not in beginnings]:
-            raise self._untold(untold)
+        untold = {*partitions} - beginnings.keys()
+        if asked := [each for each in untold if each.topic not in self._missing]:
+            raise self._untold(asked)
 
     def unplace(self) -> None:
         """Take every partition as if it were assigned now, with nothing done yet."""
@@ -248,9 +260,11 @@ class GroupReader:
         """
         if not self._paused:
             return
-        self._consumer.resume([TopicPartition(*partition) for partition in self._next])
+        # A question for a missing topic would wait for its time, and wake nothing.
+        there = {each: at for each, at in self._next.items() if each.topic not in self._missing}
+        self._consumer.resume([TopicPartition(*partition) for partition in there])
         try:
-            for partition, offset in self._next.items():
+            for partition, offset in there.items():
                 self._consumer.seek(TopicPartition(*partition, offset))
         except KafkaException as err:
             if err.args[0].code() != KafkaError._STATE:
@@ -259,7 +273,7 @@ class GroupReader:
         self._paused = False
         # One question for all of them comes behind what their broker holds back, and wakes nothing.
         with suppress(KafkaException):
-            for partition in islice(self._next, WOKEN_MAX):
+            for partition in islice(there, WOKEN_MAX):
                 self._consumer.get_watermark_offsets(TopicPartition(*partition), REQUEST_TIMEOUT_S)
 
     def done(self, offsets: Mapping[Partition, int]) -> None:
@@ -302,6 +316,7 @@ class GroupReader:
         self._missing_retry.failed()
         if found := {topic for topic in self._missing if self._exists(topic)}:
             self._missing -= found
+            self._paused = True  # what is placed of them was not resumed
             self._missing_retry.succeeded()
 
     def _exists(self, topic: str) -> bool:
@@ -322,7 +337,9 @@ class GroupReader:
         try:
             told = self._consumer.offsets_for_times(asked, timeout=REQUEST_TIMEOUT_S)
         except KafkaException as err:
-            raise self._untold(partitions) from err
+            if not self._refused_for_missing(err, partitions):
+                raise self._untold(partitions) from err
+            return self._beginnings([e for e in partitions if e.topic not in self._missing])
         self._note_missing(each.topic for each in told if _code(each) in MISSING_TOPIC)
         return {
             Partition(each.topic, each.partition): each.offset
@@ -330,9 +347,17 @@ class GroupReader:
             if each.error is None
         }
 
+    def _refused_for_missing(self, err: KafkaException, asked: Collection[Partition]) -> bool:
+        """The client refuses a question as a whole for a topic that it knows to be missing, and
+        does not say which.
+        """
+        if err.args[0].code() not in MISSING_TOPIC:
+            return False
+        gone = [topic for topic in {each.topic for each in asked} if not self._exists(topic)]
+        self._note_missing(gone)
+        return bool(gone)
+
     def _untold(self, partitions: Collection[Partition]) -> Unavailable:
-        if missing := self._missing.intersection(each.topic for each in partitions):
-            return Unavailable("TOPIC_MISSING", topic=min(missing))
         asked = {"asked": "first offsets", "partitions": len(partitions)}
         return Unavailable("BROKER_UNAVAILABLE", bootstrap=self._bootstrap, **asked)
 

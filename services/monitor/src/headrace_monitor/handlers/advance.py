@@ -3,7 +3,8 @@
 
 A moment has passed when every partition of the spine's and the label's stream that has data was
 read beyond it, and the predictions were folded up to the ends that their topic had after that. So
-what a verdict is reached on does not depend on which partition happened to be read first.
+what a verdict is reached on does not depend on which partition happened to be read first. While
+one of its topics is missing a monitor waits, and no other waits with it.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from headrace import topics
+from headrace.errors import Unavailable
 from headrace_monitor.domain import layout
 from headrace_monitor.domain.watch import Watch
 from headrace_monitor.handlers.batch import Batch
@@ -19,6 +21,9 @@ from headrace_monitor.handlers.fold import decide_absences, forget
 from headrace_monitor.handlers.judge import Moment, judge, moments_before
 from headrace_monitor.handlers.turn import Turn
 from headrace_monitor.ports import Clock, EndOffsets, Partition
+
+# How long a monitor whose topic is missing waits until it asks again.
+MISSING_WAIT_US = 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +68,7 @@ class Advance:
     def __init__(self, *, end_offsets: EndOffsets, clock: Clock) -> None:
         self._end_offsets, self._clock = end_offsets, clock
         self._ends: dict[str, _Ends] = {}
+        self._asked_again_us: dict[str, int] = {}  # by monitor, after a topic was missing
 
     def __call__(self, turn: Turn, folded: Mapping[Partition, int]) -> None:
         """`folded`: the next offset by partition, this batch included."""
@@ -90,8 +96,9 @@ class Advance:
     ) -> Moment | None:
         """Judges what can be judged; answers the first moment that must wait."""
         for moment in moments:
-            if self._ends[turn.watch.name].known_us <= moment.at_us:
-                self._ask(turn.watch, known_us)
+            stale = self._ends[turn.watch.name].known_us <= moment.at_us
+            if stale and not self._ask(turn.watch, known_us):
+                return moment
             if not self._all_read(turn.watch, marks, known_us):
                 return moment
             if not self._all_folded(turn.watch, folded):
@@ -99,13 +106,25 @@ class Advance:
             judge(turn, moment, clock=self._clock)
         return None
 
-    def _ask(self, watch: Watch, known_us: int) -> None:
-        self._ends[watch.name] = _Ends(known_us, self._end_offsets(_topics(watch)))
+    def _ask(self, watch: Watch, known_us: int) -> bool:
+        """False while a topic is missing; the consume loop, which reads it, tells that."""
+        now_us = self._clock.now_us()
+        if now_us < self._asked_again_us.get(watch.name, now_us):
+            return False
+        try:
+            self._ends[watch.name] = _Ends(known_us, self._end_offsets(_topics(watch)))
+        except Unavailable as err:
+            if err.reason != "TOPIC_MISSING":
+                raise
+            self._asked_again_us[watch.name] = now_us + MISSING_WAIT_US
+            return False
+        return True
 
     def _all_read(self, watch: Watch, marks: Mapping[Partition, int], known_us: int) -> bool:
         """Whether each partition of the streams that has data was read from."""
-        if watch.name not in self._ends or self._unread(watch, marks):
-            self._ask(watch, known_us)
+        unknown = watch.name not in self._ends or self._unread(watch, marks)
+        if unknown and not self._ask(watch, known_us):
+            return False
         return not any(self._unread(watch, marks))
 
     def _unread(self, watch: Watch, marks: Mapping[Partition, int]) -> list[int]:
