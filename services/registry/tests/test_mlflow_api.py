@@ -12,7 +12,7 @@ from urllib.parse import urlencode
 
 import pytest
 
-from headrace.errors import Unavailable
+from headrace.errors import Busy, Unavailable
 from headrace.tokens import issue_token
 from headrace_kit.auth import Guard
 from headrace_kit.http_server import HttpError, HttpRequest, HttpResponse, Pieces
@@ -229,6 +229,17 @@ def test_downloads_beyond_the_bound_are_told_to_come_again(monkeypatch, registry
 
     assert (429, "REQUEST_LIMIT_EXCEEDED") == words(told)
     assert {"Retry-After": "1"} == told.headers
+
+
+def test_file_above_the_cap_is_not_told_to_be_asked_again(monkeypatch, registry, door):
+    def too_large(_: str) -> None:
+        raise Busy("ARTIFACT_TOO_LARGE")
+
+    monkeypatch.setattr(registry.artifacts, "pieces", too_large)
+    told = door.ask(FILE, {})
+
+    assert (429, "REQUEST_LIMIT_EXCEEDED") == words(told)
+    assert {} == told.headers
 
 
 def test_store_that_is_away_is_told_to_be_asked_again(monkeypatch, registry, door):

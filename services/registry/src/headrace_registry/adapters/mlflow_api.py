@@ -30,6 +30,7 @@ from headrace.errors import (
     Unavailable,
 )
 from headrace_kit.auth import Guard, work_for
+from headrace_kit.error_status import retry_after_s
 from headrace_kit.http_server import HttpError, HttpRequest, HttpResponse, Pieces, Respond
 from headrace_registry.domain.alias import Alias
 from headrace_registry.domain.name import check_digest
@@ -270,7 +271,7 @@ def _told(respond: Respond, asked: HttpRequest) -> HttpResponse:
         told = next((told for branch, told in _TOLD.items() if isinstance(err, branch)), None)
         if told is None:
             raise
-        return _refused(*told, str(err), retry_delay_s=err.retry_delay_s)
+        return _refused(*told, str(err), retry_delay_s=retry_after_s(err))
 
 
 _TOLD: dict[type[HeadraceError], tuple[int, str]] = {
