@@ -230,6 +230,77 @@ def test_what_was_not_cancelled_runs_once_in_its_order(cancelled, runs):
     assert 0.0 == bench.lane.wait_s()
 
 
+class Expected:
+    """A lane as a list that is sorted each time, to compare with."""
+
+    def __init__(self, rows_max):
+        self.waiting, self.batches, self.rows_max = [], [], rows_max
+
+    def run(self):
+        batch = []
+        for item in sorted(self.waiting, key=lambda each: each.priority):
+            if batch and sum(each.rows for each in batch) + item.rows > self.rows_max:
+                break
+            batch.append(item)
+        self.waiting = [item for item in self.waiting if item not in batch]
+        if batch:
+            self.batches.append([item.name for item in batch])
+
+
+STEPS = st.one_of(
+    st.tuples(st.just("add"), st.integers(1, 5), st.integers(1, 3)),
+    st.tuples(st.just("cancel"), st.integers(0, 60), st.none()),
+    st.tuples(st.just("run"), st.none(), st.none()),
+)
+
+
+@given(st.lists(STEPS, max_size=80))
+def test_order_and_counts_are_those_of_a_sorted_list(steps):
+    bench, expected, items = Bench(rows_max=6, row_s=0.0), Expected(6), []
+    for step, number, priority in steps:
+        if step == "add":
+            items.append(Item(len(items), number, priority))
+            bench.add(items[-1])
+            expected.waiting.append(items[-1])
+        elif step == "cancel" and number < len(items):
+            items[number].call.cancel()
+            expected.waiting = [each for each in expected.waiting if each is not items[number]]
+        elif step == "run" and bench.hand.tasks:
+            bench.hand.run(1)
+            expected.run()
+        assert sum(each.rows for each in expected.waiting) == bench.lane._rows
+        assert len(bench.lane._queue) <= 2 * len(expected.waiting)
+    bench.hand.run()
+    while expected.waiting:
+        expected.run()
+
+    assert expected.batches == bench.batches
+
+
+class Counted(int):
+    """A priority that counts how often it is compared."""
+
+    compared = 0
+
+    def __eq__(self, other):
+        Counted.compared += 1
+        return int(self) == int(other)
+
+    __hash__ = int.__hash__
+
+
+def test_crowd_that_hangs_up_costs_each_the_same(monkeypatch):
+    monkeypatch.setattr(Counted, "compared", 0)
+    bench = Bench(rows_max=1, row_s=0.0)
+    items = [Item(number, priority=Counted(2)) for number in range(4_000)]
+    bench.add(*items)
+    for item in items:
+        item.call.cancel()
+
+    assert (0, 0) == (len(bench.lane._queue), bench.lane._rows)
+    assert Counted.compared < 40 * len(items)
+
+
 def test_call_that_was_cancelled_before_it_came_takes_no_place():
     bench = Bench()
     item = Item("gone")

@@ -80,7 +80,10 @@ class Lane(Generic[T]):
         self._run, self._runner, self._rows_max, self._now_s = run, runner, rows_max, now_s
         self._row_s, self._in_time = row_s, in_time
         self._lock = threading.Lock()
-        self._queue: list[tuple[int, int, T]] = []
+        # By priority and number. Who hung up stays to be passed over: to take it out would cost a
+        # look at all.
+        self._queue: list[tuple[int, int]] = []
+        self._waiting: dict[int, T] = {}
         self._numbers = count()
         self._rows = 0
         self._batches, self._batches_max = 0, batches_max
@@ -89,32 +92,37 @@ class Lane(Generic[T]):
         """Raises Busy QUEUE_FULL when its turn would come too late."""
         with self._lock:
             wait_s = (self._rows + item.rows) * self._row_s
-            if self._in_time and self._queue and wait_s > QUEUE_S_MAX:
+            if self._in_time and self._waiting and wait_s > QUEUE_S_MAX:
                 raise Busy("QUEUE_FULL", queue="lane", wait_s=round(wait_s, 3))
-            item.call.free = partial(self._drop, item)
-            heapq.heappush(self._queue, (item.priority, next(self._numbers), item))
+            number = next(self._numbers)
+            item.call.free = partial(self._drop, number)
+            heapq.heappush(self._queue, (item.priority, number))
+            self._waiting[number] = item
             self._rows += item.rows
             begin = self._batches < self._batches_max
             self._batches += begin
         if item.call.cancelled:  # maybe before it had a place
-            self._drop(item)
+            self._drop(number)
         if begin:
             self._runner.submit(self._go)
 
-    def _drop(self, item: T) -> None:
+    def _drop(self, number: int) -> None:
         """Nobody waits for it any more; its turn may have come before."""
         with self._lock:
-            for place, (_, _, queued) in enumerate(self._queue):
-                if queued is item:
-                    del self._queue[place]
-                    heapq.heapify(self._queue)
-                    self._left(item)
-                    return
+            if number not in self._waiting:
+                return
+            self._take(number)
+            # As many as wait have hung up since the last time: each of them pays for two places.
+            if len(self._queue) > 2 * len(self._waiting):
+                self._queue = [place for place in self._queue if place[1] in self._waiting]
+                heapq.heapify(self._queue)
 
-    def _left(self, item: T) -> None:
-        """It is not in the queue any more; nor is there a cycle that would keep its payload."""
+    def _take(self, number: int) -> T:
+        """Out of those that wait; nor is there a cycle that would keep its payload."""
+        item = self._waiting.pop(number)
         self._rows -= item.rows
         item.call.free = None
+        return item
 
     def wait_s(self) -> float:
         """How long one that is added now would wait for its turn to end, at the least."""
@@ -129,7 +137,7 @@ class Lane(Generic[T]):
         finally:
             self._learn(batch, self._now_s() - begin_s)
             with self._lock:
-                more = bool(self._queue)
+                more = bool(self._waiting)
                 self._batches -= not more
             if more:
                 self._runner.submit(self._go)  # behind the lanes that wait
@@ -138,12 +146,21 @@ class Lane(Generic[T]):
         with self._lock:
             batch: list[T] = []
             rows = 0
-            while self._queue and (not batch or rows + self._queue[0][2].rows <= self._rows_max):
-                item = heapq.heappop(self._queue)[2]
-                batch.append(item)
-                rows += item.rows
-                self._left(item)
+            while (first := self._first()) is not None:
+                if batch and rows + self._waiting[first].rows > self._rows_max:
+                    break
+                heapq.heappop(self._queue)
+                batch.append(self._take(first))
+                rows += batch[-1].rows
             return batch
+
+    def _first(self) -> int | None:
+        """Whose turn is next; who hung up leaves the queue here."""
+        while self._queue:
+            if (number := self._queue[0][1]) in self._waiting:
+                return number
+            heapq.heappop(self._queue)
+        return None
 
     def _learn(self, batch: Sequence[T], took_s: float) -> None:
         """Not from a run that may have ended early, unless it took long for all that."""
