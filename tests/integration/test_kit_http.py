@@ -6,6 +6,8 @@ from __future__ import annotations
 import errno
 import gzip
 import json
+import os
+import signal
 import socket
 import threading
 import zlib
@@ -14,6 +16,7 @@ from contextlib import ExitStack, closing
 from http.client import HTTPConnection, IncompleteRead
 
 import pytest
+from sqlalchemy import text
 
 from headrace.errors import Busy, Denied, Invalid, Unavailable
 from headrace.reasons import REASONS
@@ -26,6 +29,7 @@ from headrace_kit.http_server import (
     Pieces,
     Respond,
 )
+from headrace_kit.sql import connect, transaction
 from headrace_kit.testing import a_traceparent, recorded_spans, wait_until
 
 pytestmark = pytest.mark.integration
@@ -549,3 +553,44 @@ def test_caller_who_is_refused_makes_no_span(app, client):
         (span,) = finished()
 
     assert 6 == span.context.trace_id
+
+
+THAW_S = 30.0  # sooner than a thread without a deadline gives a database up
+FROZEN_ANSWER_S_MAX = 60.0
+
+
+@pytest.fixture
+def database_door(postgres_server: str) -> Iterator[HTTPConnection]:
+    """Answers by the process of PostgreSQL that it asks."""
+    engine = connect(postgres_server)
+
+    def respond(_: HttpRequest) -> HttpResponse:
+        with transaction(engine) as connection:
+            pid = connection.scalar(text("select pg_backend_pid()"))
+        return HttpResponse(json.dumps({"pid": pid}).encode())
+
+    server = HttpServer("127.0.0.1", 0, lambda *_: respond, body_bytes_max=BODY_BYTES_MAX)
+    port = server.start()
+    with closing(HTTPConnection("127.0.0.1", port, timeout=FROZEN_ANSWER_S_MAX)) as client:
+        yield client
+    server.stop(DEADLINE_S)
+    engine.dispose()
+
+
+def test_database_that_is_frozen_is_told_while_the_caller_waits(
+    database_door: HTTPConnection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(http_server, "ANSWER_S_MAX", 1.0)
+    frozen = json.loads(ask(database_door)[1])["pid"]
+    os.kill(frozen, signal.SIGSTOP)
+    thaw = threading.Timer(THAW_S, os.kill, (frozen, signal.SIGCONT))
+    thaw.start()
+    try:
+        status, body, headers = ask(database_door)
+    finally:
+        thaw.cancel()
+        os.kill(frozen, signal.SIGCONT)
+
+    assert (503, "DATABASE_UNAVAILABLE") == (status, json.loads(body)["reason"])
+    assert "Retry-After" in headers
+    assert frozen != json.loads(ask(database_door)[1])["pid"]

@@ -32,6 +32,7 @@ from google.rpc import code_pb2
 from headrace.errors import Denied, HeadraceError
 from headrace_kit import tracing
 from headrace_kit.admin_http import names_loopback, on_loopback
+from headrace_kit.answer_time import answer_until
 from headrace_kit.error_status import as_limit, retry_after_s, to_status
 from headrace_kit.listening import check_free, listening_socket
 
@@ -47,6 +48,8 @@ STRANGER_S_MAX = 5.0
 GIVE_WAY_S_MAX = 1.0
 REQUEST_S_MAX = 30.0
 SEND_S_MAX = 30.0
+# HTTP tells no deadline of the caller's: of what may stand still, a database, none waits longer.
+ANSWER_S_MAX = 10.0
 ACCEPT_AGAIN_S = 0.1
 # Of a body in pieces, each of which has SEND_S_MAX.
 SEND_PIECES_S_MAX = 300.0
@@ -346,6 +349,7 @@ class _Connection:
                 query=target.query,
                 until_sent=self._until_sent,
             )
+            answer_until(time.monotonic() + ANSWER_S_MAX)
             with _failing():
                 return _compressed(respond(asked), headers.get("accept-encoding", ""))
 
