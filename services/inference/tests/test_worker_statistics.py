@@ -2,6 +2,7 @@
 """Each worker tells of its own statistics, and adds up those of all."""
 
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 import pytest
@@ -16,6 +17,7 @@ from headrace_inference.adapters.worker_statistics import (
 from headrace_inference.domain.statistics import Execution, Statistics
 from headrace_kit import worker_process
 from headrace_kit.admin_http import AdminServer
+from headrace_kit.testing import wait_until
 
 
 def an_execution(*, endpoint="delay", rows=1, took_ns=10, ended_at_us=5_000):
@@ -62,6 +64,34 @@ def test_workers_are_asked_at_the_same_time(serve, monkeypatch):
     told = OtherWorkers([serve(page) for _ in range(3)]).statistics("delay")
 
     assert [2, 2, 2] == [each.inference_count for each in told]
+
+
+def test_callers_of_a_worker_that_hangs_share_one_more_round(serve, monkeypatch):
+    monkeypatch.setattr(worker_process, "ASK_TIMEOUT_S", 60.0)
+    counted, asked, first, more = Statistics(), [], threading.Event(), threading.Event()
+    counted.record(an_execution(rows=2))
+
+    def page(query):
+        asked.append(query.get("name", ""))
+        first.set()
+        more.wait(60.0)
+        return statistics_page(counted, query)
+
+    workers = OtherWorkers([serve(page)])
+    names = [f"model-{number}" for number in range(20)]
+    with ThreadPoolExecutor(21) as callers:
+        begun = callers.submit(workers.statistics, "delay")
+        assert first.wait(60.0)
+        for name in names:  # told to who comes now
+            counted.record(an_execution(endpoint=name, rows=5))
+        later = [callers.submit(workers.statistics, name) for name in names]
+        wait_until(lambda: len(workers._names) == len(names))
+        more.set()
+        told = [[each.name for each in call.result(60.0)] for call in later]
+
+    assert ["delay", ""] == asked
+    assert [[name] for name in names] == told
+    assert ["delay"] == [each.name for each in begun.result()]
 
 
 def test_sums_are_over_all_workers_that_answer(serve, tmp_path):

@@ -2,14 +2,16 @@
 """Statistics of all workers of a service, by whichever is asked.
 
 Each tells its own at its admin door, on a socket in its folder; all are asked at the same time, so
-that those who say nothing are waited for together. One that says nothing just now, as it is started
-again, is left out: what it counted before is gone with it.
+that those who say nothing are waited for together, and by all callers together: who comes while
+they are asked shares the next round, which begins after what the caller did before. One that says
+nothing just now, as it is started again, is left out: what it counted before is gone with it.
 """
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from urllib.parse import urlencode
@@ -41,11 +43,27 @@ class OtherWorkers:
 
     def __init__(self, admin_sockets: Sequence[Path]) -> None:
         self._admin_sockets = admin_sockets
-        # Its threads are begun with the first question.
+        # Their threads are begun with the first question.
         self._asking = ThreadPoolExecutor(max(1, len(admin_sockets)), thread_name_prefix="workers")
+        self._rounds = ThreadPoolExecutor(1, thread_name_prefix="workers-round")
+        self._lock = threading.Lock()
+        self._names: set[str] = set()
+        self._next: Future[list[oip.ModelStatistics]] | None = None
 
     def statistics(self, name: str) -> list[oip.ModelStatistics]:
-        """As `statistics_page` of each tells them."""
+        """As `statistics_page` of each tells them; at most the end of a round and one more."""
+        with self._lock:
+            self._names.add(name)
+            if self._next is None:
+                self._next = self._rounds.submit(self._ask)
+            told = self._next
+        return [each for each in told.result() if name in ("", each.name)]
+
+    def _ask(self) -> list[oip.ModelStatistics]:
+        """Of all who came until now."""
+        with self._lock:
+            names, self._names, self._next = self._names, set(), None
+        name = names.pop() if len(names) == 1 else ""
         path = f"{STATISTICS}?{urlencode({'name': name})}"
         answers = self._asking.map(partial(ask_worker, path=path), self._admin_sockets)
         return [
