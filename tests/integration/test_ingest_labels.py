@@ -10,6 +10,7 @@ from headrace import topics
 from headrace.admin import create_topics, static_topics
 from headrace.application import definition_json, parse_definition
 from headrace.client import Addresses, Client
+from headrace.labels import features_of
 from headrace.prediction_log import one_row_record
 from headrace.registry.v1.registry_events_pb2 import Definition
 from headrace_ingest.adapters.delta_archive import DeltaArchive
@@ -116,7 +117,14 @@ def queue(start_service, kafka_server, publisher):
     key = f"label/{stream.name}".encode()
     publisher.publish([Message(DEFINITIONS.name, key, definition.SerializeToString())])
     made = one_row_record(
-        prediction_id="p1", endpoint=stream.name, entity_key="UA7", as_of_us=NOW_US, score=0.4
+        prediction_id="p1",
+        endpoint=stream.name,
+        model="delays",
+        version=1,
+        entity_key="UA7",
+        as_of_us=NOW_US,
+        features=[0.5],
+        score=0.4,
     )
     publisher.publish([Message(predictions, b"UA7", made.SerializeToString())])
     service = start_service()
@@ -130,6 +138,8 @@ def test_answer_of_a_person_becomes_the_truth_about_the_prediction(queue):
     wait_until(lambda: list(labels.tasks(stream.name)), timeout_s=DEADLINE_S)
     claimed = labels.claim(stream.name, "ann")
     assert ("UA7", ["EWR", "JFK"]) == (claimed.task.target, list(claimed.choices))
+    # Nobody answers as the registry: what was logged is shown without names.
+    assert {"feature 0": 0.5} == features_of(claimed.task.item)
 
     labels.submit(claimed.task.task_id, "ann", "JFK")
     wait_until(lambda: service.counts(stream).stored == 1, timeout_s=DEADLINE_S)

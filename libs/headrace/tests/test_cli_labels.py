@@ -46,7 +46,28 @@ class Queue:
     def __init__(self):
         self.submitted = []
 
-    def tasks(self, label, *, state=None, with_answers=False):
+    def claim(self, label, labeller):
+        item = pb.LabelItem(
+            model="delays",
+            served_at_us=1_362_129_301_000_000,
+            features_left_out=2,
+            other_version=4,
+            other_score=0.75,
+        )
+        item.features.add(name="wind:mean", value=0.10000000149)
+        item.features.add(name="wind:last")
+        task = pb.LabelTask(
+            task_id="t1",
+            target="UA[1]",
+            as_of_us=1_362_129_300_000_000,
+            score=0.5,
+            version=3,
+            rule="random",
+            item=item,
+        )
+        return pb.ClaimTaskResponse(task=task, choices=["late"], lease_s=900)
+
+    def tasks(self, label, *, state=None, with_answers=False, with_items=False):
         if not with_answers:
             return iter([pb.LabelTask(task_id="0123456789abcdef" * 2, target="a" * 80, rule="b")])
         answers = [pb.LabelAnswer(labeller="ann", choice="late")]
@@ -127,6 +148,14 @@ def test_letter_that_was_not_judged_is_shown_as_such(queue, monkeypatch):
     monkeypatch.setattr(Letters, "get", lambda *_, **__: told)
 
     assert "now: not judged" in run("dead-letters", "show", "0-7")
+
+
+def test_claimed_task_is_shown_with_what_it_is_about(queue):
+    shown = run("labels", "claim", "late", "--as", "ann")
+
+    assert "UA[1] as of 2013-03-01 09:15Z: score 0.500 by version 3 of delays (random)" in shown
+    assert "score 0.750 by version 4 answered at 2013-03-01 09:15:01Z" in shown
+    assert all(each in shown for each in ("wind:mean │ 0.1 ", "wind:last │ absent", "2 more"))
 
 
 def test_id_of_a_task_is_shown_whole(queue):

@@ -46,6 +46,25 @@ def test_answers_survive_the_round_trip(tasks, chunk):
     ]
 
 
+def test_data_hold_what_the_task_is_about():
+    item = pb.LabelItem(model="delays", served_at_us=7, features_left_out=1)
+    for name, value in (("wind:mean", 0.5), ("", float("inf")), ("delay:last", None)):
+        item.features.add(name=name, value=value)
+    file = io.StringIO()
+    write_tasks(file, [a_task(item=item)])
+    [task] = json.loads(file.getvalue(), parse_constant=pytest.fail)
+
+    wanted = {
+        "model": "delays",
+        "version": 3,
+        "score": 0.5,
+        "served_at_us": 7,
+        "features": {"wind:mean": 0.5, "feature 1": "inf", "delay:last": None},
+        "features_left_out": 1,
+    }
+    assert wanted == {name: task["data"].get(name) for name in wanted}
+
+
 def test_task_is_told_as_label_studio_reads_it():
     file = io.StringIO()
     write_tasks(file, [a_task([Answer("t1", "ann@example.org", "late")])])

@@ -21,7 +21,13 @@ def test_number_is_clamped_and_0_takes_the_default(asked, got):
 @pytest.mark.parametrize("asked", [-1, -2, -(1 << 31)])
 def test_negative_page_of_tasks_is_refused(asked):
     api = LabelApi(
-        labels=None, contracts=None, records=None, tasks=None, publisher=None, clock=None
+        labels=None,
+        contracts=None,
+        records=None,
+        tasks=None,
+        publisher=None,
+        clock=None,
+        models=None,
     )
     with pytest.raises(Invalid, match="page_size"):
         api.ListTasks(labels_pb.ListTasksRequest(page_size=asked), None)

@@ -7,6 +7,7 @@ from itertools import count
 from types import SimpleNamespace
 
 import pytest
+from dataset_world import NoTasks
 
 from headrace import topics
 from headrace.errors import Conflict, Invalid, NotFound, Unavailable
@@ -97,7 +98,7 @@ class World:
             published=KafkaPublishedRows(MemoryTopicLog(MemoryPublisher()), topics.FEATURE_ROWS),
             models=self.versions,
             news=self.news,
-            tasks=TaskEraser(AppliedLabels(), None),
+            tasks=TaskEraser(AppliedLabels(), NoTasks()),
             clock=self.clock,
         )
 

@@ -8,14 +8,18 @@ import json
 import pytest
 
 from headrace.application import parse_definition
-from headrace.errors import Conflict, Invalid, NotFound
+from headrace.errors import Conflict, Invalid, NotFound, Unavailable
+from headrace.ingest.v1 import label_service_pb2 as pb
+from headrace.labels import features_of
 from headrace.monitor.v1 import monitor_events_pb2 as events
 from headrace.prediction_log import one_row_record
 from headrace_ingest.adapters.contract_book import AppliedContracts
+from headrace_ingest.adapters.label_api import LabelApi
 from headrace_ingest.adapters.label_book import AppliedLabels
 from headrace_ingest.adapters.prediction_sampler import OpenIncidents, PredictionSampler
 from headrace_ingest.adapters.sql_task_store import (
     ANSWERS,
+    ITEMS,
     LEASES,
     MIGRATIONS,
     POSITIONS,
@@ -27,7 +31,7 @@ from headrace_ingest.domain.label_tasks import Bin, Drift, Served, TaskState, ta
 from headrace_ingest.handlers import erased_tasks, label_tasks
 from headrace_ingest.handlers.erased_tasks import TaskEraser
 from headrace_ingest.testing import a_contract
-from headrace_kit.erased_entities import Entity, ErasedEntities, entity_sha256
+from headrace_kit.erased_entities import Entity, ErasedEntities, entity_key_digest, entity_sha256
 from headrace_kit.kafka import Partition
 from headrace_kit.sql import OUTBOX, connect, transaction
 from headrace_kit.testing import FixedClock, a_batch, a_record
@@ -213,7 +217,7 @@ def make(request, tmp_path):
     engine = connect(uri, schema="ingest")
     MIGRATIONS.upgrade(engine)
     with transaction(engine) as connection:
-        for table in (TASKS, ANSWERS, LEASES, POSITIONS, OUTBOX):
+        for table in (TASKS, ANSWERS, LEASES, ITEMS, POSITIONS, OUTBOX):
             connection.execute(table.delete())
     yield lambda rules=None, **queue: World(engine, a_label(rules, **queue))
     engine.dispose()
@@ -518,9 +522,12 @@ def test_tasks_of_an_erased_entity_go_with_what_was_said_of_them(make):
     assert 1 == erase(world)
 
     assert ["UA2"] == targets(world)
+    [(_, left)] = world.tasks.listed(LABEL, TaskState.OPEN, after=(0, ""), tasks_max=5)
+    kept = left.task_id
     with transaction(world.engine) as connection:
-        for table in (ANSWERS, LEASES):
-            assert [] == connection.execute(table.select()).all()
+        for table in (ANSWERS, LEASES, ITEMS):
+            rows = [row for row in connection.execute(table.select()) if row.task_id != kept]
+            assert [] == rows
 
 
 def test_task_as_of_a_later_moment_or_by_another_column_stays(make):
@@ -545,6 +552,169 @@ def test_every_page_of_targets_is_looked_through(make, monkeypatch):
     world.put(*(served(n) for n in (5, 4, 3, 2, 1)))
 
     assert 1 == erase(world)
+
+
+class Registry:
+    """What it says of versions, and how often it was asked; `down`: it does not answer."""
+
+    def __init__(self, names=("wind:mean", "delay:last")):
+        self.names, self.asked, self.down = names, [], False
+
+    def features_of(self, model, version):
+        self.asked.append((model, version))
+        if self.down:
+            raise Unavailable("SERVICE_UNAVAILABLE", service="registry")
+        return self.names
+
+
+def logged(number=1, **changes):
+    given = {
+        "features": (1.5, NAN),
+        "model": "delays",
+        "served_at_us": 7,
+        "other_version": 2,
+        "other_score": 0.75,
+    }
+    return served(number, **(given | changes))
+
+
+def an_api(world, registry):
+    return LabelApi(
+        labels=world.labels,
+        contracts=world.contracts,
+        records=None,
+        tasks=world.tasks,
+        publisher=None,
+        clock=world.clock,
+        models=registry,
+    )
+
+
+def claimed(world, registry, labeller="ann"):
+    request = pb.ClaimTaskRequest(label=LABEL, labeller=labeller)
+    return an_api(world, registry).ClaimTask(request, None).task
+
+
+def test_claimed_task_says_what_was_asked_and_answered(make):
+    world = make()
+    world.put(logged())
+
+    item = claimed(world, Registry()).item
+
+    assert ("delays", 7, 2, 0.75) == (
+        item.model,
+        item.served_at_us,
+        item.other_version,
+        item.other_score,
+    )
+    assert {"wind:mean": 1.5, "delay:last": None} == features_of(item)
+
+
+def test_task_is_shown_by_places_while_the_registry_does_not_answer(make):
+    world, registry = make(), Registry()
+    world.put(logged())
+    api = an_api(world, registry)
+    request = pb.ListTasksRequest(label=LABEL, with_items=True)
+
+    registry.down = True
+    [task] = api.ListTasks(request, None).tasks
+    assert {"feature 0": 1.5, "feature 1": None} == features_of(task.item)
+    registry.down = False
+    [task] = api.ListTasks(request, None).tasks
+    assert {"wind:mean": 1.5, "delay:last": None} == features_of(task.item)
+
+
+def test_registry_is_asked_once_for_a_version(make):
+    world, registry = make(), Registry()
+    world.put(logged(1), logged(2), logged(3, version=4))
+    api = an_api(world, registry)
+
+    for _ in range(2):
+        api.ListTasks(pb.ListTasksRequest(label=LABEL, with_items=True), None)
+
+    assert [("delays", 1), ("delays", 4)] == registry.asked
+
+
+def test_items_are_listed_only_when_they_are_asked_for(make):
+    world = make()
+    world.put(logged())
+
+    [task] = an_api(world, Registry()).ListTasks(pb.ListTasksRequest(label=LABEL), None).tasks
+
+    assert not task.HasField("item")
+
+
+def test_of_many_features_the_first_are_kept_and_the_others_counted(make):
+    world = make()
+    world.put(logged(features=(0.5,) * 4_000))
+
+    item = claimed(world, Registry(("a:b",) * 4_000)).item
+
+    assert (256, 3_744) == (len(item.features), item.features_left_out)
+
+
+def test_task_of_before_items_were_kept_is_claimed_without_one(make):
+    world = make()
+    world.put(logged())
+    with transaction(world.engine) as connection:
+        connection.execute(ITEMS.delete())
+
+    task = claimed(world, Registry())
+
+    assert ("UA1", False) == (task.target, task.HasField("item"))
+
+
+def by_prediction(world):
+    world.labels.put(world.labels.get(LABEL).model_copy(update={"by": "prediction"}))
+    return world
+
+
+def test_task_about_a_prediction_of_an_erased_entity_stays_without_its_item(make):
+    world = by_prediction(make())
+    world.put(logged(1), logged(2), logged(1, prediction_id="p9", as_of_us=AS_OF_US + 1))
+    entity = Entity("flight", UA1, AS_OF_US, entity_key_digest("UA1"))
+
+    TaskEraser(world.labels, world.tasks).erase(entity)
+
+    listed = an_api(world, Registry()).ListTasks(
+        pb.ListTasksRequest(label=LABEL, with_items=True), None
+    )
+    shown = {task.prediction_id: task.HasField("item") for task in listed.tasks}
+    assert {"p1": False, "p2": True, "p9": True} == shown
+
+
+def test_prediction_of_an_erased_entity_is_put_to_nobody_by_its_id_either(make):
+    world = by_prediction(make())
+    world.erased.take(Entity("flight", UA1, AS_OF_US))
+    world.put(logged(1), logged(2))
+
+    assert ["p2"] == targets(world)
+
+
+def test_sampler_keeps_what_was_logged(make):
+    world = make()
+    made = one_row_record(
+        prediction_id="p1",
+        endpoint=ENDPOINT,
+        model="delays",
+        version=1,
+        entity_key="UA1",
+        features=[0.5, 2.0],
+        served_at_us=9,
+        score=0.4,
+        shadow=(3, 0.25),
+    )
+    a_sampler(world, OpenIncidents()).handle(a_batch([a_record(made.SerializeToString())]))
+
+    item = claimed(world, Registry()).item
+
+    assert {"wind:mean": 0.5, "delay:last": 2.0} == features_of(item)
+    assert ("delays", 9, 3, 0.25) == (
+        item.model,
+        item.served_at_us,
+        item.other_version,
+        item.other_score,
+    )
 
 
 def test_label_without_a_queue_is_told_so(make):

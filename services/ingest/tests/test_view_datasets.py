@@ -7,7 +7,7 @@ from contextlib import suppress
 
 import polars as pl
 import pytest
-from dataset_world import STREAM, World, statistics
+from dataset_world import STREAM, NoTasks, World, statistics
 
 from headrace import topics
 from headrace.application import definition_json, parse_definition
@@ -185,7 +185,7 @@ def an_eraser(world):
         published=KafkaPublishedRows(MemoryTopicLog(world.rows_told), topics.FEATURE_ROWS),
         models=Nobody(),
         news=Nobody(),
-        tasks=TaskEraser(AppliedLabels(), None),
+        tasks=TaskEraser(AppliedLabels(), NoTasks()),
         clock=world.clock,
     )
 

@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator
+from math import isfinite
 from typing import Any, NamedTuple, TextIO
 
 from headrace.errors import Invalid
 from headrace.ingest.v1 import label_service_pb2 as pb
 from headrace.json_lines import json_problem
+from headrace.labels import features_of
 
 CHUNK_CHARACTERS = 65_536
 TASK_CHARACTERS_MAX = 1 << 20
@@ -77,6 +79,9 @@ def _document(task: pb.LabelTask) -> dict[str, Any]:
         "prediction_id": task.prediction_id,
         "as_of_us": task.as_of_us,
         "rule": task.rule,
+        "version": task.version,
+        "score": task.score,
+        **(_item(task.item) if task.HasField("item") else {}),
     }
     prediction = {"model_version": str(task.version), "score": task.score, "result": []}
     annotations = [
@@ -84,6 +89,20 @@ def _document(task: pb.LabelTask) -> dict[str, Any]:
         for answer in task.answers
     ]
     return {"data": data, "annotations": annotations, "predictions": [prediction]}
+
+
+def _item(item: pb.LabelItem) -> dict[str, Any]:
+    """`features` is for a `<Table>`: infinity is no JSON, and told by its name."""
+    features = {
+        name: value if value is None or isfinite(value) else str(value)
+        for name, value in features_of(item).items()
+    }
+    told = {"model": item.model, "served_at_us": item.served_at_us, "features": features}
+    if item.features_left_out:
+        told["features_left_out"] = item.features_left_out
+    if item.other_version:
+        told |= {"other_version": item.other_version, "other_score": item.other_score}
+    return told
 
 
 def _result(choice: str) -> dict[str, Any]:

@@ -15,6 +15,17 @@ READ_TIMEOUT_S = 30.0
 TASK_TIMEOUT_S = 5.0
 WEAK_TIMEOUT_S = 60.0
 PAGE_SIZE = 500
+# 256 features with names of some 50 characters each: far below what a message may have.
+PAGE_SIZE_OF_ITEMS = 100
+
+
+def features_of(item: pb.LabelItem) -> dict[str, float | None]:
+    """The features of a task's item by their names, or by their places where these are not known;
+    None: it was absent."""
+    return {
+        each.name or f"feature {place}": each.value if each.HasField("value") else None
+        for place, each in enumerate(item.features)
+    }
 
 
 class Labels:
@@ -50,10 +61,15 @@ class Labels:
         *,
         state: pb.TaskState = pb.TASK_STATE_OPEN,
         with_answers: bool = False,
+        with_items: bool = False,
     ) -> Iterator[pb.LabelTask]:
         """The tasks of the label's queue in this state, oldest first, page after page."""
         request = pb.ListTasksRequest(
-            label=label, state=state, page_size=PAGE_SIZE, with_answers=with_answers
+            label=label,
+            state=state,
+            page_size=PAGE_SIZE_OF_ITEMS if with_items else PAGE_SIZE,
+            with_answers=with_answers,
+            with_items=with_items,
         )
         for page in pages(self._stub.ListTasks, request, timeout_s=TASK_TIMEOUT_S, retries_max=2):
             yield from page.tasks

@@ -377,6 +377,7 @@ def _server(
         tasks=tasks,
         publisher=shared.publisher,
         clock=SystemClock(),
+        models=eraser.models,
     )
     server = GrpcServer(
         host=settings.grpc_host,

@@ -26,7 +26,7 @@ from headrace_ingest.domain.datasets import (
 )
 from headrace_ingest.domain.dedup import Seen
 from headrace_ingest.domain.erasures import ErasedEvents, Erasure, Found, TrainedVersion
-from headrace_ingest.domain.label_tasks import Settled, Task, TaskState
+from headrace_ingest.domain.label_tasks import Item, Settled, Task, TaskState
 from headrace_ingest.domain.passages import Indexed, Match, Passage, Place, Vectors
 from headrace_ingest.domain.quality import StreamQuality
 from headrace_kit.erased_entities import Entity
@@ -138,11 +138,12 @@ class TaskStore(Protocol):
 
     def add(
         self,
-        tasks: Sequence[Task],
+        tasks: Sequence[tuple[Task, Item]],
         open_max: Mapping[str, int],
         positions: Mapping[tuple[str, int], int],
     ) -> int:
-        """Store new tasks, by label at most so many open ones, and the positions, in one.
+        """Store new tasks with their items, by label at most so many open ones, and the positions,
+        in one.
 
         A position never goes back. Returns how many tasks were new.
         """
@@ -184,6 +185,9 @@ class TaskStore(Protocol):
     def answers_of(self, task_ids: Collection[str]) -> Mapping[str, Sequence[tuple[str, str]]]:
         """Labellers and their choices, by task."""
 
+    def items_of(self, task_ids: Collection[str]) -> Mapping[str, Item]:
+        """What the tasks are about, by task, as far as it is kept."""
+
     def answers(self, label: str) -> Sequence[Sequence[str]]:
         """The answers to each of the newest 10,000 tasks."""
 
@@ -195,6 +199,9 @@ class TaskStore(Protocol):
 
     def erase(self, label: str, targets: Collection[str], *, until_us: int) -> int:
         """Forget the tasks of these targets as of that moment or earlier; how many there were."""
+
+    def erase_items(self, entity: str, *, until_us: int) -> None:
+        """Forget what tasks as of that moment or earlier are about, of this entity."""
 
 
 class TopicCatalogue(Protocol):
@@ -434,6 +441,12 @@ class PublishedRows(Protocol):
 
 class ModelVersions(Protocol):
     """What the registry says about models."""
+
+    def features_of(self, model: str, version: int) -> Sequence[str]:
+        """The names of what the version takes, in order; none of one that takes other tensors.
+
+        Raises NotFound VERSION_UNKNOWN, Unavailable SERVICE_UNAVAILABLE.
+        """
 
     def trained_on(
         self, models: Collection[str], streams: Mapping[str, int]

@@ -14,13 +14,13 @@ import typer
 from rich.table import Table
 
 from headrace.cli.connection import DEFAULT_DATA_DIR, DataDir
-from headrace.cli.moments import minute_text, time_option, to_us
+from headrace.cli.moments import minute_text, second_text, time_option, to_us
 from headrace.cli.output import out, show_table, tell_unread, told_errors, written
 from headrace.connection import connect
 from headrace.errors import Conflict, NotFound
 from headrace.ingest.v1 import label_service_pb2 as pb
 from headrace.label_studio import Answer, read_answers, write_tasks
-from headrace.labels import Labels
+from headrace.labels import Labels, features_of
 
 labels = typer.Typer(
     no_args_is_help=True, help="Label queues: predictions that people are asked about."
@@ -69,14 +69,15 @@ def tasks(
 
 @labels.command()
 def claim(label: Label, labeller: Labeller, data_dir: DataDir = DEFAULT_DATA_DIR) -> None:
-    """Hold the oldest task that waits for you; asked again, it is the same one.
+    """Hold the oldest task that waits for you, and show what is known of it; asked again, it is the
+    same one.
 
     headrace labels claim late --as ann
     """
     with told_errors():
         found = connect(data_dir).labels.claim(label, labeller)
     task = found.task
-    out.print(f"{task.target}: score {task.score:.3f} of version {task.version} ({task.rule})")
+    _show_item(task)
     choices = ", ".join(found.choices)
     out.print(f"Answer within {found.lease_s} s, one of: {choices}", markup=False)
     out.print(f"headrace labels answer {task.task_id} CHOICE --as {labeller}", markup=False)
@@ -165,7 +166,9 @@ def export_tasks(
     """
     wanted = pb.TaskState.Value(f"TASK_STATE_{state.name}")
     with told_errors():
-        tasks = connect(data_dir).labels.tasks(label, state=wanted, with_answers=True)
+        tasks = connect(data_dir).labels.tasks(
+            label, state=wanted, with_answers=True, with_items=True
+        )
         first = [*islice(tasks, 1)]  # what cannot be had at all leaves the file as it is
         with written(file) as opened:
             count = write_tasks(opened, chain(first, tasks))
@@ -195,6 +198,27 @@ def import_answers(
                 out.print(f"  left: {changed:,} changed since they were taken ({CHANGED})")
             for reason, count in sorted(told.items()):
                 out.print(f"  left: {count:,} {reason}")
+
+
+def _show_item(task: pb.LabelTask) -> None:
+    """What the labeller judges by."""
+    item = task.item
+    version = f"version {task.version}" + (f" of {item.model}" if item.model else "")
+    as_of = minute_text(task.as_of_us)
+    told = f"{task.target} as of {as_of}: score {task.score:.3f} by {version} ({task.rule})"
+    out.print(told, markup=False)
+    if item.other_version:
+        out.print(f"score {item.other_score:.3f} by version {item.other_version}")
+    if item.served_at_us:
+        out.print(f"answered at {second_text(item.served_at_us)}")
+    table = Table("feature", "value")
+    for name, value in features_of(item).items():
+        # As many digits as float32 is sure of.
+        table.add_row(name, "absent" if value is None else f"{value:.7g}")
+    if item.features_left_out:
+        table.caption = f"and {item.features_left_out:,} more"
+    if item.features:
+        show_table(table)
 
 
 def _submitted(client: Labels, answer: Answer) -> str:

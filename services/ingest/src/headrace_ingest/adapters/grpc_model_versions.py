@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import grpc
@@ -11,9 +11,11 @@ import grpc
 from headrace.registry.v1 import registry_service_pb2 as registry
 from headrace.registry.v1 import registry_service_pb2_grpc as registry_grpc
 from headrace_ingest.domain.erasures import TrainedVersion
-from headrace_kit.grpc_client import pages
+from headrace_kit.grpc_client import call, pages
 
 CALL_TIMEOUT_S = 5.0
+# Names alone: who asks has 5 s, and can do without.
+NAMES_TIMEOUT_S = 1.0
 READ = "delta_version:"
 
 
@@ -22,6 +24,13 @@ class GrpcModelVersions:
 
     def __init__(self, channel: grpc.Channel) -> None:
         self._registry = registry_grpc.RegistryServiceStub(channel)
+
+    def features_of(self, model: str, version: int) -> Sequence[str]:
+        request = registry.ResolveModelRequest(reference=f"models:/{model}/{version}")
+        found = call(
+            self._registry.ResolveModel, request, service="registry", timeout_s=NAMES_TIMEOUT_S
+        )
+        return tuple(found.version.trained.features)
 
     def trained_on(
         self, models: Collection[str], streams: Mapping[str, int]

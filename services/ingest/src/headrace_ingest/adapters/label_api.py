@@ -6,6 +6,8 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import asdict
+from itertools import chain, repeat
+from math import isnan
 from typing import Any
 
 import grpc
@@ -24,8 +26,9 @@ from headrace_ingest.handlers.label_tasks import (
     submit_label,
 )
 from headrace_ingest.handlers.look_up_labels import LookUpLabels, look_up_labels
+from headrace_ingest.handlers.shown_items import ShownItem, ShownItems
 from headrace_ingest.handlers.weak_labels import ApplyWeakLabels, apply_weak_labels
-from headrace_ingest.ports import ContractBook, LabelBook, RecordRows, TaskStore
+from headrace_ingest.ports import ContractBook, LabelBook, ModelVersions, RecordRows, TaskStore
 from headrace_kit.clock import Clock
 from headrace_kit.kafka import Publisher
 
@@ -57,7 +60,9 @@ class LabelApi(label_service_pb2_grpc.LabelServiceServicer):
         tasks: TaskStore,
         publisher: Publisher,
         clock: Clock,
+        models: ModelVersions,
     ) -> None:
+        self._items = ShownItems(tasks, models)
         self._labels, self._contracts, self._records = labels, contracts, records
         self._tasks, self._publisher, self._clock = tasks, publisher, clock
 
@@ -82,18 +87,23 @@ class LabelApi(label_service_pb2_grpc.LabelServiceServicer):
             tasks_max=size + 1,
         )
         page = found[:size]
+        items = self._items.of([task for _, task in page]) if request.with_items else {}
         token = "" if len(found) <= size else f"{page[-1][0]}-{page[-1][1].task_id}"
         ids = [task.task_id for _, task in page] if request.with_answers else []
         answers = self._tasks.answers_of(ids) if ids else {}
-        tasks = [_to_task(task, answers.get(task.task_id, ())) for _, task in page]
+        tasks = [
+            _to_task(task, answers.get(task.task_id, ()), items.get(task.task_id))
+            for _, task in page
+        ]
         return pb.ListTasksResponse(tasks=tasks, next_page_token=token)
 
     def ClaimTask(self, request: Any, context: grpc.ServicerContext) -> Any:
         task, queue = claim_task(
             request.label, request.labeller, labels=self._labels, tasks=self._tasks
         )
+        item = self._items.of([task]).get(task.task_id)
         return pb.ClaimTaskResponse(
-            task=_to_task(task), choices=queue.choices, lease_s=queue.lease_s
+            task=_to_task(task, item=item), choices=queue.choices, lease_s=queue.lease_s
         )
 
     def SubmitLabel(self, request: Any, context: grpc.ServicerContext) -> Any:
@@ -149,7 +159,9 @@ def _after(token: str) -> tuple[int, str]:
     return int(found[1]), found[2]
 
 
-def _to_task(task: Task, answers: Sequence[tuple[str, str]] = ()) -> pb.LabelTask:
+def _to_task(
+    task: Task, answers: Sequence[tuple[str, str]] = (), item: ShownItem | None = None
+) -> pb.LabelTask:
     return pb.LabelTask(
         task_id=task.task_id,
         label=task.label,
@@ -163,6 +175,23 @@ def _to_task(task: Task, answers: Sequence[tuple[str, str]] = ()) -> pb.LabelTas
         state=TASK_STATES[task.state],
         value=task.value,
         answers=[pb.LabelAnswer(labeller=who, choice=choice) for who, choice in answers],
+        item=None if item is None else _to_item(item),
+    )
+
+
+def _to_item(shown: ShownItem) -> pb.LabelItem:
+    item = shown.item
+    names = chain(shown.names, repeat(""))
+    return pb.LabelItem(
+        model=item.model,
+        served_at_us=item.served_at_us,
+        features=[
+            pb.ItemFeature(name=name, value=None if isnan(value) else value)
+            for name, value in zip(names, item.features, strict=False)
+        ],
+        features_left_out=item.left_out,
+        other_version=item.other_version,
+        other_score=item.other_score if item.other_version else None,
     )
 
 

@@ -106,4 +106,7 @@ def _served(made: LoggedPrediction) -> Served:
         score=made.score,
         other_score=made.shadow_score if made.shadow_version else None,
         features=made.features,
+        model=made.model,
+        served_at_us=made.served_at_us,
+        other_version=made.shadow_version,
     )

@@ -7,8 +7,10 @@ labellers take the same place. The accepted label leaves by the outbox, in the s
 
 from __future__ import annotations
 
+import json
 from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +38,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects import postgresql, sqlite
 
 from headrace.errors import Conflict, NotFound
-from headrace_ingest.domain.label_tasks import Settled, Task, TaskState
+from headrace_ingest.domain.label_tasks import Item, Settled, Task, TaskState
 from headrace_ingest.migrations import labels
 from headrace_kit.clock import Clock
 from headrace_kit.kafka import Message
@@ -84,6 +86,14 @@ LEASES = Table(
     Column("labeller", String, primary_key=True),
     Column("until_us", BigInteger, nullable=False),
 )
+# `logged`: JSON of an `Item` without its entity.
+ITEMS = Table(
+    "label_items",
+    METADATA,
+    Column("task_id", String, primary_key=True),
+    Column("entity", String, nullable=False),
+    Column("logged", String, nullable=False),
+)
 POSITIONS = Table(
     "label_positions",
     METADATA,
@@ -116,14 +126,14 @@ class SqlTaskStore:
 
     def add(
         self,
-        tasks: Sequence[Task],
+        tasks: Sequence[tuple[Task, Item]],
         open_max: Mapping[str, int],
         positions: Mapping[tuple[str, int], int],
     ) -> int:
         now_us, added = self._clock.now_us(), 0
-        by_label: dict[str, list[Task]] = defaultdict(list)
-        for task in tasks:
-            by_label[task.label].append(task)
+        by_label: dict[str, list[tuple[Task, Item]]] = defaultdict(list)
+        for task, item in tasks:
+            by_label[task.label].append((task, item))
         with transaction(self._engine) as connection:
             self._forget(connection, now_us)
             for label, some in by_label.items():
@@ -214,6 +224,11 @@ class SqlTaskStore:
                 by_task[row.task_id].append((row.labeller, row.choice))
         return by_task
 
+    def items_of(self, task_ids: Collection[str]) -> Mapping[str, Item]:
+        query = select(ITEMS).where(ITEMS.c.task_id.in_(task_ids))
+        with transaction(self._engine) as connection:
+            return {row.task_id: _item(row) for row in connection.execute(query)}
+
     def answers(self, label: str) -> list[list[str]]:
         newest = (
             select(TASKS.c.task_id)
@@ -254,6 +269,12 @@ class SqlTaskStore:
         with transaction(self._engine) as connection:
             return _delete(connection, ids)
 
+    def erase_items(self, entity: str, *, until_us: int) -> None:
+        then = select(TASKS.c.task_id).where(TASKS.c.as_of_us <= until_us)
+        own = (ITEMS.c.entity == entity) & ITEMS.c.task_id.in_(then)
+        with transaction(self._engine) as connection:
+            connection.execute(delete(ITEMS).where(own))
+
     def _locked(self, connection: Connection, task_id: str) -> Task:
         """The open task, held until the transaction ends."""
         return _get(
@@ -270,7 +291,7 @@ class SqlTaskStore:
 
 def _delete(connection: Connection, task_ids: Select[Any]) -> int:
     """Tasks with all that was said of them; how many."""
-    for table in (ANSWERS, LEASES):
+    for table in (ANSWERS, LEASES, ITEMS):
         connection.execute(delete(table).where(table.c.task_id.in_(task_ids)))
     return connection.execute(delete(TASKS).where(TASKS.c.task_id.in_(task_ids))).rowcount
 
@@ -280,17 +301,27 @@ def _open(connection: Connection, label: str) -> int:
     return int(connection.execute(select(func.count()).where(wanted)).scalar_one())
 
 
-def _insert(connection: Connection, tasks: Sequence[Task], now_us: int) -> int:
+def _insert(connection: Connection, tasks: Sequence[tuple[Task, Item]], now_us: int) -> int:
     """Those that are new: a prediction's task has one id."""
-    if not tasks:
-        return 0
     own = (sqlite if connection.dialect.name == "sqlite" else postgresql).insert
-    rows = [{name: getattr(task, name) for name in _names()} for task in tasks]
     added = 0
-    for row in rows:
-        new = own(TASKS).values({**row, "created_us": now_us}).on_conflict_do_nothing()
-        added += connection.execute(new.execution_options(preserve_rowcount=True)).rowcount
+    for task, item in tasks:
+        row = {name: getattr(task, name) for name in _names()} | {"created_us": now_us}
+        new = own(TASKS).values(row).on_conflict_do_nothing()
+        if connection.execute(new.execution_options(preserve_rowcount=True)).rowcount:
+            connection.execute(insert(ITEMS).values(_item_row(task, item)))
+            added += 1
     return added
+
+
+def _item_row(task: Task, item: Item) -> dict[str, str]:
+    logged = asdict(item)
+    return {"task_id": task.task_id, "entity": logged.pop("entity"), "logged": json.dumps(logged)}
+
+
+def _item(row: Any) -> Item:
+    logged = json.loads(row.logged)
+    return Item(**{**logged, "features": tuple(logged["features"])}, entity=row.entity)
 
 
 def _names() -> Collection[str]:

@@ -14,6 +14,10 @@ from enum import StrEnum
 from hashlib import blake2b
 
 from headrace.label_definition import LabelDefinition, LabelQueue
+from headrace_kit.erased_entities import entity_key_digest
+
+# Of a prediction, for people: a task is kept for months.
+FEATURES_SHOWN_MAX = 256
 
 
 class TaskState(StrEnum):
@@ -36,6 +40,9 @@ class Served:
     score: float
     other_score: float | None
     features: tuple[float, ...] = ()
+    model: str = ""
+    served_at_us: int = 0
+    other_version: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +106,24 @@ class Task:
 
 
 @dataclass(frozen=True, slots=True)
+class Item:
+    """What a task is about, beside what the task says: as it was logged.
+
+    `features`: in the order of the version's, NaN where absent; `left_out`: how many more it took.
+    `other_version`, 0 for none, said `other_score`. `entity`: names it where its column is not
+    known, as an erasure does; empty without one.
+    """
+
+    model: str
+    served_at_us: int
+    features: tuple[float, ...]
+    left_out: int
+    other_version: int
+    other_score: float
+    entity: str
+
+
+@dataclass(frozen=True, slots=True)
 class Settled:
     """What the answers make of a task."""
 
@@ -124,6 +149,19 @@ def task_of(served: Served, label: LabelDefinition, *, drifted: bool) -> Task | 
         score=served.score,
         rule=rule,
         wanted=queue.labellers,
+    )
+
+
+def item_of(served: Served) -> Item:
+    """What is kept of the prediction to show it."""
+    return Item(
+        model=served.model,
+        served_at_us=served.served_at_us,
+        features=served.features[:FEATURES_SHOWN_MAX],
+        left_out=max(0, len(served.features) - FEATURES_SHOWN_MAX),
+        other_version=0 if served.other_score is None else served.other_version,
+        other_score=served.other_score or 0.0,
+        entity=entity_key_digest(served.entity_key) if served.entity_key else "",
     )
 
 

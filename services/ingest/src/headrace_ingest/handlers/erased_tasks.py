@@ -26,7 +26,12 @@ class TaskEraser:
     tasks: TaskStore
 
     def erase(self, entity: Entity) -> int:
-        """How many tasks went; raises Unavailable DATABASE_UNAVAILABLE."""
+        """How many tasks went; raises Unavailable DATABASE_UNAVAILABLE.
+
+        A task about a prediction stays, without what the prediction was about.
+        """
+        if entity.key_digest:
+            self.tasks.erase_items(entity.key_digest, until_us=entity.erased_at_us)
         return sum(
             self.tasks.erase(label.name, own, until_us=entity.erased_at_us)
             for label in self.labels.all()
@@ -42,9 +47,12 @@ class TaskEraser:
             after = page[-1]
 
 
-def about_erased(task: Task, label: LabelDefinition, erased: ErasedEntities) -> bool:
-    """Whether people may not be asked any more."""
-    return label.by == "entity" and erased.holds(label.key, task.target, task.as_of_us)
+def about_erased(
+    task: Task, label: LabelDefinition, entity_key: str, erased: ErasedEntities
+) -> bool:
+    """Whether people may not be asked any more; of a prediction no column says what its key is."""
+    columns = {label.key} if label.by == "entity" else erased.columns()
+    return any(erased.holds(column, entity_key, task.as_of_us) for column in columns)
 
 
 def _digest(label: LabelDefinition, target: str) -> str:

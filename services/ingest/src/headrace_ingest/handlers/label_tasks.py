@@ -17,7 +17,7 @@ from headrace.errors import Invalid, NotFound
 from headrace.label_definition import LabelDefinition, LabelQueue
 from headrace_ingest.domain.agreement import krippendorff_alpha
 from headrace_ingest.domain.contract import Contract
-from headrace_ingest.domain.label_tasks import Served, Task, TaskState, settle, task_of
+from headrace_ingest.domain.label_tasks import Served, Task, TaskState, item_of, settle, task_of
 from headrace_ingest.handlers.erased_tasks import about_erased
 from headrace_ingest.ports import ContractBook, LabelBook, TaskStore
 from headrace_kit.clock import Clock
@@ -54,13 +54,13 @@ def put_to_people(
     """
     queues = {label.name: label.queue for label in labels.all() if label.queue is not None}
     found = [
-        task
+        (task, item_of(each))
         for label in labels.all()
         if label.name in queues
         for each in served
         if each.endpoint == queues[label.name].endpoint
         and (task := task_of(each, label, drifted=drifted(each))) is not None
-        and not about_erased(task, label, erased)
+        and not about_erased(task, label, each.entity_key, erased)
     ]
     open_max = {name: queue.tasks_max for name, queue in queues.items()}
     return tasks.add(found, open_max, positions)

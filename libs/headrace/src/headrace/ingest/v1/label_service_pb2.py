@@ -24,17 +24,17 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&headrace/ingest/v1/label_service.proto\x12\x12headrace.ingest.v1\"\x81\x01\n\x13LookUpLabelsRequest\x12\r\n\x05label\x18\x01 \x01(\t\x12\x30\n\x07targets\x18\x02 \x03(\x0b\x32\x1f.headrace.ingest.v1.LabelTarget\x12\x16\n\x0eknown_until_us\x18\x03 \x01(\x03\x12\x11\n\twith_weak\x18\x04 \x01(\x08\",\n\x0bLabelTarget\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x10\n\x08\x61s_of_us\x18\x02 \x01(\x03\"F\n\x14LookUpLabelsResponse\x12.\n\x06labels\x18\x01 \x03(\x0b\x32\x1e.headrace.ingest.v1.FoundLabel\"\xba\x01\n\nFoundLabel\x12-\n\x05state\x18\x01 \x01(\x0e\x32\x1e.headrace.ingest.v1.LabelState\x12-\n\x05value\x18\x02 \x01(\x0b\x32\x1e.headrace.ingest.v1.LabelValue\x12\x0e\n\x06origin\x18\x03 \x01(\t\x12\x10\n\x08\x65vent_id\x18\x04 \x01(\t\x12\x15\n\revent_time_us\x18\x05 \x01(\x03\x12\x15\n\rknown_time_us\x18\x06 \x01(\x03\"X\n\nLabelValue\x12\x0e\n\x04\x66lag\x18\x01 \x01(\x08H\x00\x12\x0f\n\x05whole\x18\x02 \x01(\x03H\x00\x12\x10\n\x06number\x18\x03 \x01(\x01H\x00\x12\x0e\n\x04text\x18\x04 \x01(\tH\x00\x42\x07\n\x05value\"\x91\x02\n\tLabelTask\x12\x0f\n\x07task_id\x18\x01 \x01(\t\x12\r\n\x05label\x18\x02 \x01(\t\x12\x15\n\rprediction_id\x18\x03 \x01(\t\x12\x0e\n\x06target\x18\x04 \x01(\t\x12\x10\n\x08\x61s_of_us\x18\x05 \x01(\x03\x12\x0f\n\x07version\x18\x06 \x01(\x05\x12\r\n\x05score\x18\x07 \x01(\x01\x12\x0c\n\x04rule\x18\x08 \x01(\t\x12\x0e\n\x06wanted\x18\t \x01(\x05\x12,\n\x05state\x18\n \x01(\x0e\x32\x1d.headrace.ingest.v1.TaskState\x12\r\n\x05value\x18\x0b \x01(\t\x12\x30\n\x07\x61nswers\x18\x0c \x03(\x0b\x32\x1f.headrace.ingest.v1.LabelAnswer\"/\n\x0bLabelAnswer\x12\x10\n\x08labeller\x18\x01 \x01(\t\x12\x0e\n\x06\x63hoice\x18\x02 \x01(\t\"\x8c\x01\n\x10ListTasksRequest\x12\r\n\x05label\x18\x01 \x01(\t\x12,\n\x05state\x18\x02 \x01(\x0e\x32\x1d.headrace.ingest.v1.TaskState\x12\x11\n\tpage_size\x18\x03 \x01(\x05\x12\x12\n\npage_token\x18\x04 \x01(\t\x12\x14\n\x0cwith_answers\x18\x05 \x01(\x08\"Z\n\x11ListTasksResponse\x12,\n\x05tasks\x18\x01 \x03(\x0b\x32\x1d.headrace.ingest.v1.LabelTask\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"3\n\x10\x43laimTaskRequest\x12\r\n\x05label\x18\x01 \x01(\t\x12\x10\n\x08labeller\x18\x02 \x01(\t\"b\n\x11\x43laimTaskResponse\x12+\n\x04task\x18\x01 \x01(\x0b\x32\x1d.headrace.ingest.v1.LabelTask\x12\x0f\n\x07\x63hoices\x18\x02 \x03(\t\x12\x0f\n\x07lease_s\x18\x03 \x01(\x03\"`\n\x12SubmitLabelRequest\x12\x0f\n\x07task_id\x18\x01 \x01(\t\x12\x10\n\x08labeller\x18\x02 \x01(\t\x12\x0e\n\x06\x63hoice\x18\x03 \x01(\t\x12\x17\n\x0fgiven_elsewhere\x18\x04 \x01(\x08\"T\n\x13SubmitLabelResponse\x12+\n\x04task\x18\x01 \x01(\x0b\x32\x1d.headrace.ingest.v1.LabelTask\x12\x10\n\x08repeated\x18\x02 \x01(\x08\"4\n\x0fSkipTaskRequest\x12\x0f\n\x07task_id\x18\x01 \x01(\t\x12\x10\n\x08labeller\x18\x02 \x01(\t\"\x12\n\x10SkipTaskResponse\"$\n\x13GetAgreementRequest\x12\r\n\x05label\x18\x01 \x01(\t\"u\n\x14GetAgreementResponse\x12\x12\n\x05\x61lpha\x18\x01 \x01(\x01H\x00\x88\x01\x01\x12\r\n\x05tasks\x18\x02 \x01(\x03\x12\x0c\n\x04open\x18\x03 \x01(\x03\x12\x10\n\x08\x61\x63\x63\x65pted\x18\x04 \x01(\x03\x12\x10\n\x08\x64isputed\x18\x05 \x01(\x03\x42\x08\n\x06_alpha\"[\n\x16\x41pplyWeakLabelsRequest\x12\r\n\x05label\x18\x01 \x01(\t\x12\x0f\n\x07\x66rom_us\x18\x02 \x01(\x03\x12\x10\n\x08until_us\x18\x03 \x01(\x03\x12\x0f\n\x07\x64ry_run\x18\x04 \x01(\x08\"\xab\x01\n\x17\x41pplyWeakLabelsResponse\x12\x0f\n\x07records\x18\x01 \x01(\x03\x12\x10\n\x08labelled\x18\x02 \x01(\x03\x12:\n\tfunctions\x18\x03 \x03(\x0b\x32\'.headrace.ingest.v1.WeakFunctionFigures\x12\x12\n\ntaken_back\x18\x04 \x01(\x03\x12\r\n\x05\x61\x64\x64\x65\x64\x18\x05 \x01(\x03\x12\x0e\n\x06stream\x18\x06 \x01(\t\"\x93\x01\n\x13WeakFunctionFigures\x12\x10\n\x08\x66unction\x18\x01 \x01(\t\x12\x10\n\x08\x63overage\x18\x02 \x01(\x01\x12\x0f\n\x07overlap\x18\x03 \x01(\x01\x12\x10\n\x08\x63onflict\x18\x04 \x01(\x01\x12\x15\n\x08\x61\x63\x63uracy\x18\x05 \x01(\x01H\x00\x88\x01\x01\x12\x11\n\tat_chance\x18\x06 \x01(\x08\x42\x0b\n\t_accuracy*q\n\nLabelState\x12\x1b\n\x17LABEL_STATE_UNSPECIFIED\x10\x00\x12\x17\n\x13LABEL_STATE_PENDING\x10\x01\x12\x15\n\x11LABEL_STATE_KNOWN\x10\x02\x12\x16\n\x12LABEL_STATE_ABSENT\x10\x03*n\n\tTaskState\x12\x1a\n\x16TASK_STATE_UNSPECIFIED\x10\x00\x12\x13\n\x0fTASK_STATE_OPEN\x10\x01\x12\x17\n\x13TASK_STATE_ACCEPTED\x10\x02\x12\x17\n\x13TASK_STATE_DISPUTED\x10\x03\x32\xab\x05\n\x0cLabelService\x12\x61\n\x0cLookUpLabels\x12\'.headrace.ingest.v1.LookUpLabelsRequest\x1a(.headrace.ingest.v1.LookUpLabelsResponse\x12X\n\tListTasks\x12$.headrace.ingest.v1.ListTasksRequest\x1a%.headrace.ingest.v1.ListTasksResponse\x12X\n\tClaimTask\x12$.headrace.ingest.v1.ClaimTaskRequest\x1a%.headrace.ingest.v1.ClaimTaskResponse\x12^\n\x0bSubmitLabel\x12&.headrace.ingest.v1.SubmitLabelRequest\x1a\'.headrace.ingest.v1.SubmitLabelResponse\x12U\n\x08SkipTask\x12#.headrace.ingest.v1.SkipTaskRequest\x1a$.headrace.ingest.v1.SkipTaskResponse\x12\x61\n\x0cGetAgreement\x12\'.headrace.ingest.v1.GetAgreementRequest\x1a(.headrace.ingest.v1.GetAgreementResponse\x12j\n\x0f\x41pplyWeakLabels\x12*.headrace.ingest.v1.ApplyWeakLabelsRequest\x1a+.headrace.ingest.v1.ApplyWeakLabelsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&headrace/ingest/v1/label_service.proto\x12\x12headrace.ingest.v1\"\x81\x01\n\x13LookUpLabelsRequest\x12\r\n\x05label\x18\x01 \x01(\t\x12\x30\n\x07targets\x18\x02 \x03(\x0b\x32\x1f.headrace.ingest.v1.LabelTarget\x12\x16\n\x0eknown_until_us\x18\x03 \x01(\x03\x12\x11\n\twith_weak\x18\x04 \x01(\x08\",\n\x0bLabelTarget\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x10\n\x08\x61s_of_us\x18\x02 \x01(\x03\"F\n\x14LookUpLabelsResponse\x12.\n\x06labels\x18\x01 \x03(\x0b\x32\x1e.headrace.ingest.v1.FoundLabel\"\xba\x01\n\nFoundLabel\x12-\n\x05state\x18\x01 \x01(\x0e\x32\x1e.headrace.ingest.v1.LabelState\x12-\n\x05value\x18\x02 \x01(\x0b\x32\x1e.headrace.ingest.v1.LabelValue\x12\x0e\n\x06origin\x18\x03 \x01(\t\x12\x10\n\x08\x65vent_id\x18\x04 \x01(\t\x12\x15\n\revent_time_us\x18\x05 \x01(\x03\x12\x15\n\rknown_time_us\x18\x06 \x01(\x03\"X\n\nLabelValue\x12\x0e\n\x04\x66lag\x18\x01 \x01(\x08H\x00\x12\x0f\n\x05whole\x18\x02 \x01(\x03H\x00\x12\x10\n\x06number\x18\x03 \x01(\x01H\x00\x12\x0e\n\x04text\x18\x04 \x01(\tH\x00\x42\x07\n\x05value\"\xbe\x02\n\tLabelTask\x12\x0f\n\x07task_id\x18\x01 \x01(\t\x12\r\n\x05label\x18\x02 \x01(\t\x12\x15\n\rprediction_id\x18\x03 \x01(\t\x12\x0e\n\x06target\x18\x04 \x01(\t\x12\x10\n\x08\x61s_of_us\x18\x05 \x01(\x03\x12\x0f\n\x07version\x18\x06 \x01(\x05\x12\r\n\x05score\x18\x07 \x01(\x01\x12\x0c\n\x04rule\x18\x08 \x01(\t\x12\x0e\n\x06wanted\x18\t \x01(\x05\x12,\n\x05state\x18\n \x01(\x0e\x32\x1d.headrace.ingest.v1.TaskState\x12\r\n\x05value\x18\x0b \x01(\t\x12\x30\n\x07\x61nswers\x18\x0c \x03(\x0b\x32\x1f.headrace.ingest.v1.LabelAnswer\x12+\n\x04item\x18\r \x01(\x0b\x32\x1d.headrace.ingest.v1.LabelItem\"\xbf\x01\n\tLabelItem\x12\r\n\x05model\x18\x01 \x01(\t\x12\x14\n\x0cserved_at_us\x18\x02 \x01(\x03\x12\x31\n\x08\x66\x65\x61tures\x18\x03 \x03(\x0b\x32\x1f.headrace.ingest.v1.ItemFeature\x12\x19\n\x11\x66\x65\x61tures_left_out\x18\x04 \x01(\x05\x12\x15\n\rother_version\x18\x05 \x01(\x05\x12\x18\n\x0bother_score\x18\x06 \x01(\x01H\x00\x88\x01\x01\x42\x0e\n\x0c_other_score\"9\n\x0bItemFeature\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x12\n\x05value\x18\x02 \x01(\x01H\x00\x88\x01\x01\x42\x08\n\x06_value\"/\n\x0bLabelAnswer\x12\x10\n\x08labeller\x18\x01 \x01(\t\x12\x0e\n\x06\x63hoice\x18\x02 \x01(\t\"\xa0\x01\n\x10ListTasksRequest\x12\r\n\x05label\x18\x01 \x01(\t\x12,\n\x05state\x18\x02 \x01(\x0e\x32\x1d.headrace.ingest.v1.TaskState\x12\x11\n\tpage_size\x18\x03 \x01(\x05\x12\x12\n\npage_token\x18\x04 \x01(\t\x12\x14\n\x0cwith_answers\x18\x05 \x01(\x08\x12\x12\n\nwith_items\x18\x06 \x01(\x08\"Z\n\x11ListTasksResponse\x12,\n\x05tasks\x18\x01 \x03(\x0b\x32\x1d.headrace.ingest.v1.LabelTask\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"3\n\x10\x43laimTaskRequest\x12\r\n\x05label\x18\x01 \x01(\t\x12\x10\n\x08labeller\x18\x02 \x01(\t\"b\n\x11\x43laimTaskResponse\x12+\n\x04task\x18\x01 \x01(\x0b\x32\x1d.headrace.ingest.v1.LabelTask\x12\x0f\n\x07\x63hoices\x18\x02 \x03(\t\x12\x0f\n\x07lease_s\x18\x03 \x01(\x03\"`\n\x12SubmitLabelRequest\x12\x0f\n\x07task_id\x18\x01 \x01(\t\x12\x10\n\x08labeller\x18\x02 \x01(\t\x12\x0e\n\x06\x63hoice\x18\x03 \x01(\t\x12\x17\n\x0fgiven_elsewhere\x18\x04 \x01(\x08\"T\n\x13SubmitLabelResponse\x12+\n\x04task\x18\x01 \x01(\x0b\x32\x1d.headrace.ingest.v1.LabelTask\x12\x10\n\x08repeated\x18\x02 \x01(\x08\"4\n\x0fSkipTaskRequest\x12\x0f\n\x07task_id\x18\x01 \x01(\t\x12\x10\n\x08labeller\x18\x02 \x01(\t\"\x12\n\x10SkipTaskResponse\"$\n\x13GetAgreementRequest\x12\r\n\x05label\x18\x01 \x01(\t\"u\n\x14GetAgreementResponse\x12\x12\n\x05\x61lpha\x18\x01 \x01(\x01H\x00\x88\x01\x01\x12\r\n\x05tasks\x18\x02 \x01(\x03\x12\x0c\n\x04open\x18\x03 \x01(\x03\x12\x10\n\x08\x61\x63\x63\x65pted\x18\x04 \x01(\x03\x12\x10\n\x08\x64isputed\x18\x05 \x01(\x03\x42\x08\n\x06_alpha\"[\n\x16\x41pplyWeakLabelsRequest\x12\r\n\x05label\x18\x01 \x01(\t\x12\x0f\n\x07\x66rom_us\x18\x02 \x01(\x03\x12\x10\n\x08until_us\x18\x03 \x01(\x03\x12\x0f\n\x07\x64ry_run\x18\x04 \x01(\x08\"\xab\x01\n\x17\x41pplyWeakLabelsResponse\x12\x0f\n\x07records\x18\x01 \x01(\x03\x12\x10\n\x08labelled\x18\x02 \x01(\x03\x12:\n\tfunctions\x18\x03 \x03(\x0b\x32\'.headrace.ingest.v1.WeakFunctionFigures\x12\x12\n\ntaken_back\x18\x04 \x01(\x03\x12\r\n\x05\x61\x64\x64\x65\x64\x18\x05 \x01(\x03\x12\x0e\n\x06stream\x18\x06 \x01(\t\"\x93\x01\n\x13WeakFunctionFigures\x12\x10\n\x08\x66unction\x18\x01 \x01(\t\x12\x10\n\x08\x63overage\x18\x02 \x01(\x01\x12\x0f\n\x07overlap\x18\x03 \x01(\x01\x12\x10\n\x08\x63onflict\x18\x04 \x01(\x01\x12\x15\n\x08\x61\x63\x63uracy\x18\x05 \x01(\x01H\x00\x88\x01\x01\x12\x11\n\tat_chance\x18\x06 \x01(\x08\x42\x0b\n\t_accuracy*q\n\nLabelState\x12\x1b\n\x17LABEL_STATE_UNSPECIFIED\x10\x00\x12\x17\n\x13LABEL_STATE_PENDING\x10\x01\x12\x15\n\x11LABEL_STATE_KNOWN\x10\x02\x12\x16\n\x12LABEL_STATE_ABSENT\x10\x03*n\n\tTaskState\x12\x1a\n\x16TASK_STATE_UNSPECIFIED\x10\x00\x12\x13\n\x0fTASK_STATE_OPEN\x10\x01\x12\x17\n\x13TASK_STATE_ACCEPTED\x10\x02\x12\x17\n\x13TASK_STATE_DISPUTED\x10\x03\x32\xab\x05\n\x0cLabelService\x12\x61\n\x0cLookUpLabels\x12\'.headrace.ingest.v1.LookUpLabelsRequest\x1a(.headrace.ingest.v1.LookUpLabelsResponse\x12X\n\tListTasks\x12$.headrace.ingest.v1.ListTasksRequest\x1a%.headrace.ingest.v1.ListTasksResponse\x12X\n\tClaimTask\x12$.headrace.ingest.v1.ClaimTaskRequest\x1a%.headrace.ingest.v1.ClaimTaskResponse\x12^\n\x0bSubmitLabel\x12&.headrace.ingest.v1.SubmitLabelRequest\x1a\'.headrace.ingest.v1.SubmitLabelResponse\x12U\n\x08SkipTask\x12#.headrace.ingest.v1.SkipTaskRequest\x1a$.headrace.ingest.v1.SkipTaskResponse\x12\x61\n\x0cGetAgreement\x12\'.headrace.ingest.v1.GetAgreementRequest\x1a(.headrace.ingest.v1.GetAgreementResponse\x12j\n\x0f\x41pplyWeakLabels\x12*.headrace.ingest.v1.ApplyWeakLabelsRequest\x1a+.headrace.ingest.v1.ApplyWeakLabelsResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'headrace.ingest.v1.label_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_LABELSTATE']._serialized_start=2136
-  _globals['_LABELSTATE']._serialized_end=2249
-  _globals['_TASKSTATE']._serialized_start=2251
-  _globals['_TASKSTATE']._serialized_end=2361
+  _globals['_LABELSTATE']._serialized_start=2454
+  _globals['_LABELSTATE']._serialized_end=2567
+  _globals['_TASKSTATE']._serialized_start=2569
+  _globals['_TASKSTATE']._serialized_end=2679
   _globals['_LOOKUPLABELSREQUEST']._serialized_start=63
   _globals['_LOOKUPLABELSREQUEST']._serialized_end=192
   _globals['_LABELTARGET']._serialized_start=194
@@ -46,35 +46,39 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LABELVALUE']._serialized_start=501
   _globals['_LABELVALUE']._serialized_end=589
   _globals['_LABELTASK']._serialized_start=592
-  _globals['_LABELTASK']._serialized_end=865
-  _globals['_LABELANSWER']._serialized_start=867
-  _globals['_LABELANSWER']._serialized_end=914
-  _globals['_LISTTASKSREQUEST']._serialized_start=917
-  _globals['_LISTTASKSREQUEST']._serialized_end=1057
-  _globals['_LISTTASKSRESPONSE']._serialized_start=1059
-  _globals['_LISTTASKSRESPONSE']._serialized_end=1149
-  _globals['_CLAIMTASKREQUEST']._serialized_start=1151
-  _globals['_CLAIMTASKREQUEST']._serialized_end=1202
-  _globals['_CLAIMTASKRESPONSE']._serialized_start=1204
-  _globals['_CLAIMTASKRESPONSE']._serialized_end=1302
-  _globals['_SUBMITLABELREQUEST']._serialized_start=1304
-  _globals['_SUBMITLABELREQUEST']._serialized_end=1400
-  _globals['_SUBMITLABELRESPONSE']._serialized_start=1402
-  _globals['_SUBMITLABELRESPONSE']._serialized_end=1486
-  _globals['_SKIPTASKREQUEST']._serialized_start=1488
-  _globals['_SKIPTASKREQUEST']._serialized_end=1540
-  _globals['_SKIPTASKRESPONSE']._serialized_start=1542
-  _globals['_SKIPTASKRESPONSE']._serialized_end=1560
-  _globals['_GETAGREEMENTREQUEST']._serialized_start=1562
-  _globals['_GETAGREEMENTREQUEST']._serialized_end=1598
-  _globals['_GETAGREEMENTRESPONSE']._serialized_start=1600
-  _globals['_GETAGREEMENTRESPONSE']._serialized_end=1717
-  _globals['_APPLYWEAKLABELSREQUEST']._serialized_start=1719
-  _globals['_APPLYWEAKLABELSREQUEST']._serialized_end=1810
-  _globals['_APPLYWEAKLABELSRESPONSE']._serialized_start=1813
-  _globals['_APPLYWEAKLABELSRESPONSE']._serialized_end=1984
-  _globals['_WEAKFUNCTIONFIGURES']._serialized_start=1987
-  _globals['_WEAKFUNCTIONFIGURES']._serialized_end=2134
-  _globals['_LABELSERVICE']._serialized_start=2364
-  _globals['_LABELSERVICE']._serialized_end=3047
+  _globals['_LABELTASK']._serialized_end=910
+  _globals['_LABELITEM']._serialized_start=913
+  _globals['_LABELITEM']._serialized_end=1104
+  _globals['_ITEMFEATURE']._serialized_start=1106
+  _globals['_ITEMFEATURE']._serialized_end=1163
+  _globals['_LABELANSWER']._serialized_start=1165
+  _globals['_LABELANSWER']._serialized_end=1212
+  _globals['_LISTTASKSREQUEST']._serialized_start=1215
+  _globals['_LISTTASKSREQUEST']._serialized_end=1375
+  _globals['_LISTTASKSRESPONSE']._serialized_start=1377
+  _globals['_LISTTASKSRESPONSE']._serialized_end=1467
+  _globals['_CLAIMTASKREQUEST']._serialized_start=1469
+  _globals['_CLAIMTASKREQUEST']._serialized_end=1520
+  _globals['_CLAIMTASKRESPONSE']._serialized_start=1522
+  _globals['_CLAIMTASKRESPONSE']._serialized_end=1620
+  _globals['_SUBMITLABELREQUEST']._serialized_start=1622
+  _globals['_SUBMITLABELREQUEST']._serialized_end=1718
+  _globals['_SUBMITLABELRESPONSE']._serialized_start=1720
+  _globals['_SUBMITLABELRESPONSE']._serialized_end=1804
+  _globals['_SKIPTASKREQUEST']._serialized_start=1806
+  _globals['_SKIPTASKREQUEST']._serialized_end=1858
+  _globals['_SKIPTASKRESPONSE']._serialized_start=1860
+  _globals['_SKIPTASKRESPONSE']._serialized_end=1878
+  _globals['_GETAGREEMENTREQUEST']._serialized_start=1880
+  _globals['_GETAGREEMENTREQUEST']._serialized_end=1916
+  _globals['_GETAGREEMENTRESPONSE']._serialized_start=1918
+  _globals['_GETAGREEMENTRESPONSE']._serialized_end=2035
+  _globals['_APPLYWEAKLABELSREQUEST']._serialized_start=2037
+  _globals['_APPLYWEAKLABELSREQUEST']._serialized_end=2128
+  _globals['_APPLYWEAKLABELSRESPONSE']._serialized_start=2131
+  _globals['_APPLYWEAKLABELSRESPONSE']._serialized_end=2302
+  _globals['_WEAKFUNCTIONFIGURES']._serialized_start=2305
+  _globals['_WEAKFUNCTIONFIGURES']._serialized_end=2452
+  _globals['_LABELSERVICE']._serialized_start=2682
+  _globals['_LABELSERVICE']._serialized_end=3365
 # @@protoc_insertion_point(module_scope)

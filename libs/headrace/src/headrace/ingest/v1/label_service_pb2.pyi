@@ -84,7 +84,7 @@ class LabelValue(_message.Message):
     def __init__(self, flag: _Optional[bool] = ..., whole: _Optional[int] = ..., number: _Optional[float] = ..., text: _Optional[str] = ...) -> None: ...
 
 class LabelTask(_message.Message):
-    __slots__ = ("task_id", "label", "prediction_id", "target", "as_of_us", "version", "score", "rule", "wanted", "state", "value", "answers")
+    __slots__ = ("task_id", "label", "prediction_id", "target", "as_of_us", "version", "score", "rule", "wanted", "state", "value", "answers", "item")
     TASK_ID_FIELD_NUMBER: _ClassVar[int]
     LABEL_FIELD_NUMBER: _ClassVar[int]
     PREDICTION_ID_FIELD_NUMBER: _ClassVar[int]
@@ -97,6 +97,7 @@ class LabelTask(_message.Message):
     STATE_FIELD_NUMBER: _ClassVar[int]
     VALUE_FIELD_NUMBER: _ClassVar[int]
     ANSWERS_FIELD_NUMBER: _ClassVar[int]
+    ITEM_FIELD_NUMBER: _ClassVar[int]
     task_id: str
     label: str
     prediction_id: str
@@ -109,7 +110,32 @@ class LabelTask(_message.Message):
     state: TaskState
     value: str
     answers: _containers.RepeatedCompositeFieldContainer[LabelAnswer]
-    def __init__(self, task_id: _Optional[str] = ..., label: _Optional[str] = ..., prediction_id: _Optional[str] = ..., target: _Optional[str] = ..., as_of_us: _Optional[int] = ..., version: _Optional[int] = ..., score: _Optional[float] = ..., rule: _Optional[str] = ..., wanted: _Optional[int] = ..., state: _Optional[_Union[TaskState, str]] = ..., value: _Optional[str] = ..., answers: _Optional[_Iterable[_Union[LabelAnswer, _Mapping]]] = ...) -> None: ...
+    item: LabelItem
+    def __init__(self, task_id: _Optional[str] = ..., label: _Optional[str] = ..., prediction_id: _Optional[str] = ..., target: _Optional[str] = ..., as_of_us: _Optional[int] = ..., version: _Optional[int] = ..., score: _Optional[float] = ..., rule: _Optional[str] = ..., wanted: _Optional[int] = ..., state: _Optional[_Union[TaskState, str]] = ..., value: _Optional[str] = ..., answers: _Optional[_Iterable[_Union[LabelAnswer, _Mapping]]] = ..., item: _Optional[_Union[LabelItem, _Mapping]] = ...) -> None: ...
+
+class LabelItem(_message.Message):
+    __slots__ = ("model", "served_at_us", "features", "features_left_out", "other_version", "other_score")
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    SERVED_AT_US_FIELD_NUMBER: _ClassVar[int]
+    FEATURES_FIELD_NUMBER: _ClassVar[int]
+    FEATURES_LEFT_OUT_FIELD_NUMBER: _ClassVar[int]
+    OTHER_VERSION_FIELD_NUMBER: _ClassVar[int]
+    OTHER_SCORE_FIELD_NUMBER: _ClassVar[int]
+    model: str
+    served_at_us: int
+    features: _containers.RepeatedCompositeFieldContainer[ItemFeature]
+    features_left_out: int
+    other_version: int
+    other_score: float
+    def __init__(self, model: _Optional[str] = ..., served_at_us: _Optional[int] = ..., features: _Optional[_Iterable[_Union[ItemFeature, _Mapping]]] = ..., features_left_out: _Optional[int] = ..., other_version: _Optional[int] = ..., other_score: _Optional[float] = ...) -> None: ...
+
+class ItemFeature(_message.Message):
+    __slots__ = ("name", "value")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    VALUE_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    value: float
+    def __init__(self, name: _Optional[str] = ..., value: _Optional[float] = ...) -> None: ...
 
 class LabelAnswer(_message.Message):
     __slots__ = ("labeller", "choice")
@@ -120,18 +146,20 @@ class LabelAnswer(_message.Message):
     def __init__(self, labeller: _Optional[str] = ..., choice: _Optional[str] = ...) -> None: ...
 
 class ListTasksRequest(_message.Message):
-    __slots__ = ("label", "state", "page_size", "page_token", "with_answers")
+    __slots__ = ("label", "state", "page_size", "page_token", "with_answers", "with_items")
     LABEL_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
     PAGE_SIZE_FIELD_NUMBER: _ClassVar[int]
     PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
     WITH_ANSWERS_FIELD_NUMBER: _ClassVar[int]
+    WITH_ITEMS_FIELD_NUMBER: _ClassVar[int]
     label: str
     state: TaskState
     page_size: int
     page_token: str
     with_answers: bool
-    def __init__(self, label: _Optional[str] = ..., state: _Optional[_Union[TaskState, str]] = ..., page_size: _Optional[int] = ..., page_token: _Optional[str] = ..., with_answers: _Optional[bool] = ...) -> None: ...
+    with_items: bool
+    def __init__(self, label: _Optional[str] = ..., state: _Optional[_Union[TaskState, str]] = ..., page_size: _Optional[int] = ..., page_token: _Optional[str] = ..., with_answers: _Optional[bool] = ..., with_items: _Optional[bool] = ...) -> None: ...
 
 class ListTasksResponse(_message.Message):
     __slots__ = ("tasks", "next_page_token")
