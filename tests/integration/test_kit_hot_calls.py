@@ -4,10 +4,14 @@
 from __future__ import annotations
 
 import os
+import resource
 import stat
+import subprocess
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from socket import AF_UNIX, socket
 
@@ -35,6 +39,7 @@ NAME = "headrace.feature.v1.FeatureService"
 PATH = f"/{NAME}/GetOnlineFeatures"
 MESSAGE_BYTES_MAX = 100_000
 THREADS = Path("/proc/self/task")
+DEADLINE_S = 60.0
 
 
 class Answers:
@@ -171,6 +176,67 @@ def test_bug_is_opaque(method):
 def test_oversize_message_is_refused_in_both_directions(method, payload):
     with pytest.raises(Busy, match="MESSAGE_TOO_LARGE"):
         ask(method, payload)
+
+
+def test_message_that_gzip_packed_is_read(answers, method):
+    packed = b"gzip" * 10_000
+    told = method(packed, timeout=DEADLINE_S, compression=grpc.Compression.Gzip)
+
+    assert (b"<" + packed + b">", [packed]) == (told, answers.seen)
+
+
+def test_message_that_deflate_packed_is_read_or_refused_and_never_misread(server, answers, method):
+    packed = b"deflate" * 10_000
+    ask_packed = partial(method, packed, timeout=DEADLINE_S, compression=grpc.Compression.Deflate)
+    if not server.native:
+        assert (b"<" + packed + b">", [packed]) == (ask_packed(), answers.seen)
+        return
+    with pytest.raises(grpc.RpcError) as raised:
+        ask_packed()
+
+    assert grpc.StatusCode.UNIMPLEMENTED is raised.value.code()
+    assert "deflate" in raised.value.details()
+    assert [] == answers.seen
+
+
+@pytest.mark.parametrize("compression", [grpc.Compression.Gzip, grpc.Compression.Deflate])
+def test_call_that_is_no_hot_one_is_read_however_it_is_packed(channel, compression):
+    check = health_pb2_grpc.HealthStub(channel).Check
+    asked = health_pb2.HealthCheckRequest(service=NAME)
+    told = check(asked, timeout=DEADLINE_S, compression=compression)
+
+    assert health_pb2.HealthCheckResponse.NOT_SERVING == told.status
+
+
+BOMB_BYTES, BOMB_HELD_MIB_MAX = 256 << 20, 64
+SEND_BOMB = """
+import sys, grpc
+target, path, size, packing = sys.argv[1:]
+with grpc.insecure_channel(target, options=[("grpc.max_send_message_length", -1)]) as channel:
+    try:
+        channel.unary_unary(path)(
+            bytes(int(size)), timeout=60, compression=getattr(grpc.Compression, packing)
+        )
+    except grpc.RpcError as err:
+        print(err.code().name)
+"""
+
+
+@pytest.mark.parametrize("packing", ["Gzip", "Deflate"])
+def test_bomb_is_refused_and_the_grpcio_door_never_holds_it(server, answers, packing):
+    held_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    # By another process: it holds what it packs.
+    arguments = [f"127.0.0.1:{server.bound}", PATH, str(BOMB_BYTES), packing]
+    sent = subprocess.run(
+        [sys.executable, "-c", SEND_BOMB, *arguments], capture_output=True, text=True, check=True
+    )
+    held_mib = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - held_kib) / 1024
+
+    unread = server.native and packing == "Deflate"
+    assert ("UNIMPLEMENTED" if unread else "RESOURCE_EXHAUSTED") == sent.stdout.strip()
+    assert [] == answers.seen
+    # The native door unpacks gzip whole before its size is known, as it receives all messages.
+    assert held_mib < BOMB_HELD_MIB_MAX or (server.native and packing == "Gzip")
 
 
 def test_deadline_ends_a_call_that_is_not_answered_in_time(answers, method):
