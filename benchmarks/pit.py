@@ -121,7 +121,13 @@ def join(folder: Path, *, keep: bool) -> None:
     import duckdb  # noqa: F401 - a running service has imported it
     import pyarrow.dataset  # noqa: F401
 
-    archive = DeltaArchive(folder.as_uri(), {}, raw_topic=lambda _: None, clock=SystemClock())  # type: ignore[arg-type]
+    archive = DeltaArchive(
+        folder.as_uri(),
+        {},
+        raw_topic=lambda _: None,  # type: ignore[arg-type,return-value]
+        was_archived=lambda _: False,
+        clock=SystemClock(),
+    )
     bench = Workbench(
         folder / "bench",
         disk_bytes_max=DISK_BYTES_MAX,

@@ -1141,6 +1141,7 @@ def test_archive_that_never_comes_is_unavailable(platform, lake):
         lake.uri.partition("/records/")[0],
         lake.options,
         raw_topic=KafkaRawTopics(platform.bootstrap),
+        was_archived=KafkaRawTopics(platform.bootstrap).was_archived,
         clock=SystemClock(),
         wait_s_max=0.1,
     )

@@ -23,6 +23,7 @@ from headrace_kit.offsets import (
     partitions_by_topic,
     topic_end_offsets,
     topic_partitions,
+    was_read,
 )
 from headrace_kit.reader import GroupReader
 from headrace_kit.testing import MemoryPublisher, wait_until
@@ -135,6 +136,8 @@ def test_stopped_loop_has_committed_what_it_did(kafka_server, new_topic, publish
 
     ends = topic_end_offsets(kafka_server, [topic])
     assert ends == committed_offsets(kafka_server, group, [topic])
+    assert was_read(kafka_server, group, topic)
+    assert not was_read(kafka_server, group, f"test.{uuid.uuid4().hex}.v1")
 
 
 def test_restart_goes_on_where_the_store_stands_and_not_the_group(new_topic, publisher, start_loop):

@@ -41,7 +41,14 @@ class Lake:
         self.published: list[Event] = []
         self.archived, self.raw_topic_there = 0, True
         self.clock = FixedClock(START)
-        self.archive = DeltaArchive(folder.as_uri(), {}, raw_topic=self.raw_topic, clock=self.clock)
+        self.was_archived = False
+        self.archive = DeltaArchive(
+            folder.as_uri(),
+            {},
+            raw_topic=self.raw_topic,
+            was_archived=lambda _: self.was_archived,
+            clock=self.clock,
+        )
 
     def publish(self, events: Sequence[Event]) -> None:
         self.published += events

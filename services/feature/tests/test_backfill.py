@@ -233,6 +233,22 @@ def test_stream_without_archive_is_read_from_its_beginning(filled, tmp_path):
     assert {0: 0, 1: 0} == other.place()
 
 
+def test_view_of_a_stream_whose_archive_is_gone_waits_and_is_not_begun_without_it(filled, tmp_path):
+    filled.lake.publish(EVENTS)
+    filled.lake.was_archived = True
+    asked = [Partition(TOPIC, number) for number in range(PARTITIONS)]
+    filled.handler.positions(asked)
+    filled.backfill._join_next(0.0)
+    filled.handler.positions(asked)
+    assert asked == sorted(filled.handler.restoring())
+
+    filled.lake.store()
+    filled.place()
+    filled.read_on()
+    filled.fill()
+    assert from_the_beginning(tmp_path, filled.lake) == filled.state()
+
+
 @pytest.mark.parametrize("hit", [1, 2, 5])
 def test_filling_goes_on_after_a_kill_with_what_was_noted(hit, filled, tmp_path):
     filled.lake.publish(EVENTS[:150])

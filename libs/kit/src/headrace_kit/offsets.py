@@ -155,6 +155,19 @@ def committed_offsets(bootstrap: str, group: str, topics: Collection[str]) -> di
     }
 
 
+def was_read(bootstrap: str, group: str, topic: str) -> bool:
+    """Whether the group has come beyond a beginning of the topic; Kafka forgets it with the topic.
+
+    Raises Unavailable BROKER_UNAVAILABLE.
+    """
+    try:
+        return any(committed_offsets(bootstrap, group, [topic]).values())
+    except Unavailable as err:
+        if err.reason == "TOPIC_MISSING":
+            return False
+        raise
+
+
 def group_members(
     bootstrap: str, group: str, *, timeout_s: float = REQUEST_TIMEOUT_S
 ) -> list[GroupMember]:

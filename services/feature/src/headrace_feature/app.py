@@ -185,7 +185,13 @@ def _offline(settings: Settings, held: Held) -> Offline:
     uri, options = settings.objects, delta_storage_options(settings.objects, settings.s3)
     raw_topics = KafkaRawTopics(settings.kafka_bootstrap)
     return Offline(
-        DeltaArchive(uri, options, raw_topic=raw_topics, clock=held.clock),
+        DeltaArchive(
+            uri,
+            options,
+            raw_topic=raw_topics,
+            was_archived=raw_topics.was_archived,
+            clock=held.clock,
+        ),
         raw_topics,
         DeltaFeatureTables(uri, options, held.clock, held.erased),
     )

@@ -167,7 +167,11 @@ def never_gone() -> bool:
 
 
 class Archive(Protocol):
-    """Every accepted record of every stream."""
+    """Every accepted record of every stream.
+
+    Each question raises Unavailable ARCHIVE_MISSING for a stream whose archive was there and is
+    gone.
+    """
 
     def snapshots(
         self,

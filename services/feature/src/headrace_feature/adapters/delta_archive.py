@@ -30,7 +30,11 @@ class History:
 
 
 class DeltaArchive:
-    """Archive in a folder or on S3. deltalake and pyarrow are imported at the first call."""
+    """Archive in a folder or on S3. deltalake and pyarrow are imported at the first call.
+
+    `was_archived`: whether a stream that has no table had one. It is Unavailable ARCHIVE_MISSING
+    then, wherever the table is needed: nothing is made of it as if there were no records.
+    """
 
     def __init__(
         self,
@@ -38,11 +42,12 @@ class DeltaArchive:
         storage_options: Mapping[str, str],
         *,
         raw_topic: Callable[[str], RawTopic],
+        was_archived: Callable[[str], bool],
         clock: Clock,
         wait_s_max: float = WAIT_S_MAX,
     ) -> None:
         self._uri, self._options = uri, dict(storage_options)
-        self._raw_topic, self._clock = raw_topic, clock
+        self._raw_topic, self._was_archived, self._clock = raw_topic, was_archived, clock
         self._waits = ArchiveWaits(self._look, wait_s_max=wait_s_max)
 
     def snapshots(
@@ -102,7 +107,7 @@ class DeltaArchive:
         return _snapshot(table)
 
     def _open(self, stream: str, version: int | None = None) -> Any:
-        """None where there is no table, or no such version of it any more."""
+        """None where there is no table yet, or no such version of it any more."""
         from deltalake import DeltaTable
         from deltalake.exceptions import DeltaError, TableNotFoundError
 
@@ -113,7 +118,9 @@ class DeltaArchive:
                 if not 0 <= version <= table.version():
                     return None
                 table.load_as_version(version)
-        except TableNotFoundError:
+        except TableNotFoundError as err:
+            if self._was_archived(stream):
+                raise Unavailable("ARCHIVE_MISSING", stream=stream) from err
             return None
         except (DeltaError, OSError) as err:
             raise Unavailable("OBJECT_STORE_UNAVAILABLE", stream=stream) from err

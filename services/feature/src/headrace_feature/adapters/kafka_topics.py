@@ -7,7 +7,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from headrace import topics
-from headrace_kit.offsets import described_topics, topic_begin_offsets, topic_end_offsets
+from headrace_kit.offsets import (
+    described_topics,
+    topic_begin_offsets,
+    topic_end_offsets,
+    was_read,
+)
+
+ARCHIVING_GROUP = "ingest"  # commits its offsets behind those of the archive
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,3 +53,7 @@ class KafkaRawTopics:
         ends = topic_end_offsets(self._bootstrap, [topic])
         described = described_topics(self._bootstrap, [topic])[topic]
         return RawTopic(described.id, {each.number: end for each, end in ends.items()})
+
+    def was_archived(self, stream: str) -> bool:
+        """Whether there was an archive, as Kafka remembers; raises BROKER_UNAVAILABLE."""
+        return was_read(self._bootstrap, ARCHIVING_GROUP, topics.RAW.of(stream))

@@ -4,9 +4,8 @@
 from __future__ import annotations
 
 from headrace import topics
-from headrace.errors import Unavailable
 from headrace_ingest.ports import RawTopic
-from headrace_kit.offsets import committed_offsets, described_topics
+from headrace_kit.offsets import described_topics, was_read
 
 REQUEST_TIMEOUT_S = 5.0
 
@@ -24,12 +23,6 @@ class KafkaTopicCatalogue:
 
     def was_read(self, stream: str) -> bool:
         """Whether the group has come beyond a beginning of the topic: only ever behind a commit of
-        the archive. Kafka forgets it with the topic. Raises Unavailable BROKER_UNAVAILABLE.
+        the archive. Raises Unavailable BROKER_UNAVAILABLE.
         """
-        try:
-            reached = committed_offsets(self._bootstrap, self._group, [topics.RAW.of(stream)])
-        except Unavailable as err:
-            if err.reason == "TOPIC_MISSING":
-                return False
-            raise
-        return any(reached.values())
+        return was_read(self._bootstrap, self._group, topics.RAW.of(stream))
