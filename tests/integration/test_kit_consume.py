@@ -16,7 +16,7 @@ from prometheus_client import REGISTRY
 from headrace.errors import Busy, Invalid, Unavailable
 from headrace_kit.consume import ConsumeLoop
 from headrace_kit.follow import TableFollower
-from headrace_kit.kafka import Message, Partition
+from headrace_kit.kafka import KafkaPublisher, Message, Partition
 from headrace_kit.offsets import (
     committed_offsets,
     group_assignments,
@@ -354,6 +354,34 @@ def test_partitions_are_placed_beside_one_whose_topic_was_deleted_meanwhile(
     publisher.publish(messages(kept, [b"a"]))
     wait_until(lambda: reader.resume() or [b"a"] == reader.read(1, 0.5).values())
     reader.close()
+
+
+def test_topic_made_again_with_fewer_partitions_is_read_on(
+    kafka_server, new_topic, publisher, start_loop
+):
+    kept, shrunk, store = new_topic(2), new_topic(6), Store()
+    publisher.publish([*messages(kept, [b"0"]), *messages(shrunk, numbers(100, 200))])
+    group = f"group-{uuid.uuid4().hex}"
+    loop = start_loop([kept, shrunk], StoringHandler(store), group=group)
+    wait_until(lambda: len(store.effects) == 101)
+
+    delete(kafka_server, shrunk)
+    new_topic(2, name=shrunk)
+    with store.lock:
+        store.positions = {each: at for each, at in store.positions.items() if each.topic == kept}
+    loop.reposition()
+    publisher.publish(messages(kept, numbers(1, 10)))
+    wait_until(lambda: set(numbers(0, 10)) <= store.effects.keys())
+    others = KafkaPublisher(kafka_server, client_id="others")  # who knows the new partitions
+    others.publish(messages(shrunk, numbers(200, 300)))
+    others.close(5.0)
+
+    expected = each_once([*numbers(0, 10), *numbers(100, 300)])
+    wait_until(lambda: store.effects == expected)
+    wait_until(loop.ready)
+    assert [] == loop.troubles()
+    there = {*topic_partitions(kafka_server, [kept, shrunk])}
+    wait_until(lambda: [there] == [*group_assignments(kafka_server, group).values()])
 
 
 def test_topic_whose_placing_needs_a_missing_one_takes_nothing_from_the_others(

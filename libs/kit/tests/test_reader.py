@@ -61,7 +61,8 @@ class SimulatedConsumer:
 
     def list_topics(self, topic, timeout):
         error = KafkaError(KafkaError.UNKNOWN_TOPIC_OR_PART) if topic in self.gone else None
-        return SimpleNamespace(topics={topic: SimpleNamespace(error=error)})
+        partitions = {} if error else {PARTITION.number: None}
+        return SimpleNamespace(topics={topic: SimpleNamespace(error=error, partitions=partitions)})
 
     def resume(self, partitions):
         self.sought = []

@@ -71,6 +71,7 @@ class GroupReader:
         self._commit_retry, self._missing_retry = Backoff(), Backoff()
         self._missing: set[str] = set()
         self._awaited: dict[str, str] = {}  # by topic, the missing one that its placing waits for
+        self._gone: set[Partition] = set()  # of a topic that has fewer now; the group's still
         self._lost: set[Partition] = set()
 
     def open(self) -> None:
@@ -111,7 +112,7 @@ class GroupReader:
     def settled(self, topics: frozenset[str], besides: Collection[Partition] = ()) -> bool:
         """Subscribed to these, assigned, placed but for some."""
         joined = self._joined or not topics
-        return topics == self._subscribed and joined and self._unplaced <= {*besides}
+        return topics == self._subscribed and joined and self._unplaced <= self._gone | {*besides}
 
     def shared_out(self, topics: Collection[str]) -> bool:
         """Whether the group has given out every partition of these topics, and ours came here.
@@ -187,8 +188,8 @@ class GroupReader:
         return sorted(self._next)
 
     def unplaced(self) -> list[Partition]:
-        """The partitions that wait to be told where to start, and for no topic that is missing."""
-        return sorted(each for each in self._unplaced if not self._waits(each.topic))
+        """The partitions that wait to be told where to start, and for nothing that is missing."""
+        return sorted(each for each in self._unplaced - self._gone if not self._waits(each.topic))
 
     def _waits(self, topic: str) -> bool:
         return topic in self._missing or self._awaited.get(topic) in self._missing
@@ -236,7 +237,7 @@ class GroupReader:
             self._uncommitted[partition] = position
             self._unplaced.discard(partition)
         self._paused = True
-        untold = {*partitions} - beginnings.keys()
+        untold = {*partitions} - beginnings.keys() - self._gone
         if asked := [each for each in untold if each.topic not in self._missing]:
             raise self._untold(asked)
 
@@ -310,20 +311,25 @@ class GroupReader:
             self._uncommitted = {**ours, **self._uncommitted}
 
     def look_for_missing(self) -> None:
-        """See whether a topic that was missing is there; the others are read meanwhile."""
-        if not self._missing or self._missing_retry.left_s():
+        """See whether what was missing is there; the others are read meanwhile."""
+        if not (self._missing or self._gone) or self._missing_retry.left_s():
             return
         self._missing_retry.failed()
-        if found := {topic for topic in self._missing if self._exists(topic)}:
+        numbers = {topic: self._numbers(topic) for topic in self._missing}
+        numbers |= {topic: self._numbers(topic) for topic in {each.topic for each in self._gone}}
+        if found := {topic for topic in self._missing if numbers[topic]}:
             self._missing -= found
             self._paused = True  # what is placed of them was not resumed
             self._missing_retry.succeeded()
+        self._gone -= {each for each in self._gone if each.number in numbers[each.topic]}
 
-    def _exists(self, topic: str) -> bool:
+    def _numbers(self, topic: str) -> Collection[int]:
+        """Of the partitions that the topic has; none where it is not there."""
         try:
-            return self._consumer.list_topics(topic, timeout=1.0).topics[topic].error is None
+            told = self._consumer.list_topics(topic, timeout=1.0).topics[topic]
         except KafkaException:
-            return False
+            return ()
+        return told.partitions.keys() if told.error is None else ()
 
     def _beginnings(self, partitions: Collection[Partition]) -> dict[Partition, int]:
         """The first offset that each partition still has, as a number: see `_on_assign`.
@@ -337,25 +343,31 @@ class GroupReader:
         try:
             told = self._consumer.offsets_for_times(asked, timeout=REQUEST_TIMEOUT_S)
         except KafkaException as err:
-            if not self._refused_for_missing(err, partitions):
+            refused = err.args[0].code() in MISSING_TOPIC
+            if not refused or not (absent := self._note_absent(partitions)):
                 raise self._untold(partitions) from err
-            return self._beginnings([e for e in partitions if e.topic not in self._missing])
-        self._note_missing(each.topic for each in told if _code(each) in MISSING_TOPIC)
+            return self._beginnings({*partitions} - absent)
+        self._note_absent(_named(each for each in told if _code(each) in MISSING_TOPIC))
         return {
             Partition(each.topic, each.partition): each.offset
             for each in told
             if each.error is None
         }
 
-    def _refused_for_missing(self, err: KafkaException, asked: Collection[Partition]) -> bool:
-        """The client refuses a question as a whole for a topic that it knows to be missing, and
-        does not say which.
+    def _note_absent(self, asked: Collection[Partition]) -> set[Partition]:
+        """Those that are not there: of a topic that is missing, or that was made again with fewer.
+
+        The client may refuse a question as a whole for one of them, and does not say which.
         """
-        if err.args[0].code() not in MISSING_TOPIC:
-            return False
-        gone = [topic for topic in {each.topic for each in asked} if not self._exists(topic)]
-        self._note_missing(gone)
-        return bool(gone)
+        numbers = {topic: self._numbers(topic) for topic in {each.topic for each in asked}}
+        absent = {each for each in asked if each.number not in numbers[each.topic]}
+        self._note_missing(each.topic for each in absent if not numbers[each.topic])
+        if gone := {each for each in absent if numbers[each.topic]} - self._gone:
+            log.warning("partitions_gone", partitions=[f"{e.topic}[{e.number}]" for e in gone])
+            self._gone |= gone
+            with suppress(KafkaException):  # an answer of all topics lets the group look again
+                self._consumer.list_topics(timeout=REQUEST_TIMEOUT_S)
+        return absent
 
     def _untold(self, partitions: Collection[Partition]) -> Unavailable:
         asked = {"asked": "first offsets", "partitions": len(partitions)}
@@ -420,6 +432,7 @@ class GroupReader:
                 known.pop(partition, None)
         self._unplaced -= gone
         self._held -= gone
+        self._gone -= gone
         self._lost -= gone
         self._owner.forget(gone)
 
