@@ -229,6 +229,10 @@ def test_columns_that_fit_are_taken():
             "stream asks has no zone",
         ),
         ((RIDES, without(ASKS, "zone"), ZONE, ASK, RECIPE), "stream asks has no zone"),
+        (
+            (RIDES, ASKS, ZONE, ASK, {**RECIPE, "features": [*RECIPE["features"]] * 2}),
+            f"feature {RECIPE['features'][0]} is named twice",
+        ),
         ((RIDES, without(ASKS, "riders"), ZONE, ASK, RECIPE), "stream asks has no riders"),
     ],
 )

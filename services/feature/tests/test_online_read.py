@@ -42,6 +42,16 @@ def test_every_row_equals_the_oracle(events, rows):
     assert expected == bits(world.read(rows))
 
 
+def test_feature_that_is_named_twice_is_answered_in_both_places():
+    world = World()
+    world.fold(Event("e", START, START))
+    row = [("a", 1, START + SECOND)]
+    once = bits(world.read(row, WINDOW_FEATURES))
+    twice = bits(world.read(row, [*WINDOW_FEATURES, *WINDOW_FEATURES]))
+
+    assert [each + each for each in once] == twice
+
+
 @given(events=event_lists(), rows=ROWS)
 def test_rows_taken_in_small_pieces_give_the_same(events, rows):
     world = World()

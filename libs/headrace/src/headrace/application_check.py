@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
@@ -164,7 +165,9 @@ def _check_recipe(recipe: Recipe, application: Application) -> None:
     """A row of the training set asks its features by the columns of the spine's record."""
     spine, label = recipe.spine, recipe.label
     views = _views_by_feature(application)
-    for feature in recipe.features:
+    for feature, often in Counter(recipe.features).items():
+        # A training set has one column for each, and a model one place.
+        require(often == 1, recipe, f"feature {feature} is named twice")
         require(feature in views, recipe, f"feature {feature} is in no view")
         for column in _asked_columns(feature, views):
             _check_columns(recipe, application, spine.stream, column)
