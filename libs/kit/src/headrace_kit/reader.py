@@ -365,8 +365,6 @@ class GroupReader:
         if gone := {each for each in absent if numbers[each.topic]} - self._gone:
             log.warning("partitions_gone", partitions=[f"{e.topic}[{e.number}]" for e in gone])
             self._gone |= gone
-            with suppress(KafkaException):  # an answer of all topics lets the group look again
-                self._consumer.list_topics(timeout=REQUEST_TIMEOUT_S)
         return absent
 
     def _untold(self, partitions: Collection[Partition]) -> Unavailable:
