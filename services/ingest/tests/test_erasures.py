@@ -3,6 +3,9 @@
 
 from __future__ import annotations
 
+import io
+import re
+from dataclasses import replace
 from itertools import count
 from types import SimpleNamespace
 
@@ -19,8 +22,13 @@ from headrace_ingest.adapters.label_book import AppliedLabels
 from headrace_ingest.adapters.memory_tables import MemoryTables
 from headrace_ingest.adapters.object_dataset_book import ObjectDatasetBook
 from headrace_ingest.adapters.object_erasure_book import ObjectErasureBook
-from headrace_ingest.domain.datasets import Reference, Selection
-from headrace_ingest.domain.erasures import ErasedDataset, TrainedVersion, erasure_id
+from headrace_ingest.domain.datasets import ColumnStatistics, Reference, Selection
+from headrace_ingest.domain.erasures import (
+    ErasedDataset,
+    TrainedVersion,
+    erasure_id,
+    without_entity,
+)
 from headrace_ingest.domain.judging import ARCHIVE_COLUMNS, judge
 from headrace_ingest.handlers import datasets
 from headrace_ingest.handlers.datasets import CreateDataset
@@ -28,7 +36,7 @@ from headrace_ingest.handlers.erased_tasks import TaskEraser
 from headrace_ingest.handlers.erasures import SETTLE_US, EraseEntity, Eraser, list_erasures
 from headrace_ingest.ports import Retracted
 from headrace_ingest.testing import NOW_US, MemoryRetracted, a_contract, a_raw
-from headrace_kit.erased_entities import entity_key_digest
+from headrace_kit.erased_entities import Entity, entity_key_digest, entity_sha256
 from headrace_kit.failpoints import FailpointRaised, arm
 from headrace_kit.json_strict import decode
 from headrace_kit.objects import MemoryObjectStore
@@ -38,10 +46,10 @@ STREAM, OTHER = "flights.departed", "flights.landed"
 STEPS = ["begun", "told", "copied", "events_told", "deleted"]
 
 
-def rows(*numbers, flight="UA1", contract=None):
+def rows(*numbers, flight="UA1", contract=None, **changes):
     contract = contract or a_contract()
     key = {"key": flight.encode()}
-    records = [a_raw(number, flight=flight, record=key) for number in numbers]
+    records = [a_raw(number, flight=flight, record=key, **changes) for number in numbers]
     columns = (*ARCHIVE_COLUMNS, *contract.stream.columns)
     return judge(a_batch(records), contract, decode=decode).rows.select(columns)
 
@@ -171,6 +179,60 @@ def test_dataset_loses_the_rows_and_says_so(world):
 
     assert ["UA2"] == world.flights_of("all")
     assert (2, made.content.digest) == (after.rows_erased, after.content.digest)
+
+
+def origins_of(name, world):
+    manifest = datasets.find(Reference(name), book=world.book)
+    [told] = [each for each in manifest.content.columns if each.column == "origin"]
+    return told.values, told.counts
+
+
+def kept_of_datasets(world):
+    return b"".join(map(world.objects.get, world.objects.keys("datasets")))
+
+
+def test_erased_value_counts_among_the_others_and_is_told_by_no_manifest(world):
+    world.tables.append(STREAM, rows(3, 4, flight="UA3", origin="JFK"))
+    world.create("all")
+    assert (("EWR", "JFK"), (3, 2, 0, 0)) == origins_of("all", world)
+
+    world.erase("JFK", column="origin")
+
+    assert (("EWR",), (3, 2, 0)) == origins_of("all", world)
+    assert b"JFK" not in kept_of_datasets(world)
+
+
+def test_two_erasures_of_a_dataset_forget_both_values(world):
+    world.tables.append(STREAM, rows(3, flight="UA3", origin="JFK"))
+    world.create("all")
+
+    world.erase("JFK", "r1", column="origin")
+    world.erase("EWR", "r2", column="origin")
+
+    assert ((), (4, 0)) == origins_of("all", world)
+    assert not {b"JFK", b"EWR"} & set(re.findall(rb"[A-Z]{3}", kept_of_datasets(world)))
+
+
+def test_value_that_an_earlier_manifest_tells_yet_goes_in_a_later_pass(world):
+    world.tables.append(STREAM, rows(3, flight="UA3", origin="JFK"))
+    world.create("all")
+    first = world.objects.get("datasets/all/1.json")
+    world.erase("JFK", column="origin")
+    world.objects.put_file("datasets/all/1.json", io.BytesIO(first))  # as a pass that broke off
+
+    world.go_on()
+
+    assert b"JFK" not in kept_of_datasets(world)
+
+
+def test_of_numbers_that_name_the_erased_no_bound_is_told():
+    told = ColumnStatistics(
+        "seat", "int64", 1, 9, min=3.0, max=44.0, edges=(7.0,), counts=(4, 5, 1)
+    )
+    entity = Entity("seat", entity_sha256("seat", "44"), NOW_US)
+
+    assert ColumnStatistics("seat", "int64", 1, 9) == without_entity(told, entity)
+    assert told == without_entity(told, replace(entity, column="row"))
 
 
 def test_dataset_of_other_rows_keeps_them_when_the_old_files_go(world):

@@ -391,7 +391,10 @@ class DatasetBook(Protocol):
         """What was ever written, so that a change can be seen without reading it."""
 
     def revise(self, manifest: Manifest) -> None:
-        """Store what became of a dataset, as the revision after its own."""
+        """Store what became of a dataset, as the revision after its own, and `forget_values`."""
+
+    def forget_values(self, manifest: Manifest) -> None:
+        """Let what is kept of the dataset from before tell no more of its columns than this."""
 
     def move(self, tag: Tag) -> Tag:
         """Raises Conflict TAG_MOVED unless its generation is the next one, or its own already."""

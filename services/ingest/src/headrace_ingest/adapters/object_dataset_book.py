@@ -3,13 +3,15 @@
 
 `datasets/<name>/` holds `<number>.json`, `<number>.deleted`, `tags/<tag>/<generation>.json` and
 `requests/<sha256 of the claim's name>.json`; `<number>.revisions/<n>.json` is the manifest after
-its rows got a table of their own, or an erasure took some out. Every object is put once and never
-changed, so numbers and generations have no gap and no second owner, by conditional puts alone.
+its rows got a table of their own, or an erasure took some out. Every object is put once and, but
+for values that an erasure forgets, never changed: so numbers and generations have no gap and no
+second owner, by conditional puts alone.
 """
 
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 from dataclasses import asdict, replace
 from typing import Any, TypeVar
@@ -120,6 +122,16 @@ class ObjectDatasetBook:
         revised = replace(manifest, revision=manifest.revision + 1)
         key = _revision_key(revised.name, revised.number, revised.revision)
         self._objects.put_if_absent(key, _json(revised))
+        self.forget_values(self._manifest(manifest.name, manifest.number))
+
+    def forget_values(self, manifest: Manifest) -> None:
+        place = manifest.name, manifest.number
+        earlier = [_revision_key(*place, each) for each in range(1, manifest.revision)]
+        for key in (_manifest_key(*place), *earlier):
+            before = self._read(key, _MANIFEST)
+            content = replace(before.content, columns=manifest.content.columns)
+            if content != before.content:
+                self._objects.put_file(key, io.BytesIO(_json(replace(before, content=content))))
 
     def _manifest(self, name: str, number: int) -> Manifest:
         manifest = self._found(_manifest_key(name, number), _MANIFEST)

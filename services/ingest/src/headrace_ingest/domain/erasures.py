@@ -5,9 +5,10 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-from headrace_kit.erased_entities import Entity
+from headrace_ingest.domain.datasets import ColumnStatistics
+from headrace_kit.erased_entities import Entity, entity_sha256
 
 ENTITY_ERASED = "ENTITY_ERASED"
 
@@ -65,6 +66,27 @@ class Erasure:
 def erasure_id(request_id: str) -> str:
     """Names the erasure of a request."""
     return hashlib.sha256(request_id.encode()).hexdigest()[:32]
+
+
+def without_entity(statistics: ColumnStatistics, entity: Entity) -> ColumnStatistics:
+    """The statistics of the same rows, without the entity's value: it counts among the others.
+
+    Of numbers nothing but how many is left: each bound may be the value.
+    """
+    if statistics.column != entity.column:
+        return statistics
+    if not statistics.values:
+        return ColumnStatistics(
+            statistics.column, statistics.type, statistics.nulls, statistics.distinct
+        )
+    *counts, others, nulls = statistics.counts
+    kept, gone = dict[str, int](), 0
+    for value, count in zip(statistics.values, counts, strict=True):
+        if entity_sha256(entity.column, value) == entity.sha256:
+            gone += count
+        else:
+            kept[value] = count
+    return replace(statistics, values=tuple(kept), counts=(*kept.values(), others + gone, nulls))
 
 
 def predicate(entity: Entity) -> str:

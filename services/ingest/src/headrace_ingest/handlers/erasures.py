@@ -24,7 +24,13 @@ from headrace.errors import Conflict, HeadraceError, Invalid, NotFound, Unavaila
 from headrace.feature_view import StreamView, View
 from headrace_ingest.domain.contract import Contract
 from headrace_ingest.domain.datasets import Manifest, Selection, check_request_id, page_limit
-from headrace_ingest.domain.erasures import ErasedDataset, ErasedEvents, Erasure, erasure_id
+from headrace_ingest.domain.erasures import (
+    ErasedDataset,
+    ErasedEvents,
+    Erasure,
+    erasure_id,
+    without_entity,
+)
 from headrace_ingest.handlers.datasets import pinned_versions
 from headrace_ingest.handlers.erased_tasks import TaskEraser
 from headrace_ingest.handlers.retracted_streams import not_applied
@@ -288,6 +294,9 @@ class Eraser:
         for manifest in self._manifests():
             if manifest.selection.stream == stream and erasure.id not in manifest.erasures:
                 changed = (yield from self._revise_one(erasure, manifest, timeout_s)) or changed
+            elif erasure.id in manifest.erasures:
+                # In each pass: another one may have ended, or met another erasure, before this.
+                self.datasets.forget_values(manifest)
             yield
         return changed
 
@@ -313,10 +322,12 @@ class Eraser:
         else:
             return False
         failpoint("ingest.erase.copied")
+        columns = tuple(without_entity(each, entity) for each in manifest.content.columns)
         self.datasets.revise(
             replace(
                 manifest,
                 origin=replace(manifest.origin, selection=selection),
+                content=replace(manifest.content, columns=columns),
                 rows_erased=manifest.rows_erased + own,
                 erasures=(*manifest.erasures, erasure.id),
             )
