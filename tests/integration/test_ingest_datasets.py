@@ -29,7 +29,7 @@ from headrace_ingest.domain.judging import ARCHIVE_COLUMNS, judge
 from headrace_ingest.handlers.erased_tasks import TaskEraser
 from headrace_ingest.handlers.erasures import Eraser
 from headrace_ingest.handlers.retention import Keeper
-from headrace_ingest.testing import MemoryRetracted, a_contract, a_raw
+from headrace_ingest.testing import MemoryRetracted, NoTasks, a_contract, a_raw
 from headrace_kit.auth import Guard
 from headrace_kit.clock import SystemClock
 from headrace_kit.grpc_server import GrpcServer
@@ -69,7 +69,7 @@ class World:
             published=KafkaPublishedRows(MemoryTopicLog(self.publisher), topics.FEATURE_ROWS),
             models=NoVersions(),
             news=KafkaErasureNews(self.publisher),
-            tasks=TaskEraser(AppliedLabels(), None),
+            tasks=TaskEraser(AppliedLabels(), NoTasks()),
             clock=SystemClock(),
         )
         self.keeper = Keeper(

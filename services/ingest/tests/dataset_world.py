@@ -107,10 +107,3 @@ def table(pieces):
 
 def statistics(manifest, column):
     return next(each for each in manifest.content.columns if each.column == column)
-
-
-class NoTasks:
-    """A label queue that never had a task: nothing is there to forget."""
-
-    def erase_items(self, entity, *, until_us):
-        pass

@@ -10,7 +10,6 @@ from itertools import count
 from types import SimpleNamespace
 
 import pytest
-from dataset_world import NoTasks
 
 from headrace import topics
 from headrace.errors import Conflict, Invalid, NotFound, Unavailable
@@ -35,7 +34,7 @@ from headrace_ingest.handlers.datasets import CreateDataset
 from headrace_ingest.handlers.erased_tasks import TaskEraser
 from headrace_ingest.handlers.erasures import SETTLE_US, EraseEntity, Eraser, list_erasures
 from headrace_ingest.ports import Retracted
-from headrace_ingest.testing import NOW_US, MemoryRetracted, a_contract, a_raw
+from headrace_ingest.testing import NOW_US, MemoryRetracted, NoTasks, a_contract, a_raw
 from headrace_kit.erased_entities import Entity, entity_key_digest, entity_sha256
 from headrace_kit.failpoints import FailpointRaised, arm
 from headrace_kit.json_strict import decode

@@ -7,7 +7,7 @@ from contextlib import suppress
 
 import polars as pl
 import pytest
-from dataset_world import STREAM, NoTasks, World, statistics
+from dataset_world import STREAM, World, statistics
 
 from headrace import topics
 from headrace.application import definition_json, parse_definition
@@ -23,7 +23,7 @@ from headrace_ingest.handlers.datasets import pinned_versions
 from headrace_ingest.handlers.erased_tasks import TaskEraser
 from headrace_ingest.handlers.erasures import SETTLE_US, EraseEntity, Eraser
 from headrace_ingest.ports import Retracted
-from headrace_ingest.testing import a_contract
+from headrace_ingest.testing import NoTasks, a_contract
 from headrace_kit.erased_entities import Entity
 from headrace_kit.kafka import Message
 from headrace_kit.testing import MemoryPublisher, MemoryTopicLog, a_record

@@ -94,6 +94,13 @@ def a_raw(number: int = 0, *, record: dict[str, Any] | None = None, **changes: A
 
 
 @dataclass
+class NoTasks:
+    """As much of a TaskStore as an erasure asks of one that never had a task."""
+
+    def erase_items(self, entity: str, *, until_us: int) -> None:
+        """Nothing is there to forget."""
+
+
 class MemoryQualityLog:
     """QualityLog that keeps what is told."""
 
