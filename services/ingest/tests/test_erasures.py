@@ -453,6 +453,51 @@ def test_erasure_waits_while_nobody_tells_which_streams_were_taken_back(world):
     assert ([erasure_id("r")], []) == (waiting, world.eraser.erasures.unsettled())
 
 
+def lose(world, monkeypatch, lost):
+    """The archive of the stream is away until the patch is undone."""
+    newest_version = world.rows.newest_version
+
+    def newest(stream, *, view=""):
+        if stream == lost:
+            raise Unavailable("ARCHIVE_MISSING", stream=stream)
+        return newest_version(stream, view=view)
+
+    monkeypatch.setattr(world.rows, "newest_version", newest)
+
+
+@pytest.mark.parametrize("passed_us", [0, SETTLE_US + 1], ids=["at once", "later"])
+def test_erasure_takes_out_what_is_there_while_it_waits_for_an_archive(
+    world, monkeypatch, passed_us
+):
+    arm("ingest.erase.begun:1:raise")
+    with pytest.raises(FailpointRaised):
+        world.erase()
+    arm(None)
+    world.clock.advance(passed_us)
+    with monkeypatch.context() as away:
+        lose(world, away, STREAM)
+        world.go_on()
+        assert (["UA1", "UA1", "UA2"], ["UA2"]) == (world.flights(), world.flights(OTHER))
+        with pytest.raises(Unavailable, match="ARCHIVE_MISSING") as told:
+            world.erase()
+        assert STREAM == told.value.metadata["stream"]
+
+    world.clock.advance(SETTLE_US + 1)
+    world.go_on()
+    assert ["UA2"] == world.flights()
+    assert [erasure_id("r")] == world.eraser.erasures.unsettled()
+    world.go_on()
+    assert [] == world.eraser.erasures.unsettled()
+
+
+def test_erasure_is_not_begun_while_an_archive_is_missing(world, monkeypatch):
+    lose(world, monkeypatch, OTHER)
+    with pytest.raises(Unavailable, match="ARCHIVE_MISSING"):
+        world.erase()
+
+    assert [] == world.eraser.erasures.unsettled()
+
+
 def test_models_whose_recipe_was_taken_back_are_asked_for(world):
     world.retracted.answer = Retracted(models=["delay"])
     world.erase()

@@ -34,6 +34,7 @@ from headrace_ingest.domain.erasures import (
 from headrace_ingest.handlers.datasets import pinned_versions
 from headrace_ingest.handlers.erased_tasks import TaskEraser
 from headrace_ingest.handlers.retracted_streams import not_applied
+from headrace_ingest.handlers.stopped_streams import ARCHIVE_MISSING
 from headrace_ingest.ports import (
     ContractBook,
     DatasetBook,
@@ -148,21 +149,28 @@ class Eraser:
         return [*applied, *not_applied(applied, self.retracted.look_up())]
 
     def _clean(self, entity: Entity, timeout_s: float) -> Generator[None, None, bool]:
-        """Whether no table holds the entity any more."""
-        for table in (*self._newest(entity.column), *self._feature_tables(entity.column)):
+        """Whether no table holds the entity any more; one whose archive is missing may."""
+        missing: list[Unavailable] = []
+        archived = self._newest(entity.column, missing)
+        for table in (*archived, *self._feature_tables(entity.column)):
             if self.rows.find(table, entity, timeout_s=timeout_s).rows:
                 return False
             yield
-        return True
+        return not missing
 
     def _take_out(self, erasure: Erasure, timeout_s: float) -> Generator[None, None, int]:
-        """One pass, by steps; how many rows it took out."""
+        """One pass, by steps; how many rows it took out.
+
+        Raises Unavailable ARCHIVE_MISSING for the first stream whose archive it waits for, once it
+        has been through all others.
+        """
+        missing: list[Unavailable] = []
         late = self._late(erasure)
         self.news.tell(erasure)
         failpoint("ingest.erase.told")
         self.tasks.erase(erasure.entity)
         rows = 0
-        for selection in self._newest(erasure.entity.column):
+        for selection in self._newest(erasure.entity.column, missing):
             # What retention has removed has no id to tell, but may be kept by its entity.
             self.news.tell_events(ErasedEvents(selection.stream, erasure.entity, (), ()))
             changed = yield from self._revise(erasure, selection.stream, timeout_s)
@@ -178,6 +186,8 @@ class Eraser:
         for table in self._feature_tables(erasure.entity.column):
             rows += self._left_in(table, erasure.entity, timeout_s)
             yield
+        if missing:
+            raise missing[0]
         return rows
 
     def _left_in(self, table: Selection, entity: Entity, timeout_s: float) -> int:
@@ -212,16 +222,25 @@ class Eraser:
         """Whether a pass that begins now meets all rows, and an earlier one removed the files."""
         return self.clock.now_us() - erasure.entity.erased_at_us > SETTLE_US
 
-    def _newest(self, column: str) -> Iterator[Selection]:
-        """All rows of each stream that has the column and was ever archived."""
+    def _newest(self, column: str, missing: list[Unavailable] | None = None) -> Iterator[Selection]:
+        """All rows of each stream that has the column and was ever archived.
+
+        One whose archive is missing is passed over and noted in `missing`, or raised without it.
+        """
         for contract in self._archived():
             name, columns = contract.name, contract.stream.columns
             if column in columns:
                 typed = tuple((each, spec.type) for each, spec in columns.items())
                 try:
-                    yield Selection(name, self.rows.newest_version(name), typed)
+                    version = self.rows.newest_version(name)
                 except NotFound:
                     continue
+                except Unavailable as err:
+                    if missing is None or err.reason != ARCHIVE_MISSING:
+                        raise
+                    missing.append(err)
+                    continue
+                yield Selection(name, version, typed)
 
     def _found(self, named: str, entity: Entity, timeout_s: float) -> Erasure:
         """What is there now; nothing is changed."""
