@@ -208,6 +208,23 @@ def test_erased_entity_is_in_no_file_of_the_table_any_more(world):
     assert [report] == list(world.datasets.erasures())
 
 
+def test_rows_are_filtered_by_a_text_in_a_file_that_an_erasure_wrote(world):
+    world.append(0, 1, 2, 3)
+    assert [1] == [e.rows for e in world.datasets.erase("event_id", "departed:1").streams]
+    filters = [
+        "event_id = 'departed:2'",
+        "event_id <> 'departed:2'",
+        "event_id in ('departed:0', 'departed:3')",
+        "event_id > 'departed:0' and delay < 50",
+    ]
+
+    for number, text in enumerate(filters):
+        world.datasets.create(f"by-{number}", stream=STREAM, filter=text)
+    read = [world.datasets.read(f"by-{n}").to_polars()["event_id"] for n in range(len(filters))]
+    told = [sorted(each.removeprefix("departed:") for each in ids) for ids in read]
+    assert [["2"], ["0", "3"], ["0", "3"], ["2", "3"]] == told
+
+
 def test_days_beyond_the_retention_leave_the_table_and_stay_in_the_dataset(world):
     world.append(0, 1)
     world.datasets.create("all", stream=STREAM)

@@ -261,15 +261,26 @@ class DuckDbRows:
     def _select(self, work: Work, name: str, selection: Selection) -> None:
         work.register(f"table_{name}", self._tables.open(selection))
         # The archive may lack a column that no record had yet.
-        there = {row[0] for row in work.all(f"describe table_{name}")}
+        type_by_name = {row[0]: row[1] for row in work.all(f"describe table_{name}")}
         columns = [
-            f"{_typed(each, kind) if each in there else _absent(kind)} as {_quoted(each)}"
+            f"{_typed(each, kind) if each in type_by_name else _absent(kind)} as {_quoted(each)}"
             for each, kind in (PLATFORM_TYPES | dict(selection.columns)).items()
         ]
         work.all(
-            f"create view {name} as select {', '.join(columns)} from table_{name} "  # noqa: S608
-            f"where {_condition(selection)}"
+            f"create view {name} as select {', '.join(columns)} "  # noqa: S608
+            f"from ({_comparable(f'table_{name}', type_by_name)}) where {_condition(selection)}"
         )
+
+
+def _comparable(table: str, type_by_name: Mapping[str, str]) -> str:
+    """The table with its texts as DuckDB holds them.
+
+    DuckDB lets pyarrow compare a bare column, and pyarrow compares no text of a file that says it
+    holds views, as those are that a deletion wrote. This keeps texts from being bare.
+    """
+    texts = [_quoted(name) for name, kind in type_by_name.items() if kind == "VARCHAR"]
+    held = ", ".join(f"coalesce({each}, null) as {each}" for each in texts)
+    return f"select * replace ({held}) from {table}" if texts else f"from {table}"  # noqa: S608
 
 
 def _check_columns(columns: Sequence[str], known: Collection[str]) -> None:
