@@ -1,6 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""All requests together stay under one cap on disk, and leave nothing of it behind."""
+"""All requests together stay under one cap on disk, and leave nothing of it behind.
 
+A full disk is played by /dev/full, which takes nothing: whoever writes meets the system's ENOSPC.
+"""
+
+from pathlib import Path
+
+import numpy as np
 import pyarrow as pa
 import pytest
 from feature_world import RECIPE
@@ -86,3 +92,44 @@ def test_join_that_has_room_to_spill_is_whole(tmp_path, snapshots):
     workbench = Workbench(tmp_path / "large", disk_bytes_max=1 << 30, observations_max=1)
     with workbench.opened() as bench:
         assert 20_000 == joined(bench, snapshots).count
+
+
+def on_full_disk(tmp_path, name):
+    """What an opened bench writes to the file of this name finds no room."""
+    [own] = (tmp_path / "bench").iterdir()
+    (own / name).symlink_to("/dev/full")
+
+
+def test_rows_on_a_full_disk_are_to_come_again(tmp_path, workbench):
+    with workbench.opened() as bench:
+        on_full_disk(tmp_path, "rows.arrow")
+        with pytest.raises(Busy, match=r"DISK_FULL.*rows\.arrow"):
+            bench.stored([ROWS], ROWS.schema)
+
+
+def test_answers_on_a_full_disk_are_to_come_again(tmp_path, workbench):
+    with workbench.opened() as bench:
+        on_full_disk(tmp_path, "answers")
+        scratch = bench.scratch(1_000, 1)
+        for rows in (1, 1_000):  # less than Python buffers, and more
+            with pytest.raises(Busy, match=r"DISK_FULL.*answers"):
+                scratch.write(0, np.zeros((rows, 1)))
+
+
+def test_join_on_a_full_disk_is_to_come_again(workbench, snapshots, monkeypatch):
+    """DuckDB's own error, of what it writes itself."""
+    query = "COPY (SELECT 1) TO '/dev/full' (FORMAT csv, USE_TMP_FILE false)"
+    monkeypatch.setattr(duckdb_workbench, "training_rows_sql", lambda *_, **__: query)
+
+    with workbench.opened() as bench, pytest.raises(Busy, match=r"DISK_FULL.*duckdb"):
+        joined(bench, snapshots)
+
+
+def test_request_on_a_full_disk_has_no_bench(workbench, monkeypatch):
+    def no_room(**_):
+        return Path("/dev/full").write_bytes(b"x")
+
+    monkeypatch.setattr(duckdb_workbench.tempfile, "TemporaryDirectory", no_room)
+
+    with pytest.raises(Busy, match=r"DISK_FULL.*bench"), workbench.opened():
+        pass

@@ -8,6 +8,8 @@ into the folder. One bench is for one request and leaves nothing behind; all sha
 
 from __future__ import annotations
 
+import errno
+import os
 import shutil
 import tempfile
 import threading
@@ -37,12 +39,15 @@ from headrace_feature.domain.request_features import Column
 from headrace_feature.domain.training_set import RawOffsets, Round, SpineTally
 from headrace_feature.domain.views import Layout, WeakColumns
 from headrace_feature.ports import Snapshot
+from headrace_kit.disk import needing_room
 
 ROWS_MAX = 1 << 18  # of one step
 THREADS = 2
 DUCKDB_BYTES_MAX = 512 << 20
 # DuckDB's, of memory and of the room to spill; amid a stream pyarrow passes it on as an OSError.
 OUT_OF_ROOM = "Out of Memory Error"
+# The disk itself is full: DuckDB has the text of the system, and no number on its error.
+DISK_FULL = (os.strerror(errno.ENOSPC), os.strerror(errno.EDQUOT))
 AS_OF = "as_of_us"
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -82,9 +87,11 @@ class Workbench:
 
     @contextmanager
     def opened(self) -> Iterator[Bench]:
-        """A bench whose files go when it is left."""
+        """A bench whose files go when it is left; Busy DISK_FULL where none can be made."""
+        with needing_room(self._folder):
+            own = tempfile.TemporaryDirectory(dir=self._folder)
         with (
-            tempfile.TemporaryDirectory(dir=self._folder) as folder,
+            own as folder,
             ThreadPoolExecutor(THREADS, thread_name_prefix="offline") as pool,
         ):
             bench = Bench(Path(folder), pool, self._room, observations_max=self._observations_max)
@@ -123,13 +130,17 @@ class Bench:
         """Rows that are read as often as needed, in place of those before.
 
         Raises Busy BATCH_TOO_LARGE beyond the cap, QUEUE_FULL while others have the room, as does
-        a join that needs more than its memory and half of the room that is left.
+        a join that needs more than its memory and half of the room that is left; DISK_FULL.
         """
         import pyarrow as pa
 
         count, file = 0, self._folder / "rows.arrow"
         self._hold(file.name, 0)
-        with pa.OSFile(str(file), "wb") as sink, pa.ipc.new_stream(sink, schema) as writer:
+        with (
+            needing_room(file),
+            pa.OSFile(str(file), "wb") as sink,
+            pa.ipc.new_stream(sink, schema) as writer,
+        ):
             for batch in batches:
                 for first in range(0, batch.num_rows, ROWS_MAX):
                     writer.write_batch(batch.slice(first, ROWS_MAX))
@@ -216,12 +227,12 @@ class Bench:
         import duckdb
 
         alone_bytes_max = (self._room.bytes_max - sum(self._bytes_by_file.values())) // 2
-        spilled_bytes_max = self._room.take_half()
+        spilled, spilled_bytes_max = self._folder / "duckdb", self._room.take_half()
         settings: dict[str, str | bool | int | float | list[str]] = {
             "memory_limit": f"{DUCKDB_BYTES_MAX}B",
             "threads": THREADS,
             "preserve_insertion_order": False,
-            "temp_directory": str(self._folder / "duckdb"),
+            "temp_directory": str(spilled),
             "max_temp_directory_size": f"{spilled_bytes_max}B",
             "autoinstall_known_extensions": False,
         }
@@ -230,7 +241,9 @@ class Bench:
                 for name, table in tables.items():
                     database.register(name, table)
                 yield database
-        except (duckdb.OutOfMemoryException, OSError) as err:
+        except (duckdb.OutOfMemoryException, duckdb.IOException, OSError) as err:
+            if any(text in str(err) for text in DISK_FULL):
+                raise Busy("DISK_FULL", path=spilled.name) from err
             if not str(err).startswith(OUT_OF_ROOM):
                 raise
             raise self._too_large(spilled_bytes_max, alone_bytes_max) from err
@@ -322,6 +335,8 @@ class Scratch:
         return found.reshape(rows, self._width)
 
     def write(self, first: int, answers: NDArray[np.float64]) -> None:
-        with self._file.open("r+b") as file:
+        """Raises Busy DISK_FULL."""
+        with needing_room(self._file), self._file.open("r+b") as file:
             file.seek(8 * first * self._width)
-            answers.tofile(file)
+            # `tofile` does not tell why it fell short.
+            file.write(np.ascontiguousarray(answers).data)
