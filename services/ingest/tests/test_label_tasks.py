@@ -344,6 +344,57 @@ def test_skipped_task_goes_to_others_only(make):
     assert task_id == world.claim("bob")
 
 
+def skip(world, task_id, labeller="ann"):
+    label_tasks.skip_task(task_id, labeller, tasks=world.tasks)
+
+
+def test_task_that_is_not_held_cannot_be_skipped(make):
+    world = make(labellers=2, lease="60s")
+    world.put(served(1), served(2), served(3))
+    answered = world.answer("ann").task_id
+    skipped = world.claim("ann")
+    skip(world, skipped)
+    late = world.claim("ann")
+    world.clock.advance(61_000_000)
+
+    for task_id in (answered, skipped, late):
+        with pytest.raises(Conflict, match="LEASE_LOST"):
+            skip(world, task_id)
+    assert {answered: [("ann", "EWR")]} == dict(world.tasks.answers_of([answered, skipped, late]))
+
+
+def test_task_that_was_answered_elsewhere_while_held_cannot_be_skipped(make):
+    world = make(labellers=2)
+    world.put(served(1))
+    task_id = world.claim("ann")
+    world.submit(task_id, "ann", claimed=False)
+
+    with pytest.raises(Conflict, match="LEASE_LOST"):
+        skip(world, task_id)
+
+
+def test_answer_after_a_skip_needs_another_claim(make):
+    """Nobody answered otherwise."""
+    world = make()
+    world.put(served(1))
+    task_id = world.claim("ann")
+    skip(world, task_id)
+
+    with pytest.raises(Conflict, match="LEASE_LOST"):
+        world.submit(task_id, "ann")
+
+
+def test_answer_that_was_given_elsewhere_counts_after_a_skip(make):
+    world = make()
+    world.put(served(1))
+    task_id = world.claim("ann")
+    skip(world, task_id)
+
+    assert TaskState.ACCEPTED == world.submit(task_id, "ann", claimed=False).state
+    assert world.new
+    assert {task_id: [("ann", "EWR")]} == dict(world.tasks.answers_of([task_id]))
+
+
 def test_choice_that_is_none_of_the_queues_is_refused(make):
     world = make()
     world.put(served(1))

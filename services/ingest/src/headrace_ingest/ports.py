@@ -176,11 +176,15 @@ class TaskStore(Protocol):
 
         The task, and whether the answer is new: the same one again changes nothing. Raises
         NotFound TASK_UNKNOWN, Conflict TASK_ANSWERED or TASK_SETTLED, and LEASE_LOST when it is
-        `claimed` and the lease is over.
+        `claimed` and the lease is over, or was given back; else it counts in place of a skip.
         """
 
     def skip(self, task_id: str, labeller: str) -> None:
-        """Give the task back; this labeller does not get it again. Raises as `submit`."""
+        """Give the task back; this labeller does not get it again.
+
+        Raises NotFound TASK_UNKNOWN, Conflict LEASE_LOST, also for one that the labeller has
+        answered, or given back before.
+        """
 
     def answers_of(self, task_ids: Collection[str]) -> Mapping[str, Sequence[tuple[str, str]]]:
         """Labellers and their choices, by task."""

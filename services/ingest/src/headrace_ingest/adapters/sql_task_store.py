@@ -189,7 +189,7 @@ class SqlTaskStore:
         with transaction(self._engine) as connection:
             task = self._locked(connection, task_id)
             said = connection.execute(_said(task_id, labeller)).first()
-            if said is not None:
+            if said is not None and said.choice is not None:
                 if said.choice != choice:
                     raise Conflict("TASK_ANSWERED", task_id=task_id, labeller=labeller)
                 return task, False
@@ -197,8 +197,7 @@ class SqlTaskStore:
                 raise Conflict("TASK_SETTLED", task_id=task_id)
             if claimed:
                 _end_lease(connection, task_id, labeller, now_us)
-            answer = {"task_id": task_id, "labeller": labeller, "choice": choice}
-            connection.execute(insert(ANSWERS).values(answer))
+            _say(connection, task_id, labeller, choice)
             settled = settle(_choices(connection, task_id), task.wanted)
             task = _settle(connection, task, settled)
             if task.state == TaskState.ACCEPTED:
@@ -210,10 +209,11 @@ class SqlTaskStore:
         now_us = self._clock.now_us()
         with transaction(self._engine) as connection:
             self._locked(connection, task_id)
-            if connection.execute(_said(task_id, labeller)).first() is None:
-                _end_lease(connection, task_id, labeller, now_us)
-                skipped = {"task_id": task_id, "labeller": labeller, "choice": None}
-                connection.execute(insert(ANSWERS).values(skipped))
+            # The lease of who answered elsewhere meanwhile may still last.
+            if connection.execute(_said(task_id, labeller)).first() is not None:
+                raise Conflict("LEASE_LOST", task_id=task_id, labeller=labeller)
+            _end_lease(connection, task_id, labeller, now_us)
+            _say(connection, task_id, labeller, None)
 
     def answers_of(self, task_ids: Collection[str]) -> Mapping[str, list[tuple[str, str]]]:
         given = ANSWERS.c.task_id.in_(task_ids) & ANSWERS.c.choice.is_not(None)
@@ -383,6 +383,15 @@ def _end_lease(connection: Connection, task_id: str, labeller: str, now_us: int)
     alive = held & (LEASES.c.until_us > now_us)
     if connection.execute(delete(LEASES).where(alive)).rowcount != 1:
         raise Conflict("LEASE_LOST", task_id=task_id, labeller=labeller)
+
+
+def _say(connection: Connection, task_id: str, labeller: str, choice: str | None) -> None:
+    """In place of a skip, where there is one."""
+    own = (sqlite if connection.dialect.name == "sqlite" else postgresql).insert
+    new = own(ANSWERS).values(task_id=task_id, labeller=labeller, choice=choice)
+    connection.execute(
+        new.on_conflict_do_update(index_elements=["task_id", "labeller"], set_={"choice": choice})
+    )
 
 
 def _said(task_id: str, labeller: str) -> Select[Any]:
