@@ -230,6 +230,30 @@ def test_import_that_meets_a_foreign_task_has_told_what_was_taken(queue, tmp_pat
     assert "it has no data" in answer.stderr
 
 
+def test_import_of_two_exports_in_one_file_tells_that_the_second_is_left(queue, tmp_path):
+    file = tmp_path / "tasks.json"
+    run("labels", "export", "late", str(file))
+    file.write_text(file.read_text() * 2)
+
+    answer = CliRunner().invoke(app, ["labels", "import", str(file)])
+
+    assert 1 == answer.exit_code
+    assert "1 new answers taken" in answer.stdout
+    assert "another array follows" in answer.stderr
+
+
+def test_import_of_a_name_that_is_no_text_is_refused(queue, tmp_path):
+    result = [{"type": "choices", "value": {"choices": ["late"]}}]
+    annotations = [{"completed_by": "\ud800", "result": result}]
+    file = tmp_path / "tasks.json"
+    file.write_text(json.dumps([{"data": {"task_id": "t1"}, "annotations": annotations}]))
+
+    answer = CliRunner().invoke(app, ["labels", "import", str(file)])
+
+    assert 1 == answer.exit_code
+    assert "half a surrogate pair" in answer.stderr
+
+
 def test_export_that_cannot_be_had_leaves_the_file_as_it_was(queue, tmp_path, monkeypatch):
     file = tmp_path / "tasks.json"
     file.write_text("mine")

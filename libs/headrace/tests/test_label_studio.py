@@ -120,10 +120,16 @@ def test_task_that_is_too_long_is_refused(monkeypatch):
     monkeypatch.setattr(label_studio, "TASK_CHARACTERS_MAX", 100)
     monkeypatch.setattr(label_studio, "CHUNK_CHARACTERS", 50)
 
-    with pytest.raises(Invalid, match="BAD_REQUEST"):
+    with pytest.raises(Invalid, match="no JSON within 100 characters"):
         read(json.dumps([{"data": {"task_id": "t" * 500}}]))
 
 
+def annotated(who, *, task_id="t1", choice="late"):
+    result = [{"type": "choices", "value": {"choices": [choice]}}]
+    return {"data": {"task_id": task_id}, "annotations": [{"completed_by": who, "result": result}]}
+
+
+HALF_A_PAIR = "it holds half a surrogate pair, which is no character"
 TWO = {"type": "choices", "value": {"choices": ["late", "on time"]}}
 
 
@@ -138,6 +144,11 @@ TWO = {"type": "choices", "value": {"choices": ["late", "on time"]}}
             {"data": {"task_id": "t"}, "annotations": [{"completed_by": 1, "result": [TWO]}]},
             "it has no single choice in an annotation, but 2",
         ),
+        (annotated(True), "it has no person as completed_by, but true"),
+        (annotated({"id": False}), "it has no person as completed_by, but false"),
+        (annotated("\ud800"), HALF_A_PAIR),
+        (annotated(1, choice="\udc00"), HALF_A_PAIR),
+        (annotated(1, task_id="\ud800"), HALF_A_PAIR),
     ],
 )
 def test_task_that_is_none_of_ours_is_told_by_its_number_in_plain_words(task, told):
@@ -145,6 +156,39 @@ def test_task_that_is_none_of_ours_is_told_by_its_number_in_plain_words(task, to
         read(json.dumps([{"data": {"task_id": "good"}}, task]))
 
     assert {"task": "2", "problem": f"no task of ours: {told}"} == refused.value.metadata
+
+
+def test_number_names_one_person_however_it_is_written():
+    text = json.dumps([annotated(who) for who in (1, 1.0, 1e0, "1", {"id": 1.0})])
+
+    assert {Answer("t1", "1", "late")} == set(read(text))
+
+
+@pytest.mark.parametrize("chunk", [1, 65_536])
+@pytest.mark.parametrize(
+    ("behind", "told"),
+    [
+        (" x", "text follows the array of tasks: a file holds one array"),
+        ("\n]", "text follows the array of tasks: a file holds one array"),
+        ("\n[]", "another array follows the array of tasks: a file holds one array"),
+    ],
+)
+def test_what_follows_the_array_is_refused_behind_its_answers(behind, told, chunk, monkeypatch):
+    """As of two exports put into one file."""
+    monkeypatch.setattr(label_studio, "CHUNK_CHARACTERS", chunk)
+    answers = read_answers(io.StringIO(json.dumps([annotated(1)]) + behind))
+
+    assert Answer("t1", "1", "late") == next(answers)
+    with pytest.raises(Invalid) as refused:
+        next(answers)
+    assert {"tasks": "1", "problem": told} == refused.value.metadata
+
+
+@pytest.mark.parametrize("chunk", [1, 65_536])
+def test_byte_order_mark_before_the_array_is_passed_over(chunk, monkeypatch):
+    monkeypatch.setattr(label_studio, "CHUNK_CHARACTERS", chunk)
+
+    assert [Answer("t1", "1", "late")] == read("\ufeff\n" + json.dumps([annotated(1)]) + "\n")
 
 
 def test_file_that_is_no_utf_8_is_refused():

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, TextIO
 
 from headrace.errors import Invalid
 from headrace.ingest.v1 import label_service_pb2 as pb
-from headrace.json_lines import json_problem
+from headrace.json_lines import BYTE_ORDER_MARK, json_problem
 from headrace.labels import features_of
 
 CHUNK_CHARACTERS = 65_536
@@ -45,7 +45,8 @@ def write_tasks(file: TextIO, tasks: Iterable[pb.LabelTask]) -> int:
 def read_answers(file: TextIO) -> Iterator[Answer]:
     """The answers in a file of tasks, but those that were cancelled.
 
-    Raises Invalid BAD_REQUEST with the number of the task that is none, or is not one of ours.
+    Raises Invalid BAD_REQUEST with the number of the task that is none, or is not one of ours, and
+    for what follows the array.
     """
     number = 0
     try:
@@ -54,6 +55,8 @@ def read_answers(file: TextIO) -> Iterator[Answer]:
             yield from _answers(task)
     except UnicodeDecodeError as err:
         raise Invalid("BAD_REQUEST", task=number + 1, problem="is not UTF-8") from err
+    except UnicodeEncodeError as err:
+        raise _foreign(number, json_problem(err)) from err
     except KeyError as err:
         raise _foreign(number, f"it has no {err.args[0]}") from err
     except (TypeError, AttributeError) as err:
@@ -61,7 +64,7 @@ def read_answers(file: TextIO) -> Iterator[Answer]:
 
 
 def _answers(task: Any) -> Iterator[Answer]:
-    task_id = str(task["data"]["task_id"])
+    task_id = _text(task["data"]["task_id"])
     for annotation in task.get("annotations") or ():
         if not annotation.get("was_cancelled"):
             yield Answer(task_id, _labeller(annotation), _choice(annotation))
@@ -111,9 +114,13 @@ def _result(choice: str) -> dict[str, Any]:
 
 
 def _labeller(annotation: dict[str, Any]) -> str:
-    """Label Studio gives a user's number, or the user."""
+    """Label Studio gives a user's number, or the user. In JSON 1.0 is the number 1."""
     who = annotation["completed_by"]
-    return str(who.get("email") or who["id"]) if isinstance(who, dict) else str(who)
+    if isinstance(who, dict):
+        who = who.get("email") or who["id"]
+    if isinstance(who, bool):
+        raise KeyError(f"person as completed_by, but {json.dumps(who)}")
+    return _text(int(who) if isinstance(who, float) and who.is_integer() else who)
 
 
 def _choice(annotation: dict[str, Any]) -> str:
@@ -125,13 +132,20 @@ def _choice(annotation: dict[str, Any]) -> str:
     ]
     if len(choices) != 1:
         raise KeyError(f"single choice in an annotation, but {len(choices)}")
-    return str(choices[0])
+    return _text(choices[0])
+
+
+def _text(value: object) -> str:
+    """Raises UnicodeEncodeError for half a surrogate pair: JSON may name one, nothing sends it."""
+    text = str(value)
+    text.encode()
+    return text
 
 
 def _documents(file: TextIO) -> Iterator[Any]:
     """The elements of a JSON array, read piece by piece."""
     decoder, number = json.JSONDecoder(), 0
-    text = _begun(file, "")
+    text = _begun(file, _begun(file, "").removeprefix(BYTE_ORDER_MARK))
     if not text.startswith("["):
         raise Invalid("BAD_REQUEST", problem="is no JSON array of tasks")
     text = _begun(file, text[1:])
@@ -142,6 +156,10 @@ def _documents(file: TextIO) -> Iterator[Any]:
         text = _begun(file, text)
         if text.startswith(","):
             text = _begun(file, text[1:])
+    if rest := _begun(file, text[1:]):
+        what = "another array" if rest.startswith("[") else "text"
+        problem = f"{what} follows the array of tasks: a file holds one array"
+        raise Invalid("BAD_REQUEST", tasks=number, problem=problem)
 
 
 def _element(decoder: json.JSONDecoder, file: TextIO, text: str, number: int) -> tuple[Any, str]:
@@ -150,11 +168,12 @@ def _element(decoder: json.JSONDecoder, file: TextIO, text: str, number: int) ->
         try:
             found, end = decoder.raw_decode(text)
         except (ValueError, RecursionError) as err:
-            longer = "" if len(text) > TASK_CHARACTERS_MAX else file.read(CHUNK_CHARACTERS)
+            cut = len(text) > TASK_CHARACTERS_MAX
+            longer = "" if cut else file.read(CHUNK_CHARACTERS)
             if not longer:
-                raise Invalid(
-                    "BAD_REQUEST", task=number, problem=f"no JSON: {json_problem(err)}"
-                ) from err
+                within = f" within {TASK_CHARACTERS_MAX:,} characters" if cut else ""
+                problem = f"no JSON{within}: {json_problem(err)}"
+                raise Invalid("BAD_REQUEST", task=number, problem=problem) from err
             text += longer
         else:
             return found, text[end:]
