@@ -68,7 +68,7 @@ from headrace_kit.objects import (
     delta_table_uri,
     object_store,
 )
-from headrace_kit.offsets import committed_offsets, topic_end_offsets
+from headrace_kit.offsets import committed_offsets, partitions_by_topic, topic_end_offsets
 from headrace_kit.testing import has_leaders
 from headrace_kit.topic_log import KafkaTopicLog
 
@@ -261,7 +261,9 @@ class Rides:
         )
         return [f"{view}:{name}" for name in features]
 
-    def publish(self, events: list[Event], *, key: str = "") -> None:
+    def publish(
+        self, events: list[Event], *, key: str = "", by: KafkaPublisher | None = None
+    ) -> None:
         """By their ids as keys, or all by one key, to one partition."""
         now_ms = time.time_ns() // 1_000_000
         messages = []
@@ -274,7 +276,16 @@ class Rides:
             }
             value = json.dumps(envelope | event.value).encode()
             messages.append(Message(self.topic, (key or event.id).encode(), value))
-        self.platform.publisher.publish(messages)
+        (by or self.platform.publisher).publish(messages)
+
+    def make_again(self) -> None:
+        """The topic of records, as an operator does who deletes it."""
+        bootstrap = self.platform.bootstrap
+        admin = AdminClient({"bootstrap.servers": bootstrap, "log_level": 0})
+        admin.delete_topics([self.topic])[self.topic].result(10.0)
+        wait_for(lambda: not partitions_by_topic(bootstrap, [self.topic]))
+        create_topics(bootstrap, [(self.topic, topics.INGEST_RECORDS)])
+        wait_for(lambda: has_leaders(bootstrap, [self.topic]))
 
     def lag(self) -> int:
         ends = topic_end_offsets(self.platform.bootstrap, [self.topic])
@@ -406,6 +417,36 @@ def test_kill_at_any_step_of_the_fold_changes_no_answer(failpoint, rides, servic
     service.start()
     rides.wait_folded()
     service.assert_equals(Oracle(events), rides.features, seed=2)
+
+
+@pytest.mark.parametrize("running", [True, False], ids=["running", "stopped"])
+def test_records_of_a_topic_that_is_made_again_are_folded_from_its_beginning(
+    running, rides, service, kafka_server
+):
+    """More of them than there were: the old place lies amid the new ones."""
+    service.start(snapshot_interval_s="0.1")
+    rides.publish(some_events(100, seed=1))
+    rides.wait_folded()
+    wait_for(lambda: positions_copied(service._folder))
+    if not running:
+        service.child.stop()
+    rides.make_again()
+    events = some_events(600, seed=2)
+    again = KafkaPublisher(kafka_server, client_id="ingest-again")  # who knows the new topic
+    rides.publish(events, by=again)
+    again.close(5.0)
+    if not running:
+        service.start()
+
+    row, oracle = ("a", START + DAY), Oracle(events)
+    expected = [oracle.answer(feature, *row) for feature in rides.features]
+    wait_for(
+        lambda: (
+            (read := read_once_filled(service, rides.features, row)) is not None
+            and np.array_equal(np.float32(read), np.float32(expected), equal_nan=True)
+        )
+    )
+    service.assert_equals(oracle, rides.features, seed=3)
 
 
 def snapshots_of(folder: Path) -> dict[bytes, list[Manifest]]:

@@ -39,6 +39,7 @@ class Cluster:
     clock: FixedClock = field(default_factory=lambda: FixedClock(START))
     told: MemoryPublisher = field(default_factory=MemoryPublisher)
     begins: dict[int, int] = field(default_factory=dict)  # what retention left
+    topic_ids: dict[str, str] = field(default_factory=dict)  # by stream
     made: int = 0
 
     def worker(self) -> "Worker":
@@ -57,7 +58,9 @@ class Worker:
 
     def __init__(self, cluster: Cluster, folder: Path) -> None:
         self.cluster, self.owned, self.next = cluster, set(), {}
-        self.world = World(folder=folder / "runs", owner=False, told=cluster.told)
+        self.world = World(
+            folder=folder / "runs", owner=False, told=cluster.told, topic_ids=cluster.topic_ids
+        )
         self.snapshots = StateSnapshots(cluster.objects, cluster.clock)
         self.restart()
 

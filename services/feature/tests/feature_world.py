@@ -298,6 +298,7 @@ class World:
     served_rows_max: int = 1_000
     attempt_log: MemoryAttemptLog = field(default_factory=MemoryAttemptLog)
     told: MemoryPublisher = field(default_factory=MemoryPublisher)  # which events were erased
+    topic_ids: dict[str, str] = field(default_factory=dict)  # by stream
 
     def __post_init__(self) -> None:
         self.freshness, self.clock = DelayHistogram(), FixedClock(START)
@@ -323,6 +324,7 @@ class World:
             online=self.online(),
             publisher=self.publisher,
             erased=self.erased,
+            topic_id=self.store.topic_id,
         )
         self.entities_out: list[str] = []  # whose events have left
         self.eraser = RunEraser(
@@ -348,6 +350,8 @@ class World:
             tend=self.eraser.tend,
             erased=self.erased,
             restorer=self.restorer,
+            topic_id=lambda stream: self.topic_ids.get(stream, "first"),
+            made_again=self.forget_answers,
             kept=self.kept,
             clock=self.clock,
             keep_us=self.keep,

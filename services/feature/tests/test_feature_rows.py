@@ -114,6 +114,18 @@ def test_older_row_that_comes_again_changes_nothing():
     assert 2.0 == answers(table.find("a", START + 1))[0, 0]
 
 
+def test_row_of_a_topic_that_was_made_again_is_no_older_one():
+    world = a_world()
+    for number in range(3):
+        world.fold(a_ride(f"ride-{number}", START + number))
+    world.topic_ids["rides"], world.offsets = "second", {}
+    world.place()
+    world.fold(a_ride("new", START + MINUTE))
+
+    row = a_table(world).find("a", START + MINUTE)
+    assert (1, "second") == (row.next_offset, row.topic_id)
+
+
 def test_entities_beyond_the_bound_are_left_out_and_counted():
     world = a_world()
     for number, zone in enumerate("abb"):

@@ -70,7 +70,7 @@ def world():
     return made
 
 
-def watch(world, *, ends, owned=(0,)):
+def watch(world, *, ends, owned=(0,), topic_id=lambda _: "first", made_again=None):
     def asked(stream):
         if ends is None:
             raise Unavailable("BROKER_UNAVAILABLE", bootstrap="x")
@@ -80,6 +80,8 @@ def watch(world, *, ends, owned=(0,)):
         catalogue=lambda: world.catalogue,
         owned=lambda stream: owned,
         ends=asked,
+        topic_id=topic_id,
+        made_again=made_again,
         known=world.known,
         clock=world.clock,
     )
@@ -99,6 +101,23 @@ def test_idle_stream_is_known_until_it_was_asked_last(world):
         watch(world, ends={0: 1, 1: 99}).look()
 
         assert world.clock.now_us() == known_until(world)
+
+
+def test_topic_that_is_made_again_is_told_once(world):
+    ids, told = {"rides": "first"}, []
+    watched = watch(
+        world,
+        ends={0: 1},
+        topic_id=lambda stream: ids.get(stream, "other"),
+        made_again=lambda: told.append("again"),
+    )
+    watched.look()
+    assert not told
+
+    ids["rides"] = "second"
+    watched.look()
+    watched.look()
+    assert ["again"] == told
 
 
 def test_what_lies_behind_the_fold_is_not_known(world):

@@ -2,6 +2,7 @@
 """Snapshots: what is lost or moves comes back, and is what it would have been."""
 
 import threading
+from dataclasses import replace
 
 import pytest
 from feature_cluster import PARTITIONS, STEPS, Cluster, take_step
@@ -85,6 +86,48 @@ def test_lost_disk_is_fetched_and_nothing_is_copied_twice(cluster):
     added = set(cluster.stored()) - copied
     assert added
     assert all("/manifests/" in key for key in added)
+
+
+def test_nothing_of_a_topic_that_was_made_again_is_kept_or_fetched(cluster):
+    worker = cluster.worker()
+    worker.place(*PARTITIONS)
+    fold_one_by_one(worker)
+    worker.copy()
+
+    cluster.log, others = {n: [] for n in PARTITIONS}, EVENTS[:30]
+    cluster.topic_ids["rides"] = "second"
+    for number, event in enumerate(others):
+        cluster.log[number % 2].append(event)
+    worker.place(*PARTITIONS)
+    fresh = cluster.worker()
+    fresh.place(*PARTITIONS)
+
+    assert {0: 0, 1: 0} == worker.next == fresh.next
+    assert {} == worker.state() == fresh.state()
+    for each in (worker, fresh):
+        each.read_on()
+        assert folded_once(others) == each.state()
+    worker.copy()
+    last = cluster.worker()
+    last.place(*PARTITIONS)
+    assert {0: 15, 1: 15} == last.next
+    assert folded_once(others) == last.state()
+
+
+def test_state_of_a_topic_that_was_made_again_is_left_at_the_next_start(cluster):
+    worker = cluster.worker()
+    worker.place(*PARTITIONS)
+    fold_one_by_one(worker)
+    before = worker.state()
+    worker.restart()
+    assert before == worker.state()
+
+    cluster.log = {n: [EVENTS[n]] * 150 for n in PARTITIONS}  # longer than what was read
+    cluster.topic_ids["rides"] = "second"
+    worker.restart()
+    assert {0: 0, 1: 0} == worker.next
+    worker.read_on()
+    assert folded_once(EVENTS[:2]) == worker.state()
 
 
 class WatchedObjects(MemoryObjectStore):
@@ -262,3 +305,14 @@ def test_furthest_manifest_of_each_partition_is_kept():
     assert old == furthest([old, new, other], 1)
     assert furthest([old], 2) is None
     assert [new] == outdated([old, new, other])
+
+
+def test_manifests_of_a_topic_that_was_before_go():
+    first, second = (
+        replace(a_manifest("1-a", p0=9), topic_id="first"),
+        replace(a_manifest("2-b", p0=1), topic_id="second"),
+    )
+
+    assert [first] == outdated([first, second])
+    assert first == Manifest.from_json("1-a", first.to_json())
+    assert a_manifest("0-x", p0=1).of_topic("any")  # of a version that did not say

@@ -26,6 +26,7 @@ class FeatureRow:
     partition: int
     next_offset: int
     definition_digest: str
+    topic_id: str
 
 
 class FeatureRowTable:
@@ -75,8 +76,11 @@ class FeatureRowTable:
             partition=message.partition,
             next_offset=message.next_offset,
             definition_digest=message.definition_digest,
+            topic_id=message.topic_id,
         )
 
 
 def _older(message: FeatureRowChanged, held: FeatureRow) -> bool:
-    return message.partition == held.partition and message.next_offset < held.next_offset
+    """By offsets of one partition; those of a topic that was made again are no later for that."""
+    place = message.topic_id, message.partition
+    return place == (held.topic_id, held.partition) and message.next_offset < held.next_offset

@@ -31,7 +31,12 @@ from headrace_feature.adapters.erased_rows import ErasedRows, RowTopics, ToldEra
 from headrace_feature.adapters.fold_followers import FoldFollowers
 from headrace_feature.adapters.group_members import GroupMembers
 from headrace_feature.adapters.grpc_api import FeatureApi, PeerApi
-from headrace_feature.adapters.kafka_topics import KafkaRawTopics, record_begins, record_ends
+from headrace_feature.adapters.kafka_topics import (
+    KafkaRawTopics,
+    record_begins,
+    record_ends,
+    record_topic_id,
+)
 from headrace_feature.adapters.observation_budget import ObservationBudget
 from headrace_feature.adapters.record_folder import RecordFolder
 from headrace_feature.adapters.routed_reader import GrpcPeers, RoutedReader
@@ -120,7 +125,7 @@ def run(settings: Settings) -> int:
         history.writer,
         loop,
         erasure.rows,
-        _ends_watch(settings, held, group),
+        _ends_watch(settings, held, group, loop),
         server,
     ]
     try:
@@ -214,6 +219,7 @@ def _tellers(settings: Settings, held: Held) -> Tellers:
             online=held.online(held.store),
             publisher=held.publisher,
             erased=held.erased,
+            topic_id=held.store.topic_id,
         ),
         served,
         CorrectionTeller(
@@ -327,12 +333,19 @@ def _history(settings: Settings, held: Held, offline: Offline) -> History:
 def _fold(
     settings: Settings, held: Held, tellers: Tellers, erasure: Erasure, history: History
 ) -> ConsumeLoop:
+    def made_again(layout: Layout) -> None:
+        """Its other partitions are to be placed anew, too."""
+        held.forget_answers(layout)
+        loop.reposition()
+
     folder = RecordFolder(
         catalogue=held.catalogue,
         store=held.store,
         tend=erasure.eraser.tend,
         erased=held.erased,
         restorer=history.backfill,
+        topic_id=partial(record_topic_id, settings.kafka_bootstrap),
+        made_again=made_again,
         kept=held.kept,
         clock=held.clock,
         keep_us=settings.keep_days * DAY_US,
@@ -340,7 +353,7 @@ def _fold(
         follower=FoldFollowers(tellers.corrections, tellers.rows),
         attempt_log=FileAttemptLog(settings.data_dir),
     )
-    return ConsumeLoop(
+    loop = ConsumeLoop(
         bootstrap=settings.kafka_bootstrap,
         group=SERVICE,
         handler=folder,
@@ -348,13 +361,16 @@ def _fold(
         service=SERVICE,
         client_id=f"{SERVICE}@{settings.address}",
     )
+    return loop
 
 
-def _ends_watch(settings: Settings, held: Held, group: Group) -> EndsWatch:
+def _ends_watch(settings: Settings, held: Held, group: Group, loop: ConsumeLoop) -> EndsWatch:
     return EndsWatch(
         catalogue=held.catalogue,
         owned=group.members.partitions,
         ends=partial(record_ends, settings.kafka_bootstrap),
+        topic_id=partial(record_topic_id, settings.kafka_bootstrap),
+        made_again=loop.reposition,
         known=held.known,
         clock=held.clock,
     )

@@ -94,6 +94,14 @@ class ObservationStore(ObservationReader, Protocol):
     def expect(self, stream: str, end_by_partition: Mapping[int, int]) -> None:
         """Every layout is to come as far as this before it counts as restored."""
 
+    def topic_id(self, layout: Layout) -> str:
+        """Of the topic that the positions are of; empty while nobody said."""
+
+    def follow(self, layout: Layout, topic_id: str) -> bool:
+        """The positions are of the topic with this id from now on. Those of another one mean
+        nothing there: whether all of the layout is forgotten for that.
+        """
+
     def retire(self, layouts: Collection[Layout]) -> None:
         """Forget every other layout: it would be filled again."""
 

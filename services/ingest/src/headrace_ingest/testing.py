@@ -93,7 +93,6 @@ def a_raw(number: int = 0, *, record: dict[str, Any] | None = None, **changes: A
     return a_record(**(given | (record or {})))
 
 
-@dataclass
 class NoTasks:
     """As much of a TaskStore as an erasure asks of one that never had a task."""
 
@@ -101,6 +100,7 @@ class NoTasks:
         """Nothing is there to forget."""
 
 
+@dataclass
 class MemoryQualityLog:
     """QualityLog that keeps what is told."""
 

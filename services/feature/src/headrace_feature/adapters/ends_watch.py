@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Asks Kafka every half second where the records of our partitions end."""
+"""Asks Kafka every half second where the records of our partitions end, and of which topic."""
 
 from __future__ import annotations
 
@@ -14,7 +14,10 @@ ASK_INTERVAL_S = 0.5
 
 
 class EndsWatch(LookingPart):
-    """A Part. `ends`: by partition of a stream; `owned`: which partitions of it are ours."""
+    """A Part. `ends`: by partition of a stream; `owned`: which partitions of it are ours.
+
+    `topic_id`: of a stream's records; `made_again` is told once it is another one's.
+    """
 
     def __init__(
         self,
@@ -22,18 +25,26 @@ class EndsWatch(LookingPart):
         catalogue: Callable[[], Catalogue],
         owned: Callable[[str], Collection[int]],
         ends: Callable[[str], Mapping[int, int]],
+        topic_id: Callable[[str], str],
+        made_again: Callable[[], None],
         known: KnownUntil,
         clock: Clock,
     ) -> None:
         # Nothing is known of the time of a look that fails, and readers are told so.
         super().__init__("ends-watch", interval_s=ASK_INTERVAL_S, waits="ends_unknown")
         self._catalogue, self._owned, self._ends = catalogue, owned, ends
+        self._topic_id, self._made_again = topic_id, made_again
         self._known, self._clock = known, clock
+        self._ids: dict[str, str] = {}
 
     def look(self) -> None:
         """Once, of every stream that a view reads; raises Unavailable."""
         for stream in {layout.stream for layout in self._catalogue().layouts().values()}:
             asked_us, owned = self._clock.now_us(), self._owned(stream)
             ends = self._ends(stream)
+            topic_id = self._topic_id(stream)
+            if self._ids.setdefault(stream, topic_id) != topic_id:
+                self._ids[stream] = topic_id
+                self._made_again()
             if owned:
                 self._known.note(stream, asked_us, {n: ends.get(n, 0) for n in owned})

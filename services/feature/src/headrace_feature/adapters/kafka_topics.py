@@ -31,6 +31,12 @@ def record_ends(bootstrap: str, stream: str) -> dict[int, int]:
     return {partition.number: end for partition, end in ends.items()}
 
 
+def record_topic_id(bootstrap: str, stream: str) -> str:
+    """Of the topic of a stream's records: made again, it has another one. Raises Unavailable."""
+    topic = topics.INGEST_RECORDS.of(stream)
+    return described_topics(bootstrap, [topic])[topic].id
+
+
 def record_begins(bootstrap: str, stream: str) -> dict[int, int]:
     """Where each partition of a stream's records begins by now; raises Unavailable."""
     begins = topic_begin_offsets(bootstrap, [topics.INGEST_RECORDS.of(stream)])

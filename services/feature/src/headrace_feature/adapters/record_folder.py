@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 import numpy as np
+import structlog
 from numpy.typing import NDArray
 
 from headrace import topics
@@ -30,11 +31,14 @@ from headrace_kit.suspects import AttemptLog, Suspects
 
 NEVER = 2**62
 
+log = structlog.get_logger(__name__)
+
 
 class RecordFolder:
     """BatchHandler of `ingest.records.*`; called by the loop's thread alone.
 
-    `tend`: a bounded step of whatever is to be done with what is held.
+    `tend`: a bounded step of whatever is to be done with what is held. `topic_id`: of a stream's
+    records; `made_again` is told of each layout that is empty since it is another one's.
     """
 
     def __init__(
@@ -45,6 +49,8 @@ class RecordFolder:
         tend: Callable[[], None],
         erased: ErasedEntities,
         restorer: Restorer,
+        topic_id: Callable[[str], str],
+        made_again: Callable[[Layout], None],
         kept: KeptAnswers,
         clock: Clock,
         keep_us: int,
@@ -54,6 +60,7 @@ class RecordFolder:
     ) -> None:
         self._catalogue, self._store, self._clock = catalogue, store, clock
         self._restorer, self._kept, self._follower = restorer, kept, follower
+        self._topic_id, self._made_again = topic_id, made_again
         self._tend, self._erased = tend, erased
         self._attempt_log, self._suspects = attempt_log, Suspects(attempt_log.read())
         self._restoring: list[Partition] = []
@@ -73,6 +80,7 @@ class RecordFolder:
             self._layouts[stream] = catalogue.layouts_of(stream)
             if stream in catalogue.streams:
                 self._contracts[stream] = catalogue.streams[stream]
+            self._follow(stream, self._topic_id(stream), numbers)
             named = {
                 number: Partition(topics.INGEST_RECORDS.of(stream), number) for number in numbers
             }
@@ -82,6 +90,20 @@ class RecordFolder:
             else:
                 self._restoring += named.values()
         return positions
+
+    def _follow(self, stream: str, topic_id: str, numbers: Collection[int]) -> None:
+        """Of a topic that was made again nothing is folded on: its partitions are placed anew."""
+        emptied = [each for each in self._layouts[stream] if self._store.follow(each, topic_id)]
+        if not emptied:
+            return
+        log.warning("records_made_again", stream=stream, topic_id=topic_id)
+        owned = self._owned.get(stream, set()) | {*numbers}
+        self._restorer.forget(stream, owned)
+        for layout in emptied:
+            self._store.own(layout, owned, restoring=owned)
+            for place in [each for each in self._placed if each[0] == layout.id]:
+                del self._placed[place]
+            self._made_again(layout)
 
     def _restored(self, stream: str, numbers: Collection[int]) -> bool:
         """Whether every layout has what there is of these partitions."""

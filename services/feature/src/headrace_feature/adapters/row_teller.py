@@ -14,7 +14,7 @@ from __future__ import annotations
 import hashlib
 import json
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import astuple, replace
 from functools import lru_cache
 from itertools import islice
@@ -24,7 +24,7 @@ from headrace.errors import Unavailable
 from headrace.feature.v1.feature_events_pb2 import FeatureRowChanged
 from headrace.feature_view import StreamView
 from headrace_feature.domain.entities import digests
-from headrace_feature.domain.views import Catalogue
+from headrace_feature.domain.views import Catalogue, Layout
 from headrace_feature.handlers import OnlineState
 from headrace_feature.ports import Folded
 from headrace_feature.row_handlers import Change, Row, changes_of, publishing_views, rows_of
@@ -49,7 +49,7 @@ TOLD = counter("feature", "rows_total", "Feature rows that were delivered.", "vi
 class RowTeller:
     """FoldFollower; called by the loop's thread alone, but for `finish_sending`.
 
-    `online` reads what is here.
+    `online` reads what is here; `topic_id`: that the positions of a layout are of.
     """
 
     def __init__(
@@ -59,7 +59,9 @@ class RowTeller:
         online: OnlineState,
         publisher: Publisher,
         erased: ErasedEntities,
+        topic_id: Callable[[Layout], str],
     ) -> None:
+        self._topic_id = topic_id
         self._state, self._online, self._publisher = state, online, publisher
         self._erased, self._sending = erased, threading.Lock()
         self._waiting = True  # there may be changes to tell
@@ -140,14 +142,17 @@ class RowTeller:
             return True
         with self._sending:
             told = {r.change.entity: r for r in rows if not self._is_erased(view, r.change)}
-            self._publisher.publish([_message(each, told.get(each.entity)) for each in changes])
+            topic_id = self._topic_id(online.catalogue().layout_by_view[view.name])
+            self._publisher.publish(
+                [_message(each, told.get(each.entity), topic_id) for each in changes]
+            )
         failpoint("feature.loop.rows_sent")
         TOLD.labels(view.name).inc(len(changes))
         self._state.commit({}, values.keys(), {})
         return len(values) == SENT_MAX
 
 
-def _message(change: Change, row: Row | None) -> Message:
+def _message(change: Change, row: Row | None, topic_id: str) -> Message:
     topic, key = topics.FEATURE_ROWS.of(change.view), change.entity.encode()
     if row is None:
         return Message(topic, key, None)
@@ -161,6 +166,7 @@ def _message(change: Change, row: Row | None) -> Message:
         partition=change.partition,
         next_offset=change.next_offset,
         definition_digest=row.definition_digest,
+        topic_id=topic_id,
     )
     return Message(topic, key, event.SerializeToString())
 

@@ -7,6 +7,7 @@ p | layout id | partition         next offset that the layout reads there
 a | layout id | partition         the same where what was before is still filled in
 f | layout id                     event time before which its observations may be gone
 e | layout id                     place in the log of erased events before which none is held
+t | layout id                     id of the topic that the offsets are of
 """
 
 from __future__ import annotations
@@ -16,8 +17,8 @@ from collections.abc import Mapping
 
 from headrace_feature.adapters.run_tiers import HeldRun
 
-SMALL, LARGE, POSITION, AHEAD, FLOOR, ERASED = b"o", b"l", b"p", b"a", b"f", b"e"
-KINDS = (SMALL, LARGE, POSITION, AHEAD, FLOOR, ERASED)
+SMALL, LARGE, POSITION, AHEAD, FLOOR, ERASED, TOPIC = b"o", b"l", b"p", b"a", b"f", b"e", b"t"
+KINDS = (SMALL, LARGE, POSITION, AHEAD, FLOOR, ERASED, TOPIC)
 PLACES = (POSITION, AHEAD)
 LAYOUT_BYTES = 8
 _INT64, _PARTITION, _NUMBER = struct.Struct("<q"), struct.Struct(">I"), struct.Struct(">Q")

@@ -51,6 +51,7 @@ class _State:
     ahead_by_partition: Mapping[int, int] = field(default_factory=dict)
     owned: frozenset[int] | None = None  # None: nobody said which partitions are ours
     restoring: frozenset[int] = frozenset()
+    topic_id: str = ""  # that the offsets are of; empty: nobody said yet
 
     def read_on(self, next_by_partition: Mapping[int, int]) -> None:
         """A mapping of positions is never changed: a reader may have it."""
@@ -67,13 +68,14 @@ class _State:
 @dataclass(frozen=True, slots=True, eq=False)
 class Content:
     """What a layout holds; the runs hold all before the positions, down to the floor, and of the
-    log of erased events none before `erased_to`.
+    log of erased events none before `erased_to`. The positions are of the topic with this id.
     """
 
     next_by_partition: Mapping[int, int]
     held: Sequence[HeldRun]
     floor_us: int
     erased_to: int
+    topic_id: str
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -129,6 +131,8 @@ class RunStore:
             self._state(key[1:]).erased_to = 0  # of an older version, unless there is an entry
         for key, value in self._all(keys.ERASED):
             self._state(key[1:]).erased_to = keys.int_of(value)
+        for key, value in self._all(keys.TOPIC):
+            self._state(keys.layout_of(key)).topic_id = value.decode()
         for kind in (keys.LARGE, keys.SMALL):
             for key, value in self._all(kind):
                 self._take(key, value)
@@ -368,7 +372,7 @@ class RunStore:
         state = self._state(layout.id)
         erased_to = state.erased_to or 0
         next_by_partition, held = state.next_by_partition, state.held
-        return Content(next_by_partition, held, state.floor_us, erased_to)
+        return Content(next_by_partition, held, state.floor_us, erased_to, state.topic_id)
 
     def folder_of(self, layout: Layout, held: HeldRun) -> Path:
         """Where the files of a large run are, until it is merged."""
@@ -464,13 +468,38 @@ class RunStore:
     def retire(self, layouts: Collection[Layout]) -> None:
         gone = self._states.keys() - {layout.id for layout in layouts}
         self._give_up([each for each in self._merges if each.layout in gone])
-        deletes = [
-            key for layout in gone for kind in keys.KINDS for key, _ in self._all(kind + layout)
-        ]
+        deletes = [key for layout in gone for key in self._keys(layout)]
         if deletes:
             self._store.commit({}, deletes, {})
         for layout in gone:
             self._remove(layout, [each for each in self._states.pop(layout).held if each.large])
+
+    def _keys(self, layout: bytes) -> list[bytes]:
+        return [key for kind in keys.KINDS for key, _ in self._all(kind + layout)]
+
+    def topic_id(self, layout: Layout) -> str:
+        return self._state(layout.id).topic_id
+
+    def follow(self, layout: Layout, topic_id: str) -> bool:
+        state = self._state(layout.id)
+        if state.topic_id == topic_id:
+            return False
+        name = {keys.TOPIC + layout.id: topic_id.encode()}
+        if not state.topic_id:  # nothing is held, or by an older version
+            self._store.commit(name, [], {})
+            state.topic_id = topic_id
+            return False
+        self._give_up([each for each in self._merges if each.layout == layout.id])
+        topic = topics.INGEST_RECORDS.of(layout.stream)
+        begun = {Partition(topic, n): 0 for n in self.furthest_by_partition(layout.stream)}
+        self._store.commit(name, self._keys(layout.id), begun)
+        # A run's number is never another's: who copies it knows it by that.
+        self._states[layout.id] = _State(
+            next_number=state.next_number, owned=state.owned, topic_id=topic_id
+        )
+        self._note_furthest(begun)
+        self._remove(layout.id, [each for each in state.held if each.large])
+        return True
 
     def _state(self, layout: bytes) -> _State:
         return self._states.setdefault(layout, _State())

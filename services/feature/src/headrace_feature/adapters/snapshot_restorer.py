@@ -33,8 +33,11 @@ log = structlog.get_logger(__name__)
 
 @dataclass(slots=True, eq=False)
 class _Fetched:
-    """What was found: `relied` are copies that were held here when we looked."""
+    """What was found: `relied` are copies that were held here when we looked, for the topic of
+    this id.
+    """
 
+    topic_id: str
     next_by_partition: dict[int, int] = field(default_factory=dict)
     floor_us: int = NO_FLOOR_US
     arrivals: dict[str, tuple[RunCopy, Arrival]] = field(default_factory=dict)
@@ -95,9 +98,9 @@ class SnapshotRestorer(ThreadPart):
         self._queue.put(job)
 
     def _take(self, job: _Job, fetched: _Fetched) -> bool:
-        """False when a run that was relied on has been merged since."""
-        layout = job.layout
-        if not fetched.relied <= self._copies.held(layout):
+        """False when a run that was relied on has been merged since, or the topic is another."""
+        layout, current = job.layout, self._store.topic_id(job.layout)
+        if fetched.topic_id != current or not fetched.relied <= self._copies.held(layout):
             return False
         self._store.expect(layout.stream, fetched.end_by_partition)
         if fetched.next_by_partition:
@@ -145,10 +148,11 @@ class SnapshotRestorer(ThreadPart):
 
         Raises Unavailable, Busy DISK_FULL, or NotFound when a manifest is no longer what it was."""
         layout, numbers = job.layout, job.partitions
-        ends = self._ends(layout.stream)
-        known = [m for m in self._snapshots.manifests(layout.id) if m.name not in bad]
+        topic_id, ends = self._store.topic_id(layout), self._ends(layout.stream)
+        found = self._snapshots.manifests(layout.id)
+        known = [m for m in found if m.name not in bad and m.of_topic(topic_id)]
         chosen = self._chosen(layout, known, numbers)
-        fetched = _Fetched(end_by_partition={n: ends[n] for n in numbers if n in ends})
+        fetched = _Fetched(topic_id, end_by_partition={n: ends[n] for n in numbers if n in ends})
         held = self._copies.held(layout)
         for manifest in {m.name: m for m in chosen.values() if m is not None}.values():
             try:

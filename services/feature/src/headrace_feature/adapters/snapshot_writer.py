@@ -46,7 +46,7 @@ class SnapshotWriter(ThreadPart):
         super().__init__("snapshots")
         self._catalogue, self._store = catalogue, store
         self._copies, self._snapshots, self._interval_s = copies, snapshots, interval_s
-        self._written: dict[bytes, tuple[Mapping[int, int], int]] = {}
+        self._written: dict[bytes, tuple[Mapping[int, int], int, str]] = {}
         self._collected_s = time.monotonic()
         self._complete_s = time.monotonic()
 
@@ -80,7 +80,7 @@ class SnapshotWriter(ThreadPart):
         for _ in range(TRIES_MAX):
             content = self._store.content(layout)
             positions = content.next_by_partition
-            written = (positions, content.erased_to)
+            written = (positions, content.erased_to, content.topic_id)
             if not positions or written == self._written.get(layout.id):
                 return
             try:
@@ -88,7 +88,7 @@ class SnapshotWriter(ThreadPart):
             except FileNotFoundError:  # merged before it was opened: what it became is copied
                 continue
             name = self._snapshots.fresh_name()
-            manifest = Manifest(name, positions, content.floor_us, tuple(runs), content.erased_to)
+            manifest = Manifest(name, positions, content.floor_us, tuple(runs), *written[1:])
             self._snapshots.put_manifest(layout.id, manifest)
             self._written[layout.id] = written
             return

@@ -50,7 +50,8 @@ class RunCopy:
 @dataclass(frozen=True, slots=True)
 class Manifest:
     """`name` orders those of one layout by time. `erased_to`: the runs hold none of the events that
-    the log of erased ones names before this place.
+    the log of erased ones names before this place. `topic_id`: that the positions are of; empty in
+    manifests of an older version, which are taken for any topic's.
     """
 
     name: str
@@ -58,10 +59,14 @@ class Manifest:
     floor_us: int
     runs: tuple[RunCopy, ...]
     erased_to: int = 0
+    topic_id: str = ""
 
     @property
     def made_ms(self) -> int:
         return int(self.name.partition("-")[0])
+
+    def of_topic(self, topic_id: str) -> bool:
+        return self.topic_id in ("", topic_id)
 
     def reaches(self, partition: int, offset: int) -> bool:
         return self.next_by_partition.get(partition, -1) >= offset
@@ -73,6 +78,7 @@ class Manifest:
                 "next_by_partition": {str(n): at for n, at in self.next_by_partition.items()},
                 "floor_us": self.floor_us,
                 "erased_to": self.erased_to,
+                "topic_id": self.topic_id,
                 "runs": [run.document() for run in self.runs],
             }
         ).encode()
@@ -89,6 +95,7 @@ class Manifest:
             floor_us=document["floor_us"],
             runs=tuple(map(RunCopy.from_document, document["runs"])),
             erased_to=document.get("erased_to", 0),
+            topic_id=document.get("topic_id", ""),
         )
 
 
@@ -99,9 +106,11 @@ def furthest(manifests: Iterable[Manifest], partition: int) -> Manifest | None:
 
 
 def outdated(manifests: Collection[Manifest]) -> list[Manifest]:
-    """Those that are the furthest in none of their partitions."""
-    partitions = {number for each in manifests for number in each.next_by_partition}
-    wanted = [furthest(manifests, number) for number in partitions]
+    """Those that are the furthest in none of their partitions, or of a topic that was before."""
+    newest = max(manifests, key=lambda each: each.name, default=None)
+    ours = [each for each in manifests if newest is not None and each.of_topic(newest.topic_id)]
+    partitions = {number for each in ours for number in each.next_by_partition}
+    wanted = [furthest(ours, number) for number in partitions]
     return [each for each in manifests if each not in wanted]
 
 

@@ -46,7 +46,7 @@ class FeaturesCorrected(_message.Message):
     def __init__(self, correction_id: _Optional[str] = ..., view: _Optional[str] = ..., entity: _Optional[_Mapping[str, str]] = ..., features: _Optional[_Iterable[str]] = ..., stream: _Optional[str] = ..., event_id: _Optional[str] = ..., event_time_us: _Optional[int] = ..., known_time_us: _Optional[int] = ..., prediction_ids: _Optional[_Iterable[str]] = ..., served_from_us: _Optional[int] = ..., served_until_us: _Optional[int] = ..., remembered_since_us: _Optional[int] = ..., part: _Optional[int] = ..., rows: _Optional[int] = ...) -> None: ...
 
 class FeatureRowChanged(_message.Message):
-    __slots__ = ("view", "entity", "features", "values", "from_us", "until_us", "partition", "next_offset", "definition_digest")
+    __slots__ = ("view", "entity", "features", "values", "from_us", "until_us", "partition", "next_offset", "definition_digest", "topic_id")
     VIEW_FIELD_NUMBER: _ClassVar[int]
     ENTITY_FIELD_NUMBER: _ClassVar[int]
     FEATURES_FIELD_NUMBER: _ClassVar[int]
@@ -56,6 +56,7 @@ class FeatureRowChanged(_message.Message):
     PARTITION_FIELD_NUMBER: _ClassVar[int]
     NEXT_OFFSET_FIELD_NUMBER: _ClassVar[int]
     DEFINITION_DIGEST_FIELD_NUMBER: _ClassVar[int]
+    TOPIC_ID_FIELD_NUMBER: _ClassVar[int]
     view: str
     entity: str
     features: _containers.RepeatedScalarFieldContainer[str]
@@ -65,4 +66,5 @@ class FeatureRowChanged(_message.Message):
     partition: int
     next_offset: int
     definition_digest: str
-    def __init__(self, view: _Optional[str] = ..., entity: _Optional[str] = ..., features: _Optional[_Iterable[str]] = ..., values: _Optional[bytes] = ..., from_us: _Optional[int] = ..., until_us: _Optional[int] = ..., partition: _Optional[int] = ..., next_offset: _Optional[int] = ..., definition_digest: _Optional[str] = ...) -> None: ...
+    topic_id: str
+    def __init__(self, view: _Optional[str] = ..., entity: _Optional[str] = ..., features: _Optional[_Iterable[str]] = ..., values: _Optional[bytes] = ..., from_us: _Optional[int] = ..., until_us: _Optional[int] = ..., partition: _Optional[int] = ..., next_offset: _Optional[int] = ..., definition_digest: _Optional[str] = ..., topic_id: _Optional[str] = ...) -> None: ...
