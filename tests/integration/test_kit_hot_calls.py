@@ -479,7 +479,7 @@ def test_front_takes_the_core_from_nobody_and_the_rest_is_as_it_was(answers, tmp
     assert os.SCHED_OTHER == os.sched_getscheduler(0)
 
 
-@pytest.mark.parametrize("error", [AttributeError, PermissionError])
+@pytest.mark.parametrize("error", [AttributeError, PermissionError, OSError(38, "ENOSYS")])
 def test_door_opens_where_the_kernel_is_not_to_be_asked(monkeypatch, answers, tmp_path, error):
     def refused(*_args):
         raise error

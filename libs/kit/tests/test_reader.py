@@ -24,13 +24,14 @@ OTHER = Partition("raw.other.v1", 0)
 class SimulatedConsumer:
     """Gives one partition at once, then what a test puts in `received`.
 
-    It answers `questions_max` questions, and knows no topic that is `gone`.
+    It answers `questions_max` questions, and knows no topic that is `gone`; while it is `silent` it
+    tells nothing of topics.
     """
 
     def __init__(self, settings):
         self.beginning, self.received = 0, []
         self.questions_max, self.gone = 1_000, set()
-        self.sought, self.refuses = [], False
+        self.sought, self.refuses, self.silent = [], False, False
 
     def subscribe(self, topics, *, on_assign, **rest):
         on_assign(self, [TopicPartition(*PARTITION)])
@@ -60,6 +61,8 @@ class SimulatedConsumer:
         )
 
     def list_topics(self, topic, timeout):
+        if self.silent:
+            raise KafkaException(KafkaError(KafkaError._TIMED_OUT))
         error = KafkaError(KafkaError.UNKNOWN_TOPIC_OR_PART) if topic in self.gone else None
         partitions = {} if error else {PARTITION.number: None}
         return SimpleNamespace(topics={topic: SimpleNamespace(error=error, partitions=partitions)})
@@ -157,6 +160,22 @@ def one_gone(group_reader, request):
 def test_topic_that_is_gone_is_told_and_the_others_are_placed(one_gone):
     assert [PARTITION] == one_gone.placed()
     assert [f"TOPIC_MISSING {OTHER.topic}"] == one_gone.troubles()
+
+
+def test_topic_of_which_kafka_tells_nothing_is_not_called_missing(group_reader):
+    group_reader._on_assign(group_reader._consumer, [TopicPartition(*OTHER)])
+    kafka = group_reader._consumer
+    kafka.refuses, kafka.silent, kafka.gone = True, True, {OTHER.topic}
+    with pytest.raises(Unavailable, match="BROKER_UNAVAILABLE"):
+        group_reader.place(group_reader.unplaced(), {})
+
+    assert [] == group_reader.troubles()
+    kafka.silent = False
+    group_reader.place(group_reader.unplaced(), {})
+    assert [PARTITION] == group_reader.placed()
+    kafka.silent = True
+    group_reader.look_for_missing()
+    assert [f"TOPIC_MISSING {OTHER.topic}"] == group_reader.troubles()
 
 
 def test_partition_of_a_missing_topic_waits_until_that_is_there(one_gone):

@@ -81,6 +81,7 @@ def watch(world, *, ends, owned=(0,), topic_id=lambda _: "first", made_again=Non
         owned=lambda stream: owned,
         ends=asked,
         topic_id=topic_id,
+        held_of=world.store.topic_id,
         made_again=made_again,
         known=world.known,
         clock=world.clock,
@@ -103,19 +104,24 @@ def test_idle_stream_is_known_until_it_was_asked_last(world):
         assert world.clock.now_us() == known_until(world)
 
 
-def test_topic_that_is_made_again_is_told_once(world):
-    ids, told = {"rides": "first"}, []
+def test_topic_that_is_made_again_is_told_until_its_records_are_placed(world):
+    told = []
     watched = watch(
         world,
         ends={0: 1},
-        topic_id=lambda stream: ids.get(stream, "other"),
+        topic_id=lambda stream: world.topic_ids.get(stream, "first"),
         made_again=lambda: told.append("again"),
     )
     watched.look()
     assert not told
 
-    ids["rides"] = "second"
+    known_us = known_until(world)
+    world.clock.advance(HOUR)
+    world.topic_ids["rides"] = "second"
     watched.look()
+    assert ["again"] == told
+    assert known_us == known_until(world)
+    world.place()
     watched.look()
     assert ["again"] == told
 

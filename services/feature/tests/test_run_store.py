@@ -250,6 +250,19 @@ def test_run_comes_back_from_its_bytes():
         from_bytes(b"zip1" + to_bytes(run)[4:])
 
 
+def test_layout_of_another_topic_is_empty_and_read_by_nobody():
+    world = World()
+    world.fold(*EVENTS[:9])
+    layout = world.catalogue.layout_by_view["zone"]
+    assert not world.store.follow(layout, "first")
+
+    assert world.store.follow(layout, "second")
+    assert ([], {}) == (world.store.runs(layout), dict(world.store.next_by_partition(layout)))
+    assert {0, 1} == set(world.store.owned(layout)) == set(world.store.restoring(layout))
+    world.restart()
+    assert "first" == world.store.topic_id(layout)  # as it was placed again, of the world's topic
+
+
 def test_entities_that_share_a_first_half_are_kept_apart(monkeypatch):
     def digest(name):
         return b"\0" * 8 + name.rjust(8, b"\0")

@@ -314,5 +314,7 @@ def test_manifests_of_a_topic_that_was_before_go():
     )
 
     assert [first] == outdated([first, second])
+    silent = a_manifest("3-c", p0=0)  # of a worker of an older version
+    assert [first, silent] == outdated([first, second, silent])
     assert first == Manifest.from_json("1-a", first.to_json())
     assert a_manifest("0-x", p0=1).of_topic("any")  # of a version that did not say

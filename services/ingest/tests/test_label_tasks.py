@@ -351,16 +351,23 @@ def skip(world, task_id, labeller="ann"):
 def test_task_that_is_not_held_cannot_be_skipped(make):
     world = make(labellers=2, lease="60s")
     world.put(served(1), served(2), served(3))
-    answered = world.answer("ann").task_id
-    skipped = world.claim("ann")
-    skip(world, skipped)
-    late = world.claim("ann")
+    answered, late = world.answer("ann").task_id, world.claim("ann")
     world.clock.advance(61_000_000)
 
-    for task_id in (answered, skipped, late):
+    for task_id in (answered, late):
         with pytest.raises(Conflict, match="LEASE_LOST"):
             skip(world, task_id)
-    assert {answered: [("ann", "EWR")]} == dict(world.tasks.answers_of([answered, skipped, late]))
+    assert {answered: [("ann", "EWR")]} == dict(world.tasks.answers_of([answered, late]))
+
+
+def test_skip_whose_answer_was_lost_may_be_sent_again(make):
+    world = make(labellers=2)
+    world.put(served(1))
+    task_id = world.claim("ann")
+
+    skip(world, task_id)
+    skip(world, task_id)
+    assert task_id == world.claim("bob")
 
 
 def test_task_that_was_answered_elsewhere_while_held_cannot_be_skipped(make):
@@ -673,6 +680,23 @@ def test_task_is_shown_by_places_while_the_registry_does_not_answer(make):
     registry.down = False
     [task] = api.ListTasks(request, None).tasks
     assert {"wind:mean": 1.5, "delay:last": None} == features_of(task.item)
+
+
+def test_version_that_nobody_can_tell_keeps_no_other_nameless(make):
+    class Some(Registry):
+        def features_of(self, model, version):
+            if version < 4:
+                raise NotFound("VERSION_UNKNOWN", model=model, version=version)
+            return super().features_of(model, version)
+
+    world = make()
+    world.put(logged(1), logged(2, version=4))
+    request = pb.ListTasksRequest(label=LABEL, with_items=True)
+
+    tasks = an_api(world, Some()).ListTasks(request, None).tasks
+    shown = {task.version: features_of(task.item) for task in tasks}
+    assert {"wind:mean": 1.5, "delay:last": None} == shown.pop(4)
+    assert [{"feature 0": 1.5, "feature 1": None}] == list(shown.values())
 
 
 def test_registry_is_asked_once_for_a_version(make):

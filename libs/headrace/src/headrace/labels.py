@@ -104,9 +104,9 @@ class Labels:
         return call(self._stub.SubmitLabel, request, timeout_s=TASK_TIMEOUT_S, retries_max=2)
 
     def skip(self, task_id: str, labeller: str) -> None:
-        """Leave a held task to others.
+        """Leave a held task to others; once more changes nothing.
 
-        Raises Conflict LEASE_LOST, also for a task that was left before, or answered.
+        Raises Conflict LEASE_LOST, also for a task that was answered.
         """
         request = pb.SkipTaskRequest(task_id=task_id, labeller=labeller)
         call(self._stub.SkipTask, request, timeout_s=TASK_TIMEOUT_S, retries_max=2)

@@ -126,7 +126,7 @@ def _patient_threads() -> Iterator[None]:
     try:
         policy, param = os.sched_getscheduler(0), os.sched_getparam(0)
         os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
-    except (AttributeError, PermissionError):
+    except (AttributeError, OSError):
         yield
         return
     try:

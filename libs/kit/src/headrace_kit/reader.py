@@ -315,21 +315,23 @@ class GroupReader:
         if not (self._missing or self._gone) or self._missing_retry.left_s():
             return
         self._missing_retry.failed()
-        numbers = {topic: self._numbers(topic) for topic in self._missing}
-        numbers |= {topic: self._numbers(topic) for topic in {each.topic for each in self._gone}}
-        if found := {topic for topic in self._missing if numbers[topic]}:
+        numbers = self._numbers_by_topic(self._missing | {each.topic for each in self._gone})
+        if found := {topic for topic in self._missing if numbers.get(topic)}:
             self._missing -= found
             self._paused = True  # what is placed of them was not resumed
             self._missing_retry.succeeded()
-        self._gone -= {each for each in self._gone if each.number in numbers[each.topic]}
+        self._gone -= {each for each in self._gone if each.number in numbers.get(each.topic, ())}
 
-    def _numbers(self, topic: str) -> Collection[int]:
-        """Of the partitions that the topic has; none where it is not there."""
-        try:
-            told = self._consumer.list_topics(topic, timeout=1.0).topics[topic]
-        except KafkaException:
-            return ()
-        return told.partitions.keys() if told.error is None else ()
+    def _numbers_by_topic(self, topics: Collection[str]) -> dict[str, Collection[int]]:
+        """Of the partitions that each has, none where it is not there; what Kafka does not tell is
+        left out.
+        """
+        numbers: dict[str, Collection[int]] = {}
+        for topic in topics:
+            with suppress(KafkaException):
+                told = self._consumer.list_topics(topic, timeout=1.0).topics[topic]
+                numbers[topic] = told.partitions.keys() if told.error is None else ()
+        return numbers
 
     def _beginnings(self, partitions: Collection[Partition]) -> dict[Partition, int]:
         """The first offset that each partition still has, as a number: see `_on_assign`.
@@ -359,8 +361,9 @@ class GroupReader:
 
         The client may refuse a question as a whole for one of them, and does not say which.
         """
-        numbers = {topic: self._numbers(topic) for topic in {each.topic for each in asked}}
-        absent = {each for each in asked if each.number not in numbers[each.topic]}
+        numbers = self._numbers_by_topic({each.topic for each in asked})
+        told = {each for each in asked if each.topic in numbers}
+        absent = {each for each in told if each.number not in numbers[each.topic]}
         self._note_missing(each.topic for each in absent if not numbers[each.topic])
         if gone := {each for each in absent if numbers[each.topic]} - self._gone:
             log.warning("partitions_gone", partitions=[f"{e.topic}[{e.number}]" for e in gone])

@@ -370,6 +370,7 @@ def _ends_watch(settings: Settings, held: Held, group: Group, loop: ConsumeLoop)
         owned=group.members.partitions,
         ends=partial(record_ends, settings.kafka_bootstrap),
         topic_id=partial(record_topic_id, settings.kafka_bootstrap),
+        held_of=held.store.topic_id,
         made_again=loop.reposition,
         known=held.known,
         clock=held.clock,

@@ -29,13 +29,17 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """Records of an entity came, before `next_offset`: its row is due as of `moment_us`."""
+    """Records of an entity came, before `next_offset`: its row is due as of `moment_us`.
+
+    `topic_id`: that the offset is of; empty in what an older version left to be sent.
+    """
 
     view: str
     entity: str
     moment_us: int
     partition: int
     next_offset: int
+    topic_id: str = ""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

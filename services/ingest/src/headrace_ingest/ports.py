@@ -180,10 +180,10 @@ class TaskStore(Protocol):
         """
 
     def skip(self, task_id: str, labeller: str) -> None:
-        """Give the task back; this labeller does not get it again.
+        """Give the task back; this labeller does not get it again. Once more changes nothing.
 
         Raises NotFound TASK_UNKNOWN, Conflict LEASE_LOST, also for one that the labeller has
-        answered, or given back before.
+        answered.
         """
 
     def answers_of(self, task_ids: Collection[str]) -> Mapping[str, Sequence[tuple[str, str]]]:

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping
 
 from headrace_feature.domain.known_until import KnownUntil
-from headrace_feature.domain.views import Catalogue
+from headrace_feature.domain.views import Catalogue, Layout
 from headrace_kit.clock import Clock
 from headrace_kit.part_thread import LookingPart
 
@@ -16,7 +16,7 @@ ASK_INTERVAL_S = 0.5
 class EndsWatch(LookingPart):
     """A Part. `ends`: by partition of a stream; `owned`: which partitions of it are ours.
 
-    `topic_id`: of a stream's records; `made_again` is told once it is another one's.
+    `topic_id`: of a stream's records; `made_again` is told while what is held is of another.
     """
 
     def __init__(
@@ -26,6 +26,7 @@ class EndsWatch(LookingPart):
         owned: Callable[[str], Collection[int]],
         ends: Callable[[str], Mapping[int, int]],
         topic_id: Callable[[str], str],
+        held_of: Callable[[Layout], str],
         made_again: Callable[[], None],
         known: KnownUntil,
         clock: Clock,
@@ -33,18 +34,16 @@ class EndsWatch(LookingPart):
         # Nothing is known of the time of a look that fails, and readers are told so.
         super().__init__("ends-watch", interval_s=ASK_INTERVAL_S, waits="ends_unknown")
         self._catalogue, self._owned, self._ends = catalogue, owned, ends
-        self._topic_id, self._made_again = topic_id, made_again
+        self._topic_id, self._held_of, self._made_again = topic_id, held_of, made_again
         self._known, self._clock = known, clock
-        self._ids: dict[str, str] = {}
 
     def look(self) -> None:
         """Once, of every stream that a view reads; raises Unavailable."""
         for stream in {layout.stream for layout in self._catalogue().layouts().values()}:
             asked_us, owned = self._clock.now_us(), self._owned(stream)
             ends = self._ends(stream)
-            topic_id = self._topic_id(stream)
-            if self._ids.setdefault(stream, topic_id) != topic_id:
-                self._ids[stream] = topic_id
+            layouts = self._catalogue().layouts_of(stream)
+            if {*map(self._held_of, layouts)} - {"", self._topic_id(stream)}:
                 self._made_again()
-            if owned:
+            elif owned:
                 self._known.note(stream, asked_us, {n: ends.get(n, 0) for n in owned})

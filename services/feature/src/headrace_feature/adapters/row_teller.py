@@ -74,7 +74,11 @@ class RowTeller:
 
     def beside(self, batch: Sequence[Folded]) -> Mapping[bytes, bytes | None]:
         catalogue = self._online.catalogue()
-        changes = [change for folded in batch for change in changes_of(folded, catalogue)]
+        changes = [
+            replace(change, topic_id=self._topic_id(folded.layout))
+            for folded in batch
+            for change in changes_of(folded, catalogue)
+        ]
         self._added = bool(changes)
         return dict(zip(_keys(changes), map(_value, changes), strict=True))
 
@@ -142,17 +146,14 @@ class RowTeller:
             return True
         with self._sending:
             told = {r.change.entity: r for r in rows if not self._is_erased(view, r.change)}
-            topic_id = self._topic_id(online.catalogue().layout_by_view[view.name])
-            self._publisher.publish(
-                [_message(each, told.get(each.entity), topic_id) for each in changes]
-            )
+            self._publisher.publish([_message(each, told.get(each.entity)) for each in changes])
         failpoint("feature.loop.rows_sent")
         TOLD.labels(view.name).inc(len(changes))
         self._state.commit({}, values.keys(), {})
         return len(values) == SENT_MAX
 
 
-def _message(change: Change, row: Row | None, topic_id: str) -> Message:
+def _message(change: Change, row: Row | None) -> Message:
     topic, key = topics.FEATURE_ROWS.of(change.view), change.entity.encode()
     if row is None:
         return Message(topic, key, None)
@@ -166,7 +167,7 @@ def _message(change: Change, row: Row | None, topic_id: str) -> Message:
         partition=change.partition,
         next_offset=change.next_offset,
         definition_digest=row.definition_digest,
-        topic_id=topic_id,
+        topic_id=change.topic_id,
     )
     return Message(topic, key, event.SerializeToString())
 

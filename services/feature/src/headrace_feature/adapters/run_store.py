@@ -495,7 +495,10 @@ class RunStore:
         self._store.commit(name, self._keys(layout.id), begun)
         # A run's number is never another's: who copies it knows it by that.
         self._states[layout.id] = _State(
-            next_number=state.next_number, owned=state.owned, topic_id=topic_id
+            next_number=state.next_number,
+            owned=state.owned,
+            restoring=state.owned or frozenset(),
+            topic_id=topic_id,
         )
         self._note_furthest(begun)
         self._remove(layout.id, [each for each in state.held if each.large])

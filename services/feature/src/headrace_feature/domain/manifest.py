@@ -107,8 +107,9 @@ def furthest(manifests: Iterable[Manifest], partition: int) -> Manifest | None:
 
 def outdated(manifests: Collection[Manifest]) -> list[Manifest]:
     """Those that are the furthest in none of their partitions, or of a topic that was before."""
-    newest = max(manifests, key=lambda each: each.name, default=None)
-    ours = [each for each in manifests if newest is not None and each.of_topic(newest.topic_id)]
+    saying = [each for each in manifests if each.topic_id]
+    newest = max(saying, key=lambda each: each.name, default=None)
+    ours = [each for each in manifests if newest is None or each.of_topic(newest.topic_id)]
     partitions = {number for each in ours for number in each.next_by_partition}
     wanted = [furthest(ours, number) for number in partitions]
     return [each for each in manifests if each not in wanted]

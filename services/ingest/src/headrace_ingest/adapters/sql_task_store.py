@@ -209,8 +209,11 @@ class SqlTaskStore:
         now_us = self._clock.now_us()
         with transaction(self._engine) as connection:
             self._locked(connection, task_id)
+            said = connection.execute(_said(task_id, labeller)).first()
+            if said is not None and said.choice is None:
+                return  # once more: its answer may have been lost
             # The lease of who answered elsewhere meanwhile may still last.
-            if connection.execute(_said(task_id, labeller)).first() is not None:
+            if said is not None:
                 raise Conflict("LEASE_LOST", task_id=task_id, labeller=labeller)
             _end_lease(connection, task_id, labeller, now_us)
             _say(connection, task_id, labeller, None)

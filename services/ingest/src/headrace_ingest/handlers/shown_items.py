@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 import structlog
 
-from headrace.errors import HeadraceError
+from headrace.errors import Busy, HeadraceError, Unavailable
 from headrace_ingest.domain.label_tasks import Item, Task
 from headrace_ingest.ports import ModelVersions, TaskStore
 
@@ -52,11 +52,15 @@ class ShownItems:
 
     def _names_of(self, versions: set[tuple[str, int]]) -> Mapping[tuple[str, int], Sequence[str]]:
         known = {each: self._names[each] for each in versions if each in self._names}
-        try:
-            for each in sorted(versions - known.keys()):
+        for each in sorted(versions - known.keys()):
+            try:
                 known[each] = self.models.features_of(*each)
-                if len(self._names) < VERSIONS_MAX:
-                    self._names[each] = known[each]
-        except HeadraceError as err:
-            log.warning("feature_names_not_known", error=str(err))
+            except (Busy, Unavailable) as err:  # the others would wait for the same
+                log.warning("feature_names_not_known", error=str(err))
+                break
+            except HeadraceError as err:  # of this version nobody can tell
+                log.warning("feature_names_not_known", error=str(err))
+                known[each] = ()
+            if len(self._names) < VERSIONS_MAX:
+                self._names[each] = known[each]
         return known
