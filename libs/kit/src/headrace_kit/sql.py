@@ -245,6 +245,14 @@ def _lacks_room(err: Exception, engine: Engine) -> bool:
     return code == SQLITE_FULL
 
 
+def insert_into(connection: Connection, table: Table) -> sqlite.Insert | postgresql.Insert:
+    """An insert that can say what becomes of a row that is there: both databases can, each by an
+    insert of its own.
+    """
+    own = (sqlite if connection.dialect.name == "sqlite" else postgresql).insert
+    return own(table)
+
+
 class Inbox:
     """Remembers which events had their effect: in the same transaction as the effect."""
 
@@ -253,8 +261,7 @@ class Inbox:
 
     def first_time(self, connection: Connection, ce_id: str) -> bool:
         """True once per event id, for this consumer."""
-        insert = (sqlite if connection.dialect.name == "sqlite" else postgresql).insert
-        row = insert(INBOX).values(consumer=self._consumer, ce_id=ce_id)
+        row = insert_into(connection, INBOX).values(consumer=self._consumer, ce_id=ce_id)
         # SQLAlchemy forgets the row count of an insert (it says -1) unless it is asked to keep it.
         counted = row.on_conflict_do_nothing().execution_options(preserve_rowcount=True)
         return connection.execute(counted).rowcount == 1

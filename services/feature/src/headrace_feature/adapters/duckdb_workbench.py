@@ -8,8 +8,6 @@ into the folder. One bench is for one request and leaves nothing behind; all sha
 
 from __future__ import annotations
 
-import errno
-import os
 import shutil
 import tempfile
 import threading
@@ -39,15 +37,13 @@ from headrace_feature.domain.request_features import Column
 from headrace_feature.domain.training_set import RawOffsets, Round, SpineTally
 from headrace_feature.domain.views import Layout, WeakColumns
 from headrace_feature.ports import Snapshot
-from headrace_kit.disk import needing_room
+from headrace_kit.disk import needing_room, tells_full
 
 ROWS_MAX = 1 << 18  # of one step
 THREADS = 2
 DUCKDB_BYTES_MAX = 512 << 20
 # DuckDB's, of memory and of the room to spill; amid a stream pyarrow passes it on as an OSError.
 OUT_OF_ROOM = "Out of Memory Error"
-# The disk itself is full: DuckDB has the text of the system, and no number on its error.
-DISK_FULL = (os.strerror(errno.ENOSPC), os.strerror(errno.EDQUOT))
 AS_OF = "as_of_us"
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -242,7 +238,7 @@ class Bench:
                     database.register(name, table)
                 yield database
         except (duckdb.OutOfMemoryException, duckdb.IOException, OSError) as err:
-            if any(text in str(err) for text in DISK_FULL):
+            if tells_full(err):
                 raise Busy("DISK_FULL", path=spilled.name) from err
             if not str(err).startswith(OUT_OF_ROOM):
                 raise

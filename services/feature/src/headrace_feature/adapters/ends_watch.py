@@ -39,11 +39,12 @@ class EndsWatch(LookingPart):
 
     def look(self) -> None:
         """Once, of every stream that a view reads; raises Unavailable."""
-        for stream in {layout.stream for layout in self._catalogue().layouts().values()}:
+        catalogue = self._catalogue()
+        for stream in {layout.stream for layout in catalogue.layouts().values()}:
             asked_us, owned = self._clock.now_us(), self._owned(stream)
             ends = self._ends(stream)
-            layouts = self._catalogue().layouts_of(stream)
-            if {*map(self._held_of, layouts)} - {"", self._topic_id(stream)}:
+            held_of = {*map(self._held_of, catalogue.layouts_of(stream))}
+            if held_of - {"", self._topic_id(stream)}:
                 self._made_again()
             elif owned:
                 self._known.note(stream, asked_us, {n: ends.get(n, 0) for n in owned})

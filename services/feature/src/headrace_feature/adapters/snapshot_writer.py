@@ -88,7 +88,14 @@ class SnapshotWriter(ThreadPart):
             except FileNotFoundError:  # merged before it was opened: what it became is copied
                 continue
             name = self._snapshots.fresh_name()
-            manifest = Manifest(name, positions, content.floor_us, tuple(runs), *written[1:])
+            manifest = Manifest(
+                name,
+                positions,
+                content.floor_us,
+                tuple(runs),
+                erased_to=content.erased_to,
+                topic_id=content.topic_id,
+            )
             self._snapshots.put_manifest(layout.id, manifest)
             self._written[layout.id] = written
             return

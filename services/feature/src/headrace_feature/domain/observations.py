@@ -16,7 +16,6 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
-import pyarrow as pa
 from numpy.typing import NDArray
 
 from headrace_feature.domain.entities import digests_of_names
@@ -24,6 +23,8 @@ from headrace_feature.domain.records import Numbers
 from headrace_feature.domain.views import Layout
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+
     from headrace_feature.domain.tiles import Tiles
 
 Words = NDArray[np.uint64]
@@ -66,12 +67,16 @@ class Ids:
 
     def taken(self, order: Ints) -> Ids:
         """These ids in this order."""
+        import pyarrow as pa  # an idle service does without
+
         # `pa.array` would load pandas, where it is installed, to ask what an array of numpy is.
         places = pa.Array.from_buffers(pa.int64(), len(order), [None, pa.py_buffer(order)])
         return Ids.of_arrow(self._arrow().take(places))
 
     def _arrow(self) -> pa.LargeBinaryArray:
         """The same bytes; what was read from a file may lie askew."""
+        import pyarrow as pa
+
         offsets = np.require(self.offsets, requirements="A")
         buffers = [None, pa.py_buffer(offsets), pa.py_buffer(self.text)]
         return pa.Array.from_buffers(pa.large_binary(), len(self), buffers)

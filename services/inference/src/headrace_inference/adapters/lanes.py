@@ -118,7 +118,7 @@ class Lane(Generic[T]):
                 heapq.heapify(self._queue)
 
     def _take(self, number: int) -> T:
-        """Out of those that wait; nor is there a cycle that would keep its payload."""
+        """Out of those that wait: who hangs up from here on frees no place."""
         item = self._waiting.pop(number)
         self._rows -= item.rows
         item.call.free = None

@@ -51,6 +51,7 @@ from headrace_ingest.domain.judging import empty_rows
 from headrace_ingest.metrics import COMMIT_SECONDS
 from headrace_ingest.ports import Overtaken, RawTopic, Restored
 from headrace_kit.clock import Clock, SystemClock
+from headrace_kit.disk import tells_full
 from headrace_kit.failpoints import failpoint
 from headrace_kit.objects import delta_table_uri
 
@@ -71,7 +72,6 @@ WRITER = WriterProperties(
 # Rows lie by the day of their event time: what training sets and erasure ask for.
 PARTITION_COLUMN = "_event_date"
 ACCOUNTED_AT = "accounted_at"
-NO_ROOM = "No space left on device"  # as delta-rs passes it on, in a text
 _DELTA_TYPES: dict[pl.DataType, str] = {
     pl.String(): "string",
     pl.Int64(): "long",
@@ -260,7 +260,7 @@ class DeltaArchive:
         except (DeltaError, OSError, pl.exceptions.ComputeError) as err:
             # Of polars: what its engine met amid the rows, as a file that an erasure has removed.
             log.warning("object_store_failed", stream=stream, error=str(err))
-            told = {"problem": "its disk is full"} if NO_ROOM in str(err) else {}
+            told = {"problem": "its disk is full"} if tells_full(err) else {}
             raise Unavailable("OBJECT_STORE_UNAVAILABLE", stream=stream, **told) from err
 
 

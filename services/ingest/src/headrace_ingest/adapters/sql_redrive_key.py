@@ -6,11 +6,10 @@ from __future__ import annotations
 import secrets
 
 from sqlalchemy import Column, Engine, Integer, LargeBinary, Table, select
-from sqlalchemy.dialects import postgresql, sqlite
 
 from headrace_ingest.adapters.sql_task_store import METADATA
 from headrace_ingest.domain.redrive_seal import KEY_BYTES
-from headrace_kit.sql import transaction
+from headrace_kit.sql import insert_into, transaction
 
 KEYS = Table(
     "redrive_keys",
@@ -30,9 +29,9 @@ class SqlRedriveKey:
     def start(self) -> None:
         """Raises Unavailable DATABASE_UNAVAILABLE. Of two processes that draw one, one wins."""
         with transaction(self._engine) as connection:
-            insert = (sqlite if connection.dialect.name == "sqlite" else postgresql).insert
-            drawn = insert(KEYS).values(id=THE_ONE, key=secrets.token_bytes(KEY_BYTES))
-            connection.execute(drawn.on_conflict_do_nothing())
+            drawn = secrets.token_bytes(KEY_BYTES)
+            new = insert_into(connection, KEYS).values(id=THE_ONE, key=drawn)
+            connection.execute(new.on_conflict_do_nothing())
             self._key = connection.execute(select(KEYS.c.key)).scalar_one()
 
     def stop(self, timeout_s: float) -> None:

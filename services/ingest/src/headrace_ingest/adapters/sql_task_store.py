@@ -35,7 +35,6 @@ from sqlalchemy import (
     tuple_,
     update,
 )
-from sqlalchemy.dialects import postgresql, sqlite
 
 from headrace.errors import Conflict, NotFound
 from headrace_ingest.domain.label_tasks import Item, Settled, Task, TaskState
@@ -43,7 +42,7 @@ from headrace_ingest.migrations import labels
 from headrace_kit.clock import Clock
 from headrace_kit.kafka import Message
 from headrace_kit.outbox import Outbox
-from headrace_kit.sql import transaction
+from headrace_kit.sql import insert_into, transaction
 from headrace_kit.sql_migrations import Migrations
 
 SECOND_US = 1_000_000
@@ -306,11 +305,10 @@ def _open(connection: Connection, label: str) -> int:
 
 def _insert(connection: Connection, tasks: Sequence[tuple[Task, Item]], now_us: int) -> int:
     """Those that are new: a prediction's task has one id."""
-    own = (sqlite if connection.dialect.name == "sqlite" else postgresql).insert
     added = 0
     for task, item in tasks:
         row = {name: getattr(task, name) for name in _names()} | {"created_us": now_us}
-        new = own(TASKS).values(row).on_conflict_do_nothing()
+        new = insert_into(connection, TASKS).values(row).on_conflict_do_nothing()
         if connection.execute(new.execution_options(preserve_rowcount=True)).rowcount:
             connection.execute(insert(ITEMS).values(_item_row(task, item)))
             added += 1
@@ -332,8 +330,9 @@ def _names() -> Collection[str]:
 
 
 def _move(connection: Connection, topic: str, partition: int, next_offset: int) -> None:
-    own = (sqlite if connection.dialect.name == "sqlite" else postgresql).insert
-    new = own(POSITIONS).values(topic=topic, partition=partition, next_offset=next_offset)
+    new = insert_into(connection, POSITIONS).values(
+        topic=topic, partition=partition, next_offset=next_offset
+    )
     further = POSITIONS.c.next_offset < next_offset
     connection.execute(
         new.on_conflict_do_update(
@@ -371,8 +370,9 @@ def _choices(connection: Connection, task_id: str) -> list[str]:
 
 
 def _lease(connection: Connection, task_id: str, labeller: str, until_us: int) -> None:
-    own = (sqlite if connection.dialect.name == "sqlite" else postgresql).insert
-    new = own(LEASES).values(task_id=task_id, labeller=labeller, until_us=until_us)
+    new = insert_into(connection, LEASES).values(
+        task_id=task_id, labeller=labeller, until_us=until_us
+    )
     connection.execute(
         new.on_conflict_do_update(
             index_elements=["task_id", "labeller"], set_={"until_us": until_us}
@@ -390,8 +390,7 @@ def _end_lease(connection: Connection, task_id: str, labeller: str, now_us: int)
 
 def _say(connection: Connection, task_id: str, labeller: str, choice: str | None) -> None:
     """In place of a skip, where there is one."""
-    own = (sqlite if connection.dialect.name == "sqlite" else postgresql).insert
-    new = own(ANSWERS).values(task_id=task_id, labeller=labeller, choice=choice)
+    new = insert_into(connection, ANSWERS).values(task_id=task_id, labeller=labeller, choice=choice)
     connection.execute(
         new.on_conflict_do_update(index_elements=["task_id", "labeller"], set_={"choice": choice})
     )
