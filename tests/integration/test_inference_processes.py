@@ -352,8 +352,10 @@ def test_all_workers_answer_what_they_admitted_after_sigterm(make_service, calle
     workers, done = service.workers(), Event()
     with ThreadPoolExecutor(CONNECTIONS) as pool:
         try:
-            working = at_work(pool, callers(service), done)
+            asking = callers(service)
+            working = at_work(pool, asking, done)
             wait_until(lambda: {"1", "2"} <= service.rows_by_worker(endpoint).keys())
+            wait_until(lambda: all(caller.asked > 1 for caller in asking))  # one was answered
             service.child.ask_to_stop()
             wait_until(lambda: service.child.died() is not None)
         finally:
