@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from headrace.cli import dead_letters, labels
 from headrace.cli.main import app
-from headrace.errors import Conflict, NotFound
+from headrace.errors import Conflict, Invalid, NotFound
 from headrace.ingest.v1 import dead_letter_service_pb2 as letters_pb
 from headrace.ingest.v1 import label_service_pb2 as pb
 from headrace.ingest.v1.ingest_service_pb2 import StreamCounts
@@ -85,7 +85,9 @@ class Queue:
             records=10, labelled=4, taken_back=2, functions=figures, added=1, stream="reviews"
         )
 
-    def take_answer(self, task_id, labeller, choice):
+    def take_answer(self, task_id, labeller, choice, label="", target=""):
+        if target not in ("", "UA1"):
+            raise Invalid("BAD_REQUEST", field="target", task_id=task_id)
         if (task_id, labeller) == ("t1", "bob"):
             raise Conflict("TASK_SETTLED", task_id=task_id)
         if (labeller, choice) == ("ann", "on-time"):
@@ -228,6 +230,19 @@ def test_import_that_meets_a_foreign_task_has_told_what_was_taken(queue, tmp_pat
     assert 1 == answer.exit_code
     assert "1 new answers taken" in answer.stdout
     assert "it has no data" in answer.stderr
+
+
+def test_import_of_an_answer_about_another_target_is_refused(queue, tmp_path):
+    file = tmp_path / "tasks.json"
+    run("labels", "export", "late", str(file))
+    file.write_text(file.read_text().replace("UA1", "UA2"))
+
+    answer = CliRunner().invoke(app, ["labels", "import", str(file)])
+
+    assert 1 == answer.exit_code
+    assert "0 new answers taken" in answer.stdout
+    assert "target" in answer.stderr
+    assert [] == queue.submitted
 
 
 def test_import_of_two_exports_in_one_file_tells_that_the_second_is_left(queue, tmp_path):

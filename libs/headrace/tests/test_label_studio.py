@@ -18,7 +18,7 @@ ANSWERS = st.lists(st.builds(Answer, st.text(min_size=1), st.text(min_size=1), s
 
 def a_task(answers=(), **changes):
     given = {"task_id": "t1", "label": "late", "target": "UA1", "score": 0.5, "version": 3}
-    told = [pb.LabelAnswer(labeller=who, choice=choice) for _, who, choice in answers]
+    told = [pb.LabelAnswer(labeller=each.labeller, choice=each.choice) for each in answers]
     return pb.LabelTask(**(given | changes), answers=told)
 
 
@@ -40,9 +40,9 @@ def test_answers_survive_the_round_trip(tasks, chunk):
     finally:
         label_studio.CHUNK_CHARACTERS = before
     assert found == [
-        Answer(f"t{number}", who, choice)
+        Answer(f"t{number}", each.labeller, each.choice, "late", "UA1")
         for number, some in enumerate(tasks)
-        for _, who, choice in some
+        for each in some
     ]
 
 
@@ -146,6 +146,8 @@ TWO = {"type": "choices", "value": {"choices": ["late", "on time"]}}
         ),
         (annotated(True), "it has no person as completed_by, but true"),
         (annotated({"id": False}), "it has no person as completed_by, but false"),
+        (annotated(None), "it has no person as completed_by, but null"),
+        (annotated({"email": None, "id": None}), "it has no person as completed_by, but null"),
         (annotated("\ud800"), HALF_A_PAIR),
         (annotated(1, choice="\udc00"), HALF_A_PAIR),
         (annotated(1, task_id="\ud800"), HALF_A_PAIR),

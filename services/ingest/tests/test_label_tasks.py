@@ -559,6 +559,23 @@ def test_answer_given_elsewhere_needs_no_claim_and_a_settled_task_takes_none(mak
     assert 1 == len(world.published())
 
 
+@pytest.mark.parametrize("shown", [{"target": "UA2"}, {"label": "early"}])
+def test_answer_about_something_else_than_the_task_is_refused(make, shown):
+    world = make()
+    world.put(served(1))
+    [(_, task)] = world.tasks.listed(LABEL, TaskState.OPEN, after=(0, ""), tasks_max=5)
+    asked = {"task_id": task.task_id, "labeller": "ann", "choice": "EWR", "given_elsewhere": True}
+
+    api, [field] = an_api(world, Registry()), shown
+    with pytest.raises(Invalid) as refused:
+        api.SubmitLabel(pb.SubmitLabelRequest(**asked, **shown), None)
+    assert (field, task.task_id) == tuple(refused.value.metadata[n] for n in ("field", "task_id"))
+    assert [] == world.published()
+
+    right = {"target": "UA1", "label": LABEL}
+    assert not api.SubmitLabel(pb.SubmitLabelRequest(**asked, **right), None).repeated
+
+
 UA1 = entity_sha256("flight", "UA1")
 AS_OF_US = served().as_of_us
 

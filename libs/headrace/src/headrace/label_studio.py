@@ -24,11 +24,13 @@ BLANKS = " \t\r\n"
 
 
 class Answer(NamedTuple):
-    """What a person said about a task."""
+    """What a person said about a task; `label`, `target`: what the file says that it asks about."""
 
     task_id: str
     labeller: str
     choice: str
+    label: str = ""
+    target: str = ""
 
 
 def write_tasks(file: TextIO, tasks: Iterable[pb.LabelTask]) -> int:
@@ -64,10 +66,11 @@ def read_answers(file: TextIO) -> Iterator[Answer]:
 
 
 def _answers(task: Any) -> Iterator[Answer]:
-    task_id = _text(task["data"]["task_id"])
+    data = task["data"]
+    task_id, *shown = map(_text, (data["task_id"], data.get("label", ""), data.get("target", "")))
     for annotation in task.get("annotations") or ():
         if not annotation.get("was_cancelled"):
-            yield Answer(task_id, _labeller(annotation), _choice(annotation))
+            yield Answer(task_id, _labeller(annotation), _choice(annotation), *shown)
 
 
 def _foreign(number: int, why: str) -> Invalid:
@@ -118,7 +121,7 @@ def _labeller(annotation: dict[str, Any]) -> str:
     who = annotation["completed_by"]
     if isinstance(who, dict):
         who = who.get("email") or who["id"]
-    if isinstance(who, bool):
+    if who is None or isinstance(who, bool):
         raise KeyError(f"person as completed_by, but {json.dumps(who)}")
     return _text(int(who) if isinstance(who, float) and who.is_integer() else who)
 

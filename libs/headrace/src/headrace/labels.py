@@ -90,13 +90,22 @@ class Labels:
         request = pb.SubmitLabelRequest(task_id=task_id, labeller=labeller, choice=choice)
         return self._submitted(request).task
 
-    def take_answer(self, task_id: str, labeller: str, choice: str) -> bool:
+    def take_answer(
+        self, task_id: str, labeller: str, choice: str, label: str = "", target: str = ""
+    ) -> bool:
         """Store an answer that was given elsewhere, without a claim; whether it is a new one.
 
-        Raises Conflict TASK_ANSWERED, where the labeller answered otherwise, or TASK_SETTLED.
+        `label`, `target`: what the labeller was shown, as far as that is known. Raises Conflict
+        TASK_ANSWERED, where the labeller answered otherwise, or TASK_SETTLED, Invalid BAD_REQUEST
+        where the task asks about something else.
         """
         request = pb.SubmitLabelRequest(
-            task_id=task_id, labeller=labeller, choice=choice, given_elsewhere=True
+            task_id=task_id,
+            labeller=labeller,
+            choice=choice,
+            given_elsewhere=True,
+            label=label,
+            target=target,
         )
         return not self._submitted(request).repeated
 

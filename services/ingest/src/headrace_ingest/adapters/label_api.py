@@ -116,6 +116,7 @@ class LabelApi(label_service_pb2_grpc.LabelServiceServicer):
             tasks=self._tasks,
             clock=self._clock,
             claimed=not request.given_elsewhere,
+            shown={"label": request.label, "target": request.target},
         )
         return pb.SubmitLabelResponse(task=_to_task(task), repeated=not new)
 

@@ -91,16 +91,19 @@ def submit_label(
     tasks: TaskStore,
     clock: Clock,
     claimed: bool = True,
+    shown: Mapping[str, str] = {},
 ) -> tuple[Task, bool]:
     """Store the answer; once enough agree, the label is on its way to its stream.
 
     The task, and whether the answer is new: the same one again changes nothing. Raises NotFound
-    TASK_UNKNOWN, LABEL_UNKNOWN or STREAM_UNKNOWN, Invalid BAD_REQUEST for no choice of the queue's,
-    Conflict TASK_ANSWERED, TASK_SETTLED, or LEASE_LOST unless the answer was given elsewhere,
-    without a claim.
+    TASK_UNKNOWN, LABEL_UNKNOWN or STREAM_UNKNOWN, Invalid BAD_REQUEST for no choice of the queue's
+    or where the labeller was `shown` another label or target, Conflict TASK_ANSWERED, TASK_SETTLED,
+    or LEASE_LOST unless the answer was given elsewhere, without a claim.
     """
     _check_labeller(labeller)
-    label = labels.get(tasks.get(task_id).label)
+    task = tasks.get(task_id)
+    _check_shown(task, shown)
+    label = labels.get(task.label)
     queue, contract = _queue(label), contracts.get(label.stream)
     if choice not in queue.choices:
         problem = f"is none of {', '.join(queue.choices)}"
@@ -163,6 +166,14 @@ def _queue(label: LabelDefinition) -> LabelQueue:
         problem = f"{label.name} has no queue: declare one (docs/labels.md)"
         raise Invalid("BAD_REQUEST", field="label", problem=problem)
     return label.queue
+
+
+def _check_shown(task: Task, shown: Mapping[str, str]) -> None:
+    """An answer about something else is none of this task's; an empty text tells nothing."""
+    for field, asked in (("label", task.label), ("target", task.target)):
+        if shown.get(field, "") not in ("", asked):
+            problem = "is not what the task asks about"
+            raise Invalid("BAD_REQUEST", field=field, task_id=task.task_id, problem=problem)
 
 
 def _check_labeller(labeller: str) -> None:

@@ -188,16 +188,20 @@ class ClaimTaskResponse(_message.Message):
     def __init__(self, task: _Optional[_Union[LabelTask, _Mapping]] = ..., choices: _Optional[_Iterable[str]] = ..., lease_s: _Optional[int] = ...) -> None: ...
 
 class SubmitLabelRequest(_message.Message):
-    __slots__ = ("task_id", "labeller", "choice", "given_elsewhere")
+    __slots__ = ("task_id", "labeller", "choice", "given_elsewhere", "label", "target")
     TASK_ID_FIELD_NUMBER: _ClassVar[int]
     LABELLER_FIELD_NUMBER: _ClassVar[int]
     CHOICE_FIELD_NUMBER: _ClassVar[int]
     GIVEN_ELSEWHERE_FIELD_NUMBER: _ClassVar[int]
+    LABEL_FIELD_NUMBER: _ClassVar[int]
+    TARGET_FIELD_NUMBER: _ClassVar[int]
     task_id: str
     labeller: str
     choice: str
     given_elsewhere: bool
-    def __init__(self, task_id: _Optional[str] = ..., labeller: _Optional[str] = ..., choice: _Optional[str] = ..., given_elsewhere: _Optional[bool] = ...) -> None: ...
+    label: str
+    target: str
+    def __init__(self, task_id: _Optional[str] = ..., labeller: _Optional[str] = ..., choice: _Optional[str] = ..., given_elsewhere: _Optional[bool] = ..., label: _Optional[str] = ..., target: _Optional[str] = ...) -> None: ...
 
 class SubmitLabelResponse(_message.Message):
     __slots__ = ("task", "repeated")
