@@ -736,6 +736,20 @@ def test_items_are_listed_only_when_they_are_asked_for(make):
     assert not task.HasField("item")
 
 
+def test_page_with_items_is_bounded_and_the_next_one_goes_on(make):
+    world = make()
+    world.put(*map(logged, range(150)))
+    api, asked = an_api(world, Registry()), {"label": LABEL, "page_size": 500}
+
+    first = api.ListTasks(pb.ListTasksRequest(**asked, with_items=True), None)
+    asked_next = pb.ListTasksRequest(**asked, with_items=True, page_token=first.next_page_token)
+    second = api.ListTasks(asked_next, None)
+
+    assert (100, 50, "") == (len(first.tasks), len(second.tasks), second.next_page_token)
+    assert 150 == len({task.task_id for task in (*first.tasks, *second.tasks)})
+    assert 150 == len(api.ListTasks(pb.ListTasksRequest(**asked), None).tasks)
+
+
 def test_of_many_features_the_first_are_kept_and_the_others_counted(make):
     world = make()
     world.put(logged(features=(0.5,) * 4_000))

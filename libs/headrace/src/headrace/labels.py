@@ -15,8 +15,6 @@ READ_TIMEOUT_S = 30.0
 TASK_TIMEOUT_S = 5.0
 WEAK_TIMEOUT_S = 60.0
 PAGE_SIZE = 500
-# 256 features with names of some 50 characters each: far below what a message may have.
-PAGE_SIZE_OF_ITEMS = 100
 
 
 def features_of(item: pb.LabelItem) -> dict[str, float | None]:
@@ -67,7 +65,7 @@ class Labels:
         request = pb.ListTasksRequest(
             label=label,
             state=state,
-            page_size=PAGE_SIZE_OF_ITEMS if with_items else PAGE_SIZE,
+            page_size=PAGE_SIZE,
             with_answers=with_answers,
             with_items=with_items,
         )

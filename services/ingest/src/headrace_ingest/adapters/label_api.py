@@ -45,6 +45,8 @@ TASK_STATES = {
 }
 TASK_STATE_OF = {number: state for state, number in TASK_STATES.items()}
 PAGE_SIZE, PAGE_SIZE_MAX = 50, 500
+# Each has up to 256 features, whose names may take 200 characters: within a message of 16 MiB.
+PAGE_SIZE_MAX_WITH_ITEMS = 100
 PAGE_TOKEN = re.compile(r"(\d{1,17})-([0-9a-f]{32})")
 
 
@@ -79,7 +81,8 @@ class LabelApi(label_service_pb2_grpc.LabelServiceServicer):
         return pb.LookUpLabelsResponse(labels=map(_to_found, found))
 
     def ListTasks(self, request: Any, context: grpc.ServicerContext) -> Any:
-        size = bounded("page_size", request.page_size, default=PAGE_SIZE, most=PAGE_SIZE_MAX)
+        most = PAGE_SIZE_MAX_WITH_ITEMS if request.with_items else PAGE_SIZE_MAX
+        size = bounded("page_size", request.page_size, default=PAGE_SIZE, most=most)
         found = self._tasks.listed(
             self._labels.get(request.label).name,
             TASK_STATE_OF.get(request.state, TaskState.OPEN),
