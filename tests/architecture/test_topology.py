@@ -9,6 +9,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+from headrace_feature.adapters.kafka_topics import ARCHIVING_GROUP
+from headrace_ingest.app import GROUP
+
 ROOT = Path(__file__).resolve().parents[2]
 SERVICES = ("ingest", "feature", "trainer", "registry", "inference", "monitor")
 CONTRACTS = {
@@ -87,6 +90,11 @@ def test_no_topic_is_named_that_the_contracts_do_not_give_the_service(service: s
     named = set().union(*map(topics_in, modules(service).values()))
 
     assert named <= given(service, "consumers") | given(service, "publishers") | metadata_only
+
+
+def test_group_that_feature_asks_about_is_the_one_that_ingest_reads_with() -> None:
+    """Of another group Kafka would say that no stream ever had an archive."""
+    assert GROUP == ARCHIVING_GROUP == CONTRACTS["raw"]["owner"]
 
 
 @pytest.mark.parametrize("service", SERVICES)

@@ -88,7 +88,7 @@ ACTIONS = {
     "/headrace.ingest.v1.LabelService/SubmitLabel": LABEL,
     "/headrace.ingest.v1.LabelService/SkipTask": LABEL,
 }
-GROUP = "ingest"  # of the raw topics
+GROUP = topics.RAW.owner
 # A batch is judged and delivered as a whole: larger ones wait less, and hold more in memory.
 BATCH_RECORDS_MAX = 20_000
 # While a batch is handed over, its messages gather: sent in fewer requests they cost half.

@@ -14,7 +14,7 @@ from headrace_kit.offsets import (
     was_read,
 )
 
-ARCHIVING_GROUP = "ingest"  # commits its offsets behind those of the archive
+ARCHIVING_GROUP = topics.RAW.owner  # commits its offsets behind those of the archive
 
 
 @dataclass(frozen=True, slots=True)
