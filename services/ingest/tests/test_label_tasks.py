@@ -19,6 +19,7 @@ from headrace_ingest.adapters.label_book import AppliedLabels
 from headrace_ingest.adapters.prediction_sampler import OpenIncidents, PredictionSampler
 from headrace_ingest.adapters.sql_task_store import (
     ANSWERS,
+    ERASED,
     ITEMS,
     LEASES,
     MIGRATIONS,
@@ -217,7 +218,7 @@ def make(request, tmp_path):
     engine = connect(uri, schema="ingest")
     MIGRATIONS.upgrade(engine)
     with transaction(engine) as connection:
-        for table in (TASKS, ANSWERS, LEASES, ITEMS, POSITIONS, OUTBOX):
+        for table in (TASKS, ANSWERS, LEASES, ITEMS, ERASED, POSITIONS, OUTBOX):
             connection.execute(table.delete())
     yield lambda rules=None, **queue: World(engine, a_label(rules, **queue))
     engine.dispose()

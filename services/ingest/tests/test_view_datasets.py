@@ -292,12 +292,12 @@ def test_dataset_that_was_created_just_before_the_rows_went_is_revised_too(world
     world.clock.advance(SETTLE_US + 1)
     erase = world.rows.erase
 
-    def once_it_is_created(*asked, timeout_s):
+    def once_it_is_created(*asked, **named):
         monkeypatch.setattr(world.rows, "erase", erase)
         world.of_view()
         of_view = Selection(STREAM, 1, (("origin", "string"),), view="delays")
         world.tables.erase(of_view, report.entity)
-        return erase(*asked, timeout_s=timeout_s)
+        return erase(*asked, **named)
 
     monkeypatch.setattr(world.rows, "erase", once_it_is_created)
     list(eraser.go_on(60.0))

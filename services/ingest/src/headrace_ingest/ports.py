@@ -102,6 +102,9 @@ class LabelBook(Protocol):
     def all(self) -> list[LabelDefinition]:
         """In any order."""
 
+    def entity_columns(self) -> Collection[str]:
+        """Columns that name what predictions or labels of entities are about."""
+
 
 class RecordRows(Protocol):
     """Archived records, as they are stored now."""
@@ -204,8 +207,14 @@ class TaskStore(Protocol):
     def erase(self, label: str, targets: Collection[str], *, until_us: int) -> int:
         """Forget the tasks of these targets as of that moment or earlier; how many there were."""
 
-    def erase_items(self, entity: str, *, until_us: int) -> None:
-        """Forget what tasks as of that moment or earlier are about, of this entity."""
+    def note_erased(self, entities: Collection[str], *, until_us: int) -> None:
+        """From now on no item is kept of predictions about these, as of that moment or earlier.
+
+        They are named as items name theirs, and remembered for as long as a task.
+        """
+
+    def erase_items(self, *, until_us: int) -> None:
+        """Forget the items of predictions about those that are noted up to this moment."""
 
 
 class TopicCatalogue(Protocol):
@@ -343,12 +352,18 @@ class RowStore(Protocol):
         """Remove files that were replaced before so many hours, but for versions to keep."""
 
     def erase(
-        self, selection: Selection, entity: Entity, tell: TellEvents, *, timeout_s: float
+        self,
+        selection: Selection,
+        entity: Entity,
+        tell: TellEvents,
+        *,
+        keys: Collection[str] = (),
+        timeout_s: float,
     ) -> int:
         """Take the entity's rows out of the newest version; how many there were.
 
         Of a stream or, when the selection has one, of its copy. No row goes before `tell` has
-        returned with its event.
+        returned with its event, and with the row's values in the columns `keys`.
         """
 
     def forget(self, selection: Selection, keep: Collection[int]) -> None:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -96,7 +97,10 @@ def a_raw(number: int = 0, *, record: dict[str, Any] | None = None, **changes: A
 class NoTasks:
     """As much of a TaskStore as an erasure asks of one that never had a task."""
 
-    def erase_items(self, entity: str, *, until_us: int) -> None:
+    def note_erased(self, entities: Collection[str], *, until_us: int) -> None:
+        """Nothing comes that would be kept."""
+
+    def erase_items(self, *, until_us: int) -> None:
         """Nothing is there to forget."""
 
 

@@ -13,11 +13,13 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import date
+from itertools import chain
 from pathlib import Path
 from typing import Any, Protocol
 
 import pyarrow as pa
 
+from headrace.entity import text_of
 from headrace.errors import Invalid, Unavailable
 from headrace.expression import Expression, parse_expression
 from headrace.expression_sql import to_sql
@@ -207,8 +209,15 @@ class DuckDbRows:
         return [Passage(event_id, text) for _, _, event_id, text in rows], last
 
     def erase(
-        self, selection: Selection, entity: Entity, tell: TellEvents, *, timeout_s: float
+        self,
+        selection: Selection,
+        entity: Entity,
+        tell: TellEvents,
+        *,
+        keys: Collection[str] = (),
+        timeout_s: float,
     ) -> int:
+        named = [name for name, _ in selection.columns if name in keys]
         end_s = time.monotonic() + timeout_s
         for _ in range(ERASE_TRIES_MAX):
             if not selection.copy:
@@ -217,7 +226,7 @@ class DuckDbRows:
             left_s = end_s - time.monotonic()
             if left_s <= 0:
                 raise Unavailable("SERVICE_UNAVAILABLE", timeout_s=timeout_s)
-            for events in self._events(selection, entity, left_s):
+            for events in self._events(selection, entity, named, left_s):
                 tell(events)
             failpoint("ingest.erase.events_told")
             taken = self._tables.erase(selection, entity)
@@ -226,16 +235,17 @@ class DuckDbRows:
         raise Unavailable("TABLE_CONTENDED", stream=selection.stream)
 
     def _events(
-        self, selection: Selection, entity: Entity, timeout_s: float
+        self, selection: Selection, entity: Entity, keys: Sequence[str], timeout_s: float
     ) -> Iterator[ErasedEvents]:
-        query = f"""select _event_id, _event_time_us from rows
-                    where {duckdb_predicate(entity)}"""  # noqa: S608 - a hash and a number
+        asked = ", ".join(("_event_id", "_event_time_us", *map(_quoted, keys)))
+        query = f"select {asked} from rows where {duckdb_predicate(entity)}"  # noqa: S608 - as above
         whole = replace(selection, filter="", known_until_us=0)
         with self._work(timeout_s, rows=whole) as work:
             for batch in work.batches(work.reader(query)):
-                ids, times_us = (column.to_pylist() for column in batch.columns)
+                ids, times_us, *named = (column.to_pylist() for column in batch.columns)
                 if ids:
-                    yield ErasedEvents(selection.stream, entity, ids, times_us)
+                    texts = frozenset(filter(None, map(text_of, chain.from_iterable(named))))
+                    yield ErasedEvents(selection.stream, entity, ids, times_us, texts)
 
     def forget(self, selection: Selection, keep: Collection[int]) -> None:
         self._tables.forget(selection, keep)

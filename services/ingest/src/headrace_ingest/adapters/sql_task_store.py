@@ -93,6 +93,14 @@ ITEMS = Table(
     Column("entity", String, nullable=False),
     Column("logged", String, nullable=False),
 )
+# Of predictions about these, as of `until_us` or before, no item is kept.
+ERASED = Table(
+    "label_erased_entities",
+    METADATA,
+    Column("entity", String, primary_key=True),
+    Column("until_us", BigInteger, nullable=False),
+    Column("noted_us", BigInteger, nullable=False),
+)
 POSITIONS = Table(
     "label_positions",
     METADATA,
@@ -271,9 +279,26 @@ class SqlTaskStore:
         with transaction(self._engine) as connection:
             return _delete(connection, ids)
 
-    def erase_items(self, entity: str, *, until_us: int) -> None:
+    def note_erased(self, entities: Collection[str], *, until_us: int) -> None:
+        now_us = self._clock.now_us()
+        # In order: of two that note the same ones neither waits for the other for ever.
+        rows = [
+            {"entity": each, "until_us": until_us, "noted_us": now_us} for each in sorted(entities)
+        ]
+        if not rows:
+            return
+        with transaction(self._engine) as connection:
+            later = insert_into(connection, ERASED).on_conflict_do_update(
+                index_elements=["entity"],
+                set_={"until_us": until_us, "noted_us": now_us},
+                where=ERASED.c.until_us < until_us,
+            )
+            connection.execute(later, rows)
+
+    def erase_items(self, *, until_us: int) -> None:
+        noted = select(ERASED.c.entity).where(ERASED.c.until_us == until_us)
         then = select(TASKS.c.task_id).where(TASKS.c.as_of_us <= until_us)
-        own = (ITEMS.c.entity == entity) & ITEMS.c.task_id.in_(then)
+        own = ITEMS.c.entity.in_(noted) & ITEMS.c.task_id.in_(then)
         with transaction(self._engine) as connection:
             connection.execute(delete(ITEMS).where(own))
 
@@ -288,6 +313,7 @@ class SqlTaskStore:
             return
         old = select(TASKS.c.task_id).where(TASKS.c.created_us < now_us - KEEP_US)
         _delete(connection, old)
+        connection.execute(delete(ERASED).where(ERASED.c.noted_us < now_us - KEEP_US))
         self._forget_at_us = now_us + FORGET_INTERVAL_US
 
 
@@ -310,9 +336,15 @@ def _insert(connection: Connection, tasks: Sequence[tuple[Task, Item]], now_us: 
         row = {name: getattr(task, name) for name in _names()} | {"created_us": now_us}
         new = insert_into(connection, TASKS).values(row).on_conflict_do_nothing()
         if connection.execute(new.execution_options(preserve_rowcount=True)).rowcount:
-            connection.execute(insert(ITEMS).values(_item_row(task, item)))
+            if not _erased(connection, item.entity, task.as_of_us):
+                connection.execute(insert(ITEMS).values(_item_row(task, item)))
             added += 1
     return added
+
+
+def _erased(connection: Connection, entity: str, as_of_us: int) -> bool:
+    noted = (ERASED.c.entity == entity) & (ERASED.c.until_us >= as_of_us)
+    return bool(connection.execute(select(exists().where(noted))).scalar_one())
 
 
 def _item_row(task: Task, item: Item) -> dict[str, str]:

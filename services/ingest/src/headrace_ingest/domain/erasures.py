@@ -15,12 +15,16 @@ ENTITY_ERASED = "ENTITY_ERASED"
 
 @dataclass(frozen=True, slots=True)
 class ErasedEvents:
-    """Events of a stream that spoke of an entity: `ids` and, of each, its event time."""
+    """Events of a stream that spoke of an entity: `ids` and, of each, its event time.
+
+    `keys`: what else they were about, as far as it was asked for; nobody is told outside.
+    """
 
     stream: str
     entity: Entity
     ids: Sequence[str]
     event_times_us: Sequence[int]
+    keys: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)

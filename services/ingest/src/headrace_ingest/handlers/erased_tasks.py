@@ -2,18 +2,26 @@
 """Label tasks about an erased entity: they go with it, and none is put for what it did before.
 
 A task of an entity label names the entity by the column that the label's key is. A task of a
-prediction names that alone, so it is nobody's.
+prediction names that alone, so it is nobody's. What people are shown of a prediction goes with the
+entity that it names by one column, and with an entity of another column too where a record that
+went told of both: what the model took of the one may be of the other.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 from headrace.label_definition import LabelDefinition
+from headrace_ingest.domain.erasures import ErasedEvents
 from headrace_ingest.domain.label_tasks import Task
 from headrace_ingest.ports import LabelBook, TaskStore
-from headrace_kit.erased_entities import Entity, ErasedEntities, entity_sha256
+from headrace_kit.erased_entities import (
+    Entity,
+    ErasedEntities,
+    entity_key_digest,
+    entity_sha256,
+)
 
 PAGE_TARGETS = 1_000
 
@@ -31,7 +39,8 @@ class TaskEraser:
         A task about a prediction stays, without what the prediction was about.
         """
         if entity.key_digest:
-            self.tasks.erase_items(entity.key_digest, until_us=entity.erased_at_us)
+            self.tasks.note_erased([entity.key_digest], until_us=entity.erased_at_us)
+        self.erase_items(entity)
         return sum(
             self.tasks.erase(label.name, own, until_us=entity.erased_at_us)
             for label in self.labels.all()
@@ -39,6 +48,19 @@ class TaskEraser:
             for page in self._targets(label)
             if (own := [each for each in page if _digest(label, each) == entity.sha256])
         )
+
+    def erase_items(self, entity: Entity) -> None:
+        """Of the entity, and of what was noted beside it."""
+        self.tasks.erase_items(until_us=entity.erased_at_us)
+
+    def key_columns(self) -> Collection[str]:
+        """Whose values predictions may be about."""
+        return self.labels.entity_columns()
+
+    def note(self, events: ErasedEvents) -> None:
+        """Before these events go: nobody can tell afterwards what they were about."""
+        digests = {entity_key_digest(each) for each in events.keys}
+        self.tasks.note_erased(digests, until_us=events.entity.erased_at_us)
 
     def _targets(self, label: LabelDefinition) -> Iterator[list[str]]:
         after = ""

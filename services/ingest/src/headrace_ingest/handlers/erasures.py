@@ -174,9 +174,7 @@ class Eraser:
             # What retention has removed has no id to tell, but may be kept by its entity.
             self.news.tell_events(ErasedEvents(selection.stream, erasure.entity, (), ()))
             changed = yield from self._revise(erasure, selection.stream, timeout_s)
-            taken = self.rows.erase(
-                selection, erasure.entity, self.news.tell_events, timeout_s=timeout_s
-            )
+            taken = self._erase_rows(selection, erasure.entity, timeout_s)
             rows += taken
             failpoint("ingest.erase.deleted")
             if taken or changed or not late:
@@ -186,9 +184,18 @@ class Eraser:
         for table in self._feature_tables(erasure.entity.column):
             rows += self._left_in(table, erasure.entity, timeout_s)
             yield
+        self.tasks.erase_items(erasure.entity)
         if missing:
             raise missing[0]
         return rows
+
+    def _erase_rows(self, selection: Selection, entity: Entity, timeout_s: float) -> int:
+        keys = self.tasks.key_columns()
+        return self.rows.erase(selection, entity, self._tell, keys=keys, timeout_s=timeout_s)
+
+    def _tell(self, events: ErasedEvents) -> None:
+        self.tasks.note(events)
+        self.news.tell_events(events)
 
     def _left_in(self, table: Selection, entity: Entity, timeout_s: float) -> int:
         """Rows that the feature service has not taken out yet; without any, their files go."""
@@ -336,7 +343,7 @@ class Eraser:
             self.rows.copy(selection, copy, without=entity, timeout_s=timeout_s)
             selection = replace(selection, copy=copy)
         elif own:
-            self.rows.erase(selection, entity, self.news.tell_events, timeout_s=timeout_s)
+            self._erase_rows(selection, entity, timeout_s)
             self.rows.forget(selection, ())
         else:
             return False
