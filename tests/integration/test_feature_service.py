@@ -29,7 +29,7 @@ import grpc
 import numpy as np
 import pyarrow as pa
 import pytest
-from confluent_kafka import TopicCollection, TopicPartition
+from confluent_kafka import Consumer, TopicCollection, TopicPartition
 from confluent_kafka.admin import AdminClient
 from deltalake import CommitProperties, DeltaTable, Transaction, write_deltalake
 from pydantic import SecretStr
@@ -1193,6 +1193,49 @@ def test_archive_that_never_comes_is_unavailable(platform, lake):
         archive.snapshots([lake.rides.name], START)
     found = archive.snapshots([lake.rides.name], START - 1)
     assert 0 == found[lake.rides.name].version
+
+
+def forget_archive(rides: Rides) -> None:
+    """As who gives it up: Kafka forgets with the topic that it was read."""
+    admin = AdminClient({"bootstrap.servers": rides.platform.bootstrap, "log_level": 0})
+    topic = topics.RAW.of(rides.name)
+    admin.delete_topics([topic])[topic].result(10.0)
+
+
+@pytest.mark.parametrize("back", [True, False], ids=["put back", "given up"])
+def test_view_that_is_new_while_the_archive_is_gone_keeps_the_others_from_nothing(
+    back, rides, service, tmp_path
+):
+    lake, events = Lake(rides, (tmp_path / "objects").as_uri()), some_events(300, seed=30)
+    lake.append(events[:200], known=START + 3 * DAY)
+    archived = Consumer({"bootstrap.servers": rides.platform.bootstrap, "group.id": "ingest"})
+    raw = TopicPartition(topics.RAW.of(rides.name), 0, 1)
+    archived.commit(offsets=[raw], asynchronous=False)
+    archived.close()
+    service.start()
+    rides.publish(events[:200])
+    rides.wait_folded()
+    wait_for(lambda: service.restored(rides.features))
+
+    table, aside = tmp_path / "objects" / "records" / rides.name, tmp_path / "aside"
+    table.rename(aside)
+    added, row = rides.define_view("2h"), ("a", START + DAY)
+    wait_for(lambda: "ARCHIVE_MISSING" in (tmp_path / "feature.log").read_text())
+    rides.publish(events[200:])
+    rides.wait_folded()
+    service.assert_equals(Oracle(events), rides.features, seed=31)
+    with pytest.raises(Unavailable, match="RESTORING"):
+        service.read(added, [row])
+
+    if back:
+        lake.uri = aside.as_uri()
+        lake.append(events[200:], known=START + 3 * DAY)
+        aside.rename(table)
+    else:
+        forget_archive(rides)
+    wait_for(lambda: read_once_filled(service, added, row))
+    rides.wait_folded()
+    service.assert_equals(Oracle(events), [*rides.features, *added], seed=32)
 
 
 def test_wrong_setting_ends_the_start_by_name(service):

@@ -1,5 +1,6 @@
 """Ingest's hand on a Delta table and on the ends of the topics, as a backfill sees them."""
 
+import shutil
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -25,7 +26,7 @@ TYPES = {
     "at": pa.int64(),
     "known_at": pa.int64(),
 }
-STREAM, PARTITIONS, TOPIC_ID = "rides", 2, "topic"
+STREAM, PARTITIONS = "rides", 2
 
 
 def partition_of(event: Event) -> int:
@@ -40,6 +41,7 @@ class Lake:
         self.folder, self.table = folder, folder / "records" / STREAM
         self.published: list[Event] = []
         self.archived, self.raw_topic_there = 0, True
+        self.topic_id = "topic"
         self.clock = FixedClock(START)
         self.was_archived = False
         self.archive = DeltaArchive(
@@ -56,7 +58,7 @@ class Lake:
     def raw_topic(self, _: str) -> RawTopic:
         if not self.raw_topic_there:
             raise Unavailable("TOPIC_MISSING", topic="raw")
-        return RawTopic(TOPIC_ID, {0: len(self.published), 1: 0})
+        return RawTopic(self.topic_id, {0: len(self.published), 1: 0})
 
     def log(self, partition: int) -> list[Event]:
         return [event for event in self.published if partition_of(event) == partition]
@@ -88,11 +90,16 @@ class Lake:
             partition_by=["_event_date"],
             commit_properties=CommitProperties(
                 app_transactions=[
-                    Transaction(f"ingest|{TOPIC_ID}|0|{name}", value)
+                    Transaction(f"ingest|{self.topic_id}|0|{name}", value)
                     for name, value in counters.items()
                 ]
             ),
         )
+
+    def begin_anew(self) -> None:
+        """Without the table, of a raw topic that was made again with all its records."""
+        shutil.rmtree(self.table)
+        self.archived, self.topic_id = 0, "again"
 
     def compact_and_vacuum(self) -> None:
         """The files of all versions but the newest go."""

@@ -60,6 +60,7 @@ class Filled:
         self.folder, self.keep = folder, keep
         self.world = World(folder=folder / "runs", owner=False, keep=keep)
         self.next = {}
+        self.placed_anew = 0
         self.restart()
 
     def restart(self):
@@ -75,9 +76,23 @@ class Filled:
             keep_us=self.keep,
         )
         store = self.world.store
-        self.backfill = ArchiveBackfill(store=store, snapshots=NothingToRestore(), sources=sources)
+        self.backfill = ArchiveBackfill(
+            store=store,
+            snapshots=NothingToRestore(),
+            sources=sources,
+            place_anew=self.place_anew,
+        )
         self.handler = self.world.loop_handler
         self.handler._restorer = self.backfill
+
+    def place_anew(self):
+        self.placed_anew += 1
+
+    def place_until_anew(self):
+        """What was put off can be restored; and so it is."""
+        wait_until(lambda: self.backfill.work(0.0) or not self.backfill._put_off)
+        assert self.placed_anew
+        return self.place()
 
     def place(self, *numbers):
         """Until it is known where to read on."""
@@ -169,6 +184,20 @@ def test_archive_that_lags_is_waited_for(filled, tmp_path):
     assert from_the_beginning(tmp_path, filled.lake) == filled.state()
 
 
+def test_archive_that_is_begun_anew_while_it_is_waited_for_is_read(filled, tmp_path):
+    """Its raw topic is another one, which the lost one never accounted for."""
+    filled.lake.publish(EVENTS)
+    filled.lake.store(60)
+    filled.place()
+    filled.backfill.work(0.0)
+    filled.lake.begin_anew()
+    filled.lake.store()
+    filled.read_on()
+    filled.fill()
+
+    assert from_the_beginning(tmp_path, filled.lake) == filled.state()
+
+
 def test_other_views_are_read_and_fold_on_meanwhile(filled):
     filled.world.catalogue = a_catalogue(VIEWS[0])
     filled.lake.publish(EVENTS[:100])
@@ -238,15 +267,132 @@ def test_view_of_a_stream_whose_archive_is_gone_waits_and_is_not_begun_without_i
     filled.lake.was_archived = True
     asked = [Partition(TOPIC, number) for number in range(PARTITIONS)]
     filled.handler.positions(asked)
-    filled.backfill._join_next(0.0)
+    for _ in VIEWS:
+        filled.backfill._join_next(0.0)
     filled.handler.positions(asked)
     assert asked == sorted(filled.handler.restoring())
 
     filled.lake.store()
+    assert_filled_from_its_beginning(filled, tmp_path)
+
+
+@pytest.fixture
+def old(filled):
+    """A view that holds its stream's first 100 records, whose archive is gone."""
+    filled.world.catalogue = a_catalogue(VIEWS[0])
+    filled.lake.publish(EVENTS[:100])
     filled.place()
+    filled.read_on()
+    filled.lake.was_archived = True
+    return filled
+
+
+@pytest.fixture
+def added(old):
+    """The same with a new view."""
+    old.world.catalogue = a_catalogue(*VIEWS)
+    old.place()
+    return old
+
+
+def assert_old_view_is_fresh_and_new_one_waits(filled):
+    row = [("zone-0", 1, START + 3 * HOUR)]
+    assert [[13.0]] == filled.world.read(row, [COUNT]).tolist()
+    with pytest.raises(Unavailable, match="RESTORING"):
+        filled.world.read(row, ["zone-kind:count_90m"])
+
+
+def assert_filled_from_its_beginning(filled, tmp_path):
+    filled.place_until_anew()
     filled.read_on()
     filled.fill()
     assert from_the_beginning(tmp_path, filled.lake) == filled.state()
+    assert filled.lake.ends("rides") == filled.place()
+
+
+@pytest.mark.parametrize("again", [False, True], ids=["running", "started again"])
+def test_other_views_fold_on_while_a_new_one_waits_for_an_archive_that_is_gone(
+    again, added, tmp_path
+):
+    if again:
+        added.restart()
+        added.place()
+    added.lake.publish(EVENTS[100:])
+    added.read_on()
+    assert_old_view_is_fresh_and_new_one_waits(added)
+    assert WarmUp(
+        lambda: added.world.catalogue, added.world.store, put_off=added.backfill.put_off
+    )()
+
+    added.lake.store()
+    assert_filled_from_its_beginning(added, tmp_path)
+
+
+def test_new_view_reads_from_the_beginning_once_its_archive_is_given_up(added, tmp_path):
+    added.lake.publish(EVENTS[100:])
+    added.read_on()
+    added.lake.was_archived = False
+
+    assert {0: 0, 1: 0} == added.place_until_anew()
+    assert_filled_from_its_beginning(added, tmp_path)
+
+
+def test_partition_that_comes_while_the_archive_is_gone_is_filled_with_the_others(old, tmp_path):
+    old.world.catalogue = a_catalogue(*VIEWS)
+    old.place(0)
+    old.place(1)
+    old.lake.publish(EVENTS[100:])
+    old.read_on()
+    assert_old_view_is_fresh_and_new_one_waits(old)
+
+    old.lake.store()
+    assert_filled_from_its_beginning(old, tmp_path)
+
+
+def test_view_that_comes_back_while_the_archive_is_gone_is_folded_from_no_older_place(
+    added, tmp_path
+):
+    """Where it stood before means nothing: what was before went with the view."""
+    added.lake.was_archived = False
+    added.place_until_anew()
+    added.read_on()
+    added.world.catalogue = a_catalogue(VIEWS[0])
+    added.place()
+    added.lake.was_archived = True
+    added.world.catalogue = a_catalogue(*VIEWS)
+    added.place()
+    added.lake.publish(EVENTS[100:])
+    added.read_on()
+    assert_old_view_is_fresh_and_new_one_waits(added)
+    assert [] == [*added.world.store.runs(layout_of(added, "zone-kind"))]
+
+    added.lake.store()
+    assert_filled_from_its_beginning(added, tmp_path)
+
+
+def test_new_view_keeps_nobody_waiting_while_another_one_waits_for_the_archive(added):
+    """What was put off is tried again later and later, what is new at once."""
+    added.world.catalogue = a_catalogue(*VIEWS, a_window_view("more", ("kind",), "2h"))
+    asked = [Partition(TOPIC, number) for number in range(PARTITIONS)]
+    added.backfill._join_retry.failed(5.0)
+    added.handler.positions(asked)
+    added.backfill._join_next(0.0)
+    added.handler.positions(asked)
+
+    assert [] == [*added.handler.restoring()]
+
+
+def test_view_that_is_taken_back_waits_for_no_archive_any_more(added):
+    added.world.catalogue = a_catalogue(VIEWS[0])
+    wait_until(lambda: added.backfill.work(0.0) or not added.backfill._put_off)
+    added.lake.store()
+    added.backfill.work(0.0)
+
+    assert 0 == added.placed_anew
+
+
+def layout_of(filled, view="zone"):
+    return filled.world.catalogue.layout_by_view[view]
 
 
 @pytest.mark.parametrize("hit", [1, 2, 5])
@@ -299,18 +445,53 @@ def test_partition_that_leaves_and_comes_back_meanwhile_is_filled(filled, tmp_pa
     assert from_the_beginning(tmp_path, filled.lake) == filled.state()
 
 
-def test_partition_that_comes_later_is_filled_after_the_first(filled, tmp_path):
+@pytest.mark.parametrize("again", [False, True], ids=["running", "started again"])
+def test_partition_that_comes_later_is_filled_after_the_first(again, filled, tmp_path):
     filled.lake.publish(EVENTS)
     filled.lake.store()
     filled.place(0)
+    if again:
+        filled.restart()
+        filled.place(0)
     asked = [Partition(TOPIC, 1)]
     filled.handler.positions(asked)
     assert asked == list(filled.handler.restoring())
     filled.fill()
-    filled.place(1)
+    assert filled.placed_anew
+    filled.place()
     filled.fill()
 
     assert from_the_beginning(tmp_path, filled.lake) == filled.state()
+    row = [("zone-0", 1, START + HOUR)]
+    assert [[12.0]] == filled.world.read(row, [COUNT]).tolist()
+
+
+def test_partition_that_comes_later_is_folded_by_other_views_at_once(filled, tmp_path):
+    filled.world.catalogue = a_catalogue(VIEWS[0])
+    filled.lake.publish(EVENTS[:100])
+    filled.place()
+    filled.read_on()
+    filled.lake.store()
+    filled.world.catalogue = a_catalogue(*VIEWS)
+    filled.place(0)
+    filled.place(1)
+    filled.lake.publish(EVENTS[100:])
+    filled.read_on()
+    assert_old_view_is_fresh_and_new_one_waits(filled)
+
+    filled.lake.store()
+    filled.fill()
+    assert_filled_from_its_beginning(filled, tmp_path)
+
+
+def test_partition_that_leaves_while_others_are_filled_keeps_these_from_no_reader(filled):
+    filled.lake.publish(EVENTS)
+    filled.lake.store()
+    filled.place()
+    filled.handler.forget([Partition(TOPIC, 0)])
+    filled.fill()
+
+    assert frozenset() == filled.world.store.restoring(layout_of(filled))
 
 
 def test_view_that_is_taken_back_meanwhile_leaves_nothing(filled, tmp_path):
@@ -442,7 +623,9 @@ def test_view_whose_stream_is_not_there_is_unfit(filled):
 def test_process_is_warm_while_a_view_is_filled_from_the_archive(filled):
     filled.lake.publish(EVENTS)
     filled.lake.store()
-    warm = WarmUp(lambda: filled.world.catalogue, filled.world.store)
+    warm = WarmUp(
+        lambda: filled.world.catalogue, filled.world.store, put_off=filled.backfill.put_off
+    )
     filled.place()
 
     assert warm()
@@ -455,7 +638,9 @@ def test_process_is_not_warm_before_a_view_that_was_added_has_caught_up(tmp_path
     before.read_on()
     before.world.catalogue = a_catalogue(*VIEWS, a_window_view("added", ("zone",), "2h"))
     before.restart()
-    warm = WarmUp(lambda: before.world.catalogue, before.world.store)
+    warm = WarmUp(
+        lambda: before.world.catalogue, before.world.store, put_off=before.backfill.put_off
+    )
     before.place()
     assert not warm()
 

@@ -104,12 +104,12 @@ def run(settings: Settings) -> int:
     offline, group = _offline(settings, held), _group(settings, held)
     tellers = _tellers(settings, held)
     erasure = _erasure(settings, held, offline, tellers)
-    history = _history(settings, held, offline)
+    history = _history(settings, held, offline, place_anew=lambda: loop.reposition())
     loop = _fold(settings, held, tellers, erasure, history)
     server = _doors(settings, held, offline, tellers, group, history)
     _expose(held.freshness, history.writer, tellers.served)
     follow = partial(TableFollower, bootstrap=settings.kafka_bootstrap, service=SERVICE)
-    warm = WarmUp(held.catalogue, held.store)
+    warm = WarmUp(held.catalogue, held.store, put_off=history.backfill.put_off)
     admin = AdminServer(
         settings.http_host, settings.http_port, ready=lambda: loop.ready() and warm()
     )
@@ -298,7 +298,9 @@ class History:
     backfill: ArchiveBackfill
 
 
-def _history(settings: Settings, held: Held, offline: Offline) -> History:
+def _history(
+    settings: Settings, held: Held, offline: Offline, *, place_anew: Callable[[], None]
+) -> History:
     bootstrap, copies = settings.kafka_bootstrap, RunCopies(held.store)
     snapshots = StateSnapshots(object_store(settings.objects, settings.s3), held.clock)
     ends = partial(record_ends, bootstrap)
@@ -326,7 +328,9 @@ def _history(settings: Settings, held: Held, offline: Offline) -> History:
         bytes_max=settings.state_bytes_max,
         keep_us=settings.keep_days * DAY_US,
     )
-    backfill = ArchiveBackfill(store=held.store, snapshots=restorer, sources=sources)
+    backfill = ArchiveBackfill(
+        store=held.store, snapshots=restorer, sources=sources, place_anew=place_anew
+    )
     return History(writer, restorer, backfill)
 
 

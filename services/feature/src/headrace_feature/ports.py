@@ -135,6 +135,12 @@ class Restorer(Protocol):
         from its beginning, one that is ahead from there.
         """
 
+    def put_off(self, layout: Layout) -> bool:
+        """After `restore` said no: whether it may be long, so that nobody else is to wait for it.
+
+        Who takes part in placing is told to place all anew once it can be restored.
+        """
+
     def tend(self) -> None:
         """Take in what has come meanwhile of partitions that are read already."""
 

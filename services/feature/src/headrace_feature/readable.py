@@ -47,12 +47,20 @@ def check_readable(layout: Layout, since_us: int, store: ObservationReader) -> N
 class WarmUp:
     """Whether this process has once held, of every layout that is applied, all that it ever held.
 
-    A layout that is filled from the archive is not waited for: that may take hours, in which the
-    others are answered. Called again and again; true for good.
+    A layout that is filled from the archive is not waited for, nor one that waits for the archive
+    (`put_off`): that may take hours, in which the others are answered. Called again and again; true
+    for good.
     """
 
-    def __init__(self, catalogue: Callable[[], Catalogue], store: ObservationStore) -> None:
-        self._catalogue, self._store, self._over = catalogue, store, False
+    def __init__(
+        self,
+        catalogue: Callable[[], Catalogue],
+        store: ObservationStore,
+        *,
+        put_off: Callable[[Layout], bool],
+    ) -> None:
+        self._catalogue, self._store, self._put_off = catalogue, store, put_off
+        self._over = False
 
     def __call__(self) -> bool:
         self._over = self._over or all(map(self._caught_up, self._catalogue().layouts().values()))
@@ -61,4 +69,5 @@ class WarmUp:
     def _caught_up(self, layout: Layout) -> bool:
         store, filled = self._store, self._store.ahead_by_partition(layout).keys()
         ours = {*(store.owned(layout) or ())} - filled
-        return not _behind(layout, ours, store) and not store.restoring(layout) - filled
+        caught_up = not _behind(layout, ours, store) and not store.restoring(layout) - filled
+        return caught_up or self._put_off(layout)

@@ -20,6 +20,7 @@ from typing import Protocol
 
 import structlog
 
+from headrace import topics
 from headrace.errors import NotFound, Unavailable
 from headrace_feature.adapters.archived_runs import Archived
 from headrace_feature.adapters.delta_archive import History
@@ -84,6 +85,7 @@ class BackfillJob:
 
     `joins`: by partition where the stream is read on, once it is known; {}: there is no archive.
     `led`: the store holds them. `filled` appears when all is there, which may be before that.
+    `put_off`: it is not known yet, and may be long; `left_out`: partitions came behind the join.
     `progress`: any thread may look; None until it is known what is read.
     """
 
@@ -92,7 +94,7 @@ class BackfillJob:
         self.joins: Mapping[int, int] | None = None
         self.filled: StagedRuns | None = None
         self.progress: FillProgress | None = None
-        self.led = self.dropped = False
+        self.led = self.dropped = self.put_off = self.left_out = False
         self._sources, self._folder = sources, sources.folder_of(layout.id)
         self._raw_topic: RawTopic | None = None
         self._steps: Iterator[None] | None = None
@@ -166,7 +168,7 @@ class BackfillJob:
     def _pinned(self) -> tuple[History, StagedRuns]:
         """What is read, and what was made of it so far."""
         sources, stream = self._sources, self.layout.stream
-        raw_topic = self._raw_topic or sources.raw_topic(stream)
+        raw_topic = self._raw_topic_to_reach()
         count = len(sources.ends(stream))
         staged = StagedRuns.resumed(self._folder, bytes_max=sources.bytes_max)
         if staged is not None and staged.filling.covers(self.partitions, count):
@@ -179,6 +181,15 @@ class BackfillJob:
             partition_count=count,
         )
         return history, StagedRuns.begun(self._folder, filling, bytes_max=sources.bytes_max)
+
+    def _raw_topic_to_reach(self) -> RawTopic:
+        """As it was at the join, for its ends run away; or as it is, where it was made again."""
+        now = _raw_topic(self._sources, self.layout.stream)
+        if self._raw_topic is None or (now is not None and now.id != self._raw_topic.id):
+            self._raw_topic = now
+        if self._raw_topic is None:
+            raise Unavailable("TOPIC_MISSING", topic=topics.RAW.of(self.layout.stream))
+        return self._raw_topic
 
 
 def _raw_topic(sources: Sources, stream: str) -> RawTopic | None:

@@ -14,6 +14,9 @@ class NothingToRestore:
     def restore(self, layout: Layout, partitions: Collection[int]) -> bool:
         return True
 
+    def put_off(self, layout: Layout) -> bool:
+        return False
+
     def tend(self) -> None:
         """Nothing comes."""
 

@@ -84,11 +84,10 @@ class RecordFolder:
             named = {
                 number: Partition(topics.INGEST_RECORDS.of(stream), number) for number in numbers
             }
-            if self._restored(stream, numbers):
-                lowest = {named[number]: self._lowest(stream, number) for number in numbers}
-                positions |= {partition: at for partition, at in lowest.items() if at}
-            else:
-                self._restoring += named.values()
+            restored = self._restored(stream, numbers)
+            lowest = {named[number]: self._lowest(stream, number) for number in restored}
+            positions |= {partition: at for partition, at in lowest.items() if at}
+            self._restoring += [named[number] for number in numbers - restored]
         return positions
 
     def _follow(self, stream: str, topic_id: str, numbers: Collection[int]) -> None:
@@ -105,21 +104,38 @@ class RecordFolder:
                 del self._placed[place]
             self._made_again(layout)
 
-    def _restored(self, stream: str, numbers: Collection[int]) -> bool:
-        """Whether every layout has what there is of these partitions."""
+    def _restored(self, stream: str, numbers: set[int]) -> set[int]:
+        """Those of which every layout has what there is. What is put off is not waited for, as
+        long as another layout has the partition.
+        """
         owned = self._owned.setdefault(stream, set())
-        owned |= set(numbers)
-        answers = []
+        owned |= numbers
+        lacking: list[set[int]] = []
+        fetched = True
         for layout in self._layouts[stream]:
             known = self._store.next_by_partition(layout).keys()
-            absent = set(numbers) - known - self._store.ahead_by_partition(layout).keys()
-            answers.append(self._restorer.restore(layout, absent))
-            others = self._store.restoring(layout) - set(numbers)
-            self._store.own(layout, owned, restoring=others if answers[-1] else others | absent)
-        return all(answers)
+            absent = numbers - known - self._store.ahead_by_partition(layout).keys()
+            restored = self._restorer.restore(layout, absent)
+            fetched &= restored or self._restorer.put_off(layout)
+            absent -= self._store.ahead_by_partition(layout).keys()
+            lacking.append(set() if restored else absent)
+            others = self._store.restoring(layout) - numbers
+            self._store.own(layout, owned, restoring=others | lacking[-1])
+        if not fetched:
+            return set()
+        return numbers - set[int].intersection(*lacking) if lacking else numbers
 
     def _lowest(self, stream: str, number: int) -> int:
-        return min((self._take_on(each, number) for each in self._layouts[stream]), default=0)
+        layouts = [each for each in self._layouts[stream] if not self._left_out(each, number)]
+        return min((self._take_on(each, number) for each in layouts), default=0)
+
+    def _left_out(self, layout: Layout, number: int) -> bool:
+        """Whether nothing is there yet that a record could be added to."""
+        ahead = self._store.ahead_by_partition(layout).keys()
+        if number not in self._store.restoring(layout) - ahead:
+            return False
+        self._placed.pop((layout.id, number), None)  # of a time when it was ours before
+        return True
 
     def restoring(self) -> Collection[Partition]:
         return self._restoring

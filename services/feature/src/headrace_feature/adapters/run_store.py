@@ -350,7 +350,9 @@ class RunStore:
     ) -> None:
         state, owned = self._state(layout.id), frozenset(partitions)
         grown = state.owned is not None and not owned <= state.owned
-        state.restoring, state.owned = frozenset(restoring), owned
+        # What is ahead is restoring by itself, and no longer once it is filled.
+        state.restoring = frozenset(restoring) - state.ahead_by_partition.keys()
+        state.owned = owned
         if grown:  # they would leave out what is ours again
             self._give_up([each for each in self._merges if each.layout == layout.id])
         positions, ahead = state.next_by_partition, state.ahead_by_partition

@@ -87,6 +87,9 @@ class SnapshotRestorer(ThreadPart):
             self._begin(layout, job.partitions)
         return not left
 
+    def put_off(self, layout: Layout) -> bool:
+        return False
+
     def tend(self) -> None:
         """A partition is not read before it is restored: nothing comes later."""
 
