@@ -224,6 +224,33 @@ def test_value_that_an_earlier_manifest_tells_yet_goes_in_a_later_pass(world):
     assert b"JFK" not in kept_of_datasets(world)
 
 
+@pytest.mark.parametrize("others", [0, 3])
+def test_pass_reads_a_dataset_no_more_often_where_there_are_more_streams(world, others):
+    for number in range(others):
+        name = f"others.{number}"
+        world.contracts.put(a_contract(name=name))
+        world.tables.append(name, rows(0))
+    world.create("all")
+    world.erase()
+    world.clock.advance(SETTLE_US + 1)
+    get, read = world.objects.get, []
+    world.objects.get = lambda key: read.append(key) or get(key)
+
+    world.go_on()
+
+    # To learn of which stream it is, for its revision, and to forget what it told.
+    assert 3 == read.count("datasets/all/1.json")
+
+
+def test_dataset_that_is_deleted_while_a_pass_runs_keeps_no_other_from_its_turn(world):
+    for name in ("first", "second"):
+        world.create(name)
+    world.news.meanwhile = lambda: world.book.delete("first", 1)
+    world.erase()
+
+    assert ["UA2"] == world.flights_of("second")
+
+
 def test_of_numbers_that_name_the_erased_no_bound_is_told():
     told = ColumnStatistics(
         "seat", "int64", 1, 9, min=3.0, max=44.0, edges=(7.0,), counts=(4, 5, 1)

@@ -13,9 +13,11 @@ that was taken back has left is found and told; it waits until the view is appli
 from __future__ import annotations
 
 import re
+from collections import defaultdict
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import chain
 
 import structlog
 
@@ -150,13 +152,14 @@ class Eraser:
 
     def _clean(self, entity: Entity, timeout_s: float) -> Generator[None, None, bool]:
         """Whether no table holds the entity any more; one whose archive is missing may."""
-        missing: list[Unavailable] = []
-        archived = self._newest(entity.column, missing)
-        for table in (*archived, *self._feature_tables(entity.column)):
-            if self.rows.find(table, entity, timeout_s=timeout_s).rows:
+        clean = True
+        for table in chain(self._newest(entity.column), self._feature_tables(entity.column)):
+            if isinstance(table, Unavailable):
+                clean = False
+            elif self.rows.find(table, entity, timeout_s=timeout_s).rows:
                 return False
             yield
-        return not missing
+        return clean
 
     def _take_out(self, erasure: Erasure, timeout_s: float) -> Generator[None, None, int]:
         """One pass, by steps; how many rows it took out.
@@ -169,11 +172,17 @@ class Eraser:
         self.news.tell(erasure)
         failpoint("ingest.erase.told")
         self.tasks.erase(erasure.entity)
+        datasets = yield from self._datasets_by_stream()
         rows = 0
-        for selection in self._newest(erasure.entity.column, missing):
+        for selection in self._newest(erasure.entity.column):
+            if isinstance(selection, Unavailable):
+                missing.append(selection)
+                continue
             # What retention has removed has no id to tell, but may be kept by its entity.
             self.news.tell_events(ErasedEvents(selection.stream, erasure.entity, (), ()))
-            changed = yield from self._revise(erasure, selection.stream, timeout_s)
+            changed = yield from self._revise(
+                erasure, datasets.get(selection.stream, ()), timeout_s
+            )
             taken = self._erase_rows(selection, erasure.entity, timeout_s)
             rows += taken
             failpoint("ingest.erase.deleted")
@@ -229,10 +238,10 @@ class Eraser:
         """Whether a pass that begins now meets all rows, and an earlier one removed the files."""
         return self.clock.now_us() - erasure.entity.erased_at_us > SETTLE_US
 
-    def _newest(self, column: str, missing: list[Unavailable] | None = None) -> Iterator[Selection]:
+    def _newest(self, column: str) -> Iterator[Selection | Unavailable]:
         """All rows of each stream that has the column and was ever archived.
 
-        One whose archive is missing is passed over and noted in `missing`, or raised without it.
+        In place of one whose archive is missing comes ARCHIVE_MISSING, and the others follow.
         """
         for contract in self._archived():
             name, columns = contract.name, contract.stream.columns
@@ -243,9 +252,9 @@ class Eraser:
                 except NotFound:
                     continue
                 except Unavailable as err:
-                    if missing is None or err.reason != ARCHIVE_MISSING:
+                    if err.reason != ARCHIVE_MISSING:
                         raise
-                    missing.append(err)
+                    yield err
                     continue
                 yield Selection(name, version, typed)
 
@@ -255,10 +264,11 @@ class Eraser:
         archived = [*applied, *not_applied(applied, retracted)]
         if all(entity.column not in each.stream.columns for each in archived):
             raise NotFound("COLUMN_UNKNOWN", column=entity.column)
-        found = {
-            selection.stream: self.rows.find(selection, entity, timeout_s=timeout_s)
-            for selection in self._newest(entity.column)
-        }
+        found = {}
+        for selection in self._newest(entity.column):
+            if isinstance(selection, Unavailable):
+                raise selection
+            found[selection.stream] = self.rows.find(selection, entity, timeout_s=timeout_s)
         since = {name: each.known_since_us for name, each in found.items() if each.rows}
         views = self._views()
         names = {view.name for view in views}
@@ -302,25 +312,39 @@ class Eraser:
     def _datasets(
         self, entity: Entity, streams: set[str], timeout_s: float
     ) -> Iterator[ErasedDataset]:
-        for manifest in self._manifests():
+        for manifest in self._manifests(self.datasets.places()):
             if manifest.selection.stream in streams:
                 found = self.rows.find(manifest.selection, entity, timeout_s=timeout_s)
                 if found.rows:
                     yield ErasedDataset(manifest.name, manifest.number, found.rows)
 
-    def _manifests(self) -> Iterator[Manifest]:
-        for place in self.datasets.places():
-            yield self.datasets.get(*place)
+    def _manifests(self, places: Iterable[tuple[str, int]]) -> Iterator[Manifest]:
+        """But of those that are deleted by now."""
+        for place in places:
+            try:
+                manifest = self.datasets.get(*place)
+            except Conflict as err:
+                log.info("dataset_deleted_meanwhile", error=str(err))
+                continue
+            yield manifest
+
+    def _datasets_by_stream(self) -> Generator[None, None, Mapping[str, list[tuple[str, int]]]]:
+        """Once for a pass: a dataset is of one stream for good, what else it says may change."""
+        found: dict[str, list[tuple[str, int]]] = defaultdict(list)
+        for manifest in self._manifests(self.datasets.places()):
+            found[manifest.selection.stream].append(_place(manifest))
+            yield
+        return found
 
     def _revise(
-        self, erasure: Erasure, stream: str, timeout_s: float
+        self, erasure: Erasure, datasets: Sequence[tuple[str, int]], timeout_s: float
     ) -> Generator[None, None, bool]:
         """Give the datasets of a stream whose table held the entity a table without it."""
         changed = False
-        for manifest in self._manifests():
-            if manifest.selection.stream == stream and erasure.id not in manifest.erasures:
+        for manifest in self._manifests(datasets):
+            if erasure.id not in manifest.erasures:
                 changed = (yield from self._revise_one(erasure, manifest, timeout_s)) or changed
-            elif erasure.id in manifest.erasures:
+            else:
                 # In each pass: another one may have ended, or met another erasure, before this.
                 self.datasets.forget_values(manifest)
             yield
