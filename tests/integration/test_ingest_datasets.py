@@ -6,14 +6,21 @@ from __future__ import annotations
 import uuid
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+from deltalake import write_deltalake
+from deltalake.fs import DeltaStorageHandler
+from pyarrow.fs import FileType, PyFileSystem
 from pydantic import SecretStr
 
 from headrace import topics
+from headrace.application import definition_json, parse_definition
 from headrace.datasets import Datasets
 from headrace.errors import Conflict, Invalid, NotFound
 from headrace.ingest.v1 import ingest_service_pb2_grpc
+from headrace.registry.v1.registry_events_pb2 import Definition
 from headrace.rpc import open_channel
+from headrace_ingest.adapters import delta_orphans
 from headrace_ingest.adapters.contract_book import AppliedContracts
 from headrace_ingest.adapters.datasets_grpc import DatasetApi
 from headrace_ingest.adapters.delta_archive import DeltaArchive
@@ -34,7 +41,12 @@ from headrace_kit.auth import Guard
 from headrace_kit.clock import SystemClock
 from headrace_kit.grpc_server import GrpcServer
 from headrace_kit.json_strict import decode
-from headrace_kit.objects import S3Settings, delta_storage_options, object_store
+from headrace_kit.objects import (
+    S3Settings,
+    delta_storage_options,
+    delta_table_uri,
+    object_store,
+)
 from headrace_kit.testing import MemoryPublisher, MemoryTopicLog, a_batch, a_record
 
 pytestmark = pytest.mark.integration
@@ -53,7 +65,7 @@ class World:
     """An archive that a test appends to, and a served DatasetService over it."""
 
     def __init__(self, uri, s3, spill):
-        options = delta_storage_options(uri, s3)
+        self.uri, self.options = uri, (options := delta_storage_options(uri, s3))
         contracts = AppliedContracts()
         contracts.put(a_contract())
         self.archive = DeltaArchive(uri, options)
@@ -234,3 +246,54 @@ def test_days_beyond_the_retention_leave_the_table_and_stay_in_the_dataset(world
 
     assert ["departed:2"] == world.datasets.read_stream(STREAM).to_polars()["event_id"].to_list()
     assert 2 == world.datasets.read("all").to_arrow().num_rows
+
+
+class Orphan:
+    """A file that no version of a table names."""
+
+    def __init__(self, world, *table):
+        uri = delta_table_uri(world.uri, *table)
+        self.files = PyFileSystem(DeltaStorageHandler(uri, world.options))
+        self.path = f"part-{uuid.uuid4().hex}.parquet"
+        pq.write_table(pa.table({"n": [1]}), self.path, filesystem=self.files)
+
+    def there(self):
+        return self.files.get_file_info(self.path).type == FileType.File
+
+
+def materialized_view(world):
+    """Its name; its table is there."""
+    view = parse_definition(
+        {
+            "kind": "view",
+            "name": "delays",
+            "description": "Delays.",
+            "stream": STREAM,
+            "entity": ["origin"],
+            "features": {"departures": {"aggregate": "count", "window": "1h"}},
+        }
+    )
+    applied = Definition(kind="view", name="delays", version=1, spec_json=definition_json(view))
+    world.contracts.take(a_record(applied.SerializeToString(), key=b"view/delays"))
+    uri = delta_table_uri(world.uri, "features", "delays")
+    write_deltalake(uri, pa.table({"origin": ["JFK"]}), storage_options=world.options)
+    return "delays"
+
+
+def test_hourly_pass_removes_orphans_of_streams_views_and_datasets(world, monkeypatch):
+    monkeypatch.setattr(delta_orphans, "ORPHAN_AGE_H", 0)
+    world.append(0, 1)
+    world.datasets.create("held", stream=STREAM)
+    world.datasets.erase("event_id", "departed:1")
+    tables = [
+        ("records", STREAM),
+        ("features", materialized_view(world)),
+        ("dataset-rows", "held", "1"),
+    ]
+    orphans = [Orphan(world, *table) for table in tables]
+    assert [True] * 3 == [each.there() for each in orphans]
+    list(world.keeper.keep(60.0))
+
+    assert [False] * 3 == [each.there() for each in orphans]
+    assert 1 == world.datasets.read_stream(STREAM).to_arrow().num_rows
+    assert 1 == world.datasets.read("held").to_arrow().num_rows

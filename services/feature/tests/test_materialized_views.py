@@ -36,6 +36,7 @@ from hypothesis import strategies as st
 from headrace.errors import Invalid, NotFound, Unavailable
 from headrace.feature_view import StreamView, feature_names
 from headrace_feature import materialize_handlers
+from headrace_feature.adapters import delta_features
 from headrace_feature.adapters.delta_features import DeltaFeatureTables
 from headrace_feature.adapters.memory_archive import MemoryArchive
 from headrace_feature.materialize_handlers import MaterializeView, materialize_view, view_source
@@ -245,7 +246,7 @@ class Overtaken:
     def open(self, view, definition):
         found = self.lake.tables.open(view, definition)
         self.opened += 1
-        if self.opened == 2:  # the first looks for what was left
+        if self.opened == 1:
             self.lake.materialize(self.rides, until_us=START + MINUTE)
         return found
 
@@ -277,6 +278,24 @@ def test_round_whose_commit_another_is_before_is_made_again(lake, monkeypatch):
     lake.materialize(some_rides(3), until_us=START)
     refuse(monkeypatch, 1)
     made = lake.materialize(some_rides(3))
+
+    assert [(0, START), (0, START), (2, AFTER)] == [(each.rows, each.reached_us) for each in made]
+    assert 3 == len(lake.rows())
+
+
+def test_round_whose_files_ingest_may_soon_take_for_left_over_is_made_again(lake, monkeypatch):
+    lake.materialize(some_rides(3), until_us=START)
+    clock, write, slept = FixedClock(AFTER), delta_features._written, []
+    tables = DeltaFeatureTables(lake.folder.as_uri(), {}, clock, lake.erased)
+
+    def written(*given):
+        if not slept:
+            clock.advance(DAY)
+            slept.append(DAY)
+        return write(*given)
+
+    monkeypatch.setattr(delta_features, "_written", written)
+    made = lake.materialize(some_rides(3), tables=tables)
 
     assert [(0, START), (0, START), (2, AFTER)] == [(each.rows, each.reached_us) for each in made]
     assert 3 == len(lake.rows())

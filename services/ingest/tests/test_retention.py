@@ -6,7 +6,9 @@ from __future__ import annotations
 import polars as pl
 import pytest
 
-from headrace.errors import Conflict, Unavailable
+from headrace.application import definition_json, parse_definition
+from headrace.errors import Conflict, NotFound, Unavailable
+from headrace.registry.v1.registry_events_pb2 import Definition
 from headrace_ingest.adapters.contract_book import AppliedContracts
 from headrace_ingest.adapters.duckdb_rows import DuckDbRows
 from headrace_ingest.adapters.memory_tables import MemoryTables
@@ -15,7 +17,7 @@ from headrace_ingest.domain.datasets import Reference
 from headrace_ingest.domain.judging import ARCHIVE_COLUMNS, judge
 from headrace_ingest.handlers import datasets
 from headrace_ingest.handlers.datasets import CreateDataset
-from headrace_ingest.handlers.retention import HOUR_US, KEEP_H, Keeper
+from headrace_ingest.handlers.retention import COPY_KEEP_H, HOUR_US, KEEP_H, Keeper
 from headrace_ingest.ports import Retracted
 from headrace_ingest.testing import NOW_US, MemoryRetracted, a_contract, a_raw
 from headrace_kit.failpoints import FailpointRaised, arm
@@ -184,3 +186,66 @@ def test_step_copies_one_dataset(world):
     ]
 
     assert [1, 2, 3] == copied[:3]
+
+
+def cleaned(world, monkeypatch):
+    """Of which tables, and which versions stay: by the name of stream, view or copy."""
+    found = {}
+
+    def clean(selection, keep, *, keep_h):
+        found[selection.copy or selection.view or selection.stream] = (set(keep), keep_h)
+
+    monkeypatch.setattr(world.tables, "clean", clean)
+    world.keep()
+    return found
+
+
+def a_view(name):
+    return parse_definition(
+        {
+            "kind": "view",
+            "name": name,
+            "description": "Delays.",
+            "stream": STREAM,
+            "entity": ["origin"],
+            "features": {"departures": {"aggregate": "count", "window": "1h"}},
+        }
+    )
+
+
+def test_feature_tables_are_cleaned_also_of_views_that_were_taken_back(world, monkeypatch):
+    spec = definition_json(a_view("applied"))
+    applied = Definition(kind="view", name="applied", version=1, spec_json=spec)
+    world.contracts.take(a_record(applied.SerializeToString(), key=b"view/applied"))
+    world.retracted.answer = Retracted(views=[a_view("gone"), a_view("empty")])
+    for name in ("applied", "gone"):
+        world.tables.append(f"features/{name}", rows(0))
+
+    assert {"applied", "gone", STREAM} == cleaned(world, monkeypatch).keys()
+
+
+def test_table_of_a_dataset_is_cleaned_of_what_a_day_replaced(world, monkeypatch):
+    world.create()
+    assert {STREAM: ({0}, KEEP_H)} == cleaned(world, monkeypatch)
+    world.clock.advance((KEEP_H - 47) * HOUR_US)
+
+    assert {STREAM: (set(), KEEP_H), "all/1": (set(), COPY_KEEP_H)} == cleaned(world, monkeypatch)
+
+
+def test_table_of_a_dataset_that_is_gone_keeps_no_other_from_being_cleaned(world, monkeypatch):
+    world.create("all")
+    world.clock.advance((KEEP_H - 47) * HOUR_US)
+    world.keep()
+    world.retracted.answer = Retracted(views=[a_view("gone")])
+    world.tables.append("features/gone", rows(0))
+    seen = []
+
+    def clean(selection, keep, *, keep_h):
+        seen.append(selection.view)
+        if selection.copy:
+            raise NotFound("STREAM_EMPTY", stream=STREAM)
+
+    monkeypatch.setattr(world.tables, "clean", clean)
+    world.keep()
+
+    assert "gone" == seen[-1]

@@ -107,7 +107,6 @@ def materialize_view(
     [part] = plan.windows
     definition = definitions_of(features, catalogue)
     until_us, snapshots = source.until_us, source.snapshots
-    tables.open(command.view, definition).clean()
     rows = lost = 0
     for number in range(ROUNDS_MAX + 1):
         table = tables.open(command.view, definition)

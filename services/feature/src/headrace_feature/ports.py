@@ -297,9 +297,6 @@ class FeatureTable(Protocol):
         """Add the rows, which then are all up to this moment, or, where another process has
         written since the table was opened, nothing: False. Readers see all of them or none."""
 
-    def clean(self) -> None:
-        """Remove what processes left that ended in the middle, a week later."""
-
 
 class FeatureTables(Protocol):
     """The offline feature tables, which this service alone writes."""

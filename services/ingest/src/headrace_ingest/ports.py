@@ -349,7 +349,8 @@ class RowStore(Protocol):
         """Take the days before this one out of the newest version; how many rows there were."""
 
     def clean(self, selection: Selection, keep: Collection[int], *, keep_h: int) -> None:
-        """Remove files that were replaced before so many hours, but for versions to keep."""
+        """Remove files that were replaced before so many hours, but for versions to keep; and those
+        that no version names, a day after they were written."""
 
     def erase(
         self,

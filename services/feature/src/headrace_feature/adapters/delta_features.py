@@ -4,8 +4,8 @@
 Rows and how far they reach are one commit: the version of the `txn` action `feature|<definition>`
 is the moment up to which all rows are there, and Delta refuses a commit when another one has
 written it since the table was read. Files are written first: what no commit names is never seen,
-and goes a week later. Nothing is compacted and the log is kept: a version stays readable
-until an erasure, behind which ingest removes the files that no dataset names.
+and ingest removes it when it is a day old. Nothing is compacted and the log is kept: a version
+stays readable until an erasure, behind which ingest removes the files that no dataset names.
 
 `feature|erased` is the place in the log of erasures up to which no row of an erased entity is in
 the table. A deletion sets it with the rows that it takes out; rows are appended only by who knows
@@ -42,7 +42,9 @@ from headrace_kit.objects import delta_table_uri
 from headrace_kit.telemetry import counter
 
 FOLDER, DEFINITION, DATE = "features", "_definition", "_date"
-ORPHANS_KEPT_H = 168
+# Well before ingest takes a file that no commit names for one that none ever will: no loop bounds
+# how long a round takes, and the machine may have slept in it.
+COMMITTED_WITHIN_US = 12 * 3_600 * 1_000_000
 Answered = Iterable[tuple[Batch, NDArray[np.float32]]]
 
 ERASURES_FAILED = counter(
@@ -146,11 +148,6 @@ class DeltaFeatureTable:
     def _app_id(self) -> str:
         return f"feature|{self._definition}"
 
-    def clean(self) -> None:
-        if self._table is not None:
-            with store_errors(self._view):
-                self._table.vacuum(retention_hours=ORPHANS_KEPT_H, dry_run=False, full=True)
-
     def append(
         self, answered: Answered, features: Sequence[str], rows: Rows, until_us: int
     ) -> bool:
@@ -180,8 +177,12 @@ class DeltaFeatureTable:
             self._knowledge.others(_rows(batch, each, self._definition, schema), keys)
             for batch, each in answered
         )
+        begun_us = self._clock.now_us()
         files = list(_written(batches, schema, self._uri, self._options))
         failpoint("feature.offline.parquet_written")
+        if self._clock.now_us() - begun_us > COMMITTED_WITHIN_US:
+            log.warning("feature_files_too_old", view=self._view)
+            return False
         self._commit(files, until_us, place)
         return True
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import date
 from typing import Any
 
@@ -15,6 +16,7 @@ from pyarrow.dataset import FileSystemDataset
 
 from headrace.errors import Conflict, NotFound, Unavailable
 from headrace_ingest.adapters.delta_archive import COMMIT_TRIES_MAX, PARTITION_COLUMN
+from headrace_ingest.adapters.delta_orphans import remove_orphans
 from headrace_ingest.domain.datasets import Selection
 from headrace_ingest.domain.erasures import predicate
 from headrace_kit.erased_entities import Entity
@@ -54,7 +56,7 @@ class DeltaTables:
     def open(self, selection: Selection) -> Any:
         with self._store_errors(selection):
             if selection.copy:
-                return self._copy(selection.copy).to_pyarrow_dataset()
+                return self._newest(selection).to_pyarrow_dataset()
             table = self._table(selection)
             try:
                 table.load_as_version(selection.delta_version)
@@ -131,39 +133,42 @@ class DeltaTables:
         raise Unavailable("TABLE_CONTENDED", stream=selection.stream)
 
     def forget(self, selection: Selection, keep: Collection[int]) -> None:
-        # Only what the log calls removed: a file that is being written is not in it yet.
-        self._vacuum(selection, keep, keep_h=0, full=False)
+        self._vacuum(selection, keep, keep_h=0)
 
     def clean(self, selection: Selection, keep: Collection[int], *, keep_h: int) -> None:
-        """Remove what no kept version has: files of a process that died while it wrote, too."""
-        self._vacuum(selection, keep, keep_h=keep_h, full=True)
+        with self._store_errors(selection):
+            newest = self._newest(selection)
+            remove_orphans(newest, self._place(selection), self._options, keep)
+        self._vacuum(selection, keep, keep_h=keep_h)
         failpoint("ingest.keep.vacuumed")
+        if selection.view:  # its versions are read for as long as their files are there
+            return
         with self._store_errors(selection):
             self._newest(selection).cleanup_metadata()  # of the log what is 30 days old
 
-    def _vacuum(
-        self, selection: Selection, keep: Collection[int], *, keep_h: int, full: bool
-    ) -> None:
+    def _vacuum(self, selection: Selection, keep: Collection[int], *, keep_h: int) -> None:
+        """Only what the log calls removed: a file that is being written is not in it yet."""
         with self._store_errors(selection):
             self._newest(selection).vacuum(
                 retention_hours=keep_h,
                 dry_run=False,
                 enforce_retention_duration=False,
-                full=full,
                 keep_versions=sorted(keep),
             )
 
     def _newest(self, selection: Selection) -> DeltaTable:
-        return self._copy(selection.copy) if selection.copy else self._table(selection)
+        return DeltaTable(self._place(selection), storage_options=self._options)
 
-    def _copy(self, copy: str) -> DeltaTable:
-        uri = delta_table_uri(self._uri, COPIES, copy)
-        return DeltaTable(uri, storage_options=self._options)
+    def _place(self, selection: Selection) -> str:
+        if selection.copy:
+            return delta_table_uri(self._uri, COPIES, selection.copy)
+        if selection.view:
+            return delta_table_uri(self._uri, "features", selection.view)
+        return delta_table_uri(self._uri, "records", selection.stream)
 
     def _table(self, selection: Selection) -> DeltaTable:
-        place = ("features", selection.view) if selection.view else ("records", selection.stream)
-        uri = delta_table_uri(self._uri, *place)
-        return DeltaTable(uri, storage_options=self._options)
+        """Of the stream or view itself, also where the selection has a copy."""
+        return self._newest(replace(selection, copy=""))
 
     @contextmanager
     def _store_errors(self, selection: Selection) -> Iterator[None]:

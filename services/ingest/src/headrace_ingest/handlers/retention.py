@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a stream's table need not keep: days beyond the contract's retention, files of old versions.
+"""What tables need not keep: days beyond a contract's retention, files of old versions, orphans.
 
-That of a stream that was taken back ages as its contract said last.
+The table of a stream that was taken back ages as its contract said last. Feature tables lose no
+days, and no files of a version that a dataset names.
 
 A dataset outlives both. While it is young its version is kept as it is; before that version may
 leave the table's log, the dataset gets a table of its own: by then compaction has replaced the
@@ -10,11 +11,13 @@ files that it pins, so that a copy takes no more room than they do.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime
 
 from headrace.errors import NotFound, Unavailable
+from headrace.feature_view import StreamView, View
 from headrace_ingest.domain.contract import Contract
 from headrace_ingest.domain.datasets import Manifest, Selection
 from headrace_ingest.handlers.datasets import pinned_versions
@@ -26,8 +29,10 @@ from headrace_kit.failpoints import failpoint
 
 # Files of replaced versions stay for this long, for readers, and for time travel.
 KEEP_H = 168
+# Of a dataset's own table nobody begins to read a replaced file.
+COPY_KEEP_H = 24
 # The tables of the other streams age on.
-NOTHING_TO_KEEP = ("STREAM_EMPTY", ARCHIVE_MISSING)
+NOTHING_TO_KEEP = ("STREAM_EMPTY", "VIEW_EMPTY", ARCHIVE_MISSING)
 HOUR_US = 3_600 * 1_000_000
 
 
@@ -42,34 +47,59 @@ class Keeper:
     clock: Clock
 
     def keep(self, timeout_s: float) -> Iterator[None]:
-        """One pass over all streams, by steps of at most `timeout_s` each.
+        """One pass over all tables, by steps of at most `timeout_s` each.
 
         Raises Unavailable, once those that are applied are done, while nobody tells the others.
         """
         applied = self.contracts.all()
         for contract in applied:
             yield from self._keep(contract, timeout_s)
-        for contract in not_applied(applied, self.retracted.look_up()):
+        yield from self._clean_views(view for view, _ in self.contracts.views())
+        yield from self._clean_copies()
+        retracted = self.retracted.look_up()
+        for contract in not_applied(applied, retracted):
             yield from self._keep(contract, timeout_s)
+        yield from self._clean_views(retracted.views)
 
     def _keep(self, contract: Contract, timeout_s: float) -> Iterator[None]:
         name = contract.name
-        try:
-            version = self.rows.newest_version(name)
-        except (NotFound, Unavailable) as err:
-            if err.reason not in NOTHING_TO_KEEP:
-                raise
+        newest = self._newest(name)
+        if newest is None:
             return
         for manifest in self._leaving(name):
             self._give_own_table(manifest, timeout_s)
             yield
-        newest = Selection(name, version, ())
         day = self._first_day(contract)
         if day is not None:
             self.rows.retire(newest, day)
         failpoint("ingest.keep.retired")
         self.rows.clean(newest, pinned_versions(name, book=self.datasets), keep_h=KEEP_H)
         yield
+
+    def _clean_views(self, views: Iterable[View]) -> Iterator[None]:
+        for view in views:
+            newest = self._newest(view.stream, view.name) if isinstance(view, StreamView) else None
+            if newest is not None:
+                keep = pinned_versions(newest.stream, view=view.name, book=self.datasets)
+                self.rows.clean(newest, keep, keep_h=KEEP_H)
+                yield
+
+    def _clean_copies(self) -> Iterator[None]:
+        for place in self.datasets.places():
+            selection = self.datasets.get(*place).selection
+            if selection.copy:
+                with suppress(NotFound):  # somebody took it away
+                    self.rows.clean(selection, (), keep_h=COPY_KEEP_H)
+                yield
+
+    def _newest(self, stream: str, view: str = "") -> Selection | None:
+        """None of a table that is not there."""
+        try:
+            return Selection(stream, self.rows.newest_version(stream, view=view), (), view=view)
+        except (NotFound, Unavailable) as err:
+            if err.reason not in NOTHING_TO_KEEP:
+                raise
+            return None
 
     def _first_day(self, contract: Contract) -> date | None:
         """The first day of event time that is kept; None keeps all."""

@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Files in the folder of a Delta table that no version of it names, and none ever will.
+
+A commit that Delta refuses leaves the files it was to name, and so does a process that ends before
+its commit; they hold rows that no later erasure meets. Delta's full vacuum finds them, but has one
+age for them and for replaced files, which time travel needs longer. So it is asked what would go,
+and what its log calls removed is taken off.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import suppress
+from itertools import islice
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+import structlog
+from deltalake import DeltaTable
+from deltalake.fs import DeltaStorageHandler
+
+from headrace_kit.clock import SystemClock
+
+# Nobody commits files that are older. Loops of ingest and feature that delete, append or compact
+# end their service when a round takes five minutes, and MaterializeView commits nothing that it
+# began twelve hours before. The rest is for clocks that differ.
+ORPHAN_AGE_H = 24
+FILES_MAX = 10_000  # of one pass; the rest goes with the next
+# In a folder Delta's storage writes a large file under such a name until it is whole. It lists no
+# file of this name, and removes none.
+_UNFINISHED = re.compile(r".+#\d+")
+
+log = structlog.get_logger(__name__)
+
+
+def remove_orphans(
+    table: DeltaTable, uri: str, options: Mapping[str, str], keep: Collection[int]
+) -> None:
+    """What versions to `keep` name stays, also when the newest log has forgotten it.
+
+    Raises DeltaError, OSError.
+    """
+    files = DeltaStorageHandler(uri, dict(options))
+    removed = 0
+    for path in islice(_orphans(table, keep), FILES_MAX):
+        with suppress(FileNotFoundError):  # another process was faster
+            files.delete_file(path)
+            removed += 1
+    for file in islice(_unfinished(uri), FILES_MAX):
+        file.unlink(missing_ok=True)
+        removed += 1
+    if removed:
+        log.info("orphans_removed", uri=uri, files=removed)
+
+
+def _orphans(table: DeltaTable, keep: Collection[int]) -> Iterator[str]:
+    """Both answers are of the version that was opened: what is committed meanwhile is younger."""
+    unnamed = table.vacuum(
+        retention_hours=ORPHAN_AGE_H,
+        enforce_retention_duration=False,
+        full=True,
+        keep_versions=sorted(keep),
+    )
+    replaced = table.vacuum(retention_hours=0, enforce_retention_duration=False)
+    yield from set(unnamed).difference(replaced)
+
+
+def _unfinished(uri: str) -> Iterator[Path]:
+    parts = urlsplit(uri)
+    if parts.scheme != "file":
+        return
+    youngest_s = SystemClock().now_us() / 1e6 - ORPHAN_AGE_H * 3_600  # Delta's own clock is it, too
+    for file in Path(unquote(parts.path)).rglob("*#*"):
+        with suppress(FileNotFoundError):  # it has just become whole
+            if _UNFINISHED.fullmatch(file.name) and file.stat().st_mtime < youngest_s:
+                yield file
