@@ -26,7 +26,7 @@ from headrace.errors import Busy, Denied, HeadraceError, Invalid, NotFound, Unav
 from headrace.feature.v1 import feature_service_pb2_grpc as service
 from headrace.rpc import call, error_of, open_channel
 from headrace.tracing import TRACEPARENT
-from headrace_kit import native_door
+from headrace_kit import native_door, patience
 from headrace_kit.auth import Guard
 from headrace_kit.grpc_server import GrpcServer
 from headrace_kit.hot_calls import HotMethod, at_once
@@ -487,12 +487,24 @@ def test_front_takes_the_core_from_nobody_and_the_rest_is_as_it_was(answers, tmp
     assert os.SCHED_OTHER == os.sched_getscheduler(0)
 
 
+def test_threads_of_the_grpcio_door_take_the_core_from_nobody(tmp_path):
+    seen = []
+    take = at_once(lambda calls: [seen.append(os.sched_getscheduler(0)) or b"" for _ in calls])
+    with (
+        opened(take, native=False, folder=tmp_path) as made,
+        open_channel(f"127.0.0.1:{made.bound}") as channel,
+    ):
+        ask(channel.unary_unary(PATH), b"a")
+
+    assert [os.SCHED_BATCH] == seen
+
+
 @pytest.mark.parametrize("error", [AttributeError, PermissionError, OSError(38, "ENOSYS")])
 def test_door_opens_where_the_kernel_is_not_to_be_asked(monkeypatch, answers, tmp_path, error):
     def refused(*_args):
         raise error
 
-    monkeypatch.setattr(native_door.os, "sched_setscheduler", refused)
+    monkeypatch.setattr(patience.os, "sched_setscheduler", refused)
     with (
         opened(at_once(answers), native=True, folder=tmp_path) as made,
         open_channel(f"127.0.0.1:{made.bound}") as channel,

@@ -12,8 +12,8 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol
@@ -30,7 +30,8 @@ from headrace.errors import Busy, HeadraceError, Invalid, Unavailable
 from headrace.tokens import Caller
 from headrace_kit import tracing
 from headrace_kit.answer_time import answer_until
-from headrace_kit.auth import Guard, calling, open_to_all, work_for
+from headrace_kit.auth import Guard, open_to_all, work_for
+from headrace_kit.call_pool import CallPool
 from headrace_kit.error_status import to_status
 from headrace_kit.grpc_client import MESSAGE_BYTES_MAX
 from headrace_kit.grpc_streams import STREAM_S_MAX, IncomingStream, outgoing_stream
@@ -110,7 +111,7 @@ class GrpcServer:
     ) -> None:
         self._reuse_port = reuse_port
         self._address, self._port, self._names = host, port, tuple(names)
-        self._pool = ThreadPoolExecutor(workers, thread_name_prefix="grpc")
+        self._pool = CallPool(workers, patient_threads=bool(hot) and door is None)
         self._interceptor = _ErrorInterceptor(_service_of(names), hot, guard, message_bytes_max)
         self._door, self._guard = door, guard
         self._server = grpc.server(
@@ -230,7 +231,10 @@ class _ErrorInterceptor(grpc.ServerInterceptor):
     ) -> None:
         self._guard, self._bytes_max = guard, bytes_max
         self._seconds = histogram(service, "rpc_seconds", "Duration of calls.", "method")
-        self._hot = {method.path: method for method in hot}
+        self._hot = {
+            method.path: _HotHandlers(method, self._seconds.labels(method.path), bytes_max)
+            for method in hot
+        }
         self.draining = threading.Event()
 
     def intercept_service(self, continuation: Any, details: Any) -> Any:
@@ -242,13 +246,10 @@ class _ErrorInterceptor(grpc.ServerInterceptor):
         except HeadraceError as err:
             return _refusing(err)
         span = tracing.call_span(details.method, details.invocation_metadata)
+        if hot := self._hot.get(details.method):
+            return hot.handler(caller, span)
         seconds = self._seconds.labels(details.method)
-        hot = self._hot.get(details.method)
         wire = _Wire(handler, self._bytes_max)
-        if hot:
-            decode = _for_caller(caller, wire.bounded)
-            behaviour = _unary(_one_by_one(hot, span), decode, wire.bounded, seconds, span)
-            return grpc.unary_unary_rpc_method_handler(behaviour)
         decode = _for_caller(caller, wire.messages if handler.request_streaming else wire.message)
         if handler.response_streaming:
             method = handler.unary_stream or handler.stream_stream
@@ -305,7 +306,7 @@ class _Wire:
     def message(self, data: bytes, _: object = None) -> Any:
         """Raises Busy MESSAGE_TOO_LARGE, Invalid DECODE_ERROR."""
         try:
-            return self.handler.request_deserializer(self.bounded(data))
+            return self.handler.request_deserializer(_bounded(data, self.bytes_max))
         except DecodeError as err:
             raise Invalid("DECODE_ERROR") from err
 
@@ -315,22 +316,41 @@ class _Wire:
 
     def encoded(self, response: Any) -> bytes:
         """Raises Busy MESSAGE_TOO_LARGE."""
-        return self.bounded(self.handler.response_serializer(response))
-
-    def bounded(self, data: bytes, _: object = None) -> bytes:
-        """Raises Busy MESSAGE_TOO_LARGE."""
-        if len(data) > self.bytes_max:
-            raise Busy("MESSAGE_TOO_LARGE", bytes=len(data), bytes_max=self.bytes_max)
-        return data
+        return _bounded(self.handler.response_serializer(response), self.bytes_max)
 
 
-def _one_by_one(method: HotMethod, span: Span | None) -> Callable[..., bytes]:
-    def behaviour(payload: bytes, context: grpc.ServicerContext) -> bytes:
+class _HotHandlers:
+    """Of one hot method: each call hands itself over, and its thread waits for the answer."""
+
+    def __init__(self, method: HotMethod, seconds: Any, bytes_max: int) -> None:
+        self._take, self._seconds, self._bytes_max = method.take, seconds, bytes_max
+
+    def handler(self, caller: Caller, span: Span | None) -> Any:
+        return grpc.unary_unary_rpc_method_handler(partial(self._answer, caller, span))
+
+    def _answer(
+        self, caller: Caller, span: Span | None, payload: bytes, context: grpc.ServicerContext
+    ) -> bytes:
+        begin_s = time.monotonic()
+        try:
+            with tracing.working(span):
+                answer = self._awaited(caller, span, _bounded(payload, self._bytes_max), context)
+            return _bounded(answer, self._bytes_max)
+        except Exception as err:  # noqa: BLE001 - the boundary to the caller
+            tracing.end(span, err)
+            _abort(context, err)
+        finally:
+            self._seconds.observe(time.monotonic() - begin_s)
+            tracing.end(span)
+
+    def _awaited(
+        self, caller: Caller, span: Span | None, payload: bytes, context: grpc.ServicerContext
+    ) -> bytes:
         answered: SimpleQueue[Answer | Exception] = SimpleQueue()
         now_s = time.monotonic()
         call = HotCall(
             payload,
-            caller=calling(),
+            caller=caller,
             arrived_s=now_s,
             deadline_s=now_s + remaining_s(context),
             reply=lambda _, answer: answered.put(answer),
@@ -343,13 +363,18 @@ def _one_by_one(method: HotMethod, span: Span | None) -> Callable[..., bytes]:
 
         if not context.add_callback(ended):
             ended()
-        method.take([call])
+        self._take([call])
         answer = answered.get(timeout=DEADLINE_S_MAX)
         if isinstance(answer, bytes):
             return answer
         raise answer
 
-    return behaviour
+
+def _bounded(data: bytes, bytes_max: int) -> bytes:
+    """Raises Busy MESSAGE_TOO_LARGE."""
+    if len(data) > bytes_max:
+        raise Busy("MESSAGE_TOO_LARGE", bytes=len(data), bytes_max=bytes_max)
+    return data
 
 
 def _end_s(context: grpc.ServicerContext) -> float:
@@ -365,7 +390,7 @@ def _refusing(error: HeadraceError) -> Any:
     return grpc.stream_unary_rpc_method_handler(refuse)
 
 
-def _bounded(responses: Iterator[Any], context: grpc.ServicerContext) -> Iterator[Any]:
+def _in_time(responses: Iterator[Any], context: grpc.ServicerContext) -> Iterator[Any]:
     return outgoing_stream(responses, context, deadline_s=_end_s(context))
 
 
@@ -395,7 +420,7 @@ def _streaming(
         try:
             with tracing.working(span):
                 responses = method(decode(request, context), context)
-                yield from _bounded(map(encode, responses), context)
+                yield from _in_time(map(encode, responses), context)
         except Exception as err:  # noqa: BLE001 - the boundary to the caller
             tracing.end(span, err)
             _abort(context, err)

@@ -16,7 +16,6 @@ import shutil
 import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -34,6 +33,7 @@ from headrace_kit.grpc_client import MESSAGE_BYTES_MAX
 from headrace_kit.hot_calls import TOGETHER_MAX, Answer, HotCall, HotMethod, guarded
 from headrace_kit.listening import socket_in
 from headrace_kit.part_thread import PartThread
+from headrace_kit.patience import patient_threads
 
 CALLS_MAX, CONNECTION_CALLS_MAX = 4_000, 1_000
 # Of all open calls. Those that are no larger than LARGE_BYTES fit, however many there are.
@@ -76,7 +76,8 @@ class NativeDoor:
 
     def start(self, host: str, port: int, guard: Guard) -> int:
         """Listen for whom the guard admits; returns the port. Raises Unavailable PORT_TAKEN."""
-        with _patient_threads():
+        # Its thread is woken by each answer: it writes together what was answered together.
+        with patient_threads():
             front = self._front(host, port)
             front.set_fallback(str(self.behind))
             front.start()
@@ -113,26 +114,6 @@ class NativeDoor:
 
     def failed(self) -> BaseException | None:
         return self._desk.thread.failure if self._desk is not None else None
-
-
-@contextmanager
-def _patient_threads() -> Iterator[None]:
-    """Threads that are started within take the core from nobody when they are woken.
-
-    The front's is woken by each answer. On a core of one's own it interrupted who answers each
-    time, and wrote the answers one by one; now it writes together what was answered together.
-    Where there is no such policy, or a sandbox forbids to ask for it, they are as any.
-    """
-    try:
-        policy, param = os.sched_getscheduler(0), os.sched_getparam(0)
-        os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
-    except (AttributeError, OSError):
-        yield
-        return
-    try:
-        yield
-    finally:
-        os.sched_setscheduler(0, policy, param)
 
 
 class _Desk:
@@ -258,7 +239,7 @@ class _Desk:
         else:
             self._front.respond(call.key, answer)
             if not self._open:
-                os.sched_yield()  # to the front's thread, which waited for us: see _patient_threads
+                os.sched_yield()  # to the front's thread, which is patient
 
     def _fail(self, call_id: int, error: Exception) -> None:
         status = to_status(error)

@@ -44,7 +44,7 @@ class Settings(ObjectStoreSettings):
     """Entities of one view that are kept so, about 400 bytes each and its values."""
     grpc_door: Literal["auto", "native", "grpcio"] = "auto"
     """`native` answers more calls at once and has no TLS; `auto` takes it on the loopback alone."""
-    grpc_workers: int = Field(default=16, gt=0, le=256)
+    grpc_workers: int = Field(default=32, gt=0, le=256)
     """Requests that are worked on at once; each waits for its features and its log records."""
     rows_max: int = Field(default=1_000, gt=0, le=100_000)
     """Rows of one request."""
