@@ -21,14 +21,17 @@ from feature_world import (
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from headrace import topics
 from headrace.application import definition_json
 from headrace.errors import Unavailable
 from headrace.feature_rows import FeatureRowTable
 from headrace.feature_view import features_by_name
 from headrace_feature.adapters import row_teller
 from headrace_feature.domain.long_windows import ROWS_MIN
+from headrace_kit import backoff
 from headrace_kit.erased_entities import Entity, entity_sha256
 from headrace_kit.state_store import MemoryStateStore
+from headrace_kit.testing import MemoryPublisher
 
 FEATURES = {
     "count_1h": {"aggregate": "count", "window": "1h"},
@@ -153,6 +156,67 @@ def test_undelivered_row_is_sent_after_a_restart_as_it_is_then():
     world.restart()
     world.loop_handler.idle()
     assert 1 == len(world.publisher.published)
+
+
+class PublisherWithoutATopic(MemoryPublisher):
+    """Of one view."""
+
+    def __init__(self, missing: str) -> None:
+        super().__init__()
+        self.missing: str | None = missing
+
+    def publish(self, messages, *, timeout_s=10.0):
+        if any(message.topic == self.missing for message in messages):
+            raise Unavailable("TOPIC_MISSING", topic=self.missing)
+        super().publish(messages, timeout_s=timeout_s)
+
+
+def views_told(world) -> list[str]:
+    return [topics.FEATURE_ROWS.part_of(message.topic) for message in world.publisher.published]
+
+
+def test_missing_topic_of_rows_holds_up_no_fold_and_no_other_view(monkeypatch):
+    monkeypatch.setattr(backoff, "FIRST_S", 0.0)
+    other = a_view({"count_1h": FEATURES["count_1h"]}, name="other", publish_rows=True)
+    world = World(catalogue=a_catalogue(VIEW, other))
+    world.publisher = PublisherWithoutATopic(topics.FEATURE_ROWS.of("zone"))
+    world.restart()
+    for number in range(2):
+        world.fold(a_ride(f"ride-{number}", START))
+
+    assert 2.0 == world.read_columns(("zone:count_1h",), {"zone": ["a"]}, [START])[0, 0]
+    assert ["other", "other"] == views_told(world)
+    assert not world.rows.ready()
+
+    world.publisher.missing = None
+    world.loop_handler.idle()
+    assert ["other", "other", "zone"] == views_told(world)
+    assert 2.0 == answers(a_table(world).find("a", START))[0, 0]
+    assert world.rows.ready()
+
+
+def test_view_whose_topic_is_missing_is_not_waited_for_once_it_publishes_no_more():
+    world = a_world()
+    world.publisher = PublisherWithoutATopic(topics.FEATURE_ROWS.of("zone"))
+    world.restart()
+    world.fold(a_ride("one", START))
+    assert not world.rows.ready()
+
+    world.catalogue = a_catalogue(a_view(FEATURES))
+    world.loop_handler.idle()
+    assert world.rows.ready()
+
+
+def test_topic_of_rows_that_is_missing_is_looked_for_with_back_off(monkeypatch):
+    monkeypatch.setattr(backoff, "FIRST_S", 60.0)
+    world = a_world()
+    world.publisher = PublisherWithoutATopic(topics.FEATURE_ROWS.of("zone"))
+    world.restart()
+    world.fold(a_ride("one", START))
+    world.publisher.missing = None
+    world.loop_handler.idle()
+
+    assert [] == views_told(world)
 
 
 def test_row_waits_until_somebody_says_whose_its_partition_is():

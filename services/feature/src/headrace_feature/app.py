@@ -111,7 +111,9 @@ def run(settings: Settings) -> int:
     follow = partial(TableFollower, bootstrap=settings.kafka_bootstrap, service=SERVICE)
     warm = WarmUp(held.catalogue, held.store, put_off=history.backfill.put_off)
     admin = AdminServer(
-        settings.http_host, settings.http_port, ready=lambda: loop.ready() and warm()
+        settings.http_host,
+        settings.http_port,
+        ready=lambda: loop.ready() and tellers.rows.ready() and warm(),
     )
     parts: list[Part] = [
         held.publisher,

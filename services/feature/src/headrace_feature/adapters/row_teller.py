@@ -6,7 +6,8 @@
 
 A change stands in the batch of its records, and the row is read when it is sent: an entity that
 changes again meanwhile has one row to send. A view that is being filled sends none until it can be
-read. An entity of which nothing can be told gets a record without value, as does an erased one.
+read, and one whose topic is missing waits alone, as its changes are durable. An entity of which
+nothing can be told gets a record without value, as does an erased one.
 """
 
 from __future__ import annotations
@@ -14,10 +15,12 @@ from __future__ import annotations
 import hashlib
 import json
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import astuple, replace
 from functools import lru_cache
 from itertools import islice
+
+import structlog
 
 from headrace import topics
 from headrace.errors import Unavailable
@@ -28,6 +31,7 @@ from headrace_feature.domain.views import Catalogue, Layout
 from headrace_feature.handlers import OnlineState
 from headrace_feature.ports import Folded
 from headrace_feature.row_handlers import Change, Row, changes_of, publishing_views, rows_of
+from headrace_kit.backoff import Backoff
 from headrace_kit.erased_entities import ErasedEntities
 from headrace_kit.failpoints import failpoint
 from headrace_kit.kafka import Message, Publisher
@@ -42,12 +46,15 @@ PREFIXES_MAX = 1_024
 SENT_MAX = 8_192
 # Changes that are looked at before the loop goes on.
 TIDIED_MAX = 1_024
+TOPIC_MISSING = "TOPIC_MISSING"
+
+log = structlog.get_logger(__name__)
 
 TOLD = counter("feature", "rows_total", "Feature rows that were delivered.", "view")
 
 
 class RowTeller:
-    """FoldFollower; called by the loop's thread alone, but for `finish_sending`.
+    """FoldFollower; called by the loop's thread alone, but for `finish_sending` and `ready`.
 
     `online` reads what is here; `topic_id`: that the positions of a layout are of.
     """
@@ -71,6 +78,11 @@ class RowTeller:
         self._tidied: tuple[Catalogue, int] | None = None
         self._tidying: tuple[Catalogue, int] | None = None
         self._tidy_from = CHANGED
+        self._missing: dict[str, Backoff] = {}  # by view: when its topic is looked for again
+
+    def ready(self) -> bool:
+        """Whether there is a topic for all rows that are to be sent."""
+        return not self._missing
 
     def beside(self, batch: Sequence[Folded]) -> Mapping[bytes, bytes | None]:
         catalogue = self._online.catalogue()
@@ -92,13 +104,33 @@ class RowTeller:
         if self._waiting:
             # Definitions come by another thread: what is found in a catalogue is read by it.
             online = replace(self._online, catalogue=lambda: catalogue)
-            owned = [
-                (view, number)
+            owned = {
+                view.name: self._online.store.owned(catalogue.layout_by_view[view.name]) or ()
                 for view in publishing_views(catalogue)
-                for number in self._online.store.owned(catalogue.layout_by_view[view.name]) or ()
+            }
+            self._missing = {name: each for name, each in self._missing.items() if name in owned}
+            more = [
+                self._send_of(view, owned[view.name], online)
+                for view in publishing_views(catalogue)
             ]
-            more = [self._send(view, number, online) for view, number in owned]
-            self._waiting = not owned or any(more)  # nothing is ours before somebody says so
+            # Nothing is ours before somebody says so.
+            self._waiting = not any(owned.values()) or any(more)
+
+    def _send_of(self, view: StreamView, partitions: Iterable[int], online: OnlineState) -> bool:
+        """Whether there is more. A missing topic concerns its view alone, and the fold goes on."""
+        missing = self._missing.get(view.name)
+        if missing is not None and missing.left_s():
+            return True
+        try:
+            more = [self._send(view, number, online) for number in partitions]
+        except Unavailable as err:
+            if err.reason != TOPIC_MISSING:
+                raise
+            delay_s = self._missing.setdefault(view.name, Backoff()).failed()
+            log.warning("rows_wait", view=view.name, error=str(err), delay_s=delay_s)
+            return True
+        self._missing.pop(view.name, None)
+        return any(more)
 
     def idle(self) -> None:
         """What waits is sent by `send`."""
