@@ -13,11 +13,12 @@ from pathlib import Path
 
 import grpc
 import pytest
-from confluent_kafka.admin import AdminClient
+from confluent_kafka.admin import AdminClient, NewTopic
 from google.rpc.error_details_pb2 import BadRequest
 from grpc_status import rpc_status
 from ingest_process import DEADLINE_S, REQUEST_TIMEOUT_S, Service, Stream
 
+from headrace import topics
 from headrace.admin import create_topics, static_topics
 from headrace.errors import Unavailable
 from headrace.ingest.v1 import ingest_service_pb2 as pb
@@ -33,7 +34,7 @@ from headrace_ingest.adapters.grpc_api import CALLS_MAX
 from headrace_ingest.testing import a_departure
 from headrace_kit.kafka import KafkaPublisher
 from headrace_kit.offsets import partitions_by_topic
-from headrace_kit.testing import wait_until
+from headrace_kit.testing import has_leaders, wait_until
 
 pytestmark = pytest.mark.integration
 
@@ -274,6 +275,37 @@ def test_broker_away_is_unavailable_and_costs_nothing_but_time(own_world):
     assert len(ITEMS) == published.accepted
     stream.wait_taken_in()
     assert ONCE_EACH == dict(service.archived(stream))
+
+
+def made_again(stream, partitions: int) -> None:
+    admin = AdminClient({"bootstrap.servers": stream.bootstrap, "log_level": 0})
+    admin.delete_topics([stream.raw])[stream.raw].result(REQUEST_TIMEOUT_S)
+    wait_until(lambda: {} == partitions_by_topic(stream.bootstrap, [stream.raw]))
+    if partitions:
+        topic = NewTopic(stream.raw, partitions, 1)
+        admin.create_topics([topic])[stream.raw].result(REQUEST_TIMEOUT_S)
+        wait_until(lambda: has_leaders(stream.bootstrap, [stream.raw]))
+
+
+def test_client_publishes_on_when_a_topic_is_made_again_with_fewer_partitions(stream):
+    """It remembers more of them, and until it looks again that the topic is missing."""
+    publisher = RawProducer(raw_producer(stream.bootstrap))
+    rows = [(f"key-{number}".encode(), b"%d" % number) for number in range(100)]
+    assert 100 == publisher.append(stream.raw, rows)
+
+    made_again(stream, partitions=1)
+    assert 100 == publisher.append(stream.raw, rows)
+    assert sorted(rows) == sorted((r.key, r.value) for r in stream.read(stream.raw))
+
+    made_again(stream, partitions=0)
+    with pytest.raises(Unavailable, match="TOPIC_MISSING"):
+        publisher.append(stream.raw, rows)
+    with pytest.raises(Unavailable, match="TOPIC_MISSING"):
+        publisher.append(stream.raw, rows)
+    create_topics(stream.bootstrap, [(stream.raw, topics.RAW)])
+    wait_until(lambda: has_leaders(stream.bootstrap, [stream.raw]))
+    assert 100 == publisher.append(stream.raw, rows)
+    assert sorted(rows) == sorted((r.key, r.value) for r in stream.read(stream.raw))
 
 
 def test_topic_that_is_gone_is_told_by_both_doors(start_service, stream):

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Bad input of a caller is told with the row's number, and nothing that was queued is lost."""
 
+from dataclasses import dataclass
 from functools import cached_property
 from types import SimpleNamespace
 
@@ -44,6 +45,18 @@ ENDPOINT = parse_definition(
 ROW = {"ride": "a", "riders": 2, "price": 1.5}
 
 
+@dataclass
+class FakeMessage:
+    kept_key: bytes
+    kept_value: bytes
+
+    def key(self):
+        return self.kept_key
+
+    def value(self):
+        return self.kept_value
+
+
 class FakeProducer:
     """Queues up to a size, and delivers what is queued at the flush; or fails with an error."""
 
@@ -51,17 +64,22 @@ class FakeProducer:
         self.row_bytes_max, self.queued, self.delivered = row_bytes_max, [], []
         self.fails_from, self.error = None, KafkaError(KafkaError._MSG_TIMED_OUT)
 
+    def list_topics(self, topic, timeout):
+        """It is not there."""
+        error = KafkaError(KafkaError.UNKNOWN_TOPIC_OR_PART)
+        return SimpleNamespace(topics={topic: SimpleNamespace(error=error)})
+
     def produce(self, topic, *, value, key, on_delivery):
         if len(value) > self.row_bytes_max:
             raise KafkaException(KafkaError(KafkaError.MSG_SIZE_TOO_LARGE))
-        self.queued.append((value, on_delivery))
+        self.queued.append((FakeMessage(key, value), on_delivery))
 
     def flush(self, timeout_s):
-        for value, on_delivery in self.queued:
+        for message, on_delivery in self.queued:
             failed = self.fails_from is not None and len(self.delivered) >= self.fails_from
-            on_delivery(self.error if failed else None, None)
+            on_delivery(self.error if failed else None, message)
             if not failed:
-                self.delivered.append(value)
+                self.delivered.append(message.value())
         self.queued = []
         return 0
 
@@ -116,6 +134,7 @@ def test_key_is_the_text_of_its_column(value, key):
         (KafkaError.UNKNOWN_TOPIC_OR_PART, "TOPIC_MISSING"),
         (KafkaError._UNKNOWN_TOPIC, "TOPIC_MISSING"),
         (KafkaError._UNKNOWN_PARTITION, "TOPIC_MISSING"),
+        (KafkaError._DESTROY, "TOPIC_MISSING"),
     ],
 )
 def test_records_that_are_not_delivered_are_counted_beside_those_that_are(

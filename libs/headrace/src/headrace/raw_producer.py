@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -26,6 +26,8 @@ DELIVERY_TIMEOUT_S = 30.0
 TOPIC_WAIT_S = 2.0
 REPORT_POLL_S = 0.05
 QUEUE_RECORDS_MAX = 200_000
+# What is under way to a partition when the client learns that it is no more is told as destroyed.
+PARTITION_GONE = (*MISSING_TOPIC, KafkaError._DESTROY)
 
 
 def raw_producer(bootstrap: str) -> Producer:
@@ -60,22 +62,26 @@ def await_reports(producer: Producer, all_told: Callable[[], bool]) -> None:
 
 @dataclass(slots=True)
 class _Reports:
-    """How many records were queued, and what Kafka said of them."""
+    """How many records were queued, and what Kafka said of them.
+
+    `absent`: key and value of those whose topic, or partition of it, is not there.
+    """
 
     queued: int = 0
     delivered: int = 0
     failed: int = 0
-    missing: bool = False
+    absent: list[tuple[bytes, bytes]] = field(default_factory=list)
 
-    def take(self, error: KafkaError | None, _: object) -> None:
+    def take(self, error: KafkaError | None, message: Any) -> None:
         if error is None:
             self.delivered += 1
+        elif error.code() in PARTITION_GONE:
+            self.absent.append((message.key() or b"", message.value() or b""))
         else:
             self.failed += 1
-            self.missing |= error.code() in MISSING_TOPIC
 
     def all_told(self) -> bool:
-        return self.delivered + self.failed >= self.queued
+        return self.delivered + self.failed + len(self.absent) >= self.queued
 
 
 class RawProducer:
@@ -92,14 +98,15 @@ class RawProducer:
     def _append(self, topic: str, rows: Iterable[tuple[bytes, bytes]], told: Options) -> int:
         reports = _Reports()
         for key, value in rows:
+            if reports.absent:
+                self._deliver(topic, told, reports)
             try:
                 self._enqueue(topic, key, value, told, reports)
             except KafkaException as err:
-                self._flush(topic, reports)
+                self._deliver(topic, told, reports)
                 row = {"row": reports.queued + 1, "row_bytes": len(key) + len(value)}
                 raise counted(_refused(err, topic, **row), reports.delivered) from err
-            reports.queued += 1
-        self._flush(topic, reports)
+        self._deliver(topic, told, reports)
         return reports.queued
 
     def _enqueue(
@@ -107,23 +114,57 @@ class RawProducer:
     ) -> None:
         """Into the producer's queue, once it has room: what is stuck in it expires."""
         deadline_s = time.monotonic() + DELIVERY_TIMEOUT_S
+        looked = False
         while True:
             try:
-                return self._producer.produce(
+                self._producer.produce(
                     topic, value=value, key=key, on_delivery=reports.take, **told
                 )
             except BufferError as err:
                 if time.monotonic() > deadline_s:
                     raise _undelivered(topic, reports) from err
                 self._producer.poll(0.1)
+            except KafkaException as err:
+                if looked or err.args[0].code() not in MISSING_TOPIC or not self._there(topic):
+                    raise
+                looked = True
+            else:
+                reports.queued += 1
+                return
+
+    def _deliver(self, topic: str, told: Options, reports: _Reports) -> None:
+        """All that is queued. The client remembers the partitions of a topic for minutes: what met
+        one that is no more, since the topic was made again with fewer, is sent again, behind the
+        rest.
+        """
+        deadline_s = time.monotonic() + TOPIC_WAIT_S
+        self._flush(topic, reports)
+        while reports.absent and time.monotonic() < deadline_s and self._there(topic):
+            rows, reports.absent = reports.absent, []
+            reports.queued -= len(rows)
+            for row in rows:
+                self._enqueue(topic, *row, told, reports)
+            self._flush(topic, reports)
+            if reports.absent:  # not every broker knows of the new one yet
+                self._producer.poll(REPORT_POLL_S)
+        if reports.delivered < reports.queued:
+            raise _undelivered(topic, reports)
+
+    def _there(self, topic: str) -> bool:
+        """Asks Kafka, which also tells the client what the topic is now."""
+        try:
+            return (
+                self._producer.list_topics(topic, timeout=TOPIC_WAIT_S).topics[topic].error is None
+            )
+        except KafkaException:
+            return False
 
     def _flush(self, topic: str, reports: _Reports) -> None:
+        """Until Kafka has said something of all."""
         try:
             await_reports(self._producer, reports.all_told)
         except KafkaException as err:
             raise _undelivered(topic, reports) from err
-        if reports.delivered < reports.queued:
-            raise _undelivered(topic, reports)
 
 
 def encoder(contract: Stream) -> Callable[[Mapping[str, Any]], bytes]:
@@ -151,7 +192,7 @@ def key_text(value: object) -> str:
 
 
 def _undelivered(topic: str, reports: _Reports) -> HeadraceError:
-    reason = "TOPIC_MISSING" if reports.missing else "DELIVERY_UNKNOWN"
+    reason = "TOPIC_MISSING" if reports.absent else "DELIVERY_UNKNOWN"
     records = reports.queued - reports.delivered
     return counted(Unavailable(reason, topic=topic, records=records), reports.delivered)
 
