@@ -99,12 +99,13 @@ def staged(processes):
 
 
 @contextmanager
-def supervising(folder, *stages, said=None, **given):
+def supervising(folder, *stages, said=None, start_s_max=60.0, **given):
     supervisor = Supervisor(
         lambda: [staged(processes) for processes in stages],
         DataFolder(folder / "data"),
         report=(said if said is not None else []).append,
         policy=RestartPolicy(**{"delay_min_s": 0.01, "delay_max_s": 0.05, **given}),
+        start_s_max=start_s_max,
     )
     with supervisor.running():
         yield supervisor
@@ -313,6 +314,38 @@ def test_start_fails_when_a_process_is_not_ready_in_time(tmp_path):
     ):
         pass
     assert 0 == clear_leftovers(DataFolder(tmp_path / "data"))
+
+
+def ready_once():
+    """A process that says so, and then not again."""
+    answers = iter([True])
+    return lambda timeout_s: next(answers, False)
+
+
+def test_all_processes_together_have_one_time_to_be_ready(tmp_path):
+    """Which begins neither with each stage nor with each process."""
+    late = a_process("late", tmp_path, ready=lambda timeout_s: False, ready_deadline_s=600.0)
+    with (
+        pytest.raises(Unavailable, match=r"process=late.*not ready in 0.3 s"),
+        supervising(tmp_path, [a_process("first", tmp_path)], [late], start_s_max=0.3),
+    ):
+        pass
+    assert 0 == clear_leftovers(DataFolder(tmp_path / "data"))
+
+
+def test_process_that_is_ready_no_more_is_waited_for_no_longer_than_the_others(tmp_path):
+    was = a_process("was", tmp_path, ready=ready_once(), ready_deadline_s=600.0)
+    late = a_process("late", tmp_path, ready=lambda timeout_s: was_unready(tmp_path))
+    with (
+        pytest.raises(Unavailable, match=r"START_FAILED.*not ready in 3 s"),
+        supervising(tmp_path, [was, late], start_s_max=3.0),
+    ):
+        pass
+
+
+def was_unready(folder):
+    state = read_state(DataFolder(folder / "data"))
+    return state is not None and UNREADY == state.processes[0].state
 
 
 def test_taken_port_stops_the_start_before_anything_runs(tmp_path):

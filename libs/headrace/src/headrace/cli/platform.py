@@ -24,7 +24,6 @@ from headrace.local.tools import ToolCache
 
 # What is needed once is downloaded and built, then come the stores, then the services.
 START_DEADLINE_S = 900.0
-STOP_DEADLINE_S = 90.0
 STYLE = {Level.OK: "green", Level.WARNING: "yellow", Level.PROBLEM: "bold red"}
 TOOLS = Path(".headrace/tools")
 
@@ -48,8 +47,8 @@ def up(
     """Start Kafka and the six services on this machine; Ctrl-C stops them all.
 
     Data stay in the data folder, and the next start goes on with them. A service that dies is
-    started again; one that lives is waited for, up to five minutes, and every ten seconds it is
-    told what for.
+    started again; all together have five minutes to be ready, without what is downloaded and built
+    at the first time, and every ten seconds it is told what is waited for.
 
         headrace up
 
@@ -77,7 +76,7 @@ def down(data_dir: DataDir = DEFAULT_DATA_DIR) -> None:
     headrace down
     """
     with told_errors():
-        stopped = control.stop(DataFolder(data_dir), deadline_s=STOP_DEADLINE_S)
+        stopped = control.stop(DataFolder(data_dir), deadline_s=control.STOP_DEADLINE_S)
     out.print("Stopped." if stopped else "Nothing was running.")
 
 

@@ -18,6 +18,7 @@ from headrace.local.state import DataFolder, read_state, running
 
 POLL_INTERVAL_S = 0.05
 KILL_TIMEOUT_S = 5.0
+STOP_DEADLINE_S = 90.0
 
 
 def start_detached(
@@ -57,7 +58,7 @@ def start_detached(
         return process
     code = process.poll()
     if code is None:
-        stop(folder, deadline_s=deadline_s)
+        stop(folder, deadline_s=STOP_DEADLINE_S)
         process.wait(KILL_TIMEOUT_S)
     raise Unavailable(
         "START_FAILED",

@@ -26,7 +26,7 @@ from headrace.local.process import ProcessSpec
 from headrace.local.service_process import check_settings, service_process
 from headrace.local.settings import has_settings
 from headrace.local.state import DataFolder, live_state, rss_mb_by_service
-from headrace.local.supervisor import Report, Stage, Supervisor
+from headrace.local.supervisor import START_S_MAX, Report, Stage, Supervisor
 from headrace.local.tools import ToolCache
 
 SERVICES = ("registry", "ingest", "feature", "trainer", "inference", "monitor")
@@ -43,8 +43,6 @@ BUCKET = "headrace"
 ADDRESSES_FILE = "addresses.json"
 STORES_FILE = "stores.json"
 BROKER_DEADLINE_S = 10.0
-# A service that lives may have much to restore, or share few cores with all that starts.
-SERVICE_DEADLINE_S = 300.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,7 +164,7 @@ class Platform:
         else:
             spec = service_process(name, doors, {**settings, "REST_PORT": str(rest)})
             spec = replace(spec, ports={**spec.ports, f"{name}-rest": rest})
-        return replace(spec, ready_deadline_s=SERVICE_DEADLINE_S)
+        return replace(spec, ready_deadline_s=START_S_MAX)
 
     @property
     def _bootstrap(self) -> str:

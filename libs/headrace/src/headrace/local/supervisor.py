@@ -43,6 +43,8 @@ LOOK_INTERVAL_S = 0.1
 PROBE_INTERVAL_S = 2.0
 LOG_LOOK_INTERVAL_S = 5.0
 WAIT_TOLD_INTERVAL_S = 10.0
+# Of all processes together: one that lives may have much to restore, or share few cores.
+START_S_MAX = 300.0
 LOG_BYTES_MAX = 16 * 1024 * 1024
 
 Report = Callable[[str], None]
@@ -74,7 +76,8 @@ class Supervisor:
     """Stages of processes: the processes of a stage start when those before it are ready.
 
     `plan` answers the stages. It is asked when no other supervisor runs on the folder, so it may
-    write there, and may take its time. `report` hears one line per event.
+    write there, and may take its time. `report` hears one line per event. All processes together
+    have `start_s_max` to be ready.
     """
 
     def __init__(
@@ -84,9 +87,11 @@ class Supervisor:
         *,
         report: Report,
         policy: RestartPolicy = RestartPolicy(),
+        start_s_max: float = START_S_MAX,
     ) -> None:
         self._plan, self._folder = plan, folder
         self._report, self._policy = report, policy
+        self._start_s_max = start_s_max
         self._stages: list[_WatchedStage] = []
         self._stopping, self._was_ready = False, threading.Event()
         self._written: RunState | None = None
@@ -150,6 +155,7 @@ class Supervisor:
         return _WatchedStage(processes, stage.then)
 
     def _start(self) -> bool:
+        begun_s = time.monotonic()
         for stage in self._stages:
             for watched in stage.processes:
                 watched.start()
@@ -163,15 +169,23 @@ class Supervisor:
                         raise watched.failure
                 if (now_s := time.monotonic()) >= told_due_s:
                     told_due_s = now_s + WAIT_TOLD_INTERVAL_S
-                    self._tell(awaited, now_s)
+                    self._tell(awaited, now_s - begun_s)
+                self._check_time(awaited, now_s - begun_s)
                 time.sleep(LOOK_INTERVAL_S)
             stage.then()
         return True
 
-    def _tell(self, awaited: Sequence[_Watched], now_s: float) -> None:
+    def _tell(self, awaited: Sequence[_Watched], waited_s: float) -> None:
         for watched in awaited:
             if watched.state != READY:
-                self._report(watched.awaited(now_s))
+                waited = f"{waited_s:.0f} s of {self._start_s_max:.0f} s"
+                self._report(f"{watched.spec.name}: not ready yet, {waited}: {watched.awaited()}")
+
+    def _check_time(self, awaited: Sequence[_Watched], waited_s: float) -> None:
+        """One that was ready and is no more is waited for no longer than the others."""
+        late = next((each for each in awaited if each.state != READY), None)
+        if late is not None and waited_s >= self._start_s_max:
+            raise late.late(self._start_s_max)
 
     def _look(self) -> None:
         now_s = time.monotonic()
@@ -244,11 +258,17 @@ class _Watched:
         elif now_s >= self._due_s:
             self._probe(self._child, now_s)
 
-    def awaited(self, now_s: float) -> str:
-        """For how long it is waited for, and what it says about that itself."""
+    def awaited(self) -> str:
+        """What it says itself about why it is waited for."""
         said = self._child.trouble() if self._child is not None else ""
-        waited = f"{now_s - self._started_s:.0f} s of {self.spec.ready_deadline_s:.0f} s"
-        return f"{self.spec.name}: not ready yet, {waited}: {said or f'see {self.log}'}"
+        return said or f"see {self.log}"
+
+    def late(self, waited_s: float) -> HeadraceError:
+        """The error of a start that it was waited for in vain."""
+        cause = f"not ready in {waited_s:g} s"
+        return Unavailable(
+            "START_FAILED", process=self.spec.name, cause=cause, said=self.awaited(), log=self.log
+        )
 
     def ask_to_stop(self) -> None:
         """Sends the stop signal, if it runs."""
