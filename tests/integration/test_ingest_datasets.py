@@ -297,3 +297,19 @@ def test_hourly_pass_removes_orphans_of_streams_views_and_datasets(world, monkey
     assert [False] * 3 == [each.there() for each in orphans]
     assert 1 == world.datasets.read_stream(STREAM).to_arrow().num_rows
     assert 1 == world.datasets.read("held").to_arrow().num_rows
+
+
+def test_rows_of_a_deleted_dataset_go_with_the_next_hourly_pass(world):
+    world.append(0, 1)
+    for name in ("held", "kept"):
+        world.datasets.create(name, stream=STREAM)
+    world.datasets.erase("event_id", "departed:1")
+    tables = DeltaTables(world.uri, world.options)
+    list(world.keeper.keep(60.0))
+    assert {"held/1", "kept/1"} == tables.copies()
+    world.datasets.delete("held", 1)
+    for _ in range(2):  # the second has nothing to do
+        list(world.keeper.keep(60.0))
+
+    assert {"kept/1"} == tables.copies()
+    assert 1 == world.datasets.read("kept").to_arrow().num_rows

@@ -249,3 +249,16 @@ def test_table_of_a_dataset_that_is_gone_keeps_no_other_from_being_cleaned(world
     world.keep()
 
     assert "gone" == seen[-1]
+
+
+def test_table_of_a_deleted_dataset_goes_and_those_of_others_stay(world):
+    for name in ("all", "more"):
+        world.create(name)
+    world.clock.advance((KEEP_H - 47) * HOUR_US)
+    world.keep()
+    assert {"all/1", "more/1"} == world.tables.copies()
+    datasets.delete_dataset("more", 1, "delete", book=world.book)
+    world.keep()
+
+    assert {"all/1"} == world.tables.copies()
+    assert ["departed:0", "departed:1"] == world.ids()

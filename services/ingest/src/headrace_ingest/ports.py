@@ -370,6 +370,12 @@ class RowStore(Protocol):
     def forget(self, selection: Selection, keep: Collection[int]) -> None:
         """Remove the files of older versions than the newest, but for those to keep."""
 
+    def copies(self) -> set[str]:
+        """Which tables of their own datasets have, or had."""
+
+    def drop(self, copy: str) -> None:
+        """Remove such a table, and what an earlier removal left of it."""
+
 
 class DatasetBook(Protocol):
     """The manifests and tags of datasets: each is written once, and one of racing writers wins.
@@ -397,6 +403,9 @@ class DatasetBook(Protocol):
 
     def places(self, name: str = "") -> list[tuple[str, int]]:
         """Name and number of what is not deleted, of one name or of all, newest first in each."""
+
+    def deleted(self) -> set[tuple[str, int]]:
+        """Name and number of what is."""
 
     def delete(self, name: str, number: int) -> None:
         """Raises NotFound DATASET_UNKNOWN for what never was."""

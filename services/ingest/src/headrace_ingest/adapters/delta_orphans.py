@@ -18,7 +18,9 @@ from urllib.parse import unquote, urlsplit
 
 import structlog
 from deltalake import DeltaTable
+from deltalake.exceptions import TableNotFoundError
 from deltalake.fs import DeltaStorageHandler
+from pyarrow.fs import FileSelector, FileType, PyFileSystem
 
 from headrace_kit.clock import SystemClock
 
@@ -47,11 +49,34 @@ def remove_orphans(
         with suppress(FileNotFoundError):  # another process was faster
             files.delete_file(path)
             removed += 1
-    for file in islice(_unfinished(uri), FILES_MAX):
+    for file in islice(_unfinished(uri, age_h=ORPHAN_AGE_H), FILES_MAX):
         file.unlink(missing_ok=True)
         removed += 1
     if removed:
         log.info("orphans_removed", uri=uri, files=removed)
+
+
+def files_below(uri: str, options: Mapping[str, str]) -> list[str]:
+    """Their paths from there; none where no folder is."""
+    try:
+        files = PyFileSystem(DeltaStorageHandler(uri, dict(options)))
+    except TableNotFoundError:
+        return []
+    found = files.get_file_info(FileSelector("", allow_not_found=True, recursive=True))
+    return [each.path for each in found if each.type == FileType.File]
+
+
+def remove_all(uri: str, options: Mapping[str, str]) -> None:
+    """Of a table that nobody reads or writes any more; empty folders stay.
+
+    Raises DeltaError, OSError.
+    """
+    for file in _unfinished(uri, age_h=0):
+        file.unlink(missing_ok=True)
+    files = DeltaStorageHandler(uri, dict(options))
+    for path in files_below(uri, options):
+        with suppress(FileNotFoundError):  # another process was faster
+            files.delete_file(path)
 
 
 def _orphans(table: DeltaTable, keep: Collection[int]) -> Iterator[str]:
@@ -66,11 +91,11 @@ def _orphans(table: DeltaTable, keep: Collection[int]) -> Iterator[str]:
     yield from set(unnamed).difference(replaced)
 
 
-def _unfinished(uri: str) -> Iterator[Path]:
+def _unfinished(uri: str, *, age_h: int) -> Iterator[Path]:
     parts = urlsplit(uri)
     if parts.scheme != "file":
         return
-    youngest_s = SystemClock().now_us() / 1e6 - ORPHAN_AGE_H * 3_600  # Delta's own clock is it, too
+    youngest_s = SystemClock().now_us() / 1e6 - age_h * 3_600  # Delta's own clock is it, too
     for file in Path(unquote(parts.path)).rglob("*#*"):
         with suppress(FileNotFoundError):  # it has just become whole
             if _UNFINISHED.fullmatch(file.name) and file.stat().st_mtime < youngest_s:

@@ -77,6 +77,12 @@ class Tables(Protocol):
     def forget(self, selection: Selection, keep: Collection[int]) -> None:
         """As RowStore says."""
 
+    def copies(self) -> set[str]:
+        """As RowStore says."""
+
+    def drop(self, copy: str) -> None:
+        """As RowStore says."""
+
     def retire(self, selection: Selection, first_day: date) -> int:
         """As RowStore says."""
 
@@ -249,6 +255,12 @@ class DuckDbRows:
 
     def forget(self, selection: Selection, keep: Collection[int]) -> None:
         self._tables.forget(selection, keep)
+
+    def copies(self) -> set[str]:
+        return self._tables.copies()
+
+    def drop(self, copy: str) -> None:
+        self._tables.drop(copy)
 
     def _pieces(self, selection: Selection, query: str, timeout_s: float) -> Iterator[bytes]:
         with self._work(timeout_s, rows=selection) as work:

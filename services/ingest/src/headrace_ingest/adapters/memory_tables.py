@@ -99,6 +99,12 @@ class MemoryTables:
     def clean(self, selection: Selection, keep: Collection[int], *, keep_h: int) -> None:
         self.forget(selection, keep)
 
+    def copies(self) -> set[str]:
+        return set(self._copies)
+
+    def drop(self, copy: str) -> None:
+        self._copies.pop(copy, None)
+
     def forget(self, selection: Selection, keep: Collection[int]) -> None:
         if not selection.copy:
             old = set(range(self._newest(selection)))

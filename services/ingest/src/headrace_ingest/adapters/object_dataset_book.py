@@ -88,6 +88,10 @@ class ObjectDatasetBook:
         ]
         return sorted(found, key=lambda each: (each[0], -each[1]))
 
+    def deleted(self) -> set[tuple[str, int]]:
+        keys = set(self._objects.keys(ROOT))
+        return {place for place in map(_place, keys) if place[1] and _deleted_key(*place) in keys}
+
     def delete(self, name: str, number: int) -> None:
         self._manifest(name, number)
         self._objects.put_if_absent(_deleted_key(name, number), b"{}")

@@ -56,6 +56,7 @@ class Keeper:
             yield from self._keep(contract, timeout_s)
         yield from self._clean_views(view for view, _ in self.contracts.views())
         yield from self._clean_copies()
+        yield from self._drop_copies()
         retracted = self.retracted.look_up()
         for contract in not_applied(applied, retracted):
             yield from self._keep(contract, timeout_s)
@@ -91,6 +92,13 @@ class Keeper:
                 with suppress(NotFound):  # somebody took it away
                     self.rows.clean(selection, (), keep_h=COPY_KEEP_H)
                 yield
+
+    def _drop_copies(self) -> Iterator[None]:
+        """Of deleted datasets, into which no erasure looks."""
+        deleted = {f"{name}/{number}" for name, number in self.datasets.deleted()}
+        for copy in sorted(deleted & self.rows.copies()):
+            self.rows.drop(copy)
+            yield
 
     def _newest(self, stream: str, view: str = "") -> Selection | None:
         """None of a table that is not there."""
