@@ -1,8 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Records of the archive, whatever its files lack."""
 
+import pytest
 from feature_lake import STREAM, Lake
 from feature_world import START, Event, a_catalogue, a_view
+
+from headrace.errors import HeadraceError
 
 VIEW = a_view({"riders_1h": {"aggregate": "count", "window": "1h"}}, entity=("zone", "driver"))
 
@@ -32,3 +35,25 @@ def test_archive_without_any_text_of_a_column_has_none(tmp_path):
     lake.store()
 
     assert [None, None] == drivers_of(lake)
+
+
+@pytest.mark.parametrize(
+    ("question", "reason"),
+    [
+        (lambda archive: archive.at({STREAM: 0}), "ARCHIVE_VERSION_UNKNOWN"),
+        (lambda archive: archive.newest([STREAM]), "TABLE_CONTENDED"),
+    ],
+    ids=["named by a manifest", "newest when it was asked for"],
+)
+def test_version_whose_files_an_erasure_removed_is_told(question, reason, tmp_path):
+    lake = Lake(tmp_path)
+    for moment in range(3):
+        lake.publish([Event(f"ride-{moment}", START + moment, START + moment)])
+        lake.store(1)
+    snapshot = question(lake.archive)[STREAM]
+    lake.compact_and_vacuum()
+    (layout,) = a_catalogue(VIEW).layouts().values()
+
+    for read in (lambda s: s.records(layout, START + 10), lambda s: s.between(0, START + 10)):
+        with pytest.raises(HeadraceError, match=reason):
+            read(snapshot)

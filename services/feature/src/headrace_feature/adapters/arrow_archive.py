@@ -6,7 +6,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import numpy as np
@@ -14,7 +14,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from headrace.entity import text_of
-from headrace.errors import Unavailable
+from headrace.errors import NotFound, Unavailable
 from headrace.expression import Expression, Node
 from headrace_feature.domain.records import Numbers, Records, Share, Texts
 from headrace_feature.domain.views import Layout
@@ -25,19 +25,23 @@ ID, EVENT_TIME, KNOWN_TIME = "_event_id", "_event_time_us", "_known_time_us"
 
 @dataclass(frozen=True, slots=True)
 class ArrowSnapshot:
-    """`dataset`: a pyarrow data set with the three columns above and the stream's own."""
+    """`dataset`: a pyarrow data set with the three columns above and the stream's own.
+
+    `pinned`: the caller named the version, and no other one will do.
+    """
 
     version: int
     observations: int
     dataset: Any
+    pinned: bool = False
 
     def between(self, after_us: int, until_us: int) -> ArrowSnapshot:
         import pyarrow.compute as pc
 
         happened = pc.field(EVENT_TIME)
         some = self.dataset.filter((happened > after_us) & (happened <= until_us))
-        with _store_errors(self.version):
-            return ArrowSnapshot(self.version, some.count_rows(), some)
+        with self._store_errors():
+            return replace(self, observations=some.count_rows(), dataset=some)
 
     def records(
         self, layout: Layout, known_until_us: int, *, share: Share | None = None
@@ -50,13 +54,27 @@ class ArrowSnapshot:
             columns=[*sorted(archived), ID, EVENT_TIME, KNOWN_TIME],
             filter=pc.field(KNOWN_TIME) <= known_until_us,
         )
-        with _store_errors(self.version):
+        with self._store_errors():
             if share is None:
                 table = scanner.to_table()
             else:
                 batches = _shared(scanner.to_batches(), layout.entity, share)
                 table = pa.Table.from_batches(batches, scanner.projected_schema)
         return _to_records(_counted(_unified(table), layout.filter), layout)
+
+    @contextmanager
+    def _store_errors(self) -> Iterator[None]:
+        """An erasure removes the files of the versions before it, whoever reads them."""
+        import pyarrow as pa
+
+        try:
+            yield
+        except FileNotFoundError as err:
+            if self.pinned:
+                raise NotFound("ARCHIVE_VERSION_UNKNOWN", version=self.version) from err
+            raise Unavailable("TABLE_CONTENDED", version=self.version) from err
+        except (OSError, pa.ArrowException) as err:
+            raise Unavailable("OBJECT_STORE_UNAVAILABLE", version=self.version) from err
 
 
 def _unified(table: Any) -> Any:
@@ -79,16 +97,6 @@ def _encoded(chunk: Any) -> Any:
     if not chunk.dictionary.null_count:
         return chunk
     return chunk.cast(chunk.type.value_type).dictionary_encode().cast(chunk.type)
-
-
-@contextmanager
-def _store_errors(version: int) -> Iterator[None]:
-    import pyarrow as pa
-
-    try:
-        yield
-    except (OSError, pa.ArrowException) as err:
-        raise Unavailable("OBJECT_STORE_UNAVAILABLE", version=version) from err
 
 
 def _shared(batches: Iterator[Any], entity: Sequence[str], share: Share) -> Iterator[Any]:

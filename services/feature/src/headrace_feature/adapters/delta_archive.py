@@ -104,7 +104,7 @@ class DeltaArchive:
         table = self._open(stream, version)
         if table is None:
             raise NotFound("ARCHIVE_VERSION_UNKNOWN", stream=stream, version=version)
-        return _snapshot(table)
+        return _snapshot(table, pinned=version is not None)
 
     def _open(self, stream: str, version: int | None = None) -> Any:
         """None where there is no table yet, or no such version of it any more."""
@@ -154,7 +154,7 @@ def _offset(table: Any, raw_topic: RawTopic, partition: int) -> int:
     return _counter(table, raw_topic, partition, "offset") or 0
 
 
-def _snapshot(table: Any) -> ArrowSnapshot:
+def _snapshot(table: Any, *, pinned: bool = False) -> ArrowSnapshot:
     from pyarrow.dataset import ParquetReadOptions
 
     texts = [field.name for field in table.schema().fields if _holds_texts(field)]
@@ -164,6 +164,7 @@ def _snapshot(table: Any) -> ArrowSnapshot:
         version=int(table.version()),
         observations=sum(counts),
         dataset=table.to_pyarrow_dataset(parquet_read_options=options),
+        pinned=pinned,
     )
 
 
