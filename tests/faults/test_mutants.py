@@ -7,7 +7,7 @@ process; the unharmed pipeline comes first, and nothing may be found in it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 import polars as pl
@@ -27,7 +27,7 @@ from headrace_ingest.domain.tolerance import Tolerance
 from headrace_ingest.handlers.sink import RecordSink
 from headrace_ingest.handlers.storing import Pace
 from headrace_ingest.ports import RawTopic
-from headrace_ingest.testing import a_quality_watch, a_seal
+from headrace_ingest.testing import a_quality_watch, a_seal, never_read
 from headrace_kit.erased_entities import ErasedEntities
 from headrace_kit.json_strict import decode
 from headrace_kit.kafka import Message, Partition, Record
@@ -52,7 +52,7 @@ class Pipeline:
 
     uri: str
     publisher: MemoryPublisher = field(default_factory=MemoryPublisher)
-    archive_of: Callable[[str], DeltaArchive] = lambda uri: DeltaArchive(uri, {})
+    archive_of: type[DeltaArchive] = DeltaArchive
     crash_after: int | None = None
 
     def __post_init__(self) -> None:
@@ -63,7 +63,7 @@ class Pipeline:
         return RecordSink(
             contracts=self.contracts,
             catalogue=OneTopic(),
-            archive=self.archive_of(self.uri),
+            archive=self.archive_of(self.uri, {}, was_read=never_read),
             records=self.publisher,
             dead_letters=self.publisher,
             attempt_log=MemoryAttemptLog(),
@@ -91,7 +91,7 @@ class Pipeline:
         return None
 
     def seen(self, records: list[Record]) -> Seen:
-        table = DeltaArchive(self.uri, {})
+        table = DeltaArchive(self.uri, {}, was_read=never_read)
         found = QueryBuilder().register("records", table._table(STREAM))
         query = "select _event_id, _payload_sha256, _partition, _offset from records"
         rows = pl.DataFrame(found.execute(query).read_all()).iter_rows()
@@ -234,10 +234,10 @@ def test_unharmed_pipeline_breaks_no_letter(crash_after, tmp_path, records, entr
     ("letter", "change"),
     [
         ("lost", {"publisher": Dropping()}),
-        ("lost", {"archive_of": lambda uri: Losing(uri, {})}),
-        ("double", {"archive_of": lambda uri: ByPath(uri, {})}),
-        ("double", {"archive_of": lambda uri: Doubling(uri, {})}),
-        ("phantom", {"archive_of": lambda uri: Forging(uri, {})}),
+        ("lost", {"archive_of": Losing}),
+        ("double", {"archive_of": ByPath}),
+        ("double", {"archive_of": Doubling}),
+        ("phantom", {"archive_of": Forging}),
         ("disorder", {"publisher": Swapping()}),
         ("unaccounted", {"publisher": Speechless()}),
     ],

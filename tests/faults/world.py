@@ -46,6 +46,7 @@ from headrace.local.service_process import service_process
 from headrace.local.tools import ToolCache
 from headrace.registry.v1.registry_events_pb2 import Definition
 from headrace.rpc import call, open_channel
+from headrace_ingest.testing import never_read
 from headrace_kit.kafka import KafkaPublisher, Message
 from headrace_kit.objects import S3Settings, delta_table_uri, object_store
 from headrace_kit.offsets import committed_offsets, topic_end_offsets
@@ -277,7 +278,7 @@ class World:
         from headrace_ingest.adapters.kafka_topics import KafkaTopicCatalogue
 
         topic = KafkaTopicCatalogue(self.bootstrap, "ingest").raw_topic(STREAM)
-        archive = DeltaArchive(self.object_store_uri, self.store_options)
+        archive = DeltaArchive(self.object_store_uri, self.store_options, was_read=never_read)
         return {n: each.repeats for n, each in archive.accounts(STREAM, topic).items()}
 
     def snapshots(self) -> list[str]:

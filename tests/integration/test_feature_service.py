@@ -57,6 +57,7 @@ from headrace_ingest.adapters.delta_tables import DeltaTables
 from headrace_ingest.adapters.duckdb_rows import DuckDbRows
 from headrace_ingest.adapters.object_dataset_book import ObjectDatasetBook
 from headrace_ingest.handlers import datasets
+from headrace_ingest.testing import never_read
 from headrace_kit.clock import SystemClock
 from headrace_kit.erased_entities import entity_sha256
 from headrace_kit.follow import TableFollower
@@ -1074,7 +1075,7 @@ def test_view_is_materialized_as_it_is_read_online_and_makes_datasets(
     )
     follower.start()
     follower.stop(5.0)
-    tables = DeltaTables(lake.uri.partition("/records/")[0], lake.options)
+    tables = DeltaTables(lake.uri.partition("/records/")[0], lake.options, was_read=never_read)
     store, book = DuckDbRows(tables, tmp_path / "spill"), ObjectDatasetBook(MemoryObjectStore())
 
     def dataset(request: str, **changes: object) -> datasets.Manifest:

@@ -23,7 +23,7 @@ from headrace_ingest.domain.datasets import Selection
 from headrace_ingest.domain.dedup import Seen
 from headrace_ingest.domain.judging import ARCHIVE_COLUMNS, judge
 from headrace_ingest.ports import Overtaken, RawTopic
-from headrace_ingest.testing import NOW_US, a_contract, a_raw
+from headrace_ingest.testing import NOW_US, a_contract, a_raw, never_read
 from headrace_kit.failpoints import arm
 from headrace_kit.json_strict import decode
 from headrace_kit.objects import S3Settings, delta_storage_options, delta_table_uri
@@ -70,14 +70,14 @@ def world(request, tmp_path):
 
 @pytest.fixture
 def make_folder_archive(tmp_path):
-    return lambda: DeltaArchive(tmp_path.as_uri(), {})
+    return lambda: DeltaArchive(tmp_path.as_uri(), {}, was_read=never_read)
 
 
 @pytest.fixture
 def make_s3_archive(s3_server):
     uri = f"s3://headrace/{uuid.uuid4().hex}"
     s3 = S3Settings(s3_server.endpoint, s3_server.access_key, SecretStr(s3_server.secret_key))
-    return lambda: DeltaArchive(uri, delta_storage_options(uri, s3))
+    return lambda: DeltaArchive(uri, delta_storage_options(uri, s3), was_read=never_read)
 
 
 def append(archive, part, before, after, *, contract=None):
@@ -111,7 +111,7 @@ def test_seen_ids_carry_payload_and_known_time(world):
 
 def test_commit_tells_when_the_place_of_a_partition_moved(tmp_path):
     clock = FixedClock(NOW_US)
-    archive = DeltaArchive(tmp_path.as_uri(), {}, clock=clock)
+    archive = DeltaArchive(tmp_path.as_uri(), {}, clock=clock, was_read=never_read)
     archive.open(a_contract(), TOPIC.topic_id, [0, 1], ids_max=100)
     before, dead = {0: Account(), 1: Account()}, Account(1, dead_by_reason={"EMPTY": 1})
     append(archive, rows(), before, {0: dead, 1: Account(1, repeats=1)})
@@ -260,7 +260,9 @@ def test_files_of_the_dead_and_old_log_entries_go_and_nothing_else(
         os.utime(file, (0, time.time() - 40 * 86_400))
     logged = len(aged) - 1
 
-    DeltaTables(tmp_path.as_uri(), {}).clean(Selection(STREAM, 0, ()), (), keep_h=168)
+    DeltaTables(tmp_path.as_uri(), {}, was_read=never_read).clean(
+        Selection(STREAM, 0, ()), (), keep_h=168
+    )
 
     assert [False, True] == [orphan.exists() for orphan in orphans]
     assert logged > len(list(table.glob("_delta_log/*.json")))
@@ -338,7 +340,9 @@ def test_rows_that_retention_never_gets_to_remove_are_told_as_such(
 
     monkeypatch.setattr(DeltaTable, "delete", overtaken)
     with pytest.raises(Unavailable, match="TABLE_CONTENDED"):
-        DeltaTables(tmp_path.as_uri(), {}).retire(Selection(STREAM, 0, ()), date(2013, 1, 1))
+        DeltaTables(tmp_path.as_uri(), {}, was_read=never_read).retire(
+            Selection(STREAM, 0, ()), date(2013, 1, 1)
+        )
 
 
 def test_file_that_an_erasure_removes_meanwhile_is_waited_for(make_folder_archive, tmp_path):
@@ -355,7 +359,9 @@ def test_file_that_an_erasure_removes_meanwhile_is_waited_for(make_folder_archiv
 
 def test_store_that_is_away_is_unavailable_soon(tmp_path):
     s3 = S3Settings("http://127.0.0.1:1", "key", SecretStr("secret"))
-    archive = DeltaArchive("s3://bucket/x", delta_storage_options("s3://bucket/x", s3))
+    archive = DeltaArchive(
+        "s3://bucket/x", delta_storage_options("s3://bucket/x", s3), was_read=never_read
+    )
 
     with pytest.raises(Unavailable, match="OBJECT_STORE_UNAVAILABLE"):
         archive.accounts(STREAM, TOPIC)

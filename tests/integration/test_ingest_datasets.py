@@ -36,7 +36,7 @@ from headrace_ingest.domain.judging import ARCHIVE_COLUMNS, judge
 from headrace_ingest.handlers.erased_tasks import TaskEraser
 from headrace_ingest.handlers.erasures import Eraser
 from headrace_ingest.handlers.retention import Keeper
-from headrace_ingest.testing import MemoryRetracted, NoTasks, a_contract, a_raw
+from headrace_ingest.testing import MemoryRetracted, NoTasks, a_contract, a_raw, never_read
 from headrace_kit.auth import Guard
 from headrace_kit.clock import SystemClock
 from headrace_kit.grpc_server import GrpcServer
@@ -68,7 +68,7 @@ class World:
         self.uri, self.options = uri, (options := delta_storage_options(uri, s3))
         contracts = AppliedContracts()
         contracts.put(a_contract())
-        self.archive = DeltaArchive(uri, options)
+        self.archive = DeltaArchive(uri, options, was_read=never_read)
         self.archive.open(a_contract(), "topic", [0], ids_max=10)
         self.account = Account()
         self.publisher = MemoryPublisher()
@@ -77,7 +77,7 @@ class World:
             retracted=MemoryRetracted(),
             datasets=ObjectDatasetBook(object_store(uri, s3)),
             erasures=ObjectErasureBook(object_store(uri, s3)),
-            rows=DuckDbRows(DeltaTables(uri, options), spill),
+            rows=DuckDbRows(DeltaTables(uri, options, was_read=never_read), spill),
             published=KafkaPublishedRows(MemoryTopicLog(self.publisher), topics.FEATURE_ROWS),
             models=NoVersions(),
             news=KafkaErasureNews(self.publisher),

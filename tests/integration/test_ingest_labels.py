@@ -17,7 +17,7 @@ from headrace_ingest.adapters.delta_archive import DeltaArchive
 from headrace_ingest.adapters.delta_rows import DeltaRows
 from headrace_ingest.domain.accounts import Account
 from headrace_ingest.domain.judging import ARCHIVE_COLUMNS, judge
-from headrace_ingest.testing import NOW_US, a_contract, a_raw, a_stream_document
+from headrace_ingest.testing import NOW_US, a_contract, a_raw, a_stream_document, never_read
 from headrace_kit.json_strict import decode
 from headrace_kit.kafka import Message
 from headrace_kit.testing import a_batch, wait_until
@@ -30,7 +30,7 @@ KEYS = ["UA1", "O'Hare", "x') or ('1'='1", '"; drop table records', "Zürich"]
 @pytest.fixture
 def rows(folder):
     """Rows of an archive with one record for each key."""
-    contract, archive = a_contract(), DeltaArchive(folder.uri, folder.options)
+    contract, archive = a_contract(), DeltaArchive(folder.uri, folder.options, was_read=never_read)
     archive.open(contract, "t", [0], ids_max=1)
     records = [
         a_raw(number, record={"key": key.encode()}, flight=key) for number, key in enumerate(KEYS)
@@ -38,7 +38,7 @@ def rows(folder):
     found = judge(a_batch(records), contract, decode=decode).rows
     kept = found.select(*ARCHIVE_COLUMNS, *contract.stream.columns)
     archive.append(contract, kept, {0: Account()}, {0: Account(5)})
-    return contract, DeltaRows(folder.uri, folder.options, was_read=lambda _: False)
+    return contract, DeltaRows(folder.uri, folder.options, was_read=never_read)
 
 
 @pytest.mark.parametrize("key", KEYS)

@@ -26,7 +26,7 @@ from headrace.ingest.v1 import ingest_service_pb2 as pb
 from headrace_ingest.adapters.delta_archive import COMMITS_PER_CHECKPOINT, DeltaArchive
 from headrace_ingest.domain.accounts import Account
 from headrace_ingest.domain.judging import empty_rows
-from headrace_ingest.testing import NOW_US, a_contract, a_departure
+from headrace_ingest.testing import NOW_US, a_contract, a_departure, never_read
 from headrace_kit.kafka import Message
 from headrace_kit.offsets import committed_offsets, topic_end_offsets
 from headrace_kit.testing import has_leaders, wait_until
@@ -184,7 +184,10 @@ def test_kill_behind_the_removal_of_old_files_changes_no_number(start_service, s
 
 def fill_log(place: Place, stream: Stream, *, commits: int) -> None:
     """Commits of another topic's account, so that the next checkpoint is near."""
-    archive, contract = DeltaArchive(place.uri, place.options), a_contract(name=stream.name)
+    archive, contract = (
+        DeltaArchive(place.uri, place.options, was_read=never_read),
+        a_contract(name=stream.name),
+    )
     archive.open(contract, "another topic", [0], ids_max=1)
     accounts = [Account(offset, dead_by_reason={"EMPTY": offset}) for offset in range(commits + 1)]
     for before, after in pairwise(accounts):

@@ -15,7 +15,7 @@ from headrace_ingest.adapters.delta_tables import DeltaTables
 from headrace_ingest.domain.accounts import Account
 from headrace_ingest.domain.judging import empty_rows
 from headrace_ingest.ports import RawTopic
-from headrace_ingest.testing import a_contract
+from headrace_ingest.testing import a_contract, never_read
 
 
 @pytest.mark.parametrize(
@@ -26,7 +26,7 @@ def test_store_without_room_is_told_apart_from_one_that_is_away(tmp_path, monkey
         raise OSError(code, os.strerror(code))
 
     monkeypatch.setattr("headrace_ingest.adapters.delta_archive.DeltaTable.create", create)
-    archive = DeltaArchive(tmp_path.as_uri(), {})
+    archive = DeltaArchive(tmp_path.as_uri(), {}, was_read=never_read)
 
     with pytest.raises(Unavailable, match="OBJECT_STORE_UNAVAILABLE") as away:
         archive.open(a_contract(), "topic", {0}, ids_max=1)
@@ -44,7 +44,7 @@ def append(archive, offset):
 
 
 def test_table_is_made_for_a_stream_that_was_never_read(tmp_path):
-    archive = DeltaArchive(tmp_path.as_uri(), {}, was_read=lambda _: False)
+    archive = DeltaArchive(tmp_path.as_uri(), {}, was_read=never_read)
     assert {} == archive.accounts(STREAM, TOPIC)
     archive.open(a_contract(), "topic", {0}, ids_max=1)
 
@@ -65,7 +65,7 @@ def test_table_of_a_stream_that_was_read_is_missed_and_not_made(tmp_path, left):
 
 
 def test_table_that_is_taken_away_takes_no_file_and_goes_on_where_it_stood(tmp_path):
-    archive = DeltaArchive((tmp_path / "objects").as_uri(), {})
+    archive = DeltaArchive((tmp_path / "objects").as_uri(), {}, was_read=never_read)
     archive.open(a_contract(), "topic", {0}, ids_max=1)
     append(archive, 1)
     (tmp_path / "objects").rename(tmp_path / "away")
@@ -80,7 +80,7 @@ def test_table_that_is_taken_away_takes_no_file_and_goes_on_where_it_stood(tmp_p
 
 
 def test_table_whose_log_dropped_the_commit_that_was_read_is_no_missing_one(tmp_path):
-    archive, other = (DeltaArchive(tmp_path.as_uri(), {}) for _ in range(2))
+    archive, other = (DeltaArchive(tmp_path.as_uri(), {}, was_read=never_read) for _ in range(2))
     archive.open(a_contract(), "topic", {0}, ids_max=1)
     other.open(a_contract(), "another topic", {0}, ids_max=1)
     append(other, 1)

@@ -26,7 +26,7 @@ from headrace_ingest.domain.judging import ARCHIVE_COLUMNS, judge
 from headrace_ingest.domain.passages import HashedEmbedder, Indexed, Passage
 from headrace_ingest.handlers import text_search
 from headrace_ingest.handlers.text_search import FoundTexts, SearchText, TextKeeper, search_text
-from headrace_ingest.testing import NOW_US, a_contract, a_raw, a_stream_document
+from headrace_ingest.testing import NOW_US, a_contract, a_raw, a_stream_document, never_read
 from headrace_kit.erased_entities import Entity, entity_sha256
 from headrace_kit.failpoints import FailpointRaised, arm
 from headrace_kit.json_strict import decode
@@ -392,7 +392,7 @@ def ids(table):
 
 def test_rows_that_were_added_since_a_version_are_those_of_its_later_files(tmp_path):
     tables, table_uri = (
-        DeltaTables(tmp_path.as_uri(), {}),
+        DeltaTables(tmp_path.as_uri(), {}, was_read=never_read),
         delta_table_uri(tmp_path.as_uri(), "records", STREAM),
     )
     for first in (0, 1, 2):

@@ -15,7 +15,7 @@ from headrace_ingest.adapters.delta_rows import DeltaRows
 from headrace_ingest.adapters.memory_archive import MemoryArchive
 from headrace_ingest.adapters.memory_rows import MemoryRows
 from headrace_ingest.domain.standing_labels import KNOWN_AT
-from headrace_ingest.testing import NOW_US
+from headrace_ingest.testing import NOW_US, never_read
 from headrace_kit.testing import a_record
 
 ALL_LATE, NONE = {"all": {"when": "true", "label": "late"}}, {"no": {**LATE, "when": "false"}}
@@ -29,13 +29,15 @@ def stores(request, tmp_path):
         archive = MemoryArchive()
         return archive, MemoryRows(archive)
     uri = tmp_path.as_uri()
-    return DeltaArchive(uri, {}), DeltaRows(uri, {}, was_read=lambda _: False)
+    return DeltaArchive(uri, {}, was_read=never_read), DeltaRows(uri, {}, was_read=never_read)
 
 
 def test_labels_of_an_archive_that_is_gone_are_not_taken_for_none(tmp_path):
     """All would be published anew, and stored twice once the archive is back."""
     uri = tmp_path.as_uri()
-    world = WeakWorld(DeltaArchive(uri, {}), DeltaRows(uri, {}, was_read=lambda _: False))
+    world = WeakWorld(
+        DeltaArchive(uri, {}, was_read=never_read), DeltaRows(uri, {}, was_read=never_read)
+    )
     gone = DeltaRows((tmp_path / "away").as_uri(), {}, was_read=lambda _: True)
 
     with pytest.raises(Unavailable, match="ARCHIVE_MISSING"):

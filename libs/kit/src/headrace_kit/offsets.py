@@ -11,7 +11,6 @@ from typing import Any
 from confluent_kafka import (
     ConsumerGroupTopicPartitions,
     IsolationLevel,
-    KafkaError,
     KafkaException,
     TopicCollection,
     TopicPartition,
@@ -19,6 +18,7 @@ from confluent_kafka import (
 from confluent_kafka.admin import AdminClient, OffsetSpec
 
 from headrace.errors import Unavailable
+from headrace.missing_topics import MISSING_TOPIC
 from headrace_kit.kafka import Partition, client_settings
 
 REQUEST_TIMEOUT_S = 10.0
@@ -26,7 +26,6 @@ REQUEST_TIMEOUT_S = 10.0
 # process once it is found (confluentinc/librdkafka#4605, still so in 2.16). So librdkafka is given
 # the longest it takes; we wait as long as we want, and what is unanswered ends with its client.
 COORDINATOR_TIMEOUT_S = 3_600.0
-MISSING = (KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC)
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +104,7 @@ def _described(
 
 
 def _missing(err: Exception) -> bool:
-    return isinstance(err, KafkaException) and err.args[0].code() in MISSING
+    return isinstance(err, KafkaException) and err.args[0].code() in MISSING_TOPIC
 
 
 def topic_end_offsets(bootstrap: str, topics: Collection[str]) -> dict[Partition, int]:

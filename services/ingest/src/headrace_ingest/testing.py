@@ -94,6 +94,11 @@ def a_raw(number: int = 0, *, record: dict[str, Any] | None = None, **changes: A
     return a_record(**(given | (record or {})))
 
 
+def never_read(stream: str) -> bool:
+    """What Kafka says of a stream that had no archive: `was_read`."""
+    return False
+
+
 class NoTasks:
     """As much of a TaskStore as an erasure asks of one that never had a task."""
 

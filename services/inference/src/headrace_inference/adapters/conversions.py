@@ -67,11 +67,11 @@ FIELD_BY_COLUMN_TYPE = {str: "strings", int: "int64s", float: "doubles"}
 # Shorter runs on the average are gathered, longer ones named one by one.
 RUN_ROWS_FEW = 8
 # Numbers of fields, below 16: their tags are a byte.
-INPUTS = events_pb.PredictionsMade.INPUTS_FIELD_NUMBER
-OUTPUTS = events_pb.PredictionsMade.OUTPUTS_FIELD_NUMBER
-SHADOW = events_pb.PredictionsMade.SHADOW_FIELD_NUMBER
-SHADOW_OUTPUTS = events_pb.Shadow.OUTPUTS_FIELD_NUMBER
-CONTENTS = events_pb.LoggedTensor.CONTENTS_FIELD_NUMBER
+INPUTS_NUMBER = events_pb.PredictionsMade.INPUTS_FIELD_NUMBER
+OUTPUTS_NUMBER = events_pb.PredictionsMade.OUTPUTS_FIELD_NUMBER
+SHADOW_NUMBER = events_pb.PredictionsMade.SHADOW_FIELD_NUMBER
+SHADOW_OUTPUTS_NUMBER = events_pb.Shadow.OUTPUTS_FIELD_NUMBER
+CONTENTS_NUMBER = events_pb.LoggedTensor.CONTENTS_FIELD_NUMBER
 DOOR = {Door.ENTITY_KEYS: events_pb.DOOR_ENTITY_KEYS, Door.TENSORS: events_pb.DOOR_TENSORS}
 
 
@@ -214,13 +214,13 @@ def predictions_record(
     """
     encoded = [memoryview(event.SerializeToString())]
     if inputs:
-        encoded += _logged_tensors(INPUTS, parts, [part.prediction.inputs for part in parts])
-    encoded += _logged_tensors(OUTPUTS, parts, [part.prediction.outputs for part in parts])
+        encoded += _logged_tensors(INPUTS_NUMBER, parts, [part.prediction.inputs for part in parts])
+    encoded += _logged_tensors(OUTPUTS_NUMBER, parts, [part.prediction.outputs for part in parts])
     shadows = [part.prediction.shadow for part in parts if part.prediction.shadow]
     if shadows:
         version = events_pb.Shadow(version=shadows[0].version).SerializeToString()
-        outputs = _logged_tensors(SHADOW_OUTPUTS, parts, [each.outputs for each in shadows])
-        encoded += _field(SHADOW, [memoryview(version), *outputs])
+        outputs = _logged_tensors(SHADOW_OUTPUTS_NUMBER, parts, [each.outputs for each in shadows])
+        encoded += _field(SHADOW_NUMBER, [memoryview(version), *outputs])
     return b"".join(encoded)
 
 
@@ -311,7 +311,7 @@ def _logged_tensors(
         whole = len(parts) == 1 and parts[0].whole
         shape = tensor.shape if whole else (rows, *tensor.shape[1:])
         head = events_pb.LoggedTensor(name=tensor.name, datatype=tensor.datatype, shape=shape)
-        own = _field(CONTENTS, list(chain.from_iterable(contents)))
+        own = _field(CONTENTS_NUMBER, list(chain.from_iterable(contents)))
         encoded += _field(number, [memoryview(head.SerializeToString()), *own])
     return encoded
 

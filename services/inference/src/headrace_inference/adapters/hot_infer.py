@@ -53,7 +53,7 @@ from headrace_kit.hot_calls import HotCall, guarded
 # Longer than this no other caller waits because of a run on the door's thread.
 QUICK_S = 0.001
 RUNNERS = 4
-MESSAGE = "ModelInferRequest"
+REQUEST_MESSAGE = "ModelInferRequest"
 Call = TypeVar("Call", bound=HotCall)
 
 
@@ -169,7 +169,7 @@ class HotInfer:
         try:
             id_, key = filled.id.decode(), filled.key.decode()
         except UnicodeDecodeError as err:
-            raise Invalid("DECODE_ERROR", message=MESSAGE, problem="not UTF-8") from err
+            raise Invalid("DECODE_ERROR", message=REQUEST_MESSAGE, problem="not UTF-8") from err
         check_request_id(id_)
         if key:
             check_entity_key(key)
@@ -315,7 +315,7 @@ def _message(payload: bytes) -> Any:
     try:
         return oip.ModelInferRequest.FromString(payload)
     except DecodeError as err:
-        raise Invalid("DECODE_ERROR", message=MESSAGE) from err
+        raise Invalid("DECODE_ERROR", message=REQUEST_MESSAGE) from err
 
 
 def _require_time(ask: Ask, needed_s: float) -> None:

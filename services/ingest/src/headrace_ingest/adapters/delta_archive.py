@@ -114,7 +114,7 @@ class DeltaArchive:
         storage_options: Mapping[str, str],
         *,
         clock: Clock | None = None,
-        was_read: Callable[[str], bool] = lambda _: False,
+        was_read: Callable[[str], bool],
     ) -> None:
         """`was_read`: whether a stream's topic was read before, by who else remembers it."""
         self._uri, self._clock = object_store_uri, clock or SystemClock()

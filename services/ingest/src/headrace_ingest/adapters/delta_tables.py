@@ -36,7 +36,7 @@ class DeltaTables:
         object_store_uri: str,
         storage_options: Mapping[str, str],
         *,
-        was_read: Callable[[str], bool] = lambda _: False,
+        was_read: Callable[[str], bool],
     ) -> None:
         """`was_read` as `DeltaArchive` has it: of such a stream no table is not an empty one."""
         self._uri, self._options = object_store_uri, dict(storage_options)

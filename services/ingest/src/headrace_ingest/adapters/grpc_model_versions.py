@@ -10,10 +10,10 @@ import grpc
 
 from headrace.registry.v1 import registry_service_pb2 as registry
 from headrace.registry.v1 import registry_service_pb2_grpc as registry_grpc
+from headrace_ingest.adapters.registry_pages import registry_pages
 from headrace_ingest.domain.erasures import TrainedVersion
-from headrace_kit.grpc_client import call, pages
+from headrace_kit.grpc_client import call
 
-CALL_TIMEOUT_S = 5.0
 # Names alone: who asks has 5 s, and can do without.
 NAMES_TIMEOUT_S = 1.0
 READ = "delta_version:"
@@ -45,14 +45,7 @@ class GrpcModelVersions:
 
     def _versions(self, model: str) -> Iterator[Any]:
         request = registry.ListVersionsRequest(model=model)
-        found = pages(
-            self._registry.ListVersions,
-            request,
-            service="registry",
-            timeout_s=CALL_TIMEOUT_S,
-            retries_max=2,
-        )
-        for page in found:
+        for page in registry_pages(self._registry.ListVersions, request):
             yield from page.versions
 
 

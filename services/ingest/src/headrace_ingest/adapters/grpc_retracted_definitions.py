@@ -12,11 +12,9 @@ from headrace.application import Graph, Recipe, Stream, parse_definition_json
 from headrace.feature_view import RequestView, StreamView
 from headrace.registry.v1 import registry_service_pb2 as registry
 from headrace.registry.v1 import registry_service_pb2_grpc as registry_grpc
+from headrace_ingest.adapters.registry_pages import registry_pages
 from headrace_ingest.domain.contract import Contract
 from headrace_ingest.ports import Retracted
-from headrace_kit.grpc_client import pages
-
-CALL_TIMEOUT_S = 5.0
 
 
 class GrpcRetractedDefinitions:
@@ -42,12 +40,5 @@ class GrpcRetractedDefinitions:
 
     def _listed(self) -> Iterator[Any]:
         request = registry.ListDefinitionsRequest(retracted=True)
-        found = pages(
-            self._registry.ListDefinitions,
-            request,
-            service="registry",
-            timeout_s=CALL_TIMEOUT_S,
-            retries_max=2,
-        )
-        for page in found:
+        for page in registry_pages(self._registry.ListDefinitions, request):
             yield from page.definitions
