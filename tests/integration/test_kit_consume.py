@@ -9,7 +9,7 @@ from collections import Counter
 from types import SimpleNamespace
 
 import pytest
-from confluent_kafka import TopicPartition
+from confluent_kafka import Consumer, TopicPartition
 from confluent_kafka.admin import AdminClient
 from prometheus_client import REGISTRY
 
@@ -39,7 +39,7 @@ class Store:
 
     def __init__(self):
         self.effects = Counter()
-        self.positions = {}
+        self.positions, self.topic_ids = {}, {}
         self.lock = threading.Lock()
 
 
@@ -379,6 +379,68 @@ def test_topic_made_again_with_fewer_partitions_is_read_on(
     wait_until(lambda: store.effects == expected)
     wait_until(loop.ready)
     assert [] == loop.troubles()
+
+
+class FollowingStore(StoringHandler):
+    """Stores the topics' ids with its positions."""
+
+    def follow_topics(self, topic_ids):
+        with self.store.lock:
+            for topic, topic_id in topic_ids.items():
+                if self.store.topic_ids.setdefault(topic, topic_id) != topic_id:
+                    self.store.topic_ids[topic] = topic_id
+                    held = self.store.positions.items()
+                    self.store.positions = {e: at for e, at in held if e.topic != topic}
+
+
+def make_again(kafka_server, new_topic, topic, values):
+    """Under the old name, with these records, by who knows nothing of the old one."""
+    delete(kafka_server, topic)
+    new_topic(1, name=topic)
+    others = KafkaPublisher(kafka_server, client_id="others")
+    others.publish(messages(topic, values))
+    others.close(5.0)
+
+
+@pytest.mark.parametrize("records", [3, 30], ids=["shorter", "longer"])
+@pytest.mark.parametrize("away", [False, True], ids=["running", "restarted"])
+def test_topic_that_is_made_again_is_read_from_its_beginning(
+    kafka_server, new_topic, publisher, start_loop, records, away
+):
+    topic, kept, store = new_topic(1), new_topic(1), Store()
+    group, new = f"group-{uuid.uuid4().hex}", numbers(100, 100 + records)
+    publisher.publish([*messages(topic, numbers(0, 10)), *messages(kept, [b"once"])])
+    loop = start_loop([topic, kept], FollowingStore(store), group=group)
+    wait_until(lambda: store.effects == each_once([*numbers(0, 10), b"once"]))
+
+    if away:
+        loop.stop(5.0)
+    make_again(kafka_server, new_topic, topic, new)
+    if away:
+        loop = start_loop([topic, kept], FollowingStore(store), group=group)
+
+    wait_until(lambda: {*new} <= store.effects.keys())
+    wait_until(loop.ready)
+    assert [] == loop.troubles()
+    before = {each: count for each, count in store.effects.items() if each not in new}
+    assert each_once([*numbers(0, 10), b"once"]) == before
+    wait_until(lambda: committed_offsets(kafka_server, group, [topic]) == {(topic, 0): records})
+
+
+def test_commit_that_comes_late_for_a_topic_of_before_counts_for_none(
+    kafka_server, new_topic, publisher, start_loop
+):
+    topic, store, group = new_topic(1), Store(), f"group-{uuid.uuid4().hex}"
+    publisher.publish(messages(topic, numbers(0, 3)))
+    loop = start_loop([topic], FollowingStore(store), group=group)
+    wait_until(lambda: committed_offsets(kafka_server, group, [topic]) == {(topic, 0): 3})
+    loop.stop(5.0)
+    make_again(kafka_server, new_topic, topic, numbers(0, 5))
+    late = Consumer({"bootstrap.servers": kafka_server, "group.id": group, "log_level": 0})
+    late.commit(offsets=[TopicPartition(topic, 0, 3, store.topic_ids[topic])], asynchronous=False)
+    late.close()
+
+    assert {} == committed_offsets(kafka_server, group, [topic])
 
 
 def test_topic_whose_placing_needs_a_missing_one_takes_nothing_from_the_others(

@@ -21,6 +21,7 @@ from typing import Any
 import grpc
 import pytest
 from confluent_kafka import Consumer, KafkaException, TopicPartition
+from confluent_kafka.admin import AdminClient
 
 from headrace import topics
 from headrace.admin import create_topics, static_topics
@@ -128,6 +129,14 @@ class Platform:
         self.channel.close()
         if self.child is not None:
             self.child.stop()
+
+    def make_again(self, topic: str) -> None:
+        admin = AdminClient({"bootstrap.servers": self.bootstrap, "log_level": 0})
+        admin.delete_topics([topic])[topic].result(CALL_TIMEOUT_S)
+        wait_for(lambda: create_topics(self.bootstrap, [(topic, topics.INFERENCE_PREDICTIONS)]))
+        offsets(lambda: topic_end_offsets(self.bootstrap, [topic]))
+        self.publisher.close(5.0)  # it knows the old one
+        self.publisher = KafkaPublisher(self.bootstrap, client_id="test")
 
     def wait_lag_0(self) -> None:
         """As a driver waits: the group's offsets have reached what was sent before."""
@@ -351,6 +360,30 @@ def test_bad_prediction_is_set_aside_and_the_next_is_folded(platform: Platform):
     assert 2 == platform.ask("GetQuality").predictions
     after = topic_end_offsets(platform.bootstrap, [letters])
     assert 1 == sum(after.values()) - sum(before.values())
+
+
+@pytest.mark.parametrize("away", [False, True], ids=["running", "restarted"])
+def test_predictions_of_a_topic_that_is_made_again_are_folded_from_its_beginning(
+    platform: Platform, away: bool
+):
+    platform.start()
+    platform.apply()
+    platform.first_version_serves()
+    platform.predict(0, drifted=False)
+    platform.wait_ready()
+    platform.wait_lag_0()
+    if away:
+        assert 0 == platform.stop()
+
+    platform.make_again(topics.INFERENCE_PREDICTIONS.of(platform.scene.name))
+    platform.predict(1, drifted=False)
+    platform.predict(2, drifted=False)  # twice as many as were read of the old one
+    if away:
+        platform.start()
+        platform.wait_ready()
+
+    wait_for(lambda: 3 * ROWS_PER_HOUR == platform.ask("GetQuality").predictions)
+    wait_for(lambda: 200 == platform.get("/health/ready")[0])
 
 
 def test_page_and_its_figures_are_served(platform: Platform):

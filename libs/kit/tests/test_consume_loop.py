@@ -42,6 +42,9 @@ class SimulatedReader:
     def look_for_missing(self):
         pass
 
+    def look_for_made_again(self):
+        pass
+
     def troubles(self):
         return self.missing
 

@@ -6,13 +6,14 @@ What the real client does to it is in tests/integration/test_kit_consume.py.
 
 from __future__ import annotations
 
+from concurrent.futures import Future
 from types import SimpleNamespace
 
 import pytest
 from confluent_kafka import OFFSET_BEGINNING, KafkaError, KafkaException, TopicPartition
 
 from headrace.errors import Unavailable
-from headrace_kit import reader
+from headrace_kit import reader, topic_ids
 from headrace_kit.kafka import Partition
 from headrace_kit.reader import GroupReader
 
@@ -25,18 +26,21 @@ class SimulatedConsumer:
     """Gives one partition at once, then what a test puts in `received`.
 
     It answers `questions_max` questions, and knows no topic that is `gone`; while it is `silent` it
-    tells nothing of topics.
+    tells nothing of topics. What `ended` at a lost offset is moved by no seek.
     """
 
     def __init__(self, settings):
         self.beginning, self.received = 0, []
         self.questions_max, self.gone = 1_000, set()
-        self.sought, self.refuses, self.silent = [], False, False
+        self.sought, self.refuses, self.silent, self.ended = [], False, False, set()
 
     def subscribe(self, topics, *, on_assign, **rest):
         on_assign(self, [TopicPartition(*PARTITION)])
 
     def incremental_assign(self, partitions):
+        self.ended -= {Partition(each.topic, each.partition) for each in partitions}
+
+    def incremental_unassign(self, partitions):
         pass
 
     def pause(self, partitions):
@@ -71,6 +75,8 @@ class SimulatedConsumer:
         self.sought = []
 
     def seek(self, partition):
+        if Partition(partition.topic, partition.partition) in self.ended:
+            raise KafkaException(KafkaError(KafkaError._STATE))
         self.sought.append(Partition(partition.topic, partition.partition))
 
     def get_watermark_offsets(self, partition, timeout_s):
@@ -104,7 +110,10 @@ def group_reader(monkeypatch):
 def lose(group_reader, offset):
     """The topic was made again with fewer records than were read of it."""
     group_reader.place([PARTITION], {PARTITION: offset})
-    group_reader._consumer.received = [out_of_range(offset)]
+    group_reader._consumer.received, group_reader._consumer.ended = (
+        [out_of_range(offset)],
+        {PARTITION},
+    )
     group_reader.read(10, 0.0)
 
 
@@ -117,6 +126,99 @@ def test_lost_partition_that_is_placed_anew_is_lost_no_more(group_reader):
 
     assert [] == group_reader.troubles()
     assert [PARTITION] == group_reader.placed()
+    group_reader.resume()
+    assert [PARTITION] == group_reader._consumer.sought
+
+
+@pytest.fixture
+def told(monkeypatch):
+    """Ids of topics as Kafka has them by now; it answers at once."""
+    ids = {TOPIC: "first"}
+
+    def ask(bootstrap, topics, *, timeout_s):
+        return {topic: answered(ids.get(topic)) for topic in topics}
+
+    monkeypatch.setattr(topic_ids, "ASK_INTERVAL_S", 0.0)
+    monkeypatch.setattr(topic_ids, "ask_for_topics", ask)
+    monkeypatch.setattr(
+        topic_ids,
+        "described_topics",
+        lambda _, topics, timeout_s: {each: SimpleNamespace(id=ids[each]) for each in topics},
+    )
+    return ids
+
+
+def answered(topic_id):
+    answer = Future()
+    if topic_id is None:
+        answer.set_exception(KafkaException(KafkaError(KafkaError.UNKNOWN_TOPIC_OR_PART)))
+    else:
+        answer.set_result(SimpleNamespace(topic_id=topic_id))
+    return answer
+
+
+def look(group_reader):
+    """Asks, and hears the answer."""
+    for _ in range(2):
+        group_reader.look_for_made_again()
+
+
+@pytest.mark.parametrize("lost", [False, True])
+def test_topic_that_has_another_id_is_placed_anew(group_reader, told, lost):
+    assert {TOPIC: "first"} == group_reader.identify([TOPIC])
+    if lost:
+        lose(group_reader, 7)
+    else:
+        group_reader.place([PARTITION], {PARTITION: 7})
+    look(group_reader)
+    assert [PARTITION] == group_reader.placed()
+
+    told[TOPIC] = "second"
+    look(group_reader)
+    assert [PARTITION] == group_reader.unplaced()
+    group_reader.identify([TOPIC])
+    group_reader.place([PARTITION], {})
+    look(group_reader)
+    assert [PARTITION] == group_reader.placed()
+    group_reader.resume()
+    assert ([], [PARTITION]) == (group_reader.troubles(), group_reader._consumer.sought)
+
+
+def test_topic_that_nobody_identified_or_that_is_missing_is_none_made_again(group_reader, told):
+    group_reader.place([PARTITION], {})
+    told[TOPIC] = "second"
+    look(group_reader)
+    assert [PARTITION] == group_reader.placed()
+
+    group_reader.identify([TOPIC])
+    del told[TOPIC]
+    look(group_reader)
+    assert [PARTITION] == group_reader.placed()
+
+
+def test_identified_topic_that_was_missing_is_placed_anew(group_reader, told):
+    group_reader.identify([TOPIC])
+    group_reader.place([PARTITION], {PARTITION: 7})
+    group_reader.put_off(TOPIC, TOPIC)
+    group_reader.look_for_missing()
+
+    assert [PARTITION] == group_reader.unplaced()
+
+
+def test_answer_that_never_comes_is_given_up(group_reader, told, monkeypatch):
+    group_reader.identify([TOPIC])
+    group_reader.place([PARTITION], {})
+    with monkeypatch.context() as silent:
+        silent.setattr(topic_ids, "ask_for_topics", lambda *_, **__: {TOPIC: Future()})
+        look(group_reader)
+    told[TOPIC] = "second"
+    look(group_reader)
+    assert [PARTITION] == group_reader.placed()
+
+    monkeypatch.setattr(topic_ids, "ANSWER_S_MAX", 0.0)
+    look(group_reader)
+    look(group_reader)
+    assert [PARTITION] == group_reader.unplaced()
 
 
 def test_partition_that_is_placed_before_its_beginning_stays_lost(group_reader):

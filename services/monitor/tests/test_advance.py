@@ -73,6 +73,7 @@ class Advancing:
         self.advance(turn, {Partition(PREDICTIONS, 0): folded})
         turn.end()
         batch.commit({})
+        self.absent_until_us = turn.progress.absent_until_us
         return turn.progress.drift_until_us == at_us(1)
 
 
@@ -126,6 +127,27 @@ def test_monitor_whose_topic_is_missing_waits_and_stops_nobody(advancing):
     advancing.broker.missing = False
     advancing.clock.advance(1_000_000)
     assert advancing.judged()
+
+
+def test_ends_of_a_topic_that_is_made_again_are_waited_for_no_more(advancing):
+    advancing.read(dict.fromkeys(advancing.streams(), 2))
+    assert not advancing.judged(folded=6)
+
+    advancing.broker.ends[Partition(PREDICTIONS, 0)] = 3
+    advancing.advance.ask_again()
+    assert advancing.judged(folded=3)
+
+
+def test_absence_that_was_decided_stays_decided_when_a_stream_begins_again(advancing):
+    advancing.read(dict.fromkeys(advancing.streams(), 2))
+    assert not advancing.judged(folded=6)
+    assert at_us(2) == advancing.absent_until_us
+
+    marks = {each: layout.mark(*each) for each in advancing.streams() if each.topic == ARRIVED}
+    advancing.store.commit({}, marks.values(), {})
+    advancing.read(dict.fromkeys(marks, 1.5))
+    assert not advancing.judged(folded=6)
+    assert at_us(2) == advancing.absent_until_us
 
 
 def test_broker_is_asked_once_for_a_moment(advancing):

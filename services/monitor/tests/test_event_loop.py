@@ -128,6 +128,21 @@ def test_positions_are_those_of_the_stored_effects(loop):
     assert {asked[0]: 2} == loop.handler.positions(asked)
 
 
+def test_topic_that_was_made_again_is_folded_from_its_beginning(loop):
+    kept, again = Partition(topics.REGISTRY_ROLLOUTS.name, 0), Partition(PREDICTIONS, 0)
+    ids = {kept.topic: "a", again.topic: "b"}
+    loop.handle(SCENE.a_rollout(1, 1), SCENE.a_prediction("f", 0), SCENE.a_prediction("g", 0))
+    loop.handler.follow_topics(ids)  # of a version that did not say: the topic that is there
+    assert {kept: 1, again: 2} == loop.handler.positions([kept, again])
+
+    loop.start()
+    loop.handler.follow_topics(ids | {again.topic: "other"})
+    assert {kept: 1} == loop.handler.positions([kept, again])
+    loop.offsets[PREDICTIONS] = count()
+    loop.handle(SCENE.a_prediction("f", 0), SCENE.a_prediction("h", 0))
+    assert 3 == queries.get_progress(loop.watch, store=loop.store).predictions
+
+
 def bad(loop, topic: str, value: bytes) -> list[Record]:
     offset = next(loop.offsets[topic])
     loop.ends[Partition(topic, 0)] = offset + 1

@@ -111,6 +111,17 @@ class RestoringHandler(BatchHandler, Protocol):
         """These are another member's now. Not called when the loop ends: they may come back."""
 
 
+@runtime_checkable
+class FollowingHandler(BatchHandler, Protocol):
+    """A handler whose positions are tied to the ids of the topics that they are of."""
+
+    def follow_topics(self, topic_ids: Mapping[str, str]) -> None:
+        """Called before `positions`, with the ids of their topics.
+
+        A topic with another id than before was made again: the positions of the old one are none.
+        """
+
+
 class ConsumeLoop:
     """A consumer group member with its own thread; a Part."""
 
@@ -136,6 +147,7 @@ class ConsumeLoop:
         self._gathering = handler if isinstance(handler, GatheringHandler) else None
         self._positioned = handler if isinstance(handler, PositionedHandler) else None
         self._restorer = handler if isinstance(handler, RestoringHandler) else None
+        self._follower = handler if isinstance(handler, FollowingHandler) else None
         self._records_max, self._wait_s = batch_records_max, batch_wait_s
         self._reader = GroupReader(bootstrap, group, owner=self, client_id=client_id)
         self._topics = GatheredTopics(more_to_come=more_to_come)
@@ -236,6 +248,7 @@ class ConsumeLoop:
     def _tick(self) -> None:
         self._reader.subscribe(self._topics.choose())
         self._reader.look_for_missing()
+        self._reader.look_for_made_again()
         if self._repositioning.is_set():
             self._unplace()
         wait_s = self._wait_s
@@ -298,6 +311,8 @@ class ConsumeLoop:
             self._reader.put_off(topic, str(err.metadata.get("topic", topic)))
 
     def _place_together(self, due: Collection[Partition]) -> None:
+        if self._follower is not None:
+            self._follower.follow_topics(self._reader.identify({each.topic for each in due}))
         positions = self._handler.positions(sorted(due))
         self._asked_s = time.monotonic()
         restoring = self._restorer.restoring() if self._restorer is not None else ()

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -15,7 +16,7 @@ from confluent_kafka import (
     TopicCollection,
     TopicPartition,
 )
-from confluent_kafka.admin import AdminClient, OffsetSpec
+from confluent_kafka.admin import AdminClient, OffsetSpec, TopicDescription
 
 from headrace.errors import Unavailable
 from headrace.missing_topics import MISSING_TOPIC
@@ -84,15 +85,24 @@ def described_topics(
     return known
 
 
+def ask_for_topics(
+    bootstrap: str, topics: Collection[str], *, timeout_s: float
+) -> dict[str, Future[TopicDescription]]:
+    """Waits for nothing: the answers, or KafkaException, come within the time."""
+    asked = TopicCollection(list(dict.fromkeys(topics)))
+    answers: dict[str, Future[TopicDescription]] = _admin(bootstrap).describe_topics(
+        asked, request_timeout=timeout_s
+    )
+    return answers
+
+
 def _described(
     bootstrap: str, topics: Collection[str], timeout_s: float
 ) -> dict[str, DescribedTopic]:
     if not topics:
         return {}
-    asked = TopicCollection(list(dict.fromkeys(topics)))
-    answers = _admin(bootstrap).describe_topics(asked, request_timeout=timeout_s)
     found = {}
-    for topic, answer in answers.items():
+    for topic, answer in ask_for_topics(bootstrap, topics, timeout_s=timeout_s).items():
         try:
             told = answer.result(timeout_s)
             numbers = sorted(each.id for each in told.partitions)
@@ -138,8 +148,12 @@ def _offsets(bootstrap: str, topics: Collection[str], spec: OffsetSpec) -> dict[
 
 
 def committed_offsets(bootstrap: str, group: str, topics: Collection[str]) -> dict[Partition, int]:
-    """The next offset that the group will read; a partition without a commit is absent."""
-    asked = [TopicPartition(*partition) for partition in topic_partitions(bootstrap, topics)]
+    """The next offset that the group will read; a partition without a commit is absent.
+
+    So is one whose commit names another topic id: it came late, and the topic was made again.
+    """
+    described = described_topics(bootstrap, topics)
+    asked = [TopicPartition(topic, n) for topic in topics for n in described[topic].partitions]
     if not asked:
         return {}
     answers = _admin(bootstrap).list_consumer_group_offsets(
@@ -150,7 +164,9 @@ def committed_offsets(bootstrap: str, group: str, topics: Collection[str]) -> di
     except (KafkaException, TimeoutError) as err:
         raise _unanswered(bootstrap, group=group) from err
     return {
-        Partition(each.topic, each.partition): each.offset for each in found if each.offset >= 0
+        Partition(each.topic, each.partition): each.offset
+        for each in found
+        if each.offset >= 0 and each.metadata in (None, "", described[each.topic].id)
     }
 
 

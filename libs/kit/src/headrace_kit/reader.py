@@ -29,6 +29,7 @@ from headrace_kit.backoff import Backoff
 from headrace_kit.failpoints import failpoint
 from headrace_kit.kafka import Partition, RecordBatch, await_broker, client_settings
 from headrace_kit.offsets import group_assignments, topic_partitions
+from headrace_kit.topic_ids import TopicIds
 
 FETCH_KIB_MAX = 16_384
 GATHER_S = 0.002
@@ -73,6 +74,7 @@ class GroupReader:
         self._awaited: dict[str, str] = {}  # by topic, the missing one that its placing waits for
         self._gone: set[Partition] = set()  # of a topic that has fewer now; the group's still
         self._lost: set[Partition] = set()
+        self._ids = TopicIds(bootstrap)
 
     def open(self) -> None:
         """Make the client; raises Unavailable BROKER_UNAVAILABLE after 30 s without an answer."""
@@ -225,21 +227,32 @@ class GroupReader:
         missing stays unplaced until that is there. Raises Unavailable for those whose beginning
         Kafka does not tell; the others are placed.
         """
-        beginnings = self._beginnings(partitions)
+        beginnings, found = self._beginnings(partitions), set[Partition]()
         for partition, beginning in beginnings.items():
             position = positions.get(partition, beginning)
             if position < beginning:
                 self._note_lost(partition, position)
             else:
                 self._next[partition] = position
-                self._lost.discard(partition)  # e.g. its topic was made again
+                found |= {partition} & self._lost  # e.g. its topic was made again
             # Also at a beginning: the group may have come further than what the handler holds now.
             self._uncommitted[partition] = position
             self._unplaced.discard(partition)
+        self._fetch_anew(found)
         self._paused = True
         untold = {*partitions} - beginnings.keys() - self._gone
         if asked := [each for each in untold if each.topic not in self._missing]:
             raise self._untold(asked)
+
+    def _fetch_anew(self, found: Collection[Partition]) -> None:
+        """The client ended the fetching of what was lost: no seek begins it again."""
+        if not found:
+            return
+        self._consumer.incremental_unassign([TopicPartition(*each) for each in found])
+        targets = [TopicPartition(*each, self._next[each]) for each in found]
+        self._consumer.incremental_assign(targets)
+        self._consumer.pause(targets)
+        self._lost -= {*found}
 
     def unplace(self) -> None:
         """Take every partition as if it were assigned now, with nothing done yet."""
@@ -293,7 +306,10 @@ class GroupReader:
         if not self._uncommitted or self._committing or self._commit_retry.left_s():
             return
         self._committing, self._uncommitted = self._uncommitted, {}
-        offsets = [TopicPartition(*each, offset) for each, offset in self._committing.items()]
+        offsets = [
+            TopicPartition(*each, offset, self._ids.get(each.topic))
+            for each, offset in self._committing.items()
+        ]
         try:
             self._consumer.commit(offsets=offsets, asynchronous=True)
         except KafkaException as err:
@@ -319,8 +335,32 @@ class GroupReader:
         if found := {topic for topic in self._missing if numbers.get(topic)}:
             self._missing -= found
             self._paused = True  # what is placed of them was not resumed
+            self._place_anew({topic for topic in found if self._ids.get(topic)})
             self._missing_retry.succeeded()
         self._gone -= {each for each in self._gone if each.number in numbers.get(each.topic, ())}
+
+    def identify(self, topics: Collection[str]) -> dict[str, str]:
+        """Their ids by now; what is read of them is placed anew once one has another.
+
+        Raises Unavailable TOPIC_MISSING or BROKER_UNAVAILABLE.
+        """
+        return self._ids.identify(topics)
+
+    def look_for_made_again(self) -> None:
+        """See whether what was identified is still the same topic."""
+        if topics := self._ids.made_again({each.topic for each in {*self._next} | self._lost}):
+            log.warning("topics_made_again", topics=sorted(topics))
+            self._place_anew(topics)
+
+    def _place_anew(self, topics: Collection[str]) -> None:
+        """Whatever was read of them counts no more."""
+        again = {each for each in {*self._next} | self._lost if each.topic in topics}
+        if again:
+            lost = again & self._lost  # until they are placed
+            self._consumer.pause([TopicPartition(*each) for each in again])
+            self._forget(again)
+            self._unplaced |= again
+            self._lost |= lost
 
     def _numbers_by_topic(self, topics: Collection[str]) -> dict[str, Collection[int]]:
         """Of the partitions that each has, none where it is not there; what Kafka does not tell is

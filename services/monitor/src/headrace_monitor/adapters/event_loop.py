@@ -13,6 +13,8 @@ import json
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 
+import structlog
+
 from headrace import topics
 from headrace.errors import Invalid
 from headrace_kit import json_strict
@@ -44,6 +46,8 @@ FAILPOINT_BY_TOPIC = {
     topics.TRAINER_REQUESTS.name: "monitor.request.sent",
 }
 
+log = structlog.get_logger(__name__)
+
 predictions_folded = gauge(SERVICE, "predictions_folded_rows", "Predictions read.", "monitor")
 predictions_refused = gauge(SERVICE, "predictions_refused_rows", "Beyond the cap.", "monitor")
 outcomes_known = gauge(SERVICE, "outcomes_known_rows", "Predictions with outcome.", "monitor")
@@ -51,7 +55,7 @@ messages_sent = counter(SERVICE, "sent_total", "Verdicts, incidents and requests
 
 
 class EventLoop:
-    """Folds every batch for every monitor."""
+    """FollowingHandler. Folds every batch for every monitor."""
 
     def __init__(
         self,
@@ -69,10 +73,29 @@ class EventLoop:
         # Records that the loop set aside: they count as folded, though nothing is stored of them.
         self._set_aside: dict[Partition, int] = {}
 
+    def follow_topics(self, topic_ids: Mapping[str, str]) -> None:
+        for topic, topic_id in topic_ids.items():
+            key, named = layout.topic_id(topic), topic_id.encode()
+            before = self._store.get(key)
+            if before is None:  # nothing is stored, or by a version that did not say
+                self._store.commit({key: named}, [], {})
+            elif before != named:
+                log.warning("topic_made_again", topic=topic, topic_id=topic_id)
+                self._begin_again(topic, {key: named})
+
+    def _begin_again(self, topic: str, named: Mapping[bytes, bytes]) -> None:
+        """What was folded stays, since a repeat changes nothing; how far we had come goes."""
+        marks = [key for key, _ in self._store.scan(*layout.span(layout.marks(topic)))]
+        begun = {each: 0 for each in self._store.offsets() if each.topic == topic}
+        self._store.commit(named, marks, begun)
+        self._set_aside = {p: at for p, at in self._set_aside.items() if p.topic != topic}
+        self._advance.ask_again()
+
     def positions(self, partitions: Sequence[Partition]) -> Mapping[Partition, int]:
+        """None where nothing is folded: such a topic is read from what Kafka still has."""
         self._send()
         stored = self._store.offsets()
-        return {each: stored[each] for each in partitions if each in stored}
+        return {each: stored[each] for each in partitions if stored.get(each)}
 
     def handle(self, records: Sequence[Record]) -> None:
         self._send()

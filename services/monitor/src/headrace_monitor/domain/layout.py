@@ -49,6 +49,11 @@ def marks(topic: str) -> bytes:
     return b"k/%s/" % topic.encode()
 
 
+def topic_id(topic: str) -> bytes:
+    """Of which topic the offsets and the known times are."""
+    return b"y/" + topic.encode()
+
+
 def failed_run(run_id: str) -> bytes:
     return b"f/failed/" + free(run_id)
 

@@ -70,12 +70,17 @@ class Advance:
         self._ends: dict[str, _Ends] = {}
         self._asked_again_us: dict[str, int] = {}  # by monitor, after a topic was missing
 
+    def ask_again(self) -> None:
+        """The ends that were told are those of a topic that is no more."""
+        self._ends.clear()
+
     def __call__(self, turn: Turn, folded: Mapping[Partition, int]) -> None:
         """`folded`: the next offset by partition, this batch included."""
         marks = _marks(turn)
         if marks is None:
             return
-        known_us = min(marks.values())
+        # A topic that is made again begins with old known times; what was decided stays decided.
+        known_us = max(min(marks.values()), turn.progress.absent_until_us)
         moments = moments_before(turn, known_us)
         if known_us <= turn.progress.evaluated_until_us and not moments:
             return
