@@ -18,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 from confluent_kafka import Consumer, Producer, TopicPartition
+from confluent_kafka.admin import AdminClient
 
 from headrace import topics
 from headrace.admin import create_topics, static_topics
@@ -30,7 +31,7 @@ from headrace.oip import grpc_predict_v2_pb2 as oip
 from headrace.registry.v1 import registry_events_pb2 as registry_pb
 from headrace_inference.testing import FEATURES, a_model, an_endpoint
 from headrace_kit.kafka import KafkaPublisher, Message
-from headrace_kit.offsets import committed_offsets, topic_end_offsets
+from headrace_kit.offsets import committed_offsets, described_topics, topic_end_offsets
 from headrace_kit.testing import has_leaders, wait_until
 
 GROUP = "inference.requests"
@@ -46,6 +47,7 @@ class Asker:
     endpoint: str = field(default_factory=lambda: f"asked-{uuid.uuid4().hex[:8]}")
     asked: dict[Place, str] = field(default_factory=dict)
     rows: int = 1
+    topic_id: str = ""  # of the requests, once their topic was made again
 
     def serve(self) -> None:
         """Topics, definition and rollout, as apply and the registry would."""
@@ -76,6 +78,16 @@ class Asker:
         ):
             publisher.publish([Message(topic, key.encode(), message.SerializeToString())])
         publisher.close(5.0)
+
+    def make_again(self) -> None:
+        """The topic of the requests; what was asked before is asked no more."""
+        topic = topics.INFERENCE_REQUESTS.of(self.endpoint)
+        admin = AdminClient({"bootstrap.servers": self.bootstrap, "log_level": 0})
+        admin.delete_topics([topic])[topic].result(30)
+        wait_until(lambda: create_topics(self.bootstrap, [(topic, topics.INFERENCE_REQUESTS)]))
+        wait_until(lambda: has_leaders(self.bootstrap, [topic]))
+        self.topic_id = described_topics(self.bootstrap, [topic])[topic].id
+        self.asked.clear()
 
     def worker(self, name: str, *, fail: str = "", **settings: str) -> Child:
         """An inference service; the same name is the same folder.
@@ -150,6 +162,8 @@ class Asker:
         found: list[tuple[Place, float | str]] = []
         for value in self._values():
             event = self.whole(pb.PredictionsMade.FromString(value))
+            if self.topic_id not in ("", event.request_topic_id):
+                continue
             number = event.request_partition
             scores = np.frombuffer(b"".join(each.contents for each in event.outputs), "<f4")
             begins = np.cumsum([0, *event.run_rows])

@@ -77,6 +77,18 @@ def test_process_killed_beside_another_leaves_each_request_one_answer(asker, sta
     assert parent.died() is None
 
 
+@pytest.mark.parametrize("count", [100, 1_000], ids=["shorter", "longer"])
+def test_requests_of_a_topic_that_is_made_again_have_each_one_answer(count, asker, start):
+    start()
+    asker.ask(500)
+    asker.await_no_lag()
+
+    asker.make_again()
+    asker.ask(count)
+    asker.await_no_lag()
+    assert {} == asker.wrong()
+
+
 def test_requests_wait_for_what_is_not_served_yet(asker, start):
     asker.ask(50)
     start()

@@ -469,6 +469,29 @@ def test_next_owner_passes_over_what_is_answered_behind_the_groups_offset(make_w
     assert [(0, n, 1.0 + n) for n in (0, 1, 3, 2)] == heir.answered()
 
 
+def test_answers_to_a_topic_that_was_before_answer_none_of_the_one_made_again(make_worker):
+    values, mine = [asked(0.0), b"no message"], [Partition(REQUESTS, 0)]
+    records, kafka = [a_request(value, n) for n, value in enumerate(values)], a_topic(*values)
+    worker = make_worker(kafka).serve(1)
+    worker.requests.follow_topics({REQUESTS: "first"})
+    worker.handle(*records)
+
+    def answered_by_heir_of(topic_id):
+        heir, before = make_worker(kafka).serve(1), len(kafka.published)
+        heir.requests.follow_topics({REQUESTS: topic_id})
+        heir.requests.positions(mine)
+        heir.look_ups.look_up_next(0.0)
+        heir.requests.positions(mine)
+        heir.handle(*records)
+        return [each for each in kafka.published[before:] if each.topic == PREDICTIONS]
+
+    assert [] == answered_by_heir_of("first")
+    again = answered_by_heir_of("second")
+    events = [pb.PredictionsMade.FromString(each.value) for each in again]
+    assert {"second"} == {each.request_topic_id for each in events}
+    assert 2 == sum(len(each.request_offsets) + len(each.refused) for each in events)
+
+
 def test_what_a_failed_delivery_brought_after_all_is_not_answered_again(make_worker):
     values = [asked(0.0), asked(1.0)]
     kafka = a_topic(*values)
@@ -497,10 +520,10 @@ def test_look_up_that_failed_is_told_and_begun_again():
     look_ups = AnswerLookUps(AwayLog(kafka), partitions=lambda _: PARTITIONS)
     partition = Partition(REQUESTS, 0)
     for _ in range(2):
-        assert look_ups.answered(partition, 0) is None
+        assert look_ups.answered(partition, "", 0) is None
         look_ups.look_up_next(0.0)
         with pytest.raises(Unavailable, match="BROKER_UNAVAILABLE"):
-            look_ups.answered(partition, 0)
+            look_ups.answered(partition, "", 0)
 
 
 def test_partition_that_went_to_another_is_looked_up_anew_when_it_comes_back(make_worker):
@@ -691,10 +714,10 @@ def test_record_of_a_stranger_among_the_answers_is_passed_over(make_worker):
     kafka.publish([Message(PREDICTIONS, None, b"\xff\xff")])
     make_worker(kafka).serve(1).handle(a_request(asked(0.0)))
     look_ups, partition = make_worker(kafka).look_ups, Partition(REQUESTS, 0)
-    look_ups.answered(partition, 0)
+    look_ups.answered(partition, "", 0)
     look_ups.look_up_next(0.0)
 
-    assert {0} == look_ups.answered(partition, 0)
+    assert {0} == look_ups.answered(partition, "", 0)
 
 
 class Objects(MemoryObjectStore):

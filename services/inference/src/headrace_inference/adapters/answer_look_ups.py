@@ -30,6 +30,7 @@ skipped = counter(
 @dataclass(eq=False, slots=True)
 class _LookUp:
     partition: Partition
+    topic_id: str
     begin: int
     found: set[int] | None = None
     error: Unavailable | None = None
@@ -45,14 +46,15 @@ class AnswerLookUps(ThreadPart):
         self._jobs: dict[Partition, _LookUp] = {}
         self._queue: queue.SimpleQueue[_LookUp] = queue.SimpleQueue()  # one a partition at most
 
-    def answered(self, partition: Partition, begin: int) -> set[int] | None:
-        """The offsets from `begin` on that have an answer; None while that is looked up.
+    def answered(self, partition: Partition, topic_id: str, begin: int) -> set[int] | None:
+        """The offsets of the topic with this id from `begin` on that have an answer; None while
+        that is looked up.
 
         Raises Unavailable when it could not be: the next call begins again.
         """
         job = self._jobs.get(partition)
         if job is None:
-            job = self._jobs[partition] = _LookUp(partition, begin)
+            job = self._jobs[partition] = _LookUp(partition, topic_id, begin)
             self._queue.put(job)
         elif job.error or job.found is not None:
             del self._jobs[partition]
@@ -96,15 +98,15 @@ class AnswerLookUps(ThreadPart):
             self._thread.tick()
             if not job.wanted or self._stopping.is_set():
                 break
-            found = _answered_offsets(record.value or b"", number)
+            found = _answered_offsets(record.value or b"", number, job.topic_id)
             answered.update(each for each in found if each >= job.begin)
         return answered
 
 
-def _answered_offsets(value: bytes, partition: int) -> list[int]:
+def _answered_offsets(value: bytes, partition: int, topic_id: str) -> list[int]:
     """None of a stranger's record: it answers nothing, and must not end the service."""
     try:
-        return conversions.answered_offsets(value, partition)
+        return conversions.answered_offsets(value, partition, topic_id)
     except Invalid:
         skipped.inc()
         return []

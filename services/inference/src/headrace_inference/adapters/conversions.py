@@ -240,6 +240,7 @@ def claiming_event(event: events_pb.PredictionsMade, claim: Claim) -> events_pb.
         served_at_us=event.served_at_us[:1],
         request_partition=event.request_partition,
         request_offsets=event.request_offsets[:1],
+        request_topic_id=event.request_topic_id,
         claim=events_pb.Claim(digest=claim.digest, size_bytes=claim.size_bytes),
     )
 
@@ -278,13 +279,16 @@ def refused_request(request_id: str, offset: int, error: HeadraceError) -> event
     )
 
 
-def answered_offsets(value: bytes, partition: int) -> list[int]:
+def answered_offsets(value: bytes, partition: int, topic_id: str) -> list[int]:
     """The offsets of that partition's requests that a record of the predictions answers.
 
+    None of another topic's, which had the same name; an older version did not say which it is.
     Raises Invalid DECODE_ERROR.
     """
     event = _decoded(events_pb.PredictionsMade, value)
     if not event.HasField("request_partition") or event.request_partition != partition:
+        return []
+    if event.request_topic_id not in ("", topic_id):
         return []
     return [*event.request_offsets, *(each.request_offset for each in event.refused)]
 

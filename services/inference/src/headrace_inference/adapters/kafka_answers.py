@@ -150,6 +150,7 @@ def _event(part: Part, members: Sequence[RecordCall]) -> Any:
     """All of a record but its tensors."""
     event = conversions.predictions_event([part], writer="", rows_answered=0)
     event.request_partition = members[0].partition.number
+    event.request_topic_id = members[0].topic_id
     offsets = {call.place: call.offset for call in members}
     event.request_offsets.extend([offsets[request] for request, *_ in part.runs])
     return event
@@ -165,4 +166,5 @@ def _refusals(members: Sequence[RecordCall]) -> Iterator[tuple[RecordCall, bytes
     for first, end in cuts(sizes, RECORD_BYTES_MAX):
         event = conversions.refused_event(members[0].endpoint, refused[first:end])
         event.request_partition = members[0].partition.number
+        event.request_topic_id = members[0].topic_id
         yield members[first], event.SerializeToString()

@@ -46,7 +46,9 @@ class Filler(Protocol):
 
 
 class KafkaRequests:
-    """RestoringHandler of the request topics. `follow` is called often: it chooses what is read."""
+    """RestoringHandler and FollowingHandler of the request topics. `follow` is called often: it
+    chooses what is read.
+    """
 
     def __init__(
         self,
@@ -72,6 +74,14 @@ class KafkaRequests:
         # Of each partition, the offsets ahead of the group's that have their answer.
         self._answered: dict[Partition, set[int]] = defaultdict(set)
         self._unsure: set[Partition] = set()
+        self._topic_ids: dict[str, str] = {}
+
+    def follow_topics(self, topic_ids: Mapping[str, str]) -> None:
+        """The group's offsets go with their topic; answers say of which topic's requests they are.
+
+        What was in memory of the one before, the loop has made us forget.
+        """
+        self._topic_ids |= topic_ids
 
     def positions(self, partitions: Sequence[Partition]) -> Mapping[Partition, int]:
         self._follow()  # also while partitions cannot be placed: fewer may be wanted by now
@@ -108,12 +118,15 @@ class KafkaRequests:
                 raise Unavailable("DELIVERY_UNKNOWN", topic=partition.topic)
 
     def _looked_up(self, partition: Partition, begin: int) -> bool:
-        answered = self._look_ups.answered(partition, begin)
+        answered = self._look_ups.answered(partition, self._topic_id(partition), begin)
         if answered is None:
             return False
         self._answered[partition] = answered
         self._unsure.discard(partition)
         return True
+
+    def _topic_id(self, partition: Partition) -> str:
+        return self._topic_ids.get(partition.topic, "")
 
     def _take(self, records: RecordBatch, until_s: float) -> None:
         calls = self._calls(records)
@@ -171,7 +184,7 @@ class KafkaRequests:
         now_s, calls = time.monotonic(), []
         for partition, first, end in records.runs:
             endpoint = topics.INFERENCE_REQUESTS.part_of(partition.topic)
-            answered = self._answered.get(partition, ())
+            answered, topic_id = self._answered.get(partition, ()), self._topic_id(partition)
             for place in range(first, end):
                 value, offset = values[place], records.offsets[place]
                 if offset not in answered:
@@ -182,6 +195,7 @@ class KafkaRequests:
                         offset=offset,
                         entity_key=_text(keys[place]),
                         arrived_s=now_s - ages_s[place],
+                        topic_id=topic_id,
                         key=place,
                     )
                     calls.append(call)

@@ -42,6 +42,7 @@ class RecordCall(HotCall):
         "partition",
         "place",
         "prediction",
+        "topic_id",
     )
 
     def __init__(
@@ -53,6 +54,7 @@ class RecordCall(HotCall):
         offset: int,
         entity_key: str,
         arrived_s: float,
+        topic_id: str = "",
         key: int = 0,
     ) -> None:
         super().__init__(
@@ -64,7 +66,7 @@ class RecordCall(HotCall):
             key=key,
         )
         self.endpoint, self.partition, self.offset = endpoint, partition, offset
-        self.entity_key = entity_key
+        self.entity_key, self.topic_id = entity_key, topic_id
         # What names the payload, where that did not fit the record.
         self.claim: Claim | None = None
         # The same whenever it is read, for one that names none.
