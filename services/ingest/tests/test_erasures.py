@@ -212,6 +212,28 @@ def test_two_erasures_of_a_dataset_forget_both_values(world):
     assert not {b"JFK", b"EWR"} & set(re.findall(rb"[A-Z]{3}", kept_of_datasets(world)))
 
 
+def test_value_whose_rows_went_with_another_erasure_is_forgotten_too(world):
+    world.tables.append(STREAM, rows(3, flight="UA3", origin="JFK"))
+    world.create("all")
+    world.erase("UA3", "r1")
+
+    world.erase("JFK", "r2", column="origin")
+
+    assert (("EWR",), (3, 1, 0)) == origins_of("all", world)
+    assert b"JFK" not in kept_of_datasets(world)
+    assert 1 == datasets.find(Reference("all"), book=world.book).rows_erased
+
+
+def test_dataset_that_never_told_the_value_is_not_revised(world):
+    world.create("all")
+    world.erase("UA2", "r1")
+    before = datasets.find(Reference("all"), book=world.book)
+
+    world.erase("JFK", "r2", column="origin")
+
+    assert before == datasets.find(Reference("all"), book=world.book)
+
+
 def test_value_that_an_earlier_manifest_tells_yet_goes_in_a_later_pass(world):
     world.tables.append(STREAM, rows(3, flight="UA3", origin="JFK"))
     world.create("all")
