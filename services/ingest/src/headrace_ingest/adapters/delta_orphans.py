@@ -26,7 +26,8 @@ from headrace_kit.clock import SystemClock
 
 # Nobody commits files that are older. Loops of ingest and feature that delete, append or compact
 # end their service when a round takes five minutes, and MaterializeView commits nothing that it
-# began twelve hours before. The rest is for clocks that differ.
+# began twelve hours before. A deletion of EraseEntity has no such end, but would have to rewrite
+# files for a day, which the loop that goes on with it never could. The rest is for clocks.
 ORPHAN_AGE_H = 24
 FILES_MAX = 10_000  # of one pass; the rest goes with the next
 # In a folder Delta's storage writes a large file under such a name until it is whole. It lists no
