@@ -304,7 +304,7 @@ def test_rows_of_a_deleted_dataset_go_with_the_next_hourly_pass(world):
     for name in ("held", "kept"):
         world.datasets.create(name, stream=STREAM)
     world.datasets.erase("event_id", "departed:1")
-    tables = DeltaTables(world.uri, world.options)
+    tables = DeltaTables(world.uri, world.options, was_read=never_read)
     list(world.keeper.keep(60.0))
     assert {"held/1", "kept/1"} == tables.copies()
     world.datasets.delete("held", 1)

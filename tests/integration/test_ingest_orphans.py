@@ -18,6 +18,7 @@ from deltalake.exceptions import CommitFailedError
 
 from headrace_ingest.adapters.delta_tables import DeltaTables
 from headrace_ingest.domain.datasets import Selection
+from headrace_ingest.testing import never_read
 from headrace_kit.objects import delta_table_uri
 
 pytestmark = pytest.mark.integration
@@ -43,7 +44,7 @@ class Table:
     def __init__(self, place, folder):
         self.uri = delta_table_uri(place.uri, "records", STREAM)
         self.options, self.folder = place.options, folder / "records" / STREAM
-        self.tables = DeltaTables(place.uri, place.options)
+        self.tables = DeltaTables(place.uri, place.options, was_read=never_read)
 
     def open(self):
         return DeltaTable(self.uri, storage_options=self.options)
