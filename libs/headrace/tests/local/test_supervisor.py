@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
+import errno
 import os
 import signal
 import socket
@@ -453,6 +454,42 @@ def test_folder_that_cannot_be_made_is_told(tmp_path):
 
     with pytest.raises(Unavailable, match="DATA_FOLDER_UNUSABLE"):
         supervisor.run()
+
+
+@pytest.fixture
+def unwritable(tmp_path, monkeypatch):
+    """As on a file system that is mounted read-only, for root too."""
+    folder = DataFolder(tmp_path / "data")
+    for each in (folder.run, folder.logs):
+        each.mkdir(parents=True)
+    folder.lock.touch()
+
+    opened = Path.open
+
+    def refuse(self, mode="a", *more, **named):
+        if mode.startswith("r"):
+            return opened(self, mode, *more, **named)
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(self))
+
+    monkeypatch.setattr(Path, "open", refuse)
+    monkeypatch.setattr(Path, "touch", refuse)
+    return folder
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda folder: Supervisor(list, folder, report=lambda line: None).run(),
+        lambda folder: start_detached(["true"], folder, deadline_s=DEADLINE_S),
+        lambda folder: stop(folder, deadline_s=DEADLINE_S),
+    ],
+    ids=["up", "up --detach", "down"],
+)
+def test_folder_that_is_there_and_cannot_be_written_is_told(use, unwritable):
+    with pytest.raises(Unavailable, match="DATA_FOLDER_UNUSABLE") as caught:
+        use(unwritable)
+
+    assert "Read-only file system" == caught.value.metadata["problem"]
 
 
 def test_state_that_cannot_be_written_is_told_once_and_all_goes_on(tmp_path, monkeypatch):

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import BinaryIO
 
 import psutil
 
@@ -30,12 +31,12 @@ def start_detached(
 ) -> subprocess.Popen[bytes]:
     """Runs `command`, which must run a supervisor on `folder`, in a session of its own.
 
-    Returns when all its processes are ready; raises Unavailable START_FAILED when they are not.
+    Returns when all its processes are ready; raises Unavailable START_FAILED when they are not, and
+    DATA_FOLDER_UNUSABLE where nothing can be written into the folder.
     `report` hears what the command says meanwhile, but for the error that it ends with.
     """
-    folder.logs.mkdir(parents=True, exist_ok=True)
     log = folder.logs / "supervisor.log"
-    with log.open("ab") as output:
+    with _appended(log, folder) as output:
         start = output.tell()
         process = subprocess.Popen(
             command,
@@ -67,6 +68,15 @@ def start_detached(
         said=told_error(tail(log, start)),
         log=log,
     )
+
+
+def _appended(log: Path, folder: DataFolder) -> BinaryIO:
+    """Raises Unavailable DATA_FOLDER_UNUSABLE."""
+    try:
+        log.parent.mkdir(parents=True, exist_ok=True)
+        return log.open("ab")
+    except OSError as err:
+        raise Unavailable("DATA_FOLDER_UNUSABLE", folder=folder.root, problem=err.strerror) from err
 
 
 class _Said:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import psutil
 
+from headrace.errors import Unavailable
 from headrace.local.locks import held
 
 STARTING, READY, UNREADY = "starting", "ready", "unready"
@@ -109,8 +110,11 @@ def live_state(folder: DataFolder) -> RunState | None:
 
 
 def running(folder: DataFolder) -> bool:
-    """Whether a supervisor runs on the folder now."""
-    return held(folder.lock)
+    """Whether a supervisor runs on the folder now. Raises Unavailable DATA_FOLDER_UNUSABLE."""
+    try:
+        return held(folder.lock)
+    except OSError as err:
+        raise Unavailable("DATA_FOLDER_UNUSABLE", folder=folder.root, problem=err.strerror) from err
 
 
 def find_process(pid: int, started_at_s: float) -> psutil.Process | None:

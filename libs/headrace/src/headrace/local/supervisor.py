@@ -328,10 +328,11 @@ class _Watched:
 
 
 def _make(folder: DataFolder) -> None:
-    """Raises Unavailable DATA_FOLDER_UNUSABLE when the folder cannot be made."""
+    """Raises Unavailable DATA_FOLDER_UNUSABLE when the folder cannot be made or written."""
     try:
         folder.run.mkdir(parents=True, exist_ok=True)
         folder.logs.mkdir(parents=True, exist_ok=True)
+        folder.lock.touch()
     except OSError as err:
         raise Unavailable("DATA_FOLDER_UNUSABLE", folder=folder.root, problem=err.strerror) from err
 
