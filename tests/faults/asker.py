@@ -31,7 +31,12 @@ from headrace.oip import grpc_predict_v2_pb2 as oip
 from headrace.registry.v1 import registry_events_pb2 as registry_pb
 from headrace_inference.testing import FEATURES, a_model, an_endpoint
 from headrace_kit.kafka import KafkaPublisher, Message
-from headrace_kit.offsets import committed_offsets, described_topics, topic_end_offsets
+from headrace_kit.offsets import (
+    committed_offsets,
+    described_topics,
+    partitions_by_topic,
+    topic_end_offsets,
+)
 from headrace_kit.testing import has_leaders, wait_until
 
 GROUP = "inference.requests"
@@ -88,6 +93,19 @@ class Asker:
         wait_until(lambda: has_leaders(self.bootstrap, [topic]))
         self.topic_id = described_topics(self.bootstrap, [topic])[topic].id
         self.asked.clear()
+
+    def forget_answers(self) -> None:
+        """The topic of the answers, as an operator does who deletes it; and what it answered."""
+        topic = topics.INFERENCE_PREDICTIONS.of(self.endpoint)
+        admin = AdminClient({"bootstrap.servers": self.bootstrap, "log_level": 0})
+        admin.delete_topics([topic])[topic].result(30.0)
+        wait_until(lambda: not partitions_by_topic(self.bootstrap, [topic]))
+        self.asked.clear()
+
+    def make_answers(self) -> None:
+        topic = topics.INFERENCE_PREDICTIONS.of(self.endpoint)
+        create_topics(self.bootstrap, [(topic, topics.INFERENCE_PREDICTIONS)])
+        wait_until(lambda: has_leaders(self.bootstrap, [topic]))
 
     def worker(self, name: str, *, fail: str = "", **settings: str) -> Child:
         """An inference service; the same name is the same folder.

@@ -95,3 +95,23 @@ def test_requests_wait_for_what_is_not_served_yet(asker, start):
     asker.await_no_lag()
 
     assert {} == asker.wrong()
+
+
+def test_endpoint_whose_answers_have_no_topic_keeps_no_other_from_its_answers(asker, start):
+    """Its requests wait until the topic is there."""
+    other = Asker(asker.bootstrap, asker.folder)
+    other.serve()
+    start()
+    for each in (asker, other):
+        each.ask(20)
+        each.await_no_lag()
+    asker.forget_answers()
+    asker.ask(20)
+    for _ in range(3):
+        other.ask(100)
+        other.await_no_lag()
+    assert {} == other.wrong()
+
+    asker.make_answers()
+    asker.await_no_lag()
+    assert {} == asker.wrong()

@@ -14,7 +14,7 @@ from confluent_kafka.admin import AdminClient
 from prometheus_client import REGISTRY
 
 from headrace.errors import Busy, Invalid, Unavailable
-from headrace_kit.consume import ConsumeLoop
+from headrace_kit.consume import ConsumeLoop, TopicsAwaited
 from headrace_kit.follow import TableFollower
 from headrace_kit.kafka import KafkaPublisher, Message, Partition
 from headrace_kit.offsets import (
@@ -461,6 +461,30 @@ def test_topic_whose_placing_needs_a_missing_one_takes_nothing_from_the_others(
 
     new_topic(1, name=needed)
     wait_until(lambda: store.effects == each_once([b"late", *numbers(0, 10)]))
+    wait_until(loop.ready)
+
+
+def test_topic_whose_records_need_a_missing_one_takes_nothing_from_the_others(
+    kafka_server, new_topic, publisher, start_loop
+):
+    free, waits, needed, store = new_topic(2), new_topic(2), f"test.{uuid.uuid4().hex}.v1", Store()
+
+    class Needing(StoringHandler):
+        def handle(self, records):
+            if waits in records.by_topic() and not partitions_by_topic(kafka_server, [needed]):
+                raise TopicsAwaited({waits: needed})
+            super().handle(records)
+
+    publisher.publish([*messages(free, numbers(0, 10)), *messages(waits, [b"late"])])
+    loop = start_loop([free, waits], Needing(store))
+    wait_until(lambda: store.effects == each_once(numbers(0, 10)))
+    wait_until(lambda: [f"TOPIC_MISSING {needed}"] == loop.troubles())
+    publisher.publish([*messages(free, numbers(10, 20)), *messages(waits, [b"later"])])
+    wait_until(lambda: store.effects == each_once(numbers(0, 20)))
+    assert not loop.ready()
+
+    new_topic(1, name=needed)
+    wait_until(lambda: store.effects == each_once([b"late", b"later", *numbers(0, 20)]))
     wait_until(loop.ready)
 
 

@@ -44,7 +44,7 @@ from headrace_inference.testing import (
 )
 from headrace_kit.auth import EVERYBODY
 from headrace_kit.clock import SystemClock
-from headrace_kit.consume import Unfinished
+from headrace_kit.consume import TopicsAwaited, Unfinished
 from headrace_kit.hot_calls import HotCall
 from headrace_kit.kafka import Message, Partition, RecordBatch
 from headrace_kit.objects import MemoryObjectStore
@@ -80,6 +80,7 @@ class Worker:
         self.publisher = publisher or MemoryPublisher()
         self.chosen = []  # what was to be read, each time that it was asked
         self.committed: dict[Partition, int] = {}
+        self.missing: set[str] = set()  # topics
         bound = {
             "table": self.table,
             "features": features or MemoryFeatureReader(),
@@ -138,6 +139,7 @@ class Worker:
             claims_memory_bytes_max=MEMORY_BYTES_MAX,
             committed=lambda _: self.committed,
             partitions=lambda _: PARTITIONS,
+            missing=lambda asked: self.missing & {*asked},
             clock=SystemClock(),
             follow=lambda: self.chosen.append(self.table.answering()),
             attempt_log=attempt_log or MemoryAttemptLog(),
@@ -601,6 +603,40 @@ def test_request_whose_features_cannot_be_read_comes_again_and_the_rest_is_answe
             worker.handle(*records)
 
     assert [(0, 2, 1.0)] == worker.answered()
+
+
+class LossyPublisher(MemoryPublisher):
+    """Of one topic it delivers nothing: that is missing."""
+
+    def publish(self, messages, **options):
+        super().publish([each for each in messages if each.topic != PREDICTIONS], **options)
+        if any(each.topic == PREDICTIONS for each in messages):
+            raise Unavailable("TOPIC_MISSING", topic=messages[0].topic)
+
+
+def test_requests_whose_answers_have_no_topic_are_put_off_and_the_rest_is_answered(make_worker):
+    kafka, value = LossyPublisher(), asked(0.0, endpoint="other")
+    other = a_request(value, 0, endpoint="other")
+    kafka.publish([Message(other.topic, None, value)])
+    worker = make_worker(kafka).serve(1).serve(1, endpoint="other")
+    worker.missing = {PREDICTIONS}
+    with pytest.raises(TopicsAwaited) as awaited:
+        worker.handle(a_request(asked(0.0), 0), other)
+    assert {REQUESTS: PREDICTIONS} == awaited.value.missing_by_topic
+
+    hand_over_until_done(worker, other)
+    assert [(0, 0, 1.0)] == worker.answered()
+
+
+def hand_over_until_done(worker, *records):
+    """As the loop does, while it is looked up what was answered."""
+
+    def done():
+        worker.look_ups.look_up_next(0.0)
+        worker.handle(*records)
+        return True
+
+    wait_until(done)
 
 
 class Gate:

@@ -45,6 +45,16 @@ class Unfinished(Exception):
     """A handler did a part of the records: after a poll the same ones are handed over again."""
 
 
+class TopicsAwaited(Exception):
+    """A handler cannot do with records of these topics before others, which are missing, are there:
+    it is asked for their positions then. The other records are handed over again.
+    """
+
+    def __init__(self, missing_by_topic: Mapping[str, str]) -> None:
+        super().__init__(dict(missing_by_topic))
+        self.missing_by_topic = missing_by_topic
+
+
 class BatchHandler(Protocol):
     """What a service does with records; every method is called from the loop's thread."""
 
@@ -58,7 +68,8 @@ class BatchHandler(Protocol):
     def handle(self, records: RecordBatch) -> None:
         """Make the effects of the records durable; order holds within a partition.
 
-        Raises Unfinished only where it came further, and knows what it did.
+        Raises Unfinished only where it came further, and knows what it did; TopicsAwaited where
+        the effects on some topics wait for missing ones, and need not hold up the rest.
         """
 
     def idle(self) -> None:
@@ -277,6 +288,11 @@ class ConsumeLoop:
                 self._handler.idle()
         except Unfinished:
             self._retry.succeeded()
+        except TopicsAwaited as err:
+            for topic, missing in err.missing_by_topic.items():
+                self._reader.put_off(topic, missing)
+                self._drop(self._reader.put_back(topic))
+            self._retry.succeeded()
         except (Busy, Unavailable) as err:
             self._failure = err
             delay_s = self._retry.failed(err.retry_delay_s)
@@ -406,6 +422,10 @@ class ConsumeLoop:
         self._restoring -= {*partitions}
         if self._restorer is not None:
             self._restorer.forget(partitions)
+        self._drop(partitions)
+
+    def _drop(self, partitions: Collection[Partition]) -> None:
+        """What was read of these and not handled."""
         kept = [part.without(partitions) for part in self._pending]
         self._pending = deque(part for part in kept if part)
 

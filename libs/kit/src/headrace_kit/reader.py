@@ -201,6 +201,15 @@ class GroupReader:
         self._awaited[topic] = missing
         self._note_missing([missing])
 
+    def put_back(self, topic: str) -> list[Partition]:
+        """The partitions of this topic that are read: they wait to be placed again."""
+        placed = [each for each in self._next if each.topic == topic]
+        self._consumer.pause([TopicPartition(*each) for each in placed])
+        for partition in placed:
+            del self._next[partition]
+        self._unplaced.update(placed)
+        return placed
+
     def held(self) -> frozenset[Partition]:
         """The partitions of which nothing is read."""
         return self._held

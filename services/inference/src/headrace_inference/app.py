@@ -11,7 +11,7 @@ the ports and the folder of artifacts.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
@@ -71,7 +71,7 @@ from headrace_kit.kafka import KafkaPublisher
 from headrace_kit.lifecycle import Part, run_service
 from headrace_kit.native_door import NativeDoor
 from headrace_kit.objects import object_store
-from headrace_kit.offsets import committed_offsets, topic_partitions
+from headrace_kit.offsets import committed_offsets, partitions_by_topic, topic_partitions
 from headrace_kit.topic_log import KafkaTopicLog
 from headrace_kit.worker_process import admin_socket, worker_folder
 
@@ -165,6 +165,10 @@ def _log(settings: Settings, folder: Path, publisher: KafkaPublisher) -> KafkaPr
 
 def _partition_count(settings: Settings, topic: str) -> int:
     return len(topic_partitions(settings.kafka_bootstrap, [topic]))
+
+
+def _missing(settings: Settings, wanted: Collection[str]) -> Collection[str]:
+    return {*wanted} - partitions_by_topic(settings.kafka_bootstrap, wanted).keys()
 
 
 def _row_parts(
@@ -325,6 +329,7 @@ def _request_parts(
         claims_memory_bytes_max=settings.claims_memory_bytes_max,
         committed=partial(committed_offsets, settings.kafka_bootstrap, REQUESTS_GROUP),
         partitions=partitions,
+        missing=partial(_missing, settings),
         clock=SystemClock(),
         follow=follow,
         attempt_log=FileAttemptLog(folder),

@@ -22,7 +22,7 @@ from headrace_inference.adapters.record_calls import RecordCall
 from headrace_inference.adapters.request_claims import RequestClaims, claim_of
 from headrace_inference.domain.request import ENTITY_KEY_CHARACTERS_MAX
 from headrace_inference.ports import Clock
-from headrace_kit.consume import Unfinished
+from headrace_kit.consume import TopicsAwaited, Unfinished
 from headrace_kit.dead_letters import dead_letter
 from headrace_kit.failpoints import failpoint
 from headrace_kit.kafka import Message, Partition, Publisher, Record, RecordBatch
@@ -32,6 +32,8 @@ from headrace_kit.telemetry import counter, histogram
 SERVICE = "inference"
 # Polling goes on at least this often, however slow the model is.
 HANDLE_S_MAX = 5.0
+# What is told of a topic that is missing, as the client knew it before or not.
+OF_KAFKA = ("TOPIC_MISSING", "BROKER_UNAVAILABLE", "DELIVERY_UNKNOWN")
 
 longest = histogram(
     SERVICE, "kafka_request_seconds", "Of the oldest request answered at a time: since it came."
@@ -60,14 +62,16 @@ class KafkaRequests:
         claims_memory_bytes_max: int,
         committed: Callable[[Collection[str]], Mapping[Partition, int]],
         partitions: Callable[[str], int],
+        missing: Callable[[Collection[str]], Collection[str]],
         clock: Clock,
         follow: Callable[[], None],
         attempt_log: AttemptLog,
     ) -> None:
+        """`partitions`: how many a topic has, or had lately; `missing`: which are not there."""
         self._filler, self._publisher, self._look_ups = filler, publisher, look_ups
         self._keep = claims.keep_answer
         self._claims = RequestClaims(claims, memory_bytes_max=claims_memory_bytes_max)
-        self._committed, self._partitions = committed, partitions
+        self._committed, self._partitions, self._missing = committed, partitions, missing
         self._clock, self._follow = clock, follow
         self._attempt_log, self._suspects = attempt_log, Suspects(attempt_log.read())
         self._restoring: list[Partition] = []
@@ -86,7 +90,12 @@ class KafkaRequests:
     def positions(self, partitions: Sequence[Partition]) -> Mapping[Partition, int]:
         self._follow()  # also while partitions cannot be placed: fewer may be wanted by now
         committed = self._committed({each.topic for each in partitions})
-        found = {each: self._looked_up(each, committed.get(each, 0)) for each in partitions}
+        try:
+            found = {each: self._looked_up(each, committed.get(each, 0)) for each in partitions}
+        except Unavailable as err:
+            if awaited := self._awaited(err, {each.topic for each in partitions}):
+                raise Unavailable("TOPIC_MISSING", topic=min(awaited.values())) from err
+            raise
         self._restoring = [each for each in partitions if not found[each]]
         return committed
 
@@ -100,8 +109,30 @@ class KafkaRequests:
             self._unsure.discard(partition)
 
     def handle(self, records: RecordBatch) -> None:
-        """Raises Busy, Unavailable, Unfinished for what is to come again: the rest is answered."""
+        """Raises Busy, Unavailable, Unfinished for what is to come again: the rest is answered.
+
+        Raises TopicsAwaited for the requests of endpoints whose answers have no topic.
+        """
         self._follow()
+        try:
+            self._handle(records)
+        except Unavailable as err:
+            if awaited := self._awaited(err, {run.partition.topic for run in records.runs}):
+                raise TopicsAwaited(awaited) from err
+            raise
+
+    def _awaited(self, err: Unavailable, requests: Collection[str]) -> dict[str, str]:
+        """By topic of requests that of their answers, where it is missing."""
+        if err.reason not in OF_KAFKA:
+            return {}
+        answers = {
+            topic: topics.INFERENCE_PREDICTIONS.of(topics.INFERENCE_REQUESTS.part_of(topic))
+            for topic in requests
+        }
+        missing = self._missing(answers.values())
+        return {topic: each for topic, each in answers.items() if each in missing}
+
+    def _handle(self, records: RecordBatch) -> None:
         self._make_sure(records)
         until_s = time.monotonic() + HANDLE_S_MAX
         for part in self._suspects.parts(records):
