@@ -300,6 +300,34 @@ def test_partition_that_is_put_off_waits_for_the_other_topic(group_reader):
     assert [PARTITION] == group_reader.unplaced()
 
 
+def test_topic_that_is_put_off_again_is_not_asked_for_at_once(group_reader):
+    for _ in range(2):
+        group_reader.put_off(TOPIC, OTHER.topic)
+        group_reader.look_for_missing()
+    assert [] == group_reader.unplaced()  # though Kafka tells us that the other one is there
+
+    group_reader._looks[OTHER.topic].succeeded()
+    group_reader.look_for_missing()
+    group_reader.place(group_reader.unplaced(), {})
+    group_reader.put_off(TOPIC, OTHER.topic)
+    group_reader.unplace()
+    group_reader.look_for_missing()
+    assert [PARTITION] == group_reader.unplaced()
+
+
+def test_topic_that_is_missing_for_long_slows_no_look_for_another(group_reader):
+    group_reader._consumer.gone = {OTHER.topic}
+    group_reader.put_off(OTHER.topic, OTHER.topic)
+    group_reader.look_for_missing()
+    for _ in range(10):
+        group_reader._looks[OTHER.topic].failed()
+
+    group_reader.put_off(TOPIC, TOPIC)
+    group_reader.look_for_missing()
+    assert [PARTITION] == group_reader.unplaced()
+    assert [f"TOPIC_MISSING {OTHER.topic}"] == group_reader.troubles()
+
+
 def test_reading_goes_on_without_a_question_for_what_is_missing(group_reader):
     group_reader._on_assign(group_reader._consumer, [TopicPartition(*OTHER)])
     group_reader.place([PARTITION, OTHER], {})

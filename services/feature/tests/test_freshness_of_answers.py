@@ -6,7 +6,19 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from feature_definitions import views
-from feature_world import HOUR, MOMENTS, SECOND, START, Event, World, a_catalogue, event_lists
+from feature_world import (
+    HOUR,
+    MOMENTS,
+    REQUEST_VIEW,
+    SECOND,
+    START,
+    VIEWS,
+    Event,
+    World,
+    a_catalogue,
+    a_view,
+    event_lists,
+)
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -70,8 +82,10 @@ def world():
     return made
 
 
-def watch(world, *, ends, owned=(0,), topic_id=lambda _: "first", made_again=None):
+def watch(world, *, ends, owned=(0,), missing=(), topic_id=lambda _: "first", made_again=None):
     def asked(stream):
+        if stream in missing:
+            raise Unavailable("TOPIC_MISSING", topic=stream)
         if ends is None:
             raise Unavailable("BROKER_UNAVAILABLE", bootstrap="x")
         return ends
@@ -102,6 +116,18 @@ def test_idle_stream_is_known_until_it_was_asked_last(world):
         watch(world, ends={0: 1, 1: 99}).look()
 
         assert world.clock.now_us() == known_until(world)
+
+
+def test_stream_whose_topic_is_missing_keeps_no_other_from_being_known():
+    count = {"count_1h": {"aggregate": "count", "window": "1h"}}
+    air = a_view(count, name="air", stream="air")
+    world = World(a_catalogue(*VIEWS, REQUEST_VIEW, air))
+    world.fold(Event("e", START, START))
+    world.clock.advance(HOUR)
+    with pytest.raises(Unavailable, match=r"TOPIC_MISSING.*air"):
+        watch(world, ends={0: 1}, missing={"air"}).look()
+
+    assert world.clock.now_us() == known_until(world)
 
 
 def test_topic_that_is_made_again_is_told_until_its_records_are_placed(world):

@@ -69,9 +69,10 @@ class GroupReader:
         self._uncommitted: dict[Partition, int] = {}
         self._committing: dict[Partition, int] = {}  # on its way
         self._committed: dict[Partition, int] = {}
-        self._commit_retry, self._missing_retry = Backoff(), Backoff()
+        self._commit_retry = Backoff()
         self._missing: set[str] = set()
         self._awaited: dict[str, str] = {}  # by topic, the missing one that its placing waits for
+        self._looks: dict[str, Backoff] = {}  # by topic that is looked for
         self._gone: set[Partition] = set()  # of a topic that has fewer now; the group's still
         self._lost: set[Partition] = set()
         self._ids = TopicIds(bootstrap)
@@ -143,6 +144,7 @@ class GroupReader:
         self._subscribed, self._joined = topics, False
         self._missing &= topics
         self._awaited.clear()
+        self._looks.clear()
         if topics:
             self._consumer.subscribe(
                 sorted(topics),
@@ -244,6 +246,7 @@ class GroupReader:
             else:
                 self._next[partition] = position
                 found |= {partition} & self._lost  # e.g. its topic was made again
+                self._looks.pop(self._awaited.pop(partition.topic, partition.topic), None)
             # Also at a beginning: the group may have come further than what the handler holds now.
             self._uncommitted[partition] = position
             self._unplaced.discard(partition)
@@ -336,16 +339,20 @@ class GroupReader:
             self._uncommitted = {**ours, **self._uncommitted}
 
     def look_for_missing(self) -> None:
-        """See whether what was missing is there; the others are read meanwhile."""
-        if not (self._missing or self._gone) or self._missing_retry.left_s():
-            return
-        self._missing_retry.failed()
-        numbers = self._numbers_by_topic(self._missing | {each.topic for each in self._gone})
+        """See whether what was missing is there, each with a back-off of its own; the others are
+        read meanwhile.
+        """
+        looked_for = self._missing | {each.topic for each in self._gone}
+        due = [each for each in looked_for if not self._looks.setdefault(each, Backoff()).left_s()]
+        for topic in due:  # what is found too: the placing may tell again that it is missing
+            self._looks[topic].failed()
+        numbers = self._numbers_by_topic(due)
         if found := {topic for topic in self._missing if numbers.get(topic)}:
             self._missing -= found
+            for topic in found - {*self._awaited.values()}:
+                del self._looks[topic]
             self._paused = True  # what is placed of them was not resumed
             self._place_anew({topic for topic in found if self._ids.get(topic)})
-            self._missing_retry.succeeded()
         self._gone -= {each for each in self._gone if each.number in numbers.get(each.topic, ())}
 
     def identify(self, topics: Collection[str]) -> dict[str, str]:

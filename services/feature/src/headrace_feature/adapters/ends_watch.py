@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
 
+from headrace.errors import Unavailable
 from headrace_feature.domain.known_until import KnownUntil
 from headrace_feature.domain.views import Catalogue, Layout
 from headrace_kit.clock import Clock
@@ -38,13 +39,26 @@ class EndsWatch(LookingPart):
         self._known, self._clock = known, clock
 
     def look(self) -> None:
-        """Once, of every stream that a view reads; raises Unavailable."""
-        catalogue = self._catalogue()
-        for stream in {layout.stream for layout in catalogue.layouts().values()}:
-            asked_us, owned = self._clock.now_us(), self._owned(stream)
-            ends = self._ends(stream)
-            held_of = {*map(self._held_of, catalogue.layouts_of(stream))}
-            if held_of - {"", self._topic_id(stream)}:
-                self._made_again()
-            elif owned:
-                self._known.note(stream, asked_us, {n: ends.get(n, 0) for n in owned})
+        """Once, of every stream that a view reads; raises Unavailable.
+
+        One whose topic is missing keeps none of the others from being looked at.
+        """
+        catalogue, missing = self._catalogue(), list[Unavailable]()
+        for stream in sorted({layout.stream for layout in catalogue.layouts().values()}):
+            try:
+                self._look_at(stream, catalogue)
+            except Unavailable as err:
+                if err.reason != "TOPIC_MISSING":
+                    raise
+                missing.append(err)
+        if missing:
+            raise missing[0]
+
+    def _look_at(self, stream: str, catalogue: Catalogue) -> None:
+        asked_us, owned = self._clock.now_us(), self._owned(stream)
+        ends = self._ends(stream)
+        held_of = {*map(self._held_of, catalogue.layouts_of(stream))}
+        if held_of - {"", self._topic_id(stream)}:
+            self._made_again()
+        elif owned:
+            self._known.note(stream, asked_us, {n: ends.get(n, 0) for n in owned})
