@@ -419,6 +419,27 @@ def test_filling_goes_on_after_a_kill_with_what_was_noted(hit, filled, tmp_path)
     assert [] == list((tmp_path / "backfill").iterdir())
 
 
+def test_filling_begins_again_when_its_archive_was_begun_anew_meanwhile(filled, tmp_path):
+    """A version of the same number is another one: it has other files, and maybe less in them."""
+    filled.lake.publish(EVENTS)
+    for _ in range(20):
+        filled.lake.store(10)
+    filled.place()
+    arm("feature.backfill.half:2:raise")
+    with pytest.raises(FailpointRaised):
+        filled.fill()
+    arm(None)
+    filled.lake.begin_anew()
+    for _ in range(40):
+        filled.lake.store(5)
+    filled.restart()
+    filled.place()
+    filled.read_on()
+    filled.fill()
+
+    assert from_the_beginning(tmp_path, filled.lake) == filled.state()
+
+
 def test_version_that_was_vacuumed_makes_way_for_a_newer_one(filled, tmp_path):
     filled.lake.publish(EVENTS)
     for _ in range(20):

@@ -172,13 +172,16 @@ class BackfillJob:
         count = len(sources.ends(stream))
         staged = StagedRuns.resumed(self._folder, bytes_max=sources.bytes_max)
         if staged is not None and staged.filling.covers(self.partitions, count):
-            return sources.archive.history(stream, raw_topic, staged.filling.version), staged
+            history = sources.archive.history(stream, raw_topic, staged.filling.version)
+            if history.files_sha256 == staged.filling.files_sha256:
+                return history, staged
         history = sources.archive.history(stream, raw_topic)
         filling = Filling(
             version=history.snapshot.version,
             floor_us=history.newest_known_us - sources.keep_us - self.layout.span_us,
             partitions=tuple(sorted(self.partitions)),
             partition_count=count,
+            files_sha256=history.files_sha256,
         )
         return history, StagedRuns.begun(self._folder, filling, bytes_max=sources.bytes_max)
 

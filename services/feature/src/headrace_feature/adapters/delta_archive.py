@@ -7,6 +7,7 @@ the raw topic is stored, atomically with the rows; see `completeness` for what i
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -23,10 +24,14 @@ from headrace_kit.objects import delta_table_uri
 
 @dataclass(frozen=True, slots=True)
 class History:
-    """All that was published before some moment, and the newest known time of it."""
+    """All that was published before some moment, and the newest known time of it.
+
+    `files_sha256` tells the version from one of the same number of a table that was begun anew.
+    """
 
     snapshot: ArrowSnapshot
     newest_known_us: int
+    files_sha256: str
 
 
 class DeltaArchive:
@@ -98,7 +103,9 @@ class DeltaArchive:
             _counter(table, raw_topic, number, "known_time") or 0
             for number in raw_topic.end_by_partition
         ]
-        return History(_snapshot(table), max(newest, default=0))
+        files = "\n".join(sorted(table.file_uris()))
+        digest = hashlib.sha256(files.encode()).hexdigest()
+        return History(_snapshot(table), max(newest, default=0), digest)
 
     def _at(self, stream: str, version: int | None) -> Snapshot:
         table = self._open(stream, version)

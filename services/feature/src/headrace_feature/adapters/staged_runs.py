@@ -43,6 +43,7 @@ class Filling:
     floor_us: int
     partitions: tuple[int, ...]
     partition_count: int
+    files_sha256: str = ""  # of the version; empty in notes of an older release
 
     def covers(self, partitions: Collection[int], partition_count: int) -> bool:
         return partition_count == self.partition_count and set(partitions) <= {*self.partitions}
