@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 
 from headrace.entity import entity_name
 from headrace.errors import Busy
-from headrace_feature.adapters import run_store, run_tiers, stored_run
+from headrace_feature.adapters import run_merges, run_tiers, stored_run
 from headrace_feature.adapters.run_eraser import Round
 from headrace_feature.adapters.run_files import from_bytes, to_bytes, write_folder
 from headrace_feature.adapters.stored_run import StoredRun, head_of
@@ -293,7 +293,7 @@ def test_small_runs_do_not_wait_for_a_long_merge(world):
 
 
 def test_small_runs_are_merged_at_once_where_too_many_are_held(world, monkeypatch):
-    monkeypatch.setattr(run_store, "SMALL_ROWS_MAX", 20)
+    monkeypatch.setattr(run_merges, "SMALL_ROWS_MAX", 20)
 
     assert most_small_rows(world, EVENTS) <= 20 + run_tiers.ROWS_SMALL_MAX
 
@@ -313,7 +313,7 @@ def test_no_layout_waits_for_ever_where_no_moment_is_idle(tmp_path, small_tiers)
 
 
 def test_small_runs_are_merged_at_once_while_an_erasure_goes_on(world, monkeypatch):
-    monkeypatch.setattr(run_store, "SMALL_ROWS_MAX", 20)
+    monkeypatch.setattr(run_merges, "SMALL_ROWS_MAX", 20)
     fold_one_by_one(world, EVENTS[:100])
     world.eraser.offer(Round(0, 1 << 30, [], {}))
     monkeypatch.setattr(world.eraser, "_erase", lambda found: repeat(None))

@@ -14,93 +14,24 @@ its rows go when their runs are merged.
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from headrace import topics
 from headrace.errors import Busy
 from headrace_feature.adapters import run_keys as keys
-from headrace_feature.adapters.run_files import from_bytes, sync_folder, to_bytes
-from headrace_feature.adapters.run_tiers import HeldRun, into_one, too_many
-from headrace_feature.adapters.stored_run import StoredRun
+from headrace_feature.adapters.layout_states import Content, LayoutState, keys_of, read_states
+from headrace_feature.adapters.run_files import to_bytes
+from headrace_feature.adapters.run_folders import Arrival, RunFolders
+from headrace_feature.adapters.run_merges import RunMerges
+from headrace_feature.adapters.run_tiers import HeldRun
 from headrace_feature.domain.gathering import Wanted
-from headrace_feature.domain.observations import AnyRun, Run, merged, whole
+from headrace_feature.domain.observations import AnyRun, Run
 from headrace_feature.domain.views import Layout
 from headrace_feature.ports import Folded
-from headrace_kit.disk import needing_room
-from headrace_kit.failpoints import failpoint
 from headrace_kit.kafka import Partition
 from headrace_kit.state_store import StateStore
-
-NO_FLOOR_US = -(2**62)
-SMALL_ROWS_MAX = 1 << 20  # in memory, about 100 bytes each, before a merge of them is not put off
-
-
-@dataclass(slots=True)
-class _State:
-    """One layout; readers see `held`, which is swapped whole."""
-
-    held: tuple[HeldRun, ...] = ()
-    next_number: int = 0
-    floor_us: int = NO_FLOOR_US
-    erased_to: int | None = None  # None: nothing was ever held
-    next_by_partition: Mapping[int, int] = field(default_factory=dict)
-    ahead_by_partition: Mapping[int, int] = field(default_factory=dict)
-    owned: frozenset[int] | None = None  # None: nobody said which partitions are ours
-    restoring: frozenset[int] = frozenset()
-    topic_id: str = ""  # that the offsets are of; empty: nobody said yet
-
-    def read_on(self, next_by_partition: Mapping[int, int]) -> None:
-        """A mapping of positions is never changed: a reader may have it."""
-        ahead, (moved, complete) = self.ahead_by_partition, self.parted(next_by_partition)
-        self.next_by_partition = {**self.next_by_partition, **complete}
-        self.ahead_by_partition = {**ahead, **moved}
-
-    def parted(self, by_partition: Mapping[int, int]) -> tuple[dict[int, int], dict[int, int]]:
-        """What is of partitions that are ahead, and what is of the others."""
-        ahead = {n: at for n, at in by_partition.items() if n in self.ahead_by_partition}
-        return ahead, {n: at for n, at in by_partition.items() if n not in ahead}
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Content:
-    """What a layout holds; the runs hold all before the positions, down to the floor, and of the
-    log of erased events none before `erased_to`. The positions are of the topic with this id.
-    """
-
-    next_by_partition: Mapping[int, int]
-    held: Sequence[HeldRun]
-    floor_us: int
-    erased_to: int
-    topic_id: str
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Arrival:
-    """A run that was made elsewhere: `head` and a folder for a large one, or bytes."""
-
-    head: bytes = b""
-    folder: Path | None = None
-    stored: bytes = b""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Merge:
-    """Runs on their way into one folder, a piece a step."""
-
-    layout: bytes
-    number: int
-    sources: tuple[HeldRun, ...]
-    owned: frozenset[int] | None
-    head: bytes
-    steps: Iterator[None]
-
-    @property
-    def frees(self) -> bool:
-        return _frees(self.sources)
 
 
 class RunStore:
@@ -110,42 +41,21 @@ class RunStore:
     """
 
     def __init__(self, store: StateStore, folder: Path, *, folder_bytes_max: int) -> None:
-        self._store, self._folder, self._bytes_max = store, folder, folder_bytes_max
-        self._states: dict[bytes, _State] = {}
+        self._store, self._folders = store, RunFolders(folder)
+        self._bytes_max = folder_bytes_max
+        self._states = read_states(store, self._folders)
+        self._merges = RunMerges(store, self._folders, self._states)
         self._furthest: dict[str, dict[int, int]] = {}
         self._erased_known = 0
-        self._merges: list[_Merge] = []  # one that frees memory, one of large runs alone
-        self._open()
-
-    def _open(self) -> None:
-        for key, value in self._all(keys.POSITION):
-            state = self._state(keys.layout_of(key))
-            number = keys.partition_of(key)
-            state.next_by_partition = {**state.next_by_partition, number: keys.int_of(value)}
-        for key, value in self._all(keys.AHEAD):
-            state = self._state(keys.layout_of(key))
-            number = keys.partition_of(key)
-            state.ahead_by_partition = {**state.ahead_by_partition, number: keys.int_of(value)}
-        for key, value in self._all(keys.FLOOR):
-            self._state(key[1:]).floor_us = keys.int_of(value)
-            self._state(key[1:]).erased_to = 0  # of an older version, unless there is an entry
-        for key, value in self._all(keys.ERASED):
-            self._state(key[1:]).erased_to = keys.int_of(value)
-        for key, value in self._all(keys.TOPIC):
-            self._state(keys.layout_of(key)).topic_id = value.decode()
-        for kind in (keys.LARGE, keys.SMALL):
-            for key, value in self._all(kind):
-                self._take(key, value)
-        self._note_furthest(self._store.offsets())
-        self._remove_unknown_folders()
-
-    def _take(self, key: bytes, value: bytes) -> None:
-        layout, number = keys.layout_of(key), keys.number_of(key)
-        large = key.startswith(keys.LARGE)
-        run = StoredRun(self._path(layout, number), value) if large else from_bytes(value)
-        state = self._state(layout)
-        state.held = (*state.held, HeldRun(number, run))
-        state.next_number = max(state.next_number, number + 1)
+        self._note_furthest(store.offsets())
+        self._folders.remove_others(
+            {
+                self._folders.of(layout, each.number)
+                for layout, state in self._states.items()
+                for each in state.held
+                if each.large
+            }
+        )
 
     def runs(self, layout: Layout) -> Sequence[AnyRun]:
         state = self._states.get(layout.id)
@@ -168,7 +78,9 @@ class RunStore:
             kept = tuple(each for each in state.held if each.run.newest_us >= folded.floor_us)
             fresh = HeldRun(state.next_number, folded.run)
             added = (*kept, fresh) if len(folded.run) else kept
-            held, number = self._tidied(added, fresh.number + 1, folded.floor_us, state.owned)
+            held, number = self._merges.tidied(
+                added, fresh.number + 1, folded.floor_us, state.owned
+            )
             if state.erased_to is None:
                 state.erased_to = self._erased_known
             ahead, complete = state.parted(folded.next_by_partition)
@@ -191,113 +103,32 @@ class RunStore:
     def _check_room(self) -> None:
         held = [each for state in self._states.values() for each in state.held]
         if sum(each.folder_bytes for each in held) >= self._bytes_max:
-            raise Busy("STATE_FULL", path=self._folder.name, bytes_max=self._bytes_max)
-
-    def _tidied(
-        self,
-        held: tuple[HeldRun, ...],
-        number: int,
-        floor_us: int,
-        owned: frozenset[int] | None,
-    ) -> tuple[tuple[HeldRun, ...], int]:
-        """The same with small runs merged where a tier has too many; and the next number."""
-        while crowded := self._too_many(held, large=False):
-            sources = crowded[0]
-            run = merged([whole(e.run) for e in sources], floor_us=floor_us, partitions=owned)
-            one = HeldRun(number, run)
-            held = (*(each for each in held if each not in sources), one)
-            number += 1
-        return held, number
-
-    def _too_many(self, held: Sequence[HeldRun], *, large: bool) -> list[tuple[HeldRun, ...]]:
-        busy = [each for merge in self._merges for each in merge.sources]
-        return too_many([each for each in held if each not in busy], large=large)
+            raise Busy("STATE_FULL", path=self._folders.root.name, bytes_max=self._bytes_max)
 
     def _install(self, folded: Folded, held: tuple[HeldRun, ...], number: int) -> None:
         state = self._state(folded.layout.id)
         gone = [each for each in state.held if each not in held]
         state.held, state.next_number = held, number
         state.read_on(folded.next_by_partition)
-        self._give_up([each for each in self._merges if set(each.sources) & set(gone)])
-        self._remove(folded.layout.id, [each for each in gone if each.large])
-
-    def tend(self, *, begin: bool = True) -> None:
-        """A step of each merge, so that neither the long nor the short wait for the others.
-
-        `begin`: whether those that are over are followed by others.
-        """
-        for frees in (True, False):
-            merge = self._going_on(frees=frees)
-            if merge is None and begin:
-                merge = self._begun(frees=frees)
-            if merge is not None:
-                self._merge_on(merge)
-        self.free_memory()
-
-    def free_memory(self) -> None:
-        """Merge small runs at once, as long as too much is held in memory."""
-        while self._small_rows() > SMALL_ROWS_MAX:
-            merge = self._going_on(frees=True) or self._begun(frees=True)
-            if merge is None:
-                return
-            self._merge_on(merge)
-
-    def _small_rows(self) -> int:
-        held = [each for state in self._states.values() for each in state.held]
-        return sum(len(each.run) for each in held if not each.large)
-
-    def _going_on(self, *, frees: bool) -> _Merge | None:
-        return next((each for each in self._merges if each.frees == frees), None)
-
-    def _merge_on(self, merge: _Merge) -> None:
-        """A step. Raises Busy DISK_FULL, and then the merge is begun anew."""
-        try:
-            with needing_room(self._folder):
-                ended = next(merge.steps, self) is self
-        except Busy:
-            self._give_up([merge])
-            raise
-        if ended:
-            self._end_merge(merge)
-
-    def _begun(self, *, frees: bool) -> _Merge | None:
-        """Of the fullest tier of any layout: who waits gets fuller, and has its turn."""
-        waiting = [
-            (layout, sources)
-            for layout, state in self._states.items()
-            for sources in self._too_many(state.held, large=True)
-            if _frees(sources) == frees
-        ]
-        if not waiting:
-            return None
-        layout, sources = max(waiting, key=lambda each: len(each[1]))
-        merge = self._into_one(layout, sources, None)
-        self._merges.append(merge)
-        return merge
-
-    def _into_one(
-        self, layout: bytes, sources: tuple[HeldRun, ...], kept: Callable[[Run], Run] | None
-    ) -> _Merge:
-        """Of each piece what is kept."""
-        state = self._state(layout)
-        number, state.next_number = state.next_number, state.next_number + 1
-        head, steps = into_one(
-            [each.run for each in sources],
-            self._path(layout, number),
-            floor_us=state.floor_us,
-            partitions=state.owned,
-            kept=kept,
-        )
-        return _Merge(layout, number, sources, state.owned, head, steps)
+        self._merges.give_up_without(gone)
+        self._folders.remove(folded.layout.id, gone)
 
     @property
     def merging(self) -> bool:
         """Whether runs are on their way into one: `tend` brings it on."""
-        return bool(self._merges)
+        return self._merges.going_on
+
+    def tend(self, *, begin: bool = True) -> None:
+        """A step of what is merged beside the work; `begin`: whether more of it is begun."""
+        self._merges.tend(begin=begin)
+
+    def free_memory(self) -> None:
+        """Merge small runs at once, as long as too much is held in memory."""
+        self._merges.free_memory()
 
     def rewrite(self, layout: Layout, held: HeldRun, kept: Callable[[Run], Run]) -> None:
         """Make a large run anew of what is kept of each piece; only while nothing is merged."""
-        self._merges = [self._into_one(layout.id, (held,), kept)]
+        self._merges.rewrite(layout.id, held, kept)
 
     def replace_small(
         self, layout: Layout, run_by_number: Mapping[int, Run], erased_to: int | None
@@ -331,20 +162,6 @@ class RunStore:
         """The fold leaves out what was told before this place: a new layout begins there."""
         self._erased_known = erased_known
 
-    def _end_merge(self, merge: _Merge) -> None:
-        state = self._states[merge.layout]
-        run = StoredRun(self._path(merge.layout, merge.number), merge.head)
-        one = HeldRun(merge.number, run)
-        failpoint("feature.state.merged")
-        self._store.commit(
-            {keys.key_of(merge.layout, one): merge.head},
-            [keys.key_of(merge.layout, each) for each in merge.sources],
-            {},
-        )
-        state.held = (one, *(each for each in state.held if each not in merge.sources))
-        self._merges.remove(merge)
-        self._remove(merge.layout, [each for each in merge.sources if each.large])
-
     def own(
         self, layout: Layout, partitions: Collection[int], *, restoring: Collection[int] = ()
     ) -> None:
@@ -354,7 +171,7 @@ class RunStore:
         state.restoring = frozenset(restoring) - state.ahead_by_partition.keys()
         state.owned = owned
         if grown:  # they would leave out what is ours again
-            self._give_up([each for each in self._merges if each.layout == layout.id])
+            self._merges.give_up_of([layout.id])
         positions, ahead = state.next_by_partition, state.ahead_by_partition
         if left := dict.fromkeys((positions.keys() | ahead.keys()) - owned, 0):
             gone = [k for kind in keys.PLACES for k in keys.offsets(kind, layout.id, left)]
@@ -370,19 +187,16 @@ class RunStore:
         return state.restoring.union(state.ahead_by_partition)
 
     def content(self, layout: Layout) -> Content:
-        """For any thread: the runs are at least as new as the positions, the floor as the runs."""
-        state = self._state(layout.id)
-        erased_to = state.erased_to or 0
-        next_by_partition, held = state.next_by_partition, state.held
-        return Content(next_by_partition, held, state.floor_us, erased_to, state.topic_id)
+        """For any thread."""
+        return self._state(layout.id).content()
 
     def folder_of(self, layout: Layout, held: HeldRun) -> Path:
         """Where the files of a large run are, until it is merged."""
-        return self._path(layout.id, held.number)
+        return self._folders.of(layout.id, held.number)
 
     def arrivals_folder(self) -> Path:
         """Where folders of runs may be made that are to be adopted; emptied at each start."""
-        return self._folder / "arrivals"
+        return self._folders.arrivals
 
     def adopt(
         self,
@@ -399,7 +213,7 @@ class RunStore:
         self._check_room()
         state, puts, held = self._state(layout.id), {}, []
         for number, arrival in enumerate(arrivals, state.next_number):
-            one = self._moved_in(layout.id, number, arrival)
+            one = self._folders.moved_in(layout.id, number, arrival)
             puts[keys.key_of(layout.id, one)] = arrival.head if one.large else arrival.stored
             held.append(one)
         floor_us = max(floor_us, state.floor_us)
@@ -429,16 +243,6 @@ class RunStore:
     def ahead_by_partition(self, layout: Layout) -> Mapping[int, int]:
         return self._state(layout.id).ahead_by_partition
 
-    def _moved_in(self, layout: bytes, number: int, arrival: Arrival) -> HeldRun:
-        if arrival.folder is None:
-            return HeldRun(number, from_bytes(arrival.stored))
-        path = self._path(layout, number)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if arrival.folder.exists():  # else it was moved in before, by a try that found no room
-            arrival.folder.rename(path)
-        sync_folder(path.parent)
-        return HeldRun(number, StoredRun(path, arrival.head))
-
     def expect(self, stream: str, end_by_partition: Mapping[int, int]) -> None:
         topic = topics.INGEST_RECORDS.of(stream)
         known = self.furthest_by_partition(stream)
@@ -448,12 +252,6 @@ class RunStore:
         }
         self._store.commit({}, [], furthest)
         self._note_furthest(furthest)
-
-    def _give_up(self, merges: Sequence[_Merge]) -> None:
-        """Their sources are gone, or they keep too little."""
-        self._merges = [each for each in self._merges if each not in merges]
-        for merge in merges:
-            shutil.rmtree(self._path(merge.layout, merge.number), ignore_errors=True)
 
     def reading(self) -> AbstractContextManager[None]:
         return nullcontext()
@@ -469,15 +267,12 @@ class RunStore:
 
     def retire(self, layouts: Collection[Layout]) -> None:
         gone = self._states.keys() - {layout.id for layout in layouts}
-        self._give_up([each for each in self._merges if each.layout in gone])
-        deletes = [key for layout in gone for key in self._keys(layout)]
+        self._merges.give_up_of(gone)
+        deletes = [key for layout in gone for key in keys_of(self._store, layout)]
         if deletes:
             self._store.commit({}, deletes, {})
         for layout in gone:
-            self._remove(layout, [each for each in self._states.pop(layout).held if each.large])
-
-    def _keys(self, layout: bytes) -> list[bytes]:
-        return [key for kind in keys.KINDS for key, _ in self._all(kind + layout)]
+            self._folders.remove(layout, self._states.pop(layout).held)
 
     def topic_id(self, layout: Layout) -> str:
         return self._state(layout.id).topic_id
@@ -491,51 +286,28 @@ class RunStore:
             self._store.commit(name, [], {})
             state.topic_id = topic_id
             return False
-        self._give_up([each for each in self._merges if each.layout == layout.id])
+        self._merges.give_up_of([layout.id])
         topic = topics.INGEST_RECORDS.of(layout.stream)
         begun = {Partition(topic, n): 0 for n in self.furthest_by_partition(layout.stream)}
-        self._store.commit(name, self._keys(layout.id), begun)
+        self._store.commit(name, keys_of(self._store, layout.id), begun)
         # A run's number is never another's: who copies it knows it by that.
-        self._states[layout.id] = _State(
+        self._states[layout.id] = LayoutState(
             next_number=state.next_number,
             owned=state.owned,
             restoring=state.owned or frozenset(),
             topic_id=topic_id,
         )
         self._note_furthest(begun)
-        self._remove(layout.id, [each for each in state.held if each.large])
+        self._folders.remove(layout.id, state.held)
         return True
 
-    def _state(self, layout: bytes) -> _State:
-        return self._states.setdefault(layout, _State())
+    def _state(self, layout: bytes) -> LayoutState:
+        return self._states.setdefault(layout, LayoutState())
 
     def _note_furthest(self, offsets: Mapping[Partition, int]) -> None:
         for partition, offset in offsets.items():
             stream = topics.INGEST_RECORDS.part_of(partition.topic)
             self._furthest[stream] = {**self._furthest.get(stream, {}), partition.number: offset}
-
-    def _path(self, layout: bytes, number: int) -> Path:
-        return self._folder / layout.hex() / str(number)
-
-    def _remove(self, layout: bytes, runs: Collection[HeldRun]) -> None:
-        """A reader that still has a run goes on reading it: the files outlive their names."""
-        for each in runs:
-            shutil.rmtree(self._path(layout, each.number), ignore_errors=True)
-
-    def _remove_unknown_folders(self) -> None:
-        """What a process left that ended in a merge, or between a commit and its removal."""
-        known = {
-            self._path(layout, each.number)
-            for layout, state in self._states.items()
-            for each in state.held
-            if each.large
-        }
-        for folder in self._folder.glob("*/*"):
-            if folder not in known:
-                shutil.rmtree(folder)
-
-    def _all(self, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
-        yield from self._store.scan(prefix, prefix + b"\xff" * 32)
 
 
 def _stored(layout: bytes, held: Sequence[HeldRun]) -> dict[bytes, bytes]:
@@ -543,8 +315,3 @@ def _stored(layout: bytes, held: Sequence[HeldRun]) -> dict[bytes, bytes]:
     return {
         keys.key_of(layout, each): to_bytes(each.run) for each in held if isinstance(each.run, Run)
     }
-
-
-def _frees(sources: Sequence[HeldRun]) -> bool:
-    """Whether some of them are in memory."""
-    return not all(each.large for each in sources)

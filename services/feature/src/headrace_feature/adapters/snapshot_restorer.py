@@ -15,8 +15,10 @@ from dataclasses import dataclass, field
 import structlog
 
 from headrace.errors import Busy, Corrupt, NotFound, Unavailable
+from headrace_feature.adapters.layout_states import NO_FLOOR_US
 from headrace_feature.adapters.run_copies import RunCopies
-from headrace_feature.adapters.run_store import NO_FLOOR_US, Arrival, RunStore
+from headrace_feature.adapters.run_folders import Arrival
+from headrace_feature.adapters.run_store import RunStore
 from headrace_feature.adapters.state_snapshots import StateSnapshots
 from headrace_feature.domain.manifest import Manifest, RunCopy, furthest
 from headrace_feature.domain.views import Layout

@@ -20,7 +20,7 @@ from headrace_feature.adapters.run_files import (
     sync_folder,
     write_folder,
 )
-from headrace_feature.adapters.run_store import Arrival
+from headrace_feature.adapters.run_folders import Arrival
 from headrace_feature.adapters.run_tiers import (
     ROWS_SMALL_MAX,
     HeldRun,
