@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -15,21 +16,25 @@ import polars as pl
 import pytest
 from deltalake import DeltaTable, write_deltalake
 from deltalake.exceptions import CommitFailedError
+from minio import Minio
+from pydantic import SecretStr
 
 from headrace_ingest.adapters.delta_tables import DeltaTables
 from headrace_ingest.domain.datasets import Selection
+from headrace_ingest.handlers.retention import forget_unended
 from headrace_ingest.testing import never_read
-from headrace_kit.objects import delta_table_uri
+from headrace_kit import objects as kit_objects
+from headrace_kit.objects import S3Settings, delta_table_uri, object_store
 
 pytestmark = pytest.mark.integration
 
 STREAM, KEEP_H = "flights.departed", 168
 # Writes more of a file than Delta's storage holds back, and is killed before its end.
 KILLED_WRITER = """
-import os, signal, sys
+import json, os, signal, sys
 import numpy as np, pyarrow as pa, pyarrow.parquet as pq
 from deltalake.fs import DeltaStorageHandler
-files = pa.fs.PyFileSystem(DeltaStorageHandler(sys.argv[1], {}))
+files = pa.fs.PyFileSystem(DeltaStorageHandler(sys.argv[1], json.loads(sys.argv[2])))
 batch = pa.record_batch({"x": np.random.default_rng(0).random(4_000_000)})
 with files.open_output_stream("_event_date=2013-01-01/half.parquet") as sink:
     with pq.ParquetWriter(sink, batch.schema) as writer:
@@ -108,6 +113,27 @@ def anywhere(request, tmp_path):
 
 
 @pytest.fixture
+def objects(request, anywhere, tmp_path):
+    """The object store that the table lies in, and what lies there in parts."""
+    if anywhere.uri.startswith("file://"):
+        return object_store(tmp_path.as_uri(), None), lambda: list(tmp_path.rglob("*#*"))
+    server = request.getfixturevalue("s3_server")
+    s3 = S3Settings(server.endpoint, server.access_key, SecretStr(server.secret_key))
+    uri = anywhere.uri.partition("/records/")[0]
+    client = Minio(
+        server.endpoint.removeprefix("http://"),
+        server.access_key,
+        server.secret_key,
+        secure=False,
+        region=server.region,
+    )
+    prefix = uri.removeprefix("s3://headrace/") + "/"
+    return object_store(
+        uri, s3
+    ), lambda: client._list_multipart_uploads("headrace", prefix=prefix).uploads
+
+
+@pytest.fixture
 def table(folder, tmp_path):
     return Table(folder, tmp_path)
 
@@ -141,15 +167,16 @@ def test_files_of_a_version_that_a_dataset_names_stay_though_the_log_forgot_them
     assert old <= table.files()
 
 
-def test_file_that_a_killed_writer_did_not_end_goes(table):
-    table.append(1)
-    subprocess.run([sys.executable, "-c", KILLED_WRITER, table.uri], check=False)
-    [half] = [file for file in table.files() if "half" in file.name]
-    table.clean()
-    assert half.exists()
-    age([half], 25)
-    table.clean()
+def test_file_that_a_killed_writer_did_not_end_goes_a_day_later(anywhere, objects, monkeypatch):
+    store, unended = objects
+    command = [sys.executable, "-c", KILLED_WRITER, anywhere.uri, json.dumps(anywhere.options)]
+    anywhere.append(1)
+    subprocess.run(command, check=False)
+    assert unended()
+    list(forget_unended(60.0, files=store))
+    assert unended()
+    monkeypatch.setattr(kit_objects, "CUT_PUT_AGE_S_MAX", 0)
+    list(forget_unended(60.0, files=store))
 
-    assert "half.parquet" != half.name
-    assert not half.exists()
-    assert [1] == table.numbers()
+    assert not unended()
+    assert [1] == anywhere.numbers()

@@ -125,3 +125,9 @@ def test_wrong_secret_is_unavailable_and_says_nothing_of_it(settings):
     with pytest.raises(Unavailable, match="OBJECT_STORE_UNAVAILABLE") as raised:
         object_store("s3://headrace/prefix", wrong).put_if_absent("a", b"")
     assert "wrong-secret" not in str(raised.value)
+
+
+def test_bucket_that_is_not_there_has_nothing_unended(settings):
+    store = object_store(f"s3://new-{uuid.uuid4().hex[:20]}/prefix", settings)
+
+    store.forget_unended("records")

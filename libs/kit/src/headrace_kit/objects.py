@@ -26,6 +26,7 @@ from urllib.parse import unquote, urlsplit
 from pydantic import SecretStr
 
 from headrace.errors import Invalid, NotFound, Unavailable
+from headrace_kit.clock import SystemClock
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -48,6 +49,8 @@ RACES = 3
 # Plain segments only: no "..", no empty one, nothing that a shell, a URL or a file system reads.
 KEY = re.compile(r"(?!.*(?:^|/)\.)[A-Za-z0-9._=-]+(?:/[A-Za-z0-9._=-]+)*")
 KEY_CHARS_MAX = 512
+# So deltalake calls a large file in a folder until it is whole.
+UNENDED = re.compile(r".+#\d+")
 
 
 class ObjectStore(Protocol):
@@ -79,6 +82,12 @@ class ObjectStore(Protocol):
 
     def delete(self, key: str) -> None:
         """Forget the key; one that is absent stays so."""
+
+    def forget_unended(self, folder: str) -> None:
+        """What deltalake began to write below `folder` a day ago and never ended.
+
+        A writer that is killed leaves it, and no list of keys, ours or deltalake's, has it.
+        """
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,6 +249,14 @@ class FolderObjectStore:
         with _file_errors():
             self._path(key).unlink(missing_ok=True)
 
+    def forget_unended(self, folder: str) -> None:
+        oldest_s = SystemClock().now_us() / 1e6 - CUT_PUT_AGE_S_MAX
+        with _file_errors():
+            for file in self._path(folder).rglob("*#*"):
+                with suppress(FileNotFoundError):  # it has just become whole
+                    if UNENDED.fullmatch(file.name) and file.stat().st_mtime < oldest_s:
+                        file.unlink()
+
     def _forget_cut_puts(self, now_s: float) -> None:
         for left in self._puts.iterdir():
             with suppress(FileNotFoundError):  # its own put has just ended
@@ -387,13 +404,25 @@ class S3ObjectStore:
         with self._store_errors(key), suppress(NotFound):
             self._client.remove_object(self._bucket, self._prefix + _checked(key))
 
+    def forget_unended(self, folder: str) -> None:
+        """At most a thousand; some S3 servers know no rule that would do this by itself."""
+        prefix = f"{self._prefix}{_checked(folder)}/"
+        oldest_s = SystemClock().now_us() / 1e6 - CUT_PUT_AGE_S_MAX
+        with suppress(NotFound), self._store_errors():  # another process was faster, or no bucket
+            found = self._client._list_multipart_uploads(self._bucket, prefix=prefix)
+            for each in found.uploads:
+                if each.initiated_time.timestamp() < oldest_s:
+                    self._client._abort_multipart_upload(
+                        self._bucket, each.object_name, each.upload_id
+                    )
+
     @contextmanager
     def _store_errors(self, key: str = "") -> Iterator[None]:
         try:
             yield
         except self._errors as err:
             code = getattr(err, "code", type(err).__name__)
-            if code in ("NoSuchKey", "NoSuchObject", "NoSuchBucket"):
+            if code in ("NoSuchKey", "NoSuchObject", "NoSuchBucket", "NoSuchUpload"):
                 raise NotFound("ARTIFACT_UNKNOWN", key=key) from err
             raise Unavailable("OBJECT_STORE_UNAVAILABLE", error=code) from err
 
@@ -442,3 +471,6 @@ class MemoryObjectStore:
     def delete(self, key: str) -> None:
         with self._lock:
             self._data_by_key.pop(_checked(key), None)
+
+    def forget_unended(self, folder: str) -> None:
+        """Nothing is written in parts."""

@@ -6,6 +6,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from sqlalchemy import Engine
 
@@ -50,7 +51,7 @@ from headrace_ingest.handlers.erased_tasks import TaskEraser
 from headrace_ingest.handlers.erasures import Eraser
 from headrace_ingest.handlers.publish import REQUEST_BYTES_MAX, PublishDoor
 from headrace_ingest.handlers.quality import QualityWatch
-from headrace_ingest.handlers.retention import Keeper
+from headrace_ingest.handlers.retention import Keeper, forget_unended
 from headrace_ingest.handlers.sink import RecordSink
 from headrace_ingest.handlers.storing import Pace
 from headrace_ingest.handlers.text_search import TextKeeper
@@ -278,11 +279,15 @@ def _datasets(shared: Shared, tasks: SqlTaskStore) -> Datasets:
     texts = TextKeeper(shared.contracts, eraser.rows, embedder, text_index)
     catalogue = CatalogueKeeper(shared.contracts, eraser.datasets, index)
     keeper = Keeper(shared.contracts, eraser.retracted, eraser.datasets, eraser.rows, eraser.clock)
+    objects = object_store(shared.settings.objects, shared.settings.s3)
+    forget = partial(forget_unended, files=objects)
     loops = (
         PeriodicLoop("erasures", eraser.go_on, interval_s=ERASURE_INTERVAL_S),
         PeriodicLoop("catalogue", catalogue.refresh, interval_s=CATALOGUE_INTERVAL_S),
         PeriodicLoop("texts", texts.refresh, interval_s=TEXT_INTERVAL_S),
         PeriodicLoop("retention", keeper.keep, interval_s=KEEP_INTERVAL_S),
+        # A store that does not let us look for these must not keep tables from ageing.
+        PeriodicLoop("unended-files", forget, interval_s=KEEP_INTERVAL_S),
     )
     return Datasets(engine, eraser, index, texts, loops)
 

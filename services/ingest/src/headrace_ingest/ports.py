@@ -377,6 +377,16 @@ class RowStore(Protocol):
         """Remove such a table, and what an earlier removal left of it."""
 
 
+class UnendedFiles(Protocol):
+    """Of a table that a killed writer began and did not end: not even the table's folder has them.
+
+    Raises Unavailable OBJECT_STORE_UNAVAILABLE.
+    """
+
+    def forget_unended(self, folder: str) -> None:
+        """Remove those below `folder` that were begun a day ago."""
+
+
 class DatasetBook(Protocol):
     """The manifests and tags of datasets: each is written once, and one of racing writers wins.
 

@@ -9,12 +9,9 @@ and what its log calls removed is taken off.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import suppress
 from itertools import islice
-from pathlib import Path
-from urllib.parse import unquote, urlsplit
 
 import structlog
 from deltalake import DeltaTable
@@ -22,17 +19,12 @@ from deltalake.exceptions import TableNotFoundError
 from deltalake.fs import DeltaStorageHandler
 from pyarrow.fs import FileSelector, FileType, PyFileSystem
 
-from headrace_kit.clock import SystemClock
-
 # Nobody commits files that are older. Loops of ingest and feature that delete, append or compact
 # end their service when a round takes five minutes, and MaterializeView commits nothing that it
 # began twelve hours before. A deletion of EraseEntity has no such end, but would have to rewrite
 # files for a day, which the loop that goes on with it never could. The rest is for clocks.
 ORPHAN_AGE_H = 24
 FILES_MAX = 10_000  # of one pass; the rest goes with the next
-# In a folder Delta's storage writes a large file under such a name until it is whole. It lists no
-# file of this name, and removes none.
-_UNFINISHED = re.compile(r".+#\d+")
 
 log = structlog.get_logger(__name__)
 
@@ -50,9 +42,6 @@ def remove_orphans(
         with suppress(FileNotFoundError):  # another process was faster
             files.delete_file(path)
             removed += 1
-    for file in islice(_unfinished(uri, age_h=ORPHAN_AGE_H), FILES_MAX):
-        file.unlink(missing_ok=True)
-        removed += 1
     if removed:
         log.info("orphans_removed", uri=uri, files=removed)
 
@@ -72,8 +61,6 @@ def remove_all(uri: str, options: Mapping[str, str]) -> None:
 
     Raises DeltaError, OSError.
     """
-    for file in _unfinished(uri, age_h=0):
-        file.unlink(missing_ok=True)
     files = DeltaStorageHandler(uri, dict(options))
     for path in files_below(uri, options):
         with suppress(FileNotFoundError):  # another process was faster
@@ -90,14 +77,3 @@ def _orphans(table: DeltaTable, keep: Collection[int]) -> Iterator[str]:
     )
     replaced = table.vacuum(retention_hours=0, enforce_retention_duration=False)
     yield from set(unnamed).difference(replaced)
-
-
-def _unfinished(uri: str, *, age_h: int) -> Iterator[Path]:
-    parts = urlsplit(uri)
-    if parts.scheme != "file":
-        return
-    youngest_s = SystemClock().now_us() / 1e6 - age_h * 3_600  # Delta's own clock is it, too
-    for file in Path(unquote(parts.path)).rglob("*#*"):
-        with suppress(FileNotFoundError):  # it has just become whole
-            if _UNFINISHED.fullmatch(file.name) and file.stat().st_mtime < youngest_s:
-                yield file

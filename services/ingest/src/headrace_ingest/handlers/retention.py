@@ -23,10 +23,18 @@ from headrace_ingest.domain.datasets import Manifest, Selection
 from headrace_ingest.handlers.datasets import pinned_versions
 from headrace_ingest.handlers.retracted_streams import not_applied
 from headrace_ingest.handlers.stopped_streams import ARCHIVE_MISSING
-from headrace_ingest.ports import ContractBook, DatasetBook, RetractedDefinitions, RowStore
+from headrace_ingest.ports import (
+    ContractBook,
+    DatasetBook,
+    RetractedDefinitions,
+    RowStore,
+    UnendedFiles,
+)
 from headrace_kit.clock import Clock
 from headrace_kit.failpoints import failpoint
 
+# Where tables lie: the object store has other things beside them.
+TABLE_FOLDERS = ("records", "features", "dataset-rows")
 # Files of replaced versions stay for this long, for readers, and for time travel.
 KEEP_H = 168
 # Of a dataset's own table nobody begins to read a replaced file.
@@ -34,6 +42,13 @@ COPY_KEEP_H = 24
 # The tables of the other streams age on.
 NOTHING_TO_KEEP = ("STREAM_EMPTY", "VIEW_EMPTY", ARCHIVE_MISSING)
 HOUR_US = 3_600 * 1_000_000
+
+
+def forget_unended(_: float, *, files: UnendedFiles) -> Iterator[None]:
+    """One pass; each step is a look at one kind of tables."""
+    for folder in TABLE_FOLDERS:
+        files.forget_unended(folder)
+        yield
 
 
 @dataclass(frozen=True, slots=True)
