@@ -44,6 +44,7 @@ class Loop:
             watches=lambda: self.watches,
             end_offsets=lambda wanted: {p: n for p, n in self.ends.items() if p.topic in wanted},
             clock=FixedClock(),
+            monotonic_s=lambda: 0.0,
         )
 
     def records(self, *messages) -> list[Record]:

@@ -214,6 +214,7 @@ class Monitor:
             watches=lambda: {"delay": self.watch},
             end_offsets=self.world.ends,
             clock=self.clock,
+            monotonic_s=lambda: 0.0,
         )
         self.next = {}
 

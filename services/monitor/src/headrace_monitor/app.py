@@ -8,6 +8,7 @@ and `trainer.requests`; serves MonitorService and the live page.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Mapping
 
 from headrace import topics
@@ -65,6 +66,7 @@ def run(settings: Settings) -> int:
         watches=definitions.watches,
         end_offsets=KafkaEndOffsets(bootstrap),
         clock=SystemClock(),
+        monotonic_s=time.monotonic,
     )
     loop = ConsumeLoop(
         bootstrap=bootstrap,

@@ -66,10 +66,11 @@ class EventLoop:
         watches: Callable[[], Mapping[str, Watch]],
         end_offsets: EndOffsets,
         clock: Clock,
+        monotonic_s: Callable[[], float],
     ) -> None:
         self._store, self._publisher, self._clock = store, publisher, clock
         self._watches, self._fact_topics = watches, frozenset(fact_topics)
-        self._advance = Advance(end_offsets=end_offsets, clock=clock)
+        self._advance = Advance(end_offsets=end_offsets, clock=clock, monotonic_s=monotonic_s)
         # Records that the loop set aside: they count as folded, though nothing is stored of them.
         self._set_aside: dict[Partition, int] = {}
 

@@ -9,7 +9,7 @@ one of its topics is missing a monitor waits, and no other waits with it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from headrace import topics
@@ -23,7 +23,7 @@ from headrace_monitor.handlers.turn import Turn
 from headrace_monitor.ports import Clock, EndOffsets, Partition
 
 # How long a monitor whose topic is missing waits until it asks again.
-MISSING_WAIT_US = 1_000_000
+MISSING_WAIT_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,12 +63,17 @@ def note_known_times(records: Sequence[StreamRecord], *, batch: Batch) -> list[i
 
 
 class Advance:
-    """Remembers only what it asked of the broker, so that it asks once for a moment."""
+    """Remembers only what it asked of the broker, so that it asks once for a moment.
 
-    def __init__(self, *, end_offsets: EndOffsets, clock: Clock) -> None:
-        self._end_offsets, self._clock = end_offsets, clock
+    It waits by `monotonic_s`: a clock that is put back must hold nothing up.
+    """
+
+    def __init__(
+        self, *, end_offsets: EndOffsets, clock: Clock, monotonic_s: Callable[[], float]
+    ) -> None:
+        self._end_offsets, self._clock, self._monotonic_s = end_offsets, clock, monotonic_s
         self._ends: dict[str, _Ends] = {}
-        self._asked_again_us: dict[str, int] = {}  # by monitor, after a topic was missing
+        self._asked_again_s: dict[str, float] = {}  # by monitor, after a topic was missing
 
     def ask_again(self) -> None:
         """The ends that were told are those of a topic that is no more."""
@@ -113,15 +118,15 @@ class Advance:
 
     def _ask(self, watch: Watch, known_us: int) -> bool:
         """False while a topic is missing; the consume loop, which reads it, tells that."""
-        now_us = self._clock.now_us()
-        if now_us < self._asked_again_us.get(watch.name, now_us):
+        now_s = self._monotonic_s()
+        if now_s < self._asked_again_s.get(watch.name, now_s):
             return False
         try:
             self._ends[watch.name] = _Ends(known_us, self._end_offsets(_topics(watch)))
         except Unavailable as err:
             if err.reason != "TOPIC_MISSING":
                 raise
-            self._asked_again_us[watch.name] = now_us + MISSING_WAIT_US
+            self._asked_again_s[watch.name] = now_s + MISSING_WAIT_S
             return False
         return True
 
