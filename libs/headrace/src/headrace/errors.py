@@ -18,6 +18,9 @@ from __future__ import annotations
 
 from headrace.reasons import REASONS
 
+# The one reason that many ask for: what waits for a topic goes on once that is there.
+TOPIC_MISSING = "TOPIC_MISSING"
+
 
 class HeadraceError(Exception):
     """An error with a reason from the closed list; `metadata` holds what the message names."""

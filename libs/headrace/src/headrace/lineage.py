@@ -14,7 +14,7 @@ import grpc
 from google.protobuf.message import DecodeError
 
 from headrace import topics
-from headrace.errors import NotFound, Unavailable
+from headrace.errors import TOPIC_MISSING, NotFound, Unavailable
 from headrace.inference.v1.inference_events_pb2 import PredictionsMade
 from headrace.newest_messages import newest_messages
 from headrace.prediction_log import made_here
@@ -89,7 +89,7 @@ def _logged(bootstrap: str, topic: str, endpoint: str) -> Iterator[Any]:
     try:
         yield from newest_messages(bootstrap, topic, count=LOG_RECORDS_MAX)
     except Unavailable as err:
-        if err.reason != "TOPIC_MISSING":
+        if err.reason != TOPIC_MISSING:
             raise
         raise NotFound("DEFINITION_UNKNOWN", endpoint=endpoint) from err
 

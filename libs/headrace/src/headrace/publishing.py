@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import grpc
 
-from headrace.errors import HeadraceError, Unavailable, error_by_reason
+from headrace.errors import TOPIC_MISSING, HeadraceError, Unavailable, error_by_reason
 from headrace.ingest.v1 import ingest_service_pb2 as pb
 from headrace.ingest.v1 import ingest_service_pb2_grpc
 from headrace.rpc import RETRY_DELAY_S_MAX, error_of
@@ -165,7 +165,7 @@ def _patience_s(error: HeadraceError) -> float:
     """How long it may last before it is told."""
     if error.retry_delay_s is None:
         return 0.0
-    return TOPIC_PATIENCE_S if error.reason == "TOPIC_MISSING" else PATIENCE_S
+    return TOPIC_PATIENCE_S if error.reason == TOPIC_MISSING else PATIENCE_S
 
 
 def _batches(stream: str, items: Iterable[Item]) -> Iterator[pb.PublishStreamRequest | None]:

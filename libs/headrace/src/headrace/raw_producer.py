@@ -14,7 +14,7 @@ from confluent_kafka import KafkaError, KafkaException, Producer
 
 from headrace import admin
 from headrace.data_contract import Stream
-from headrace.errors import HeadraceError, Invalid, Unavailable
+from headrace.errors import TOPIC_MISSING, HeadraceError, Invalid, Unavailable
 from headrace.json_lines import json_problem
 from headrace.missing_topics import MISSING_TOPIC
 from headrace.protobuf_values import encoded, message_class
@@ -192,7 +192,7 @@ def key_text(value: object) -> str:
 
 
 def _undelivered(topic: str, reports: _Reports) -> HeadraceError:
-    reason = "TOPIC_MISSING" if reports.absent else "DELIVERY_UNKNOWN"
+    reason = TOPIC_MISSING if reports.absent else "DELIVERY_UNKNOWN"
     records = reports.queued - reports.delivered
     return counted(Unavailable(reason, topic=topic, records=records), reports.delivered)
 

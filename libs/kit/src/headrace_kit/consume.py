@@ -19,7 +19,7 @@ from typing import Protocol, runtime_checkable
 
 import structlog
 
-from headrace.errors import Busy, HeadraceError, Unavailable
+from headrace.errors import TOPIC_MISSING, Busy, HeadraceError, Unavailable
 from headrace_kit import tracing
 from headrace_kit.backoff import Backoff
 from headrace_kit.dead_letters import dead_letter
@@ -36,7 +36,6 @@ TRIES_BEFORE_UNREADY = 3
 TROUBLES = "Missing topics, lost offsets, stopped topics, and what failed thrice in a row or more."
 # A handler that stops a topic for this lets it go within moments, come what may.
 MOMENTARY = "DEFINITION_AWAITED"
-TOPIC_MISSING = "TOPIC_MISSING"
 
 log = structlog.get_logger(__name__)
 

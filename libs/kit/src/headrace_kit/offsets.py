@@ -18,7 +18,7 @@ from confluent_kafka import (
 )
 from confluent_kafka.admin import AdminClient, OffsetSpec, TopicDescription
 
-from headrace.errors import Unavailable
+from headrace.errors import TOPIC_MISSING, Unavailable
 from headrace.missing_topics import MISSING_TOPIC
 from headrace_kit.kafka import Partition, client_settings
 
@@ -178,7 +178,7 @@ def was_read(bootstrap: str, group: str, topic: str) -> bool:
     try:
         return any(committed_offsets(bootstrap, group, [topic]).values())
     except Unavailable as err:
-        if err.reason == "TOPIC_MISSING":
+        if err.reason == TOPIC_MISSING:
             return False
         raise
 

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
-from headrace.errors import Unavailable
+from headrace.errors import TOPIC_MISSING, Unavailable
 from headrace_kit.kafka import Partition, Record, client_settings, to_record
 from headrace_kit.offsets import topic_partitions
 
@@ -46,7 +46,7 @@ def partitions_there(log: TopicLog, topic: str) -> list[Partition]:
     try:
         return [Partition(topic, number) for number in log.partitions(topic)]
     except Unavailable as err:
-        if err.reason != "TOPIC_MISSING":
+        if err.reason != TOPIC_MISSING:
             raise
         return []
 

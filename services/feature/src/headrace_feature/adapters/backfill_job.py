@@ -21,7 +21,7 @@ from typing import Protocol
 import structlog
 
 from headrace import topics
-from headrace.errors import NotFound, Unavailable
+from headrace.errors import TOPIC_MISSING, NotFound, Unavailable
 from headrace_feature.adapters.archived_runs import Archived
 from headrace_feature.adapters.delta_archive import History
 from headrace_feature.adapters.kafka_topics import RawTopic
@@ -200,6 +200,6 @@ def _raw_topic(sources: Sources, stream: str) -> RawTopic | None:
     try:
         return sources.raw_topic(stream)
     except Unavailable as err:
-        if err.reason != "TOPIC_MISSING":
+        if err.reason != TOPIC_MISSING:
             raise
         return None

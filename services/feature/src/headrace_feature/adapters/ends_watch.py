@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
 
-from headrace.errors import Unavailable
+from headrace.errors import TOPIC_MISSING, Unavailable
 from headrace_feature.domain.known_until import KnownUntil
 from headrace_feature.domain.views import Catalogue, Layout
 from headrace_kit.clock import Clock
@@ -48,7 +48,7 @@ class EndsWatch(LookingPart):
             try:
                 self._look_at(stream, catalogue)
             except Unavailable as err:
-                if err.reason != "TOPIC_MISSING":
+                if err.reason != TOPIC_MISSING:
                     raise
                 missing.append(err)
         if missing:

@@ -23,7 +23,7 @@ from itertools import islice
 import structlog
 
 from headrace import topics
-from headrace.errors import Unavailable
+from headrace.errors import TOPIC_MISSING, Unavailable
 from headrace.feature.v1.feature_events_pb2 import FeatureRowChanged
 from headrace.feature_view import StreamView
 from headrace_feature.domain.entities import digests
@@ -46,7 +46,6 @@ PREFIXES_MAX = 1_024
 SENT_MAX = 8_192
 # Changes that are looked at before the loop goes on.
 TIDIED_MAX = 1_024
-TOPIC_MISSING = "TOPIC_MISSING"
 
 log = structlog.get_logger(__name__)
 

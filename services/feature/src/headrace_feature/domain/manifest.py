@@ -106,7 +106,11 @@ def furthest(manifests: Iterable[Manifest], partition: int) -> Manifest | None:
 
 
 def outdated(manifests: Collection[Manifest]) -> list[Manifest]:
-    """Those that are the furthest in none of their partitions, or of a topic that was before."""
+    """Those that are the furthest in none of their partitions, or of a topic that was before.
+
+    Which topic is there, the newest tells that names one: those of an older version do not, and are
+    taken for its, as they are when they are fetched (`of_topic`).
+    """
     saying = [each for each in manifests if each.topic_id]
     newest = max(saying, key=lambda each: each.name, default=None)
     ours = [each for each in manifests if newest is None or each.of_topic(newest.topic_id)]

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from headrace import topics
-from headrace.errors import HeadraceError, Invalid, Unavailable
+from headrace.errors import TOPIC_MISSING, HeadraceError, Invalid, Unavailable
 from headrace_inference.adapters import conversions
 from headrace_inference.adapters.answered_counts import AnsweredCounts
 from headrace_inference.adapters.prediction_backlogs import Appended, Backlog, Backlogs, rows
@@ -181,7 +181,7 @@ class KafkaPredictionLog(ThreadPart):
         """
         endpoint, count = backlog.endpoint, rows(backlog.taken)
         hopeless = error.retry_delay_s is None
-        if hopeless or self._backlogs.failed(backlog) or error.reason == "TOPIC_MISSING":
+        if hopeless or self._backlogs.failed(backlog) or error.reason == TOPIC_MISSING:
             _lose(endpoint, count, error)
             self._backlogs.given_up(backlog)
         elif self._backlogs.put_back(backlog):

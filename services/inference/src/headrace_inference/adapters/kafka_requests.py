@@ -14,7 +14,15 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from typing import Protocol
 
 from headrace import topics
-from headrace.errors import Busy, Corrupt, HeadraceError, Invalid, NotFound, Unavailable
+from headrace.errors import (
+    TOPIC_MISSING,
+    Busy,
+    Corrupt,
+    HeadraceError,
+    Invalid,
+    NotFound,
+    Unavailable,
+)
 from headrace_inference.adapters.answer_look_ups import AnswerLookUps
 from headrace_inference.adapters.kafka_answers import answers
 from headrace_inference.adapters.object_claims import ObjectClaims
@@ -33,7 +41,7 @@ SERVICE = "inference"
 # Polling goes on at least this often, however slow the model is.
 HANDLE_S_MAX = 5.0
 # What is told of a topic that is missing, as the client knew it before or not.
-OF_KAFKA = ("TOPIC_MISSING", "BROKER_UNAVAILABLE", "DELIVERY_UNKNOWN")
+OF_KAFKA = (TOPIC_MISSING, "BROKER_UNAVAILABLE", "DELIVERY_UNKNOWN")
 
 longest = histogram(
     SERVICE, "kafka_request_seconds", "Of the oldest request answered at a time: since it came."

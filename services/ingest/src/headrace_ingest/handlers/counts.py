@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import reduce
 
-from headrace.errors import HeadraceError, Invalid, Unavailable
+from headrace.errors import TOPIC_MISSING, HeadraceError, Invalid, Unavailable
 from headrace_ingest.domain.accounts import Account
 from headrace_ingest.domain.contract import Contract
 from headrace_ingest.handlers.stopped_streams import ARCHIVE_MISSING, Stop
@@ -63,7 +63,7 @@ class _Counter:
         try:
             topic = self._topic(name)
         except Unavailable as err:
-            if err.reason == "TOPIC_MISSING":
+            if err.reason == TOPIC_MISSING:
                 return StreamCount(name, Account(), err, version)
             return StreamCount(name, None, stopped or err, version)
         try:
@@ -78,7 +78,7 @@ class _Counter:
         try:
             return self.catalogue.raw_topic(stream)
         except Unavailable as err:
-            if err.reason != "TOPIC_MISSING":
+            if err.reason != TOPIC_MISSING:
                 self.kafka_away = err
             raise
 

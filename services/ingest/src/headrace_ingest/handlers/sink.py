@@ -19,7 +19,7 @@ from contextlib import contextmanager
 import structlog
 
 from headrace import topics
-from headrace.errors import Conflict, HeadraceError, Invalid, NotFound, Unavailable
+from headrace.errors import TOPIC_MISSING, Conflict, HeadraceError, Invalid, NotFound, Unavailable
 from headrace_ingest.domain.batch import set_aside, sort_out
 from headrace_ingest.domain.contract import Contract
 from headrace_ingest.domain.decoding import Decode
@@ -31,7 +31,6 @@ from headrace_ingest.handlers.quality import QualityWatch
 from headrace_ingest.handlers.stopped_streams import (
     ARCHIVE_MISSING,
     TAKEN_BACK,
-    TOPIC_MISSING,
     Stop,
     StoppedStreams,
 )

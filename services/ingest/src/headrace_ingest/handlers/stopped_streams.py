@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 import structlog
 
 from headrace import topics
-from headrace.errors import HeadraceError, NotFound, Unavailable
+from headrace.errors import TOPIC_MISSING, HeadraceError, NotFound, Unavailable
 from headrace_ingest.domain.contract import Contract
 from headrace_ingest.domain.envelope import newer_versions
 from headrace_ingest.handlers.streams_in_work import StreamInWork
@@ -26,7 +26,6 @@ TAKEN_BACK = 0  # the version of no contract
 # How often it is looked whether the topic or archive of a waiting stream has come, and whether the
 # topic of the next stream in turn is still the same.
 LOOK_INTERVAL_S = 1.0
-TOPIC_MISSING = "TOPIC_MISSING"
 ARCHIVE_MISSING = "ARCHIVE_MISSING"
 # Records may name contracts that are applied and not here yet. Each call of the loop looks for the
 # next one, ten times or so, once for each version that is applied and however many are named:

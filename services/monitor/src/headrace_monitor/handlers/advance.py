@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from headrace import topics
-from headrace.errors import Unavailable
+from headrace.errors import TOPIC_MISSING, Unavailable
 from headrace_monitor.domain import layout
 from headrace_monitor.domain.watch import Watch
 from headrace_monitor.handlers.batch import Batch
@@ -124,7 +124,7 @@ class Advance:
         try:
             self._ends[watch.name] = _Ends(known_us, self._end_offsets(_topics(watch)))
         except Unavailable as err:
-            if err.reason != "TOPIC_MISSING":
+            if err.reason != TOPIC_MISSING:
                 raise
             self._asked_again_s[watch.name] = now_s + MISSING_WAIT_S
             return False
