@@ -9,6 +9,7 @@ import time
 
 import numpy as np
 import pytest
+from confluent_kafka.admin import AdminClient
 from deltalake import DeltaTable
 from tests.faults import oracle
 from tests.faults.load import waves
@@ -91,6 +92,38 @@ def test_ingest_killed_while_it_erases(step, world, ingest, feature):
     wait_until(lambda: gone(world), timeout_s=DEADLINE_S)
     assert set() == stored(world)
     assert copies == refused(world)
+
+
+def settle_erasure(world: World) -> None:
+    """As its last pass notes it, some minutes later: no pass tells it again."""
+    objects = object_store(world.object_store_uri, world.s3)
+    (begun,) = objects.keys("erasures")
+    assert objects.put_if_absent(begun.replace("begun.json", "settled"), b"")
+
+
+def test_erased_entity_stays_gone_when_the_topic_of_erasures_is_lost(world, ingest, feature):
+    ingest.start()
+    feature.start()
+    waves(world, ingest, count=2)
+    world.settle()
+    erase(ingest)
+    settle_erasure(world)
+    ingest.stop()
+    make_again(world, topics.INGEST_ERASURES)
+    copies = late_copies(world)
+
+    ingest.start()
+    world.settle()
+    assert set() == stored(world)
+    assert copies == refused(world)
+
+
+def make_again(world: World, topic: topics.Topic) -> None:
+    """An operator deletes it, and the start makes it anew."""
+    admin = AdminClient({"bootstrap.servers": world.bootstrap, "log_level": 0})
+    admin.delete_topics([topic.name])[topic.name].result(DEADLINE_S)
+    wait_until(lambda: topic.name not in admin.list_topics(timeout=DEADLINE_S).topics)
+    wait_until(lambda: create_topics(world.bootstrap, [(topic.name, topic)]))
 
 
 @pytest.mark.parametrize("step", ["feature.erase.half", "kit.state.in_batch"])

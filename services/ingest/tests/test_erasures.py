@@ -32,10 +32,21 @@ from headrace_ingest.domain.judging import ARCHIVE_COLUMNS, judge
 from headrace_ingest.handlers import datasets
 from headrace_ingest.handlers.datasets import CreateDataset
 from headrace_ingest.handlers.erased_tasks import TaskEraser
-from headrace_ingest.handlers.erasures import SETTLE_US, EraseEntity, Eraser, list_erasures
+from headrace_ingest.handlers.erasures import (
+    SETTLE_US,
+    EraseEntity,
+    Eraser,
+    list_erasures,
+    tell_again,
+)
 from headrace_ingest.ports import Retracted
 from headrace_ingest.testing import NOW_US, MemoryRetracted, NoTasks, a_contract, a_raw
-from headrace_kit.erased_entities import Entity, entity_key_digest, entity_sha256
+from headrace_kit.erased_entities import (
+    Entity,
+    ErasedEntities,
+    entity_key_digest,
+    entity_sha256,
+)
 from headrace_kit.failpoints import FailpointRaised, arm
 from headrace_kit.json_strict import decode
 from headrace_kit.objects import MemoryObjectStore
@@ -552,6 +563,33 @@ def test_models_whose_recipe_was_taken_back_are_asked_for(world):
     world.erase()
 
     assert [["delay"]] == world.versions.asked
+
+
+def entities_of(erasures):
+    return [each.entity for each in erasures]
+
+
+def test_erasures_that_their_topic_has_lost_are_told_again_each_once(world):
+    world.erase("UA1", "r1")
+    world.clock.advance(1)
+    again = world.erase("UA1", "r2")
+    other = world.erase("UA2", "r3")
+    erased, news = ErasedEntities(), News()
+
+    lost = tell_again(erasures=world.eraser.erasures, erased=erased, news=news)
+
+    assert [again.entity, other.entity] == entities_of(lost) == news.told
+    assert erased.holds("flight", "UA1", again.entity.erased_at_us)
+    assert [] == tell_again(erasures=world.eraser.erasures, erased=erased, news=news)
+
+
+def test_erasure_that_is_known_by_a_later_one_is_not_told_again(world):
+    first = world.erase("UA1", "r1")
+    erased, news = ErasedEntities(), News()
+    erased.take(replace(first.entity, erased_at_us=first.entity.erased_at_us + 1))
+
+    assert [] == tell_again(erasures=world.eraser.erasures, erased=erased, news=news)
+    assert [] == news.told
 
 
 def test_what_happens_after_the_erasure_stays(world):

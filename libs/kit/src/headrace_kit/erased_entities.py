@@ -95,6 +95,11 @@ class ErasedEntities:
             of_column[digest] = max(entity.erased_at_us, of_column.get(digest, 0))
             self.revision += 1
 
+    def knows(self, entity: Entity) -> bool:
+        """Whether this erasure, or a later one of the same entity, was taken."""
+        of_column = self._moments.get(entity.column, {})
+        return entity.erased_at_us <= of_column.get(bytes.fromhex(entity.sha256), -1)
+
     def columns(self) -> frozenset[str]:
         """By which entities were erased."""
         return frozenset(self._moments)

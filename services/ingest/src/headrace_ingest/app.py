@@ -8,6 +8,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
+import structlog
 from sqlalchemy import Engine
 
 from headrace import topics
@@ -48,13 +49,14 @@ from headrace_ingest.domain.redrive_seal import RedriveSeal
 from headrace_ingest.domain.tolerance import Tolerance
 from headrace_ingest.handlers.catalogue import CatalogueKeeper
 from headrace_ingest.handlers.erased_tasks import TaskEraser
-from headrace_ingest.handlers.erasures import Eraser
+from headrace_ingest.handlers.erasures import Eraser, tell_again
 from headrace_ingest.handlers.publish import REQUEST_BYTES_MAX, PublishDoor
 from headrace_ingest.handlers.quality import QualityWatch
 from headrace_ingest.handlers.retention import Keeper, forget_unended
 from headrace_ingest.handlers.sink import RecordSink
 from headrace_ingest.handlers.storing import Pace
 from headrace_ingest.handlers.text_search import TextKeeper
+from headrace_ingest.ports import ErasureBook, ErasureNews
 from headrace_ingest.settings import IngestSettings
 from headrace_kit.admin_http import AdminServer
 from headrace_kit.attempt_log import FileAttemptLog
@@ -104,6 +106,9 @@ DOOR_RECORDS_MAX = 50_000
 MIB = 1 << 20
 
 
+log = structlog.get_logger(__name__)
+
+
 class StoreCheck:
     """Part that refuses to start on an object store that loses races."""
 
@@ -112,6 +117,27 @@ class StoreCheck:
 
     def start(self) -> None:
         self_test(object_store(self._settings.objects, self._settings.s3))
+
+    def stop(self, timeout_s: float) -> None:
+        """Nothing is held."""
+
+    def failed(self) -> BaseException | None:
+        return None
+
+
+class ToldErasures:
+    """Part that starts between the log of erasures and the records: nothing noted may be unknown.
+
+    The log is a topic, and may have been deleted; a record of an erased entity would be stored.
+    """
+
+    def __init__(self, erasures: ErasureBook, erased: ErasedEntities, news: ErasureNews) -> None:
+        self._erasures, self._erased, self._news = erasures, erased, news
+
+    def start(self) -> None:
+        lost = tell_again(erasures=self._erasures, erased=self._erased, news=self._news)
+        if lost:
+            log.warning("erasures_told_again", erasures=[each.id for each in lost])
 
     def stop(self, timeout_s: float) -> None:
         """Nothing is held."""
@@ -146,6 +172,7 @@ def run(settings: IngestSettings) -> int:
         labels.incidents,
         shared.follow(topics.REGISTRY_DEFINITIONS.name, shared.take_definition),
         shared.follow(topics.INGEST_ERASURES.name, shared.take_erasure),
+        ToldErasures(datasets.eraser.erasures, shared.erased, datasets.eraser.news),
         records.loop,
         labels.sampling,
         *datasets.loops,

@@ -59,6 +59,8 @@ class ErasedEventsReader(LookingPart):
             self._known = self._end()
         except Unavailable as err:  # then the log is read from its beginning
             log.warning("erased_events_unknown", error=str(err))
+        else:
+            self._store.follow_erased_anew(self._known)
         self._store.know_erased(self._known)
 
     def look(self) -> None:

@@ -162,6 +162,12 @@ class RunStore:
         """The fold leaves out what was told before this place: a new layout begins there."""
         self._erased_known = erased_known
 
+    def follow_erased_anew(self, end: int) -> None:
+        """A place behind the log's end is of one that was deleted: this one is all to be read."""
+        for state in self._states.values():
+            if state.erased_to is not None and state.erased_to > end:
+                state.erased_to = 0
+
     def own(
         self, layout: Layout, partitions: Collection[int], *, restoring: Collection[int] = ()
     ) -> None:

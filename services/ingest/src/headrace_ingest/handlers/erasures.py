@@ -48,7 +48,12 @@ from headrace_ingest.ports import (
     RowStore,
 )
 from headrace_kit.clock import Clock
-from headrace_kit.erased_entities import Entity, entity_key_digest, entity_sha256
+from headrace_kit.erased_entities import (
+    Entity,
+    ErasedEntities,
+    entity_key_digest,
+    entity_sha256,
+)
 from headrace_kit.failpoints import failpoint
 
 VALUE_CHARACTERS_MAX = 1_024
@@ -383,6 +388,24 @@ class Eraser:
             )
         )
         return True
+
+
+def tell_again(
+    *, erasures: ErasureBook, erased: ErasedEntities, news: ErasureNews
+) -> list[Erasure]:
+    """Tells the erasures that are noted and not known from their topic, which are answered.
+
+    The topic may have been deleted; what was erased stays erased all the same.
+    """
+    newest: dict[tuple[str, str], Erasure] = {}
+    found = [erasure for named in erasures.ids() if (erasure := erasures.get(named)) is not None]
+    for erasure in sorted(found, key=lambda each: each.entity.erased_at_us):
+        newest[erasure.entity.column, erasure.entity.sha256] = erasure
+    lost = [erasure for erasure in newest.values() if not erased.knows(erasure.entity)]
+    for erasure in lost:
+        news.tell(erasure)
+        erased.take(erasure.entity)
+    return lost
 
 
 def list_erasures(
