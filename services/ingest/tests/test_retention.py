@@ -232,7 +232,14 @@ def test_table_of_a_dataset_is_cleaned_of_what_a_day_replaced(world, monkeypatch
     assert {STREAM: (set(), KEEP_H), "all/1": (set(), COPY_KEEP_H)} == cleaned(world, monkeypatch)
 
 
-def test_table_of_a_dataset_that_is_gone_keeps_no_other_from_being_cleaned(world, monkeypatch):
+@pytest.mark.parametrize(
+    "gone",
+    [NotFound("STREAM_EMPTY", stream=STREAM), Unavailable("ARCHIVE_MISSING", stream=STREAM)],
+    ids=["of a stream without records", "of one that was read"],
+)
+def test_table_of_a_dataset_that_is_gone_keeps_no_other_from_being_cleaned(
+    gone, world, monkeypatch
+):
     world.create("all")
     world.clock.advance((KEEP_H - 47) * HOUR_US)
     world.keep()
@@ -243,12 +250,27 @@ def test_table_of_a_dataset_that_is_gone_keeps_no_other_from_being_cleaned(world
     def clean(selection, keep, *, keep_h):
         seen.append(selection.view)
         if selection.copy:
-            raise NotFound("STREAM_EMPTY", stream=STREAM)
+            raise gone
 
     monkeypatch.setattr(world.tables, "clean", clean)
     world.keep()
 
     assert "gone" == seen[-1]
+
+
+def test_dataset_that_is_deleted_while_a_pass_runs_ends_no_pass(world, monkeypatch):
+    for name in ("all", "more"):
+        world.create(name)
+    places = world.book.places
+
+    def deleted_meanwhile(name=""):
+        found = places(name)
+        world.book.delete("all", 1)
+        return found
+
+    monkeypatch.setattr(world.book, "places", deleted_meanwhile)
+
+    assert {STREAM: ({0}, KEEP_H)} == cleaned(world, monkeypatch)
 
 
 def test_table_of_a_deleted_dataset_goes_and_those_of_others_stay(world):

@@ -9,8 +9,10 @@ the version that was the newest one, the same request claims once more.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+
+import structlog
 
 from headrace.errors import Conflict, Invalid, NotFound, Unavailable
 from headrace_ingest.domain import datasets as domain
@@ -29,6 +31,8 @@ from headrace_kit.clock import Clock
 from headrace_kit.failpoints import failpoint
 
 CLAIMS_MAX = 5
+
+log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -279,9 +283,20 @@ def read_stream(
     return rows.read(_selection(query, contracts, rows), columns, timeout_s=timeout_s)
 
 
+def manifests(places: Iterable[tuple[str, int]], *, book: DatasetBook) -> Iterator[Manifest]:
+    """Of these datasets, but of none that is deleted by now."""
+    for place in places:
+        try:
+            manifest = book.get(*place)
+        except Conflict as err:
+            log.info("dataset_deleted_meanwhile", error=str(err))
+            continue
+        yield manifest
+
+
 def pinned_versions(stream: str, *, view: str = "", book: DatasetBook) -> set[int]:
     """The versions of a stream's table, or of a view's, that datasets name: vacuum and log expiry
     keep them."""
-    selections = [book.get(*place).selection for place in book.places()]
+    selections = [each.selection for each in manifests(book.places(), book=book)]
     own = [each for each in selections if (each.stream, each.view, each.copy) == (stream, view, "")]
     return {each.delta_version for each in own}

@@ -33,7 +33,7 @@ from headrace_ingest.domain.erasures import (
     erasure_id,
     without_entity,
 )
-from headrace_ingest.handlers.datasets import pinned_versions
+from headrace_ingest.handlers.datasets import manifests, pinned_versions
 from headrace_ingest.handlers.erased_tasks import TaskEraser
 from headrace_ingest.handlers.retracted_streams import not_applied
 from headrace_ingest.handlers.stopped_streams import ARCHIVE_MISSING
@@ -324,14 +324,7 @@ class Eraser:
                     yield ErasedDataset(manifest.name, manifest.number, found.rows)
 
     def _manifests(self, places: Iterable[tuple[str, int]]) -> Iterator[Manifest]:
-        """But of those that are deleted by now."""
-        for place in places:
-            try:
-                manifest = self.datasets.get(*place)
-            except Conflict as err:
-                log.info("dataset_deleted_meanwhile", error=str(err))
-                continue
-            yield manifest
+        return manifests(places, book=self.datasets)
 
     def _datasets_by_stream(self) -> Generator[None, None, Mapping[str, list[tuple[str, int]]]]:
         """Once for a pass: a dataset is of one stream for good, what else it says may change."""

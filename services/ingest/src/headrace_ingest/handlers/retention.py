@@ -12,7 +12,7 @@ files that it pins, so that a copy takes no more room than they do.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime
 
@@ -20,7 +20,7 @@ from headrace.errors import NotFound, Unavailable
 from headrace.feature_view import StreamView, View
 from headrace_ingest.domain.contract import Contract
 from headrace_ingest.domain.datasets import Manifest, Selection
-from headrace_ingest.handlers.datasets import pinned_versions
+from headrace_ingest.handlers.datasets import manifests, pinned_versions
 from headrace_ingest.handlers.retracted_streams import not_applied
 from headrace_ingest.handlers.stopped_streams import ARCHIVE_MISSING
 from headrace_ingest.ports import (
@@ -101,11 +101,10 @@ class Keeper:
                 yield
 
     def _clean_copies(self) -> Iterator[None]:
-        for place in self.datasets.places():
-            selection = self.datasets.get(*place).selection
-            if selection.copy:
-                with suppress(NotFound):  # somebody took it away
-                    self.rows.clean(selection, (), keep_h=COPY_KEEP_H)
+        for manifest in manifests(self.datasets.places(), book=self.datasets):
+            if manifest.selection.copy:
+                with _nothing_to_keep():  # somebody took it away
+                    self.rows.clean(manifest.selection, (), keep_h=COPY_KEEP_H)
                 yield
 
     def _drop_copies(self) -> Iterator[None]:
@@ -117,12 +116,9 @@ class Keeper:
 
     def _newest(self, stream: str, view: str = "") -> Selection | None:
         """None of a table that is not there."""
-        try:
+        with _nothing_to_keep():
             return Selection(stream, self.rows.newest_version(stream, view=view), (), view=view)
-        except (NotFound, Unavailable) as err:
-            if err.reason not in NOTHING_TO_KEEP:
-                raise
-            return None
+        return None
 
     def _first_day(self, contract: Contract) -> date | None:
         """The first day of event time that is kept; None keeps all."""
@@ -135,8 +131,7 @@ class Keeper:
         """The datasets of a stream whose version may soon be gone."""
         # Twice a day early: a pass may fail and be tried again.
         old_us = self.clock.now_us() - (KEEP_H - 48) * HOUR_US
-        for place in self.datasets.places():
-            manifest = self.datasets.get(*place)
+        for manifest in manifests(self.datasets.places(), book=self.datasets):
             selection = manifest.selection
             # The log of a view's table is kept.
             old = manifest.created_at_us < old_us and not (selection.copy or selection.view)
@@ -150,3 +145,13 @@ class Keeper:
         self.datasets.revise(
             replace(manifest, origin=replace(manifest.origin, selection=selection))
         )
+
+
+@contextmanager
+def _nothing_to_keep() -> Iterator[None]:
+    """Of a table that is not there, also where there was one."""
+    try:
+        yield
+    except (NotFound, Unavailable) as err:
+        if err.reason not in NOTHING_TO_KEEP:
+            raise
