@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import pytest
 from confluent_kafka import KafkaError, KafkaException
 
+from headrace import raw_producer
 from headrace.application import parse_definition
 from headrace.client import Client
 from headrace.errors import Busy, Conflict, HeadraceError, Invalid, NotFound, Unavailable
@@ -148,6 +149,43 @@ def test_records_that_are_not_delivered_are_counted_beside_those_that_are(
     told = lost.value.metadata
     assert ("raw.rides.v1", "2", "3") == (told["topic"], told["accepted"], told["records"])
     assert "repeat" in told["again"]
+
+
+class TopicThatGoesAgain(FakeProducer):
+    """It is there when it is asked for, and gone when something is sent again."""
+
+    error_again = KafkaError(KafkaError._UNKNOWN_TOPIC)
+
+    def list_topics(self, topic, timeout):
+        return SimpleNamespace(topics={topic: SimpleNamespace(error=None)})
+
+    def poll(self, timeout_s):
+        return 0
+
+    def produce(self, topic, **given):
+        if self.fails_from is not None and self.delivered:
+            raise KafkaException(self.error_again)
+        super().produce(topic, **given)
+
+
+@pytest.mark.parametrize(
+    ("code", "reason"),
+    [
+        (KafkaError._UNKNOWN_TOPIC, "TOPIC_MISSING"),
+        (KafkaError._FATAL, "DELIVERY_UNKNOWN"),
+    ],
+)
+def test_what_cannot_be_sent_again_is_told_as_any_other(client, monkeypatch, code, reason):
+    producer = TopicThatGoesAgain()
+    producer.fails_from, producer.error = 2, KafkaError(KafkaError._UNKNOWN_PARTITION)
+    producer.error_again = KafkaError(code)
+    client.__dict__["_raw"] = RawProducer(producer)
+    monkeypatch.setattr(raw_producer, "TOPIC_WAIT_S", 0.1)
+
+    with pytest.raises(Unavailable, match=reason) as lost:
+        client.publish("rides", [{"id": each} for each in "abcde"])
+
+    assert "2" == lost.value.metadata["accepted"]
 
 
 def test_records_of_other_threads_in_the_queue_are_none_of_this_call(client, producer, monkeypatch):

@@ -140,15 +140,26 @@ class RawProducer:
         deadline_s = time.monotonic() + TOPIC_WAIT_S
         self._flush(topic, reports)
         while reports.absent and time.monotonic() < deadline_s and self._there(topic):
-            rows, reports.absent = reports.absent, []
-            reports.queued -= len(rows)
-            for row in rows:
-                self._enqueue(topic, *row, told, reports)
+            self._send_again(topic, told, reports)
             self._flush(topic, reports)
             if reports.absent:  # not every broker knows of the new one yet
                 self._producer.poll(REPORT_POLL_S)
         if reports.delivered < reports.queued:
             raise _undelivered(topic, reports)
+
+    def _send_again(self, topic: str, told: Options, reports: _Reports) -> None:
+        """What was absent, as far as it is not again."""
+        rows, reports.absent = reports.absent, []
+        for place, row in enumerate(rows):
+            reports.queued -= 1
+            try:
+                self._enqueue(topic, *row, told, reports)
+            except KafkaException as err:
+                reports.queued += 1
+                reports.absent.extend(rows[place:])
+                if err.args[0].code() not in MISSING_TOPIC:
+                    raise counted(_refused(err, topic), reports.delivered) from err
+                return
 
     def _there(self, topic: str) -> bool:
         """Asks Kafka, which also tells the client what the topic is now."""
