@@ -325,10 +325,11 @@ def ready_once():
 
 def test_all_processes_together_have_one_time_to_be_ready(tmp_path):
     """Which begins neither with each stage nor with each process."""
+    first = a_process("first", tmp_path, ready=lambda timeout_s: True)  # by its first look
     late = a_process("late", tmp_path, ready=lambda timeout_s: False, ready_deadline_s=600.0)
     with (
         pytest.raises(Unavailable, match=r"process=late.*not ready in 0.3 s"),
-        supervising(tmp_path, [a_process("first", tmp_path)], [late], start_s_max=0.3),
+        supervising(tmp_path, [first], [late], start_s_max=0.3),
     ):
         pass
     assert 0 == clear_leftovers(DataFolder(tmp_path / "data"))
