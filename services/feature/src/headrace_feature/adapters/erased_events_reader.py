@@ -65,7 +65,11 @@ class ErasedEventsReader(LookingPart):
 
     def look(self) -> None:
         """Offer what was told since the last round; raises Unavailable."""
-        lowest, end = self._eraser.lowest(), self._end()
+        end = self._end()
+        if end < self._known:  # the log was made again, and none of it is known
+            self._known = 0
+        self._store.follow_erased_anew(end)
+        lowest = self._eraser.lowest()
         begin = self._known if lowest is None else min(lowest, self._known)
         if self._eraser.busy or end <= begin:
             return

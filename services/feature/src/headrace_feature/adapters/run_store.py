@@ -163,8 +163,11 @@ class RunStore:
         self._erased_known = erased_known
 
     def follow_erased_anew(self, end: int) -> None:
-        """A place behind the log's end is of one that was deleted: this one is all to be read."""
-        for state in self._states.values():
+        """A place behind the log's end is of one that was deleted: this one is all to be read.
+
+        For any thread. Again and again: a snapshot may have such a place.
+        """
+        for state in list(self._states.values()):
             if state.erased_to is not None and state.erased_to > end:
                 state.erased_to = 0
 
