@@ -7,7 +7,15 @@ from contextlib import nullcontext
 import numpy as np
 import pytest
 
-from headrace.errors import Busy, Conflict, Corrupt, HeadraceError, NotFound, Unavailable
+from headrace.errors import (
+    Busy,
+    Conflict,
+    Corrupt,
+    Denied,
+    HeadraceError,
+    NotFound,
+    Unavailable,
+)
 from headrace.oip import grpc_predict_v2_pb2 as oip
 from headrace.tokens import Caller
 from headrace_inference.adapters import triton_api
@@ -349,3 +357,17 @@ def test_caller_learns_the_names_of_what_it_may_ask_alone(serving):
     assert ({"delay"}, {"delay"}) == told("predict:delay")
     assert ({"fraud"}, {"fraud"}) == told("read", "predict:fr*")
     assert ({"delay", "fraud"}, {"delay", "fraud"}) == told("*")
+
+
+@pytest.mark.parametrize(
+    "method", ["ModelMetadata", "ModelReady", "ModelConfig", "ModelStatistics"]
+)
+def test_caller_learns_nothing_of_an_endpoint_that_it_may_not_ask(serving, method):
+    serving.serve(a_rollout(11, endpoint="fraud"))
+    work_for(Caller("shop", frozenset({"predict:delay"})))
+    ask = getattr(oip, f"{method}Request")
+
+    assert serving.call(method, ask(name="delay")) is not None
+    for name in ("fraud", "unknown"):
+        with pytest.raises(Denied, match="ACTION_FORBIDDEN"):
+            serving.call(method, ask(name=name))

@@ -87,6 +87,7 @@ class InferenceApi(oip_grpc.GRPCInferenceServiceServicer):
         return oip.ServerReadyResponse(ready=self._ready())
 
     def ModelReady(self, request: Any, context: grpc.ServicerContext) -> Any:
+        calling().require(PREDICT, request.name)
         try:
             wanted = conversions.model_version(request.name, request.version)
             self._table.ready(request.name)[1].version(wanted)
@@ -100,6 +101,7 @@ class InferenceApi(oip_grpc.GRPCInferenceServiceServicer):
         )
 
     def ModelMetadata(self, request: Any, context: grpc.ServicerContext) -> Any:
+        calling().require(PREDICT, request.name)
         wanted = conversions.model_version(request.name, request.version)
         _, serving = self._table.ready(request.name)
         return conversions.model_metadata(request.name, serving, wanted)

@@ -17,11 +17,13 @@ import grpc
 
 from headrace.errors import HeadraceError, Invalid, NotFound, Unavailable, error_by_reason
 from headrace.oip import grpc_predict_v2_pb2 as oip
+from headrace.tokens import PREDICT
 from headrace_inference.adapters import conversions, triton_conversions
 from headrace_inference.adapters.grpc_api import InferenceApi
 from headrace_inference.adapters.long_calls import LongCalls
 from headrace_inference.adapters.worker_statistics import OtherWorkers, added
 from headrace_inference.domain.serving import NAME_SHOWN_MAX
+from headrace_kit.auth import calling
 from headrace_kit.error_status import to_status
 from headrace_kit.grpc_server import remaining_s
 
@@ -64,6 +66,7 @@ class TritonApi(InferenceApi):
         """Of all that is served when no name is given; the sums over all workers."""
         wanted = conversions.model_version(request.name, request.version)
         if request.name:
+            calling().require(PREDICT, request.name)
             self._table.ready(request.name)[1].version(wanted)
         response = oip.ModelStatisticsResponse()
         others = self._others.statistics(request.name)
