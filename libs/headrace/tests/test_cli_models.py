@@ -144,6 +144,23 @@ def test_versions_are_shown_with_who_approved_them(monkeypatch):
     assert "ann" in run("models", "show", "fraud").output
 
 
+def test_markup_that_a_user_gave_is_shown(monkeypatch):
+    gate = pb.Gate(state=pb.GATE_STATE_PASSED, approver="[/ap]")
+    version = pb.ModelVersion(model="wine", version=9, gate=gate, tags={"k[/nope]": "v"})
+    monkeypatch.setattr(Registry, "versions", lambda self, model: [version])
+    told = run("models", "show", "wine").output
+
+    assert all(given in told for given in ("[/ap]", "k[/nope]=v"))
+
+
+@pytest.mark.parametrize("command", ["card", "show"])
+def test_card_commands_no_terminal(monkeypatch, command):
+    version = pb.ModelVersion(model="fraud", version=3, card="\x1b]0;pwn\a\x1b[2J\n# Fraud")
+    monkeypatch.setattr(Registry, "get", lambda self, reference: version)
+
+    assert "\\x1b]0;pwn\\x07\\x1b[2J\n# Fraud\n" in run("models", command, "fraud/3").output
+
+
 def test_registered_version_says_how_it_may_serve(tmp_path):
     file = tmp_path / "fraud.onnx"
     file.write_bytes(b"")

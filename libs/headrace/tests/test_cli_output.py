@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tables are readable on a narrow screen and whole in a pipe."""
+"""Tables are readable on a narrow screen and whole in a pipe; texts are shown, never obeyed."""
 
 import io
 
 import pytest
-from rich.console import Console
 from rich.table import Table
 
 from headrace.cli import output
@@ -17,12 +16,8 @@ def show(monkeypatch):
     """What a console of 80 columns gets of a table."""
 
     def shown(*, terminal, cells):
-        console = Console(
-            file=io.StringIO(),
-            width=80,
-            force_terminal=terminal,
-            color_system=None,
-            soft_wrap=True,
+        console = output.PlainConsole(
+            file=io.StringIO(), width=80, force_terminal=terminal, color_system=None
         )
         monkeypatch.setattr(output, "out", console)
         table = Table("task", "target", "score")
@@ -58,3 +53,39 @@ def test_line_is_never_broken():
         with console.capture() as captured:
             console.print(" ".join([LONG_ID] * 10))
         assert 1 == captured.get().count("\n")
+
+
+@pytest.mark.parametrize("given", ["[/ap]", "[bold]x", "a\\[b]", ":warning:"])
+@pytest.mark.parametrize("filler", ["", LONG_ID * 2])
+@pytest.mark.parametrize("terminal", [True, False])
+def test_markup_in_a_cell_is_shown(show, terminal, filler, given):
+    assert given in show(terminal=terminal, cells=(given, filler, "0.5"))
+
+
+def printed(*given):
+    with output.out.capture() as captured:
+        output.out.print(*given)
+    return captured.get()
+
+
+def test_markup_in_a_line_is_shown():
+    assert "[/ap] [red]x[/] :warning:\n" == printed("[/ap] [red]x[/] :warning:")
+
+
+def test_what_a_terminal_would_obey_is_shown_escaped():
+    assert r"\x1b]0;pwn\x07\x1b[2J\x9b\r\u202e" + "\n" == printed("\x1b]0;pwn\a\x1b[2J\x9b\r\u202e")
+
+
+def test_what_a_terminal_would_obey_is_shown_escaped_in_a_cell(show):
+    assert r"\x1b[2J\x07" in show(terminal=True, cells=("\x1b[2J\a", "b", "c"))
+
+
+def test_lines_and_letters_of_any_script_are_shown_as_they_are():
+    assert "# é 日本\nשלום 👩\u200d🔬\n" == printed("# é 日本\r\nשלום 👩\u200d🔬")
+
+
+def test_error_shows_what_it_is_about_as_it_is():
+    with output.err.capture() as captured:
+        output.tell(output.err, "BAD_NAME", {"value": "[/x]\x1b"})
+
+    assert r"value: [/x]\x1b" in captured.get()

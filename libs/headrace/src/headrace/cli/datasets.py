@@ -96,9 +96,9 @@ def show(dataset: Dataset, data_dir: DataDir = DEFAULT_DATA_DIR) -> None:
         table.add_row(*_column_row(each, all_rows))
     source = f"{found.stream} at version {found.delta_version}"
     out.print(f"{found.name}/{found.number} {' '.join(found.tags)}: {found.description}")
-    out.print(f"{found.rows:,} rows of {source}, contract {found.contract_version}", markup=False)
+    out.print(f"{found.rows:,} rows of {source}, contract {found.contract_version}")
     if found.filter:
-        out.print(f"filter: {found.filter}", markup=False)
+        out.print(f"filter: {found.filter}")
     out.print(f"digest {found.digest}, created {minute_text(found.created_at_us)}")
     if found.rows_erased:
         out.print(f"{found.rows_erased:,} more rows were erased since: the digest and the columns")

@@ -92,7 +92,7 @@ def show(
         f"payload, {letter.value_bytes} bytes, sha256 {letter.sha256}:",
         found.value.decode("utf-8", "backslashreplace") or "(nothing is kept)",
     ]
-    out.print("\n".join(lines), markup=False)
+    out.print("\n".join(lines))
 
 
 @dead_letters.command()

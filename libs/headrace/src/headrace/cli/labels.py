@@ -79,8 +79,8 @@ def claim(label: Label, labeller: Labeller, data_dir: DataDir = DEFAULT_DATA_DIR
     task = found.task
     _show_item(task)
     choices = ", ".join(found.choices)
-    out.print(f"Answer within {found.lease_s} s, one of: {choices}", markup=False)
-    out.print(f"headrace labels answer {task.task_id} CHOICE --as {labeller}", markup=False)
+    out.print(f"Answer within {found.lease_s} s, one of: {choices}")
+    out.print(f"headrace labels answer {task.task_id} CHOICE --as {labeller}")
 
 
 @labels.command()
@@ -100,7 +100,7 @@ def answer(
         pb.TASK_STATE_ACCEPTED: f"Accepted: {found.value}",
         pb.TASK_STATE_DISPUTED: "Disputed: too few agree",
     }
-    out.print(said.get(found.state, f"Noted; {found.wanted} answers are wanted"), markup=False)
+    out.print(said.get(found.state, f"Noted; {found.wanted} answers are wanted"))
 
 
 @labels.command()
@@ -143,7 +143,7 @@ def weak(
     for each in found.functions:
         if each.at_chance:
             told = "is right no more often than chance: its votes count for nothing"
-            out.print(f"{each.function} {told}", markup=False)
+            out.print(f"{each.function} {told}")
     verb = "would be" if dry_run else "are"
     taken_back = f"; {found.taken_back:,} weak labels {verb} taken back" if found.taken_back else ""
     # An ingest of before does not name the stream, nor count what is new.
@@ -206,7 +206,7 @@ def _show_item(task: pb.LabelTask) -> None:
     version = f"version {task.version}" + (f" of {item.model}" if item.model else "")
     as_of = minute_text(task.as_of_us)
     told = f"{task.target} as of {as_of}: score {task.score:.3f} by {version} ({task.rule})"
-    out.print(told, markup=False)
+    out.print(told)
     if item.other_version:
         out.print(f"score {item.other_score:.3f} by version {item.other_version}")
     if item.served_at_us:

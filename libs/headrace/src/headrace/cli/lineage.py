@@ -115,7 +115,7 @@ def _at(source: pb.Source) -> str:
 def _write(to: Path, found: list[pb.VersionLineage]) -> None:
     text = "".join(f"{json.dumps(event)}\n" for each in found for event in run_events(each))
     if to == Path("-"):
-        out.print(text, end="", markup=False)
+        out.print(text, end="")
     else:
         with written(to) as opened:
             opened.write(text)

@@ -45,4 +45,4 @@ def materialize(
                 out.print(f"{told.rows:,} rows, all up to {reached:%Y-%m-%d %H:%M:%S} UTC")
             waits_for = waits_for or told.waits_for
     if waits_for:
-        out.print(f"No further yet. It waits for {waits_for}.", markup=False)
+        out.print(f"No further yet. It waits for {waits_for}.")

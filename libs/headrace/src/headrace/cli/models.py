@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.markup import escape
 from rich.table import Table
 
 from headrace.cli.connection import DEFAULT_DATA_DIR, DataDir
@@ -128,7 +127,7 @@ def tag(
         described = connect(data_dir).models.describe(
             version, tags=_pairs("tag", set), tags_removed=remove or ()
         )
-    out.print(_tags(described) or "No tag.", markup=False)
+    out.print(_tags(described) or "No tag.")
 
 
 @app.command()
@@ -144,7 +143,7 @@ def card(
     with told_errors():
         models = connect(data_dir).models
         if file is None:
-            out.print(models.get(version).card or "No card.", markup=False)
+            out.print(models.get(version).card or "No card.")
             return
         text = read_text(file, "FILE")
         described = models.describe(version, card=text)
@@ -190,7 +189,6 @@ def sign(
     out.print(
         f"models:/{signed.model}/{signed.version} is signed by {signed.signer}: "
         f"gate {_GATE[signed.gate.state]}",
-        markup=False,
     )
 
 
@@ -215,7 +213,7 @@ def verify(
         except ValueError as err:
             raise Invalid("BAD_REQUEST", field="--trusted", problem=err) from err
         signer = connect(data_dir).models.verify(version, signers)
-    out.print(f"{version} is signed by {signer}", markup=False)
+    out.print(f"{version} is signed by {signer}")
 
 
 def _signing_key(key: Path, certificate: Path | None) -> SigningKey:
@@ -245,9 +243,7 @@ def download(
             found = connect(data_dir).models.download_to(version, file)
         except OSError as failure:
             raise typer.BadParameter(f"{file}: {failure.strerror}", param_hint="FILE") from failure
-    out.print(
-        f"{file} is models:/{found.model}/{found.version}, digest {found.digest}", markup=False
-    )
+    out.print(f"{file} is models:/{found.model}/{found.version}, digest {found.digest}")
 
 
 @app.command()
@@ -264,7 +260,7 @@ def history(
     with told_errors():
         for each in islice(connect(data_dir).models.changes(model), newest):
             when = minute_text(each.at_us)
-            table.add_row(when, each.caller, each.action, escape(each.subject), escape(each.reason))
+            table.add_row(when, each.caller, each.action, each.subject, each.reason)
     show_table(table)
 
 
@@ -273,9 +269,9 @@ def _show_version(version: events.ModelVersion, approved: pb.Change | None) -> N
     out.print(f"registered {minute_text(version.registered_at_us)} {_origin(version)}")
     out.print(f"gate {_GATE[version.gate.state]}")
     if version.gate.approver:
-        out.print(f"approved by {version.gate.approver}{_how(approved)}", markup=False)
+        out.print(f"approved by {version.gate.approver}{_how(approved)}")
     if version.signer:
-        out.print(f"signed by {version.signer}", markup=False)
+        out.print(f"signed by {version.signer}")
     _show_evidence(version)
     table = Table("tensor", "name", "datatype", "shape")
     for role, tensors in (
@@ -284,12 +280,12 @@ def _show_version(version: events.ModelVersion, approved: pb.Change | None) -> N
     ):
         for tensor in tensors:
             shape = ", ".join(map(str, tensor.shape))
-            table.add_row(role, tensor.name, tensor.datatype, f"\\[{shape}]")
+            table.add_row(role, tensor.name, tensor.datatype, f"[{shape}]")
     show_table(table)
     for metric, value in sorted(version.trained.metrics.items()):
-        out.print(f"{metric}: {value:.6g}", markup=False)
-    out.print(_tags(version), markup=False)
-    out.print(version.card, markup=False)
+        out.print(f"{metric}: {value:.6g}")
+    out.print(_tags(version))
+    out.print(version.card)
 
 
 def _how(approved: pb.Change | None) -> str:
@@ -302,7 +298,7 @@ def _how(approved: pb.Change | None) -> str:
 
 def _show_evidence(version: events.ModelVersion) -> None:
     for sentence in version.gate.evidence:
-        out.print(f"  {sentence}", markup=False)
+        out.print(f"  {sentence}")
 
 
 def _row(version: events.ModelVersion, alias: str) -> tuple[str, ...]:

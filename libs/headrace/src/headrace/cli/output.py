@@ -3,16 +3,17 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 import typer
 from rich.console import Console
-from rich.markup import escape
 from rich.measure import Measurement
 from rich.table import Table
+from rich.text import Text
 
 from headrace.errors import HeadraceError
 from headrace.ingest.v1.ingest_service_pb2 import StreamCounts
@@ -20,9 +21,33 @@ from headrace.reasons import REASONS
 
 EXIT_ERROR = 1
 WIDTH_MAX = 10_000
-# A line is never broken: what is on it may be copied, and piped.
-out = Console(highlight=False, soft_wrap=True)
-err = Console(stderr=True, highlight=False, soft_wrap=True)
+# What a terminal obeys instead of showing it: C0 but tab and line feed, DEL, C1, and what turns the
+# direction of text (Unicode UAX 9), by which a line reads as another one.
+OBEYED = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+
+
+class PlainConsole(Console):
+    """Shows texts as they are, whoever gave them: none is markup, and none commands the terminal.
+
+    Styles are given by `rich.text.Text`. A line is never broken: what is on it may be copied, and
+    piped.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(highlight=False, soft_wrap=True, markup=False, emoji=False, **options)
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        """All strings come by here, those in the cells of tables too."""
+        return super().render_str(shown_whole(text), **options)
+
+
+def shown_whole(text: str) -> str:
+    """What a terminal would obey as its Python escape, such as `\\x1b`."""
+    return OBEYED.sub(lambda found: ascii(found[0])[1:-1], text.replace("\r\n", "\n"))
+
+
+out = PlainConsole()
+err = PlainConsole(stderr=True)
 
 
 def show_table(table: Table) -> None:
@@ -39,19 +64,19 @@ def show_table(table: Table) -> None:
     for row in zip(*(column.cells for column in table.columns), strict=True):
         for name, cell in zip(names, row, strict=True):
             if cell:
-                out.print(f"{name}: {cell}")
+                out.print(f"{name}:", cell)
         out.print()
 
 
 def tell(console: Console, reason: str, details: Mapping[str, str]) -> None:
     """A reason of the closed list: what happened, what it is about, and what to do."""
     entry = REASONS[reason]
-    console.print(f"[bold red]{reason}[/]: {escape(entry.means)}")
+    console.print(Text(f"{reason}:", style="bold red"), entry.means)
     for name, value in details.items():
         lines = value.splitlines()
         shown = value if len(lines) == 1 else "\n    ".join(["", *lines])
-        console.print(f"  {name}: {shown}", markup=False)
-    console.print(f"[bold]Next:[/] {escape(entry.next)}")
+        console.print(f"  {name}: {shown}")
+    console.print(Text("Next:", style="bold"), entry.next)
 
 
 def tell_stopped(stream: StreamCounts) -> None:
@@ -60,7 +85,7 @@ def tell_stopped(stream: StreamCounts) -> None:
         return
     waits = REASONS[stream.stopped_reason].kind in ("Unavailable", "Busy")
     state = "waits, and goes on by itself" if waits else "is stopped; what comes for it is kept"
-    out.print(f"[bold]{stream.stream}[/] {state}")
+    out.print(Text(stream.stream, style="bold"), state)
     tell(out, stream.stopped_reason, stream.stopped_details)
 
 

@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 from rich.table import Table
+from rich.text import Text
 
 from headrace.cli.connection import DEFAULT_DATA_DIR, DataDir
 from headrace.cli.output import EXIT_ERROR, out, show_table, told_errors
@@ -110,7 +111,7 @@ def doctor(kafka: Kafka = None, port: Port = None, data_dir: DataDir = DEFAULT_D
         checks = diagnose(data_dir, TOOLS, port_by_setting=_ports(port or []), bootstrap=kafka)
     table = Table("check", "result", "found", "next")
     for check in checks:
-        level = f"[{STYLE[check.level]}]{check.level.value}[/]"
+        level = Text(check.level.value, style=STYLE[check.level])
         table.add_row(check.name, level, check.found, check.next)
     show_table(table)
     if any(check.level is Level.PROBLEM for check in checks):
@@ -132,13 +133,13 @@ def _attached(arguments: list[str]) -> list[str]:
     return [argument for argument in arguments if argument != "--detach"]
 
 
-def _row(process: ProcessState, memory_mb: float | None) -> tuple[str, ...]:
+def _row(process: ProcessState, memory_mb: float | None) -> tuple[str | Text, ...]:
     color = {"ready": "green", "failed": "red"}.get(process.state, "yellow")
     began = process.started_at_s
     since = "" if began is None else f"{datetime.fromtimestamp(began):%d %b %H:%M:%S}"
     return (
         process.name,
-        f"[{color}]{process.state}[/]",
+        Text(process.state, style=color),
         ", ".join(str(port) for port in process.ports.values()),
         since,
         "" if memory_mb is None else f"{memory_mb:.0f}",
@@ -147,4 +148,4 @@ def _row(process: ProcessState, memory_mb: float | None) -> tuple[str, ...]:
 
 
 def _said(line: str) -> None:
-    out.print(line, markup=False)
+    out.print(line)

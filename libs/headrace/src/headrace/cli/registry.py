@@ -43,6 +43,6 @@ def verify(data_dir: DataDir = DEFAULT_DATA_DIR) -> None:
 def _show(what: str, found: list[str]) -> None:
     for each in found[:SHOWN_MAX]:
         # Strangers choose their names: nothing of them may steer the terminal.
-        out.print(f"{what}: {ascii(each)[1:-1]}", markup=False)
+        out.print(f"{what}: {ascii(each)[1:-1]}")
     if len(found) > SHOWN_MAX:
         out.print(f"... and {len(found) - SHOWN_MAX} more")

@@ -6,7 +6,6 @@ from __future__ import annotations
 from typing import Annotated
 
 import typer
-from rich.markup import escape
 from rich.table import Table
 
 from headrace.cli.connection import DEFAULT_DATA_DIR, DataDir
@@ -45,7 +44,7 @@ def list_rollouts(data_dir: DataDir = DEFAULT_DATA_DIR) -> None:
                 "stopped" if each.stopped else str(each.champion.version),
                 _beside(each),
                 str(each.generation),
-                escape(each.change),
+                each.change,
                 minute_text(each.changed_at_us),
             )
     show_table(table)

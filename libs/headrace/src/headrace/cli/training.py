@@ -9,7 +9,6 @@ from datetime import datetime
 from typing import Annotated
 
 import typer
-from rich.markup import escape
 from rich.table import Table
 
 from headrace.application import Definition, Graph, Recipe
@@ -68,7 +67,7 @@ def train(
         run_id = client.train(name, known_until_us=0 if until is None else to_us(until))
         out.print(f"Run {run_id}. To end it: headrace cancel {run_id}")
         with out.status(f"{name}: waiting") as shown:
-            told = _Told(lambda progress: shown.update(escape(f"{name}: {progress}")))
+            told = _Told(lambda progress: shown.update(out.render_str(f"{name}: {progress}")))
             client.wait_run(run_id, timeout_s=TRAIN_DEADLINE_S, said=told)
     out.print(f"Trained. Its version and gate, in a moment: headrace models show {model}")
 
@@ -97,7 +96,7 @@ def runs(data_dir: DataDir = DEFAULT_DATA_DIR) -> None:
     for run in found:
         says = f"{run.reason} {run.detail}".strip() or run.progress
         row = (run.run_id, run.recipe, minute_text(run.known_until_us), _STATE[run.state], says)
-        table.add_row(*map(escape, row))
+        table.add_row(*row)
     show_table(table)
 
 
@@ -134,10 +133,10 @@ class _Told:
     def _tell_wait(self, waits_for: str) -> None:
         if waits_for and waits_for != self._printed:
             self._printed = waits_for
-            out.print(f"It waits: {escape(waits_for)}")
+            out.print(f"It waits: {waits_for}")
 
     def _tell_step(self, progress: str) -> None:
         step = re.sub(r"\d+", "", progress)  # how far it has come is no other step
         if step and step not in self._steps:
             self._steps.add(step)
-            out.print(escape(progress))
+            out.print(progress)
