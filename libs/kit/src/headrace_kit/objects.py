@@ -409,6 +409,7 @@ class S3ObjectStore:
         prefix = f"{self._prefix}{_checked(folder)}/"
         oldest_s = SystemClock().now_us() / 1e6 - CUT_PUT_AGE_S_MAX
         with suppress(NotFound), self._store_errors():  # another process was faster, or no bucket
+            # minio has no public name for either, unlike S3's own interface.
             found = self._client._list_multipart_uploads(self._bucket, prefix=prefix)
             for each in found.uploads:
                 if each.initiated_time.timestamp() < oldest_s:

@@ -374,7 +374,7 @@ class RowStore(Protocol):
         """Which tables of their own datasets have, or had."""
 
     def drop(self, copy: str) -> None:
-        """Remove such a table, and what an earlier removal left of it."""
+        """Remove such a table, or of many files some: `copies` names it until all are gone."""
 
 
 class UnendedFiles(Protocol):

@@ -16,7 +16,7 @@ from pyarrow.dataset import FileSystemDataset
 
 from headrace.errors import Conflict, NotFound, Unavailable
 from headrace_ingest.adapters.delta_archive import COMMIT_TRIES_MAX, PARTITION_COLUMN
-from headrace_ingest.adapters.delta_orphans import files_below, remove_all, remove_orphans
+from headrace_ingest.adapters.delta_orphans import files_below, remove_orphans, remove_some
 from headrace_ingest.domain.datasets import Selection
 from headrace_ingest.domain.erasures import predicate
 from headrace_kit.erased_entities import Entity
@@ -142,7 +142,7 @@ class DeltaTables:
 
     def drop(self, copy: str) -> None:
         with self._store_errors(Selection(copy, 0, ())):
-            remove_all(delta_table_uri(self._uri, COPIES, copy), self._options)
+            remove_some(delta_table_uri(self._uri, COPIES, copy), self._options)
 
     def clean(self, selection: Selection, keep: Collection[int], *, keep_h: int) -> None:
         with self._store_errors(selection):
