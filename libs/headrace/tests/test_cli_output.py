@@ -89,3 +89,18 @@ def test_error_shows_what_it_is_about_as_it_is():
         output.tell(output.err, "BAD_NAME", {"value": "[/x]\x1b"})
 
     assert r"value: [/x]\x1b" in captured.get()
+
+
+@pytest.mark.parametrize(
+    ("reason", "step"),
+    [
+        ("BAD_NAME", "NAME/VERSION or NAME@ALIAS"),
+        ("GATE_NOT_PASSED", "headrace models approve"),
+        ("SOURCE_UNKNOWN", "--endpoint ENDPOINT"),
+    ],
+)
+def test_error_names_the_next_step(reason, step):
+    with output.err.capture() as captured:
+        output.tell(output.err, reason, {})
+
+    assert step in captured.get().partition("Next:")[2]

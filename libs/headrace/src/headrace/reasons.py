@@ -151,7 +151,9 @@ REASONS: dict[str, Reason] = {
         "Invalid", "More than one name begins with these digits.", "Give more of them."
     ),
     "BAD_NAME": Reason(
-        "Invalid", "A name is outside [a-z0-9][a-z0-9-.]{0,127}.", "Use a plain lower-case name."
+        "Invalid",
+        "A name is outside [a-z0-9][a-z0-9-.]{0,127}, or names no version where one is needed.",
+        "Use a plain lower-case name, for a version NAME/VERSION or NAME@ALIAS.",
     ),
     "BAD_DEFINITION": Reason(
         "Invalid",
@@ -315,7 +317,7 @@ REASONS: dict[str, Reason] = {
     "SOURCE_UNKNOWN": Reason(
         "NotFound",
         "No version came of anything of this name.",
-        "Mend the name or the kind; headrace lineage NAME/VERSION shows what a version came of.",
+        "Mend the name or the kind, or name the endpoint of a prediction (--endpoint ENDPOINT).",
     ),
     "VERSION_UNKNOWN": Reason(
         "NotFound", "The model has no such version.", "Ask headrace models show or ListVersions."
@@ -345,7 +347,7 @@ REASONS: dict[str, Reason] = {
     "GATE_NOT_PASSED": Reason(
         "Conflict",
         "The version has not passed its gate with this digest.",
-        "Ask headrace models show for the gates or ListVersions for the evidence.",
+        "Ask headrace models show NAME/VERSION; headrace models approve or sign may open it.",
     ),
     "GATE_SETTLED": Reason(
         "Conflict",
