@@ -15,6 +15,7 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain
@@ -60,6 +61,8 @@ VALUE_CHARACTERS_MAX = 1_024
 # Longer than a record is gathered before it is stored: twice the longest commit interval.
 SETTLE_US = 150 * 1_000_000
 OVERTAKEN_MAX = 5
+# Of noted erasures, one from the object store each.
+READS_AT_ONCE = 16
 
 log = structlog.get_logger(__name__)
 
@@ -391,7 +394,8 @@ def tell_again(
     The topic may have been deleted; what was erased stays erased all the same.
     """
     newest: dict[tuple[str, str], Erasure] = {}
-    found = [erasure for named in erasures.ids() if (erasure := erasures.get(named)) is not None]
+    with ThreadPoolExecutor(READS_AT_ONCE) as pool:  # there may be thousands, and a start waits
+        found = [each for each in pool.map(erasures.get, erasures.ids()) if each is not None]
     for erasure in sorted(found, key=lambda each: each.entity.erased_at_us):
         newest[erasure.entity.column, erasure.entity.sha256] = erasure
     lost = [erasure for erasure in newest.values() if not erased.knows(erasure.entity)]
