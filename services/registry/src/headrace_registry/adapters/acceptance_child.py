@@ -30,6 +30,7 @@ from numpy.typing import NDArray
 from onnxruntime.capi import onnxruntime_pybind11_state as state
 
 from headrace.errors import HeadraceError, Invalid
+from headrace_registry.adapters.onnx_division import check_divisions
 from headrace_registry.adapters.onnx_rules import check_model
 from headrace_registry.domain.acceptance import Acceptance, Finding
 from headrace_registry.domain.onnx_file import check_onnx
@@ -110,10 +111,15 @@ def _signature(file: Path) -> Signature:
 
 def _check(file: Path) -> None:
     try:
-        check_model(onnx.ModelProto.FromString(file.read_bytes()))
+        _check_content(onnx.ModelProto.FromString(file.read_bytes()))
         onnx.checker.check_model(file)
     except (DecodeError, onnx.checker.ValidationError, ValueError, TypeError) as err:
         raise _refused(err) from err
+
+
+def _check_content(model: onnx.ModelProto) -> None:
+    check_model(model)
+    check_divisions(model)
 
 
 def _session(file: Path) -> ort.InferenceSession:

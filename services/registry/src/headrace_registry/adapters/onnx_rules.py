@@ -63,9 +63,9 @@ WEIGHTS = "onnx.TensorProto.raw_data"
 def check_model(model: onnx.ModelProto) -> None:
     """Raises Invalid OPSET, FORMAT or PICKLE."""
     _check_opsets(model)
-    nodes = list(_nodes(model.graph))
+    nodes = list(nodes_of(model.graph))
     if len(nodes) > NODES_MAX:
-        raise _refused(f"there are {len(nodes)} nodes, at most {NODES_MAX} are taken")
+        raise refused(f"there are {len(nodes)} nodes, at most {NODES_MAX} are taken")
     for node in nodes:
         if node.domain not in DOMAINS:
             raise Invalid("OPSET", domain=node.domain[:64], operator=node.op_type[:64])
@@ -91,7 +91,7 @@ def _check_tensor(tensor: onnx.TensorProto) -> None:
     for size in tensor.dims:
         elements *= size
         if not 0 <= size <= DIMENSION_MAX or elements > TENSOR_ELEMENTS_MAX:
-            raise _refused(f"a weight has the dimensions {list(tensor.dims)[:8]}")
+            raise refused(f"a weight has the dimensions {list(tensor.dims)[:8]}")
 
 
 def _check_sizes(
@@ -110,18 +110,18 @@ def _walk(graph: onnx.GraphProto, told: set[str], constants: dict[str, int]) -> 
         for place in SIZE_INPUTS.get(node.op_type, ()):
             if _is_told(node, place, told):
                 problem = "depends on the values that a caller sends"
-                raise _refused(f"the size of what {node.op_type} makes {problem}")
+                raise refused(f"the size of what {node.op_type} makes {problem}")
         choosing = CHOOSING_INPUTS.get(node.op_type)
         if choosing is not None and _is_told(node, choosing, told):
             raise _chosen(node)
         if node.op_type == "Loop":
             _check_loop(node, told, constants)
         else:
-            for inner in _subgraphs(node):
+            for inner in subgraphs_of(node):
                 _check_sizes(inner, frozenset(told), constants)
         if node.op_type in CHANCE_OPERATORS or (
             node.op_type not in SHAPE_OPERATORS
-            and (told.intersection(node.input) or any(_subgraphs(node)))
+            and (told.intersection(node.input) or any(subgraphs_of(node)))
         ):
             told.update(node.output)
 
@@ -129,7 +129,7 @@ def _walk(graph: onnx.GraphProto, told: set[str], constants: dict[str, int]) -> 
 def _check_loop(node: onnx.NodeProto, told: set[str], constants: dict[str, int]) -> None:
     """How often it goes round is known here: by a constant, and by nothing that it works out."""
     _check_trips(node, constants)
-    for body in _subgraphs(node):
+    for body in subgraphs_of(node):
         known = {each.name for each in list(body.input)[: LOOP_GOES_ON + 1]}
         carried = {each.name for each in body.input} - known
         told_inside = (told | carried) - known - {each.name for each in body.initializer}
@@ -146,13 +146,13 @@ def _is_told(node: onnx.NodeProto, place: int, told: set[str]) -> bool:
 
 def _chosen(node: onnx.NodeProto) -> Invalid:
     problem = "depends on the values that a caller sends, or on chance"
-    return _refused(f"what runs inside {node.op_type} {problem}")
+    return refused(f"what runs inside {node.op_type} {problem}")
 
 
 def _check_trips(node: onnx.NodeProto, constants: dict[str, int]) -> None:
     trips = constants.get(node.input[0]) if node.input else None
     if trips is None or not 0 <= trips <= TRIPS_MAX:
-        raise _refused(f"a Loop needs a constant number of trips, at most {TRIPS_MAX}")
+        raise refused(f"a Loop needs a constant number of trips, at most {TRIPS_MAX}")
 
 
 def _whole_numbers(graph: onnx.GraphProto) -> dict[str, int]:
@@ -199,7 +199,7 @@ def _tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
                 yield from (attribute.t, *attribute.tensors)
 
 
-def _nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
+def nodes_of(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
     for each in _graphs(graph):
         yield from each.node
 
@@ -210,15 +210,15 @@ def _graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
         found = pending.pop()
         yield found
         for node in found.node:
-            pending.extend(_subgraphs(node))
+            pending.extend(subgraphs_of(node))
 
 
-def _subgraphs(node: onnx.NodeProto) -> Iterable[onnx.GraphProto]:
+def subgraphs_of(node: onnx.NodeProto) -> Iterable[onnx.GraphProto]:
     for attribute in node.attribute:
         if attribute.HasField("g"):
             yield attribute.g
         yield from attribute.graphs
 
 
-def _refused(problem: str) -> Invalid:
+def refused(problem: str) -> Invalid:
     return Invalid("FORMAT", format="onnx", problem=problem)
