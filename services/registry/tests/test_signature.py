@@ -78,10 +78,9 @@ def test_model_without_an_output_is_refused() -> None:
         read_signature(an_onnx_file(outputs=[]))
 
 
-def test_output_of_a_name_that_the_service_answers_by_itself_is_refused() -> None:
-    data = an_onnx_file(
-        inputs=[a_value("x", 1, (1,))], outputs=[a_value("prediction_id", 8, (None,))]
-    )
+@pytest.mark.parametrize("name", ["prediction_id", "attributions.x", "attributions."])
+def test_output_of_a_name_that_the_service_answers_by_itself_is_refused(name: str) -> None:
+    data = an_onnx_file(inputs=[a_value("x", 1, (1,))], outputs=[a_value(name, 8, (None,))])
 
     with pytest.raises(Invalid, match="choose another name"):
         read_signature(data)

@@ -27,7 +27,7 @@ from headrace.definition_types import Closed, ColumnName, Name
 from headrace.errors import Invalid
 from headrace.model_definition import ModelGate
 from headrace.model_reference import ModelReference, parse_reference
-from headrace.reserved_names import RESERVED_OUTPUTS
+from headrace.reserved_names import is_reserved_output
 
 Element = Literal["bool", "int32", "int64", "float32", "float64", "string"]
 TENSOR = re.compile(r"(bool|int32|int64|float32|float64|string)(?:\[([1-9]\d{0,3})\])?")
@@ -187,7 +187,7 @@ class Graph(Closed):
 
     @model_validator(mode="after")
     def _outputs_are_its_own(self) -> Graph:
-        for name in sorted(RESERVED_OUTPUTS & self.outputs.keys()):
+        for name in sorted(filter(is_reserved_output, self.outputs)):
             raise ValueError(f"outputs: {name} is what the service answers: choose another name")
         return self
 

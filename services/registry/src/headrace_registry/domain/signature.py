@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from mmap import mmap
 
 from headrace.errors import Invalid
-from headrace.reserved_names import RESERVED_OUTPUTS
+from headrace.reserved_names import is_reserved_output
 from headrace_registry.domain.protobuf_wire import Field, fields
 
 TENSORS_MAX = 256
@@ -81,8 +81,8 @@ def _check(role: str, tensors: tuple[TensorSignature, ...]) -> None:
         raise _refused(role, "", f"there are {len(tensors)}, 1 to {TENSORS_MAX} can be served")
     if len(names) != len(tensors):
         raise _refused(role, "", "a name is given twice")
-    if role == "output" and names & RESERVED_OUTPUTS:
-        reserved = ", ".join(sorted(names & RESERVED_OUTPUTS))
+    reserved = ", ".join(sorted(filter(is_reserved_output, names)))
+    if role == "output" and reserved:
         raise _refused(role, reserved, "is what the service answers; choose another name")
 
 
