@@ -8,6 +8,7 @@ import pytest
 
 from headrace.errors import HeadraceError, Unavailable
 from headrace.oip import grpc_predict_v2_pb2 as oip
+from headrace_inference.adapters import conversions
 from headrace_inference.adapters.grpc_api import InferenceApi
 from headrace_inference.domain.prediction import Prediction, prediction_ids
 from headrace_inference.domain.request import Door
@@ -239,9 +240,18 @@ def overflowing():
     return request
 
 
+def test_as_many_inputs_are_read_as_a_model_may_have():
+    request = oip.ModelInferRequest(model_name="delay")
+    for number in range(256):
+        tensor = request.inputs.add(name=f"x{number}", datatype="FP32", shape=[1])
+        tensor.contents.fp32_contents.append(number)
+
+    assert 256 == len(conversions.infer_request(request, rows_max=1).inputs)
+
+
 def crowded():
     request = oip.ModelInferRequest(model_name="delay")
-    for number in range(65):
+    for number in range(257):
         request.inputs.add(name=f"x{number}", datatype="FP32", shape=[1])
     return request
 

@@ -278,12 +278,12 @@ def test_body_that_cannot_be_read_is_refused_before_the_servicer(door, send, rea
     assert [] == door.servicer.asked
 
 
-@pytest.mark.parametrize("inputs", [[{}] * 65, [[]] * 65])
+@pytest.mark.parametrize("inputs", [[{}] * 257, [[]] * 257])
 def test_inputs_are_counted_before_they_are_read(door, inputs):
     with pytest.raises(Busy) as refused:
         door.call("POST", "/v2/models/delay/infer", {"inputs": inputs})
 
-    assert ("TOO_MANY_INPUTS", "65") == (refused.value.reason, refused.value.metadata["inputs"])
+    assert ("TOO_MANY_INPUTS", "257") == (refused.value.reason, refused.value.metadata["inputs"])
 
 
 @pytest.mark.parametrize(

@@ -53,7 +53,8 @@ from headrace_inference.domain.serving import (
     TensorSpec,
 )
 
-INPUTS_MAX = 64
+# As many as the registry takes of a model.
+INPUTS_MAX = 256
 # Of a BYTES tensor, whose elements are objects of their own.
 ELEMENTS_A_ROW_MAX = 64
 PLATFORM = "onnxruntime_onnx"

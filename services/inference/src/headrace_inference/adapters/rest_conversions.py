@@ -27,7 +27,7 @@ from headrace_kit import json_strict
 BINARY_SIZE, BINARY, ALL_BINARY = "binary_data_size", "binary_data", "binary_data_output"
 BINARY_ONLY = ("BF16",)
 INT64_MIN, INT64_MAX = -(2**63), 2**63 - 1
-# Objects and values with a name: of 64 inputs some hundreds, of as many outputs as a model has.
+# Objects and values with a name: of 256 inputs some 1,300, of as many outputs as a model has.
 FIELDS_MAX = 10_000
 # Numbers, texts and lists: 16 MiB hold 8 million, which take seconds that nobody else is served in.
 VALUES_MAX = 1_000_000
