@@ -334,7 +334,8 @@ class _HotHandlers:
         begin_s = time.monotonic()
         try:
             with tracing.working(span):
-                answer = self._awaited(caller, span, _bounded(payload, self._bytes_max), context)
+                asked = _bounded(payload, self._bytes_max)
+                answer = self._awaited(caller, span, asked, context, arrived_s=begin_s)
             return _bounded(answer, self._bytes_max)
         except Exception as err:  # noqa: BLE001 - the boundary to the caller
             tracing.end(span, err)
@@ -344,22 +345,28 @@ class _HotHandlers:
             tracing.end(span)
 
     def _awaited(
-        self, caller: Caller, span: Span | None, payload: bytes, context: grpc.ServicerContext
+        self,
+        caller: Caller,
+        span: Span | None,
+        payload: bytes,
+        context: grpc.ServicerContext,
+        *,
+        arrived_s: float,
     ) -> bytes:
         answered: SimpleQueue[Answer | Exception] = SimpleQueue()
-        now_s = time.monotonic()
         call = HotCall(
             payload,
             caller=caller,
-            arrived_s=now_s,
-            deadline_s=now_s + remaining_s(context),
+            arrived_s=arrived_s,
+            deadline_s=arrived_s + remaining_s(context),
             reply=lambda _, answer: answered.put(answer),
             span=span,
         )
 
         def ended() -> None:
-            call.cancel()
-            call.answer(Unavailable("DEADLINE_UNMET"))  # nobody hears it: the worker is free
+            if not call.replied:
+                call.cancel()
+                call.answer(Unavailable("DEADLINE_UNMET"))  # nobody hears it: the worker is free
 
         if not context.add_callback(ended):
             ended()
