@@ -161,8 +161,13 @@ class Caller:
     """One connection of its own, on which it goes on asking until it is told or refused."""
 
     def __init__(self, service: Service, endpoint: str) -> None:
-        # gRPC would share one connection between the channels of a process.
-        options = [("grpc.use_local_subchannel_pool", 1)]
+        options = [
+            # gRPC would share one connection between the channels of a process,
+            ("grpc.use_local_subchannel_pool", 1),
+            # and let calls wait for seconds before it looks again where it was refused.
+            ("grpc.initial_reconnect_backoff_ms", 100),
+            ("grpc.max_reconnect_backoff_ms", 100),
+        ]
         self._channel = grpc.insecure_channel(f"127.0.0.1:{service.grpc_port}", options)
         self._stub = oip_grpc.GRPCInferenceServiceStub(self._channel)
         self._endpoint, self.asked = endpoint, 0

@@ -492,7 +492,7 @@ def test_entity_keys_are_answered_with_features_as_of_the_moment(client, endpoin
         ([triton_features(width=2)], {}, "INVALID_ARGUMENT", "TENSOR_SHAPE"),
         ([triton_features(first=np.inf)], {}, "INVALID_ARGUMENT", "TENSOR_NONFINITE"),
         ([triton_features(rows=1001)], {}, "RESOURCE_EXHAUSTED", "BATCH_TOO_LARGE"),
-        ([triton_features()] * 65, {}, "RESOURCE_EXHAUSTED", "TOO_MANY_INPUTS"),
+        ([triton_features()] * 257, {}, "RESOURCE_EXHAUSTED", "TOO_MANY_INPUTS"),
         ([triton_features(rows=1_500_000)], {}, "RESOURCE_EXHAUSTED", "MESSAGE_TOO_LARGE"),
     ],
 )
