@@ -280,6 +280,7 @@ def test_every_worker_tells_the_statistics_of_all(service, callers, endpoint):
     wait_until(told_alike)
 
 
+@pytest.mark.usefixtures("endpoint")
 def test_workers_download_a_model_once(make_service, artifacts):
     before = artifacts.downloads
 
