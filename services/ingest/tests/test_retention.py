@@ -6,7 +6,7 @@ from __future__ import annotations
 import polars as pl
 import pytest
 
-from headrace.application import definition_json, parse_definition
+from headrace.application import definition_json
 from headrace.errors import Conflict, NotFound, Unavailable
 from headrace.registry.v1.registry_events_pb2 import Definition
 from headrace_ingest.adapters.contract_book import AppliedContracts
@@ -19,7 +19,7 @@ from headrace_ingest.handlers import datasets
 from headrace_ingest.handlers.datasets import CreateDataset
 from headrace_ingest.handlers.retention import COPY_KEEP_H, HOUR_US, KEEP_H, Keeper
 from headrace_ingest.ports import Retracted
-from headrace_ingest.testing import NOW_US, MemoryRetracted, a_contract, a_raw
+from headrace_ingest.testing import NOW_US, MemoryRetracted, a_contract, a_raw, a_view
 from headrace_kit.failpoints import FailpointRaised, arm
 from headrace_kit.json_strict import decode
 from headrace_kit.objects import MemoryObjectStore
@@ -200,24 +200,11 @@ def cleaned(world, monkeypatch):
     return found
 
 
-def a_view(name):
-    return parse_definition(
-        {
-            "kind": "view",
-            "name": name,
-            "description": "Delays.",
-            "stream": STREAM,
-            "entity": ["origin"],
-            "features": {"departures": {"aggregate": "count", "window": "1h"}},
-        }
-    )
-
-
 def test_feature_tables_are_cleaned_also_of_views_that_were_taken_back(world, monkeypatch):
-    spec = definition_json(a_view("applied"))
+    spec = definition_json(a_view(name="applied"))
     applied = Definition(kind="view", name="applied", version=1, spec_json=spec)
     world.contracts.take(a_record(applied.SerializeToString(), key=b"view/applied"))
-    world.retracted.answer = Retracted(views=[a_view("gone"), a_view("empty")])
+    world.retracted.answer = Retracted(views=[a_view(name="gone"), a_view(name="empty")])
     for name in ("applied", "gone"):
         world.tables.append(f"features/{name}", rows(0))
 
@@ -243,7 +230,7 @@ def test_table_of_a_dataset_that_is_gone_keeps_no_other_from_being_cleaned(
     world.create("all")
     world.clock.advance((KEEP_H - 47) * HOUR_US)
     world.keep()
-    world.retracted.answer = Retracted(views=[a_view("gone")])
+    world.retracted.answer = Retracted(views=[a_view(name="gone")])
     world.tables.append("features/gone", rows(0))
     seen = []
 

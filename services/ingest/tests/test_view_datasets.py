@@ -10,7 +10,7 @@ import pytest
 from dataset_world import STREAM, World, statistics
 
 from headrace import topics
-from headrace.application import definition_json, parse_definition
+from headrace.application import definition_json
 from headrace.errors import Conflict, Invalid, NotFound, Unavailable
 from headrace.feature_tables import features_digest
 from headrace.registry.v1.registry_events_pb2 import Definition
@@ -23,25 +23,12 @@ from headrace_ingest.handlers.datasets import pinned_versions
 from headrace_ingest.handlers.erased_tasks import TaskEraser
 from headrace_ingest.handlers.erasures import SETTLE_US, EraseEntity, Eraser
 from headrace_ingest.ports import Retracted
-from headrace_ingest.testing import NoTasks, a_contract
+from headrace_ingest.testing import NoTasks, a_contract, a_view
 from headrace_kit.erased_entities import Entity
 from headrace_kit.kafka import Message
 from headrace_kit.testing import MemoryPublisher, MemoryTopicLog, a_record
 
 OLD = "0" * 64
-
-
-def a_view(window="1h", name="delays"):
-    return parse_definition(
-        {
-            "kind": "view",
-            "name": name,
-            "description": "Delays.",
-            "stream": STREAM,
-            "entity": ["origin"],
-            "features": {"departures": {"aggregate": "count", "window": window}},
-        }
-    )
 
 
 def digest(view):

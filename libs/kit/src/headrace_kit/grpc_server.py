@@ -326,39 +326,23 @@ class _HotHandlers:
         self._take, self._seconds, self._bytes_max = method.take, seconds, bytes_max
 
     def handler(self, caller: Caller, span: Span | None) -> Any:
-        return grpc.unary_unary_rpc_method_handler(partial(self._answer, caller, span))
+        answer = partial(self._answer, caller, span)
+        behaviour = _unary(answer, self._bounded, self._bounded, self._seconds, span)
+        return grpc.unary_unary_rpc_method_handler(behaviour)
+
+    def _bounded(self, data: bytes, _: object = None) -> bytes:
+        return _bounded(data, self._bytes_max)
 
     def _answer(
         self, caller: Caller, span: Span | None, payload: bytes, context: grpc.ServicerContext
     ) -> bytes:
-        begin_s = time.monotonic()
-        try:
-            with tracing.working(span):
-                asked = _bounded(payload, self._bytes_max)
-                answer = self._awaited(caller, span, asked, context, arrived_s=begin_s)
-            return _bounded(answer, self._bytes_max)
-        except Exception as err:  # noqa: BLE001 - the boundary to the caller
-            tracing.end(span, err)
-            _abort(context, err)
-        finally:
-            self._seconds.observe(time.monotonic() - begin_s)
-            tracing.end(span)
-
-    def _awaited(
-        self,
-        caller: Caller,
-        span: Span | None,
-        payload: bytes,
-        context: grpc.ServicerContext,
-        *,
-        arrived_s: float,
-    ) -> bytes:
         answered: SimpleQueue[Answer | Exception] = SimpleQueue()
+        now_s = time.monotonic()
         call = HotCall(
             payload,
             caller=caller,
-            arrived_s=arrived_s,
-            deadline_s=arrived_s + remaining_s(context),
+            arrived_s=now_s,
+            deadline_s=now_s + remaining_s(context),
             reply=lambda _, answer: answered.put(answer),
             span=span,
         )

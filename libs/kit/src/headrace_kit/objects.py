@@ -29,7 +29,7 @@ from headrace.errors import Invalid, NotFound, Unavailable
 from headrace_kit.clock import SystemClock
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
 CONNECT_TIMEOUT_S = 3.0
 PUT_RETRY_S = 0.2
@@ -206,7 +206,7 @@ class FolderObjectStore:
             self._puts.mkdir(exist_ok=True)
             handle, name = tempfile.mkstemp(prefix=".put-", dir=self._puts)
             try:
-                self._forget_cut_puts(os.fstat(handle).st_mtime)
+                _forget_old(self._puts.iterdir(), os.fstat(handle).st_mtime - CUT_PUT_AGE_S_MAX)
                 with os.fdopen(handle, "wb") as into:
                     write(into)
                     into.flush()
@@ -252,19 +252,18 @@ class FolderObjectStore:
     def forget_unended(self, folder: str) -> None:
         oldest_s = SystemClock().now_us() / 1e6 - CUT_PUT_AGE_S_MAX
         with _file_errors():
-            for file in self._path(folder).rglob("*#*"):
-                with suppress(FileNotFoundError):  # it has just become whole
-                    if UNENDED.fullmatch(file.name) and file.stat().st_mtime < oldest_s:
-                        file.unlink()
-
-    def _forget_cut_puts(self, now_s: float) -> None:
-        for left in self._puts.iterdir():
-            with suppress(FileNotFoundError):  # its own put has just ended
-                if now_s - left.stat().st_mtime > CUT_PUT_AGE_S_MAX:
-                    left.unlink()
+            found = self._path(folder).rglob("*#*")
+            _forget_old((each for each in found if UNENDED.fullmatch(each.name)), oldest_s)
 
     def _path(self, key: str) -> Path:
         return self._root / _checked(key)
+
+
+def _forget_old(files: Iterable[Path], oldest_s: float) -> None:
+    for file in files:
+        with suppress(FileNotFoundError):  # its writer has just ended
+            if file.stat().st_mtime < oldest_s:
+                file.unlink()
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from typing import Any
 
 from headrace.application import Stream, parse_definition
 from headrace.errors import HeadraceError
+from headrace.feature_view import StreamView
 from headrace_ingest.domain.contract import Contract
 from headrace_ingest.domain.quality import StreamQuality
 from headrace_ingest.domain.redrive_seal import KEY_BYTES, RedriveSeal
@@ -64,6 +65,22 @@ def a_contract(version: int = 1, **changes: Any) -> Contract:
     stream = parse_definition(a_stream_document(**changes))
     assert isinstance(stream, Stream)  # noqa: S101 - for the type checker
     return Contract(stream, version)
+
+
+def a_view(window: str = "1h", name: str = "delays") -> StreamView:
+    """Of the contract's stream, by origin."""
+    view = parse_definition(
+        {
+            "kind": "view",
+            "name": name,
+            "description": "Delays.",
+            "stream": a_stream_document()["name"],
+            "entity": ["origin"],
+            "features": {"departures": {"aggregate": "count", "window": window}},
+        }
+    )
+    assert isinstance(view, StreamView)  # noqa: S101 - for the type checker
+    return view
 
 
 def a_departure(number: int = 0, **changes: Any) -> dict[str, Any]:
