@@ -72,6 +72,12 @@ class Registry:
     def changes(self, model):
         for number in range(3, 0, -1):
             yield pb_service.Change(number=number, caller="ann", reason=f"why [{number}]")
+        subject = "endpoint shop: models:/fraud/3"
+        yield pb_service.Change(action="start_no_canary", subject=subject, reason="input x is new")
+
+    @property
+    def rollouts(self):
+        return RolledOut()
 
     def number(self, reference):
         return reference.version or 7
@@ -84,6 +90,14 @@ class Registry:
     def download_to(self, reference, file):
         file.write_text(reference)
         return pb.ModelVersion(model="fraud", version=3, digest="d" * 64)
+
+
+class RolledOut:
+    """Of two models."""
+
+    def list(self):
+        changes = (("shop", "fraud", "set to v2: input x is new"), ("late", "delay", "set to v2"))
+        return [pb.Rollout(endpoint=name, model=of, change=change) for name, of, change in changes]
 
 
 def with_definitions(definitions):
@@ -223,6 +237,32 @@ def test_version_to_promote_is_named_by_number_or_reference(given, version):
     told = f"models:/delay@champion is version {version} (generation {version}0)"
 
     assert told in run("promote", *given).output
+
+
+def test_promotion_tells_what_the_endpoints_of_the_model_serve():
+    told = run("promote", "fraud", "2").output
+
+    assert "shop: set to v2: input x is new" in told
+    assert "late" not in told
+
+
+def test_move_of_another_alias_tells_no_endpoint():
+    assert "shop" not in run("promote", "fraud", "2", "--alias", "next").output
+
+
+def test_version_that_starts_no_canary_says_why(tmp_path):
+    key = ec.generate_private_key(ec.SECP256R1()).private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.PKCS8,
+        serialization.NoEncryption(),
+    )
+    file = tmp_path / "key.pem"
+    file.write_bytes(key)
+
+    told = run("models", "sign", "fraud/3", "--key", str(file)).output
+
+    assert "No canary at endpoint shop: input x is new" in told
+    assert "headrace promote models:/fraud/3" in told
 
 
 @pytest.mark.parametrize(

@@ -378,6 +378,18 @@ def test_models_with_several_inputs_are_batched_whatever_their_order(door):
         assert expected.raw_output_contents[0] == answer.raw_output_contents[0]
 
 
+def test_canary_that_names_its_inputs_in_another_order_is_given_each_by_its_name(door):
+    door.serve(an_adder(), an_adder(("INPUT1", "INPUT0")), features=(), percent=100)
+    message = two_inputs(2, start=5)
+
+    (answer,) = door.take(message)
+
+    assert ("11", alone(door, message).raw_output_contents[1]) == (
+        answer.model_version,
+        answer.raw_output_contents[1],
+    )
+
+
 def test_model_without_rows_runs_each_request_by_itself(door):
     door.serve(a_running_sum(), features=())
 

@@ -5,7 +5,7 @@ import pytest
 
 from headrace.errors import NotFound
 from headrace_inference.domain.rollout import Arm
-from headrace_inference.domain.serving import LoadedVersion, Serving
+from headrace_inference.domain.serving import LoadedVersion, Serving, TensorSpec
 from headrace_inference.testing import FEATURES, a_rollout, a_served_version
 
 KEYS = [f"UA-{number}" for number in range(10_000)]
@@ -87,3 +87,42 @@ def test_tensors_go_to_the_champion_when_the_canary_takes_other_features():
 
     assert (1, None) == (choice.answering.served.version, choice.shadow)
     assert 2 == answering(serving, tensors=False)
+
+
+class Own:
+    """A model with tensors of its own; it is never run here."""
+
+    outputs = (TensorSpec("y", "FP32", (-1,), ("rows",)),)
+
+    def __init__(self, *inputs):
+        self.inputs = inputs
+
+
+def by_tensors(champion, canary):
+    """Who answers callers by tensors, and who is their shadow, where the canary takes all."""
+    served = a_rollout(1, canary=2, percent=100)
+    one, two = (a_served_version(number, features=()) for number in (1, 2))
+    serving = Serving(served, LoadedVersion(one, champion), LoadedVersion(two, canary))
+    choice = serving.choose(version=None, sticky_key="UA-1", tensors=True)
+    return choice.answering.served.version, choice.shadow and choice.shadow.served.version
+
+
+A, B = TensorSpec("a", "FP32", (-1, 2), ("rows", "")), TensorSpec("b", "INT64", (-1,))
+
+
+@pytest.mark.parametrize(
+    "canary",
+    [
+        (A, B),
+        (B, A),
+        (TensorSpec("a", "FP32", (-1, 2), ("N", "")), B),
+        (TensorSpec("a", "FP32", (-1, -1), ("rows", "columns")), B),
+    ],
+    ids=["the same", "in another order", "with other names of sizes", "of more sizes"],
+)
+def test_canary_that_takes_the_champions_tensors_answers_its_callers(canary):
+    assert (2, 1) == by_tensors(Own(A, B), Own(*canary))
+
+
+def test_canary_that_takes_other_tensors_answers_none_of_its_callers():
+    assert (1, None) == by_tensors(Own(A, B), Own(A))

@@ -349,6 +349,11 @@ REASONS: dict[str, Reason] = {
         "The version has not passed its gate with this digest.",
         "Ask headrace models show NAME/VERSION; headrace models approve or sign may open it.",
     ),
+    "TENSORS_DIFFER": Reason(
+        "Conflict",
+        "The version takes or gives other tensors than the champion whose callers it would answer.",
+        "Give it a model and endpoint of its own, or headrace promote it when callers can change.",
+    ),
     "GATE_SETTLED": Reason(
         "Conflict",
         "The version does not await an approval.",

@@ -28,7 +28,8 @@ class Rollouts:
 
     A version is a number, or `models:/NAME/7` or `NAME@ALIAS` of the endpoint's model.
     What changes raises NotFound MODEL_UNKNOWN for an endpoint that serves nothing yet, Conflict
-    ROLLOUT_MOVED, and for a version NotFound VERSION_UNKNOWN or Conflict GATE_NOT_PASSED.
+    ROLLOUT_MOVED, and for a version NotFound VERSION_UNKNOWN or Conflict GATE_NOT_PASSED, or
+    TENSORS_DIFFER where callers of the champion by its own tensors could not be answered by it.
     """
 
     def __init__(self, channel: grpc.Channel) -> None:

@@ -76,14 +76,17 @@ def a_large_model(answer: float, *, size_bytes: int) -> bytes:
     return _onnx(nodes, constants, width=len(FEATURES), output="score")
 
 
-def an_adder() -> bytes:
-    """ONNX bytes of Triton's model `simple`: sum and difference of two INT32 [rows, 16]."""
+def an_adder(names: Sequence[str] = ("INPUT0", "INPUT1")) -> bytes:
+    """ONNX bytes of Triton's model `simple`: sum and difference of two INT32 [rows, 16].
+
+    `names`: the order in which the file has its inputs.
+    """
     shape = ["rows", 16]
     nodes = [
         helper.make_node("Add", ["INPUT0", "INPUT1"], ["OUTPUT0"]),
         helper.make_node("Sub", ["INPUT0", "INPUT1"], ["OUTPUT1"]),
     ]
-    inputs = {"INPUT0": (TensorProto.INT32, shape), "INPUT1": (TensorProto.INT32, shape)}
+    inputs = dict.fromkeys(names, (TensorProto.INT32, shape))
     outputs = {"OUTPUT0": (TensorProto.INT32, shape), "OUTPUT1": (TensorProto.INT32, shape)}
     return onnx_bytes(nodes, [], inputs=inputs, outputs=outputs)
 

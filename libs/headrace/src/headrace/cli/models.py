@@ -22,6 +22,7 @@ from headrace.registry.v1 import registry_service_pb2 as pb
 
 if TYPE_CHECKING:
     from headrace.model_signing import SigningKey
+    from headrace.models import Models
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -30,6 +31,7 @@ app = typer.Typer(
 )
 Version = Annotated[str, typer.Argument(help="models:/NAME/VERSION or models:/NAME@ALIAS.")]
 Pairs = Annotated[list[str] | None, typer.Option(help="KEY=VALUE; may be repeated.")]
+NO_CANARY, CHANGES_LOOKED_AT_MAX = "start_no_canary", 100
 _GATE = {0: "none", 1: "passed", 2: "failed", 3: "awaits approval", 4: "awaits a signature"}
 
 
@@ -50,15 +52,17 @@ def register(
     headrace models register fraud fraud.onnx --metric accuracy=0.93 --card README.md
     """
     with told_errors():
-        version = connect(data_dir).models.register(
+        known = connect(data_dir).models
+        version = known.register(
             model,
             file,
             metrics=_numbers(metric),
             tags=_pairs("--tag", tag),
             card="" if card is None else read_text(card, "--card"),
         )
-    out.print(f"models:/{model}/{version.version}: gate {_GATE[version.gate.state]}")
-    _show_evidence(version)
+        out.print(f"models:/{model}/{version.version}: gate {_GATE[version.gate.state]}")
+        _show_evidence(version)
+        _tell_no_canary(known, version)
     if version.gate.state == events.GATE_STATE_AWAITS_APPROVAL:
         out.print(f"To let it serve: headrace models approve {model}/{version.version}")
     if version.gate.state == events.GATE_STATE_AWAITS_SIGNATURE:
@@ -163,10 +167,10 @@ def approve(
     headrace models approve fraud/3 --reason "reviewed with the risk team"
     """
     with told_errors():
-        approved = connect(data_dir).models.approve(
-            version, approver=approver or getpass.getuser(), reason=reason
-        )
-    out.print(f"models:/{approved.model}/{approved.version} may serve")
+        known = connect(data_dir).models
+        approved = known.approve(version, approver=approver or getpass.getuser(), reason=reason)
+        out.print(f"models:/{approved.model}/{approved.version} may serve")
+        _tell_no_canary(known, approved)
 
 
 @app.command()
@@ -185,11 +189,13 @@ def sign(
     """
     with told_errors():
         signing_key = _signing_key(key, certificate)
-        signed = connect(data_dir).models.sign(version, signing_key)
-    out.print(
-        f"models:/{signed.model}/{signed.version} is signed by {signed.signer}: "
-        f"gate {_GATE[signed.gate.state]}",
-    )
+        known = connect(data_dir).models
+        signed = known.sign(version, signing_key)
+        out.print(
+            f"models:/{signed.model}/{signed.version} is signed by {signed.signer}: "
+            f"gate {_GATE[signed.gate.state]}",
+        )
+        _tell_no_canary(known, signed)
 
 
 @app.command()
@@ -286,6 +292,20 @@ def _show_version(version: events.ModelVersion, approved: pb.Change | None) -> N
         out.print(f"{metric}: {value:.6g}")
     out.print(_tags(version))
     out.print(version.card)
+
+
+def _tell_no_canary(known: Models, version: events.ModelVersion) -> None:
+    """Where it passed, and does not stand beside the champion because callers send other tensors.
+
+    That was told just before, unless many change this model at once.
+    """
+    if version.gate.state != events.GATE_STATE_PASSED:
+        return
+    name = f"models:/{version.model}/{version.version}"
+    for each in islice(known.changes(version.model), CHANGES_LOOKED_AT_MAX):
+        if each.action == NO_CANARY and each.subject.endswith(f" {name}"):
+            out.print(f"No canary at {each.subject.removesuffix(f': {name}')}: {each.reason}")
+            out.print(f"To let it serve all the same: headrace promote {name}")
 
 
 def _how(approved: pb.Change | None) -> str:

@@ -15,11 +15,13 @@ from headrace.application import Definition, Graph, Recipe
 from headrace.cli.connection import DEFAULT_DATA_DIR, DataDir
 from headrace.cli.moments import minute_text, time_option, to_us
 from headrace.cli.output import out, show_table, told_errors
+from headrace.client import Client
 from headrace.connection import connect
 from headrace.errors import NotFound
 from headrace.model_reference import parse_reference, version_of
 
 TRAIN_DEADLINE_S = 3_600.0
+CHAMPION = "champion"
 _STATE = {0: "", 1: "waits", 2: "is carried", 3: "completed", 4: "failed"}
 
 
@@ -36,6 +38,9 @@ def promote(
 ) -> None:
     """Move an alias to a version by hand. The version must have passed its gate.
 
+    Of the champion it is told what each endpoint serves now, and what callers by tensors must
+    change where the version takes or gives others.
+
     headrace promote delay 2
 
     headrace promote models:/delay/2
@@ -47,7 +52,15 @@ def promote(
         client = connect(data_dir)
         number = client.models.number(named)
         generation = client.promote(named.model, number, alias=alias, reason=reason)
-    out.print(f"models:/{named.model}@{alias} is version {number} (generation {generation})")
+        out.print(f"models:/{named.model}@{alias} is version {number} (generation {generation})")
+        if alias == CHAMPION:
+            _tell_endpoints(client, named.model)
+
+
+def _tell_endpoints(client: Client, model: str) -> None:
+    for each in client.rollouts.list():
+        if each.model == model:
+            out.print(f"{each.endpoint}: {each.change}")
 
 
 def train(

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from operator import attrgetter
 from typing import Any
 
 from headrace.errors import HeadraceError, Invalid
@@ -176,7 +177,8 @@ def _kind(
             spec.datatype,
             (ANY_SIZE, *tensors[spec.name].shape[1:]) if by_rows else tensors[spec.name].shape,
         )
-        for spec in loaded.model.inputs
+        # A plan has one order of them, and the other arm's model may have its own.
+        for spec in sorted(loaded.model.inputs, key=attrgetter("name"))
     )
     # The named version with and without the other arm as its shadow, each with its own batches.
     shadow = choice.shadow.served.version if choice.shadow else 0

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from headrace.application import Endpoint
 from headrace.errors import Conflict, NotFound, Unavailable
 from headrace.reasons import REASONS
+from headrace.tensor_changes import tensor_changes
 from headrace_inference.domain.rollout import Arm, Rollout, ServedVersion
 
 Floats = NDArray[np.float32]
@@ -165,12 +166,12 @@ class Serving:
     def choose(self, *, version: int | None, sticky_key: str, tensors: bool) -> Choice:
         """Routes one request.
 
-        A caller by tensors wrote one version's features: the other arm takes part only if it
-        takes the same. A named version answers whatever the share says.
+        A caller by tensors wrote one version's features, or its own tensors: the other arm takes
+        part only if it takes these. A named version answers whatever the share says.
         """
         named = self.version(version)
         other = self.canary if named is self.champion else self.champion
-        if other is None or (tensors and not _same_inputs(named, other)):
+        if other is None or (tensors and not _takes_its_callers(named, other)):
             return Choice(self._arm(named), named, None)
         if version is None and self.rollout.arm_of(sticky_key) is Arm.CANARY:
             named, other = other, named
@@ -180,10 +181,11 @@ class Serving:
         return Arm.CHAMPION if loaded is self.champion else Arm.CANARY
 
 
-def _same_inputs(one: LoadedVersion, other: LoadedVersion) -> bool:
+def _takes_its_callers(one: LoadedVersion, other: LoadedVersion) -> bool:
+    """By the registry's rule, which starts no canary that would be left out here."""
     if one.served.features or other.served.features:
         return one.served.features == other.served.features
-    return (one.model.inputs, one.model.outputs) == (other.model.inputs, other.model.outputs)
+    return not tensor_changes(one.model, other.model)
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from headrace.errors import Invalid
+from headrace.errors import Conflict, Invalid
+from headrace.tensor_changes import tensor_changes, told_changes
 from headrace_registry.domain.name import check_name, check_text
 from headrace_registry.domain.signature import Signature
 from headrace_registry.domain.version import ModelVersion
@@ -94,6 +95,8 @@ def with_champion(
     generation = 1 if before is None else before.generation + 1
     stopped = before is not None and before.stopped
     champion = served(version)
+    if before is not None and (changed := what_callers_meet(before.champion, champion)):
+        change += f"; callers by tensors must change: {changed}"
     return Rollout(
         endpoint, version.model, generation, champion, None, 0, change, now_us, stopped=stopped
     )
@@ -129,6 +132,41 @@ def as_set(
         judged=command.judged,
         stopped=command.stopped,
     )
+
+
+def check_callers(before: Rollout, command: SetRollout, canary: ModelVersion) -> None:
+    """Raises Conflict TENSORS_DIFFER where it would take the place of the champion for callers
+    whose tensors it does not take.
+
+    What stands there already may stay: an endpoint can be stopped, whatever is beside its champion.
+    """
+    now = (before.canary and before.canary.version, before.canary_percent, before.judged)
+    if now == (command.canary_version, command.canary_percent, command.judged):
+        return
+    changed = what_callers_meet(before.champion, served(canary))
+    if changed:
+        raise Conflict(
+            "TENSORS_DIFFER",
+            endpoint=before.endpoint,
+            model=before.model,
+            version=canary.version,
+            champion=before.champion.version,
+            changes=changed,
+        )
+
+
+def what_callers_meet(champion: ServedVersion, other: ServedVersion) -> str:
+    """What callers of the champion would have to change for the other version; empty if nothing.
+
+    Features are read for them, other ones too. Of a version of before acceptance nothing is known.
+    """
+    if champion.features and other.features:
+        return ""
+    if champion.features or other.features:
+        return f"v{(champion if champion.features else other).version} alone takes features"
+    if not champion.signature.inputs or not other.signature.inputs:
+        return ""
+    return told_changes(tensor_changes(champion.signature, other.signature))
 
 
 def _said(before: Rollout, command: SetRollout) -> str:

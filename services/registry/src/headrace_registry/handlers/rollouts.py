@@ -14,7 +14,10 @@ from headrace_registry.domain.rollout import (
     Rollout,
     SetRollout,
     as_set,
+    check_callers,
     judged_now,
+    served,
+    what_callers_meet,
     with_canary,
     without_canary,
 )
@@ -23,14 +26,14 @@ from headrace_registry.handlers.aliases import move, promote
 from headrace_registry.handlers.once import once
 from headrace_registry.ports import RegistryReader, RegistryStore, RegistryTransaction
 
-VERDICTS, MONITOR = "verdicts", "monitor"
+VERDICTS, MONITOR, REGISTRY = "verdicts", "monitor", "registry"
 
 
 def set_rollout(command: SetRollout, *, caller: str, store: RegistryStore, clock: Clock) -> Rollout:
     """Sets by hand what stands beside the champion, or stops the endpoint.
 
     Raises NotFound MODEL_UNKNOWN for an endpoint that serves nothing yet, VERSION_UNKNOWN, Conflict
-    GATE_NOT_PASSED or ROLLOUT_MOVED, Invalid BAD_REQUEST.
+    GATE_NOT_PASSED, TENSORS_DIFFER or ROLLOUT_MOVED, Invalid BAD_REQUEST.
     """
     command.check()
 
@@ -49,7 +52,10 @@ def set_rollout(command: SetRollout, *, caller: str, store: RegistryStore, clock
 
 
 def judge_canary(event: CanaryJudged, *, store: RegistryStore, clock: Clock) -> None:
-    """Promotes the canary or rolls it back, unless the verdict is about another generation."""
+    """Promotes the canary or rolls it back, unless the verdict is about another generation.
+
+    One whose tensors callers of the champion do not send is never promoted by a verdict.
+    """
     check_name("model", event.model)
     with store.transaction() as transaction:
         if not transaction.first_time(VERDICTS, event.ce_id):
@@ -59,21 +65,23 @@ def judge_canary(event: CanaryJudged, *, store: RegistryStore, clock: Clock) -> 
         if rollout is None or not judged_now(rollout, event):
             return
         now_us, subject = clock.now_us(), f"models:/{event.model}/{event.canary_version}"
-        action = "promote" if event.promote else "roll_back"
-        transaction.note(
-            Change(0, now_us, MONITOR, action, event.model, subject, event.evidence, event.ce_id)
-        )
-        if event.promote:
+        canary = served(transaction.version(event.model, event.canary_version))
+        changed = what_callers_meet(rollout.champion, canary) if event.promote else ""
+        promoted = event.promote and not changed
+        action, why = "promote" if promoted else "roll_back", changed or event.evidence
+        transaction.note(Change(0, now_us, MONITOR, action, event.model, subject, why, event.ce_id))
+        if promoted:
             promote(transaction, event, now_us)
         else:
-            change = f"rolled back v{event.canary_version}: {event.evidence}"
+            change = f"rolled back v{event.canary_version}: {why}"
             transaction.put_rollout(without_canary(rollout, change=change, now_us=now_us))
 
 
 def roll_out(transaction: RegistryTransaction, version: ModelVersion, now_us: int) -> None:
     """The first version that passes serves at once; a later one must win as a canary.
 
-    Where an endpoint has no rule for canaries, it waits there for a hand to move the champion.
+    Where an endpoint has no rule for canaries, it waits there for a hand to move the champion, and
+    so does one that takes other tensors than the champion: the audit tells which.
     """
     if CHAMPION not in transaction.aliases(version.model):
         moved = Alias(version.model, CHAMPION, version.version, version.digest, 1, now_us)
@@ -81,11 +89,23 @@ def roll_out(transaction: RegistryTransaction, version: ModelVersion, now_us: in
         return
     rollouts = transaction.rollouts_of(version.model)
     for endpoint in endpoints_of(version.model, transaction.definitions()):
-        if endpoint.rollout is None or rollouts[endpoint.name].held:
+        before = rollouts[endpoint.name]
+        if endpoint.rollout is None or before.held:
+            continue
+        changed = what_callers_meet(before.champion, served(version))
+        if changed:
+            _note_no_canary(transaction, endpoint.name, version, changed, now_us)
             continue
         percent = endpoint.rollout.canary_percent
-        canary = with_canary(rollouts[endpoint.name], version, percent, now_us=now_us)
-        transaction.put_rollout(canary)
+        transaction.put_rollout(with_canary(before, version, percent, now_us=now_us))
+
+
+def _note_no_canary(
+    transaction: RegistryTransaction, endpoint: str, version: ModelVersion, why: str, now_us: int
+) -> None:
+    subject = f"endpoint {endpoint}: models:/{version.model}/{version.version}"
+    change = Change(0, now_us, REGISTRY, "start_no_canary", version.model, subject, why, "")
+    transaction.note(change)
 
 
 def _canary(reader: RegistryReader, before: Rollout, command: SetRollout) -> ModelVersion | None:
@@ -96,4 +116,5 @@ def _canary(reader: RegistryReader, before: Rollout, command: SetRollout) -> Mod
     version = reader.version(before.model, command.canary_version)
     if not version.gate.passed:
         raise Conflict("GATE_NOT_PASSED", model=before.model, version=version.version)
+    check_callers(before, command, version)
     return version

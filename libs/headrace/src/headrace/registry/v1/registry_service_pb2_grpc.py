@@ -238,7 +238,8 @@ class RegistryServiceServicer:
     def SetRollout(self, request, context):
         """What an endpoint serves beside the champion, and whether it answers at all; by compare-and-set.
         ABORTED ROLLOUT_MOVED when the generation is stale, FAILED_PRECONDITION GATE_NOT_PASSED for a
-        canary without a passed gate. Deadline: 2 s.
+        canary without a passed gate, TENSORS_DIFFER for one that callers of the champion by its own
+        tensors could not use. Deadline: 2 s.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
