@@ -15,7 +15,7 @@ from headrace.errors import Busy, Corrupt, HeadraceError, Invalid, NotFound
 from headrace.registry.v1 import registry_service_pb2 as pb
 from headrace_kit.objects import MemoryObjectStore
 from headrace_kit.testing import FixedClock
-from headrace_registry.adapters.grpc_api import TRANSFERS_MAX, ArtifactApi
+from headrace_registry.adapters.grpc_api import UPLOADS_MAX, ArtifactApi
 from headrace_registry.adapters.memory_store import MemoryRegistryStore
 from headrace_registry.domain.artifact import (
     PIECE_BYTES,
@@ -275,6 +275,6 @@ def test_callers_that_have_not_sent_their_metadata_take_no_transfer() -> None:
         yield pb.UploadArtifactRequest(metadata=metadata)
         yield pb.UploadArtifactRequest(chunk=data)
 
-    api.UploadArtifact(parts(TRANSFERS_MAX), None)
+    api.UploadArtifact(parts(UPLOADS_MAX), None)
 
-    assert [metadata.digest] * TRANSFERS_MAX == digests
+    assert [metadata.digest] * UPLOADS_MAX == digests

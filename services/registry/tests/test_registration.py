@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import inspect
 import math
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
@@ -14,9 +13,13 @@ import pytest
 from headrace.errors import Busy, Conflict, Corrupt, Invalid, NotFound
 from headrace.registry.v1 import registry_service_pb2 as pb
 from headrace_kit.auth import EVERYBODY, work_for
-from headrace_kit.grpc_server import GrpcServer
 from headrace_kit.objects import MemoryObjectStore
-from headrace_registry.adapters.grpc_api import RegistryApi
+from headrace_registry.adapters.grpc_api import (
+    DOWNLOADS_MAX,
+    UPLOADS_MAX,
+    WORKERS,
+    RegistryApi,
+)
 from headrace_registry.domain.acceptance import Finding
 from headrace_registry.domain.artifact import artifact_key
 from headrace_registry.domain.description import METRICS_MAX
@@ -42,7 +45,6 @@ from headrace_registry.testing import (
     a_set_alias,
 )
 
-WORKERS = inspect.signature(GrpcServer).parameters["workers"].default
 UNDECLARED_GATE = {key: value for key, value in MODEL.items() if key != "gate"}
 
 
@@ -117,7 +119,7 @@ def test_file_that_was_looked_through_needs_no_room_on_disk_again(declared):
     assert 2 == version.version
 
 
-def test_registrations_that_read_their_files_leave_half_of_the_workers_to_others(declared):
+def test_registrations_and_transfers_leave_workers_to_others(declared):
     class Crowded(MemoryObjectStore):
         """Another comes while one reads, as many as the server has workers."""
 
@@ -154,7 +156,8 @@ def test_registrations_that_read_their_files_leave_half_of_the_workers_to_others
     with pytest.raises(Busy, match="QUEUE_FULL"):
         register("reader-0")
 
-    assert WORKERS // 2 == artifacts.readers
+    assert 8 == artifacts.readers
+    assert artifacts.readers + UPLOADS_MAX + DOWNLOADS_MAX < WORKERS
     artifacts.readers = WORKERS
     assert 2 == register("later")
 

@@ -16,7 +16,7 @@ from headrace.registry.v1 import registry_service_pb2 as pb
 from headrace_kit.objects import FolderObjectStore, MemoryObjectStore, ObjectStore
 from headrace_kit.testing import FixedClock
 from headrace_registry.adapters.disk_spool import DiskSpool
-from headrace_registry.adapters.grpc_api import TRANSFERS_MAX, ArtifactApi
+from headrace_registry.adapters.grpc_api import UPLOADS_MAX, ArtifactApi
 from headrace_registry.adapters.memory_store import MemoryRegistryStore
 from headrace_registry.adapters.upload_sweep import UploadSweep
 from headrace_registry.domain.artifact import ArtifactMetadata
@@ -296,7 +296,7 @@ def test_full_places_are_told_before_a_byte_is_read():
         with pytest.raises(Cut):
             api.UploadArtifact(waiting(), None)
 
-    holders = [threading.Thread(target=hold) for _ in range(TRANSFERS_MAX)]
+    holders = [threading.Thread(target=hold) for _ in range(UPLOADS_MAX)]
     for holder in holders:
         holder.start()
         begun.wait(10.0)

@@ -25,7 +25,7 @@ from headrace_registry.adapters import sql_tables
 from headrace_registry.adapters.child_acceptor import ChildAcceptor
 from headrace_registry.adapters.disk_spool import DiskSpool
 from headrace_registry.adapters.event_consumer import EventConsumer
-from headrace_registry.adapters.grpc_api import ArtifactApi, RegistryApi
+from headrace_registry.adapters.grpc_api import WORKERS, ArtifactApi, RegistryApi
 from headrace_registry.adapters.mlflow_api import MlflowApi
 from headrace_registry.adapters.openssf_verifier import OpenSsfVerifier
 from headrace_registry.adapters.sql_store import SqlRegistryStore
@@ -110,6 +110,7 @@ def run(settings: Settings) -> int:
         ],
         names=SERVICES,
         guard=guard,
+        workers=WORKERS,
     )
     admin = AdminServer(settings.http_host, settings.http_port, ready=loop.ready)
     database = MigratedDatabase(engine, sql_tables.MIGRATIONS)

@@ -16,6 +16,7 @@ from headrace.registry.v1 import registry_service_pb2_grpc as pb_grpc
 from headrace_kit.auth import calling
 from headrace_kit.clock import Clock
 from headrace_registry.adapters import conversions
+from headrace_registry.adapters.transfer_places import TransferPlaces
 from headrace_registry.domain.artifact import ArtifactMetadata, check_metadata
 from headrace_registry.domain.page import (
     DEFINITIONS,
@@ -53,12 +54,14 @@ from headrace_registry.ports import (
 )
 
 CHUNK_BYTES = 256 * 1024
-# Each holds its artifact on disk, so that no more than this times the cap is ever held.
-TRANSFERS_MAX = 4
+# Each holds its artifact on disk, so that no more than this times the cap is ever held. Those who
+# read keep nobody from sending.
+UPLOADS_MAX, DOWNLOADS_MAX = 4, 4
 ACCEPTANCES_MAX = 2
-# Each reads its whole artifact, for minutes from a slow store: the other half of the gRPC workers
-# answers everybody else meanwhile.
+# Each reads its whole artifact, for minutes from a slow store.
 REGISTRATIONS_MAX = 8
+# Of gRPC: four answer everybody else while all these places are taken.
+WORKERS = 20
 
 
 class RegistryApi(pb_grpc.RegistryServiceServicer):
@@ -254,7 +257,8 @@ class ArtifactApi(pb_grpc.ArtifactServiceServicer):
     ) -> None:
         self._store, self._artifacts, self._acceptor = store, artifacts, acceptor
         self._spool, self._clock, self._bytes_max = spool, clock, bytes_max
-        self._transfers = threading.BoundedSemaphore(TRANSFERS_MAX)
+        self._uploads = TransferPlaces("uploads", UPLOADS_MAX)
+        self._downloads = TransferPlaces("downloads", DOWNLOADS_MAX)
 
     def BeginUpload(
         self, request: pb.BeginUploadRequest, context: grpc.ServicerContext
@@ -267,7 +271,7 @@ class ArtifactApi(pb_grpc.ArtifactServiceServicer):
     ) -> pb.UploadArtifactResponse:
         first = _first(request_iterator)  # a caller that waits takes no transfer
         metadata = self._metadata(first.metadata)
-        with _Place(self._transfers), self._spool() as file:
+        with self._uploads.place(context) as transfer, self._spool() as file:
             upload = Upload(
                 metadata,
                 first.offset_bytes,
@@ -276,7 +280,7 @@ class ArtifactApi(pb_grpc.ArtifactServiceServicer):
                 clock=self._clock,
             )
             try:
-                for part in request_iterator:
+                for part in transfer.taken(request_iterator):
                     upload.add(_chunk(part))
                 digest = upload.finish(store=self._store, acceptor=self._acceptor)
             except (grpc.RpcError, Busy, Unavailable):  # cut, not wrong
@@ -293,9 +297,10 @@ class ArtifactApi(pb_grpc.ArtifactServiceServicer):
             spool=self._spool,
             offset_bytes=request.offset_bytes,
         )
-        with _Place(self._transfers), wanted as file:
+        with self._downloads.place(context) as transfer, wanted as file:
             while chunk := file.read(CHUNK_BYTES):
-                yield pb.DownloadArtifactResponse(chunk=chunk)
+                with transfer.caller_waited_for():
+                    yield pb.DownloadArtifactResponse(chunk=chunk)
 
     def _metadata(self, proto: pb.ArtifactMetadata) -> ArtifactMetadata:
         metadata = conversions.artifact_metadata(proto)
