@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import io
+import json
 import re
 from dataclasses import replace
 from itertools import count
@@ -22,13 +23,9 @@ from headrace_ingest.adapters.memory_tables import MemoryTables
 from headrace_ingest.adapters.object_dataset_book import ObjectDatasetBook
 from headrace_ingest.adapters.object_erasure_book import ObjectErasureBook
 from headrace_ingest.domain.datasets import ColumnStatistics, Reference, Selection
-from headrace_ingest.domain.erasures import (
-    ErasedDataset,
-    TrainedVersion,
-    erasure_id,
-    without_entity,
-)
+from headrace_ingest.domain.erasures import ErasedDataset, erasure_id, without_entity
 from headrace_ingest.domain.judging import ARCHIVE_COLUMNS, judge
+from headrace_ingest.domain.trained_versions import TrainedVersion, Training
 from headrace_ingest.handlers import datasets
 from headrace_ingest.handlers.datasets import CreateDataset
 from headrace_ingest.handlers.erased_tasks import TaskEraser
@@ -83,15 +80,22 @@ class News:
         self.meanwhile()
 
 
+def a_training(version, *, at, until_us=NOW_US, stream=STREAM):
+    """Of the model `delay`: it read the stream's table at this version."""
+    return Training("delay", version, until_us, {stream: at})
+
+
 class Versions:
-    """A registry with one version, trained on one stream."""
+    """A registry with one version, trained on one stream; a test registers more."""
 
     def __init__(self):
-        self.asked = []
+        self.asked, self.away, self.there = [], False, [a_training(3, at=1)]
 
-    def trained_on(self, models, streams):
+    def trainings(self, models, after):
         self.asked.append(models)
-        return [TrainedVersion("delay", 3, (STREAM,))] if STREAM in streams else []
+        if self.away:
+            raise Unavailable("SERVICE_UNAVAILABLE", service="registry")
+        return iter(self.there)
 
 
 class World:
@@ -562,7 +566,124 @@ def test_models_whose_recipe_was_taken_back_are_asked_for(world):
     world.retracted.answer = Retracted(models=["delay"])
     world.erase()
 
-    assert [["delay"]] == world.versions.asked
+    assert [["delay"], ["delay"]] == world.versions.asked  # at its beginning, and for its report
+
+
+def reported(world, **asked):
+    """The numbers of the versions that the report names when it is asked for now."""
+    return [each.version for each in world.erase(**asked).trained_versions]
+
+
+def settle(world):
+    world.clock.advance(SETTLE_US + 1)
+    world.go_on()
+    world.go_on()
+    assert [] == world.eraser.erasures.unsettled()
+
+
+@pytest.mark.parametrize("settled", [False, True])
+def test_version_of_a_run_that_read_the_rows_before_they_went_is_reported(world, settled):
+    world.erase()
+    if settled:
+        settle(world)
+    world.versions.there.append(a_training(4, at=1))
+
+    assert [3, 4] == reported(world)
+    page, _ = list_erasures(0, "", erasures=world.eraser.erasures)
+    [report] = world.eraser.with_later_versions(page)
+    assert TrainedVersion("delay", 4, (STREAM,)) == report.trained_versions[-1]
+
+
+def test_version_that_is_registered_while_rows_are_taken_out_is_in_the_first_report(world):
+    world.news.meanwhile = lambda: world.versions.there.append(a_training(4, at=1))
+    erasure = world.erase()
+
+    assert 4 == erasure.trained_versions[-1].version
+
+
+def test_version_of_a_run_that_read_the_rows_without_the_entity_is_not_reported(world):
+    world.erase()
+    settle(world)
+    clean = world.tables.newest_version(STREAM)
+    known_before = a_training(5, at=1, until_us=NOW_US - 1)
+    other = a_training(6, at=1, stream="weather")
+    world.versions.there += [a_training(4, at=clean), known_before, other]
+
+    assert [3] == reported(world)
+
+
+def test_version_of_a_run_that_read_rows_on_their_way_is_reported(world):
+    world.erase("UA9")
+    world.tables.append(STREAM, rows(7, flight="UA9"))
+    late = world.tables.newest_version(STREAM)
+    settle(world)
+    clean = world.tables.newest_version(STREAM)
+    read = {4: late - 1, 5: late, 6: clean}
+    world.versions.there += [a_training(number, at=at) for number, at in read.items()]
+
+    assert [5] == reported(world, value="UA9")
+
+
+def test_version_of_a_run_that_read_the_first_rows_on_their_way_to_a_table_is_reported(world):
+    world.contracts.put(a_contract(name="flights.new"))
+    world.erase("UA9")
+    world.tables.append("flights.new", rows(7, flight="UA9"))
+    settle(world)
+    world.versions.there.append(a_training(4, at=0, stream="flights.new"))
+
+    assert [4] == reported(world, value="UA9")
+
+
+def test_whether_a_version_read_the_entity_is_open_while_an_archive_is_missing(world, monkeypatch):
+    world.erase()
+    world.clock.advance(SETTLE_US + 1)
+    with monkeypatch.context() as away:
+        lose(world, away, OTHER)
+        world.go_on()
+    world.versions.there.append(a_training(4, at=world.tables.newest_version(STREAM)))
+    before = reported(world)
+    world.go_on()
+
+    assert ([3, 4], [3]) == (before, reported(world))
+
+
+def test_each_of_two_erasures_of_an_entity_reports_what_read_the_rows_that_it_found(world):
+    world.erase(request_id="first")
+    world.erase(request_id="second")
+    settle(world)
+    world.versions.there.append(a_training(4, at=1))
+
+    assert ([3, 4], []) == (
+        reported(world, request_id="first"),
+        reported(world, request_id="second"),
+    )
+
+
+def test_report_waits_for_the_registry_and_the_rows_go_without_it(world):
+    arm("ingest.erase.begun:1:raise")
+    with pytest.raises(FailpointRaised):
+        world.erase()
+    arm(None)
+    world.versions.away = True
+    with pytest.raises(Unavailable, match=r"SERVICE_UNAVAILABLE.*service=registry"):
+        world.erase()
+
+    assert ["UA2"] == world.flights()
+    world.versions.away = False
+    assert [3] == reported(world)
+
+
+def test_erasure_of_before_traces_were_noted_is_reported_as_it_was(world):
+    world.erase()
+    [key] = [each for each in world.objects.keys("erasures") if each.endswith("begun.json")]
+    noted = json.loads(world.objects.get(key))
+    del noted["trace"], noted["clean_version_by_stream"]
+    world.objects.put_file(key, io.BytesIO(json.dumps(noted).encode()))
+    world.versions.there.append(a_training(4, at=1))
+    settle(world)
+
+    world.versions.away = True
+    assert [3] == reported(world)
 
 
 def entities_of(erasures):

@@ -152,8 +152,8 @@ def test_request_that_met_an_empty_view_makes_its_dataset_once_there_are_rows(wo
 class Nobody:
     """No registry to ask and nobody to tell."""
 
-    def trained_on(self, models, streams):
-        return []
+    def trainings(self, models, after):
+        return iter(())
 
     def tell(self, erasure):
         pass
@@ -220,6 +220,19 @@ def test_erasure_counts_rows_of_feature_tables_and_waits_until_they_are_out(worl
     list(eraser.go_on(60.0))
     assert [2] == versions_left(world)
     assert [] == eraser.erasures.unsettled()
+
+
+def test_rows_of_a_view_that_are_waited_for_are_of_no_training_set(world):
+    """Training reads the streams: what read them without the entity is free of it."""
+    world.materialize(1, 2)
+    eraser = an_eraser(world)
+    report = eraser.erase(EraseEntity("origin", "JFK"), "erase", timeout_s=60.0)
+    world.clock.advance(SETTLE_US + 1)
+    list(eraser.go_on(60.0))
+
+    noted = eraser.erasures.get(report.id)
+    assert not noted.settled
+    assert {STREAM: world.tables.newest_version(STREAM)} == noted.clean_version_by_stream
 
 
 @pytest.mark.parametrize("taken_back_first", [False, True])

@@ -25,10 +25,11 @@ from headrace_ingest.domain.datasets import (
     Tag,
 )
 from headrace_ingest.domain.dedup import Seen
-from headrace_ingest.domain.erasures import ErasedEvents, Erasure, Found, TrainedVersion
+from headrace_ingest.domain.erasures import ErasedEvents, Erasure, Found
 from headrace_ingest.domain.label_tasks import Item, Settled, Task, TaskState
 from headrace_ingest.domain.passages import Indexed, Match, Passage, Place, Vectors
 from headrace_ingest.domain.quality import StreamQuality
+from headrace_ingest.domain.trained_versions import Training
 from headrace_kit.erased_entities import Entity
 from headrace_kit.kafka import Message
 
@@ -440,7 +441,8 @@ class DatasetBook(Protocol):
 
 
 class ErasureBook(Protocol):
-    """What was erased; each entry is written when it began, and when nothing more can come.
+    """What was erased; each entry is written when it began, when its rows were out, and when
+    nothing more can come.
 
     Raises Unavailable OBJECT_STORE_UNAVAILABLE.
     """
@@ -450,6 +452,9 @@ class ErasureBook(Protocol):
 
     def begin(self, erasure: Erasure) -> Erasure:
         """Note it; the answer is the first that was noted under its id."""
+
+    def note_clean(self, erasure_id: str, version_by_stream: Mapping[str, int]) -> None:
+        """From these versions of their tables on, streams are without it; the first note counts."""
 
     def settle(self, erasure_id: str) -> None:
         """Nothing more can come; noted twice is noted."""
@@ -490,10 +495,8 @@ class ModelVersions(Protocol):
         Raises NotFound VERSION_UNKNOWN, Unavailable SERVICE_UNAVAILABLE.
         """
 
-    def trained_on(
-        self, models: Collection[str], streams: Mapping[str, int]
-    ) -> list[TrainedVersion]:
-        """The versions whose training set read a stream later than the moment given with it.
+    def trainings(self, models: Collection[str], after: Mapping[str, int]) -> Iterator[Training]:
+        """Of the versions of these models; of one that `after` names, those above that number.
 
         Raises Unavailable SERVICE_UNAVAILABLE.
         """

@@ -69,6 +69,10 @@ def erase(
         trained.add_row(f"models:/{version.model}/{version.version}", ", ".join(version.streams))
     show_table(trained)
     out.print(f"Erasure {found.id}; for three minutes what was on its way is looked for again.")
+    out.print(
+        "Training runs that read rows of it before may register versions yet: once these have"
+        f" ended, the report with --request-id {named} names them too."
+    )
 
 
 def _check_column(client: Client, column: str) -> None:

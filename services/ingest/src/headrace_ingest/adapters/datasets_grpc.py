@@ -136,8 +136,9 @@ class DatasetApi(ingest_service_pb2_grpc.DatasetServiceServicer):
         page, token = list_erasures(
             request.page_size, request.page_token, erasures=self._eraser.erasures
         )
+        reports = self._eraser.with_later_versions(page)
         return erasures_pb2.ListErasuresResponse(
-            erasures=[self._to_erasure(each) for each in page], next_page_token=token
+            erasures=[self._to_erasure(each) for each in reports], next_page_token=token
         )
 
     def _to_erasure(self, erasure: Erasure) -> erasures_pb2.Erasure:

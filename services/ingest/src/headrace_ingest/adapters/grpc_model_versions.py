@@ -8,10 +8,11 @@ from typing import Any
 
 import grpc
 
+from headrace.errors import NotFound
 from headrace.registry.v1 import registry_service_pb2 as registry
 from headrace.registry.v1 import registry_service_pb2_grpc as registry_grpc
 from headrace_ingest.adapters.registry_pages import registry_pages
-from headrace_ingest.domain.erasures import TrainedVersion
+from headrace_ingest.domain.trained_versions import Training
 from headrace_kit.grpc_client import call
 
 # Names alone: who asks has 5 s, and can do without.
@@ -32,27 +33,34 @@ class GrpcModelVersions:
         )
         return tuple(found.version.trained.features)
 
-    def trained_on(
-        self, models: Collection[str], streams: Mapping[str, int]
-    ) -> list[TrainedVersion]:
-        found = []
-        for model in models if streams else ():
+    def trainings(self, models: Collection[str], after: Mapping[str, int]) -> Iterator[Training]:
+        for model in models:
             for each in self._versions(model):
-                read = tuple(_read(each.trained, streams))
-                if read:
-                    found.append(TrainedVersion(model, each.version, read))
-        return found
+                if each.version <= after.get(model, 0):
+                    break
+                yield _training(each)
 
     def _versions(self, model: str) -> Iterator[Any]:
+        """Newest first."""
         request = registry.ListVersionsRequest(model=model)
-        for page in registry_pages(self._registry.ListVersions, request):
-            yield from page.versions
+        try:
+            for page in registry_pages(self._registry.ListVersions, request):
+                yield from page.versions
+        except NotFound as err:
+            # Its recipe was taken back before it ever made one.
+            if err.reason != "MODEL_UNKNOWN":
+                raise
 
 
-def _read(trained: Any, known_since_us: Mapping[str, int]) -> Iterator[str]:
-    """The streams that a training set read when something was known that is asked about."""
-    for entry in sorted(trained.manifest):
-        stream = entry.removeprefix(READ)
-        since_us = known_since_us.get(stream) if entry.startswith(READ) else None
-        if since_us is not None and since_us <= trained.trained_until_us:
-            yield stream
+def _training(version: Any) -> Training:
+    read = {
+        entry.removeprefix(READ): _table_version(at)
+        for entry, at in version.trained.manifest.items()
+        if entry.startswith(READ)
+    }
+    return Training(version.model, version.version, version.trained.trained_until_us, read)
+
+
+def _table_version(at: str) -> int:
+    """One that cannot be read may be any, and counts as the oldest."""
+    return int(at) if at.isdecimal() else -1

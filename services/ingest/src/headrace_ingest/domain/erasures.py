@@ -8,6 +8,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from headrace_ingest.domain.datasets import ColumnStatistics
+from headrace_ingest.domain.trained_versions import (
+    Trace,
+    TrainedVersion,
+    Training,
+    trained_later,
+)
 from headrace_kit.erased_entities import Entity, entity_sha256
 
 ENTITY_ERASED = "ENTITY_ERASED"
@@ -45,17 +51,12 @@ class ErasedDataset:
 
 
 @dataclass(frozen=True, slots=True)
-class TrainedVersion:
-    """A model version that read these streams when rows of the entity were known."""
-
-    model: str
-    version: int
-    streams: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
 class Erasure:
-    """What an erasure found before it took anything out."""
+    """What an erasure found before it took anything out, and what is known of it since.
+
+    `trace`: None of one that was begun before traces were noted. `clean_version_by_stream`: the
+    first version of each table that is known to be without the entity; None before.
+    """
 
     id: str
     entity: Entity
@@ -65,11 +66,21 @@ class Erasure:
     settled: bool = False
     rows_by_view: Mapping[str, int] = field(default_factory=dict)
     published_rows_by_view: Mapping[str, int] = field(default_factory=dict)
+    trace: Trace | None = None
+    clean_version_by_stream: Mapping[str, int] | None = None
 
 
 def erasure_id(request_id: str) -> str:
     """Names the erasure of a request."""
     return hashlib.sha256(request_id.encode()).hexdigest()[:32]
+
+
+def with_versions(erasure: Erasure, trainings: Sequence[Training]) -> Erasure:
+    """With those that were registered since it began and read rows of the entity."""
+    if erasure.trace is None:
+        return erasure
+    later = trained_later(trainings, erasure.trace, erasure.clean_version_by_stream)
+    return replace(erasure, trained_versions=(*erasure.trained_versions, *later))
 
 
 def without_entity(statistics: ColumnStatistics, entity: Entity) -> ColumnStatistics:

@@ -18,7 +18,6 @@ from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import chain
 
 import structlog
 
@@ -32,8 +31,10 @@ from headrace_ingest.domain.erasures import (
     ErasedEvents,
     Erasure,
     erasure_id,
+    with_versions,
     without_entity,
 )
+from headrace_ingest.domain.trained_versions import Trace, newest_versions, trained_since
 from headrace_ingest.handlers.datasets import manifests, pinned_versions
 from headrace_ingest.handlers.erased_tasks import TaskEraser
 from headrace_ingest.handlers.retracted_streams import not_applied
@@ -45,6 +46,7 @@ from headrace_ingest.ports import (
     ErasureNews,
     ModelVersions,
     PublishedRows,
+    Retracted,
     RetractedDefinitions,
     RowStore,
 )
@@ -97,7 +99,8 @@ class Eraser:
         _check(command)
         for _ in range(OVERTAKEN_MAX):
             try:
-                return self._erase(command, request_id, timeout_s)
+                [report] = self.with_later_versions([self._erase(command, request_id, timeout_s)])
+                return report
             except Conflict as err:
                 # Another pass removed the files of a version that this one had begun to read.
                 if err.reason != "VERSION_EXPIRED":
@@ -119,6 +122,24 @@ class Eraser:
             pass  # the caller waits for all steps
         return erasure
 
+    def with_later_versions(self, erasures: Sequence[Erasure]) -> list[Erasure]:
+        """The reports, with what was registered since they began and was trained on the entity.
+
+        Raises Unavailable SERVICE_UNAVAILABLE: no report may lack a version and not say so.
+        """
+        traces = [each.trace for each in erasures if each.trace is not None]
+        if not traces:
+            return list(erasures)
+        models = self._models(self.retracted.look_up())
+        newest = [trace.newest_version_by_model for trace in traces]
+        after = {model: min(each.get(model, 0) for each in newest) for model in models}
+        trainings = list(self.models.trainings(models, after))
+        return [with_versions(each, trainings) for each in erasures]
+
+    def _models(self, retracted: Retracted) -> list[str]:
+        """Of all recipes and graphs that are applied, or were."""
+        return sorted({*self.contracts.models(), *retracted.models})
+
     def go_on(self, timeout_s: float) -> Iterator[None]:
         """Another pass for each erasure that is not settled, by steps of at most `timeout_s` each.
 
@@ -137,7 +158,7 @@ class Eraser:
             return
         # Before the pass: a dataset may be created behind its look at them, and just before the
         # feature service, or another process, takes out what the dataset then still holds.
-        clean = self._late(erasure) and (yield from self._clean(erasure.entity, timeout_s))
+        clean = self._late(erasure) and (yield from self._clean(erasure, timeout_s))
         rows = yield from self._take_out(erasure, timeout_s)
         if clean and not rows and self._reached(erasure):
             self.erasures.settle(named)
@@ -158,13 +179,25 @@ class Eraser:
         applied = self.contracts.all()
         return [*applied, *not_applied(applied, self.retracted.look_up())]
 
-    def _clean(self, entity: Entity, timeout_s: float) -> Generator[None, None, bool]:
-        """Whether no table holds the entity any more; one whose archive is missing may."""
-        clean = True
-        for table in chain(self._newest(entity.column), self._feature_tables(entity.column)):
+    def _clean(self, erasure: Erasure, timeout_s: float) -> Generator[None, None, bool]:
+        """Whether no table holds the entity any more; one whose archive is missing may.
+
+        From when on none of a stream does is noted, however long the feature tables are waited for.
+        """
+        entity, clean, since = erasure.entity, True, dict[str, int]()
+        for table in self._newest(entity.column):
             if isinstance(table, Unavailable):
                 clean = False
             elif self.rows.find(table, entity, timeout_s=timeout_s).rows:
+                return False
+            else:
+                since[table.stream] = table.delta_version
+            yield
+        noted = erasure.clean_version_by_stream is not None
+        if clean and not noted and erasure.rows_by_stream.keys() <= since.keys():
+            self.erasures.note_clean(erasure.id, since)
+        for table in self._feature_tables(entity.column):
+            if self.rows.find(table, entity, timeout_s=timeout_s).rows:
                 return False
             yield
         return clean
@@ -272,27 +305,31 @@ class Eraser:
         archived = [*applied, *not_applied(applied, retracted)]
         if all(entity.column not in each.stream.columns for each in archived):
             raise NotFound("COLUMN_UNKNOWN", column=entity.column)
-        found = {}
+        found, counted = {}, {}
         for selection in self._newest(entity.column):
             if isinstance(selection, Unavailable):
                 raise selection
             found[selection.stream] = self.rows.find(selection, entity, timeout_s=timeout_s)
+            counted[selection.stream] = selection.delta_version
         since = {name: each.known_since_us for name, each in found.items() if each.rows}
         views = self._views()
         names = {view.name for view in views}
         left = [view for view in retracted.views if view.name not in names]
-        counted = partial(self._rows_by_view, archived=archived, entity=entity, timeout_s=timeout_s)
-        rows, published = counted(views)
-        rows_left, published_left = map(_without_zeros, counted(left))
-        models = sorted({*self.contracts.models(), *retracted.models})
+        of_views = partial(
+            self._rows_by_view, archived=archived, entity=entity, timeout_s=timeout_s
+        )
+        rows, published = of_views(views)
+        rows_left, published_left = map(_without_zeros, of_views(left))
+        trainings = list(self.models.trainings(self._models(retracted), {}))
         return Erasure(
             id=named,
             entity=entity,
             rows_by_stream={name: each.rows for name, each in found.items()},
             datasets=tuple(self._datasets(entity, set(found), timeout_s)),
-            trained_versions=tuple(self.models.trained_on(models, since)),
+            trained_versions=trained_since(trainings, since),
             rows_by_view=rows | rows_left,
             published_rows_by_view=published | published_left,
+            trace=Trace(since, counted, newest_versions(trainings)),
         )
 
     def _rows_by_view(

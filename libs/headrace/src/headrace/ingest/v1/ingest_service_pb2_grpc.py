@@ -299,14 +299,15 @@ class DatasetServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def EraseEntity(self, request, context):
-        """Takes an entity out of all that is kept, and reports what was trained on it. Deadline: 300 s.
+        """Takes an entity out of all that is kept, and reports what was trained on it. UNAVAILABLE
+        SERVICE_UNAVAILABLE while the registry, which knows that, does not answer. Deadline: 300 s.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListErasures(self, request, context):
-        """Paged. Deadline: 10 s.
+        """Paged; UNAVAILABLE as EraseEntity. Deadline: 10 s.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
