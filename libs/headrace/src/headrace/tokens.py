@@ -60,10 +60,12 @@ class Caller:
 
     def may_to(self, action: str, name: str) -> bool:
         """Whether it may do this to what has the name."""
-        wanted = f"{action}:{name}"
-        if ALL in self.permissions or wanted in self.permissions:
+        if ALL in self.permissions:
             return True
-        return any(p.endswith("*") and wanted.startswith(p[:-1]) for p in self.permissions)
+        wanted = f"{action}:{name}"
+        return wanted in self.permissions or any(
+            each.endswith("*") and wanted.startswith(each[:-1]) for each in self.permissions
+        )
 
 
 @dataclass(frozen=True, slots=True)

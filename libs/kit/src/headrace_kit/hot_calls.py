@@ -90,7 +90,7 @@ class HotCall:
 Answerer = Callable[[Sequence[HotCall]], Sequence[Answer]]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class HotMethod:
     """`path`: `/package.Service/Method`. `take` sees to it that each call is answered.
 

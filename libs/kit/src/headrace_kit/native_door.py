@@ -15,9 +15,9 @@ import os
 import shutil
 import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 
 from prometheus_client import REGISTRY
@@ -161,7 +161,7 @@ class _Desk:
                     metadata, left_s = (details[0], details[2]) if details else ((), None)
                     end_s = now_s + (DEADLINE_S_MAX if left_s is None else left_s)
                     self._admit(call_id, self._hot[number], payload, metadata, now_s, end_s)
-            for method, calls in _by_method(self._next_together()):
+            for method, calls in self._next_together().items():
                 guarded(calls, partial(method.take, calls))
 
     def _cancel(self, call_id: int) -> None:
@@ -219,13 +219,17 @@ class _Desk:
             raise Busy("QUEUE_FULL", queue="bytes of calls", bytes_max=CALLS_BYTES_MAX)
         self._counted_bytes += size
 
-    def _next_together(self) -> Iterator[tuple[HotMethod, HotCall]]:
+    def _next_together(self) -> dict[HotMethod, list[HotCall]]:
         """The oldest calls, as many as are handed over in one go."""
-        size = count = 0
-        while self._waiting and count < TOGETHER_MAX and size < TOGETHER_BYTES_MAX:
-            method, call = self._waiting.pop(next(iter(self._waiting)))
-            size, count = size + len(call.payload), count + 1
-            yield method, call
+        found: dict[HotMethod, list[HotCall]] = {}
+        size = 0
+        for call_id in list(islice(self._waiting, TOGETHER_MAX)):
+            method, call = self._waiting.pop(call_id)
+            found.setdefault(method, []).append(call)
+            size += len(call.payload)
+            if size >= TOGETHER_BYTES_MAX:
+                break
+        return found
 
     def _reply(self, call: HotCall, answer: Answer | Exception) -> None:
         """From any thread; nothing for a call that was answered or cancelled."""
@@ -248,15 +252,6 @@ class _Desk:
 
     def _too_large(self, message: bytes) -> Busy:
         return Busy("MESSAGE_TOO_LARGE", bytes=len(message), bytes_max=self._bytes_max)
-
-
-def _by_method(
-    calls: Iterable[tuple[HotMethod, HotCall]],
-) -> Iterable[tuple[HotMethod, list[HotCall]]]:
-    found: dict[HotMethod, list[HotCall]] = {}
-    for method, call in calls:
-        found.setdefault(method, []).append(call)
-    return found.items()
 
 
 class _Durations(Collector):

@@ -35,6 +35,8 @@ KEY_HEAD = bytes([0x0A, len(ENTITY_KEY)]) + ENTITY_KEY.encode() + b"\x12"
 TEXT_TAG = 0x1A
 # A length below this is one byte.
 SHORT = 0x80
+ONE_BYTE = [bytes([number]) for number in range(SHORT)]
+NO_FRONT = 0, 0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -63,13 +65,6 @@ class _Named(NamedTuple):
 
     data: bytes
     key: bytes
-
-
-class _Front(NamedTuple):
-    """Where the fields before the id end, and where those behind it begin."""
-
-    end: int
-    rest: int
 
 
 @dataclass(slots=True)
@@ -103,17 +98,16 @@ class RequestForms:
 
     def fill(self, data: bytes, key: bytes | None = None) -> Filled | None:
         """The request, when its form is known; `key` was cut out of it."""
-        front = _front(data)
-        known = self._known.get(data[: front.end]) if front else None
-        if front is None or known is None:
+        end, rest = _front(data)
+        known = self._known.get(data[:end])
+        if known is None:
             return None
-        rest = front.rest
         for size in known.sizes.get(len(data) - rest, ()):
             form = known.forms.get((data[rest:-size], size))
-            if form is not None and all(data[a:b] == gap for a, b, gap in form.gaps):
+            if form is not None and (not form.gaps or _between(form, data)):
                 known.hits += 1
                 contents = tuple([data[a : b or None] for a, b in form.places])
-                return Filled(form, data[front.end + 2 : rest], contents, key or b"")
+                return Filled(form, data[end + 2 : rest], contents, key or b"")
         # Last, so that it costs those nothing that name none.
         named = _named(data) if key is None else None
         return self.fill(named.data, named.key) if named else None
@@ -129,27 +123,27 @@ class RequestForms:
         return filled and filled._replace(key=named.key)
 
     def _learn(self, data: bytes, message: Any) -> Filled | None:
-        front, contents = _front(data), list(message.raw_input_contents)
-        if front is None or not contents or not all(contents):
+        (end, rest), contents = _front(data), list(message.raw_input_contents)
+        if not end or not contents or not all(contents):
             return None
         tail = b"".join(_tagged(each) for each in contents)
         first = len(_tagged(contents[0])) - len(contents[0])
         size = len(tail) - first
-        begin, shared = data[: front.end], data[front.rest : -size]
+        begin, shared = data[:end], data[rest:-size]
         if not data.endswith(tail) or len(begin) + len(shared) > FORM_BYTES_MAX:
             return None
         known = self._known.get(begin) or _Known()
         if not known.has_room():
             return None
-        form = _form(begin + data[front.rest : len(data) - len(tail)], contents)
+        form = _form(begin + data[rest : len(data) - len(tail)], contents)
         if form is None:
             return None
         known.forms[shared, size] = form
-        length = len(data) - front.rest
+        length = len(data) - rest
         others = [each for each in known.sizes.get(length, ()) if each != size]
         known.sizes[length] = (size, *others[: SIZES_MAX - 1])
         self._keep(begin, known)
-        return Filled(form, data[front.end + 2 : front.rest], tuple(contents))
+        return Filled(form, data[end + 2 : rest], tuple(contents))
 
     def _keep(self, begin: bytes, known: _Known) -> None:
         """The name that was learned first gives way where all together are too many."""
@@ -158,34 +152,38 @@ class RequestForms:
             self._known.pop(next(iter(self._known)), None)
 
 
-def _front(data: bytes) -> _Front | None:
-    """None where the name is not first, or a length takes more than a byte."""
+def _between(form: Form, data: bytes) -> bool:
+    """Whether what stands between the contents is of the form."""
+    return all(data[a:b] == gap for a, b, gap in form.gaps)
+
+
+def _front(data: bytes) -> tuple[int, int]:
+    """Where the fields before the id end, and where those behind it begin; nowhere, which is 0,
+    where the name is not first, or a length takes more than a byte."""
     try:
         if data[0] != NAME_TAG or data[1] >= SHORT:
-            return None
+            return NO_FRONT
         end = 2 + data[1]
         if data[end] == VERSION_TAG:
             if data[end + 1] >= SHORT:
-                return None
+                return NO_FRONT
             end += 2 + data[end + 1]
         if data[end] != ID_TAG:
-            return _Front(end, end)
-        if data[end + 1] >= SHORT:
-            return None
-        return _Front(end, end + 2 + data[end + 1])
+            return end, end
+        return NO_FRONT if data[end + 1] >= SHORT else (end, end + 2 + data[end + 1])
     except IndexError:
-        return None
+        return NO_FRONT
 
 
 def _named(data: bytes) -> _Named | None:
     """None where no parameter behind the id names an entity, or a length takes more than a byte;
     nor is it looked for beyond what a form may be of.
     """
-    front = _front(data)
-    if front is None:
+    _, begin = _front(data)
+    if not begin:
         return None
     try:
-        begin, until = front.rest, front.rest + FORM_BYTES_MAX
+        until = begin + FORM_BYTES_MAX
         while begin < until and data[begin] == PARAMETER_TAG and data[begin + 1] < SHORT:
             head = begin + 2
             value, end = head + len(KEY_HEAD), head + data[begin + 1]
@@ -228,6 +226,8 @@ def _tagged(content: bytes) -> bytes:
 
 def varint(number: int) -> bytes:
     """Base 128, the least significant group first."""
+    if number < SHORT:
+        return ONE_BYTE[number]
     groups = bytearray()
     while number >= SHORT:
         groups.append(number & 0x7F | SHORT)
