@@ -560,3 +560,23 @@ def test_missing_topic_concerns_its_stream_alone_until_it_is_there(
     assert dict.fromkeys({f"departed:{number}" for number in range(40)}, 1) == dict(
         service.archived(stream)
     )
+
+
+def test_stream_of_which_the_topic_of_records_is_missing_is_told_with_its_counts(
+    start_service, stream
+):
+    service = start_service()
+    service.start()
+    stream.publish(*GOOD[:20])
+    stream.wait_taken_in()
+    admin = AdminClient({"bootstrap.servers": stream.bootstrap, "log_level": 0})
+    admin.delete_topics([stream.records])[stream.records].result(REQUEST_TIMEOUT_S)
+    wait_until(lambda: service.counts(stream).stopped_reason == "TOPIC_MISSING")
+    counts = service.counts(stream)
+    assert {"topic": stream.records} == dict(counts.stopped_details)
+    assert (20, 20) == (counts.received, counts.stored)
+
+    create_topics(stream.bootstrap, [(stream.records, topics.INGEST_RECORDS)])
+    wait_until(lambda: has_leaders(stream.bootstrap, [stream.records]))
+    stream.publish(*GOOD[20:40])
+    wait_until(lambda: service.counts(stream).stored == 40, timeout_s=DEADLINE_S)

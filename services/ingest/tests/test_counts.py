@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from headrace import topics
 from headrace.errors import Invalid, Unavailable
 from headrace.ingest.v1 import ingest_service_pb2 as pb
 from headrace_ingest.adapters.contract_book import AppliedContracts
@@ -90,6 +91,32 @@ def test_stream_whose_topic_is_missing_is_told_as_waiting_beside_the_others():
 
     assert ("a", "TOPIC_MISSING") == (a.stream, a.stopped.reason)
     assert StreamCount("b", Account(), version=1) == b
+
+
+class NoRecords:
+    """A catalogue without the topics of records."""
+
+    def raw_topic(self, stream, *, alone=False):
+        if not alone:
+            raise Unavailable("TOPIC_MISSING", topic=topics.INGEST_RECORDS.of(stream))
+        return TOPIC
+
+
+def test_stream_of_which_the_topic_of_records_is_missing_waits_with_what_it_has_counted():
+    contracts, archive = AppliedContracts(), MemoryArchive()
+    contract = a_contract()
+    contracts.put(contract)
+    archive.open(contract, "topic-1", [0], ids_max=1)
+    after = {0: Account(5, stored=5)}
+    archive.append(contract, empty_rows(contract.stream), {0: Account()}, after)
+
+    [count] = list_stream_counts(
+        contracts=contracts, catalogue=NoRecords(), archive=archive, stops={}, waits=None
+    )
+
+    assert 5 == count.account.stored
+    details = {"topic": "ingest.records.flights.departed.v1"}
+    assert ("TOPIC_MISSING", details) == (count.stopped.reason, count.stopped.metadata)
 
 
 def count_of(contract, stops, waits=None):

@@ -221,8 +221,10 @@ class TaskStore(Protocol):
 class TopicCatalogue(Protocol):
     """What Kafka says about topics."""
 
-    def raw_topic(self, stream: str) -> RawTopic:
-        """Raises Unavailable TOPIC_MISSING, also for that of its records, or BROKER_UNAVAILABLE."""
+    def raw_topic(self, stream: str, *, alone: bool = False) -> RawTopic:
+        """Raises Unavailable TOPIC_MISSING, also for that of its records unless the raw one is
+        asked for alone, or BROKER_UNAVAILABLE.
+        """
 
 
 class QualityLog(Protocol):

@@ -16,9 +16,10 @@ class KafkaTopicCatalogue:
     def __init__(self, bootstrap: str, group: str) -> None:
         self._bootstrap, self._group = bootstrap, group
 
-    def raw_topic(self, stream: str) -> RawTopic:
+    def raw_topic(self, stream: str, *, alone: bool = False) -> RawTopic:
         raw, records = topics.RAW.of(stream), topics.INGEST_RECORDS.of(stream)
-        found = described_topics(self._bootstrap, [raw, records], timeout_s=REQUEST_TIMEOUT_S)[raw]
+        asked = [raw] if alone else [raw, records]
+        found = described_topics(self._bootstrap, asked, timeout_s=REQUEST_TIMEOUT_S)[raw]
         return RawTopic(found.id, found.partitions)
 
     def was_read(self, stream: str) -> bool:

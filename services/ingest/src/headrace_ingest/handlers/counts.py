@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import reduce
 
+from headrace import topics
 from headrace.errors import TOPIC_MISSING, HeadraceError, Invalid, Unavailable
 from headrace_ingest.domain.accounts import Account
 from headrace_ingest.domain.contract import Contract
@@ -37,9 +38,9 @@ def list_stream_counts(
 ) -> list[StreamCount]:
     """Each applied stream by name, all partitions together; `stops` by name too.
 
-    One whose topic is missing has nothing to count: its account goes by the topic's id. One whose
-    contract cannot be used is told as stopped before a record comes for it. `waits` tells why all
-    of them are read no further now, if so.
+    One whose raw topic is missing has nothing to count: its account goes by the topic's id. One
+    whose contract cannot be used is told as stopped before a record comes for it. `waits` tells why
+    all of them are read no further now, if so.
     """
     counter = _Counter(catalogue, archive, stops, waits)
     return [counter.count(each) for each in contracts.all()]
@@ -61,7 +62,7 @@ class _Counter:
         stop = self.stops.get(name)
         stopped = stop.error if stop and stop.version == version else _unusable(contract)
         try:
-            topic = self._topic(name)
+            topic, lacking = self._topic(name)
         except Unavailable as err:
             if err.reason == TOPIC_MISSING:
                 return StreamCount(name, Account(), err, version)
@@ -70,17 +71,29 @@ class _Counter:
             account = self._account(name, topic)
         except Unavailable as err:
             return StreamCount(name, None, err, version)
-        return StreamCount(name, account, stopped or self.away or self.waits, version)
+        return StreamCount(name, account, lacking or stopped or self.away or self.waits, version)
 
-    def _topic(self, stream: str) -> RawTopic:
+    def _topic(self, stream: str) -> tuple[RawTopic, Unavailable | None]:
+        """And that of its records is missing, if so: what was read before is counted all the same.
+
+        Raises Unavailable, TOPIC_MISSING for the raw topic.
+        """
         if self.kafka_away is not None:
             raise self.kafka_away
         try:
-            return self.catalogue.raw_topic(stream)
+            return self._asked(stream)
         except Unavailable as err:
             if err.reason != TOPIC_MISSING:
                 self.kafka_away = err
             raise
+
+    def _asked(self, stream: str) -> tuple[RawTopic, Unavailable | None]:
+        try:
+            return self.catalogue.raw_topic(stream), None
+        except Unavailable as err:
+            if err.metadata.get("topic") != topics.INGEST_RECORDS.of(stream):
+                raise
+            return self.catalogue.raw_topic(stream, alone=True), err
 
     def _account(self, stream: str, topic: RawTopic) -> Account | None:
         """Raises Unavailable ARCHIVE_MISSING, which concerns this stream alone."""
