@@ -286,6 +286,23 @@ def test_deleted_dataset_keeps_its_number_and_loses_its_pin(world):
         world.read(Reference("departures", 2))
 
 
+def test_datasets_of_other_streams_are_not_read_for_the_pins_of_one(world, monkeypatch):
+    world.contracts.put(a_contract(name="landed"))
+    world.tables.append("landed", rows(1))
+    world.create()
+    world.create("arrivals", stream="landed")
+    assert [{0}] * 2 == [pins_of(stream, world) for stream in ("landed", STREAM)]
+
+    get, read = world.objects.get, []
+    monkeypatch.setattr(world.objects, "get", lambda key: read.append(key) or get(key))
+    assert {0} == pins_of("landed", world)
+    assert {"arrivals"} == {key.split("/")[1] for key in read}
+
+
+def pins_of(stream, world):
+    return datasets.pinned_versions(stream, book=world.book)
+
+
 def test_tagged_dataset_is_not_deleted(world):
     world.create()
     world.tag("gold", 1)

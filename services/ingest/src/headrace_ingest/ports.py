@@ -417,6 +417,9 @@ class DatasetBook(Protocol):
     def places(self, name: str = "") -> list[tuple[str, int]]:
         """Name and number of what is not deleted, of one name or of all, newest first in each."""
 
+    def places_of(self, stream: str) -> list[tuple[str, int]]:
+        """Those of one stream, or of views of it."""
+
     def deleted(self) -> set[tuple[str, int]]:
         """Name and number of what is."""
 

@@ -30,10 +30,12 @@ Read = TypeVar("Read")
 
 
 class ObjectDatasetBook:
-    """DatasetBook; holds nothing, so any number of processes may."""
+    """DatasetBook; holds nothing that may change, so any number of processes may."""
 
     def __init__(self, objects: ObjectStore) -> None:
         self._objects = objects
+        # Of each dataset, for good: to read its manifest may take several requests.
+        self._streams: dict[tuple[str, int], str] = {}
 
     def claimed(self, name: str, named: str) -> Claim | None:
         return self._found(_claim_key(name, named), _CLAIM)
@@ -87,6 +89,14 @@ class ObjectDatasetBook:
             if number and _deleted_key(named, number) not in keys
         ]
         return sorted(found, key=lambda each: (each[0], -each[1]))
+
+    def places_of(self, stream: str) -> list[tuple[str, int]]:
+        places = self.places()
+        for place in places:
+            if place not in self._streams:
+                made = self._read(_manifest_key(*place), _MANIFEST)
+                self._streams[place] = made.selection.stream
+        return [place for place in places if self._streams[place] == stream]
 
     def deleted(self) -> set[tuple[str, int]]:
         keys = set(self._objects.keys(ROOT))

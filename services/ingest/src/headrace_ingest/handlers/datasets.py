@@ -297,6 +297,6 @@ def manifests(places: Iterable[tuple[str, int]], *, book: DatasetBook) -> Iterat
 def pinned_versions(stream: str, *, view: str = "", book: DatasetBook) -> set[int]:
     """The versions of a stream's table, or of a view's, that datasets name: vacuum and log expiry
     keep them."""
-    selections = [each.selection for each in manifests(book.places(), book=book)]
-    own = [each for each in selections if (each.stream, each.view, each.copy) == (stream, view, "")]
+    selections = [each.selection for each in manifests(book.places_of(stream), book=book)]
+    own = [each for each in selections if (each.view, each.copy) == (view, "")]
     return {each.delta_version for each in own}

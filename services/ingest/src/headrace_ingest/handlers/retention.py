@@ -131,11 +131,10 @@ class Keeper:
         """The datasets of a stream whose version may soon be gone."""
         # Twice a day early: a pass may fail and be tried again.
         old_us = self.clock.now_us() - (KEEP_H - 48) * HOUR_US
-        for manifest in manifests(self.datasets.places(), book=self.datasets):
+        for manifest in manifests(self.datasets.places_of(stream), book=self.datasets):
             selection = manifest.selection
             # The log of a view's table is kept.
-            old = manifest.created_at_us < old_us and not (selection.copy or selection.view)
-            if selection.stream == stream and old:
+            if manifest.created_at_us < old_us and not (selection.copy or selection.view):
                 yield manifest
 
     def _give_own_table(self, manifest: Manifest, timeout_s: float) -> None:
