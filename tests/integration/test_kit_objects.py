@@ -12,6 +12,7 @@ import pytest
 from pydantic import SecretStr
 
 from headrace.errors import NotFound, Unavailable
+from headrace_kit import objects
 from headrace_kit.objects import PIECE_BYTES, S3Settings, object_store, self_test
 
 pytestmark = pytest.mark.integration
@@ -131,3 +132,20 @@ def test_bucket_that_is_not_there_has_nothing_unended(settings):
     store = object_store(f"s3://new-{uuid.uuid4().hex[:20]}/prefix", settings)
 
     store.forget_unended("records")
+
+
+@pytest.mark.parametrize("ended_max", [3, 1_000])
+def test_what_was_not_ended_is_found_on_every_page_of_the_list(ended_max, store, monkeypatch):
+    store.put_if_absent("records/whole", b"x")
+    for number in range(5):
+        store._client._create_multipart_upload("headrace", f"{store._prefix}records/{number}", {})
+    monkeypatch.setattr(objects, "UNENDED_PAGE", 2)
+    monkeypatch.setattr(objects, "UNENDED_MAX", ended_max)
+    store.forget_unended("records")
+    assert 5 == len([*store._begun_uploads(f"{store._prefix}records/")])
+    monkeypatch.setattr(objects, "CUT_PUT_AGE_S_MAX", -60)
+    store.forget_unended("records")
+
+    left = [*store._begun_uploads(f"{store._prefix}records/")]
+    assert max(0, 5 - ended_max) == len(left)
+    assert ["records/whole"] == store.keys("records")

@@ -2,11 +2,13 @@
 """The laws of an object store, held by memory and folder; S3 is held to them in integration."""
 
 import errno
+import inspect
 import os
 from io import BytesIO
 from tempfile import TemporaryFile
 
 import pytest
+from minio import Minio
 from pydantic import SecretStr
 
 from headrace.errors import Invalid, NotFound, Unavailable
@@ -180,3 +182,13 @@ def test_delta_is_told_to_put_conditionally():
     assert "true" == options["AWS_ALLOW_HTTP"]
     assert {} == delta_storage_options("file:///folder", S3)
     assert "s3://b/p/records/x" == delta_table_uri("s3://b/p/", "records", "x")
+
+
+def test_minio_has_the_calls_that_it_has_no_public_name_for():
+    """Its upgrades may change these without a word."""
+    asked = {"bucket_name", "prefix", "max_uploads", "key_marker"}
+    assert asked <= inspect.signature(Minio._list_multipart_uploads).parameters.keys()
+    ended = inspect.signature(Minio._abort_multipart_upload).parameters
+    assert ["self", "bucket_name", "object_name", "upload_id"] == [*ended]
+    put = inspect.signature(Minio._put_object).parameters
+    assert ["self", "bucket_name", "object_name", "data", "headers"] == [*put][:5]

@@ -19,6 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from io import BytesIO
+from itertools import islice
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Protocol
 from urllib.parse import unquote, urlsplit
@@ -49,6 +50,8 @@ RACES = 3
 # Plain segments only: no "..", no empty one, nothing that a shell, a URL or a file system reads.
 KEY = re.compile(r"(?!.*(?:^|/)\.)[A-Za-z0-9._=-]+(?:/[A-Za-z0-9._=-]+)*")
 KEY_CHARS_MAX = 512
+# Uploads that one pass lists at a time, and ends at most.
+UNENDED_PAGE, UNENDED_MAX = 1_000, 1_000
 # So deltalake calls a large file in a folder until it is whole.
 UNENDED = re.compile(r".+#\d+")
 
@@ -407,14 +410,31 @@ class S3ObjectStore:
         """At most a thousand; some S3 servers know no rule that would do this by itself."""
         prefix = f"{self._prefix}{_checked(folder)}/"
         oldest_s = SystemClock().now_us() / 1e6 - CUT_PUT_AGE_S_MAX
-        with suppress(NotFound), self._store_errors():  # another process was faster, or no bucket
-            # minio has no public name for either, unlike S3's own interface.
-            found = self._client._list_multipart_uploads(self._bucket, prefix=prefix)
-            for each in found.uploads:
-                if each.initiated_time.timestamp() < oldest_s:
-                    self._client._abort_multipart_upload(
-                        self._bucket, each.object_name, each.upload_id
-                    )
+        with suppress(NotFound), self._store_errors():  # no bucket yet
+            begun = self._begun_uploads(prefix)
+            old = (each for each in begun if each.initiated_time.timestamp() < oldest_s)
+            for each in islice(old, UNENDED_MAX):
+                self._end_upload(each)
+
+    # minio has no public name for what the next two call, unlike S3's own interface.
+
+    def _begun_uploads(self, prefix: str) -> Iterator[Any]:
+        """By key. Of one whose uploads lie on two pages those on the second are left for a later
+        pass: versitygw takes no marker of an upload that was ended since.
+        """
+        after, before = "", None
+        while after != before:  # else the server knows no markers
+            page = self._client._list_multipart_uploads(
+                self._bucket, prefix=prefix, max_uploads=UNENDED_PAGE, key_marker=after
+            )
+            yield from page.uploads
+            if not page.is_truncated or not page.uploads:
+                return
+            after, before = page.uploads[-1].object_name, after
+
+    def _end_upload(self, upload: Any) -> None:
+        with suppress(NotFound), self._store_errors():  # another process was faster
+            self._client._abort_multipart_upload(self._bucket, upload.object_name, upload.upload_id)
 
     @contextmanager
     def _store_errors(self, key: str = "") -> Iterator[None]:
