@@ -58,6 +58,7 @@ class Worker:
 
     def __init__(self, cluster: Cluster, folder: Path) -> None:
         self.cluster, self.owned, self.next = cluster, set(), {}
+        self.placed_anew = 0
         self.world = World(
             folder=folder / "runs", owner=False, told=cluster.told, topic_ids=cluster.topic_ids
         )
@@ -74,6 +75,7 @@ class Worker:
             snapshots=self.snapshots,
             ends=self.cluster.ends,
             begins=lambda _: self.cluster.begins,
+            place_anew=self._place_anew,
         )
         self.writer = SnapshotWriter(
             catalogue=lambda: self.world.catalogue,
@@ -94,6 +96,9 @@ class Worker:
             self.restorer.fetch_next(0.0)
             positions = self.handler.positions(asked)
         self.next |= {each.number: positions.get(each, 0) for each in asked}
+
+    def _place_anew(self) -> None:
+        self.placed_anew += 1
 
     def give_up(self, number: int) -> None:
         self.owned.discard(number)

@@ -6,13 +6,26 @@ from dataclasses import replace
 
 import pytest
 from feature_cluster import PARTITIONS, STEPS, Cluster, take_step
-from feature_world import HOUR, START, Event, World, event_lists
+from feature_world import (
+    HOUR,
+    START,
+    TOPIC,
+    VIEWS,
+    Event,
+    World,
+    a_catalogue,
+    a_window_view,
+    event_lists,
+)
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from headrace.errors import Unavailable
 from headrace_feature.adapters import run_tiers, state_snapshots
 from headrace_feature.domain.manifest import Manifest, RunCopy, furthest, outdated
+from headrace_kit.kafka import Partition
 from headrace_kit.objects import MemoryObjectStore
+from headrace_kit.testing import wait_until
 
 DAY_MS = 86_400_000
 
@@ -128,6 +141,45 @@ def test_state_of_a_topic_that_was_made_again_is_left_at_the_next_start(cluster)
     assert {0: 0, 1: 0} == worker.next
     worker.read_on()
     assert folded_once(EVENTS[:2]) == worker.state()
+
+
+class AwayObjects(MemoryObjectStore):
+    """Answers nothing while it is away."""
+
+    away = False
+
+    def keys(self, folder=""):
+        if self.away:
+            raise Unavailable("OBJECT_STORE_UNAVAILABLE", error="away")
+        return super().keys(folder)
+
+
+def test_new_views_wait_alone_while_the_object_store_is_away(cluster):
+    cluster.objects = AwayObjects()
+    worker = cluster.worker()
+    worker.world.catalogue = a_catalogue(VIEWS[0])
+    worker.place(*PARTITIONS)
+    fold_one_by_one(worker, EVENTS[:100])
+
+    cluster.objects.away = True
+    worker.world.catalogue = a_catalogue(*VIEWS, a_window_view("more", ("kind",), "2h"))
+    old, *new = worker.world.catalogue.layouts().values()
+    asked = [Partition(TOPIC, number) for number in PARTITIONS]
+    worker.restorer.start()
+    wait_until(lambda: worker.handler.positions(asked) and not worker.handler.restoring())
+    fold_one_by_one(worker, EVENTS[100:])
+    assert {0: 100, 1: 100} == worker.world.store.next_by_partition(old)
+    assert [{*PARTITIONS}] * 2 == [worker.world.store.restoring(each) for each in new]
+    assert 0 == worker.placed_anew
+
+    cluster.objects.away = False
+    wait_until(lambda: worker.placed_anew == len(new))
+    worker.place(*PARTITIONS)
+    worker.restorer.stop(10.0)
+    worker.read_on()
+    assert [{0: 100, 1: 100}] * 3 == [
+        worker.world.store.next_by_partition(each) for each in (old, *new)
+    ]
 
 
 class WatchedObjects(MemoryObjectStore):

@@ -319,6 +319,7 @@ def _history(
         snapshots=snapshots,
         ends=ends,
         begins=partial(record_begins, bootstrap),
+        place_anew=place_anew,
     )
     sources = Sources(
         archive=offline.archive,

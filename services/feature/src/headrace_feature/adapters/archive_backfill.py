@@ -3,8 +3,8 @@
 
 What is filled has no position until all of it is taken in, in one batch of the store: nobody reads
 it, and no snapshot says that it is there. Other layouts of the stream wait only until it is known
-where to read on, and not for that either while the archive cannot be asked: what is new is left out
-then, and all is placed anew when the archive is there.
+where to read on, and not for that either while snapshots or the archive cannot be asked for: what
+is new is left out then, and all is placed anew when they are there.
 """
 
 from __future__ import annotations
@@ -101,7 +101,8 @@ class ArchiveBackfill(ThreadPart):
     def put_off(self, layout: Layout) -> bool:
         """For any thread."""
         job = self._jobs.get(layout.id)
-        return job is not None and (job.put_off or job.left_out)
+        waits = job is not None and (job.put_off or job.left_out)
+        return waits or self._snapshots.put_off(layout)
 
     def tend(self) -> None:
         self._snapshots.tend()

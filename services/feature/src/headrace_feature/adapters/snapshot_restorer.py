@@ -2,13 +2,15 @@
 """Fetches runs of partitions that came to this worker, beside the loop; the loop takes them in.
 
 What the worker holds already is not fetched again. A fetch ends only with an answer: an object
-store that is away is asked until it is back, and a bad copy makes way for another manifest's.
+store that is away is asked until it is back, and a bad copy makes way for another manifest's. While
+it is away what is to be fetched is put off, so that a new view keeps no other one waiting.
 """
 
 from __future__ import annotations
 
 import queue
 import shutil
+import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -55,10 +57,11 @@ class _Job:
     layout: Layout
     partitions: frozenset[int]
     fetched: _Fetched | None = None
+    begun_s: float = field(default_factory=time.monotonic)
 
 
 class SnapshotRestorer(ThreadPart):
-    """Restorer; a Part."""
+    """Restorer; a Part. `place_anew`: what was put off can be restored; called by any thread."""
 
     def __init__(
         self,
@@ -68,12 +71,15 @@ class SnapshotRestorer(ThreadPart):
         snapshots: StateSnapshots,
         ends: Callable[[str], Mapping[int, int]],
         begins: Callable[[str], Mapping[int, int]],
+        place_anew: Callable[[], None],
     ) -> None:
         """`begins`, `ends`: of a stream's records as they are now, by partition."""
         super().__init__("restore")
         self._store, self._copies, self._snapshots = store, copies, snapshots
-        self._ends, self._begins = ends, begins
-        self._jobs: dict[bytes, _Job] = {}  # the loop's thread alone looks here
+        self._ends, self._begins, self._place_anew = ends, begins, place_anew
+        # Whether the object store was away at the last try, and when that was over last.
+        self._away, self._back_s = False, 0.0
+        self._jobs: dict[bytes, _Job] = {}  # the loop's thread alone writes here
         self._done: set[tuple[str, bytes, int]] = set()
         self._queue: queue.SimpleQueue[_Job] = queue.SimpleQueue()  # one for each layout at most
 
@@ -90,7 +96,9 @@ class SnapshotRestorer(ThreadPart):
         return not left
 
     def put_off(self, layout: Layout) -> bool:
-        return False
+        """For any thread. What stands behind the one that is tried would fare no better."""
+        job = self._jobs.get(layout.id)
+        return self._away and job is not None and job.fetched is None
 
     def tend(self) -> None:
         """A partition is not read before it is restored: nothing comes later."""
@@ -135,6 +143,8 @@ class SnapshotRestorer(ThreadPart):
         except queue.Empty:
             return
         job.fetched = self._fetch_until_found(job)
+        if job.begun_s <= self._back_s:  # it may have been left out of a placing
+            self._place_anew()
         give_back_freed()
 
     def _fetch_until_found(self, job: _Job) -> _Fetched | None:
@@ -142,11 +152,20 @@ class SnapshotRestorer(ThreadPart):
         while not self._stopping.is_set():
             self._thread.tick()
             try:
-                return self._fetch(job, bad, arrived)
+                fetched = self._fetch(job, bad, arrived)
             except (Unavailable, Busy, NotFound) as err:  # not found: collected since it was listed
                 log.warning("restore_waits", error=str(err))
+                self._note_away(away=err.reason == "OBJECT_STORE_UNAVAILABLE")
                 self._stopping.wait(backoff.failed())
+            else:
+                self._note_away(away=False)
+                return fetched
         return None
+
+    def _note_away(self, *, away: bool) -> None:
+        if self._away and not away:
+            self._back_s = time.monotonic()
+        self._away = away
 
     def _fetch(self, job: _Job, bad: set[str], arrived: dict[str, Arrival]) -> _Fetched:
         """What has arrived stays so when another try is needed.
