@@ -23,6 +23,7 @@ from headrace_inference.adapters.answer_look_ups import AnswerLookUps
 from headrace_inference.adapters.entity_runs import EntityRuns
 from headrace_inference.adapters.grpc_api import InferenceApi
 from headrace_inference.adapters.hot_infer import HotInfer
+from headrace_inference.adapters.kafka_prediction_log import RememberedCounts
 from headrace_inference.adapters.kafka_requests import KafkaRequests
 from headrace_inference.adapters.object_claims import ObjectClaims
 from headrace_inference.adapters.record_filler import RecordFiller
@@ -81,6 +82,8 @@ class Worker:
         self.chosen = []  # what was to be read, each time that it was asked
         self.committed: dict[Partition, int] = {}
         self.missing: set[str] = set()  # topics
+        self.partitions = PARTITIONS  # of each of the others
+        counts = RememberedCounts(self.partition_counts)
         bound = {
             "table": self.table,
             "features": features or MemoryFeatureReader(),
@@ -122,9 +125,7 @@ class Worker:
             workers=2,
             on_failed=lambda _: None,
         )
-        self.look_ups = AnswerLookUps(
-            MemoryTopicLog(self.publisher), partitions=lambda _: PARTITIONS
-        )
+        self.look_ups = AnswerLookUps(MemoryTopicLog(self.publisher), partitions=counts)
         self.claims = ObjectClaims(
             objects or MemoryObjectStore(),
             clock=SystemClock(),
@@ -138,12 +139,15 @@ class Worker:
             claims=self.claims,
             claims_memory_bytes_max=MEMORY_BYTES_MAX,
             committed=lambda _: self.committed,
-            partitions=lambda _: PARTITIONS,
-            missing=lambda asked: self.missing & {*asked},
+            partitions=counts,
+            missing=counts.missing,
             clock=SystemClock(),
             follow=lambda: self.chosen.append(self.table.answering()),
             attempt_log=attempt_log or MemoryAttemptLog(),
         )
+
+    def partition_counts(self, wanted):
+        return {each: self.partitions for each in wanted if each not in self.missing}
 
     def serve(self, *versions, percent=50, model=a_model, endpoint="delay"):
         """The first as champion, the second as canary; each answers with its number."""
@@ -637,6 +641,30 @@ def hand_over_until_done(worker, *records):
         return True
 
     wait_until(done)
+
+
+class NarrowPublisher(MemoryPublisher):
+    """Has this many partitions of every topic."""
+
+    partitions = PARTITIONS
+
+    def publish(self, messages, **options):
+        if gone := [each for each in messages if each.partition >= self.partitions]:
+            raise Unavailable("TOPIC_MISSING", topic=gone[0].topic)
+        super().publish(messages, **options)
+
+
+def test_answers_lie_in_the_partitions_that_are_left_of_a_topic_made_again_with_fewer(make_worker):
+    kafka = NarrowPublisher()
+    worker = make_worker(kafka).serve(1)
+    worker.handle(a_request(asked(0.0), 0, partition=3))
+    kafka.partitions = worker.partitions = 2
+    request = a_request(asked(1.0), 1, partition=3)
+    with pytest.raises(Unavailable, match="TOPIC_MISSING"):
+        worker.handle(request)
+
+    hand_over_until_done(worker, request)
+    assert [3, 1] == [each.partition for each in worker.written()]
 
 
 class Gate:

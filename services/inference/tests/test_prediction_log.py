@@ -18,7 +18,7 @@ from headrace.inference.v1 import inference_events_pb2 as pb
 from headrace.prediction_log import logged_predictions
 from headrace_inference.adapters import kafka_prediction_log, prediction_backlogs
 from headrace_inference.adapters.answered_counts import AnsweredCounts
-from headrace_inference.adapters.kafka_prediction_log import KafkaPredictionLog
+from headrace_inference.adapters.kafka_prediction_log import KafkaPredictionLog, RememberedCounts
 from headrace_inference.adapters.prediction_backlogs import OWN_FAILURES_MAX
 from headrace_inference.domain.prediction import Shadow
 from headrace_inference.domain.request import Tensor
@@ -34,12 +34,13 @@ class Desk:
     def __init__(self, folder, publisher=None, **bounds):
         self.publisher, self.counts = publisher or MemoryPublisher(), AnsweredCounts(folder)
         self.topics_missing, self.fails, self.reason = False, "", "DELIVERY_UNKNOWN"
-        self.asked = []
-        self.log = KafkaPredictionLog(
-            self.publisher, partitions=self.partitions, counts=self.counts, **bounds
-        )
+        self.asked, self.forgotten = [], []
+        self.log = KafkaPredictionLog(self.publisher, partitions=self, counts=self.counts, **bounds)
 
-    def partitions(self, topic):
+    def forget(self, topic):
+        self.forgotten.append(topic)
+
+    def __call__(self, topic):
         self.asked.append(topic)
         if self.topics_missing:
             raise Unavailable("TOPIC_MISSING", topic=topic)
@@ -326,6 +327,30 @@ def test_outage_that_one_endpoint_outlasts_by_a_moment_loses_nothing(desk):
 
     assert 2 == len(desk.rows())
     assert 0 == lost("DELIVERY_UNKNOWN") - before
+
+
+def test_partitions_of_a_topic_in_trouble_are_asked_for_anew(desk):
+    """It may have been made again with fewer."""
+    desk.fails, desk.reason = "broken", "TOPIC_MISSING"
+    desk.give("broken", 0.0)
+    desk.give("delay", 0.0)
+    desk.log.flush()
+
+    assert [topics.INFERENCE_PREDICTIONS.of("broken")] == desk.forgotten
+
+
+def test_partitions_are_remembered_until_something_is_wrong_with_the_topic():
+    told = {"a": 4, "b": 1}
+    counts = RememberedCounts(lambda wanted: {each: told[each] for each in wanted if each in told})
+    assert (4, 1) == (counts("a"), counts("b"))
+
+    told |= {"a": 2, "b": 3}
+    assert (4, 1) == (counts("a"), counts("b"))
+    counts.forget("b")
+    assert {"c"} == counts.missing(["a", "c"])
+    assert (2, 3) == (counts("a"), counts("b"))
+    with pytest.raises(Unavailable, match="TOPIC_MISSING"):
+        counts("c")
 
 
 class Leaderless(MemoryPublisher):

@@ -71,7 +71,7 @@ from headrace_kit.kafka import KafkaPublisher
 from headrace_kit.lifecycle import Part, run_service
 from headrace_kit.native_door import NativeDoor
 from headrace_kit.objects import object_store
-from headrace_kit.offsets import committed_offsets, partitions_by_topic, topic_partitions
+from headrace_kit.offsets import committed_offsets, partitions_by_topic
 from headrace_kit.topic_log import KafkaTopicLog
 from headrace_kit.worker_process import admin_socket, worker_folder
 
@@ -159,16 +159,13 @@ def _channel(settings: Settings, address: str) -> grpc.Channel:
 
 def _log(settings: Settings, folder: Path, publisher: KafkaPublisher) -> KafkaPredictionLog:
     counts = AnsweredCounts(folder / "log")
-    partitions = RememberedCounts(partial(_partition_count, settings))
+    partitions = RememberedCounts(partial(_partition_counts, settings))
     return KafkaPredictionLog(publisher, partitions=partitions, counts=counts)
 
 
-def _partition_count(settings: Settings, topic: str) -> int:
-    return len(topic_partitions(settings.kafka_bootstrap, [topic]))
-
-
-def _missing(settings: Settings, wanted: Collection[str]) -> Collection[str]:
-    return {*wanted} - partitions_by_topic(settings.kafka_bootstrap, wanted).keys()
+def _partition_counts(settings: Settings, wanted: Collection[str]) -> dict[str, int]:
+    found = partitions_by_topic(settings.kafka_bootstrap, wanted)
+    return {topic: len(numbers) for topic, numbers in found.items()}
 
 
 def _row_parts(
@@ -319,7 +316,7 @@ def _request_parts(
     def follow() -> None:
         loop.subscribe({topics.INFERENCE_REQUESTS.of(name) for name in table.answering()})
 
-    partitions = RememberedCounts(partial(_partition_count, settings))
+    partitions = RememberedCounts(partial(_partition_counts, settings))
     look_ups = AnswerLookUps(KafkaTopicLog(settings.kafka_bootstrap), partitions=partitions)
     requests = KafkaRequests(
         RecordFiller(hot, rows_max=settings.rows_max),
@@ -329,7 +326,7 @@ def _request_parts(
         claims_memory_bytes_max=settings.claims_memory_bytes_max,
         committed=partial(committed_offsets, settings.kafka_bootstrap, REQUESTS_GROUP),
         partitions=partitions,
-        missing=partial(_missing, settings),
+        missing=partitions.missing,
         clock=SystemClock(),
         follow=follow,
         attempt_log=FileAttemptLog(folder),

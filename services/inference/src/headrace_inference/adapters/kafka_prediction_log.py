@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import structlog
 
@@ -88,14 +88,24 @@ class Flight:
         return error
 
 
+class PartitionCounts(Protocol):
+    """How many partitions topics have, or had lately."""
+
+    def __call__(self, topic: str) -> int:
+        """Raises Unavailable TOPIC_MISSING or BROKER_UNAVAILABLE."""
+
+    def forget(self, topic: str) -> None:
+        """Something is wrong with it: ask anew when it is needed next."""
+
+
 class KafkaPredictionLog(ThreadPart):
-    """PredictionLog on a Publisher; `partitions` tells how many a topic has."""
+    """PredictionLog on a Publisher."""
 
     def __init__(
         self,
         publisher: PipelinedPublisher,
         *,
-        partitions: Callable[[str], int],
+        partitions: PartitionCounts,
         counts: AnsweredCounts,
         pending_bytes_max: int = PENDING_BYTES_MAX,
     ) -> None:
@@ -180,6 +190,8 @@ class KafkaPredictionLog(ThreadPart):
         take the place of theirs.
         """
         endpoint, count = backlog.endpoint, rows(backlog.taken)
+        if error.reason == TOPIC_MISSING:  # or made again, with fewer partitions
+            self._partitions.forget(topics.INFERENCE_PREDICTIONS.of(endpoint))
         hopeless = error.retry_delay_s is None
         if hopeless or self._backlogs.failed(backlog) or error.reason == TOPIC_MISSING:
             _lose(endpoint, count, error)
@@ -231,18 +243,31 @@ class KafkaPredictionLog(ThreadPart):
 
 
 class RememberedCounts:
-    """How many partitions a topic has, asked again after a while: a topic may be widened."""
+    """PartitionCounts, asked again after a while: a topic may be widened.
 
-    def __init__(self, ask: Callable[[str], int]) -> None:
+    `ask`: how many those of the topics have that are there; raises Unavailable BROKER_UNAVAILABLE.
+    """
+
+    def __init__(self, ask: Callable[[Collection[str]], Mapping[str, int]]) -> None:
         self._ask = ask
         self._known: dict[str, tuple[int, float]] = {}
 
     def __call__(self, topic: str) -> int:
         count, until_s = self._known.get(topic, (0, 0.0))
-        if time.monotonic() >= until_s:
-            count = self._ask(topic)
-            self._known[topic] = count, time.monotonic() + PARTITIONS_AGE_S_MAX
-        return count
+        if time.monotonic() < until_s:
+            return count
+        if self.missing([topic]):
+            raise Unavailable("TOPIC_MISSING", topic=topic)
+        return self._known[topic][0]
+
+    def forget(self, topic: str) -> None:
+        self._known.pop(topic, None)
+
+    def missing(self, wanted: Collection[str]) -> set[str]:
+        """Which topics are not there by now; what the others have is remembered anew."""
+        told, until_s = self._ask(wanted), time.monotonic() + PARTITIONS_AGE_S_MAX
+        self._known |= {topic: (count, until_s) for topic, count in told.items()}
+        return {*wanted} - told.keys()
 
 
 def ce_headers(id_: str) -> tuple[tuple[str, bytes], ...]:
