@@ -451,6 +451,22 @@ def test_request_without_an_id_has_the_same_prediction_id_when_it_is_read_again(
     assert 1 == len(set(ids))
 
 
+def test_request_without_an_id_has_another_prediction_id_in_a_topic_that_was_made_again(
+    make_worker,
+):
+    ids, events = [], []
+    for topic_id in ("first", "second", "second"):
+        worker = make_worker().serve(1)
+        worker.requests.follow_topics({REQUESTS: topic_id})
+        worker.handle(a_request(asked(0.0), 17), a_request(b"no message", 18))
+        ids += [each for event in worker.events() for each in event.first_prediction_ids]
+        events.append({dict(each.headers)["ce_id"] for each in worker.written()})
+
+    assert ids[0] != ids[1] == ids[2]
+    assert not events[0] & events[1]
+    assert events[1] == events[2]
+
+
 def a_topic(*values):
     """Kafka with these requests on partition 0."""
     publisher = MemoryPublisher()

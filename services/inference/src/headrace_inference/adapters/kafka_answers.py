@@ -58,7 +58,8 @@ def answers(
         number = group.partition.number
         part = parts.get(group.source)
         for first, record in _refusals(members) if part is None else _answers(part, members, keep):
-            headers = ce_headers(f"{number}:{first.offset}") + tracing.record_headers()
+            named = f"{first.topic_id}:{number}:{first.offset}"
+            headers = ce_headers(named) + tracing.record_headers()
             target = number % partitions(topic)
             yield Message(topic, None, record, headers, target)
 

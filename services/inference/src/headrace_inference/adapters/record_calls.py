@@ -69,8 +69,8 @@ class RecordCall(HotCall):
         self.entity_key, self.topic_id = entity_key, topic_id
         # What names the payload, where that did not fit the record.
         self.claim: Claim | None = None
-        # The same whenever it is read, for one that names none.
-        self.id = f"{partition.number}:{offset}"
+        # The same whenever it is read, for one that names none; another's in a topic made again.
+        self.id = f"{topic_id}:{partition.number}:{offset}"
         self.prediction: Prediction | None = None
         self.place = 0
         # The record that claims its answer, once that is kept.
