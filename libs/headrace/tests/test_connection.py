@@ -57,3 +57,21 @@ def test_without_either_it_is_not_running(tmp_path, monkeypatch):
 
     with pytest.raises(Unavailable, match="NOT_RUNNING"):
         connect()
+
+
+def test_platform_here_is_shown_the_token_that_was_kept_for_it(tmp_path):
+    run_here(tmp_path)
+    keep_connection(tmp_path, HERE, "secret")
+
+    client = connect(tmp_path)
+
+    assert (HERE, "secret") == (client.addresses, client.token)
+
+
+def test_platform_here_is_shown_no_token_of_another(tmp_path):
+    run_here(tmp_path)
+    keep_connection(tmp_path, ELSEWHERE, "secret")
+
+    client = connect(tmp_path)
+
+    assert (HERE, "") == (client.addresses, client.token)

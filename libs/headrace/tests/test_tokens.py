@@ -4,12 +4,14 @@
 import json
 import stat
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 
 import pytest
 from typer.testing import CliRunner
 
 from headrace.cli import access
 from headrace.cli.main import app
+from headrace.client import Addresses
 from headrace.errors import Denied, Invalid, Unavailable
 from headrace.tokens import (
     Caller,
@@ -205,6 +207,33 @@ def test_connection_is_kept_for_its_owner_alone(registry, tmp_path):
     assert "ingest.example.org:7101" == json.loads(kept.read_text())["addresses"]["ingest"]
     assert "secret-token" not in done.output
     assert ["secret-token"] == registry.shown
+
+
+@pytest.fixture
+def here(monkeypatch):
+    """As if `headrace up` ran on the folder, on ports that are not the usual ones."""
+    addresses = Addresses(registry="127.0.0.1:17104", ingest="127.0.0.1:17101")
+    monkeypatch.setattr(access, "addresses_here", lambda data_dir: addresses)
+    return addresses
+
+
+def test_token_is_kept_for_the_platform_that_runs_on_the_folder(registry, here, tmp_path):
+    shown = tmp_path / "operator.token"
+    shown.write_text("secret-token\n")
+    done = CliRunner().invoke(
+        app, ["connect", "--token-file", str(shown), "--data-dir", str(tmp_path / "here")]
+    )
+
+    assert (0, here) == (done.exit_code, registry.addresses)
+    kept = json.loads((tmp_path / "here" / "connection.json").read_text())
+    assert {"addresses": asdict(here), "token": "secret-token"} == kept
+    assert "goes first" not in done.output
+
+
+def test_platform_elsewhere_is_told_to_come_after_the_one_that_runs_here(registry, here, tmp_path):
+    elsewhere = ["--registry", "registry.example.org:7104", "--data-dir", str(tmp_path / "here")]
+
+    assert "goes first" in CliRunner().invoke(app, ["connect", *elsewhere]).output
 
 
 @pytest.mark.parametrize(

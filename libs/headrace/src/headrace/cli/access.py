@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -13,12 +14,12 @@ from rich.table import Table
 from headrace.cli.connection import DEFAULT_DATA_DIR, DataDir
 from headrace.cli.output import err, out, show_table, told_errors
 from headrace.client import Addresses, Client
-from headrace.connection import keep_connection
+from headrace.connection import addresses_here, keep_connection
 from headrace.errors import Denied, Invalid, Unavailable
 from headrace.tokens import issue_token, permit_caller, read_tokens, revoke_tokens, rotate_token
 
-DEFAULT = Addresses()
 TOKEN_CHARACTERS_MAX = 512
+Address = Annotated[str | None, typer.Option(help="HOST:PORT.")]
 tokens = typer.Typer(
     no_args_is_help=True,
     help="Who may call the services; they look at the file of *_TOKENS_FILE each second.",
@@ -33,13 +34,13 @@ CallerName = Annotated[str, typer.Argument(help="A program or a person, in a-z, 
 
 def connect(
     *,
-    kafka: Annotated[str, typer.Option(help="HOST:PORT.")] = DEFAULT.kafka,
-    ingest: Annotated[str, typer.Option(help="HOST:PORT.")] = DEFAULT.ingest,
-    feature: Annotated[str, typer.Option(help="HOST:PORT.")] = DEFAULT.feature,
-    trainer: Annotated[str, typer.Option(help="HOST:PORT.")] = DEFAULT.trainer,
-    registry: Annotated[str, typer.Option(help="HOST:PORT.")] = DEFAULT.registry,
-    inference: Annotated[str, typer.Option(help="HOST:PORT.")] = DEFAULT.inference,
-    monitor: Annotated[str, typer.Option(help="HOST:PORT.")] = DEFAULT.monitor,
+    kafka: Address = None,
+    ingest: Address = None,
+    feature: Address = None,
+    trainer: Address = None,
+    registry: Address = None,
+    inference: Address = None,
+    monitor: Address = None,
     token_file: Annotated[
         Path | None,
         typer.Option(help="Holds the token to show; - is standard input.", allow_dash=True),
@@ -48,21 +49,37 @@ def connect(
 ) -> None:
     """Remember where a platform is, and the token to show it; the other commands talk to it then.
 
-    One that `headrace up` runs on the same data folder goes first. The addresses that are not given
-    are those of this machine, where docker-compose.yml publishes them. Unless a token is given none
-    is shown. The registry is asked first: nothing is remembered unless it answers and knows the
-    token.
+    The addresses that are not given are those of the platform that `headrace up` runs on the same
+    data folder, which goes first as long as it runs; else those of this machine, where
+    docker-compose.yml publishes them. Unless a token is given none is shown. The registry is asked
+    first: nothing is remembered unless it answers and knows the token.
 
         headrace connect --token-file operator.token
 
         headrace connect --registry registry.ml.example.org:7104 --data-dir ~/.headrace-prod
     """
+    named = {
+        "kafka": kafka,
+        "ingest": ingest,
+        "feature": feature,
+        "trainer": trainer,
+        "registry": registry,
+        "inference": inference,
+        "monitor": monitor,
+    }
+    given = {name: address for name, address in named.items() if address is not None}
     with told_errors():
         token = _token(token_file) if token_file else ""
-        addresses = Addresses(kafka, ingest, feature, trainer, registry, inference, monitor)
+        here = addresses_here(data_dir)
+        addresses = replace(here or Addresses(), **given)
         found = _asked(Client(addresses, token))
         kept = keep_connection(data_dir, addresses, token)
     out.print(f"Connected, until {kept} is removed. {found} Try: headrace streams")
+    if here not in (None, addresses):
+        out.print(
+            f"The platform that headrace up runs on {data_dir} goes first as long as it runs:"
+        )
+        out.print("give this one a folder of its own, with --data-dir here and in other commands.")
 
 
 @tokens.command("add")
