@@ -23,6 +23,14 @@ def refused(act):
     return "done"
 
 
+def problem(act):
+    try:
+        act()
+    except MlflowException as err:
+        return err.message
+    return "done"
+
+
 champion = client.get_model_version_by_alias(name, "champion")
 fetched = Path(mlflow.artifacts.download_artifacts(f"models:/{name}@champion", dst_path=folder))
 model = client.get_registered_model(name)
@@ -45,5 +53,6 @@ found = {
     "create": refused(lambda: client.create_registered_model("more")),
     "move": refused(lambda: client.set_registered_model_alias(name, "champion", "2")),
     "delete": refused(lambda: client.delete_model_version(name, "1")),
+    "experiments": problem(client.search_experiments),
 }
 sys.stdout.write(json.dumps(found))

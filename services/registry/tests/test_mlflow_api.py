@@ -191,7 +191,6 @@ def test_path_that_could_lead_elsewhere_is_no_path(door, path):
         ("POST", f"{API}/registered-models/alias"),
         ("DELETE", f"{API}/registered-models/alias"),
         ("PATCH", f"{API}/model-versions/update"),
-        ("POST", f"{API}/runs/search"),
         ("PUT", FILE),
         ("DELETE", FILE),
     ],
@@ -202,10 +201,21 @@ def test_whatever_writes_is_refused(door, method, path):
     assert (405, "NOT_IMPLEMENTED") == words(refused.value.told)
 
 
-def test_what_is_not_offered_is_no_endpoint(door):
+@pytest.mark.parametrize(
+    ("method", "path", "said"),
+    [
+        ("GET", "registered-models/get-prompt", "not offered"),
+        ("GET", "experiments/get", "experiments, runs and the like are no part of this"),
+        ("POST", "experiments/search", "experiments, runs and the like are no part of this"),
+        ("POST", "runs/search", "experiments, runs and the like are no part of this"),
+        ("POST", "experiments/create", "experiments, runs and the like are no part of this"),
+    ],
+)
+def test_what_is_not_offered_is_no_endpoint(door, method, path, said):
     with pytest.raises(HttpError) as refused:
-        door.ask(f"{API}/experiments/get", {})
+        door.ask(f"{API}/{path}", {}, method)
     assert (404, "ENDPOINT_NOT_FOUND") == words(refused.value.told)
+    assert said in json.loads(refused.value.told.body)["message"]
 
 
 def words(response: HttpResponse) -> tuple[int, str]:

@@ -47,6 +47,12 @@ from headrace_registry.ports import ArtifactStore, RegistryStore, Spool
 
 API = "/api/2.0/mlflow"
 ARTIFACTS = "/api/2.0/mlflow-artifacts/artifacts"
+# The parts of its API of which something is answered, and what is said of all others.
+PARTS = (f"{API}/registered-models/", f"{API}/model-versions/", f"{ARTIFACTS}/")
+NO_PART = (
+    "experiments, runs and the like are no part of this: of MLflow's API registered models and "
+    "their versions can be read (what is covered: services/registry/README.md)"
+)
 FILE = "model.onnx"
 FILE_PATH = re.compile(rf"{ARTIFACTS}/([0-9a-f]{{64}})/{re.escape(FILE)}")
 # The RPC of each decides who may ask: the same people by either door.
@@ -113,6 +119,8 @@ class MlflowApi:
         if route is not None and (method == "GET" or (method == "POST" and route.by_post)):
             answer = route.answer
             return partial(_told, lambda asked: _json(answer(_query(asked))))
+        if not path.startswith(PARTS):
+            raise _refusal(404, "ENDPOINT_NOT_FOUND", NO_PART)
         if method == "GET":
             raise _refusal(404, "ENDPOINT_NOT_FOUND", "this is not offered here")
         raise _refusal(405, "NOT_IMPLEMENTED", "models are read here: headrace models writes them")
