@@ -8,9 +8,11 @@ import numpy as np
 import onnxruntime
 import pytest
 from onnx import TensorProto, helper
+from onnxruntime.capi import onnxruntime_pybind11_state
 
 from headrace.errors import Busy, HeadraceError, Invalid
 from headrace_inference.adapters import onnx_runtime
+from headrace_inference.domain.model_tensors import FEW, holds_nan
 from headrace_inference.domain.request import InferRequest, Tensor
 from headrace_inference.domain.rollout import Rollout
 from headrace_inference.domain.serving import ServingTable, TensorSpec, Tried
@@ -292,7 +294,7 @@ def test_whatever_the_runtime_raises_while_it_runs_is_the_models_fault(raises, m
     def fails(*_, **__):
         raise raises("from within")
 
-    monkeypatch.setattr(onnxruntime.InferenceSession, "run", fails)
+    monkeypatch.setattr(onnxruntime_pybind11_state.InferenceSession, "run", fails)
     room = Room(an_echo(TensorProto.FLOAT))  # to try it fails too, which keeps it from nothing
 
     with pytest.raises(HeadraceError, match="MODEL_ERROR"):
@@ -316,3 +318,16 @@ def test_input_of_more_than_there_is_memory_is_not_tried():
 def test_tensor_of_no_known_type_is_refused_when_it_is_loaded():
     with pytest.raises(Invalid, match="FORMAT"):
         Room(an_echo(TensorProto.FLOAT8E4M3FN))
+
+
+@pytest.mark.parametrize("many", [1, FEW])
+@pytest.mark.parametrize("kind", ["<f2", "<f4", "<f8"])
+def test_nan_is_found_among_what_is_no_number_else(kind, many):
+    largest = np.finfo(kind).max
+    values = np.tile(np.array([[np.inf, -np.inf], [largest, -largest]], kind), (many, 1))
+
+    assert not holds_nan(values)
+    values[-1, 1] = np.nan
+    assert holds_nan(values)
+    assert holds_nan(values.T)
+    assert not holds_nan(np.zeros((0, 2), kind))

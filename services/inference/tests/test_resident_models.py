@@ -7,6 +7,7 @@ import threading
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
+import onnxruntime
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -363,24 +364,15 @@ def test_large_inputs_are_not_recorded(room):
 
 
 def test_session_changes_its_providers_never_while_it_answers(monkeypatch):
-    onnx = a_model(1.0)
+    def fails(*_):
+        raise onnxruntime_pybind11_state.EPFail("out of its memory")
+
+    onnx, changed = a_model(1.0), []
+    monkeypatch.setattr(onnxruntime_pybind11_state.InferenceSession, "run", fails)
+    monkeypatch.setattr(onnxruntime.InferenceSession, "set_providers", changed.append)
     session = OnnxModelRuntime(threads=1, providers=providers("cpu")).load(
         onnx, a_served_version(onnx=onnx)
     )
-    runtimes, changed = session._run.__self__, []
-
-    class Failing:
-        def __init__(self, one):
-            self.one = one
-
-        def __getattr__(self, name):
-            return getattr(self.one, name)
-
-        def run(self, *_):
-            raise onnxruntime_pybind11_state.EPFail("out of its memory")
-
-    monkeypatch.setattr(runtimes, "_sess", Failing(runtimes._sess))
-    monkeypatch.setattr(runtimes, "set_providers", changed.append)
 
     with pytest.raises(HeadraceError, match="MODEL_ERROR"):
         session.run({"features": np.zeros((1, 3), np.float32)}, ["score"])

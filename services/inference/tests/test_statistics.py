@@ -7,10 +7,10 @@ from functools import partial
 import pytest
 from prometheus_client import CollectorRegistry
 
-from headrace_inference.adapters.latency_metrics import tell_latencies
+from headrace_inference.adapters.answered_metrics import tell_answered, tell_latencies
 from headrace_inference.domain import statistics
 from headrace_inference.domain.statistics import BOUNDS_NS, Duration, Execution, Statistics
-from headrace_kit.telemetry import CountedHistogram
+from headrace_kit.telemetry import CountedCounter, CountedHistogram
 
 
 def an_execution(version=1, *, requests=1, rows=1, ended_at_us=1):
@@ -115,3 +115,17 @@ def test_version_that_only_failed_has_no_latency():
     done.record_failure("delay", 1, duration_ns=50)
 
     assert [] == done.latencies()
+
+
+def test_what_an_endpoint_answered_is_told_for_all_its_versions(monkeypatch):
+    monkeypatch.setattr(statistics, "VERSIONS_MAX", 1)
+    done, registry = Statistics(), CollectorRegistry()
+    tell_answered(done, partial(CountedCounter, registry=registry))
+    done.record(an_execution(1, requests=3, rows=5))
+    done.record(an_execution(2, requests=1, rows=2))  # the first version is forgotten
+    done.record_failure("delay", 2, duration_ns=50)
+
+    assert [4.0, 7.0, 2.0] == [
+        registry.get_sample_value(f"headrace_inference_{name}", {"endpoint": "delay"})
+        for name in ("request_success_total", "rows_total", "runs_total")
+    ]

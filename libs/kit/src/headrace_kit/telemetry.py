@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import logging
 import sys
+import threading
+from bisect import bisect_left
 from collections.abc import Callable, Iterable, Sequence
 from functools import cache
 from itertools import accumulate
@@ -12,7 +14,7 @@ from typing import Any, NamedTuple
 
 import structlog
 from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram
-from prometheus_client.core import HistogramMetricFamily
+from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily
 from prometheus_client.registry import Collector
 
 SECONDS_BUCKETS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 60.0)
@@ -109,3 +111,53 @@ class CountedHistogram(Collector):
             buckets = list(zip(self._bounds, accumulate(counted.counts), strict=True))
             family.add_metric(counted.labels, buckets, counted.sum_s)
         yield family
+
+
+class CountedCounter(Collector):
+    """`headrace_<service>_<name>`, read when it is asked for, as CountedHistogram: `read` gives the
+    values of its labels with what was counted."""
+
+    def __init__(
+        self,
+        service: str,
+        name: str,
+        means: str,
+        labels: Sequence[str],
+        *,
+        read: Callable[[], Iterable[tuple[Sequence[str], float]]],
+        registry: CollectorRegistry = REGISTRY,
+    ) -> None:
+        self._name, self._means, self._labels = f"headrace_{service}_{name}", means, labels
+        self._read = read
+        registry.register(self)
+
+    def collect(self) -> Iterable[CounterMetricFamily]:
+        family = CounterMetricFamily(self._name, self._means, labels=self._labels)
+        for labels, count in self._read():
+            family.add_metric(labels, count)
+        yield family
+
+
+class QuickHistogram:
+    """As `histogram`, without labels, in a quarter of the time: for what every request waits for.
+
+    That one takes a lock for its sum and one for its bucket, and looks at each bucket before it.
+    """
+
+    def __init__(
+        self, service: str, name: str, means: str, *, registry: CollectorRegistry = REGISTRY
+    ) -> None:
+        self._lock = threading.Lock()
+        self._counts, self._sum_s = [0] * (len(SECONDS_BUCKETS) + 1), 0.0
+        bounds_s, read = SECONDS_BUCKETS, self._read
+        CountedHistogram(service, name, means, (), bounds_s=bounds_s, read=read, registry=registry)
+
+    def observe(self, seconds: float) -> None:
+        bucket = bisect_left(SECONDS_BUCKETS, seconds)
+        with self._lock:
+            self._counts[bucket] += 1
+            self._sum_s += seconds
+
+    def _read(self) -> Iterable[Counted]:
+        with self._lock:
+            yield Counted((), tuple(self._counts), self._sum_s)

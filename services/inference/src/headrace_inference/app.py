@@ -26,6 +26,7 @@ from headrace_inference import handlers
 from headrace_inference.adapters import claim_api, grpc_api
 from headrace_inference.adapters.answer_look_ups import AnswerLookUps
 from headrace_inference.adapters.answered_counts import AnsweredCounts
+from headrace_inference.adapters.answered_metrics import tell_answered, tell_latencies
 from headrace_inference.adapters.claim_api import ClaimApi
 from headrace_inference.adapters.disk_artifact_store import DiskArtifactStore
 from headrace_inference.adapters.entity_runs import EntityRuns
@@ -36,7 +37,6 @@ from headrace_inference.adapters.hot_infer import HotInfer
 from headrace_inference.adapters.kafka_failure_log import KafkaFailureLog
 from headrace_inference.adapters.kafka_prediction_log import KafkaPredictionLog, RememberedCounts
 from headrace_inference.adapters.kafka_requests import KafkaRequests
-from headrace_inference.adapters.latency_metrics import tell_latencies
 from headrace_inference.adapters.long_calls import LongCalls
 from headrace_inference.adapters.object_claims import ClaimSweep, ObjectClaims
 from headrace_inference.adapters.onnx_providers import providers
@@ -108,6 +108,7 @@ def run(settings: Settings, worker: int | None) -> int:
         entities_max=settings.feature_rows_entities_max,
         service=GrpcFeatureReader(_channel(settings, settings.feature_address)),
     )
+    tell_answered(statistics)
     tell_latencies(statistics)
     bound = partial(
         _bound,

@@ -71,9 +71,12 @@ from headrace_kit.failpoints import failpoint
 FEATURES_S_MAX = 10.0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Work:
-    """Rows that one choice of versions answers: what both models take, in the models' terms."""
+    """Rows that one choice of versions answers: what both models take, in the models' terms.
+
+    Not frozen, as Prediction.
+    """
 
     serving: Serving
     choice: Choice
@@ -394,9 +397,10 @@ def _run(
     values = loaded.model.run(arrays, work.outputs, ending)
     if loaded.served.features and values[0].shape != inputs[FEATURES].shape[:1]:
         raise HeadraceError("MODEL_ERROR")
-    if any(_nonfinite(loaded, each) for each in values):
-        given = arrays if work.door is Door.TENSORS else {}
-        raise nonfinite(given, version=loaded.served.version)
+    for each in values:
+        if _nonfinite(loaded, each):
+            given = arrays if work.door is Door.TENSORS else {}
+            raise nonfinite(given, version=loaded.served.version)
     return {name: told(specs[name], each) for name, each in zip(work.outputs, values, strict=True)}
 
 

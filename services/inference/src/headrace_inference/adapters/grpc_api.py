@@ -8,7 +8,6 @@ extension. ModelReady answers false for a name that is unknown, as Triton does.
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import lru_cache
 from importlib.metadata import version
 from time import perf_counter_ns
 from typing import Any, Protocol
@@ -47,14 +46,9 @@ ASKED_BY_PREDICTORS = (
     "ModelStatistics",
     "RepositoryIndex",
 )
-# Endpoints whose counters are at hand.
-COUNTERS_MAX = 1_000
 ACTIONS = {f"/{SERVICE_NAME}/{name}": PREDICT for name in ASKED_BY_PREDICTORS}
 
-successes = counter("inference", "request_success_total", "Requests answered.", "endpoint")
 refusals = counter("inference", "request_failure_total", "Requests not answered.", "reason")
-rows = counter("inference", "rows_total", "Rows answered.", "endpoint")
-runs = counter("inference", "runs_total", "Runs that answered them.", "endpoint")
 
 
 class Infer(Protocol):
@@ -130,7 +124,6 @@ class InferenceApi(oip_grpc.GRPCInferenceServiceServicer):
             refusals.labels(err.reason).inc()
             self._count_failure(request, perf_counter_ns() - begin_ns)
             raise
-        count_run(prediction, requests=1)
         if (span := tracing.current()) is not None:
             told(span, prediction, asked.id)
         raw = len(request.raw_input_contents) > 0
@@ -156,20 +149,6 @@ class InferenceServer(GrpcServer):
     def stop(self, timeout_s: float) -> None:
         failpoint("inference.drain.half")
         super().stop(timeout_s)
-
-
-def count_run(done: Prediction, *, requests: int) -> None:
-    """Of one run, however many requests shared it."""
-    of_requests, of_rows, of_runs = _counters(done.endpoint)
-    of_requests.inc(requests)
-    of_rows.inc(done.rows)
-    of_runs.inc()
-
-
-@lru_cache(maxsize=COUNTERS_MAX)
-def _counters(endpoint: str) -> tuple[Any, Any, Any]:
-    """To find them by their labels takes longer than all that is counted."""
-    return successes.labels(endpoint), rows.labels(endpoint), runs.labels(endpoint)
 
 
 def _execution(prediction: Prediction, total_ns: int, *, decode_ns: int) -> Execution:

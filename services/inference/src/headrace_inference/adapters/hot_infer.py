@@ -147,7 +147,7 @@ class HotInfer:
     def _quick(self, kind: Kind, asks: Sequence[Ask]) -> bool:
         """Whether the door's thread may run them; a model of which that is not known is slow, and
         so is one that is not in memory."""
-        rows = sum(ask.plan.rows for ask in asks)
+        rows = sum([ask.plan.rows for ask in asks])
         needed_s = kind.needed_s(rows) if kind.shared else kind.needed_s(1) * len(asks)
         return (
             kind.resident and kind.steady and 0.0 < needed_s <= QUICK_S and rows <= self._rows_max
@@ -240,7 +240,7 @@ class HotInfer:
                 kind,
                 Lane(
                     self._guarded,
-                    LoadFirst(kind.choice.answering.model, self._runners),
+                    LoadFirst(kind.model, self._runners),
                     rows_max=self._rows_max if kind.shared else 1,
                     row_s=kind.needed_s(1),
                     now_s=time.monotonic,
@@ -297,7 +297,7 @@ class HotInfer:
         )
 
     def _in_time(self, kind: Kind, asks: Sequence[Ask]) -> list[Ask]:
-        needed_s = kind.needed_s(sum(ask.plan.rows for ask in asks))
+        needed_s = kind.needed_s(sum([ask.plan.rows for ask in asks]))
         end_s = time.monotonic() + needed_s
         found = []
         for ask in asks:

@@ -26,7 +26,7 @@ from headrace_inference.adapters.tensor_codec import DATATYPES
 from headrace_inference.domain.request import FEATURES, SCORE
 from headrace_inference.domain.rollout import ServedVersion
 from headrace_inference.domain.serving import ANY_SIZE, Ending, TensorSpec, Tried
-from headrace_kit.telemetry import histogram
+from headrace_kit.telemetry import QuickHistogram
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -63,7 +63,7 @@ DATATYPE_BY_TYPE = {
 Run = Callable[[Mapping[str, NDArray[Any]], Sequence[str]], list[NDArray[Any]]]
 
 log = structlog.get_logger(__name__)
-seconds = histogram("inference", "compute_infer_seconds", "Running one model once.")
+seconds = QuickHistogram("inference", "compute_infer_seconds", "Running one model once.")
 
 
 class OnnxSession:
@@ -74,7 +74,8 @@ class OnnxSession:
         self.outputs = tuple(map(_spec, session.get_outputs()))
         self.tried = Tried()
         in_bits = any(spec.datatype == "BF16" for spec in (*self.inputs, *self.outputs))
-        self._run = partial(run_with_bits, session) if in_bits else session.run
+        # What its `run` looks at first, who asks has looked at: a quarter of a small model's run.
+        self._run = partial(run_with_bits, session) if in_bits else session._sess.run
 
     def run(
         self,
@@ -99,14 +100,16 @@ class OnnxSession:
         outputs: Sequence[str],
         ending: Ending | None = None,
     ) -> list[NDArray[Any]]:
+        begin_s = time.perf_counter()
         try:
-            with seconds.time():
-                found: list[NDArray[Any]] = self._run(outputs, inputs, options)
+            found: list[NDArray[Any]] = self._run(outputs, inputs, options)
         except Exception as err:  # see _what_it_raises
             if ending is not None and ending.asked:
                 raise Unavailable("DEADLINE_UNMET") from err
             log.error("model_failed", error=_what_it_raises(err))
             raise HeadraceError("MODEL_ERROR") from err
+        finally:
+            seconds.observe(time.perf_counter() - begin_s)
         if self.tried.rows_apart:
             rows = {values.shape[:1] for values in (*inputs.values(), *found)}
             if len(rows) != 1:

@@ -191,6 +191,7 @@ def _kind(
         found = made[key] = Kind(
             serving=serving,
             choice=choice,
+            model=loaded.model,
             inputs=inputs,
             outputs=outputs,
             by_features=by_features,

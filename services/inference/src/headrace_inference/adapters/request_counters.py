@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
-from headrace_inference.adapters.grpc_api import count_run, refusals
+from headrace_inference.adapters.grpc_api import refusals
 from headrace_inference.adapters.record_calls import RecordCall
 from headrace_inference.domain.prediction import Prediction
 from headrace_inference.domain.statistics import Execution, Statistics
@@ -28,7 +28,6 @@ class RequestCounters:
         ended_s = time.monotonic()
         run_ns = int((ended_s - began_s) * 1e9)
         queues_ns = [int(_waited_s(call, began_s) * 1e9) for call in calls]
-        count_run(done, requests=len(calls))
         self._statistics.record(
             Execution(
                 endpoint=done.endpoint,

@@ -54,7 +54,7 @@ AnyAsk = TypeVar("AnyAsk", bound=Asked)
 
 def callers_of(asks: Iterable[Asked]) -> int:
     """How many of them are not Kafka's."""
-    return sum(not isinstance(ask.call, RecordCall) for ask in asks)
+    return sum([not isinstance(ask.call, RecordCall) for ask in asks])
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from time import perf_counter_ns
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,7 +29,7 @@ from headrace_inference.domain.prediction import (
 )
 from headrace_inference.domain.request import PREDICTION_ID, Door, Tensor
 from headrace_inference.domain.rollout import Arm, Rollout
-from headrace_inference.domain.serving import Choice, Ending, Serving, TensorSpec
+from headrace_inference.domain.serving import Choice, Ending, Model, Serving, TensorSpec
 from headrace_inference.handlers import Work, answer
 from headrace_kit.hot_calls import HotCall
 
@@ -47,6 +47,8 @@ class Kind:
 
     serving: Serving
     choice: Choice
+    # That answers.
+    model: Model
     # Of each input of the model: its name, and the type and the sizes of a row.
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[str, ...]
@@ -65,10 +67,22 @@ class Kind:
 
     @property
     def resident(self) -> bool:
-        return self.choice.answering.model.resident
+        return self.model.resident
 
     def needed_s(self, rows: int) -> float:
-        return self.choice.answering.model.least_s(rows)
+        return self.model.least_s(rows)
+
+
+# Of an output of a reply: its datatype, its shape and how many bytes its contents are.
+Output = tuple[str, tuple[int, ...], int]
+
+
+class Framed(NamedTuple):
+    """Of a reply: its outputs without their contents, encoded, and what stands before each of
+    those."""
+
+    outputs: bytes
+    tags: tuple[bytes, ...]
 
 
 @dataclass(slots=True, eq=False)
@@ -77,19 +91,15 @@ class ReplyForm:
 
     names: tuple[str, ...]
     rows: int
-    _middles: dict[object, bytes] = field(default_factory=dict)
+    _framed: dict[object, Framed] = field(default_factory=dict)
 
-    def middle(self, tensors: Sequence[TensorSpec]) -> bytes:
-        """The outputs without their contents, encoded."""
-        shapes = tuple(tensor.shape for tensor in tensors)
-        found = self._middles.get(shapes)
+    def framed(self, outputs: Sequence[Output]) -> Framed:
+        key = tuple(outputs)
+        found = self._framed.get(key)
         if found is None:
-            if len(self._middles) >= SHAPES_MAX:
-                self._middles.clear()
-            response = oip.ModelInferResponse()
-            for tensor in tensors:
-                response.outputs.add(name=tensor.name, datatype=tensor.datatype, shape=tensor.shape)
-            found = self._middles[shapes] = response.SerializeToString()
+            if len(self._framed) >= SHAPES_MAX:
+                self._framed.clear()
+            found = self._framed[key] = _framed(self.names, outputs)
         return found
 
 
@@ -140,16 +150,11 @@ class Ask:
         return self.kind.version
 
 
-@dataclass(frozen=True, slots=True)
-class Ran:
+class Ran(NamedTuple):
     """A batch that was answered, and the replies to the first of its requests."""
 
     prediction: Prediction
     replies: list[bytes]
-    # By perf_counter_ns: began, has its inputs, has run; the end is the caller's.
-    begin_ns: int
-    read_ns: int
-    run_ns: int
 
 
 def run_together(
@@ -167,18 +172,18 @@ def run_together(
     begin_ns = perf_counter_ns()
     work = _work(kind, asks, now_us(), ending)
     prediction = answer(work, "", begin_ns=begin_ns, now_us=now_us, on_failed=on_failed)
-    read_ns = begin_ns + prediction.read_ns
-    made = _replies(kind, asks[:replies], prediction)
-    return Ran(prediction, made, begin_ns, read_ns, read_ns + prediction.run_ns)
+    return Ran(prediction, _replies(kind, asks[:replies], prediction))
 
 
 def _work(kind: Kind, asks: Sequence[Ask], now_us: int, ending: Ending | None) -> Work:
-    rows = [ask.plan.rows for ask in asks]
+    endpoint = kind.serving.rollout.endpoint
+    ids = PredictionIds(
+        [id_base(ask.id, endpoint) for ask in asks], [ask.plan.rows for ask in asks]
+    )
     inputs = {
-        spec.name: _input(kind, spec, place, asks, sum(rows))
+        spec.name: _input(kind, spec, place, asks, ids.count)
         for place, spec in enumerate(kind.inputs)
     }
-    endpoint = kind.serving.rollout.endpoint
     return Work(
         serving=kind.serving,
         choice=kind.choice,
@@ -187,16 +192,17 @@ def _work(kind: Kind, asks: Sequence[Ask], now_us: int, ending: Ending | None) -
         shadow_inputs=inputs,
         outputs=kind.outputs,
         entity_keys=_entity_keys(asks),
-        as_of_us=np.full(sum(rows), now_us, dtype=np.int64),
-        ids=PredictionIds([id_base(ask.id, endpoint) for ask in asks], rows),
+        as_of_us=np.full(ids.count, now_us, dtype=np.int64),
+        ids=ids,
         ending=ending,
     )
 
 
 def _entity_keys(asks: Sequence[Ask]) -> Sequence[str]:
-    if not any(ask.entity_key for ask in asks):
+    keys = [ask.entity_key for ask in asks]
+    if not any(keys):
         return ()
-    return [ask.entity_key for ask in asks for _ in range(ask.rows)]
+    return [key for key, ask in zip(keys, asks, strict=True) for _ in range(ask.rows)]
 
 
 def _input(kind: Kind, spec: TensorSpec, place: int, asks: Sequence[Ask], rows: int) -> Tensor:
@@ -231,27 +237,27 @@ class Cutter:
         self, head: bytes, form: ReplyForm, prediction: Prediction, *, by_rows: bool
     ) -> None:
         self._rows, self._head = form.rows, head
-        specs: list[TensorSpec] = []
-        # Of each output its tag, all contents (none for the ids), and the bytes of a row.
-        self._columns: list[tuple[bytes, bytes | None, int]] = []
+        outputs: list[Output] = []
+        # Of each output all contents (none for the ids), and the bytes of a row.
+        self._columns: list[tuple[bytes | None, int]] = []
         for name in form.names:
             if name == PREDICTION_ID:
-                specs.append(TensorSpec(name, "BYTES", (form.rows,)))
-                self._columns.append((_tag(form.rows * ID_BYTES), None, 0))
+                outputs.append(("BYTES", (form.rows,), form.rows * ID_BYTES))
+                self._columns.append((None, 0))
                 continue
             tensor = prediction.outputs.get(name) or prediction.inputs[name]
-            data = np.ascontiguousarray(tensor.values).tobytes()
+            data = np.asarray(tensor.values).tobytes()
             shape = (form.rows, *tensor.shape[1:]) if by_rows else tensor.shape
             row_bytes = len(data) // prediction.rows
-            specs.append(TensorSpec(name, tensor.datatype, shape))
-            self._columns.append((_tag(form.rows * row_bytes), data, row_bytes))
-        self._middle = form.middle(specs)
+            outputs.append((tensor.datatype, shape, form.rows * row_bytes))
+            self._columns.append((data, row_bytes))
+        self._outputs, self._tags = form.framed(outputs)
 
     def reply(self, request_id: str, base: str, first: int) -> bytes:
         """The answer whose rows begin with the `first` of the batch."""
         id_, last = request_id.encode(), first + self._rows
-        parts = [self._head, ID_TAG, varint(len(id_)), id_, self._middle]
-        for tag, data, row_bytes in self._columns:
+        parts = [self._head, ID_TAG, varint(len(id_)), id_, self._outputs]
+        for tag, (data, row_bytes) in zip(self._tags, self._columns, strict=True):
             parts.append(tag)
             if data is None:
                 parts += [ID_PREFIX + row_id(base, row).encode() for row in range(self._rows)]
@@ -260,5 +266,9 @@ class Cutter:
         return b"".join(parts)
 
 
-def _tag(size: int) -> bytes:
-    return OUTPUT_RAW_TAG + varint(size)
+def _framed(names: Sequence[str], outputs: Sequence[Output]) -> Framed:
+    response = oip.ModelInferResponse()
+    for name, (datatype, shape, _) in zip(names, outputs, strict=True):
+        response.outputs.add(name=name, datatype=datatype, shape=shape)
+    tags = tuple(OUTPUT_RAW_TAG + varint(size) for *_, size in outputs)
+    return Framed(response.SerializeToString(), tags)

@@ -42,7 +42,7 @@ class Door(Enum):
     TENSORS = "tensors"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Tensor:
     """A decoded input: an array of its shape, or the elements of a BYTES tensor in a flat list."""
 

@@ -12,7 +12,7 @@ from bisect import bisect_left
 from collections import OrderedDict
 from collections.abc import Sequence
 from copy import deepcopy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 # Each holds at most one entry for each size of a batch; the version that ran least lately goes.
 VERSIONS_MAX = 1_000
@@ -20,9 +20,10 @@ VERSIONS_MAX = 1_000
 BOUNDS_NS = tuple(step * 10**power for power in range(5, 10) for step in (1, 2, 5))
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Execution:
-    """One run: requests whose `rows` ran together.
+    """One run: requests whose `rows` ran together. Made with each, so not frozen, which costs more
+    than twice as much.
 
     `totals_ns` and `queues_ns` are of each request, the others of the run.
     """
@@ -45,9 +46,14 @@ class Duration:
     count: int = 0
     ns: int = 0
 
-    def add(self, count: int, ns: int) -> None:
-        self.count += count
-        self.ns += ns
+
+@dataclass(slots=True)
+class Answered:
+    """Of an endpoint, whichever version answered."""
+
+    requests: int = 0
+    rows: int = 0
+    runs: int = 0
 
 
 @dataclass(slots=True)
@@ -57,8 +63,9 @@ class Distribution:
     counts: list[int] = field(default_factory=lambda: [0] * (len(BOUNDS_NS) + 1))
 
     def add(self, each_ns: Sequence[int]) -> None:
+        counts = self.counts
         for ns in each_ns:
-            self.counts[bisect_left(BOUNDS_NS, ns)] += 1
+            counts[bisect_left(BOUNDS_NS, ns)] += 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,16 +82,30 @@ class Latency:
 
 @dataclass(slots=True)
 class Compute:
-    """Reading the inputs, running the model, making the outputs."""
+    """Reading the inputs, running the model, making the outputs: as often as each other."""
 
-    input: Duration = field(default_factory=Duration)
-    infer: Duration = field(default_factory=Duration)
-    output: Duration = field(default_factory=Duration)
+    count: int = 0
+    input_ns: int = 0
+    infer_ns: int = 0
+    output_ns: int = 0
+
+    @property
+    def input(self) -> Duration:
+        return Duration(self.count, self.input_ns)
+
+    @property
+    def infer(self) -> Duration:
+        return Duration(self.count, self.infer_ns)
+
+    @property
+    def output(self) -> Duration:
+        return Duration(self.count, self.output_ns)
 
     def add(self, done: Execution, times: int) -> None:
-        self.input.add(times, times * done.compute_input_ns)
-        self.infer.add(times, times * done.compute_infer_ns)
-        self.output.add(times, times * done.compute_output_ns)
+        self.count += times
+        self.input_ns += times * done.compute_input_ns
+        self.infer_ns += times * done.compute_infer_ns
+        self.output_ns += times * done.compute_output_ns
 
 
 @dataclass(slots=True)
@@ -103,12 +124,17 @@ class VersionStatistics:
     compute_by_batch_rows: dict[int, Compute] = field(default_factory=dict)
 
     def add(self, done: Execution) -> None:
-        self.last_inference_us = max(self.last_inference_us, done.ended_at_us)
+        """Done with each run: each call of a function in it is a hundredth of a lone one."""
+        if done.ended_at_us > self.last_inference_us:
+            self.last_inference_us = done.ended_at_us
         self.rows += done.rows
         self.executions += 1
         requests = len(done.totals_ns)
-        self.success.add(requests, sum(done.totals_ns))
-        self.queue.add(requests, sum(done.queues_ns))
+        success, queue = self.success, self.queue
+        success.count += requests
+        success.ns += sum(done.totals_ns)
+        queue.count += requests
+        queue.ns += sum(done.queues_ns)
         self.totals.add(done.totals_ns)
         self.queues.add(done.queues_ns)
         self.compute.add(done, requests)
@@ -119,19 +145,29 @@ class VersionStatistics:
 
 
 class Statistics:
-    """The statistics of every version that ran, but for the oldest beyond VERSIONS_MAX."""
+    """The statistics of every version that ran, but for the oldest beyond VERSIONS_MAX; what an
+    endpoint's answered is kept, for it never falls."""
 
     def __init__(self) -> None:
         self._by_version: OrderedDict[tuple[str, int], VersionStatistics] = OrderedDict()
+        self._answered: dict[str, Answered] = {}
         self._lock = threading.Lock()
 
     def record(self, done: Execution) -> None:
         with self._lock:
             self._of(done.endpoint, done.version).add(done)
+            answered = self._answered.get(done.endpoint)
+            if answered is None:
+                answered = self._answered[done.endpoint] = Answered()
+            answered.requests += len(done.totals_ns)
+            answered.rows += done.rows
+            answered.runs += 1
 
     def record_failure(self, endpoint: str, version: int, *, duration_ns: int) -> None:
         with self._lock:
-            self._of(endpoint, version).fail.add(1, duration_ns)
+            fail = self._of(endpoint, version).fail
+            fail.count += 1
+            fail.ns += duration_ns
 
     def read(self, endpoint: str, version: int) -> VersionStatistics:
         """A copy; zeros for a version that has not run."""
@@ -146,6 +182,11 @@ class Statistics:
                 for key, done in self._by_version.items()
                 if endpoint in ("", key[0])
             }
+
+    def answered(self) -> dict[str, Answered]:
+        """Copies, by endpoint."""
+        with self._lock:
+            return {endpoint: replace(done) for endpoint, done in self._answered.items()}
 
     def latencies(self) -> list[Latency]:
         """Of every version that answered."""

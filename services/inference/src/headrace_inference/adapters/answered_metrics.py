@@ -1,19 +1,32 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Histograms of what requests waited and took, by endpoint and version.
+"""What was answered, by endpoint, and what requests waited and took, by endpoint and version.
 
 Counted with the statistics, a run at a time, and made when they are asked for: to observe each
-request by itself would cost a tenth of a small one. Labels are bounded as the statistics are.
+request by itself would cost a tenth of a small one. The histograms' labels are bounded as the
+statistics are.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from headrace_inference.domain.statistics import BOUNDS_NS, Latency, Statistics
-from headrace_kit.telemetry import Counted, CountedHistogram
+from headrace_inference.domain.statistics import BOUNDS_NS, Answered, Latency, Statistics
+from headrace_kit.telemetry import Counted, CountedCounter, CountedHistogram
 
 TOTAL = "From the arrival of a request that was answered to its answer."
 QUEUE = "From the arrival of a request that was answered until its run began."
+
+
+def tell_answered(statistics: Statistics, counter: Callable[..., object] = CountedCounter) -> None:
+    def tell(name: str, means: str, count: Callable[[Answered], int]) -> None:
+        def read() -> list[tuple[tuple[str], int]]:
+            return [((endpoint,), count(each)) for endpoint, each in statistics.answered().items()]
+
+        counter("inference", name, means, ("endpoint",), read=read)
+
+    tell("request_success_total", "Requests answered.", lambda each: each.requests)
+    tell("rows_total", "Rows answered.", lambda each: each.rows)
+    tell("runs_total", "Runs that answered them.", lambda each: each.runs)
 
 
 def tell_latencies(
