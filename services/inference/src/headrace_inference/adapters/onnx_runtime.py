@@ -22,6 +22,8 @@ from numpy.typing import NDArray
 
 from headrace.errors import HeadraceError, Invalid, Unavailable
 from headrace_inference.adapters.onnx_bfloat16 import run_with_bits
+from headrace_inference.adapters.onnx_division import check_divisions
+from headrace_inference.adapters.onnx_providers import PROVIDERS
 from headrace_inference.adapters.tensor_codec import DATATYPES
 from headrace_inference.domain.request import FEATURES, SCORE
 from headrace_inference.domain.rollout import ServedVersion
@@ -31,6 +33,7 @@ from headrace_kit.telemetry import QuickHistogram
 if TYPE_CHECKING:
     import onnxruntime
 
+SOUND_MAX = 10_000
 TRIED_ROWS = 64
 TRIED_RUNS = 5
 # Of one model, so that a slow one holds up no others for long. How long it takes is a guess in any
@@ -223,6 +226,8 @@ class OnnxModelRuntime:
 
     def __init__(self, *, threads: int, providers: Sequence[str]) -> None:
         self._threads, self._providers = threads, list(providers)
+        # Digests of files that were looked through: a model that comes back needs no other look.
+        self._sound: set[str] = set()
 
     def prepare(self) -> None:
         import onnxruntime  # noqa: F401
@@ -231,6 +236,7 @@ class OnnxModelRuntime:
         import onnxruntime
 
         try:
+            self._check(onnx, served.digest)
             session = onnxruntime.InferenceSession(onnx, self._options(), providers=self._providers)
             model = OnnxSession(session)
         except HeadraceError:
@@ -246,6 +252,31 @@ class OnnxModelRuntime:
         if served.features:
             _check_signature(model, served)
         return model
+
+    def _check(self, onnx: bytes, digest: str) -> None:
+        """Raises Invalid FORMAT for what could end the process."""
+        if digest in self._sound:
+            return
+        check_divisions(onnx, self._types)
+        if len(self._sound) >= SOUND_MAX:
+            self._sound.clear()
+        self._sound.add(digest)
+
+    def _types(self, onnx: bytes) -> dict[str, str]:
+        """Of what it takes and gives; nothing is worked out where nothing is optimized.
+
+        Raises Invalid FORMAT.
+        """
+        import onnxruntime
+
+        options = self._options()
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+        options.intra_op_num_threads = 1
+        try:
+            session = onnxruntime.InferenceSession(onnx, options, providers=[PROVIDERS["cpu"]])
+        except Exception as err:  # see _what_it_raises
+            raise Invalid("FORMAT", format="onnx", problem=_what_it_raises(err)) from err
+        return {each.name: each.type for each in (*session.get_inputs(), *session.get_outputs())}
 
     def _options(self) -> onnxruntime.SessionOptions:
         import onnxruntime

@@ -10,7 +10,7 @@ from __future__ import annotations
 from mmap import mmap
 
 from headrace.errors import Invalid
-from headrace_registry.domain.protobuf_wire import Field, fields, malformed
+from headrace.protobuf_wire import Field, fields, malformed
 
 DEPTH_MAX = 100
 FIELDS_MAX = 1_000_000

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from mmap import mmap
 
 from headrace.errors import Invalid
+from headrace.protobuf_wire import Field, fields
 from headrace.reserved_names import is_reserved_output
-from headrace_registry.domain.protobuf_wire import Field, fields
 
 TENSORS_MAX = 256
 RANK_MAX = 32
