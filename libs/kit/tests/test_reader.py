@@ -306,7 +306,7 @@ def test_topic_that_is_put_off_again_is_not_asked_for_at_once(group_reader):
         group_reader.look_for_missing()
     assert [] == group_reader.unplaced()  # though Kafka tells us that the other one is there
 
-    group_reader._looks[OTHER.topic].succeeded()
+    group_reader._missing._looks[OTHER.topic].succeeded()
     group_reader.look_for_missing()
     group_reader.place(group_reader.unplaced(), {})
     group_reader.put_off(TOPIC, OTHER.topic)
@@ -320,7 +320,7 @@ def test_topic_that_is_missing_for_long_slows_no_look_for_another(group_reader):
     group_reader.put_off(OTHER.topic, OTHER.topic)
     group_reader.look_for_missing()
     for _ in range(10):
-        group_reader._looks[OTHER.topic].failed()
+        group_reader._missing._looks[OTHER.topic].failed()
 
     group_reader.put_off(TOPIC, TOPIC)
     group_reader.look_for_missing()

@@ -25,9 +25,10 @@ from confluent_kafka import (
 
 from headrace.errors import Unavailable
 from headrace.missing_topics import MISSING_TOPIC
-from headrace_kit.backoff import Backoff
 from headrace_kit.failpoints import failpoint
 from headrace_kit.kafka import Partition, RecordBatch, await_broker, client_settings
+from headrace_kit.missing_topics import MissingTopics
+from headrace_kit.offset_commits import OffsetCommits
 from headrace_kit.offsets import group_assignments, topic_partitions
 from headrace_kit.topic_ids import TopicIds
 
@@ -66,13 +67,7 @@ class GroupReader:
         self._next: dict[Partition, int] = {}  # placed partitions and what they give next
         self._unplaced: set[Partition] = set()
         self._held: frozenset[Partition] = frozenset()
-        self._uncommitted: dict[Partition, int] = {}
-        self._committing: dict[Partition, int] = {}  # on its way
-        self._committed: dict[Partition, int] = {}
-        self._commit_retry = Backoff()
-        self._missing: set[str] = set()
-        self._awaited: dict[str, str] = {}  # by topic, the missing one that its placing waits for
-        self._looks: dict[str, Backoff] = {}  # by topic that is looked for
+        self._commits, self._missing = OffsetCommits(), MissingTopics()
         self._gone: set[Partition] = set()  # of a topic that has fewer now; the group's still
         self._lost: set[Partition] = set()
         self._ids = TopicIds(bootstrap)
@@ -134,7 +129,7 @@ class GroupReader:
 
     def troubles(self) -> list[str]:
         """What does not mend itself, e.g. `TOPIC_MISSING raw.flights.departed.v1`."""
-        missing = [f"TOPIC_MISSING {topic}" for topic in sorted(self._missing)]
+        missing = [f"TOPIC_MISSING {topic}" for topic in self._missing.named()]
         return missing + [f"OFFSET_LOST {each.topic}[{each.number}]" for each in sorted(self._lost)]
 
     def subscribe(self, topics: frozenset[str]) -> None:
@@ -142,9 +137,7 @@ class GroupReader:
         if topics == self._subscribed:
             return
         self._subscribed, self._joined = topics, False
-        self._missing &= topics
-        self._awaited.clear()
-        self._looks.clear()
+        self._missing.keep(topics)
         if topics:
             self._consumer.subscribe(
                 sorted(topics),
@@ -193,15 +186,12 @@ class GroupReader:
 
     def unplaced(self) -> list[Partition]:
         """The partitions that wait to be told where to start, and for nothing that is missing."""
-        return sorted(each for each in self._unplaced - self._gone if not self._waits(each.topic))
-
-    def _waits(self, topic: str) -> bool:
-        return topic in self._missing or self._awaited.get(topic) in self._missing
+        waiting = self._unplaced - self._gone
+        return sorted(each for each in waiting if not self._missing.holds_up(each.topic))
 
     def put_off(self, topic: str, missing: str) -> None:
         """Place nothing of this topic until the missing one is there; both may be the same."""
-        self._awaited[topic] = missing
-        self._note_missing([missing])
+        self._missing.hold_up(topic, missing)
 
     def put_back(self, topic: str) -> list[Partition]:
         """The partitions of this topic that are read: they wait to be placed again."""
@@ -246,9 +236,9 @@ class GroupReader:
             else:
                 self._next[partition] = position
                 found |= {partition} & self._lost  # e.g. its topic was made again
-                self._looks.pop(self._awaited.pop(partition.topic, partition.topic), None)
+                self._missing.placed(partition.topic)
             # Also at a beginning: the group may have come further than what the handler holds now.
-            self._uncommitted[partition] = position
+            self._commits.want(partition, position)
             self._unplaced.discard(partition)
         self._fetch_anew(found)
         self._paused = True
@@ -270,8 +260,7 @@ class GroupReader:
         """Take every partition as if it were assigned now, with nothing done yet."""
         self.pause()
         self._unplaced.update(self._next)
-        self._uncommitted.update(dict.fromkeys(self._next, 0))
-        self._committed.clear()
+        self._commits.want_anew(self._next)
         self._next.clear()
 
     def pause(self) -> None:
@@ -304,53 +293,31 @@ class GroupReader:
 
     def done(self, offsets: Mapping[Partition, int]) -> None:
         """Note next offsets behind durable effects, for the next commit."""
-        for partition, offset in offsets.items():
-            known = self._committing.get(partition, self._committed.get(partition))
-            if partition in self._next and offset != known:
-                self._uncommitted[partition] = offset
+        self._commits.want_changed({p: at for p, at in offsets.items() if p in self._next})
 
     def commit(self) -> None:
-        """Tell the group how far the effects reach, without waiting for the answer.
-
-        One commit is on its way at a time. A refusal is tried again; it loses nothing, since nobody
-        starts from these offsets.
-        """
-        if not self._uncommitted or self._committing or self._commit_retry.left_s():
-            return
-        self._committing, self._uncommitted = self._uncommitted, {}
+        """Tell the group how far the effects reach, without waiting for the answer."""
         offsets = [
             TopicPartition(*each, offset, self._ids.get(each.topic))
-            for each, offset in self._committing.items()
+            for each, offset in self._commits.next().items()
         ]
+        if not offsets:
+            return
         try:
             self._consumer.commit(offsets=offsets, asynchronous=True)
         except KafkaException as err:
             self._on_commit(err.args[0], offsets)
 
     def _on_commit(self, error: KafkaError | None, _: list[TopicPartition]) -> None:
-        ours = {each: at for each, at in self._committing.items() if each in self._next}
-        self._committing = {}
-        if error is None:
-            self._committed.update(ours)
-            self._commit_retry.succeeded()
-        else:
-            delay_s = self._commit_retry.failed()
-            log.warning("commit_put_off", error=error.name(), delay_s=delay_s)
-            self._uncommitted = {**ours, **self._uncommitted}
+        self._commits.settle(error, self._next.keys())
 
     def look_for_missing(self) -> None:
         """See whether what was missing is there, each with a back-off of its own; the others are
         read meanwhile.
         """
-        looked_for = self._missing | {each.topic for each in self._gone}
-        due = [each for each in looked_for if not self._looks.setdefault(each, Backoff()).left_s()]
-        for topic in due:  # what is found too: the placing may tell again that it is missing
-            self._looks[topic].failed()
+        due = self._missing.due({each.topic for each in self._gone})
         numbers = self._numbers_by_topic(due)
-        if found := {topic for topic in self._missing if numbers.get(topic)}:
-            self._missing -= found
-            for topic in found - {*self._awaited.values()}:
-                del self._looks[topic]
+        if found := self._missing.found([topic for topic in numbers if numbers[topic]]):
             self._paused = True  # what is placed of them was not resumed
             self._place_anew({topic for topic in found if self._ids.get(topic)})
         self._gone -= {each for each in self._gone if each.number in numbers.get(each.topic, ())}
@@ -420,7 +387,7 @@ class GroupReader:
         numbers = self._numbers_by_topic({each.topic for each in asked})
         told = {each for each in asked if each.topic in numbers}
         absent = {each for each in told if each.number not in numbers[each.topic]}
-        self._note_missing(each.topic for each in absent if not numbers[each.topic])
+        self._missing.note(each.topic for each in absent if not numbers[each.topic])
         if gone := {each for each in absent if numbers[each.topic]} - self._gone:
             log.warning("partitions_gone", partitions=[f"{e.topic}[{e.number}]" for e in gone])
             self._gone |= gone
@@ -437,18 +404,13 @@ class GroupReader:
             log.error("assignment_lost", group=self._group)
             self._forget([*self._next, *self._unplaced, *self._held])
         elif code in MISSING_TOPIC:
-            self._note_missing([topic])
+            self._missing.note([topic])
         elif code in (KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE):
             self._note_lost(Partition(topic, message.partition()), message.offset())
         elif error.fatal():
             raise KafkaException(error)
         else:
             log.warning("consume_error", topic=topic, error=error.name())
-
-    def _note_missing(self, topics: Iterable[str]) -> None:
-        for topic in {*topics} - self._missing:
-            log.error("topic_missing", topic=topic, next="Run headrace apply.")
-            self._missing.add(topic)
 
     def _note_lost(self, partition: Partition, offset: int) -> None:
         self._lost.add(partition)
@@ -485,8 +447,8 @@ class GroupReader:
     def _forget(self, partitions: Iterable[Partition]) -> None:
         gone = set(partitions)
         for partition in gone:
-            for known in (self._next, self._uncommitted, self._committed):
-                known.pop(partition, None)
+            self._next.pop(partition, None)
+        self._commits.forget(gone)
         self._unplaced -= gone
         self._held -= gone
         self._gone -= gone
