@@ -21,6 +21,7 @@ from headrace.admin import create_topics
 from headrace.client import Addresses, Client
 from headrace.errors import Unavailable
 from headrace_kit.objects import delta_table_uri, object_store
+from headrace_kit.offsets import topic_end_offsets
 from headrace_kit.testing import wait_until
 
 pytestmark = pytest.mark.faults
@@ -31,12 +32,12 @@ ROWS = topics.FEATURE_ROWS.of("customer")
 SNAPSHOTS = {"SNAPSHOT_INTERVAL_S": "1"}
 
 
-def erase(ingest: Service) -> None:
+def erase(ingest: Service, customer: str = ERASED) -> None:
     """The same request until it is answered: a channel that met a dead process waits a while."""
 
     def answered() -> bool:
         try:
-            ingest.datasets().erase("customer", ERASED, request_id=REQUEST)
+            ingest.datasets().erase("customer", customer, request_id=f"erase {customer}")
         except Unavailable:
             return False
         return True
@@ -44,14 +45,14 @@ def erase(ingest: Service) -> None:
     wait_until(answered, timeout_s=DEADLINE_S)
 
 
-def gone(world: World) -> bool:
-    """The entity has no answer, and every other one is that of a world without its events."""
-    as_of_us = time.time_ns() // 1_000
+def gone(world: World, *besides: str) -> bool:
+    """The entities have no answer, and every other one is that of a world without their events."""
+    as_of_us, erased = time.time_ns() // 1_000, {ERASED, *besides}
     found = world.features(as_of_us)
-    others = [order for order in world.orders.values() if order.customer != ERASED]
+    others = [order for order in world.orders.values() if order.customer not in erased]
     expected = oracle.answers(others, as_of_us)
     nothing = all(
-        value == 0.0 or np.isnan(value) for (name, _), value in found.items() if name == ERASED
+        value == 0.0 or np.isnan(value) for (name, _), value in found.items() if name in erased
     )
     same = [np.array_equal(found[name], value, equal_nan=True) for name, value in expected.items()]
     return nothing and all(same)
@@ -116,6 +117,35 @@ def test_erased_entity_stays_gone_when_the_topic_of_erasures_is_lost(world, inge
     world.settle()
     assert set() == stored(world)
     assert copies == refused(world)
+
+
+def test_log_of_erased_events_that_is_made_again_is_followed_from_its_beginning(
+    world, ingest, feature
+):
+    """It is longer than the place that was reached when feature looks again."""
+    log = topics.INGEST_ERASED_EVENTS
+    ingest.start()
+    feature.start()
+    waves(world, ingest, feature, count=2)
+    for customer in ("nobody-1", "nobody-2", ERASED):
+        erase(ingest, customer)
+    wait_until(lambda: gone(world), timeout_s=DEADLINE_S)
+    place = told(world, log)
+    feature.stop()
+    ingest.stop()
+    make_again(world, log)
+
+    ingest.start()
+    erase(ingest, "customer-2")
+    for number in range(3, 3 + place):
+        erase(ingest, f"nobody-{number}")
+    assert told(world, log) > place
+    feature.start()
+    wait_until(lambda: gone(world, "customer-2"), timeout_s=DEADLINE_S)
+
+
+def told(world: World, topic: topics.Topic) -> int:
+    return sum(topic_end_offsets(world.bootstrap, [topic.name]).values())
 
 
 def make_again(world: World, topic: topics.Topic) -> None:

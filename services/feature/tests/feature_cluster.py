@@ -39,7 +39,7 @@ class Cluster:
     clock: FixedClock = field(default_factory=lambda: FixedClock(START))
     told: MemoryPublisher = field(default_factory=MemoryPublisher)
     begins: dict[int, int] = field(default_factory=dict)  # what retention left
-    topic_ids: dict[str, str] = field(default_factory=dict)  # by stream
+    topic_ids: dict[str, str] = field(default_factory=dict)  # by stream, and of ERASED_EVENTS
     made: int = 0
 
     def worker(self) -> "Worker":

@@ -29,6 +29,7 @@ from headrace_feature.adapters.run_store import RunStore
 from headrace_feature.domain.freshness import DelayHistogram
 from headrace_feature.domain.kept_answers import KeptAnswers
 from headrace_feature.domain.known_until import KnownUntil
+from headrace_feature.domain.log_place import LogPlace
 from headrace_feature.domain.observations import FLAGS, PARTITION_SHIFT, AnyRun, Run, merged, whole
 from headrace_feature.domain.online_query import FeatureRows, GetOnlineFeatures
 from headrace_feature.domain.served_rows import ServedRows
@@ -298,7 +299,7 @@ class World:
     served_rows_max: int = 1_000
     attempt_log: MemoryAttemptLog = field(default_factory=MemoryAttemptLog)
     told: MemoryPublisher = field(default_factory=MemoryPublisher)  # which events were erased
-    topic_ids: dict[str, str] = field(default_factory=dict)  # by stream
+    topic_ids: dict[str, str] = field(default_factory=dict)  # by stream, and of ERASED_EVENTS
 
     def __post_init__(self) -> None:
         self.freshness, self.clock = DelayHistogram(), FixedClock(START)
@@ -308,6 +309,9 @@ class World:
     def events_are_out(self, entities: Collection[Entity]) -> None:
         self.teller.forget(self.erased)
         self.entities_out += [each.sha256 for each in entities]
+
+    def erased_end(self) -> LogPlace:
+        return LogPlace(len(self.told.published), self.topic_ids.get(ERASED_EVENTS, "1st"))
 
     def restart(self) -> None:
         self.kept, self.known, self.erased = KeptAnswers(), KnownUntil(), ErasedEntities()
@@ -336,7 +340,9 @@ class World:
         self.reader = ErasedEventsReader(
             log=MemoryTopicLog(self.told),
             partition=Partition(ERASED_EVENTS, 0),
-            end=lambda: len(self.told.published),
+            end=lambda: LogPlace(
+                len(self.told.published), self.topic_ids.get(ERASED_EVENTS, "1st")
+            ),
             erased=self.erased,
             eraser=self.eraser,
             store=self.store,

@@ -23,6 +23,7 @@ from hypothesis import strategies as st
 
 from headrace_feature.adapters import erased_events_reader, run_tiers
 from headrace_feature.domain.erased_events import ErasedEvents
+from headrace_feature.domain.log_place import BEGINNING, LogPlace, earliest
 from headrace_feature.domain.observations import whole
 from headrace_kit.erased_entities import entity_sha256
 from headrace_kit.failpoints import FailpointRaised, arm
@@ -93,20 +94,64 @@ def test_erased_events_leave_small_and_large_runs(world):
     assert bits(folded_once(others()).read(ROWS)) == bits(world.read(ROWS))
 
 
+def make_log_again(told, topic_ids):
+    """An operator deletes it, and it is made anew under its old name."""
+    told.published.clear()
+    topic_ids[ERASED_EVENTS] = "2nd"
+
+
 @pytest.mark.parametrize("again", [False, True], ids=["running", "started again"])
-def test_erasures_of_a_log_that_was_made_again_are_followed_too(again, world):
+@pytest.mark.parametrize("others_told", [0, 5], ids=["shorter", "longer"])
+def test_erasures_of_a_log_that_was_made_again_are_followed_too(again, others_told, world):
     fold_one_by_one(world)
-    for _ in range(3):  # so that the place is behind all that the new log will hold
+    for _ in range(3):
         erase(world)
     world.follow_erasures()
-    world.told.published.clear()
+    make_log_again(world.told, world.topic_ids)
+    erase(world, "ann")
+    for _ in range(others_told):
+        erase(world, "nobody")
     if again:
         world.restart()
-    erase(world, "ann")
     world.follow_erasures()
 
     assert folded_once([]).read(ROWS).tobytes() == world.read(ROWS).tobytes()
     assert not any(len(each.run) for each in _held(world))
+    assert {LogPlace(1 + others_told, "2nd")} == _places(world)
+
+
+def test_place_of_an_older_version_is_in_the_log_that_is_there(world):
+    fold_one_by_one(world)
+    erase(world)
+    world.follow_erasures()
+    for key, _ in list(world.state_store.scan(b"i", b"j")):
+        world.state_store.commit({}, [key], {})
+    world.restart()
+    assert {LogPlace(1, "1st")} == _places(world)
+
+    make_log_again(world.told, world.topic_ids)
+    erase(world, "ann")
+    erase(world, "nobody")
+    world.restart()
+    world.follow_erasures()
+    assert not any(len(each.run) for each in _held(world))
+
+
+def test_state_of_a_snapshot_follows_a_log_that_was_made_again_from_its_beginning(
+    tmp_path, small_tiers
+):
+    cluster, worker = _filled(tmp_path)
+    erase(cluster)
+    worker.world.follow_erasures()
+    worker.copy()
+    make_log_again(cluster.told, cluster.topic_ids)
+    erase(cluster, "ann")
+    erase(cluster, "nobody")
+    fresh = cluster.worker()
+    fresh.place(*PARTITIONS)
+    fresh.world.follow_erasures()
+
+    assert not any(len(each.run) for each in _held(fresh.world))
 
 
 def test_end_of_a_round_names_the_entities_whose_events_left(world):
@@ -178,7 +223,7 @@ def test_long_log_is_followed_round_by_round(world, monkeypatch):
         world.follow_erasures()
 
     assert folded_once(others()).state() == world.state()
-    assert {len(world.told.published)} == {each.erased_to for each in _contents(world)}
+    assert {LogPlace(len(world.told.published), "1st")} == _places(world)
 
 
 def test_view_that_comes_later_is_filled_without_them(world):
@@ -223,7 +268,7 @@ def test_erasure_that_a_crash_cuts_short_is_gone_through_again(tmp_path, small_t
     world.follow_erasures()
 
     assert folded_once(others()).state() == world.state()
-    assert {1} == {each.erased_to for each in _contents(world)}
+    assert {LogPlace(1, "1st")} == _places(world)
     store.close()
 
 
@@ -252,6 +297,14 @@ def test_state_of_an_older_version_is_brought_up_to_the_log(world):
     assert folded_once(others()).state() == world.state()
 
 
+def test_places_in_different_logs_have_none_in_common():
+    told, also, other = LogPlace(5, "1st"), LogPlace(3, "1st"), LogPlace(4, "2nd")
+
+    assert also == earliest([told, also])
+    assert LogPlace(2, "1st") == earliest([told, LogPlace(2)])
+    assert BEGINNING == earliest([told, other]) == earliest([])
+
+
 def test_events_of_one_id_are_told_apart_by_their_time():
     same = [Event("ride", START, START), Event("ride", START + HOUR, START)]
     world = folded_once(same)
@@ -261,9 +314,17 @@ def test_events_of_one_id_are_told_apart_by_their_time():
     assert [0] == told.rows(run).tolist()
 
 
-def test_snapshot_is_written_anew_without_them(tmp_path, small_tiers):
+@pytest.mark.parametrize("again", [False, True], ids=["one log", "made again"])
+def test_snapshot_is_written_anew_without_them(again, tmp_path, small_tiers):
     cluster, worker = _filled(tmp_path)
+    if again:
+        for _ in range(3):
+            erase(cluster, "nobody")
+        worker.world.follow_erasures()
     worker.copy()
+    if again:
+        make_log_again(cluster.told, cluster.topic_ids)
+        cluster.clock.advance(1_000)  # a manifest's name tells the millisecond
     erase(cluster)
     worker.world.follow_erasures()
     worker.copy()
@@ -284,7 +345,7 @@ def test_old_snapshot_brings_nothing_back(tmp_path, small_tiers):
     fresh = cluster.worker()
     fresh.place(*PARTITIONS)
     fresh.read_on()
-    assert {0} == {each.erased_to for each in _contents(fresh.world)}
+    assert {LogPlace(0, "1st")} == _places(fresh.world)
     fresh.world.follow_erasures()
 
     assert folded_once(others()).state() == fresh.state()
@@ -312,7 +373,7 @@ def test_worker_that_is_up_to_the_log_cleans_what_it_adopts_from_one_that_is_not
     erase(cluster)
     ahead.world.follow_erasures()
     ahead.place(0)  # the other one ended before it had followed
-    assert {0} == {each.erased_to for each in _contents(ahead.world)}
+    assert {LogPlace(0, "1st")} == _places(ahead.world)
     ahead.world.follow_erasures()
 
     assert folded_once(others()).state() == ahead.state()
@@ -353,7 +414,7 @@ def test_no_erased_event_comes_back_whatever_moves_or_is_lost(
     cluster = Cluster(tmp_path_factory.mktemp("cluster"))
     workers = [cluster.worker(), cluster.worker()]
     workers[0].place(*PARTITIONS)
-    steps = st.sampled_from([*STEPS, "erase", "look"])
+    steps = st.sampled_from([*STEPS, "erase", "look", "log again"])
     erased_at = {}
     for number, event in enumerate(events):
         part = data.draw(st.sampled_from(PARTITIONS))
@@ -367,6 +428,9 @@ def test_no_erased_event_comes_back_whatever_moves_or_is_lost(
             driver = data.draw(st.sampled_from(DRIVERS))
             tell_erased(cluster.told, of(driver, events[: number + 1]), "driver", driver, LATER)
             erased_at[driver] = number
+        elif step == "log again":  # from a copy, say, in whatever order
+            cluster.told.published.reverse()
+            cluster.topic_ids[ERASED_EVENTS] = str(number)
         else:
             take_step(step, which, workers, cluster, data.draw)
     for worker in workers:
@@ -398,6 +462,11 @@ def _contents(world):
     layouts = world.catalogue.layouts().values()
     found = [world.store.content(layout) for layout in layouts]
     return [each for each in found if each.next_by_partition]
+
+
+def _places(world):
+    """In the log of erased events."""
+    return {each.erased_to for each in _contents(world)}
 
 
 def _ids(world):

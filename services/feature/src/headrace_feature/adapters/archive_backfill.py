@@ -21,6 +21,7 @@ from headrace_feature.adapters.backfill_job import BackfillJob, Sources
 from headrace_feature.adapters.run_store import RunStore
 from headrace_feature.adapters.staged_runs import StagedRuns
 from headrace_feature.domain.fill_progress import FillProgress
+from headrace_feature.domain.log_place import BEGINNING
 from headrace_feature.domain.views import Layout
 from headrace_feature.ports import Restorer
 from headrace_kit.backoff import Backoff
@@ -124,7 +125,9 @@ class ArchiveBackfill(ThreadPart):
         ours = {number: at for number, at in ahead.items() if number in job.partitions}
         if ours:
             # An erasure may have been under way when the archive was read: all are followed again.
-            self._store.adopt(layout, filled.arrivals(), ours, filled.filling.floor_us, erased_to=0)
+            self._store.adopt(
+                layout, filled.arrivals(), ours, filled.filling.floor_us, erased_to=BEGINNING
+            )
             log.info("backfilled", stream=layout.stream, rows=filled.rows, next_by_partition=ours)
         job.discard()
 

@@ -4,13 +4,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain
 
 from headrace_feature.adapters import run_keys as keys
 from headrace_feature.adapters.run_files import from_bytes
 from headrace_feature.adapters.run_folders import RunFolders
 from headrace_feature.adapters.run_tiers import HeldRun
+from headrace_feature.domain.log_place import BEGINNING, LogPlace
 from headrace_kit.state_store import StateStore
 
 NO_FLOOR_US = -(2**62)
@@ -25,7 +26,7 @@ class Content:
     next_by_partition: Mapping[int, int]
     held: Sequence[HeldRun]
     floor_us: int
-    erased_to: int
+    erased_to: LogPlace
     topic_id: str
 
 
@@ -36,7 +37,7 @@ class LayoutState:
     held: tuple[HeldRun, ...] = ()
     next_number: int = 0
     floor_us: int = NO_FLOOR_US
-    erased_to: int | None = None  # None: nothing was ever held
+    erased_to: LogPlace | None = None  # None: nothing was ever held
     next_by_partition: Mapping[int, int] = field(default_factory=dict)
     ahead_by_partition: Mapping[int, int] = field(default_factory=dict)
     owned: frozenset[int] | None = None  # None: nobody said which partitions are ours
@@ -56,7 +57,7 @@ class LayoutState:
 
     def content(self) -> Content:
         """For any thread: the runs are at least as new as the positions, the floor as the runs."""
-        erased_to = self.erased_to or 0
+        erased_to = self.erased_to or BEGINNING
         next_by_partition, held = self.next_by_partition, self.held
         return Content(next_by_partition, held, self.floor_us, erased_to, self.topic_id)
 
@@ -78,9 +79,12 @@ def read_states(store: StateStore, folders: RunFolders) -> dict[bytes, LayoutSta
         of.ahead_by_partition = {**of.ahead_by_partition, number: keys.int_of(value)}
     for key, value in _all(store, keys.FLOOR):
         state(key[1:]).floor_us = keys.int_of(value)
-        state(key[1:]).erased_to = 0  # of an older version, unless there is an entry
+        state(key[1:]).erased_to = BEGINNING  # of an older version, unless there is an entry
     for key, value in _all(store, keys.ERASED):
-        state(key[1:]).erased_to = keys.int_of(value)
+        state(key[1:]).erased_to = LogPlace(keys.int_of(value))
+    for key, value in _all(store, keys.ERASED_LOG):
+        of = state(key[1:])
+        of.erased_to = replace(of.erased_to or BEGINNING, log_id=value.decode())
     for key, value in _all(store, keys.TOPIC):
         state(keys.layout_of(key)).topic_id = value.decode()
     for key, value in chain(_all(store, keys.LARGE), _all(store, keys.SMALL)):

@@ -19,6 +19,7 @@ import structlog
 from headrace_feature.adapters.run_store import RunStore
 from headrace_feature.adapters.run_tiers import HeldRun
 from headrace_feature.domain.erased_events import ErasedEvents, without
+from headrace_feature.domain.log_place import LogPlace
 from headrace_feature.domain.observations import Run
 from headrace_feature.domain.views import Catalogue, Layout
 from headrace_kit.erased_entities import Entity
@@ -35,7 +36,7 @@ class Round:
     """The events of the log from `begin` to `end`, by stream, and the entities they spoke of."""
 
     begin: int
-    end: int
+    end: LogPlace
     entities: Collection[Entity]
     events_by_stream: Mapping[str, ErasedEvents]
 
@@ -72,7 +73,7 @@ class RunEraser:
     def lowest(self) -> int | None:
         """How far every layout is followed to; None while none holds anything."""
         places = map(self._store.erased_to, self._catalogue().layouts().values())
-        return min((place for place in places if place is not None), default=None)
+        return min((place.offset for place in places if place is not None), default=None)
 
     def tend(self) -> None:
         """A bounded step of a round, else of merging."""
@@ -102,7 +103,9 @@ class RunEraser:
 
     def _concerns(self, found: Round, layout: Layout) -> bool:
         place = self._store.erased_to(layout)
-        return place is not None and found.begin <= place < found.end
+        if place is None or place.log_id not in ("", found.end.log_id):
+            return False
+        return found.begin <= place.offset < found.end.offset
 
     def _erase_of(self, layout: Layout, found: Round) -> Iterator[None]:
         events = found.events_by_stream.get(layout.stream, NOTHING).in_layout(layout)

@@ -8,6 +8,7 @@ a | layout id | partition         the same where what was before is still filled
 f | layout id                     event time before which its observations may be gone
 e | layout id                     place in the log of erased events before which none is held
 t | layout id                     id of the topic that the offsets are of
+i | layout id                     id of the log of erased events that its place is in
 """
 
 from __future__ import annotations
@@ -16,9 +17,11 @@ import struct
 from collections.abc import Mapping
 
 from headrace_feature.adapters.run_tiers import HeldRun
+from headrace_feature.domain.log_place import LogPlace
 
 SMALL, LARGE, POSITION, AHEAD, FLOOR, ERASED, TOPIC = b"o", b"l", b"p", b"a", b"f", b"e", b"t"
-KINDS = (SMALL, LARGE, POSITION, AHEAD, FLOOR, ERASED, TOPIC)
+ERASED_LOG = b"i"
+KINDS = (SMALL, LARGE, POSITION, AHEAD, FLOOR, ERASED, ERASED_LOG, TOPIC)
 PLACES = (POSITION, AHEAD)
 LAYOUT_BYTES = 8
 _INT64, _PARTITION, _NUMBER = struct.Struct("<q"), struct.Struct(">I"), struct.Struct(">Q")
@@ -55,11 +58,19 @@ def offsets(kind: bytes, layout: bytes, by_partition: Mapping[int, int]) -> dict
 
 
 def positions(
-    layout: bytes, next_by_partition: Mapping[int, int], floor_us: int, erased_to: int
+    layout: bytes, next_by_partition: Mapping[int, int], floor_us: int, erased_to: LogPlace
 ) -> dict[bytes, bytes]:
     """How far a layout has come, as keys and values."""
     places = offsets(POSITION, layout, next_by_partition)
-    return places | {FLOOR + layout: int64(floor_us), ERASED + layout: int64(erased_to)}
+    return places | {FLOOR + layout: int64(floor_us)} | erased_place(layout, erased_to)
+
+
+def erased_place(layout: bytes, erased_to: LogPlace) -> dict[bytes, bytes]:
+    """How far a layout follows the log of erased events, as keys and values."""
+    return {
+        ERASED + layout: int64(erased_to.offset),
+        ERASED_LOG + layout: erased_to.log_id.encode(),
+    }
 
 
 def int64(value: int) -> bytes:

@@ -27,6 +27,7 @@ from headrace_feature.adapters.run_folders import Arrival, RunFolders
 from headrace_feature.adapters.run_merges import RunMerges
 from headrace_feature.adapters.run_tiers import HeldRun
 from headrace_feature.domain.gathering import Wanted
+from headrace_feature.domain.log_place import BEGINNING, LogPlace, earliest
 from headrace_feature.domain.observations import AnyRun, Run
 from headrace_feature.domain.views import Layout
 from headrace_feature.ports import Folded
@@ -46,7 +47,7 @@ class RunStore:
         self._states = read_states(store, self._folders)
         self._merges = RunMerges(store, self._folders, self._states)
         self._furthest: dict[str, dict[int, int]] = {}
-        self._erased_known = 0
+        self._erased_known = BEGINNING
         self._note_furthest(store.offsets())
         self._folders.remove_others(
             {
@@ -131,7 +132,7 @@ class RunStore:
         self._merges.rewrite(layout.id, held, kept)
 
     def replace_small(
-        self, layout: Layout, run_by_number: Mapping[int, Run], erased_to: int | None
+        self, layout: Layout, run_by_number: Mapping[int, Run], erased_to: LogPlace | None
     ) -> None:
         """Other runs in place of small ones, durable with how far erased events are out.
 
@@ -146,35 +147,38 @@ class RunStore:
         gone = [keys.key_of(layout.id, each) for each in state.held if each not in held]
         puts = _stored(layout.id, [each for each in held if each not in state.held])
         if erased_to is not None:
-            puts[keys.ERASED + layout.id] = keys.int64(erased_to)
+            puts |= keys.erased_place(layout.id, erased_to)
         self._store.commit(puts, gone, {})
         state.next_number += len(fresh)
         state.held, state.next_by_partition = held, dict(state.next_by_partition)
         if erased_to is not None:
             state.erased_to = erased_to
 
-    def erased_to(self, layout: Layout) -> int | None:
+    def erased_to(self, layout: Layout) -> LogPlace | None:
         """None while nothing was ever held. Any thread may ask."""
         state = self._states.get(layout.id)
         return state.erased_to if state is not None else None
 
-    def know_erased(self, erased_known: int) -> None:
+    def know_erased(self, known: LogPlace) -> None:
         """The fold leaves out what was told before this place: a new layout begins there."""
-        self._erased_known = erased_known
+        self._erased_known = known
 
-    def follow_erased_anew(self, end: int) -> None:
-        """A place behind the log's end is of one that was deleted: this one is all to be read.
+    def follow_erased_anew(self, end: LogPlace) -> None:
+        """A place in another log than this one, or behind its end, is of one that was deleted: this
+        one is all to be read.
 
         For any thread. Again and again: a snapshot may have such a place.
         """
         for state in list(self._states.values()):
-            if state.erased_to is not None and state.erased_to > end:
-                state.erased_to = 0
+            place = state.erased_to
+            if place is not None and _of_another(place, end):
+                state.erased_to = LogPlace(0, end.log_id)
 
     def own(
         self, layout: Layout, partitions: Collection[int], *, restoring: Collection[int] = ()
     ) -> None:
         state, owned = self._state(layout.id), frozenset(partitions)
+        self._name_log(layout, state)
         grown = state.owned is not None and not owned <= state.owned
         # What is ahead is restoring by itself, and no longer once it is filled.
         state.restoring = frozenset(restoring) - state.ahead_by_partition.keys()
@@ -213,7 +217,7 @@ class RunStore:
         arrivals: Sequence[Arrival],
         next_by_partition: Mapping[int, int],
         floor_us: int,
-        erased_to: int,
+        erased_to: LogPlace,
     ) -> list[HeldRun]:
         """Take runs that hold, with what is here, all before these positions; durable together.
 
@@ -226,8 +230,8 @@ class RunStore:
             puts[keys.key_of(layout.id, one)] = arrival.head if one.large else arrival.stored
             held.append(one)
         floor_us = max(floor_us, state.floor_us)
-        if state.erased_to is not None:
-            erased_to = min(erased_to, state.erased_to)
+        ours = state.erased_to or LogPlace(erased_to.offset, self._erased_known.log_id)
+        erased_to = earliest([erased_to, ours])
         puts |= keys.positions(layout.id, next_by_partition, floor_us, erased_to)
         gone = list(keys.offsets(keys.AHEAD, layout.id, next_by_partition))
         self._store.commit(puts, gone, {})
@@ -313,10 +317,23 @@ class RunStore:
     def _state(self, layout: bytes) -> LayoutState:
         return self._states.setdefault(layout, LayoutState())
 
+    def _name_log(self, layout: Layout, state: LayoutState) -> None:
+        """A place that names none, of a version before, is in the one that is there."""
+        place, log_id = state.erased_to, self._erased_known.log_id
+        if place is None or place.log_id or not log_id:
+            return
+        named = LogPlace(place.offset, log_id)
+        self._store.commit(keys.erased_place(layout.id, named), [], {})
+        state.erased_to = named
+
     def _note_furthest(self, offsets: Mapping[Partition, int]) -> None:
         for partition, offset in offsets.items():
             stream = topics.INGEST_RECORDS.part_of(partition.topic)
             self._furthest[stream] = {**self._furthest.get(stream, {}), partition.number: offset}
+
+
+def _of_another(place: LogPlace, end: LogPlace) -> bool:
+    return place.log_id not in ("", end.log_id) or place.offset > end.offset
 
 
 def _stored(layout: bytes, held: Sequence[HeldRun]) -> dict[bytes, bytes]:

@@ -22,6 +22,7 @@ from headrace_feature.adapters.run_copies import RunCopies
 from headrace_feature.adapters.run_folders import Arrival
 from headrace_feature.adapters.run_store import RunStore
 from headrace_feature.adapters.state_snapshots import StateSnapshots
+from headrace_feature.domain.log_place import BEGINNING, LogPlace, earliest
 from headrace_feature.domain.manifest import Manifest, RunCopy, furthest
 from headrace_feature.domain.views import Layout
 from headrace_kit.allocator import give_back_freed
@@ -47,7 +48,7 @@ class _Fetched:
     arrivals: dict[str, tuple[RunCopy, Arrival]] = field(default_factory=dict)
     relied: set[str] = field(default_factory=set)
     end_by_partition: Mapping[int, int] = field(default_factory=dict)
-    erased_to: int = 0
+    erased_to: LogPlace = BEGINNING
 
 
 @dataclass(slots=True, eq=False)
@@ -193,7 +194,7 @@ class SnapshotRestorer(ThreadPart):
                 return self._fetch(job, bad, arrived)
             fetched.floor_us = max(fetched.floor_us, manifest.floor_us)
         chosen_ones = [m for m in chosen.values() if m is not None]
-        fetched.erased_to = min((m.erased_to for m in chosen_ones), default=0)
+        fetched.erased_to = earliest([m.erased_to for m in chosen_ones])
         fetched.next_by_partition = {
             n: m.next_by_partition[n] for n, m in chosen.items() if m is not None
         }

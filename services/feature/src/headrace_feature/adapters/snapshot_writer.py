@@ -19,6 +19,7 @@ from headrace_feature.adapters.run_store import RunStore
 from headrace_feature.adapters.run_tiers import HeldRun
 from headrace_feature.adapters.state_snapshots import StateSnapshots
 from headrace_feature.adapters.stored_run import StoredRun, head_of
+from headrace_feature.domain.log_place import LogPlace
 from headrace_feature.domain.manifest import Manifest, RunCopy
 from headrace_feature.domain.views import Catalogue, Layout
 from headrace_kit.part_thread import ThreadPart
@@ -46,7 +47,7 @@ class SnapshotWriter(ThreadPart):
         super().__init__("snapshots")
         self._catalogue, self._store = catalogue, store
         self._copies, self._snapshots, self._interval_s = copies, snapshots, interval_s
-        self._written: dict[bytes, tuple[Mapping[int, int], int, str]] = {}
+        self._written: dict[bytes, tuple[Mapping[int, int], LogPlace, str]] = {}
         self._collected_s = time.monotonic()
         self._complete_s = time.monotonic()
 

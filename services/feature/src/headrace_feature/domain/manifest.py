@@ -13,6 +13,8 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from headrace_feature.domain.log_place import BEGINNING, LogPlace
+
 VERSION = 1
 PIECE_BYTES = 16 << 20  # a file's pieces are so long, but for the last
 
@@ -58,7 +60,7 @@ class Manifest:
     next_by_partition: Mapping[int, int]
     floor_us: int
     runs: tuple[RunCopy, ...]
-    erased_to: int = 0
+    erased_to: LogPlace = BEGINNING
     topic_id: str = ""
 
     @property
@@ -77,7 +79,8 @@ class Manifest:
                 "version": VERSION,
                 "next_by_partition": {str(n): at for n, at in self.next_by_partition.items()},
                 "floor_us": self.floor_us,
-                "erased_to": self.erased_to,
+                "erased_to": self.erased_to.offset,
+                "erased_log_id": self.erased_to.log_id,
                 "topic_id": self.topic_id,
                 "runs": [run.document() for run in self.runs],
             }
@@ -94,15 +97,21 @@ class Manifest:
             next_by_partition={int(n): at for n, at in document["next_by_partition"].items()},
             floor_us=document["floor_us"],
             runs=tuple(map(RunCopy.from_document, document["runs"])),
-            erased_to=document.get("erased_to", 0),
+            erased_to=LogPlace(document.get("erased_to", 0), document.get("erased_log_id", "")),
             topic_id=document.get("topic_id", ""),
         )
 
 
 def furthest(manifests: Iterable[Manifest], partition: int) -> Manifest | None:
-    """The one that came furthest in the partition, of equals the one that lost most, the newest."""
+    """The one that came furthest in the partition, of equals the one that lost most, the newest.
+
+    Most, as the log of erased events tells that is there: the one that the newest of them names.
+    """
     naming = [each for each in manifests if partition in each.next_by_partition]
-    return max(naming, key=lambda each: _rank(each, partition), default=None)
+    saying = [each for each in naming if each.erased_to.log_id]
+    newest = max(saying, key=lambda each: each.name, default=None)
+    log_id = newest.erased_to.log_id if newest is not None else ""
+    return max(naming, key=lambda each: _rank(each, partition, log_id), default=None)
 
 
 def outdated(manifests: Collection[Manifest]) -> list[Manifest]:
@@ -119,5 +128,6 @@ def outdated(manifests: Collection[Manifest]) -> list[Manifest]:
     return [each for each in manifests if each not in wanted]
 
 
-def _rank(manifest: Manifest, partition: int) -> tuple[int, int, str]:
-    return manifest.next_by_partition[partition], manifest.erased_to, manifest.name
+def _rank(manifest: Manifest, partition: int, log_id: str) -> tuple[int, bool, int, str]:
+    position, erased_to = manifest.next_by_partition[partition], manifest.erased_to
+    return position, erased_to.log_id == log_id, erased_to.offset, manifest.name
