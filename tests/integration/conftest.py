@@ -13,6 +13,7 @@ from confluent_kafka.admin import AdminClient, NewTopic
 from pydantic import SecretStr
 
 from headrace.admin import create_topics, static_topics
+from headrace.topics import Topic
 from headrace_kit.kafka import KafkaPublisher
 from headrace_kit.objects import S3Settings, delta_storage_options
 from headrace_kit.testing import has_leaders, wait_until
@@ -50,6 +51,24 @@ def publisher(kafka_server) -> Iterator[KafkaPublisher]:
     made = KafkaPublisher(kafka_server, client_id="test")
     yield made
     made.close(5.0)
+
+
+@pytest.fixture
+def make_again(kafka_server) -> Iterator[Callable[[str, Topic], KafkaPublisher]]:
+    """Deletes a topic and makes it again under its name; gives who knows nothing of the old one."""
+    admin = AdminClient({"bootstrap.servers": kafka_server, "log_level": 0})
+    publishers: list[KafkaPublisher] = []
+
+    def make(name: str, topic: Topic) -> KafkaPublisher:
+        admin.delete_topics([name])[name].result(REQUEST_TIMEOUT_S)
+        wait_until(lambda: create_topics(kafka_server, [(name, topic)]))
+        wait_until(lambda: has_leaders(kafka_server, [name]))
+        publishers.append(KafkaPublisher(kafka_server, client_id="again"))
+        return publishers[-1]
+
+    yield make
+    for each in publishers:
+        each.close(5.0)
 
 
 @pytest.fixture

@@ -84,6 +84,10 @@ class Service:
         request = pb.SubmitRunRequest(request_id=request_id, recipe=recipe)
         return call(self._trainer.SubmitRun, request, timeout_s=CALL_TIMEOUT_S).run_id
 
+    def runs(self) -> list[pb.Run]:
+        """The newest first."""
+        return list(call(self._trainer.ListRuns, pb.ListRunsRequest(), timeout_s=10.0).runs)
+
     def run(self, run_id: str) -> pb.Run | None:
         request = pb.GetRunRequest(run_id=run_id)
         try:
@@ -138,11 +142,15 @@ def request_run(publisher: KafkaPublisher) -> Callable[[str, str], None]:
     """Plays the monitor: publishes a request."""
 
     def publish(request_id: str, recipe: str) -> None:
-        request = TrainingRequest(request_id=request_id, recipe=recipe, known_until_us=10**15)
-        value, key = request.SerializeToString(), request_id.encode()
-        publisher.publish([Message(topics.TRAINER_REQUESTS.name, key, value)])
+        publisher.publish([request_message(request_id, recipe)])
 
     return publish
+
+
+def request_message(request_id: str, recipe: str) -> Message:
+    request = TrainingRequest(request_id=request_id, recipe=recipe, known_until_us=10**15)
+    value, key = request.SerializeToString(), request_id.encode()
+    return Message(topics.TRAINER_REQUESTS.name, key, value)
 
 
 def waiting(run: pb.Run) -> pb.Run | None:
@@ -252,6 +260,29 @@ def test_request_is_set_aside_once_over_kills(service, bootstrap, apply, request
         wait_until(lambda number=number: service.run(f"after-{number}"))
 
     assert ["BAD_NAME"] == dead_letters(bootstrap, bad)
+
+
+def test_requests_of_a_topic_that_is_made_again_are_taken_once(
+    service, bootstrap, apply, request_run, make_again
+) -> None:
+    """More of them than were read: the old place lies amid the new ones."""
+    recipe, requests = a_name(), topics.TRAINER_REQUESTS
+    apply(recipe)
+    service.start()
+    for request_id in ("first", "second"):
+        request_run(request_id, recipe)
+        wait_until(lambda each=request_id: service.run(each))
+    place = sum(topic_end_offsets(bootstrap, [requests.name]).values())
+    service.kill()
+
+    again = make_again(requests.name, requests)
+    repeats = [request_message("first", recipe)] * place
+    again.publish([request_message("new", recipe), *repeats, request_message("last", recipe)])
+    service.start()
+    for request_id in ("last", "new"):
+        wait_until(lambda each=request_id: service.run(each))
+    listed = service.runs()
+    assert ["last", "new", "second", "first"] == [run.run_id for run in listed]
 
 
 class NeverComplete(feature_grpc.FeatureServiceServicer):

@@ -68,6 +68,20 @@ def test_runs_and_positions_are_there_after_the_way_down_and_up(engine, store):
     assert {("trainer.requests.v1", 0): 7} == dict(store.positions())
 
 
+def test_position_of_before_is_of_the_topic_that_is_there(engine, store):
+    MIGRATIONS.downgrade(engine, "0002")
+    MIGRATIONS.upgrade(engine)
+    store.follow_topics({"trainer.requests.v1": "1st"})
+    assert {("trainer.requests.v1", 0): 7} == dict(store.positions())
+
+    MIGRATIONS.downgrade(engine, "0002")
+    MIGRATIONS.upgrade(engine)
+    store.follow_topics({"trainer.requests.v1": "1st"})
+    assert {("trainer.requests.v1", 0): 7} == dict(store.positions())
+    store.follow_topics({"trainer.requests.v1": "2nd"})
+    assert {} == store.positions()
+
+
 def test_tables_of_before_alembic_are_taken_over(engine, store):
     before = store.newest(9)
     with transaction(engine) as connection:
@@ -78,7 +92,7 @@ def test_tables_of_before_alembic_are_taken_over(engine, store):
     assert before == store.newest(9)
     with transaction(engine) as connection:
         told = connection.scalar(text("select version_num from alembic_version"))
-        assert (2, "0002") == (connection.scalar(VERSION.select()), told)
+        assert (3, "0003") == (connection.scalar(VERSION.select()), told)
 
 
 def test_number_of_a_run_is_never_given_again(engine, store):

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from headrace import topics
@@ -42,6 +44,26 @@ def test_position_follows_the_requests(consumer: RequestConsumer, runs: MemoryRu
 
     assert {REQUESTS: 5} == consumer.positions([REQUESTS])
     assert ["run-4", "run-3"] == [run.run_id for run in runs.newest(9)]
+
+
+def test_requests_of_a_topic_that_was_made_again_are_read_from_its_beginning(
+    consumer: RequestConsumer, runs: MemoryRunStore
+) -> None:
+    consumer.follow_topics({REQUESTS.topic: "1st"})
+    consumer.handle([a_request_record(3), a_request_record(4)])
+    consumer.follow_topics({REQUESTS.topic: "1st"})
+    assert {REQUESTS: 5} == consumer.positions([REQUESTS])
+
+    consumer.follow_topics({REQUESTS.topic: "2nd"})
+    assert {} == consumer.positions([REQUESTS])
+    taken, _ = runs.claim()
+    published_again = replace(a_request_record(3), offset=1)
+    consumer.handle([a_request_record(0), published_again])
+    assert {REQUESTS: 2} == consumer.positions([REQUESTS])
+    assert ["run-0", "run-4", "run-3"] == [run.run_id for run in runs.newest(9)]
+    assert "run-3" == taken.run_id
+    assert ["run-4", "run-0"] == [runs.claim()[1].run_id for _ in range(2)]
+    assert runs.claim() is None
 
 
 def test_request_that_was_set_aside_is_not_read_again(consumer: RequestConsumer) -> None:

@@ -201,6 +201,14 @@ def test_position_never_goes_back(store: RunStore) -> None:
     assert {("a", 0): 5, ("a", 1): 2} == store.positions()
 
 
+def test_position_of_a_topic_that_was_made_again_is_forgotten(store: RunStore) -> None:
+    store.follow_topics({"a": "1st", "b": "1st"})
+    store.save_positions({("a", 0): 5, ("b", 0): 1})
+    store.follow_topics({"a": "2nd"})
+
+    assert {("b", 0): 1} == store.positions()
+
+
 def test_newest_run_is_listed_first(store: RunStore) -> None:
     for name in ("a", "b", "c"):
         store.add(a_request(name))

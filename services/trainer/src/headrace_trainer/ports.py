@@ -60,6 +60,9 @@ class RunStore(Protocol):
         Raises NotFound RUN_UNKNOWN, Conflict RUN_ENDED unless it was cancelled before.
         """
 
+    def follow_topics(self, topic_ids: Mapping[str, str]) -> None:
+        """Positions are about the topics with these ids; those of another one are forgotten."""
+
     def positions(self) -> Mapping[tuple[str, int], int]:
         """Next offset by topic and partition: requests before it are runs, or dead letters."""
 

@@ -9,6 +9,7 @@ from dataclasses import replace
 
 from headrace.errors import Conflict, NotFound
 from headrace_kit.clock import Clock
+from headrace_kit.topic_positions import MemoryPositions
 from headrace_trainer.domain.run import (
     LEASE_S,
     RUN_CANCELLED,
@@ -30,7 +31,7 @@ class MemoryRunStore:
         self._tokens: dict[str, int] = {}
         self._lease_until_us: dict[str, int] = {}
         self._next_try_us: dict[str, int] = {}
-        self._positions: dict[tuple[str, int], int] = {}
+        self._positions = MemoryPositions()
         self._lock = threading.Lock()
         self.events: list[tuple[str, RunState]] = []
 
@@ -122,14 +123,17 @@ class MemoryRunStore:
             raise Conflict("RUN_ENDED", run_id=run_id, state=run.state)
         return run
 
+    def follow_topics(self, topic_ids: Mapping[str, str]) -> None:
+        with self._lock:
+            self._positions.follow_topics(topic_ids)
+
     def positions(self) -> Mapping[tuple[str, int], int]:
         with self._lock:
-            return dict(self._positions)
+            return self._positions.get()
 
     def save_positions(self, next_offsets: Mapping[tuple[str, int], int]) -> None:
         with self._lock:
-            for partition, offset in next_offsets.items():
-                self._positions[partition] = max(offset, self._positions.get(partition, 0))
+            self._positions.save(next_offsets)
 
     def _due(self, run: Run) -> bool:
         now_us = self._clock.now_us()

@@ -16,10 +16,15 @@ from headrace_trainer.ports import RecipeBook, RunStore
 
 
 class RequestConsumer:
-    """PositionedHandler. The position follows the runs; their ids make a repeat harmless."""
+    """PositionedHandler, FollowingHandler. The position follows the runs, whose ids make a repeat
+    harmless: also that of a request which somebody published again to a topic made again.
+    """
 
     def __init__(self, *, runs: RunStore, recipes: RecipeBook, clock: Clock) -> None:
         self._runs, self._recipes, self._clock = runs, recipes, clock
+
+    def follow_topics(self, topic_ids: Mapping[str, str]) -> None:
+        self._runs.follow_topics(topic_ids)
 
     def positions(self, partitions: Sequence[Partition]) -> Mapping[Partition, int]:
         saved = self._runs.positions()

@@ -25,7 +25,6 @@ from sqlalchemy import (
     insert,
     or_,
     select,
-    text,
     update,
 )
 from sqlalchemy.exc import IntegrityError
@@ -35,6 +34,7 @@ from headrace_kit.clock import Clock
 from headrace_kit.outbox import Outbox
 from headrace_kit.sql import transaction
 from headrace_kit.sql_migrations import Migrations
+from headrace_kit.topic_positions import SqlPositions
 from headrace_trainer import migrations
 from headrace_trainer.adapters.conversions import event_of, trained_from_bytes, trained_to_proto
 from headrace_trainer.domain.run import (
@@ -74,12 +74,8 @@ POSITIONS = Table(
     Column("topic", String, primary_key=True),
     Column("partition", Integer, primary_key=True, autoincrement=False),
     Column("next_offset", BigInteger, nullable=False),
+    Column("topic_id", String, nullable=False, server_default=""),
 )
-POSITION = text("""
-    insert into positions (topic, partition, next_offset) values (:topic, :partition, :next_offset)
-    on conflict (topic, partition) do update set next_offset = :next_offset
-    where positions.next_offset < :next_offset
-""")
 # A change of a table comes with the revision that brings the old one to it, and back.
 MIGRATIONS = Migrations(Path(migrations.__file__).parent)
 
@@ -94,7 +90,7 @@ class SqlRunStore:
         self, engine: Engine, *, clock: Clock, notify: Callable[[], None] = lambda: None
     ) -> None:
         self._engine, self._clock, self._notify = engine, clock, notify
-        self._outbox = Outbox()
+        self._outbox, self._positions = Outbox(), SqlPositions(POSITIONS)
 
     def add(self, request: TrainingRequest) -> Run:
         now_us = self._clock.now_us()
@@ -210,17 +206,17 @@ class SqlRunStore:
         self._notify()
         return run
 
+    def follow_topics(self, topic_ids: Mapping[str, str]) -> None:
+        with transaction(self._engine) as connection:
+            self._positions.follow_topics(connection, topic_ids)
+
     def positions(self) -> Mapping[tuple[str, int], int]:
         with transaction(self._engine) as connection:
-            rows = connection.execute(select(POSITIONS)).all()
-        return {(row.topic, row.partition): row.next_offset for row in rows}
+            return self._positions.get(connection)
 
     def save_positions(self, next_offsets: Mapping[tuple[str, int], int]) -> None:
         with transaction(self._engine) as connection:
-            for (topic, partition), next_offset in next_offsets.items():
-                connection.execute(
-                    POSITION, {"topic": topic, "partition": partition, "next_offset": next_offset}
-                )
+            self._positions.save(connection, next_offsets)
 
     def _end(self, lease: Lease, values: dict[str, Any]) -> bool:
         with transaction(self._engine) as connection:
