@@ -60,7 +60,7 @@ from headrace_inference.adapters.registry_reader import RegistryReader
 from headrace_inference.domain.serving import ServingTable
 from headrace_kit.follow import TableFollower
 from headrace_kit.kafka import KafkaPublisher, Message, Record
-from headrace_kit.offsets import topic_end_offsets
+from headrace_kit.offsets import committed_offsets, topic_end_offsets
 from headrace_kit.sql import connect
 from headrace_kit.testing import MemoryPublisher, a_record
 from headrace_registry.domain.onnx_file import check_onnx
@@ -881,6 +881,32 @@ def last_dead_letter(bootstrap: str, key: bytes | None) -> tuple[str, str, bytes
         return wait_for(look)
     finally:
         consumer.close()
+
+
+def test_runs_of_a_topic_that_is_made_again_are_registered_once(
+    service, outputs, publish, bootstrap, make_again
+) -> None:
+    """More of them than were read: the old place lies amid the new ones."""
+    service.start()
+    service.apply()
+    for model in (MODEL_1, MODEL_2):
+        service.upload(model)
+    first, runs = run_record(a_completed_run(MODEL_1)), topics.TRAINER_RUNS
+    publish(first)
+    outputs.wait("rollout/delay/1")
+    assert 0 == service.stop()
+    place = end_offsets(bootstrap, [runs.name])[runs.name]
+
+    again = make_again(runs.name, runs)
+    new = run_record(a_completed_run(MODEL_2, auc=0.76, champion_auc=0.75))
+    sent = [new, *[first] * (place + 1)]
+    again.publish([Message(r.topic, r.key, r.value, tuple(r.headers.items())) for r in sent])
+    service.start()
+    outputs.wait("rollout/delay/2")
+    ends = topic_end_offsets(bootstrap, [runs.name])
+    wait_for(lambda: committed_offsets(bootstrap, "registry", [runs.name]) == ends)
+    assert [2, 1] == [each.version for each in service.versions()]
+    assert ["rollout/delay/1", "rollout/delay/2"] == outputs.ids(topics.REGISTRY_ROLLOUTS)
 
 
 def test_racing_moves_over_grpc_have_one_winner_each(service, outputs, publish) -> None:

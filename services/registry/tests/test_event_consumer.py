@@ -50,6 +50,21 @@ def test_records_that_come_again_have_no_effect(consumer, registry) -> None:
     assert before == registry.published()
 
 
+def test_topics_that_were_made_again_are_read_from_their_beginning(consumer, registry) -> None:
+    consumer.follow_topics({RUNS.topic: "1st", VERDICTS.topic: "1st"})
+    consumer.handle([run_record(a_run("run-1"), offset=4)])
+    consumer.handle([a_record(b"\x0a\x01x", topic=VERDICTS.topic, offset=9)])
+
+    consumer.follow_topics({RUNS.topic: "2nd", VERDICTS.topic: "1st"})
+    assert {VERDICTS: 10} == consumer.positions([RUNS, VERDICTS])
+    before = registry.published()
+    consumer.handle([run_record(a_run("run-1"))])  # published again: its ce_id is known
+    assert before == registry.published()
+    consumer.handle([run_record(a_run("run-2"), offset=1)])
+    assert [2, 1] == [each.version for each in registry.versions()]
+    assert {RUNS: 2, VERDICTS: 10} == consumer.positions([RUNS, VERDICTS])
+
+
 def test_good_records_before_a_bad_one_are_kept(consumer, registry) -> None:
     good, bad = run_record(a_run("run-1")), replace(run_record(a_run("run-2")), value=b"\xff")
     with pytest.raises(Invalid, match="DECODE_ERROR"):

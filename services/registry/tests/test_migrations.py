@@ -187,6 +187,20 @@ def test_definitions_that_were_taken_back_are_gone_behind_the_way_down(engine):
     assert [("again", 1, False), ("again", 2, False)] == found
 
 
+def test_positions_of_before_are_there_on_the_way_up_and_name_no_topic(engine):
+    MIGRATIONS.upgrade(engine, "0008")
+    with engine.begin() as connection:
+        connection.execute(text("insert into positions values ('trainer.runs.v1', 0, 7)"))
+    for way in ("up", "again"):
+        MIGRATIONS.upgrade(engine)
+        assert [("trainer.runs.v1", 0, 7, "")] == rows(engine, "positions"), way
+        with engine.begin() as connection:
+            connection.execute(text("update positions set topic_id = '1st'"))
+        MIGRATIONS.downgrade(engine, "0008")
+
+    assert [("trainer.runs.v1", 0, 7)] == rows(engine, "positions")
+
+
 def test_canary_of_before_is_judged_on_the_way_up(engine):
     MIGRATIONS.upgrade(engine, "0002")
     with engine.begin() as connection:

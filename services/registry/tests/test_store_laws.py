@@ -508,6 +508,13 @@ class TestTransactions:
 
         assert {("a", 0): 5, ("a", 1): 1} == registry.store.positions()
 
+    def test_positions_of_a_topic_that_was_made_again_are_forgotten(self, registry):
+        registry.store.follow_topics({"a": "1st", "b": "1st"})
+        registry.store.save_positions({("a", 0): 3, ("b", 0): 1})
+        registry.store.follow_topics({"a": "2nd"})
+
+        assert {("b", 0): 1} == registry.store.positions()
+
 
 class TestSchema:
     """P6 and P7 against statements typed by hand."""

@@ -151,6 +151,9 @@ class RegistryStore(Protocol):
 
     def transaction(self) -> AbstractContextManager[RegistryTransaction]: ...
 
+    def follow_topics(self, topic_ids: Mapping[str, str]) -> None:
+        """Positions are about the topics with these ids; those of another one are forgotten."""
+
     def positions(self) -> Mapping[tuple[str, int], int]:
         """Next offset by topic and partition, as saved."""
 

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""PositionedHandler on completed runs and canary verdicts: one transaction for each event.
+"""PositionedHandler and FollowingHandler on completed runs and canary verdicts: one transaction for
+each event.
 
-Positions are saved beside the effects, after them: what is read again after a crash, or after the
-database came back from an older copy, is known by its ce_id.
+Positions are saved beside the effects, after them: what is read again after a crash, after the
+database came back from an older copy, or from a topic made again, is known by its ce_id.
 """
 
 from __future__ import annotations
@@ -35,6 +36,9 @@ class EventConsumer:
         self._store, self._artifacts, self._clock = store, artifacts, clock
         self._acceptor, self._spool = acceptor, spool
         self._on_topic = {runs: self._on_run, verdicts: self._on_verdict}
+
+    def follow_topics(self, topic_ids: Mapping[str, str]) -> None:
+        self._store.follow_topics(topic_ids)
 
     def positions(self, partitions: Sequence[Partition]) -> Mapping[Partition, int]:
         saved = self._store.positions()

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, replace
 
 from headrace.errors import Conflict, NotFound
+from headrace_kit.topic_positions import MemoryPositions
 from headrace_registry.domain.acceptance import Acceptance
 from headrace_registry.domain.alias import Alias
 from headrace_registry.domain.change import Change
@@ -60,7 +61,7 @@ class MemoryRegistryStore:
 
     def __init__(self) -> None:
         self._tables = Tables()
-        self._positions: dict[tuple[str, int], int] = {}
+        self._positions = MemoryPositions()
         self._lock = threading.Lock()
 
     @contextmanager
@@ -75,11 +76,14 @@ class MemoryRegistryStore:
             yield MemoryTransaction(draft)
             self._tables = draft
 
+    def follow_topics(self, topic_ids: Mapping[str, str]) -> None:
+        self._positions.follow_topics(topic_ids)
+
     def positions(self) -> Mapping[tuple[str, int], int]:
-        return dict(self._positions)
+        return self._positions.get()
 
     def save_positions(self, next_offsets: Mapping[tuple[str, int], int]) -> None:
-        self._positions.update(next_offsets)
+        self._positions.save(next_offsets)
 
     def published(self) -> list[Event]:
         """What the outbox holds, in order."""

@@ -36,6 +36,7 @@ from headrace_kit.outbox import Outbox
 from headrace_kit.sql import Inbox
 from headrace_kit.sql import transaction as sql_transaction
 from headrace_kit.sql_writes import Write, insert_of, write_together
+from headrace_kit.topic_positions import SqlPositions
 from headrace_registry.adapters import sql_tables as tables
 from headrace_registry.adapters.conversions import messages_of
 from headrace_registry.domain.acceptance import Acceptance
@@ -101,12 +102,6 @@ ROLLOUT_MOVE = text("""
                         change = :change, changed_at_us = :changed_at_us
     where endpoint = :endpoint and model = :model and generation = :generation - 1
 """)
-# Two replicas may save out of order: the further one is right, its effects are stored.
-POSITION = text("""
-    insert into positions (topic, partition, next_offset) values (:topic, :partition, :next_offset)
-    on conflict (topic, partition) do update set next_offset = :next_offset
-    where positions.next_offset < :next_offset
-""")
 ACCEPTED = text("""
     insert into acceptances (digest, acceptance_json) values (:digest, :acceptance_json)
     on conflict do nothing
@@ -149,6 +144,7 @@ class SqlRegistryStore:
 
     def __init__(self, engine: Engine, outbox: Outbox, committed: Callable[[], None]) -> None:
         self._engine, self._outbox, self._committed = engine, outbox, committed
+        self._positions = SqlPositions(tables.POSITIONS)
 
     @contextmanager
     def reading(self) -> Iterator[SqlReader]:
@@ -170,18 +166,17 @@ class SqlRegistryStore:
         self._committed()
         failpoint("registry.committed")
 
+    def follow_topics(self, topic_ids: Mapping[str, str]) -> None:
+        with sql_transaction(self._engine) as connection:
+            self._positions.follow_topics(connection, topic_ids)
+
     def positions(self) -> Mapping[tuple[str, int], int]:
         with sql_transaction(self._engine) as connection:
-            rows = connection.execute(select(tables.POSITIONS)).all()
-        return {(row.topic, row.partition): row.next_offset for row in rows}
+            return self._positions.get(connection)
 
     def save_positions(self, next_offsets: Mapping[tuple[str, int], int]) -> None:
         with sql_transaction(self._engine) as connection:
-            for (topic, partition), next_offset in next_offsets.items():
-                connection.execute(
-                    POSITION,
-                    {"topic": topic, "partition": partition, "next_offset": next_offset},
-                )
+            self._positions.save(connection, next_offsets)
 
 
 class SqlReader:

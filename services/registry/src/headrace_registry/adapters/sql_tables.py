@@ -171,6 +171,7 @@ POSITIONS = Table(
     Column("topic", Text, primary_key=True),
     Column("partition", Integer, primary_key=True, autoincrement=False),
     Column("next_offset", BigInteger, nullable=False),
+    Column("topic_id", Text, nullable=False, server_default=""),
 )
 # A change of a table comes with the revision that brings the old one to it, and back.
 MIGRATIONS = Migrations(Path(migrations.__file__).parent)
