@@ -116,21 +116,46 @@ def queue(start_service, kafka_server, publisher):
     definition = Definition(kind="label", name=stream.name, version=1, spec_json=spec)
     key = f"label/{stream.name}".encode()
     publisher.publish([Message(DEFINITIONS.name, key, definition.SerializeToString())])
-    made = one_row_record(
-        prediction_id="p1",
-        endpoint=stream.name,
-        model="delays",
-        version=1,
-        entity_key="UA7",
-        as_of_us=NOW_US,
-        features=[0.5],
-        score=0.4,
-    )
-    publisher.publish([Message(predictions, b"UA7", made.SerializeToString())])
+    publisher.publish([a_prediction(stream, "p1", "UA7")])
     service = start_service()
     service.start()
     client = Client(Addresses(ingest=f"127.0.0.1:{service.grpc_port}")).labels
     return service, stream, client
+
+
+def a_prediction(stream, prediction_id, flight):
+    """All of one partition."""
+    made = one_row_record(
+        prediction_id=prediction_id,
+        endpoint=stream.name,
+        model="delays",
+        version=1,
+        entity_key=flight,
+        as_of_us=NOW_US,
+        features=[0.5],
+        score=0.4,
+    )
+    topic = topics.INFERENCE_PREDICTIONS.of(stream.name)
+    return Message(topic, b"UA7", made.SerializeToString())
+
+
+def targets(labels, stream):
+    return sorted(task.target for task in labels.tasks(stream.name))
+
+
+def test_predictions_of_a_topic_that_is_made_again_are_each_one_task(queue, make_again):
+    """More of them than were read: the old place lies amid the new ones."""
+    service, stream, labels = queue
+    wait_until(lambda: targets(labels, stream) == ["UA7"])
+    service.stop()
+    predictions = topics.INFERENCE_PREDICTIONS
+    again = make_again(predictions.of(stream.name), predictions)
+    flights = {"p2": "UA8", "p1": "UA7", "p3": "UA9"}
+    again.publish([a_prediction(stream, *each) for each in flights.items()])
+
+    service.start()
+    wait_until(lambda: "UA9" in targets(labels, stream))
+    assert ["UA7", "UA8", "UA9"] == targets(labels, stream)
 
 
 def test_answer_of_a_person_becomes_the_truth_about_the_prediction(queue):

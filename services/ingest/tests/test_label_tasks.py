@@ -238,6 +238,17 @@ def test_position_moves_with_the_tasks_and_never_back(make):
     assert {("t", 0): 7} == dict(world.tasks.positions())
 
 
+def test_position_in_a_topic_that_was_made_again_is_forgotten(make):
+    world = make()
+    world.tasks.follow_topics({"t": "1st"})
+    world.put(served(1), position=7)
+    world.tasks.follow_topics({"t": "2nd"})
+    assert {} == dict(world.tasks.positions())
+
+    assert [0, 1] == [world.put(served(1), position=1), world.put(served(2), position=2)]
+    assert {("t", 0): 2} == dict(world.tasks.positions())
+
+
 def test_full_queue_takes_no_more_until_a_task_is_settled(make):
     world = make(tasks_max=2)
 
@@ -538,6 +549,17 @@ def test_sampler_stores_tasks_with_the_place_behind_them(make):
     listed = world.tasks.listed(LABEL, TaskState.OPEN, after=(0, ""), tasks_max=5)
     assert {("UA1", "disagreement"), ("UA3", "drifted")} == {(t.target, t.rule) for _, t in listed}
     assert {Partition(topic, 0): 5} == sampler.positions([Partition(topic, 0)])
+
+
+def test_sampler_reads_a_topic_that_was_made_again_from_its_beginning(make):
+    sampler, place = a_sampler(make(), OpenIncidents()), Partition("inference.predictions.x.v1", 0)
+    sampler.follow_topics({place.topic: "1st"})
+    made = one_row_record(prediction_id="p", endpoint=ENDPOINT, entity_key="UA1")
+    sampler.handle(a_batch([a_record(made.SerializeToString(), topic=place.topic, offset=8)]))
+    assert {place: 9} == sampler.positions([place])
+    sampler.follow_topics({place.topic: "2nd"})
+
+    assert {} == sampler.positions([place])
 
 
 def test_prediction_that_cannot_be_read_is_invalid(make):

@@ -105,6 +105,16 @@ def test_tasks_and_answers_are_there_after_the_way_down_and_up(labels):
     assert key != key_of(labels)  # it was forgotten on the way
 
 
+def test_positions_are_there_after_the_way_down_and_up_and_name_no_topic(labels):
+    LABELS.upgrade(labels)
+    run(labels, "insert into label_positions values ('predictions', 0, 7, '1st')")
+
+    LABELS.downgrade(labels, "0004")
+    assert [("predictions", 0, 7)] == run(labels, "select * from label_positions")
+    LABELS.upgrade(labels)
+    assert [("predictions", 0, 7, "")] == run(labels, "select * from label_positions")
+
+
 @pytest.mark.parametrize("key", [True, False])
 def test_label_tables_of_before_alembic_are_taken_over(labels, key):
     LABELS.upgrade(labels)
@@ -113,6 +123,7 @@ def test_label_tables_of_before_alembic_are_taken_over(labels, key):
     run(labels, "drop table alembic_version")
     run(labels, "drop table label_items")
     run(labels, "drop table label_erased_entities")
+    run(labels, "alter table label_positions drop column topic_id")
     run(labels, "update schema_version set version = 1")
     if not key:  # it came later, into tables of the same number
         run(labels, "drop table redrive_keys")

@@ -137,6 +137,9 @@ class RecordRows(Protocol):
 class TaskStore(Protocol):
     """Predictions that people label. Every method raises Unavailable DATABASE_UNAVAILABLE."""
 
+    def follow_topics(self, topic_ids: Mapping[str, str]) -> None:
+        """Positions are about the topics with these ids; those of another one are forgotten."""
+
     def positions(self) -> Mapping[tuple[str, int], int]:
         """The next offset by topic and partition, as `add` stored it."""
 
@@ -149,7 +152,7 @@ class TaskStore(Protocol):
         """Store new tasks with their items, by label at most so many open ones, and the positions,
         in one.
 
-        A position never goes back. Returns how many tasks were new.
+        A position never goes back in one topic. Returns how many tasks were new.
         """
 
     def listed(

@@ -43,7 +43,9 @@ class OpenIncidents:
 
 
 class PredictionSampler:
-    """PositionedHandler: tasks and positions are one transaction, ids make a repeat harmless."""
+    """PositionedHandler, FollowingHandler: tasks and positions are one transaction, ids make a
+    repeat harmless.
+    """
 
     def __init__(
         self,
@@ -55,6 +57,9 @@ class PredictionSampler:
     ) -> None:
         self._labels, self._incidents, self._tasks = labels, incidents, tasks
         self._erased = erased
+
+    def follow_topics(self, topic_ids: Mapping[str, str]) -> None:
+        self._tasks.follow_topics(topic_ids)
 
     def positions(self, partitions: Sequence[Partition]) -> Mapping[Partition, int]:
         saved = self._tasks.positions()

@@ -44,6 +44,7 @@ from headrace_kit.kafka import Message
 from headrace_kit.outbox import Outbox
 from headrace_kit.sql import insert_into, transaction
 from headrace_kit.sql_migrations import Migrations
+from headrace_kit.topic_positions import SqlPositions
 
 SECOND_US = 1_000_000
 # A task that nobody settled, and what people said of a settled one, is forgotten then.
@@ -107,6 +108,7 @@ POSITIONS = Table(
     Column("topic", String, primary_key=True),
     Column("partition", Integer, primary_key=True, autoincrement=False),
     Column("next_offset", BigInteger, nullable=False),
+    Column("topic_id", String, nullable=False, server_default=""),
 )
 # A change of a table comes with the revision that brings the old one to it, and back.
 MIGRATIONS = Migrations(Path(labels.__file__).parent)
@@ -123,13 +125,16 @@ class SqlTaskStore:
         self, engine: Engine, *, clock: Clock, notify: Callable[[], None] = lambda: None
     ) -> None:
         self._engine, self._clock, self._notify = engine, clock, notify
-        self._outbox = Outbox()
+        self._outbox, self._positions = Outbox(), SqlPositions(POSITIONS)
         self._forget_at_us = 0
+
+    def follow_topics(self, topic_ids: Mapping[str, str]) -> None:
+        with transaction(self._engine) as connection:
+            self._positions.follow_topics(connection, topic_ids)
 
     def positions(self) -> Mapping[tuple[str, int], int]:
         with transaction(self._engine) as connection:
-            rows = connection.execute(select(POSITIONS)).all()
-        return {(row.topic, row.partition): row.next_offset for row in rows}
+            return self._positions.get(connection)
 
     def add(
         self,
@@ -146,8 +151,7 @@ class SqlTaskStore:
             for label, some in by_label.items():
                 room = max(0, open_max[label] - _open(connection, label))
                 added += _insert(connection, some[:room], now_us)
-            for (topic, partition), next_offset in positions.items():
-                _move(connection, topic, partition, next_offset)
+            self._positions.save(connection, positions)
         return added
 
     def listed(
@@ -359,20 +363,6 @@ def _item(row: Any) -> Item:
 
 def _names() -> Collection[str]:
     return [column.name for column in _FIELDS]
-
-
-def _move(connection: Connection, topic: str, partition: int, next_offset: int) -> None:
-    new = insert_into(connection, POSITIONS).values(
-        topic=topic, partition=partition, next_offset=next_offset
-    )
-    further = POSITIONS.c.next_offset < next_offset
-    connection.execute(
-        new.on_conflict_do_update(
-            index_elements=["topic", "partition"],
-            set_={"next_offset": next_offset},
-            where=further,
-        )
-    )
 
 
 def _candidate(label: str, labeller: str, passed: Sequence[str]) -> Select[Any]:
