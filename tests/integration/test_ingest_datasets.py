@@ -220,6 +220,18 @@ def test_erased_entity_is_in_no_file_of_the_table_any_more(world):
     assert [report] == list(world.datasets.erasures())
 
 
+def test_erasure_goes_through_where_the_own_table_of_a_dataset_is_lost(world):
+    world.append(0)
+    world.append(1, flight="UA2")
+    world.datasets.create("held", stream=STREAM)
+    world.datasets.erase("flight", "UA2")
+    world.keeper.rows.drop("held/1")
+    report = world.datasets.erase("flight", "UA1")
+
+    assert ([1], []) == ([each.rows for each in report.streams], list(report.datasets))
+    assert 0 == world.datasets.read_stream(STREAM).to_arrow().num_rows
+
+
 def test_rows_are_filtered_by_a_text_in_a_file_that_an_erasure_wrote(world):
     world.append(0, 1, 2, 3)
     assert [1] == [e.rows for e in world.datasets.erase("event_id", "departed:1").streams]

@@ -317,6 +317,52 @@ def test_second_erasure_goes_into_the_copy_of_a_dataset(world):
     assert 3 == datasets.find(Reference("all"), book=world.book).rows_erased
 
 
+def test_own_table_of_a_dataset_that_is_lost_keeps_no_erasure_from_beginning(world):
+    world.create("all")
+    world.erase("UA2", "r1")
+    world.tables.drop("all/1")
+    erasure = world.erase("UA1", "r2")
+    settle(world)
+
+    assert ((), []) == (erasure.datasets, world.flights())
+
+
+def a_dataset_whose_own_table_is_lost(world):
+    """Between the beginning of an erasure and its end."""
+    world.create("all")
+    world.erase("UA2", "r1")
+    settle(world)
+    arm("ingest.erase.begun:1:raise")
+    with pytest.raises(FailpointRaised):
+        world.erase("UA1", "r2")
+    arm(None)
+    world.tables.drop("all/1")
+
+
+def test_own_table_of_a_dataset_that_is_lost_meanwhile_keeps_no_erasure_open(world):
+    a_dataset_whose_own_table_is_lost(world)
+    settle(world)
+
+    assert 3 == datasets.find(Reference("all"), book=world.book).rows_erased
+
+
+def test_own_table_of_a_dataset_is_waited_for_when_the_archive_is_lost_with_it(world, monkeypatch):
+    a_dataset_whose_own_table_is_lost(world)
+    erase = world.rows.erase
+    with monkeypatch.context() as away:
+
+        def lost_with_all_others(selection, *asked, **named):
+            lose(world, away, STREAM)
+            return erase(selection, *asked, **named)
+
+        away.setattr(world.rows, "erase", lost_with_all_others)
+        world.clock.advance(SETTLE_US + 1)
+        world.go_on()
+
+    assert [erasure_id("r2")] == world.eraser.erasures.unsettled()
+    assert 1 == datasets.find(Reference("all"), book=world.book).rows_erased
+
+
 def test_erasure_begins_again_when_another_one_removes_the_version_that_it_reads(world):
     newest = world.tables.newest_version
 

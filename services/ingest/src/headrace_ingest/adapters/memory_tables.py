@@ -10,7 +10,7 @@ from typing import Any
 import duckdb
 import polars as pl
 
-from headrace.errors import Conflict, NotFound
+from headrace.errors import Conflict, NotFound, Unavailable
 from headrace_ingest.domain.datasets import Selection
 from headrace_ingest.domain.erasures import duckdb_predicate
 from headrace_kit.erased_entities import Entity
@@ -50,6 +50,8 @@ class MemoryTables:
 
     def open(self, selection: Selection) -> Any:
         if selection.copy:
+            if selection.copy not in self._copies:
+                raise Unavailable("ARCHIVE_MISSING", stream=selection.stream)
             return self._copies[selection.copy].to_arrow()
         self.newest_version(selection.stream, view=selection.view)
         versions = self._versions[_table(selection)]

@@ -16,6 +16,7 @@ import re
 from collections import defaultdict
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -30,6 +31,7 @@ from headrace_ingest.domain.erasures import (
     ErasedDataset,
     ErasedEvents,
     Erasure,
+    Found,
     erasure_id,
     with_versions,
     without_entity,
@@ -63,6 +65,8 @@ VALUE_CHARACTERS_MAX = 1_024
 # Longer than a record is gathered before it is stored: twice the longest commit interval.
 SETTLE_US = 150 * 1_000_000
 OVERTAKEN_MAX = 5
+# Of a table that is not there: of a view, or a stream, which also may have had one.
+ABSENT = ("VIEW_EMPTY", "STREAM_EMPTY", ARCHIVE_MISSING)
 # Of noted erasures, one from the object store each.
 READS_AT_ONCE = 16
 
@@ -359,9 +363,26 @@ class Eraser:
     ) -> Iterator[ErasedDataset]:
         for manifest in self._manifests(self.datasets.places()):
             if manifest.selection.stream in streams:
-                found = self.rows.find(manifest.selection, entity, timeout_s=timeout_s)
+                found = Found(0)
+                with self._unless_lost(manifest):
+                    found = self.rows.find(manifest.selection, entity, timeout_s=timeout_s)
                 if found.rows:
                     yield ErasedDataset(manifest.name, manifest.number, found.rows)
+
+    @contextmanager
+    def _unless_lost(self, manifest: Manifest) -> Iterator[None]:
+        """A dataset's own table that is gone holds nothing; with its stream's, both may come back.
+
+        Raises Unavailable ARCHIVE_MISSING then.
+        """
+        selection = manifest.selection
+        try:
+            yield
+        except (NotFound, Unavailable) as err:
+            if not selection.copy or err.reason not in ABSENT:
+                raise
+            self.rows.newest_version(selection.stream)
+            log.warning("dataset_rows_lost", dataset=selection.copy, error=str(err))
 
     def _manifests(self, places: Iterable[tuple[str, int]]) -> Iterator[Manifest]:
         return manifests(places, book=self.datasets)
@@ -406,8 +427,9 @@ class Eraser:
             self.rows.copy(selection, copy, without=entity, timeout_s=timeout_s)
             selection = replace(selection, copy=copy)
         elif own:
-            self._erase_rows(selection, entity, timeout_s)
-            self.rows.forget(selection, ())
+            with self._unless_lost(manifest):
+                self._erase_rows(selection, entity, timeout_s)
+                self.rows.forget(selection, ())
         elif not manifest.rows_erased or columns == manifest.content.columns:
             return False  # else the statistics may be of rows that went with another erasure
         failpoint("ingest.erase.copied")
