@@ -11,12 +11,14 @@ from itertools import count
 from types import SimpleNamespace
 
 import pytest
+from structlog.testing import capture_logs
 
 from headrace import topics
-from headrace.errors import Conflict, Invalid, NotFound, Unavailable
+from headrace.errors import Conflict, Corrupt, Invalid, NotFound, Unavailable
 from headrace_ingest.adapters import duckdb_rows
 from headrace_ingest.adapters.contract_book import AppliedContracts
 from headrace_ingest.adapters.duckdb_rows import DuckDbRows
+from headrace_ingest.adapters.erasure_conversions import erased_message, to_erasure_id
 from headrace_ingest.adapters.kafka_published_rows import KafkaPublishedRows
 from headrace_ingest.adapters.label_book import AppliedLabels
 from headrace_ingest.adapters.memory_tables import MemoryTables
@@ -29,13 +31,8 @@ from headrace_ingest.domain.trained_versions import TrainedVersion, Training
 from headrace_ingest.handlers import datasets
 from headrace_ingest.handlers.datasets import CreateDataset
 from headrace_ingest.handlers.erased_tasks import TaskEraser
-from headrace_ingest.handlers.erasures import (
-    SETTLE_US,
-    EraseEntity,
-    Eraser,
-    list_erasures,
-    tell_again,
-)
+from headrace_ingest.handlers.erasures import SETTLE_US, EraseEntity, Eraser
+from headrace_ingest.handlers.noted_erasures import list_erasures, tell_again
 from headrace_ingest.ports import Retracted
 from headrace_ingest.testing import NOW_US, MemoryRetracted, NoTasks, a_contract, a_raw
 from headrace_kit.erased_entities import (
@@ -635,7 +632,7 @@ def test_version_of_a_run_that_read_the_rows_before_they_went_is_reported(world,
     world.versions.there.append(a_training(4, at=1))
 
     assert [3, 4] == reported(world)
-    page, _ = list_erasures(0, "", erasures=world.eraser.erasures)
+    page, _, _ = list_erasures(0, "", erasures=world.eraser.erasures)
     [report] = world.eraser.with_later_versions(page)
     assert TrainedVersion("delay", 4, (STREAM,)) == report.trained_versions[-1]
 
@@ -736,6 +733,10 @@ def entities_of(erasures):
     return [each.entity for each in erasures]
 
 
+def told_again(world, erased, news, *, told=()):
+    return tell_again(erasures=world.eraser.erasures, told=told, erased=erased, news=news)
+
+
 def test_erasures_that_their_topic_has_lost_are_told_again_each_once(world):
     world.erase("UA1", "r1")
     world.clock.advance(1)
@@ -743,11 +744,11 @@ def test_erasures_that_their_topic_has_lost_are_told_again_each_once(world):
     other = world.erase("UA2", "r3")
     erased, news = ErasedEntities(), News()
 
-    lost = tell_again(erasures=world.eraser.erasures, erased=erased, news=news)
+    lost = told_again(world, erased, news)
 
     assert [again.entity, other.entity] == entities_of(lost) == news.told
     assert erased.holds("flight", "UA1", again.entity.erased_at_us)
-    assert [] == tell_again(erasures=world.eraser.erasures, erased=erased, news=news)
+    assert [] == told_again(world, erased, news)
 
 
 def test_erasure_that_is_known_by_a_later_one_is_not_told_again(world):
@@ -755,8 +756,59 @@ def test_erasure_that_is_known_by_a_later_one_is_not_told_again(world):
     erased, news = ErasedEntities(), News()
     erased.take(replace(first.entity, erased_at_us=first.entity.erased_at_us + 1))
 
-    assert [] == tell_again(erasures=world.eraser.erasures, erased=erased, news=news)
+    assert [] == told_again(world, erased, news)
     assert [] == news.told
+
+
+def test_start_reads_no_note_of_an_erasure_that_the_topic_names(world, monkeypatch):
+    read = []
+    named = [world.erase("UA1", "r1").id, world.erase("UA2", "r2").id]
+    lost = world.erase("UA3", "r3")
+    get = world.objects.get
+    monkeypatch.setattr(world.objects, "get", lambda key: read.append(key) or get(key))
+
+    assert [lost.entity] == entities_of(told_again(world, ErasedEntities(), News(), told=named))
+    assert [f"erasures/{lost.id}/begun.json"] == read
+
+
+def spoil(world, erasure):
+    world.objects.put_file(f"erasures/{erasure.id}/begun.json", io.BytesIO(b'{"id": "'))
+
+
+def test_erasure_that_cannot_be_read_keeps_no_other_from_being_told(world):
+    spoil(world, world.erase("UA1", "r1"))
+    other = world.erase("UA2", "r2")
+
+    with capture_logs() as logs:
+        assert [other.entity] == entities_of(told_again(world, ErasedEntities(), News()))
+    assert [erasure_id("r1")] == [
+        each["erasure"] for each in logs if each["event"] == "erasure_unreadable"
+    ]
+
+
+def test_erasure_that_cannot_be_read_is_listed_as_such_and_told_to_who_asks_for_it(world):
+    spoil(world, world.erase("UA1", "r1"))
+    other = world.erase("UA2", "r2")
+    page, unreadable, _ = list_erasures(0, "", erasures=world.eraser.erasures)
+
+    assert ([other.id], [erasure_id("r1")]) == ([each.id for each in page], unreadable)
+    with pytest.raises(Corrupt, match="ERASURE_UNREADABLE"):
+        world.erase("UA1", "r1")
+
+
+def test_erasure_that_cannot_be_read_keeps_no_other_open(world):
+    spoil(world, world.erase("UA1", "r1"))
+    world.erase("UA2", "r2")
+    world.clock.advance(SETTLE_US + 1)
+    world.go_on()
+
+    assert [erasure_id("r1")] == world.eraser.erasures.unsettled()
+
+
+def test_topic_names_the_erasure_by_its_id(world):
+    message = erased_message(erasure := world.erase())
+
+    assert erasure.id == to_erasure_id(a_record(message.value, headers=dict(message.headers)))
 
 
 def test_what_happens_after_the_erasure_stays(world):
@@ -829,8 +881,8 @@ def test_request_that_makes_no_sense_is_refused(world, wrong):
 def test_pages_hold_every_erasure_once(world):
     for number in range(3):
         world.erase(f"UA{number}", f"r{number}")
-    first, token = list_erasures(2, "", erasures=world.eraser.erasures)
-    second, end = list_erasures(2, token, erasures=world.eraser.erasures)
+    first, _, token = list_erasures(2, "", erasures=world.eraser.erasures)
+    second, _, end = list_erasures(2, token, erasures=world.eraser.erasures)
 
     assert 3 == len({each.id for each in (*first, *second)})
     assert "" == end

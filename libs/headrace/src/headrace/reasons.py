@@ -437,6 +437,11 @@ REASONS: dict[str, Reason] = {
     "TRAINING_FAILED": Reason(
         "Bug", "The training process ended with an error.", "See the trainer's log of that run."
     ),
+    "ERASURE_UNREADABLE": Reason(
+        "Corrupt",
+        "What was noted of the erasure cannot be read.",
+        "Put its begun.json back from a backup, or erase the entity again under a new request id.",
+    ),
     "DIGEST_MISMATCH": Reason("Corrupt", "The bytes do not hash to the digest.", "Upload again."),
     "FORMAT": Reason("Invalid", "The artifact is not of the format that it says.", "Export ONNX."),
     "PICKLE": Reason(

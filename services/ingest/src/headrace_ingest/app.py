@@ -26,7 +26,7 @@ from headrace_ingest.adapters.delta_archive import DeltaArchive
 from headrace_ingest.adapters.delta_rows import DeltaRows
 from headrace_ingest.adapters.delta_tables import DeltaTables
 from headrace_ingest.adapters.duckdb_rows import DuckDbRows
-from headrace_ingest.adapters.erasure_conversions import KafkaErasureNews, to_entity
+from headrace_ingest.adapters.erasure_conversions import KafkaErasureNews, to_entity, to_erasure_id
 from headrace_ingest.adapters.grpc_api import WORKERS, IngestApi
 from headrace_ingest.adapters.grpc_model_versions import GrpcModelVersions
 from headrace_ingest.adapters.grpc_retracted_definitions import GrpcRetractedDefinitions
@@ -49,7 +49,8 @@ from headrace_ingest.domain.redrive_seal import RedriveSeal
 from headrace_ingest.domain.tolerance import Tolerance
 from headrace_ingest.handlers.catalogue import CatalogueKeeper
 from headrace_ingest.handlers.erased_tasks import TaskEraser
-from headrace_ingest.handlers.erasures import Eraser, tell_again
+from headrace_ingest.handlers.erasures import Eraser
+from headrace_ingest.handlers.noted_erasures import tell_again
 from headrace_ingest.handlers.publish import REQUEST_BYTES_MAX, PublishDoor
 from headrace_ingest.handlers.quality import QualityWatch
 from headrace_ingest.handlers.retention import Keeper, forget_unended
@@ -131,11 +132,20 @@ class ToldErasures:
     The log is a topic, and may have been deleted; a record of an erased entity would be stored.
     """
 
-    def __init__(self, erasures: ErasureBook, erased: ErasedEntities, news: ErasureNews) -> None:
-        self._erasures, self._erased, self._news = erasures, erased, news
+    def __init__(
+        self,
+        erasures: ErasureBook,
+        told: Collection[str],
+        erased: ErasedEntities,
+        news: ErasureNews,
+    ) -> None:
+        """`told`: the ids that are on the topic, once it is followed."""
+        self._erasures, self._told, self._erased, self._news = erasures, told, erased, news
 
     def start(self) -> None:
-        lost = tell_again(erasures=self._erasures, erased=self._erased, news=self._news)
+        lost = tell_again(
+            erasures=self._erasures, told=self._told, erased=self._erased, news=self._news
+        )
         if lost:
             log.warning("erasures_told_again", erasures=[each.id for each in lost])
 
@@ -172,7 +182,7 @@ def run(settings: IngestSettings) -> int:
         labels.incidents,
         shared.follow(topics.REGISTRY_DEFINITIONS.name, shared.take_definition),
         shared.follow(topics.INGEST_ERASURES.name, shared.take_erasure),
-        ToldErasures(datasets.eraser.erasures, shared.erased, datasets.eraser.news),
+        ToldErasures(datasets.eraser.erasures, shared.told, shared.erased, datasets.eraser.news),
         records.loop,
         labels.sampling,
         *datasets.loops,
@@ -184,12 +194,16 @@ def run(settings: IngestSettings) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Shared:
-    """What all subjects know: the definitions, who was erased, and the ways to Kafka and Delta."""
+    """What all subjects know: the definitions, who was erased, and the ways to Kafka and Delta.
+
+    `told`: the ids of erasures that their topic names.
+    """
 
     settings: IngestSettings
     contracts: AppliedContracts
     labels: AppliedLabels
     erased: ErasedEntities
+    told: set[str]
     publisher: KafkaPublisher
     catalogue: KafkaTopicCatalogue
     archive: DeltaArchive
@@ -208,6 +222,7 @@ class Shared:
             contracts=AppliedContracts(on_streams, pii_key=settings.pii_key_bytes),
             labels=AppliedLabels(on_labels),
             erased=ErasedEntities(),
+            told=set(),
             publisher=KafkaPublisher(settings.kafka_bootstrap, client_id="ingest"),
             catalogue=catalogue,
             archive=DeltaArchive(settings.objects, _delta(settings), was_read=catalogue.was_read),
@@ -227,6 +242,7 @@ class Shared:
 
     def take_erasure(self, record: Record) -> None:
         self.erased.take(to_entity(record))
+        self.told.add(to_erasure_id(record))
 
 
 @dataclass(frozen=True, slots=True)

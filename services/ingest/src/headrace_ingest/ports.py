@@ -456,7 +456,7 @@ class ErasureBook(Protocol):
     """
 
     def get(self, erasure_id: str) -> Erasure | None:
-        """As it stands now."""
+        """As it stands now; raises Corrupt ERASURE_UNREADABLE."""
 
     def begin(self, erasure: Erasure) -> Erasure:
         """Note it; the answer is the first that was noted under its id."""

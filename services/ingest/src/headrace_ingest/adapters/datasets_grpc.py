@@ -24,7 +24,8 @@ from headrace_ingest.domain.erasures import Erasure
 from headrace_ingest.handlers import datasets
 from headrace_ingest.handlers.catalogue import SearchCatalogue, search_catalogue
 from headrace_ingest.handlers.counts import list_stream_counts
-from headrace_ingest.handlers.erasures import EraseEntity, Eraser, list_erasures
+from headrace_ingest.handlers.erasures import EraseEntity, Eraser
+from headrace_ingest.handlers.noted_erasures import list_erasures
 from headrace_ingest.handlers.stopped_streams import Stop
 from headrace_ingest.handlers.text_search import SearchText, TextKeeper, search_text
 from headrace_ingest.ports import (
@@ -133,13 +134,13 @@ class DatasetApi(ingest_service_pb2_grpc.DatasetServiceServicer):
         return erasures_pb2.EraseEntityResponse(erasure=self._to_erasure(erasure))
 
     def ListErasures(self, request: Any, context: grpc.ServicerContext) -> Any:
-        page, token = list_erasures(
+        page, unreadable, token = list_erasures(
             request.page_size, request.page_token, erasures=self._eraser.erasures
         )
-        reports = self._eraser.with_later_versions(page)
-        return erasures_pb2.ListErasuresResponse(
-            erasures=[self._to_erasure(each) for each in reports], next_page_token=token
-        )
+        told = [self._to_erasure(each) for each in self._eraser.with_later_versions(page)]
+        told += [erasures_pb2.Erasure(id=each, unreadable=True) for each in unreadable]
+        told.sort(key=lambda each: each.id)
+        return erasures_pb2.ListErasuresResponse(erasures=told, next_page_token=token)
 
     def _to_erasure(self, erasure: Erasure) -> erasures_pb2.Erasure:
         return to_erasure(erasure, self._eraser.views_taken_back(erasure))

@@ -12,6 +12,7 @@ from headrace_ingest.domain.erasures import ErasedEvents, Erasure
 from headrace_kit.erased_entities import Entity, read_erased
 from headrace_kit.kafka import Message, Publisher, Record
 
+CE_ID = "erasure:"
 EVENTS_MAX = 1_000  # in a message; their ids are at most as long as contracts allow
 
 
@@ -36,7 +37,7 @@ def erased_message(erasure: Erasure) -> Message:
         erased_at_us=entity.erased_at_us,
         streams=sorted(erasure.rows_by_stream),
     )
-    headers = (("ce_id", f"erasure:{erasure.id}".encode()),)
+    headers = (("ce_id", f"{CE_ID}{erasure.id}".encode()),)
     key = entity.sha256.encode()
     return Message(topics.INGEST_ERASURES.name, key, event.SerializeToString(), headers)
 
@@ -57,6 +58,11 @@ def _events_messages(events: ErasedEvents) -> Iterator[Message]:
         key = hashlib.sha256(said).hexdigest()[:32]
         headers = (("ce_id", f"erased-events:{key}".encode()),)
         yield Message(topics.INGEST_ERASED_EVENTS.name, key.encode(), said, headers)
+
+
+def to_erasure_id(record: Record) -> str:
+    """Which erasure the record tells; empty where it does not say."""
+    return record.headers.get("ce_id", b"").decode(errors="replace").removeprefix(CE_ID)
 
 
 def to_entity(record: Record) -> Entity:

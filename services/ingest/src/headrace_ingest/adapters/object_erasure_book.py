@@ -10,9 +10,9 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 
-from headrace.errors import NotFound
+from headrace.errors import Corrupt, NotFound
 from headrace_ingest.domain.erasures import Erasure
 from headrace_kit.objects import ObjectStore
 
@@ -30,9 +30,14 @@ class ObjectErasureBook:
 
     def get(self, erasure_id: str) -> Erasure | None:
         try:
-            erasure = _ERASURE.validate_json(self._objects.get(_key(erasure_id, BEGUN)))
+            return self._read(erasure_id)
         except NotFound:
             return None
+        except ValidationError as err:  # which quotes what it read
+            raise Corrupt("ERASURE_UNREADABLE", erasure=erasure_id) from err
+
+    def _read(self, erasure_id: str) -> Erasure:
+        erasure = _ERASURE.validate_json(self._objects.get(_key(erasure_id, BEGUN)))
         noted = {key.rpartition("/")[2] for key in self._objects.keys(f"{ROOT}/{erasure_id}")}
         clean = None
         if CLEAN in noted:

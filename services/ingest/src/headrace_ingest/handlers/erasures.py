@@ -12,10 +12,8 @@ that was taken back has left is found and told; it waits until the view is appli
 
 from __future__ import annotations
 
-import re
 from collections import defaultdict
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -26,7 +24,7 @@ from headrace.definition_types import COLUMN
 from headrace.errors import Conflict, HeadraceError, Invalid, NotFound, Unavailable
 from headrace.feature_view import StreamView, View
 from headrace_ingest.domain.contract import Contract
-from headrace_ingest.domain.datasets import Manifest, Selection, check_request_id, page_limit
+from headrace_ingest.domain.datasets import Manifest, Selection, check_request_id
 from headrace_ingest.domain.erasures import (
     ErasedDataset,
     ErasedEvents,
@@ -55,7 +53,6 @@ from headrace_ingest.ports import (
 from headrace_kit.clock import Clock
 from headrace_kit.erased_entities import (
     Entity,
-    ErasedEntities,
     entity_key_digest,
     entity_sha256,
 )
@@ -67,8 +64,6 @@ SETTLE_US = 150 * 1_000_000
 OVERTAKEN_MAX = 5
 # Of a table that is not there: of a view, or a stream, which also may have had one.
 ABSENT = ("VIEW_EMPTY", "STREAM_EMPTY", ARCHIVE_MISSING)
-# Of noted erasures, one from the object store each.
-READS_AT_ONCE = 16
 
 log = structlog.get_logger(__name__)
 
@@ -98,7 +93,9 @@ class Eraser:
 
     def erase(self, command: EraseEntity, request_id: str, *, timeout_s: float) -> Erasure:
         """Raises Invalid BAD_REQUEST, NotFound COLUMN_UNKNOWN when no stream has the column,
-        Conflict REQUEST_REUSED, and what its ports raise: then the same request goes on."""
+        Conflict REQUEST_REUSED, Corrupt ERASURE_UNREADABLE, and what its ports raise: then the same
+        request goes on.
+        """
         check_request_id(request_id)
         _check(command)
         for _ in range(OVERTAKEN_MAX):
@@ -443,37 +440,6 @@ class Eraser:
             )
         )
         return True
-
-
-def tell_again(
-    *, erasures: ErasureBook, erased: ErasedEntities, news: ErasureNews
-) -> list[Erasure]:
-    """Tells the erasures that are noted and not known from their topic, which are answered.
-
-    The topic may have been deleted; what was erased stays erased all the same.
-    """
-    newest: dict[tuple[str, str], Erasure] = {}
-    with ThreadPoolExecutor(READS_AT_ONCE) as pool:  # there may be thousands, and a start waits
-        found = [each for each in pool.map(erasures.get, erasures.ids()) if each is not None]
-    for erasure in sorted(found, key=lambda each: each.entity.erased_at_us):
-        newest[erasure.entity.column, erasure.entity.sha256] = erasure
-    lost = [erasure for erasure in newest.values() if not erased.knows(erasure.entity)]
-    for erasure in lost:
-        news.tell(erasure)
-        erased.take(erasure.entity)
-    return lost
-
-
-def list_erasures(
-    page_size: int, token: str, *, erasures: ErasureBook
-) -> tuple[list[Erasure], str]:
-    """A page by id, and the token of the next one. Raises Invalid BAD_REQUEST."""
-    limit = page_limit(page_size)
-    if token and not re.fullmatch(r"[0-9a-f]{32}", token):
-        raise Invalid("BAD_REQUEST", field="page_token", problem="is not one of this list")
-    ids = [each for each in erasures.ids() if each > token]
-    page = [erasure for each in ids[:limit] if (erasure := erasures.get(each)) is not None]
-    return page, ids[limit - 1] if len(ids) > limit else ""
 
 
 def _check(command: EraseEntity) -> None:

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!headrace/ingest/v1/erasures.proto\x12\x12headrace.ingest.v1\"G\n\x12\x45raseEntityRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0e\n\x06\x63olumn\x18\x02 \x01(\t\x12\r\n\x05value\x18\x03 \x01(\t\"C\n\x13\x45raseEntityResponse\x12,\n\x07\x65rasure\x18\x01 \x01(\x0b\x32\x1b.headrace.ingest.v1.Erasure\"<\n\x13ListErasuresRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"^\n\x14ListErasuresResponse\x12-\n\x08\x65rasures\x18\x01 \x03(\x0b\x32\x1b.headrace.ingest.v1.Erasure\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xb8\x02\n\x07\x45rasure\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0e\n\x06\x63olumn\x18\x02 \x01(\t\x12\x15\n\rentity_sha256\x18\x03 \x01(\t\x12\x14\n\x0c\x65rased_at_us\x18\x04 \x01(\x03\x12\x0f\n\x07settled\x18\x05 \x01(\x08\x12\x31\n\x07streams\x18\x06 \x03(\x0b\x32 .headrace.ingest.v1.ErasedStream\x12\x33\n\x08\x64\x61tasets\x18\x07 \x03(\x0b\x32!.headrace.ingest.v1.ErasedDataset\x12<\n\x10trained_versions\x18\x08 \x03(\x0b\x32\".headrace.ingest.v1.TrainedVersion\x12-\n\x05views\x18\t \x03(\x0b\x32\x1e.headrace.ingest.v1.ErasedView\",\n\x0c\x45rasedStream\x12\x0e\n\x06stream\x18\x01 \x01(\t\x12\x0c\n\x04rows\x18\x02 \x01(\x03\"T\n\nErasedView\x12\x0c\n\x04view\x18\x01 \x01(\t\x12\x0c\n\x04rows\x18\x02 \x01(\x03\x12\x16\n\x0epublished_rows\x18\x03 \x01(\x03\x12\x12\n\ntaken_back\x18\x04 \x01(\x08\";\n\rErasedDataset\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06number\x18\x02 \x01(\x05\x12\x0c\n\x04rows\x18\x03 \x01(\x03\"A\n\x0eTrainedVersion\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x05\x12\x0f\n\x07streams\x18\x03 \x03(\t\"\\\n\x0c\x45ntityErased\x12\x0e\n\x06\x63olumn\x18\x01 \x01(\t\x12\x15\n\rentity_sha256\x18\x02 \x01(\t\x12\x14\n\x0c\x65rased_at_us\x18\x03 \x01(\x03\x12\x0f\n\x07streams\x18\x04 \x03(\t\"\xa1\x01\n\x0c\x45ventsErased\x12\x0e\n\x06stream\x18\x01 \x01(\t\x12\x0e\n\x06\x63olumn\x18\x02 \x01(\t\x12\x15\n\rentity_sha256\x18\x03 \x01(\t\x12\x14\n\x0c\x65rased_at_us\x18\x04 \x01(\x03\x12\x11\n\tevent_ids\x18\x05 \x03(\t\x12\x16\n\x0e\x65vent_times_us\x18\x06 \x03(\x03\x12\x19\n\x11\x65ntity_key_digest\x18\x07 \x01(\x0c\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!headrace/ingest/v1/erasures.proto\x12\x12headrace.ingest.v1\"G\n\x12\x45raseEntityRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0e\n\x06\x63olumn\x18\x02 \x01(\t\x12\r\n\x05value\x18\x03 \x01(\t\"C\n\x13\x45raseEntityResponse\x12,\n\x07\x65rasure\x18\x01 \x01(\x0b\x32\x1b.headrace.ingest.v1.Erasure\"<\n\x13ListErasuresRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"^\n\x14ListErasuresResponse\x12-\n\x08\x65rasures\x18\x01 \x03(\x0b\x32\x1b.headrace.ingest.v1.Erasure\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xcc\x02\n\x07\x45rasure\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0e\n\x06\x63olumn\x18\x02 \x01(\t\x12\x15\n\rentity_sha256\x18\x03 \x01(\t\x12\x14\n\x0c\x65rased_at_us\x18\x04 \x01(\x03\x12\x0f\n\x07settled\x18\x05 \x01(\x08\x12\x31\n\x07streams\x18\x06 \x03(\x0b\x32 .headrace.ingest.v1.ErasedStream\x12\x33\n\x08\x64\x61tasets\x18\x07 \x03(\x0b\x32!.headrace.ingest.v1.ErasedDataset\x12<\n\x10trained_versions\x18\x08 \x03(\x0b\x32\".headrace.ingest.v1.TrainedVersion\x12-\n\x05views\x18\t \x03(\x0b\x32\x1e.headrace.ingest.v1.ErasedView\x12\x12\n\nunreadable\x18\n \x01(\x08\",\n\x0c\x45rasedStream\x12\x0e\n\x06stream\x18\x01 \x01(\t\x12\x0c\n\x04rows\x18\x02 \x01(\x03\"T\n\nErasedView\x12\x0c\n\x04view\x18\x01 \x01(\t\x12\x0c\n\x04rows\x18\x02 \x01(\x03\x12\x16\n\x0epublished_rows\x18\x03 \x01(\x03\x12\x12\n\ntaken_back\x18\x04 \x01(\x08\";\n\rErasedDataset\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06number\x18\x02 \x01(\x05\x12\x0c\n\x04rows\x18\x03 \x01(\x03\"A\n\x0eTrainedVersion\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x05\x12\x0f\n\x07streams\x18\x03 \x03(\t\"\\\n\x0c\x45ntityErased\x12\x0e\n\x06\x63olumn\x18\x01 \x01(\t\x12\x15\n\rentity_sha256\x18\x02 \x01(\t\x12\x14\n\x0c\x65rased_at_us\x18\x03 \x01(\x03\x12\x0f\n\x07streams\x18\x04 \x03(\t\"\xa1\x01\n\x0c\x45ventsErased\x12\x0e\n\x06stream\x18\x01 \x01(\t\x12\x0e\n\x06\x63olumn\x18\x02 \x01(\t\x12\x15\n\rentity_sha256\x18\x03 \x01(\t\x12\x14\n\x0c\x65rased_at_us\x18\x04 \x01(\x03\x12\x11\n\tevent_ids\x18\x05 \x03(\t\x12\x16\n\x0e\x65vent_times_us\x18\x06 \x03(\x03\x12\x19\n\x11\x65ntity_key_digest\x18\x07 \x01(\x0c\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -40,17 +40,17 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LISTERASURESRESPONSE']._serialized_start=261
   _globals['_LISTERASURESRESPONSE']._serialized_end=355
   _globals['_ERASURE']._serialized_start=358
-  _globals['_ERASURE']._serialized_end=670
-  _globals['_ERASEDSTREAM']._serialized_start=672
-  _globals['_ERASEDSTREAM']._serialized_end=716
-  _globals['_ERASEDVIEW']._serialized_start=718
-  _globals['_ERASEDVIEW']._serialized_end=802
-  _globals['_ERASEDDATASET']._serialized_start=804
-  _globals['_ERASEDDATASET']._serialized_end=863
-  _globals['_TRAINEDVERSION']._serialized_start=865
-  _globals['_TRAINEDVERSION']._serialized_end=930
-  _globals['_ENTITYERASED']._serialized_start=932
-  _globals['_ENTITYERASED']._serialized_end=1024
-  _globals['_EVENTSERASED']._serialized_start=1027
-  _globals['_EVENTSERASED']._serialized_end=1188
+  _globals['_ERASURE']._serialized_end=690
+  _globals['_ERASEDSTREAM']._serialized_start=692
+  _globals['_ERASEDSTREAM']._serialized_end=736
+  _globals['_ERASEDVIEW']._serialized_start=738
+  _globals['_ERASEDVIEW']._serialized_end=822
+  _globals['_ERASEDDATASET']._serialized_start=824
+  _globals['_ERASEDDATASET']._serialized_end=883
+  _globals['_TRAINEDVERSION']._serialized_start=885
+  _globals['_TRAINEDVERSION']._serialized_end=950
+  _globals['_ENTITYERASED']._serialized_start=952
+  _globals['_ENTITYERASED']._serialized_end=1044
+  _globals['_EVENTSERASED']._serialized_start=1047
+  _globals['_EVENTSERASED']._serialized_end=1208
 # @@protoc_insertion_point(module_scope)

@@ -39,7 +39,7 @@ class ListErasuresResponse(_message.Message):
     def __init__(self, erasures: _Optional[_Iterable[_Union[Erasure, _Mapping]]] = ..., next_page_token: _Optional[str] = ...) -> None: ...
 
 class Erasure(_message.Message):
-    __slots__ = ("id", "column", "entity_sha256", "erased_at_us", "settled", "streams", "datasets", "trained_versions", "views")
+    __slots__ = ("id", "column", "entity_sha256", "erased_at_us", "settled", "streams", "datasets", "trained_versions", "views", "unreadable")
     ID_FIELD_NUMBER: _ClassVar[int]
     COLUMN_FIELD_NUMBER: _ClassVar[int]
     ENTITY_SHA256_FIELD_NUMBER: _ClassVar[int]
@@ -49,6 +49,7 @@ class Erasure(_message.Message):
     DATASETS_FIELD_NUMBER: _ClassVar[int]
     TRAINED_VERSIONS_FIELD_NUMBER: _ClassVar[int]
     VIEWS_FIELD_NUMBER: _ClassVar[int]
+    UNREADABLE_FIELD_NUMBER: _ClassVar[int]
     id: str
     column: str
     entity_sha256: str
@@ -58,7 +59,8 @@ class Erasure(_message.Message):
     datasets: _containers.RepeatedCompositeFieldContainer[ErasedDataset]
     trained_versions: _containers.RepeatedCompositeFieldContainer[TrainedVersion]
     views: _containers.RepeatedCompositeFieldContainer[ErasedView]
-    def __init__(self, id: _Optional[str] = ..., column: _Optional[str] = ..., entity_sha256: _Optional[str] = ..., erased_at_us: _Optional[int] = ..., settled: _Optional[bool] = ..., streams: _Optional[_Iterable[_Union[ErasedStream, _Mapping]]] = ..., datasets: _Optional[_Iterable[_Union[ErasedDataset, _Mapping]]] = ..., trained_versions: _Optional[_Iterable[_Union[TrainedVersion, _Mapping]]] = ..., views: _Optional[_Iterable[_Union[ErasedView, _Mapping]]] = ...) -> None: ...
+    unreadable: bool
+    def __init__(self, id: _Optional[str] = ..., column: _Optional[str] = ..., entity_sha256: _Optional[str] = ..., erased_at_us: _Optional[int] = ..., settled: _Optional[bool] = ..., streams: _Optional[_Iterable[_Union[ErasedStream, _Mapping]]] = ..., datasets: _Optional[_Iterable[_Union[ErasedDataset, _Mapping]]] = ..., trained_versions: _Optional[_Iterable[_Union[TrainedVersion, _Mapping]]] = ..., views: _Optional[_Iterable[_Union[ErasedView, _Mapping]]] = ..., unreadable: _Optional[bool] = ...) -> None: ...
 
 class ErasedStream(_message.Message):
     __slots__ = ("stream", "rows")
