@@ -39,10 +39,11 @@ def fresh(what: str) -> str:
     return f"{OURS}{what}-{next(_numbers)}"
 
 
-def an_onnx_file(name: str = "") -> bytes:
-    """Takes and gives `[rows, 2]` FP32; another name is another digest."""
+def an_onnx_file(name: str = "", *, columns: int = 2) -> bytes:
+    """Takes and gives `[rows, columns]` FP32; another name is another digest."""
     x, y = (
-        helper.make_tensor_value_info(each, TensorProto.FLOAT, ["rows", 2]) for each in ("x", "y")
+        helper.make_tensor_value_info(each, TensorProto.FLOAT, ["rows", columns])
+        for each in ("x", "y")
     )
     graph = helper.make_graph([helper.make_node("Identity", ["x"], ["y"])], name or fresh("graph"),
                               [x], [y])  # fmt: skip

@@ -171,6 +171,19 @@ def test_version_whose_gate_did_not_pass_stands_beside_nothing(registry):
     assert NOT_PASSED == refused(lambda: registry.roll(f"{model}-1", 1, canary_version=2))
 
 
+def test_version_that_takes_other_tensors_stands_beside_no_champion_and_may_take_its_place(
+    registry,
+):
+    model = registry.registered()
+    registry.register(model, registry.upload(an_onnx_file("wide", columns=3)))
+
+    refusal = refused(lambda: registry.roll(f"{model}-1", 1, canary_version=2))
+    registry.move(model, 2, 1)
+
+    assert (grpc.StatusCode.FAILED_PRECONDITION, "TENSORS_DIFFER") == refusal
+    assert 2 == registry.rollout(f"{model}-1").champion.version
+
+
 @pytest.mark.parametrize(
     "asked",
     [
