@@ -246,7 +246,7 @@ REASONS: dict[str, Reason] = {
     "MODEL_ERROR": Reason(
         "Bug",
         "The model runtime failed on this request.",
-        "Roll back and look at the service's log.",
+        "Mend its values, as an index out of range; if others fail too roll back, and see the log.",
     ),
     "MODEL_NONFINITE": Reason(
         "Bug",
