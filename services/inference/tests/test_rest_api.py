@@ -12,9 +12,10 @@ import pytest
 from headrace.errors import Busy, HeadraceError, NotFound
 from headrace.oip import grpc_predict_v2_pb2 as oip
 from headrace.tokens import issue_token
-from headrace_inference.adapters import rest_api
+from headrace_inference.adapters import rest_api, rest_conversions
 from headrace_inference.adapters.grpc_api import ACTIONS
 from headrace_inference.adapters.rest_api import RestApi
+from headrace_inference.adapters.tensor_codec import STEP
 from headrace_kit import json_strict
 from headrace_kit.auth import Guard, calling
 from headrace_kit.http_server import HttpError, HttpRequest
@@ -361,6 +362,26 @@ def test_many_values_are_read_as_they_are(door, row):
     (output,) = json.loads(told.body)["outputs"]
 
     assert [-number for number in range(size)] == output["data"]
+
+
+@pytest.mark.parametrize("last", [1.5, float("nan"), float("inf")])
+def test_many_values_are_told_in_steps_so_that_others_have_their_turn(door, last, monkeypatch):
+    encode, lengths = json.dumps, []
+
+    def noted(told, **how):
+        lengths.extend([len(told)] if isinstance(told, list) else [])
+        return encode(told, **how)
+
+    monkeypatch.setattr(rest_conversions.json, "dumps", noted)
+    values = np.array([*range(2 * STEP), last], np.float64)
+    tensor, content = binary(values, datatype="FP64")
+    head = encode({"inputs": [tensor]}).encode()
+    headers = {JSON_BYTES: str(len(head))}
+    answer = door.call("POST", "/v2/models/delay/infer", head + content, **headers)
+
+    expected = [*range(2 * STEP), last if np.isfinite(last) else None]
+    assert expected == json.loads(answer.body)["outputs"][0]["data"]
+    assert [STEP, STEP, 1] == lengths
 
 
 def test_mistake_in_a_body_is_told_in_the_words_of_a_request(door):

@@ -2,6 +2,7 @@
 """The 14 data types, raw and typed, and every size that does not fit."""
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from headrace.errors import Busy, Invalid
 from headrace.oip import grpc_predict_v2_pb2 as oip
 from headrace_inference.adapters.tensor_codec import (
     DATATYPES,
+    STEP,
     decode_raw,
     decode_typed,
     encode_raw,
@@ -55,7 +57,7 @@ def test_typed_contents_come_back(tensor):
     received = oip.InferTensorContents.FromString(contents.SerializeToString())
     filled = received.ListFields()
     field, elements = (filled[0][0].name, filled[0][1]) if filled else (None, ())
-    decoded = decode_typed("x", name, values.shape, field, elements)
+    decoded = decode_typed("x", name, values.shape, field, elements, elements_max=1000)
 
     np.testing.assert_array_equal(values, decoded)
     assert values.dtype == decoded.dtype
@@ -125,6 +127,34 @@ def test_raw_contents_that_do_not_fit_are_refused(datatype, shape, raw, reason):
 def test_too_many_strings_are_refused_before_they_are_made():
     with pytest.raises(Busy, match="BATCH_TOO_LARGE"):
         decode_raw("x", "BYTES", (1001,), bytes(4004), elements_max=1000)
+    with pytest.raises(Busy, match="BATCH_TOO_LARGE"):
+        decode_typed("x", "BYTES", (3,), "bytes_contents", Handed([b"a"] * 3), elements_max=2)
+
+
+class Handed(Sequence):
+    """Values that are handed out some at a time; `steps` is how many each time."""
+
+    def __init__(self, values):
+        self._values, self.steps = values, []
+
+    def __len__(self):
+        return len(self._values)
+
+    def __getitem__(self, places):
+        self.steps.append(len(self._values[places]))
+        return self._values[places]
+
+
+@pytest.mark.parametrize(
+    ("name", "field"), [("FP32", "fp32_contents"), ("INT64", "int64_contents")]
+)
+def test_many_typed_contents_are_read_in_steps_so_that_others_have_their_turn(name, field):
+    values = Handed(list(range(2 * STEP + 1)))
+    shape = (1, len(values))
+    decoded = decode_typed("x", name, shape, field, values, elements_max=1)
+
+    assert [STEP, STEP, 1] == values.steps
+    np.testing.assert_array_equal(np.arange(2 * STEP + 1).reshape(shape), decoded)
 
 
 @pytest.mark.parametrize(
@@ -140,4 +170,4 @@ def test_too_many_strings_are_refused_before_they_are_made():
 )
 def test_typed_contents_that_do_not_fit_are_refused(datatype, field, values, reason):
     with pytest.raises(Invalid, match=reason):
-        decode_typed("x", datatype, (1,), field, values)
+        decode_typed("x", datatype, (1,), field, values, elements_max=16)

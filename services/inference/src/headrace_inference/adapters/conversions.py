@@ -30,7 +30,10 @@ from headrace_inference.adapters.tensor_codec import (
     decode_raw,
     decode_typed,
     encode_raw,
+    flattened,
+    listed,
     raw_view,
+    steps,
 )
 from headrace_inference.domain.claim import Claim
 from headrace_inference.domain.logged_columns import Part
@@ -116,8 +119,9 @@ def infer_response(
         if raw:
             response.raw_output_contents.append(encode_raw(values))
         else:
-            flat = values if isinstance(values, list) else values.ravel().tolist()
-            getattr(tensor.contents, str(field)).extend(flat)
+            contents, flat = getattr(tensor.contents, str(field)), flattened(values)
+            for step in steps(len(flat)):
+                contents.extend(listed(flat[step]))
     return response
 
 
@@ -377,17 +381,17 @@ def _inputs(request: Any, *, rows_max: int) -> dict[str, Tensor]:
         if raw:
             values = decode_raw(name, tensor.datatype, shape, raw[i], elements_max=elements_max)
         else:
-            values = _typed_values(name, tensor, shape)
+            values = _typed_values(name, tensor, shape, elements_max=elements_max)
         inputs[tensor.name] = Tensor(tensor.name, tensor.datatype, shape, values)
     return inputs
 
 
-def _typed_values(name: str, tensor: Any, shape: tuple[int, ...]) -> Values:
+def _typed_values(name: str, tensor: Any, shape: tuple[int, ...], *, elements_max: int) -> Values:
     filled = tensor.contents.ListFields()
     if len(filled) > 1:
         raise Invalid("TENSOR_CONTENT", input=name, problem="more than one field of contents")
     field, values = (filled[0][0].name, filled[0][1]) if filled else (None, ())
-    return decode_typed(name, tensor.datatype, shape, field, values)
+    return decode_typed(name, tensor.datatype, shape, field, values, elements_max=elements_max)
 
 
 def _as_of_us(parameters: Mapping[str, Any]) -> int | None:

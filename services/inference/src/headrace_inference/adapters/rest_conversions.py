@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from itertools import chain
 from typing import Any, NamedTuple
 
@@ -20,7 +21,16 @@ from headrace.errors import Busy, Invalid
 from headrace.oip import grpc_predict_v2_pb2 as oip
 from headrace_inference.adapters.conversions import INPUTS_MAX
 from headrace_inference.adapters.request_parameters import SHARED_MEMORY, refuse_shared_memory
-from headrace_inference.adapters.tensor_codec import DATATYPES, decode_raw, encode_raw
+from headrace_inference.adapters.tensor_codec import (
+    DATATYPES,
+    Values,
+    decode_raw,
+    encode_raw,
+    flattened,
+    listed,
+    numbers,
+    steps,
+)
 from headrace_inference.domain.serving import NAME_SHOWN_MAX
 from headrace_kit import json_strict
 
@@ -88,16 +98,18 @@ def infer_request(name: str, version: str, body: bytes, json_bytes: str | None) 
 def infer_response(response: oip.ModelInferResponse, asked: Asked) -> Body:
     """Raises Invalid TENSOR_CONTENT for an output that JSON cannot hold."""
     tensors: list[bytes] = []
+    outputs: list[bytes] = []
     told = as_json(response)
     del told["raw_output_contents"]
-    for tensor, raw in zip(told["outputs"], response.raw_output_contents, strict=True):
+    for tensor, raw in zip(told.pop("outputs"), response.raw_output_contents, strict=True):
         del tensor["contents"]
         if asked.binary_by_output.get(tensor["name"], asked.binary):
             tensor["parameters"][BINARY_SIZE] = len(raw)
             tensors.append(raw)
+            outputs.append(_encoded(tensor))
         else:
-            tensor["data"] = _data(tensor, raw)
-    head = json.dumps(told, ensure_ascii=False, allow_nan=False).encode()
+            outputs.append(_with_list(tensor, "data", _data(tensor, raw)))
+    head = _with_list(told, "outputs", outputs)
     return Body(b"".join([head, *tensors]), len(head) if tensors else None)
 
 
@@ -211,26 +223,27 @@ def _raw(tensor: Any, data: list[Any]) -> bytes:
     if datatype not in DATATYPES or datatype in BINARY_ONLY:
         raise Invalid("TENSOR_DTYPE", input=name, datatype=datatype[:16], problem="not in JSON")
     flat = _flat(name, data)
-    if not set(map(type, flat)) <= set(_kinds(datatype)):
+    if not _types(flat) <= set(_kinds(datatype)):
         raise Invalid("TENSOR_CONTENT", input=name, problem=f"values that are not {datatype}")
     if datatype == "BYTES":
         return encode_raw([text.encode() for text in flat])
-    try:
-        with np.errstate(over="ignore"):
-            array = np.array(flat, dtype=DATATYPES[datatype].array)
-    except OverflowError as err:
-        raise Invalid("TENSOR_CONTENT", input=name, problem=f"outside {datatype}") from err
+    with np.errstate(over="ignore"):
+        array = numbers(name, datatype, flat)
     if array.dtype.kind == "f" and np.isinf(array).any():
         raise Invalid("TENSOR_CONTENT", input=name, problem=f"outside {datatype}")
     return array.tobytes()
 
 
 def _flat(name: str, data: list[Any]) -> list[Any]:
-    while list in (kinds := set(map(type, data))):
+    while list in (kinds := _types(data)):
         if len(kinds) > 1:
             raise Invalid("TENSOR_CONTENT", input=name, problem="lists beside values")
         data = list(chain.from_iterable(data))
     return data
+
+
+def _types(values: Sequence[Any]) -> set[type]:
+    return set().union(*(map(type, values[step]) for step in steps(len(values))))
 
 
 def _kinds(datatype: str) -> Sequence[type]:
@@ -241,24 +254,44 @@ def _kinds(datatype: str) -> Sequence[type]:
     return NUMBERS if datatype.startswith("FP") else (int,)
 
 
-def _data(tensor: Mapping[str, Any], raw: bytes) -> list[Any]:
+def _encoded(told: Any) -> bytes:
+    return json.dumps(told, ensure_ascii=False, allow_nan=False).encode()
+
+
+def _with_list(told: Mapping[str, Any], key: str, parts: Iterable[bytes]) -> bytes:
+    """An object of JSON, and in it behind the others a list of what is encoded already."""
+    return b'%s, "%s": [%s]}' % (_encoded(told)[:-1], key.encode(), b", ".join(parts))
+
+
+def _data(tensor: Mapping[str, Any], raw: bytes) -> Iterator[bytes]:
+    """The values encoded, in pieces: in one go a million hold the interpreter's lock for half a
+    second."""
     name, datatype, shape = tensor["name"], tensor["datatype"], tensor["shape"]
     if datatype in BINARY_ONLY:
         raise Invalid("TENSOR_CONTENT", output=name, problem=f"{datatype}: ask for {BINARY}")
-    values = decode_raw(name, datatype, shape, raw, elements_max=len(raw) + 1)
-    if isinstance(values, np.ndarray):
-        flat = values.ravel().tolist()
-        whole = values.dtype.kind != "f" or bool(np.isfinite(values).all())
-        return flat if whole else [_finite(value) for value in flat]
+    values = flattened(decode_raw(name, datatype, shape, raw, elements_max=len(raw) + 1))
+    texts = isinstance(values, list)
+    tell = partial(_texts, name) if texts else list if _whole(values) else _finite
+    for step in steps(len(values)):
+        yield _encoded(tell(listed(values[step])))[1:-1]
+
+
+def _whole(values: Values) -> bool:
+    array = np.asarray(values)
+    return array.dtype.kind != "f" or bool(np.isfinite(array).all())
+
+
+def _texts(name: str, elements: Sequence[bytes]) -> list[str]:
     try:
-        return [element.decode() for element in values]
+        return [element.decode() for element in elements]
     except UnicodeDecodeError as err:
-        raise Invalid("TENSOR_CONTENT", output=name, problem=f"no text: ask for {BINARY}") from err
+        problem = f"no text: ask for {BINARY}"
+        raise Invalid("TENSOR_CONTENT", output=name, problem=problem) from err
 
 
-def _finite(value: Any) -> Any:
+def _finite(values: Sequence[float]) -> list[float | None]:
     """JSON has neither NaN nor infinity."""
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    return [value if math.isfinite(value) else None for value in values]
 
 
 def _set_parameters(into: Any, parameters: Mapping[str, Any]) -> None:

@@ -3,12 +3,14 @@
 
 Sizes are compared in Python integers, which do not overflow, before anything is allocated. Raw
 contents are row-major, little-endian, unpadded; a BYTES element is a 4-byte length and its bytes.
+What is an object of Python for each value is made and read in steps: in one go a million hold the
+interpreter's lock for tenths of a second, in which nobody else is answered.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,6 +21,8 @@ from headrace.errors import Busy, Invalid
 RANK_MAX = 8
 ELEMENTS_MAX = 2**40
 LENGTH_BYTES = 4
+# Values that are gone through without a look whether others wait: a millisecond of them.
+STEP = 2_000
 
 
 class Datatype(NamedTuple):
@@ -83,7 +87,13 @@ def decode_raw(
 
 
 def decode_typed(
-    name: str, datatype: str, shape: Sequence[int], field: str | None, values: Sequence[Any]
+    name: str,
+    datatype: str,
+    shape: Sequence[int],
+    field: str | None,
+    values: Sequence[Any],
+    *,
+    elements_max: int,
 ) -> Values:
     """As `decode_raw`, from the values of the one field of InferTensorContents that is filled."""
     count = element_count(name, datatype, shape)
@@ -95,12 +105,39 @@ def decode_typed(
     if count != len(values):
         raise Invalid("TENSOR_SIZE", input=name, elements=len(values), elements_expected=count)
     if datatype == "BYTES":
+        if count > elements_max:
+            raise Busy("BATCH_TOO_LARGE", input=name, rows=count, rows_max=elements_max)
         return list(values)
+    return numbers(name, datatype, values).reshape(shape)
+
+
+def numbers(name: str, datatype: str, values: Sequence[Any]) -> NDArray[Any]:
+    """Raises Invalid TENSOR_CONTENT for one that the type has no room for."""
     array = DATATYPES[datatype].array
     try:
-        return np.array(values, dtype=array).reshape(shape)
+        parts = [np.array(values[step], dtype=array) for step in steps(len(values))]
     except OverflowError as err:
         raise Invalid("TENSOR_CONTENT", input=name, problem=f"outside {datatype}") from err
+    return np.concatenate(parts) if parts else np.empty(0, dtype=array)
+
+
+def steps(count: int) -> Iterator[slice]:
+    """The places of so many values: others have their turn between two.
+
+    In a step nothing gives the lock back by itself, as numpy does for more than 500 elements: who
+    waits for the lock would begin to wait anew each time, and in the end wait for all steps.
+    """
+    return (slice(begin, begin + STEP) for begin in range(0, count, STEP))
+
+
+def flattened(values: Values) -> Values:
+    """In the order of their contents."""
+    return values if isinstance(values, list) else values.ravel()
+
+
+def listed(values: Values) -> list[Any]:
+    """As objects of Python."""
+    return values if isinstance(values, list) else values.tolist()
 
 
 def encode_raw(values: Values) -> bytes:
