@@ -2,6 +2,8 @@
 import json
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from headrace.errors import Invalid
 from headrace_kit import json_strict
@@ -135,3 +137,97 @@ def test_numbers_that_need_a_look_are_read_as_they_are_among_many():
     value = a_long(b"9223372036854775807", b"1e300", b"0.1234567890123456789")
 
     assert [2**63 - 1, 1e300, 0.1234567890123456789] == json_strict.decode(value)["a"][-3:]
+
+
+NUMBERS = st.integers(-(2**63), 2**63 - 1) | st.floats(allow_nan=False, allow_infinity=False)
+ROWS = st.lists(NUMBERS, max_size=9) | st.lists(st.lists(NUMBERS, max_size=4), max_size=9)
+
+
+@pytest.fixture
+def short_steps(monkeypatch):
+    monkeypatch.setattr(json_strict, "LONG_BYTES", 4)
+    monkeypatch.setattr(json_strict, "STEP_BYTES", 6)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    st.lists(
+        st.fixed_dictionaries(
+            {"data": ROWS | st.lists(ROWS, max_size=3) | st.text()},
+            optional={"name": st.text(), "rest": st.dictionaries(st.text(), ROWS, max_size=2)},
+        ),
+        max_size=3,
+    ),
+    st.sampled_from([None, 1]),
+    st.booleans(),
+)
+def test_numbers_are_the_same_when_they_are_read_in_steps(short_steps, inputs, indent, ascii_):
+    value = json.dumps({"inputs": inputs}, indent=indent, ensure_ascii=ascii_).encode()
+
+    assert json_strict.decode(value) == json_strict.decode(value, numbers_key="data")
+
+
+BROKEN = [
+    b"[1,2,3,4,5,,6,7]",
+    b"[1,2,3,4,5,6,7,]",
+    b"[,1,2,3,4,5,6,7]",
+    b"[        ,1,2,3]",
+    b"[1,2,3,4,5 6,7,8]",
+    b"[1,2,3],[4,5,6]",
+    b"[[1,2,3],[4,5,6]",
+    b"[[1,2,3],[4,5,6],]",
+    b"[[1,2,3],,[4,5,6]]",
+    b"[1,2,3,4,5]]",
+    b"[1,2,3,4,5\xff]",
+    b"[1,2,3,4,5,1e999]",
+    b"[1,2,3,9223372036854775808]",
+    b"[1,2,3,4,5,NaN]",
+    b"[1,2,3,4,5,Infinity]",
+    b"1,2,3,4,5,6,7]",
+    b"1[2,3,4,5,6,7]",
+    b"[1,2,3,4,5,6]7",
+]
+
+
+@pytest.mark.parametrize("numbers", BROKEN)
+@pytest.mark.parametrize("behind", [b"", b',"a":1'])
+def test_mistake_in_numbers_is_found_when_they_are_read_in_steps(short_steps, numbers, behind):
+    value = b'{"data":' + numbers + behind + b"}"
+    with pytest.raises(Invalid) as whole:
+        json_strict.decode(value)
+    with pytest.raises(Invalid) as in_steps:
+        json_strict.decode(value, numbers_key="data")
+
+    assert (whole.value.reason, whole.value.metadata) == (
+        in_steps.value.reason,
+        in_steps.value.metadata,
+    )
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        rb'{"a":"\"data\":[1,2,3,4,5]","data":[1,2,3,4,5,6],"b":"[1,2,3,4,5]"}',
+        rb'{"a":"\\","data":[      ],"b":{"data":[1,2,3,4,5,6]}}',
+        rb'{"data":[true,null,false,1,2.5]}',
+        rb'{"data":{"data":[1,2,3,4,5]}}',
+    ],
+)
+def test_what_looks_like_numbers_is_told_apart(short_steps, value):
+    assert json.loads(value) == json_strict.decode(value, numbers_key="data")
+
+
+def test_no_more_numbers_are_read_at_once_than_a_step(short_steps, monkeypatch):
+    parts, plain = [], json_strict._PLAIN
+
+    class Noted:
+        def decode(self, text):
+            parts.append(text)
+            return plain.decode(text)
+
+    monkeypatch.setattr(json_strict, "_PLAIN", Noted())
+    value = b'{"name":"x","data":[[1,2],[3,4],[5,6],[7,8]],"flat":{"data":[1,2,3,4,5,6]}}'
+    json_strict.decode(value, numbers_key="data")
+
+    assert ["[[1,2],[3,4]]", "[[5,6],[7,8]]"] == [part for part in parts if part[:2] == "[["]
+    assert ["[1,2,3,4]", "[5,6]"] == [part for part in parts if part[1] in "15"]

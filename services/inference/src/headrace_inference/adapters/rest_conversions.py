@@ -152,7 +152,7 @@ def _decoded(body: bytes) -> dict[str, Any]:
     """
     _refuse_crowd(body)
     try:
-        return json_strict.decode(body)
+        return json_strict.decode(body, numbers_key="data")
     except Invalid as err:
         if err.reason != "BAD_TYPE":
             raise
