@@ -99,6 +99,21 @@ def test_upload_that_was_cut_goes_on_where_it_was_and_leaves_no_part(artifacts):
     assert [] == artifacts.keys("uploads")
 
 
+def test_upload_that_ends_before_all_was_sent_goes_on_where_it_was(artifacts):
+    """As gRPC tells a call that is cancelled, when it does not tell that it was cut."""
+    end = PART_BYTES + 3 * CHUNK_BYTES
+    proto = pb.ArtifactMetadata(digest=DIGEST, size_bytes=len(DATA), format="safetensors")
+    sent = [pb.UploadArtifactRequest(metadata=proto)]
+    for start in range(0, end, CHUNK_BYTES):
+        sent.append(pb.UploadArtifactRequest(chunk=DATA[start : start + CHUNK_BYTES]))
+
+    with pytest.raises(Invalid, match="BAD_REQUEST"):
+        an_api(artifacts).UploadArtifact(iter(sent), None)
+
+    assert end == offset(artifacts)
+    assert DIGEST == send(an_api(artifacts), begin=end)
+
+
 def test_process_that_dies_leaves_the_parts_that_were_full(artifacts, monkeypatch):
     with a_file() as file:
         upload = Upload(METADATA, 0, file=file, artifacts=artifacts, clock=CLOCK)

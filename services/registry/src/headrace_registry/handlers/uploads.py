@@ -90,6 +90,7 @@ class Upload:
         `upload_artifact` does.
         """
         if self._size_bytes != self._metadata.size_bytes:
+            self.keep()  # gRPC tells some calls that were cut as if they had come to their end
             raise _other_size()
         try:
             digest = upload_artifact(
