@@ -3,11 +3,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from dataset_world import STREAM, World, rows
 
 from headrace import topics
 from headrace.application import definition_json, parse_definition
+from headrace.label_definition import LabelDefinition
 from headrace.registry.v1.registry_events_pb2 import Definition
 from headrace_ingest.adapters.kafka_published_rows import KafkaPublishedRows
 from headrace_ingest.adapters.label_book import AppliedLabels
@@ -16,6 +19,7 @@ from headrace_ingest.adapters.sql_task_store import ERASED, KEEP_US, MIGRATIONS,
 from headrace_ingest.domain.label_tasks import Item, Task
 from headrace_ingest.handlers.erased_tasks import TaskEraser
 from headrace_ingest.handlers.erasures import EraseEntity, Eraser
+from headrace_ingest.ports import Retracted
 from headrace_ingest.testing import NOW_US
 from headrace_kit.erased_entities import entity_key_digest
 from headrace_kit.failpoints import FailpointRaised, arm
@@ -39,6 +43,10 @@ ENDPOINT = parse_definition(
             "alpha": 0.05,
         },
     }
+)
+
+LATE = LabelDefinition(
+    name="late", description="Was it late?", stream=STREAM, key="flight", value="delay", window="1d"
 )
 
 
@@ -103,9 +111,10 @@ class Desk(World):
         return sorted(ids[each] for each in self.tasks.items_of(ids))
 
 
-def a_task(flight, as_of_us):
+def a_task(flight, as_of_us, target=""):
     named = f"{flight} {as_of_us}"
-    return Task(named, "late", f"p {named}", f"p {named}", as_of_us, 1, 0.5, "random", 1)
+    predicted = f"p {named}"
+    return Task(named, "late", predicted, target or predicted, as_of_us, 1, 0.5, "random", 1)
 
 
 def an_item(flight):
@@ -135,6 +144,24 @@ def test_item_goes_whose_entity_a_record_of_the_erased_one_names(desk):
 
     assert ["UA8"] == desk.shown("UA7", "UA8")
     assert ["departed:107"] == desk.told
+
+
+def test_item_goes_though_the_endpoint_was_taken_back_before_a_restart(desk):
+    desk.put("UA7", "UA8")
+    desk.labels = AppliedLabels()
+    desk.eraser = replace(desk.eraser, tasks=TaskEraser(desk.labels, desk.tasks))
+    desk.retracted.answer = Retracted(entity_columns={"flight"})
+    desk.erase("origin", "JFK")
+
+    assert ["UA8"] == desk.shown("UA7", "UA8")
+
+
+def test_task_of_a_label_that_was_taken_back_goes_with_its_entity(desk):
+    desk.tasks.add([(a_task("UA7", NOW_US, target="UA7"), an_item("UA7"))], {"late": 100}, {})
+    desk.retracted.answer = Retracted(labels=[LATE])
+    desk.erase("flight", "UA7")
+
+    assert [] == desk.tasks.targets("late", after="", targets_max=9)
 
 
 @pytest.mark.parametrize("step", ["events_told", "deleted"])

@@ -57,6 +57,42 @@ def test_streams_and_views_come_as_they_were_last():
     assert [True, True] == registry.asked
 
 
+def test_labels_come_and_what_endpoints_called_their_entities():
+    label = parse_definition(
+        {
+            "kind": "label",
+            "name": "late",
+            "description": "Was it late?",
+            "stream": "flights.departed",
+            "key": "flight",
+            "value": "delay",
+            "window": "1d",
+        }
+    )
+    endpoint = parse_definition(
+        {
+            "kind": "endpoint",
+            "name": "delay",
+            "description": "Will it be late?",
+            "model": "delay",
+            "entity_key": "flight",
+            "columns": {"flight": "string"},
+            "rollout": {
+                "canary_percent": 20,
+                "outcomes_min": 10,
+                "outcomes_max": 40,
+                "alpha": 0.05,
+            },
+        }
+    )
+    tensors = parse_definition(
+        {"kind": "endpoint", "name": "raw", "description": "By tensors.", "model": "delay"}
+    )
+    found = GrpcRetractedDefinitions(Registry(label, endpoint, tensors), pii_key=None).look_up()
+
+    assert ([label], {"flight"}) == (found.labels, found.entity_columns)
+
+
 def test_refused_token_is_no_fault_of_who_erases():
     retracted = GrpcRetractedDefinitions(RefusingChannel(Denied("TOKEN_UNKNOWN")), pii_key=None)
 

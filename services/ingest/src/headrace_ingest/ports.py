@@ -80,11 +80,16 @@ class ContractBook(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Retracted:
-    """What was taken back and is not applied now, as it was last."""
+    """What was taken back and is not applied now, as it was last.
+
+    `entity_columns`: what endpoints called the entities that predictions are about.
+    """
 
     contracts: Sequence[Contract] = ()
     views: Sequence[View] = ()
     models: Sequence[str] = ()
+    labels: Sequence[LabelDefinition] = ()
+    entity_columns: Collection[str] = ()
 
 
 class RetractedDefinitions(Protocol):

@@ -8,8 +8,9 @@ from typing import Any
 
 import grpc
 
-from headrace.application import Graph, Recipe, Stream, parse_definition_json
+from headrace.application import Endpoint, Graph, Recipe, Stream, parse_definition_json
 from headrace.feature_view import RequestView, StreamView
+from headrace.label_definition import LabelDefinition
 from headrace.registry.v1 import registry_service_pb2 as registry
 from headrace.registry.v1 import registry_service_pb2_grpc as registry_grpc
 from headrace_ingest.adapters.registry_pages import registry_pages
@@ -26,6 +27,7 @@ class GrpcRetractedDefinitions:
 
     def look_up(self) -> Retracted:
         contracts, views, models = [], [], set[str]()
+        labels, entity_columns = [], set[str]()
         for each in self._listed():
             found = parse_definition_json(each.spec_json)
             if isinstance(found, Stream):
@@ -36,7 +38,11 @@ class GrpcRetractedDefinitions:
                 models.add(found.model)
             elif isinstance(found, Graph):
                 models.add(found.name)
-        return Retracted(contracts, views, sorted(models))
+            elif isinstance(found, LabelDefinition):
+                labels.append(found)
+            elif isinstance(found, Endpoint) and found.entity_key:
+                entity_columns.add(found.entity_key)
+        return Retracted(contracts, views, sorted(models), labels, entity_columns)
 
     def _listed(self) -> Iterator[Any]:
         request = registry.ListDefinitionsRequest(retracted=True)

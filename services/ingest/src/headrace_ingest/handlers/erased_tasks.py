@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from headrace.label_definition import LabelDefinition
 from headrace_ingest.domain.erasures import ErasedEvents
 from headrace_ingest.domain.label_tasks import Task
-from headrace_ingest.ports import LabelBook, TaskStore
+from headrace_ingest.ports import LabelBook, Retracted, TaskStore
 from headrace_kit.erased_entities import (
     Entity,
     ErasedEntities,
@@ -41,9 +41,13 @@ class TaskEraser:
         if entity.key_digest:
             self.tasks.note_erased([entity.key_digest], until_us=entity.erased_at_us)
         self.erase_items(entity)
+        return self.erase_of(self.labels.all(), entity)
+
+    def erase_of(self, labels: Collection[LabelDefinition], entity: Entity) -> int:
+        """How many tasks of these labels went."""
         return sum(
             self.tasks.erase(label.name, own, until_us=entity.erased_at_us)
-            for label in self.labels.all()
+            for label in labels
             if label.by == "entity" and label.key == entity.column
             for page in self._targets(label)
             if (own := [each for each in page if _digest(label, each) == entity.sha256])
@@ -53,9 +57,10 @@ class TaskEraser:
         """Of the entity, and of what was noted beside it."""
         self.tasks.erase_items(until_us=entity.erased_at_us)
 
-    def key_columns(self) -> Collection[str]:
-        """Whose values predictions may be about."""
-        return self.labels.entity_columns()
+    def key_columns(self, retracted: Retracted) -> Collection[str]:
+        """Whose values predictions may be about: what an endpoint that is gone answered stays."""
+        of_labels = {each.key for each in retracted.labels if each.by == "entity"}
+        return {*self.labels.entity_columns(), *of_labels, *retracted.entity_columns}
 
     def note(self, events: ErasedEvents) -> None:
         """Before these events go: nobody can tell afterwards what they were about."""

@@ -13,7 +13,7 @@ that was taken back has left is found and told; it waits until the view is appli
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -214,6 +214,9 @@ class Eraser:
         self.news.tell(erasure)
         failpoint("ingest.erase.told")
         self.tasks.erase(erasure.entity)
+        retracted = self.retracted.look_up()
+        self.tasks.erase_of(retracted.labels, erasure.entity)
+        keys = self.tasks.key_columns(retracted)
         datasets = yield from self._datasets_by_stream()
         rows = 0
         for selection in self._newest(erasure.entity.column):
@@ -222,10 +225,9 @@ class Eraser:
                 continue
             # What retention has removed has no id to tell, but may be kept by its entity.
             self.news.tell_events(ErasedEvents(selection.stream, erasure.entity, (), ()))
-            changed = yield from self._revise(
-                erasure, datasets.get(selection.stream, ()), timeout_s
-            )
-            taken = self._erase_rows(selection, erasure.entity, timeout_s)
+            of_stream = datasets.get(selection.stream, ())
+            changed = yield from self._revise(erasure, of_stream, keys, timeout_s)
+            taken = self._erase_rows(selection, erasure.entity, keys, timeout_s)
             rows += taken
             failpoint("ingest.erase.deleted")
             if taken or changed or not late:
@@ -240,8 +242,9 @@ class Eraser:
             raise missing[0]
         return rows
 
-    def _erase_rows(self, selection: Selection, entity: Entity, timeout_s: float) -> int:
-        keys = self.tasks.key_columns()
+    def _erase_rows(
+        self, selection: Selection, entity: Entity, keys: Collection[str], timeout_s: float
+    ) -> int:
         return self.rows.erase(selection, entity, self._tell, keys=keys, timeout_s=timeout_s)
 
     def _tell(self, events: ErasedEvents) -> None:
@@ -393,13 +396,18 @@ class Eraser:
         return found
 
     def _revise(
-        self, erasure: Erasure, datasets: Sequence[tuple[str, int]], timeout_s: float
+        self,
+        erasure: Erasure,
+        datasets: Sequence[tuple[str, int]],
+        keys: Collection[str],
+        timeout_s: float,
     ) -> Generator[None, None, bool]:
         """Give the datasets of a stream whose table held the entity a table without it."""
         changed = False
         for manifest in self._manifests(datasets):
             if erasure.id not in manifest.erasures:
-                changed = (yield from self._revise_one(erasure, manifest, timeout_s)) or changed
+                revised = yield from self._revise_one(erasure, manifest, keys, timeout_s)
+                changed = changed or revised
             else:
                 # In each pass: another one may have ended, or met another erasure, before this.
                 self.datasets.forget_values(manifest)
@@ -407,7 +415,7 @@ class Eraser:
         return changed
 
     def _revise_one(
-        self, erasure: Erasure, manifest: Manifest, timeout_s: float
+        self, erasure: Erasure, manifest: Manifest, keys: Collection[str], timeout_s: float
     ) -> Generator[None, None, bool]:
         selection, entity = manifest.selection, erasure.entity
         # As it was noted before anything went: a pass that broke off may have taken some out.
@@ -425,7 +433,7 @@ class Eraser:
             selection = replace(selection, copy=copy)
         elif own:
             with self._unless_lost(manifest):
-                self._erase_rows(selection, entity, timeout_s)
+                self._erase_rows(selection, entity, keys, timeout_s)
                 self.rows.forget(selection, ())
         elif not manifest.rows_erased or columns == manifest.content.columns:
             return False  # else the statistics may be of rows that went with another erasure
