@@ -7,18 +7,16 @@ from dataclasses import replace
 
 import pytest
 from dataset_world import STREAM, World, rows
+from eraser_of import eraser_of
 
-from headrace import topics
 from headrace.application import definition_json, parse_definition
 from headrace.label_definition import LabelDefinition
 from headrace.registry.v1.registry_events_pb2 import Definition
-from headrace_ingest.adapters.kafka_published_rows import KafkaPublishedRows
 from headrace_ingest.adapters.label_book import AppliedLabels
-from headrace_ingest.adapters.object_erasure_book import ObjectErasureBook
 from headrace_ingest.adapters.sql_task_store import ERASED, KEEP_US, MIGRATIONS, SqlTaskStore
 from headrace_ingest.domain.label_tasks import Item, Task
 from headrace_ingest.handlers.erased_tasks import TaskEraser
-from headrace_ingest.handlers.erasures import EraseEntity, Eraser
+from headrace_ingest.handlers.erasures import EraseEntity
 from headrace_ingest.ports import Retracted
 from headrace_ingest.testing import NOW_US
 from headrace_kit.erased_entities import entity_key_digest
@@ -26,7 +24,7 @@ from headrace_kit.failpoints import FailpointRaised, arm
 from headrace_kit.kafka import Record
 from headrace_kit.sql import connect, transaction
 from headrace_kit.sql_migrations import NOTHING
-from headrace_kit.testing import FixedClock, MemoryPublisher, MemoryTopicLog, a_record
+from headrace_kit.testing import FixedClock, a_record
 
 ENDPOINT = parse_definition(
     {
@@ -78,20 +76,9 @@ class Desk(World):
             record = {"key": flight.encode()}
             made = rows(100 + int(flight[2:]), flight=flight, origin=origin, record=record)
             self.tables.append(STREAM, made)
-        publisher = MemoryPublisher()
         self.told = []
-        self.eraser = Eraser(
-            contracts=self.contracts,
-            retracted=self.retracted,
-            datasets=self.book,
-            erasures=ObjectErasureBook(self.objects),
-            rows=self.rows,
-            published=KafkaPublishedRows(MemoryTopicLog(publisher), topics.FEATURE_ROWS),
-            models=Registry(),
-            news=self,
-            tasks=TaskEraser(self.labels, self.tasks),
-            clock=self.clock,
-        )
+        tasks = TaskEraser(self.labels, self.tasks)
+        self.eraser = eraser_of(self, models=Registry(), news=self, tasks=tasks)
 
     def tell(self, erasure):
         """Nobody else is here."""

@@ -11,19 +11,17 @@ from itertools import count
 from types import SimpleNamespace
 
 import pytest
+from eraser_of import eraser_of
 from structlog.testing import capture_logs
 
-from headrace import topics
 from headrace.errors import Conflict, Corrupt, Invalid, NotFound, Unavailable
 from headrace_ingest.adapters import duckdb_rows
 from headrace_ingest.adapters.contract_book import AppliedContracts
 from headrace_ingest.adapters.duckdb_rows import DuckDbRows
 from headrace_ingest.adapters.erasure_conversions import erased_message, to_erasure_id
-from headrace_ingest.adapters.kafka_published_rows import KafkaPublishedRows
 from headrace_ingest.adapters.label_book import AppliedLabels
 from headrace_ingest.adapters.memory_tables import MemoryTables
 from headrace_ingest.adapters.object_dataset_book import ObjectDatasetBook
-from headrace_ingest.adapters.object_erasure_book import ObjectErasureBook
 from headrace_ingest.domain.datasets import ColumnStatistics, Reference, Selection
 from headrace_ingest.domain.erasures import ErasedDataset, erasure_id, without_entity
 from headrace_ingest.domain.judging import ARCHIVE_COLUMNS, judge
@@ -31,7 +29,7 @@ from headrace_ingest.domain.trained_versions import TrainedVersion, Training
 from headrace_ingest.handlers import datasets
 from headrace_ingest.handlers.datasets import CreateDataset
 from headrace_ingest.handlers.erased_tasks import TaskEraser
-from headrace_ingest.handlers.erasures import SETTLE_US, EraseEntity, Eraser
+from headrace_ingest.handlers.erasures import SETTLE_US, EraseEntity
 from headrace_ingest.handlers.noted_erasures import list_erasures, tell_again
 from headrace_ingest.ports import Retracted
 from headrace_ingest.testing import NOW_US, MemoryRetracted, NoTasks, a_contract, a_raw
@@ -44,7 +42,7 @@ from headrace_kit.erased_entities import (
 from headrace_kit.failpoints import FailpointRaised, arm
 from headrace_kit.json_strict import decode
 from headrace_kit.objects import MemoryObjectStore
-from headrace_kit.testing import FixedClock, MemoryPublisher, MemoryTopicLog, a_batch, a_record
+from headrace_kit.testing import FixedClock, a_batch, a_record
 
 STREAM, OTHER = "flights.departed", "flights.landed"
 STEPS = ["begun", "told", "copied", "events_told", "deleted"]
@@ -108,18 +106,8 @@ class World:
         self.book = ObjectDatasetBook(self.objects)
         self.rows = DuckDbRows(self.tables, spill)
         self.retracted, self.versions = MemoryRetracted(), Versions()
-        self.eraser = Eraser(
-            contracts=self.contracts,
-            retracted=self.retracted,
-            datasets=self.book,
-            erasures=ObjectErasureBook(self.objects),
-            rows=self.rows,
-            published=KafkaPublishedRows(MemoryTopicLog(MemoryPublisher()), topics.FEATURE_ROWS),
-            models=self.versions,
-            news=self.news,
-            tasks=TaskEraser(AppliedLabels(), NoTasks()),
-            clock=self.clock,
-        )
+        tasks = TaskEraser(AppliedLabels(), NoTasks())
+        self.eraser = eraser_of(self, models=self.versions, news=self.news, tasks=tasks)
 
     def create(self, name, **changes):
         version = changes.get("delta_version")
