@@ -26,7 +26,7 @@ from headrace_ingest.domain.contract import Contract
 from headrace_ingest.domain.tolerance import Tolerance
 from headrace_ingest.handlers.sink import RecordSink
 from headrace_ingest.handlers.storing import Pace
-from headrace_ingest.ports import RawTopic
+from headrace_ingest.ports.archive import RawTopic
 from headrace_ingest.testing import a_quality_watch, a_seal, never_read
 from headrace_kit.erased_entities import ErasedEntities
 from headrace_kit.json_strict import decode

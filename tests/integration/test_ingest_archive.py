@@ -22,7 +22,7 @@ from headrace_ingest.domain.accounts import Account
 from headrace_ingest.domain.datasets import Selection
 from headrace_ingest.domain.dedup import Seen
 from headrace_ingest.domain.judging import ARCHIVE_COLUMNS, judge
-from headrace_ingest.ports import Overtaken, RawTopic
+from headrace_ingest.ports.archive import Overtaken, RawTopic
 from headrace_ingest.testing import NOW_US, a_contract, a_raw, never_read
 from headrace_kit.failpoints import arm
 from headrace_kit.json_strict import decode

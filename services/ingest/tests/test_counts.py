@@ -14,7 +14,7 @@ from headrace_ingest.domain.judging import empty_rows
 from headrace_ingest.handlers.counts import StreamCount, list_stream_counts
 from headrace_ingest.handlers.publish import PublishItem, PublishRecords
 from headrace_ingest.handlers.stopped_streams import Stop
-from headrace_ingest.ports import RawTopic
+from headrace_ingest.ports.archive import RawTopic
 from headrace_ingest.testing import a_contract, a_stream_document
 
 TOPIC = RawTopic("topic-1", (0, 1, 2))

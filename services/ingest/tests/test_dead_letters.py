@@ -32,7 +32,7 @@ from headrace_ingest.handlers.erased_letters import ErasedLetters
 from headrace_ingest.handlers.redrive import Progress, RedriveDeadLetters, redrive_dead_letters
 from headrace_ingest.handlers.sink import RecordSink
 from headrace_ingest.handlers.storing import Pace
-from headrace_ingest.ports import RawTopic
+from headrace_ingest.ports.archive import RawTopic
 from headrace_ingest.testing import (
     NOW_US,
     a_contract,

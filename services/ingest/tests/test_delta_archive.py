@@ -14,7 +14,7 @@ from headrace_ingest.adapters.delta_archive import DeltaArchive
 from headrace_ingest.adapters.delta_tables import DeltaTables
 from headrace_ingest.domain.accounts import Account
 from headrace_ingest.domain.judging import empty_rows
-from headrace_ingest.ports import RawTopic
+from headrace_ingest.ports.archive import RawTopic
 from headrace_ingest.testing import a_contract, never_read
 
 

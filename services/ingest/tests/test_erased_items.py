@@ -17,7 +17,7 @@ from headrace_ingest.adapters.sql_task_store import ERASED, KEEP_US, MIGRATIONS,
 from headrace_ingest.domain.label_tasks import Item, Task
 from headrace_ingest.handlers.erased_tasks import TaskEraser
 from headrace_ingest.handlers.erasures import EraseEntity
-from headrace_ingest.ports import Retracted
+from headrace_ingest.ports.definitions import Retracted
 from headrace_ingest.testing import NOW_US
 from headrace_kit.erased_entities import entity_key_digest
 from headrace_kit.failpoints import FailpointRaised, arm

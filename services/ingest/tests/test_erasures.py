@@ -31,7 +31,7 @@ from headrace_ingest.handlers.datasets import CreateDataset
 from headrace_ingest.handlers.erased_tasks import TaskEraser
 from headrace_ingest.handlers.erasures import SETTLE_US, EraseEntity
 from headrace_ingest.handlers.noted_erasures import list_erasures, tell_again
-from headrace_ingest.ports import Retracted
+from headrace_ingest.ports.definitions import Retracted
 from headrace_ingest.testing import NOW_US, MemoryRetracted, NoTasks, a_contract, a_raw
 from headrace_kit.erased_entities import (
     Entity,

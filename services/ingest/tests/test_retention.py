@@ -18,7 +18,7 @@ from headrace_ingest.domain.judging import ARCHIVE_COLUMNS, judge
 from headrace_ingest.handlers import datasets
 from headrace_ingest.handlers.datasets import CreateDataset
 from headrace_ingest.handlers.retention import COPY_KEEP_H, HOUR_US, KEEP_H, Keeper
-from headrace_ingest.ports import Retracted
+from headrace_ingest.ports.definitions import Retracted
 from headrace_ingest.testing import NOW_US, MemoryRetracted, a_contract, a_raw, a_view
 from headrace_kit.failpoints import FailpointRaised, arm
 from headrace_kit.json_strict import decode

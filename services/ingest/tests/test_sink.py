@@ -18,7 +18,7 @@ from headrace_ingest.domain.accounts import Account
 from headrace_ingest.domain.tolerance import Tolerance
 from headrace_ingest.handlers.sink import RecordSink
 from headrace_ingest.handlers.storing import Pace
-from headrace_ingest.ports import RawTopic
+from headrace_ingest.ports.archive import RawTopic
 from headrace_ingest.testing import (
     NOW_US,
     a_contract,

@@ -22,7 +22,7 @@ from headrace_ingest.domain.datasets import Diff, Reference, Selection
 from headrace_ingest.handlers.datasets import pinned_versions
 from headrace_ingest.handlers.erased_tasks import TaskEraser
 from headrace_ingest.handlers.erasures import SETTLE_US, EraseEntity, Eraser
-from headrace_ingest.ports import Retracted
+from headrace_ingest.ports.definitions import Retracted
 from headrace_ingest.testing import NoTasks, a_contract, a_view
 from headrace_kit.erased_entities import Entity
 from headrace_kit.kafka import Message

@@ -57,7 +57,7 @@ from headrace_ingest.handlers.retention import Keeper, forget_unended
 from headrace_ingest.handlers.sink import RecordSink
 from headrace_ingest.handlers.storing import Pace
 from headrace_ingest.handlers.text_search import TextKeeper
-from headrace_ingest.ports import ErasureBook, ErasureNews
+from headrace_ingest.ports.erasures import ErasureBook, ErasureNews
 from headrace_ingest.settings import IngestSettings
 from headrace_kit.admin_http import AdminServer
 from headrace_kit.attempt_log import FileAttemptLog

@@ -15,7 +15,7 @@ from headrace_ingest.domain.contract import Contract
 from headrace_ingest.domain.quality import StreamQuality
 from headrace_ingest.domain.redrive_seal import KEY_BYTES, RedriveSeal
 from headrace_ingest.handlers.quality import QualityWatch
-from headrace_ingest.ports import Retracted
+from headrace_ingest.ports.definitions import Retracted
 from headrace_kit.kafka import Record
 from headrace_kit.testing import a_record
 

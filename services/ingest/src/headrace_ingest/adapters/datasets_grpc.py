@@ -28,15 +28,10 @@ from headrace_ingest.handlers.erasures import EraseEntity, Eraser
 from headrace_ingest.handlers.noted_erasures import list_erasures
 from headrace_ingest.handlers.stopped_streams import Stop
 from headrace_ingest.handlers.text_search import SearchText, TextKeeper, search_text
-from headrace_ingest.ports import (
-    Archive,
-    CatalogueIndex,
-    ContractBook,
-    DatasetBook,
-    Rows,
-    RowStore,
-    TopicCatalogue,
-)
+from headrace_ingest.ports.archive import Archive, TopicCatalogue
+from headrace_ingest.ports.datasets import DatasetBook, Rows, RowStore
+from headrace_ingest.ports.definitions import ContractBook
+from headrace_ingest.ports.search import CatalogueIndex
 from headrace_kit.clock import Clock
 from headrace_kit.grpc_server import remaining_s
 

@@ -35,7 +35,8 @@ from headrace_ingest.handlers.redrive import (
     RedriveDeadLetters,
     redrive_dead_letters,
 )
-from headrace_ingest.ports import ContractBook, RecordRows
+from headrace_ingest.ports.definitions import ContractBook
+from headrace_ingest.ports.labels import RecordRows
 from headrace_kit.dead_letters import own_headers
 from headrace_kit.erased_entities import ErasedEntities
 from headrace_kit.grpc_server import remaining_s

@@ -49,7 +49,7 @@ from headrace_ingest.domain.contract import Contract
 from headrace_ingest.domain.dedup import Seen
 from headrace_ingest.domain.judging import empty_rows
 from headrace_ingest.metrics import COMMIT_SECONDS
-from headrace_ingest.ports import Overtaken, RawTopic, Restored
+from headrace_ingest.ports.archive import Overtaken, RawTopic, Restored
 from headrace_kit.clock import Clock, SystemClock
 from headrace_kit.disk import tells_full
 from headrace_kit.failpoints import failpoint

@@ -35,7 +35,7 @@ from headrace_ingest.domain.datasets import (
 )
 from headrace_ingest.domain.erasures import ErasedEvents, Found, duckdb_predicate
 from headrace_ingest.domain.passages import Passage, Place
-from headrace_ingest.ports import TellEvents
+from headrace_ingest.ports.erasures import TellEvents
 from headrace_kit.erased_entities import Entity
 from headrace_kit.failpoints import failpoint
 

@@ -15,7 +15,7 @@ from headrace.registry.v1 import registry_service_pb2 as registry
 from headrace.registry.v1 import registry_service_pb2_grpc as registry_grpc
 from headrace_ingest.adapters.registry_pages import registry_pages
 from headrace_ingest.domain.contract import Contract
-from headrace_ingest.ports import Retracted
+from headrace_ingest.ports.definitions import Retracted
 
 
 class GrpcRetractedDefinitions:

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from headrace import topics
-from headrace_ingest.ports import RawTopic
+from headrace_ingest.ports.archive import RawTopic
 from headrace_kit.offsets import described_topics, was_read
 
 REQUEST_TIMEOUT_S = 5.0

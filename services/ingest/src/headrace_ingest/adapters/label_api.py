@@ -28,7 +28,9 @@ from headrace_ingest.handlers.label_tasks import (
 from headrace_ingest.handlers.look_up_labels import LookUpLabels, look_up_labels
 from headrace_ingest.handlers.shown_items import ShownItem, ShownItems
 from headrace_ingest.handlers.weak_labels import ApplyWeakLabels, apply_weak_labels
-from headrace_ingest.ports import ContractBook, LabelBook, ModelVersions, RecordRows, TaskStore
+from headrace_ingest.ports.definitions import ContractBook, LabelBook
+from headrace_ingest.ports.erasures import ModelVersions
+from headrace_ingest.ports.labels import RecordRows, TaskStore
 from headrace_kit.clock import Clock
 from headrace_kit.kafka import Publisher
 

@@ -10,7 +10,7 @@ import polars as pl
 from headrace_ingest.domain.accounts import Account
 from headrace_ingest.domain.contract import Contract
 from headrace_ingest.domain.dedup import Seen
-from headrace_ingest.ports import Overtaken, RawTopic, Restored
+from headrace_ingest.ports.archive import Overtaken, RawTopic, Restored
 
 
 class MemoryArchive:

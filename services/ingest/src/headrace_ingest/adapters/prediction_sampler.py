@@ -12,7 +12,8 @@ from headrace.monitor.v1 import monitor_events_pb2
 from headrace.prediction_log import LoggedPrediction, logged_predictions
 from headrace_ingest.domain.label_tasks import Bin, Drift, Served
 from headrace_ingest.handlers.label_tasks import put_to_people
-from headrace_ingest.ports import LabelBook, TaskStore
+from headrace_ingest.ports.definitions import LabelBook
+from headrace_ingest.ports.labels import TaskStore
 from headrace_kit.erased_entities import ErasedEntities
 from headrace_kit.kafka import Partition, Record, RecordBatch
 

@@ -10,7 +10,9 @@ from headrace.errors import Invalid
 from headrace_ingest.domain import catalogue as domain
 from headrace_ingest.domain.catalogue import KINDS, Entry
 from headrace_ingest.domain.datasets import page_limit
-from headrace_ingest.ports import CatalogueIndex, ContractBook, DatasetBook
+from headrace_ingest.ports.datasets import DatasetBook
+from headrace_ingest.ports.definitions import ContractBook
+from headrace_ingest.ports.search import CatalogueIndex
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,8 @@ from headrace.errors import TOPIC_MISSING, HeadraceError, Invalid, Unavailable
 from headrace_ingest.domain.accounts import Account
 from headrace_ingest.domain.contract import Contract
 from headrace_ingest.handlers.stopped_streams import ARCHIVE_MISSING, Stop
-from headrace_ingest.ports import Archive, ContractBook, RawTopic, TopicCatalogue
+from headrace_ingest.ports.archive import Archive, RawTopic, TopicCatalogue
+from headrace_ingest.ports.definitions import ContractBook
 
 
 @dataclass(frozen=True, slots=True)

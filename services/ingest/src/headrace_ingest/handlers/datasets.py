@@ -26,7 +26,8 @@ from headrace_ingest.domain.datasets import (
     Tag,
 )
 from headrace_ingest.handlers.selecting import ReadStream, chosen, view_origin
-from headrace_ingest.ports import ContractBook, DatasetBook, Rows, RowStore
+from headrace_ingest.ports.datasets import DatasetBook, Rows, RowStore
+from headrace_ingest.ports.definitions import ContractBook
 from headrace_kit.clock import Clock
 from headrace_kit.failpoints import failpoint
 

@@ -14,7 +14,7 @@ from headrace_ingest.domain.erasures import ENTITY_ERASED
 from headrace_ingest.domain.judging import judge
 from headrace_ingest.domain.letters import Letter, Position, Selection, Sent, Window
 from headrace_ingest.handlers.erased_letters import ErasedLetters, veiled
-from headrace_ingest.ports import ContractBook
+from headrace_ingest.ports.definitions import ContractBook
 from headrace_kit.dead_letters import dead_letter_topic, origin_of, own_headers, whole
 from headrace_kit.kafka import Partition, Record, RecordBatch
 from headrace_kit.topic_log import TopicLog

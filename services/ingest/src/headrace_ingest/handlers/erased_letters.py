@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from headrace.errors import NotFound
 from headrace_ingest.domain.decoding import Decode
 from headrace_ingest.domain.judging import INDEX, readable_columns
-from headrace_ingest.ports import ContractBook
+from headrace_ingest.ports.definitions import ContractBook
 from headrace_kit.dead_letters import OUR_HEADERS
 from headrace_kit.erased_entities import ErasedEntities
 from headrace_kit.kafka import Record, RecordBatch

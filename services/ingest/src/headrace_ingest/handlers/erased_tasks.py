@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from headrace.label_definition import LabelDefinition
 from headrace_ingest.domain.erasures import ErasedEvents
 from headrace_ingest.domain.label_tasks import Task
-from headrace_ingest.ports import LabelBook, Retracted, TaskStore
+from headrace_ingest.ports.definitions import LabelBook, Retracted
+from headrace_ingest.ports.labels import TaskStore
 from headrace_kit.erased_entities import (
     Entity,
     ErasedEntities,

@@ -39,17 +39,9 @@ from headrace_ingest.handlers.datasets import manifests, pinned_versions
 from headrace_ingest.handlers.erased_tasks import TaskEraser
 from headrace_ingest.handlers.retracted_streams import not_applied
 from headrace_ingest.handlers.stopped_streams import ARCHIVE_MISSING
-from headrace_ingest.ports import (
-    ContractBook,
-    DatasetBook,
-    ErasureBook,
-    ErasureNews,
-    ModelVersions,
-    PublishedRows,
-    Retracted,
-    RetractedDefinitions,
-    RowStore,
-)
+from headrace_ingest.ports.datasets import DatasetBook, RowStore
+from headrace_ingest.ports.definitions import ContractBook, Retracted, RetractedDefinitions
+from headrace_ingest.ports.erasures import ErasureBook, ErasureNews, ModelVersions, PublishedRows
 from headrace_kit.clock import Clock
 from headrace_kit.erased_entities import (
     Entity,

@@ -11,7 +11,8 @@ import polars as pl
 from headrace_ingest.domain.contract import Contract
 from headrace_ingest.domain.decoding import Decode
 from headrace_ingest.domain.judging import INDEX, judge
-from headrace_ingest.ports import ContractBook, RecordRows
+from headrace_ingest.ports.definitions import ContractBook
+from headrace_ingest.ports.labels import RecordRows
 from headrace_kit.kafka import Record, RecordBatch
 
 # Event id and key: records that share both lie in one partition, whose sink remembers the id.

@@ -19,7 +19,8 @@ from headrace_ingest.domain.agreement import krippendorff_alpha
 from headrace_ingest.domain.contract import Contract
 from headrace_ingest.domain.label_tasks import Served, Task, TaskState, item_of, settle, task_of
 from headrace_ingest.handlers.erased_tasks import about_erased
-from headrace_ingest.ports import ContractBook, LabelBook, TaskStore
+from headrace_ingest.ports.definitions import ContractBook, LabelBook
+from headrace_ingest.ports.labels import TaskStore
 from headrace_kit.clock import Clock
 from headrace_kit.erased_entities import ErasedEntities
 from headrace_kit.kafka import Message

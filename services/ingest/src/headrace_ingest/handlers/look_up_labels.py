@@ -14,7 +14,8 @@ from headrace_ingest.domain.labels import (
     find_labels,
     weak_columns,
 )
-from headrace_ingest.ports import ContractBook, LabelBook, RecordRows
+from headrace_ingest.ports.definitions import ContractBook, LabelBook
+from headrace_ingest.ports.labels import RecordRows
 
 TARGETS_MAX = 1_000
 

@@ -15,7 +15,7 @@ import structlog
 from headrace.errors import Corrupt, Invalid
 from headrace_ingest.domain.datasets import page_limit
 from headrace_ingest.domain.erasures import Erasure
-from headrace_ingest.ports import ErasureBook, ErasureNews
+from headrace_ingest.ports.erasures import ErasureBook, ErasureNews
 from headrace_kit.erased_entities import ErasedEntities
 
 # Of notes, some from the object store each.

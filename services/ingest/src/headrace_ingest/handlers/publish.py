@@ -17,7 +17,7 @@ from headrace.errors import Busy, Invalid, error_by_reason
 from headrace_ingest.domain.envelope import unread_reason
 from headrace_ingest.domain.faults import BAD_ID, ID_CHARACTERS_MAX
 from headrace_ingest.domain.recent_ids import RecentIds
-from headrace_ingest.ports import ContractBook
+from headrace_ingest.ports.definitions import ContractBook
 from headrace_kit import tracing
 from headrace_kit.failpoints import failpoint
 from headrace_kit.kafka import Message, PipelinedPublisher, Sending

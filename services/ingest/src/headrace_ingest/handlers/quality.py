@@ -11,7 +11,7 @@ from headrace_ingest.domain.batch import Batch
 from headrace_ingest.domain.contract import Contract
 from headrace_ingest.domain.quality import MINUTE_US, Minute
 from headrace_ingest.metrics import show_quality
-from headrace_ingest.ports import QualityLog
+from headrace_ingest.ports.archive import QualityLog
 from headrace_kit.clock import Clock
 from headrace_kit.kafka import RecordBatch
 

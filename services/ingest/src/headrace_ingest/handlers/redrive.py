@@ -32,7 +32,8 @@ from headrace_ingest.handlers.dead_letters import (
 )
 from headrace_ingest.handlers.erased_letters import ErasedLetters
 from headrace_ingest.handlers.foresight import Foresight
-from headrace_ingest.ports import ContractBook, RecordRows
+from headrace_ingest.ports.definitions import ContractBook
+from headrace_ingest.ports.labels import RecordRows
 from headrace_kit.dead_letters import ORIGIN_HEADERS
 from headrace_kit.failpoints import failpoint
 from headrace_kit.kafka import Message, Publisher, Record

@@ -23,13 +23,8 @@ from headrace_ingest.domain.datasets import Manifest, Selection
 from headrace_ingest.handlers.datasets import manifests, pinned_versions
 from headrace_ingest.handlers.retracted_streams import not_applied
 from headrace_ingest.handlers.stopped_streams import ARCHIVE_MISSING
-from headrace_ingest.ports import (
-    ContractBook,
-    DatasetBook,
-    RetractedDefinitions,
-    RowStore,
-    UnendedFiles,
-)
+from headrace_ingest.ports.datasets import DatasetBook, RowStore, UnendedFiles
+from headrace_ingest.ports.definitions import ContractBook, RetractedDefinitions
 from headrace_kit.clock import Clock
 from headrace_kit.failpoints import failpoint
 

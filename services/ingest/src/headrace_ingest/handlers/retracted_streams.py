@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from headrace_ingest.domain.contract import Contract
-from headrace_ingest.ports import Retracted
+from headrace_ingest.ports.definitions import Retracted
 
 
 def not_applied(applied: Collection[Contract], retracted: Retracted) -> list[Contract]:

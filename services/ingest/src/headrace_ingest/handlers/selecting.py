@@ -13,7 +13,8 @@ from headrace.errors import Invalid, NotFound
 from headrace.feature_tables import features_digest
 from headrace.feature_view import StreamView, feature_names
 from headrace_ingest.domain.datasets import Origin, Selection
-from headrace_ingest.ports import ContractBook, RowStore
+from headrace_ingest.ports.datasets import RowStore
+from headrace_ingest.ports.definitions import ContractBook
 
 
 @dataclass(frozen=True, slots=True)

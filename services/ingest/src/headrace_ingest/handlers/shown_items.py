@@ -14,7 +14,8 @@ import structlog
 
 from headrace.errors import Busy, HeadraceError, Unavailable
 from headrace_ingest.domain.label_tasks import Item, Task
-from headrace_ingest.ports import ModelVersions, TaskStore
+from headrace_ingest.ports.erasures import ModelVersions
+from headrace_ingest.ports.labels import TaskStore
 
 VERSIONS_MAX = 256
 

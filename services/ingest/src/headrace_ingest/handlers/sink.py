@@ -36,7 +36,9 @@ from headrace_ingest.handlers.stopped_streams import (
 )
 from headrace_ingest.handlers.storing import Pace, Storer
 from headrace_ingest.handlers.streams_in_work import Shard, StreamInWork, Work
-from headrace_ingest.ports import Archive, ContractBook, ErasureNews, TopicCatalogue
+from headrace_ingest.ports.archive import Archive, TopicCatalogue
+from headrace_ingest.ports.definitions import ContractBook
+from headrace_ingest.ports.erasures import ErasureNews
 from headrace_kit.bulk import BulkPublisher
 from headrace_kit.erased_entities import ErasedEntities
 from headrace_kit.failpoints import failpoint

@@ -19,7 +19,8 @@ from headrace.errors import TOPIC_MISSING, HeadraceError, NotFound, Unavailable
 from headrace_ingest.domain.contract import Contract
 from headrace_ingest.domain.envelope import newer_versions
 from headrace_ingest.handlers.streams_in_work import StreamInWork
-from headrace_ingest.ports import Archive, ContractBook, TopicCatalogue
+from headrace_ingest.ports.archive import Archive, TopicCatalogue
+from headrace_ingest.ports.definitions import ContractBook
 from headrace_kit.kafka import RecordBatch
 
 TAKEN_BACK = 0  # the version of no contract

@@ -12,7 +12,7 @@ import polars as pl
 from headrace_ingest.domain.judging import empty_rows
 from headrace_ingest.handlers.streams_in_work import StreamInWork
 from headrace_ingest.metrics import count_stored
-from headrace_ingest.ports import Archive
+from headrace_ingest.ports.archive import Archive
 from headrace_kit.failpoints import failpoint
 
 COMMIT_SHARE = 0.05

@@ -14,7 +14,7 @@ from headrace_ingest.domain.contract import Contract
 from headrace_ingest.domain.dedup import DedupIndex
 from headrace_ingest.domain.judging import ARCHIVE_COLUMNS
 from headrace_ingest.domain.tolerance import DeadLetterWindow
-from headrace_ingest.ports import Restored
+from headrace_ingest.ports.archive import Restored
 from headrace_kit.kafka import RecordBatch
 
 

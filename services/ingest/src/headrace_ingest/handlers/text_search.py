@@ -15,7 +15,9 @@ from headrace.errors import Invalid, NotFound, Unavailable
 from headrace_ingest.domain.datasets import Selection
 from headrace_ingest.domain.passages import Indexed, Match
 from headrace_ingest.handlers.stopped_streams import ARCHIVE_MISSING
-from headrace_ingest.ports import ContractBook, Embedder, RowStore, TextIndex
+from headrace_ingest.ports.datasets import RowStore
+from headrace_ingest.ports.definitions import ContractBook
+from headrace_ingest.ports.search import Embedder, TextIndex
 from headrace_kit.failpoints import failpoint
 
 PASSAGES_MAX = 2_000

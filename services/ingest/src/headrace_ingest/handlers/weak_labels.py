@@ -29,7 +29,8 @@ from headrace_ingest.domain.weak_labels import (
     names_of,
     votes_of,
 )
-from headrace_ingest.ports import ContractBook, LabelBook, RecordRows
+from headrace_ingest.ports.definitions import ContractBook, LabelBook
+from headrace_ingest.ports.labels import RecordRows
 from headrace_kit.clock import Clock
 from headrace_kit.kafka import Message, Publisher
 
