@@ -5,8 +5,10 @@ It listens where the service's address is and passes every other call on to the 
 it, over a socket that this user alone can open. One thread answers; what arrives meanwhile waits
 for it, up to CALLS_MAX, and is answered together. One connection has fewer calls open than that: it
 waits, as HTTP/2 has it, before any is refused. There is no TLS, and a message is received whole
-before its size is judged, unpacked too where gzip packed it (no other packing is read): the door is
-for the loopback and for a network whose callers are trusted.
+before its size is judged, unpacked too where gzip packed it (no other packing is read): the library
+(0.5) takes no bound for either, nor can it be told to read no gzip, and the first that is seen of a
+call here is its message. So the door is for the loopback and for a network whose callers are
+trusted.
 """
 
 from __future__ import annotations

@@ -27,7 +27,10 @@ class RequestCounters:
         """Requests that shared a run; `began_s` by time.monotonic."""
         ended_s = time.monotonic()
         run_ns = int((ended_s - began_s) * 1e9)
-        queues_ns = [int(_waited_s(call, began_s) * 1e9) for call in calls]
+        queues_ns = [
+            0 if isinstance(call, RecordCall) else int((began_s - call.arrived_s) * 1e9)
+            for call in calls
+        ]
         self._statistics.record(
             Execution(
                 endpoint=done.endpoint,
@@ -48,9 +51,6 @@ class RequestCounters:
 
     def refused(self, call: HotCall, endpoint: str, version: int, reason: str) -> None:
         refusals.labels(reason).inc()
-        duration_ns = int(_waited_s(call, time.monotonic()) * 1e9)
+        waited_s = 0.0 if isinstance(call, RecordCall) else time.monotonic() - call.arrived_s
+        duration_ns = int(waited_s * 1e9)
         self._statistics.record_failure(endpoint, version, duration_ns=duration_ns)
-
-
-def _waited_s(call: HotCall, until_s: float) -> float:
-    return 0.0 if isinstance(call, RecordCall) else until_s - call.arrived_s

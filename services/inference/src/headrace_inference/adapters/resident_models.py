@@ -285,7 +285,7 @@ class ResidentModel:
             found = session.run(inputs, outputs, ending)
         finally:
             self._release()
-        if sum(values.nbytes for values in inputs.values()) <= RECORDED_BYTES_MAX:
+        if sum([values.nbytes for values in inputs.values()]) <= RECORDED_BYTES_MAX:
             self.recorded = inputs
         return found
 
