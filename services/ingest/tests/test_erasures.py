@@ -678,6 +678,23 @@ def test_whether_a_version_read_the_entity_is_open_while_an_archive_is_missing(w
     assert ([3, 4], [3]) == (before, reported(world))
 
 
+@pytest.mark.parametrize("part", [3, 4], ids=["noted", "registered since"])
+def test_graph_that_is_made_of_a_version_that_read_the_entity_is_reported(world, part):
+    world.versions.there.append(Training("old", 1, NOW_US, {}, (("delay", 3),)))
+    erasure = world.erase()
+    settle(world)
+    around = Training("around", 1, NOW_US, {}, (("graph", 1),))
+    graph = Training("graph", 1, NOW_US, {}, (("delay", part),))
+    other = Training("other", 1, NOW_US, {}, (("delay", 2),))
+    world.versions.there += [around, graph, other, a_training(4, at=1)]
+
+    noted = [(each.model, each.version) for each in erasure.trained_versions]
+    told = [(each.model, each.version, each.streams) for each in world.erase().trained_versions]
+    assert [("delay", 3), ("old", 1)] == noted
+    later = [("around", 1), ("graph", 1), ("delay", 4)]
+    assert [(*each, (STREAM,)) for each in (*noted, *later)] == told
+
+
 def test_each_of_two_erasures_of_an_entity_reports_what_read_the_rows_that_it_found(world):
     world.erase(request_id="first")
     world.erase(request_id="second")

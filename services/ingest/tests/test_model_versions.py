@@ -17,8 +17,8 @@ MANIFEST = {"seed": "1", "delta_version:flights": "12", "delta_version:weather":
 class Registry:
     """A channel to one with three versions of a model, newest first, a page each."""
 
-    def __init__(self):
-        self.asked = []
+    def __init__(self, manifest=MANIFEST):
+        self.asked, self._manifest = [], manifest
 
     def unary_unary(self, *_, **__):
         return self.answer
@@ -28,7 +28,7 @@ class Registry:
     def answer(self, request, **_):
         number = int(request.page_token or 3)
         self.asked.append(number)
-        trained = TrainedModel(trained_until_us=7, manifest=MANIFEST)
+        trained = TrainedModel(trained_until_us=7, manifest=self._manifest)
         version = ModelVersion(model=request.model, version=number, trained=trained)
         following = str(number - 1) if number > 1 else ""
         return pb.ListVersionsResponse(versions=[version], next_page_token=following)
@@ -39,6 +39,13 @@ def test_version_tells_the_version_of_each_table_that_it_read():
 
     # A table's version that nobody can read may be an old one.
     assert Training("delay", 3, 7, {"flights": 12, "weather": -1}) == newest
+
+
+def test_version_of_a_graph_tells_what_it_is_made_of():
+    manifest = {"graph": "5e7", "component:models:/near/12": "a1", "component:models:/far/1": "b2"}
+    [newest, *_] = GrpcModelVersions(Registry(manifest)).trainings(["delay"], {})
+
+    assert (("far", 1), ("near", 12)) == newest.components
 
 
 def test_versions_are_listed_no_further_than_to_one_that_was_seen():

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -17,7 +18,9 @@ from headrace_kit.grpc_client import call
 
 # Names alone: who asks has 5 s, and can do without.
 NAMES_TIMEOUT_S = 1.0
+# Entries of a manifest: a table that was read, and what a graph is made of.
 READ = "delta_version:"
+COMPONENT = re.compile(r"component:models:/([^/@]+)/([0-9]+)")
 
 
 class GrpcModelVersions:
@@ -53,12 +56,15 @@ class GrpcModelVersions:
 
 
 def _training(version: Any) -> Training:
+    trained, manifest = version.trained, version.trained.manifest
     read = {
         entry.removeprefix(READ): _table_version(at)
-        for entry, at in version.trained.manifest.items()
+        for entry, at in manifest.items()
         if entry.startswith(READ)
     }
-    return Training(version.model, version.version, version.trained.trained_until_us, read)
+    components = (COMPONENT.fullmatch(entry) for entry in sorted(manifest))
+    inside = tuple((part[1], int(part[2])) for part in components if part is not None)
+    return Training(version.model, version.version, trained.trained_until_us, read, inside)
 
 
 def _table_version(at: str) -> int:

@@ -79,8 +79,9 @@ def with_versions(erasure: Erasure, trainings: Sequence[Training]) -> Erasure:
     """With those that were registered since it began and read rows of the entity."""
     if erasure.trace is None:
         return erasure
-    later = trained_later(trainings, erasure.trace, erasure.clean_version_by_stream)
-    return replace(erasure, trained_versions=(*erasure.trained_versions, *later))
+    noted = erasure.trained_versions
+    later = trained_later(trainings, erasure.trace, erasure.clean_version_by_stream, noted)
+    return replace(erasure, trained_versions=(*noted, *later))
 
 
 def without_entity(statistics: ColumnStatistics, entity: Entity) -> ColumnStatistics:

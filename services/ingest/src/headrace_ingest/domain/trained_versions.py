@@ -3,18 +3,19 @@
 
 A training run reads its rows and registers a version minutes or hours later. The manifest of the
 version names the version of each table that was read: one from before the rows were out may have
-had them, whenever the model version came.
+had them, whenever the model version came. A graph holds the versions that it is made of.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
 class TrainedVersion:
-    """A model version that read these streams when rows of the entity were known."""
+    """A model version that read these streams when rows of the entity were known, or that is made
+    of one which did."""
 
     model: str
     version: int
@@ -24,12 +25,16 @@ class TrainedVersion:
 @dataclass(frozen=True, slots=True)
 class Training:
     """What a version says of its training set: which tables it read, as of which version of each,
-    and up to which known time."""
+    and up to which known time.
+
+    `components`: model and version of what a graph is made of.
+    """
 
     model: str
     version: int
     known_until_us: int
     table_version_by_stream: Mapping[str, int]
+    components: tuple[tuple[str, int], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,22 +51,26 @@ class Trace:
 
 
 def trained_since(
-    trainings: Iterable[Training], known_since_us: Mapping[str, int]
+    trainings: Sequence[Training], known_since_us: Mapping[str, int]
 ) -> tuple[TrainedVersion, ...]:
     """Those that read a stream up to the moment given with it, or further."""
-    return _versions(
-        (each, [stream for stream in _streams(each) if _known(each, stream, known_since_us)])
+    read = {
+        _named(each): {stream for stream in _streams(each) if _known(each, stream, known_since_us)}
         for each in trainings
-    )
+    }
+    return _versions(trainings, read)
 
 
 def trained_later(
-    trainings: Iterable[Training], trace: Trace, clean_version_by_stream: Mapping[str, int] | None
+    trainings: Sequence[Training],
+    trace: Trace,
+    clean_version_by_stream: Mapping[str, int] | None,
+    noted: Sequence[TrainedVersion],
 ) -> tuple[TrainedVersion, ...]:
     """Those registered since the beginning that read a table before the entity was out of it.
 
     `clean_version_by_stream`: the table's first version that is known to be without it; before
-    anybody knows one, each counts.
+    anybody knows one, each counts. `noted`: those found at the beginning.
     """
 
     counted, clean = trace.table_version_by_stream, clean_version_by_stream
@@ -77,11 +86,12 @@ def trained_later(
         return version > counted[stream] if stream in counted else clean is not None
 
     newest = trace.newest_version_by_model
-    return _versions(
-        (each, [stream for stream in _streams(each) if held(each, stream)])
-        for each in trainings
-        if each.version > newest.get(each.model, 0)
-    )
+    later = [each for each in trainings if each.version > newest.get(each.model, 0)]
+    read = {(each.model, each.version): set(each.streams) for each in noted}
+    read |= {
+        _named(each): {stream for stream in _streams(each) if held(each, stream)} for each in later
+    }
+    return _versions(later, read)
 
 
 def newest_versions(trainings: Iterable[Training]) -> dict[str, int]:
@@ -92,17 +102,32 @@ def newest_versions(trainings: Iterable[Training]) -> dict[str, int]:
     return newest
 
 
-def _streams(training: Training) -> list[str]:
-    return sorted(training.table_version_by_stream)
+def _versions(
+    trainings: Sequence[Training], read: dict[tuple[str, int], set[str]]
+) -> tuple[TrainedVersion, ...]:
+    """Those that read a stream, by what `read` says of these and of others, or are made of such."""
+    grows = True
+    while grows:  # as often as graphs are made of graphs, and once more
+        grows = False
+        for each in trainings:
+            own = read[_named(each)]
+            inside = set[str]().union(*(read.get(part, ()) for part in each.components))
+            grows = grows or not inside <= own
+            own |= inside
+    return tuple(
+        TrainedVersion(each.model, each.version, tuple(sorted(read[_named(each)])))
+        for each in trainings
+        if read[_named(each)]
+    )
+
+
+def _named(training: Training) -> tuple[str, int]:
+    return training.model, training.version
+
+
+def _streams(training: Training) -> Iterable[str]:
+    return training.table_version_by_stream
 
 
 def _known(training: Training, stream: str, known_since_us: Mapping[str, int]) -> bool:
     return stream in known_since_us and known_since_us[stream] <= training.known_until_us
-
-
-def _versions(read: Iterable[tuple[Training, list[str]]]) -> tuple[TrainedVersion, ...]:
-    return tuple(
-        TrainedVersion(each.model, each.version, tuple(streams))
-        for each, streams in read
-        if streams
-    )
