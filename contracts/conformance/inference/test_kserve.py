@@ -15,6 +15,8 @@ from contracts.conformance.inference.models import SIMPLE
 KSERVE = PythonPeer("kserve", "0.21.0", ("kserve==0.21.0",))
 SCRIPT = Path(__file__).with_name("ask_by_kserve.py")
 ASK_TIMEOUT_S = 120
+# Its environment may have to be made first, on a machine with other work.
+pytestmark = pytest.mark.timeout(ASK_TIMEOUT_S + 900)
 
 
 @pytest.fixture(scope="module")

@@ -205,7 +205,7 @@ def typed(count=16, field="int_contents", also=None):
 
 
 def crowd():
-    tensors = [(f"INPUT{number}", "INT32", (1, 16), bytes(64)) for number in range(257)]
+    tensors = [(f"INPUT{number}", "INT32", (1, 16), bytes(64)) for number in range(65)]
     return raw_request(SIMPLE, *tensors)
 
 

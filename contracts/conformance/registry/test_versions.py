@@ -205,7 +205,7 @@ def test_text_that_means_something_to_a_database_is_kept_as_it_is(registry, text
     [
         ({"model": "no-such-model"}, (grpc.StatusCode.NOT_FOUND, "MODEL_UNKNOWN")),
         ({"model": "No Name"}, (grpc.StatusCode.INVALID_ARGUMENT, "BAD_NAME")),
-        ({"digest": "0" * 64}, (grpc.StatusCode.NOT_FOUND, "ARTIFACT_UNKNOWN")),
+        ({"digest": "0" * 64}, (grpc.StatusCode.FAILED_PRECONDITION, "ARTIFACT_NOT_UPLOADED")),
         ({"request_id": "\n"}, (grpc.StatusCode.INVALID_ARGUMENT, "BAD_REQUEST")),
     ],
 )

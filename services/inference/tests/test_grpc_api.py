@@ -242,16 +242,16 @@ def overflowing():
 
 def test_as_many_inputs_are_read_as_a_model_may_have():
     request = oip.ModelInferRequest(model_name="delay")
-    for number in range(256):
+    for number in range(64):
         tensor = request.inputs.add(name=f"x{number}", datatype="FP32", shape=[1])
         tensor.contents.fp32_contents.append(number)
 
-    assert 256 == len(conversions.infer_request(request, rows_max=1).inputs)
+    assert 64 == len(conversions.infer_request(request, rows_max=1).inputs)
 
 
 def crowded():
     request = oip.ModelInferRequest(model_name="delay")
-    for number in range(257):
+    for number in range(65):
         request.inputs.add(name=f"x{number}", datatype="FP32", shape=[1])
     return request
 

@@ -9,7 +9,7 @@ import time
 import numpy as np
 import pytest
 
-from headrace.errors import Busy, HeadraceError, NotFound
+from headrace.errors import Busy, HeadraceError, Invalid, NotFound
 from headrace.oip import grpc_predict_v2_pb2 as oip
 from headrace.tokens import issue_token
 from headrace_inference.adapters import rest_api, rest_conversions
@@ -364,7 +364,7 @@ def test_many_values_are_read_as_they_are(door, row):
     assert [-number for number in range(size)] == output["data"]
 
 
-@pytest.mark.parametrize("last", [1.5, float("nan"), float("inf")])
+@pytest.mark.parametrize("last", [1.5, float("nan")])
 def test_many_values_are_told_in_steps_so_that_others_have_their_turn(door, last, monkeypatch):
     encode, lengths = json.dumps, []
 
@@ -382,6 +382,23 @@ def test_many_values_are_told_in_steps_so_that_others_have_their_turn(door, last
     expected = [*range(2 * STEP), last if np.isfinite(last) else None]
     assert expected == json.loads(answer.body)["outputs"][0]["data"]
     assert [STEP, STEP, 1] == lengths
+
+
+@pytest.mark.parametrize("value", [float("inf"), float("-inf")])
+def test_infinity_is_told_as_binary_and_never_as_what_null_means(door, value):
+    tensor, content = binary(np.array([1.0, value], np.float32), datatype="FP32")
+
+    def ask(**output):
+        body = json.dumps({"inputs": [tensor], **output}).encode()
+        headers = {JSON_BYTES: str(len(body))}
+        return door.call("POST", "/v2/models/delay/infer", body + content, **headers)
+
+    with pytest.raises(Invalid, match="TENSOR_CONTENT") as refused:
+        ask()
+    answered = ask(parameters={"binary_data_output": True})
+
+    assert "binary_data" in refused.value.metadata["problem"]
+    assert answered.body.endswith(content)
 
 
 def test_mistake_in_a_body_is_told_in_the_words_of_a_request(door):

@@ -262,11 +262,11 @@ def test_racing_registrations_have_numbers_without_gaps(declared):
     ("command", "reason"),
     [
         ({"model": "nobody"}, "MODEL_UNKNOWN"),
-        ({"digest": "0" * 64}, "ARTIFACT_UNKNOWN"),
+        ({"digest": "0" * 64}, "ARTIFACT_NOT_UPLOADED"),
     ],
 )
 def test_absent_model_or_artifact_is_named(declared, command, reason):
-    with pytest.raises(NotFound, match=reason):
+    with pytest.raises((NotFound, Conflict), match=reason):
         declared.register(**command)
 
     assert [] == declared.versions("fraud")

@@ -339,6 +339,11 @@ REASONS: dict[str, Reason] = {
         "Nothing of this digest and size is kept for the endpoint, or not any more.",
         "Store it (StoreClaim) and publish its claim within a week.",
     ),
+    "ARTIFACT_NOT_UPLOADED": Reason(
+        "Conflict",
+        "No artifact of this digest was uploaded.",
+        "Upload it first (headrace models register does both).",
+    ),
     "ALIAS_MOVED": Reason(
         "Conflict",
         "The alias was moved by another since it was read.",

@@ -57,7 +57,7 @@ from headrace_inference.domain.serving import (
 )
 
 # As many as the registry takes of a model.
-INPUTS_MAX = 256
+INPUTS_MAX = 64
 # Of a BYTES tensor, whose elements are objects of their own.
 ELEMENTS_A_ROW_MAX = 64
 PLATFORM = "onnxruntime_onnx"

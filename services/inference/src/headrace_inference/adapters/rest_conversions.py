@@ -271,14 +271,20 @@ def _data(tensor: Mapping[str, Any], raw: bytes) -> Iterator[bytes]:
         raise Invalid("TENSOR_CONTENT", output=name, problem=f"{datatype}: ask for {BINARY}")
     values = flattened(decode_raw(name, datatype, shape, raw, elements_max=len(raw) + 1))
     texts = isinstance(values, list)
-    tell = partial(_texts, name) if texts else list if _whole(values) else _finite
+    tell = partial(_texts, name) if texts else list if _whole(name, values) else _numbers
     for step in steps(len(values)):
         yield _encoded(tell(listed(values[step])))[1:-1]
 
 
-def _whole(values: Values) -> bool:
+def _whole(name: str, values: Values) -> bool:
+    """Whether all are numbers. Raises Invalid TENSOR_CONTENT for infinity, which JSON has no word
+    for: null would say that it is none."""
     array = np.asarray(values)
-    return array.dtype.kind != "f" or bool(np.isfinite(array).all())
+    if array.dtype.kind != "f" or np.isfinite(array).all():
+        return True
+    if np.isinf(array).any():
+        raise Invalid("TENSOR_CONTENT", output=name, problem=f"infinity: ask for {BINARY}")
+    return False
 
 
 def _texts(name: str, elements: Sequence[bytes]) -> list[str]:
@@ -289,9 +295,9 @@ def _texts(name: str, elements: Sequence[bytes]) -> list[str]:
         raise Invalid("TENSOR_CONTENT", output=name, problem=problem) from err
 
 
-def _finite(values: Sequence[float]) -> list[float | None]:
-    """JSON has neither NaN nor infinity."""
-    return [value if math.isfinite(value) else None for value in values]
+def _numbers(values: Sequence[float]) -> list[float | None]:
+    """JSON has no NaN."""
+    return [None if math.isnan(value) else value for value in values]
 
 
 def _set_parameters(into: Any, parameters: Mapping[str, Any]) -> None:

@@ -54,6 +54,8 @@ RUNTIME_ERRORS: tuple[type[Exception], ...] = (
     state.NotImplemented,
     state.RuntimeException,
 )
+# Words of the runtime that tell where its own sources and its input lie, and nobody anything else.
+OWN_PLACES = ("onnxruntime_src/", "/proc/self/")
 OUT_OF_MEMORY = ("bad_alloc", "Failed to allocate", "BFCArena")
 NUMPY_BY_DATATYPE: dict[str, type] = {
     "BOOL": np.bool_, "UINT8": np.uint8, "UINT16": np.uint16, "UINT32": np.uint32,
@@ -253,7 +255,8 @@ def _refused(err: Exception) -> Invalid:
 
 
 def _line(err: Exception) -> str:
-    text = " ".join(str(err).split())
+    words = str(err).split()
+    text = " ".join(word for word in words if not any(place in word for place in OWN_PLACES))
     return "".join(each for each in text if each.isprintable())[:PROBLEM_LENGTH_MAX]
 
 

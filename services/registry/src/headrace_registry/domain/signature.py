@@ -15,7 +15,9 @@ from headrace.errors import Invalid
 from headrace.protobuf_wire import Field, fields
 from headrace.reserved_names import is_reserved_output
 
-TENSORS_MAX = 256
+# As many as a request may have.
+INPUTS_MAX = 64
+OUTPUTS_MAX = 256
 RANK_MAX = 32
 DIMENSION_MAX = 2**31 - 1
 NAME_LENGTH_MAX = 256
@@ -70,15 +72,15 @@ def read_signature(data: bytes | mmap) -> Signature:
                 weights.add(_weight_name(field))
     # Before IR version 4 weights stand among the inputs too; no caller sends those.
     asked = tuple(each for each in inputs if each.name not in weights)
-    _check("input", asked)
-    _check("output", tuple(outputs))
+    _check("input", asked, INPUTS_MAX)
+    _check("output", tuple(outputs), OUTPUTS_MAX)
     return Signature(asked, tuple(outputs))
 
 
-def _check(role: str, tensors: tuple[TensorSignature, ...]) -> None:
+def _check(role: str, tensors: tuple[TensorSignature, ...], count_max: int) -> None:
     names = {each.name for each in tensors}
-    if not 0 < len(tensors) <= TENSORS_MAX:
-        raise _refused(role, "", f"there are {len(tensors)}, 1 to {TENSORS_MAX} can be served")
+    if not 0 < len(tensors) <= count_max:
+        raise _refused(role, "", f"there are {len(tensors)}, 1 to {count_max} can be served")
     if len(names) != len(tensors):
         raise _refused(role, "", "a name is given twice")
     reserved = ", ".join(sorted(filter(is_reserved_output, names)))

@@ -14,7 +14,7 @@ from typing import IO
 
 import structlog
 
-from headrace.errors import Busy, Corrupt, Invalid, Unavailable
+from headrace.errors import Busy, Conflict, Corrupt, Invalid, NotFound, Unavailable
 from headrace_registry.domain.acceptance import Acceptance
 from headrace_registry.domain.artifact import (
     ONNX,
@@ -87,15 +87,19 @@ def acceptance_of(
 ) -> Acceptance:
     """What was found in the file; one of before acceptance is looked through now.
 
-    One that was looked through is verified as it is read: it needs no room on disk.
+    One that was looked through is verified as it is read: it needs no room on disk. Raises Conflict
+    ARTIFACT_NOT_UPLOADED, and what `downloaded` raises besides.
     """
     known = _known(digest, store)
-    if known is not None:
-        with _suspecting(digest, artifacts):
-            _check_stored(digest, artifacts)
-        return known
-    with downloaded(digest, artifacts=artifacts, spool=spool) as file:
-        return _accept(digest, file, store, acceptor)
+    try:
+        if known is not None:
+            with _suspecting(digest, artifacts):
+                _check_stored(digest, artifacts)
+            return known
+        with downloaded(digest, artifacts=artifacts, spool=spool) as file:
+            return _accept(digest, file, store, acceptor)
+    except NotFound as err:
+        raise Conflict("ARTIFACT_NOT_UPLOADED", digest=digest) from err
 
 
 def _store(digest: str, file: IO[bytes], artifacts: ArtifactStore) -> None:

@@ -8,7 +8,7 @@ from headrace.model_reference import parse_reference
 from headrace_registry.domain.alias import Alias, MovePage
 from headrace_registry.domain.change import ChangePage
 from headrace_registry.domain.definition import Definition, model_names, order_of
-from headrace_registry.domain.name import check_name
+from headrace_registry.domain.name import check_alias, check_name
 from headrace_registry.domain.page import (
     ListAliasMoves,
     ListByName,
@@ -75,6 +75,8 @@ def resolve_model(reference: str, *, store: RegistryStore) -> tuple[ModelVersion
     Raises Invalid BAD_NAME, NotFound VERSION_UNKNOWN or ALIAS_UNKNOWN.
     """
     asked = parse_reference(reference)
+    if asked.alias:
+        check_alias(asked.alias)
     with store.reading() as reader:
         if not asked.alias:
             return reader.version(asked.model, asked.version), None

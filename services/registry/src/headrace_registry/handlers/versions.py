@@ -50,8 +50,8 @@ def register_version(
 ) -> ModelVersion:
     """Makes an uploaded file the next version of a declared model, and rolls it out if it passed.
 
-    Raises NotFound MODEL_UNKNOWN or ARTIFACT_UNKNOWN, Invalid BAD_REQUEST for a model that a recipe
-    or a graph trains, Busy METADATA_TOO_LARGE.
+    Raises NotFound MODEL_UNKNOWN, Conflict ARTIFACT_NOT_UPLOADED, Invalid BAD_REQUEST for a model
+    that a recipe or a graph trains, Busy METADATA_TOO_LARGE.
     """
     check_name("model", command.model)
     check_metrics(command.metrics)
@@ -137,8 +137,8 @@ def register_trained(
 ) -> None:
     """Gives the run's model the next version, judges its gate, and rolls it out when it passed.
 
-    Raises NotFound ARTIFACT_UNKNOWN or DEFINITION_UNKNOWN, Invalid FORMAT, Conflict RUN_CONFLICT
-    when the run was registered with other content.
+    Raises NotFound DEFINITION_UNKNOWN, Invalid FORMAT, Conflict ARTIFACT_NOT_UPLOADED, or
+    RUN_CONFLICT when the run was registered with other content.
     """
     trained = event.trained
     check_id("run_id", event.run_id)
