@@ -302,10 +302,65 @@ def test_second_erasure_goes_into_the_copy_of_a_dataset(world):
     assert 3 == datasets.find(Reference("all"), book=world.book).rows_erased
 
 
+def test_dataset_that_two_passes_give_a_table_at_once_has_its_rows_once(world, monkeypatch):
+    world.create("all")
+    copy, passes = world.rows.copy, []
+
+    def copied_beside_another(selection, name, **asked):
+        copy(selection, name, **asked)
+        if not passes:
+            passes.append(name)
+            world.erase()  # the same request again, or the pass that goes on with it
+
+    monkeypatch.setattr(DuckDbRows, "copy", staticmethod(copied_beside_another))
+    world.erase()
+
+    assert ["UA2"] == world.flights_of("all")
+    used = datasets.find(Reference("all"), book=world.book).selection.copy
+    assert passes == [each for each in passes if each != used]
+    assert {used} == world.tables.copies()
+
+
+def test_table_that_another_erasure_made_at_once_lets_nothing_back_in(world, monkeypatch):
+    world.create("all")
+    copy, passes = world.rows.copy, []
+
+    def copied_beside_another(selection, name, **asked):
+        copy(selection, name, **asked)
+        if not passes:
+            passes.append(name)
+            world.erase("UA2", "r2")
+
+    monkeypatch.setattr(DuckDbRows, "copy", staticmethod(copied_beside_another))
+    world.erase("UA1", "r1")
+    settle(world)
+
+    assert [] == world.flights_of("all")
+    assert 3 == datasets.find(Reference("all"), book=world.book).rows_erased
+
+
+def test_dataset_that_is_created_while_an_erasure_runs_tells_what_it_lost(world):
+    arm("ingest.erase.begun:1:raise")
+    with pytest.raises(FailpointRaised):
+        world.erase()
+    arm(None)
+    world.create("all")
+    world.erase("UA2", "r2")  # gives it a table of its own, with the first one's rows
+    settle(world)
+    found = datasets.find(Reference("all"), book=world.book)
+
+    assert ([], 3, 3) == (world.flights_of("all"), found.rows_erased, found.content.rows)
+
+
+def lose_own_tables(world):
+    for copy in world.tables.copies():
+        world.tables.drop(copy)
+
+
 def test_own_table_of_a_dataset_that_is_lost_keeps_no_erasure_from_beginning(world):
     world.create("all")
     world.erase("UA2", "r1")
-    world.tables.drop("all/1")
+    lose_own_tables(world)
     erasure = world.erase("UA1", "r2")
     settle(world)
 
@@ -321,7 +376,7 @@ def a_dataset_whose_own_table_is_lost(world):
     with pytest.raises(FailpointRaised):
         world.erase("UA1", "r2")
     arm(None)
-    world.tables.drop("all/1")
+    lose_own_tables(world)
 
 
 def test_own_table_of_a_dataset_that_is_lost_meanwhile_keeps_no_erasure_open(world):

@@ -13,6 +13,7 @@ from headrace_ingest.adapters.contract_book import AppliedContracts
 from headrace_ingest.adapters.duckdb_rows import DuckDbRows
 from headrace_ingest.adapters.memory_tables import MemoryTables
 from headrace_ingest.adapters.object_dataset_book import ObjectDatasetBook
+from headrace_ingest.domain.dataset_copies import dataset_in, own_copy
 from headrace_ingest.domain.datasets import Reference
 from headrace_ingest.domain.judging import ARCHIVE_COLUMNS, judge
 from headrace_ingest.handlers import datasets
@@ -216,7 +217,10 @@ def test_table_of_a_dataset_is_cleaned_of_what_a_day_replaced(world, monkeypatch
     assert {STREAM: ({0}, KEEP_H)} == cleaned(world, monkeypatch)
     world.clock.advance((KEEP_H - 47) * HOUR_US)
 
-    assert {STREAM: (set(), KEEP_H), "all/1": (set(), COPY_KEEP_H)} == cleaned(world, monkeypatch)
+    found = cleaned(world, monkeypatch).items()
+    told = {dataset_in(name) if "/" in name else name: how for name, how in found}
+
+    assert {STREAM: (set(), KEEP_H), "all/1": (set(), COPY_KEEP_H)} == told
 
 
 @pytest.mark.parametrize(
@@ -265,9 +269,25 @@ def test_table_of_a_deleted_dataset_goes_and_those_of_others_stay(world):
         world.create(name)
     world.clock.advance((KEEP_H - 47) * HOUR_US)
     world.keep()
-    assert {"all/1", "more/1"} == world.tables.copies()
+    assert ["all/1", "more/1"] == sorted(map(dataset_in, world.tables.copies()))
     datasets.delete_dataset("more", 1, "delete", book=world.book)
     world.keep()
 
-    assert {"all/1"} == world.tables.copies()
+    assert ["all/1"] == [*map(dataset_in, world.tables.copies())]
     assert ["departed:0", "departed:1"] == world.ids()
+
+
+def test_table_of_a_writer_that_ended_goes_after_a_day_and_the_used_one_stays(world):
+    world.create("all")
+    world.clock.advance((KEEP_H - 47) * HOUR_US)
+    world.keep()
+    (used,) = world.tables.copies()
+    (manifest,) = datasets.manifests([("all", 1)], book=world.book)
+    left = own_copy(manifest, world.clock.now_us())
+    world.tables.write_copy(left, world.tables.open(manifest.selection).to_reader())
+    world.keep()
+    assert {used, left} == world.tables.copies()
+    world.clock.advance(25 * HOUR_US)
+    world.keep()
+
+    assert {used} == world.tables.copies()

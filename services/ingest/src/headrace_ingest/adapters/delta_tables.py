@@ -17,6 +17,7 @@ from pyarrow.dataset import FileSystemDataset
 from headrace.errors import Conflict, NotFound, Unavailable
 from headrace_ingest.adapters.delta_archive import COMMIT_TRIES_MAX, PARTITION_COLUMN
 from headrace_ingest.adapters.delta_orphans import files_below, remove_orphans, remove_some
+from headrace_ingest.domain.dataset_copies import copy_in
 from headrace_ingest.domain.datasets import Selection
 from headrace_ingest.domain.erasures import predicate
 from headrace_kit.erased_entities import Entity
@@ -77,7 +78,7 @@ class DeltaTables:
             write_deltalake(
                 delta_table_uri(self._uri, COPIES, copy),
                 rows,
-                mode="overwrite",
+                mode="error",
                 storage_options=self._options,
             )
 
@@ -138,7 +139,7 @@ class DeltaTables:
     def copies(self) -> set[str]:
         with self._store_errors(Selection(COPIES, 0, ())):
             uri = delta_table_uri(self._uri, COPIES)
-            return {"/".join(path.split("/")[:2]) for path in files_below(uri, self._options)}
+            return {copy_in(path) for path in files_below(uri, self._options)} - {""}
 
     def drop(self, copy: str) -> None:
         with self._store_errors(Selection(copy, 0, ())):

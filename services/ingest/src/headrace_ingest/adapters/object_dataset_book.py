@@ -132,11 +132,14 @@ class ObjectDatasetBook:
     def written(self) -> list[str]:
         return self._objects.keys(ROOT)
 
-    def revise(self, manifest: Manifest) -> None:
+    def revise(self, manifest: Manifest) -> bool:
         revised = replace(manifest, revision=manifest.revision + 1)
         key = _revision_key(revised.name, revised.number, revised.revision)
         self._objects.put_if_absent(key, _json(revised))
+        # Read, for a put whose answer was lost is tried again, and then meets itself.
+        stored = self._read(key, _MANIFEST)
         self.forget_values(self._manifest(manifest.name, manifest.number))
+        return (stored.selection, stored.erasures) == (revised.selection, revised.erasures)
 
     def forget_values(self, manifest: Manifest) -> None:
         place = manifest.name, manifest.number

@@ -24,12 +24,12 @@ from headrace.definition_types import COLUMN
 from headrace.errors import Conflict, HeadraceError, Invalid, NotFound, Unavailable
 from headrace.feature_view import StreamView, View
 from headrace_ingest.domain.contract import Contract
+from headrace_ingest.domain.dataset_copies import own_copy
 from headrace_ingest.domain.datasets import Manifest, Selection, check_request_id
 from headrace_ingest.domain.erasures import (
     ErasedDataset,
     ErasedEvents,
     Erasure,
-    Found,
     erasure_id,
     with_versions,
     without_entity,
@@ -355,11 +355,9 @@ class Eraser:
     ) -> Iterator[ErasedDataset]:
         for manifest in self._manifests(self.datasets.places()):
             if manifest.selection.stream in streams:
-                found = Found(0)
-                with self._unless_lost(manifest):
-                    found = self.rows.find(manifest.selection, entity, timeout_s=timeout_s)
-                if found.rows:
-                    yield ErasedDataset(manifest.name, manifest.number, found.rows)
+                held = self._held(manifest, entity, timeout_s)
+                if held:
+                    yield ErasedDataset(manifest.name, manifest.number, held)
 
     @contextmanager
     def _unless_lost(self, manifest: Manifest) -> Iterator[None]:
@@ -410,19 +408,22 @@ class Eraser:
         self, erasure: Erasure, manifest: Manifest, keys: Collection[str], timeout_s: float
     ) -> Generator[None, None, bool]:
         selection, entity = manifest.selection, erasure.entity
-        # As it was noted before anything went: a pass that broke off may have taken some out.
+        # As was noted before anything went, for a pass that broke off may have taken some out; and
+        # as it is now, for it may have been created since.
         noted = (each for each in erasure.datasets if _place(each) == _place(manifest))
-        own = sum(each.rows for each in noted)
+        held = self._held(manifest, entity, timeout_s)
+        own = max(held, sum(each.rows for each in noted))
+        yield
         columns = tuple(without_entity(each, entity) for each in manifest.content.columns)
         if not selection.copy:
             # All rows of its version lie in the same files as its own.
             table = replace(selection, filter="", known_until_us=0, definition="")
-            if not self.rows.find(table, entity, timeout_s=timeout_s).rows:
+            if not held and not self.rows.find(table, entity, timeout_s=timeout_s).rows:
                 return False
             yield
-            copy = f"{manifest.name}/{manifest.number}"
-            self.rows.copy(selection, copy, without=entity, timeout_s=timeout_s)
-            selection = replace(selection, copy=copy)
+            made = own_copy(manifest, self.clock.now_us())
+            self.rows.copy(selection, made, without=entity, timeout_s=timeout_s)
+            selection = replace(selection, copy=made)
         elif own:
             with self._unless_lost(manifest):
                 self._erase_rows(selection, entity, keys, timeout_s)
@@ -430,7 +431,7 @@ class Eraser:
         elif not manifest.rows_erased or columns == manifest.content.columns:
             return False  # else the statistics may be of rows that went with another erasure
         failpoint("ingest.erase.copied")
-        self.datasets.revise(
+        revised = self.datasets.revise(
             replace(
                 manifest,
                 origin=replace(manifest.origin, selection=selection),
@@ -439,7 +440,15 @@ class Eraser:
                 erasures=(*manifest.erasures, erasure.id),
             )
         )
+        if not revised and selection.copy != manifest.selection.copy:
+            self.rows.drop(selection.copy)
         return True
+
+    def _held(self, manifest: Manifest, entity: Entity, timeout_s: float) -> int:
+        """The entity's rows of a dataset, as they are now."""
+        with self._unless_lost(manifest):
+            return self.rows.find(manifest.selection, entity, timeout_s=timeout_s).rows
+        return 0
 
 
 def _check(command: EraseEntity) -> None:

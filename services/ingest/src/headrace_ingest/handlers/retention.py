@@ -19,6 +19,7 @@ from datetime import UTC, date, datetime
 from headrace.errors import NotFound, Unavailable
 from headrace.feature_view import StreamView, View
 from headrace_ingest.domain.contract import Contract
+from headrace_ingest.domain.dataset_copies import abandoned, dataset_in, dataset_of, own_copy
 from headrace_ingest.domain.datasets import Manifest, Selection
 from headrace_ingest.handlers.datasets import manifests, pinned_versions
 from headrace_ingest.handlers.retracted_streams import not_applied
@@ -103,11 +104,17 @@ class Keeper:
                 yield
 
     def _drop_copies(self) -> Iterator[None]:
-        """Of deleted datasets, into which no erasure looks."""
+        """Of deleted datasets, and of writers that ended or lost to another: no erasure looks into
+        those."""
         deleted = {f"{name}/{number}" for name, number in self.datasets.deleted()}
-        for copy in sorted(deleted & self.rows.copies()):
-            self.rows.drop(copy)
-            yield
+        copies, now_us = sorted(self.rows.copies()), self.clock.now_us()
+        found = manifests(self.datasets.places(), book=self.datasets) if copies else ()
+        used = {dataset_of(each): each.selection.copy for each in found}
+        for copy in copies:
+            dataset = dataset_in(copy)
+            if dataset in deleted or abandoned(copy, used.get(dataset, copy), now_us):
+                self.rows.drop(copy)
+                yield
 
     def _newest(self, stream: str, view: str = "") -> Selection | None:
         """None of a table that is not there."""
@@ -133,12 +140,12 @@ class Keeper:
                 yield manifest
 
     def _give_own_table(self, manifest: Manifest, timeout_s: float) -> None:
-        copy = f"{manifest.name}/{manifest.number}"
+        copy = own_copy(manifest, self.clock.now_us())
         self.rows.copy(manifest.selection, copy, timeout_s=timeout_s)
         selection = replace(manifest.selection, copy=copy)
-        self.datasets.revise(
-            replace(manifest, origin=replace(manifest.origin, selection=selection))
-        )
+        revised = replace(manifest, origin=replace(manifest.origin, selection=selection))
+        if not self.datasets.revise(revised):
+            self.rows.drop(copy)
 
 
 @contextmanager

@@ -74,7 +74,7 @@ class RowStore(Protocol):
     def copy(
         self, selection: Selection, copy: str, *, without: Entity | None = None, timeout_s: float
     ) -> None:
-        """Store the rows in a table of their own, named `copy`; again replaces it."""
+        """Store the rows in a table of their own, named `copy`, which nobody else writes."""
 
     def removed_since(self, selection: Selection, version: int) -> bool:
         """Whether rows left the stream's table after that version, or may have."""
@@ -181,8 +181,11 @@ class DatasetBook(Protocol):
     def written(self) -> Sequence[str]:
         """What was ever written, so that a change can be seen without reading it."""
 
-    def revise(self, manifest: Manifest) -> None:
-        """Store what became of a dataset, as the revision after its own, and `forget_values`."""
+    def revise(self, manifest: Manifest) -> bool:
+        """Store what became of a dataset, as the revision after its own, and `forget_values`.
+
+        False where another revised it meanwhile: then it is as that one says.
+        """
 
     def forget_values(self, manifest: Manifest) -> None:
         """Let what is kept of the dataset from before tell no more of its columns than this."""
