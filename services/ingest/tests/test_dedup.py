@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An id is stored once within the horizon, and a rebuilt index decides as the old one."""
+"""An id is stored once among the newest rows, and a rebuilt index decides as the old one."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from headrace_ingest.domain.dedup import DedupIndex, Outcome, Seen
 
 NEW, REPEAT, CONFLICT = Outcome.NEW, Outcome.REPEAT, Outcome.CONFLICT
-HORIZON_US = 70
 
 
 def taken(index, *records):
@@ -21,57 +20,47 @@ def taken(index, *records):
 
 
 def columns(records):
-    hashed = [(event_id, sha256(payload).digest(), us) for event_id, payload, us in records]
-    return [list(column) for column in zip(*hashed, strict=True)] if hashed else [[], [], []]
+    hashed = [(event_id, sha256(payload).digest()) for event_id, payload in records]
+    return [list(column) for column in zip(*hashed, strict=True)] if hashed else [[], []]
 
 
 def an_index(ids_max=1_000):
-    return DedupIndex(ids_max=ids_max, horizon_us=HORIZON_US)
+    return DedupIndex(ids_max=ids_max)
 
 
 def test_same_payload_is_a_repeat_and_another_one_a_conflict():
     index = an_index()
 
     assert [NEW, REPEAT, CONFLICT, REPEAT] == taken(
-        index, ("a", b"1", 10), ("a", b"1", 11), ("a", b"2", 12), ("a", b"1", 13)
+        index, ("a", b"1"), ("a", b"1"), ("a", b"2"), ("a", b"1")
     )
-    assert [REPEAT, CONFLICT, NEW] == taken(index, ("a", b"1", 14), ("a", b"2", 14), ("b", b"1", 1))
+    assert [REPEAT, CONFLICT, NEW] == taken(index, ("a", b"1"), ("a", b"2"), ("b", b"1"))
 
 
 def test_deciding_alone_remembers_nothing():
     index = an_index()
 
-    index.decide(*columns([("a", b"1", 10)]))
+    index.decide(*columns([("a", b"1")]))
 
-    assert [NEW] == taken(index, ("a", b"1", 10))
-
-
-def test_id_is_forgotten_beyond_the_horizon_of_known_time():
-    index = an_index()
-    taken(index, ("a", b"1", 10))
-
-    assert [NEW, REPEAT] == taken(index, ("b", b"1", 80), ("a", b"2", 81))[:1] + taken(
-        index, ("b", b"1", 82)
-    )
-    assert [NEW, NEW] == taken(index, ("c", b"1", 200), ("a", b"2", 201))
+    assert [NEW] == taken(index, ("a", b"1"))
 
 
 def test_only_the_newest_ids_are_kept():
     index = an_index(ids_max=80)
 
     for number in range(1_000):
-        taken(index, (f"{number}", b"1", 10))
+        taken(index, (f"{number}", b"1"))
 
     assert len(index) <= 90
-    assert [REPEAT] * 80 == taken(index, *[(f"{number}", b"1", 10) for number in range(920, 1_000)])
+    assert [REPEAT] * 80 == taken(index, *[(f"{number}", b"1") for number in range(920, 1_000)])
 
 
 def test_id_beyond_the_newest_ones_is_forgotten_at_once():
     index = an_index(ids_max=3)
-    taken(index, *[(event_id, b"1", 10) for event_id in "abc"])
-    assert [REPEAT, NEW, NEW] == taken(index, ("a", b"1", 10), ("d", b"1", 10), ("a", b"1", 10))
+    taken(index, *[(event_id, b"1") for event_id in "abc"])
+    assert [REPEAT, NEW, NEW] == taken(index, ("a", b"1"), ("d", b"1"), ("a", b"1"))
 
-    assert [REPEAT, NEW, REPEAT] == taken(index, ("c", b"1", 10), ("b", b"1", 10), ("a", b"1", 10))
+    assert [REPEAT, NEW, REPEAT] == taken(index, ("c", b"1"), ("b", b"1"), ("a", b"1"))
 
 
 def batched(items, size):
@@ -79,7 +68,7 @@ def batched(items, size):
 
 
 records = st.lists(
-    st.tuples(st.sampled_from("abcdef"), st.sampled_from([b"1", b"2"]), st.integers(0, 300)),
+    st.tuples(st.sampled_from("abcdef"), st.sampled_from([b"1", b"2"])),
     max_size=40,
 )
 
@@ -99,11 +88,6 @@ def test_index_rebuilt_from_what_was_stored_decides_alike(before, after, ids_max
         for record, outcome in zip(zip(*columns(before), strict=True), outcomes, strict=True)
         if outcome is NEW
     ]
-    rebuilt = DedupIndex(
-        ids_max=ids_max,
-        horizon_us=HORIZON_US,
-        seen=stored[-ids_max:],
-        newest_us=max((each.known_time_us for each in stored), default=0),
-    )
+    rebuilt = DedupIndex(ids_max=ids_max, seen=stored[-ids_max:])
 
     assert taken(index, *after) == taken(rebuilt, *after)

@@ -242,6 +242,26 @@ def test_every_outcome_is_counted(world, sink):
     assert 5 == account.received
 
 
+def known_on_day(day, *, offset):
+    us = NOW_US - 86_400_000_000 * (29 - day)
+    return a_raw(day, departed_at=us, known_at=us, record={"offset": offset})
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+def test_month_of_known_time_that_is_published_twice_is_stored_once(restarted, world, sink):
+    sink.handle(a_batch([known_on_day(day, offset=day) for day in range(30)]))
+    sink.idle()
+    if restarted:
+        sink = world.sink()
+        sink.positions([PARTITION])
+    sink.handle(a_batch([known_on_day(day, offset=30 + day) for day in range(30)]))
+    world.now_s += 1
+    sink.idle()
+
+    assert [f"departed:{day}" for day in range(30)] == world.stored_ids()
+    assert (30, 30) == (world.account().stored, world.account().repeats)
+
+
 def test_dead_letter_is_the_record_with_its_reason(world, sink):
     bad = a_raw(0, delay="x", record={"headers": {"mine": b"1"}})
     sink.handle(a_batch([bad]))

@@ -31,7 +31,10 @@ PATIENCE_S = 30.0
 # A broker that starts may not know of a topic yet; else none comes but by `headrace apply`.
 TOPIC_PATIENCE_S = 3.0
 STREAM_S_MAX = 300.0
-AGAIN = "publishing the same is safe: what is stored already counts as a repeat, by its id"
+AGAIN = (
+    "publishing the same is safe: what is stored already counts as a repeat, by its id, while it is"
+    " among the last INGEST_DEDUP_IDS_MAX rows of its partition (250,000)"
+)
 
 
 class Item(NamedTuple):

@@ -49,7 +49,7 @@ class IngestSettings(ObjectStoreSettings):
         0.5, gt=0, le=60, description="Rest between two commits of a stream's archive."
     )
     dedup_ids_max: int = Field(
-        250_000, gt=0, description="Event ids that are remembered by raw partition."
+        250_000, gt=0, description="Event ids of the rows stored last, remembered by raw partition."
     )
     dead_letters_share_max: float = Field(
         0.2, gt=0, le=1, description="Share of dead letters beyond which a stream is stopped."

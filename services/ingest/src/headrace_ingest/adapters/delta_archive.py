@@ -353,7 +353,7 @@ def _seen(
 
 
 def _newest(engine: QueryBuilder, number: int, account: Account, ids_max: int) -> list[Seen]:
-    """The last `ids_max` rows, or all: by their count and not by their time, see `DedupIndex`.
+    """The last `ids_max` rows, or all.
 
     Offsets are asked for from the end, four times as far each time, until enough are rows: a lower
     bound lets Delta skip the files before it.
@@ -361,7 +361,7 @@ def _newest(engine: QueryBuilder, number: int, account: Account, ids_max: int) -
     wanted, span = min(ids_max, account.stored), ids_max
     while True:
         floor = account.offset - span
-        query = f"""select _event_id, _payload_sha256, _known_time_us from records
+        query = f"""select _event_id, _payload_sha256 from records
                     where _partition = {number}
                       and _offset >= {floor} and _offset < {account.offset}
                     order by _offset desc limit {ids_max}"""  # noqa: S608 - whole numbers only

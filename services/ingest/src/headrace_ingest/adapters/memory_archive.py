@@ -41,7 +41,7 @@ class MemoryArchive:
             Seen(*row)
             for rows in self.rows_by_stream.get(stream, [])
             for row in rows.filter(pl.col("_partition") == number)
-            .select("_event_id", "_payload_sha256", "_known_time_us")
+            .select("_event_id", "_payload_sha256")
             .iter_rows()
         ]
         return Restored(account, seen[-ids_max:])

@@ -132,7 +132,7 @@ def _decide(
 
     No outcomes: every row is new.
     """
-    asked = [rows[name].to_list() for name in ("_event_id", "_payload_sha256", "_known_time_us")]
+    asked = [rows[name].to_list() for name in ("_event_id", "_payload_sha256")]
     decided = dict[int, Decided]()
     for number, slices in _slices_by_partition(rows).items():
         own = ([*chain.from_iterable(column[each] for each in slices)] for column in asked)

@@ -1,23 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which event ids one raw partition has stored, so that none is stored twice (P2).
 
-An id is remembered while its known time lies within the horizon behind the newest one and its row
-is among the last `ids_max` that were stored. Both are functions of the stored rows alone, so an
-index that was rebuilt from the archive decides as the one that died would have. Deciding changes
-nothing: what is new is remembered when it was delivered, and a batch that failed is decided again
-from the same state.
+An id is remembered while its row is among the last `ids_max` that were stored. That is a function
+of the stored rows alone, so an index that was rebuilt from the archive decides as the one that died
+would have. No time counts: who sends the records of a month again sends old ones behind new ones.
+Deciding changes nothing: what is new is remembered when it was delivered, and a batch that failed
+is decided again from the same state.
 """
 
 from __future__ import annotations
 
-from array import array
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from itertools import count, takewhile
 from typing import NamedTuple
 
-HORIZON_US = 7 * 86_400 * 1_000_000
 DIGEST_BYTES = 32
 # What is forgotten is removed only when the index is this much larger: that costs a walk.
 SLACK = 1.125
@@ -32,11 +30,10 @@ class Outcome(Enum):
 
 
 class Seen(NamedTuple):
-    """An accepted record: event id, sha256 of its payload, known time."""
+    """An accepted record: event id, sha256 of its payload."""
 
     event_id: str
     payload_sha256: bytes
-    known_time_us: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +42,6 @@ class Fresh:
 
     event_ids: Sequence[str]
     payloads: Sequence[bytes]
-    known_us: Sequence[int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,37 +52,37 @@ class Decided:
     outcomes: Sequence[Outcome] = ()
 
 
-# What is remembered of an id: sha256 of its payload, known time, and its rank, which counts the
-# rows that were stored before its own. Ranks are compared only with each other.
-Stored = tuple[bytes, int, int]
+# What is remembered of an id: sha256 of its payload, and its rank, which counts the rows that were
+# stored before its own. Ranks are compared only with each other.
+Stored = tuple[bytes, int]
 
 
 @dataclass(slots=True)
 class _Rows:
-    """What is remembered by rank, from `base` on: in two objects, for one a row costs far more."""
+    """What is remembered by rank, from `base` on: in one object, for one a row costs far more."""
 
     base: int = 0
     digests: bytearray = field(default_factory=bytearray)
-    known_us: array[int] = field(default_factory=lambda: array("q"))
+
+    def __len__(self) -> int:
+        return len(self.digests) // DIGEST_BYTES
 
     @property
     def end(self) -> int:
-        return self.base + len(self.known_us)
+        return self.base + len(self)
 
     def at(self, rank: int) -> Stored:
         row = rank - self.base
         digest = self.digests[row * DIGEST_BYTES : (row + 1) * DIGEST_BYTES]
-        return bytes(digest), self.known_us[row], rank
+        return bytes(digest), rank
 
     def append(self, fresh: Fresh) -> None:
         self.digests += b"".join(fresh.payloads)
-        self.known_us.extend(fresh.known_us)
 
     def cut(self, floor: int) -> None:
         """Forget the rows of lower rank."""
         gone = max(0, floor - self.base)
         del self.digests[: gone * DIGEST_BYTES]
-        del self.known_us[:gone]
         self.base += gone
 
 
@@ -94,47 +90,36 @@ class DedupIndex:
     """The remembered ids of one partition.
 
     `seen` are the rows stored last, from old to new: `ids_max` of them, or all that there are.
-    `newest_us` is the newest known time of all rows.
     """
 
-    def __init__(
-        self,
-        *,
-        ids_max: int,
-        horizon_us: int = HORIZON_US,
-        seen: Iterable[Seen] = (),
-        newest_us: int = 0,
-    ) -> None:
-        self._ids_max, self._horizon_us = ids_max, horizon_us
+    def __init__(self, *, ids_max: int, seen: Iterable[Seen] = ()) -> None:
+        self._ids_max = ids_max
         self._ranks: dict[str, int] = {}  # from old to new
-        self._rows, self._newest_us = _Rows(), newest_us
-        self._cut_us = 0  # newest time when what is beyond the horizon was removed last
+        self._rows = _Rows()
         self._append(_fresh(seen), distinct=False)
 
     def __len__(self) -> int:
         return len(self._ranks)
 
-    def decide(
-        self, event_ids: Sequence[str], payloads: Sequence[bytes], known_us: Sequence[int]
-    ) -> Decided:
+    def decide(self, event_ids: Sequence[str], payloads: Sequence[bytes]) -> Decided:
         """Outcome of each record as if those before it were stored already."""
         distinct = set(event_ids)
         # The view walks over the shorter of the two, a set would walk over the whole dict.
         if len(distinct) == len(event_ids) and self._ranks.keys().isdisjoint(distinct):
-            return Decided(Fresh(event_ids, payloads, known_us))
-        return self._decide_each(map(Seen, event_ids, payloads, known_us))
+            return Decided(Fresh(event_ids, payloads))
+        return self._decide_each(map(Seen, event_ids, payloads))
 
     def _decide_each(self, records: Iterable[Seen]) -> Decided:
-        rows, newest_us = self._rows.end, self._newest_us
+        rows = self._rows.end
         new, outcomes = list[Seen](), list[Outcome]()
         stored = dict[str, Stored]()
         for record in records:
-            event_id, payload, known_us = record
+            event_id, payload = record
             found = stored.get(event_id) or self._stored(event_id)
-            if found is None or self._forgotten(found, rows, newest_us):
-                stored[event_id] = (payload, known_us, rows)
+            if found is None or found[1] < rows - self._ids_max:
+                stored[event_id] = (payload, rows)
                 new.append(record)
-                rows, newest_us = rows + 1, max(newest_us, known_us)
+                rows += 1
                 outcomes.append(Outcome.NEW)
             else:
                 outcomes.append(Outcome.REPEAT if found[0] == payload else Outcome.CONFLICT)
@@ -144,18 +129,11 @@ class DedupIndex:
         rank = self._ranks.get(event_id)
         return None if rank is None else self._rows.at(rank)
 
-    def _forgotten(self, stored: Stored, rows: int, newest_us: int) -> bool:
-        _, known_us, rank = stored
-        return rank < rows - self._ids_max or known_us < newest_us - self._horizon_us
-
     def remember(self, decided: Decided) -> None:
         """Take over what was new in a batch whose records are delivered."""
-        self._newest_us = max(self._newest_us, max(decided.fresh.known_us, default=0))
         self._append(decided.fresh, distinct=not decided.outcomes)
-        if len(self._rows.known_us) > self._ids_max * SLACK:
+        if len(self._rows) > self._ids_max * SLACK:
             self._cut(self._rows.end - self._ids_max)
-        if self._newest_us - self._cut_us > self._horizon_us // 7:
-            self._cut_old(self._newest_us - self._horizon_us)
 
     def _append(self, fresh: Fresh, *, distinct: bool) -> None:
         ranked = zip(fresh.event_ids, count(self._rows.end), strict=False)
@@ -172,16 +150,7 @@ class DedupIndex:
             del self._ranks[event_id]
         self._rows.cut(floor)
 
-    def _cut_old(self, oldest_us: int) -> None:
-        base, known_us = self._rows.base, self._rows.known_us
-        self._ranks = {
-            event_id: rank
-            for event_id, rank in self._ranks.items()
-            if known_us[rank - base] >= oldest_us
-        }
-        self._cut_us = self._newest_us
-
 
 def _fresh(records: Iterable[Seen]) -> Fresh:
     columns = list(zip(*records, strict=True))
-    return Fresh(*columns) if columns else Fresh((), (), ())
+    return Fresh(*columns) if columns else Fresh((), ())

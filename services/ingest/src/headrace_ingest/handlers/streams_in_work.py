@@ -28,8 +28,7 @@ class Shard:
 
     @classmethod
     def of(cls, restored: Restored, *, ids_max: int) -> Shard:
-        newest_us = restored.account.known_time_us
-        index = DedupIndex(ids_max=ids_max, seen=restored.seen, newest_us=newest_us)
+        index = DedupIndex(ids_max=ids_max, seen=restored.seen)
         return cls(restored.account, restored.account, index)
 
 
