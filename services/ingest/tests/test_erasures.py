@@ -6,6 +6,7 @@ from __future__ import annotations
 import io
 import json
 import re
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import count
 from types import SimpleNamespace
@@ -14,7 +15,7 @@ import pytest
 from eraser_of import eraser_of
 from structlog.testing import capture_logs
 
-from headrace.errors import Conflict, Corrupt, Invalid, NotFound, Unavailable
+from headrace.errors import Busy, Conflict, Corrupt, Invalid, NotFound, Unavailable
 from headrace_ingest.adapters import duckdb_rows
 from headrace_ingest.adapters.contract_book import AppliedContracts
 from headrace_ingest.adapters.duckdb_rows import DuckDbRows
@@ -104,7 +105,7 @@ class World:
             self.tables.append(name, rows(2, flight="UA2"))
         self.objects, self.clock, self.news = MemoryObjectStore(), FixedClock(NOW_US), News()
         self.book = ObjectDatasetBook(self.objects)
-        self.rows = DuckDbRows(self.tables, spill)
+        self.rows = DuckDbRows(self.tables, spill, in_turn=True)
         self.retracted, self.versions = MemoryRetracted(), Versions()
         tasks = TaskEraser(AppliedLabels(), NoTasks())
         self.eraser = eraser_of(self, models=self.versions, news=self.news, tasks=tasks)
@@ -159,6 +160,20 @@ def test_entity_is_taken_out_of_every_stream_that_names_it(world):
 
     assert {STREAM: 2, OTHER: 2} == erasure.rows_by_stream
     assert (["UA2"], ["UA2"]) == (world.flights(), world.flights(OTHER))
+
+
+def test_erasure_waits_for_its_turn_behind_another_one(world):
+    selection = Selection(STREAM, world.tables.newest_version(STREAM), (("flight", "string"),))
+    other = world.rows.read(selection, (), timeout_s=60.0)
+    next(other)
+    with ThreadPoolExecutor(1) as pool:
+        erasing = pool.submit(world.erase)
+        with pytest.raises(Busy, match="QUEUE_FULL"):
+            world.rows.find(selection, Entity("flight", "", NOW_US), timeout_s=0.01)
+        assert not erasing.done()
+        other.close()
+
+        assert {STREAM: 2, OTHER: 2} == erasing.result(60.0).rows_by_stream
 
 
 def test_report_names_datasets_and_versions_and_never_the_entity(world):

@@ -310,6 +310,7 @@ class Datasets:
 
     engine: Engine
     eraser: Eraser
+    rows: DuckDbRows
     index: SqlCatalogueIndex
     texts: TextKeeper
     loops: Sequence[PeriodicLoop]
@@ -317,12 +318,16 @@ class Datasets:
 
 def _datasets(shared: Shared, tasks: SqlTaskStore) -> Datasets:
     engine = connect(shared.settings.index_database, schema="ingest_index")
-    eraser, index, embedder = _eraser(shared, tasks), SqlCatalogueIndex(engine), HashedEmbedder()
+    settings = shared.settings
+    tables = DeltaTables(settings.objects, _delta(settings), was_read=shared.catalogue.was_read)
+    rows = DuckDbRows(tables, settings.data_dir / "spill")
+    eraser = _eraser(shared, tasks, tables)
+    index, embedder = SqlCatalogueIndex(engine), HashedEmbedder()
     text_index = SqlTextIndex(engine, embedder.dimensions)
-    texts = TextKeeper(shared.contracts, eraser.rows, embedder, text_index)
+    texts = TextKeeper(shared.contracts, rows, embedder, text_index)
     catalogue = CatalogueKeeper(shared.contracts, eraser.datasets, index)
-    keeper = Keeper(shared.contracts, eraser.retracted, eraser.datasets, eraser.rows, eraser.clock)
-    objects = object_store(shared.settings.objects, shared.settings.s3)
+    keeper = Keeper(shared.contracts, eraser.retracted, eraser.datasets, rows, eraser.clock)
+    objects = object_store(settings.objects, settings.s3)
     forget = partial(forget_unended, files=objects)
     loops = (
         PeriodicLoop("erasures", eraser.go_on, interval_s=ERASURE_INTERVAL_S),
@@ -332,22 +337,21 @@ def _datasets(shared: Shared, tasks: SqlTaskStore) -> Datasets:
         # A store that does not let us look for these must not keep tables from ageing.
         PeriodicLoop("unended-files", forget, interval_s=KEEP_INTERVAL_S),
     )
-    return Datasets(engine, eraser, index, texts, loops)
+    return Datasets(engine, eraser, rows, index, texts, loops)
 
 
-def _eraser(shared: Shared, tasks: SqlTaskStore) -> Eraser:
-    """What works on datasets, and takes entities out of them and of the archive."""
+def _eraser(shared: Shared, tasks: SqlTaskStore, tables: DeltaTables) -> Eraser:
+    """What takes entities out of datasets and of the archive."""
     settings = shared.settings
     objects = object_store(settings.objects, settings.s3)
-    was_read = shared.catalogue.was_read
-    tables = DeltaTables(settings.objects, _delta(settings), was_read=was_read)
     registry = open_channel(settings.registry_address, token=settings.token.get_secret_value())
     return Eraser(
         contracts=shared.contracts,
         retracted=GrpcRetractedDefinitions(registry, pii_key=settings.pii_key_bytes),
         datasets=ObjectDatasetBook(objects),
         erasures=ObjectErasureBook(objects),
-        rows=DuckDbRows(tables, settings.data_dir / "spill"),
+        # A place of its own: who creates datasets one after another must keep no erasure waiting.
+        rows=DuckDbRows(tables, settings.data_dir / "spill", in_turn=True),
         published=KafkaPublishedRows(KafkaTopicLog(settings.kafka_bootstrap), topics.FEATURE_ROWS),
         models=GrpcModelVersions(registry),
         news=KafkaErasureNews(shared.publisher),
@@ -402,7 +406,7 @@ def _server(
         stops=records.sink.stops,
         waits=records.loop.waits,
         book=eraser.datasets,
-        rows=eraser.rows,
+        rows=datasets.rows,
         clock=eraser.clock,
         eraser=eraser,
         catalogue_index=datasets.index,

@@ -100,10 +100,17 @@ class Tables(Protocol):
 
 
 class DuckDbRows:
-    """RowStore; `spill` is a folder of its own for what exceeds the memory."""
+    """RowStore; `spill` is a folder of its own for what exceeds the memory, `in_turn` as Works."""
 
-    def __init__(self, tables: Tables, spill: Path, *, memory_bytes: int = MEMORY_BYTES) -> None:
-        self._tables, self._works = tables, Works(spill, memory_bytes)
+    def __init__(
+        self,
+        tables: Tables,
+        spill: Path,
+        *,
+        memory_bytes: int = MEMORY_BYTES,
+        in_turn: bool = False,
+    ) -> None:
+        self._tables, self._works = tables, Works(spill, memory_bytes, in_turn=in_turn)
 
     def newest_version(self, stream: str, *, view: str = "") -> int:
         return self._tables.newest_version(stream, view=view)

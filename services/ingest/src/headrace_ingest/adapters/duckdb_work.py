@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,9 +22,12 @@ CLOSED = "set enable_external_access = false; set lock_configuration = true"
 
 
 class Works:
-    """At most WORKS_MAX at once; what does not fit into `memory_bytes` goes to `spill`."""
+    """At most WORKS_MAX at once; what does not fit into `memory_bytes` goes to `spill`.
 
-    def __init__(self, spill: Path, memory_bytes: int) -> None:
+    `in_turn`: one at a time, and the others wait for it, within their own time.
+    """
+
+    def __init__(self, spill: Path, memory_bytes: int, *, in_turn: bool) -> None:
         self._config: dict[str, Any] = {
             "memory_limit": f"{memory_bytes}B",
             "threads": THREADS,
@@ -33,18 +37,20 @@ class Works:
             "python_scan_all_frames": False,
             "preserve_insertion_order": False,
         }
-        self._places = threading.BoundedSemaphore(WORKS_MAX)
+        self._in_turn, self._works_max = in_turn, 1 if in_turn else WORKS_MAX
+        self._places = threading.BoundedSemaphore(self._works_max)
 
     @contextmanager
     def begin(self, timeout_s: float) -> Iterator[Work]:
         """Raises Busy QUEUE_FULL, Conflict VERSION_EXPIRED, Unavailable SERVICE_UNAVAILABLE or
         OBJECT_STORE_UNAVAILABLE."""
-        if not self._places.acquire(blocking=False):
-            raise Busy("QUEUE_FULL", works_max=WORKS_MAX)
+        end_s = time.monotonic() + timeout_s
+        if not self._places.acquire(timeout=timeout_s if self._in_turn else 0.0):
+            raise Busy("QUEUE_FULL", works_max=self._works_max)
         try:
             with duckdb.connect(":memory:", config=self._config) as connection:
                 connection.execute(CLOSED)
-                with _in_time(Work(connection), timeout_s) as work:
+                with _in_time(Work(connection), end_s - time.monotonic(), timeout_s) as work:
                     yield work
         finally:
             self._places.release()
@@ -99,8 +105,8 @@ def _told(error: Exception) -> Exception:
 
 
 @contextmanager
-def _in_time(work: Work, timeout_s: float) -> Iterator[Work]:
-    timer = threading.Timer(timeout_s, work.end)
+def _in_time(work: Work, left_s: float, timeout_s: float) -> Iterator[Work]:
+    timer = threading.Timer(max(0.0, left_s), work.end)
     timer.daemon = True
     timer.start()
     try:

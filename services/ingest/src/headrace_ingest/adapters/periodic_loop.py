@@ -18,7 +18,8 @@ log = structlog.get_logger(__name__)
 class PeriodicLoop(ThreadPart):
     """A Part; `interval_s` lies between two rounds of `task`.
 
-    A round may be long: the task yields after each step, and is told how long one may take.
+    A round may be long: the task yields after each step, and is told how long one may take. Rounds
+    that fail alike, one after the other, are told once.
     """
 
     def __init__(
@@ -28,13 +29,24 @@ class PeriodicLoop(ThreadPart):
         self._name, self._task, self._interval_s = name, task, interval_s
 
     def _run(self) -> None:
+        told = ""
         while not self._stopping.is_set():
             self._thread.tick()
-            try:
-                self._round()
-            except (Busy, Conflict, NotFound, Unavailable) as err:
-                log.warning("round_failed", task=self._name, error=str(err))
+            failure = self._failure()
+            if failure and failure != told:
+                log.warning("round_failed", task=self._name, error=failure)
+            elif told and not failure:
+                log.info("rounds_go_on", task=self._name)
+            told = failure
             self._rested(self._interval_s)
+
+    def _failure(self) -> str:
+        """Why a round failed; nothing when it did not."""
+        try:
+            self._round()
+        except (Busy, Conflict, NotFound, Unavailable) as err:
+            return str(err)
+        return ""
 
     def _round(self) -> None:
         for _ in self._task(STEP_S_MAX):
