@@ -19,6 +19,7 @@ from headrace_feature.adapters.kafka_topics import RawTopic
 from headrace_feature.domain.completeness import StoredPartition, StreamReach
 from headrace_feature.ports import Snapshot, never_gone
 from headrace_kit.clock import Clock
+from headrace_kit.delta_scans import arrow_dataset
 from headrace_kit.objects import delta_table_uri
 
 
@@ -68,7 +69,7 @@ class DeltaArchive:
                 stream: wait.complete(stream, known_until_us, published=published)
                 for stream in sorted(streams)
             }
-        return {stream: _snapshot(look.table) for stream, look in looks.items()}
+        return {stream: self._snapshot(look.table) for stream, look in looks.items()}
 
     def reaches(self, streams: Collection[str]) -> Mapping[str, StreamReach]:
         return {stream: self._look(stream)[0] for stream in sorted(streams)}
@@ -105,13 +106,26 @@ class DeltaArchive:
         ]
         files = "\n".join(sorted(table.file_uris()))
         digest = hashlib.sha256(files.encode()).hexdigest()
-        return History(_snapshot(table), max(newest, default=0), digest)
+        return History(self._snapshot(table), max(newest, default=0), digest)
 
     def _at(self, stream: str, version: int | None) -> Snapshot:
         table = self._open(stream, version)
         if table is None:
             raise NotFound("ARCHIVE_VERSION_UNKNOWN", stream=stream, version=version)
-        return _snapshot(table, pinned=version is not None)
+        return self._snapshot(table, pinned=version is not None)
+
+    def _snapshot(self, table: Any, *, pinned: bool = False) -> ArrowSnapshot:
+        from pyarrow.dataset import ParquetReadOptions
+
+        texts = [field.name for field in table.schema().fields if _holds_texts(field)]
+        read = ParquetReadOptions(dictionary_columns=[name for name in texts if name != ID])
+        counts = table.get_add_actions(flatten=True)["num_records"].to_pylist()
+        return ArrowSnapshot(
+            version=int(table.version()),
+            observations=sum(counts),
+            dataset=arrow_dataset(table, self._options, read_options=read),
+            pinned=pinned,
+        )
 
     def _open(self, stream: str, version: int | None = None) -> Any:
         """None where there is no table yet, or no such version of it any more."""
@@ -159,20 +173,6 @@ def _counter(table: Any, raw_topic: RawTopic, partition: int, counter: str) -> i
 def _offset(table: Any, raw_topic: RawTopic, partition: int) -> int:
     """The first offset that is not accounted for."""
     return _counter(table, raw_topic, partition, "offset") or 0
-
-
-def _snapshot(table: Any, *, pinned: bool = False) -> ArrowSnapshot:
-    from pyarrow.dataset import ParquetReadOptions
-
-    texts = [field.name for field in table.schema().fields if _holds_texts(field)]
-    options = ParquetReadOptions(dictionary_columns=[name for name in texts if name != ID])
-    counts = table.get_add_actions(flatten=True)["num_records"].to_pylist()
-    return ArrowSnapshot(
-        version=int(table.version()),
-        observations=sum(counts),
-        dataset=table.to_pyarrow_dataset(parquet_read_options=options),
-        pinned=pinned,
-    )
 
 
 def _holds_texts(field: Any) -> bool:

@@ -20,6 +20,7 @@ from headrace_ingest.adapters.delta_orphans import files_below, remove_orphans, 
 from headrace_ingest.domain.dataset_copies import copy_in
 from headrace_ingest.domain.datasets import Selection
 from headrace_ingest.domain.erasures import predicate
+from headrace_kit.delta_scans import arrow_dataset
 from headrace_kit.erased_entities import Entity
 from headrace_kit.failpoints import failpoint
 from headrace_kit.objects import delta_table_uri
@@ -57,7 +58,7 @@ class DeltaTables:
     def open(self, selection: Selection) -> Any:
         with self._store_errors(selection):
             if selection.copy:
-                return self._newest(selection).to_pyarrow_dataset()
+                return arrow_dataset(self._newest(selection), self._options)
             table = self._table(selection)
             try:
                 table.load_as_version(selection.delta_version)
@@ -71,7 +72,7 @@ class DeltaTables:
                     stream=selection.stream,
                     delta_version=selection.delta_version,
                 ) from err
-            return table.to_pyarrow_dataset()
+            return arrow_dataset(table, self._options)
 
     def write_copy(self, copy: str, rows: Any) -> None:
         with self._store_errors(Selection(copy, 0, ())):

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import errno
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -19,6 +20,10 @@ THREADS = 2
 BATCH_ROWS = 8_192
 # Nothing is read, written or loaded but what is registered; the folder to spill to is set before.
 CLOSED = "set enable_external_access = false; set lock_configuration = true"
+
+# How DuckDB tells what a registered table met: of a folder and of S3 alike, by pyarrow.
+UNREAD = "failed: IOError: "
+NO_FILE = f"[errno {errno.ENOENT}]"
 
 
 class Works:
@@ -96,10 +101,10 @@ class Work:
 def _told(error: Exception) -> Exception:
     """What a failure of the registered tables means; another one of DuckDB is a bug."""
     text = str(error)
-    if isinstance(error, FileNotFoundError) or "FileNotFoundError" in text:
+    if isinstance(error, FileNotFoundError) or NO_FILE in text:
         # Erasure or retention removed a file of that version.
         return Conflict("VERSION_EXPIRED")
-    if isinstance(error, duckdb.IOException | OSError) or "Python exception" in text:
+    if isinstance(error, duckdb.IOException | OSError) or UNREAD in text:
         return Unavailable("OBJECT_STORE_UNAVAILABLE", error=type(error).__name__)
     return error
 

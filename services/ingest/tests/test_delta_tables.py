@@ -1,0 +1,49 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Reads of a table whose files an erasure removes end, each with the documented error."""
+
+import subprocess
+import sys
+
+import pyarrow as pa
+from deltalake import write_deltalake
+
+# Threads change places within a call, as they seldom do by themselves. Hanging, it ends with 1.
+READS = """
+import faulthandler, sys
+from pathlib import Path
+faulthandler.dump_traceback_later(60, exit=True)
+from headrace.errors import Conflict
+from headrace_ingest.adapters.delta_tables import DeltaTables
+from headrace_ingest.adapters.duckdb_rows import DuckDbRows
+from headrace_ingest.domain.datasets import Selection
+from headrace_ingest.testing import never_read
+folder = Path(sys.argv[1])
+tables = DeltaTables(folder.as_uri(), {}, was_read=never_read)
+rows = DuckDbRows(tables, folder / "spill")
+selection = Selection("flights", 9, (("n", "int64"),))
+assert rows.filled(selection, timeout_s=60)
+for file in folder.rglob("*.parquet"):
+    file.unlink()
+sys.setswitchinterval(1e-6)
+for _ in range(100):
+    try:
+        rows.filled(selection, timeout_s=60)
+    except Conflict as err:
+        print(err.reason)
+"""
+
+
+def test_reads_of_files_that_were_removed_all_end_with_the_documented_error(tmp_path):
+    uri = (tmp_path / "records" / "flights").as_uri()
+    for number in range(10):
+        write_deltalake(uri, pa.table({"n": [number]}), mode="append")
+
+    read = subprocess.run(
+        [sys.executable, "-c", READS, str(tmp_path)],
+        timeout=120,
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+
+    assert (0, ["VERSION_EXPIRED"] * 100) == (read.returncode, read.stdout.split()), read.stderr
