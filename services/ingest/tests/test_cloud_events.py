@@ -76,7 +76,7 @@ def test_data_may_be_base64():
         ({"dataschema": "flights.departed/2"}, "SCHEMA_INCOMPATIBLE"),
         ({"dataschema": "flights.departed/0"}, "SCHEMA_INCOMPATIBLE"),
         ({"dataschema": "flights.departed/01"}, "SCHEMA_UNKNOWN"),
-        ({"id": "../a"}, "BAD_ID:event_id"),
+        ({"id": "../a"}, "BAD_ID:ce_id"),
         ({"data": a_departure(delay="late")}, "BAD_TYPE:delay"),
         ({"data": a_departure(delay=10**20)}, "BAD_TYPE:delay"),
         ({"data": a_departure(delay=float("inf"))}, "BAD_TYPE:delay"),

@@ -140,6 +140,10 @@ def test_bad_record_gets_its_reason_between_good_ones(changes, reason):
             {"event_id": "a/b", "departed_at": 0, "delay": -121},
             "BAD_ID:event_id,BAD_TIMESTAMP:departed_at,OUT_OF_RANGE:delay",
         ),
+        (
+            {"record": {"headers": {"ce_id": b"a/b"}}, "delay": -121},
+            "BAD_ID:ce_id,OUT_OF_RANGE:delay",
+        ),
         ({"departed_at": ..., "clock": -1}, "MISSING_FIELD:departed_at,OUT_OF_RANGE:clock"),
         ({"record": {"value": b"{"}}, "DECODE_ERROR"),
     ],

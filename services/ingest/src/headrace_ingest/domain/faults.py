@@ -30,7 +30,7 @@ TOLD_REASONS_MAX = 32
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """`holds` where a record has it; `place` is the column or the rule that is told."""
+    """`holds` where a record has it; `place` is the column, header or rule that is told."""
 
     reason: str
     place: str
@@ -75,7 +75,8 @@ def faults_of(stream: Stream) -> list[Fault]:
     """In the order in which they are told; faults of one reason stand together."""
     return [
         *_missing(stream),
-        Fault("BAD_ID", stream.id, _bad_id("_event_id")),
+        Fault("BAD_ID", "ce_id", _bad_id("_ce_id")),
+        Fault("BAD_ID", stream.id, pl.col("_ce_id").is_null() & _bad_id("_event_id")),
         Fault("BAD_ID", stream.key, _bad_id("_key")),
         Fault("KEY_MISMATCH", stream.key, text_of(stream, stream.key) != pl.col("_key")),
         *_bad_times(stream),
