@@ -125,13 +125,8 @@ def test_tables_are_scanned_by_files_that_arrow_reads_itself(path: Path) -> None
     """An error of a file system in Python, met in a scan, stops the process for good."""
     if path.name == "delta_scans.py":
         return
-    scans = {
-        "to_pyarrow_dataset",
-        "to_pyarrow_table",
-        "to_pandas",
-        "DeltaStorageHandler.from_table",
-    }
-    asked = {each for each in attributes(path) if each.endswith(tuple(f".{s}" for s in scans))}
+    scans = (".to_pyarrow_dataset", ".to_pyarrow_table")
+    asked = [each for each in attributes(path) if each.endswith(scans)]
 
     assert not asked, "use headrace_kit.delta_scans.arrow_dataset"
 

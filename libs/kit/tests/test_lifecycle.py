@@ -1,8 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
+import faulthandler
 import gc
 import os
 import signal
 import socket
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -135,6 +138,51 @@ def test_part_that_makes_no_progress_is_not_live_and_ends_the_process_with_70(
         run_service("probe", [Probe("publisher", events), loop], admin=admin, on_ready=on_ready)
     assert [(70, False)] == codes
     assert True in events
+
+
+# `pause` by PyDLL waits for good and holds the interpreter's lock, as a library's deadlock does.
+STANDSTILL = """
+import ctypes
+from headrace_kit import lifecycle
+from headrace_kit.admin_http import AdminServer
+lifecycle.STANDSTILL_S_MAX = 1.0
+def stand_still(ready):
+    ctypes.PyDLL(None).pause()
+admin = AdminServer("127.0.0.1", 0, lambda: True)
+lifecycle.run_service("probe", [], admin=admin, on_ready=stand_still)
+"""
+
+
+def test_process_whose_interpreter_stands_still_ends_with_1_and_says_where():
+    ended = subprocess.run(
+        [sys.executable, "-c", STANDSTILL],
+        timeout=60,
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+
+    assert 1 == ended.returncode
+    assert "in stand_still" in ended.stderr
+
+
+def test_watch_for_a_standstill_begins_anew_each_round_and_ends_with_the_rounds(
+    events, admin, monkeypatch
+):
+    def begin(after_s, **_):
+        events.append(after_s)
+        if events.count(after_s) == 2:
+            terminate()
+
+    monkeypatch.setattr(faulthandler, "dump_traceback_later", begin)
+    monkeypatch.setattr(
+        faulthandler, "cancel_dump_traceback_later", lambda: events.append("cancel")
+    )
+
+    assert 0 == run_service("probe", [], admin=admin)
+    limit_s = lifecycle.STANDSTILL_S_MAX
+    assert ["open", limit_s, limit_s, "cancel", "drain"] == events[1:-1]
+    assert limit_s > lifecycle.TICK_AGE_S_MAX
 
 
 def test_missing_kafka_is_one_line_that_says_what_to_do(events, admin, capsys):

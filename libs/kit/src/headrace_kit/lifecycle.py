@@ -2,7 +2,8 @@
 """From start to exit code: parts start in order, end in reverse, and a failed one ends the service.
 
 Exit codes are those of sysexits.h: 0 stopped as asked, 69 something that is needed does not answer
-(one line says what to do), 70 a bug. The supervisor starts the service again after 69 and 70.
+(one line says what to do), 70 a bug; and 1 for an interpreter that stood still. The supervisor
+starts the service again after 1, 69 and 70.
 
 Live means progress: a loop that hangs in a call keeps its place in the group, for librdkafka sends
 heartbeats on; so it makes the service dead to `/health/live`, and the process ends itself.
@@ -33,6 +34,9 @@ STDERR = 2
 # 30 s for a statement, three tries of an archive), and Kafka itself takes the partitions away from
 # a loop that has not polled for this long (max.poll.interval.ms).
 TICK_AGE_S_MAX = 300.0
+# A library that waits for good while it holds the interpreter's lock stops all threads, also the
+# one that watches. Later than what that one would say, which tells more.
+STANDSTILL_S_MAX = TICK_AGE_S_MAX + 30.0
 WATCH_INTERVAL_S = 0.1
 # Of new containers, before the interpreter looks through them for cycles: those of the requests in
 # flight were looked through, and kept, several times each with its 700.
@@ -134,6 +138,7 @@ class _Service:
         try:
             code = self._start() or self._watch()
         finally:  # also when a bug ends the start
+            faulthandler.cancel_dump_traceback_later()
             stopped = self._stop()
             tracing.stop(TRACES_S_MAX)
         return stopped or code
@@ -172,6 +177,7 @@ class _Service:
         _leave_to_itself_what_is_there()
         ready = False
         while not self._stopping.wait(WATCH_INTERVAL_S):
+            _end_when_all_stands_still()
             for part in self._parts:
                 failure = part.failed()
                 if failure is not None:
@@ -217,6 +223,14 @@ def _leave_to_itself_what_is_there() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(YOUNG_CONTAINERS_MAX, *gc.get_threshold()[1:])
+
+
+def _end_when_all_stands_still() -> None:
+    """Unless this is called again in time; by a thread that needs no interpreter.
+
+    It ends the process with 1, and all stacks in the log.
+    """
+    faulthandler.dump_traceback_later(STANDSTILL_S_MAX, exit=True, file=STDERR)
 
 
 def _end_at_once(part: LoopingPart) -> NoReturn:
