@@ -174,6 +174,7 @@ def test_watch_for_a_standstill_begins_anew_each_round_and_ends_with_the_rounds(
         if events.count(after_s) == 2:
             terminate()
 
+    monkeypatch.setattr(lifecycle, "STANDSTILL_ROUNDS", 1)
     monkeypatch.setattr(faulthandler, "dump_traceback_later", begin)
     monkeypatch.setattr(
         faulthandler, "cancel_dump_traceback_later", lambda: events.append("cancel")

@@ -273,7 +273,7 @@ class TestVersions:
             registry.complete(a_run("run-1", auc=0.76, ce_id="other"))
 
     def test_run_without_its_artifact_is_refused(self, registry):
-        with pytest.raises(NotFound, match="ARTIFACT_UNKNOWN"):
+        with pytest.raises(Conflict, match="ARTIFACT_NOT_UPLOADED"):
             registry.complete(a_run("run-1", digest="0" * 64))
 
     def test_run_of_an_unknown_recipe_is_refused_and_leaves_no_gap(self, registry):

@@ -19,6 +19,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
+from itertools import cycle
 from typing import NoReturn, Protocol, runtime_checkable
 
 import structlog
@@ -38,6 +39,8 @@ TICK_AGE_S_MAX = 300.0
 # one that watches. Later than what that one would say, which tells more.
 STANDSTILL_S_MAX = TICK_AGE_S_MAX + 30.0
 WATCH_INTERVAL_S = 0.1
+# Each time costs the end of a thread and the start of the next one.
+STANDSTILL_ROUNDS = 100
 # Of new containers, before the interpreter looks through them for cycles: those of the requests in
 # flight were looked through, and kept, several times each with its 700.
 YOUNG_CONTAINERS_MAX = 2_000
@@ -176,8 +179,10 @@ class _Service:
         # Not while starting: a signal would raise in the midst of a finalizer, and be lost.
         _leave_to_itself_what_is_there()
         ready = False
+        rounds = cycle(range(STANDSTILL_ROUNDS))
         while not self._stopping.wait(WATCH_INTERVAL_S):
-            _end_when_all_stands_still()
+            if next(rounds) == 0:
+                _end_when_all_stands_still()
             for part in self._parts:
                 failure = part.failed()
                 if failure is not None:
