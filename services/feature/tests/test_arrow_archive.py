@@ -3,9 +3,9 @@
 
 import pytest
 from feature_lake import STREAM, Lake
-from feature_world import START, Event, a_catalogue, a_view
+from feature_world import START, Event, a_bench, a_catalogue, a_view
 
-from headrace.errors import HeadraceError
+from headrace.errors import HeadraceError, Unavailable
 
 VIEW = a_view({"riders_1h": {"aggregate": "count", "window": "1h"}}, entity=("zone", "driver"))
 
@@ -57,3 +57,24 @@ def test_version_whose_files_an_erasure_removed_is_told(question, reason, tmp_pa
     for read in (lambda s: s.records(layout, START + 10), lambda s: s.between(0, START + 10)):
         with pytest.raises(HeadraceError, match=reason):
             read(snapshot)
+
+
+@pytest.mark.parametrize(
+    ("harm", "reason"),
+    [
+        (lambda file: file.unlink(), "TABLE_CONTENDED"),
+        (lambda file: (file.unlink(), file.mkdir()), "OBJECT_STORE_UNAVAILABLE"),
+    ],
+    ids=["gone", "unreadable"],
+)
+def test_file_that_cannot_be_read_amid_a_join_is_told(harm, reason, tmp_path):
+    lake = Lake(tmp_path)
+    lake.publish([Event("ride", START, START)])
+    lake.store()
+    snapshots = lake.archive.newest([STREAM])
+    (layout,) = a_catalogue(VIEW).layouts().values()
+    for file in list(lake.table.rglob("*.parquet")):
+        harm(file)
+
+    with a_bench() as bench, pytest.raises(Unavailable, match=reason):
+        bench.view_rows(layout, snapshots[STREAM], 0, START + 10, rows_max=10)

@@ -8,6 +8,7 @@ the interpreter's and waits for the scan's: a file that was removed stopped the 
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Mapping
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -25,6 +26,16 @@ def arrow_dataset(table: Any, options: Mapping[str, str], *, read_options: Any =
     return table.to_pyarrow_dataset(
         filesystem=_files(table.table_uri, options), parquet_read_options=read_options
     )
+
+
+def met_no_file(error: Exception) -> bool:
+    """Of DuckDB, or of who reads what it answers: of a folder and of S3 alike."""
+    return met_no_store(error) and f"[errno {errno.ENOENT}]" in str(error)
+
+
+def met_no_store(error: Exception) -> bool:
+    """The same, whatever kept it from reading the files of a data set."""
+    return "failed: IOError: " in str(error)
 
 
 def _files(uri: str, options: Mapping[str, str]) -> Any:

@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headrace.application import Recipe
-from headrace.errors import Busy, Invalid
+from headrace.errors import Busy, Invalid, Unavailable
 from headrace_feature.adapters.arrow_archive import EVENT_TIME, KNOWN_TIME, to_column
 from headrace_feature.adapters.training_rows_sql import (
     Types,
@@ -37,6 +37,7 @@ from headrace_feature.domain.request_features import Column
 from headrace_feature.domain.training_set import RawOffsets, Round, SpineTally
 from headrace_feature.domain.views import Layout, WeakColumns
 from headrace_feature.ports import Snapshot
+from headrace_kit.delta_scans import met_no_file, met_no_store
 from headrace_kit.disk import needing_room, tells_full
 
 ROWS_MAX = 1 << 18  # of one step
@@ -219,7 +220,10 @@ class Bench:
 
     @contextmanager
     def _database(self, **tables: Any) -> Iterator[Any]:
-        """DuckDB with these tables, within its own memory, spilling into the folder."""
+        """DuckDB with these tables, within its own memory, spilling into the folder.
+
+        Raises Unavailable TABLE_CONTENDED, OBJECT_STORE_UNAVAILABLE, and Busy as `stored` does.
+        """
         import duckdb
 
         alone_bytes_max = (self._room.bytes_max - sum(self._bytes_by_file.values())) // 2
@@ -237,7 +241,11 @@ class Bench:
                 for name, table in tables.items():
                     database.register(name, table)
                 yield database
-        except (duckdb.OutOfMemoryException, duckdb.IOException, OSError) as err:
+        except (duckdb.Error, OSError) as err:
+            if met_no_file(err):  # an erasure removed it
+                raise Unavailable("TABLE_CONTENDED", tables=", ".join(tables)) from err
+            if met_no_store(err):
+                raise Unavailable("OBJECT_STORE_UNAVAILABLE", tables=", ".join(tables)) from err
             if tells_full(err):
                 raise Busy("DISK_FULL", path=spilled.name) from err
             if not str(err).startswith(OUT_OF_ROOM):

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import errno
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -14,16 +13,13 @@ from typing import Any
 import duckdb
 
 from headrace.errors import Busy, Conflict, Unavailable
+from headrace_kit.delta_scans import met_no_file, met_no_store
 
 WORKS_MAX = 2
 THREADS = 2
 BATCH_ROWS = 8_192
 # Nothing is read, written or loaded but what is registered; the folder to spill to is set before.
 CLOSED = "set enable_external_access = false; set lock_configuration = true"
-
-# How DuckDB tells what a registered table met: of a folder and of S3 alike, by pyarrow.
-UNREAD = "failed: IOError: "
-NO_FILE = f"[errno {errno.ENOENT}]"
 
 
 class Works:
@@ -100,11 +96,10 @@ class Work:
 
 def _told(error: Exception) -> Exception:
     """What a failure of the registered tables means; another one of DuckDB is a bug."""
-    text = str(error)
-    if isinstance(error, FileNotFoundError) or NO_FILE in text:
+    if isinstance(error, FileNotFoundError) or met_no_file(error):
         # Erasure or retention removed a file of that version.
         return Conflict("VERSION_EXPIRED")
-    if isinstance(error, duckdb.IOException | OSError) or UNREAD in text:
+    if isinstance(error, duckdb.IOException | OSError) or met_no_store(error):
         return Unavailable("OBJECT_STORE_UNAVAILABLE", error=type(error).__name__)
     return error
 
