@@ -322,7 +322,9 @@ def test_other_views_fold_on_while_a_new_one_waits_for_an_archive_that_is_gone(
     added.read_on()
     assert_old_view_is_fresh_and_new_one_waits(added)
     assert WarmUp(
-        lambda: added.world.catalogue, added.world.store, put_off=added.backfill.put_off
+        lambda: added.world.catalogue,
+        added.world.store,
+        waits_for_archive=added.backfill.waits_for_archive,
     )()
 
     added.lake.store()
@@ -646,7 +648,9 @@ def test_process_is_warm_while_a_view_is_filled_from_the_archive(filled):
     filled.lake.publish(EVENTS)
     filled.lake.store()
     warm = WarmUp(
-        lambda: filled.world.catalogue, filled.world.store, put_off=filled.backfill.put_off
+        lambda: filled.world.catalogue,
+        filled.world.store,
+        waits_for_archive=filled.backfill.waits_for_archive,
     )
     filled.place()
 
@@ -661,7 +665,9 @@ def test_process_is_not_warm_before_a_view_that_was_added_has_caught_up(tmp_path
     before.world.catalogue = a_catalogue(*VIEWS, a_window_view("added", ("zone",), "2h"))
     before.restart()
     warm = WarmUp(
-        lambda: before.world.catalogue, before.world.store, put_off=before.backfill.put_off
+        lambda: before.world.catalogue,
+        before.world.store,
+        waits_for_archive=before.backfill.waits_for_archive,
     )
     before.place()
     assert not warm()

@@ -23,6 +23,7 @@ from hypothesis import strategies as st
 from headrace.errors import Unavailable
 from headrace_feature.adapters import run_tiers, state_snapshots
 from headrace_feature.domain.manifest import Manifest, RunCopy, furthest, outdated
+from headrace_feature.readable import WarmUp
 from headrace_kit.kafka import Partition
 from headrace_kit.objects import MemoryObjectStore
 from headrace_kit.testing import wait_until
@@ -170,6 +171,10 @@ def test_new_views_wait_alone_while_the_object_store_is_away(cluster):
     fold_one_by_one(worker, EVENTS[100:])
     assert {0: 100, 1: 100} == worker.world.store.next_by_partition(old)
     assert [{*PARTITIONS}] * 2 == [worker.world.store.restoring(each) for each in new]
+    warm = WarmUp(
+        lambda: worker.world.catalogue, worker.world.store, waits_for_archive=lambda _: False
+    )
+    assert not warm()  # what is put off may have been held by another worker
     assert 0 == worker.placed_anew
 
     cluster.objects.away = False

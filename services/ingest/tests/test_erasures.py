@@ -8,6 +8,7 @@ import json
 import re
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from datetime import date
 from itertools import count
 from types import SimpleNamespace
 
@@ -352,6 +353,30 @@ def test_table_that_another_erasure_made_at_once_lets_nothing_back_in(world, mon
 
     assert [] == world.flights_of("all")
     assert 3 == datasets.find(Reference("all"), book=world.book).rows_erased
+
+
+def test_erasure_that_loses_a_dataset_to_another_in_its_last_pass_passes_again(world, monkeypatch):
+    world.create("all")
+    arm("ingest.erase.begun:1:raise")
+    with pytest.raises(FailpointRaised):
+        world.erase("UA1", "r1")
+    arm(None)
+    world.tables.retire(Selection(STREAM, 0, ()), date.max)  # no row of the stream itself is left
+    world.clock.advance(SETTLE_US + 1)
+    revise, lost = world.book.revise, []
+
+    def behind_another(manifest):
+        if not lost:
+            lost.append(manifest)
+            world.erase("UA2", "r2")
+        return revise(manifest)
+
+    monkeypatch.setattr(world.book, "revise", behind_another)
+    world.go_on()
+    assert ["UA1", "UA1"] == world.flights_of("all")
+    settle(world)
+
+    assert [] == world.flights_of("all")
 
 
 def test_dataset_that_is_created_while_an_erasure_runs_tells_what_it_lost(world):

@@ -2,7 +2,7 @@
 """Whether callers of one version of a model, who send its own tensors, can be answered by another.
 
 They send tensors by name, so the order counts for nothing, nor what an exporter calls a size that
-is left open. What the other takes more, or gives besides, harms nobody.
+is left open. More sizes that the other takes, and what it gives besides, harm nobody.
 """
 
 from __future__ import annotations

@@ -109,7 +109,7 @@ def run(settings: Settings) -> int:
     server = _doors(settings, held, offline, tellers, group, history)
     _expose(held.freshness, history.writer, tellers.served)
     follow = partial(TableFollower, bootstrap=settings.kafka_bootstrap, service=SERVICE)
-    warm = WarmUp(held.catalogue, held.store, put_off=history.backfill.put_off)
+    warm = WarmUp(held.catalogue, held.store, waits_for_archive=history.backfill.waits_for_archive)
     admin = AdminServer(
         settings.http_host,
         settings.http_port,

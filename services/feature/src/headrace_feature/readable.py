@@ -47,9 +47,8 @@ def check_readable(layout: Layout, since_us: int, store: ObservationReader) -> N
 class WarmUp:
     """Whether this process has once held, of every layout that is applied, all that it ever held.
 
-    A layout that is filled from the archive is not waited for, nor one that waits for the archive
-    (`put_off`): that may take hours, in which the others are answered. Called again and again; true
-    for good.
+    A layout that is filled from the archive is not waited for, nor one that waits for the archive:
+    that may take hours, in which the others are answered. Called again and again; true for good.
     """
 
     def __init__(
@@ -57,9 +56,10 @@ class WarmUp:
         catalogue: Callable[[], Catalogue],
         store: ObservationStore,
         *,
-        put_off: Callable[[Layout], bool],
+        waits_for_archive: Callable[[Layout], bool],
     ) -> None:
-        self._catalogue, self._store, self._put_off = catalogue, store, put_off
+        self._catalogue, self._store = catalogue, store
+        self._waits_for_archive = waits_for_archive
         self._over = False
 
     def __call__(self) -> bool:
@@ -70,4 +70,4 @@ class WarmUp:
         store, filled = self._store, self._store.ahead_by_partition(layout).keys()
         ours = {*(store.owned(layout) or ())} - filled
         caught_up = not _behind(layout, ours, store) and not store.restoring(layout) - filled
-        return caught_up or self._put_off(layout)
+        return caught_up or self._waits_for_archive(layout)

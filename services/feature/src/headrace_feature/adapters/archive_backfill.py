@@ -101,9 +101,12 @@ class ArchiveBackfill(ThreadPart):
 
     def put_off(self, layout: Layout) -> bool:
         """For any thread."""
+        return self.waits_for_archive(layout) or self._snapshots.put_off(layout)
+
+    def waits_for_archive(self, layout: Layout) -> bool:
+        """Of what is new, and no state that a snapshot brings back. For any thread."""
         job = self._jobs.get(layout.id)
-        waits = job is not None and (job.put_off or job.left_out)
-        return waits or self._snapshots.put_off(layout)
+        return job is not None and (job.put_off or job.left_out)
 
     def tend(self) -> None:
         self._snapshots.tend()

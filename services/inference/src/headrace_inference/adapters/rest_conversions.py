@@ -243,7 +243,10 @@ def _flat(name: str, data: list[Any]) -> list[Any]:
 
 
 def _types(values: Sequence[Any]) -> set[type]:
-    return set().union(*(map(type, values[step]) for step in steps(len(values))))
+    kinds = set[type]()
+    for step in steps(len(values)):
+        kinds.update(map(type, values[step]))
+    return kinds
 
 
 def _kinds(datatype: str) -> Sequence[type]:

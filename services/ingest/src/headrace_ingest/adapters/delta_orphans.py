@@ -9,7 +9,7 @@ and what its log calls removed is taken off.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from itertools import islice
 
@@ -58,13 +58,13 @@ def files_below(uri: str, options: Mapping[str, str]) -> list[str]:
     return [each.path for each in found if each.type == FileType.File]
 
 
-def remove_some(uri: str, options: Mapping[str, str]) -> None:
-    """FILES_MAX of a table that nobody reads or writes any more; empty folders stay.
+def remove_some(uri: str, options: Mapping[str, str], paths: Sequence[str]) -> None:
+    """FILES_MAX of what lies in a table that nobody reads or writes any more; empty folders stay.
 
     Raises DeltaError, OSError.
     """
     files = DeltaStorageHandler(uri, dict(options))
-    for path in files_below(uri, options)[:FILES_MAX]:
+    for path in paths[:FILES_MAX]:
         with suppress(FileNotFoundError):  # another process was faster
             files.delete_file(path)
 

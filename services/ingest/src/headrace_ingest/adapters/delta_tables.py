@@ -144,7 +144,11 @@ class DeltaTables:
 
     def drop(self, copy: str) -> None:
         with self._store_errors(Selection(copy, 0, ())):
-            remove_some(delta_table_uri(self._uri, COPIES, copy), self._options)
+            uri = delta_table_uri(self._uri, COPIES, copy)
+            below = files_below(uri, self._options)
+            # Below one of a version before lie the others of its dataset.
+            own = [path for path in below if copy_in(f"{copy}/{path}") == copy]
+            remove_some(uri, self._options, own)
 
     def clean(self, selection: Selection, keep: Collection[int], *, keep_h: int) -> None:
         with self._store_errors(selection):

@@ -3,8 +3,7 @@
 
 Each writer has a table to itself, and the revision of the manifest that is stored first says whose
 counts. Two of one table would store the rows twice (Delta takes two first commits that append), or
-let back in what the other had taken out. `NAME/NUMBER` alone is one of before: there is no other of
-that dataset.
+let back in what the other had taken out. `NAME/NUMBER` alone is one of a version before.
 """
 
 from __future__ import annotations
@@ -41,6 +40,11 @@ def dataset_in(copy: str) -> str:
 
 
 def abandoned(copy: str, used: str, now_us: int) -> bool:
-    """Whether it is of a writer that ended, or lost to another, where `used` is the dataset's."""
+    """Whether it is of a writer that ended, or lost to another, where `used` is the dataset's.
+
+    One of a version before may be used yet as long as no other one is.
+    """
     own = _OWN.fullmatch(copy)
-    return own is not None and copy != used and int(own[2]) + ABANDONED_US < now_us
+    if own is None:
+        return used not in ("", copy)
+    return copy != used and int(own[2]) + ABANDONED_US < now_us

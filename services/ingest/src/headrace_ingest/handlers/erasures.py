@@ -152,8 +152,8 @@ class Eraser:
         # Before the pass: a dataset may be created behind its look at them, and just before the
         # feature service, or another process, takes out what the dataset then still holds.
         clean = self._late(erasure) and (yield from self._clean(erasure, timeout_s))
-        rows = yield from self._take_out(erasure, timeout_s)
-        if clean and not rows and self._reached(erasure):
+        found = yield from self._take_out(erasure, timeout_s)
+        if clean and not found and self._reached(erasure):
             self.erasures.settle(named)
 
     def views_taken_back(self, erasure: Erasure) -> frozenset[str]:
@@ -196,7 +196,7 @@ class Eraser:
         return clean
 
     def _take_out(self, erasure: Erasure, timeout_s: float) -> Generator[None, None, int]:
-        """One pass, by steps; how many rows it took out.
+        """One pass, by steps; how many rows it took out, and datasets it changed.
 
         Raises Unavailable ARCHIVE_MISSING for the first stream whose archive it waits for, once it
         has been through all others.
@@ -210,7 +210,7 @@ class Eraser:
         self.tasks.erase_of(retracted.labels, erasure.entity)
         keys = self.tasks.key_columns(retracted)
         datasets = yield from self._datasets_by_stream()
-        rows = 0
+        found = 0
         for selection in self._newest(erasure.entity.column):
             if isinstance(selection, Unavailable):
                 missing.append(selection)
@@ -220,19 +220,20 @@ class Eraser:
             of_stream = datasets.get(selection.stream, ())
             changed = yield from self._revise(erasure, of_stream, keys, timeout_s)
             taken = self._erase_rows(selection, erasure.entity, keys, timeout_s)
-            rows += taken
+            # A dataset may be as another pass made it, meanwhile: then it is looked at once more.
+            found += taken + changed
             failpoint("ingest.erase.deleted")
             if taken or changed or not late:
                 keep = pinned_versions(selection.stream, book=self.datasets)
                 self.rows.forget(selection, keep)
             yield
         for table in self._feature_tables(erasure.entity.column):
-            rows += self._left_in(table, erasure.entity, timeout_s)
+            found += self._left_in(table, erasure.entity, timeout_s)
             yield
         self.tasks.erase_items(erasure.entity)
         if missing:
             raise missing[0]
-        return rows
+        return found
 
     def _erase_rows(
         self, selection: Selection, entity: Entity, keys: Collection[str], timeout_s: float
