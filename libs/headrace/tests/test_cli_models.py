@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 from headrace.application import Graph, Recipe
 from headrace.cli import models, training
 from headrace.cli.main import app
-from headrace.errors import Invalid, NotFound
+from headrace.errors import Denied, Invalid, NotFound
 from headrace.registry.v1 import registry_events_pb2 as pb
 from headrace.registry.v1 import registry_service_pb2 as pb_service
 from headrace.trainer.v1 import trainer_service_pb2 as pb_trainer
@@ -237,6 +237,20 @@ def test_version_to_promote_is_named_by_number_or_reference(given, version):
     told = f"models:/delay@champion is version {version} (generation {version}0)"
 
     assert told in run("promote", *given).output
+
+
+def denied(*_):
+    raise Denied("ACTION_FORBIDDEN", caller="pipeline", action="read")
+
+
+def test_change_that_was_made_ends_well_where_what_follows_cannot_be_told(monkeypatch):
+    monkeypatch.setattr(RolledOut, "list", denied)
+    monkeypatch.setattr(Registry, "changes", denied)
+    monkeypatch.setattr(Registry, "approve", approved_by_ann, raising=False)
+    for command in (("promote", "fraud", "2"), ("models", "approve", "fraud/3")):
+        answer = run(*command)
+
+        assert (0, True) == (answer.exit_code, "ACTION_FORBIDDEN" in answer.output)
 
 
 def test_promotion_tells_what_the_endpoints_of_the_model_serve():

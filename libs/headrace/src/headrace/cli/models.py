@@ -13,7 +13,7 @@ from rich.table import Table
 
 from headrace.cli.connection import DEFAULT_DATA_DIR, DataDir
 from headrace.cli.moments import minute_text
-from headrace.cli.output import EXIT_ERROR, out, read_text, show_table, told_errors
+from headrace.cli.output import EXIT_ERROR, out, read_text, show_table, told_besides, told_errors
 from headrace.connection import connect
 from headrace.errors import Invalid
 from headrace.model_reference import REFERENCE
@@ -302,10 +302,11 @@ def _tell_no_canary(known: Models, version: events.ModelVersion) -> None:
     if version.gate.state != events.GATE_STATE_PASSED:
         return
     name = f"models:/{version.model}/{version.version}"
-    for each in islice(known.changes(version.model), CHANGES_LOOKED_AT_MAX):
-        if each.action == NO_CANARY and each.subject.endswith(f" {name}"):
-            out.print(f"No canary at {each.subject.removesuffix(f': {name}')}: {each.reason}")
-            out.print(f"To let it serve all the same: headrace promote {name}")
+    with told_besides():
+        for each in islice(known.changes(version.model), CHANGES_LOOKED_AT_MAX):
+            if each.action == NO_CANARY and each.subject.endswith(f" {name}"):
+                out.print(f"No canary at {each.subject.removesuffix(f': {name}')}: {each.reason}")
+                out.print(f"To let it serve all the same: headrace promote {name}")
 
 
 def _how(approved: pb.Change | None) -> str:

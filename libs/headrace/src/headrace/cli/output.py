@@ -113,6 +113,15 @@ def told_errors() -> Iterator[None]:
 
 
 @contextmanager
+def told_besides() -> Iterator[None]:
+    """What is told behind a change that was made: an error of it is told, and ends nothing."""
+    try:
+        yield
+    except HeadraceError as error:
+        tell(err, error.reason, error.metadata)
+
+
+@contextmanager
 def written(file: Path) -> Iterator[TextIO]:
     """The file, to be written anew; raises typer.BadParameter where it cannot be."""
     try:

@@ -14,7 +14,7 @@ from rich.table import Table
 from headrace.application import Definition, Graph, Recipe
 from headrace.cli.connection import DEFAULT_DATA_DIR, DataDir
 from headrace.cli.moments import minute_text, time_option, to_us
-from headrace.cli.output import out, show_table, told_errors
+from headrace.cli.output import out, show_table, told_besides, told_errors
 from headrace.client import Client
 from headrace.connection import connect
 from headrace.errors import NotFound
@@ -58,9 +58,10 @@ def promote(
 
 
 def _tell_endpoints(client: Client, model: str) -> None:
-    for each in client.rollouts.list():
-        if each.model == model:
-            out.print(f"{each.endpoint}: {each.change}")
+    with told_besides():
+        for each in client.rollouts.list():
+            if each.model == model:
+                out.print(f"{each.endpoint}: {each.change}")
 
 
 def train(
