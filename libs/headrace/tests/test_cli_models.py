@@ -133,7 +133,7 @@ def test_version_is_shown_with_its_signature_and_card():
     assert all(said in told for said in ("FP32", "[-1]", "# [Fraud]"))
 
 
-def approved_by_ann(self, *_):
+def approved_by_ann(self, *_, **_said):
     gate = pb.Gate(state=pb.GATE_STATE_PASSED, approver="ann")
     return pb.ModelVersion(model="fraud", version=3, gate=gate)
 
