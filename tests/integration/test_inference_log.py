@@ -15,7 +15,7 @@ from headrace.newest_messages import newest_messages
 from headrace.prediction_log import logged_predictions
 from headrace_inference.adapters import kafka_prediction_log
 from headrace_inference.adapters.answered_counts import AnsweredCounts
-from headrace_inference.adapters.kafka_prediction_log import KafkaPredictionLog
+from headrace_inference.adapters.kafka_prediction_log import KafkaPredictionLog, RememberedCounts
 from headrace_inference.testing import a_prediction
 from headrace_kit import kafka
 from headrace_kit.kafka import KafkaPublisher
@@ -33,6 +33,13 @@ def broker(tool_cache, server_dir, quick_kafka):
     return KafkaBroker(server_dir / "kafka-log", *ports, find_java(), jars, options=quick_kafka)
 
 
+def a_log(publisher, folder):
+    """That takes each topic for one which is there."""
+    count = topics.INFERENCE_PREDICTIONS.partitions
+    partitions = RememberedCounts(lambda wanted: dict.fromkeys(wanted, count))
+    return KafkaPredictionLog(publisher, partitions=partitions, counts=AnsweredCounts(folder))
+
+
 def test_rows_answered_while_kafka_is_away_are_logged_when_it_is_back(
     broker, server_dir, tmp_path, monkeypatch
 ):
@@ -42,10 +49,7 @@ def test_rows_answered_while_kafka_is_away_are_logged_when_it_is_back(
     child.wait_ready()
     create_topics(broker.bootstrap, [(TOPIC, topics.INFERENCE_PREDICTIONS)])
     publisher = KafkaPublisher(broker.bootstrap, client_id="test")
-    partitions = topics.INFERENCE_PREDICTIONS.partitions
-    log = KafkaPredictionLog(
-        publisher, partitions=lambda _: partitions, counts=AnsweredCounts(tmp_path)
-    )
+    log = a_log(publisher, tmp_path)
     log.start()
 
     log.append(a_prediction("before"))
@@ -74,10 +78,7 @@ def test_topic_that_is_gone_holds_up_no_other(broker, server_dir, tmp_path):
     child.wait_ready()
     create_topics(broker.bootstrap, [(TOPIC, topics.INFERENCE_PREDICTIONS)])
     publisher = KafkaPublisher(broker.bootstrap, client_id="test")
-    partitions = topics.INFERENCE_PREDICTIONS.partitions
-    log = KafkaPredictionLog(
-        publisher, partitions=lambda _: partitions, counts=AnsweredCounts(tmp_path)
-    )
+    log = a_log(publisher, tmp_path)
     log.start()
 
     log.append(a_prediction("lost", endpoint="gone"))

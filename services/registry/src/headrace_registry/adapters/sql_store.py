@@ -156,7 +156,7 @@ class SqlRegistryStore:
         with sql_transaction(self._engine) as connection:
             transaction = SqlTransaction(connection)
             yield transaction
-            messages, writes = transaction.messages, transaction.writes
+            messages, writes = transaction.messages, transaction.all_writes()
             if 0 < len(messages) <= MESSAGES_TOGETHER_MAX:
                 writes.append(self._outbox.write(messages))
             else:
@@ -275,6 +275,12 @@ class SqlTransaction(SqlReader):
         super().__init__(connection)
         self.messages: list[Message] = []
         self.writes: list[Write] = []
+        self._changes: list[dict[str, Any]] = []
+
+    def all_writes(self) -> list[Write]:
+        """PostgreSQL makes them in any order: changes, whose numbers tell theirs, are one."""
+        changes = [insert_of(tables.CHANGES.name, self._changes)] if self._changes else []
+        return [*self.writes, *changes]
 
     def first_answer(self, request: Request, kind: type[Answer]) -> Answer | None:
         claim = {"id": request.id, "digest": request.digest}
@@ -301,7 +307,7 @@ class SqlTransaction(SqlReader):
 
     def note(self, change: Change) -> None:
         row = {name: value for name, value in asdict(change).items() if name != "number"}
-        self.writes.append(insert_of(tables.CHANGES.name, [row]))
+        self._changes.append(row)
 
     def put_definition(self, definition: Definition) -> None:
         self._connection.execute(tables.DEFINITIONS.insert().values(asdict(definition)))
