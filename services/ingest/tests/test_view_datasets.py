@@ -301,8 +301,9 @@ def test_dataset_that_was_created_just_before_the_rows_went_is_revised_too(world
 
     monkeypatch.setattr(world.rows, "erase", once_it_is_created)
     list(eraser.go_on(60.0))
-    assert [report.id] == eraser.erasures.unsettled()
-    list(eraser.go_on(60.0))
+    for _ in range(2):  # the second revises it, and another pass is to find nothing to change
+        assert [report.id] == eraser.erasures.unsettled()
+        list(eraser.go_on(60.0))
 
     assert [] == eraser.erasures.unsettled()
     assert ["LGA"] == world.read(Reference("departures"), "origin")["origin"].to_list()
