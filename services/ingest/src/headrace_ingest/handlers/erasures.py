@@ -409,6 +409,12 @@ class Eraser:
         self, erasure: Erasure, manifest: Manifest, keys: Collection[str], timeout_s: float
     ) -> Generator[None, None, bool]:
         selection, entity = manifest.selection, erasure.entity
+        if not selection.copy:
+            # All rows of its version lie in the same files as its own.
+            table = replace(selection, filter="", known_until_us=0, definition="")
+            if not self.rows.find(table, entity, timeout_s=timeout_s).rows:
+                return False
+            yield
         # As was noted before anything went, for a pass that broke off may have taken some out; and
         # as it is now, for it may have been created since.
         noted = (each for each in erasure.datasets if _place(each) == _place(manifest))
@@ -417,11 +423,6 @@ class Eraser:
         yield
         columns = tuple(without_entity(each, entity) for each in manifest.content.columns)
         if not selection.copy:
-            # All rows of its version lie in the same files as its own.
-            table = replace(selection, filter="", known_until_us=0, definition="")
-            if not held and not self.rows.find(table, entity, timeout_s=timeout_s).rows:
-                return False
-            yield
             made = own_copy(manifest, self.clock.now_us())
             self.rows.copy(selection, made, without=entity, timeout_s=timeout_s)
             selection = replace(selection, copy=made)

@@ -108,7 +108,9 @@ class Keeper:
         those."""
         deleted = {f"{name}/{number}" for name, number in self.datasets.deleted()}
         copies, now_us = sorted(self.rows.copies()), self.clock.now_us()
-        found = manifests(self.datasets.places(), book=self.datasets) if copies else ()
+        having = {*map(dataset_in, copies)}
+        places = [each for each in self.datasets.places() if f"{each[0]}/{each[1]}" in having]
+        found = manifests(places, book=self.datasets)
         used = {dataset_of(each): each.selection.copy for each in found}
         for copy in copies:
             dataset = dataset_in(copy)
