@@ -51,6 +51,7 @@ from headrace.local.settings import child_environment
 from headrace.model_signing import SigningKey, read_trusted_signers
 from headrace.models import Models
 from headrace.monitor.v1 import monitor_events_pb2
+from headrace.protobuf_wire import bytes_field
 from headrace.registry.v1 import registry_events_pb2 as events
 from headrace.registry.v1 import registry_service_pb2 as pb
 from headrace.registry.v1 import registry_service_pb2_grpc as pb_grpc
@@ -74,7 +75,6 @@ from headrace_registry.testing import (
     an_apply,
     an_onnx_file,
     run_record,
-    wire_bytes,
 )
 
 pytestmark = pytest.mark.integration
@@ -622,7 +622,7 @@ def test_bad_uploads_are_refused_and_nothing_is_stored(service) -> None:
     digest = hashlib.sha256(MODEL_1).hexdigest()
     metadata = pb.ArtifactMetadata(digest=digest, size_bytes=len(MODEL_1), format="onnx")
     begin = pb.UploadArtifactRequest(metadata=metadata)
-    external = an_onnx_file(graph=wire_bytes(5, wire_bytes(13, wire_bytes(2, b"../w"))))
+    external = an_onnx_file(graph=bytes_field(5, bytes_field(13, bytes_field(2, b"../w"))))
     refused = {
         "no metadata": ("BAD_REQUEST", lambda: service.send(chunks(MODEL_1))),
         "nothing": ("BAD_REQUEST", lambda: service.send([])),

@@ -23,12 +23,13 @@ import pytest
 from onnx import TensorProto, helper
 
 from headrace.errors import Busy, HeadraceError, Invalid
+from headrace.protobuf_wire import bytes_field
 from headrace_registry.adapters import child_acceptor
 from headrace_registry.adapters.acceptance_child import limit, look_through
 from headrace_registry.adapters.child_acceptor import ChildAcceptor
 from headrace_registry.domain.acceptance import Acceptance
 from headrace_registry.domain.signature import TensorSignature
-from headrace_registry.testing import a_file, an_onnx_file, wire_bytes
+from headrace_registry.testing import a_file, an_onnx_file
 
 FLOAT, INT64 = TensorProto.FLOAT, TensorProto.INT64
 ROWS = ("x", FLOAT, ["rows", 3])
@@ -637,7 +638,7 @@ def raw_model(nodes: bytes) -> bytes:
 
 
 def test_file_with_a_million_nodes_is_refused(room) -> None:
-    relu = wire_bytes(1, wire_bytes(1, b"x") + wire_bytes(2, b"y") + wire_bytes(4, b"Relu"))
+    relu = bytes_field(1, bytes_field(1, b"x") + bytes_field(2, b"y") + bytes_field(4, b"Relu"))
 
     assert "FORMAT" == room(raw_model(relu * 1_000_000))
 
@@ -645,13 +646,15 @@ def test_file_with_a_million_nodes_is_refused(room) -> None:
 def test_file_nested_ten_thousand_deep_is_refused(room) -> None:
     nested = b""
     for _ in range(10_000):
-        nested = wire_bytes(1, wire_bytes(5, wire_bytes(6, nested)))
+        nested = bytes_field(1, bytes_field(5, bytes_field(6, nested)))
 
     assert "FORMAT" == room(raw_model(nested))
 
 
 def test_names_that_are_no_text_are_refused(room) -> None:
-    wrong = wire_bytes(1, wire_bytes(1, b"\xff\xfe") + wire_bytes(2, b"y") + wire_bytes(4, b"Relu"))
+    wrong = bytes_field(
+        1, bytes_field(1, b"\xff\xfe") + bytes_field(2, b"y") + bytes_field(4, b"Relu")
+    )
 
     assert "FORMAT" == room(raw_model(wrong))
 

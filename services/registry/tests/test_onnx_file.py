@@ -8,54 +8,55 @@ import random
 import pytest
 
 from headrace.errors import Invalid
+from headrace.protobuf_wire import bytes_field, number_field
 from headrace_registry.domain.onnx_file import check_onnx
-from headrace_registry.testing import an_onnx_file, wire_bytes, wire_varint
+from headrace_registry.testing import an_onnx_file
 
-EXTERNAL = wire_varint(14, 1)
-LOCATION = wire_bytes(13, wire_bytes(1, b"location") + wire_bytes(2, b"../weights"))
+EXTERNAL = number_field(14, 1)
+LOCATION = bytes_field(13, bytes_field(1, b"location") + bytes_field(2, b"../weights"))
 
 
 def in_initializer(tensor: bytes) -> bytes:
-    return wire_bytes(5, tensor)
+    return bytes_field(5, tensor)
 
 
 def in_attribute(attribute: bytes) -> bytes:
-    return wire_bytes(1, wire_bytes(5, attribute))
+    return bytes_field(1, bytes_field(5, attribute))
 
 
 HIDING_PLACES = {
     "initializer": lambda tensor: an_onnx_file(graph=in_initializer(tensor)),
-    "sparse": lambda tensor: an_onnx_file(graph=wire_bytes(15, wire_bytes(1, tensor))),
-    "sparse indices": lambda tensor: an_onnx_file(graph=wire_bytes(15, wire_bytes(2, tensor))),
-    "attribute": lambda tensor: an_onnx_file(graph=in_attribute(wire_bytes(5, tensor))),
-    "attribute list": lambda tensor: an_onnx_file(graph=in_attribute(wire_bytes(10, tensor))),
+    "sparse": lambda tensor: an_onnx_file(graph=bytes_field(15, bytes_field(1, tensor))),
+    "sparse indices": lambda tensor: an_onnx_file(graph=bytes_field(15, bytes_field(2, tensor))),
+    "attribute": lambda tensor: an_onnx_file(graph=in_attribute(bytes_field(5, tensor))),
+    "attribute list": lambda tensor: an_onnx_file(graph=in_attribute(bytes_field(10, tensor))),
     "attribute sparse": lambda tensor: an_onnx_file(
-        graph=in_attribute(wire_bytes(22, wire_bytes(1, tensor)))
+        graph=in_attribute(bytes_field(22, bytes_field(1, tensor)))
     ),
     "subgraph": lambda tensor: an_onnx_file(
-        graph=in_attribute(wire_bytes(6, in_initializer(tensor)))
+        graph=in_attribute(bytes_field(6, in_initializer(tensor)))
     ),
     "subgraphs": lambda tensor: an_onnx_file(
-        graph=in_attribute(wire_bytes(11, in_initializer(tensor)))
+        graph=in_attribute(bytes_field(11, in_initializer(tensor)))
     ),
     "function": lambda tensor: an_onnx_file(
-        more=wire_bytes(25, wire_bytes(7, wire_bytes(5, wire_bytes(5, tensor))))
+        more=bytes_field(25, bytes_field(7, bytes_field(5, bytes_field(5, tensor))))
     ),
     "function default": lambda tensor: an_onnx_file(
-        more=wire_bytes(25, wire_bytes(11, wire_bytes(5, tensor)))
+        more=bytes_field(25, bytes_field(11, bytes_field(5, tensor)))
     ),
     "training": lambda tensor: an_onnx_file(
-        more=wire_bytes(20, wire_bytes(1, in_initializer(tensor)))
+        more=bytes_field(20, bytes_field(1, in_initializer(tensor)))
     ),
-    "second graph": lambda tensor: an_onnx_file(more=wire_bytes(7, in_initializer(tensor))),
+    "second graph": lambda tensor: an_onnx_file(more=bytes_field(7, in_initializer(tensor))),
 }
 
 
 def test_small_model_is_taken() -> None:
-    check_onnx(an_onnx_file(graph=in_initializer(wire_bytes(9, b"weights"))))
+    check_onnx(an_onnx_file(graph=in_initializer(bytes_field(9, b"weights"))))
 
 
-@pytest.mark.parametrize("tensor", [EXTERNAL, LOCATION, wire_varint(14, (1 << 32) + 1)])
+@pytest.mark.parametrize("tensor", [EXTERNAL, LOCATION, number_field(14, (1 << 32) + 1)])
 @pytest.mark.parametrize("place", HIDING_PLACES)
 def test_external_data_is_found_wherever_a_tensor_can_be(place: str, tensor: bytes) -> None:
     with pytest.raises(Invalid, match="EXTERNAL_DATA"):
@@ -64,7 +65,7 @@ def test_external_data_is_found_wherever_a_tensor_can_be(place: str, tensor: byt
 
 @pytest.mark.parametrize("place", HIDING_PLACES)
 def test_weights_inside_the_file_are_taken_in_the_same_places(place: str) -> None:
-    check_onnx(HIDING_PLACES[place](wire_varint(14, 0) + wire_bytes(9, b"weights")))
+    check_onnx(HIDING_PLACES[place](number_field(14, 0) + bytes_field(9, b"weights")))
 
 
 @pytest.mark.parametrize(
@@ -73,9 +74,9 @@ def test_weights_inside_the_file_are_taken_in_the_same_places(place: str) -> Non
         b"",
         b"hello, world",
         b"\x00" * 100,
-        wire_varint(1, 8),
+        number_field(1, 8),
         an_onnx_file()[:-1],
-        wire_bytes(7, b"") + wire_bytes(8, b""),
+        bytes_field(7, b"") + bytes_field(8, b""),
         an_onnx_file(more=b"\x0b"),
         an_onnx_file(more=b"\x12\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01"),
         an_onnx_file(more=b"\xff" * 11),
@@ -90,7 +91,7 @@ def test_what_is_no_onnx_model_is_refused(data: bytes) -> None:
 def test_deep_nesting_is_refused() -> None:
     graph = b""
     for _ in range(200):
-        graph = in_attribute(wire_bytes(6, graph))
+        graph = in_attribute(bytes_field(6, graph))
 
     with pytest.raises(Invalid, match="nested too deep"):
         check_onnx(an_onnx_file(graph=graph))
@@ -98,12 +99,12 @@ def test_deep_nesting_is_refused() -> None:
 
 def test_too_many_fields_are_refused() -> None:
     with pytest.raises(Invalid, match="too many fields"):
-        check_onnx(an_onnx_file(graph=wire_bytes(5, wire_varint(2, 1) * 1_000_001)))
+        check_onnx(an_onnx_file(graph=bytes_field(5, number_field(2, 1) * 1_000_001)))
 
 
 def test_damaged_files_are_refused_or_taken_and_never_crash() -> None:
     """Every cut, and 2,000 random damages."""
-    whole = an_onnx_file(graph=in_initializer(wire_bytes(9, b"w" * 40)) + in_attribute(EXTERNAL))
+    whole = an_onnx_file(graph=in_initializer(bytes_field(9, b"w" * 40)) + in_attribute(EXTERNAL))
     dice = random.Random(7)
     damaged = [whole[:end] for end in range(len(whole))]
     for _ in range(2_000):

@@ -6,13 +6,14 @@ from __future__ import annotations
 import pytest
 
 from headrace.errors import Invalid
+from headrace.protobuf_wire import bytes_field, number_field
 from headrace_registry.domain.signature import (
     DATATYPE_BY_ELEMENT,
     Signature,
     TensorSignature,
     read_signature,
 )
-from headrace_registry.testing import a_value, an_onnx_file, wire_bytes, wire_varint
+from headrace_registry.testing import a_value, an_onnx_file
 
 
 def test_names_types_and_open_dimensions_are_read() -> None:
@@ -35,14 +36,14 @@ def test_every_datatype_of_the_protocol_is_known(element: int, datatype: str) ->
 
 @pytest.mark.parametrize("weight", ["dense", "sparse"])
 def test_weights_among_the_inputs_are_asked_of_nobody(weight: str) -> None:
-    named = wire_bytes(8, b"w")
-    graph = wire_bytes(5, named) if weight == "dense" else wire_bytes(15, wire_bytes(1, named))
+    named = bytes_field(8, b"w")
+    graph = bytes_field(5, named) if weight == "dense" else bytes_field(15, bytes_field(1, named))
     data = an_onnx_file(graph=graph, inputs=[a_value("x", 1, (2,)), a_value("w", 1, (2,))])
 
     assert ["x"] == [each.name for each in read_signature(data).inputs]
 
 
-NO_TENSOR = wire_bytes(1, b"maps") + wire_bytes(2, wire_bytes(4, b""))
+NO_TENSOR = bytes_field(1, b"maps") + bytes_field(2, bytes_field(4, b""))
 
 
 @pytest.mark.parametrize(
@@ -54,8 +55,8 @@ NO_TENSOR = wire_bytes(1, b"maps") + wire_bytes(2, wire_bytes(4, b""))
         ([a_value("", 1, (1,))], "name is empty"),
         ([a_value("x" * 257, 1, (1,))], "too long"),
         ([a_value("a\x00b", 1, (1,))], "not printable"),
-        ([wire_bytes(1, b"\xff\xfe") + a_value("", 1, (1,))[2:]], "name is empty"),
-        ([wire_bytes(1, b"x")], "no type"),
+        ([bytes_field(1, b"\xff\xfe") + a_value("", 1, (1,))[2:]], "name is empty"),
+        ([bytes_field(1, b"x")], "no type"),
         ([NO_TENSOR], "is no tensor"),
         ([a_value("x", 14, (1,))], "element type 14"),
         ([a_value("x", 0, (1,))], "element type 0"),
@@ -87,8 +88,8 @@ def test_output_of_a_name_that_the_service_answers_by_itself_is_refused(name: st
 
 
 def test_last_of_value_and_name_says_how_large_a_dimension_is() -> None:
-    twice = wire_bytes(1, wire_varint(1, 7) + wire_bytes(2, b"rows"))
-    tensor = wire_varint(1, 1) + wire_bytes(2, twice)
-    value = wire_bytes(1, b"x") + wire_bytes(2, wire_bytes(1, tensor))
+    twice = bytes_field(1, number_field(1, 7) + bytes_field(2, b"rows"))
+    tensor = number_field(1, 1) + bytes_field(2, twice)
+    value = bytes_field(1, b"x") + bytes_field(2, bytes_field(1, tensor))
 
     assert (-1,) == read_signature(an_onnx_file(inputs=[value])).inputs[0].shape

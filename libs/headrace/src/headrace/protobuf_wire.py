@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The protobuf wire format (protobuf.dev/programming-guides/encoding), read without a schema.
+"""The protobuf wire format (protobuf.dev/programming-guides/encoding), without a schema.
 
-Nothing is decoded, copied or allocated by a size that the bytes claim.
+Of what is read nothing is decoded, copied or allocated by a size that the bytes claim.
 """
 
 from __future__ import annotations
@@ -12,6 +12,9 @@ from typing import NamedTuple
 from headrace.errors import Invalid
 
 VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
+# A number below this is one byte.
+SHORT = 0x80
+ONE_BYTE = [bytes([number]) for number in range(SHORT)]
 
 
 class Field(NamedTuple):
@@ -25,15 +28,15 @@ class Field(NamedTuple):
 def fields(content: memoryview) -> Iterator[Field]:
     at = 0
     while at < len(content):
-        tag, at = _varint(content, at)
+        tag, at = _number(content, at)
         number, wire_type = tag >> 3, tag & 7
         if number == 0 or tag >= 1 << 32:
             raise malformed("a field has no number")
         if wire_type == VARINT:
-            value, at = _varint(content, at)
+            value, at = _number(content, at)
             yield Field(number, value, None)
         elif wire_type == BYTES:
-            size, start = _varint(content, at)
+            size, start = _number(content, at)
             at = _within(content, start + size)
             yield Field(number, None, content[start:at])
         elif wire_type in (FIXED32, FIXED64):
@@ -43,7 +46,7 @@ def fields(content: memoryview) -> Iterator[Field]:
             raise malformed("a field has a wire type that ONNX does not use")
 
 
-def _varint(content: memoryview, at: int) -> tuple[int, int]:
+def _number(content: memoryview, at: int) -> tuple[int, int]:
     """The number and where it ends; at most 10 bytes."""
     value = 0
     for shift in range(0, 70, 7):
@@ -61,6 +64,27 @@ def _within(content: memoryview, end: int) -> int:
     if end > len(content):
         raise malformed("a field reaches past the end")
     return end
+
+
+def varint(number: int) -> bytes:
+    """Base 128, the least significant group first."""
+    if number < SHORT:
+        return ONE_BYTE[number]
+    groups = bytearray()
+    while number >= SHORT:
+        groups.append(number & 0x7F | SHORT)
+        number >>= 7
+    groups.append(number)
+    return bytes(groups)
+
+
+def number_field(number: int, value: int) -> bytes:
+    return varint(number << 3 | VARINT) + varint(value)
+
+
+def bytes_field(number: int, content: bytes) -> bytes:
+    """Also of a message."""
+    return varint(number << 3 | BYTES) + varint(len(content)) + content
 
 
 def malformed(problem: str) -> Invalid:

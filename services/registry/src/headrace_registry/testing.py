@@ -11,6 +11,7 @@ from tempfile import TemporaryFile
 from typing import IO, Any
 
 from headrace import topics
+from headrace.protobuf_wire import bytes_field, number_field
 from headrace.trainer.v1 import trainer_events_pb2
 from headrace_kit.kafka import Record
 from headrace_kit.testing import a_record
@@ -285,43 +286,24 @@ def an_onnx_file(
 
     Unless told, it takes `x` FP32 [-1, 2] and gives `y` FP32 [-1].
     """
-    opset = wire_bytes(8, wire_varint(2, 17))
+    opset = bytes_field(8, number_field(2, 17))
     taken = [a_value("x", 1, (None, 2))] if inputs is None else inputs
     given = [a_value("y", 1, (None,))] if outputs is None else outputs
-    values = b"".join([*(wire_bytes(11, v) for v in taken), *(wire_bytes(12, v) for v in given)])
-    return wire_varint(1, 8) + opset + wire_bytes(7, graph + values) + more
+    values = b"".join([*(bytes_field(11, v) for v in taken), *(bytes_field(12, v) for v in given)])
+    return number_field(1, 8) + opset + bytes_field(7, graph + values) + more
 
 
 def a_value(name: str, element: int, shape: Sequence[int | str | None] | None) -> bytes:
     """A ValueInfoProto of a tensor: a dimension is a number, a name or nothing."""
-    sizes = b"" if shape is None else wire_bytes(2, b"".join(_dimension(size) for size in shape))
-    tensor = wire_varint(1, element) + sizes
-    return wire_bytes(1, name.encode()) + wire_bytes(2, wire_bytes(1, tensor))
+    sizes = b"" if shape is None else bytes_field(2, b"".join(_dimension(size) for size in shape))
+    tensor = number_field(1, element) + sizes
+    return bytes_field(1, name.encode()) + bytes_field(2, bytes_field(1, tensor))
 
 
 def _dimension(size: int | str | None) -> bytes:
     if isinstance(size, str):
-        return wire_bytes(1, wire_bytes(2, size.encode()))
-    return wire_bytes(1, b"" if size is None else wire_varint(1, size))
-
-
-def wire_varint(field: int, value: int) -> bytes:
-    """A varint field in protobuf's wire format."""
-    return _varint(field << 3) + _varint(value)
-
-
-def wire_bytes(field: int, content: bytes) -> bytes:
-    """A field of bytes, or of a message, in protobuf's wire format."""
-    return _varint(field << 3 | 2) + _varint(len(content)) + content
-
-
-def _varint(value: int) -> bytes:
-    encoded = bytearray()
-    while value >= 0x80:
-        encoded.append(value & 0x7F | 0x80)
-        value >>= 7
-    encoded.append(value)
-    return bytes(encoded)
+        return bytes_field(1, bytes_field(2, size.encode()))
+    return bytes_field(1, b"" if size is None else number_field(1, size))
 
 
 # What the artifacts of tests hold, and its name.

@@ -21,8 +21,8 @@ from headrace.errors import Busy, HeadraceError, Invalid, NotFound
 from headrace.feature.v1 import feature_service_pb2 as feature_pb
 from headrace.inference.v1 import inference_events_pb2 as events_pb
 from headrace.oip import grpc_predict_v2_pb2 as oip
+from headrace.protobuf_wire import varint
 from headrace.registry.v1 import registry_events_pb2 as registry_pb
-from headrace_inference.adapters.request_forms import varint
 from headrace_inference.adapters.request_parameters import check_parameters, entity_key
 from headrace_inference.adapters.tensor_codec import (
     DATATYPES,

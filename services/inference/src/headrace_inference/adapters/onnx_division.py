@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headrace.errors import Invalid
-from headrace.protobuf_wire import Field, fields
+from headrace.protobuf_wire import Field, bytes_field, fields, number_field
 
 DIVISION = "Div"
 # Operators that hold graphs, and what hands on the numbers of its first input.
@@ -163,11 +163,13 @@ class _Scope:
             for name in sorted(_named_in(graph.parts) & captured.keys())
             if captured[name] in ELEMENT_BY_TYPE
         ]
-        more = [_field(GRAPH_INPUT, _value(name, element)) for name, element in taken]
-        more += [_field(GRAPH_OUTPUT, _value(name)) for name in sorted(graph.made - graph.outputs)]
+        more = [bytes_field(GRAPH_INPUT, _value(name, element)) for name, element in taken]
+        more += [
+            bytes_field(GRAPH_OUTPUT, _value(name)) for name in sorted(graph.made - graph.outputs)
+        ]
         whole = b"".join([*graph.parts, *more])
         weights = {name: _weight_type(each) for name, each in graph.weights.items()}
-        return {**captured, **weights, **self._asked(self._head + _field(MODEL_GRAPH, whole))}
+        return {**captured, **weights, **self._asked(self._head + bytes_field(MODEL_GRAPH, whole))}
 
     def _asked(self, model: bytes) -> Mapping[str, str]:
         try:
@@ -345,29 +347,17 @@ def _text(content: memoryview) -> str:
 
 def _value(name: str, element: int = 0) -> bytes:
     """A ValueInfoProto; the runtime works out what is not told."""
+    named = bytes_field(VALUE_NAME, name.encode())
     if not element:
-        return _field(VALUE_NAME, name.encode())
-    tensor = bytes([TENSOR_TYPE_ELEMENT << 3, element])
-    return _field(VALUE_NAME, name.encode()) + _field(VALUE_TYPE, _field(TYPE_TENSOR, tensor))
+        return named
+    tensor = number_field(TENSOR_TYPE_ELEMENT, element)
+    return named + bytes_field(VALUE_TYPE, bytes_field(TYPE_TENSOR, tensor))
 
 
 def _encoded(each: Field) -> bytes:
     if each.content is not None:
-        return _field(each.number, bytes(each.content))
-    return _varint(each.number << 3) + _varint(each.varint or 0)
-
-
-def _field(number: int, content: bytes) -> bytes:
-    return _varint(number << 3 | 2) + _varint(len(content)) + content
-
-
-def _varint(value: int) -> bytes:
-    encoded = bytearray()
-    while value >= 0x80:
-        encoded.append(value & 0x7F | 0x80)
-        value >>= 7
-    encoded.append(value)
-    return bytes(encoded)
+        return bytes_field(each.number, bytes(each.content))
+    return number_field(each.number, each.varint or 0)
 
 
 def _refused(problem: str) -> Invalid:

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 from google.protobuf.message import DecodeError
 
 from headrace.oip import grpc_predict_v2_pb2 as oip
+from headrace.protobuf_wire import SHORT, varint
 from headrace_inference.domain.request import ENTITY_KEY
 
 FORMS_MAX = 2_000
@@ -33,9 +34,6 @@ NAME_TAG, VERSION_TAG, ID_TAG, PARAMETER_TAG, RAW_TAG = 0x0A, 0x12, 0x1A, 0x22, 
 KEY_HEAD = bytes([0x0A, len(ENTITY_KEY)]) + ENTITY_KEY.encode() + b"\x12"
 # InferParameter.string_param.
 TEXT_TAG = 0x1A
-# A length below this is one byte.
-SHORT = 0x80
-ONE_BYTE = [bytes([number]) for number in range(SHORT)]
 NO_FRONT = 0, 0
 
 
@@ -222,15 +220,3 @@ def _form(shared: bytes, contents: list[bytes]) -> Form | None:
 
 def _tagged(content: bytes) -> bytes:
     return bytes([RAW_TAG]) + varint(len(content)) + content
-
-
-def varint(number: int) -> bytes:
-    """Base 128, the least significant group first."""
-    if number < SHORT:
-        return ONE_BYTE[number]
-    groups = bytearray()
-    while number >= SHORT:
-        groups.append(number & 0x7F | SHORT)
-        number >>= 7
-    groups.append(number)
-    return bytes(groups)

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from headrace.errors import Invalid
 from headrace.oip import grpc_predict_v2_pb2 as oip
-from headrace_inference.adapters.request_forms import varint
+from headrace.protobuf_wire import varint
 from headrace_inference.adapters.tensor_codec import DATATYPES
 from headrace_inference.domain.prediction import (
     Failure,
