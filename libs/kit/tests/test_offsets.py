@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is asked of a silent Kafka: each question goes with its client, and none is timed out in it.
+"""What Kafka says of groups, and what is asked of a silent one: each question goes with its client,
+and none is timed out in it.
 
 What the real client does when one is: it ends the process (see `COORDINATOR_TIMEOUT_S`).
 """
@@ -19,6 +20,7 @@ from headrace_kit.offsets import committed_offsets, group_assignments, group_mem
 GROUP, TOPIC = "group", "raw.sim.v1"
 # What librdkafka takes at most; no wait of ours comes near.
 LONGEST_S = 3_600.0
+THIS_TOPIC, ANOTHER_TOPIC = "J0hVaBPvQ1GRd1vPZGvTgA", "0-fMzT2kQf6Yq_pB9n3w1g"
 
 
 class SilentAdmin:
@@ -66,3 +68,42 @@ def test_question_about_a_group_is_given_up_with_its_client_and_not_in_it(admins
             ask()
 
     assert [[LONGEST_S], [LONGEST_S]] == [each.timeouts_s for each in admins]
+
+
+class NotedCommit:
+    """A committed offset with what its client noted beside it, as the real client tells it."""
+
+    topic, partition, offset = TOPIC, 0, 7
+
+    def __init__(self, noted: bytes | None):
+        self._noted = noted
+
+    @property
+    def metadata(self):
+        return self._noted if self._noted is None else self._noted.decode()
+
+
+@pytest.mark.parametrize(
+    ("noted", "counts"),
+    [
+        (None, True),
+        (b"", True),
+        (THIS_TOPIC.encode(), True),
+        (ANOTHER_TOPIC.encode(), False),
+        (b"AgAAAZq3yJ0=", True),
+        (b"no text \x9a", True),
+    ],
+)
+def test_commit_counts_unless_it_names_another_topic(monkeypatch, noted, counts):
+    committed = Future()
+    committed.set_result(SimpleNamespace(topic_partitions=[NotedCommit(noted)]))
+    described = Future()
+    told = SimpleNamespace(topic_id=THIS_TOPIC, partitions=[SimpleNamespace(id=0)])
+    described.set_result(told)
+    admin = SimpleNamespace(
+        describe_topics=lambda *_, **__: {TOPIC: described},
+        list_consumer_group_offsets=lambda *_, **__: {GROUP: committed},
+    )
+    monkeypatch.setattr(offsets, "_admin", lambda _: admin)
+
+    assert committed_offsets("unused", GROUP, [TOPIC]) == ({(TOPIC, 0): 7} if counts else {})

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ REQUEST_TIMEOUT_S = 10.0
 # process once it is found (confluentinc/librdkafka#4605, still so in 2.16). So librdkafka is given
 # the longest it takes; we wait as long as we want, and what is unanswered ends with its client.
 COORDINATOR_TIMEOUT_S = 3_600.0
+TOPIC_ID = re.compile(r"[A-Za-z0-9_-]{22}")  # 16 bytes by Base64, as Kafka writes them
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +152,8 @@ def _offsets(bootstrap: str, topics: Collection[str], spec: OffsetSpec) -> dict[
 def committed_offsets(bootstrap: str, group: str, topics: Collection[str]) -> dict[Partition, int]:
     """The next offset that the group will read; a partition without a commit is absent.
 
-    So is one whose commit names another topic id: it came late, and the topic was made again.
+    So is one whose commit names another topic id: it came late, and the topic was made again. What
+    clients that are not ours note beside an offset names no topic.
     """
     described = described_topics(bootstrap, topics)
     asked = [TopicPartition(topic, n) for topic in topics for n in described[topic].partitions]
@@ -166,8 +169,17 @@ def committed_offsets(bootstrap: str, group: str, topics: Collection[str]) -> di
     return {
         Partition(each.topic, each.partition): each.offset
         for each in found
-        if each.offset >= 0 and each.metadata in (None, "", described[each.topic].id)
+        if each.offset >= 0 and _named_topic(each) in ("", described[each.topic].id)
     }
+
+
+def _named_topic(committed: TopicPartition) -> str:
+    """The id of a topic that was noted beside an offset."""
+    try:
+        noted = committed.metadata or ""
+    except UnicodeDecodeError:
+        return ""
+    return noted if TOPIC_ID.fullmatch(noted) else ""
 
 
 def was_read(bootstrap: str, group: str, topic: str) -> bool:
