@@ -54,26 +54,29 @@ def main() -> None:
             full = generator.run(service.address, METHOD, path, concurrency=64)
             say(f"full: {full}")
             rate = LOAD_SHARE * full.calls_per_s
-            steady = paced(generator, service, path, rate, STEADY_S)
-            before_mb = service.rss_mb()
             swapper = Swapper(where, digests)
-            with beside(swapper.run, lambda ended: sampler.run(service, ended)):
-                swapped = paced(generator, service, path, rate, SWAPPED_S)
-            paced(generator, service, path, rate, STEADY_S)
+            with beside(lambda ended: sampler.run(service, ended)):
+                before = paced(generator, service, path, rate, STEADY_S)
+                before_mb = service.rss_mb()
+                with beside(swapper.run):
+                    swapped = paced(generator, service, path, rate, SWAPPED_S)
+                after = paced(generator, service, path, rate, STEADY_S)
             growth = service.rss_mb() / before_mb - 1
             say(f"calls by code of gRPC: {service.metrics(CALLS)}")
     say(
         f"{len(sampler.versions)} versions answered, {sampler.wrong} of {sampler.asked} sampled "
         f"answers were not of the version that they name; RSS {growth:+.1%}"
     )
+    # A stall of the machine in one of the two would else decide.
+    steady_ms = (before.p99_ms + after.p99_ms) / 2
     ok = (
         not swapped.failed + sampler.failed + sampler.wrong
-        and swapped.p99_ms <= P99_RATIO_MAX * steady.p99_ms
+        and swapped.p99_ms <= P99_RATIO_MAX * steady_ms
         and growth <= GROWTH_MAX
         and len(sampler.versions) >= SWAPPED_MIN * VERSIONS
     )
     said = f"0 failed (found {swapped.failed}), p99 <= 1.5x steady, RSS <= +5 % ({growth:+.1%})"
-    say(Outcome("swap", swapped.p99_ms, "ms p99", steady.p99_ms, said, ok).line())
+    say(Outcome("swap", swapped.p99_ms, "ms p99", steady_ms, said, ok).line())
 
 
 def paced(
