@@ -11,6 +11,7 @@ from headrace_ingest.adapters.contract_book import AppliedContracts
 from headrace_ingest.adapters.label_book import AppliedLabels
 from headrace_ingest.adapters.memory_archive import MemoryArchive
 from headrace_ingest.adapters.memory_rows import MemoryRows
+from headrace_ingest.domain import labels as labels_of
 from headrace_ingest.domain.accounts import Account
 from headrace_ingest.domain.judging import judge
 from headrace_ingest.domain.labels import LabelState, Target
@@ -130,6 +131,25 @@ def test_targets_are_answered_in_their_order(look_up):
     targets = [Target("UA2", NOW_US), Target("UA9", NOW_US), Target("UA1", NOW_US)]
 
     assert [False, None, True] == [each.value for each in look_up(facts, a_label(), targets)]
+
+
+def test_targets_of_one_entity_are_looked_at_some_at_a_time(look_up, monkeypatch):
+    joined, first_said = [], labels_of._first_said
+
+    def counted(rule, asked, said):
+        joined.append(len(asked))
+        return first_said(rule, asked, said)
+
+    monkeypatch.setattr(labels_of, "PAIRS_MAX", 6)
+    monkeypatch.setattr(labels_of, "_first_said", counted)
+    facts = [a_fact(n, event_h=3 * n, known_h=3 * n, delay=20.0 * (n % 2)) for n in range(3)]
+    hours = [0, 3, 6, 9, 6, 3, 0]
+    targets = [Target("UA1", NOW_US + hour * HOUR_US) for hour in hours]
+
+    found = look_up(facts, a_label(), [*targets, Target("UA9", NOW_US)])
+
+    assert [False, True, False, None, False, True, False, None] == [each.value for each in found]
+    assert [2, 2, 2, 1] == joined
 
 
 def test_unknown_label_and_too_many_targets_are_refused(look_up):

@@ -23,6 +23,9 @@ from headrace_ingest.domain.contract import Contract
 from headrace_kit.expressions import to_polars
 
 SECOND_US = 1_000_000
+# Of targets and records of their keys, so many pairs are looked at together: a thousand targets of
+# one entity with a long history would fill the memory. Beyond come those of one target alone.
+PAIRS_MAX = 200_000
 
 
 class Target(NamedTuple):
@@ -154,23 +157,39 @@ def find_labels(
         },
         schema={"index": pl.Int64, "key": pl.String, "as_of_us": pl.Int64, "until_us": pl.Int64},
     )
-    weak = pl.col("origin") == WEAK
-    in_time = asked.join(rows if with_weak else rows.filter(~weak), on="key").filter(
-        _in_window(label) & (pl.col("known_us") <= pl.col("until_us"))
-    )
-    for place in range(len(rule.weak)):
-        in_time = in_time.filter(~_taken_back(place))
-    rank = pl.when(weak).then(-pl.col("known_us")).otherwise("known_us")
-    joined = (
-        in_time.with_columns(weak=weak, rank=rank)
-        .sort("weak", "rank", "event_us", "event_id")
-        .unique("index", keep="first", maintain_order=True)
-    )
-    found = {row["index"]: _known(row) for row in joined.iter_rows(named=True)}
+    said = rows if with_weak else rows.filter(pl.col("origin") != WEAK)
+    found = dict[int, FoundLabel]()
+    for some in _parts(asked, said):
+        for row in _first_said(rule, some, said).iter_rows(named=True):
+            found[row["index"]] = _known(row)
     return [
         found.get(index) or _unknown(label, target, known_until_us)
         for index, target in enumerate(targets)
     ]
+
+
+def _parts(asked: pl.DataFrame, said: pl.DataFrame) -> list[pl.DataFrame]:
+    """The targets that have records of their key, some at a time."""
+    pairs = asked.join(said.group_by("key").len("records"), on="key").sort("index")
+    before = pl.col("records").cast(pl.Int64).cum_sum() - pl.col("records")
+    parts = pairs.with_columns(part=before // PAIRS_MAX).partition_by("part", maintain_order=True)
+    return [part.drop("records", "part") for part in parts]
+
+
+def _first_said(rule: LabelRule, asked: pl.DataFrame, said: pl.DataFrame) -> pl.DataFrame:
+    """What counts of the records, for each of the targets that has such a one."""
+    in_time = asked.join(said, on="key").filter(
+        _in_window(rule.label) & (pl.col("known_us") <= pl.col("until_us"))
+    )
+    for place in range(len(rule.weak)):
+        in_time = in_time.filter(~_taken_back(place))
+    weak = pl.col("origin") == WEAK
+    rank = pl.when(weak).then(-pl.col("known_us")).otherwise("known_us")
+    return (
+        in_time.with_columns(weak=weak, rank=rank)
+        .sort("weak", "rank", "event_us", "event_id")
+        .unique("index", keep="first", maintain_order=True)
+    )
 
 
 def _until_us(label: LabelDefinition, target: Target, known_until_us: int) -> int:
