@@ -90,6 +90,16 @@ def test_minute_counts_what_became_of_its_records(world):
     assert NOW_US - LONG_AGO_US == quality.lateness_us_max
 
 
+def test_mean_lateness_of_many_records_of_long_ago_is_theirs(world):
+    known_us = 7_000_000_000_000_000
+    envelope = {"timestamp_ms": known_us // 1_000}
+    times = {"departed_at": 1_000, "known_at": known_us}
+    world.take(*(a_raw(number, record=envelope, **times) for number in range(1_400)))
+
+    [quality] = world.told()
+    assert (1_400, known_us - 1_000) == (quality.stored, quality.lateness_us_mean)
+
+
 def test_columns_are_measured_over_the_batches_of_a_minute(world):
     world.take(a_raw(0, delay=3), a_raw(1, delay=None))
     world.take(a_raw(2, delay=-7, origin="JFK"))

@@ -131,7 +131,8 @@ class Minute:
     def _take_lateness(self, rows: pl.DataFrame) -> None:
         known_us, event_us = (rows[name] for name in TIMES)
         lateness = known_us - event_us
-        self._lateness_sum += int(lateness.sum())
+        # Beyond int64 for some thousand records that are decades late.
+        self._lateness_sum += int(lateness.cast(pl.Int128).sum())
         self._lateness_max = max(self._lateness_max, int(lateness.max() or 0))  # type: ignore[arg-type]
 
     def _take_columns(self, rows: pl.DataFrame) -> None:
