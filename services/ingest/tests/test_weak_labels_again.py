@@ -32,6 +32,14 @@ def stores(request, tmp_path):
     return DeltaArchive(uri, {}, was_read=never_read), DeltaRows(uri, {}, was_read=never_read)
 
 
+def test_records_are_told_up_to_the_last_moment_there_is(stores):
+    world = WeakWorld(*stores)
+
+    rows = world.records.between(world.departed, from_us=0, until_us=2**63 - 1, rows_max=9)
+
+    assert 3 == len(rows)
+
+
 def test_labels_of_an_archive_that_is_gone_are_not_taken_for_none(tmp_path):
     """All would be published anew, and stored twice once the archive is back."""
     uri = tmp_path.as_uri()

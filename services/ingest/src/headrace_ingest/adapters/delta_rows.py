@@ -18,6 +18,7 @@ from headrace_kit.objects import delta_table_uri
 
 DAY_US = 86_400 * 1_000_000
 EPOCH = date(1970, 1, 1)
+DAY_LAST = (date.max - EPOCH).days
 
 log = structlog.get_logger(__name__)
 
@@ -90,4 +91,5 @@ def _text(text: str) -> str:
 
 
 def _date(day: int) -> str:
-    return f"date '{EPOCH + timedelta(days=day)}'"
+    """Of a day since 1970; who wants all asks for times beyond the year 9999."""
+    return f"date '{EPOCH + timedelta(days=min(day, DAY_LAST))}'"
