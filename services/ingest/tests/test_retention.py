@@ -147,6 +147,13 @@ def test_stream_without_retention_keeps_all(world):
     assert 0 == world.tables.newest_version(STREAM)
 
 
+@pytest.mark.parametrize("retention", ["16000d", "1000000d"])
+def test_retention_from_before_the_first_event_keeps_all(world, retention):
+    world.keep(retention)
+
+    assert 0 == world.tables.newest_version(STREAM)
+
+
 def test_young_dataset_keeps_its_version_over_the_retention(world):
     made = world.create()
     world.keep("14d")

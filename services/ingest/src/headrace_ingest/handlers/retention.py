@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from datetime import UTC, date, datetime
+from datetime import date, timedelta
 
 from headrace.errors import NotFound, Unavailable
 from headrace.feature_view import StreamView, View
@@ -38,6 +38,7 @@ COPY_KEEP_H = 24
 # The tables of the other streams age on.
 NOTHING_TO_KEEP = ("STREAM_EMPTY", "VIEW_EMPTY", ARCHIVE_MISSING)
 HOUR_US = 3_600 * 1_000_000
+EPOCH, DAY_US = date(1970, 1, 1), 24 * HOUR_US
 
 
 def forget_unended(_: float, *, files: UnendedFiles) -> Iterator[None]:
@@ -125,11 +126,12 @@ class Keeper:
         return None
 
     def _first_day(self, contract: Contract) -> date | None:
-        """The first day of event time that is kept; None keeps all."""
+        """The first day of event time that is kept; None keeps all, for none is before 1970."""
         retention_s = contract.stream.retention_s
         if retention_s is None:
             return None
-        return datetime.fromtimestamp(self.clock.now_us() / 1e6 - retention_s, UTC).date()
+        first = (self.clock.now_us() - retention_s * 1_000_000) // DAY_US
+        return EPOCH + timedelta(days=first) if first > 0 else None
 
     def _leaving(self, stream: str) -> Iterator[Manifest]:
         """The datasets of a stream whose version may soon be gone."""
