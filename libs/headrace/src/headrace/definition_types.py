@@ -11,13 +11,18 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Pla
 NAME = re.compile(r"[a-z0-9][a-z0-9\-.]{0,127}")
 COLUMN = re.compile(r"[a-z][a-z0-9_]{0,63}")
 SECONDS_BY_UNIT = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
+# Longer than all event times, and in microseconds it can be added to one within int64.
+DURATION_S_MAX = 100_000_000 * 86_400
 
 
 def duration_s(value: object) -> object:
     """Seconds of "15m", "-1h" or "14d"; a number without a unit is refused."""
     if not isinstance(value, str) or not (found := re.fullmatch(r"(-?\d+)([smhd])", value)):
         raise ValueError("a duration is a whole number with a unit s, m, h or d, such as 15m")
-    return int(found[1]) * SECONDS_BY_UNIT[found[2]]
+    seconds = int(found[1]) * SECONDS_BY_UNIT[found[2]]
+    if abs(seconds) > DURATION_S_MAX:
+        raise ValueError(f"a duration is at most {DURATION_S_MAX // 86_400}d")
+    return seconds
 
 
 def duration_text(value: int) -> str:
