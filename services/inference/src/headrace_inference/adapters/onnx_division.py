@@ -5,38 +5,55 @@ The rule is the registry's (its adapter of this name), which refuses such files 
 are divided by constants alone, and by none with 0 or -1 in it, for the least int64 by -1 ends the
 process that asks for it. It is looked for before a session is made, which works out constants.
 
-The file is read as the wire format of onnx.proto3 has it, for inference has no onnx: of its nodes
-the names, of its weights nothing but where they end. Of which types a division is, where the file
-does not tell, is asked of the runtime, by a session that runs nothing.
+Of which types a division is, where the file does not tell, is asked of the runtime, by a session
+that runs nothing and has no weights: the memory budget knows nothing of it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
 from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
 from headrace.errors import Invalid
-from headrace.protobuf_wire import Field, bytes_field, fields, number_field
+from headrace.protobuf_wire import bytes_field, fields
+from headrace_inference.adapters.onnx_outline import outline
+from headrace_inference.adapters.onnx_wire import (
+    ATTRIBUTE_INT,
+    ATTRIBUTE_INTS,
+    ATTRIBUTE_NAME,
+    ATTRIBUTE_TENSOR,
+    CONSTANT,
+    GRAPH_INPUT,
+    GRAPH_NODE,
+    GRAPH_OUTPUT,
+    HOLDERS,
+    MODEL_GRAPH,
+    MODEL_HEAD,
+    NODE_OPERATOR,
+    TENSOR_INT32S,
+    TENSOR_INT64S,
+    TENSOR_RAW,
+    TENSOR_TYPE,
+    TENSOR_UINT64S,
+    Graph,
+    Node,
+    Parts,
+    encoded,
+    graph_of,
+    message,
+    name_of,
+    node_of,
+    value_info,
+    whole_number,
+    whole_numbers,
+)
 
 DIVISION = "Div"
-# Operators that hold graphs, and what hands on the numbers of its first input.
-HOLDERS = ("If", "Loop", "Scan", "SequenceMap")
+# They hand on the numbers of their first input.
 HANDING_ON = ("Cast", "Flatten", "Identity", "Reshape", "Squeeze", "Unsqueeze")
-
-# Fields of onnx.proto3.
-MODEL_GRAPH, MODEL_HEAD = 7, (1, 8)  # its IR version and operator sets
-GRAPH_NODE, GRAPH_WEIGHT, GRAPH_INPUT, GRAPH_OUTPUT = 1, 5, 11, 12
-NODE_INPUT, NODE_OUTPUT, NODE_OPERATOR, NODE_ATTRIBUTE = 1, 2, 4, 5
-ATTRIBUTE_NAME, ATTRIBUTE_INT, ATTRIBUTE_TENSOR, ATTRIBUTE_INTS = 1, 3, 5, 8
-ATTRIBUTE_GRAPH, ATTRIBUTE_GRAPHS = 6, 11
-TENSOR_TYPE, TENSOR_INT32S, TENSOR_INT64S, TENSOR_NAME = 2, 5, 7, 8
-TENSOR_RAW, TENSOR_UINT64S = 9, 11
-VALUE_NAME, VALUE_TYPE, TYPE_TENSOR, TENSOR_TYPE_ELEMENT = 1, 2, 1, 1
-
 # By TensorProto.DataType.
 TYPE_BY_ELEMENT = {
     1: "tensor(float)", 2: "tensor(uint8)", 3: "tensor(int8)", 4: "tensor(uint16)",
@@ -51,7 +68,6 @@ WHOLE_BY_ELEMENT: dict[int, type] = {
     13: np.uint64,
 }  # fmt: skip
 
-Parts = list[memoryview]
 # Types of what a model takes and gives, by name; raises Invalid FORMAT.
 AskTypes = Callable[[bytes], Mapping[str, str]]
 
@@ -62,56 +78,19 @@ def check_divisions(onnx: bytes, ask_types: AskTypes) -> None:
     graphs = [each.content for each in model if each.number == MODEL_GRAPH and each.content]
     if not _divides(graphs):
         return
-    head = b"".join(_encoded(each) for each in model if each.number in MODEL_HEAD)
-    _Scope(_graph(graphs), None, head, ask_types).check({})
-
-
-@dataclass(slots=True)
-class _Node:
-    operator: str = ""
-    inputs: list[str] = field(default_factory=list)
-    outputs: list[str] = field(default_factory=list)
-    attributes: Parts = field(default_factory=list)
-
-    def graphs(self) -> Iterator[Parts]:
-        """A graph that comes in parts is one."""
-        if self.operator not in HOLDERS:
-            return
-        for attribute in self.attributes:
-            found = [*fields(attribute)]
-            one = [each.content for each in found if each.number == ATTRIBUTE_GRAPH]
-            if parts := [each for each in one if each is not None]:
-                yield parts
-            yield from (
-                [each.content]
-                for each in found
-                if each.number == ATTRIBUTE_GRAPHS and each.content is not None
-            )
-
-
-@dataclass(slots=True)
-class _Graph:
-    parts: Parts
-    nodes: list[_Node] = field(default_factory=list)
-    weights: dict[str, memoryview] = field(default_factory=dict)
-    inputs: set[str] = field(default_factory=set)
-    outputs: set[str] = field(default_factory=set)
-
-    @property
-    def made(self) -> set[str]:
-        """What its nodes give."""
-        return {name for node in self.nodes for name in node.outputs if name}
+    head = b"".join(piece for each in model if each.number in MODEL_HEAD for piece in encoded(each))
+    _Scope(graph_of(graphs), None, head, ask_types).check({})
 
 
 # A weight, or a node that gives a constant or hands one on.
-_Constants = Mapping[str, memoryview | _Node]
+_Constants = Mapping[str, memoryview | Node]
 
 
 class _Scope:
     """A graph and what is known around it."""
 
     def __init__(
-        self, graph: _Graph, around: _Scope | None, head: bytes, ask_types: AskTypes
+        self, graph: Graph, around: _Scope | None, head: bytes, ask_types: AskTypes
     ) -> None:
         self._graph, self._around, self._head, self._ask = graph, around, head, ask_types
 
@@ -123,16 +102,16 @@ class _Scope:
             if self._around is None or name not in self._graph.inputs
         }
         known = {name: each for name, each in given.items() if name not in self._graph.inputs}
-        constants: dict[str, memoryview | _Node] = {**known, **weights}
+        constants: dict[str, memoryview | Node] = {**known, **weights}
         for node in self._graph.nodes:
             if node.operator == DIVISION:
                 self._check_division(node, constants)
             for parts in node.graphs():
-                _Scope(_graph(parts), self, self._head, self._ask).check(constants)
+                _Scope(graph_of(parts), self, self._head, self._ask).check(constants)
             if node.outputs and _is_constant(node, constants):
                 constants.setdefault(node.outputs[0], node)
 
-    def _check_division(self, node: _Node, constants: _Constants) -> None:
+    def _check_division(self, node: Node, constants: _Constants) -> None:
         """All that a division takes and gives is of one type; the runtime refuses anything else."""
         divisor = _numbers(node.inputs[1], constants) if len(node.inputs) > 1 else None
         if divisor is not None:
@@ -163,13 +142,14 @@ class _Scope:
             for name in sorted(_named_in(graph.parts) & captured.keys())
             if captured[name] in ELEMENT_BY_TYPE
         ]
-        more = [bytes_field(GRAPH_INPUT, _value(name, element)) for name, element in taken]
+        more = [bytes_field(GRAPH_INPUT, value_info(name, element)) for name, element in taken]
         more += [
-            bytes_field(GRAPH_OUTPUT, _value(name)) for name in sorted(graph.made - graph.outputs)
+            bytes_field(GRAPH_OUTPUT, value_info(name))
+            for name in sorted(graph.made - graph.outputs)
         ]
-        whole = b"".join([*graph.parts, *more])
+        model = b"".join([self._head, *message(MODEL_GRAPH, [*outline(graph.parts), *more])])
         weights = {name: _weight_type(each) for name, each in graph.weights.items()}
-        return {**captured, **weights, **self._asked(self._head + bytes_field(MODEL_GRAPH, whole))}
+        return {**captured, **weights, **self._asked(model)}
 
     def _asked(self, model: bytes) -> Mapping[str, str]:
         try:
@@ -188,11 +168,11 @@ def _divides(parts: Parts) -> bool:
             for each in fields(part):
                 if each.number != GRAPH_NODE or each.content is None:
                     continue
-                operator = _name(each.content, NODE_OPERATOR)
+                operator = name_of(each.content, NODE_OPERATOR)
                 if operator == DIVISION:
                     return True
                 if operator in HOLDERS:
-                    pending.extend(_node(each.content).graphs())
+                    pending.extend(node_of(each.content).graphs())
     return False
 
 
@@ -201,7 +181,7 @@ def _named_in(parts: Parts) -> set[str]:
     names: set[str] = set()
     pending = [parts]
     while pending:
-        graph = _graph(pending.pop())
+        graph = graph_of(pending.pop())
         names |= graph.outputs
         for node in graph.nodes:
             names.update(node.inputs)
@@ -209,58 +189,20 @@ def _named_in(parts: Parts) -> set[str]:
     return names
 
 
-def _nodes(parts: Parts) -> Iterator[_Node]:
-    for part in parts:
-        for each in fields(part):
-            if each.number == GRAPH_NODE and each.content is not None:
-                yield _node(each.content)
-
-
-def _node(content: memoryview) -> _Node:
-    node = _Node()
-    for each in fields(content):
-        if each.content is None:
-            continue
-        if each.number == NODE_INPUT:
-            node.inputs.append(_text(each.content))
-        elif each.number == NODE_OUTPUT:
-            node.outputs.append(_text(each.content))
-        elif each.number == NODE_OPERATOR:
-            node.operator = _text(each.content)
-        elif each.number == NODE_ATTRIBUTE:
-            node.attributes.append(each.content)
-    return node
-
-
-def _graph(parts: Parts) -> _Graph:
-    graph = _Graph(parts, [*_nodes(parts)])
-    for part in parts:
-        for each in fields(part):
-            if each.content is None:
-                continue
-            if each.number == GRAPH_WEIGHT:
-                graph.weights[_name(each.content, TENSOR_NAME)] = each.content
-            elif each.number == GRAPH_INPUT:
-                graph.inputs.add(_name(each.content, VALUE_NAME))
-            elif each.number == GRAPH_OUTPUT:
-                graph.outputs.add(_name(each.content, VALUE_NAME))
-    return graph
-
-
-def _is_constant(node: _Node, constants: _Constants) -> bool:
+def _is_constant(node: Node, constants: _Constants) -> bool:
     hands_on = node.operator in HANDING_ON and node.inputs and node.inputs[0] in constants
-    return node.operator == "Constant" or bool(hands_on)
+    return node.operator == CONSTANT or bool(hands_on)
 
 
 def _numbers(name: str, constants: _Constants) -> NDArray[np.generic] | None:
     """None for what is not known: no constant, or one that was never a whole number."""
     types: list[int] = []
     found = constants.get(name)
-    while isinstance(found, _Node) and found.operator != "Constant":
-        types += [_whole(fields(each), ATTRIBUTE_INT) for each in found.attributes
-                  if _name(each, ATTRIBUTE_NAME) == "to"]  # fmt: skip
+    while isinstance(found, Node) and found.operator != CONSTANT:
+        types += [whole_number(fields(each), ATTRIBUTE_INT) for each in found.attributes
+                  if name_of(each, ATTRIBUTE_NAME) == "to"]  # fmt: skip
         found = constants.get(found.inputs[0])
-    numbers = _constant(found) if isinstance(found, _Node) else _tensor(found)
+    numbers = _constant(found) if isinstance(found, Node) else _tensor(found)
     if numbers is None or not set(types) <= WHOLE_BY_ELEMENT.keys():
         return None
     for to in reversed(types):
@@ -268,16 +210,16 @@ def _numbers(name: str, constants: _Constants) -> NDArray[np.generic] | None:
     return numbers
 
 
-def _constant(node: _Node) -> NDArray[np.generic] | None:
+def _constant(node: Node) -> NDArray[np.generic] | None:
     for attribute in node.attributes:
-        name, found = _name(attribute, ATTRIBUTE_NAME), [*fields(attribute)]
+        name, found = name_of(attribute, ATTRIBUTE_NAME), [*fields(attribute)]
         if name == "value":
             tensors = [each.content for each in found if each.number == ATTRIBUTE_TENSOR]
             return _tensor(tensors[-1]) if tensors else None
         if name == "value_int":
-            return np.array([_whole(found, ATTRIBUTE_INT)], np.uint64).view(np.int64)
+            return np.array([whole_number(found, ATTRIBUTE_INT)], np.uint64).view(np.int64)
         if name == "value_ints":
-            return _varints(found, ATTRIBUTE_INTS)
+            return whole_numbers(found, ATTRIBUTE_INTS)
     return None
 
 
@@ -286,78 +228,18 @@ def _tensor(content: memoryview | None) -> NDArray[np.generic] | None:
     if content is None:
         return None
     found = [*fields(content)]
-    kind = WHOLE_BY_ELEMENT.get(_whole(found, TENSOR_TYPE))
+    kind = WHOLE_BY_ELEMENT.get(whole_number(found, TENSOR_TYPE))
     if kind is None:
         return None
     raw = [each.content for each in found if each.number == TENSOR_RAW and each.content]
     if raw:
         return np.frombuffer(raw[-1], np.dtype(kind).newbyteorder("<"))
     places = (TENSOR_INT32S, TENSOR_INT64S, TENSOR_UINT64S)
-    return np.concatenate([_varints(found, place) for place in places]).astype(kind)
+    return np.concatenate([whole_numbers(found, place) for place in places]).astype(kind)
 
 
 def _weight_type(tensor: memoryview) -> str:
-    return TYPE_BY_ELEMENT.get(_whole(fields(tensor), TENSOR_TYPE), "")
-
-
-def _whole(found: Iterable[Field], number: int) -> int:
-    """The last one given counts (protobuf)."""
-    value = 0
-    for each in found:
-        if each.number == number and each.varint is not None:
-            value = each.varint & 0xFFFF_FFFF_FFFF_FFFF
-    return value
-
-
-def _varints(found: Iterable[Field], number: int) -> NDArray[np.int64]:
-    """Of a repeated field, one by one or packed together."""
-    numbers: list[int] = []
-    for each in found:
-        if each.number != number:
-            continue
-        if each.varint is not None:
-            numbers.append(each.varint & 0xFFFF_FFFF_FFFF_FFFF)
-        elif each.content is not None:
-            numbers += _packed(each.content)
-    return np.array(numbers, np.uint64).view(np.int64)
-
-
-def _packed(content: memoryview) -> list[int]:
-    numbers, value, shift = [], 0, 0
-    for byte in content:
-        value |= (byte & 0x7F) << shift
-        shift += 7
-        if byte < 0x80:
-            numbers.append(value & 0xFFFF_FFFF_FFFF_FFFF)
-            value = shift = 0
-    return numbers
-
-
-def _name(content: memoryview, number: int) -> str:
-    found = b""
-    for each in fields(content):
-        if each.number == number and each.content is not None:
-            found = bytes(each.content)
-    return found.decode(errors="replace")
-
-
-def _text(content: memoryview) -> str:
-    return bytes(content).decode(errors="replace")
-
-
-def _value(name: str, element: int = 0) -> bytes:
-    """A ValueInfoProto; the runtime works out what is not told."""
-    named = bytes_field(VALUE_NAME, name.encode())
-    if not element:
-        return named
-    tensor = number_field(TENSOR_TYPE_ELEMENT, element)
-    return named + bytes_field(VALUE_TYPE, bytes_field(TYPE_TENSOR, tensor))
-
-
-def _encoded(each: Field) -> bytes:
-    if each.content is not None:
-        return bytes_field(each.number, bytes(each.content))
-    return number_field(each.number, each.varint or 0)
+    return TYPE_BY_ELEMENT.get(whole_number(fields(tensor), TENSOR_TYPE), "")
 
 
 def _refused(problem: str) -> Invalid:
