@@ -12,10 +12,11 @@ import psutil
 import pytest
 
 from headrace.client import Addresses
-from headrace.connection import connect, keep_connection
-from headrace.errors import Unavailable
+from headrace.connection import CONNECTION_FILE, connect, keep_connection
+from headrace.errors import Invalid, Unavailable
+from headrace.local.locks import exclusive
 from headrace.local.platform import ADDRESSES_FILE
-from headrace.local.state import DataFolder, RunState, write_state
+from headrace.local.state import DataFolder, RunState, live_state, write_state
 
 ELSEWHERE = Addresses(registry="registry.example:7104")
 HERE = Addresses(registry="127.0.0.1:17104")
@@ -75,3 +76,72 @@ def test_platform_here_is_shown_no_token_of_another(tmp_path):
     client = connect(tmp_path)
 
     assert (HERE, "") == (client.addresses, client.token)
+
+
+BROKEN = [
+    "",
+    '{"addresses": {"kafka"',
+    "[]",
+    '{"addresses": []}',
+    '{"addresses": {"door": "a:1"}, "token": ""}',
+    '{"addresses": {"kafka": 9092}, "token": ""}',
+    '{"addresses": {}, "token": null}',
+    "[" * 100_000,
+]
+
+
+@pytest.mark.parametrize("content", BROKEN)
+def test_platform_here_is_found_beside_a_broken_connection(tmp_path, content):
+    run_here(tmp_path)
+    (tmp_path / CONNECTION_FILE).write_text(content)
+
+    client = connect(tmp_path)
+
+    assert (HERE, "") == (client.addresses, client.token)
+
+
+@pytest.mark.parametrize("content", BROKEN)
+def test_broken_connection_is_told_where_it_is_needed(tmp_path, content):
+    (tmp_path / CONNECTION_FILE).write_text(content)
+
+    with pytest.raises(Invalid, match="headrace connect") as told:
+        connect(tmp_path)
+    assert str(tmp_path / CONNECTION_FILE) == told.value.metadata["file"]
+
+
+def test_connection_that_is_no_file_is_told(tmp_path):
+    (tmp_path / CONNECTION_FILE).mkdir()
+
+    with pytest.raises(Invalid, match="headrace connect"):
+        connect(tmp_path)
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"kafka"', '{"door": "a:1"}', '{"kafka": 9092}'])
+def test_broken_addresses_of_the_platform_here_are_told(tmp_path, content):
+    run_here(tmp_path)
+    (DataFolder(tmp_path).run / ADDRESSES_FILE).write_text(content)
+
+    with pytest.raises(Invalid, match="headrace down and headrace up"):
+        connect(tmp_path)
+
+
+STATES = ["", "[]", '{"pid": 1', '{"pid": 1, "processes": []}', '{"processes": [{"name": "a"}]}']
+
+
+@pytest.mark.parametrize("content", STATES)
+def test_state_of_another_version_is_told_while_its_supervisor_runs(tmp_path, content):
+    folder = DataFolder(tmp_path)
+    with exclusive(folder.lock, deadline_s=0):
+        folder.state.write_text(content)
+
+        with pytest.raises(Invalid, match="another version of headrace"):
+            live_state(folder)
+
+
+@pytest.mark.parametrize("content", STATES)
+def test_state_of_another_version_is_none_where_no_supervisor_runs(tmp_path, content):
+    folder = DataFolder(tmp_path)
+    folder.run.mkdir(parents=True)
+    folder.state.write_text(content)
+
+    assert live_state(folder) is None

@@ -86,7 +86,8 @@ def status(data_dir: DataDir = DEFAULT_DATA_DIR) -> None:
 
     headrace status
     """
-    state = live_state(DataFolder(data_dir))
+    with told_errors():
+        state = live_state(DataFolder(data_dir))
     if state is None:
         out.print("Nothing is running. Start it with: headrace up")
         raise typer.Exit(EXIT_ERROR)

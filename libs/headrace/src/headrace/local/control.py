@@ -15,7 +15,7 @@ import psutil
 
 from headrace.errors import Unavailable
 from headrace.local.process import RUN_MARK, TOLD, ended, tail, told_error
-from headrace.local.state import DataFolder, read_state, running
+from headrace.local.state import DataFolder, live_state, read_state, running
 
 POLL_INTERVAL_S = 0.05
 KILL_TIMEOUT_S = 5.0
@@ -102,8 +102,9 @@ def stop(folder: DataFolder, *, deadline_s: float) -> bool:
     """Stops the supervisor and all that it started; True if there was something to stop.
 
     A supervisor that is still there after the deadline is killed, and its processes with it.
+    Raises Invalid BAD_SETTING for one that cannot be understood.
     """
-    state = read_state(folder)
+    state = live_state(folder)
     found = running(folder)
     if found and state is not None and (supervisor := state.supervisor()):
         supervisor.terminate()

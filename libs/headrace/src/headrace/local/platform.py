@@ -28,6 +28,7 @@ from headrace.local.settings import has_settings
 from headrace.local.state import DataFolder, live_state, rss_mb_by_service
 from headrace.local.supervisor import START_S_MAX, Report, Stage, Supervisor
 from headrace.local.tools import ToolCache
+from headrace.whole_file import write_whole
 
 SERVICES = ("registry", "ingest", "feature", "trainer", "inference", "monitor")
 PEERS: Mapping[str, Sequence[str]] = {
@@ -98,7 +99,7 @@ class Platform:
         self.folder.run.mkdir(parents=True, exist_ok=True)
         keep_to_stores(self._data, postgres=self._options.postgres, s3=self._options.s3)
         addresses = json.dumps(asdict(self.addresses), indent=1)
-        (self.folder.run / ADDRESSES_FILE).write_text(addresses, encoding="utf-8")
+        write_whole(self.folder.run / ADDRESSES_FILE, addresses, mode=0o644)
         stores, environment = self._stores()
         services = [self._service(name, environment) for name in SERVICES]
         check_settings([each for each in services if has_settings(each.name)])

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import psutil
 
-from headrace.errors import Unavailable
+from headrace.errors import Invalid, Unavailable
 from headrace.local.locks import held
 
 STARTING, READY, UNREADY = "starting", "ready", "unready"
@@ -94,18 +94,29 @@ def write_state(folder: DataFolder, state: RunState) -> None:
 
 
 def read_state(folder: DataFolder) -> RunState | None:
-    """What the last supervisor said, whether it lives or not; None when there never was one."""
+    """What the last supervisor said, whether it lives or not; None when that cannot be known: there
+    was none, or one of another version.
+    """
     try:
         content = json.loads(folder.state.read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError):
+        processes = tuple(ProcessState(**each) for each in content.pop("processes"))
+        return RunState(**content, processes=processes)
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
         return None
-    processes = tuple(ProcessState(**each) for each in content.pop("processes"))
-    return RunState(**content, processes=processes)
 
 
 def live_state(folder: DataFolder) -> RunState | None:
-    """What the supervisor says that runs now; None when none does."""
+    """What the supervisor says that runs now; None when none does.
+
+    Raises Invalid BAD_SETTING where one runs and cannot be understood.
+    """
     state = read_state(folder)
+    if state is None and folder.state.exists() and running(folder):
+        problem = (
+            "it cannot be read, or another version of headrace wrote it: end the headrace up that "
+            "runs on this folder, by Ctrl-C or kill, and start it again"
+        )
+        raise Invalid("BAD_SETTING", file=folder.state, problem=problem)
     return state if state is not None and state.supervisor() is not None else None
 
 
