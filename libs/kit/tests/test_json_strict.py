@@ -140,7 +140,9 @@ def test_numbers_that_need_a_look_are_read_as_they_are_among_many():
 
 
 NUMBERS = st.integers(-(2**63), 2**63 - 1) | st.floats(allow_nan=False, allow_infinity=False)
-ROWS = st.lists(NUMBERS, max_size=9) | st.lists(st.lists(NUMBERS, max_size=4), max_size=9)
+ROWS = st.recursive(
+    st.lists(NUMBERS, max_size=9), lambda inner: st.lists(inner, max_size=5), max_leaves=9
+)
 
 
 @pytest.fixture
@@ -178,6 +180,11 @@ BROKEN = [
     b"[[1,2,3],[4,5,6],]",
     b"[[1,2,3],,[4,5,6]]",
     b"[1,2,3,4,5]]",
+    b"[[[1,2,3],[4]],[[5],,[6]]]",
+    b"[[[1,2,3],[4]],[,[5],[6]]]",
+    b"[[[1,2,3],[4]],[[5],[6], ]]",
+    b"[[[1,2,3],[4]],[[5],[6]]",
+    b"[[[1,2,3],[4]]][[[5],[6]]]",
     b"[1,2,3,4,5\xff]",
     b"[1,2,3,4,5,1e999]",
     b"[1,2,3,9223372036854775808]",
@@ -217,6 +224,19 @@ def test_what_looks_like_numbers_is_told_apart(short_steps, value):
     assert json.loads(value) == json_strict.decode(value, numbers_key="data")
 
 
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.text("[], 1", max_size=40))
+def test_what_is_no_list_is_found_in_steps_where_it_is_found_at_once(short_steps, text):
+    value = b'{"data":[' + text.encode() + b"]}"
+    try:
+        whole = json_strict.decode(value)
+    except Invalid as refused:
+        with pytest.raises(Invalid, match=refused.reason):
+            json_strict.decode(value, numbers_key="data")
+    else:
+        assert whole == json_strict.decode(value, numbers_key="data")
+
+
 def test_no_more_numbers_are_read_at_once_than_a_step(short_steps, monkeypatch):
     parts, plain = [], json_strict._PLAIN
 
@@ -226,8 +246,12 @@ def test_no_more_numbers_are_read_at_once_than_a_step(short_steps, monkeypatch):
             return plain.decode(text)
 
     monkeypatch.setattr(json_strict, "_PLAIN", Noted())
-    value = b'{"name":"x","data":[[1,2],[3,4],[5,6],[7,8]],"flat":{"data":[1,2,3,4,5,6]}}'
+    value = (
+        b'{"name":"x","data":[[1,2],[3,4],[5,6],[7,8]],"flat":{"data":[1,2,3,4,5,6]},'
+        b'"deep":{"data":[[[1],[2],[3]],[[4],[5],[6]]]}}'
+    )
     json_strict.decode(value, numbers_key="data")
 
-    assert ["[[1,2],[3,4]]", "[[5,6],[7,8]]"] == [part for part in parts if part[:2] == "[["]
-    assert ["[1,2,3,4]", "[5,6]"] == [part for part in parts if part[1] in "15"]
+    assert ["[[1,2],[3]]", "[[4],[5,6]]", "[[7,8]]"] == parts[:3]
+    assert ["[1,2,3,4]", "[5,6]"] == parts[3:5]
+    assert ["[[[1],[2]]]", "[[[3]],[[4]]]", "[[[5],[6]]]"] == parts[5:8]
