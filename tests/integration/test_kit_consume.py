@@ -695,6 +695,26 @@ def test_follower_of_a_missing_topic_names_it(kafka_server):
     follower.stop(1.0)
 
 
+def test_follower_of_a_topic_that_is_made_again_tells(kafka_server, new_topic):
+    """It would go on at its place in the one before, and its table might lack rows."""
+    topic = new_topic(1)
+    follower = TableFollower(
+        bootstrap=kafka_server, topic=topic, on_record=lambda record: None, service="follower"
+    )
+    follower.start(10.0)
+    first = follower.topic_id
+    make_again(kafka_server, new_topic, topic, numbers(0, 3))
+
+    assert isinstance(wait_until(follower.failed), Unavailable)
+    follower.stop(5.0)
+    again = TableFollower(
+        bootstrap=kafka_server, topic=topic, on_record=lambda record: None, service="follower"
+    )
+    again.start(10.0)
+    assert first != again.topic_id
+    again.stop(5.0)
+
+
 def test_follower_that_meets_a_bug_tells(kafka_server, new_topic, publisher):
     topic = new_topic(1)
     follower = TableFollower(

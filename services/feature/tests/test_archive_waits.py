@@ -20,6 +20,7 @@ from headrace_feature.adapters.grpc_api import FeatureApi
 from headrace_feature.adapters.memory_archive import ASKED_US, MemoryArchive
 from headrace_feature.domain.completeness import StoredPartition, StreamReach
 from headrace_feature.domain.freshness import DelayHistogram
+from headrace_feature.domain.log_place import LogPlace
 from headrace_feature.domain.served_sample import ServedSample
 from headrace_kit.testing import FixedClock
 
@@ -120,6 +121,9 @@ class Context:
 def an_api(folder, archive, *, world=None, sample=None):
     world = world or World()
     world.clock = FixedClock(ASKED_US)
+    lake = (folder / "lake").as_uri()
+    tables = DeltaFeatureTables(lake, {}, world.clock, world.erased, log_id=lambda: "1st")
+    tables.know(LogPlace(0, "1st"))
     return FeatureApi(
         online=world.online(),
         archive=archive,
@@ -127,9 +131,7 @@ def an_api(folder, archive, *, world=None, sample=None):
         sample=sample or ServedSample(),
         notes=None,
         freshness=DelayHistogram(),
-        feature_tables=DeltaFeatureTables(
-            (folder / "lake").as_uri(), {}, world.clock, world.erased
-        ),
+        feature_tables=tables,
         progress_of=lambda layout: None,
     )
 

@@ -6,9 +6,10 @@ from dataclasses import replace
 from itertools import count
 
 import pytest
+from deltalake import CommitProperties, DeltaTable, Transaction
 from feature_world import DAY, HOUR, START, Event, World, a_catalogue, a_view
 from prometheus_client import REGISTRY
-from test_materialized_views import AFTER, Lake
+from test_materialized_views import Lake
 
 from headrace import topics
 from headrace.errors import Invalid, Unavailable
@@ -16,6 +17,7 @@ from headrace.ingest.v1.erasures_pb2 import EntityErased
 from headrace_feature.adapters import delta_erasure, delta_features, erased_rows
 from headrace_feature.adapters.delta_features import DeltaFeatureTables
 from headrace_feature.adapters.erased_rows import ErasedRows, RowTopics, ToldErasures
+from headrace_feature.domain.log_place import LogPlace
 from headrace_kit.erased_entities import Entity, ErasedEntities, entity_sha256
 from headrace_kit.failpoints import FailpointRaised, arm
 from headrace_kit.kafka import Message, Partition
@@ -60,10 +62,11 @@ class Erasures:
         self.world.restart()
         self.lake.restart()
         self.lake.erased = self.world.erased
-        folder = self.lake.folder.as_uri()
-        self.lake.tables = DeltaFeatureTables(folder, {}, FixedClock(AFTER), self.world.erased)
+        self.lake.tables = self.lake.tables_of(self.world.erased, self.lake.log_id)
+        followed = self.lake.log_id
         self.row_log = LogOfParts(self.world.publisher)
-        self.table, self.clock = ToldErasures(self.world.erased), FixedClock(START)
+        self.table = ToldErasures(self.world.erased, lambda: followed)
+        self.clock = FixedClock(START)
         self.followed = 0
         self.worker = ErasedRows(
             told=self.table,
@@ -90,6 +93,10 @@ class Erasures:
                 self.table.take(record)
             self.followed = record.offset + 1
         self.worker.look()
+
+    def make_log_again(self, log_id):
+        """Under its old name, and empty."""
+        self.told, self.lake.log_id = MemoryPublisher(), log_id
 
     def events_are_out(self, value, at_us, column="zone"):
         """This long after the first row."""
@@ -180,7 +187,7 @@ def test_unreadable_erasure_holds_back_no_other(erasures):
     erasures.look()
 
     assert {b"a": False, b"b": True} == erasures.rows()
-    assert 3 == erasures.table.all()[1]
+    assert LogPlace(3, "1st") == erasures.table.all()[1]
 
 
 @pytest.mark.parametrize("late_from", [0, 1_000])
@@ -301,9 +308,7 @@ def test_table_of_a_later_definition_has_no_row_of_it(erasures):
 def test_worker_that_does_not_know_the_erasure_appends_nothing(erasures):
     erasures.lake.materialize(rides(), until_us=START + HOUR // 2)
     erasures.erase("a")
-    behind = DeltaFeatureTables(
-        erasures.lake.folder.as_uri(), {}, FixedClock(AFTER), ErasedEntities()
-    )
+    behind = erasures.lake.tables_of(ErasedEntities())
     with pytest.raises(Unavailable, match="ERASURES_AWAITED"):
         erasures.lake.materialize(rides(), tables=behind)
 
@@ -314,9 +319,7 @@ def test_worker_that_does_not_know_the_erasure_appends_nothing(erasures):
 def test_rows_that_were_made_before_the_erasure_are_refused_after_it(erasures, erased):
     """Another worker erases while this one, which does not know yet, writes its files."""
     erasures.lake.materialize(rides(), until_us=START + HOUR // 2)
-    behind = DeltaFeatureTables(
-        erasures.lake.folder.as_uri(), {}, FixedClock(AFTER), ErasedEntities()
-    )
+    behind = erasures.lake.tables_of(ErasedEntities())
     opened, calls = behind.open, count()
 
     def overtaken(view, definition):
@@ -326,6 +329,73 @@ def test_rows_that_were_made_before_the_erasure_are_refused_after_it(erasures, e
         return table
 
     behind.open = overtaken
+    with pytest.raises(Unavailable, match="ERASURES_AWAITED"):
+        erasures.lake.materialize(rides(), tables=behind)
+
+    assert {"ride-1"} | ({"ride-0", "ride-2"} if erased == "c" else set()) == (
+        erasures.lake.rows().keys()
+    )
+
+
+def test_erasures_of_a_log_that_was_made_again_reach_the_table_too(erasures):
+    """The log has fewer than the place that the table was followed to in the one before."""
+    erasures.lake.materialize([a_ride(f"ride-{n}", START + n, "abc"[n % 3]) for n in range(6)])
+    erasures.tell("none")
+    erasures.erase("a")
+    assert {"b", "c"} == erasures.zones()
+    erasures.make_log_again("2nd")
+    erasures.restart()
+    erasures.erase("b")
+
+    assert {"c"} == erasures.zones()
+
+
+def test_table_of_a_version_before_is_looked_through_once_more(erasures):
+    """It has a place, but does not say in which log."""
+    erasures.lake.materialize(rides())
+    table = DeltaTable((erasures.lake.folder / "features" / "zone").as_uri())
+    noted = CommitProperties(app_transactions=[Transaction("feature|erased", 7)])
+    table.create_write_transaction(
+        [], mode="append", schema=table.schema(), partition_by=["_date"], commit_properties=noted
+    )
+    erasures.erase("a")
+
+    assert {"b"} == erasures.zones()
+
+
+def test_worker_that_follows_a_log_of_before_appends_nothing(erasures):
+    """Another one follows the log that was made again, and has erased by it."""
+    erasures.lake.materialize(rides(), until_us=START + HOUR // 2)
+    erasures.tell("none")
+    erasures.look()
+    erasures.make_log_again("2nd")
+    behind = erasures.lake.tables_of(ErasedEntities(), "1st")
+    behind.know(LogPlace(1, "1st"))
+    erasures.restart()
+    erasures.erase("a")
+    with pytest.raises(Unavailable, match="ERASURES_AWAITED"):
+        erasures.lake.materialize(rides(), tables=behind)
+
+    assert {"ride-1"} == erasures.lake.rows().keys()
+
+
+@pytest.mark.parametrize("erased", ["a", "c"])  # of which there are rows, and none
+def test_rows_are_refused_when_the_log_was_made_again_and_erased_by_meanwhile(
+    erasures, monkeypatch, erased
+):
+    """The log of before was still there when they began to be written."""
+    erasures.lake.materialize(rides(), until_us=START + HOUR // 2)
+    behind = erasures.lake.tables_of(ErasedEntities())
+    write, calls = delta_features._written, count()
+
+    def overtaken(*given):
+        if not next(calls):
+            erasures.make_log_again("2nd")
+            erasures.restart()
+            erasures.erase(erased)
+        return write(*given)
+
+    monkeypatch.setattr(delta_features, "_written", overtaken)
     with pytest.raises(Unavailable, match="ERASURES_AWAITED"):
         erasures.lake.materialize(rides(), tables=behind)
 

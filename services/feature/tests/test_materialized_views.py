@@ -39,6 +39,7 @@ from headrace_feature import materialize_handlers
 from headrace_feature.adapters import delta_features
 from headrace_feature.adapters.delta_features import DeltaFeatureTables
 from headrace_feature.adapters.memory_archive import MemoryArchive
+from headrace_feature.domain.log_place import LogPlace
 from headrace_feature.materialize_handlers import MaterializeView, materialize_view, view_source
 from headrace_kit import failpoints
 from headrace_kit.erased_entities import ErasedEntities
@@ -59,11 +60,21 @@ class Lake:
 
     def __init__(self, folder, view=VIEW):
         self.folder, self.catalogue = Path(folder), a_catalogue(view)
+        self.log_id = "1st"  # of the log of erasures that is there
         self.restart()
 
     def restart(self):
         self.erased = ErasedEntities()
-        self.tables = DeltaFeatureTables(self.folder.as_uri(), {}, FixedClock(AFTER), self.erased)
+        self.tables = self.tables_of(self.erased)
+
+    def tables_of(self, erased, log_id="1st", *, clock=None):
+        """Of a worker that knows these, as the log of this id tells them."""
+        clock = clock or FixedClock(AFTER)
+        tables = DeltaFeatureTables(
+            self.folder.as_uri(), {}, clock, erased, log_id=lambda: self.log_id
+        )
+        tables.know(LogPlace(0, log_id))
+        return tables
 
     def materialize(self, rides, *, airs=(), view="zone", tables=None, **asked):
         after = [Event("after-all", AFTER + 1, AFTER + 1)], [Air("after-all", AFTER + 1, AFTER + 1)]
@@ -286,7 +297,7 @@ def test_round_whose_commit_another_is_before_is_made_again(lake, monkeypatch):
 def test_round_whose_files_ingest_may_soon_take_for_left_over_is_made_again(lake, monkeypatch):
     lake.materialize(some_rides(3), until_us=START)
     clock, write, slept = FixedClock(AFTER), delta_features._written, []
-    tables = DeltaFeatureTables(lake.folder.as_uri(), {}, clock, lake.erased)
+    tables = lake.tables_of(lake.erased, clock=clock)
 
     def written(*given):
         if not slept:

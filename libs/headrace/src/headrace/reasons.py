@@ -519,6 +519,11 @@ REASONS: dict[str, Reason] = {
     "TOPIC_MISSING": Reason(
         "Unavailable", "A topic of the contracts does not exist.", "Run headrace apply."
     ),
+    "TOPIC_MADE_AGAIN": Reason(
+        "Unavailable",
+        "A topic that the service holds as a table was deleted and made again.",
+        "Nothing; the service starts again, and reads it from its beginning.",
+    ),
     "OFFSET_LOST": Reason(
         "Unavailable",
         "Retention removed records that were not read yet.",

@@ -3,6 +3,7 @@
 
 `start` returns when the end that it saw at the start is reached, so that a service is ready only
 with a whole table. Compaction leaves gaps, so the end of a partition is what Kafka says it is.
+A topic that is made again is another table, for which the follower of the first one is no use.
 """
 
 from __future__ import annotations
@@ -18,8 +19,10 @@ from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaExcepti
 from headrace.errors import Busy, HeadraceError, Unavailable
 from headrace_kit.backoff import Backoff
 from headrace_kit.kafka import Record, await_broker, client_settings, to_record
+from headrace_kit.offsets import topic_partitions
 from headrace_kit.part_thread import PartThread
 from headrace_kit.telemetry import counter
+from headrace_kit.topic_ids import TopicIds
 
 POLL_RECORDS_MAX = 500
 REQUEST_TIMEOUT_S = 5.0
@@ -32,13 +35,14 @@ class TableFollower:
 
     Busy and Unavailable: the same record again, later. Any other HeadraceError: logged and counted,
     next record; it is not set aside, for it comes again at each start. Anything else is a bug: the
-    follower stops and `failed` tells.
+    follower stops and `failed` tells, as it does when the topic is missing, or was made again.
     """
 
     def __init__(
         self, *, bootstrap: str, topic: str, on_record: Callable[[Record], None], service: str
     ) -> None:
         self._bootstrap, self._topic, self._on_record = bootstrap, topic, on_record
+        self._ids = TopicIds(bootstrap)
         self._ends: dict[int, int] = {}  # partitions that are not caught up, and their ends
         self._caught_up = threading.Event()
         self._stopping = threading.Event()
@@ -78,6 +82,11 @@ class TableFollower:
             if time.monotonic() > deadline_s:
                 raise Unavailable("RESTORING", topic=self._topic)
 
+    @property
+    def topic_id(self) -> str:
+        """Of the topic that is followed: what was read of another one is none of it."""
+        return self._ids.get(self._topic)
+
     def stop(self, timeout_s: float) -> None:
         self._stopping.set()
         if self._thread.started:
@@ -94,15 +103,16 @@ class TableFollower:
     def _end_offsets(self, deadline_s: float) -> dict[int, int]:
         while True:
             try:
-                found = self._consumer.list_topics(self._topic, timeout=REQUEST_TIMEOUT_S)
-                metadata = found.topics[self._topic]
-                if metadata.error is None:
-                    return {number: self._end_offset(number) for number in metadata.partitions}
+                # First: of a topic that is made again meanwhile it is the older one.
+                self._ids.identify([self._topic])
+                partitions = topic_partitions(self._bootstrap, [self._topic])
+                return {each.number: self._end_offset(each.number) for each in partitions}
             except KafkaException as err:
                 if time.monotonic() > deadline_s:
                     raise Unavailable("BROKER_UNAVAILABLE", bootstrap=self._bootstrap) from err
-            if time.monotonic() > deadline_s:
-                raise Unavailable("TOPIC_MISSING", topic=self._topic)
+            except Unavailable:
+                if time.monotonic() > deadline_s:
+                    raise
             self._stopping.wait(0.2)
 
     def _end_offset(self, number: int) -> int:
@@ -114,6 +124,8 @@ class TableFollower:
         try:
             while not self._stopping.is_set():
                 self._thread.tick()
+                if self._ids.made_again([self._topic]):
+                    raise Unavailable("TOPIC_MADE_AGAIN", topic=self._topic)
                 for message in self._consumer.consume(POLL_RECORDS_MAX, 0.1):
                     self._take(message)
         finally:

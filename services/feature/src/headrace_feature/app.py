@@ -33,6 +33,7 @@ from headrace_feature.adapters.group_members import GroupMembers
 from headrace_feature.adapters.grpc_api import FeatureApi, PeerApi
 from headrace_feature.adapters.kafka_topics import (
     KafkaRawTopics,
+    erasure_log_id,
     record_begins,
     record_ends,
     record_topic_id,
@@ -120,7 +121,7 @@ def run(settings: Settings) -> int:
         follow(topic=topics.REGISTRY_DEFINITIONS.name, on_record=definitions.on_record),
         # Erased events are read from an end that is asked for before the erased entities are.
         erasure.events,
-        follow(topic=topics.INGEST_ERASURES.name, on_record=erasure.entities.take),
+        erasure.entities,
         group.members,
         history.restorer,
         history.backfill,
@@ -200,7 +201,13 @@ def _offline(settings: Settings, held: Held) -> Offline:
             clock=held.clock,
         ),
         raw_topics,
-        DeltaFeatureTables(uri, options, held.clock, held.erased),
+        DeltaFeatureTables(
+            uri,
+            options,
+            held.clock,
+            held.erased,
+            log_id=partial(erasure_log_id, settings.kafka_bootstrap),
+        ),
     )
 
 
@@ -252,17 +259,23 @@ def _group(settings: Settings, held: Held) -> Group:
 class Erasure:
     """Takes erased entities and their events out of all that is held, and was told."""
 
-    entities: ToldErasures
+    entities: TableFollower
     events: ErasedEventsReader
     eraser: RunEraser
     rows: ErasedRows
 
 
 def _erasure(settings: Settings, held: Held, offline: Offline, tellers: Tellers) -> Erasure:
-    bootstrap, entities = settings.kafka_bootstrap, ToldErasures(held.erased)
-    log = KafkaTopicLog(bootstrap)
+    bootstrap = settings.kafka_bootstrap
+    log, told = KafkaTopicLog(bootstrap), ToldErasures(held.erased, lambda: follower.topic_id)
+    follower = TableFollower(
+        bootstrap=bootstrap,
+        topic=topics.INGEST_ERASURES.name,
+        on_record=told.take,
+        service=SERVICE,
+    )
     rows = ErasedRows(
-        told=entities,
+        told=told,
         tables=offline.tables,
         topics=RowTopics(
             catalogue=held.catalogue, log=log, teller=tellers.rows, publisher=held.publisher
@@ -288,7 +301,7 @@ def _erasure(settings: Settings, held: Held, offline: Offline, tellers: Tellers)
         eraser=eraser,
         store=held.store,
     )
-    return Erasure(entities, events, eraser, rows)
+    return Erasure(follower, events, eraser, rows)
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import polars as pl
@@ -18,9 +18,11 @@ import structlog
 
 from headrace.errors import Unavailable
 from headrace_feature.adapters.arrow_archive import EVENT_TIME
+from headrace_feature.domain.log_place import BEGINNING, LogPlace
 from headrace_kit.erased_entities import Entity, ErasedEntities
 from headrace_kit.failpoints import failpoint
 
+# Of each commit that erases or appends, so that Delta refuses one that another came before.
 ERASED = "feature|erased"
 ENTITIES_MAX = 100  # of one commit
 TRIES_MAX = 20
@@ -33,7 +35,7 @@ class Knowledge:
     """All erasures before the place `known` in their log are in `erased`."""
 
     erased: ErasedEntities
-    known: int = 0
+    known: LogPlace = BEGINNING
 
     def others(self, rows: Any, entity: Collection[str]) -> Any:
         """The rows of a record batch that are of no erased entity."""
@@ -47,7 +49,7 @@ class Knowledge:
 
 
 def take_out(
-    uri: str, options: Mapping[str, str], told: Sequence[tuple[int, Entity]], known: int
+    uri: str, options: Mapping[str, str], told: Sequence[tuple[int, Entity]], known: LogPlace
 ) -> Generator[None, None, int]:
     """How many rows; the table's place is `known` then, if any of the erasures concerns it.
 
@@ -63,11 +65,11 @@ def take_out(
             table = DeltaTable(uri, storage_options=dict(options))
         except TableNotFoundError:
             return taken
-        due = _due(table, told)
+        due = _due(table, told, known.log_id)
         if not due:
             return taken
         some = due[:ENTITIES_MAX]
-        place = known if len(some) == len(due) else some[-1][0] + 1
+        place = known if len(some) == len(due) else replace(known, offset=some[-1][0] + 1)
         try:
             taken += _delete(table, [entity for _, entity in some], place)
         except CommitFailedError as err:
@@ -79,9 +81,18 @@ def take_out(
     raise Unavailable("TABLE_CONTENDED", uri=uri)
 
 
-def _due(table: Any, told: Sequence[tuple[int, Entity]]) -> list[tuple[int, Entity]]:
+def erased_until(table: Any, log_id: str) -> int:
+    """The place in this log before which none is left; that in another log counts for nothing."""
+    return table.transaction_version(_app_id(log_id)) or 0
+
+
+def _app_id(log_id: str) -> str:
+    return f"{ERASED}|{log_id}"
+
+
+def _due(table: Any, told: Sequence[tuple[int, Entity]], log_id: str) -> list[tuple[int, Entity]]:
     """Those that the table is not followed to, and that name its entities."""
-    place = table.transaction_version(ERASED) or 0
+    place = erased_until(table, log_id)
     columns = _entity_columns(table)
     return [(at, each) for at, each in told if at >= place and each.column in columns]
 
@@ -92,10 +103,11 @@ def _entity_columns(table: Any) -> set[str]:
     return {each.name for each in fields if each.type.type != "float"}
 
 
-def _delete(table: Any, entities: Sequence[Entity], place: int) -> int:
+def _delete(table: Any, entities: Sequence[Entity], place: LogPlace) -> int:
     from deltalake import CommitProperties, Transaction
 
-    noted = CommitProperties(app_transactions=[Transaction(ERASED, place)])
+    app_ids = ERASED, _app_id(place.log_id)
+    noted = CommitProperties(app_transactions=[Transaction(each, place.offset) for each in app_ids])
     by_column = {each.column: [e for e in entities if e.column == each.column] for each in entities}
     rows = " or ".join(_predicate(column, some) for column, some in by_column.items())
     found = int(table.delete(rows, commit_properties=noted)["num_deleted_rows"] or 0)

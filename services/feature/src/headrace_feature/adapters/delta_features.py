@@ -7,9 +7,10 @@ written it since the table was read. Files are written first: what no commit nam
 and ingest removes it when it is a day old. Nothing is compacted and the log is kept: a version
 stays readable until an erasure, behind which ingest removes the files that no dataset names.
 
-`feature|erased` is the place in the log of erasures up to which no row of an erased entity is in
-the table. A deletion sets it with the rows that it takes out; rows are appended only by who knows
-all erasures before it, without theirs, and Delta refuses them when it has moved meanwhile.
+`feature|erased|<topic id>` is the place in the log of erasures of that id up to which no row of an
+erased entity is in the table. A deletion sets it with the rows that it takes out; rows are appended
+only by who knows all erasures before it, in the log that is there now, without theirs. Both write
+`feature|erased`, too, so that Delta refuses rows when a deletion came between.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from __future__ import annotations
 import json
 import uuid
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from itertools import groupby, pairwise
@@ -30,9 +31,16 @@ from numpy.typing import NDArray
 
 from headrace.errors import Invalid, Unavailable
 from headrace_feature.adapters.arrow_archive import EVENT_TIME, ID, KNOWN_TIME
-from headrace_feature.adapters.delta_erasure import ERASED, Knowledge, store_errors, take_out
+from headrace_feature.adapters.delta_erasure import (
+    ERASED,
+    Knowledge,
+    erased_until,
+    store_errors,
+    take_out,
+)
 from headrace_feature.adapters.duckdb_workbench import AS_OF
 from headrace_feature.domain.local_time import DAY_S
+from headrace_feature.domain.log_place import LogPlace
 from headrace_feature.domain.training_set import Batch, Rows
 from headrace_feature.domain.views import DAY_US
 from headrace_kit.clock import Clock
@@ -58,7 +66,10 @@ log = structlog.get_logger(__name__)
 
 
 class DeltaFeatureTables:
-    """FeatureTables in a folder or on S3. deltalake and pyarrow are imported at the first call."""
+    """FeatureTables in a folder or on S3. deltalake and pyarrow are imported at the first call.
+
+    `log_id`: of the log of erasures that is there now; raises Unavailable.
+    """
 
     def __init__(
         self,
@@ -66,19 +77,22 @@ class DeltaFeatureTables:
         storage_options: Mapping[str, str],
         clock: Clock,
         erased: ErasedEntities,
+        log_id: Callable[[], str],
     ) -> None:
         self._uri, self._options, self._clock = uri, dict(storage_options), clock
-        self._knowledge = Knowledge(erased)
+        self._knowledge, self._log_id = Knowledge(erased), log_id
 
     def open(self, view: str, definition: str) -> DeltaFeatureTable:
         uri = delta_table_uri(self._uri, FOLDER, view)
-        return DeltaFeatureTable(view, definition, uri, self._options, self._clock, self._knowledge)
+        return DeltaFeatureTable(
+            view, definition, uri, self._options, self._clock, self._knowledge, self._log_id
+        )
 
-    def know(self, known: int) -> None:
+    def know(self, known: LogPlace) -> None:
         """All erasures before this place in their log are in `erased`."""
         self._knowledge.known = known
 
-    def erase(self, told: Sequence[tuple[int, Entity]], known: int) -> Iterator[None]:
+    def erase(self, told: Sequence[tuple[int, Entity]], known: LogPlace) -> Iterator[None]:
         """Take the rows of erased entities out of every table there is, a commit at a step.
 
         `told`: all erasures with their places in the log, before `known`. Raises Unavailable
@@ -95,7 +109,9 @@ class DeltaFeatureTables:
         if failed:
             raise Unavailable("OBJECT_STORE_UNAVAILABLE", views=", ".join(failed))
 
-    def _erase(self, view: str, told: Sequence[tuple[int, Entity]], known: int) -> Iterator[None]:
+    def _erase(
+        self, view: str, told: Sequence[tuple[int, Entity]], known: LogPlace
+    ) -> Iterator[None]:
         uri = delta_table_uri(self._uri, FOLDER, view)
         with store_errors(view):
             taken = yield from take_out(uri, self._options, told, known)
@@ -130,9 +146,11 @@ class DeltaFeatureTable:
         storage_options: Mapping[str, str],
         clock: Clock,
         knowledge: Knowledge,
+        log_id: Callable[[], str],
     ) -> None:
         self._view, self._definition, self._clock = view, definition, clock
-        self._uri, self._options, self._knowledge = uri, dict(storage_options), knowledge
+        self._uri, self._options = uri, dict(storage_options)
+        self._knowledge, self._log_id = knowledge, log_id
         with store_errors(view):
             self._table = self._opened()
 
@@ -170,9 +188,7 @@ class DeltaFeatureTable:
     def _add(self, answered: Answered, schema: Any, keys: Sequence[str], until_us: int) -> bool:
         if self._overtaken_while_made(schema):
             return False
-        place = self._table.transaction_version(ERASED) or 0
-        if place > self._knowledge.known:
-            raise Unavailable("ERASURES_AWAITED", view=self._view)
+        self._check_known()
         batches = (
             self._knowledge.others(_rows(batch, each, self._definition, schema), keys)
             for batch, each in answered
@@ -183,8 +199,14 @@ class DeltaFeatureTable:
         if self._clock.now_us() - begun_us > COMMITTED_WITHIN_US:
             log.warning("feature_files_too_old", view=self._view)
             return False
-        self._commit(files, until_us, place)
+        self._commit(files, until_us)
         return True
+
+    def _check_known(self) -> None:
+        """Asked behind the opening: who follows a log that is made later is refused, or refuses."""
+        known, log_id = self._knowledge.known, self._log_id()
+        if log_id != known.log_id or erased_until(self._table, log_id) > known.offset:
+            raise Unavailable("ERASURES_AWAITED", view=self._view)
 
     def _opened(self) -> Any:
         """None where there is no table yet."""
@@ -223,11 +245,12 @@ class DeltaFeatureTable:
             self._table = self._opened()
         return self.until_us != before
 
-    def _commit(self, files: list[_File], until_us: int, place: int) -> None:
+    def _commit(self, files: list[_File], until_us: int) -> None:
         """Refused where another has written, or erased, meanwhile."""
         from deltalake import CommitProperties, Transaction
 
         now_ms = self._clock.now_us() // 1_000
+        erased = self._table.transaction_version(ERASED) or 0
         self._table.create_write_transaction(
             [each.action(now_ms) for each in files],
             mode="append",
@@ -236,7 +259,7 @@ class DeltaFeatureTable:
             commit_properties=CommitProperties(
                 app_transactions=[
                     Transaction(self._app_id, until_us),
-                    Transaction(ERASED, place),
+                    Transaction(ERASED, erased),
                 ]
             ),
         )

@@ -19,6 +19,7 @@ from headrace.errors import Unavailable
 from headrace.ingest.v1.erasures_pb2 import EntityErased
 from headrace_feature.adapters.delta_features import DeltaFeatureTables
 from headrace_feature.adapters.row_teller import RowTeller
+from headrace_feature.domain.log_place import LogPlace
 from headrace_feature.domain.views import Catalogue
 from headrace_feature.row_handlers import publishing_views
 from headrace_kit.backoff import Backoff
@@ -61,30 +62,35 @@ class RowsUntil:
 
 
 class ToldErasures:
-    """What `ingest.erasures` says: its follower's thread tells, another one asks."""
+    """What `ingest.erasures` says: its follower's thread tells, another one asks.
 
-    def __init__(self, erased: ErasedEntities) -> None:
-        self._erased, self._lock = erased, threading.Lock()
+    `log_id`: of the topic that is followed.
+    """
+
+    def __init__(self, erased: ErasedEntities, log_id: Callable[[], str]) -> None:
+        self._erased, self._log_id, self._lock = erased, log_id, threading.Lock()
         self._newest: dict[str, Told] = {}  # by entity
         self._known = 0
 
     def take(self, record: Record) -> None:
         """Raises Invalid DECODE_ERROR; the follower skips the record, and so do we."""
         with self._lock:
-            self._known = record.offset + 1
-            _, entity = read_erased(record.value, EntityErased.FromString)
-            self._erased.take(entity)
-            self._newest[entity.sha256] = Told(record.offset, record.timestamp_ms, entity)
+            try:
+                _, entity = read_erased(record.value, EntityErased.FromString)
+                self._erased.take(entity)
+                self._newest[entity.sha256] = Told(record.offset, record.timestamp_ms, entity)
+            finally:  # others see it without the lock, and then the entity is known
+                self._known = record.offset + 1
 
     @property
-    def known(self) -> int:
-        """The place in the log up to which it was read."""
-        return self._known
+    def known(self) -> LogPlace:
+        """Up to which the log was read."""
+        return LogPlace(self._known, self._log_id())
 
-    def all(self) -> tuple[list[Told], int]:
+    def all(self) -> tuple[list[Told], LogPlace]:
         """In their order, and the place in the log that they stand before."""
         with self._lock:
-            return sorted(self._newest.values(), key=lambda each: each.offset), self._known
+            return sorted(self._newest.values(), key=lambda each: each.offset), self.known
 
 
 class ErasedRows(LookingPart):
@@ -95,11 +101,16 @@ class ErasedRows(LookingPart):
     ) -> None:
         super().__init__("erased-rows", interval_s=LOOK_INTERVAL_S, waits="erased_rows_wait")
         self._told, self._tables, self._topics, self._clock = told, tables, topics, clock
-        # Places in the log, up to which all is out of the topics, and asked of the tables.
+        # Places in the log, up to which all is out of the topics, and asked of the tables. When the
+        # log is made again its follower ends, and this with it.
         self._out_of_topics = self._asked_of_tables = 0
         self._tables_retry = Backoff()
         self._owed_lock = threading.Lock()
         self._owed: frozenset[RowsUntil] = frozenset()
+
+    def start(self) -> None:
+        self._tables.know(self._told.known)
+        super().start()
 
     def events_are_out(self, entities: Collection[Entity]) -> None:
         """By the thread that sends rows: the events of these have just left the runs."""
@@ -133,27 +144,27 @@ class ErasedRows(LookingPart):
         if failures:
             raise failures[0]
 
-    def _due(self, known: int) -> bool:
+    def _due(self, known: LogPlace) -> bool:
         """Whether something is new, or to be tried again."""
-        done = self._out_of_topics == self._asked_of_tables == known
+        done = self._out_of_topics == self._asked_of_tables == known.offset
         return not done or bool(self._owed) or self._retries_tables()
 
     def _retries_tables(self) -> bool:
         return self._tables_retry.tries > 0 and not self._tables_retry.left_s()
 
-    def _clear_topics(self, told: Sequence[Told], known: int) -> Iterator[None]:
+    def _clear_topics(self, told: Sequence[Told], known: LogPlace) -> Iterator[None]:
         owed = self._owed
         new = [each.rows_until for each in told if each.offset >= self._out_of_topics]
         yield from self._topics.erase([*new, *owed])
         with self._owed_lock:
             self._owed -= owed
-        self._out_of_topics = known
+        self._out_of_topics = known.offset
 
-    def _clear_tables(self, told: Sequence[Told], known: int) -> Iterator[None]:
+    def _clear_tables(self, told: Sequence[Told], known: LogPlace) -> Iterator[None]:
         """A table that fails is tried again later and later, and at once with the next erasure."""
-        if self._asked_of_tables == known and not self._retries_tables():
+        if self._asked_of_tables == known.offset and not self._retries_tables():
             return
-        self._asked_of_tables = known
+        self._asked_of_tables = known.offset
         try:
             yield from self._tables.erase([(each.offset, each.entity) for each in told], known)
         except Unavailable:

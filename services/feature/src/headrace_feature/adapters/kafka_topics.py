@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What Kafka says about raw topics: the id that names the archive's counters, and the ends."""
+"""What Kafka says about topics: the id that names the archive's counters, others, and the ends."""
 
 from __future__ import annotations
 
@@ -34,6 +34,12 @@ def record_ends(bootstrap: str, stream: str) -> dict[int, int]:
 def record_topic_id(bootstrap: str, stream: str) -> str:
     """Of the topic of a stream's records: made again, it has another one. Raises Unavailable."""
     topic = topics.INGEST_RECORDS.of(stream)
+    return described_topics(bootstrap, [topic])[topic].id
+
+
+def erasure_log_id(bootstrap: str) -> str:
+    """Of the topic that names erased entities; raises Unavailable."""
+    topic = topics.INGEST_ERASURES.name
     return described_topics(bootstrap, [topic])[topic].id
 
 
