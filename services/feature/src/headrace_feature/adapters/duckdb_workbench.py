@@ -242,7 +242,9 @@ class Bench:
                     database.register(name, table)
                 yield database
         except (duckdb.Error, OSError) as err:
-            if met_no_file(err):  # an erasure removed it
+            # An erasure removed it. No join is of a version that the caller named, which would
+            # not come back: the version after it answers the same request.
+            if met_no_file(err):
                 raise Unavailable("TABLE_CONTENDED", tables=", ".join(tables)) from err
             if met_no_store(err):
                 raise Unavailable("OBJECT_STORE_UNAVAILABLE", tables=", ".join(tables)) from err
