@@ -124,6 +124,21 @@ def test_texts_are_found_by_likeness_and_added_once(engine):
     assert ([], Indexed(-1, 1)) == (made.nearest("s", "note", query, 10), made.indexed("s", "note"))
 
 
+def test_zero_bytes_of_texts_keep_nobody_from_finding_them(engine):
+    """PostgreSQL holds none in a text, and JSON may write one into any column of text."""
+    embedder, made = HashedEmbedder(), SqlCatalogueIndex(engine)
+    texts = SqlTextIndex(engine, embedder.dimensions)
+    vectors = embedder.embed(["snow\0on the runway"])
+    texts.add("s", "zeros", [Passage("e", "snow\0on the runway")], vectors, Indexed())
+    made.replace([Entry("stream", "s", "ops", "Snow\0of the day")])
+
+    assert texts.catch_up("s", "zeros", 60.0)
+    [match] = texts.nearest("s", "zeros", vectors[0], 1)
+    assert ("e", "snow\ufffdon the runway") == (match.event_id, match.text)
+    [entry] = made.search(["snow"], KINDS, offset=0, limit=10)
+    assert "Snow\ufffdof the day" == entry.description
+
+
 def test_index_is_built_again_where_pgvector_comes_to_a_database(pgvector_server):
     engine = connect(pgvector_server, schema="ingest_index_grown")
     MIGRATIONS.upgrade(engine)

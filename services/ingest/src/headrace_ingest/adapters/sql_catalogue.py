@@ -13,7 +13,7 @@ from dataclasses import asdict
 
 from sqlalchemy import Engine, bindparam, text
 
-from headrace_ingest.adapters.sql_tables import ENTRIES, WEIGHED
+from headrace_ingest.adapters.sql_tables import ENTRIES, WEIGHED, storable
 from headrace_ingest.domain.catalogue import Entry, words_of
 from headrace_kit.sql import transaction
 
@@ -75,4 +75,5 @@ class SqlCatalogueIndex:
 def _row(number: int, entry: Entry) -> dict[str, object]:
     rest = f"{entry.owner} {entry.description} {entry.details} {entry.kind}"
     words = {"name_words": " ".join(words_of(entry.name)), "words": " ".join(words_of(rest))}
-    return {"id": number, **asdict(entry), **words}
+    told = {name: storable(text) for name, text in asdict(entry).items()}
+    return {"id": number, **told, **words}

@@ -63,3 +63,8 @@ INDEXED = Table(
 )
 # A change of a table comes with the revision that brings the old one to it, and back.
 MIGRATIONS = Migrations(Path(index.__file__).parent)
+
+
+def storable(given: str) -> str:
+    """The text as both databases hold it: PostgreSQL takes no zero byte, which JSON may write."""
+    return given.replace("\0", "\ufffd")

@@ -132,4 +132,5 @@ def _place(stream: str, column: str) -> dict[str, str]:
 
 def _row(passage: Passage, vector: Vectors) -> dict[str, Any]:
     stored = vector.astype("<f2").tobytes()
-    return {"event_id": passage.event_id, "text": passage.text, "vector": stored}
+    told = sql_tables.storable(passage.text)
+    return {"event_id": passage.event_id, "text": told, "vector": stored}
