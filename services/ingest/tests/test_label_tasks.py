@@ -323,6 +323,18 @@ def test_lease_that_ended_frees_the_task_and_takes_no_answer(make):
         world.submit(task_id, "ann")
 
 
+def test_zero_byte_names_no_task_and_no_labeller(make):
+    world = make()
+    world.put(served(1))
+
+    with pytest.raises(Invalid, match="labeller"):
+        world.claim("a\0b")
+    with pytest.raises(NotFound, match="TASK_UNKNOWN"):
+        world.submit("a\0b", "ann")
+    with pytest.raises(NotFound, match="TASK_UNKNOWN"):
+        label_tasks.skip_task("a\0b", "ann", tasks=world.tasks)
+
+
 def test_answer_without_a_claim_is_refused(make):
     world = make()
     world.put(served(1))

@@ -423,7 +423,8 @@ def _said(task_id: str, labeller: str) -> Select[Any]:
 
 
 def _get(connection: Connection, query: Select[Any], task_id: str) -> Task:
-    row = connection.execute(query).first()
+    # PostgreSQL takes no zero byte in a text, and no id of a task has one.
+    row = None if "\0" in task_id else connection.execute(query).first()
     if row is None:
         raise NotFound("TASK_UNKNOWN", task_id=task_id[:64])
     return _task(row)

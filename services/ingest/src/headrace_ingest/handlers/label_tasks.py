@@ -178,6 +178,6 @@ def _check_shown(task: Task, shown: Mapping[str, str]) -> None:
 
 
 def _check_labeller(labeller: str) -> None:
-    if not labeller or len(labeller) > LABELLER_CHARACTERS_MAX:
-        problem = f"must have 1 to {LABELLER_CHARACTERS_MAX} characters"
+    if not labeller or len(labeller) > LABELLER_CHARACTERS_MAX or "\0" in labeller:
+        problem = f"must have 1 to {LABELLER_CHARACTERS_MAX} characters, and no zero byte"
         raise Invalid("BAD_REQUEST", field="labeller", problem=problem)
