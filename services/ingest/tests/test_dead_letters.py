@@ -185,6 +185,43 @@ def test_letters_are_listed_with_counts_by_reason(world):
     assert {(STREAM, "OUT_OF_RANGE", False): 1, (STREAM, "BAD_TYPE", False): 2} == page.counts
 
 
+def without(*names, **changed):
+    """Headers of a letter but for these, and those that are changed."""
+    letter = {
+        "dl-topic": RAW,
+        "dl-partition": "0",
+        "dl-offset": "7",
+        "dl-attempt": "1",
+        "dl-key": "UA1",
+        "dl-reason": "BAD_TYPE",
+        "dl-sha256": "0" * 64,
+    } | {f"dl-{name}": value for name, value in changed.items()}
+    return [(name, value.encode()) for name, value in letter.items() if name not in names]
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        without("dl-key"),
+        without("dl-sha256"),
+        without("dl-reason"),
+        without(partition=str(2**31)),
+        without(offset=str(2**63)),
+        without(attempt=str(2**31)),
+    ],
+)
+def test_record_that_is_no_letter_keeps_no_letter_from_being_listed_and_sent(headers, world):
+    world.publish(LATE)
+    world.publisher.publish([Message(TOPIC, b"anything", b"anything", tuple(headers))])
+    world.mend(**WIDER)
+
+    [letter] = dead_letter_api._to_page(world.page()).letters
+    assert ["OUT_OF_RANGE"] == letter.reasons
+    with pytest.raises(NotFound, match="DEAD_LETTER_UNKNOWN"):
+        world.show(Position(0, 1))
+    assert (1, ["departed:1"]) == (world.redrive().sent, world.stored_ids())
+
+
 def test_pages_follow_each_other(world):
     world.publish(LATE, TYPE, a_raw(3, delay="y"))
 

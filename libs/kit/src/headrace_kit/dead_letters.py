@@ -18,10 +18,13 @@ from headrace_kit.kafka import MESSAGE_BYTES_MAX, Message, Record
 RECORD_BYTES_MAX = MESSAGE_BYTES_MAX - 65_536  # a larger record is left where it is
 HEADER_BYTES = 10  # of framing, at most
 KEY_BYTES_MAX = 1_024
+INT32_MAX, INT64_MAX = 2**31 - 1, 2**63 - 1
 DIGITS_MAX = 19  # of an int64
 POISON_CRASH = "POISON_CRASH"
 OUR_HEADERS = "dl-"
 ORIGIN_HEADERS = ("dl-topic", "dl-partition", "dl-offset", "dl-attempt")
+# What a letter says beside its origin, always.
+CONTENT_HEADERS = ("dl-key", "dl-reason", "dl-sha256")
 
 
 class Origin(NamedTuple):
@@ -83,7 +86,9 @@ def origin_of(headers: Mapping[str, bytes]) -> Origin | None:
     topic, *numbers = texts
     if not topic or not all(_whole(text) for text in numbers):
         return None
-    return Origin(topic, *map(int, numbers))
+    origin = Origin(topic, *map(int, numbers))
+    fits = max(origin.partition, origin.attempt) < INT32_MAX and origin.offset <= INT64_MAX
+    return origin if fits else None
 
 
 def whole(record: Record, letter: Mapping[str, bytes]) -> bool:

@@ -15,7 +15,13 @@ from headrace_ingest.domain.judging import judge
 from headrace_ingest.domain.letters import Letter, Position, Selection, Sent, Window
 from headrace_ingest.handlers.erased_letters import ErasedLetters, veiled
 from headrace_ingest.ports.definitions import ContractBook
-from headrace_kit.dead_letters import dead_letter_topic, origin_of, own_headers, whole
+from headrace_kit.dead_letters import (
+    CONTENT_HEADERS,
+    dead_letter_topic,
+    origin_of,
+    own_headers,
+    whole,
+)
 from headrace_kit.kafka import Partition, Record, RecordBatch
 from headrace_kit.topic_log import TopicLog
 
@@ -190,13 +196,15 @@ def _told(record: Record) -> str:
 
 
 def letter_of(record: Record) -> Letter | Sent | None:
-    """What a record of the topic says; None for what ingest has not written."""
+    """What a record of the topic says; None for what says less than ingest, whoever wrote it."""
     origin = origin_of(record.headers)
     if origin is None or record.key is None:
         return None
     position = Position(record.partition, record.offset)
     if REDRIVEN in record.headers:
         return Sent(position, origin.attempt)
+    if not record.headers.keys() >= set(CONTENT_HEADERS):
+        return None
     stream = topics.RAW.part_of(origin.topic)
     return Letter(
         position=position,
