@@ -144,6 +144,16 @@ def test_entity_that_was_not_heard_of_within_the_ttl_has_no_features():
     assert [-1.0, -1.0] == answers[1:, 1].tolist()
 
 
+def test_ttl_that_is_longer_than_any_window_forgets_nobody():
+    count = {"aggregate": "count", "window": "lifetime"}
+    world = World(a_catalogue(a_view({"n": count}, ttl="1000000d")))
+    world.fold(Event("e", START, START))
+
+    answers = world.read([("a", 1, START + HOUR), ("never", 1, START)], ["zone:n"])
+    assert 1.0 == answers[0, 0]
+    assert np.isnan(answers[1, 0])
+
+
 def test_request_features_are_local_to_their_zone():
     world = World()
     # 2013-03-10: New York's clocks went from 02:00 to 03:00 at 07:00 UTC. It was a Sunday.

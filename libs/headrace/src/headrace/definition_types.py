@@ -11,8 +11,8 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Pla
 NAME = re.compile(r"[a-z0-9][a-z0-9\-.]{0,127}")
 COLUMN = re.compile(r"[a-z][a-z0-9_]{0,63}")
 SECONDS_BY_UNIT = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
-# Longer than all event times, and in microseconds it can be added to one within int64.
-DURATION_S_MAX = 100_000_000 * 86_400
+# Longer than all event times, and in microseconds twice of it can be taken from one within int64.
+DURATION_S_MAX = 50_000_000 * 86_400
 
 
 def duration_s(value: object) -> object:

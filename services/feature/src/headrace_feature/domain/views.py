@@ -20,6 +20,7 @@ from headrace.application import Definition, Recipe, Stream
 from headrace.errors import Invalid, NotFound
 from headrace.expression import Expression, parse_expression
 from headrace.feature_view import (
+    LIFETIME_S,
     Feature,
     Lookup,
     RequestView,
@@ -178,8 +179,8 @@ class Catalogue:
 
 
 def counted(window_s: int) -> WindowFeature:
-    """How many records of the view there are in a window."""
-    return WindowFeature(aggregate="count", window=f"{window_s}s")
+    """How many records of the view there are in a window; a longer one than any sees as much."""
+    return WindowFeature(aggregate="count", window=f"{min(window_s, LIFETIME_S)}s")
 
 
 def layout_of(view: StreamView, stream: Stream) -> Layout | None:
