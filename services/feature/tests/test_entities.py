@@ -3,6 +3,7 @@
 
 import math
 
+import numpy as np
 import polars as pl
 import pytest
 from hypothesis import given
@@ -11,7 +12,10 @@ from hypothesis import strategies as st
 from headrace.entity import entity_digest, entity_name, text_of
 from headrace_feature.adapters import conversions
 from headrace_feature.adapters.conversions import named_texts
+from headrace_feature.domain import observations
 from headrace_feature.domain.entities import KnownDigests, digests
+from headrace_feature.domain.observations import Ids, NamedTexts, Observations
+from headrace_feature.domain.records import Entities, Texts
 
 entities = st.tuples(st.sampled_from("abcdefgh"), st.sampled_from(["", "1", "12"]))
 
@@ -35,6 +39,41 @@ def test_entities_of_several_columns_are_told_apart_by_where_one_ends():
 
     assert 3 == len({tuple(each) for each in named.T.tolist()})
     assert named[:, 0].tolist() == named[:, 3].tolist()
+
+
+TEXTS = [f"{number:03}" for number in range(1_000)]
+# Of seven columns with a thousand values each there are more combinations than int64 has numbers.
+CODES = np.array([[999] * 7, [0] * 7, [0] * 6 + [1], [-1] + [5] * 6, [999] * 7]).T
+
+
+def test_entity_of_many_columns_of_many_values_keeps_its_name():
+    columns = {
+        f"c{place}": NamedTexts(own, TEXTS, [entity_name((text,)) for text in TEXTS])
+        for place, own in enumerate(CODES)
+    }
+    nothing = np.zeros(5, dtype=np.int64)
+    seen = Observations(
+        Ids.of([b"e"] * 5), nothing, nothing, nothing, nothing, nothing, columns, {}, nothing > 0
+    )
+
+    found, kept = observations._entities(seen, list(columns), np.arange(5))
+
+    assert [0, 1, 2, 4] == kept.tolist()
+    named = [("999",) * 7, ("000",) * 7, (*("000",) * 6, "001"), ("999",) * 7]
+    assert digests(named).tolist() == found.tolist()
+
+
+def test_entities_of_many_columns_of_many_values_are_told_apart_in_the_archive():
+    columns = [Texts(own, TEXTS) for own in CODES]
+    found = Entities(columns)
+    one, other = CODES.copy(), CODES.copy()
+    one[6, 1] = 7
+
+    assert 3 == found.count
+    assert [2, 0, 1, -1, 2] == found.numbers.tolist() == found.numbers_of(columns).tolist()
+    assert [2, -1, 1, -1, 2] == found.numbers_of([Texts(own, TEXTS) for own in one]).tolist()
+    turned = [Texts(999 - own, TEXTS[::-1]) for own in other[:, [0, 1, 2, 4]]]
+    assert [2, 0, 1, 2] == found.numbers_of(turned).tolist()
 
 
 def test_others_come_to_be_known_when_many_were_missed():

@@ -33,6 +33,7 @@ Ints = NDArray[np.int64]
 EVENT, KNOWN, FLAGS, ID_HASH, COLUMNS = 0, 1, 2, 3, 4
 # Of FLAGS: the low bits say which columns are present, the high ones the partition.
 PARTITION_SHIFT = 48
+CODES_MAX = 2**62
 # Of all ids so much is looked at together, so that a long one does not make the others wide.
 PART_BYTES = 64
 _MIX = (np.uint64(0x9E3779B97F4A7C15), np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB))
@@ -361,29 +362,32 @@ def _entities(
 ) -> tuple[Words, Ints]:
     """The digests of the rows that have an entity by these columns, and which these are."""
     columns = [observations.texts[name] for name in named_by]
-    code = np.zeros(len(rows), dtype=np.int64)
     named = np.ones(len(rows), dtype=np.bool_)
     for column in columns:
-        own = column.codes[rows]
-        named &= own >= 0
-        code = code * len(column.texts) + own
-    code, kept = code[named], np.flatnonzero(named)
-    distinct, place = np.unique(code, return_inverse=True)
-    return digests_of_names(_named(distinct.tolist(), columns))[:, place], kept
+        named &= column.codes[rows] >= 0
+    kept = np.flatnonzero(named)
+    codes = [column.codes[rows[kept]] for column in columns]
+    first, place = _distinct(codes, [len(column.texts) for column in columns])
+    names = [
+        map(column.names.__getitem__, own[first].tolist())
+        for column, own in zip(columns, codes, strict=True)
+    ]
+    return digests_of_names(list(map(b"".join, zip(*names, strict=True))))[:, place], kept
 
 
-def _named(codes: Sequence[int], columns: Sequence[NamedTexts]) -> list[bytes]:
-    """The names behind combined codes."""
-    if len(columns) == 1:
-        return list(map(columns[0].names.__getitem__, codes))
-    named = []
-    for code in codes:
-        parts = []
-        for column in reversed(columns):
-            code, own = divmod(code, len(column.names))
-            parts.append(column.names[own])
-        named.append(b"".join(reversed(parts)))
-    return named
+def _distinct(codes: Sequence[Ints], counts: Sequence[int]) -> tuple[Ints, Ints]:
+    """Of combinations of codes, each below its count, where each stands first, and which each is.
+
+    Where the product of the counts leaves int64, those of before are numbered anew.
+    """
+    code, bound = codes[0], counts[0]
+    for own, count in zip(codes[1:], counts[1:], strict=True):
+        if bound * count > CODES_MAX:
+            code = np.unique(code, return_inverse=True)[1]
+            bound = len(code)
+        code, bound = code * count + own, bound * count
+    _, first, place = np.unique(code, return_index=True, return_inverse=True)
+    return first, place
 
 
 def merged(runs: Sequence[Run], *, floor_us: int, partitions: Collection[int] | None = None) -> Run:

@@ -74,35 +74,45 @@ class Entities:
 
     def __init__(self, columns: Sequence[Texts]) -> None:
         self._places = [_places(column) for column in columns]
-        codes = self._combined([column.codes for column in columns])
-        self._distinct: NDArray[np.int64] | None = None
-        if len(columns) > 1:
-            self._distinct, codes = np.unique(codes, return_inverse=True)
-            codes = codes - np.searchsorted(self._distinct, 0)
-        self.numbers = np.maximum(codes, -1)
-        self.count = len(self._distinct if self._distinct is not None else self._places[0])
+        # By column behind the first: the combinations with those before it, in order.
+        self._combined: list[NDArray[np.int64]] = []
+        numbers = columns[0].codes
+        for column, places in zip(columns[1:], self._places[1:], strict=True):
+            code = _combined(numbers, column.codes, len(places))
+            distinct = np.unique(code)
+            self._combined.append(distinct[np.searchsorted(distinct, 0) :])
+            numbers = _place_in(self._combined[-1], code)
+        self.numbers = np.maximum(numbers, -1)
+        self.count = len(self._combined[-1] if self._combined else self._places[0])
 
     def numbers_of(self, columns: Sequence[Texts]) -> NDArray[np.int64]:
         """Of the same columns elsewhere; an entity that is not among ours is none."""
-        moved = []
-        for column, places in zip(columns, self._places, strict=True):
-            ours = [places.get(value, -1) for value in column.values]
-            moved.append(np.array([*ours, -1], dtype=np.int64)[column.codes])
-        codes = self._combined(moved)
-        if self._distinct is None:
-            return codes
-        named = self._distinct[np.searchsorted(self._distinct, 0) :]
-        number = np.minimum(np.searchsorted(named, codes), len(named) - 1)
-        return np.where(named[number] == codes, number, -1) if len(named) else np.minimum(codes, -1)
+        numbers, *others = map(_moved, columns, self._places)
+        for own, places, distinct in zip(others, self._places[1:], self._combined, strict=True):
+            numbers = _place_in(distinct, _combined(numbers, own, len(places)))
+        return numbers
 
-    def _combined(self, columns: Sequence[NDArray[np.int64]]) -> NDArray[np.int64]:
-        """One number for each combination; -1 with one absent."""
-        code = np.zeros(len(columns[0]), dtype=np.int64)
-        absent = np.zeros(len(code), dtype=np.bool_)
-        for own, places in zip(columns, self._places, strict=True):
-            absent |= own < 0
-            code = code * len(places) + own
-        return np.where(absent, -1, code)
+
+def _moved(column: Texts, places: Mapping[str, int]) -> NDArray[np.int64]:
+    """The column's codes as those of the same texts elsewhere."""
+    ours = [places.get(value, -1) for value in column.values]
+    return np.array([*ours, -1], dtype=np.int64)[column.codes]
+
+
+def _combined(
+    numbers: NDArray[np.int64], codes: NDArray[np.int64], count: int
+) -> NDArray[np.int64]:
+    """One number for each combination, -1 with one absent; within int64, for both are numbers of
+    what there is, and not products of such."""
+    return np.where((numbers < 0) | (codes < 0), -1, numbers * count + codes)
+
+
+def _place_in(distinct: NDArray[np.int64], codes: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Where each stands among those in order; -1 for one that does not, as a negative one."""
+    if not len(distinct):
+        return np.full(len(codes), -1, dtype=np.int64)
+    place = np.minimum(np.searchsorted(distinct, codes), len(distinct) - 1)
+    return np.where(distinct[place] == codes, place, -1)
 
 
 def _places(column: Texts) -> dict[str, int]:
