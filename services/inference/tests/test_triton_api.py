@@ -3,9 +3,11 @@
 
 import threading
 from contextlib import nullcontext
+from dataclasses import replace
 
 import numpy as np
 import pytest
+from onnx import TensorProto
 
 from headrace.errors import (
     Busy,
@@ -18,7 +20,7 @@ from headrace.errors import (
 )
 from headrace.oip import grpc_predict_v2_pb2 as oip
 from headrace.tokens import Caller
-from headrace_inference.adapters import triton_api
+from headrace_inference.adapters import onnx_runtime, triton_api
 from headrace_inference.adapters.triton_api import TritonApi
 from headrace_inference.adapters.worker_statistics import OtherWorkers
 from headrace_inference.domain.rollout import Arm
@@ -30,6 +32,10 @@ from headrace_inference.testing import (
     MemoryFeatureReader,
     a_model,
     a_rollout,
+    a_running_sum,
+    a_served_version,
+    an_echo,
+    an_endless_model,
     an_endpoint,
     models_of,
 )
@@ -141,6 +147,31 @@ def test_config_leaves_the_batch_out_of_the_shapes_and_names_the_loaded_versions
     ] == [(one.name, one.data_type, list(one.dims)) for one in config.output]
     assert [9, 10] == list(config.version_policy.specific.versions)
     assert not config.model_transaction_policy.decoupled
+
+
+@pytest.mark.parametrize(
+    ("onnx", "trial_s_max", "told"),
+    [
+        (an_echo(TensorProto.FLOAT), 60.0, "yes: each row is a prediction"),
+        (a_running_sum(), 60.0, "no: a request is one prediction"),
+        (an_endless_model(), 0.1, "not known: a request is one prediction"),
+    ],
+    ids=["apart", "together", "unknown"],
+)
+def test_config_tells_whether_the_rows_of_a_model_stand_apart(
+    api, monkeypatch, onnx, trial_s_max, told
+):
+    monkeypatch.setattr(onnx_runtime, "ROWS_TRIAL_S_MAX", trial_s_max)
+    api.artifacts.upload(onnx)
+    api.serve(replace(a_rollout(), champion=a_served_version(1, onnx=onnx, features=())))
+
+    config = api.call("ModelConfig", oip.ModelConfigRequest(name="delay")).config
+
+    assert config.parameters["rows_apart"].string_value.startswith(told)
+
+
+def test_config_of_a_version_with_features_tells_nothing_of_its_rows(serving):
+    assert not serving.call("ModelConfig", oip.ModelConfigRequest(name="delay")).config.parameters
 
 
 @pytest.mark.parametrize("method", ["ModelConfig", "ModelStatistics"])

@@ -255,7 +255,7 @@ class ResidentModel:
 
     @property
     def rows_apart(self) -> bool:
-        return self.tried.rows_apart
+        return bool(self.tried.rows_apart)
 
     def least_s(self, rows: int) -> float:
         return self.tried.least_s(rows)

@@ -59,7 +59,11 @@ class TritonApi(InferenceApi):
 
     def ModelConfig(self, request: Any, context: grpc.ServicerContext) -> Any:
         metadata = self.ModelMetadata(request, context)
+        wanted = conversions.model_version(request.name, request.version)
         config = triton_conversions.model_config(metadata, rows_max=self._rows_max)
+        loaded = self._table.ready(request.name)[1].version(wanted)
+        if not loaded.served.features:
+            triton_conversions.tell_rows(config, loaded.model.tried)
         return oip.ModelConfigResponse(config=config)
 
     def ModelStatistics(self, request: Any, context: grpc.ServicerContext) -> Any:

@@ -7,9 +7,16 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from headrace.oip import grpc_predict_v2_pb2 as oip
+from headrace_inference.domain.serving import Tried
 from headrace_inference.domain.statistics import Compute, Duration, VersionStatistics
 
 BACKEND = "onnxruntime"
+ROWS_APART = "rows_apart"
+ROWS_APART_TOLD = {
+    True: "yes: each row is a prediction, and those of several requests run together",
+    False: "no: a request is one prediction; it has no rows, or answers them otherwise together",
+    None: "not known: a request is one prediction; two rows could not be tried, for 5 s at most",
+}
 
 
 def model_config(metadata: oip.ModelMetadataResponse, *, rows_max: int) -> oip.ModelConfig:
@@ -32,6 +39,11 @@ def model_config(metadata: oip.ModelMetadataResponse, *, rows_max: int) -> oip.M
     )
     config.version_policy.specific.versions.extend(map(int, metadata.versions))
     return config
+
+
+def tell_rows(config: oip.ModelConfig, tried: Tried) -> None:
+    """Of a model that is asked by its own tensors."""
+    config.parameters[ROWS_APART].string_value = ROWS_APART_TOLD[tried.rows_apart]
 
 
 def model_statistics(endpoint: str, version: int, done: VersionStatistics) -> oip.ModelStatistics:

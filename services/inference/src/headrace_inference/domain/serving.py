@@ -42,11 +42,12 @@ class TensorSpec:
 class Tried:
     """What is known of a model once it was tried.
 
-    `rows_apart`: whether the first size of all tensors counts rows, each answered by itself alone.
-    Seconds are of a run when nothing else runs; 0 while that is not known.
+    `rows_apart`: whether the first size of all tensors counts rows, each answered by itself alone;
+    None while that is not known, which counts as no. Seconds are of a run when nothing else runs;
+    0 while that is not known.
     """
 
-    rows_apart: bool = False
+    rows_apart: bool | None = None
     first_row_s: float = 0.0
     further_row_s: float = 0.0
 
@@ -101,7 +102,7 @@ class Model(Session, Protocol):
 
     @property
     def rows_apart(self) -> bool:
-        """As `tried` says."""
+        """Whether it is known by `tried`."""
 
     def least_s(self, rows: int) -> float:
         """As `tried` says."""
