@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """A checker that has never failed proves nothing: each planted mutant is caught by its letter.
 
-The mutants are adapters around the real sink, the real Delta archive and the real fold, in one
-process; the unharmed pipeline comes first, and nothing may be found in it.
+The mutants are adapters around the real sink and the real Delta archive, in one process; the
+unharmed pipeline comes first, and nothing may be found in it. What none of them breaks is told the
+checker as if it had been seen.
 """
 
 from __future__ import annotations
@@ -250,6 +251,48 @@ def test_mutant_is_caught_by_its_letter(letter, change, tmp_path, records, entri
 def a_seen(**changes) -> Seen:
     nothing = Seen({}, [], [], {}, [], {})
     return replace(nothing, **changes)
+
+
+ACCEPTED = {"e": Entry(frozenset({"d"}), Outcome.OK)}
+
+
+def test_accepted_event_that_is_nowhere_is_caught():
+    assert {"lost": 1} == check(ACCEPTED, a_seen(), {}).wrong()
+
+
+def test_accepted_event_that_was_set_aside_is_not_lost():
+    aside = [Letter(0, 0, "BAD_TYPE", "d")]
+    seen = a_seen(letters=aside, raw_end_by_partition={0: 1})
+
+    assert {} == check(ACCEPTED, seen, {}).wrong()
+
+
+def test_payload_that_was_never_sent_is_caught():
+    changed, published = [Row("e", "another", 0, 0)], [Published("k", "e")]
+    seen = a_seen(rows=changed, published=published, raw_end_by_partition={0: 1})
+
+    assert {"phantom": 1} == check(ACCEPTED, seen, {}).wrong()
+
+
+def test_published_event_that_was_never_sent_is_caught():
+    assert {"phantom": 1} == check({}, a_seen(published=[Published("k", "e")]), {}).wrong()
+
+
+def test_record_of_which_nothing_tells_is_caught():
+    assert {"unaccounted": 1} == check({}, a_seen(raw_end_by_partition={0: 1}), {}).wrong()
+
+
+@pytest.mark.parametrize("reason", ["NO_SUCH_REASON", "QUEUE_FULL"])
+def test_letter_without_a_reason_of_records_is_caught(reason):
+    seen = a_seen(letters=[Letter(0, 0, reason, "d")], raw_end_by_partition={0: 1})
+
+    assert {"unaccounted": 1} == check({}, seen, {}).wrong()
+
+
+def test_letter_that_was_written_twice_accounts_for_one_record():
+    twice = [Letter(0, 0, "BAD_TYPE", "d")] * 2
+
+    assert {} == check({}, a_seen(letters=twice, raw_end_by_partition={0: 1}), {}).wrong()
 
 
 def test_answer_that_differs_from_the_oracle_is_caught():
