@@ -943,16 +943,34 @@ def test_kill_while_loading_leaves_nothing_half(make_service, platform, failpoin
     )
 
 
-def test_kill_while_draining_loses_nothing_that_was_logged(make_service, platform, endpoint):
-    service = make_service().start(fail="inference.drain.half:1:kill")
-    given = service.infer(endpoint, "UA-drain-given", id=uuid.uuid4().hex)
-    given_id = given.raw_output_contents[1][4:].decode()
-    platform.logged_when(endpoint, lambda rows: given_id in {event.prediction_id for event in rows})
+def test_request_that_a_kill_while_draining_cut_short_is_asked_again_and_logged_once(
+    make_service, platform, endpoint
+):
+    hold = "inference.request.half:2:sleep:60"
+    service = make_service().start(fail=f"{hold},inference.drain.half:1:kill")
+    names = [f"{name}-{uuid.uuid4().hex[:8]}" for name in ("given", "held")]
+    given, held = names
+    answers = [service.infer(endpoint, given, id=given)]
+    platform.logged_when(endpoint, lambda rows: given in {event.entity_key for event in rows})
+    waiting = service.stub.ModelInfer.future(
+        keys_request(endpoint, held, id=held), timeout=CALL_TIMEOUT_S
+    )
+    wait_for(lambda: held in platform.features.keys_asked())
 
     service.child.ask_to_stop()
-
     assert -signal.SIGKILL == service.wait_ended()
-    assert given_id in {event.prediction_id for event in platform.logged(endpoint)}
+    assert grpc.StatusCode.UNAVAILABLE == waiting.code()
+    service.start()
+    answers += [service.infer(endpoint, name, id=name) for name in (held, given)]
+
+    # Of the second answer to the same request the log has a second row, by the same id.
+    rows = platform.logged_when(
+        endpoint, lambda rows: 3 <= sum(event.entity_key in names for event in rows)
+    )
+    logged = [event.prediction_id for event in rows if event.entity_key in names]
+    assert [each.raw_output_contents[1][4:].decode() for each in answers] == logged
+    assert [given, held, given] == [event.entity_key for event in rows if event.entity_key in names]
+    assert logged[0] == logged[2]
 
 
 def test_cached_model_serves_while_the_registry_is_away(make_service, platform, endpoint):
