@@ -205,6 +205,24 @@ def test_undelivered_batch_is_judged_again_as_if_new(world, sink):
     assert (["departed:0"], 0) == (world.stored_ids(), world.account().repeats)
 
 
+class Undelivered(MemoryPublisher):
+    """Takes records and never hears what became of them."""
+
+    def settle(self, *, timeout_s=10.0):
+        raise Unavailable("DELIVERY_UNKNOWN", topic="t")
+
+
+def test_batch_of_which_no_delivery_was_told_is_not_stored(world):
+    world.publisher = Undelivered()
+    sink = world.sink()
+    sink.positions([PARTITION])
+    with pytest.raises(Unavailable):
+        sink.handle(a_batch([a_raw(0)]))
+    sink.idle()
+
+    assert ([], 0) == (world.stored_ids(), world.account().offset)
+
+
 @pytest.mark.parametrize("trouble", ["before", "after"])
 def test_batch_whose_commit_is_in_doubt_is_stored_once(trouble, world, sink):
     sink.handle(a_batch([a_raw(0)]))
