@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 
 import pytest
 
@@ -382,6 +383,18 @@ def test_task_that_is_not_held_cannot_be_skipped(make):
         with pytest.raises(Conflict, match="LEASE_LOST"):
             skip(world, task_id)
     assert {answered: [("ann", "EWR")]} == dict(world.tasks.answers_of([answered, late]))
+
+
+def test_task_that_is_not_there_is_told_as_unknown(make):
+    world = make()
+
+    for attempt in (
+        world.tasks.get,
+        partial(skip, world),
+        lambda task_id: world.submit(task_id, "ann"),
+    ):
+        with pytest.raises(NotFound, match="TASK_UNKNOWN"):
+            attempt("none")
 
 
 def test_skip_whose_answer_was_lost_may_be_sent_again(make):
