@@ -367,16 +367,17 @@ def _entities(
         named &= column.codes[rows] >= 0
     kept = np.flatnonzero(named)
     codes = [column.codes[rows[kept]] for column in columns]
-    first, place = _distinct(codes, [len(column.texts) for column in columns])
-    names = [
-        map(column.names.__getitem__, own[first].tolist())
+    some, place = _distinct(codes, [len(column.texts) for column in columns])
+    parts = [
+        list(map(column.names.__getitem__, own[some].tolist()))
         for column, own in zip(columns, codes, strict=True)
     ]
-    return digests_of_names(list(map(b"".join, zip(*names, strict=True))))[:, place], kept
+    names = parts[0] if len(parts) == 1 else list(map(b"".join, zip(*parts, strict=True)))
+    return digests_of_names(names)[:, place], kept
 
 
 def _distinct(codes: Sequence[Ints], counts: Sequence[int]) -> tuple[Ints, Ints]:
-    """Of combinations of codes, each below its count, where each stands first, and which each is.
+    """Of combinations of codes, each below its count, where each stands, and which each is.
 
     Where the product of the counts leaves int64, those of before are numbered anew.
     """
@@ -386,8 +387,10 @@ def _distinct(codes: Sequence[Ints], counts: Sequence[int]) -> tuple[Ints, Ints]
             code = np.unique(code, return_inverse=True)[1]
             bound = len(code)
         code, bound = code * count + own, bound * count
-    _, first, place = np.unique(code, return_index=True, return_inverse=True)
-    return first, place
+    distinct, place = np.unique(code, return_inverse=True)
+    some = np.empty(len(distinct), dtype=np.int64)
+    some[place] = np.arange(len(code))
+    return some, place
 
 
 def merged(runs: Sequence[Run], *, floor_us: int, partitions: Collection[int] | None = None) -> Run:

@@ -79,9 +79,10 @@ class Entities:
         numbers = columns[0].codes
         for column, places in zip(columns[1:], self._places[1:], strict=True):
             code = _combined(numbers, column.codes, len(places))
-            distinct = np.unique(code)
-            self._combined.append(distinct[np.searchsorted(distinct, 0) :])
-            numbers = _place_in(self._combined[-1], code)
+            distinct, place = np.unique(code, return_inverse=True)
+            absent = np.searchsorted(distinct, 0)
+            self._combined.append(distinct[absent:])
+            numbers = place - absent
         self.numbers = np.maximum(numbers, -1)
         self.count = len(self._combined[-1] if self._combined else self._places[0])
 
