@@ -3,17 +3,15 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-
 import polars as pl
 import pytest
 
 from headrace.errors import Busy
 from headrace_ingest.adapters.duckdb_work import WORKS_MAX
-from headrace_ingest.app import _datasets
+from headrace_ingest.app import Shared, _datasets
 from headrace_ingest.domain.datasets import Selection
 from headrace_ingest.settings import IngestSettings
-from headrace_ingest.testing import NoTasks, never_read
+from headrace_ingest.testing import NoTasks
 from headrace_kit.erased_entities import Entity
 
 STREAM = "flights.departed"
@@ -21,13 +19,7 @@ STREAM = "flights.departed"
 
 def test_erasures_have_a_place_beside_all_works_on_datasets(tmp_path):
     settings = IngestSettings(object_store_uri=tmp_path.as_uri(), data_dir=tmp_path)
-    shared = SimpleNamespace(
-        settings=settings,
-        contracts=None,
-        labels=None,
-        publisher=None,
-        catalogue=SimpleNamespace(was_read=never_read),
-    )
+    shared = Shared.of(settings, on_streams=lambda _: None, on_labels=lambda: None)
     rows = pl.DataFrame({"_event_id": ["a"], "_known_time_us": [1], "flight": ["UA1"]})
     rows.write_delta(str(tmp_path / "records" / STREAM))
     made, selection = _datasets(shared, NoTasks()), Selection(STREAM, 0, (("flight", "string"),))
