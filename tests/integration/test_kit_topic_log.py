@@ -67,6 +67,13 @@ def test_what_retention_removed_is_passed_over(log, topic, kafka_server):
     assert log.at(Partition(topic, 0), 49) is None
 
 
+def test_partition_that_is_not_there_holds_nothing(log, topic):
+    """A topic may have been made again with fewer, and a dead letter points to one that is gone."""
+    assert log.at(Partition(topic, 7), 3) is None
+    assert [] == offsets(log.read(Partition(topic, 7), since_ms=1))
+    assert log.at(Partition("test.no-such.v1", 0), 3) is None
+
+
 def test_missing_topic_is_named(log):
     with pytest.raises(Unavailable, match="TOPIC_MISSING"):
         log.partitions("test.no-such.v1")

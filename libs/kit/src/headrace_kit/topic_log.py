@@ -22,6 +22,7 @@ REQUEST_TIMEOUT_S = 10.0
 # A read may hold this many records of the greatest size, beside what the client has queued.
 READ_RECORDS_MAX = 50
 QUEUE_KIB_MAX = 16_384
+NOT_THERE = (KafkaError._UNKNOWN_PARTITION, KafkaError._UNKNOWN_TOPIC)
 LATE_ERRORS = (KafkaError._PARTITION_EOF, KafkaError._ALL_BROKERS_DOWN, KafkaError._TRANSPORT)
 
 
@@ -34,6 +35,7 @@ class TopicLog(Protocol):
     def read(self, partition: Partition, begin: int = 0, *, since_ms: int = 0) -> Iterator[Record]:
         """From `begin`, or from Kafka's time `since_ms` when that is later, to the end seen now.
 
+        Of a partition that is not there, as of a topic that was made again with fewer, nothing.
         Raises Unavailable BROKER_UNAVAILABLE when nothing comes for 10 s.
         """
 
@@ -62,9 +64,9 @@ class KafkaTopicLog:
 
     def read(self, partition: Partition, begin: int = 0, *, since_ms: int = 0) -> Iterator[Record]:
         with self._consumer() as consumer:
-            first, end = consumer.get_watermark_offsets(
-                TopicPartition(*partition), timeout=REQUEST_TIMEOUT_S
-            )
+            first, end = _watermarks(consumer, partition)
+            if first == end:
+                return
             later = _offset_at(consumer, partition, since_ms, end) if since_ms else 0
             yield from self._records(consumer, partition, max(first, begin, later), end)
 
@@ -112,6 +114,19 @@ class KafkaTopicLog:
             raise Unavailable("BROKER_UNAVAILABLE", bootstrap=self._bootstrap) from err
         finally:
             consumer.close()
+
+
+def _watermarks(consumer: Any, partition: Partition) -> tuple[int, int]:
+    """The first offset and the end; both 0 of a partition that is not there."""
+    try:
+        first, end = consumer.get_watermark_offsets(
+            TopicPartition(*partition), timeout=REQUEST_TIMEOUT_S
+        )
+    except KafkaException as err:
+        if err.args[0].code() in NOT_THERE:
+            return 0, 0
+        raise
+    return int(first), int(end)
 
 
 def _offset_at(consumer: Any, partition: Partition, since_ms: int, end: int) -> int:
