@@ -95,6 +95,7 @@ def test_cut_message_is_refused_or_read_as_googles_runtime_does(value):
         (b"\x0a\x01\xff", "DECODE_ERROR"),  # no UTF-8
         (b"\x0b\x0c", "DECODE_ERROR"),  # a group
         (b"\x0f", "DECODE_ERROR"),  # wire type 7
+        (b"\x80\x80\x80\x80\x10\x01", "DECODE_ERROR"),  # field 2^29, one beyond the last
         (b"\x00\x00", "DECODE_ERROR"),  # field 0
         (b"\x78\x01" * 1_025, "DECODE_ERROR"),  # more fields than any contract has
         (b"\x29" + bytes(8), "BAD_TYPE:clock"),  # a double for an int64

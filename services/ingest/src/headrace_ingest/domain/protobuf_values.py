@@ -3,9 +3,10 @@
 
 The wire format (protobuf.dev/programming-guides/encoding) is read by numpy: each step reads one
 field of every record that has one left, so a batch takes as many steps as its longest record has
-fields. A varint that is cut or longer than 64 bits, a length beyond the end, a group, field 0 and
-text that is not UTF-8 are DECODE_ERROR; a declared field of another wire type is BAD_TYPE. Unknown
-fields are left out; of a field given twice the last one counts, as the format says.
+fields. A varint that is cut or longer than 64 bits, a length beyond the end, a group, a field's
+number that none may have and text that is not UTF-8 are DECODE_ERROR; a declared field of another
+wire type is BAD_TYPE. Unknown fields are left out; of a field given twice the last one counts, as
+the format says.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from headrace_kit.expressions import DTYPE_BY_TYPE
 
 VARINT, I64, LENGTH, I32 = 0, 1, 2, 5
 VARINT_BYTES_MAX = 10
+FIELD_MAX = (1 << 29) - 1
 # A record of more fields is refused: none is declared so, and each costs a step of the whole batch.
 FIELDS_MAX = 1_024
 WIRE_BY_TYPE = {
@@ -134,7 +136,8 @@ class _Reader:
     def _read_field(self, rows: Places) -> None:
         tags = self._varints(rows)
         wires, numbers = (tags & np.uint64(7)).astype(np.int64), tags >> np.uint64(3)
-        self.broken[rows[(numbers == 0) | ~np.isin(wires, (VARINT, I64, LENGTH, I32))]] = True
+        possible = (numbers > 0) & (numbers <= FIELD_MAX)
+        self.broken[rows[~possible | ~np.isin(wires, (VARINT, I64, LENGTH, I32))]] = True
         content, sizes = np.zeros(len(rows), np.uint64), np.zeros(len(rows), np.int64)
         for wire in (VARINT, I64, LENGTH, I32):
             of_wire = np.flatnonzero((wires == wire) & ~self.broken[rows])
