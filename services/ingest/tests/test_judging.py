@@ -214,6 +214,16 @@ def test_cleansed_value_holds_declared_columns_only():
     )
 
 
+def test_whole_number_beyond_int64_is_left_out_with_a_column_that_is_not_declared():
+    """It is JSON, and nothing of it is stored; NaN is none, wherever it stands."""
+    records = [a_raw(0, note=2**63), a_raw(1, note=float("nan"))]
+
+    judged = judge(a_batch(records), a_contract(), decode=decode)
+
+    assert ["departed:0"] == judged.rows["_event_id"].to_list()
+    assert {1: "BAD_TYPE"} == judged.refused
+
+
 def test_rfc_3339_becomes_microseconds():
     record = a_raw(departed_at="2013-01-01T01:26:40.000250+01:00", known_at="2013-01-01T00:30:00Z")
 
