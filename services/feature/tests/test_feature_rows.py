@@ -158,6 +158,20 @@ def test_undelivered_row_is_sent_after_a_restart_as_it_is_then():
     assert 1 == len(world.publisher.published)
 
 
+def test_undelivered_row_is_sent_after_a_restart_though_no_record_follows():
+    """Another record of the entity would make good for a row that was lost."""
+    world = a_world()
+    world.publisher.errors.append(Unavailable("DELIVERY_UNKNOWN", topic="t"))
+    with suppress(Unavailable):
+        world.fold(a_ride("one", START))
+    world.restart()
+    world.loop_handler.idle()
+
+    (message,) = world.publisher.published
+    assert b"a" == message.key
+    assert 1.0 == answers(a_table(world).find("a", START))[0, 0]
+
+
 class PublisherWithoutATopic(MemoryPublisher):
     """Of one view."""
 
