@@ -4,11 +4,12 @@
 from __future__ import annotations
 
 import shutil
+from functools import partial
 
 import pytest
 from tests.faults.checker import Findings
 from tests.faults.load import steady, waves
-from tests.faults.world import RAW, RECORDS
+from tests.faults.world import RAW, RECORDS, Service
 
 from headrace_kit.testing import wait_until
 
@@ -16,6 +17,11 @@ pytestmark = pytest.mark.faults
 
 ROUNDS = 3
 TOOK_OVER_S_MAX = 60.0
+ENDED_BY_ITSELF = 70
+
+
+def has_hit_its_failpoint(service: Service) -> bool:
+    return b"failpoint_hit" in service.log.read_bytes()
 
 
 def test_second_ingest_comes_and_goes_under_load(world, ingest, feature):
@@ -34,16 +40,19 @@ def test_second_ingest_comes_and_goes_under_load(world, ingest, feature):
 
 def test_ingest_that_slept_through_its_heir_changes_nothing(world, ingest, feature):
     """It wakes with a batch in hand and an archive that has moved on: it ends."""
-    ingest.start()
     feature.start()
+    ingest.start(fail="ingest.sink.version_read:2:stop")
+    asleep = partial(has_hit_its_failpoint, ingest)
     world.produce(world.new_orders(200))
-    world.settle()
-    ingest.pause()
+    wait_until(lambda: asleep() or world.read_up("ingest", RAW), timeout_s=TOOK_OVER_S_MAX)
     world.produce(world.new_orders(200))
+    wait_until(asleep)
     heir = world.service("ingest", at="-2")
     heir.start(ready=False)
+    world.produce(world.new_orders(200))  # else the heir stores the same, and all is well
     wait_until(lambda: world.read_up("ingest", RAW), timeout_s=TOOK_OVER_S_MAX)
     ingest.resume()
+    assert ENDED_BY_ITSELF == ingest.wait_ended()
     world.produce(world.new_orders(200))
 
     assert Findings() == world.check()
@@ -82,7 +91,7 @@ def lost(world, ingest, feature):
 def test_feature_worker_joins_while_another_one_restores(world, lost):
     """Partitions go to the heir in the middle of their restore."""
     lost.start(fail="feature.restore.half:1:sleep:10", ready=False)
-    wait_until(lambda: b"failpoint_hit" in lost.log.read_bytes())
+    wait_until(lambda: has_hit_its_failpoint(lost))
     heir = world.service("feature", at="-2")
     heir.start()
     lost.wait_ready()
@@ -92,7 +101,7 @@ def test_feature_worker_joins_while_another_one_restores(world, lost):
 
 def test_feature_worker_dies_as_it_gives_up_what_it_restores(world, lost):
     lost.start(fail="feature.restore.half:1:sleep:10,feature.restore.rebalance:1:kill", ready=False)
-    wait_until(lambda: b"failpoint_hit" in lost.log.read_bytes())
+    wait_until(lambda: has_hit_its_failpoint(lost))
     heir = world.service("feature", at="-2")
     heir.start(ready=False)
     assert -9 == lost.wait_ended()
