@@ -5,7 +5,13 @@ import subprocess
 import sys
 
 import pyarrow as pa
-from deltalake import write_deltalake
+import pytest
+from deltalake import DeltaTable, write_deltalake
+
+from headrace.errors import Conflict
+from headrace_ingest.adapters.delta_tables import DeltaTables
+from headrace_ingest.domain.datasets import Selection
+from headrace_ingest.testing import never_read
 
 # Threads change places within a call, as they seldom do by themselves. Hanging, it ends with 1.
 READS = """
@@ -47,3 +53,29 @@ def test_reads_of_files_that_were_removed_all_end_with_the_documented_error(tmp_
     )
 
     assert (0, ["VERSION_EXPIRED"] * 100) == (read.returncode, read.stdout.split()), read.stderr
+
+
+@pytest.fixture
+def table(tmp_path):
+    """Of two versions."""
+    uri = (tmp_path / "records" / "flights").as_uri()
+    for number in range(2):
+        write_deltalake(uri, pa.table({"n": [number]}), mode="overwrite")
+    return uri
+
+
+def test_version_beyond_the_newest_is_none_that_the_table_holds(table, tmp_path):
+    """As of a table that was lost and begun anew."""
+    tables = DeltaTables(tmp_path.as_uri(), {}, was_read=never_read)
+    with pytest.raises(Conflict, match="VERSION_EXPIRED"):
+        tables.open(Selection("flights", 9, (("n", "int64"),)))
+
+
+@pytest.mark.parametrize("work", ["forget", "clean"])
+def test_files_go_though_a_dataset_names_a_version_beyond_the_newest(table, tmp_path, work):
+    tables = DeltaTables(tmp_path.as_uri(), {}, was_read=never_read)
+    selection, hours = Selection("flights", 1, ()), {"clean": {"keep_h": 0}}
+    getattr(tables, work)(selection, {9}, **hours.get(work, {}))
+
+    held = {path.rpartition("/")[2] for path in DeltaTable(table).file_uris()}
+    assert held == {each.name for each in tmp_path.rglob("*.parquet")}

@@ -58,6 +58,45 @@ def rows(*numbers, flight="UA1", contract=None, **changes):
     return judge(a_batch(records), contract, decode=decode).rows.select(columns)
 
 
+def begin_anew(world):
+    """The archive was lost for good, and has fewer versions than a dataset names."""
+    world.tables.take(STREAM)
+    world.tables.append(STREAM, rows(0, 1))
+
+
+def test_dataset_of_an_archive_that_was_lost_keeps_no_erasure_from_beginning(world):
+    world.create("all")
+    begin_anew(world)
+    erasure = world.erase("UA1")
+    settle(world)
+
+    assert ((), []) == (erasure.datasets, world.flights())
+    assert [] == world.eraser.erasures.unsettled()
+
+
+def test_dataset_whose_archive_is_lost_meanwhile_keeps_no_erasure_open(world):
+    world.create("all")
+    arm("ingest.erase.begun:1:raise")
+    with pytest.raises(FailpointRaised):
+        world.erase("UA1")
+    arm(None)
+    begin_anew(world)
+    settle(world)
+
+    assert [] == world.eraser.erasures.unsettled()
+    assert 0 == datasets.find(Reference("all"), book=world.book).rows_erased
+
+
+def test_streams_of_datasets_are_known_of_those_that_are_there(world):
+    for name in ("kept", "deleted"):
+        world.create(name)
+    assert 2 == len(world.book.places_of(STREAM))
+    world.book.delete("deleted", 1)
+
+    assert [("kept", 1)] == world.book.places_of(STREAM)
+    assert {("kept", 1): STREAM} == world.book._streams
+
+
 class News:
     """What everybody was told."""
 

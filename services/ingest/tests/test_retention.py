@@ -14,7 +14,7 @@ from headrace_ingest.adapters.duckdb_rows import DuckDbRows
 from headrace_ingest.adapters.memory_tables import MemoryTables
 from headrace_ingest.adapters.object_dataset_book import ObjectDatasetBook
 from headrace_ingest.domain.dataset_copies import dataset_in, own_copy
-from headrace_ingest.domain.datasets import Reference
+from headrace_ingest.domain.datasets import Reference, Selection
 from headrace_ingest.domain.judging import ARCHIVE_COLUMNS, judge
 from headrace_ingest.handlers import datasets
 from headrace_ingest.handlers.datasets import CreateDataset
@@ -172,6 +172,18 @@ def test_old_dataset_has_its_own_table_before_its_version_goes(world):
         world.tables.open(made.selection)
     assert ["departed:0", "departed:1"] == world.ids()
     assert (made.content, 0) == (world.created().content, world.created().rows_erased)
+
+
+def test_dataset_of_an_archive_that_was_lost_keeps_nothing_from_ageing(world):
+    world.tables.append(STREAM, rows(2))
+    world.create()
+    world.tables.take(STREAM)
+    world.tables.append(STREAM, pl.concat([rows(0), rows(1, days_ago=20)]))
+    world.clock.advance(6 * DAY_US)
+    world.keep("14d")
+    columns = (("_event_id", "string"),)
+
+    assert ["departed:0"] == world.ids(Selection(STREAM, 1, columns))
 
 
 def test_copied_dataset_is_copied_once(world):

@@ -75,7 +75,7 @@ def _orphans(table: DeltaTable, keep: Collection[int]) -> Iterator[str]:
         retention_hours=ORPHAN_AGE_H,
         enforce_retention_duration=False,
         full=True,
-        keep_versions=sorted(keep),
+        keep_versions=list(keep),
     )
     replaced = table.vacuum(retention_hours=0, enforce_retention_duration=False)
     yield from set(unnamed).difference(replaced)

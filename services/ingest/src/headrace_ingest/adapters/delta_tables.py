@@ -65,8 +65,7 @@ class DeltaTables:
             except TableNotFoundError:
                 raise
             except DeltaError as err:
-                if selection.delta_version > self._table(selection).version():
-                    raise
+                self._table(selection)  # raises while the store is away
                 raise Conflict(
                     "VERSION_EXPIRED",
                     stream=selection.stream,
@@ -153,7 +152,7 @@ class DeltaTables:
     def clean(self, selection: Selection, keep: Collection[int], *, keep_h: int) -> None:
         with self._store_errors(selection):
             newest = self._newest(selection)
-            remove_orphans(newest, self._place(selection), self._options, keep)
+            remove_orphans(newest, self._place(selection), self._options, _there(newest, keep))
         self._vacuum(selection, keep, keep_h=keep_h)
         failpoint("ingest.keep.vacuumed")
         if selection.view:  # its versions are read for as long as their files are there
@@ -164,11 +163,12 @@ class DeltaTables:
     def _vacuum(self, selection: Selection, keep: Collection[int], *, keep_h: int) -> None:
         """Only what the log calls removed: a file that is being written is not in it yet."""
         with self._store_errors(selection):
-            self._newest(selection).vacuum(
+            newest = self._newest(selection)
+            newest.vacuum(
                 retention_hours=keep_h,
                 dry_run=False,
                 enforce_retention_duration=False,
-                keep_versions=sorted(keep),
+                keep_versions=_there(newest, keep),
             )
 
     def _newest(self, selection: Selection) -> DeltaTable:
@@ -199,6 +199,11 @@ class DeltaTables:
             raise Unavailable("TABLE_CONTENDED", stream=selection.stream) from err
         except (DeltaError, OSError) as err:
             raise Unavailable("OBJECT_STORE_UNAVAILABLE", stream=selection.stream) from err
+
+
+def _there(table: DeltaTable, versions: Collection[int]) -> list[int]:
+    """Datasets may name those of a table before, which was lost: vacuum refuses all for one."""
+    return sorted(each for each in versions if each <= table.version())
 
 
 def _file(path: str) -> str:

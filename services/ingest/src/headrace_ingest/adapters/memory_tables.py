@@ -30,6 +30,11 @@ class MemoryTables:
         versions = self._versions.setdefault(stream, [])
         versions.append(pl.concat([*versions[-1:], rows]))
 
+    def take(self, stream: str) -> None:
+        """It is lost: the next rows begin another table."""
+        del self._versions[stream]
+        self._forgotten.pop(stream, None)
+
     def newest_version(self, stream: str, *, view: str = "") -> int:
         named = _table(Selection(stream, 0, (), view=view))
         if named not in self._versions:

@@ -34,7 +34,7 @@ class ObjectDatasetBook:
 
     def __init__(self, objects: ObjectStore) -> None:
         self._objects = objects
-        # Of each dataset, for good: to read its manifest may take several requests.
+        # Of each dataset there is, for good: to read its manifest may take several requests.
         self._streams: dict[tuple[str, int], str] = {}
 
     def claimed(self, name: str, named: str) -> Claim | None:
@@ -91,12 +91,14 @@ class ObjectDatasetBook:
         return sorted(found, key=lambda each: (each[0], -each[1]))
 
     def places_of(self, stream: str) -> list[tuple[str, int]]:
-        places = self.places()
-        for place in places:
-            if place not in self._streams:
-                made = self._read(_manifest_key(*place), _MANIFEST)
-                self._streams[place] = made.selection.stream
-        return [place for place in places if self._streams[place] == stream]
+        known, streams = self._streams, dict[tuple[str, int], str]()
+        for place in self.places():
+            streams[place] = known.get(place) or self._stream_of(place)
+        self._streams = streams
+        return [place for place, of in streams.items() if of == stream]
+
+    def _stream_of(self, place: tuple[str, int]) -> str:
+        return self._read(_manifest_key(*place), _MANIFEST).selection.stream
 
     def deleted(self) -> set[tuple[str, int]]:
         keys = set(self._objects.keys(ROOT))

@@ -24,7 +24,7 @@ from headrace.definition_types import COLUMN
 from headrace.errors import Conflict, HeadraceError, Invalid, NotFound, Unavailable
 from headrace.feature_view import StreamView, View
 from headrace_ingest.domain.contract import Contract
-from headrace_ingest.domain.dataset_copies import own_copy
+from headrace_ingest.domain.dataset_copies import dataset_of, own_copy
 from headrace_ingest.domain.datasets import Manifest, Selection, check_request_id
 from headrace_ingest.domain.erasures import (
     ErasedDataset,
@@ -56,6 +56,7 @@ SETTLE_US = 150 * 1_000_000
 OVERTAKEN_MAX = 5
 # Of a table that is not there: of a view, or a stream, which also may have had one.
 ABSENT = ("VIEW_EMPTY", "STREAM_EMPTY", ARCHIVE_MISSING)
+VERSION_EXPIRED = "VERSION_EXPIRED"
 
 log = structlog.get_logger(__name__)
 
@@ -96,7 +97,7 @@ class Eraser:
                 return report
             except Conflict as err:
                 # Another pass removed the files of a version that this one had begun to read.
-                if err.reason != "VERSION_EXPIRED":
+                if err.reason != VERSION_EXPIRED:
                     raise
         raise Unavailable("TABLE_CONTENDED", column=command.column)
 
@@ -356,24 +357,32 @@ class Eraser:
     ) -> Iterator[ErasedDataset]:
         for manifest in self._manifests(self.datasets.places()):
             if manifest.selection.stream in streams:
-                held = self._held(manifest, entity, timeout_s)
+                held = self._held(manifest, manifest.selection, entity, timeout_s)
                 if held:
                     yield ErasedDataset(manifest.name, manifest.number, held)
 
     @contextmanager
     def _unless_lost(self, manifest: Manifest) -> Iterator[None]:
-        """A dataset's own table that is gone holds nothing; with its stream's, both may come back.
+        """A dataset whose table is gone for good holds nothing.
 
-        Raises Unavailable ARCHIVE_MISSING then.
+        Raises Unavailable ARCHIVE_MISSING where its stream's is gone, too: all may come back.
         """
-        selection = manifest.selection
         try:
             yield
-        except (NotFound, Unavailable) as err:
-            if not selection.copy or err.reason not in ABSENT:
+        except (Conflict, NotFound, Unavailable) as err:
+            if not self._lost(manifest.selection, err.reason):
                 raise
-            self.rows.newest_version(selection.stream)
-            log.warning("dataset_rows_lost", dataset=selection.copy, error=str(err))
+            dataset = dataset_of(manifest)
+            log.warning("dataset_rows_lost", dataset=dataset, error=str(err))
+
+    def _lost(self, selection: Selection, reason: str) -> bool:
+        """Whether its own table is gone, or the one it names was begun anew and is not as far."""
+        if selection.copy:
+            return reason in ABSENT and self.rows.newest_version(selection.stream) >= 0
+        if reason != VERSION_EXPIRED:
+            return False
+        newest = self.rows.newest_version(selection.stream, view=selection.view)
+        return selection.delta_version > newest
 
     def _manifests(self, places: Iterable[tuple[str, int]]) -> Iterator[Manifest]:
         return manifests(places, book=self.datasets)
@@ -412,13 +421,13 @@ class Eraser:
         if not selection.copy:
             # All rows of its version lie in the same files as its own.
             table = replace(selection, filter="", known_until_us=0, definition="")
-            if not self.rows.find(table, entity, timeout_s=timeout_s).rows:
+            if not self._held(manifest, table, entity, timeout_s):
                 return False
             yield
         # As was noted before anything went, for a pass that broke off may have taken some out; and
         # as it is now, for it may have been created since.
         noted = (each for each in erasure.datasets if _place(each) == _place(manifest))
-        held = self._held(manifest, entity, timeout_s)
+        held = self._held(manifest, selection, entity, timeout_s)
         own = max(held, sum(each.rows for each in noted))
         yield
         columns = tuple(without_entity(each, entity) for each in manifest.content.columns)
@@ -446,10 +455,12 @@ class Eraser:
             self.rows.drop(selection.copy)
         return True
 
-    def _held(self, manifest: Manifest, entity: Entity, timeout_s: float) -> int:
-        """The entity's rows of a dataset, as they are now."""
+    def _held(
+        self, manifest: Manifest, selection: Selection, entity: Entity, timeout_s: float
+    ) -> int:
+        """The entity's rows of a dataset, or of more of its table, as they are now."""
         with self._unless_lost(manifest):
-            return self.rows.find(manifest.selection, entity, timeout_s=timeout_s).rows
+            return self.rows.find(selection, entity, timeout_s=timeout_s).rows
         return 0
 
 

@@ -79,7 +79,7 @@ class Keeper:
         newest = self._newest(name)
         if newest is None:
             return
-        for manifest in self._leaving(name):
+        for manifest in self._leaving(newest):
             self._give_own_table(manifest, timeout_s)
             yield
         day = self._first_day(contract)
@@ -133,14 +133,21 @@ class Keeper:
         first = (self.clock.now_us() - retention_s * 1_000_000) // DAY_US
         return EPOCH + timedelta(days=first) if first > 0 else None
 
-    def _leaving(self, stream: str) -> Iterator[Manifest]:
-        """The datasets of a stream whose version may soon be gone."""
+    def _leaving(self, newest: Selection) -> Iterator[Manifest]:
+        """The datasets of a stream whose version may soon be gone.
+
+        A version beyond the newest is of a table that was lost: there is nothing to keep.
+        """
         # Twice a day early: a pass may fail and be tried again.
         old_us = self.clock.now_us() - (KEEP_H - 48) * HOUR_US
-        for manifest in manifests(self.datasets.places_of(stream), book=self.datasets):
+        for manifest in manifests(self.datasets.places_of(newest.stream), book=self.datasets):
             selection = manifest.selection
             # The log of a view's table is kept.
-            if manifest.created_at_us < old_us and not (selection.copy or selection.view):
+            if (
+                manifest.created_at_us < old_us
+                and not (selection.copy or selection.view)
+                and selection.delta_version <= newest.delta_version
+            ):
                 yield manifest
 
     def _give_own_table(self, manifest: Manifest, timeout_s: float) -> None:
