@@ -7,8 +7,9 @@ for it, up to CALLS_MAX, and is answered together. One connection has fewer call
 waits, as HTTP/2 has it, before any is refused. There is no TLS, and a message is received whole
 before its size is judged, unpacked too where gzip packed it (no other packing is read): the library
 (0.5) takes no bound for either, nor can it be told to read no gzip, and the first that is seen of a
-call here is its message. So the door is for the loopback and for a network whose callers are
-trusted.
+call here is its message. It would refuse strangers before that by digests of tokens, but takes
+these once and tells no reason, where ours change while it runs. So the door is for the loopback and
+for a network whose callers are trusted.
 """
 
 from __future__ import annotations
