@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reads of a table whose files an erasure removes end, each with the documented error."""
+"""Tables while an erasure works on them: reads of files that it removes end, each with the
+documented error, and who follows a table learns that rows were taken out.
+"""
 
 import subprocess
 import sys
@@ -79,3 +81,56 @@ def test_files_go_though_a_dataset_names_a_version_beyond_the_newest(table, tmp_
 
     held = {path.rpartition("/")[2] for path in DeltaTable(table).file_uris()}
     assert held == {each.name for each in tmp_path.rglob("*.parquet")}
+
+
+class TableWithRows:
+    """Of three commits; the fourth, version 3, takes a row out."""
+
+    def __init__(self, folder):
+        self.uri = (folder / "records" / "flights").as_uri()
+        for number in range(3):
+            write_deltalake(self.uri, pa.table({"n": [number, 100 + number]}), mode="append")
+        DeltaTable(self.uri).delete("n = 1")
+        self.tables = DeltaTables(folder.as_uri(), {}, was_read=never_read)
+
+    def vacuum(self):
+        DeltaTable(self.uri).vacuum(
+            retention_hours=0, dry_run=False, enforce_retention_duration=False
+        )
+
+    def removed_since(self, version):
+        return self.tables.removed_since(Selection("flights", 3, ()), version)
+
+
+def test_rows_that_were_taken_out_are_told_to_who_follows_from_before(tmp_path):
+    table = TableWithRows(tmp_path)
+    table.vacuum()
+    DeltaTable(table.uri).optimize.compact()  # writes files anew, and takes no row out
+
+    assert [True, True, False, False] == [table.removed_since(each) for each in (0, 2, 3, 5)]
+
+
+def test_commit_that_comes_while_it_is_asked_hides_no_rows_that_were_taken_out(
+    tmp_path, monkeypatch
+):
+    table, opened = TableWithRows(tmp_path), DeltaTables._newest
+
+    def open_and_be_overtaken(self, selection):
+        found = opened(self, selection)
+        table.vacuum()
+        return found
+
+    monkeypatch.setattr(DeltaTables, "_newest", open_and_be_overtaken)
+
+    assert table.removed_since(2)
+
+
+def test_what_the_log_has_forgotten_may_have_taken_rows_out(tmp_path):
+    table = TableWithRows(tmp_path)
+    write_deltalake(table.uri, pa.table({"n": [7]}), mode="append")
+    DeltaTable(table.uri).create_checkpoint()
+    assert not table.removed_since(3)
+
+    (tmp_path / "records" / "flights" / "_delta_log" / f"{4:020}.json").unlink()
+
+    assert table.removed_since(3)

@@ -16,6 +16,7 @@ from pyarrow.dataset import FileSystemDataset
 
 from headrace.errors import Conflict, NotFound, Unavailable
 from headrace_ingest.adapters.delta_archive import COMMIT_TRIES_MAX, PARTITION_COLUMN
+from headrace_ingest.adapters.delta_commits import took_rows
 from headrace_ingest.adapters.delta_orphans import files_below, remove_orphans, remove_some
 from headrace_ingest.domain.dataset_copies import copy_in
 from headrace_ingest.domain.datasets import Selection
@@ -97,13 +98,14 @@ class DeltaTables:
         return self._delete(selection, f"{PARTITION_COLUMN} < date '{first_day.isoformat()}'")
 
     def removed_since(self, selection: Selection, version: int) -> bool:
+        newest = replace(selection, copy="")
         with self._store_errors(selection):
-            table = self._table(selection)
-            commits = table.history(max(1, table.version() - version))
-            since = [each for each in commits if each["version"] > version]
-            # What the log has forgotten may have been anything.
-            unknown = len(since) < table.version() - version
-            return unknown or any(each["operation"] == "DELETE" for each in since)
+            until = self._table(selection).version()
+            since = range(version + 1, until + 1)
+            try:
+                return any(took_rows(self._place(newest), self._options, each) for each in since)
+            except FileNotFoundError:  # what the log has forgotten may have been anything
+                return True
 
     def added(self, selection: Selection, since: int) -> Any:
         table = self.open(selection)
