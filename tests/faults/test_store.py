@@ -36,6 +36,7 @@ def test_object_store_away_under_load(fault, world, s3_proxy, ingest, feature):
         load.wait_sent(500)
         s3_proxy.cut() if fault == "cut" else setattr(s3_proxy.faults, fault, True)
         load.wait_sent(1_000)
+        wait_until(lambda: b"object_store_failed" in ingest.log.read_bytes(), timeout_s=DEADLINE_S)
         s3_proxy.mend()
         load.wait_sent(500)
 
