@@ -58,6 +58,18 @@ def rows(*numbers, flight="UA1", contract=None, **changes):
     return judge(a_batch(records), contract, decode=decode).rows.select(columns)
 
 
+def test_version_that_read_a_table_of_after_the_beginning_is_named_until_it_is_clean(world):
+    """Rows of the entity may have been on their way into the first version of the table."""
+    world.contracts.put(a_contract(name="late"))
+    world.erase("UA1")
+    world.versions.there.append(a_training(4, at=0, stream="late"))
+    report = world.erase("UA1")
+
+    assert [(4, ("late",))] == [
+        (each.version, each.streams) for each in report.trained_versions if each.version > 3
+    ]
+
+
 def begin_anew(world):
     """The archive was lost for good, and has fewer versions than a dataset names."""
     world.tables.take(STREAM)

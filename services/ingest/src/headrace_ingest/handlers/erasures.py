@@ -303,7 +303,9 @@ class Eraser:
         archived = [*applied, *not_applied(applied, retracted)]
         if all(entity.column not in each.stream.columns for each in archived):
             raise NotFound("COLUMN_UNKNOWN", column=entity.column)
-        found, counted = {}, {}
+        found = {}
+        # Before its first version, where there is no table yet: each one that comes is behind it.
+        counted = {each.name: -1 for each in archived if entity.column in each.stream.columns}
         for selection in self._newest(entity.column):
             if isinstance(selection, Unavailable):
                 raise selection
