@@ -84,3 +84,81 @@ def test_own_settings_are_read_before_kafka_is_made(monkeypatch, tmp_path):
     assert "registry" in [each.name for each in checked]
     (registry,) = [each for each in checked if each.name == "registry"]
     assert "LOUD" == registry.environment["REGISTRY_LOG_LEVEL"]
+
+
+@pytest.fixture
+def planned(monkeypatch, tmp_path):
+    """The environments of the services, by name, as a start with these options makes them."""
+    monkeypatch.setattr(platform, "find_java", lambda: None)
+    monkeypatch.setattr(platform, "provide_jars", lambda tools: [])
+    monkeypatch.setattr(platform.KafkaBroker, "process", lambda broker: a_service("kafka", ""))
+    monkeypatch.setattr(platform, "provide_versitygw", lambda tools: tmp_path / "versitygw")
+    monkeypatch.setattr(platform, "check_settings", lambda specs: None)
+
+    def plan(**options):
+        made = Platform(PlatformOptions(tmp_path, ToolCache(tmp_path / "tools", print), **options))
+        _, services = made._plan()
+        return {each.name: each.environment for each in services.processes}
+
+    return plan
+
+
+def test_object_store_of_the_environment_wins_over_the_folder(planned, monkeypatch):
+    for name in ("INGEST", "FEATURE", "INFERENCE"):
+        monkeypatch.setenv(f"{name}_OBJECT_STORE_URI", "s3://bucket/prefix")
+    monkeypatch.setenv("INGEST_S3_ENDPOINT", "https://s3.example.org")
+    services = planned()
+
+    for name in ("ingest", "feature", "inference"):
+        assert "s3://bucket/prefix" == services[name][f"{name.upper()}_OBJECT_STORE_URI"]
+    assert "https://s3.example.org" == services["ingest"]["INGEST_S3_ENDPOINT"]
+
+
+def test_object_store_is_a_folder_where_nothing_is_said(planned, monkeypatch, tmp_path):
+    monkeypatch.setenv("INGEST_OBJECT_STORE_URI", "")
+    folder = (tmp_path / "data/objects").as_uri()
+    services = planned()
+
+    for name in ("ingest", "feature", "registry", "inference"):
+        assert folder == services[name][f"{name.upper()}_OBJECT_STORE_URI"]
+    assert "TRAINER_OBJECT_STORE_URI" not in services["trainer"]
+
+
+@pytest.mark.parametrize(
+    ("setting", "options"),
+    [
+        ("INGEST_GRPC_PORT", {}),
+        ("registry_rest_port", {}),
+        ("FEATURE_KAFKA_BOOTSTRAP", {}),
+        ("MONITOR_DATA_DIR", {}),
+        ("TRAINER_REGISTRY_ADDRESS", {}),
+        ("INFERENCE_OBJECT_STORE_URI", {"s3": True}),
+        ("REGISTRY_S3_ENDPOINT", {"s3": True}),
+        ("INGEST_DATABASE_URI", {"postgres": True}),
+    ],
+)
+def test_setting_that_would_not_be_heeded_is_refused(
+    planned, monkeypatch, tmp_path, setting, options
+):
+    monkeypatch.setenv(setting, "other")
+
+    with pytest.raises(Invalid, match="BAD_SETTING") as refused:
+        planned(**options)
+    assert setting.upper() == refused.value.metadata["environment"]
+    assert not (tmp_path / "data").exists()
+
+
+def test_setting_that_says_the_same_is_no_other(planned, monkeypatch):
+    monkeypatch.setenv("INGEST_GRPC_PORT", "7101")
+    monkeypatch.setenv("FEATURE_OBJECT_STORE_URI", "s3://headrace/headrace")
+    services = planned(s3=True)
+
+    assert "7101" == services["ingest"]["INGEST_GRPC_PORT"]
+    assert "http://127.0.0.1:7070" == services["feature"]["FEATURE_S3_ENDPOINT"]
+
+
+def test_feature_that_would_not_read_what_ingest_archives_is_refused(planned, monkeypatch):
+    monkeypatch.setenv("INGEST_OBJECT_STORE_URI", "s3://bucket/prefix")
+
+    with pytest.raises(Invalid, match="FEATURE_OBJECT_STORE_URI"):
+        planned()

@@ -51,6 +51,10 @@ def up(
     started again; all together have five minutes to be ready, without what is downloaded and built
     at the first time, and every ten seconds it is told what is waited for.
 
+    The services have this environment: what it says of their stores (INGEST_OBJECT_STORE_URI,
+    REGISTRY_DATABASE_URI) wins over the folder and SQLite. What the options say (ports, Kafka, the
+    data folder, --postgres, --s3) it may not say otherwise.
+
         headrace up
 
         headrace up --detach --port kafka=19092 --port inference-grpc=18001

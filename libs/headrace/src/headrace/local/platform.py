@@ -2,7 +2,9 @@
 """The whole platform as processes of one machine: Kafka, stores if wanted, and the six services.
 
 Kafka and the stores come first, then the topics of the contracts, then the services, each told its
-ports, its peers and its folder by its own settings. Data live in `<data dir>/data`.
+ports, its peers and its folder by its own settings, which are added to those of the environment.
+What the environment says otherwise wins over a default, and is refused where it cannot hold. Data
+live in `<data dir>/data`.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ from headrace.local.ports import DEFAULT_PORTS, LOOPBACK
 from headrace.local.postgres import PostgresServer
 from headrace.local.process import ProcessSpec
 from headrace.local.service_process import check_settings, service_process
-from headrace.local.settings import has_settings
+from headrace.local.settings import given_settings, has_settings
 from headrace.local.state import DataFolder, live_state, rss_mb_by_service
 from headrace.local.supervisor import START_S_MAX, Report, Stage, Supervisor
 from headrace.local.tools import ToolCache
@@ -39,7 +41,12 @@ PEERS: Mapping[str, Sequence[str]] = {
     "inference": ("feature", "registry"),
     "monitor": (),
 }
+KEEP_OBJECTS = ("ingest", "feature", "registry", "inference")
+# Feature reads the tables that ingest writes.
+LAKE = ("ingest", "feature")
+KEEP_TABLES = ("registry", "trainer", "ingest")
 BUCKET = "headrace"
+S3_URI = f"s3://{BUCKET}/headrace"
 # Tells commands where the platform of a data folder answers.
 ADDRESSES_FILE = "addresses.json"
 STORES_FILE = "stores.json"
@@ -94,6 +101,7 @@ class Platform:
         return rss_mb_by_service(state) if state is not None else {}
 
     def _plan(self) -> list[Stage]:
+        self._refuse_other_settings()
         if self._options.fresh and self._data.exists():
             shutil.rmtree(self._data)
         self.folder.run.mkdir(parents=True, exist_ok=True)
@@ -127,7 +135,6 @@ class Platform:
         """The store processes, and what they add to the environment of services, by name."""
         processes: list[ProcessSpec] = []
         by_service: dict[str, dict[str, str]] = {name: {} for name in SERVICES}
-        objects = {"OBJECT_STORE_URI": (self._data / "objects").as_uri()}
         if self._options.s3:
             server = S3Server(
                 self._data / "s3",
@@ -135,37 +142,64 @@ class Platform:
                 provide_versitygw(self._options.tools),
             )
             processes.append(server.process())
-            objects = {
-                "OBJECT_STORE_URI": f"s3://{BUCKET}/headrace",
-                "S3_ENDPOINT": server.endpoint,
-                "S3_ACCESS_KEY": server.access_key,
-                "S3_SECRET_KEY": server.secret_key,
-            }
-        for name in ("ingest", "feature", "registry", "inference"):
-            by_service[name] |= objects
+            keys = {"S3_ACCESS_KEY": server.access_key, "S3_SECRET_KEY": server.secret_key}
+            for name in KEEP_OBJECTS:
+                by_service[name] |= keys
         if self._options.postgres:
-            database = PostgresServer(self._data / "postgres", self._options.ports["postgres"])
+            database = self._database()
             processes.append(database.process())
-            for name in ("registry", "trainer", "ingest"):
+            for name in KEEP_TABLES:
                 by_service[name] |= database.settings()
         return processes, by_service
 
     def _service(self, name: str, added: Mapping[str, Mapping[str, str]]) -> ProcessSpec:
-        settings = {
+        settings = {**self._objects(name), **self._own_settings(name), **added[name]}
+        ports = self._options.ports
+        spec = service_process(name, (ports[f"{name}-grpc"], ports[f"{name}-http"]), settings)
+        if (rest := ports.get(f"{name}-rest")) is not None:
+            spec = replace(spec, ports={**spec.ports, f"{name}-rest": rest})
+        return replace(spec, ready_deadline_s=START_S_MAX)
+
+    def _own_settings(self, name: str) -> dict[str, str]:
+        """What a service must be told as this says it, for others rely on it; secrets apart."""
+        ports = self._options.ports
+        doors = [each for each in ("grpc", "http", "rest") if f"{name}-{each}" in ports]
+        own = {
             "KAFKA_BOOTSTRAP": self._bootstrap,
             "DATA_DIR": str(self._data / name),
             **{f"{peer.upper()}_ADDRESS": self._address(f"{peer}-grpc") for peer in PEERS[name]},
-            **added[name],
+            **{f"{door.upper()}_PORT": str(ports[f"{name}-{door}"]) for door in doors},
         }
-        ports = self._options.ports
-        doors = ports[f"{name}-grpc"], ports[f"{name}-http"]
-        rest = ports.get(f"{name}-rest")
-        if rest is None:
-            spec = service_process(name, doors, settings)
-        else:
-            spec = service_process(name, doors, {**settings, "REST_PORT": str(rest)})
-            spec = replace(spec, ports={**spec.ports, f"{name}-rest": rest})
-        return replace(spec, ready_deadline_s=START_S_MAX)
+        if self._options.s3 and name in KEEP_OBJECTS:
+            own |= {"OBJECT_STORE_URI": S3_URI, "S3_ENDPOINT": f"http://{self._address('s3')}"}
+        if self._options.postgres and name in KEEP_TABLES:
+            own["DATABASE_URI"] = self._database().uri
+        return own
+
+    def _objects(self, name: str) -> dict[str, str]:
+        """The folder of objects, for a service that keeps some and is told of no other place."""
+        if name not in KEEP_OBJECTS:
+            return {}
+        folder = (self._data / "objects").as_uri()
+        return {"OBJECT_STORE_URI": given_settings(name).get("OBJECT_STORE_URI", folder)}
+
+    def _refuse_other_settings(self) -> None:
+        """Raises Invalid BAD_SETTING for what the environment says and this would not heed."""
+        for name in SERVICES:
+            own, given = self._own_settings(name), given_settings(name)
+            other = [key for key in own if given.get(key, own[key]) != own[key]]
+            if other:
+                names = ", ".join(f"{name.upper()}_{key}" for key in other)
+                problem = "headrace up says it by its options (--help): leave it out"
+                raise Invalid("BAD_SETTING", environment=names, problem=problem)
+        told = [{**self._objects(name), **self._own_settings(name)} for name in LAKE]
+        if len({each["OBJECT_STORE_URI"].rstrip("/") for each in told}) > 1:
+            names = " and ".join(f"{name.upper()}_OBJECT_STORE_URI" for name in LAKE)
+            problem = "feature reads where ingest archives: say the same in both"
+            raise Invalid("BAD_SETTING", environment=names, problem=problem)
+
+    def _database(self) -> PostgresServer:
+        return PostgresServer(self._data / "postgres", self._options.ports["postgres"])
 
     @property
     def _bootstrap(self) -> str:

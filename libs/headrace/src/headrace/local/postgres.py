@@ -73,12 +73,14 @@ class PostgresServer:
         """Where clients connect, password included."""
         return f"postgresql://{USER}:{self._password}@{LOOPBACK}:{self.port}/{DATABASE}"
 
+    @property
+    def uri(self) -> str:
+        """The same without the password, for a URI ends in logs."""
+        return f"postgresql://{USER}@{LOOPBACK}:{self.port}/{DATABASE}"
+
     def settings(self) -> dict[str, str]:
-        """How a service is told of the database; the password apart, for a URI ends in logs."""
-        return {
-            "DATABASE_URI": f"postgresql://{USER}@{LOOPBACK}:{self.port}/{DATABASE}",
-            "DATABASE_PASSWORD": self._password,
-        }
+        """How a service is told of the database."""
+        return {"DATABASE_URI": self.uri, "DATABASE_PASSWORD": self._password}
 
     def process(self) -> ProcessSpec:
         """Makes the cluster if there is none; returns how to run the server.

@@ -24,3 +24,12 @@ def child_environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
 def has_settings(service: str) -> bool:
     """Whether this environment tells the service something of its own."""
     return any(name.upper().startswith(f"{service.upper()}_") for name in os.environ)
+
+
+def given_settings(service: str) -> dict[str, str]:
+    """What this environment tells the service, by the names without its prefix; nothing empty."""
+    prefix = f"{service.upper()}_"
+    told = {name.upper(): value for name, value in os.environ.items() if value}
+    return {
+        name.removeprefix(prefix): value for name, value in told.items() if name.startswith(prefix)
+    }
