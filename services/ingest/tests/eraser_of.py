@@ -10,7 +10,17 @@ from headrace_ingest.handlers.erasures import Eraser
 from headrace_kit.testing import MemoryPublisher, MemoryTopicLog
 
 
-def eraser_of(world, *, models, news, tasks) -> Eraser:
+class Texts:
+    """What is searched in: of which streams it was dropped."""
+
+    def __init__(self):
+        self.dropped = []
+
+    def drop(self, stream):
+        self.dropped.append(stream)
+
+
+def eraser_of(world, *, models, news, tasks, texts=None) -> Eraser:
     """No view has published any rows."""
     return Eraser(
         contracts=world.contracts,
@@ -22,5 +32,6 @@ def eraser_of(world, *, models, news, tasks) -> Eraser:
         models=models,
         news=news,
         tasks=tasks,
+        texts=texts or Texts(),
         clock=world.clock,
     )

@@ -13,7 +13,7 @@ from itertools import count
 from types import SimpleNamespace
 
 import pytest
-from eraser_of import eraser_of
+from eraser_of import Texts, eraser_of
 from structlog.testing import capture_logs
 
 from headrace.errors import Busy, Conflict, Corrupt, Invalid, NotFound, Unavailable
@@ -159,8 +159,10 @@ class World:
         self.book = ObjectDatasetBook(self.objects)
         self.rows = DuckDbRows(self.tables, spill, in_turn=True)
         self.retracted, self.versions = MemoryRetracted(), Versions()
-        tasks = TaskEraser(AppliedLabels(), NoTasks())
-        self.eraser = eraser_of(self, models=self.versions, news=self.news, tasks=tasks)
+        tasks, self.texts = TaskEraser(AppliedLabels(), NoTasks()), Texts()
+        self.eraser = eraser_of(
+            self, models=self.versions, news=self.news, tasks=tasks, texts=self.texts
+        )
 
     def create(self, name, **changes):
         version = changes.get("delta_version")
@@ -212,6 +214,17 @@ def test_entity_is_taken_out_of_every_stream_that_names_it(world):
 
     assert {STREAM: 2, OTHER: 2} == erasure.rows_by_stream
     assert (["UA2"], ["UA2"]) == (world.flights(), world.flights(OTHER))
+
+
+def test_texts_of_a_stream_that_lost_rows_are_found_no_more_with_the_answer(world):
+    world.contracts.put(a_contract(name="never.named"))
+    world.erase()
+    assert {STREAM, OTHER} == set(world.texts.dropped)
+
+    world.texts.dropped.clear()
+    world.erase("UA9", "another")
+
+    assert [] == world.texts.dropped
 
 
 def test_erasure_waits_for_its_turn_behind_another_one(world):

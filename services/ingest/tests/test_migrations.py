@@ -148,13 +148,26 @@ def test_catalogue_is_there_and_texts_are_read_again_after_the_way_down_and_up(i
     if index.dialect.name == "sqlite":
         run(index, "insert into catalogue_words (rowid, name_words, words) values (1, 's', 'snow')")
     run(index, PASSAGE, vector=b"\x00")
-    run(index, "insert into indexed values ('s', 'note', 3, 0)")
+    run(index, "insert into indexed values ('s', 'note', 3, 0, 1)")
 
     INDEX.downgrade(index, "0001")
     INDEX.upgrade(index)
 
     assert 1 == found(index)
     assert [] == run(index, "select * from passages") + run(index, "select * from indexed")
+
+
+def test_index_of_texts_that_is_half_built_is_begun_anew(index):
+    INDEX.upgrade(index, "0003")
+    run(index, "insert into indexed values ('s', 'note', -1, 2), ('t', 'note', 3, 0)")
+    run(index, PASSAGE, vector=b"\x00")
+    run(index, PASSAGE.replace("'s'", "'t'"), vector=b"\x00")
+
+    INDEX.upgrade(index)
+
+    assert [("t",)] == run(index, "select stream from passages")
+    kept = run(index, "select stream, version, epoch, begun from indexed order by stream")
+    assert [("s", -1, 2, -1), ("t", 3, 0, -1)] == kept
 
 
 def test_passages_behind_the_last_one_are_found_by_an_index(index):
@@ -180,13 +193,13 @@ def test_passages_behind_the_last_one_are_found_by_an_index(index):
 def test_index_of_before_alembic_is_taken_over_with_its_texts(index):
     INDEX.upgrade(index)
     run(index, PASSAGE, vector=b"\x00")
-    run(index, "insert into indexed values ('s', 'note', 3, 0)")
+    run(index, "insert into indexed values ('s', 'note', 3, 0, 1)")
     run(index, "drop table alembic_version")
 
     INDEX.upgrade(index)
 
     assert [("snow",)] == run(index, "select text from passages")
-    assert [("s", "note", 3, 0)] == run(index, "select * from indexed")
+    assert [("s", "note", 3, 0, 1)] == run(index, "select * from indexed")
 
 
 def test_nothing_is_left_on_the_way_down_to_nothing(labels, index):

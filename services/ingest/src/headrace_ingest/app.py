@@ -321,9 +321,9 @@ def _datasets(shared: Shared, tasks: SqlTaskStore) -> Datasets:
     settings = shared.settings
     tables = DeltaTables(settings.objects, _delta(settings), was_read=shared.catalogue.was_read)
     rows = DuckDbRows(tables, settings.data_dir / "spill")
-    eraser = _eraser(shared, tasks, tables)
     index, embedder = SqlCatalogueIndex(engine), HashedEmbedder()
     text_index = SqlTextIndex(engine, embedder.dimensions)
+    eraser = _eraser(shared, tasks, tables, text_index)
     texts = TextKeeper(shared.contracts, rows, embedder, text_index)
     catalogue = CatalogueKeeper(shared.contracts, eraser.datasets, index)
     keeper = Keeper(shared.contracts, eraser.retracted, eraser.datasets, rows, eraser.clock)
@@ -340,7 +340,9 @@ def _datasets(shared: Shared, tasks: SqlTaskStore) -> Datasets:
     return Datasets(engine, eraser, rows, index, texts, loops)
 
 
-def _eraser(shared: Shared, tasks: SqlTaskStore, tables: DeltaTables) -> Eraser:
+def _eraser(
+    shared: Shared, tasks: SqlTaskStore, tables: DeltaTables, texts: SqlTextIndex
+) -> Eraser:
     """What takes entities out of datasets and of the archive."""
     settings = shared.settings
     objects = object_store(settings.objects, settings.s3)
@@ -356,6 +358,7 @@ def _eraser(shared: Shared, tasks: SqlTaskStore, tables: DeltaTables) -> Eraser:
         models=GrpcModelVersions(registry),
         news=KafkaErasureNews(shared.publisher),
         tasks=TaskEraser(shared.labels, tasks),
+        texts=texts,
         clock=SystemClock(),
     )
 

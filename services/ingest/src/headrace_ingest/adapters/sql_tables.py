@@ -60,6 +60,8 @@ INDEXED = Table(
     Column("version", BigInteger, nullable=False),
     # How often it was dropped.
     Column("epoch", Integer, nullable=False),
+    # Of the table, from which on it was built; -1: not yet.
+    Column("begun", BigInteger, nullable=False, server_default="-1"),
 )
 # A change of a table comes with the revision that brings the old one to it, and back.
 MIGRATIONS = Migrations(Path(index.__file__).parent)

@@ -19,22 +19,24 @@ from headrace_ingest.domain.passages import Indexed, Match, Passage, Vectors
 from headrace_kit.sql import transaction
 
 CLAIM = text("""insert into indexed
-                (stream, column_name, version, epoch)
-                values (:stream, :column_name, -1, 0) on conflict do nothing""")
+                (stream, column_name, version, epoch, begun)
+                values (:stream, :column_name, -1, 0, -1) on conflict do nothing""")
+BEGIN = text("""update indexed set begun = :begun where stream = :stream
+                and column_name = :column_name and epoch = :epoch and version < 0 and begun < 0""")
 # What was read before the index was dropped is not added: it may hold what has to be gone.
 HOLD = text("""update indexed set epoch = epoch where stream = :stream
                and column_name = :column_name and epoch = :epoch""")
 SETTLE = text("""update indexed set version = :version where stream = :stream
                  and column_name = :column_name and epoch = :epoch and version < :version""")
 RESET = text("""update indexed
-                set version = -1, epoch = epoch + 1
-                where stream = :stream and column_name = :column_name""")
-STATE = text("""select version, epoch from indexed
+                set version = -1, epoch = epoch + 1, begun = -1
+                where stream = :stream""")
+STATE = text("""select version, epoch, begun from indexed
                 where stream = :stream and column_name = :column_name""")
 ADD = text("""
     insert into passages (stream, column_name, event_id, text, vector)
     values (:stream, :column_name, :event_id, :text, :vector) on conflict do nothing""")
-REMOVE = text("delete from passages where stream = :stream and column_name = :column_name")
+REMOVE = text("delete from passages where stream = :stream")
 NAMED = text("select id, event_id, text from passages where id in :ids").bindparams(
     bindparam("ids", expanding=True)
 )
@@ -70,7 +72,14 @@ class SqlTextIndex:
     def indexed(self, stream: str, column: str) -> Indexed:
         with transaction(self._engine) as connection:
             row = connection.execute(STATE, _place(stream, column)).one_or_none()
-        return Indexed() if row is None else Indexed(row.version, row.epoch)
+        return Indexed() if row is None else Indexed(row.version, row.epoch, row.begun)
+
+    def begin(self, stream: str, column: str, indexed: Indexed, version: int) -> bool:
+        place = _place(stream, column)
+        with transaction(self._engine) as connection:
+            connection.execute(CLAIM, place)
+            begun = place | {"epoch": indexed.epoch, "begun": version}
+            return connection.execute(BEGIN, begun).rowcount == 1
 
     def absent(self, stream: str, column: str, passages: Sequence[Passage]) -> list[Passage]:
         table = sql_tables.PASSAGES.c
@@ -106,10 +115,10 @@ class SqlTextIndex:
             connection.execute(CLAIM, place)
             connection.execute(SETTLE, place | {"epoch": indexed.epoch, "version": version})
 
-    def drop(self, stream: str, column: str) -> None:
+    def drop(self, stream: str) -> None:
         with transaction(self._engine) as connection:
-            connection.execute(REMOVE, _place(stream, column))
-            connection.execute(RESET, _place(stream, column))
+            connection.execute(REMOVE, {"stream": stream})
+            connection.execute(RESET, {"stream": stream})
 
     def catch_up(self, stream: str, column: str, timeout_s: float) -> bool:
         return self._neighbours.catch_up(_place(stream, column), timeout_s)

@@ -42,11 +42,19 @@ class Match:
 class Indexed:
     """How far an index is: it holds all that the table held at `version`, -1 for nothing.
 
-    `epoch` counts how often it was dropped: what was read before that is taken in no more.
+    `epoch` counts how often it was dropped: what was read before that is taken in no more. `begun`
+    is the version at which it was begun, -1 before: until it holds all of one, it may hold rows of
+    any version since.
     """
 
     version: int = -1
     epoch: int = 0
+    begun: int = -1
+
+    @property
+    def since(self) -> int:
+        """It may hold rows of no version before this one; -1 where it holds none."""
+        return self.begun if self.version < 0 else self.version
 
 
 class Place(NamedTuple):

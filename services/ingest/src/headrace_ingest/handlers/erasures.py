@@ -42,6 +42,7 @@ from headrace_ingest.handlers.stopped_streams import ARCHIVE_MISSING
 from headrace_ingest.ports.datasets import DatasetBook, RowStore
 from headrace_ingest.ports.definitions import ContractBook, Retracted, RetractedDefinitions
 from headrace_ingest.ports.erasures import ErasureBook, ErasureNews, ModelVersions, PublishedRows
+from headrace_ingest.ports.search import TextIndex
 from headrace_kit.clock import Clock
 from headrace_kit.erased_entities import (
     Entity,
@@ -82,6 +83,7 @@ class Eraser:
     models: ModelVersions
     news: ErasureNews
     tasks: TaskEraser
+    texts: TextIndex
     clock: Clock
 
     def erase(self, command: EraseEntity, request_id: str, *, timeout_s: float) -> Erasure:
@@ -223,6 +225,8 @@ class Eraser:
             taken = self._erase_rows(selection, erasure.entity, keys, timeout_s)
             # A dataset may be as another pass made it, meanwhile: then it is looked at once more.
             found += taken + changed
+            if taken:
+                self.texts.drop(selection.stream)
             failpoint("ingest.erase.deleted")
             if taken or changed or not late:
                 keep = pinned_versions(selection.stream, book=self.datasets)

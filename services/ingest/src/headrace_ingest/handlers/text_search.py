@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 
 from headrace.errors import Invalid, NotFound, Unavailable
 from headrace_ingest.domain.datasets import Selection
@@ -50,18 +51,30 @@ class TextKeeper:
     def refresh(self, timeout_s: float) -> Iterator[None]:
         """Take in what was archived since, by steps of at most `timeout_s` each.
 
-        A stream whose archive was taken away keeps what it has: the others go on.
+        Columns take turns, and who is done looks again while others are not: one that is long built
+        holds up none that has little to do.
         """
-        for contract in self.contracts.all():
-            for column in contract.text_columns:
-                try:
-                    yield from self._refresh(contract.name, column, timeout_s)
-                except Unavailable as err:
-                    if err.reason != ARCHIVE_MISSING:
-                        raise
-                while not self.index.catch_up(contract.name, column, min(CATCH_UP_S, timeout_s)):
-                    yield
-                yield
+        working: dict[tuple[str, str], Iterator[None]] = {}
+        while True:
+            for contract in self.contracts.all():
+                for column in contract.text_columns:
+                    place = contract.name, column
+                    work = working.pop(place, None) or self._keep(*place, timeout_s)
+                    for step in islice(work, 1):
+                        working[place] = work
+                        yield step
+            if not working:
+                return
+
+    def _keep(self, stream: str, column: str, timeout_s: float) -> Iterator[None]:
+        """A stream whose archive was taken away keeps what it has."""
+        try:
+            yield from self._refresh(stream, column, timeout_s)
+        except Unavailable as err:
+            if err.reason != ARCHIVE_MISSING:
+                raise
+        while not self.index.catch_up(stream, column, min(CATCH_UP_S, timeout_s)):
+            yield
 
     def built(self, stream: str, column: str) -> bool:
         """Whether the index once held all that was archived, and follows since; any thread."""
@@ -84,10 +97,11 @@ class TextKeeper:
         if indexed.version == version:
             return
         selection = Selection(stream, version, ((column, "string"),))
-        if indexed.version >= 0 and self.rows.removed_since(selection, indexed.version):
-            self.index.drop(stream, column)
+        if indexed.since >= 0 and self.rows.removed_since(selection, indexed.since):
+            self.index.drop(stream)
             yield from self._refresh(stream, column, timeout_s)
-        else:
+        # Where another keeper began it meanwhile, the next look tells from which version.
+        elif indexed.since >= 0 or self.index.begin(stream, column, indexed, version):
             yield from self._take_in(selection, column, indexed, timeout_s)
 
     def _take_in(

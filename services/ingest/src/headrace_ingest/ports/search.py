@@ -44,6 +44,12 @@ class TextIndex(Protocol):
     def indexed(self, stream: str, column: str) -> Indexed:
         """How far it is."""
 
+    def begin(self, stream: str, column: str, indexed: Indexed, version: int) -> bool:
+        """From now on it is built, from this version or later ones.
+
+        False when it was begun, or dropped, since it stood at `indexed`.
+        """
+
     def absent(self, stream: str, column: str, passages: Sequence[Passage]) -> list[Passage]:
         """Those of an event that it does not hold."""
 
@@ -60,8 +66,8 @@ class TextIndex(Protocol):
     def settle(self, stream: str, column: str, indexed: Indexed, version: int) -> None:
         """It holds all of this version, unless it was dropped since it stood at `indexed`."""
 
-    def drop(self, stream: str, column: str) -> None:
-        """From now on it holds nothing."""
+    def drop(self, stream: str) -> None:
+        """From now on it holds nothing of any column that the stream has, or once had."""
 
     def catch_up(self, stream: str, column: str, timeout_s: float) -> bool:
         """Make what is held findable in this process; whether the time was enough for all of it."""
