@@ -126,6 +126,7 @@ def test_wrong_secret_is_unavailable_and_says_nothing_of_it(settings):
     with pytest.raises(Unavailable, match="OBJECT_STORE_UNAVAILABLE") as raised:
         object_store("s3://headrace/prefix", wrong).put_if_absent("a", b"")
     assert "wrong-secret" not in str(raised.value)
+    assert "it refuses the access key" in raised.value.metadata["problem"]
 
 
 def test_bucket_that_is_not_there_has_nothing_unended(settings):

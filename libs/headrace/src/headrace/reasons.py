@@ -530,7 +530,9 @@ REASONS: dict[str, Reason] = {
         "See docs/runbooks/lost-offsets.md.",
     ),
     "OBJECT_STORE_UNAVAILABLE": Reason(
-        "Unavailable", "The object store did not answer in time.", "Look at its address and log."
+        "Unavailable",
+        "The object store did not answer in time, or did not do what was asked.",
+        "Look at its address and log, and at what the problem says.",
     ),
     "ARCHIVE_MISSING": Reason(
         "Unavailable",

@@ -11,6 +11,7 @@ import mmap
 import os
 import re
 import shutil
+import ssl
 import tempfile
 import threading
 import time
@@ -45,6 +46,8 @@ DELTA_BOUNDS = {
     "max_retries": "2",
     "retry_timeout": "10s",
 }
+REFUSALS = ("AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch")
+OWN_AUTHORITY = "SSL_CERT_FILE takes the PEM file of an authority of your own"
 RACERS = 4
 RACES = 3
 # Plain segments only: no "..", no empty one, nothing that a shell, a URL or a file system reads.
@@ -444,7 +447,21 @@ class S3ObjectStore:
             code = getattr(err, "code", type(err).__name__)
             if code in ("NoSuchKey", "NoSuchObject", "NoSuchBucket", "NoSuchUpload"):
                 raise NotFound("ARTIFACT_UNKNOWN", key=key) from err
-            raise Unavailable("OBJECT_STORE_UNAVAILABLE", error=code) from err
+            raise Unavailable("OBJECT_STORE_UNAVAILABLE", **_told(err, code)) from err
+
+
+def _told(error: Any, code: str) -> dict[str, str]:
+    if code in REFUSALS:
+        return {"error": code, "problem": "it refuses the access key, its secret, or what they may"}
+    given_up = getattr(error, "reason", error)  # urllib3 wraps what it met each time
+    met = given_up.args[0] if isinstance(given_up, Exception) and given_up.args else None
+    if not isinstance(met, ssl.SSLError):
+        return {"error": code}
+    if isinstance(met, ssl.SSLCertVerificationError):
+        problem = f"its certificate is not trusted ({met.verify_message}): {OWN_AUTHORITY}"
+    else:
+        problem = f"no TLS with it ({met.reason})"
+    return {"error": type(met).__name__, "problem": problem}
 
 
 class MemoryObjectStore:
