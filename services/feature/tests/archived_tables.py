@@ -2,7 +2,7 @@
 """Records and questions as the tables that the SQL of a view reads."""
 
 import pyarrow as pa
-from feature_world import AIR, RIDES, Air, Event, archived
+from feature_world import AIR, NIGHT_BY_KIND, RIDES, Air, Event, archived
 
 from headrace.application import Stream
 
@@ -11,6 +11,7 @@ ARROW_BY_TYPE = {
     "int64": pa.int64(),
     "float64": pa.float64(),
     "timestamp": pa.int64(),
+    "bool": pa.bool_(),
 }
 ENVELOPE = {"_event_id": "string", "_event_time_us": "int64", "_known_time_us": "int64"}
 STREAMS = {each["name"]: Stream.model_validate(each) for each in (RIDES, AIR)}
@@ -41,6 +42,7 @@ def questions(rows) -> pa.Table:
         {
             "zone": pa.array(zones, pa.string()),
             "kind": pa.array(kinds, pa.int64()),
+            "night": pa.array(map(NIGHT_BY_KIND.get, kinds), pa.bool_()),
             "as_of_us": pa.array(moments, pa.int64()),
         }
     )

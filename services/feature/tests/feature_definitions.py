@@ -63,7 +63,7 @@ def lookups(draw) -> dict[str, object]:
 
 @st.composite
 def views(draw, *, looking: bool = False, features_min: int = 1, features_max: int = 4):
-    """A view of the rides by `zone` or by `zone` and `kind`."""
+    """A view of the rides by `zone`, by `zone` and `kind`, or by `night` and `zone`."""
     looked_up = draw(lookups()) if looking else {}
     numbers = [*NUMBERS, *DERIVED, *sorted(looked_up.keys() - {"sky"}) * 3]
     texts = ["driver", *WHO, *sorted(looked_up.keys() & {"sky"}) * 3]
@@ -79,7 +79,7 @@ def views(draw, *, looking: bool = False, features_min: int = 1, features_max: i
         "name": "drawn",
         "description": "Drawn.",
         "stream": RIDES["name"],
-        "entity": draw(st.sampled_from([("zone",), ("zone", "kind")])),
+        "entity": draw(st.sampled_from([("zone",), ("zone", "kind"), ("night", "zone")])),
         "filter": draw(FILTERS),
         "derive": DERIVED | WHO,
         "lookups": looked_up,

@@ -11,7 +11,7 @@ from datetime import UTC, datetime, timedelta
 from fractions import Fraction
 from zoneinfo import ZoneInfo
 
-from feature_world import VIEWS, Event
+from feature_world import NIGHT_BY_KIND, VIEWS, Event
 
 from headrace.feature_view import LIFETIME_S, RatioFeature, StreamView, WindowFeature
 
@@ -57,7 +57,7 @@ def _once_each(events) -> list[Event]:
 
 
 def _is_of(view: StreamView, event: Event, zone, kind) -> bool:
-    asked = {"zone": zone, "kind": kind}
+    asked = {"zone": zone, "kind": kind, "night": NIGHT_BY_KIND.get(kind)}
     for column in view.entity:
         value = getattr(event, column)
         if value is None or value == "" or value != asked[column]:

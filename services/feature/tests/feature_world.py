@@ -13,6 +13,7 @@ import pyarrow as pa
 from hypothesis import strategies as st
 
 from headrace.application import Recipe, Stream
+from headrace.entity import text_of
 from headrace.feature_view import RequestView, StreamView
 from headrace.ingest.v1.erasures_pb2 import EventsErased
 from headrace_feature.adapters.correction_teller import CorrectionTeller
@@ -81,6 +82,7 @@ RIDES = {
         "riders": {"type": "int64"},
         "fare": {"type": "float64"},
         "driver": {"type": "string"},
+        "night": {"type": "bool"},
         "at": {"type": "timestamp"},
         "known_at": {"type": "timestamp"},
     },
@@ -94,6 +96,7 @@ ASKS = {
         "ask_id": {"type": "string"},
         "zone": {"type": "string"},
         "kind": {"type": "int64"},
+        "night": {"type": "bool"},
         "due": {"type": "timestamp"},
         "distance": {"type": "float64"},
         "late_by": {"type": "int64"},
@@ -113,6 +116,8 @@ AIR = {
         "known_at": {"type": "timestamp"},
     },
 }
+# The third column that rows ask by says what their kind does.
+NIGHT_BY_KIND = {1: True, 2: False, None: None}
 AGGREGATES = ("sum", "mean", "min", "max", "last")
 
 
@@ -210,6 +215,7 @@ class Event:
     riders: int | None = 1
     fare: float | None = 1.0
     driver: str | None = None
+    night: bool | None = None
 
     def value(self) -> dict[str, object]:
         return {
@@ -219,6 +225,7 @@ class Event:
             "riders": self.riders,
             "fare": self.fare,
             "driver": self.driver,
+            "night": self.night,
             "at": self.at,
             "known_at": self.known,
         }
@@ -403,8 +410,10 @@ class World:
         """rows: (zone, kind, as_of)."""
         zones = [zone or "" for zone, _, _ in rows]
         kinds = ["" if kind is None else str(kind) for _, kind, _ in rows]
+        nights = [text_of(NIGHT_BY_KIND.get(kind)) or "" for _, kind, _ in rows]
         moments = [as_of for _, _, as_of in rows]
-        return self.read_columns(features, {"zone": zones, "kind": kinds, **columns}, moments)
+        asked = {"zone": zones, "kind": kinds, "night": nights} if rows else {}
+        return self.read_columns(features, asked | columns, moments)
 
     def read_columns(self, features, columns, moments) -> np.ndarray:
         return self.ask(features, columns, moments).values
@@ -431,6 +440,7 @@ class World:
             {
                 "zone": pa.array(zones, pa.string()),
                 "kind": pa.array(kinds, pa.int64()),
+                "night": pa.array(map(NIGHT_BY_KIND.get, kinds), pa.bool_()),
                 AS_OF: pa.array(moments, pa.int64()),
             }
         )
@@ -537,12 +547,13 @@ MOMENTS = st.one_of(
 )
 LAGS = st.sampled_from([0, 0, 0, 1, -1, 10 * MINUTE, HOUR, 90 * MINUTE, 4 * HOUR, -HOUR])
 DRIVERS = st.sampled_from(["ada", "bob", "Bob", "", "\u00e5sa", None])
+NIGHTS = st.sampled_from([True, False, None])
 ZONES, KINDS = st.sampled_from(["a", "b", None]), st.sampled_from([1, 2, None])
 
 
 @st.composite
 def event_lists(draw, events_max=25):
-    values = st.tuples(ZONES, KINDS, st.none() | INTS, st.none() | FLOATS, DRIVERS)
+    values = st.tuples(ZONES, KINDS, st.none() | INTS, st.none() | FLOATS, DRIVERS, NIGHTS)
     drawn = draw(st.lists(st.tuples(MOMENTS, LAGS, values), max_size=events_max))
     order = draw(st.permutations(range(len(drawn))))
     return [

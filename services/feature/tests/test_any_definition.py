@@ -31,6 +31,7 @@ AS_OF = st.one_of(MOMENTS, st.integers(0, 3 * DAY).map(lambda us: START + us))
 ROWS = st.lists(
     st.tuples(st.sampled_from(["a", "b"]), st.sampled_from([1, 2]), AS_OF), min_size=1, max_size=6
 )
+ASKED = {"zone": "a", "kind": 1, "night": True}
 
 
 @given(data=st.data(), view=views(), events=event_lists(), rows=ROWS)
@@ -73,7 +74,7 @@ def test_training_set_of_any_view_equals_the_online_read(view, events, dues):
     world = World(a_catalogue(view).with_definition(recipe))
     world.fold(*events)
     asks = [
-        archived(f"a{n}", due, due - HOUR, {"ask_id": f"a{n}", "zone": "a", "kind": 1, "due": due})
+        archived(f"a{n}", due, due - HOUR, {"ask_id": f"a{n}", **ASKED, "due": due})
         for n, due in enumerate(dues)
     ]
 

@@ -29,7 +29,7 @@ from headrace_feature.domain.known_until import ASKINGS_MAX
 from headrace_feature.domain.online_query import GetOnlineFeatures
 from headrace_feature.handlers import answer_together, get_online_features
 
-ROW = {"zone": ["a"], "kind": ["1"]}
+ROW = {"zone": ["a"], "kind": ["1"], "night": ["true"]}
 COUNT = ["zone:count_1h"]
 
 

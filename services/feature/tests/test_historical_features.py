@@ -16,6 +16,9 @@ from feature_world import (
     Event,
     World,
     a_bench,
+    a_catalogue,
+    a_request_view,
+    a_view,
     a_window_view,
     bits,
     event_lists,
@@ -25,6 +28,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_archive_waits import Context, an_api
 
+from headrace.entity import text_of
 from headrace.errors import Busy, Conflict, Invalid, NotFound, Unavailable
 from headrace.feature.v1 import feature_service_pb2 as wire
 from headrace_feature.adapters.arrow_ipc import SentRows, historical_stream
@@ -52,6 +56,56 @@ def test_nothing_that_became_known_after_the_cut_counts(rides, rows, cut):
     assert bits(World().historical(known, rows)) == bits(
         World().historical([*rides, late], rows, known_as_of_us=cut)
     )
+
+
+BY_NIGHT = a_view(
+    {"count": {"aggregate": "count", "window": "1h"}}, name="night", entity=("night",)
+)
+NIGHTS = [Event(f"e{n}", START, START, night=night) for n, night in enumerate([True] * 3 + [False])]
+
+
+@pytest.mark.parametrize("observations_max", [1_000, 2], ids=["whole", "in shares"])
+@pytest.mark.parametrize(
+    ("named", "counted"),
+    [
+        (pa.array([True, False, None]), [3, 1, 0]),
+        (pa.array(["true", "false", "True"]), [3, 1, 0]),
+        (pa.array([1, 0, 2]), [0, 0, 0]),
+        (pa.array([1.0, 0.0, 0.5]), [0, 0, 0]),
+        (pa.array(["1", "0", ""]), [0, 0, 0]),
+    ],
+    ids=["truths", "texts", "whole numbers", "numbers", "numbers as texts"],
+)
+def test_entity_of_a_bool_has_one_spelling_whoever_asks(named, counted, observations_max):
+    world = World(a_catalogue(BY_NIGHT))
+    world.fold(*NIGHTS)
+    numeric = not pa.types.is_string(named.type) and not pa.types.is_boolean(named.type)
+    sent = named.to_numpy() if numeric else [text_of(each) or "" for each in named.to_pylist()]
+    online = world.read_columns(["night:count"], {"night": sent}, [START] * 3)
+    batch = pa.record_batch({"night": named, "as_of_us": pa.array([START] * 3, pa.int64())})
+    offline = historical_of(batch, ["night:count"], world, NIGHTS, observations_max)
+
+    assert counted == online[:, 0].tolist() == offline[:, 0].tolist()
+
+
+def test_category_of_a_bool_is_found_by_its_spelling():
+    by_night = {"transform": "category", "column": "night", "categories": ["false", "true"]}
+    world = World(a_catalogue(a_request_view({"night": by_night})))
+    online = world.read_columns(["ask:night"], {"night": ["true", "false", ""]}, [START] * 3)
+    nights = pa.array([True, False, None])
+    batch = pa.record_batch({"night": nights, "as_of_us": pa.array([START] * 3, pa.int64())})
+
+    assert [2, 1, 0] == online[:, 0].tolist()
+    assert [2, 1, 0] == historical_of(batch, ["ask:night"], world, [], 1_000)[:, 0].tolist()
+
+
+def historical_of(batch, features, world, rides, observations_max):
+    archive = MemoryArchive({"rides": [ride.row() for ride in rides]})
+    with a_bench(observations_max=observations_max) as bench:
+        stored = bench.stored([batch], batch.schema)
+        query = GetHistoricalFeatures(tuple(features))
+        made = made_historical(query, stored, world.catalogue, archive, bench)
+        return np.concatenate([answers for _, answers in made.answered])
 
 
 def asked(rides, rows=(("a", 1, START),), world=None, **query):

@@ -39,6 +39,7 @@ ROWS = st.lists(
     st.tuples(st.sampled_from(["a", "b"]), st.sampled_from([1, 2]), MOMENTS), min_size=1, max_size=6
 )
 AFTER = START + 30 * DAY
+ASKED = {"zone": "a", "kind": 1, "night": True}
 LOOKUP = {"stream": "air", "key": {"zone": "zone"}, "column": "temp", "max_age": "1h"}
 VIEW = a_view(
     {"mean": {"aggregate": "mean", "column": "temp", "window": "1h"}}, lookups={"temp": LOOKUP}
@@ -111,7 +112,7 @@ def test_training_set_with_lookups_equals_the_online_read(data, view, events, ai
     world.catalogue = world.catalogue.with_definition(recipe)
     dues = data.draw(st.lists(MOMENTS, min_size=1, max_size=6))
     asks = [
-        archived(f"a{n}", due, due - HOUR, {"ask_id": f"a{n}", "zone": "a", "kind": 1, "due": due})
+        archived(f"a{n}", due, due - HOUR, {"ask_id": f"a{n}", **ASKED, "due": due})
         for n, due in enumerate(dues)
     ]
     after = [archived("after-all", AFTER + 1, AFTER + 1, {})]

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from feature_world import HOUR, START, Event, World, a_bench, checked_skew
+from feature_world import HOUR, START, Event, World, a_bench, a_catalogue, a_view, checked_skew
 from test_archive_waits import Context, an_api
 from test_training_set import LATER, an_ask, an_end, complete
 
@@ -61,6 +61,18 @@ def test_answers_that_equal_the_archive_pass():
     )
 
     assert (3, []) == (skew.checked, skew.mismatches)
+
+
+def test_answers_by_a_bool_that_equal_the_archive_pass():
+    counting = {"count": {"aggregate": "count", "window": "1h"}}
+    world = World(a_catalogue(a_view(counting, entity=("night",))))
+    rides = [replace(ride, night=True) for ride in RIDES]
+    world.fold(*rides)
+    query = GetOnlineFeatures(("zone:count",), {"night": ["true"]}, np.array([START]))
+    [sample] = served(world, query)
+
+    assert [2.0] == sample.answer.tolist()
+    assert (1, []) == ((skew := checked(world, [sample], *rides)).checked, skew.mismatches)
 
 
 def test_planted_mismatch_is_found_by_feature_and_moment():

@@ -49,8 +49,8 @@ def answered(view: StreamView, rows, known_as_of_us=None, **tables: pa.Table) ->
         found = connection.execute(sql).fetchall()
     width = len(view.entity) + 1
     by_question = {row[:width]: row[width:] for row in found}
-    asked = [(*row[: width - 1], row[-1]) for row in rows]
-    values = np.array([by_question[each] for each in asked], dtype=np.float32)
+    asked = questions(rows).select([*view.entity, "as_of_us"]).to_pylist()
+    values = np.array([by_question[(*each.values(),)] for each in asked], dtype=np.float32)
     return bits(values)
 
 

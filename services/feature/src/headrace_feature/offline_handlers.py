@@ -22,7 +22,7 @@ from headrace_feature.domain.exact import as_float32
 from headrace_feature.domain.offline_view import OfflineView
 from headrace_feature.domain.plans import Plan, WindowPart, plan_of
 from headrace_feature.domain.point_in_time import COUNTING
-from headrace_feature.domain.records import Numbers, Records, Share, Texts
+from headrace_feature.domain.records import Numbers, Records, Share, Texts, texts_of
 from headrace_feature.domain.request_features import Column, transform
 from headrace_feature.domain.rules import apply_rules
 from headrace_feature.domain.training_set import Batch, Historical, Rows
@@ -263,7 +263,9 @@ def _nothing_seen(plan: Plan, batch: Batch) -> NDArray[np.float64]:
         counting = [each.slot for each in part.asked if each.feature.aggregate in COUNTING]
         answers[:, counting] = 0.0
     for slot, asked in zip(plan.request.slots, plan.request.features, strict=True):
-        answers[:, slot] = transform(asked, _request_column(batch.column(asked.column)))
+        column = batch.column(asked.column)
+        named = texts_of(column) if asked.transform == "category" else column
+        answers[:, slot] = transform(asked, _request_column(named))
     return answers
 
 

@@ -13,10 +13,9 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from headrace.entity import text_of
 from headrace.errors import NotFound, Unavailable
 from headrace.expression import Expression, Node
-from headrace_feature.domain.records import Numbers, Records, Share, Texts
+from headrace_feature.domain.records import Numbers, Records, Share, Texts, texts_of
 from headrace_feature.domain.views import Layout
 from headrace_kit.expressions import DTYPE_BY_TYPE, to_polars
 
@@ -110,13 +109,9 @@ def _shared(batches: Iterator[Any], entity: Sequence[str], share: Share) -> Iter
 
 
 def _checksums(column: Texts | Numbers) -> NDArray[np.int64]:
-    if isinstance(column, Texts):
-        codes, texts = column.codes, [text_of(value) or "" for value in column.values]
-    else:
-        distinct, codes = np.unique(column.values, return_inverse=True)
-        texts = [text_of(value) or "" for value in distinct.tolist()]
-    sums = np.array([*(zlib.crc32(text.encode()) for text in texts), 0], dtype=np.int64)
-    return sums[codes]
+    named = texts_of(column)
+    sums = np.array([*(zlib.crc32(text.encode()) for text in named.values), 0], dtype=np.int64)
+    return sums[named.codes]
 
 
 def _mask(rows: NDArray[np.bool_]) -> Any:
@@ -201,4 +196,5 @@ def to_column(values: Any) -> Texts | Numbers:
     number = pa.float64() if pa.types.is_floating(kind) else pa.int64()
     present = values.is_valid().to_numpy(zero_copy_only=False)
     dense = values.cast(number).fill_null(0)
-    return Numbers(dense.to_numpy(zero_copy_only=False), present)
+    truths = pa.types.is_boolean(kind)
+    return Numbers(dense.to_numpy(zero_copy_only=False), present, truths=truths)

@@ -25,10 +25,14 @@ class Share:
 
 @dataclass(frozen=True, slots=True)
 class Numbers:
-    """One column: int64 or float64 `values`, anything where not `present`."""
+    """One column: int64 or float64 `values`, anything where not `present`.
+
+    `truths`: 0 and 1 stand for false and true, which is how an entity of them is spelled.
+    """
 
     values: NDArray[np.int64] | NDArray[np.float64]
     present: NDArray[np.bool_]
+    truths: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +65,7 @@ def texts_of(column: Texts | Numbers) -> Texts:
     """As an entity is spelled."""
     if isinstance(column, Numbers):
         distinct, codes = np.unique(column.values, return_inverse=True)
-        spelled = [text_of(value) for value in distinct.tolist()]
+        spelled = [text_of(bool(each) if column.truths else each) for each in distinct.tolist()]
         codes = np.where(column.present, codes, -1)
     else:
         spelled, codes = [text_of(value) for value in column.values], column.codes
