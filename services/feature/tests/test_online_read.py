@@ -274,3 +274,24 @@ def test_feature_that_is_named_again_is_read_once_and_answered_in_every_place(mo
     assert [(count, total), (total, count)] == planned
     assert bits(once.values[:, [1, 0, 1]]) == bits(again.values)
     assert once.event_us[:, [1, 0, 1]].tolist() == again.event_us.tolist()
+
+
+def test_time_of_what_is_made_of_two_features_is_the_later_one_that_there_is():
+    window = {"window": "1h"}
+    features = {
+        "fares": {"aggregate": "sum", "column": "fare", **window},
+        "riders": {"aggregate": "sum", "column": "riders", **window},
+        "share": {"ratio": ["fares", "riders"]},
+        "turned": {"ratio": ["riders", "fares"]},
+    }
+    either = {"either": {"expression": 'COALESCE("zone:fares", "zone:riders")'}}
+    world = World(a_catalogue(a_view(features), a_request_view(either)))
+    world.fold(Event("fare", START - 2, START - 2, riders=None))
+    names, one, none = ["zone:share", "zone:turned", "ask:either"], {"zone": ["a"]}, {"zone": ["b"]}
+
+    of_one = world.ask(names, one, [START], include_times=True)
+    assert [[START - 2] * 3] == of_one.event_us.tolist()
+    world.fold(Event("riders", START - 1, START - 1, fare=None))
+    of_two = world.ask(names, one, [START], include_times=True)
+    assert [[START - 1] * 3] == of_two.event_us.tolist()
+    assert [[-1] * 3] == world.ask(names, none, [START], include_times=True).event_us.tolist()

@@ -62,14 +62,14 @@ class Ratio:
 
 @dataclass(frozen=True, slots=True)
 class Later:
-    """The later of two moments, absent where one of them is."""
+    """The later of two moments; where one is absent, the other."""
 
     slot: int
     one: int
     other: int
 
     def apply(self, answers: NDArray[np.float64]) -> None:
-        answers[:, self.slot] = np.maximum(answers[:, self.one], answers[:, self.other])
+        answers[:, self.slot] = np.fmax(answers[:, self.one], answers[:, self.other])
 
 
 @dataclass(frozen=True, slots=True)
