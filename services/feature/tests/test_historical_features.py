@@ -35,9 +35,12 @@ from headrace_feature.adapters.arrow_ipc import SentRows, historical_stream
 from headrace_feature.adapters.memory_archive import MemoryArchive
 from headrace_feature.domain.online_query import FEATURES_MAX
 from headrace_feature.offline_handlers import GetHistoricalFeatures
+from headrace_kit.clock import CLOCK_SKEW_US
+from headrace_kit.testing import FixedClock
 
 ROWS = st.lists(st.tuples(ZONES, KINDS, MOMENTS), min_size=1, max_size=12)
 FEATURES = ("zone:count_1h", "zone:sum_fare_1h")
+CLOCK = FixedClock(START)
 
 
 @given(rides=event_lists(), rows=ROWS)
@@ -193,7 +196,7 @@ def test_sent_rows_read_back_whatever_the_pieces(size):
     table = pa.table({"zone": ["a", None, "c"], "as_of_us": [1, 2, 3]})
     rows, data = sent(table, size)
 
-    assert table == pa.Table.from_batches(rows.batches())
+    assert table == pa.Table.from_batches(rows.batches(CLOCK))
     assert hashlib.sha256(data).hexdigest() == rows.digest
 
 
@@ -210,13 +213,23 @@ def test_sent_rows_read_back_whatever_the_pieces(size):
 )
 def test_rows_that_say_no_moment_are_refused(columns):
     with pytest.raises(Invalid, match="BAD_REQUEST"):
-        list(sent(pa.table(columns))[0].batches())
+        list(sent(pa.table(columns))[0].batches(CLOCK))
+
+
+def test_row_as_of_a_moment_to_come_is_refused_with_its_batch():
+    edge = START + CLOCK_SKEW_US
+    batches = sent(pa.table({"as_of_us": [1, START, edge, edge, 1, edge + 1]}))[0].batches(CLOCK)
+
+    assert [[1, START], [edge, edge]] == [next(batches)["as_of_us"].to_pylist() for _ in range(2)]
+    with pytest.raises(Invalid, match="still to come") as refused:
+        next(batches)
+    assert ("BAD_REQUEST", "as_of_us") == (refused.value.reason, refused.value.metadata["field"])
 
 
 @pytest.mark.parametrize("data", [b"", b"no arrow", b"\xff" * 64])
 def test_bytes_that_are_no_arrow_stream_are_refused(data):
     with pytest.raises(Invalid, match="BAD_REQUEST"):
-        list(SentRows(iter([data])).batches())
+        list(SentRows(iter([data])).batches(CLOCK))
 
 
 def test_column_whose_name_is_no_text_is_refused():
@@ -252,7 +265,7 @@ def test_stream_cut_short_is_refused():
     table = pa.table({"as_of_us": list(range(HOUR // 1_000_000))})
     _, data = sent(table)
     with pytest.raises(Invalid, match="BAD_REQUEST"):
-        list(SentRows(iter([data[: len(data) // 2]])).batches())
+        list(SentRows(iter([data[: len(data) // 2]])).batches(CLOCK))
 
 
 def test_every_window_feature_is_there_for_rows_without_any_record():

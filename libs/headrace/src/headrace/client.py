@@ -420,7 +420,7 @@ class Client:
         `rows`: `as_of_us` (int64, microseconds since the epoch), the entity keys and what request
         features ask. `features`: full names, or a view's for all of it. `known_as_of_us`: nothing
         that became known later counts. `manifest`: of an earlier answer, which is given again.
-        Needs pyarrow.
+        Raises Invalid BAD_REQUEST for a row as of a moment still to come. Needs pyarrow.
         """
         return ask(self._feature, rows, query_of(self._named(features), known_as_of_us, manifest))
 

@@ -16,7 +16,9 @@ from headrace.errors import Invalid
 from headrace.pieces import PieceFile, pieces_of
 from headrace_feature.adapters.conversions import MOMENT_MAX
 from headrace_feature.adapters.duckdb_workbench import AS_OF
+from headrace_feature.domain.completeness import check_not_to_come
 from headrace_feature.domain.training_set import Batch
+from headrace_kit.clock import Clock
 
 Answers = NDArray[np.float32]
 
@@ -111,14 +113,15 @@ class SentRows:
             self._sha256.update(piece)
             yield piece
 
-    def batches(self) -> Iterator[Any]:
-        """Raises Invalid BAD_REQUEST for bytes that are no such stream, or a row without moment."""
+    def batches(self, clock: Clock) -> Iterator[Any]:
+        """Raises Invalid BAD_REQUEST for bytes that are no such stream, and for a row without
+        moment or as of one to come."""
         import pyarrow as pa
 
         try:
             for batch in self._reader:
                 batch.validate(full=True)
-                _check_moments(batch.column(AS_OF))
+                _check_moments(batch.column(AS_OF), clock.now_us())
                 yield batch
             # What lies behind the end of the stream belongs to the bytes that were sent.
             self._source.drain()
@@ -141,13 +144,14 @@ def _checked(schema: Any) -> Any:
     return schema
 
 
-def _check_moments(moments: Any) -> None:
+def _check_moments(moments: Any, now_us: int) -> None:
     import pyarrow.compute as pc
 
     bounds = pc.min_max(moments).as_py()
     given = moments.null_count == 0
     if len(moments) and not (given and bounds["min"] >= 0 and bounds["max"] < MOMENT_MAX):
         raise Invalid("BAD_REQUEST", field=AS_OF, problem="must be given, microseconds since 1970")
+    check_not_to_come(AS_OF, bounds["max"] or 0, now_us)
 
 
 def _no_rows(err: Exception) -> Invalid:

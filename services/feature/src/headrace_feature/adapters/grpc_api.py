@@ -175,7 +175,7 @@ class FeatureApi(service.FeatureServiceServicer):
         with self._workbench.opened() as bench:
             sent = SentRows(request.arrow_ipc for request in requests)
             sent.check_beside(query.features)
-            rows = bench.stored(sent.batches(), sent.schema)
+            rows = bench.stored(sent.batches(self._online.clock), sent.schema)
             snapshots = offline_handlers.historical_snapshots(
                 query, self._asker(context), catalogue=catalogue, archive=self._archive
             )
