@@ -279,6 +279,8 @@ def test_loopback_answers_to_its_own_names_only(client, headers, status):
     [
         (b"\x16\x03\x01\x02\0\x01\0", b"400"),
         (b"GET / HTTP/2.0\r\n\r\n", b"421"),
+        (b"GET http://evil.test/ HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n", b"421"),
+        (b"GET http://localhost/ HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n", b"200"),
         (b"GET / HTTP/1.1\r\n\r\n", b"400"),
         (b"GET / HTTP/1.1\r\nHost: localhost\r\nX: " + b"y" * 40_000 + b"\r\n\r\n", b"431"),
         (b"GET /" + b"y" * 40_000, b"431"),

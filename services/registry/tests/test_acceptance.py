@@ -147,6 +147,21 @@ UNSOUND = {
 }
 
 
+@pytest.mark.parametrize(("kind", "reason"), [("BFLOAT16", "FORMAT"), ("FLOAT", "sound")])
+def test_texts_and_bfloat16_are_in_no_model_together(tmp_path: Path, kind: str, reason: str):
+    """The runtime's own values, which bfloat16 needs, are of no texts."""
+    number = getattr(TensorProto, kind)
+    identities = [node("Identity", [each], [f"{each}-same"]) for each in ("text", "number")]
+    model = a_model(
+        *identities,
+        inputs=[("text", TensorProto.STRING, ["n"]), ("number", number, ["n"])],
+        outputs=[("text-same", TensorProto.STRING, ["n"]), ("number-same", number, ["n"])],
+    )
+    onnx.save(model, file := tmp_path / "model.onnx")
+
+    assert reason == outcome(file)
+
+
 @pytest.mark.parametrize("name", UNSOUND)
 def test_file_whose_answers_cannot_be_served_is_kept_as_unsound(room, name: str) -> None:
     assert "unsound" == room(UNSOUND[name].SerializeToString())

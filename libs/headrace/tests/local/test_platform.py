@@ -10,6 +10,7 @@ from headrace.local import platform, service_process
 from headrace.local.platform import Platform, PlatformOptions, keep_to_stores
 from headrace.local.process import ProcessSpec
 from headrace.local.service_process import check_settings
+from headrace.local.supervisor import START_S_MAX
 from headrace.local.tools import ToolCache
 
 
@@ -87,8 +88,8 @@ def test_own_settings_are_read_before_kafka_is_made(monkeypatch, tmp_path):
 
 
 @pytest.fixture
-def planned(monkeypatch, tmp_path):
-    """The environments of the services, by name, as a start with these options makes them."""
+def stages(monkeypatch, tmp_path):
+    """What a start with these options starts."""
     monkeypatch.setattr(platform, "find_java", lambda: None)
     monkeypatch.setattr(platform, "provide_jars", lambda tools: [])
     monkeypatch.setattr(platform.KafkaBroker, "process", lambda broker: a_service("kafka", ""))
@@ -97,10 +98,26 @@ def planned(monkeypatch, tmp_path):
 
     def plan(**options):
         made = Platform(PlatformOptions(tmp_path, ToolCache(tmp_path / "tools", print), **options))
-        _, services = made._plan()
+        return made._plan()
+
+    return plan
+
+
+@pytest.fixture
+def planned(stages):
+    """The environments of the services, by name, as a start with these options makes them."""
+
+    def plan(**options):
+        _, services = stages(**options)
         return {each.name: each.environment for each in services.processes}
 
     return plan
+
+
+def test_each_process_may_take_the_time_that_all_have(stages):
+    assert {START_S_MAX} == {
+        each.ready_deadline_s for stage in stages() for each in stage.processes
+    }
 
 
 def test_object_store_of_the_environment_wins_over_the_folder(planned, monkeypatch):

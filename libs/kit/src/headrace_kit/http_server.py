@@ -333,7 +333,7 @@ class _Connection:
         method, headers = head.method.decode(), _headers(head)
         _check_framing(headers)
         target = urlsplit(head.target.decode("ascii", "replace"))
-        self._check_caller(headers)
+        self._check_caller(headers, target.netloc)
         with _failing():
             respond = self._admit(method, target.path, headers)
         self._stay()
@@ -396,10 +396,12 @@ class _Connection:
         if length > self._body_bytes_max:
             raise HttpError(413, f"the body is larger than {self._body_bytes_max} bytes")
 
-    def _check_caller(self, headers: Mapping[str, str]) -> None:
+    def _check_caller(self, headers: Mapping[str, str], authority: str) -> None:
+        """`authority`: of a target in absolute form, which counts as Host does."""
         if not self._loopback:
             return
-        if not names_loopback(headers.get("host", "")):
+        named = [headers.get("host", ""), *filter(None, [authority])]
+        if not all(map(names_loopback, named)):
             raise HttpError(421, "this Host is not served here")
         if "origin" in headers and not names_loopback(urlsplit(headers["origin"]).netloc):
             raise HttpError(403, "pages of this Origin are not answered")

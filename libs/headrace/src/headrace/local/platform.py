@@ -115,7 +115,8 @@ class Platform:
             stores.insert(0, self._broker())
         else:
             check_reachable(self._options.kafka, deadline_s=BROKER_DEADLINE_S)
-        return [Stage(stores, then=self._create_topics), Stage(services)]
+        stages = Stage(stores, then=self._create_topics), Stage(services)
+        return [_patient(stage) for stage in stages]
 
     def _create_topics(self) -> None:
         admin.create_topics(self._bootstrap, admin.static_topics())
@@ -158,7 +159,7 @@ class Platform:
         spec = service_process(name, (ports[f"{name}-grpc"], ports[f"{name}-http"]), settings)
         if (rest := ports.get(f"{name}-rest")) is not None:
             spec = replace(spec, ports={**spec.ports, f"{name}-rest": rest})
-        return replace(spec, ready_deadline_s=START_S_MAX)
+        return spec
 
     def _own_settings(self, name: str) -> dict[str, str]:
         """What a service must be told as this says it, for others rely on it; secrets apart."""
@@ -223,3 +224,9 @@ def keep_to_stores(data: Path, *, postgres: bool, s3: bool) -> None:
         command = " ".join(["headrace up", *(f"--{name}" for name, used in made.items() if used)])
         problem = f"its data are in other stores, start it with: {command}"
         raise Invalid("BAD_SETTING", folder=data, problem=problem)
+
+
+def _patient(stage: Stage) -> Stage:
+    """Each of its processes may take the time that all together have to be ready."""
+    processes = [replace(each, ready_deadline_s=START_S_MAX) for each in stage.processes]
+    return replace(stage, processes=processes)

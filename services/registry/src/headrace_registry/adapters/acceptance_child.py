@@ -95,6 +95,7 @@ def limit() -> None:
 def look_through(file: Path) -> Acceptance:
     """Raises Invalid FORMAT, EXTERNAL_DATA, OPSET or PICKLE."""
     signature = _signature(file)
+    _check_types(signature)
     _check(file)
     session = _session(file)
     _check_same(signature, session)
@@ -109,6 +110,14 @@ def _signature(file: Path) -> Signature:
             raise _refused(err) from err
     check_onnx(data)
     return read_signature(data)
+
+
+def _check_types(signature: Signature) -> None:
+    """bfloat16 goes through the runtime as its own values, which it makes of no texts."""
+    asked = {each.datatype for each in signature.inputs}
+    held = asked | {each.datatype for each in signature.outputs}
+    if "BYTES" in asked and "BF16" in held:
+        raise Invalid("FORMAT", format="onnx", problem="it takes texts and has bfloat16: not both")
 
 
 def _check(file: Path) -> None:
