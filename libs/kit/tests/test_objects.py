@@ -162,6 +162,18 @@ def test_self_test_refuses_a_store_that_ignores_the_condition():
         self_test(Unsafe())
 
 
+def test_self_test_that_lost_the_winners_answer_calls_no_store_unsafe():
+    class LosesAnswers(MemoryObjectStore):
+        """As S3's client, which puts again where no answer came."""
+
+        def put_if_absent(self, key, data):
+            super().put_if_absent(key, data)
+            return super().put_if_absent(key, data)
+
+    with pytest.raises(Unavailable, match=r"OBJECT_STORE_UNAVAILABLE.*start again"):
+        self_test(LosesAnswers())
+
+
 def test_folder_that_cannot_be_written_is_unavailable(tmp_path):
     (tmp_path / "file").write_bytes(b"")
 

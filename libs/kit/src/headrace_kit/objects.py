@@ -48,6 +48,7 @@ DELTA_BOUNDS = {
 }
 REFUSALS = ("AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch")
 OWN_AUTHORITY = "SSL_CERT_FILE takes the PEM file of an authority of your own"
+NO_WINNER = "no put was told that it stored, as when answers are lost: start again"
 RACERS = 4
 RACES = 3
 # Plain segments only: no "..", no empty one, nothing that a shell, a URL or a file system reads.
@@ -153,7 +154,11 @@ def delta_storage_options(uri: str, s3: S3Settings | None) -> dict[str, str]:
 
 
 def self_test(store: ObjectStore) -> None:
-    """Race puts of one key; raises Unavailable OBJECT_STORE_UNSAFE unless exactly one wins."""
+    """Race puts of one key; raises Unavailable OBJECT_STORE_UNSAFE unless exactly one wins.
+
+    OBJECT_STORE_UNAVAILABLE where none does: its client puts again when an answer is lost, and then
+    meets what the first put has stored, so nothing is known of the store but that it was slow.
+    """
     with ThreadPoolExecutor(RACERS) as pool:
         for _ in range(RACES):
             key = f"self-test/{uuid.uuid4().hex}"
@@ -171,6 +176,8 @@ def _race(store: ObjectStore, key: str, pool: ThreadPoolExecutor) -> None:
         return store.put_if_absent(key, b"%d" % racer)
 
     winners = [racer for racer, won in enumerate(list(pool.map(put, range(RACERS)))) if won]
+    if not winners:
+        raise Unavailable("OBJECT_STORE_UNAVAILABLE", problem=NO_WINNER)
     if len(winners) != 1 or store.get(key) != b"%d" % winners[0]:
         raise Unavailable("OBJECT_STORE_UNSAFE", winners=len(winners))
 
