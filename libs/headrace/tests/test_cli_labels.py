@@ -136,6 +136,17 @@ def test_redrive_tells_what_was_left_and_that_more_wait(queue):
     assert "90 sent again left: 3 RECORD_LOST More wait: run it again." in shown
 
 
+def test_dry_run_tells_how_many_would_be_sent(queue, monkeypatch):
+    told = letters_pb.RedriveDeadLettersResponse(
+        sent=7, refused_by_reason={"BAD_TYPE": 4, "NOT_NULL": 1}
+    )
+    monkeypatch.setattr(Letters, "redrive", lambda *_, **__: iter([told]))
+
+    shown = run("dead-letters", "redrive", "--stream", "rides", "--dry-run")
+
+    assert "2 would be sent, of 7 judged" in shown
+
+
 def test_redrive_tells_how_a_record_that_ended_a_process_is_sent(queue, monkeypatch):
     told = letters_pb.RedriveDeadLettersResponse(skipped_by_reason={"POISON_CRASH": 2})
     monkeypatch.setattr(Letters, "redrive", lambda *_, **__: iter([told]))

@@ -130,7 +130,11 @@ def redrive(
         with out.status("reading the dead letters") as shown:
             for last in progress:
                 shown.update(f"{last.sent:,} {verb}")
-    out.print(f"{last.sent:,} {verb}")
+    if dry_run:
+        fit = last.sent - sum(last.refused_by_reason.values())
+        out.print(f"{fit:,} would be sent, of {last.sent:,} judged")
+    else:
+        out.print(f"{last.sent:,} {verb}")
     _tell("would be refused again" + ("" if dry_run else ", left"), last.refused_by_reason)
     _tell("left", last.skipped_by_reason)
     if last.skipped_by_reason.get(POISON_CRASH):
