@@ -84,7 +84,8 @@ def in_order(view: StreamView, found: pa.Table, rows) -> list[list[bytes]]:
     assert {pa.float32()} == {found.schema.field(name).type for name in names}
     keys = zip(*(found[name].to_pylist() for name in (*view.entity, "as_of_us")), strict=True)
     place = {key: number for number, key in enumerate(keys)}
-    asked = [place[(*row[: len(view.entity)], row[-1])] for row in rows]
+    keys_asked = questions(rows).select([*view.entity, "as_of_us"]).to_pylist()
+    asked = [place[tuple(key.values())] for key in keys_asked]
     columns = [np.array(found[name].to_pylist(), dtype=np.float32) for name in names]
     return bits(np.stack(columns, axis=1)[asked])
 
