@@ -11,13 +11,14 @@ from confluent_kafka.admin import AdminClient, NewTopic
 
 from headrace import topics
 from headrace.application import Application
-from headrace.errors import Unavailable
+from headrace.errors import HeadraceError, Unavailable
 from headrace.feature_view import StreamView
 from headrace.topics import Topic
 
 MESSAGE_BYTES_MAX = 1 << 20
 REQUEST_TIMEOUT_S = 15.0
 EXIT_USAGE = 64
+EXIT_UNAVAILABLE = 69  # EX_UNAVAILABLE of sysexits.h, as the services end
 
 
 def static_topics() -> list[tuple[str, Topic]]:
@@ -54,7 +55,12 @@ def create_topics(bootstrap: str, wanted: Sequence[tuple[str, Topic]]) -> list[s
         futures = client.create_topics(new, operation_timeout=REQUEST_TIMEOUT_S)
         return _created(futures.items())
     except (KafkaException, TimeoutError) as err:  # one that hangs takes the question
-        raise Unavailable("BROKER_UNAVAILABLE", address=bootstrap) from err
+        raise Unavailable("BROKER_UNAVAILABLE", address=bootstrap, error=_said(err)) from err
+
+
+def _said(error: Exception) -> str:
+    """Kafka's own name of what it refused, e.g. TOPIC_AUTHORIZATION_FAILED."""
+    return error.args[0].name() if isinstance(error, KafkaException) else type(error).__name__
 
 
 def _created(futures: Iterable[tuple[str, object]]) -> list[str]:
@@ -85,7 +91,11 @@ def main() -> int:
     if len(sys.argv) != 2:
         sys.stderr.write("usage: python -m headrace.admin HOST:PORT\n")
         return EXIT_USAGE
-    created = create_topics(sys.argv[1], static_topics())
+    try:
+        created = create_topics(sys.argv[1], static_topics())
+    except HeadraceError as err:
+        sys.stderr.write(f"{err}\n")
+        return EXIT_UNAVAILABLE
     sys.stdout.write(f"{len(created)} topics created: {', '.join(created) or 'all were there'}\n")
     return 0
 
