@@ -17,7 +17,7 @@ from headrace_kit.erased_entities import Entity
 STREAM = "flights.departed"
 
 
-def test_erasures_have_a_place_beside_all_works_on_datasets(tmp_path):
+def test_erasures_and_texts_have_a_place_beside_all_works_on_datasets(tmp_path):
     settings = IngestSettings(object_store_uri=tmp_path.as_uri(), data_dir=tmp_path)
     shared = Shared.of(settings, on_streams=lambda _: None, on_labels=lambda: None)
     rows = pl.DataFrame({"_event_id": ["a"], "_known_time_us": [1], "flight": ["UA1"]})
@@ -30,6 +30,7 @@ def test_erasures_have_a_place_beside_all_works_on_datasets(tmp_path):
     with pytest.raises(Busy, match="QUEUE_FULL"):
         made.rows.filled(selection, timeout_s=60.0)
     assert 0 == made.eraser.rows.find(selection, Entity("flight", "", 1), timeout_s=60.0).rows
+    assert made.texts.rows.filled(selection, timeout_s=60.0)
     for each in reading:
         each.close()
     made.engine.dispose()

@@ -324,7 +324,7 @@ def _datasets(shared: Shared, tasks: SqlTaskStore) -> Datasets:
     index, embedder = SqlCatalogueIndex(engine), HashedEmbedder()
     text_index = SqlTextIndex(engine, embedder.dimensions)
     eraser = _eraser(shared, tasks, tables, text_index)
-    texts = TextKeeper(shared.contracts, rows, embedder, text_index)
+    texts = TextKeeper(shared.contracts, eraser.rows, embedder, text_index)
     catalogue = CatalogueKeeper(shared.contracts, eraser.datasets, index)
     keeper = Keeper(shared.contracts, eraser.retracted, eraser.datasets, rows, eraser.clock)
     objects = object_store(settings.objects, settings.s3)
@@ -352,7 +352,8 @@ def _eraser(
         retracted=GrpcRetractedDefinitions(registry, pii_key=settings.pii_key_bytes),
         datasets=ObjectDatasetBook(objects),
         erasures=ObjectErasureBook(objects),
-        # A place of its own: who creates datasets one after another must keep no erasure waiting.
+        # A place of its own, with the texts: who creates datasets one after another must keep no
+        # erasure waiting, and no index.
         rows=DuckDbRows(tables, settings.data_dir / "spill", in_turn=True),
         published=KafkaPublishedRows(KafkaTopicLog(settings.kafka_bootstrap), topics.FEATURE_ROWS),
         models=GrpcModelVersions(registry),
