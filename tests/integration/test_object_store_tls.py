@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An S3 server over https whose certificate is of an authority that only SSL_CERT_FILE names: all
-three clients of S3 take it from there, and without it the fault is told as what it is."""
+"""An S3 server over https whose certificate is of an authority that only SSL_CERT_FILE names, and
+of another region than the usual: all three clients of S3 heed both, and without them the fault is
+told as what it is."""
 
 from __future__ import annotations
 
@@ -29,6 +30,7 @@ pytestmark = pytest.mark.integration
 
 DAY = datetime.timedelta(days=1)
 ANSWER_S_MAX = 60.0
+REGION = "eu-central-1"
 
 # By the kit's own client, by deltalake, and by pyarrow, as the services read and write.
 CLIENTS = """
@@ -38,8 +40,8 @@ from deltalake import DeltaTable, write_deltalake
 from pydantic import SecretStr
 from headrace_kit.delta_scans import arrow_dataset
 from headrace_kit.objects import S3Settings, delta_storage_options, object_store, self_test
-endpoint, access_key, secret_key = sys.argv[1:]
-s3 = S3Settings(endpoint, access_key, SecretStr(secret_key))
+endpoint, access_key, secret_key, region = sys.argv[1:]
+s3 = S3Settings(endpoint, access_key, SecretStr(secret_key), region)
 self_test(object_store("s3://headrace/tls", s3))
 options = delta_storage_options("s3://headrace/tls", s3)
 write_deltalake("s3://headrace/tls/table", pa.table({"a": [1, 2]}), storage_options=options)
@@ -101,7 +103,7 @@ def authority(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def s3(s3_server, authority, tmp_path_factory):
     folder, (port,) = tmp_path_factory.mktemp("s3"), pick_ports(1)
-    server = S3Server(folder, port, s3_server.program)
+    server = S3Server(folder, port, s3_server.program, REGION)
     process = server.process()
     pair = {
         "VGW_CERT": str(authority.with_name("server.pem")),
@@ -112,11 +114,11 @@ def s3(s3_server, authority, tmp_path_factory):
     )
     with running(process, folder):
         endpoint = server.endpoint.replace("http://", "https://")
-        yield S3Settings(endpoint, server.access_key, SecretStr(server.secret_key))
+        yield S3Settings(endpoint, server.access_key, SecretStr(server.secret_key), REGION)
 
 
-def test_every_client_trusts_the_authority_that_the_environment_names(s3, authority):
-    told = (s3.endpoint, s3.access_key, s3.secret_key.get_secret_value())
+def test_every_client_heeds_the_region_and_the_authority_of_the_environment(s3, authority):
+    told = (s3.endpoint, s3.access_key, s3.secret_key.get_secret_value(), REGION)
     done = subprocess.run(
         [sys.executable, "-c", CLIENTS, *told],
         env={**os.environ, "SSL_CERT_FILE": str(authority)},
@@ -141,3 +143,10 @@ def test_server_without_tls_is_told_as_one(s3_server):
     endpoint = s3_server.endpoint.replace("http://", "https://")
     with pytest.raises(Unavailable, match="no TLS with it"):
         object_store("s3://headrace/p", S3Settings(endpoint, "key", SecretStr("secret"))).get("a")
+
+
+def test_other_region_is_told_with_what_to_do(s3, authority, monkeypatch):
+    monkeypatch.setenv("SSL_CERT_FILE", str(authority))
+    store = object_store("s3://headrace/tls", replace(s3, region="us-east-1"))
+    with pytest.raises(Unavailable, match="another region than S3_REGION"):
+        store.get("a")

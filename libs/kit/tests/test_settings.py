@@ -95,6 +95,14 @@ def test_object_store_in_s3_is_told_whole(monkeypatch):
 
     settings = load_settings(StoringSettings, [])
     assert ("s3://bucket/prefix", "key") == (settings.objects, settings.s3.access_key)
+    assert "us-east-1" == settings.s3.region
+
+
+def test_region_of_the_object_store_is_told(monkeypatch):
+    for name, value in {**S3, "PROBE_S3_REGION": "eu-central-1"}.items():
+        monkeypatch.setenv(name, value)
+
+    assert "eu-central-1" == load_settings(StoringSettings, []).s3.region
 
 
 @pytest.mark.parametrize(
@@ -108,6 +116,7 @@ def test_object_store_in_s3_is_told_whole(monkeypatch):
         ("PROBE_S3_ENDPOINT", "127.0.0.1:7070", "S3_ENDPOINT"),
         ("PROBE_S3_ACCESS_KEY", "", "S3_ACCESS_KEY"),
         ("PROBE_S3_SECRET_KEY", "", "S3_SECRET_KEY"),
+        ("PROBE_S3_REGION", "", "S3_REGION"),
     ],
 )
 def test_object_store_that_cannot_be_reached_is_refused(monkeypatch, capsys, name, value, told):

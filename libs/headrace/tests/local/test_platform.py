@@ -151,6 +151,7 @@ def test_object_store_is_a_folder_where_nothing_is_said(planned, monkeypatch, tm
         ("TRAINER_REGISTRY_ADDRESS", {}),
         ("INFERENCE_OBJECT_STORE_URI", {"s3": True}),
         ("REGISTRY_S3_ENDPOINT", {"s3": True}),
+        ("INGEST_S3_REGION", {"s3": True}),
         ("INGEST_DATABASE_URI", {"postgres": True}),
     ],
 )

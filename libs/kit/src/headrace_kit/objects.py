@@ -46,9 +46,17 @@ DELTA_BOUNDS = {
     "max_retries": "2",
     "retry_timeout": "10s",
 }
-REFUSALS = ("AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch")
+REFUSED = "it refuses the access key, its secret, or what they may"
+PROBLEM_BY_CODE = {
+    "AccessDenied": REFUSED,
+    "InvalidAccessKeyId": REFUSED,
+    "SignatureDoesNotMatch": REFUSED,
+    "AuthorizationHeaderMalformed": "it is of another region than S3_REGION, or reads no such key",
+}
 OWN_AUTHORITY = "SSL_CERT_FILE takes the PEM file of an authority of your own"
 NO_WINNER = "no put was told that it stored, as when answers are lost: start again"
+# S3's first, and what servers call theirs that are not Amazon's.
+S3_REGION = "us-east-1"
 RACERS = 4
 RACES = 3
 # Plain segments only: no "..", no empty one, nothing that a shell, a URL or a file system reads.
@@ -104,7 +112,7 @@ class S3Settings:
     endpoint: str
     access_key: str
     secret_key: SecretStr
-    region: str = "us-east-1"
+    region: str = S3_REGION
 
 
 def object_store(uri: str, s3: S3Settings | None) -> ObjectStore:
@@ -458,8 +466,8 @@ class S3ObjectStore:
 
 
 def _told(error: Any, code: str) -> dict[str, str]:
-    if code in REFUSALS:
-        return {"error": code, "problem": "it refuses the access key, its secret, or what they may"}
+    if code in PROBLEM_BY_CODE:
+        return {"error": code, "problem": PROBLEM_BY_CODE[code]}
     given_up = getattr(error, "reason", error)  # urllib3 wraps what it met each time
     met = given_up.args[0] if isinstance(given_up, Exception) and given_up.args else None
     if not isinstance(met, ssl.SSLError):

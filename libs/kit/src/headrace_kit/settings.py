@@ -16,6 +16,7 @@ from typing import Annotated, Any, NoReturn, TypeVar
 from pydantic import (
     AfterValidator,
     BeforeValidator,
+    Field,
     SecretStr,
     ValidationError,
     field_validator,
@@ -28,7 +29,7 @@ from headrace.tokens import read_tokens
 from headrace_kit import tracing
 from headrace_kit.admin_http import on_loopback
 from headrace_kit.failpoints import arm
-from headrace_kit.objects import S3Settings, check_object_store
+from headrace_kit.objects import S3_REGION, S3Settings, check_object_store
 
 EXIT_BAD_SETTING = 78  # EX_CONFIG of sysexits.h
 LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
@@ -120,6 +121,8 @@ class ObjectStoreSettings(ServiceSettings):
     """`http://HOST:PORT` or `https://HOST`; all three are needed for `s3://`."""
     s3_access_key: str = ""
     s3_secret_key: SecretStr = SecretStr("")
+    s3_region: Annotated[str, Field(min_length=1)] = S3_REGION
+    """What requests are signed for."""
 
     @property
     def objects(self) -> str:
@@ -131,7 +134,7 @@ class ObjectStoreSettings(ServiceSettings):
         """How to reach the S3 server; None unless it is told whole."""
         if not (self.s3_endpoint and self.s3_access_key and self.s3_secret_key.get_secret_value()):
             return None
-        return S3Settings(self.s3_endpoint, self.s3_access_key, self.s3_secret_key)
+        return S3Settings(self.s3_endpoint, self.s3_access_key, self.s3_secret_key, self.s3_region)
 
     @model_validator(mode="after")
     def _name_a_store(self) -> ObjectStoreSettings:

@@ -21,7 +21,7 @@ from headrace.client import Addresses
 from headrace.errors import Invalid
 from headrace.local.java import find_java
 from headrace.local.kafka import KafkaBroker, check_reachable, provide_jars
-from headrace.local.objectstore import S3Server, provide_versitygw
+from headrace.local.objectstore import REGION, S3Server, provide_versitygw
 from headrace.local.ports import DEFAULT_PORTS, LOOPBACK
 from headrace.local.postgres import PostgresServer
 from headrace.local.process import ProcessSpec
@@ -172,7 +172,8 @@ class Platform:
             **{f"{door.upper()}_PORT": str(ports[f"{name}-{door}"]) for door in doors},
         }
         if self._options.s3 and name in KEEP_OBJECTS:
-            own |= {"OBJECT_STORE_URI": S3_URI, "S3_ENDPOINT": f"http://{self._address('s3')}"}
+            endpoint = f"http://{self._address('s3')}"
+            own |= {"OBJECT_STORE_URI": S3_URI, "S3_ENDPOINT": endpoint, "S3_REGION": REGION}
         if self._options.postgres and name in KEEP_TABLES:
             own["DATABASE_URI"] = self._database().uri
         return own
