@@ -5,7 +5,7 @@ import json
 import tempfile
 from collections.abc import Collection, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -560,6 +560,16 @@ def event_lists(draw, events_max=25):
         Event(f"ride-{number}", at, at + lag, *values)
         for number, (at, lag, values) in zip(order, drawn, strict=True)
     ]
+
+
+@st.composite
+def twin_lists(draw, events):
+    """Some of the events again, of one known time and with other values."""
+    twins = draw(st.lists(st.sampled_from(events), max_size=6, unique=True)) if events else []
+    values = st.fixed_dictionaries(
+        {"riders": st.none() | INTS, "fare": st.none() | FLOATS, "driver": DRIVERS}
+    )
+    return [replace(event, **draw(values)) for event in twins]
 
 
 TEMPS = st.none() | st.sampled_from([0.0, 0.1, -7.25, 1e16, 5e-324])

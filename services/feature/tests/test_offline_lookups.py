@@ -24,6 +24,7 @@ from feature_world import (
     bits,
     checked_skew,
     event_lists,
+    twin_lists,
 )
 from hypothesis import given
 from hypothesis import strategies as st
@@ -72,6 +73,40 @@ def test_historical_features_with_lookups_equal_the_online_read(data, view, even
         made = world.historical(rides, rows, names, airs=airs)
 
     assert bits(world.read(rows, names)) == bits(made)
+
+
+@given(
+    data=st.data(),
+    view=views() | views(looking=True),
+    events=event_lists(),
+    airs=air_lists(),
+    rows=ROWS,
+)
+def test_one_of_repeats_that_were_known_at_one_time_counts_in_every_way(
+    data, view, events, airs, rows
+):
+    twins, names = data.draw(twin_lists(events)), feature_names(view)
+    air_twins = [replace(air, temp=5.0) for air in airs]
+    found = []
+    for parts in ((events, twins), (twins, events)):
+        world = World(a_catalogue(view))
+        for number, part in enumerate(parts):
+            world.fold(*part, partition=number)
+        world.fold(*data.draw(st.permutations([*airs, *air_twins])))
+        found.append(bits(world.read(rows, names)))
+    made = [
+        bits(
+            World(a_catalogue(view)).historical(
+                data.draw(st.permutations([*events, *twins])),
+                rows,
+                names,
+                airs=data.draw(st.permutations([*airs, *air_twins])),
+            )
+        )
+        for _ in range(2)
+    ]
+
+    assert [found[0]] * 3 == [found[1], *made]
 
 
 @given(

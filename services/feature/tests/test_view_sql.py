@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """P5 for the SQL of a view: DuckDB answers with the bits of the service and of the oracle."""
 
+import math
 from dataclasses import replace
 
 import duckdb
@@ -23,6 +24,7 @@ from feature_world import (
     a_view,
     bits,
     event_lists,
+    twin_lists,
 )
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -113,6 +115,43 @@ def test_sql_looks_up_what_the_service_does(events, seen, rows):
 
     expected = bits(world.read(rows, feature_names(view)))
     assert expected == answered(view, rows, records_rides=rides(events), records_air=airs(observed))
+
+
+@pytest.mark.parametrize("swapped", [False, True])
+@pytest.mark.parametrize(
+    ("fares", "counted"),
+    [((1.0, 4.0), 1.0), ((4.0, None), math.nan), ((-2.0, -1.0), -1.0), ((0.5, -3.0), -3.0)],
+)
+def test_event_in_two_partitions_counts_once_and_as_the_same_in_every_way(fares, counted, swapped):
+    view = a_view({"last": {"aggregate": "last", "column": "fare", "window": "1h"}})
+    told = [Event("e", START, START, fare=fare) for fare in fares][:: -1 if swapped else 1]
+    world, row = World(a_catalogue(view)), ("a", 1, START)
+    for number, event in enumerate(told):
+        world.fold(event, partition=number)
+    names = feature_names(view)
+
+    expected = bits(np.array([[counted]]))
+    assert expected == bits(world.read([row], names))
+    assert expected == bits(world.historical(told, [row], names))
+    assert expected == answered(view, [row], records_rides=rides(told))
+
+
+@settings(max_examples=25)
+@given(data=st.data(), events=event_lists(), rows=ROWS)
+def test_sql_counts_the_one_of_repeats_that_the_service_does(data, events, rows):
+    features = {
+        f"{aggregate}_{column}": {"aggregate": aggregate, "column": column, "window": "3h"}
+        for aggregate in ("sum", "last", "min")
+        for column in ("fare", "riders")
+    }
+    view, twins = a_view(features), data.draw(twin_lists(events))
+    world = World(a_catalogue(view))
+    for number, part in enumerate((events, twins)):
+        world.fold(*part, partition=number)
+    told = data.draw(st.permutations([*events, *twins]))
+
+    expected = bits(world.read(rows, feature_names(view)))
+    assert expected == answered(view, rows, records_rides=rides(told))
 
 
 def test_what_became_known_after_the_cut_does_not_count():

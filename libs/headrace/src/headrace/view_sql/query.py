@@ -24,7 +24,14 @@ from headrace.view_sql.edges import SECOND_US, Window, edged
 from headrace.view_sql.exact import QUESTION
 from headrace.view_sql.needs import Column, Needs
 from headrace.view_sql.steps import WRITTEN_IN, Steps, chosen, exploded, named, parsed, spelled
-from headrace.view_sql.values import entity_text, float32, number_of, or_default, quoted
+from headrace.view_sql.values import (
+    entity_text,
+    float32,
+    number_of,
+    or_default,
+    quoted,
+    tie_breakers,
+)
 
 ENTITY_ROWS, AS_OF = "entity_rows", "as_of_us"
 
@@ -93,8 +100,14 @@ class _Query:
             ours = [ours for _, ours in sorted(lookup.key.items())]
             parts = [(quoted(column), self._type(column)) for column in ours]
             keys.append(f"{entity_text(parts)} AS key_{number}")
+        kinds = {
+            column.source: (f"v{number}", column.kind)
+            for number, column in enumerate(self._needs.columns)
+            if column.source not in self._view.lookups
+        }
+        ties = tie_breakers([kinds[source] for source in sorted(kinds)])
         return self._once_each(
-            "observed", self._stream, self._view.entity, [*columns, *keys], self._filter()
+            "observed", self._stream, self._view.entity, [*columns, *keys], self._filter(), ties
         )
 
     def _once_each(
@@ -104,8 +117,12 @@ class _Query:
         entity: Sequence[str],
         columns: Sequence[exp.Expr | str],
         condition: exp.Expr | None,
+        ties: Sequence[str],
     ) -> str:
-        """Of repeats the first known stays; `place`: by (event time, id) among the entity's."""
+        """Of repeats the first known stays, of several the first by `ties`.
+
+        `place`: by (event time, id) among the entity's.
+        """
         types = {each: column.type for each, column in stream.columns.items()}
         parts = [(quoted(column), types[column]) for column in entity]
         read = chosen(
@@ -122,7 +139,8 @@ class _Query:
         numbered = (
             chosen(
                 "*",
-                "ROW_NUMBER() OVER (PARTITION BY entity, event_us, id ORDER BY known_us) AS told",
+                "ROW_NUMBER() OVER (PARTITION BY entity, event_us, id"
+                f" ORDER BY {', '.join(['known_us', *ties])}) AS told",
             )
             .from_(read.subquery("read"))
             .where("NOT entity IS NULL")
@@ -162,7 +180,8 @@ class _Query:
         types = {each: column.type for each, column in other.columns.items()}
         value = self._needs.value(Column(name, self._kind(name)))
         held = exp.alias_(number_of(named(lookup.column), types[lookup.column]), "held")
-        others = self._once_each(f"other_{number}", other, sorted(lookup.key), [held], None)
+        ties = tie_breakers([("held", types[lookup.column])])
+        others = self._once_each(f"other_{number}", other, sorted(lookup.key), [held], None, ties)
         max_age_us = lookup.max_age_s * SECOND_US
         matched = self._steps.add(
             f"matched_{number}",

@@ -32,13 +32,14 @@ def view_rows_sql(layout: Layout, types: Types, since_us: int, until_us: int) ->
     """
     named = sorted({*layout.entity, *(layout.filter.columns if layout.filter else ())})
     columns = "".join(f", {column_of(name, types)} as {quoted(name)}" for name in named)
+    told = ", ".join(["_known_time_us", "_event_time_us", *map(quoted, named)])
     counts = to_sql(layout.filter, "duckdb") if layout.filter else "true"
     entity = " and ".join(f"{text_of_column(name, types)} is not null" for name in layout.entity)
     return f"""
 with candidates as (
   select _event_id, _event_time_us, _known_time_us, {MOMENT} as as_of_us{columns}
   from records where {MOMENT} > {since_us} and {MOMENT} <= {until_us}
-  qualify row_number() over (partition by _event_id order by _known_time_us, _event_time_us) = 1
+  qualify row_number() over (partition by _event_id order by {told}) = 1
 )
 select _event_id, _event_time_us, as_of_us, {", ".join(map(quoted, layout.entity))}
 from candidates

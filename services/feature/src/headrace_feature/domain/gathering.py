@@ -21,6 +21,7 @@ from headrace_feature.domain.observations import (
     Ints,
     Run,
     Words,
+    contents,
     in_order,
     joined_ids,
     listed,
@@ -213,7 +214,10 @@ def _order(slots: Ints, matrix: Ints, found: Sequence[Found], *, by_id: bool) ->
     order = np.lexsort((event_us, slots)) if len(found) > 1 else np.arange(len(slots))
     if not _equal_to_next(order, slots, event_us).any():
         return order if len(found) > 1 else None
-    order = np.lexsort((matrix[:, KNOWN], hashes, event_us, slots))
+    by_known = (matrix[:, KNOWN], hashes, event_us, slots)
+    order = np.lexsort(by_known)
+    if _equal_to_next(order, *by_known).any():
+        order = np.lexsort((*contents(matrix), *by_known))
     repeat = _equal_to_next(order, slots, event_us, hashes)
     order = order[np.concatenate(([True], ~repeat))]
     tied = _equal_to_next(order, slots, event_us)

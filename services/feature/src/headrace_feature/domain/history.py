@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from headrace_feature.domain.records import Numbers, RankIds
+from headrace_feature.domain.records import Contents, Numbers, RankIds
 from headrace_feature.domain.sorted_places import Ints, Line
 
 
@@ -29,12 +29,18 @@ class History:
 
 
 def build_history(
-    entity: Ints, event_us: Ints, known_us: Ints, rank_ids: RankIds, columns: Sequence[Numbers]
+    entity: Ints,
+    event_us: Ints,
+    known_us: Ints,
+    rank_ids: RankIds,
+    columns: Sequence[Numbers],
+    contents: Contents,
 ) -> History:
-    """Drops observations without entity (-1) and repeats of an id: the first known stays."""
+    """Drops observations without entity (-1) and repeats of an id: the first known stays, of
+    several the lowest of `contents`."""
     order = Line(entity, event_us).order
     order = order[np.searchsorted(entity[order], 0) :]
-    order = _settled(order, entity, event_us, known_us, rank_ids)
+    order = _settled(order, entity, event_us, known_us, rank_ids, contents)
     return History(
         rows=order,
         entity=entity[order],
@@ -45,7 +51,12 @@ def build_history(
 
 
 def _settled(
-    order: NDArray[np.intp], entity: Ints, event_us: Ints, known_us: Ints, rank_ids: RankIds
+    order: NDArray[np.intp],
+    entity: Ints,
+    event_us: Ints,
+    known_us: Ints,
+    rank_ids: RankIds,
+    contents: Contents,
 ) -> NDArray[np.intp]:
     """Equal event times of an entity in the order of their ids, the first known of an id once."""
     tied = np.zeros(len(order) + 1, dtype=np.bool_)
@@ -53,10 +64,23 @@ def _settled(
     doubtful = np.flatnonzero(tied[:-1] | tied[1:])
     if not len(doubtful):
         return order
-    rows, group = order[doubtful], np.cumsum(~tied[doubtful])
+    rows, group = order[doubtful], np.cumsum(~tied[doubtful], dtype=np.int64)
     rank = rank_ids(rows)
     by_id = np.lexsort((known_us[rows], rank, group))
+    alike = _alike(by_id, group, rank, known_us[rows])
+    if alike.any():
+        twins = np.flatnonzero(np.append(alike, False) | np.append(False, alike))
+        number = np.cumsum(~np.append(False, alike))[twins]
+        by_content = np.lexsort((*contents(rows[by_id[twins]]), number))
+        by_id[twins] = by_id[twins][by_content]
     order = order.copy()
     order[doubtful] = rows[by_id]
-    repeat = (np.diff(group[by_id]) == 0) & (np.diff(rank[by_id]) == 0)
-    return np.delete(order, doubtful[1:][repeat])
+    return np.delete(order, doubtful[1:][_alike(by_id, group, rank)])
+
+
+def _alike(order: NDArray[np.intp], *columns: Ints) -> NDArray[np.bool_]:
+    """[rows - 1]: whether a row equals the one before in all of them."""
+    equal = np.ones(len(order) - 1, dtype=np.bool_)
+    for column in columns:
+        equal &= np.diff(column[order]) == 0
+    return equal

@@ -458,8 +458,7 @@ def _settled(order: Ints, entities: Words, matrix: Ints, ids: Ids) -> Ints:
     doubtful = np.flatnonzero(np.bincount(group)[group] > 1)
     order, rows = order.copy(), order[doubtful]
     content = matrix[rows]
-    # Of repeats that were known at one time, the row of the lower bytes stays.
-    keys = (*content[:, COLUMNS:].T, content[:, FLAGS], content[:, KNOWN], _partition(content))
+    keys = (*contents(content), content[:, KNOWN], _partition(content))
     by_id = np.lexsort((*keys, content[:, ID_HASH], group[doubtful]))
     order[doubtful] = rows = rows[by_id]
     repeat = ~_changes(group[doubtful], matrix[rows, ID_HASH], _partition(matrix[rows]))
@@ -467,6 +466,13 @@ def _settled(order: Ints, entities: Words, matrix: Ints, ids: Ids) -> Ints:
     by_text = ids.taken(rows).order(within=group[places], then=_partition(matrix[rows]))
     order[places] = rows[by_text]
     return np.delete(order, doubtful[repeat])
+
+
+def contents(matrix: Ints) -> tuple[Ints, ...]:
+    """What decides between repeats that were known at one time, the last of it first: the lower
+    row stays, whatever partition it came by."""
+    present = matrix[:, FLAGS] & ((1 << PARTITION_SHIFT) - 1)
+    return (*matrix[:, COLUMNS:].T, present)
 
 
 def _changes(*columns: NDArray[np.generic]) -> NDArray[np.bool_]:

@@ -9,7 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headrace.errors import Busy
+from headrace_feature.domain.entities import digests
 from headrace_feature.domain.history import History, build_history
+from headrace_feature.domain.observations import Ids, Ints
 from headrace_feature.domain.offline_lookups import Candidates
 from headrace_feature.domain.plans import WindowPart
 from headrace_feature.domain.point_in_time import Join, Questions
@@ -22,7 +24,7 @@ from headrace_feature.domain.records import (
     texts_of,
 )
 from headrace_feature.domain.training_set import Batch
-from headrace_feature.domain.views import Kind, Layout, LookedUp
+from headrace_feature.domain.views import DTYPE_BY_KIND, Kind, Layout, LookedUp
 
 # The records of the stream that is looked into, in one piece or more, which share no key.
 Others = Callable[[LookedUp], Iterable[Records]]
@@ -83,7 +85,46 @@ def _candidates(
 def _history(records: Records, entity: NDArray[np.int64], layout: Layout) -> History:
     kinds = zip(layout.columns, layout.kinds, strict=True)
     columns = [_values(records.columns[name], kind) for name, kind in kinds]
-    return build_history(entity, records.event_us, records.known_us, records.rank_ids, columns)
+    return build_history(
+        entity,
+        records.event_us,
+        records.known_us,
+        records.rank_ids,
+        columns,
+        lambda rows: _contents(records, layout, rows),
+    )
+
+
+def _contents(records: Records, layout: Layout, rows: NDArray[np.intp]) -> list[Ints]:
+    """As the online state has it: the bits of each column, the digests of the keys, and before
+    them which there are."""
+    bits: list[Ints] = []
+    presence = np.zeros(len(rows), dtype=np.int64)
+    for name, kind in zip(layout.columns, layout.kinds, strict=True):
+        column = _bits(records.columns[name], kind, rows)
+        presence |= column.present.astype(np.int64) << len(bits)
+        bits.append(np.where(column.present, column.values, 0))
+    for key in layout.keys:
+        texts = [_taken(each, rows) for each in _named(records, key)]
+        named = np.logical_and.reduce([each.codes >= 0 for each in texts])
+        presence |= named.astype(np.int64) << len(bits)
+        halves = np.zeros((2, len(rows)), dtype=np.int64)
+        spelled = ([each.values[code] for code in each.codes[named]] for each in texts)
+        halves[:, named] = digests(list(zip(*spelled, strict=True))).view(np.int64)
+        bits += [*halves]
+    return [*bits, presence]
+
+
+def _bits(column: Texts | Numbers, kind: Kind, rows: NDArray[np.intp]) -> Numbers:
+    """Of these rows, as int64; of a text those of its hash."""
+    if isinstance(column, Texts) and kind == "text":
+        codes = column.codes[rows]
+        texts = [column.values[code] if code >= 0 else "" for code in codes.tolist()]
+        hashes = Ids.of([text.encode() for text in texts]).hashes()
+        return Numbers(hashes.view(np.int64), codes >= 0)
+    numbers = numbers_of(column)
+    values = numbers.values[rows].astype(DTYPE_BY_KIND[kind])
+    return Numbers(values.view(np.int64), numbers.present[rows])
 
 
 def _named(records: Records, columns: Sequence[str]) -> list[Texts]:

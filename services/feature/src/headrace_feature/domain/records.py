@@ -13,6 +13,8 @@ from headrace.entity import text_of
 
 # Of some records, the order of their event ids as bytes: equal for equal ids.
 RankIds = Callable[[NDArray[np.intp]], NDArray[np.int64]]
+# Of some records, what decides between those that are alike: keys of a sort, the last one first.
+Contents = Callable[[NDArray[np.intp]], Sequence[NDArray[np.int64]]]
 
 
 @dataclass(frozen=True, slots=True)
