@@ -37,7 +37,14 @@ from headrace_ingest.domain.judging import ARCHIVE_COLUMNS, judge
 from headrace_ingest.handlers.erased_tasks import TaskEraser
 from headrace_ingest.handlers.erasures import Eraser
 from headrace_ingest.handlers.retention import Keeper
-from headrace_ingest.testing import MemoryRetracted, NoTasks, a_contract, a_raw, never_read
+from headrace_ingest.testing import (
+    DroppedTexts,
+    MemoryRetracted,
+    NoTasks,
+    a_contract,
+    a_raw,
+    never_read,
+)
 from headrace_kit.auth import Guard
 from headrace_kit.clock import SystemClock
 from headrace_kit.grpc_server import GrpcServer
@@ -83,6 +90,7 @@ class World:
             models=NoVersions(),
             news=KafkaErasureNews(self.publisher),
             tasks=TaskEraser(AppliedLabels(), NoTasks()),
+            texts=DroppedTexts(),
             clock=SystemClock(),
         )
         self.keeper = Keeper(

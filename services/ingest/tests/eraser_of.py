@@ -7,17 +7,8 @@ from headrace import topics
 from headrace_ingest.adapters.kafka_published_rows import KafkaPublishedRows
 from headrace_ingest.adapters.object_erasure_book import ObjectErasureBook
 from headrace_ingest.handlers.erasures import Eraser
+from headrace_ingest.testing import DroppedTexts
 from headrace_kit.testing import MemoryPublisher, MemoryTopicLog
-
-
-class Texts:
-    """What is searched in: of which streams it was dropped."""
-
-    def __init__(self):
-        self.dropped = []
-
-    def drop(self, stream):
-        self.dropped.append(stream)
 
 
 def eraser_of(world, *, models, news, tasks, texts=None) -> Eraser:
@@ -32,6 +23,6 @@ def eraser_of(world, *, models, news, tasks, texts=None) -> Eraser:
         models=models,
         news=news,
         tasks=tasks,
-        texts=texts or Texts(),
+        texts=texts or DroppedTexts(),
         clock=world.clock,
     )

@@ -13,7 +13,7 @@ from itertools import count
 from types import SimpleNamespace
 
 import pytest
-from eraser_of import Texts, eraser_of
+from eraser_of import eraser_of
 from structlog.testing import capture_logs
 
 from headrace.errors import Busy, Conflict, Corrupt, Invalid, NotFound, Unavailable
@@ -34,7 +34,14 @@ from headrace_ingest.handlers.erased_tasks import TaskEraser
 from headrace_ingest.handlers.erasures import SETTLE_US, EraseEntity
 from headrace_ingest.handlers.noted_erasures import list_erasures, tell_again
 from headrace_ingest.ports.definitions import Retracted
-from headrace_ingest.testing import NOW_US, MemoryRetracted, NoTasks, a_contract, a_raw
+from headrace_ingest.testing import (
+    NOW_US,
+    DroppedTexts,
+    MemoryRetracted,
+    NoTasks,
+    a_contract,
+    a_raw,
+)
 from headrace_kit.erased_entities import (
     Entity,
     ErasedEntities,
@@ -159,7 +166,7 @@ class World:
         self.book = ObjectDatasetBook(self.objects)
         self.rows = DuckDbRows(self.tables, spill, in_turn=True)
         self.retracted, self.versions = MemoryRetracted(), Versions()
-        tasks, self.texts = TaskEraser(AppliedLabels(), NoTasks()), Texts()
+        tasks, self.texts = TaskEraser(AppliedLabels(), NoTasks()), DroppedTexts()
         self.eraser = eraser_of(
             self, models=self.versions, news=self.news, tasks=tasks, texts=self.texts
         )

@@ -23,7 +23,7 @@ from headrace_ingest.handlers.datasets import pinned_versions
 from headrace_ingest.handlers.erased_tasks import TaskEraser
 from headrace_ingest.handlers.erasures import SETTLE_US, EraseEntity, Eraser
 from headrace_ingest.ports.definitions import Retracted
-from headrace_ingest.testing import NoTasks, a_contract, a_view
+from headrace_ingest.testing import DroppedTexts, NoTasks, a_contract, a_view
 from headrace_kit.erased_entities import Entity
 from headrace_kit.kafka import Message
 from headrace_kit.testing import MemoryPublisher, MemoryTopicLog, a_record
@@ -173,6 +173,7 @@ def an_eraser(world):
         models=Nobody(),
         news=Nobody(),
         tasks=TaskEraser(AppliedLabels(), NoTasks()),
+        texts=DroppedTexts(),
         clock=world.clock,
     )
 

@@ -116,6 +116,16 @@ def never_read(stream: str) -> bool:
     return False
 
 
+class DroppedTexts:
+    """A TextIndex that remembers of which streams it was dropped."""
+
+    def __init__(self) -> None:
+        self.dropped: list[str] = []
+
+    def drop(self, stream: str) -> None:
+        self.dropped.append(stream)
+
+
 class NoTasks:
     """As much of a TaskStore as an erasure asks of one that never had a task."""
 
