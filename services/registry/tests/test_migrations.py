@@ -117,6 +117,26 @@ def test_versions_of_before_are_found_by_what_they_came_of(engine):
     } == {*rows(engine, "version_sources")}  # fmt: skip
 
 
+def test_graph_is_found_by_what_it_is_made_of_after_the_way_down_and_up(engine):
+    MIGRATIONS.upgrade(engine, "0001")
+    fill(engine)
+    trained = {"manifest": {"graph": "6a4", "component:fraud": "f1", "component:delay": "d1"}}
+    with engine.begin() as connection:
+        changed = text("update versions set trained_json = :trained where version = 2")
+        connection.execute(changed, {"trained": json.dumps(trained)})
+
+    MIGRATIONS.upgrade(engine)
+    MIGRATIONS.downgrade(engine, "0005")
+    MIGRATIONS.upgrade(engine)
+
+    found = {each[:3] for each in rows(engine, "version_sources") if each[-1] == 2}
+    assert {
+        ("d2", "artifact", ""), ("run-2", "run", ""), ("delay", "graph", ""),
+        ("i-1", "incident", ""), ("6a4", "definitions", ""), ("fraud", "component", "f1"),
+        ("delay", "component", "d1"),
+    } == found  # fmt: skip
+
+
 def test_way_down_and_up_again_keeps_rows_and_versions_without_a_run(engine):
     MIGRATIONS.upgrade(engine, "0001")
     fill(engine)

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Lineage by what the versions came of, which until now stood in each version alone."""
+"""Lineage by what the versions came of, which until now stood in each version alone.
+
+Graphs came later: their versions are there on a way down and up again.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,9 @@ from sqlalchemy import Column, ForeignKeyConstraint, Integer, Text, text
 
 revision, down_revision = "0006", "0005"
 
-MANIFEST_KINDS = {"training_set": "training-set", "definitions": "definitions", "code": "code"}
+GRAPH, COMPONENT = "graph", "component:"
+MANIFEST_KINDS = {"training_set": "training-set", "definitions": "definitions",
+                  GRAPH: "definitions", "code": "code"}  # fmt: skip
 DELTA_VERSION = "delta_version:"
 
 
@@ -41,13 +46,17 @@ def downgrade() -> None:
 
 
 def _sources(row: Any) -> Iterator[tuple[str, str, str]]:
-    named = {"artifact": row.digest, "run": row.run_id, "recipe": row.recipe,
+    trained = json.loads(row.trained_json)
+    manifest = trained.get("manifest", {})
+    named = {"artifact": row.digest, "run": row.run_id,
+             GRAPH if GRAPH in manifest else "recipe": row.recipe,
              "incident": row.incident_id}  # fmt: skip
     yield from ((kind, name, "") for kind, name in named.items() if name)
-    trained = json.loads(row.trained_json)
     yield from (("view", each.partition(":")[0], "") for each in trained.get("features", ()))
-    for key, value in trained.get("manifest", {}).items():
+    for key, value in manifest.items():
         if key in MANIFEST_KINDS:
             yield MANIFEST_KINDS[key], value, ""
         elif key.startswith(DELTA_VERSION):
             yield "stream", key.removeprefix(DELTA_VERSION), value
+        elif key.startswith(COMPONENT):
+            yield "component", key.removeprefix(COMPONENT), value
