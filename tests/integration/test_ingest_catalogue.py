@@ -120,7 +120,7 @@ def test_texts_are_found_by_likeness_and_added_once(engine):
     assert made.catch_up("s", "note", 60.0)
     assert "e0" == made.nearest("s", "note", query, 10)[0].event_id
     assert 3 == len(made.nearest("s", "note", query, 10))
-    made.drop("s", "note")
+    made.drop("s")
     assert ([], Indexed(-1, 1)) == (made.nearest("s", "note", query, 10), made.indexed("s", "note"))
 
 
