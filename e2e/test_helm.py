@@ -28,6 +28,7 @@ CHART = Path(__file__).resolve().parents[1] / "deploy/helm/headrace"
 SERVICES = ("ingest", "feature", "trainer", "registry", "inference", "monitor")
 KUBERNETES = ("1.32", "1.37")
 RENDER_TIMEOUT_S = 60.0
+AUTHORITIES = "SSL_CERT_FILE"
 OTLP = "OTEL_EXPORTER_OTLP_ENDPOINT"
 LEAST: dict[str, Any] = {
     "image": {"registry": "registry.example.org/team"},
@@ -53,7 +54,12 @@ WIDE: dict[str, Any] = {
 CLOSED: dict[str, Any] = {
     **LEAST,
     "image": {"registry": "registry.example.org/team", "pullSecrets": ["pull"]},
-    "s3": {**LEAST["s3"], "endpoint": "https://s3.example.org"},
+    "s3": {
+        **LEAST["s3"],
+        "endpoint": "https://s3.example.org",
+        "authoritiesConfigMap": "headrace-authorities",
+        "region": "eu-central-1",
+    },
     "traces": {"endpoint": "http://collector:4318"},
     "signers": {"existingConfigMap": "headrace-signers"},
     "services": {name: {"digest": f"sha256:{'a' * 64}"} for name in SERVICES},
@@ -241,7 +247,7 @@ def test_environment_is_of_the_services_settings(documents: list[Document]) -> N
         allowed = settings_of(service) if service in SERVICES else set()
 
         assert len(set(names)) == len(names)
-        assert set(names) - allowed <= {"POD_IP", OTLP}
+        assert set(names) - allowed <= {"POD_IP", OTLP, AUTHORITIES}
 
 
 def test_peers_are_addressed_by_services_that_exist(documents: list[Document]) -> None:
@@ -300,7 +306,7 @@ def test_registry_alone_knows_whose_signatures_count(
         (container,) = pod["containers"]
         environment = {each["name"]: each.get("value") for each in container.get("env", ())}
         mounts = {each["name"]: each for each in container["volumeMounts"]}
-        named = [each["configMap"]["name"] for each in pod["volumes"] if "configMap" in each]
+        named = [each["configMap"]["name"] for each in pod["volumes"] if each["name"] == "signers"]
         if service != "registry" or name is None:
             assert (False, []) == ("signers" in mounts, named)
             assert "REGISTRY_TRUSTED_SIGNERS_FILE" not in environment
@@ -309,6 +315,26 @@ def test_registry_alone_knows_whose_signatures_count(
         assert mounts["signers"]["readOnly"]
         file = f"{mounts['signers']['mountPath']}/signers.pem"
         assert file == environment["REGISTRY_TRUSTED_SIGNERS_FILE"]
+
+
+def test_services_that_use_s3_know_its_authority_and_region(
+    documents: list[Document], installation: Document
+) -> None:
+    name = installation["s3"].get("authoritiesConfigMap")
+    region = installation["s3"].get("region", "us-east-1")
+    for service, pod in pods(documents):
+        (container,) = pod["containers"]
+        environment = {each["name"]: each.get("value") for each in container.get("env", ())}
+        mounts = {each["name"]: each["mountPath"] for each in container["volumeMounts"]}
+        volumes = {each["name"]: each for each in pod["volumes"]}
+        stores = f"{service.upper()}_S3_ENDPOINT" in environment
+        assert (region if stores else None) == environment.get(f"{service.upper()}_S3_REGION")
+        if not stores or name is None:
+            assert not {"authorities"} & {*mounts, *volumes}
+            assert AUTHORITIES not in environment
+            continue
+        assert name == volumes["authorities"]["configMap"]["name"]
+        assert f"{mounts['authorities']}/authorities.pem" == environment[AUTHORITIES]
 
 
 def test_clients_of_mlflow_find_the_registry(documents: list[Document]) -> None:
@@ -330,7 +356,8 @@ def test_pods_are_restricted(documents: list[Document]) -> None:
         assert not {"hostNetwork", "hostPID", "hostIPC", "initContainers"} & set(pod), name
         volumes = {each["name"]: each.keys() - {"name"} for each in pod["volumes"]}
         assert {"secret"} == volumes.pop("tokens", {"secret"}), name
-        assert {"configMap"} == volumes.pop("signers", {"configMap"}), name
+        for public in ("signers", "authorities"):
+            assert {"configMap"} == volumes.pop(public, {"configMap"}), name
         assert all({"emptyDir"} == kind for kind in volumes.values()), name
         (container,) = pod["containers"]
         assert {

@@ -80,6 +80,10 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- if $fact.objects }}
 {{ $prefix }}_OBJECT_STORE_URI: {{ required "s3.uri is required: s3://BUCKET/PREFIX" .root.Values.s3.uri | quote }}
 {{ $prefix }}_S3_ENDPOINT: {{ include "headrace.s3" .root | quote }}
+{{ $prefix }}_S3_REGION: {{ .root.Values.s3.region | quote }}
+{{- if .root.Values.s3.authoritiesConfigMap }}
+SSL_CERT_FILE: /run/authorities/authorities.pem
+{{- end }}
 {{- end }}
 {{- end -}}
 

@@ -30,6 +30,7 @@ securityContext:
 {{- $fact := get (fromYaml (include "headrace.facts" .root)) .name -}}
 {{- $own := get .root.Values.services .name -}}
 {{- $signers := ternary .root.Values.signers.existingConfigMap "" (hasKey $fact "signers") -}}
+{{- $authorities := ternary .root.Values.s3.authoritiesConfigMap "" $fact.objects -}}
 {{ include "headrace.podSecurity" .root }}
 terminationGracePeriodSeconds: 60
 {{- if or (gt (int ($own.replicas | default 1)) 1) ($own.autoscaling | default dict).endpoints }}
@@ -84,6 +85,9 @@ containers:
       {{- if $signers }}
       - {name: signers, mountPath: /run/signers, readOnly: true}
       {{- end }}
+      {{- if $authorities }}
+      - {name: authorities, mountPath: /run/authorities, readOnly: true}
+      {{- end }}
 volumes:
   - name: tokens
     secret:
@@ -95,6 +99,12 @@ volumes:
     configMap:
       name: {{ . }}
       items: [{key: signers.pem, path: signers.pem}]
+  {{- end }}
+  {{- with $authorities }}
+  - name: authorities
+    configMap:
+      name: {{ . }}
+      items: [{key: authorities.pem, path: authorities.pem}]
   {{- end }}
   - {name: tmp, emptyDir: {sizeLimit: 256Mi}}
 {{- if not $fact.state }}
