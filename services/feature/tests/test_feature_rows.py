@@ -142,12 +142,18 @@ def test_entities_beyond_the_bound_are_left_out_and_counted():
     assert (1, 2) == (len(table), table.left_out)
 
 
-def test_undelivered_row_is_sent_after_a_restart_as_it_is_then():
+def a_world_whose_row_was_not_delivered():
+    """Of one ride, and started again since."""
     world = a_world()
     world.publisher.errors.append(Unavailable("DELIVERY_UNKNOWN", topic="t"))
     with suppress(Unavailable):
         world.fold(a_ride("one", START))
     world.restart()
+    return world
+
+
+def test_undelivered_row_is_sent_after_a_restart_as_it_is_then():
+    world = a_world_whose_row_was_not_delivered()
     world.fold(a_ride("two", START))
     (message,) = world.publisher.published
     assert b"a" == message.key
@@ -160,11 +166,7 @@ def test_undelivered_row_is_sent_after_a_restart_as_it_is_then():
 
 def test_undelivered_row_is_sent_after_a_restart_though_no_record_follows():
     """Another record of the entity would make good for a row that was lost."""
-    world = a_world()
-    world.publisher.errors.append(Unavailable("DELIVERY_UNKNOWN", topic="t"))
-    with suppress(Unavailable):
-        world.fold(a_ride("one", START))
-    world.restart()
+    world = a_world_whose_row_was_not_delivered()
     world.loop_handler.idle()
 
     (message,) = world.publisher.published
