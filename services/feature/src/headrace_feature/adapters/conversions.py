@@ -10,7 +10,6 @@ from typing import Any, cast
 
 import numpy as np
 import polars as pl
-from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 
 from headrace.application import Stream
@@ -53,6 +52,7 @@ DTYPE_BY_TYPE: Mapping[str, pl.DataType] = {
     "timestamp": pl.Int64(),
 }
 EXPRESSIONS_CACHED_MAX = 1_024
+NO_MOMENTS = np.empty(0, dtype=np.int64)
 MOMENT_MAX = 2**62  # a window or a lag may be added without leaving int64
 
 
@@ -213,21 +213,17 @@ def _present(values: pl.Series) -> NDArray[np.bool_]:
     return np.ones(len(values), dtype=np.bool_)
 
 
-def decoded_query(payload: bytes) -> wire.GetOnlineFeaturesRequest:
-    try:
-        return wire.GetOnlineFeaturesRequest.FromString(payload)
-    except DecodeError as err:
-        raise Invalid("DECODE_ERROR") from err
-
-
-def to_query(request: wire.GetOnlineFeaturesRequest) -> GetOnlineFeatures:
+def to_query(
+    request: wire.GetOnlineFeaturesRequest, features: tuple[str, ...] = ()
+) -> GetOnlineFeatures:
+    """`features` stand before those of the request. Raises Invalid BAD_REQUEST."""
     columns = {column.name: _to_column(column) for column in request.columns}
     if len(columns) != len(request.columns):
         raise Invalid("BAD_REQUEST", field="columns", problem="a column is given twice")
     return GetOnlineFeatures(
-        features=tuple(request.features),
+        features=(*features, *request.features) if request.features else features,
         columns=columns,
-        as_of_us=np.array(request.as_of_us, dtype=np.int64),
+        as_of_us=np.array(request.as_of_us, dtype=np.int64) if request.as_of_us else NO_MOMENTS,
         include_times=request.include_times,
         staleness_max_ms=request.staleness_max_ms,
         prediction_ids=tuple(request.prediction_ids),

@@ -19,7 +19,6 @@ from headrace.tokens import PEER
 from headrace_feature import handlers, offline_handlers
 from headrace_feature.adapters.arrow_ipc import SentRows, historical_stream, training_stream
 from headrace_feature.adapters.conversions import (
-    decoded_query,
     to_historical_manifest,
     to_historical_query,
     to_materialize,
@@ -33,6 +32,7 @@ from headrace_feature.adapters.conversions import (
     to_views_response,
 )
 from headrace_feature.adapters.duckdb_workbench import Workbench
+from headrace_feature.adapters.query_reader import QueryReader
 from headrace_feature.adapters.run_files import to_bytes
 from headrace_feature.adapters.served_notes import ServedNotes
 from headrace_feature.domain.freshness import DelayHistogram
@@ -78,11 +78,12 @@ class FeatureApi(service.FeatureServiceServicer):
         self._notes, self._feature_tables = notes, feature_tables
         self._workbench, self._offline = workbench, threading.Lock()
         self._sample, self._progress_of = sample, progress_of
+        self._queries = QueryReader()
 
     def answer_reads(self, calls: Sequence[HotCall]) -> list[bytes | HeadraceError]:
         """GetOnlineFeatures, hot: what arrives together is answered together where it is alike."""
         now_us = self._online.clock.now_us()
-        queries = [_query(call, now_us) for call in calls]
+        queries = [self._query(call, now_us) for call in calls]
         sampled = self._sampled(queries)
         self._note(queries)
         asked = [query for query in queries if not isinstance(query, HeadraceError)]
@@ -94,6 +95,22 @@ class FeatureApi(service.FeatureServiceServicer):
                 offered_us = self._online.clock.now_us()
                 self._sample.offer(query, reply.values, now_us=offered_us)
         return [r if isinstance(r, HeadraceError) else to_online_response(r) for r in replies]
+
+    def _query(self, call: HotCall, now_us: int) -> GetOnlineFeatures | HeadraceError:
+        """To name predictions is to note at all workers what is served: that is no mere read.
+
+        A moment to come is refused to callers alone: a row of a view may be of one, where the
+        clocks of who publishes are ahead.
+        """
+        try:
+            query = self._queries.read(call.payload)
+            query.check_size(MESSAGE_BYTES_MAX)
+            query.check_moments(now_us)
+            if query.prediction_ids:
+                call.caller.require(PEER)
+        except (Busy, Denied, Invalid) as err:
+            return err
+        return query
 
     def _sampled(self, queries: list[GetOnlineFeatures | HeadraceError]) -> list[int]:
         """Which of the queries are offered to the sample; these name their moments from here on."""
@@ -270,20 +287,3 @@ class PeerApi(service.ObservationServiceServicer):
 
 def _gone(context: grpc.ServicerContext) -> Callable[[], bool]:
     return lambda: not context.is_active()
-
-
-def _query(call: HotCall, now_us: int) -> GetOnlineFeatures | HeadraceError:
-    """To name predictions is to note at all workers what is served: that is no mere read.
-
-    A moment to come is refused to callers alone: a row of a view may be of one, where the clocks
-    of who publishes are ahead.
-    """
-    try:
-        query = to_query(decoded_query(call.payload))
-        query.check_size(MESSAGE_BYTES_MAX)
-        query.check_moments(now_us)
-        if query.prediction_ids:
-            call.caller.require(PEER)
-    except (Busy, Denied, Invalid) as err:
-        return err
-    return query

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import accumulate, pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -56,7 +57,8 @@ class GetOnlineFeatures:
         (rows,) = lengths
         if rows > ROWS_MAX:
             raise Busy("BATCH_TOO_LARGE", rows=rows, rows_max=ROWS_MAX)
-        if len(self.as_of_us) not in (0, rows) or (self.as_of_us < 0).any():
+        moments = len(self.as_of_us)
+        if moments not in (0, rows) or (moments and self.as_of_us.min() < 0):
             raise Invalid("BAD_REQUEST", field="as_of_us", problem="one for each row, or none")
         if self.staleness_max_ms < 0:
             raise Invalid("BAD_REQUEST", field="staleness_max_ms", problem="must not be negative")
@@ -120,10 +122,12 @@ class FeatureRows:
         """So many rows for each."""
         if len(rows) == 1:
             return [self]
-        cuts = np.cumsum(rows[:-1])
-        values = np.split(self.values, cuts)
-        times = [None] * len(rows) if self.event_us is None else np.split(self.event_us, cuts)
-        return [FeatureRows(*each, self.known_until_us) for each in zip(values, times, strict=True)]
+        cuts = [0, *accumulate(rows)]
+        return [self._between(*cut) for cut in pairwise(cuts)]
+
+    def _between(self, first: int, last: int) -> FeatureRows:
+        times = None if self.event_us is None else self.event_us[first:last]
+        return FeatureRows(self.values[first:last], times, self.known_until_us)
 
 
 def check_features(features: Sequence[str]) -> None:
@@ -137,13 +141,14 @@ def joinable(
     queries: Mapping[int, GetOnlineFeatures], rows: Mapping[int, int]
 ) -> Iterator[list[int]]:
     """The numbers of queries that are alike, as many together as JOINED_ROWS_MAX lets."""
-    groups: dict[Likeness, list[int]] = {}
+    groups, rows_of = dict[Likeness, list[int]](), dict[Likeness, int]()
     for number, query in queries.items():
-        group = groups.setdefault(query.likeness, [])
-        if sum(rows[each] for each in group) + rows[number] > JOINED_ROWS_MAX and group:
-            yield list(group)
-            group.clear()
-        group.append(number)
+        alike = query.likeness
+        if (together := rows_of.get(alike, 0) + rows[number]) > JOINED_ROWS_MAX and alike in groups:
+            yield groups.pop(alike)
+            together = rows[number]
+        groups.setdefault(alike, []).append(number)
+        rows_of[alike] = together
     yield from groups.values()
 
 
