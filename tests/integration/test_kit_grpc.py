@@ -6,6 +6,7 @@ from __future__ import annotations
 import http.client
 import threading
 import time
+from contextlib import closing
 
 import grpc
 import pytest
@@ -442,6 +443,26 @@ def test_pages_are_served_and_fail_without_a_word_too_many(admin):
 )
 def test_page_of_another_origin_is_turned_away(admin, host, status):
     assert status == get(admin.bound, "/health/live", Host=host)[0]
+
+
+@pytest.mark.parametrize(
+    ("target", "hosts", "status"),
+    [
+        ("http://evil.example/health/live", ["localhost"], 421),
+        ("http://localhost/health/live", ["evil.example"], 421),
+        ("http://localhost/health/live", ["localhost"], 200),
+        ("/health/live", ["localhost", "evil.example"], 421),
+        ("http://[/health/live", ["localhost"], 400),
+    ],
+)
+def test_host_of_the_target_counts_and_each_that_is_named(admin, target, hosts, status):
+    with closing(http.client.HTTPConnection("127.0.0.1", admin.bound, timeout=30.0)) as connection:
+        connection.putrequest("GET", target, skip_host=True)
+        for host in hosts:
+            connection.putheader("Host", host)
+        connection.endheaders()
+
+        assert status == connection.getresponse().status
 
 
 def test_taken_http_port_is_refused(admin):

@@ -264,6 +264,7 @@ def test_application_refuses_a_path_in_the_words_of_http(client, app):
         ({"Host": "[::1]:8000"}, 200),
         ({"Origin": "https://evil.example"}, 403),
         ({"Origin": "null"}, 403),
+        ({"Origin": "http://[evil"}, 403),
         ({"Origin": "http://localhost:3000"}, 200),
     ],
 )
@@ -281,6 +282,7 @@ def test_loopback_answers_to_its_own_names_only(client, headers, status):
         (b"GET / HTTP/2.0\r\n\r\n", b"421"),
         (b"GET http://evil.test/ HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n", b"421"),
         (b"GET http://localhost/ HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n", b"200"),
+        (b"GET //[/ HTTP/1.1\r\nHost: localhost\r\n\r\n", b"400"),
         (b"GET / HTTP/1.1\r\n\r\n", b"400"),
         (b"GET / HTTP/1.1\r\nHost: localhost\r\nX: " + b"y" * 40_000 + b"\r\n\r\n", b"431"),
         (b"GET /" + b"y" * 40_000, b"431"),

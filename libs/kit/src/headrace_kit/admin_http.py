@@ -1,13 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """The small HTTP door of a service: /health/live, /health/ready, /metrics, and pages given to it.
 
-A web page of another origin could reach a server on loopback under a name of its own (DNS
-rebinding), so a loopback server answers only to a Host header that names the loopback.
+A server on loopback answers only to who asks for the loopback (headrace_kit.loopback).
 """
 
 from __future__ import annotations
 
-import ipaddress
 import socket
 import sys
 import threading
@@ -23,11 +21,11 @@ import structlog
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from headrace.errors import HeadraceError, Unavailable
+from headrace_kit.loopback import asks_for_loopback, on_loopback
 
 REQUESTS_MAX = 16
 SOCKET_TIMEOUT_S = 5.0
 BUG = b'HTTP/1.0 500 Bug\r\nContent-Type: application/json\r\n\r\n{"error":"INTERNAL"}\n'
-LOOPBACK_NAMES = ("localhost", "127.0.0.1", "[::1]")
 
 log = structlog.get_logger(__name__)
 
@@ -42,21 +40,6 @@ class Page:
 
 
 Route = Callable[[Mapping[str, str]], Page]
-
-
-def on_loopback(host: str) -> bool:
-    """Whether this host to bind to is reached from this machine only."""
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return host == "localhost"
-
-
-def names_loopback(authority: str) -> bool:
-    """Whether a Host header, `name` or `name:port`, is a name of the loopback."""
-    name = authority.rpartition(":")
-    host = name[0] if name[2].isdigit() else "".join(name)
-    return host.lower() in LOOPBACK_NAMES
 
 
 class AdminServer:
@@ -189,9 +172,13 @@ class _Handler(BaseHTTPRequestHandler):
     do_HEAD = do_GET  # noqa: N815 - the name that http.server calls
 
     def _page(self) -> Page:
-        if self.server.loopback and not names_loopback(self.headers.get("Host", "")):
+        try:
+            target = urlsplit(self.path)
+        except ValueError:  # brackets of no address
+            return Page(b'{"error":"no target"}\n', status=400)
+        host = ", ".join(self.headers.get_all("Host", []))
+        if self.server.loopback and not asks_for_loopback(host, target):
             return Page(b'{"error":"this Host is not served here"}\n', status=421)
-        target = urlsplit(self.path)
         route = self.server.routes.get(target.path)
         if route is None:
             return Page(b'{"error":"no such page"}\n', status=404)

@@ -23,7 +23,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 import h11
 import structlog
@@ -31,10 +31,10 @@ from google.rpc import code_pb2
 
 from headrace.errors import Denied, HeadraceError
 from headrace_kit import tracing
-from headrace_kit.admin_http import names_loopback, on_loopback
 from headrace_kit.answer_time import answer_until
 from headrace_kit.error_status import as_limit, retry_after_s, to_status
 from headrace_kit.listening import check_free, listening_socket
+from headrace_kit.loopback import asks_for_loopback, on_loopback, shown_by_loopback
 
 if TYPE_CHECKING:
     from headrace_kit.spans import Span
@@ -332,8 +332,8 @@ class _Connection:
         head = self._head(begun_s + (REQUEST_S_MAX if self._admitted else STRANGER_S_MAX))
         method, headers = head.method.decode(), _headers(head)
         _check_framing(headers)
-        target = urlsplit(head.target.decode("ascii", "replace"))
-        self._check_caller(headers, target.netloc)
+        target = _target(head)
+        self._check_caller(headers, target)
         with _failing():
             respond = self._admit(method, target.path, headers)
         self._stay()
@@ -396,14 +396,12 @@ class _Connection:
         if length > self._body_bytes_max:
             raise HttpError(413, f"the body is larger than {self._body_bytes_max} bytes")
 
-    def _check_caller(self, headers: Mapping[str, str], authority: str) -> None:
-        """`authority`: of a target in absolute form, which counts as Host does."""
+    def _check_caller(self, headers: Mapping[str, str], target: SplitResult) -> None:
         if not self._loopback:
             return
-        named = [headers.get("host", ""), *filter(None, [authority])]
-        if not all(map(names_loopback, named)):
+        if not asks_for_loopback(headers.get("host", ""), target):
             raise HttpError(421, "this Host is not served here")
-        if "origin" in headers and not names_loopback(urlsplit(headers["origin"]).netloc):
+        if "origin" in headers and not shown_by_loopback(headers["origin"]):
             raise HttpError(403, "pages of this Origin are not answered")
 
     def _connected(self) -> bool:
@@ -472,6 +470,13 @@ def _pieces(body: bytes | Pieces) -> Iterator[bytes]:
     except OSError:  # of what is read; the connection's is raised elsewhere
         log.error("http_body_unreadable", exc_info=True)
         raise
+
+
+def _target(head: h11.Request) -> SplitResult:
+    try:
+        return urlsplit(head.target.decode("ascii", "replace"))
+    except ValueError as err:  # brackets of no address
+        raise HttpError(400, "the target is no URI") from err
 
 
 def _check_framing(headers: Mapping[str, str]) -> None:

@@ -27,7 +27,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from headrace.errors import HeadraceError
 from headrace.tokens import read_tokens
 from headrace_kit import tracing
-from headrace_kit.admin_http import on_loopback
+from headrace_kit.loopback import on_loopback
 from headrace_kit.failpoints import arm
 from headrace_kit.objects import S3_REGION, S3Settings, check_object_store
 

@@ -9,7 +9,7 @@ from typing import Literal
 from pydantic import Field, SecretStr
 from pydantic_settings import SettingsConfigDict
 
-from headrace_kit.admin_http import on_loopback
+from headrace_kit.loopback import on_loopback
 from headrace_kit.settings import ObjectStoreSettings, Token
 
 

@@ -12,7 +12,7 @@ from pydantic_settings import SettingsConfigDict
 from headrace_inference.adapters.cpu_quota import cpus_allowed
 from headrace_inference.adapters.onnx_providers import providers
 from headrace_inference.adapters.process_memory import memory_allowed_bytes
-from headrace_kit.admin_http import on_loopback
+from headrace_kit.loopback import on_loopback
 from headrace_kit.settings import PORT_MAX, ObjectStoreSettings, Token
 
 # It comes and goes in one message of gRPC (16 MiB), beside its endpoint.
