@@ -19,7 +19,6 @@ from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaExcepti
 from headrace.errors import Busy, HeadraceError, Unavailable
 from headrace_kit.backoff import Backoff
 from headrace_kit.kafka import Record, await_broker, client_settings, to_record
-from headrace_kit.offsets import topic_partitions
 from headrace_kit.part_thread import PartThread
 from headrace_kit.telemetry import counter
 from headrace_kit.topic_ids import TopicIds
@@ -103,10 +102,9 @@ class TableFollower:
     def _end_offsets(self, deadline_s: float) -> dict[int, int]:
         while True:
             try:
-                # First: of a topic that is made again meanwhile it is the older one.
-                self._ids.identify([self._topic])
-                partitions = topic_partitions(self._bootstrap, [self._topic])
-                return {each.number: self._end_offset(each.number) for each in partitions}
+                # Of one answer, and first: made again since, the topic has another id than ours.
+                told = self._ids.identify([self._topic])[self._topic]
+                return {number: self._end_offset(number) for number in told.partitions}
             except KafkaException as err:
                 if time.monotonic() > deadline_s:
                     raise Unavailable("BROKER_UNAVAILABLE", bootstrap=self._bootstrap) from err

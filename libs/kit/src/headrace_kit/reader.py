@@ -327,7 +327,7 @@ class GroupReader:
 
         Raises Unavailable TOPIC_MISSING or BROKER_UNAVAILABLE.
         """
-        return self._ids.identify(topics)
+        return {topic: each.id for topic, each in self._ids.identify(topics).items()}
 
     def look_for_made_again(self) -> None:
         """See whether what was identified is still the same topic."""

@@ -27,8 +27,8 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from headrace.errors import HeadraceError
 from headrace.tokens import read_tokens
 from headrace_kit import tracing
-from headrace_kit.loopback import on_loopback
 from headrace_kit.failpoints import arm
+from headrace_kit.loopback import on_loopback
 from headrace_kit.objects import S3_REGION, S3Settings, check_object_store
 
 EXIT_BAD_SETTING = 78  # EX_CONFIG of sysexits.h

@@ -13,7 +13,7 @@ from concurrent.futures import Future
 from confluent_kafka import KafkaException
 from confluent_kafka.admin import TopicDescription
 
-from headrace_kit.offsets import ask_for_topics, described_topics
+from headrace_kit.offsets import DescribedTopic, ask_for_topics, described_topics
 
 REQUEST_TIMEOUT_S = 2.0
 ASK_INTERVAL_S = 1.0
@@ -34,13 +34,12 @@ class TopicIds:
         """Empty unless it was identified."""
         return self._ids.get(topic, "")
 
-    def identify(self, topics: Collection[str]) -> dict[str, str]:
-        """Their ids by now; raises Unavailable TOPIC_MISSING or BROKER_UNAVAILABLE."""
+    def identify(self, topics: Collection[str]) -> dict[str, DescribedTopic]:
+        """What they are by now; raises Unavailable TOPIC_MISSING or BROKER_UNAVAILABLE."""
         described = described_topics(self._bootstrap, topics, timeout_s=REQUEST_TIMEOUT_S)
-        ids = {topic: each.id for topic, each in described.items()}
-        self._ids |= ids
+        self._ids |= {topic: each.id for topic, each in described.items()}
         self._asked = {}  # what is on its way may be of before
-        return ids
+        return described
 
     def made_again(self, topics: Collection[str]) -> set[str]:
         """Those of the topics that have another id than they were identified by.
