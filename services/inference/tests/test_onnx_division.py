@@ -3,12 +3,15 @@
 
 That both judge alike is in tests/contracts/test_divisions_are_judged_alike.py."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from onnx import TensorProto, helper, load_model_from_string
 
 from headrace.errors import Invalid
-from headrace_inference.adapters import onnx_runtime
+from headrace.protobuf_wire import bytes_field, number_field
+from headrace_inference.adapters import onnx_runtime, onnx_wire
 from headrace_inference.adapters.onnx_division import check_divisions
 from headrace_inference.adapters.onnx_providers import providers
 from headrace_inference.adapters.onnx_runtime import OnnxModelRuntime
@@ -129,3 +132,82 @@ def test_small_weights_are_told_for_shapes_are_worked_out_of_them(runtime):
     check_divisions(model, lambda onnx: asked.append(onnx) or runtime._types(onnx))
 
     assert ["shape"] == [each.name for each in load_model_from_string(asked[0]).graph.initializer]
+
+
+def a_quotient_by(*data):
+    """ONNX bytes: y = a / b, whole numbers, where b has these fields of a TensorProto."""
+    tensor = (TensorProto.INT64, ["rows"])
+    nodes = [helper.make_node("Div", ["a", "b"], ["y"])]
+    model = onnx_bytes(nodes, [], inputs={"a": tensor}, outputs={"y": tensor})
+    weight = number_field(onnx_wire.TENSOR_TYPE, TensorProto.INT64) + b"".join(data)
+    weight += bytes_field(onnx_wire.TENSOR_NAME, b"b")
+    # A message that comes in parts is one (protobuf).
+    return model + bytes_field(onnx_wire.MODEL_GRAPH, bytes_field(onnx_wire.GRAPH_WEIGHT, weight))
+
+
+def packed(numbers):
+    return bytes_field(onnx_wire.TENSOR_INT64S, numbers)
+
+
+def ask_nothing(_):
+    raise AssertionError
+
+
+def test_millions_of_divisors_are_never_in_memory_at_once():
+    """Packed, each is a byte of the file."""
+    model = a_quotient_by(packed(b"\3" * 3_000_000))
+    tracemalloc.start()
+    try:
+        check_divisions(model, ask_nothing)
+        peak_bytes = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+    assert peak_bytes < 3 * len(model)
+
+
+MINUS_ONE = b"\xff" * 9 + b"\1"
+
+
+@pytest.mark.parametrize("last", [b"\0", MINUS_ONE, b"\x80\0"], ids=["0", "-1", "0 of two bytes"])
+@pytest.mark.parametrize(
+    "data",
+    [
+        lambda last: [packed(b"\3" * 25 + b"\xac\2" * 30 + last)],
+        lambda last: [packed(b"\3"), packed(last)],
+        lambda last: [
+            number_field(onnx_wire.TENSOR_INT64S, 3) * 40,
+            number_field(onnx_wire.TENSOR_INT64S, 0)[:-1] + last,
+        ],
+    ],
+    ids=["packed", "in parts", "one by one"],
+)
+def test_divisor_is_found_wherever_it_stands(monkeypatch, data, last):
+    monkeypatch.setattr(onnx_wire, "PIECE_NUMBERS", 16)
+    with pytest.raises(Invalid, match="FORMAT") as refused:
+        check_divisions(a_quotient_by(*data(last)), ask_nothing)
+    assert "holds 0 or -1" in refused.value.metadata["problem"]
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        packed(b"\3\x83"),
+        packed(b"\3" + b"\xff" * 10 + b"\1"),
+        bytes_field(onnx_wire.TENSOR_RAW, b"\3" * 7),
+    ],
+    ids=["cut", "too long", "raw and cut"],
+)
+def test_numbers_that_are_none_are_refused(data):
+    with pytest.raises(Invalid, match="FORMAT"):
+        check_divisions(a_quotient_by(data), ask_nothing)
+
+
+def test_large_weight_of_more_dimensions_than_any_tensor_has_is_refused():
+    sizes = bytes_field(onnx_wire.TENSOR_SIZES, b"\1" * 100_000)
+    weight = number_field(onnx_wire.TENSOR_TYPE, TensorProto.FLOAT) + sizes
+    weight += bytes_field(onnx_wire.TENSOR_NAME, b"w")
+    more = bytes_field(onnx_wire.MODEL_GRAPH, bytes_field(onnx_wire.GRAPH_WEIGHT, weight))
+    with pytest.raises(Invalid, match="FORMAT") as refused:
+        check_divisions(a_quotient(TensorProto.FLOAT) + more, ask_nothing)
+    assert "dimensions" in refused.value.metadata["problem"]

@@ -11,14 +11,14 @@ that runs nothing and has no weights: the memory budget knows nothing of it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
 from headrace.errors import Invalid
-from headrace.protobuf_wire import bytes_field, fields
+from headrace.protobuf_wire import bytes_field, fields, malformed
 from headrace_inference.adapters.onnx_outline import outline
 from headrace_inference.adapters.onnx_wire import (
     ATTRIBUTE_INT,
@@ -33,6 +33,7 @@ from headrace_inference.adapters.onnx_wire import (
     MODEL_GRAPH,
     MODEL_HEAD,
     NODE_OPERATOR,
+    PIECE_NUMBERS,
     TENSOR_INT32S,
     TENSOR_INT64S,
     TENSOR_RAW,
@@ -115,7 +116,7 @@ class _Scope:
         """All that a division takes and gives is of one type; the runtime refuses anything else."""
         divisor = _numbers(node.inputs[1], constants) if len(node.inputs) > 1 else None
         if divisor is not None:
-            if np.isin(divisor, (0, -1)).any():
+            if any(np.isin(piece, (0, -1)).any() for piece in divisor):
                 raise _refused(f"{DIVISION} of whole numbers by a constant that holds 0 or -1")
             return
         names = (*node.inputs, *node.outputs)
@@ -194,7 +195,11 @@ def _is_constant(node: Node, constants: _Constants) -> bool:
     return node.operator == CONSTANT or bool(hands_on)
 
 
-def _numbers(name: str, constants: _Constants) -> NDArray[np.generic] | None:
+# Some at a time: all of them, decoded, may be many times as large as the file.
+_Numbers = Iterator[NDArray[np.generic]]
+
+
+def _numbers(name: str, constants: _Constants) -> _Numbers | None:
     """None for what is not known: no constant, or one that was never a whole number."""
     types: list[int] = []
     found = constants.get(name)
@@ -205,37 +210,57 @@ def _numbers(name: str, constants: _Constants) -> NDArray[np.generic] | None:
     numbers = _constant(found) if isinstance(found, Node) else _tensor(found)
     if numbers is None or not set(types) <= WHOLE_BY_ELEMENT.keys():
         return None
-    for to in reversed(types):
-        numbers = numbers.astype(WHOLE_BY_ELEMENT[to])
-    return numbers
+    return _cast(numbers, [WHOLE_BY_ELEMENT[to] for to in reversed(types)])
 
 
-def _constant(node: Node) -> NDArray[np.generic] | None:
+def _cast(numbers: _Numbers, kinds: Sequence[type]) -> _Numbers:
+    for piece in numbers:
+        for kind in kinds:
+            piece = piece.astype(kind)
+        yield piece
+
+
+def _constant(node: Node) -> _Numbers | None:
     for attribute in node.attributes:
-        name, found = name_of(attribute, ATTRIBUTE_NAME), [*fields(attribute)]
+        name = name_of(attribute, ATTRIBUTE_NAME)
         if name == "value":
-            tensors = [each.content for each in found if each.number == ATTRIBUTE_TENSOR]
-            return _tensor(tensors[-1]) if tensors else None
+            return _tensor(_last(attribute, ATTRIBUTE_TENSOR))
         if name == "value_int":
-            return np.array([whole_number(found, ATTRIBUTE_INT)], np.uint64).view(np.int64)
+            number = whole_number(fields(attribute), ATTRIBUTE_INT)
+            return iter([np.array([number], np.uint64).view(np.int64)])
         if name == "value_ints":
-            return whole_numbers(found, ATTRIBUTE_INTS)
+            return whole_numbers(fields(attribute), (ATTRIBUTE_INTS,))
     return None
 
 
-def _tensor(content: memoryview | None) -> NDArray[np.generic] | None:
+def _tensor(content: memoryview | None) -> _Numbers | None:
     """The whole numbers of a tensor."""
     if content is None:
         return None
-    found = [*fields(content)]
-    kind = WHOLE_BY_ELEMENT.get(whole_number(found, TENSOR_TYPE))
+    kind = WHOLE_BY_ELEMENT.get(whole_number(fields(content), TENSOR_TYPE))
     if kind is None:
         return None
-    raw = [each.content for each in found if each.number == TENSOR_RAW and each.content]
-    if raw:
-        return np.frombuffer(raw[-1], np.dtype(kind).newbyteorder("<"))
+    if raw := _last(content, TENSOR_RAW):
+        return _raw(raw, np.dtype(kind).newbyteorder("<"))
     places = (TENSOR_INT32S, TENSOR_INT64S, TENSOR_UINT64S)
-    return np.concatenate([whole_numbers(found, place) for place in places]).astype(kind)
+    return _cast(whole_numbers(fields(content), places), [kind])
+
+
+def _raw(content: memoryview, kind: np.dtype[np.generic]) -> _Numbers:
+    if len(content) % kind.itemsize:
+        raise malformed("raw numbers are cut")
+    numbers = np.frombuffer(content, kind)
+    for at in range(0, len(numbers), PIECE_NUMBERS):
+        yield numbers[at : at + PIECE_NUMBERS]
+
+
+def _last(content: memoryview, number: int) -> memoryview | None:
+    """That is given and not empty."""
+    found = None
+    for each in fields(content):
+        if each.number == number and each.content:
+            found = each.content
+    return found
 
 
 def _weight_type(tensor: memoryview) -> str:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from headrace.protobuf_wire import bytes_field, fields
+from headrace.protobuf_wire import bytes_field, fields, malformed
 from headrace_inference.adapters.onnx_wire import (
     ATTRIBUTE_GRAPH,
     ATTRIBUTE_GRAPHS,
@@ -39,6 +39,8 @@ from headrace_inference.adapters.onnx_wire import (
 )
 
 WEIGHT_BYTES_MAX = 1024
+# As numpy has it.
+DIMENSIONS_MAX = 64
 
 
 def outline(parts: Parts) -> list[Piece]:
@@ -100,11 +102,21 @@ class _StandIns:
     def _stand_in(self, name: str, tensor: memoryview) -> bytes:
         """A node that gives the name what the model takes."""
         taken = f"headrace/{len(self.taken)}"
-        sizes = [int(size) for size in whole_numbers(fields(tensor), TENSOR_SIZES)]
+        sizes = _sizes(tensor)
         self.taken.append(value_info(taken, whole_number(fields(tensor), TENSOR_TYPE), sizes))
         texts = ((NODE_INPUT, taken), (NODE_OUTPUT, name), (NODE_OPERATOR, "Identity"))
         node = b"".join(bytes_field(number, text.encode()) for number, text in texts)
         return bytes_field(GRAPH_NODE, node)
+
+
+def _sizes(tensor: memoryview) -> list[int]:
+    """Raises Invalid FORMAT for more of them than any tensor has."""
+    sizes: list[int] = []
+    for piece in whole_numbers(fields(tensor), (TENSOR_SIZES,)):
+        if len(sizes) + len(piece) > DIMENSIONS_MAX:
+            raise malformed(f"a weight has more than {DIMENSIONS_MAX} dimensions")
+        sizes += piece.tolist()
+    return sizes
 
 
 def _value(node: Node) -> memoryview | None:

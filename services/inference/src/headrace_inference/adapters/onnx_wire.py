@@ -12,7 +12,15 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from headrace.protobuf_wire import BYTES, Field, bytes_field, fields, number_field, varint
+from headrace.protobuf_wire import (
+    BYTES,
+    Field,
+    bytes_field,
+    fields,
+    malformed,
+    number_field,
+    varint,
+)
 
 # Operators that hold graphs.
 HOLDERS = ("If", "Loop", "Scan", "SequenceMap")
@@ -28,6 +36,10 @@ TENSOR_SIZES, TENSOR_TYPE, TENSOR_INT32S, TENSOR_INT64S, TENSOR_NAME = 1, 2, 5, 
 TENSOR_RAW, TENSOR_UINT64S = 9, 11
 VALUE_NAME, VALUE_TYPE, TYPE_TENSOR, TENSOR_TYPE_ELEMENT, TENSOR_TYPE_SHAPE = 1, 2, 1, 1, 2
 SHAPE_SIZE, SIZE_NUMBER = 1, 1
+
+VARINT_BYTES_MAX = 10
+# That are held decoded at once, of what may fill the file.
+PIECE_NUMBERS = 1 << 16
 
 Parts = list[memoryview]
 Piece = bytes | memoryview
@@ -117,28 +129,47 @@ def whole_number(found: Iterable[Field], number: int) -> int:
     return value
 
 
-def whole_numbers(found: Iterable[Field], number: int) -> NDArray[np.int64]:
-    """Of a repeated field, one by one or packed together."""
-    numbers: list[int] = []
+def whole_numbers(found: Iterable[Field], places: Collection[int]) -> Iterator[NDArray[np.int64]]:
+    """Of repeated fields, one by one or packed together: some at a time, for there may be millions.
+
+    Raises Invalid FORMAT.
+    """
+    single: list[int] = []
     for each in found:
-        if each.number != number:
+        if each.number not in places:
             continue
-        if each.varint is not None:
-            numbers.append(each.varint & 0xFFFF_FFFF_FFFF_FFFF)
-        elif each.content is not None:
-            numbers += _packed(each.content)
-    return np.array(numbers, np.uint64).view(np.int64)
+        if each.content is not None:
+            yield from _packed(each.content)
+        elif each.varint is not None:
+            single.append(each.varint & 0xFFFF_FFFF_FFFF_FFFF)
+            if len(single) == PIECE_NUMBERS:
+                yield np.array(single, np.uint64).view(np.int64)
+                single = []
+    yield np.array(single, np.uint64).view(np.int64)
 
 
-def _packed(content: memoryview) -> list[int]:
-    numbers, value, shift = [], 0, 0
-    for byte in content:
-        value |= (byte & 0x7F) << shift
-        shift += 7
-        if byte < 0x80:
-            numbers.append(value & 0xFFFF_FFFF_FFFF_FFFF)
-            value = shift = 0
-    return numbers
+def _packed(content: memoryview) -> Iterator[NDArray[np.int64]]:
+    at = 0
+    while at < len(content):
+        piece = np.frombuffer(content[at : at + PIECE_NUMBERS], np.uint8)
+        ends = np.flatnonzero(piece < 0x80) + 1
+        sizes = np.diff(ends, prepend=0)
+        if not len(ends) or sizes.max() > VARINT_BYTES_MAX:
+            raise malformed("a number is cut or too long")
+        yield _varints(piece, ends - sizes, sizes)
+        at += int(ends[-1])
+
+
+def _varints(
+    piece: NDArray[np.uint8], starts: NDArray[np.intp], sizes: NDArray[np.intp]
+) -> NDArray[np.int64]:
+    """Base 128, the least significant group first."""
+    numbers = np.zeros(len(starts), np.uint64)
+    for place in range(int(sizes.max())):
+        there = sizes > place
+        group = piece[starts[there] + place].astype(np.uint64) & 0x7F
+        numbers[there] |= group << np.uint64(7 * place)
+    return numbers.view(np.int64)
 
 
 def name_of(content: memoryview, number: int) -> str:
