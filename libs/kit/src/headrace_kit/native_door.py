@@ -9,7 +9,7 @@ before its size is judged, unpacked too where gzip packed it (no other packing i
 (0.5) takes no bound for either, nor can it be told to read no gzip, and the first that is seen of a
 call here is its message. It would refuse strangers before that by digests of tokens, but takes
 these once and tells no reason, where ours change while it runs. So the door is for the loopback and
-for a network whose callers are trusted.
+for a network whose callers are trusted, behind a proxy that refuses packed messages (ADR 72).
 """
 
 from __future__ import annotations
