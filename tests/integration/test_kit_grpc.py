@@ -166,15 +166,24 @@ def test_only_what_is_safe_is_tried_again(artifacts, stub):
 
 def test_tries_stay_within_the_one_deadline(artifacts, stub):
     artifacts.answer = [Unavailable("RESTORING")] * 100
-    begin_s = time.monotonic()
-    with pytest.raises(Unavailable, match="RESTORING"):
-        call(
-            lambda request, timeout: stub.UploadArtifact(iter([]), timeout=timeout),
-            None,
-            timeout_s=1.5,
-            retries_max=100,
-        )
-    assert time.monotonic() - begin_s < 1.6
+    begun_s, given_s, ended_s = [], [], []
+
+    def upload_in_time(request, timeout):
+        begun_s.append(time.monotonic())
+        given_s.append(timeout)
+        try:
+            return stub.UploadArtifact(iter([]), timeout=timeout)
+        finally:
+            ended_s.append(time.monotonic())
+
+    with pytest.raises(Unavailable):
+        call(upload_in_time, None, timeout_s=1.5, retries_max=100)
+    assert given_s[0] <= 1.5
+    assert 1 < len(given_s) < 100
+    left_s = [begun_s[0] + given_s[0] - each for each in ended_s]  # behind each try
+    assert all(
+        more <= max(left, 0.001) for more, left in zip(given_s[1:], left_s[:-1], strict=True)
+    )
 
 
 def test_time_of_a_call_is_capped(artifacts, stub):
@@ -184,7 +193,7 @@ def test_time_of_a_call_is_capped(artifacts, stub):
     download(stub, timeout_s=500.0)
     assert 60.0 == artifacts.remaining_s
     download(stub, timeout_s=5.0)
-    assert 4.0 < artifacts.remaining_s < 6.0
+    assert artifacts.remaining_s < 6.0
     assert artifacts.left_s < 5.0  # what the handler waits for ends before its caller does
 
 
