@@ -14,9 +14,10 @@ from pydantic import SecretStr
 
 from headrace.admin import create_topics, static_topics
 from headrace.topics import Topic
-from headrace_kit.kafka import KafkaPublisher
+from headrace_kit.kafka import KafkaPublisher, Partition, Record
 from headrace_kit.objects import S3Settings, delta_storage_options
 from headrace_kit.testing import has_leaders, wait_until
+from headrace_kit.topic_log import KafkaTopicLog
 
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -51,6 +52,19 @@ def publisher(kafka_server) -> Iterator[KafkaPublisher]:
     made = KafkaPublisher(kafka_server, client_id="test")
     yield made
     made.close(5.0)
+
+
+@pytest.fixture
+def set_aside(kafka_server) -> Callable[[Topic, str], list[Record]]:
+    """The dead letters of one topic's records: those of other tests lie in the same topic."""
+
+    def read(letters: Topic, source: str) -> list[Record]:
+        log = KafkaTopicLog(kafka_server)
+        partitions = [Partition(letters.name, number) for number in log.partitions(letters.name)]
+        found = [record for partition in partitions for record in log.read(partition)]
+        return [each for each in found if each.headers["dl-topic"] == source.encode()]
+
+    return read
 
 
 @pytest.fixture

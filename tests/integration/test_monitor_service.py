@@ -42,7 +42,7 @@ from headrace_monitor.testing import Scene, a_definition, at_us
 
 pytestmark = pytest.mark.integration
 
-DEADLINE_S = 40.0
+DEADLINE_S = 60.0
 CALL_TIMEOUT_S = 10.0
 OUTPUTS = {
     topics.MONITOR_VERDICTS.name: events_pb.VerdictReached,
@@ -345,12 +345,10 @@ def test_quality_survives_kill_and_restart(platform: Platform):
     assert quality == platform.ask("GetQuality")
 
 
-def test_bad_prediction_is_set_aside_and_the_next_is_folded(platform: Platform):
+def test_bad_prediction_is_set_aside_and_the_next_is_folded(platform: Platform, set_aside):
     topic = topics.INFERENCE_PREDICTIONS.of(platform.scene.name)
-    letters = topics.MONITOR_DEAD_LETTERS.name
     platform.apply()
     platform.first_version_serves()
-    before = offsets(lambda: topic_end_offsets(platform.bootstrap, [letters]))
     bad = Message(topic, b"bad", b"\xff not a message")
     platform.send(platform.scene.a_prediction("a", 0), bad, platform.scene.a_prediction("b", 0))
     platform.start()
@@ -358,8 +356,9 @@ def test_bad_prediction_is_set_aside_and_the_next_is_folded(platform: Platform):
     platform.wait_lag_0()
 
     assert 2 == platform.ask("GetQuality").predictions
-    after = topic_end_offsets(platform.bootstrap, [letters])
-    assert 1 == sum(after.values()) - sum(before.values())
+    assert [b"\xff not a message"] == [
+        each.value for each in set_aside(topics.MONITOR_DEAD_LETTERS, topic)
+    ]
 
 
 @pytest.mark.parametrize("away", [False, True], ids=["running", "restarted"])
