@@ -66,7 +66,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
 ]
 
-DEADLINE_S = 30.0
+DEADLINE_S = 60.0
 # Models of which no two fit into the memory for models.
 LARGE_BYTES, LARGE_MEMORY_BYTES, CHUNKS = 12_000_000, 20_000_000, 8
 CALL_TIMEOUT_S = 15.0
@@ -705,9 +705,9 @@ def test_promotions_under_load_fail_no_request(service, platform):
     platform.roll_out(name, 100)
     service.wait_version(name, 100)
     done = threading.Event()
+    answers: list[tuple[str, float]] = []
 
-    def call(caller: int) -> list[tuple[str, float]]:
-        answers = []
+    def call(caller: int) -> None:
         with grpc.insecure_channel(service.address) as channel:
             stub = oip_grpc.GRPCInferenceServiceStub(channel)
             while not done.is_set():
@@ -715,22 +715,23 @@ def test_promotions_under_load_fail_no_request(service, platform):
                 answer = stub.ModelInfer(request, timeout=CALL_TIMEOUT_S)
                 score = np.frombuffer(answer.raw_output_contents[0], dtype="<f4")[0]
                 answers.append((answer.model_version, float(score)))
-        return answers
+
+    def wait_answered_by(version: int) -> None:
+        wait_for(lambda: str(version) in [served for served, _ in list(answers)])
 
     with ThreadPoolExecutor(4) as pool:
         callers = [pool.submit(call, caller) for caller in range(4)]
         try:
+            wait_answered_by(100)
             for version in range(101, 111):
-                begin_s = time.monotonic()
                 platform.roll_out(name, version)
-                service.wait_version(name, version)
-                done.wait(max(0.0, 0.5 - (time.monotonic() - begin_s)))
+                wait_answered_by(version)
         finally:
             done.set()
-        answers = [answer for caller in callers for answer in caller.result(CALL_TIMEOUT_S)]
+        for caller in callers:
+            assert caller.exception(CALL_TIMEOUT_S) is None
 
     assert all(float(version) + 0.25 == score for version, score in answers)
-    assert {str(v) for v in range(100, 111)} <= {version for version, _ in answers} | {"110"}
     logged = platform.logged_when(name, lambda rows: len(rows) == len(answers))
     assert len(answers) == len({event.prediction_id for event in logged})
     assert all(event.version + 0.25 == event.score for event in logged)
