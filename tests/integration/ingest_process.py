@@ -34,7 +34,7 @@ from headrace_kit.objects import delta_table_uri
 from headrace_kit.offsets import committed_offsets, topic_end_offsets
 from headrace_kit.testing import has_leaders, wait_until
 
-DEADLINE_S = 40.0
+DEADLINE_S = 60.0
 CALL_TIMEOUT_S = 10.0
 REQUEST_TIMEOUT_S = 15.0
 DEAD_LETTERS = topics.INGEST_DEAD_LETTERS.name

@@ -80,7 +80,7 @@ from headrace_registry.testing import (
 pytestmark = pytest.mark.integration
 
 MLFLOW = PythonPeer("mlflow", "3.17.2", ("mlflow-skinny==3.17.2",))
-DEADLINE_S = 40.0
+DEADLINE_S = 60.0
 CALL_TIMEOUT_S = 10.0
 SPARE_FDS = 12
 ARTIFACT_BYTES_MAX = 16 << 20
