@@ -103,6 +103,12 @@ def test_names_that_end_in_numbers_stay_apart():
     assert metadata == error_of(called(Conflict("TAG_MOVED", **metadata))).metadata
 
 
+def test_half_a_surrogate_pair_in_what_is_wrong_is_shown_by_its_escape():
+    error = error_of(called(Invalid("FORMAT", problem="\ud800 is no name")))
+
+    assert ("FORMAT", "\\ud800 is no name") == (error.reason, error.metadata["problem"])
+
+
 def test_long_metadata_is_cut_so_that_the_trailers_hold_it():
     error = Invalid("BAD_DEFINITION", **{f"field{n}": "ü" * 5_000 for n in range(20)})
 

@@ -841,6 +841,9 @@ def test_request_that_its_record_claims_is_answered_as_if_it_held_it(worker):
     assert f"{id_base('r', 'delay')}00000000" in ids
 
 
+OF_OTHER = asked(0.25, endpoint="other")
+
+
 @pytest.mark.parametrize(
     ("claim", "reason"),
     [
@@ -848,14 +851,16 @@ def test_request_that_its_record_claims_is_answered_as_if_it_held_it(worker):
         (Claim.of(b"of another endpoint"), "CLAIM_UNKNOWN"),
         (Claim("a" * 64, CLAIM_BYTES_MAX + 1), "TOO_LARGE"),
         (Claim.of(b"\xff\xff"), "DECODE_ERROR"),
+        (Claim.of(OF_OTHER), "BAD_REQUEST"),
     ],
-    ids=["never stored", "of another endpoint", "too large", "no request"],
+    ids=["never stored", "of another endpoint", "too large", "no request", "asks another endpoint"],
 )
 def test_claim_that_is_wrong_is_answered_by_a_reason_and_the_next_request_too(
     worker, claim, reason
 ):
     worker.claims.store("other", b"of another endpoint")
     worker.claims.store("delay", b"\xff\xff")
+    worker.claims.store("delay", OF_OTHER)
     worker.handle(a_claim(claim, 0, key=b"UA-1"), a_request(asked(0.0), 1, key=b"UA-1"))
 
     assert [(0, 0, reason), (0, 1, 1.0)] == worker.answered()

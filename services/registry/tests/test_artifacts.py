@@ -181,6 +181,8 @@ def test_pickle_beside_the_weights_is_refused() -> None:
         weights({"a": tensor(0, 4, "F32", [True])}, b"x" * 4),
         weights({"a": tensor(0, 4, "F32", [-1])}, b"x" * 4),
         weights({"a": tensor(0, 4, "F32", [2**62, 2**62])}, b"x" * 4),
+        weights({"a": tensor(0, 0, "F32", [1] * 64)}, b""),
+        weights({"a": tensor(0, 4, "F32", [1] * 65)}, b"x" * 4),
         weights({"a": {"dtype": "F32"}}, b""),
         an_onnx_file(),
     ],

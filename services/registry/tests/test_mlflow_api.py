@@ -171,6 +171,23 @@ def test_what_cannot_be_answered_is_told_in_its_words(door, path, query, status,
     assert (status, code) == (told.status, json.loads(told.body)["error_code"])
 
 
+@pytest.mark.parametrize(
+    ("path", "field"),
+    [
+        ("registered-models/search", "page_token"),
+        ("registered-models/search", "filter"),
+        ("registered-models/search", "max_results"),
+        ("registered-models/get-latest-versions", "name"),
+        ("model-versions/search", "filter"),
+    ],
+)
+def test_half_a_surrogate_pair_is_the_callers_mistake(door, path, field):
+    """JSON can name one, and UTF-8 has none."""
+    told = door.post(path, **{field: "name = '\ud800'" if field == "filter" else "\ud800.x"})
+
+    assert "INVALID_PARAMETER_VALUE" == told["error_code"]
+
+
 def test_only_a_digest_names_a_file(door):
     for path in ("../etc", "", DIGEST[:-1], f"{DIGEST.upper()}/model.onnx"):
         assert 400 == door.ask(ARTIFACTS, {"path": path}).status

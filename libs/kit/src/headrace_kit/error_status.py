@@ -119,7 +119,8 @@ def _spread(name: str, value: str) -> Iterator[tuple[str, str]]:
 
 
 def _cut(text: str) -> str:
-    return text.encode()[:TEXT_BYTES_MAX].decode(errors="ignore")
+    """Half a surrogate pair, which JSON can name and UTF-8 has not, is shown by its escape."""
+    return text.encode(errors="backslashreplace")[:TEXT_BYTES_MAX].decode(errors="ignore")
 
 
 def _packed(message: Any) -> AnyMessage:

@@ -175,7 +175,9 @@ def cut(
 
 def token_of(last: str, of_list: str) -> str:
     """The token of the page after the entry named `last`."""
-    check = hashlib.sha256(f"{of_list} {last}".encode()).hexdigest()[:16]
+    # A token that is sent may hold half a surrogate pair, which JSON can name.
+    listed = f"{of_list} {last}".encode(errors="surrogatepass")
+    check = hashlib.sha256(listed).hexdigest()[:16]
     return f"{last}.{check}"
 
 

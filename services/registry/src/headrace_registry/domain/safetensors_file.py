@@ -23,7 +23,7 @@ BITS_BY_DTYPE = {
     "BF16": 16, "U32": 32, "I32": 32, "F32": 32, "U64": 64, "I64": 64, "F64": 64,
 }  # fmt: skip
 METADATA = "__metadata__"
-RANK_MAX = 32
+RANK_MAX = 64  # of torch and numpy
 
 
 def check_safetensors(file: IO[bytes]) -> None:
@@ -97,8 +97,10 @@ def _tensor(name: str, told: Any) -> tuple[int, int]:
             raise _refused(f"{name[:64]} has an unknown type: {dtype[:32]!a}")
         case {"dtype": str(dtype), "shape": [*shape], "data_offsets": [int(first), int(last)]}:
             whole = all(type(size) is int and size >= 0 for size in shape)
-            bits = BITS_BY_DTYPE[dtype] * (math.prod(shape) if whole and len(shape) < 64 else 0)
-            if whole and 0 <= first <= last and bits == 8 * (last - first):
+            if not whole or len(shape) > RANK_MAX:
+                raise _refused(f"{name[:64]} has sizes that are none, or more than {RANK_MAX}")
+            bits = BITS_BY_DTYPE[dtype] * math.prod(shape)
+            if 0 <= first <= last and bits == 8 * (last - first):
                 return first, last
     raise _refused(f"{name[:64]} has another size than its type and shape need")
 
