@@ -17,7 +17,13 @@ from headrace_ingest.adapters.delta_archive import DeltaArchive
 from headrace_ingest.adapters.delta_rows import DeltaRows
 from headrace_ingest.domain.accounts import Account
 from headrace_ingest.domain.judging import ARCHIVE_COLUMNS, judge
-from headrace_ingest.testing import NOW_US, a_contract, a_raw, a_stream_document, never_read
+from headrace_ingest.testing import (
+    NOW_US,
+    a_contract,
+    a_raw,
+    a_stream_document,
+    never_read,
+)
 from headrace_kit.json_strict import decode
 from headrace_kit.kafka import Message
 from headrace_kit.testing import a_batch, wait_until
@@ -33,7 +39,8 @@ def rows(folder):
     contract, archive = a_contract(), DeltaArchive(folder.uri, folder.options, was_read=never_read)
     archive.open(contract, "t", [0], ids_max=1)
     records = [
-        a_raw(number, record={"key": key.encode()}, flight=key) for number, key in enumerate(KEYS)
+        a_raw(number, record={"key": key.encode()}, flight=key, delay=float(number))
+        for number, key in enumerate(KEYS)
     ]
     found = judge(a_batch(records), contract, decode=decode).rows
     kept = found.select(*ARCHIVE_COLUMNS, *contract.stream.columns)
@@ -48,6 +55,16 @@ def test_key_finds_its_own_record_and_no_other(key, rows):
     found = records.of_keys(contract, ["_event_id", "flight"], key="flight", keys=[key])
 
     assert [key] == found["flight"].to_list()
+
+
+def test_number_is_found_by_its_digits(rows):
+    contract, records = rows
+    found = [
+        records.of_keys(contract, ["flight"], key="delay", keys=[key])["flight"].to_list()
+        for key in ("3", "3.0")
+    ]
+
+    assert [[KEYS[3]], []] == found
 
 
 def test_stream_without_records_and_column_without_values_are_empty(rows):

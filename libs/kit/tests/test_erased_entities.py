@@ -38,6 +38,15 @@ def test_later_one_of_two_erasures_counts_in_whatever_order():
     assert not erased.holds("zone", "a", 6)
 
 
+def test_number_is_found_by_its_digits():
+    erased = ErasedEntities()
+    for value in ("5", "2.5", "10000000000000000", "1e-07"):
+        told(erased, "seat", value, 5)
+    seats = [5.0, 2.5, 1e16, 1e-7, 6.0, None]
+
+    assert {0, 1, 2} == erased.found(pl.DataFrame({"seat": seats}), pl.Series([5] * 6)).keys()
+
+
 def test_rows_are_found_while_other_threads_tell_more():
     erased = ErasedEntities()
     told(erased, "zone", "a", 5)

@@ -272,6 +272,24 @@ def test_rows_of_an_erased_entity_leave_the_feature_table(erasures):
     assert {"b"} == erasures.zones()
 
 
+def test_rows_of_an_erased_number_leave_the_feature_table_and_do_not_come_back(tmp_path):
+    """DataFusion deletes them, polars keeps them from being appended."""
+    erasures = Erasures(tmp_path)
+    features = {"count": {"aggregate": "count", "window": "1h"}}
+    erasures.lake.catalogue = a_catalogue(a_view(features, entity=("fare",)))
+    fares = [5.0, 2.5, 1e16, 7.0]
+    events = [Event(f"ride-{n}", START + n, START + n, fare=fare) for n, fare in enumerate(fares)]
+    erasures.lake.materialize(events[:3], until_us=START + HOUR)
+    for value in ("5", "2.5", "10000000000000000"):
+        erasures.erase(value, column="fare")
+    assert [] == [*erasures.lake.rows()]
+
+    erasures.lake.materialize(
+        [replace(each, id=f"{each.id} again", at=START + 2 * HOUR) for each in events]
+    )
+    assert ["ride-3 again"] == [*erasures.lake.rows()]
+
+
 def test_rows_after_the_moment_of_the_erasure_stay(erasures):
     erasures.lake.materialize(rides())
     erasures.erase("a", at_us=START + HOUR // 2)

@@ -28,9 +28,10 @@ from feature_world import (
     event_lists,
     made_training_set,
 )
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from headrace.entity import text_of
 from headrace.errors import NotFound, Unavailable
 from headrace.label_definition import LabelDefinition
 from headrace_feature import offline_handlers
@@ -38,7 +39,7 @@ from headrace_feature.adapters import duckdb_workbench
 from headrace_feature.adapters.arrow_ipc import training_stream
 from headrace_feature.adapters.conversions import to_training_manifest
 from headrace_feature.adapters.memory_archive import MemoryArchive
-from headrace_feature.adapters.training_rows_sql import training_rows_sql
+from headrace_feature.adapters.training_rows_sql import text_of_column, training_rows_sql
 from headrace_feature.domain import point_in_time
 from headrace_feature.domain.training_set import RawOffsets, SpineTally
 from headrace_feature.offline_handlers import CreateTrainingSet
@@ -335,6 +336,20 @@ def test_training_set_without_rows_is_a_stream_without_rows():
     data, _ = streamed()
 
     assert 0 == pa.ipc.open_stream(data).read_all().num_rows
+
+
+@settings(max_examples=20)
+@given(numbers=st.lists(st.none() | st.floats() | st.integers().map(float), min_size=1))
+def test_number_that_names_an_entity_is_spelled_as_online_as_far_as_duckdb_has_digits(numbers):
+    rows = pa.table({"n": range(len(numbers)), "x": pa.array(numbers, pa.float64())})
+    with duckdb.connect() as database:
+        database.register("numbers", rows)
+        sql = f"select {text_of_column('x', {'x': 'double'})} from numbers order by n"  # noqa: S608
+        found = [text for (text,) in database.sql(sql).fetchall()]
+
+    ends = [each is None or abs(each) >= 2.0**127 for each in numbers]
+    expected = [None if end else text_of(each) for each, end in zip(numbers, ends, strict=True)]
+    assert expected == found
 
 
 def test_columns_of_a_spine_may_have_any_name_of_their_own():

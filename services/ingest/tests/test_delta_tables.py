@@ -5,6 +5,7 @@ documented error, and who follows a table learns that rows were taken out.
 
 import subprocess
 import sys
+from dataclasses import replace
 
 import pyarrow as pa
 import pytest
@@ -12,8 +13,10 @@ from deltalake import DeltaTable, write_deltalake
 
 from headrace.errors import Conflict
 from headrace_ingest.adapters.delta_tables import DeltaTables
+from headrace_ingest.adapters.duckdb_rows import DuckDbRows
 from headrace_ingest.domain.datasets import Selection
 from headrace_ingest.testing import never_read
+from headrace_kit.erased_entities import Entity, entity_sha256
 
 # Threads change places within a call, as they seldom do by themselves. Hanging, it ends with 1.
 READS = """
@@ -71,6 +74,36 @@ def test_version_beyond_the_newest_is_none_that_the_table_holds(table, tmp_path)
     tables = DeltaTables(tmp_path.as_uri(), {}, was_read=never_read)
     with pytest.raises(Conflict, match="VERSION_EXPIRED"):
         tables.open(Selection("flights", 9, (("n", "int64"),)))
+
+
+def test_entity_of_a_float64_column_is_found_and_deleted_by_its_digits(tmp_path):
+    """Two engines do that, which spell such numbers each in its own way."""
+    seats = pa.array([5.0, 1e16, 2.5, 1e-7, None])
+    told = {"_event_id": [*"abcde"], "_event_time_us": [1] * 5, "_known_time_us": [1] * 5}
+    platform = told | {"_key": [*"abcde"], "_late": [False] * 5}
+    write_deltalake(
+        (tmp_path / "records" / "flights").as_uri(), pa.table(platform | {"seat": seats})
+    )
+    tables = DeltaTables(tmp_path.as_uri(), {}, was_read=never_read)
+    rows = DuckDbRows(tables, tmp_path / "spill")
+    selection, told = Selection("flights", 0, (("seat", "float64"),)), []
+
+    for value, event_id in {"5": "a", "10000000000000000": "b", "2.5": "c"}.items():
+        entity = Entity("seat", entity_sha256("seat", value), 1)
+        assert 1 == rows.find(selection, entity, timeout_s=60).rows
+        told.clear()
+        assert 1 == rows.erase(selection, entity, told.append, timeout_s=60)
+        assert [event_id] == [each for events in told for each in events.ids]
+    assert [1e-7, None] == tables.open(replace(selection, delta_version=3)).to_table()[
+        "seat"
+    ].to_pylist()
+
+
+def test_column_that_no_commit_has_brought_holds_no_entity(table, tmp_path):
+    tables = DeltaTables(tmp_path.as_uri(), {}, was_read=never_read)
+    selection = Selection("flights", 1, (("seat", "float64"),))
+
+    assert 0 == tables.erase(selection, Entity("seat", entity_sha256("seat", "5"), 1))
 
 
 @pytest.mark.parametrize("work", ["forget", "clean"])

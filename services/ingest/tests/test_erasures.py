@@ -380,6 +380,52 @@ def test_dataset_of_other_rows_keeps_them_when_the_old_files_go(world):
         world.tables.open(made.selection)
 
 
+def test_entity_of_a_float64_column_is_out_of_streams_and_datasets(world):
+    world.tables.append(STREAM, rows(3, 4, flight="UA3", delay=5.0))
+    world.tables.append(OTHER, rows(5, flight="UA3", delay=5.0))
+    world.create("all")
+    erasure = world.erase("5", column="delay")
+    world.clock.advance(SETTLE_US + 1)
+    while world.eraser.erasures.unsettled():
+        world.go_on()
+
+    assert ({STREAM: 2, OTHER: 1}, 2) == (erasure.rows_by_stream, erasure.datasets[0].rows)
+    left = [world.flights(), world.flights(OTHER), world.flights_of("all")]
+    assert [["UA1", "UA1", "UA2"]] * 3 == left
+
+
+@pytest.mark.parametrize(
+    ("value", "problem"),
+    [
+        ("5.0", "of a float64 column it is spelled 5"),
+        ("1e16", "of a float64 column it is spelled 10000000000000000"),
+        ("2.50", "of a float64 column it is spelled 2.5"),
+        ("1e-7", "names no entity of a float64 column"),
+        ("1e300", "names no entity of a float64 column"),
+        ("nan", "names no entity of a float64 column"),
+        ("UA1", "is no number, and the column is float64"),
+    ],
+)
+def test_value_that_no_float64_is_spelled_by_is_refused(world, value, problem):
+    with pytest.raises(Invalid, match="BAD_REQUEST") as refused:
+        world.erase(value, column="delay")
+
+    assert refused.value.metadata["problem"].startswith(problem)
+    assert [] == world.objects.keys("erasures")
+
+
+def test_value_is_taken_where_the_column_is_a_text_elsewhere(world):
+    columns = a_contract().stream.model_dump(mode="json", exclude_none=True)["columns"]
+    contract = a_contract(name="texts", columns=columns | {"delay": {"type": "string"}})
+    world.contracts.put(contract)
+    world.tables.append("texts", rows(5, contract=contract, delay="5.0"))
+    world.tables.append(OTHER, rows(6, delay=5.0))
+    erasure = world.erase("5.0", column="delay")
+
+    assert {STREAM: 0, OTHER: 0, "texts": 1} == erasure.rows_by_stream
+    assert [] == world.flights("texts")
+
+
 def test_second_erasure_goes_into_the_copy_of_a_dataset(world):
     world.create("all")
     world.erase()

@@ -92,6 +92,14 @@ def test_what_became_known_later_does_not_count(look_up):
     assert LabelState.PENDING == found.state
 
 
+def test_entity_of_a_float64_column_is_found_by_its_digits(look_up):
+    facts = [a_fact(1, delay=5.0, diverted=True), a_fact(2, delay=2.5, diverted=False)]
+    label = a_label(key="delay", value="diverted")
+    targets = [Target(key, NOW_US) for key in ("5", "2.5", "5.0")]
+
+    assert [True, False, None] == [each.value for each in look_up(facts, label, targets)]
+
+
 def test_absent_rule_gives_the_value_once_its_time_is_over(look_up):
     label = a_label(absent={"after": "2h", "value": True})
     late = [a_fact(1, delay=0.0, known_h=3)]

@@ -242,6 +242,13 @@ def test_weak_labels_say_so_and_keep_their_votes():
     assert {0.25, 0.5} == {each.coverage for each in report.figures.values()}
 
 
+def test_functions_name_the_entity_of_a_float64_column_by_its_digits():
+    world = World(key="delay")
+    world.apply()
+
+    assert ["60", "-3", "10"] == [each["flight"] for each in world.values()]
+
+
 def test_functions_applied_again_publish_the_same_ids_and_others_new_ones():
     world = World()
     world.apply()

@@ -103,6 +103,15 @@ def test_label_above_the_limit_is_a_positive_outcome(folding, delay, outcome):
     assert [(0.25, outcome)] == folding.outcomes()
 
 
+@pytest.mark.parametrize(("key", "entity"), [(5.0, "5"), (2.5, "2.5"), (7, "7"), (True, "true")])
+def test_label_is_of_the_entity_that_its_key_names(folding, key, entity):
+    folding.predictions(a_prediction(entity, 0, score=0.25))
+    columns = {SCENE.entity_key: key, "delay": 60}
+    folding(fold.fold_labels, [fold.LabelRecord(SCENE.arrived, at_us(2), columns)])
+
+    assert [(0.25, 1)] == folding.outcomes()
+
+
 def test_label_that_comes_before_its_prediction_waits_for_it(folding):
     folding.labels(an_arrival("f", 2, 60))
     folding.predictions(a_prediction("f", 0, score=0.25))

@@ -18,6 +18,7 @@ from google.protobuf.message import DecodeError
 
 from headrace.entity import entity_digest
 from headrace.errors import Invalid
+from headrace_kit.entity_texts import entity_texts
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +119,7 @@ class ErasedEntities:
     def _found(self, column: pl.Series, event_us: pl.Series) -> Iterable[tuple[int, Entity]]:
         moments, prefix = self._moments[column.name], f"{column.name}\0".encode()
         # A batch has few distinct values: each is hashed once.
-        values = column.cast(pl.String)
+        values = entity_texts(column)
         found = {
             value: Entity(column.name, digest.hex(), moments[digest])
             for value in values.unique().drop_nulls().to_list()

@@ -19,6 +19,7 @@ import structlog
 from headrace.errors import Unavailable
 from headrace_feature.adapters.arrow_archive import EVENT_TIME
 from headrace_feature.domain.log_place import BEGINNING, LogPlace
+from headrace_kit.entity_texts import entity_text_sql
 from headrace_kit.erased_entities import Entity, ErasedEntities
 from headrace_kit.failpoints import failpoint
 
@@ -93,14 +94,14 @@ def _app_id(log_id: str) -> str:
 def _due(table: Any, told: Sequence[tuple[int, Entity]], log_id: str) -> list[tuple[int, Entity]]:
     """Those that the table is not followed to, and that name its entities."""
     place = erased_until(table, log_id)
-    columns = _entity_columns(table)
+    columns = _entity_types(table)
     return [(at, each) for at, each in told if at >= place and each.column in columns]
 
 
-def _entity_columns(table: Any) -> set[str]:
-    """Features are float32, and no column of a contract is."""
+def _entity_types(table: Any) -> dict[str, str]:
+    """By column, as Delta names it. Features are float32, and no column of a contract is."""
     fields = [each for each in table.schema().fields if not each.name.startswith("_")]
-    return {each.name for each in fields if each.type.type != "float"}
+    return {each.name: each.type.type for each in fields if each.type.type != "float"}
 
 
 def _delete(table: Any, entities: Sequence[Entity], place: LogPlace) -> int:
@@ -109,7 +110,8 @@ def _delete(table: Any, entities: Sequence[Entity], place: LogPlace) -> int:
     app_ids = ERASED, _app_id(place.log_id)
     noted = CommitProperties(app_transactions=[Transaction(each, place.offset) for each in app_ids])
     by_column = {each.column: [e for e in entities if e.column == each.column] for each in entities}
-    rows = " or ".join(_predicate(column, some) for column, some in by_column.items())
+    types = _entity_types(table)
+    rows = " or ".join(_predicate(name, types[name], some) for name, some in by_column.items())
     found = int(table.delete(rows, commit_properties=noted)["num_deleted_rows"] or 0)
     if not found:  # then nothing was committed
         table.create_write_transaction(
@@ -122,12 +124,13 @@ def _delete(table: Any, entities: Sequence[Entity], place: LogPlace) -> int:
     return found
 
 
-def _predicate(column: str, entities: Sequence[Entity]) -> str:
+def _predicate(column: str, delta_type: str, entities: Sequence[Entity]) -> str:
     """SQL for Delta Lake; a column's name is letters, digits and _ by the contract.
 
     Rows are compared with each entity only where one is of the entities: the hash is what costs.
     """
-    hashed = f"encode(sha256(concat('{column}', chr(0), cast(\"{column}\" as varchar))), 'hex')"
+    text = entity_text_sql(column, float64=delta_type == "double")
+    hashed = f"encode(sha256(concat('{column}', chr(0), {text})), 'hex')"
     named = ", ".join(f"'{each.sha256}'" for each in entities)
     gone = " or ".join(
         f"({hashed} = '{each.sha256}' and {EVENT_TIME} <= {each.erased_at_us})" for each in entities

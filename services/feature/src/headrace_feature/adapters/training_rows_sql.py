@@ -16,6 +16,8 @@ from headrace.label_definition import NO_VOTES, WEAK
 from headrace_feature.domain.views import WeakColumns
 
 SECOND_US = 1_000_000
+# A hugeint is below 2^127 in size.
+DIGITS_END = 2.0**127
 Types = Mapping[str, str]
 
 
@@ -145,5 +147,8 @@ def text_of_column(name: str, types: Types) -> str:
     column = column_of(name, types)
     if types.get(name) != "double":
         return f"nullif(cast({column} as varchar), '')"
-    whole = f"cast(cast({column} as hugeint) as varchar)"
-    return f"case when {column} = floor({column}) then {whole} else cast({column} as varchar) end"
+    # More than is looked for by others (`headrace_kit.entity_texts`): as far as DuckDB has digits.
+    whole = f"{column} = floor({column}) and abs({column}) < {DIGITS_END:.0f}"
+    digits = f"cast(cast(case when {whole} then {column} end as hugeint) as varchar)"
+    other = f"case when {column} <> floor({column}) then cast({column} as varchar) end"
+    return f"case when {whole} then {digits} else {other} end"

@@ -14,6 +14,7 @@ from deltalake.exceptions import DeltaError, TableNotFoundError
 from headrace.errors import Unavailable
 from headrace_ingest.domain.contract import Contract
 from headrace_ingest.domain.judging import empty_rows
+from headrace_kit.entity_texts import entity_text_sql
 from headrace_kit.objects import delta_table_uri
 
 DAY_US = 86_400 * 1_000_000
@@ -43,7 +44,8 @@ class DeltaRows:
     ) -> pl.DataFrame:
         """The engine takes no parameters: texts are quoted."""
         wanted = ", ".join(map(_text, keys))
-        return self._read(contract, columns, f'cast("{key}" as varchar) in ({wanted})', needs={key})
+        text = entity_text_sql(key, float64=contract.stream.types.get(key) == "float64")
+        return self._read(contract, columns, f"{text} in ({wanted})", needs={key})
 
     def between(
         self,

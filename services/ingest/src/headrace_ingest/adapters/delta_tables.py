@@ -88,8 +88,12 @@ class DeltaTables:
             table = self._newest(selection)
             if not selection.copy:
                 table.load_as_version(selection.delta_version)
+            types = {field.name: field.type.type for field in table.schema().fields}
+            if entity.column not in types:  # no commit has brought it yet
+                return 0
+            own = predicate(entity, float64=types[entity.column] == "double")
             try:
-                return int(table.delete(predicate(entity))["num_deleted_rows"] or 0)
+                return int(table.delete(own)["num_deleted_rows"] or 0)
             except CommitFailedError as err:
                 log.warning("erasure_meets_a_commit", stream=selection.stream, error=str(err))
                 return None

@@ -179,14 +179,14 @@ class DuckDbRows:
         if entity.column not in dict(selection.columns):
             return Found(0)
         asked = f"""select count(*), coalesce(min(_known_time_us), 0) from rows
-                    where {duckdb_predicate(entity)}"""  # noqa: S608 - a hash and a number
+                    where {_own(entity, selection)}"""  # noqa: S608 - a hash and a number
         with self._work(timeout_s, rows=selection) as work:
             return Found(*work.all(asked)[0])
 
     def copy(
         self, selection: Selection, copy: str, *, without: Entity | None = None, timeout_s: float
     ) -> None:
-        others = "true" if without is None else f"({duckdb_predicate(without)}) is not true"
+        others = "true" if without is None else f"({_own(without, selection)}) is not true"
         with self._work(timeout_s, rows=selection) as work:
             reader = work.reader(f"select * from rows where {others}")  # noqa: S608 - as above
             self._tables.write_copy(copy, reader)
@@ -251,7 +251,7 @@ class DuckDbRows:
         self, selection: Selection, entity: Entity, keys: Sequence[str], timeout_s: float
     ) -> Iterator[ErasedEvents]:
         asked = ", ".join(("_event_id", "_event_time_us", *map(_quoted, keys)))
-        query = f"select {asked} from rows where {duckdb_predicate(entity)}"  # noqa: S608 - as above
+        query = f"select {asked} from rows where {_own(entity, selection)}"  # noqa: S608 - as above
         whole = replace(selection, filter="", known_until_us=0)
         with self._work(timeout_s, rows=whole) as work:
             for batch in work.batches(work.reader(query)):
@@ -339,6 +339,12 @@ SQL_TYPES = {
     "float64": "double",
     "bool": "boolean",
 }
+
+
+def _own(entity: Entity, selection: Selection) -> str:
+    """The entity's rows of a selection that has its column."""
+    kind = dict(selection.columns)[entity.column]
+    return duckdb_predicate(entity, float64=kind == "float64")
 
 
 def _typed(name: str, kind: str) -> str:

@@ -10,6 +10,7 @@ import polars as pl
 from headrace_ingest.adapters.memory_archive import MemoryArchive
 from headrace_ingest.domain.contract import Contract
 from headrace_ingest.domain.judging import empty_rows
+from headrace_kit.entity_texts import entity_texts
 
 
 class MemoryRows:
@@ -22,7 +23,7 @@ class MemoryRows:
         self, contract: Contract, columns: Sequence[str], *, key: str, keys: Sequence[str]
     ) -> pl.DataFrame:
         rows = self._rows(contract)
-        return rows.filter(pl.col(key).cast(pl.String).is_in(keys)).select(columns)
+        return rows.filter(entity_texts(rows[key]).is_in(keys)).select(columns)
 
     def between(
         self,

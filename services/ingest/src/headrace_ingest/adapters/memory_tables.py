@@ -75,7 +75,8 @@ class MemoryTables:
         before = _frame(self.open(selection))
         with duckdb.connect() as connection:
             connection.register("before", before.to_arrow())
-            others = f"({duckdb_predicate(entity)}) is not true"
+            float64 = before.schema[entity.column] == pl.Float64
+            others = f"({duckdb_predicate(entity, float64=float64)}) is not true"
             kept = connection.sql("select * from before").filter(others)
             after = _frame(kept.to_arrow_table()).select(before.columns)
         if after.height < before.height and selection.copy:

@@ -14,6 +14,7 @@ from headrace_ingest.domain.trained_versions import (
     Training,
     trained_later,
 )
+from headrace_kit.entity_texts import entity_text_sql, float64_text
 from headrace_kit.erased_entities import Entity, entity_sha256
 
 ENTITY_ERASED = "ENTITY_ERASED"
@@ -105,18 +106,33 @@ def without_entity(statistics: ColumnStatistics, entity: Entity) -> ColumnStatis
     return replace(statistics, values=tuple(kept), counts=(*kept.values(), others + gone, nulls))
 
 
-def predicate(entity: Entity) -> str:
-    """SQL for Delta Lake: the entity's rows."""
-    hashed = f"encode(sha256({_named(entity.column)}), 'hex') = '{entity.sha256}'"
+def float64_problem(value: str) -> str:
+    """Why no float64 is found by this value; empty where one may be."""
+    try:
+        spelled = float64_text(float(value))
+    except ValueError:
+        return "is no number, and the column is float64"
+    if spelled is None:
+        return (
+            "names no entity of a float64 column: a whole number is below 2^63 in size, another one"
+            " at least 0.0001 and below 10^16"
+        )
+    return "" if spelled == value else f"of a float64 column it is spelled {spelled}"
+
+
+def predicate(entity: Entity, *, float64: bool) -> str:
+    """SQL for Delta Lake: the entity's rows, where its column is of float64 or not."""
+    named = _named(entity.column, float64=float64)
+    hashed = f"encode(sha256({named}), 'hex') = '{entity.sha256}'"
     return f"{hashed} and _event_time_us <= {entity.erased_at_us}"
 
 
-def duckdb_predicate(entity: Entity) -> str:
+def duckdb_predicate(entity: Entity, *, float64: bool) -> str:
     """The same for DuckDB, whose sha256 answers hex."""
-    hashed = f"sha256({_named(entity.column)}) = '{entity.sha256}'"
+    hashed = f"sha256({_named(entity.column, float64=float64)}) = '{entity.sha256}'"
     return f"{hashed} and _event_time_us <= {entity.erased_at_us}"
 
 
-def _named(column: str) -> str:
-    """The bytes that are hashed; a column's name is letters, digits and _ by the contract."""
-    return f"concat('{column}', chr(0), cast(\"{column}\" as varchar))"
+def _named(column: str, *, float64: bool) -> str:
+    """The bytes that are hashed: those of no entity's where the column names none."""
+    return f"concat('{column}', chr(0), {entity_text_sql(column, float64=float64)})"

@@ -20,6 +20,7 @@ import polars as pl
 from headrace.expression import Expression, parse_expression
 from headrace.label_definition import NO_VOTES, WEAK, LabelDefinition
 from headrace_ingest.domain.contract import Contract
+from headrace_kit.entity_texts import entity_texts
 from headrace_kit.expressions import to_polars
 
 SECOND_US = 1_000_000
@@ -108,7 +109,7 @@ class LabelRule:
         places = range(len(self.weak))
         takes_back = pl.any_horizontal(pl.lit(value=False), *map(_no_votes, places))
         return records.select(
-            pl.col(self.label.key).cast(pl.String).alias("key"),
+            entity_texts(records[self.label.key]).alias("key"),
             to_polars(self.value).alias("value"),
             origin.fill_null("").alias("origin"),
             pl.col("_event_id").alias("event_id"),

@@ -13,7 +13,7 @@ that was taken back has left is found and told; it waits until the view is appli
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Generator, Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -31,6 +31,7 @@ from headrace_ingest.domain.erasures import (
     ErasedEvents,
     Erasure,
     erasure_id,
+    float64_problem,
     with_versions,
     without_entity,
 )
@@ -110,7 +111,7 @@ class Eraser:
             entity = Entity(
                 command.column, sha256, self.clock.now_us(), entity_key_digest(command.value)
             )
-            erasure = self.erasures.begin(self._found(named, entity, timeout_s))
+            erasure = self.erasures.begin(self._found(named, entity, command.value, timeout_s))
         if (erasure.entity.column, erasure.entity.sha256) != (command.column, sha256):
             raise Conflict("REQUEST_REUSED", request_id=request_id)
         failpoint("ingest.erase.begun")
@@ -301,12 +302,15 @@ class Eraser:
                     continue
                 yield Selection(name, version, typed)
 
-    def _found(self, named: str, entity: Entity, timeout_s: float) -> Erasure:
+    def _found(self, named: str, entity: Entity, value: str, timeout_s: float) -> Erasure:
         """What is there now; nothing is changed."""
         applied, retracted = self.contracts.all(), self.retracted.look_up()
         archived = [*applied, *not_applied(applied, retracted)]
-        if all(entity.column not in each.stream.columns for each in archived):
+        types = [each.stream.types for each in archived]
+        kinds = {each[entity.column] for each in types if entity.column in each}
+        if not kinds:
             raise NotFound("COLUMN_UNKNOWN", column=entity.column)
+        _check_spelling(value, kinds)
         found = {}
         # Before its first version, where there is no table yet: each one that comes is behind it.
         counted = {each.name: -1 for each in archived if entity.column in each.stream.columns}
@@ -475,6 +479,12 @@ def _check(command: EraseEntity) -> None:
         raise Invalid("BAD_REQUEST", field="column", problem="is no column's name")
     if not 0 < len(command.value) <= VALUE_CHARACTERS_MAX:
         problem = f"must be 1 to {VALUE_CHARACTERS_MAX} characters"
+        raise Invalid("BAD_REQUEST", field="value", problem=problem)
+
+
+def _check_spelling(value: str, kinds: Set[str]) -> None:
+    """By the types of its column: nobody may believe that what is found nowhere was erased."""
+    if kinds == {"float64"} and (problem := float64_problem(value)):
         raise Invalid("BAD_REQUEST", field="value", problem=problem)
 
 

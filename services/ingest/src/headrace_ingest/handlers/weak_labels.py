@@ -32,6 +32,7 @@ from headrace_ingest.domain.weak_labels import (
 from headrace_ingest.ports.definitions import ContractBook, LabelBook
 from headrace_ingest.ports.labels import RecordRows
 from headrace_kit.clock import Clock
+from headrace_kit.entity_texts import entity_texts
 from headrace_kit.kafka import Message, Publisher
 
 ROWS_MAX = 100_000
@@ -81,7 +82,8 @@ def apply_weak_labels(
     weak = _weak(label)
     source, target = contracts.get(weak.stream), contracts.get(label.stream)
     between = partial(records.between, from_us=command.from_us, until_us=command.until_us)
-    rows = _few(partial(between, source), ROWS_MAX).filter(pl.col(weak.key).is_not_null())
+    rows = _few(partial(between, source), ROWS_MAX)
+    rows = rows.filter(entity_texts(rows[weak.key]).is_not_null())
     weak_ones = partial(between, target, having={str(label.origin): WEAK})
     standing = _standing(_few(weak_ones, STANDING_ROWS_MAX), label)
     votes = votes_of(rows, weak, source)
@@ -123,7 +125,7 @@ def _standing(rows: pl.DataFrame, label: LabelDefinition) -> StandingLabels:
 
 
 def _places(rows: pl.DataFrame, weak: WeakLabels) -> list[Place]:
-    about = rows.select(pl.col(weak.key).cast(pl.String), "_event_time_us")
+    about = rows.select(entity_texts(rows[weak.key]), "_event_time_us")
     return [Place(*each) for each in about.iter_rows()]
 
 

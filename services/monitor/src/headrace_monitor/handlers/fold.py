@@ -16,6 +16,7 @@ from itertools import chain
 
 import numpy as np
 
+from headrace.entity import text_of
 from headrace_kit.psi import Counts
 from headrace_monitor.domain import layout
 from headrace_monitor.domain.drift import count_rows
@@ -102,13 +103,13 @@ def fold_labels(turn: Turn, labels: Sequence[LabelRecord]) -> None:
     found = [
         # A label that comes after its absence was decided is late, whatever it says.
         (
-            layout.free(str(label.columns.get(column))),
+            layout.free(spelled),
             max(label.known_us, turn.progress.absent_until_us),
             outcome,
         )
         for label in labels
         if label.stream == stream
-        and label.columns.get(column) is not None
+        and (spelled := text_of(label.columns.get(column))) is not None
         and (outcome := turn.watch.outcome_of(label.columns)) is not None
     ]
     turn.batch.load(layout.label(turn.id, entity) for entity, _, _ in found)
