@@ -2,6 +2,7 @@
 """What names an entity is the same each time, known or not."""
 
 import math
+import threading
 
 import numpy as np
 import polars as pl
@@ -84,6 +85,27 @@ def test_others_come_to_be_known_when_many_were_missed():
 
     assert 1 == len(known)
     assert ("b",) in known
+
+
+def test_two_threads_together_keep_no_more_than_the_bound():
+    class Hooked(tuple):
+        """Another thread asks while this one is kept: the second time that it is hashed."""
+
+        times = 0
+
+        def __hash__(self):
+            self.times += 1
+            if self.times == 2:
+                other.start()
+                other.join(0.2)  # it waits, or it is done and took the room
+            return super().__hash__()
+
+    known = KnownDigests(entity_digest, 1)
+    other = threading.Thread(target=known.digests, args=([("b",)],))
+    known.digests([Hooked(("a",))])
+    other.join()
+
+    assert 1 == len(known)
 
 
 def test_many_unknown_entities_are_not_looked_for_each_time():

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterable, Sequence
 from typing import Generic, TypeVar, cast
 
@@ -44,6 +45,7 @@ class KnownDigests(Generic[Entity]):
     def __init__(self, digest: Callable[[Entity], bytes], entities_max: int) -> None:
         self._digest, self._max, self._missed, self._blind = digest, entities_max, 0, 0
         self._known: dict[Entity, bytes] = {}
+        self._keeping = threading.Lock()
 
     def __len__(self) -> int:
         return len(self._known)
@@ -69,11 +71,13 @@ class KnownDigests(Generic[Entity]):
         return [digest or next(rest) for digest in found]
 
     def _keep(self, missing: Sequence[Entity], made: Sequence[bytes]) -> None:
-        self._missed += len(missing)
-        if self._missed > MISSES_MAX * self._max:
-            self._known, self._missed = {}, 0
-        room = self._max - len(self._known)
-        self._known.update(zip(missing[:room], made, strict=False))
+        """One at a time: two that saw the same room would both fill it."""
+        with self._keeping:
+            self._missed += len(missing)
+            if self._missed > MISSES_MAX * self._max:
+                self._known, self._missed = {}, 0
+            room = self._max - len(self._known)
+            self._known.update(zip(missing[:room], made, strict=False))
 
 
 _of_values = KnownDigests(entity_digest, ENTITIES_KNOWN_MAX)
