@@ -498,6 +498,14 @@ def test_index_is_a_list(door):
     assert [True, False] == [asked.ready for asked in door.servicer.asked]
 
 
+@pytest.mark.parametrize("parameters", [5, True, [1], ["config"], "config"])
+def test_load_with_parameters_that_are_no_object_is_the_callers_mistake(door, parameters):
+    with pytest.raises(Invalid, match=r"BAD_REQUEST.*field=parameters"):
+        door.post("/v2/repository/models/delay/load", {"parameters": parameters})
+
+    assert [] == door.servicer.asked
+
+
 def test_load_passes_on_that_there_are_parameters(door):
     door.post("/v2/repository/models/delay/load", {"parameters": {"config": "{}"}})
 

@@ -180,7 +180,7 @@ class RestApi:
 
     def _load(self, asked: HttpRequest, context: Any, name: str) -> HttpResponse:
         request = oip.RepositoryModelLoadRequest(model_name=name)
-        for parameter in conversions.json_object(asked.body).get("parameters") or ():
+        for parameter in conversions.load_parameters(asked.body):
             request.parameters[parameter].SetInParent()
         self._api.RepositoryModelLoad(request, context)
         return _answer({})

@@ -66,6 +66,15 @@ def json_object(body: bytes) -> dict[str, Any]:
     return _decoded(body) if body else {}
 
 
+def load_parameters(body: bytes) -> dict[str, Any]:
+    """Raises as `json_object`, and Invalid BAD_REQUEST."""
+    asked = json_object(body)
+    if asked.get("parameters") is None:
+        return {}
+    parameters: dict[str, Any] = _take(asked, "parameters", dict)
+    return parameters
+
+
 def infer_request(name: str, version: str, body: bytes, json_bytes: str | None) -> Asked:
     """Raises Invalid BAD_REQUEST, DECODE_ERROR, TENSOR_DTYPE, TENSOR_SHAPE, TENSOR_SIZE,
     TENSOR_CONTENT, UNSUPPORTED, Busy TOO_MANY_INPUTS, MESSAGE_TOO_LARGE.
