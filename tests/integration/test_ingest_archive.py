@@ -242,6 +242,30 @@ def test_maintenance_keeps_rows_accounts_and_the_fence(make_folder_archive, monk
         append(archive, rows(8, 9), {0: accounts[8]}, {0: Account(10, 10, known_time_us=NOW_US)})
 
 
+def test_maintenance_that_meets_the_commit_of_another_keeps_the_fence(
+    make_folder_archive, monkeypatch
+):
+    """Compacting moves the handle past that commit, and Delta would refuse nothing any more."""
+    monkeypatch.setattr(delta_archive, "COMMITS_PER_CHECKPOINT", 2)
+    monkeypatch.setattr(delta_archive, "COMMITS_PER_COMPACTION", 2)
+    world = World(make_folder_archive)
+    archive, _ = world.open()
+    accounts = [Account(n, stored=n, known_time_us=NOW_US if n else 0) for n in range(4)]
+    append(archive, rows(0), {0: accounts[0]}, {0: accounts[1]})
+
+    def commit_of_another(step):
+        if step == "ingest.sink.maintain":
+            monkeypatch.setattr(delta_archive, "failpoint", lambda step: None)
+            append(world.open()[0], rows(2), {0: accounts[2]}, {0: accounts[3]})
+
+    monkeypatch.setattr(delta_archive, "failpoint", commit_of_another)
+    append(archive, rows(1), {0: accounts[1]}, {0: accounts[2]})
+
+    with pytest.raises(Overtaken):
+        append(archive, rows(2, 3), {0: accounts[2]}, {0: Account(4, 4, known_time_us=NOW_US)})
+    assert 3 == len(world.open()[1][0].seen)
+
+
 def test_files_of_the_dead_and_old_log_entries_go_and_nothing_else(
     make_folder_archive, tmp_path, monkeypatch
 ):

@@ -160,6 +160,17 @@ def test_replaced_files_stay_a_week_for_time_travel(table, days, there):
     assert [1, 2] == table.numbers()
 
 
+@pytest.mark.parametrize(("named", "there"), [((1,), True), ((), False)])
+def test_replaced_files_go_at_once_behind_an_erasure_unless_a_dataset_names_them(
+    table, named, there
+):
+    old = table.replaced(days=0)
+    table.tables.forget(Selection(STREAM, 0, ()), named)
+
+    assert (old if there else set()) == old & table.files()
+    assert [1, 2] == table.numbers()
+
+
 def test_files_of_a_version_that_a_dataset_names_stay_though_the_log_forgot_them(table):
     old = table.replaced(days=9)
     table.clean(1)
