@@ -90,6 +90,8 @@ class NotedCommit:
         (b"", True),
         (THIS_TOPIC.encode(), True),
         (ANOTHER_TOPIC.encode(), False),
+        (b"Ghk7YdXHS8WrW49eDH/ipg", False),  # as librdkafka tells ids
+        (b"Dps+XkrkQbaEMzaASmEcdA", False),
         (b"AgAAAZq3yJ0=", True),
         (b"no text \x9a", True),
     ],

@@ -28,7 +28,8 @@ REQUEST_TIMEOUT_S = 10.0
 # process once it is found (confluentinc/librdkafka#4605, still so in 2.16). So librdkafka is given
 # the longest it takes; we wait as long as we want, and what is unanswered ends with its client.
 COORDINATOR_TIMEOUT_S = 3_600.0
-TOPIC_ID = re.compile(r"[A-Za-z0-9_-]{22}")  # 16 bytes by Base64, as Kafka writes them
+# 16 bytes by Base64: librdkafka writes them with + and /, Kafka's own tools with - and _.
+TOPIC_ID = re.compile(r"[A-Za-z0-9+/_-]{22}")
 
 
 @dataclass(frozen=True, slots=True)
