@@ -31,7 +31,7 @@ from headrace_ingest.domain.trained_versions import TrainedVersion, Training
 from headrace_ingest.handlers import datasets
 from headrace_ingest.handlers.datasets import CreateDataset
 from headrace_ingest.handlers.erased_tasks import TaskEraser
-from headrace_ingest.handlers.erasures import SETTLE_US, EraseEntity
+from headrace_ingest.handlers.erasures import SETTLE_US, EraseEntity, Eraser
 from headrace_ingest.handlers.noted_erasures import list_erasures, tell_again
 from headrace_ingest.ports.definitions import Retracted
 from headrace_ingest.testing import (
@@ -234,6 +234,55 @@ def test_texts_of_a_stream_that_lost_rows_are_found_no_more_with_the_answer(worl
     assert [] == world.texts.dropped
 
 
+def test_texts_and_files_go_though_the_pass_that_took_the_rows_out_failed(world, monkeypatch):
+    before = world.tables.newest_version(STREAM)
+    world.texts.since_by_stream = {STREAM: before, OTHER: before}
+
+    def away(stream):
+        monkeypatch.undo()
+        raise Unavailable("DATABASE_UNAVAILABLE", dialect="postgresql")
+
+    monkeypatch.setattr(world.texts, "drop", away)
+    with pytest.raises(Unavailable):
+        world.erase()
+    assert ["UA2"] == world.flights()
+    world.clock.advance(SETTLE_US + 1)
+
+    while world.eraser.erasures.unsettled():
+        assert world.go_on()
+
+    assert {STREAM, OTHER} == set(world.texts.dropped)
+    for stream in (STREAM, OTHER):
+        with pytest.raises(Conflict) as gone:
+            world.tables.open(Selection(stream, before, ()))
+        assert "VERSION_EXPIRED" == gone.value.reason
+
+
+def test_files_of_an_own_table_go_though_the_pass_that_took_its_rows_out_failed(world, monkeypatch):
+    world.create("held")
+    world.erase("UA2", "first")  # gives it a table of its own
+    second = world.erase  # of a dataset that was not there when the erasure was begun
+    monkeypatch.setattr(Eraser, "_datasets", lambda *_: iter(()))
+    forget, tried = world.rows.forget, []
+
+    def fails_once(selection, keep):
+        if selection.copy:
+            tried.append(selection.copy)
+            if len(tried) == 1:
+                raise Unavailable("OBJECT_STORE_UNAVAILABLE", stream=STREAM)
+        forget(selection, keep)
+
+    monkeypatch.setattr(world.rows, "forget", fails_once)
+    with pytest.raises(Unavailable):
+        second("UA1", "second")
+    [own] = tried
+
+    second("UA1", "second")
+
+    assert [] == world.flights_of("held")
+    assert [own, own] == tried
+
+
 def test_erasure_waits_for_its_turn_behind_another_one(world):
     selection = Selection(STREAM, world.tables.newest_version(STREAM), (("flight", "string"),))
     other = world.rows.read(selection, (), timeout_s=60.0)
@@ -347,8 +396,8 @@ def test_pass_reads_a_dataset_no_more_often_where_there_are_more_streams(world, 
 
     world.go_on()
 
-    # To learn of which stream it is, for its revision, and to forget what it told.
-    assert 3 == read.count("datasets/all/1.json")
+    # To learn of its stream, for its revision, to forget what it told, and to keep its files.
+    assert 4 == read.count("datasets/all/1.json")
 
 
 def test_dataset_that_is_deleted_while_a_pass_runs_keeps_no_other_from_its_turn(world):

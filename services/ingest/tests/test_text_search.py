@@ -14,7 +14,7 @@ from deltalake import write_deltalake
 from sqlalchemy import text
 
 from headrace.errors import Invalid, NotFound, Unavailable
-from headrace_ingest.adapters import graph_neighbours
+from headrace_ingest.adapters import graph_neighbours, sql_text_index
 from headrace_ingest.adapters.contract_book import AppliedContracts
 from headrace_ingest.adapters.delta_tables import DeltaTables
 from headrace_ingest.adapters.duckdb_rows import DuckDbRows
@@ -377,6 +377,43 @@ def test_row_that_is_erased_while_another_keeper_drops_the_index_is_found_no_mor
     world.refresh()
 
     assert ["Snow elsewhere"] == [match.text for match in world.found("snow")]
+
+
+def test_least_version_that_the_index_may_hold_rows_of_is_told(world):
+    assert -1 == world.index.since(STREAM)
+    world.index.begin(STREAM, "note", Indexed(), 4)
+    world.index.begin(STREAM, "remark", Indexed(), 7)
+    assert 4 == world.index.since(STREAM)
+    world.index.settle(STREAM, "note", Indexed(), 9)
+    assert 7 == world.index.since(STREAM)
+
+    world.index.drop(STREAM)
+
+    assert -1 == world.index.since(STREAM)
+
+
+def test_texts_that_were_dropped_are_in_no_file(world, tmp_path):
+    world.append("Snow on the runway")
+    world.refresh()
+    assert holding(tmp_path, b"Snow on the runway")
+    world.index.drop(STREAM)
+
+    world.index.wipe()
+
+    assert [] == holding(tmp_path, b"Snow on the runway")
+
+
+def holding(folder, needle):
+    return [path.name for path in folder.glob("catalogue.db*") if needle in path.read_bytes()]
+
+
+def test_passages_are_added_in_pieces_each_once(world, monkeypatch):
+    monkeypatch.setattr(sql_text_index, "ADDED_ROWS_MAX", 2)
+    notes = [f"Snow on runway {number}" for number in range(5)]
+    world.append(*notes)
+
+    assert sorted(notes) == sorted(world.texts("snow"))
+    assert sorted(notes) == sorted(world.texts("snow"))
 
 
 def test_lost_index_is_built_again_from_the_archive(world, tmp_path):

@@ -13,10 +13,11 @@ from __future__ import annotations
 import select
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from shutil import disk_usage
 from sqlite3 import SQLITE_FULL, SQLITE_IOERR
+from sqlite3 import OperationalError as SqliteError
 from typing import Any
 
 import psycopg
@@ -52,6 +53,7 @@ PORT_MAX = 65_535
 STATEMENT_TIMEOUT_S = 30
 WAIT_INTERVAL_S = 0.1  # psycopg's own: how often it looks whether it was interrupted
 PRIMARY_CODE = 0xFF  # of SQLite's extended result codes
+SQLITE_PRAGMAS = ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "secure_delete=ON")
 SQLITE_FILE_BYTES = 65_536  # the least that a database needs beside itself
 
 METADATA = MetaData()
@@ -209,7 +211,7 @@ def _sqlite(uri: str, database: str) -> Engine:
     @event.listens_for(engine, "connect")
     def prepare(connection: Any, _: object) -> None:
         connection.isolation_level = None  # the driver shall not begin by itself
-        for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
+        for pragma in SQLITE_PRAGMAS:
             connection.execute(f"PRAGMA {pragma}")
         connection.execute(f"PRAGMA busy_timeout={LOCK_TIMEOUT_S * 1000}")
 
@@ -225,6 +227,25 @@ def transaction(engine: Engine) -> Iterator[Connection]:
     """A transaction that commits at the end or rolls back. Raises what `away_told` raises."""
     with away_told(engine), engine.begin() as connection:
         yield connection
+
+
+def wipe_journal(engine: Engine) -> None:
+    """What was deleted is in no file of SQLite's any more; PostgreSQL's are its operator's.
+
+    The pages were written over as they were freed (`secure_delete`), but the write-ahead log holds
+    them as they were until it is emptied. Raises Unavailable DATABASE_UNAVAILABLE while somebody
+    reads what is in it: again later.
+    """
+    if engine.dialect.name != "sqlite":
+        return
+    with away_told(engine), closing(engine.raw_connection()) as connection:
+        # By the driver: SQLAlchemy would begin a transaction, in which nothing is emptied.
+        try:
+            busy, *_ = connection.cursor().execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        except SqliteError as err:
+            raise Unavailable("DATABASE_UNAVAILABLE", dialect="sqlite") from err
+    if busy:
+        raise Unavailable("DATABASE_UNAVAILABLE", dialect="sqlite", problem="it is being read")
 
 
 @contextmanager

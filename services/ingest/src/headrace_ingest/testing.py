@@ -117,13 +117,22 @@ def never_read(stream: str) -> bool:
 
 
 class DroppedTexts:
-    """A TextIndex that remembers of which streams it was dropped."""
+    """As much of a TextIndex as an erasure asks of one: it remembers of which streams it was
+    dropped. `since_by_stream`: what it holds."""
 
     def __init__(self) -> None:
         self.dropped: list[str] = []
+        self.since_by_stream: dict[str, int] = {}
+
+    def since(self, stream: str) -> int:
+        return self.since_by_stream.get(stream, -1)
 
     def drop(self, stream: str) -> None:
+        self.since_by_stream.pop(stream, None)
         self.dropped.append(stream)
+
+    def wipe(self) -> None:
+        """There is no file."""
 
 
 class NoTasks:

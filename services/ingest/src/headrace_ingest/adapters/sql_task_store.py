@@ -42,7 +42,7 @@ from headrace_ingest.migrations import labels
 from headrace_kit.clock import Clock
 from headrace_kit.kafka import Message
 from headrace_kit.outbox import Outbox
-from headrace_kit.sql import insert_into, transaction
+from headrace_kit.sql import insert_into, transaction, wipe_journal
 from headrace_kit.sql_migrations import Migrations
 from headrace_kit.topic_positions import SqlPositions
 
@@ -305,6 +305,7 @@ class SqlTaskStore:
         own = ITEMS.c.entity.in_(noted) & ITEMS.c.task_id.in_(then)
         with transaction(self._engine) as connection:
             connection.execute(delete(ITEMS).where(own))
+        wipe_journal(self._engine)
 
     def _locked(self, connection: Connection, task_id: str) -> Task:
         """The open task, held until the transaction ends."""

@@ -16,8 +16,10 @@ from headrace_ingest.adapters import sql_tables
 from headrace_ingest.adapters.graph_neighbours import GraphNeighbours
 from headrace_ingest.adapters.pgvector_neighbours import PgvectorNeighbours, has_pgvector
 from headrace_ingest.domain.passages import Indexed, Match, Passage, Vectors
-from headrace_kit.sql import transaction
+from headrace_kit.sql import transaction, wipe_journal
 
+# In a transaction: pgvector takes its time for each, and an erasure waits 5 s to drop what is held.
+ADDED_ROWS_MAX = 100
 CLAIM = text("""insert into indexed
                 (stream, column_name, version, epoch, begun)
                 values (:stream, :column_name, -1, 0, -1) on conflict do nothing""")
@@ -33,6 +35,8 @@ RESET = text("""update indexed
                 where stream = :stream""")
 STATE = text("""select version, epoch, begun from indexed
                 where stream = :stream and column_name = :column_name""")
+BEGUN = text("""select min(case when version < 0 then begun else version end) from indexed
+                where stream = :stream and (version >= 0 or begun >= 0)""")
 ADD = text("""
     insert into passages (stream, column_name, event_id, text, vector)
     values (:stream, :column_name, :event_id, :text, :vector) on conflict do nothing""")
@@ -102,11 +106,13 @@ class SqlTextIndex:
         place = _place(stream, column)
         rows = [place | _row(*each) for each in zip(passages, vectors, strict=True)]
         neighbours = self._neighbours
-        with transaction(self._engine) as connection:
-            connection.execute(CLAIM, place)
-            held = connection.execute(HOLD, place | {"epoch": indexed.epoch}).rowcount == 1
-            if held and rows:
-                connection.execute(ADD, rows)
+        for first in range(0, len(rows), ADDED_ROWS_MAX):
+            with transaction(self._engine) as connection:
+                connection.execute(CLAIM, place)
+                held = connection.execute(HOLD, place | {"epoch": indexed.epoch}).rowcount == 1
+                if not held:
+                    return
+                connection.execute(ADD, rows[first : first + ADDED_ROWS_MAX])
                 neighbours.take_in(connection, place)
 
     def settle(self, stream: str, column: str, indexed: Indexed, version: int) -> None:
@@ -115,10 +121,18 @@ class SqlTextIndex:
             connection.execute(CLAIM, place)
             connection.execute(SETTLE, place | {"epoch": indexed.epoch, "version": version})
 
+    def since(self, stream: str) -> int:
+        with transaction(self._engine) as connection:
+            version = connection.execute(BEGUN, {"stream": stream}).scalar_one()
+        return -1 if version is None else int(version)
+
     def drop(self, stream: str) -> None:
         with transaction(self._engine) as connection:
             connection.execute(REMOVE, {"stream": stream})
             connection.execute(RESET, {"stream": stream})
+
+    def wipe(self) -> None:
+        wipe_journal(self._engine)
 
     def catch_up(self, stream: str, column: str, timeout_s: float) -> bool:
         return self._neighbours.catch_up(_place(stream, column), timeout_s)

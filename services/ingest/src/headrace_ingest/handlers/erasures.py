@@ -206,7 +206,6 @@ class Eraser:
         has been through all others.
         """
         missing: list[Unavailable] = []
-        late = self._late(erasure)
         self.news.tell(erasure)
         failpoint("ingest.erase.told")
         self.tasks.erase(erasure.entity)
@@ -226,17 +225,17 @@ class Eraser:
             taken = self._erase_rows(selection, erasure.entity, keys, timeout_s)
             # A dataset may be as another pass made it, meanwhile: then it is looked at once more.
             found += taken + changed
-            if taken:
+            # Both in each pass: one that took rows out may have ended here, by an error or a crash.
+            if taken or self._texts_are_older(selection):
                 self.texts.drop(selection.stream)
             failpoint("ingest.erase.deleted")
-            if taken or changed or not late:
-                keep = pinned_versions(selection.stream, book=self.datasets)
-                self.rows.forget(selection, keep)
+            self.rows.forget(selection, pinned_versions(selection.stream, book=self.datasets))
             yield
         for table in self._feature_tables(erasure.entity.column):
             found += self._left_in(table, erasure.entity, timeout_s)
             yield
         self.tasks.erase_items(erasure.entity)
+        self.texts.wipe()
         if missing:
             raise missing[0]
         return found
@@ -245,6 +244,11 @@ class Eraser:
         self, selection: Selection, entity: Entity, keys: Collection[str], timeout_s: float
     ) -> int:
         return self.rows.erase(selection, entity, self._tell, keys=keys, timeout_s=timeout_s)
+
+    def _texts_are_older(self, selection: Selection) -> bool:
+        """Whether they may be of rows that left the table since."""
+        since = self.texts.since(selection.stream)
+        return since >= 0 and self.rows.removed_since(selection, since)
 
     def _tell(self, events: ErasedEvents) -> None:
         self.tasks.note(events)
@@ -279,7 +283,7 @@ class Eraser:
         return [view for view, _ in self.contracts.views()]
 
     def _late(self, erasure: Erasure) -> bool:
-        """Whether a pass that begins now meets all rows, and an earlier one removed the files."""
+        """Whether a pass that begins now meets all rows."""
         return self.clock.now_us() - erasure.entity.erased_at_us > SETTLE_US
 
     def _newest(self, column: str) -> Iterator[Selection | Unavailable]:
@@ -450,7 +454,11 @@ class Eraser:
                 self._erase_rows(selection, entity, keys, timeout_s)
                 self.rows.forget(selection, ())
         elif not manifest.rows_erased or columns == manifest.content.columns:
-            return False  # else the statistics may be of rows that went with another erasure
+            # The pass that took its rows out may have ended before their files went. Otherwise the
+            # statistics may be of rows that went with another erasure.
+            with self._unless_lost(manifest):
+                self.rows.forget(selection, ())
+            return False
         failpoint("ingest.erase.copied")
         revised = self.datasets.revise(
             replace(

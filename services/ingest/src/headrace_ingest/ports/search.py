@@ -66,8 +66,14 @@ class TextIndex(Protocol):
     def settle(self, stream: str, column: str, indexed: Indexed, version: int) -> None:
         """It holds all of this version, unless it was dropped since it stood at `indexed`."""
 
+    def since(self, stream: str) -> int:
+        """It may hold rows of no version before this one, of any column; -1 where it holds none."""
+
     def drop(self, stream: str) -> None:
         """From now on it holds nothing of any column that the stream has, or once had."""
+
+    def wipe(self) -> None:
+        """What was dropped is in no file any more, as far as the files are ours."""
 
     def catch_up(self, stream: str, column: str, timeout_s: float) -> bool:
         """Make what is held findable in this process; whether the time was enough for all of it."""

@@ -1,0 +1,59 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What was deleted from a SQLite database is in none of its files."""
+
+from __future__ import annotations
+
+import sqlite3
+from contextlib import closing
+
+import pytest
+
+from headrace.errors import Unavailable
+from headrace_kit import sql
+from headrace_kit.sql import connect, transaction, wipe_journal
+
+SECRET = b"Ada Lovelace of St James's Square"
+
+
+@pytest.fixture
+def engine(tmp_path, monkeypatch):
+    monkeypatch.setattr(sql, "LOCK_TIMEOUT_S", 0)
+    made = connect(f"sqlite:///{tmp_path}/people.db")
+    with transaction(made) as connection:
+        connection.exec_driver_sql("create table people (name text)")
+        connection.exec_driver_sql("insert into people values (?)", (SECRET.decode(),))
+    yield made
+    made.dispose()
+
+
+def delete(engine):
+    with transaction(engine) as connection:
+        connection.exec_driver_sql("delete from people")
+
+
+def holding(folder):
+    return [path.name for path in folder.iterdir() if SECRET in path.read_bytes()]
+
+
+def test_deleted_row_is_in_no_file(engine, tmp_path):
+    wipe_journal(engine)
+    delete(engine)
+    assert holding(tmp_path)
+
+    wipe_journal(engine)
+
+    assert [] == holding(tmp_path)
+
+
+def test_journal_that_is_being_read_is_wiped_later(engine, tmp_path):
+    with closing(sqlite3.connect(tmp_path / "people.db", isolation_level=None)) as reader:
+        reader.execute("begin")
+        reader.execute("select * from people").fetchall()
+        delete(engine)
+
+        with pytest.raises(Unavailable, match="DATABASE_UNAVAILABLE"):
+            wipe_journal(engine)
+        reader.execute("commit")
+    wipe_journal(engine)
+
+    assert [] == holding(tmp_path)
