@@ -57,7 +57,7 @@ class Api:
             statistics=self.statistics,
         )
 
-    def _infer(self, request, *, time_left_s):
+    def _infer(self, request, *, time_left_s, ending):
         self.asked.append(request)
         self.left_s.append(time_left_s())
         if isinstance(self.answer, Exception):

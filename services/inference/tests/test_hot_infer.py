@@ -24,6 +24,7 @@ from headrace_inference.adapters import entity_runs, hot_infer, lanes, onnx_runt
 from headrace_inference.adapters.entity_runs import EntityRuns
 from headrace_inference.adapters.grpc_api import ACTIONS, InferenceApi
 from headrace_inference.adapters.hot_infer import HotInfer
+from headrace_inference.adapters.late_calls import ANSWERED_MAX, LateCalls
 from headrace_inference.adapters.request_counters import RequestCounters
 from headrace_inference.adapters.rest_api import RestApi
 from headrace_inference.adapters.tensor_codec import DATATYPES, encode_raw
@@ -104,6 +105,7 @@ class Door:
             statistics=self.statistics,
         )
         counters = RequestCounters(self.statistics)
+        late = LateCalls()
         entities = EntityRuns(
             self.table,
             predict=partial(
@@ -116,10 +118,12 @@ class Door:
             clock=SystemClock(),
             counters=counters,
             rows_max=rows_max,
+            late=late,
         )
         self.hot = HotInfer(
             servicer=self.api.answer,
             predict=partial(predict, **bound),
+            late=late,
             entities=entities,
             counters=counters,
             rows_max=rows_max,
@@ -689,6 +693,104 @@ def test_run_goes_on_while_one_of_its_callers_waits(door, monkeypatch):
     assert ["DEADLINE_UNMET"] * 2 == [answers[key].reason for key in (1, 2)]
     wait_until(lambda: all(call.free is None for call in calls))
     assert 1 == len(door.log.predictions)
+
+
+def an_endless_request(door, monkeypatch, **parameters):
+    """To a model whose loop would take hours; nothing is known of its time."""
+    monkeypatch.setattr(onnx_runtime, "ROWS_TRIAL_S_MAX", 0.1)
+    monkeypatch.setattr(onnx_runtime, "TIMING_S_MAX", 0.1)
+    door.serve(an_endless_model(), features=())
+    model = door.table.ready("delay")[1].champion.model
+    message = oip.ModelInferRequest(model_name="delay")
+    for spec in model.inputs:
+        message.inputs.add(name=spec.name, datatype=spec.datatype, shape=[1, *spec.shape[1:]])
+        message.raw_input_contents.append(bytes(8))
+    for name, value in parameters.items():
+        message.parameters[name].int64_param = value
+    return model, message
+
+
+def test_run_ends_when_the_time_of_its_request_is_over(door, monkeypatch):
+    model, message = an_endless_request(door, monkeypatch, timeout=300_000)
+
+    (late,) = door.take(message)
+
+    assert "DEADLINE_UNMET" == late.reason
+    wait_until(lambda: not model.at_work)
+    assert ([], []) == (door.log.predictions, door.failures)
+
+
+def test_run_of_a_request_without_a_form_ends_when_its_time_is_over(door, monkeypatch):
+    model, message = an_endless_request(door, monkeypatch, timeout=300_000)
+    for tensor, contents in zip(message.inputs, message.raw_input_contents, strict=True):
+        typed = np.frombuffer(contents, DATATYPES[tensor.datatype].array)
+        field = "int64_contents" if tensor.datatype == "INT64" else "fp32_contents"
+        getattr(tensor.contents, field).extend(typed.tolist())
+    del message.raw_input_contents[:]
+
+    (late,) = door.take(message)
+
+    assert "DEADLINE_UNMET" == late.reason
+    wait_until(lambda: not model.at_work)
+    assert ([], []) == (door.log.predictions, door.failures)
+
+
+@pytest.mark.parametrize("asking", [a_request, lambda first, **said: by_keys(str(first), **said)])
+def test_who_is_late_is_told_while_others_are_waited_for(door, monkeypatch, asking):
+    monkeypatch.setattr(hot_infer, "QUICK_S", 0.0)
+    door.serve(a_model(1.0))
+    model = door.table.ready("delay")[1].champion.model
+    may_go, answers, run = threading.Event(), {}, model.run
+
+    def hold(inputs, outputs, ending):
+        assert may_go.wait(60.0)
+        return run(inputs, outputs, ending)
+
+    monkeypatch.setattr(model, "run", hold)
+    messages = [asking(0), asking(1, timeout=300_000), asking(2)]
+    calls = [a_hot_call(each, answers, key=key) for key, each in enumerate(messages)]
+    door.hot.take(calls)
+    wait_until(lambda: 1 in answers)
+
+    assert {1} == set(answers)
+    assert "DEADLINE_UNMET" == answers[1].reason
+    may_go.set()
+    wait_until(lambda: len(answers) == 3)
+    assert [bytes, bytes] == [type(answers[key]) for key in (0, 2)]
+
+
+def test_who_is_late_in_the_queue_is_told_there(door, monkeypatch):
+    monkeypatch.setattr(hot_infer, "QUICK_S", 0.0)
+    door.serve(a_model(1.0))
+    model = door.table.ready("delay")[1].champion.model
+    runs, may_go, answers, run = [], threading.Event(), {}, model.run
+
+    def hold(inputs, outputs, ending):
+        runs.append(ending)
+        assert may_go.wait(60.0)
+        return run(inputs, outputs, ending)
+
+    monkeypatch.setattr(model, "run", hold)
+    door.hot.take([a_hot_call(a_request(0.0), answers, key=0)])
+    wait_until(lambda: runs)
+    door.hot.take([a_hot_call(a_request(1.0, timeout=200_000), answers, key=1)])
+
+    wait_until(lambda: 1 in answers)
+    assert "DEADLINE_UNMET" == answers[1].reason
+    may_go.set()
+    wait_until(lambda: 0 in answers)
+    assert 1 == len(runs)
+
+
+def test_calls_that_were_answered_are_not_kept_for_their_time():
+    late = LateCalls()
+    calls = [a_hot_call(a_request(0.0), {}, key=key) for key in range(100)]
+    for call in calls:
+        late.watch(call, call.deadline_s - 1.0, call.answer)
+        call.answer(b"")
+
+    assert len(late._due) <= ANSWERED_MAX
+    late.close()
 
 
 def test_request_without_a_form_frees_its_place_when_its_caller_hangs_up(door):

@@ -25,6 +25,7 @@ from headrace_inference.adapters.grpc_api import InferenceApi
 from headrace_inference.adapters.hot_infer import HotInfer
 from headrace_inference.adapters.kafka_prediction_log import RememberedCounts
 from headrace_inference.adapters.kafka_requests import KafkaRequests
+from headrace_inference.adapters.late_calls import LateCalls
 from headrace_inference.adapters.object_claims import ObjectClaims
 from headrace_inference.adapters.record_filler import RecordFiller
 from headrace_inference.adapters.request_counters import RequestCounters
@@ -100,6 +101,7 @@ class Worker:
             statistics=self.statistics,
         )
         counters = RequestCounters(self.statistics)
+        late = LateCalls()
         entities = EntityRuns(
             self.table,
             predict=partial(
@@ -112,6 +114,7 @@ class Worker:
             clock=SystemClock(),
             counters=counters,
             rows_max=rows_max,
+            late=late,
         )
         self.hot = HotInfer(
             self.table,
@@ -119,6 +122,7 @@ class Worker:
             clock=SystemClock(),
             servicer=api.answer,
             predict=partial(predict, **bound),
+            late=late,
             entities=entities,
             counters=counters,
             rows_max=rows_max,

@@ -92,13 +92,14 @@ class Api:
         self.woken += 1
         self.on_wake()
 
-    def _infer(self, request, *, time_left_s):
+    def _infer(self, request, *, time_left_s, ending):
         return predict(
             request,
             table=self.table,
             features=MemoryFeatureReader(),
             clock=FixedClock(1_000_000),
             time_left_s=time_left_s,
+            ending=ending,
             rows_max=10,
             explaining=nullcontext,
             on_failed=lambda _: None,

@@ -37,6 +37,7 @@ from headrace_inference.adapters.hot_infer import HotInfer
 from headrace_inference.adapters.kafka_failure_log import KafkaFailureLog
 from headrace_inference.adapters.kafka_prediction_log import KafkaPredictionLog, RememberedCounts
 from headrace_inference.adapters.kafka_requests import KafkaRequests
+from headrace_inference.adapters.late_calls import LateCalls
 from headrace_inference.adapters.long_calls import LongCalls
 from headrace_inference.adapters.object_claims import ClaimSweep, ObjectClaims
 from headrace_inference.adapters.onnx_providers import providers
@@ -267,7 +268,7 @@ def _hot(
     *,
     on_failed: Callable[[Failure], None],
 ) -> HotInfer:
-    counters = RequestCounters(statistics)
+    counters, late = RequestCounters(statistics), LateCalls()
     entities = EntityRuns(
         table,
         predict=partial(
@@ -280,6 +281,7 @@ def _hot(
         clock=SystemClock(),
         counters=counters,
         rows_max=settings.rows_max,
+        late=late,
     )
     return HotInfer(
         table,
@@ -291,6 +293,7 @@ def _hot(
         counters=counters,
         rows_max=settings.rows_max,
         workers=settings.grpc_workers,
+        late=late,
         on_failed=on_failed,
     )
 

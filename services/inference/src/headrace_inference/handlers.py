@@ -117,7 +117,13 @@ class FeatureRequest:
 
 
 class Predict(Protocol):
-    def __call__(self, request: InferRequest, *, time_left_s: Callable[[], float]) -> Prediction:
+    def __call__(
+        self,
+        request: InferRequest,
+        *,
+        time_left_s: Callable[[], float],
+        ending: Ending | None = None,
+    ) -> Prediction:
         """`predict`, its ports bound."""
 
 
@@ -127,9 +133,10 @@ def infer(
     predict: Predict,
     log: PredictionLog,
     time_left_s: Callable[[], float],
+    ending: Ending | None = None,
 ) -> Prediction:
     """What `predict` says, its rows given to the log."""
-    prediction = predict(request, time_left_s=time_left_s)
+    prediction = predict(request, time_left_s=time_left_s, ending=ending)
     failpoint("inference.request.half")
     log.append(prediction, traces=tracing.traces())
     failpoint("inference.request.answered")
@@ -146,6 +153,7 @@ def predict(
     rows_max: int,
     explaining: Callable[[], AbstractContextManager[None]],
     on_failed: Callable[[Failure], None],
+    ending: Ending | None = None,
 ) -> Prediction:
     """Answers every row by one version (P9).
 
@@ -167,7 +175,7 @@ def predict(
     _require_time(work.choice, rows, time_left_s())
     answered = partial(
         answer,
-        work,
+        replace(work, ending=ending),
         request.id,
         begin_ns=begin_ns,
         now_us=clock.now_us,
@@ -195,7 +203,9 @@ def answer(
     try:
         outputs = _run(choice.answering, work, work.inputs, work.ending)
     except HeadraceError as err:
-        if len(work.ids.bases) == 1:  # of several it is not known whose: each is tried again alone
+        ended = work.ending is not None and work.ending.asked  # by its callers: no fault of it
+        # Of several it is not known whose: each is tried again alone.
+        if len(work.ids.bases) == 1 and not ended:
             on_failed(_failure(work, err.reason, shadow=False))
         raise
     ran_ns = perf_counter_ns()

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Protocol
 
 from headrace.errors import HeadraceError, Unavailable
@@ -20,6 +21,7 @@ from headrace.tokens import PREDICT
 from headrace_inference.adapters import conversions
 from headrace_inference.adapters.entity_plan import EntityPlan
 from headrace_inference.adapters.lanes import Lane
+from headrace_inference.adapters.late_calls import LateCalls
 from headrace_inference.adapters.record_calls import BEHIND_CALLERS, RecordCall
 from headrace_inference.adapters.request_parameters import answer_by_s, priority, timeout_s
 from headrace_inference.adapters.run_outcomes import (
@@ -100,9 +102,10 @@ class EntityRuns:
         clock: Clock,
         counters: Counters,
         rows_max: int,
+        late: LateCalls,
     ) -> None:
         self._table, self._predict, self._log, self._clock = table, predict, log, clock
-        self._counters, self._rows_max = counters, rows_max
+        self._counters, self._rows_max, self._late = counters, rows_max, late
         self._lanes: dict[object, Lane[EntityAsk]] = {}
         self._forms: dict[tuple[tuple[str, ...], int], ReplyForm] = {}
         self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="entities")
@@ -139,6 +142,7 @@ class EntityRuns:
         for ask in asks:
             try:
                 self._lane((ask.endpoint, ask.asked.request.version)).add(ask)
+                self._late.watch(ask.call, ask.deadline_s, partial(self._refuse, ask))
             except HeadraceError as err:
                 self._refuse(ask, err)
 
@@ -212,7 +216,7 @@ class EntityRuns:
             # What all share is in the first one's trace.
             with (
                 tracing.working(spans[0] if spans else None),
-                ended_with_callers(asks) as ending,
+                ended_with_callers([ask.call for ask in asks]) as ending,
             ):
                 prediction = self._predict(
                     [ask.asked for ask in asks],

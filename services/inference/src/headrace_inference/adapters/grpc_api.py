@@ -22,7 +22,7 @@ from headrace_inference.adapters import conversions
 from headrace_inference.adapters.request_spans import told
 from headrace_inference.domain.prediction import Prediction
 from headrace_inference.domain.request import InferRequest
-from headrace_inference.domain.serving import EndpointState, ServingTable
+from headrace_inference.domain.serving import Ending, EndpointState, ServingTable
 from headrace_inference.domain.statistics import Execution, Statistics
 from headrace_kit import tracing
 from headrace_kit.auth import calling
@@ -52,7 +52,9 @@ refusals = counter("inference", "request_failure_total", "Requests not answered.
 
 
 class Infer(Protocol):
-    def __call__(self, request: InferRequest, *, time_left_s: Callable[[], float]) -> Prediction:
+    def __call__(
+        self, request: InferRequest, *, time_left_s: Callable[[], float], ending: Ending | None
+    ) -> Prediction:
         """The handler `infer`, its ports bound."""
 
 
@@ -112,14 +114,16 @@ class InferenceApi(oip_grpc.GRPCInferenceServiceServicer):
     def ModelInfer(self, request: Any, context: grpc.ServicerContext) -> Any:
         return self.answer(request, lambda: _time_left_s(context))
 
-    def answer(self, request: Any, time_left_s: Callable[[], float]) -> Any:
+    def answer(
+        self, request: Any, time_left_s: Callable[[], float], ending: Ending | None = None
+    ) -> Any:
         """One ModelInfer call by itself."""
         begin_ns = perf_counter_ns()
         calling().require(PREDICT, request.model_name)
         try:
             asked = conversions.infer_request(request, rows_max=self._rows_max)
             read_ns = perf_counter_ns()
-            prediction = self._infer(asked, time_left_s=time_left_s)
+            prediction = self._infer(asked, time_left_s=time_left_s, ending=ending)
         except HeadraceError as err:
             refusals.labels(err.reason).inc()
             self._count_failure(request, perf_counter_ns() - begin_ns)

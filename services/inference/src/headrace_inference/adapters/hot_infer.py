@@ -28,6 +28,7 @@ from headrace_inference.adapters import conversions
 from headrace_inference.adapters.entity_plan import EntityPlan
 from headrace_inference.adapters.entity_runs import EntityAsk, EntityRuns
 from headrace_inference.adapters.lanes import Lane, LoadFirst
+from headrace_inference.adapters.late_calls import LateCalls
 from headrace_inference.adapters.plans import Plans
 from headrace_inference.adapters.record_calls import BEHIND_CALLERS, RecordCall
 from headrace_inference.adapters.request_forms import Filled, RequestForms
@@ -83,18 +84,19 @@ class HotInfer:
         *,
         log: PredictionLog,
         clock: Clock,
-        servicer: Callable[[Any, Callable[[], float]], Any],
+        servicer: Callable[[Any, Callable[[], float], Ending | None], Any],
         predict: Predict,
         entities: EntityRuns,
         counters: Counters,
         rows_max: int,
         workers: int,
+        late: LateCalls,
         on_failed: Callable[[Failure], None],
     ) -> None:
         self._table, self._log, self._clock = table, log, clock
         self._servicer, self._predict, self._counters = servicer, predict, counters
         self.entities = entities
-        self._rows_max, self._on_failed = rows_max, on_failed
+        self._rows_max, self._late, self._on_failed = rows_max, late, on_failed
         self._forms = RequestForms()
         self._plans = Plans(table, rows_max=rows_max)
         # A lane goes with its kind: none holds a version that was replaced.
@@ -118,6 +120,7 @@ class HotInfer:
         self.entities.enqueue(entities)
         for call, message in alone:
             self._single.add(Alone(call, message, priority(message.parameters)))
+            self._late.watch(call, answer_by_s(call, timeout_s(message.parameters)), call.answer)
         for kind, asks in kinds.items():
             if self._quick(kind, asks):
                 for batch in [asks] if kind.shared else [[ask] for ask in asks]:
@@ -154,6 +157,7 @@ class HotInfer:
         )
 
     def close(self) -> None:
+        self._late.close()
         self.entities.close()
         self._workers.shutdown(wait=False, cancel_futures=True)
         self._runners.shutdown(wait=False, cancel_futures=True)
@@ -202,8 +206,8 @@ class HotInfer:
 
         def work() -> None:
             work_for(call.caller)
-            with tracing.working(call.span):
-                answer = self._servicer(message, lambda: _left_s(call, limit_s))
+            with tracing.working(call.span), ended_with_callers([call]) as ending:
+                answer = self._servicer(message, lambda: _left_s(call, limit_s), ending)
             call.answer(answer.SerializeToString())
 
         guarded([call], work)
@@ -250,6 +254,7 @@ class HotInfer:
             try:
                 _require_time(ask, lane.wait_s() + kind.needed_s(ask.rows))
                 lane.add(ask)
+                self._late.watch(ask.call, ask.deadline_s, partial(self._refuse, ask))
             except HeadraceError as err:
                 self._refuse(ask, err)
 
@@ -260,7 +265,7 @@ class HotInfer:
     def _run_while_awaited(self, kind: Kind, asks: Sequence[Ask]) -> None:
         """As `run`, of a slow model."""
         asks = self._in_time(kind, asks)
-        with ended_with_callers(asks) as ending:
+        with ended_with_callers([ask.call for ask in asks]) as ending:
             self._run_in_time(kind, asks, ending)
 
     def run(self, kind: Kind, asks: Sequence[Ask]) -> None:

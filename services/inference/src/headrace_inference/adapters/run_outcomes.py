@@ -29,6 +29,9 @@ class Asked(Protocol):
     def call(self) -> HotCall: ...
 
     @property
+    def deadline_s(self) -> float: ...
+
+    @property
     def id(self) -> str: ...
 
     @property
@@ -58,28 +61,28 @@ def callers_of(asks: Iterable[Asked]) -> int:
 
 
 @contextmanager
-def ended_with_callers(asks: Sequence[Asked]) -> Iterator[Ending | None]:
-    """What ends their run when they have all hung up.
+def ended_with_callers(calls: Sequence[HotCall]) -> Iterator[Ending | None]:
+    """What ends their run when they have all hung up, or were told that they are late.
 
     None where Kafka's are among them: who waits for those comes back to their answers.
     """
-    if callers_of(asks) < len(asks):
+    if any(isinstance(call, RecordCall) for call in calls):
         yield None
         return
     ending = Ending()
 
     def look() -> None:
-        if all(ask.call.cancelled for ask in asks):
+        if all(call.cancelled for call in calls):
             ending.ask()
 
-    for ask in asks:
-        ask.call.free = look
+    for call in calls:
+        call.free = look
     look()  # one may have hung up before
     try:
         yield ending
     finally:
-        for ask in asks:
-            ask.call.free = None
+        for call in calls:
+            call.free = None
 
 
 def answer_all(
@@ -107,8 +110,15 @@ def answer_all(
 
 
 def refuse(ask: Asked, err: HeadraceError, *, counters: Counters) -> None:
-    counters.refused(ask.call, ask.endpoint, ask.version, err.reason)
+    if not _told_late(ask):
+        counters.refused(ask.call, ask.endpoint, ask.version, err.reason)
     ask.call.answer(err)
+
+
+def _told_late(ask: Asked) -> bool:
+    """Whether it was refused by its own time before: it counts once."""
+    call = ask.call
+    return call.cancelled and call.replied and ask.deadline_s < call.deadline_s
 
 
 def refuse_or_part(
