@@ -33,6 +33,22 @@ def a_stream(name, key):
     )
 
 
+RISK = parse_definition(
+    {
+        "kind": "endpoint",
+        "name": "risk",
+        "description": "Will it be lost?",
+        "model": "risk",
+        "entity_key": "ticket",
+        "columns": {"ticket": "string"},
+        "rollout": {
+            "canary_percent": 20,
+            "outcomes_min": 10,
+            "outcomes_max": 40,
+            "alpha": 0.05,
+        },
+    }
+)
 ORDERS, RETURNS = a_stream("orders", "customer_id"), a_stream("returns", "buyer_id")
 
 
@@ -53,7 +69,9 @@ class Datasets:
 def datasets(monkeypatch):
     made = Datasets()
     client = SimpleNamespace(
-        datasets=made, definitions={("stream", "orders"): ORDERS}, retracted=lambda: [RETURNS]
+        datasets=made,
+        definitions={("stream", "orders"): ORDERS, ("endpoint", "risk"): RISK},
+        retracted=lambda: [RETURNS],
     )
     monkeypatch.setattr(erase, "connect", lambda data_dir: client)
     return made
@@ -85,6 +103,13 @@ def test_column_that_no_stream_has_is_told_before_anything_is_asked_or_noted(dat
     assert "request-id" not in done.stderr
     assert "Erase all rows" not in done.output
     assert [] == datasets.asked
+
+
+def test_key_that_endpoints_alone_know_is_one(datasets):
+    run("ticket", "t7", "--yes", "--request-id", "mine")
+    run("ticket", "t7", "--yes")
+
+    assert 2 == len(datasets.asked)
 
 
 def test_erasure_whose_column_is_gone_since_goes_on_by_its_id(datasets):

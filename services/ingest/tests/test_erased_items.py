@@ -16,7 +16,7 @@ from headrace_ingest.adapters.label_book import AppliedLabels
 from headrace_ingest.adapters.sql_task_store import ERASED, KEEP_US, MIGRATIONS, SqlTaskStore
 from headrace_ingest.domain.label_tasks import Item, Task
 from headrace_ingest.handlers.erased_tasks import TaskEraser
-from headrace_ingest.handlers.erasures import EraseEntity
+from headrace_ingest.handlers.erasures import SETTLE_US, EraseEntity
 from headrace_ingest.ports.definitions import Retracted
 from headrace_ingest.testing import NOW_US
 from headrace_kit.erased_entities import entity_key_digest
@@ -131,6 +131,22 @@ def test_item_goes_whose_entity_a_record_of_the_erased_one_names(desk):
 
     assert ["UA8"] == desk.shown("UA7", "UA8")
     assert ["departed:107"] == desk.told
+
+
+@pytest.mark.parametrize("taken_back", [False, True])
+def test_item_goes_whose_entity_no_stream_names(desk, taken_back):
+    if taken_back:
+        desk.retracted.answer = Retracted(entity_columns={"ticket"})
+    else:
+        ticket = {**ENDPOINT.model_dump(), "entity_key": "ticket", "columns": {"ticket": "string"}}
+        desk.labels.take(applied(ENDPOINT.model_validate(ticket)))
+    desk.put("t7", "t8")
+    desk.erase("ticket", "t7")
+
+    assert ["t8"] == desk.shown("t7", "t8")
+    desk.clock.advance(SETTLE_US + 1)
+    list(desk.eraser.go_on(60.0))
+    assert [] == list(desk.eraser.erasures.unsettled())
 
 
 def test_item_goes_though_the_endpoint_was_taken_back_before_a_restart(desk):

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from headrace.application import Stream
+from headrace.application import Definition, Endpoint, Stream
 from headrace.cli.connection import DEFAULT_DATA_DIR, DataDir
 from headrace.cli.output import err, out, show_table, told_errors
 from headrace.client import Client
@@ -78,5 +78,12 @@ def erase(
 def _check_column(client: Client, column: str) -> None:
     """Raises NotFound COLUMN_UNKNOWN, before anybody notes the id of an erasure that never was."""
     ever = chain(client.definitions.values(), client.retracted())
-    if not any(isinstance(each, Stream) and column in each.columns for each in ever):
+    if not any(_names(each, column) for each in ever):
         raise NotFound("COLUMN_UNKNOWN", column=column)
+
+
+def _names(definition: Definition, column: str) -> bool:
+    """A stream's rows by a column of it, or an endpoint's predictions by what it calls entities."""
+    if isinstance(definition, Endpoint):
+        return definition.entity_key == column
+    return isinstance(definition, Stream) and column in definition.columns

@@ -88,7 +88,8 @@ class Eraser:
     clock: Clock
 
     def erase(self, command: EraseEntity, request_id: str, *, timeout_s: float) -> Erasure:
-        """Raises Invalid BAD_REQUEST, NotFound COLUMN_UNKNOWN when no stream has the column,
+        """Raises Invalid BAD_REQUEST, NotFound COLUMN_UNKNOWN when no stream has the column
+        and no endpoint names its entities so,
         Conflict REQUEST_REUSED, Corrupt ERASURE_UNREADABLE, and what its ports raise: then the same
         request goes on.
         """
@@ -312,7 +313,7 @@ class Eraser:
         archived = [*applied, *not_applied(applied, retracted)]
         types = [each.stream.types for each in archived]
         kinds = {each[entity.column] for each in types if entity.column in each}
-        if not kinds:
+        if not kinds and entity.column not in self.tasks.key_columns(retracted):
             raise NotFound("COLUMN_UNKNOWN", column=entity.column)
         _check_spelling(value, kinds)
         found = {}
