@@ -79,6 +79,20 @@ def test_other_bytes_in_its_place_are_never_read(claims, store, other):
         claims.read("delay", claim)
 
 
+@pytest.mark.parametrize("other", [b"xx encoded request", b""], ids=["flipped", "emptied"])
+@pytest.mark.parametrize("keep", ["store", "keep_answer"])
+def test_changed_bytes_are_replaced_by_those_that_are_stored_again(claims, store, other, keep):
+    claim = claims.store("delay", DATA)
+    (key,) = store.keys("claims")
+    store.delete(key)
+    store.put_if_absent(key, other)
+
+    assert claim == getattr(claims, keep)("delay", DATA)
+
+    assert DATA == claims.read("delay", claim)
+    assert [key] == store.keys("claims")
+
+
 def test_what_is_too_large_is_neither_stored_nor_read(claims):
     for refused in (
         lambda: claims.store("delay", bytes(1_001)),

@@ -7,6 +7,7 @@ for a moment, so that many who want something of it wait for one time-out, not f
 
 from __future__ import annotations
 
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -15,7 +16,7 @@ from contextlib import contextmanager, suppress
 import structlog
 
 from headrace import topics
-from headrace.errors import Invalid, NotFound, Unavailable
+from headrace.errors import Corrupt, Invalid, NotFound, Unavailable
 from headrace_inference.domain.claim import (
     FOLDER,
     Claim,
@@ -119,11 +120,23 @@ class ObjectClaims:
         try:
             with self._asking():
                 added = self._store.put_if_absent(kept.key, data)
+                if not added:
+                    self._mend(kept, data)
         finally:
             with self._lock:
                 (self._room.arrived if added else self._room.withdraw)(kept)
             used.set(self._room.used_bytes)
         return kept.claim
+
+    def _mend(self, kept: Kept, data: bytes) -> None:
+        """Puts the bytes in place of what lies there, where that was changed."""
+        try:
+            kept.claim.verify(self._store.get(kept.key))
+        except Corrupt:
+            log.error("stored_claim_replaced", endpoint=kept.endpoint, digest=kept.claim.digest)
+            with tempfile.TemporaryFile() as file:
+                file.write(data)
+                self._store.put_file(kept.key, file)
 
     def _found(self, endpoint: str, claim: Claim) -> bytes:
         today = day_of(self._clock.now_us())
