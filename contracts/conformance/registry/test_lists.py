@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Lists: pages of any size join to the whole, and a token is good for its own list only."""
+"""Lists: pages of any size join to the whole, and a token is good for its own list only.
+
+A registry in use may be asked: what others change meanwhile is in no law, what stands still is.
+"""
 
 from __future__ import annotations
 
@@ -36,24 +39,34 @@ def model(registry: Registry) -> str:
 
 
 @pytest.fixture(params=LISTS)
-def listed(request, registry, model):
+def listed(request, lists):
     """`listed(**fields)` asks for a page; it tells the entries and the next token."""
-    method = request.param
-    make, entries = LISTS[method]
-    fixed = {"model": model} if method in OF_A_MODEL else {}
-    if method == "ListAliasMoves":
-        fixed["alias"] = "champion"
-
-    def ask(**fields):
-        page = registry.call(method, make(**{**fixed, **fields}))
-        return [*getattr(page, entries)], page.next_page_token
-
-    ask.method = method
-    return ask
+    return lists(request.param)
 
 
-def joined(listed, size):
+@pytest.fixture
+def lists(registry, model):
+    """`lists(method)` is `listed` of that method."""
+
+    def of(method):
+        make, entries = LISTS[method]
+        fixed = {"model": model} if method in OF_A_MODEL else {}
+        if method == "ListAliasMoves":
+            fixed["alias"] = "champion"
+
+        def ask(**fields):
+            page = registry.call(method, make(**{**fixed, **fields}))
+            return [*getattr(page, entries)], page.next_page_token
+
+        ask.method = method
+        return ask
+
+    return of
+
+
+def joined(listed, size, *, meanwhile=lambda: None):
     found, token = listed(page_size=size)
+    meanwhile()
     while token:
         assert len(found) % size == 0
         page, token = listed(page_size=size, page_token=token)
@@ -62,14 +75,44 @@ def joined(listed, size):
     return found
 
 
+def whole(listed):
+    found, token = listed()
+    # The registry holds more than one page: what comes after is asked for too.
+    return joined(listed, SIZE_MAX) if token else found
+
+
+def assert_joined(before, pages, after):
+    """The pages are the whole, of a list that changed meanwhile what is in it before and after."""
+    if before == after:
+        assert before == pages
+        return
+    known = {encoded(each) for each in after}
+    stands = [one for one in map(encoded, before) if one in known]
+    still = set(stands)
+    assert stands == [one for one in map(encoded, pages) if one in still]
+
+
+def encoded(entry):
+    return entry.SerializeToString(deterministic=True)
+
+
 @pytest.mark.parametrize("size", [1, 2, SIZE_MAX])
 def test_pages_join_to_the_whole(listed, size):
-    whole, token = listed()
-    if token:  # the registry holds more than one page: what comes after is asked for too
-        whole = joined(listed, SIZE_MAX)
+    before, pages, after = whole(listed), joined(listed, size), whole(listed)
 
-    assert len(whole) >= 3 or listed.method == "ListModels"
-    assert whole == joined(listed, size)
+    assert len(before) >= 3 or listed.method == "ListModels"
+    assert_joined(before, pages, after)
+
+
+@pytest.mark.parametrize("method", ["ListDefinitions", "ListModels", "ListRollouts"])
+def test_pages_hold_what_stands_still_while_others_register(lists, registry, method):
+    listed = lists(method)
+    before = whole(listed)
+    pages = joined(listed, 1, meanwhile=registry.registered)
+    after = whole(listed)
+
+    assert len(after) > len(before)
+    assert_joined(before, pages, after)
 
 
 def test_page_is_no_larger_than_the_largest(listed):
