@@ -154,7 +154,10 @@ def _std(values) -> float:
         return math.nan
     mean = sum(map(Fraction, values), Fraction()) / n
     squares = sum(((value - mean) ** 2 for value in map(Fraction, values)), Fraction())
-    return math.sqrt(_float(squares * n) / (n * (n - 1)))
+    spread = squares * n
+    fours = (spread.numerator.bit_length() - spread.denominator.bit_length()) // 2
+    root = math.sqrt(_float(spread / Fraction(4) ** fours) / (n * (n - 1)))
+    return _float(Fraction(root) * Fraction(2) ** fours)
 
 
 def _float(exact: Fraction) -> float:

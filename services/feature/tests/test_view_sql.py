@@ -73,6 +73,7 @@ SUMS = a_view(
         for aggregate in ("sum", "mean", "std")
         for column in ("fare", "riders")
     }
+    | {"spread_fare": {"ratio": ["std_fare", "mean_fare"]}}
 )
 FLOATS = st.one_of(
     st.floats(allow_nan=False, allow_infinity=False),
@@ -92,6 +93,19 @@ def test_sums_in_sql_are_exact_whatever_the_numbers_cancel(values):
 
     expected = [Oracle(SUMS).answer(events, feature_names(SUMS), *row)]
     assert expected == answered(SUMS, [row], records_rides=rides(events))
+
+
+@pytest.mark.parametrize("power", [-1020, -600, 0, 600, 1020])
+def test_std_is_right_where_its_square_is_no_float(power):
+    fares = np.ldexp([1.0, -1.0, -3.0], power).tolist()
+    events = [Event(f"e{fare}", START, START, fare=fare) for fare in fares]
+    world, row, names = World(a_catalogue(SUMS)), ("a", 1, START), ("zone:spread_fare",)
+    world.fold(*events)
+
+    expected = bits(np.array([[-2.0]]))
+    assert expected == bits(world.read([row], names))
+    assert expected == bits(world.historical(events, [row], names))
+    assert expected[0] == answered(SUMS, [row], records_rides=rides(events))[0][-1:]
 
 
 @settings(max_examples=25)

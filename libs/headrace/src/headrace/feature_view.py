@@ -87,10 +87,10 @@ class WindowFeature(Closed):
     `timezone`, at that zone's midnights.
 
     sum, mean: of the exact sum, rounded to float64 once. std: of the sample (ddof 1), the square
-    root of fl(n * sum(x^2) - sum(x)^2) / (n * (n - 1)), where fl rounds the exact number once;
-    absent of fewer than two values. first, last: by (event time, id as bytes). last_n: `n`
-    features `<name>_1` to `<name>_<n>`, the newest first. distinct: how many different values.
-    quantile: the value of rank ceil(q * n) of the n in order, never between two.
+    root of fl(n * sum(x^2) - sum(x)^2) / (n * (n - 1)), where fl rounds the exact number once,
+    however large or small it is; absent of fewer than two values. first, last: by (event time, id
+    as bytes). last_n: `n` features `<name>_1` to `<name>_<n>`, the newest first. distinct: how many
+    different values. quantile: the value of rank ceil(q * n) of the n in order, never between two.
     """
 
     aggregate: Aggregate

@@ -201,8 +201,9 @@ def spreads(steps: Steps, digits: str, squares: dict[int, int]) -> str:
     return carried(steps, "spreads", terms)
 
 
-def rounded(steps: Steps, source: str) -> str:
-    """`value`: each slot's number, rounded once to float64; a number that is 0 has no row.
+def rounded(steps: Steps, source: str, squares: dict[int, int]) -> str:
+    """`value`: each slot's number, rounded once to float64; a number that is 0 has no row. Where
+    there was a sum of squares, `squares` as in `spreads`, it is the std.
 
     The sum of two floats that are exact is rounded once (IEEE 754), and the sign of the rest is
     half of the lowest digit's unit: it moves the sum off a tie and never to another float.
@@ -213,25 +214,35 @@ def rounded(steps: Steps, source: str) -> str:
         f" ELSE 0 END) AS {column}"
         for first, column in ((0, "high"), (2, "low"))
     )
-    cut = chosen(
-        *QUESTION,
-        "slot",
-        "top",
-        *ends,
-        "ARG_MAX(amount, place) FILTER (WHERE place < top - 3) AS rest",
-    )
-    cut = cut.from_(topped.from_(source).subquery("topped")).group_by(*QUESTION, "slot", "top")
-    power = f"POWER(2e0, {BITS // 2} * (top - 3))"
+    key = (*QUESTION, "slot", "held", "top")
+    rest = "ARG_MAX(amount, place) FILTER (WHERE place < top - 3) AS rest"
+    cut = chosen(*key, *ends, rest).from_(topped.from_(source).subquery("topped")).group_by(*key)
     sign = "CASE WHEN rest > 0 THEN 0.5e0 WHEN rest < 0 THEN -0.5e0 ELSE 0e0 END"
     high, low = "CAST(high AS DOUBLE)", "CAST(low AS DOUBLE)"
-    value = f"({high} * {1 << 2 * BITS}e0 + ({low} + {sign})) * {power} * {power}"
-    valued = chosen(*QUESTION, "slot", f"{value} AS value").from_(cut.subquery("cut"))
+    near_one = f"{high} * {1 << 2 * BITS}e0 + ({low} + {sign}) AS near_one"
+    nearly = chosen("*", near_one).from_(cut.subquery("cut"))
+    value = _scaled("near_one", f"{BITS} * (top - 3)")
+    if squares:
+        # The spread may be far beyond the range where its root is within: the root is scaled.
+        of_squares = ", ".join(map(str, squares.values()))
+        pairs = "(CAST(held AS DOUBLE) * CAST(held - 1 AS DOUBLE))"
+        root = _scaled(f"SQRT(near_one / {pairs})", f"{BITS // 2} * (top - 3)")
+        value = f"CASE WHEN slot IN ({of_squares}) THEN {root} ELSE {value} END"
+    valued = chosen(*QUESTION, "slot", f"{value} AS value").from_(nearly.subquery("nearly"))
     return steps.add(
         "sums",
         chosen(*QUESTION, "slot", f"{bounded('value', FLOAT64_MAX)} AS value").from_(
             valued.subquery("valued")
         ),
     )
+
+
+def _scaled(value: str, power: str) -> str:
+    """Times 2**power. In two steps, for a power alone may leave the range of floats: at most the
+    second rounds.
+    """
+    half = f"FLOOR(({power}) / 2e0)"
+    return f"({value}) * POWER(2e0, {half}) * POWER(2e0, {power} - {half})"
 
 
 def bounded(value: str, most: str) -> str:

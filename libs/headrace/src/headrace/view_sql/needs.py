@@ -108,8 +108,7 @@ class Needs:
         held = self._held(column, window)
         squares = self._amounts(column, window, "s")
         self.squares[self._amounts(column, window, "d")] = squares
-        pairs = f"(CAST({held} AS DOUBLE) * CAST({held} - 1 AS DOUBLE))"
-        return f"CASE WHEN {held} > 1 THEN SQRT(COALESCE(sum_{squares}, 0e0) / {pairs}) END"
+        return f"CASE WHEN {held} > 1 THEN COALESCE(sum_{squares}, 0e0) END"
 
     def _last_n(self, _: WindowFeature, column: Column, window: Window, place: int) -> str:
         slot = self._ranked(column, window, "-CAST(place AS DOUBLE)")

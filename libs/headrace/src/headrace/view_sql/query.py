@@ -225,7 +225,8 @@ class _Query:
             digits = exact.totals(steps, self._cut(seen), needs.amounts)
             if needs.squares:
                 digits = exact.spreads(steps, digits, needs.squares)
-            tables.append(self._by_question(exact.rounded(steps, digits), needs.amounts))
+            values = exact.rounded(steps, digits, needs.squares)
+            tables.append(self._by_question(values, needs.amounts))
         if needs.ranked:
             tables.append(self._ranked(seen))
         return tables

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headrace.feature_view import Q_UNITS
-from headrace_feature.domain.exact import INT64_SAFE, rounded, sum_of_floats
+from headrace_feature.domain.exact import INT64_SAFE, rounded, std_of, std_of_small, sum_of_floats
 from headrace_feature.domain.observations import COLUMNS, EVENT, FLAGS
 from headrace_feature.domain.views import DTYPE_BY_KIND, Kind
 
@@ -166,20 +166,16 @@ def _std(some: _Present, _: int) -> Floats:
     if some.values.dtype == np.int64 and _largest(some.values) * int(some.counts.max()) < 2**31:
         totals = np.add.reduceat(some.values, some.starts)
         squares = np.add.reduceat(some.values * some.values, some.starts)
-        spread = (some.counts * squares - totals * totals).astype(np.float64)
-    else:
-        runs = (some.values[a:b] for a, b in zip(some.starts.tolist(), ends, strict=True))
-        spread = np.array([_spread(run) for run in runs])
-    pairs = some.counts.astype(np.float64) * (some.counts - 1)
-    return np.where(some.counts > 1, np.sqrt(spread / np.maximum(pairs, 1)), np.nan)
+        return std_of_small(some.counts * squares - totals * totals, some.counts)
+    runs = (some.values[a:b] for a, b in zip(some.starts.tolist(), ends, strict=True))
+    return np.array([_std_of_run(run) for run in runs])
 
 
-def _spread(values: Values) -> float:
-    """n * sum(x^2) - sum(x)^2 as an exact number, rounded once."""
+def _std_of_run(values: Values) -> float:
     wholes, unit = wholes_of(values)
-    total = sum(wholes)
-    spread = len(wholes) * sum(whole * whole for whole in wholes) - total * total
-    return rounded(spread << max(2 * unit, 0), 1 << max(-2 * unit, 0))
+    total, count = sum(wholes), len(wholes)
+    spread = count * sum(whole * whole for whole in wholes) - total * total
+    return std_of(spread, unit, count)
 
 
 def wholes_of(values: Values) -> tuple[list[int], int]:

@@ -12,6 +12,7 @@ import math
 import sys
 from collections.abc import Sequence
 from fractions import Fraction
+from itertools import repeat
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ FLOAT32_MAX = float(np.finfo(np.float32).max)
 INT64_SAFE = 2**62
 # float64 holds such a digit exactly.
 DIGIT_BITS_MAX = 52
+SPREAD_BITS = 64
 
 
 def as_float32(values: NDArray[np.float64]) -> NDArray[np.float32]:
@@ -192,12 +194,33 @@ def std(
     """
     wholes, unit = _wholes(values, int(counts.max()))
     totals, squares = (np.add.reduceat(each, starts) for each in (wholes, wholes * wholes))
-    spread = counts * squares - totals * totals
-    if spread.dtype == object:
-        above, below = 1 << max(2 * unit, 0), 1 << max(-2 * unit, 0)
-        spread = np.array([rounded(each * above, below) for each in spread], dtype=np.float64)
+    spreads = counts * squares - totals * totals
+    if spreads.dtype == object:
+        return np.array(list(map(std_of, spreads, repeat(unit), counts.tolist())), np.float64)
+    return std_of_small(spreads, counts)
+
+
+def std_of_small(spreads: NDArray[np.int64], counts: NDArray[np.int64]) -> NDArray[np.float64]:
+    """By their spreads n * sum(x^2) - sum(x)^2; NaN of fewer than two values."""
     pairs = counts.astype(np.float64) * (counts - 1)
-    return np.where(counts > 1, np.sqrt(spread / np.maximum(pairs, 1)), np.nan)
+    roots = np.sqrt(spreads.astype(np.float64) / np.maximum(pairs, 1))
+    return np.where(counts > 1, roots, np.nan)
+
+
+def std_of(spread: int, unit: int, count: int) -> float:
+    """That of `count` values whose spread is `spread` * 4**`unit`; beyond the range its end.
+
+    The spread may be far beyond the range where its root is within: it is cut to some bits by a
+    power of four, and the root is scaled. Only a root below 2.2e-308 is rounded by that.
+    """
+    if count < 2:
+        return math.nan
+    down = max(spread.bit_length() - SPREAD_BITS, 0) // 2
+    root = math.sqrt(rounded(spread, 1 << 2 * down) / (float(count) * (count - 1)))
+    try:
+        return math.ldexp(root, unit + down)
+    except OverflowError:
+        return sys.float_info.max
 
 
 def _wholes(values: NDArray[Any], count_max: int) -> tuple[NDArray[Any], int]:

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from headrace_feature.domain import tiles as tiled
 from headrace_feature.domain.aggregates import Values, wholes_of
 from headrace_feature.domain.edges import Window
-from headrace_feature.domain.exact import rounded
+from headrace_feature.domain.exact import rounded, std_of
 from headrace_feature.domain.gathering import Block, Found, block_of
 from headrace_feature.domain.observations import COLUMNS, EVENT, FLAGS, KNOWN, AnyRun, Ints
 from headrace_feature.domain.plans import Asked, WindowPart
@@ -240,13 +240,10 @@ class _Exact:
         return cls(count, _aligned(sums, unit), _aligned(squares, 2 * unit), unit)
 
     def value(self, name: str) -> float:
-        if name != "std":
-            total = _as_float(self.total, self.unit)
-            return total / (self.count if name == "mean" else 1) if self.count else math.nan
-        if self.count < 2:
-            return math.nan
-        spread = _as_float(self.count * self.square - self.total**2, 2 * self.unit)
-        return math.sqrt(spread / (float(self.count) * (self.count - 1)))
+        if name == "std":
+            return std_of(self.count * self.square - self.total**2, self.unit, self.count)
+        total = rounded(self.total << max(self.unit, 0), 1 << max(-self.unit, 0))
+        return total / (self.count if name == "mean" else 1) if self.count else math.nan
 
 
 def _added(digits: Ints | None, unit: int, whole: Ints) -> tuple[int, int]:
@@ -260,7 +257,3 @@ def _added(digits: Ints | None, unit: int, whole: Ints) -> tuple[int, int]:
 
 def _aligned(parts: Sequence[tuple[int, int]], unit: int) -> int:
     return sum(whole << (own - unit) for whole, own in parts)
-
-
-def _as_float(whole: int, unit: int) -> float:
-    return rounded(whole << max(unit, 0), 1 << max(-unit, 0))
