@@ -3,12 +3,14 @@
 
 import math
 from contextlib import nullcontext
+from hashlib import sha256
 
 import numpy as np
 import onnxruntime
 import pytest
 from onnx import TensorProto, helper
 from onnxruntime.capi import onnxruntime_pybind11_state
+from structlog.testing import capture_logs
 
 from headrace.errors import Busy, HeadraceError, Invalid
 from headrace_inference.adapters import onnx_runtime
@@ -299,6 +301,21 @@ def test_whatever_the_runtime_raises_while_it_runs_is_the_models_fault(raises, m
 
     with pytest.raises(HeadraceError, match="MODEL_ERROR"):
         room.infer(a_tensor("x", "FP32", [[1, 2]]))
+
+
+def test_log_names_the_model_that_fails(monkeypatch):
+    def fails(*_):
+        raise RuntimeError("from within")
+
+    monkeypatch.setattr(onnxruntime_pybind11_state.InferenceSession, "run", fails)
+    onnx = an_echo(TensorProto.FLOAT)
+    with capture_logs() as logged:
+        room = Room(onnx)
+        with pytest.raises(HeadraceError, match="MODEL_ERROR"):
+            room.infer(a_tensor("x", "FP32", [[1, 2]]))
+
+    assert {"model_failed", "model_not_tried"} == {line["event"] for line in logged}
+    assert {sha256(onnx).hexdigest()} == {line["digest"] for line in logged}
 
 
 def test_model_that_is_slow_is_not_tried_for_long(monkeypatch):

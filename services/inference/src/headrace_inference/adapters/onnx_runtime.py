@@ -72,7 +72,9 @@ seconds = QuickHistogram("inference", "compute_infer_seconds", "Running one mode
 class OnnxSession:
     """Session of ONNX Runtime, with the signature that the session tells."""
 
-    def __init__(self, session: onnxruntime.InferenceSession) -> None:
+    def __init__(self, session: onnxruntime.InferenceSession, *, digest: str) -> None:
+        # What the log calls it by: one file may be versions of several models.
+        self._digest = digest
         self.inputs = tuple(map(_spec, session.get_inputs()))
         self.outputs = tuple(map(_spec, session.get_outputs()))
         self.tried = Tried()
@@ -109,14 +111,14 @@ class OnnxSession:
         except Exception as err:  # see _what_it_raises
             if ending is not None and ending.asked:
                 raise Unavailable("DEADLINE_UNMET") from err
-            log.error("model_failed", error=_what_it_raises(err))
+            log.error("model_failed", digest=self._digest, error=_what_it_raises(err))
             raise HeadraceError("MODEL_ERROR") from err
         finally:
             seconds.observe(time.perf_counter() - begin_s)
         if self.tried.rows_apart:
             rows = {values.shape[:1] for values in (*inputs.values(), *found)}
             if len(rows) != 1:
-                log.error("model_failed", rows=sorted(rows))
+                log.error("model_failed", digest=self._digest, rows=sorted(rows))
                 raise HeadraceError("MODEL_ERROR")
         return found
 
@@ -134,7 +136,7 @@ class OnnxSession:
         except HeadraceError as err:
             # A size that it leaves open is not any size, or it is slow: the rest is not known
             # before a caller asks.
-            log.warning("model_not_tried", error=str(err))
+            log.warning("model_not_tried", digest=self._digest, error=str(err))
 
     def warm(self, recorded: Mapping[str, NDArray[Any]]) -> None:
         """Inputs of another version may not fit, which harms nothing."""
@@ -147,7 +149,7 @@ class OnnxSession:
                 for _ in range(WARM_RUNS):
                     self._run_by(options, recorded, names)
         except HeadraceError as err:
-            log.info("model_not_warmed", error=str(err))
+            log.info("model_not_warmed", digest=self._digest, error=str(err))
 
     def _time(self, run: Run, names: list[str]) -> None:
         until_s = time.monotonic() + TIMING_S_MAX
@@ -238,7 +240,7 @@ class OnnxModelRuntime:
         try:
             self._check(onnx, served.digest)
             session = onnxruntime.InferenceSession(onnx, self._options(), providers=self._providers)
-            model = OnnxSession(session)
+            model = OnnxSession(session, digest=served.digest)
         except HeadraceError:
             raise
         except Exception as err:  # see _what_it_raises
