@@ -94,6 +94,7 @@ def test_export_of_label_studio_is_read():
             "annotations": [
                 {"id": 1, "completed_by": 7, "result": [other, choice]},
                 {"id": 2, "completed_by": 8, "was_cancelled": True, "result": []},
+                {"id": 3, "completed_by": 9, "was_cancelled": False, "result": []},
             ],
             "predictions": [],
         },
@@ -108,7 +109,7 @@ def test_export_of_label_studio_is_read():
     [
         "", "{}", "[", "[1]", "[{}]", '[{"data": {}}]', '[{"data": {"task_id": "t"}} 7',
         "[" * 9_999,
-        '[{"data": {"task_id": "t"}, "annotations": [{"completed_by": 1, "result": []}]}]',
+        '[{"data": {"task_id": "t"}, "annotations": [{"completed_by": 1}]}]',
     ],
 )  # fmt: skip
 def test_file_that_holds_no_tasks_of_ours_is_refused(text):
@@ -139,7 +140,7 @@ TWO = {"type": "choices", "value": {"choices": ["late", "on time"]}}
         ({}, "it has no data"),
         ({"data": {}}, "it has no task_id"),
         (1, "it is not as headrace labels export writes one"),
-        ({"data": {"task_id": "t"}, "annotations": [{"result": []}]}, "it has no completed_by"),
+        ({"data": {"task_id": "t"}, "annotations": [{"result": [TWO]}]}, "it has no completed_by"),
         (
             {"data": {"task_id": "t"}, "annotations": [{"completed_by": 1, "result": [TWO]}]},
             "it has no single choice in an annotation, but 2",

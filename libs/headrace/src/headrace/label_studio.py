@@ -45,7 +45,7 @@ def write_tasks(file: TextIO, tasks: Iterable[pb.LabelTask]) -> int:
 
 
 def read_answers(file: TextIO) -> Iterator[Answer]:
-    """The answers in a file of tasks, but those that were cancelled.
+    """The answers in a file of tasks, but those that are empty or were cancelled.
 
     Raises Invalid BAD_REQUEST with the number of the task that is none, or is not one of ours, and
     for what follows the array.
@@ -69,7 +69,8 @@ def _answers(task: Any) -> Iterator[Answer]:
     data = task["data"]
     task_id, *shown = map(_text, (data["task_id"], data.get("label", ""), data.get("target", "")))
     for annotation in task.get("annotations") or ():
-        if not annotation.get("was_cancelled"):
+        # Who submits without a choice writes an empty result.
+        if not annotation.get("was_cancelled") and annotation["result"] != []:
             yield Answer(task_id, _labeller(annotation), _choice(annotation), *shown)
 
 
