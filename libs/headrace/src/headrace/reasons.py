@@ -517,7 +517,9 @@ REASONS: dict[str, Reason] = {
         "Send it again with the same id.",
     ),
     "TOPIC_MISSING": Reason(
-        "Unavailable", "A topic of the contracts does not exist.", "Run headrace apply."
+        "Unavailable",
+        "A topic of the contracts does not exist.",
+        "Run headrace apply, or headrace down and up: docs/runbooks/missing-topics.md says which.",
     ),
     "TOPIC_MADE_AGAIN": Reason(
         "Unavailable",

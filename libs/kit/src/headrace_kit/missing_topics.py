@@ -7,6 +7,8 @@ from collections.abc import Collection, Iterable
 
 import structlog
 
+from headrace.errors import TOPIC_MISSING
+from headrace.reasons import REASONS
 from headrace_kit.backoff import Backoff
 
 log = structlog.get_logger(__name__)
@@ -28,7 +30,7 @@ class MissingTopics:
 
     def note(self, topics: Iterable[str]) -> None:
         for topic in {*topics} - self._missing:
-            log.error("topic_missing", topic=topic, next="Run headrace apply.")
+            log.error("topic_missing", topic=topic, next=REASONS[TOPIC_MISSING].next)
             self._missing.add(topic)
 
     def hold_up(self, topic: str, missing: str) -> None:
