@@ -319,6 +319,7 @@ def frames(step: str, length: str) -> Any:
 
 
 PICKLED = pickle.dumps({"a": [1]}, protocol=4)
+ZIPPED = b"PK\x03\x04" + bytes(60)
 PICKLED_TEXT = pickle.dumps({"a": [1]}, protocol=0)
 SIZES = {"s": ("s", INT64, [1])}
 REFUSED: dict[str, tuple[onnx.ModelProto, tuple[str, ...]]] = {
@@ -493,6 +494,9 @@ REFUSED: dict[str, tuple[onnx.ModelProto, tuple[str, ...]]] = {
         )
     },
     "pickle in base64": (with_text(base64.b64encode(PICKLED), "metadata"), ("PICKLE",)),
+    "zip in a weight": (with_text(ZIPPED, "weight"), ("PICKLE",)),
+    "zip in base64": (with_text(base64.b64encode(ZIPPED), "metadata"), ("PICKLE",)),
+    "pickle behind a blank": (with_text(b" " + PICKLED_TEXT, "metadata"), ("PICKLE",)),
     "pickle that is cut": (with_text(PICKLED[:-1], "weight"), ("PICKLE",)),
 }
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 
 import base64
 import datetime
+import io
 import pickle
+import zipfile
 
 import pytest
 
@@ -47,6 +49,34 @@ def test_pickle_in_base64_is_known(protocol: int) -> None:
     assert holds_pickle(base64.encodebytes(pickled))
 
 
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+@pytest.mark.parametrize("blanks", [b" ", b"\n", b"\r\n\t "])
+def test_pickle_behind_blanks_is_known(protocol: int, blanks: bytes) -> None:
+    assert holds_pickle(blanks + pickle.dumps(Calling(), protocol))
+
+
+def test_pickle_in_base64_behind_blanks_is_known() -> None:
+    assert holds_pickle(b"\n " + base64.b64encode(pickle.dumps(Calling())))
+
+
+def a_torch_archive(compression: int = zipfile.ZIP_STORED) -> bytes:
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", compression) as archive:
+        archive.writestr("archive/data.pkl", pickle.dumps(Calling()))
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("compression", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
+def test_archive_is_known_as_what_it_may_hold(compression: int) -> None:
+    archive = a_torch_archive(compression)
+
+    assert holds_pickle(archive)
+    assert holds_pickle(archive[:-1])
+    assert holds_pickle(b"any bytes" + archive)
+    assert holds_pickle(base64.b64encode(archive))
+    assert holds_pickle(b"\n" + base64.encodebytes(archive))
+
+
 @pytest.mark.parametrize(
     "text",
     [
@@ -65,6 +95,12 @@ def test_pickle_in_base64_is_known(protocol: int) -> None:
         "}",
         "gAN",
         "gANlayer/kernel",
+        " cos",
+        "\n",
+        "PK",
+        "in PK\x03\x04 is how one begins",
+        "UEsDB",
+        "UEsDBs",
         "gATE_projection",
         "cos",
         "cos\n",

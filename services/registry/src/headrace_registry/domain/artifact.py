@@ -13,7 +13,7 @@ from typing import IO
 
 from headrace.errors import Busy, Corrupt, Invalid
 from headrace_registry.domain.name import check_digest
-from headrace_registry.domain.pickle_text import PICKLE_MAGIC
+from headrace_registry.domain.pickle_text import PICKLE_MAGIC, ZIP_MAGIC
 
 # Pickle 0 and 1 have no marker: they begin by opening a container or naming a class to call.
 PICKLE_TEXT = (b"(dp", b"(lp", b"(i", b"ccopy_reg\n", b"c__builtin__\n", b"cbuiltins\n", b"cos\n",
@@ -22,7 +22,6 @@ ONNX, SAFETENSORS = "onnx", "safetensors"
 # What a container holds would have to be unpacked to be looked at, and somebody would unpack it.
 CONTAINERS = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd",
               b"7z\xbc\xaf": "7z", b"\x93NUMPY": "numpy", b"\x89HDF": "hdf5"}  # fmt: skip
-ZIP_MAGIC = b"PK\x03\x04"
 TAR_MAGIC, TAR_MAGIC_AT = b"ustar", 257
 # What torch.save writes into its zip, to be unpickled.
 TORCH_PICKLE = b"data.pkl"

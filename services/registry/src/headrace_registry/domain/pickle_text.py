@@ -3,7 +3,9 @@
 
 A pickle acts while it is read, so one that is cut or followed by something else counts too. Words
 may begin with opcodes, so a text counts only if its opcodes find on the stack what they take, and
-import something that they then call, or remember what they made and end as a pickle does.
+import something that they then call, or remember what they made and end as a pickle does. Blanks
+before it are passed over; other bytes are not, as any text might hide one then. A zip archive, such
+as torch writes, counts as what it may hold: its reader finds it behind any bytes.
 
 The opcodes and what they take: Python's pickletools.
 """
@@ -17,8 +19,10 @@ from collections.abc import Iterator
 
 # The protocol marker of pickle 2 to 5, which joblib and the old torch format begin with too.
 PICKLE_MAGIC = tuple(bytes([0x80, protocol]) for protocol in range(2, 6))
-# The same in base64, as it is put into fields that must be UTF-8; `-` and `_` are for URIs.
-BASE64_MAGIC = re.compile(rb"gA[I-X]")
+# How a zip archive begins, and its end: PKWARE's APPNOTE, 4.3.7 and 4.3.16.
+ZIP_MAGIC, ZIP_END = b"PK\x03\x04", b"PK\x05\x06"
+# Both in base64, as it is put into fields that must be UTF-8; `-` and `_` are for URIs.
+BASE64_MAGIC = re.compile(rb"gA[I-X]|UEsDB[A-P]")
 STANDARD_LETTERS = bytes.maketrans(b"-_", b"+/")
 # `module name`, each of identifiers with dots between them.
 IMPORTED = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)* [^\W\d]\w*(\.[^\W\d]\w*)*")
@@ -29,8 +33,20 @@ MARK, THING = "mark", "thing"
 
 
 def holds_pickle(text: bytes) -> bool:
-    """Whether the text is a pickle of any protocol, or one of protocol 2 to 5 in base64."""
-    return text.startswith(PICKLE_MAGIC) or _acts(text) or _acts(_decoded(text))
+    """Whether the text is a pickle of any protocol, or holds a zip archive; in base64 one of
+    protocol 2 to 5, or an archive.
+    """
+    text = text.lstrip()
+    decoded = _decoded(text)
+    return (
+        text.startswith(PICKLE_MAGIC)
+        or any(map(_acts, (text, decoded)))
+        or any(map(_zipped, (text, decoded)))
+    )
+
+
+def _zipped(text: bytes) -> bool:
+    return text.startswith(ZIP_MAGIC) or 0 <= text.find(ZIP_MAGIC) < text.rfind(ZIP_END)
 
 
 def _decoded(text: bytes) -> bytes:
