@@ -138,6 +138,7 @@ def test_spark_adds_without_rounding_whatever_the_numbers_cancel(spark):
             for aggregate in ("sum", "mean", "std")
             for column in ("fare", "riders")
         }
+        | {"spread_fare": {"ratio": ["std_fare", "mean_fare"]}}
     )
     fares = [1e308, -1e308, 5e-324, 0.1, 1e16, 1.0, -1.0, 2.0**52, 2.0**-53, -(2.0**-53), None]
     counts = [2**63 - 1, -(2**63), 1, -1, 2**53 + 1, None]
