@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What was deleted from a SQLite database is in none of its files."""
+"""Who may read a SQLite database's files, and that none holds what was deleted."""
 
 from __future__ import annotations
 
@@ -33,6 +33,12 @@ def delete(engine):
 
 def holding(folder):
     return [path.name for path in folder.iterdir() if SECRET in path.read_bytes()]
+
+
+def test_database_and_its_journal_are_for_their_owner_alone(engine, tmp_path):
+    modes = {path.name: oct(path.stat().st_mode & 0o777) for path in tmp_path.iterdir()}
+
+    assert {f"people.db{each}": "0o600" for each in ("", "-shm", "-wal")} == modes
 
 
 def test_deleted_row_is_in_no_file(engine, tmp_path):

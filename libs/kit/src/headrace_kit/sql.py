@@ -13,7 +13,7 @@ from __future__ import annotations
 import select
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from shutil import disk_usage
 from sqlite3 import SQLITE_FULL, SQLITE_IOERR
@@ -204,6 +204,9 @@ def _readable(descriptor: int) -> bool:
 
 def _sqlite(uri: str, database: str) -> Engine:
     Path(database).parent.mkdir(parents=True, exist_ok=True)
+    with suppress(OSError):  # of one that cannot be made SQLite tells
+        # SQLite's would be for all to read; its journal takes the mode of the database.
+        Path(database).touch(mode=0o600, exist_ok=False)
     engine = create_engine(
         uri, connect_args={"timeout": LOCK_TIMEOUT_S, "check_same_thread": False}
     )
