@@ -12,6 +12,7 @@ from types import SimpleNamespace
 from typing import ClassVar
 
 import pytest
+from confluent_kafka import KafkaError, KafkaException
 
 from headrace.errors import Unavailable
 from headrace_kit import offsets
@@ -37,11 +38,22 @@ class SilentAdmin:
         answer.set_result(SimpleNamespace(topic_id="id", partitions=[SimpleNamespace(id=0)]))
         return {TOPIC: answer}
 
-    def _ask_group(self, asked, *, request_timeout):
+    def describe_consumer_groups(self, asked, *, request_timeout):
         self.timeouts_s.append(request_timeout)
         return {GROUP: Future()}
 
-    describe_consumer_groups = list_consumer_group_offsets = _ask_group
+
+class SilentConsumer:
+    """Never finds the coordinator of its group."""
+
+    made: ClassVar[list[SilentConsumer]] = []
+
+    def __init__(self, settings):
+        self.group = settings["group.id"]
+        self.made.append(self)
+
+    def committed(self, partitions, *, timeout):
+        raise KafkaException(KafkaError(KafkaError._TIMED_OUT))
 
 
 @pytest.fixture
@@ -49,9 +61,13 @@ def admins(monkeypatch):
     monkeypatch.setattr(offsets, "AdminClient", SilentAdmin)
     monkeypatch.setattr(offsets, "REQUEST_TIMEOUT_S", 0.01)
     monkeypatch.setattr(SilentAdmin, "made", [])
+    monkeypatch.setattr(offsets, "Consumer", SilentConsumer)
+    monkeypatch.setattr(SilentConsumer, "made", [])
     offsets._admin.cache_clear()
+    offsets._outsider.cache_clear()
     yield SilentAdmin.made
     offsets._admin.cache_clear()
+    offsets._outsider.cache_clear()
 
 
 @pytest.mark.parametrize(
@@ -59,7 +75,6 @@ def admins(monkeypatch):
     [
         lambda: group_members("unused", GROUP, timeout_s=0.01),
         lambda: group_assignments("unused", GROUP, timeout_s=0.01),
-        lambda: committed_offsets("unused", GROUP, [TOPIC]),
     ],
 )
 def test_question_about_a_group_is_given_up_with_its_client_and_not_in_it(admins, ask):
@@ -68,6 +83,36 @@ def test_question_about_a_group_is_given_up_with_its_client_and_not_in_it(admins
             ask()
 
     assert [[LONGEST_S], [LONGEST_S]] == [each.timeouts_s for each in admins]
+
+
+def test_question_about_offsets_that_is_not_answered_goes_with_its_client(admins):
+    for _ in range(2):
+        with pytest.raises(Unavailable, match="BROKER_UNAVAILABLE"):
+            committed_offsets("unused", GROUP, [TOPIC])
+
+    assert [GROUP, GROUP] == [each.group for each in SilentConsumer.made]
+
+
+def test_coordinator_that_is_not_found_yet_is_waited_for(admins, monkeypatch):
+    answers = [
+        KafkaException(KafkaError(code))
+        for code in (
+            KafkaError.COORDINATOR_NOT_AVAILABLE,
+            KafkaError.NOT_COORDINATOR,
+        )
+    ]
+
+    def committed(self, partitions, *, timeout):
+        if answers:
+            raise answers.pop()
+        return [NotedCommit(None)]
+
+    monkeypatch.setattr(SilentConsumer, "committed", committed)
+    monkeypatch.setattr(offsets, "REQUEST_TIMEOUT_S", 60.0)
+    monkeypatch.setattr(offsets, "COORDINATOR_INTERVAL_S", 0.0)
+
+    assert {(TOPIC, 0): 7} == committed_offsets("unused", GROUP, [TOPIC])
+    assert 1 == len(SilentConsumer.made)
 
 
 class NotedCommit:
@@ -97,15 +142,12 @@ class NotedCommit:
     ],
 )
 def test_commit_counts_unless_it_names_another_topic(monkeypatch, noted, counts):
-    committed = Future()
-    committed.set_result(SimpleNamespace(topic_partitions=[NotedCommit(noted)]))
     described = Future()
     told = SimpleNamespace(topic_id=THIS_TOPIC, partitions=[SimpleNamespace(id=0)])
     described.set_result(told)
-    admin = SimpleNamespace(
-        describe_topics=lambda *_, **__: {TOPIC: described},
-        list_consumer_group_offsets=lambda *_, **__: {GROUP: committed},
-    )
+    admin = SimpleNamespace(describe_topics=lambda *_, **__: {TOPIC: described})
     monkeypatch.setattr(offsets, "_admin", lambda _: admin)
+    outsider = SimpleNamespace(committed=lambda *_, **__: [NotedCommit(noted)])
+    monkeypatch.setattr(offsets, "_outsider", lambda *_: outsider)
 
     assert committed_offsets("unused", GROUP, [TOPIC]) == ({(TOPIC, 0): 7} if counts else {})

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How far topics reach and how far groups have come, asked with Kafka's admin API."""
+"""How far topics reach and how far groups have come."""
 
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Collection
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -11,8 +12,9 @@ from functools import lru_cache
 from typing import Any
 
 from confluent_kafka import (
-    ConsumerGroupTopicPartitions,
+    Consumer,
     IsolationLevel,
+    KafkaError,
     KafkaException,
     TopicCollection,
     TopicPartition,
@@ -28,6 +30,12 @@ REQUEST_TIMEOUT_S = 10.0
 # process once it is found (confluentinc/librdkafka#4605, still so in 2.16). So librdkafka is given
 # the longest it takes; we wait as long as we want, and what is unanswered ends with its client.
 COORDINATOR_TIMEOUT_S = 3_600.0
+COORDINATOR_INTERVAL_S = 0.1
+COORDINATOR_MOVES = (
+    KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
+    KafkaError.COORDINATOR_NOT_AVAILABLE,
+    KafkaError.NOT_COORDINATOR,
+)
 # 16 bytes by Base64: librdkafka writes them with + and /, Kafka's own tools with - and _.
 TOPIC_ID = re.compile(r"[A-Za-z0-9+/_-]{22}")
 
@@ -55,11 +63,25 @@ def _admin(bootstrap: str) -> AdminClient:
     return AdminClient(client_settings(bootstrap, "headrace-offsets"))
 
 
+@lru_cache(maxsize=4)
+def _outsider(bootstrap: str, group: str) -> Consumer:
+    """Asks what a group has committed, and never joins it.
+
+    An admin client has no group of its own, and ends the process (SIGSEGV) where the broker that it
+    asks is not the coordinator, or not yet (confluentinc/librdkafka#5040).
+    """
+    return Consumer(
+        client_settings(bootstrap, "headrace-offsets")
+        | {"group.id": group, "enable.auto.commit": False, "isolation.level": "read_uncommitted"}
+    )
+
+
 def _unanswered(bootstrap: str, **named: str) -> Unavailable:
     """The next question has a new client: one whose broker came back may never again find the
     coordinator of a group.
     """
     _admin.cache_clear()
+    _outsider.cache_clear()
     return Unavailable("BROKER_UNAVAILABLE", bootstrap=bootstrap, **named)
 
 
@@ -160,18 +182,24 @@ def committed_offsets(bootstrap: str, group: str, topics: Collection[str]) -> di
     asked = [TopicPartition(topic, n) for topic in topics for n in described[topic].partitions]
     if not asked:
         return {}
-    answers = _admin(bootstrap).list_consumer_group_offsets(
-        [ConsumerGroupTopicPartitions(group, asked)], request_timeout=COORDINATOR_TIMEOUT_S
-    )
-    try:
-        found = answers[group].result(REQUEST_TIMEOUT_S).topic_partitions
-    except (KafkaException, TimeoutError) as err:
-        raise _unanswered(bootstrap, group=group) from err
     return {
         Partition(each.topic, each.partition): each.offset
-        for each in found
+        for each in _committed(bootstrap, group, asked)
         if each.offset >= 0 and _named_topic(each) in ("", described[each.topic].id)
     }
+
+
+def _committed(bootstrap: str, group: str, asked: list[TopicPartition]) -> list[TopicPartition]:
+    """A cluster that had no group yet finds this one a coordinator first."""
+    end_s = time.monotonic() + REQUEST_TIMEOUT_S
+    while True:
+        left_s = end_s - time.monotonic()
+        try:
+            return _outsider(bootstrap, group).committed(asked, timeout=max(left_s, 0.0))
+        except KafkaException as err:
+            if left_s <= 0.0 or err.args[0].code() not in COORDINATOR_MOVES:
+                raise _unanswered(bootstrap, group=group) from err
+        time.sleep(COORDINATOR_INTERVAL_S)
 
 
 def _named_topic(committed: TopicPartition) -> str:
