@@ -16,7 +16,7 @@ from pydantic import SecretStr
 from headrace import topics
 from headrace.application import definition_json, parse_definition
 from headrace.datasets import Datasets
-from headrace.errors import Conflict, Invalid, NotFound
+from headrace.errors import Conflict, Invalid, NotFound, Unavailable
 from headrace.ingest.v1 import ingest_service_pb2_grpc
 from headrace.registry.v1.registry_events_pb2 import Definition
 from headrace.rpc import open_channel
@@ -35,7 +35,7 @@ from headrace_ingest.domain.accounts import Account
 from headrace_ingest.domain.dataset_copies import dataset_in
 from headrace_ingest.domain.judging import ARCHIVE_COLUMNS, judge
 from headrace_ingest.handlers.erased_tasks import TaskEraser
-from headrace_ingest.handlers.erasures import Eraser
+from headrace_ingest.handlers.erasures import SETTLE_US, EraseEntity, Eraser
 from headrace_ingest.handlers.retention import Keeper
 from headrace_ingest.testing import (
     DroppedTexts,
@@ -55,7 +55,7 @@ from headrace_kit.objects import (
     delta_table_uri,
     object_store,
 )
-from headrace_kit.testing import MemoryPublisher, MemoryTopicLog, a_batch, a_record
+from headrace_kit.testing import FixedClock, MemoryPublisher, MemoryTopicLog, a_batch, a_record
 
 pytestmark = pytest.mark.integration
 
@@ -79,8 +79,9 @@ class World:
         self.archive = DeltaArchive(uri, options, was_read=never_read)
         self.archive.open(a_contract(), "topic", [0], ids_max=10)
         self.account = Account()
-        self.publisher = MemoryPublisher()
-        eraser = Eraser(
+        self.publisher, self.texts = MemoryPublisher(), DroppedTexts()
+        self.clock = FixedClock(SystemClock().now_us())
+        self.eraser = eraser = Eraser(
             contracts=contracts,
             retracted=MemoryRetracted(),
             datasets=ObjectDatasetBook(object_store(uri, s3)),
@@ -90,8 +91,8 @@ class World:
             models=NoVersions(),
             news=KafkaErasureNews(self.publisher),
             tasks=TaskEraser(AppliedLabels(), NoTasks()),
-            texts=DroppedTexts(),
-            clock=SystemClock(),
+            texts=self.texts,
+            clock=self.clock,
         )
         self.keeper = Keeper(
             contracts, eraser.retracted, eraser.datasets, eraser.rows, eraser.clock
@@ -227,6 +228,30 @@ def test_erased_entity_is_in_no_file_of_the_table_any_more(world):
     assert report.entity_sha256 == to_entity(a_record(message.value)).sha256
     assert report == world.datasets.erase("flight", "UA1", request_id="r")
     assert [report] == list(world.datasets.erasures())
+
+
+def test_files_of_before_go_though_texts_could_not_be_dropped_at_once(world, monkeypatch):
+    world.append(0, 1)
+    world.append(2, flight="UA2")
+    before = world.keeper.rows.newest_version(STREAM)
+    world.texts.since_by_stream[STREAM] = before
+
+    def away(stream):
+        monkeypatch.undo()
+        raise Unavailable("DATABASE_UNAVAILABLE", dialect="postgresql")
+
+    monkeypatch.setattr(world.texts, "drop", away)
+    with pytest.raises(Unavailable):
+        world.eraser.erase(EraseEntity("flight", "UA1"), "r", timeout_s=60.0)
+    assert 3 == world.datasets.read_stream(STREAM, delta_version=before).to_arrow().num_rows
+    world.clock.advance(SETTLE_US + 1)
+    list(world.eraser.go_on(60.0))
+
+    assert [] == list(world.eraser.erasures.unsettled())
+    assert [STREAM] == world.texts.dropped
+    with pytest.raises(Conflict, match="VERSION_EXPIRED"):
+        world.datasets.read_stream(STREAM, delta_version=before).to_arrow()
+    assert ["UA2"] == world.datasets.read_stream(STREAM).to_polars()["flight"].to_list()
 
 
 def test_erasure_goes_through_where_the_own_table_of_a_dataset_is_lost(world):
