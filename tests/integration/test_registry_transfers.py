@@ -107,7 +107,10 @@ def test_upload_that_is_not_sent_gives_way_and_goes_on_where_it_was(stub):
         for _ in unsent:
             assert begun.acquire(timeout=60.0)
         assert SMALL == upload(stub, ONNX)
-        assert [PART_BYTES_MIN] == wait_until(kept)
+        # One, or more where the first was slow to go, but for the last.
+        given_way = wait_until(kept)
+        assert {PART_BYTES_MIN} == set(given_way)
+        assert len(given_way) < UPLOADS_MAX
     finally:
         ended.set()
     assert grpc.StatusCode.CANCELLED in [each.code() for each in unsent]
