@@ -735,18 +735,25 @@ def test_run_of_a_request_without_a_form_ends_when_its_time_is_over(door, monkey
     assert ([], []) == (door.log.predictions, door.failures)
 
 
-@pytest.mark.parametrize("asking", [a_request, lambda first, **said: by_keys(str(first), **said)])
-def test_who_is_late_is_told_while_others_are_waited_for(door, monkeypatch, asking):
-    monkeypatch.setattr(hot_infer, "QUICK_S", 0.0)
-    door.serve(a_model(1.0))
+def held_runs(door, monkeypatch):
+    """What ends each run that begins; and what all of them wait for."""
     model = door.table.ready("delay")[1].champion.model
-    may_go, answers, run = threading.Event(), {}, model.run
+    endings, may_go, run = [], threading.Event(), model.run
 
     def hold(inputs, outputs, ending):
+        endings.append(ending)
         assert may_go.wait(60.0)
         return run(inputs, outputs, ending)
 
     monkeypatch.setattr(model, "run", hold)
+    return endings, may_go
+
+
+@pytest.mark.parametrize("asking", [a_request, lambda first, **said: by_keys(str(first), **said)])
+def test_who_is_late_is_told_while_others_are_waited_for(door, monkeypatch, asking):
+    monkeypatch.setattr(hot_infer, "QUICK_S", 0.0)
+    door.serve(a_model(1.0))
+    (_, may_go), answers = held_runs(door, monkeypatch), {}
     messages = [asking(0), asking(1, timeout=300_000), asking(2)]
     calls = [a_hot_call(each, answers, key=key) for key, each in enumerate(messages)]
     door.hot.take(calls)
@@ -762,15 +769,7 @@ def test_who_is_late_is_told_while_others_are_waited_for(door, monkeypatch, aski
 def test_who_is_late_in_the_queue_is_told_there(door, monkeypatch):
     monkeypatch.setattr(hot_infer, "QUICK_S", 0.0)
     door.serve(a_model(1.0))
-    model = door.table.ready("delay")[1].champion.model
-    runs, may_go, answers, run = [], threading.Event(), {}, model.run
-
-    def hold(inputs, outputs, ending):
-        runs.append(ending)
-        assert may_go.wait(60.0)
-        return run(inputs, outputs, ending)
-
-    monkeypatch.setattr(model, "run", hold)
+    (runs, may_go), answers = held_runs(door, monkeypatch), {}
     door.hot.take([a_hot_call(a_request(0.0), answers, key=0)])
     wait_until(lambda: runs)
     door.hot.take([a_hot_call(a_request(1.0, timeout=200_000), answers, key=1)])
@@ -1189,15 +1188,7 @@ def test_unknown_entity_of_one_is_not_the_others(door):
 
 def test_run_by_entity_that_nobody_waits_for_any_more_ends(door, monkeypatch):
     door.serve(a_model(1.0))
-    model = door.table.ready("delay")[1].champion.model
-    endings, may_go, answers, run = [], threading.Event(), {}, model.run
-
-    def hold(inputs, outputs, ending):
-        endings.append(ending)
-        assert may_go.wait(60.0)
-        return run(inputs, outputs, ending)
-
-    monkeypatch.setattr(model, "run", hold)
+    (endings, may_go), answers = held_runs(door, monkeypatch), {}
     call = a_hot_call(by_keys("1"), answers)
     door.hot.take([call])
     wait_until(lambda: endings)
