@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
+from statistics import median
 
 import grpc
 import numpy as np
@@ -111,12 +112,18 @@ def main_heavy() -> None:
 
 def _batches(name: str, sizes: tuple[int, ...], *, share: float) -> None:
     with served(sizes) as (where, generator, model):
+        # Before, between and behind the loads: the machine's own speed varies by more than what
+        # the bar leaves.
+        raws = raw_rows_per_s(model, 64)
         with inference(where, model) as service:
             wrong = mistakes(service.address, model)
             say(f"rows that differ from ONNX Runtime: {wrong}")
             load = measure(where, generator, service, model, Bar(64, 8))
-        (raw,) = raw_rows_per_s(model, 64)
+        raws += raw_rows_per_s(model, 64)
         peers = peer_loads(where, generator, model, Bar(64, 8))
+        raws += raw_rows_per_s(model, 64)
+    say("raw ONNX Runtime: " + ", ".join(f"{raw:,.0f}" for raw in raws) + " rows/s")
+    raw = median(raws)
     rates = {name: peer.calls_per_s * 64 for name, peer in peers.items()}
     rows_per_s = load.calls_per_s * 64
     said = f">= {share} of raw rows/s"
