@@ -1,8 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Every command teaches by an example of itself."""
 
+from itertools import pairwise
+
 import pytest
 import typer
+from typer.testing import CliRunner
 
 from headrace.cli.main import app
 
@@ -25,3 +28,14 @@ def test_help_of_a_command_shows_how_it_is_called(path):
 
 def test_examples_are_among_them():
     assert "headrace demo flights" in COMMANDS
+
+
+def test_prose_of_help_flows_to_the_width_and_examples_keep_their_lines():
+    told = CliRunner().invoke(app, ["up", "--help"], env={"COLUMNS": "60", "TERM": "dumb"}).output
+    lines = [line.strip() for line in told.splitlines()]
+    prose = lines[lines.index("") + 1 : lines.index("headrace up")]
+    # Each line but a paragraph's last is as full as its next word allows.
+    for line, following in pairwise(prose):
+        if line and following:
+            assert len(f"{line} {following.split()[0]}") > 57
+    assert "headrace up --postgres --s3" in lines

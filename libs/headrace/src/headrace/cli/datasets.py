@@ -19,7 +19,6 @@ from headrace.ingest.v1 import datasets_pb2 as pb
 
 app = typer.Typer(
     no_args_is_help=True,
-    rich_markup_mode="rich",
     help="Rows that never change: NAME is the newest one, NAME/3 a number, NAME@gold a tag.",
 )
 Name = Annotated[str, typer.Argument(help="The name of the datasets.")]

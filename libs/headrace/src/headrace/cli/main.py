@@ -34,7 +34,7 @@ from headrace.cli.search import search
 app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
-    rich_markup_mode="rich",
+    rich_markup_mode="markdown",
     help="Event-driven MLOps: streams of events in, gated models out, watched and retrained.",
     epilog="Begin with: headrace up --detach, then headrace apply examples/flights",
 )

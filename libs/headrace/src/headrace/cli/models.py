@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     no_args_is_help=True,
-    rich_markup_mode="rich",
     help="Versions of models: models:/NAME@ALIAS and models:/NAME/7 name one, NAME@ALIAS too.",
 )
 Version = Annotated[str, typer.Argument(help="models:/NAME/VERSION or models:/NAME@ALIAS.")]
