@@ -20,6 +20,7 @@ from headrace import topics
 from headrace.admin import create_topics
 from headrace.client import Addresses, Client
 from headrace.errors import Unavailable
+from headrace.ingest.v1.erasures_pb2 import EventsErased
 from headrace_kit.objects import delta_table_uri, object_store
 from headrace_kit.offsets import topic_end_offsets
 from headrace_kit.testing import wait_until
@@ -163,12 +164,18 @@ def test_feature_killed_while_it_takes_erased_events_out(step, world, ingest, fe
     waves(world, ingest, count=3)
     world.settle()
     feature.stop()
-    feature.start(fail=f"{step}:1:kill")
     erase(ingest)
+    wait_until(lambda: told_events(world), timeout_s=DEADLINE_S)  # its first round has them
+    feature.start(fail=f"{step}:1:kill")
     assert -signal.SIGKILL == feature.wait_ended()
 
     feature.start()
     wait_until(lambda: gone(world), timeout_s=DEADLINE_S)
+
+
+def told_events(world: World) -> bool:
+    log = world.read(topics.INGEST_ERASED_EVENTS.name)
+    return any(EventsErased.FromString(value).event_ids for _, value, _ in log)
 
 
 def materialized(world: World, feature: Service) -> int:

@@ -115,6 +115,17 @@ def test_build_that_fails_tells_its_cause_and_is_given_whole_paths(monkeypatch, 
     assert "see the manual" in str(failed.value)
 
 
+def test_build_that_takes_too_long_is_told(monkeypatch, tmp_path):
+    go = tmp_path / "go"
+    go.write_text("#!/bin/sh\nexec sleep 60\n")
+    go.chmod(0o755)
+    monkeypatch.setattr(gotools.shutil, "which", lambda name: None)
+    monkeypatch.setattr(gotools, "_toolchains", lambda: iter([(go, (9, 9))]))
+    monkeypatch.setattr(gotools, "BUILD_TIMEOUT_S", 0.1)
+    with pytest.raises(Unavailable, match=r"DOWNLOAD_FAILED.*not built in"):
+        provide_versitygw(ToolCache(tmp_path / "tools", progress=lambda line: None))
+
+
 def test_go_in_the_package_is_found_without_one_on_the_path(monkeypatch):
     monkeypatch.setattr(gotools.shutil, "which", lambda name: None)
     assert "site-packages" in str(gotools.find_go((1, 25)))

@@ -38,7 +38,8 @@ class GoTool:
     def provide(self, cache: ToolCache) -> Path:
         """The program on the PATH, else the one built at first use.
 
-        Raises Unavailable TOOL_MISSING without Go, DOWNLOAD_FAILED when the build fails.
+        Raises Unavailable TOOL_MISSING without Go, DOWNLOAD_FAILED when the build fails or is too
+        slow.
         """
         if on_path := shutil.which(self.name):
             return Path(on_path)
@@ -49,30 +50,34 @@ class GoTool:
         go = find_go(self.go_min)
         cache.progress(f"{self.name} {self.version}: building, once, for some minutes")
         work = folder / "work"
-        done = subprocess.run(
-            [
-                *(go, "install", "-trimpath", "-ldflags=-s -w"),
-                f"{self.module}/{self.package}@{self.version}",
-            ],
-            env=child_environment(
-                {
-                    "GOBIN": str(folder),
-                    "GOPATH": str(work / "path"),
-                    "GOCACHE": str(work / "cache"),
-                    "GOFLAGS": "-modcacherw",  # else the modules cannot be removed
-                    "GOTOOLCHAIN": "local",
-                    "CGO_ENABLED": "0",  # no C compiler is needed
-                }
-            ),
-            capture_output=True,
-            text=True,
-            timeout=BUILD_TIMEOUT_S,
+        command: list[Path | str] = [
+            *(go, "install", "-trimpath", "-ldflags=-s -w"),
+            f"{self.module}/{self.package}@{self.version}",
+        ]
+        environment = child_environment(
+            {
+                "GOBIN": str(folder),
+                "GOPATH": str(work / "path"),
+                "GOCACHE": str(work / "cache"),
+                "GOFLAGS": "-modcacherw",  # else the modules cannot be removed
+                "GOTOOLCHAIN": "local",
+                "CGO_ENABLED": "0",  # no C compiler is needed
+            }
         )
+        try:
+            done = subprocess.run(
+                command, env=environment, capture_output=True, text=True, timeout=BUILD_TIMEOUT_S
+            )
+        except subprocess.TimeoutExpired as err:
+            raise self._failed(f"not built in {err.timeout:.0f} s") from err
         if done.returncode != 0:
             # The last line alone may only point to a manual.
             said = "; ".join(done.stderr.strip().splitlines()[-LINES_TOLD_MAX:]) or "nothing"
-            raise Unavailable("DOWNLOAD_FAILED", tool=self.name, version=self.version, said=said)
+            raise self._failed(said)
         shutil.rmtree(work)
+
+    def _failed(self, said: str) -> Unavailable:
+        return Unavailable("DOWNLOAD_FAILED", tool=self.name, version=self.version, said=said)
 
 
 def find_go(version_min: tuple[int, int]) -> Path:
