@@ -42,19 +42,27 @@ class ByHand:
 
 
 class Bench:
-    """A lane whose batches take `row_s` a row by its own clock."""
+    """A lane whose batches take `batch_s` and `row_s` a row by its own clock, and are thought to.
 
-    def __init__(self, *, rows_max=10, row_s=0.001):
-        self.hand, self.batches, self.now_s, self.row_s = ByHand(), [], 0.0, row_s
+    Not `tried`: nothing is known of how long they take.
+    """
+
+    def __init__(self, *, rows_max=10, row_s=0.001, batch_s=0.0, tried=True):
+        self.hand, self.batches, self.now_s = ByHand(), [], 0.0
+        self.batch_s, self.row_s = batch_s, row_s
         self.on_run = lambda: None
         self.lane = Lane(
-            self._run, self.hand, rows_max=rows_max, row_s=row_s, now_s=lambda: self.now_s
+            self._run,
+            self.hand,
+            rows_max=rows_max,
+            least_s=lambda rows: tried * (batch_s + row_s * rows),
+            now_s=lambda: self.now_s,
         )
 
     def _run(self, batch):
         self.on_run()
         self.batches.append([item.name for item in batch])
-        self.now_s += self.row_s * sum(item.rows for item in batch)
+        self.now_s += self.batch_s + self.row_s * sum(item.rows for item in batch)
 
     def add(self, *items):
         for item in items:
@@ -113,8 +121,9 @@ def test_lane_takes_no_more_than_it_ends_in_time():
     bench.add(Item("again"))
 
 
-def test_lane_learns_what_a_row_takes():
-    bench = Bench(row_s=0.001)
+@pytest.mark.parametrize("tried", [True, False])
+def test_lane_learns_what_a_row_takes(tried):
+    bench = Bench(row_s=0.001, tried=tried)
     bench.row_s = 0.1
     for number in range(50):
         bench.add(Item(number))
@@ -122,6 +131,33 @@ def test_lane_learns_what_a_row_takes():
     bench.add(Item("x", rows=9))
 
     assert 0.8 < bench.lane.wait_s() < 1.0
+
+
+def test_cost_of_a_batch_is_not_taken_for_that_of_a_row():
+    bench = Bench(rows_max=1_000, batch_s=0.03, row_s=0.00001)
+    bench.batch_s = 0.06
+    for number in range(15):
+        bench.add(Item(number))
+        bench.hand.run()
+    bench.add(*(Item(number) for number in range(1_000)))
+
+    assert 0.05 < bench.lane.wait_s() < 0.1
+
+
+def test_batch_that_stood_still_sheds_nobody_and_those_that_are_slow_do():
+    bench = Bench(rows_max=1_000, batch_s=0.002, row_s=0.0005)
+    bench.batch_s = 12.0
+    bench.add(Item("while it stood still"))
+    bench.hand.run()
+    bench.add(*(Item(number) for number in range(60)))
+    assert bench.lane.wait_s() < QUEUE_S_MAX / 2
+
+    bench.hand.run()
+    bench.add(*(Item(number) for number in range(60)))
+    bench.hand.run()
+    bench.add(Item("waits for the next"))
+    with pytest.raises(Busy, match="QUEUE_FULL"):
+        bench.add(Item("too many", rows=200))
 
 
 @pytest.mark.parametrize(("took_s", "learned"), [(0.001, False), (1.0, True)])
@@ -140,7 +176,14 @@ def test_run_that_nobody_waits_for_teaches_that_it_takes_long_and_no_less(took_s
 
 def test_lane_of_two_batches_begins_two_and_no_third():
     hand, ran = ByHand(), []
-    lane = Lane(ran.append, hand, rows_max=1, row_s=0.001, now_s=lambda: 0.0, batches_max=2)
+    lane = Lane(
+        ran.append,
+        hand,
+        rows_max=1,
+        least_s=lambda rows: 0.001 * rows,
+        now_s=lambda: 0.0,
+        batches_max=2,
+    )
     for name in "abc":
         lane.add(Item(name))
     begun = len(hand.tasks)
@@ -151,7 +194,14 @@ def test_lane_of_two_batches_begins_two_and_no_third():
 
 def test_batch_that_finds_nothing_left_does_not_run():
     hand, ran = ByHand(), []
-    lane = Lane(ran.append, hand, rows_max=10, row_s=0.001, now_s=lambda: 0.0, batches_max=2)
+    lane = Lane(
+        ran.append,
+        hand,
+        rows_max=10,
+        least_s=lambda rows: 0.001 * rows,
+        now_s=lambda: 0.0,
+        batches_max=2,
+    )
     for names in ("ab", "cd"):
         for name in names:
             lane.add(Item(name))
@@ -168,7 +218,7 @@ def test_lane_goes_on_after_a_bug():
         if batch[0].name == "bug":
             raise KeyError
 
-    lane = Lane(run, hand, rows_max=1, row_s=0.001, now_s=lambda: 0.0)
+    lane = Lane(run, hand, rows_max=1, least_s=lambda rows: 0.001 * rows, now_s=lambda: 0.0)
     lane.add(Item("bug"))
     lane.add(Item("next"))
     with pytest.raises(KeyError):

@@ -323,7 +323,12 @@ def test_model_that_is_slow_is_not_tried_for_long(monkeypatch):
     monkeypatch.setattr(onnx_runtime, "ROWS_TRIAL_S_MAX", 0.1)
     monkeypatch.setattr(onnx_runtime, "TIMING_S_MAX", 0.1)
 
-    assert Tried() == Room(an_endless_model()).model.tried
+    with capture_logs() as logged:
+        assert Tried() == Room(an_endless_model()).model.tried
+    # Which is no failure of it.
+    [told] = [line for line in logged if line["event"].startswith("model")]
+    assert ("model_not_tried", 0.1) == (told["event"], told["rows_trial_s_max"])
+    assert "DEADLINE_UNMET" in told["error"]
 
 
 def test_input_of_more_than_there_is_memory_is_not_tried():

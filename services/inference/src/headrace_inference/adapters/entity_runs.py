@@ -42,8 +42,8 @@ from headrace_inference.ports import Clock, PredictionLog
 from headrace_kit import tracing
 from headrace_kit.hot_calls import HotCall, guarded
 
-# What a row is thought to take before the first was read.
-ROW_S = 0.0005
+# What a read, and each row of it, are thought to take before the first was made.
+READ_S, ROW_S = 0.002, 0.0005
 READERS = 4
 LANES_MAX = 1_000
 # Batches of one endpoint on their way: one is worked on while the features of another are read.
@@ -182,7 +182,7 @@ class EntityRuns:
                 self._guarded,
                 self._readers,
                 rows_max=self._rows_max,
-                row_s=ROW_S,
+                least_s=lambda rows: READ_S + ROW_S * rows,
                 now_s=time.monotonic,
                 batches_max=BATCHES_MAX,
             )

@@ -107,7 +107,7 @@ class HotInfer:
             self._answer_alone,
             self._workers,
             rows_max=1,
-            row_s=0.0,
+            least_s=lambda rows: 0.0,
             now_s=time.monotonic,
             batches_max=workers,
             in_time=False,
@@ -246,7 +246,7 @@ class HotInfer:
                     self._guarded,
                     LoadFirst(kind.model, self._runners),
                     rows_max=self._rows_max if kind.shared else 1,
-                    row_s=kind.needed_s(1),
+                    least_s=kind.model.least_s,
                     now_s=time.monotonic,
                 ),
             )

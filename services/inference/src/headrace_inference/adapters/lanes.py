@@ -22,8 +22,11 @@ from headrace_kit.hot_calls import HotCall
 
 # A caller that would wait longer is better told so, and asks again or elsewhere.
 QUEUE_S_MAX = 2.0
-# Weight of the newest batch in what a row is thought to take.
+# Weight of the newest batch in what batches are thought to take.
 LEARNING_RATE = 0.2
+# A batch counts as at most so many times slower than was thought: one that stood still, for its
+# process did or a service that it asks, says little of the next.
+SLOWER_MAX = 16.0
 
 
 class Queued(Protocol):
@@ -61,6 +64,35 @@ class LoadFirst:
         self._model.load().add_done_callback(lambda _: self._runner.submit(work))
 
 
+class Pace:
+    """How long batches take: what they take at best, times how much slower the last ones were.
+
+    A batch has a cost of its own besides that of its rows: what one row took says little of many.
+    Where it is not known what they take at best, a row is thought to take as long as in the last.
+
+    `least_s`: of so many rows together, when nothing else runs; 0 while that is not known.
+    """
+
+    def __init__(self, least_s: Callable[[int], float]) -> None:
+        self._least_s = least_s
+        self._slower = 1.0
+        self._row_s = 0.0
+
+    def needed_s(self, rows: int) -> float:
+        least_s = self._least_s(rows)
+        return self._slower * least_s if least_s else self._row_s * rows
+
+    def learn(self, rows: int, took_s: float) -> None:
+        least_s = self._least_s(rows)
+        if least_s:
+            slower = min(took_s / least_s, SLOWER_MAX * self._slower)
+            self._slower += LEARNING_RATE * (slower - self._slower)
+        elif self._row_s:
+            self._row_s += LEARNING_RATE * (took_s / rows - self._row_s)
+        else:
+            self._row_s = took_s / rows
+
+
 class Lane(Generic[T]):
     """Runs batches of at most `rows_max` rows, `batches_max` of them at a time, on the runner's
     threads. Not `in_time`: where what waits is unlike, and its last batches tell nothing.
@@ -72,13 +104,13 @@ class Lane(Generic[T]):
         runner: Runner,
         *,
         rows_max: int,
-        row_s: float,
+        least_s: Callable[[int], float],
         now_s: Callable[[], float],
         batches_max: int = 1,
         in_time: bool = True,
     ) -> None:
         self._run, self._runner, self._rows_max, self._now_s = run, runner, rows_max, now_s
-        self._row_s, self._in_time = row_s, in_time
+        self._pace, self._in_time = Pace(least_s), in_time
         self._lock = threading.Lock()
         # By priority and number. Who hung up stays to be passed over: to take it out would cost a
         # look at all.
@@ -91,7 +123,7 @@ class Lane(Generic[T]):
     def add(self, item: T) -> None:
         """Raises Busy QUEUE_FULL when its turn would come too late."""
         with self._lock:
-            wait_s = (self._rows + item.rows) * self._row_s
+            wait_s = self._needed_s(self._rows + item.rows)
             if self._in_time and self._waiting and wait_s > QUEUE_S_MAX:
                 raise Busy("QUEUE_FULL", queue="lane", wait_s=round(wait_s, 3))
             number = next(self._numbers)
@@ -126,7 +158,13 @@ class Lane(Generic[T]):
 
     def wait_s(self) -> float:
         """How long one that is added now would wait for its turn to end, at the least."""
-        return self._rows * self._row_s
+        return self._needed_s(self._rows)
+
+    def _needed_s(self, rows: int) -> float:
+        """In as few batches as can be."""
+        full, rest = divmod(rows, self._rows_max)
+        whole_s = full * self._pace.needed_s(self._rows_max) if full else 0.0
+        return whole_s + (self._pace.needed_s(rest) if rest else 0.0)
 
     def _go(self) -> None:
         batch = self._next()
@@ -166,5 +204,5 @@ class Lane(Generic[T]):
         """Not from a run that may have ended early, unless it took long for all that."""
         rows = sum(item.rows for item in batch)
         ended = all(item.call.cancelled for item in batch)
-        if rows and not (ended and took_s < rows * self._row_s):
-            self._row_s += LEARNING_RATE * (took_s / rows - self._row_s)
+        if rows and not (ended and took_s < self._pace.needed_s(rows)):
+            self._pace.learn(rows, took_s)

@@ -96,20 +96,19 @@ class OnnxSession:
             options.terminate = True
 
         ending.begin(end)
-        return self._run_by(options, inputs, outputs, ending)
+        return self._run_by(options, inputs, outputs)
 
     def _run_by(
         self,
         options: onnxruntime.RunOptions | None,
         inputs: Mapping[str, NDArray[Any]],
         outputs: Sequence[str],
-        ending: Ending | None = None,
     ) -> list[NDArray[Any]]:
         begin_s = time.perf_counter()
         try:
             found: list[NDArray[Any]] = self._run(outputs, inputs, options)
         except Exception as err:  # see _what_it_raises
-            if ending is not None and ending.asked:
+            if options is not None and options.terminate:  # which is no fault of it
                 raise Unavailable("DEADLINE_UNMET") from err
             log.error("model_failed", digest=self._digest, error=_what_it_raises(err))
             raise HeadraceError("MODEL_ERROR") from err
@@ -136,7 +135,8 @@ class OnnxSession:
         except HeadraceError as err:
             # A size that it leaves open is not any size, or it is slow: the rest is not known
             # before a caller asks.
-            log.warning("model_not_tried", digest=self._digest, error=str(err))
+            bounds = {"rows_trial_s_max": ROWS_TRIAL_S_MAX, "timing_s_max": TIMING_S_MAX}
+            log.warning("model_not_tried", digest=self._digest, error=str(err), **bounds)
 
     def warm(self, recorded: Mapping[str, NDArray[Any]]) -> None:
         """Inputs of another version may not fit, which harms nothing."""
