@@ -74,6 +74,7 @@ class World:
 
     def __init__(self, uri, s3, spill):
         self.uri, self.options = uri, (options := delta_storage_options(uri, s3))
+        self.objects = object_store(uri, s3)
         contracts = AppliedContracts()
         contracts.put(a_contract())
         self.archive = DeltaArchive(uri, options, was_read=never_read)
@@ -84,8 +85,8 @@ class World:
         self.eraser = eraser = Eraser(
             contracts=contracts,
             retracted=MemoryRetracted(),
-            datasets=ObjectDatasetBook(object_store(uri, s3)),
-            erasures=ObjectErasureBook(object_store(uri, s3)),
+            datasets=ObjectDatasetBook(self.objects),
+            erasures=ObjectErasureBook(self.objects),
             rows=DuckDbRows(DeltaTables(uri, options, was_read=never_read), spill),
             published=KafkaPublishedRows(MemoryTopicLog(self.publisher), topics.FEATURE_ROWS),
             models=NoVersions(),
@@ -121,6 +122,9 @@ class World:
         )
         port = self.server.start()
         self.datasets = Datasets(open_channel(f"127.0.0.1:{port}"))
+
+    def manifests(self):
+        return b"".join(map(self.objects.get, self.objects.keys("datasets")))
 
     def append(self, *numbers, flight="UA1", **changes):
         key = {"key": flight.encode()}
@@ -228,6 +232,16 @@ def test_erased_entity_is_in_no_file_of_the_table_any_more(world):
     assert report.entity_sha256 == to_entity(a_record(message.value)).sha256
     assert report == world.datasets.erase("flight", "UA1", request_id="r")
     assert [report] == list(world.datasets.erasures())
+
+
+def test_manifest_that_told_a_value_forgets_it(world):
+    world.append(0, 1)
+    world.append(2, origin="JFK")
+    world.datasets.create("held", stream=STREAM)
+    kept = world.manifests()
+    world.datasets.erase("origin", "JFK")
+
+    assert (True, False) == (b"JFK" in kept, b"JFK" in world.manifests())
 
 
 def test_files_of_before_go_though_texts_could_not_be_dropped_at_once(world, monkeypatch):

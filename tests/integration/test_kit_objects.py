@@ -68,6 +68,14 @@ def test_file_that_is_put_over_another_replaces_it(store):
     assert ["sha256/abc"] == store.keys("sha256")
 
 
+def test_bytes_are_put_over_others(store):
+    store.put("sha256/abc", b"old")
+    store.put("sha256/abc", b"new")
+
+    assert b"new" == store.get("sha256/abc")
+    assert ["sha256/abc"] == store.keys("sha256")
+
+
 def test_absent_object_is_not_found(store):
     for read in (store.get, lambda key: [*store.pieces(key)]):
         with pytest.raises(NotFound, match="ARTIFACT_UNKNOWN"):

@@ -73,6 +73,14 @@ def test_file_that_is_put_over_another_replaces_it_for_who_reads_next(store, fil
     assert ["sha256/abc"] == store.keys("sha256")
 
 
+def test_bytes_are_put_over_others(store):
+    store.put("sha256/abc", b"old")
+    store.put("sha256/abc", b"new")
+
+    assert b"new" == store.get("sha256/abc")
+    assert ["sha256/abc"] == store.keys("sha256")
+
+
 def test_file_is_put_over_nothing_too(store, file):
     store.put_file("sha256/abc", file)
 

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import re
 from concurrent.futures import ThreadPoolExecutor
@@ -375,7 +374,7 @@ def test_value_that_an_earlier_manifest_tells_yet_goes_in_a_later_pass(world):
     world.create("all")
     first = world.objects.get("datasets/all/1.json")
     world.erase("JFK", column="origin")
-    world.objects.put_file("datasets/all/1.json", io.BytesIO(first))  # as a pass that broke off
+    world.objects.put("datasets/all/1.json", first)  # as a pass that broke off
 
     world.go_on()
 
@@ -988,7 +987,7 @@ def test_erasure_of_before_traces_were_noted_is_reported_as_it_was(world):
     [key] = [each for each in world.objects.keys("erasures") if each.endswith("begun.json")]
     noted = json.loads(world.objects.get(key))
     del noted["trace"], noted["clean_version_by_stream"]
-    world.objects.put_file(key, io.BytesIO(json.dumps(noted).encode()))
+    world.objects.put(key, json.dumps(noted).encode())
     world.versions.there.append(a_training(4, at=1))
     settle(world)
 
@@ -1039,7 +1038,7 @@ def test_start_reads_no_note_of_an_erasure_that_the_topic_names(world, monkeypat
 
 
 def spoil(world, erasure):
-    world.objects.put_file(f"erasures/{erasure.id}/begun.json", io.BytesIO(b'{"id": "'))
+    world.objects.put(f"erasures/{erasure.id}/begun.json", b'{"id": "')
 
 
 def test_erasure_that_cannot_be_read_keeps_no_other_from_being_told(world):

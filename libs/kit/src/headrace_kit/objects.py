@@ -77,11 +77,14 @@ class ObjectStore(Protocol):
     def put_file_if_absent(self, key: str, file: IO[bytes]) -> bool:
         """The same of all bytes of a file on disk, which are never in memory together."""
 
-    def put_file(self, key: str, file: IO[bytes]) -> None:
-        """Store the file's bytes in place of what is there: a reader has the old or these, whole.
+    def put(self, key: str, data: bytes | memoryview) -> None:
+        """Store the bytes in place of what is there: a reader has the old or these, whole.
 
         One that fails leaves the old.
         """
+
+    def put_file(self, key: str, file: IO[bytes]) -> None:
+        """The same of all bytes of a file on disk."""
 
     def get(self, key: str) -> bytes:
         """The bytes of a key; raises NotFound ARTIFACT_UNKNOWN."""
@@ -210,6 +213,9 @@ class FolderObjectStore:
 
     def put_file_if_absent(self, key: str, file: IO[bytes]) -> bool:
         return self._put_file(key, file, os.link)
+
+    def put(self, key: str, data: bytes | memoryview) -> None:
+        self._put(key, lambda into: into.write(data), os.replace)
 
     def put_file(self, key: str, file: IO[bytes]) -> None:
         self._put_file(key, file, os.replace)
@@ -345,7 +351,10 @@ class S3ObjectStore:
 
     def put_file(self, key: str, file: IO[bytes]) -> None:
         with _mapped(file) as data:
-            self._put(key, data, {})
+            self.put(key, data)
+
+    def put(self, key: str, data: bytes | memoryview) -> None:
+        self._put(key, data, {})
 
     def put_if_absent(self, key: str, data: bytes | memoryview) -> bool:
         return self._put(key, data, {"If-None-Match": "*"})
@@ -492,9 +501,11 @@ class MemoryObjectStore:
 
     def put_file(self, key: str, file: IO[bytes]) -> None:
         file.seek(0)
-        data = file.read()
+        self.put(key, file.read())
+
+    def put(self, key: str, data: bytes | memoryview) -> None:
         with self._lock:
-            self._data_by_key[_checked(key)] = data
+            self._data_by_key[_checked(key)] = bytes(data)
 
     def put_if_absent(self, key: str, data: bytes | memoryview) -> bool:
         with self._lock:

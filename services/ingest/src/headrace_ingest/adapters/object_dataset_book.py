@@ -11,7 +11,6 @@ second owner, by conditional puts alone.
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 from dataclasses import asdict, replace
 from typing import Any, TypeVar
@@ -150,7 +149,7 @@ class ObjectDatasetBook:
             before = self._read(key, _MANIFEST)
             content = replace(before.content, columns=manifest.content.columns)
             if content != before.content:
-                self._objects.put_file(key, io.BytesIO(_json(replace(before, content=content))))
+                self._objects.put(key, _json(replace(before, content=content)))
 
     def _manifest(self, name: str, number: int) -> Manifest:
         manifest = self._found(_manifest_key(name, number), _MANIFEST)
