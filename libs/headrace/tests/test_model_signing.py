@@ -216,6 +216,21 @@ def test_what_is_no_bundle_is_refused(bundle):
     assert problem_of(bundle)
 
 
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-le", "utf-32"])
+def test_bundle_and_statement_are_utf8(encoding):
+    told = json.loads(BUNDLE)
+    payload = base64.b64decode(told["dsseEnvelope"]["payload"]).decode().encode(encoding)
+    signed = b"DSSEv1 28 application/vnd.in-toto+json %d %s" % (len(payload), payload)
+    signature = KEY.sign(signed, ec.ECDSA(hashes.SHA256()))
+    told["dsseEnvelope"] |= {
+        "payload": base64.b64encode(payload).decode(),
+        "signatures": [{"sig": base64.b64encode(signature).decode(), "keyid": ""}],
+    }
+
+    for bundle in (BUNDLE.decode().encode(encoding), json.dumps(told).encode()):
+        assert "it is no bundle of OpenSSF Model Signing 1.0" == problem_of(bundle)
+
+
 def test_expired_certificate_is_refused():
     late = "no trusted certificate vouches for the key now"
 

@@ -157,8 +157,9 @@ def verify(
     if len(bundle) > BUNDLE_BYTES_MAX:
         raise _invalid("the bundle is larger than 64 KiB")
     try:
-        signer, payload = _verified(json.loads(bundle), trusted, now_us)
-        said_name, said_digest = _said(json.loads(payload))
+        # JSON between systems is UTF-8 (RFC 8259, 8.1); of bytes, json would guess.
+        signer, payload = _verified(json.loads(bundle.decode()), trusted, now_us)
+        said_name, said_digest = _said(json.loads(payload.decode()))
     except InvalidSignature as err:
         raise _invalid("the signature is not of what was signed") from err
     except VerificationError as err:
