@@ -381,6 +381,28 @@ def test_file_that_an_erasure_removes_meanwhile_is_waited_for(make_folder_archiv
         make_folder_archive().open(a_contract(), TOPIC_ID, (0,), ids_max=100)
 
 
+def test_table_that_an_erasure_moves_on_meanwhile_is_opened_as_it_is_then(
+    make_folder_archive, tmp_path, monkeypatch
+):
+    archive = make_folder_archive()
+    archive.open(a_contract(), TOPIC_ID, (0,), ids_max=100)
+    archive.append(a_contract(), rows(0, 1), {0: Account()}, {0: Account(2, 2)})
+    files = [*tmp_path.rglob("*.parquet")]
+    read = delta_archive._seen
+
+    def erased_meanwhile(table, *given, **named):
+        monkeypatch.setattr(delta_archive, "_seen", read)
+        DeltaTable(table.table_uri).delete("event_id = 'departed:0'")
+        for file in files:
+            file.unlink()
+        return read(table, *given, **named)
+
+    monkeypatch.setattr(delta_archive, "_seen", erased_meanwhile)
+    restored = make_folder_archive().open(a_contract(), TOPIC_ID, (0,), ids_max=100)
+
+    assert (Account(2, 2), 1) == (restored[0].account, len(restored[0].seen))
+
+
 def test_store_that_is_away_is_unavailable_soon(tmp_path):
     s3 = S3Settings("http://127.0.0.1:1", "key", SecretStr("secret"))
     archive = DeltaArchive(

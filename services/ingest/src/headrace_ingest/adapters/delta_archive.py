@@ -57,6 +57,10 @@ from headrace_kit.objects import delta_table_uri
 
 COMMIT_TRIES_MAX = 3
 # A handle reads all log entries since the checkpoint that it began with, at each commit.
+# Versions that a table is opened at, one after the other, while its files are removed meanwhile.
+MOVES_MAX = 4
+# Of polars: what its engine met amid the rows, as a file that an erasure has removed.
+READ_ERRORS = (DeltaError, OSError, pl.exceptions.ComputeError)
 COMMITS_PER_CHECKPOINT = 50
 COMMITS_PER_COMPACTION = 200
 COMPACTED_BYTES = 32 * 1024 * 1024
@@ -131,12 +135,26 @@ class DeltaArchive:
         ids_max: int,
     ) -> Mapping[int, Restored]:
         with self._store_errors(contract.name):
-            table = self._table_for(contract)
-            accounts = {number: _account(table, topic_id, number) for number in partitions}
-            seen = _seen(table, accounts, ids_max=ids_max)
+            table, accounts, seen = self._read(contract, topic_id, partitions, ids_max)
             files = DeltaStorageHandler(self._table_uri(contract.name), self._options)
         self._open_by_stream[contract.name] = _Open(table, topic_id, table.version(), files)
         return {n: Restored(account, seen.get(n, ())) for n, account in accounts.items()}
+
+    def _read(
+        self, contract: Contract, topic_id: str, partitions: Collection[int], ids_max: int
+    ) -> tuple[DeltaTable, dict[int, Account], dict[int, list[Seen]]]:
+        """All of one version: an erasure removes the files of those before its own meanwhile."""
+        table = self._table_for(contract)
+        for _ in range(MOVES_MAX):
+            accounts = {number: _account(table, topic_id, number) for number in partitions}
+            try:
+                return table, accounts, _seen(table, accounts, ids_max=ids_max)
+            except READ_ERRORS:
+                newest = self._table_for(contract)
+                if newest.version() == table.version():
+                    raise
+                table = newest
+        raise Unavailable("TABLE_CONTENDED", stream=contract.name)
 
     def append(
         self,
@@ -257,8 +275,7 @@ class DeltaArchive:
             raise
         except CommitFailedError as err:
             raise Unavailable("TABLE_CONTENDED", stream=stream) from err
-        except (DeltaError, OSError, pl.exceptions.ComputeError) as err:
-            # Of polars: what its engine met amid the rows, as a file that an erasure has removed.
+        except READ_ERRORS as err:
             log.warning("object_store_failed", stream=stream, error=str(err))
             told = {"problem": "its disk is full"} if tells_full(err) else {}
             raise Unavailable("OBJECT_STORE_UNAVAILABLE", stream=stream, **told) from err
