@@ -102,6 +102,29 @@ def test_category_of_a_bool_is_found_by_its_spelling():
     assert [2, 1, 0] == historical_of(batch, ["ask:night"], world, [], 1_000)[:, 0].tolist()
 
 
+def a_numbered_batch(name, *numbers):
+    moments = pa.array([START] * len(numbers), pa.int64())
+    return pa.record_batch({name: pa.array(numbers, pa.uint64()), "as_of_us": moments})
+
+
+@pytest.mark.parametrize(
+    ("name", "feature"), [("kind", "kind:count_1h"), ("distance", "ask:distance")]
+)
+@pytest.mark.parametrize("observations_max", [1_000, 1], ids=["whole", "in shares"])
+def test_unsigned_column_that_names_numbers_beyond_int64_is_refused(
+    name, feature, observations_max
+):
+    by_kind = a_window_view("kind", ("kind",), "1h")
+    distance = a_request_view({"distance": {"transform": "value", "column": "distance"}})
+    rides = [Event(f"of-{kind}", START, START, kind=kind) for kind in (1, 2)]
+    asked_of = ([feature], World(a_catalogue(by_kind, distance)), rides, observations_max)
+
+    assert [[1.0]] == historical_of(a_numbered_batch(name, 1), *asked_of).tolist()
+    with pytest.raises(Invalid, match="has numbers beyond int64") as refused:
+        historical_of(a_numbered_batch(name, 1, 2**63), *asked_of)
+    assert ("BAD_REQUEST", name) == (refused.value.reason, refused.value.metadata["field"])
+
+
 def historical_of(batch, features, world, rides, observations_max):
     archive = MemoryArchive({"rides": [ride.row() for ride in rides]})
     with a_bench(observations_max=observations_max) as bench:

@@ -306,9 +306,14 @@ class ArrowBatch:
         return self.data.column(AS_OF).to_numpy()
 
     def column(self, name: str) -> Texts | Numbers:
+        import pyarrow as pa
+
         if name not in self.data.schema.names:
             raise Invalid("BAD_REQUEST", field="columns", problem=f"column {name} is missing")
-        return to_column(self.data.column(name))
+        try:
+            return to_column(self.data.column(name))
+        except pa.ArrowInvalid as err:  # of uint64
+            raise Invalid("BAD_REQUEST", field=name, problem="has numbers beyond int64") from err
 
 
 @dataclass(frozen=True, slots=True)
