@@ -14,6 +14,7 @@ from google.rpc import error_details_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from grpc_status import rpc_status
+from structlog.testing import capture_logs
 
 from headrace.errors import Busy, HeadraceError, Invalid, NotFound, Unavailable
 from headrace.oip import grpc_predict_v2_pb2 as oip
@@ -233,6 +234,20 @@ def test_caller_that_sends_drop_by_drop_is_ended_too(monkeypatch, stub, ended):
         stub.UploadArtifact(chunks(ended, 1_000, interval_s=0.05), timeout=30.0)
 
     assert "STREAM_STALLED" == error_of(raised.value).reason
+
+
+def test_caller_that_breaks_off_is_no_error_in_the_log(server, stub):
+    def broken():
+        yield registry_pb.UploadArtifactRequest(chunk=b"x")
+        raise RuntimeError("broken off")
+
+    with capture_logs() as lines:
+        for _ in range(20):
+            with pytest.raises(grpc.RpcError):
+                stub.UploadArtifact(broken(), timeout=5.0)
+        server.stop(5.0)  # no call is in work any more
+
+    assert [] == [line for line in lines if line["log_level"] == "error"]
 
 
 def test_caller_that_takes_nothing_frees_what_its_call_held(impatient, artifacts, stub):

@@ -61,8 +61,8 @@ class IncomingStream:
         try:
             for request in requests:
                 self._hand_over((request, None))
-        except grpc.RpcError as err:  # the call is over; told where the requests are asked for
-            self._hand_over((None, err))
+        except grpc.RpcError:  # the caller is gone, which gRPC may tell before `_ended` does
+            self._hand_over((None, Unavailable("STREAM_STALLED")))
         else:
             self._hand_over((None, StopIteration()))
 

@@ -283,7 +283,7 @@ class ArtifactApi(pb_grpc.ArtifactServiceServicer):
                 for part in transfer.taken(request_iterator):
                     upload.add(_chunk(part))
                 digest = upload.finish(store=self._store, acceptor=self._acceptor)
-            except (grpc.RpcError, Busy, Unavailable):  # cut, not wrong
+            except (Busy, Unavailable):  # cut, not wrong
                 upload.keep()
                 raise
             return pb.UploadArtifactResponse(digest=digest)
