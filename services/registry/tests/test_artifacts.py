@@ -177,6 +177,8 @@ def test_pickle_beside_the_weights_is_refused() -> None:
         weights({"a": tensor(0, 4), "b": tensor(8, 12)}, b"x" * 8),
         weights({"a": tensor(4, 0)}, b"x" * 4),
         weights({"a": tensor(-4, 0)}, b"x" * 4),
+        weights({"a": tensor(False, 4)}, b"x" * 4),
+        weights({"a": tensor(0, True, "U8")}, b"x"),
         weights({"a": tensor(0, 4, "F31")}, b"x" * 4),
         weights({"a": tensor(0, 4, "F32", [True])}, b"x" * 4),
         weights({"a": tensor(0, 4, "F32", [-1])}, b"x" * 4),

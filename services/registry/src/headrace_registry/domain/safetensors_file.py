@@ -95,12 +95,13 @@ def _tensor(name: str, told: Any) -> tuple[int, int]:
     match told:
         case {"dtype": str(dtype)} if dtype not in BITS_BY_DTYPE:
             raise _refused(f"{name[:64]} has an unknown type: {dtype[:32]!a}")
-        case {"dtype": str(dtype), "shape": [*shape], "data_offsets": [int(first), int(last)]}:
-            whole = all(type(size) is int and size >= 0 for size in shape)
+        case {"dtype": str(dtype), "shape": [*shape], "data_offsets": [first, last]}:
+            whole = all(type(each) is int and each >= 0 for each in (*shape, first, last))
             if not whole or len(shape) > RANK_MAX:
-                raise _refused(f"{name[:64]} has sizes that are none, or more than {RANK_MAX}")
+                problem = f"has sizes or offsets that are none, or more than {RANK_MAX} sizes"
+                raise _refused(f"{name[:64]} {problem}")
             bits = BITS_BY_DTYPE[dtype] * math.prod(shape)
-            if 0 <= first <= last and bits == 8 * (last - first):
+            if first <= last and bits == 8 * (last - first):
                 return first, last
     raise _refused(f"{name[:64]} has another size than its type and shape need")
 
