@@ -149,15 +149,20 @@ def test_pickle_of_a_torch_archive_is_found_where_it_is_read_in_two_pieces() -> 
         upload(data, artifacts=MemoryObjectStore())
 
 
-def test_pickle_beside_the_weights_is_refused() -> None:
-    text = pickle.dumps({"a": 1}, protocol=0).decode()
+PICKLED_TEXT = pickle.dumps({"a": 1}, protocol=0).decode()
 
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        {"__metadata__": {"a": PICKLED_TEXT}, "a": tensor(0, 4)},
+        {"__metadata__": {PICKLED_TEXT: "a"}, "a": tensor(0, 4)},
+        {PICKLED_TEXT: tensor(0, 4)},
+    ],
+)
+def test_pickle_beside_the_weights_is_refused(header: object) -> None:
     with pytest.raises(Invalid, match="PICKLE"):
-        upload(
-            weights({"__metadata__": {"a": text}}),
-            artifacts=MemoryObjectStore(),
-            kind="safetensors",
-        )
+        upload(weights(header, b"x" * 4), artifacts=MemoryObjectStore(), kind="safetensors")
 
 
 @pytest.mark.parametrize(
@@ -186,6 +191,7 @@ def test_pickle_beside_the_weights_is_refused() -> None:
         weights({"a": tensor(0, 0, "F32", [1] * 64)}, b""),
         weights({"a": tensor(0, 4, "F32", [1] * 65)}, b"x" * 4),
         weights({"a": {"dtype": "F32"}}, b""),
+        weights({"a": {**tensor(0, 4), "more": PICKLED_TEXT}}, b"x" * 4),
         an_onnx_file(),
     ],
 )
@@ -203,6 +209,10 @@ def test_weights_that_lie_elsewhere_than_they_say_are_refused(data: bytes) -> No
         (
             weights({"a": tensor(0, 4, "F31")}, b"x" * 4),
             "a has an unknown type: 'F31'",
+        ),
+        (
+            weights({"a": {**tensor(0, 4), "more": [1]}}, b"x" * 4),
+            "a says more than its type, shape and offsets",
         ),
         (weights(b'{"a":\xff}'), "byte 5 of its header is no UTF-8"),
         (weights(b"[" * 100_000), "its header is nested too deep"),

@@ -2,7 +2,8 @@
 """Checks a safetensors file to the letter of its format, without reading a weight.
 
 Eight bytes say how long the header is (little-endian), the header is JSON, and each tensor lies
-where it says: in order, without a gap, without an overlap, to the last byte.
+where it says: in order, without a gap, without an overlap, to the last byte. What else an entry
+says is refused, as safetensors.schema.json does (github.com/huggingface/safetensors, docs).
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ def check_safetensors(file: IO[bytes]) -> None:
     if body < 0:
         raise _refused("its header reaches past the end")
     header = _header(file.read(size))
-    _check_metadata(header.get(METADATA, {}))
+    _check_texts(header, header.get(METADATA, {}))
     tensors = {name: _tensor(name, each) for name, each in header.items() if name != METADATA}
     if not tensors:
         raise _refused("it holds no tensor")
@@ -75,12 +76,15 @@ def _header(text: bytes) -> Mapping[str, Any]:
     return header
 
 
-def _check_metadata(metadata: Any) -> None:
-    for text in metadata.values() if isinstance(metadata, dict) else (metadata,):
-        if not (isinstance(metadata, dict) and isinstance(text, str)):
-            raise _refused(f"{METADATA} is something else than texts by name")
+def _check_texts(header: Mapping[str, Any], metadata: Any) -> None:
+    """Names are texts too, and as long as somebody likes."""
+    if not (
+        isinstance(metadata, dict) and all(isinstance(text, str) for text in metadata.values())
+    ):
+        raise _refused(f"{METADATA} is something else than texts by name")
+    for text in (*header, *metadata, *metadata.values()):
         if holds_pickle(text.encode(errors="surrogatepass")):
-            raise Invalid("PICKLE", problem=f"a text in {METADATA} is one")
+            raise Invalid("PICKLE", problem=f"a name, or a text in {METADATA}, is one")
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -95,7 +99,9 @@ def _tensor(name: str, told: Any) -> tuple[int, int]:
     match told:
         case {"dtype": str(dtype)} if dtype not in BITS_BY_DTYPE:
             raise _refused(f"{name[:64]} has an unknown type: {dtype[:32]!a}")
-        case {"dtype": str(dtype), "shape": [*shape], "data_offsets": [first, last]}:
+        case {"dtype": str(dtype), "shape": [*shape], "data_offsets": [first, last], **more}:
+            if more:
+                raise _refused(f"{name[:64]} says more than its type, shape and offsets")
             whole = all(type(each) is int and each >= 0 for each in (*shape, first, last))
             if not whole or len(shape) > RANK_MAX:
                 problem = f"has sizes or offsets that are none, or more than {RANK_MAX} sizes"
