@@ -261,6 +261,13 @@ def test_entity_is_not_named_as_the_moment_of_a_row():
         build(named, {**ZONE, "entity": ["as_of_us"]})
 
 
+@pytest.mark.parametrize("feature", [ZONE["features"]["mean"], {"ratio": ["mean", "mean"]}])
+def test_feature_is_not_named_as_the_moment_of_a_row(feature):
+    features = {**ZONE["features"], "as_of_us": feature}
+    with pytest.raises(Invalid, match="feature as_of_us has the name of the moment of a row"):
+        build(RIDES, {**ZONE, "features": features})
+
+
 @pytest.mark.parametrize("column", ["label", "as_of_us", "entity_key"])
 def test_recipe_asks_for_no_column_that_a_training_set_has_itself(column):
     asks = {**ASKS, "columns": COLUMNS | {column: {"type": "int64"}}}

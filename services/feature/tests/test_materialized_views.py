@@ -19,6 +19,7 @@ from feature_world import (
     DAY,
     HOUR,
     MINUTE,
+    RIDES,
     START,
     Air,
     Event,
@@ -33,6 +34,7 @@ from feature_world import (
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from headrace.data_contract import Stream
 from headrace.entity import text_of
 from headrace.errors import Invalid, NotFound, Unavailable
 from headrace.feature_view import StreamView, feature_names
@@ -339,6 +341,17 @@ def test_what_was_written_and_not_committed_is_never_seen(lake):
 
     lake.materialize(rides)
     assert 3 == len(lake.rows())
+
+
+def test_filter_reads_the_column_of_its_stream_and_no_moment_of_a_row(lake):
+    columns = {**RIDES["columns"], "as_of_us": {"type": "int64"}}
+    stream = Stream.model_validate({**RIDES, "columns": columns})
+    few = a_view({"count": {"aggregate": "count", "window": "1h"}}, filter="as_of_us < 2")
+    lake.catalogue = lake.catalogue.with_definition(stream).with_definition(few)
+    rows = [ride.row() | {"as_of_us": number} for number, ride in enumerate(some_rides(4))]
+    lake.materialize_from(MemoryArchive({"rides": rows}), until_us=START + 2 * MINUTE)
+
+    assert ["ride-0", "ride-1"] == sorted(lake.rows())
 
 
 def test_view_whose_feature_is_named_as_its_entity_is_refused(tmp_path):

@@ -94,6 +94,9 @@ def _check_stream_view(view: StreamView, application: Application) -> None:
         _check_columns(view, application, view.stream, column)
         problem = f"entity {column} has the name of the moment of a row: rename the column"
         require(column != AS_OF, view, problem)
+    for name in features_by_name(view):
+        problem = f"feature {name} has the name of the moment of a row: rename it"
+        require(name != AS_OF, view, problem)
     for name in (*features_by_name(view), *view.derive, *view.lookups):
         problem = f"{name} has the name of an entity, and a row holds both: rename it"
         require(name not in view.entity, view, problem)

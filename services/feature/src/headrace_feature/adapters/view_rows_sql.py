@@ -37,15 +37,15 @@ def view_rows_sql(layout: Layout, types: Types, since_us: int, until_us: int) ->
     entity = " and ".join(f"{text_of_column(name, types)} is not null" for name in layout.entity)
     return f"""
 with candidates as (
-  select _event_id, _event_time_us, _known_time_us, {MOMENT} as as_of_us{columns}
+  select _event_id, _event_time_us, _known_time_us, {MOMENT} as _as_of_us{columns}
   from records where {MOMENT} > {since_us} and {MOMENT} <= {until_us}
   qualify row_number() over (partition by _event_id order by {told}) = 1
 )
-select _event_id, _event_time_us, as_of_us, {", ".join(map(quoted, layout.entity))}
+select _event_id, _event_time_us, _as_of_us as as_of_us, {", ".join(map(quoted, layout.entity))}
 from candidates
 where ({counts}) and {entity} and not exists (
   select 1 from archived as earlier where earlier._event_id = candidates._event_id
     and (earlier._known_time_us, earlier._event_time_us)
       < (candidates._known_time_us, candidates._event_time_us)
 )
-order by as_of_us, _event_id"""  # noqa: S608 - names are columns of a contract, quoted
+order by _as_of_us, _event_id"""  # noqa: S608 - names are columns of a contract, quoted
