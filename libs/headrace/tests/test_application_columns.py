@@ -286,3 +286,20 @@ def test_key_that_is_given_twice_in_a_file_is_told_by_its_line(tmp_path):
     (tmp_path / "rides.yaml").write_text("kind: stream\nname: rides\ncolumns:\n  a: {}\n  a: {}\n")
     with pytest.raises(Invalid, match=r"a is given twice.*line 5"):
         load_application(tmp_path)
+
+
+def test_path_that_is_no_application_folder_is_told_as_what_it_is(tmp_path):
+    (tmp_path / "rides.yaml").write_text("kind: stream\n")
+    (tmp_path / "empty").mkdir()
+    problems = {
+        "nofolder": "is not there",
+        "rides.yaml": "is no folder",
+        "empty": "holds no YAML definition",
+    }
+    for name, problem in problems.items():
+        with pytest.raises(Invalid, match="BAD_DEFINITION") as refused:
+            load_application(tmp_path / name)
+        assert (str(tmp_path / name), problem) == (
+            str(refused.value.metadata["folder"]),
+            refused.value.metadata["problem"],
+        )

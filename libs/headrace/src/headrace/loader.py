@@ -43,7 +43,10 @@ def _read(text: str) -> object:
 
 def load_application(folder: Path) -> Application:
     """Raises Invalid BAD_DEFINITION, with the file, for anything that is not an application."""
-    files = sorted(folder.rglob("*.yaml")) if folder.is_dir() else []
+    if not folder.is_dir():
+        problem = "is no folder" if folder.exists() else "is not there"
+        raise Invalid("BAD_DEFINITION", folder=folder, problem=problem)
+    files = sorted(folder.rglob("*.yaml"))
     if not files:
         raise Invalid("BAD_DEFINITION", folder=folder, problem="holds no YAML definition")
     return build_application(folder.resolve().name, [_load(file) for file in files])
