@@ -17,7 +17,13 @@ from headrace.tokens import issue_token
 from headrace_kit.auth import Guard
 from headrace_kit.http_server import HttpError, HttpRequest, HttpResponse, Pieces
 from headrace_registry.adapters import mlflow_api
-from headrace_registry.adapters.mlflow_api import API, ARTIFACTS, DOWNLOADS_MAX, MlflowApi
+from headrace_registry.adapters.mlflow_api import (
+    API,
+    ARTIFACTS,
+    DOWNLOADS_MAX,
+    FILES_API,
+    MlflowApi,
+)
 from headrace_registry.testing import DIGEST, MODEL, ONNX, TENSORS_ENDPOINT, a_file
 
 UNKNOWN = "RESOURCE_DOES_NOT_EXIST"
@@ -196,9 +202,17 @@ def test_only_a_digest_names_a_file(door):
 @pytest.mark.parametrize(
     "path", ["../model.onnx", f"{DIGEST}/../model.onnx", f"{DIGEST}%2fmodel.onnx"]
 )
-def test_path_that_could_lead_elsewhere_is_no_path(door, path):
-    with pytest.raises(HttpError, match="no such path"):
+def test_path_that_could_lead_elsewhere_is_no_endpoint(door, path):
+    with pytest.raises(HttpError) as refused:
         door.ask(f"{ARTIFACTS}/{path}", {})
+    assert (404, "ENDPOINT_NOT_FOUND") == words(refused.value.told)
+
+
+@pytest.mark.parametrize("path", ["/", "/metrics", "/api/2.0/mlflow-artifactsX/artifacts"])
+def test_path_outside_its_api_is_told_by_http_alone(door, path):
+    with pytest.raises(HttpError, match="no such path") as refused:
+        door.ask(path, {})
+    assert (404, None) == (refused.value.status, refused.value.told)
 
 
 @pytest.mark.parametrize(
@@ -210,6 +224,9 @@ def test_path_that_could_lead_elsewhere_is_no_path(door, path):
         ("PATCH", f"{API}/model-versions/update"),
         ("PUT", FILE),
         ("DELETE", FILE),
+        ("PUT", f"{ARTIFACTS}/x"),
+        ("PUT", f"{ARTIFACTS}/x/model.onnx"),
+        ("POST", f"{FILES_API}/mpu/create/{DIGEST}"),
     ],
 )
 def test_whatever_writes_is_refused(door, method, path):

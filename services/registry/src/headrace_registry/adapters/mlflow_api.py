@@ -46,9 +46,10 @@ from headrace_registry.handlers.queries import (
 from headrace_registry.ports import ArtifactStore, RegistryStore, Spool
 
 API = "/api/2.0/mlflow"
-ARTIFACTS = "/api/2.0/mlflow-artifacts/artifacts"
+FILES_API = "/api/2.0/mlflow-artifacts"
+ARTIFACTS = f"{FILES_API}/artifacts"
 # The parts of its API of which something is answered, and what is said of all others.
-PARTS = (f"{API}/registered-models/", f"{API}/model-versions/", f"{ARTIFACTS}/")
+PARTS = (f"{API}/registered-models/", f"{API}/model-versions/", f"{FILES_API}/")
 NO_PART = (
     "experiments, runs and the like are no part of this: of MLflow's API registered models and "
     "their versions can be read (what is covered: services/registry/README.md)"
@@ -108,7 +109,7 @@ class MlflowApi:
     def admit(self, method: str, path: str, headers: Mapping[str, str]) -> Respond:
         """What answers the request. Raises HttpError 401, 403, 404 and 405."""
         file, route = FILE_PATH.fullmatch(path), self._routes.get(path)
-        if file is None and route is None and not path.startswith(f"{API}/"):
+        if not path.startswith((f"{API}/", f"{FILES_API}/")):
             raise HttpError(404, "no such path")
         try:
             work_for(self._guard.admit(route.rpc if route else DOWNLOAD, headers.items()))
