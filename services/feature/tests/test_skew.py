@@ -10,7 +10,7 @@ from feature_world import HOUR, START, Event, World, a_bench, a_catalogue, a_vie
 from test_archive_waits import Context, an_api
 from test_training_set import LATER, an_ask, an_end, complete
 
-from headrace.errors import Busy, NotFound, Unavailable
+from headrace.errors import Busy, Unavailable
 from headrace.feature.v1 import feature_service_pb2 as wire
 from headrace_feature.adapters import grpc_api
 from headrace_feature.adapters.memory_archive import MemoryArchive
@@ -241,12 +241,12 @@ def test_check_that_an_erasure_overtakes_finds_nothing(tmp_path, archive, monkey
     assert (0, []) == (found.checked, list(found.mismatches))
 
 
-def test_feature_that_is_no_more_stops_one_check_and_not_the_next(tmp_path, archive):
+def test_rows_of_a_feature_that_is_no_more_are_left_out_and_the_others_checked(tmp_path, archive):
     sample = ServedSample()
-    query = GetOnlineFeatures(("gone:count",), {"zone": ["a"]}, np.array([START]))
-    sample.offer(query, np.zeros((1, 1), np.float32), now_us=START)
-    api = an_api(tmp_path, archive, sample=sample)
-    with pytest.raises(NotFound):
-        api.CheckSkew(wire.CheckSkewRequest(), Context())
+    for features in (("gone:count",), FEATURES, (FEATURES[0], "gone:count")):
+        query = GetOnlineFeatures(features, {"zone": ["none"]}, np.array([START]))
+        sample.offer(query, np.full((1, len(features)), 9, np.float32), now_us=START)
+    found = an_api(tmp_path, archive, sample=sample).CheckSkew(wire.CheckSkewRequest(), Context())
 
-    assert 0 == api.CheckSkew(wire.CheckSkewRequest(), Context()).checked
+    assert (1, {*FEATURES}) == (found.checked, {each.feature for each in found.mismatches})
+    assert [] == sample.seen()

@@ -15,6 +15,7 @@ from itertools import groupby
 import numpy as np
 from numpy.typing import NDArray
 
+from headrace.errors import NotFound
 from headrace_feature.domain.online_query import GetOnlineFeatures, joined
 from headrace_feature.domain.plans import plan_of
 from headrace_feature.domain.served_sample import Served
@@ -59,11 +60,12 @@ def skew_snapshots(
     sample: Sequence[Served], *, catalogue: Catalogue, archive: Archive, gone: Callable[[], bool]
 ) -> Mapping[str, Snapshot]:
     """What the sample is computed from again, waited for; see Archive.snapshots."""
-    if not sample:
+    answerable = _answerable(sample, catalogue)
+    if not answerable:
         return {}
-    features = {each.query.features for each in sample}
+    features = {each.query.features for each in answerable}
     streams = {s for each in features for s in streams_of(plan_of(catalogue, each))}
-    newest_us = max(int(each.query.as_of_us.max()) for each in sample)
+    newest_us = max(int(each.query.as_of_us.max()) for each in answerable)
     return archive.snapshots(streams, newest_us, gone=gone)
 
 
@@ -75,8 +77,8 @@ def check_skew(
     bench: Bench,
     read: Read,
 ) -> Skew:
-    """`snapshots`: see `skew_snapshots`."""
-    ordered = sorted(sample, key=lambda served: repr(served.query.likeness))
+    """`snapshots`: see `skew_snapshots`. Rows with a feature that is no more are left out."""
+    ordered = sorted(_answerable(sample, catalogue), key=lambda served: repr(served.query.likeness))
     found = [
         _checked(list(alike), catalogue=catalogue, snapshots=snapshots, bench=bench, read=read)
         for _, alike in groupby(ordered, key=lambda served: served.query.likeness)
@@ -85,6 +87,24 @@ def check_skew(
         checked=sum(each.checked for each in found),
         mismatches=[mismatch for each in found for mismatch in each.mismatches],
     )
+
+
+def _answerable(sample: Sequence[Served], catalogue: Catalogue) -> list[Served]:
+    """Without the rows of which a feature is no more: they would stop every check."""
+    known = {
+        features
+        for features in {each.query.features for each in sample}
+        if _planned(features, catalogue)
+    }
+    return [each for each in sample if each.query.features in known]
+
+
+def _planned(features: tuple[str, ...], catalogue: Catalogue) -> bool:
+    try:
+        plan_of(catalogue, features)
+    except NotFound:
+        return False
+    return True
 
 
 def _checked(

@@ -12,7 +12,7 @@ import grpc
 import numpy as np
 from numpy.typing import NDArray
 
-from headrace.errors import Busy, Denied, HeadraceError, Invalid, NotFound
+from headrace.errors import Busy, Denied, HeadraceError, Invalid
 from headrace.feature.v1 import feature_service_pb2 as wire
 from headrace.feature.v1 import feature_service_pb2_grpc as service
 from headrace.tokens import PEER
@@ -142,13 +142,9 @@ class FeatureApi(service.FeatureServiceServicer):
 
         seen, catalogue = self._sample.seen(), state.catalogue()
         forgotten = self._sample.forgotten
-        try:
-            snapshots = skew_snapshots(
-                seen, catalogue=catalogue, archive=self._archive, gone=_gone(context)
-            )
-        except NotFound:  # a feature that was served is no more, and would stop every check
-            self._sample.forget()
-            raise
+        snapshots = skew_snapshots(
+            seen, catalogue=catalogue, archive=self._archive, gone=_gone(context)
+        )
         with (
             self._alone(),
             self._workbench.opened() as bench,
