@@ -213,17 +213,17 @@ def test_number_and_text_name_the_same_entity():
 
 
 @pytest.mark.parametrize(
-    ("columns", "moments"),
+    ("columns", "moments", "problem"),
     [
-        ({"zone": ["a"]}, [START, START]),
-        ({"zone": ["a", "b"], "kind": ["1"]}, []),
-        ({"kind": ["1"]}, [START]),
-        ({}, []),
-        ({"zone": ["a"]}, [-1]),
+        ({"zone": ["a"]}, [START, START], "one for each row, or none"),
+        ({"zone": ["a", "b"], "kind": ["1"]}, [], "must have one length"),
+        ({"kind": ["1"]}, [START], "zone"),
+        ({}, [], "must have one length"),
+        ({"zone": ["a"]}, [-1], "must not be negative: microseconds since 1970"),
     ],
 )
-def test_malformed_query_is_refused(columns, moments):
-    with pytest.raises(Invalid, match="BAD_REQUEST"):
+def test_malformed_query_is_refused(columns, moments, problem):
+    with pytest.raises(Invalid, match=f"BAD_REQUEST.*{problem}"):
         World().read_columns(["zone:count_1h"], columns, moments)
 
 

@@ -58,8 +58,11 @@ class GetOnlineFeatures:
         if rows > ROWS_MAX:
             raise Busy("BATCH_TOO_LARGE", rows=rows, rows_max=ROWS_MAX)
         moments = len(self.as_of_us)
-        if moments not in (0, rows) or (moments and self.as_of_us.min() < 0):
+        if moments not in (0, rows):
             raise Invalid("BAD_REQUEST", field="as_of_us", problem="one for each row, or none")
+        if moments and self.as_of_us.min() < 0:
+            problem = "must not be negative: microseconds since 1970"
+            raise Invalid("BAD_REQUEST", field="as_of_us", problem=problem)
         if self.staleness_max_ms < 0:
             raise Invalid("BAD_REQUEST", field="staleness_max_ms", problem="must not be negative")
         self._check_ids(rows)
