@@ -701,6 +701,26 @@ def test_branch_that_the_shape_of_what_is_sent_chooses_is_sound(room) -> None:
     assert "sound" == room(model.SerializeToString())
 
 
+@pytest.mark.parametrize("hidden", [PICKLED, ZIPPED, b"words"])
+def test_field_that_onnx_does_not_have_is_refused(room, hidden: bytes) -> None:
+    model, unknown = a_model(), bytes_field(1023, hidden)
+    graph = model.graph.SerializeToString()
+    of_value = bytes_field(11, unknown)
+
+    for data in (unknown, bytes_field(7, unknown), bytes_field(7, graph + of_value)):
+        assert "FORMAT" == room(model.SerializeToString() + data)
+
+
+def test_text_that_a_later_one_replaces_is_looked_at(room) -> None:
+    replaced = bytes_field(6, ZIPPED) + bytes_field(6, b"words")
+
+    assert "PICKLE" == room(a_model().SerializeToString() + replaced)
+
+
+def test_text_in_the_place_of_a_number_is_looked_at(room) -> None:
+    assert "PICKLE" == room(a_model().SerializeToString() + bytes_field(5, ZIPPED))
+
+
 def test_weights_that_begin_as_a_pickle_does_are_sound(room) -> None:
     raw = helper.make_tensor("w", TensorProto.UINT8, [len(PICKLED)], PICKLED, raw=True)
 

@@ -31,7 +31,7 @@ from onnxruntime.capi import onnxruntime_pybind11_state as state
 
 from headrace.errors import HeadraceError, Invalid
 from headrace_registry.adapters.onnx_division import check_divisions
-from headrace_registry.adapters.onnx_rules import check_model
+from headrace_registry.adapters.onnx_rules import check_model, check_texts
 from headrace_registry.domain.acceptance import Acceptance, Finding
 from headrace_registry.domain.onnx_file import check_onnx
 from headrace_registry.domain.signature import Signature, TensorSignature, read_signature
@@ -103,13 +103,17 @@ def look_through(file: Path) -> Acceptance:
 
 
 def _signature(file: Path) -> Signature:
-    with file.open("rb") as opened:
-        try:
-            data = mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ)
-        except ValueError as err:  # it is empty
-            raise _refused(err) from err
+    data = _mapped(file)
     check_onnx(data)
     return read_signature(data)
+
+
+def _mapped(file: Path) -> mmap.mmap:
+    with file.open("rb") as opened:
+        try:
+            return mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ)
+        except ValueError as err:  # it is empty
+            raise _refused(err) from err
 
 
 def _check_types(signature: Signature) -> None:
@@ -123,6 +127,7 @@ def _check_types(signature: Signature) -> None:
 def _check(file: Path) -> None:
     try:
         _check_content(onnx.ModelProto.FromString(file.read_bytes()))
+        check_texts(_mapped(file))
         onnx.checker.check_model(file)
     except (DecodeError, onnx.checker.ValidationError, ValueError, TypeError) as err:
         raise _refused(err) from err

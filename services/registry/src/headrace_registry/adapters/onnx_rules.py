@@ -10,12 +10,13 @@ miss what is chosen later. Runs in the child process only: the parsed file is ho
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from mmap import mmap
 
 import onnx
 from google.protobuf.descriptor import FieldDescriptor
-from google.protobuf.message import Message
 
 from headrace.errors import Invalid
+from headrace.protobuf_wire import fields
 from headrace_registry.domain.pickle_text import holds_pickle
 
 DOMAINS = ("", "ai.onnx", "ai.onnx.ml")
@@ -60,8 +61,37 @@ TEXT_TYPES = (FieldDescriptor.TYPE_STRING, FieldDescriptor.TYPE_BYTES)
 WEIGHTS = "onnx.TensorProto.raw_data"
 
 
+def check_texts(data: bytes | mmap) -> None:
+    """Raises Invalid PICKLE, FORMAT for a field that ONNX does not have.
+
+    A pickle in a text is nothing to us, but somebody may load what they find there. The bytes are
+    walked, not the parsed model, which leaves out fields that it does not know, and texts that a
+    later one replaces. Fields of a newer ONNX are no loss: its IR version is refused as well.
+    """
+    for place, text in _texts(data):
+        if holds_pickle(text):
+            raise Invalid("PICKLE", problem=f"a text of the model holds one: {place}")
+
+
+def _texts(data: bytes | mmap) -> Iterator[tuple[str, bytes]]:
+    """All but the weights, wherever they are: any bytes may be a number."""
+    pending = [(onnx.ModelProto.DESCRIPTOR, memoryview(data))]
+    while pending:
+        message, content = pending.pop()
+        for number, _, value in fields(content):
+            field = message.fields_by_number.get(number)
+            if field is None:
+                raise refused(f"ONNX has no field {number} in {message.name}")
+            if value is None or field.full_name == WEIGHTS:
+                continue
+            if field.message_type is not None:
+                pending.append((field.message_type, value))
+            elif field.type in TEXT_TYPES or not field.is_repeated:  # else they are packed numbers
+                yield field.name, bytes(value)
+
+
 def check_model(model: onnx.ModelProto) -> None:
-    """Raises Invalid OPSET, FORMAT or PICKLE."""
+    """Raises Invalid OPSET or FORMAT."""
     _check_opsets(model)
     nodes = list(nodes_of(model.graph))
     if len(nodes) > NODES_MAX:
@@ -72,7 +102,6 @@ def check_model(model: onnx.ModelProto) -> None:
     for tensor in _tensors(model.graph):
         _check_tensor(tensor)
     _check_sizes(model.graph, frozenset(), {})
-    _check_no_pickle(model)
 
 
 def _check_opsets(model: onnx.ModelProto) -> None:
@@ -167,26 +196,6 @@ def _whole_numbers(graph: onnx.GraphProto) -> dict[str, int]:
     arrays = {name: onnx.numpy_helper.to_array(each).ravel() for name, each in single.items()
               if len(each.dims) < 2 and (not each.dims or each.dims[0] == 1)}  # fmt: skip
     return {name: int(array[0]) for name, array in arrays.items() if array.size == 1}
-
-
-def _check_no_pickle(model: onnx.ModelProto) -> None:
-    """A pickle in a text is nothing to us, but somebody may load what they find there."""
-    for place, text in _texts(model):
-        if holds_pickle(text):
-            raise Invalid("PICKLE", problem=f"a text of the model holds one: {place}")
-
-
-def _texts(model: onnx.ModelProto) -> Iterator[tuple[str, bytes]]:
-    """All but the weights, wherever they are: any bytes may be a number."""
-    pending: list[Message] = [model]
-    while pending:
-        for field, value in pending.pop().ListFields():
-            values = value if field.is_repeated else [value]
-            if field.message_type is not None:
-                pending.extend(values)
-            elif field.type in TEXT_TYPES and field.full_name != WEIGHTS:
-                for each in values:
-                    yield field.name, each if isinstance(each, bytes) else each.encode()
 
 
 def _tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
