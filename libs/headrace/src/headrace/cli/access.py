@@ -95,7 +95,7 @@ def add(
     the feature workers among themselves, and beside `read` for a program that names its predictions
     to feature; `*` is all.
 
-        headrace tokens add shop --may publish:orders --may "predict:delay*" > shop.token
+        (umask 077; headrace tokens add shop --may publish:orders --may "predict:*" > shop.token)
 
         headrace tokens add services --may "*"
 
@@ -109,7 +109,7 @@ def add(
 def rotate(name: CallerName, file: TokensFile = DEFAULT_FILE) -> None:
     """Give a caller a new token; the one before is good until the next rotation.
 
-    headrace tokens rotate shop > shop.token
+    (umask 077; headrace tokens rotate shop > shop.token)
     """
     with told_errors():
         _show_token(rotate_token(file, name), name)
