@@ -13,7 +13,7 @@ from headrace_registry.domain.page import ListAliasMoves, ListChanges
 from headrace_registry.handlers.aliases import set_alias
 from headrace_registry.handlers.queries import list_alias_moves, list_changes
 from headrace_registry.handlers.rollouts import judge_canary
-from headrace_registry.testing import MODEL, a_set_alias, a_verdict
+from headrace_registry.testing import MODEL, TENSORS_ENDPOINT, a_set_alias, a_verdict
 
 
 def changes(registry, model=""):
@@ -68,6 +68,19 @@ def test_refused_or_repeated_command_tells_nothing_more(registry):
         move(registry, a_set_alias(1, request_id="late"))
 
     assert before == changes(registry)
+
+
+def test_apply_that_changes_nothing_is_no_change(registry):
+    registry.apply(MODEL, request_id="declare")
+    before = changes(registry)
+
+    registry.apply(MODEL, request_id="declare again")
+    assert before == changes(registry)
+
+    registry.apply(MODEL, TENSORS_ENDPOINT, request_id="serve")
+    assert ["serve", *(each.request_id for each in before)] == [
+        each.request_id for each in changes(registry)
+    ]
 
 
 def test_changes_of_one_model_leave_out_those_of_others(registry):

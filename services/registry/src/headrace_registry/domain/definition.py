@@ -105,9 +105,10 @@ class DefinitionRetracted:
 
 @dataclass(frozen=True, slots=True)
 class AppliedDefinitions:
-    """The answer to ApplyDefinitions: what was sent, as stored now."""
+    """The answer to ApplyDefinitions: what was sent, as stored now, and if any is new."""
 
     definitions: tuple[Definition, ...]
+    changed: bool = True  # the answers of before do not tell
 
 
 def order_of(definition: Definition) -> tuple[int, str]:

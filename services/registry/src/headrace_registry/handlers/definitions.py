@@ -56,7 +56,7 @@ def apply_definitions(
         for definition in new:
             transaction.put_definition(definition)
         _open_endpoints(transaction, new, clock.now_us())
-        return AppliedDefinitions(tuple(merged))
+        return AppliedDefinitions(tuple(merged), changed=bool(new))
 
     return once(command, AppliedDefinitions, store, act, caller=caller, clock=clock)
 

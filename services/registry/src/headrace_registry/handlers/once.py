@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What every command has: one transaction, one answer for its request id, one row of the audit."""
+"""What every command has: one transaction, one answer for its request id, one row of the audit.
+
+What is applied again and again as it is, as by a pipeline, has no row: a row tells of a change.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,11 @@ from collections.abc import Callable
 from headrace_kit.clock import Clock
 from headrace_registry.domain.alias import SetAlias
 from headrace_registry.domain.change import Change
-from headrace_registry.domain.definition import ApplyDefinitions, RetractDefinition
+from headrace_registry.domain.definition import (
+    AppliedDefinitions,
+    ApplyDefinitions,
+    RetractDefinition,
+)
 from headrace_registry.domain.name import check_id
 from headrace_registry.domain.request import request_of
 from headrace_registry.domain.rollout import Rollout, SetRollout
@@ -63,12 +70,15 @@ def once(
         if answer is None:
             answer = act(transaction)
             transaction.remember(request, answer)
-            model, subject, reason = _told(command, answer)
-            at_us, action = clock.now_us(), ACTIONS[type(command)]
-            transaction.note(
-                Change(0, at_us, caller, action, model, subject, reason, command.request_id)
-            )
+            if not isinstance(answer, AppliedDefinitions) or answer.changed:
+                transaction.note(_change(command, answer, caller, clock.now_us()))
         return answer
+
+
+def _change(command: Command, answer: Answered, caller: str, at_us: int) -> Change:
+    model, subject, reason = _told(command, answer)
+    action = ACTIONS[type(command)]
+    return Change(0, at_us, caller, action, model, subject, reason, command.request_id)
 
 
 def _told(command: Command, answer: Answered) -> tuple[str, str, str]:
