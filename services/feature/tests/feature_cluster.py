@@ -13,8 +13,11 @@ from headrace_feature.adapters.conversions import (
     to_note_request,
     to_observations_query,
     to_observations_request,
+    to_observations_response,
+    to_places,
     to_query,
 )
+from headrace_feature.adapters.routed_reader import Told
 from headrace_feature.adapters.run_copies import RunCopies
 from headrace_feature.adapters.run_files import from_bytes, to_bytes
 from headrace_feature.adapters.snapshot_restorer import SnapshotRestorer
@@ -141,7 +144,9 @@ class Neighbours:
         return nullcontext()
 
     def ask(self, queries):
-        return [self._answer(int(address), query) for address, query in queries.items()]
+        answers = [self._answer(int(at), query) for at, query in queries.items()]
+        runs, places = zip(*answers, strict=True)
+        return Told(runs, {n: place for each in places for n, place in each.items()})
 
     def note(self, addresses, query):
         for address in addresses:
@@ -154,8 +159,9 @@ class Neighbours:
             raise Unavailable("SERVICE_UNAVAILABLE", service="feature")
         world = self.workers[place].world
         query = to_observations_query(to_observations_request(query))
-        extract = get_observations(query, catalogue=world.catalogue, store=world.store)
-        return from_bytes(to_bytes(extract.whole()))
+        held = get_observations(query, catalogue=world.catalogue, store=world.store)
+        answer = to_observations_response(held)
+        return from_bytes(to_bytes(held.extract.whole())), to_places(answer, query.partitions)
 
 
 STEPS = ("read", "idle", "copy", "move", "lose", "restart", "collect")

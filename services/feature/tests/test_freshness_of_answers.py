@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What an answer says of its own age: event times of its values, and until when all is known."""
 
+from contextlib import nullcontext
 from dataclasses import replace
 
 import numpy as np
@@ -25,7 +26,8 @@ from hypothesis import strategies as st
 from headrace.errors import Conflict, Invalid, Unavailable
 from headrace.feature_view import WindowFeature, features_by_name
 from headrace_feature.adapters.ends_watch import EndsWatch
-from headrace_feature.domain.known_until import ASKINGS_MAX
+from headrace_feature.domain.known_until import ASKINGS_MAX, KnownUntil, lowest
+from headrace_feature.domain.log_place import LogPlace
 from headrace_feature.domain.online_query import GetOnlineFeatures
 from headrace_feature.handlers import answer_together, get_online_features
 
@@ -82,7 +84,7 @@ def world():
     return made
 
 
-def watch(world, *, ends, owned=(0,), missing=(), topic_id=lambda _: "first", made_again=None):
+def watch(world, *, ends, missing=(), topic_id=lambda _: "first", made_again=None):
     def asked(stream):
         if stream in missing:
             raise Unavailable("TOPIC_MISSING", topic=stream)
@@ -92,7 +94,6 @@ def watch(world, *, ends, owned=(0,), missing=(), topic_id=lambda _: "first", ma
 
     return EndsWatch(
         catalogue=lambda: world.catalogue,
-        owned=lambda stream: owned,
         ends=asked,
         topic_id=topic_id,
         held_of=world.store.topic_id,
@@ -113,7 +114,7 @@ def test_nothing_is_known_before_kafka_was_asked(world):
 def test_idle_stream_is_known_until_it_was_asked_last(world):
     for _ in range(2):
         world.clock.advance(HOUR)
-        watch(world, ends={0: 1, 1: 99}).look()
+        watch(world, ends={0: 1, 1: 0}).look()
 
         assert world.clock.now_us() == known_until(world)
 
@@ -197,8 +198,37 @@ def test_what_was_known_stays_known_when_its_asking_is_forgotten(world):
     assert 0 < before_us == known_until(world)
 
 
-def test_partition_of_ours_that_was_not_read_yet_is_waited_for(world):
-    watch(world, ends={0: 1, 1: 5}, owned=(0, 1)).look()
+@pytest.mark.parametrize(
+    "place", [LogPlace(9, "second"), LogPlace(0, "first"), LogPlace(9)], ids=str
+)
+def test_place_before_the_end_or_in_another_topic_is_not_known(world, place):
+    layout, known = world.catalogue.layout_by_view["zone"], KnownUntil()
+    known.note("rides", START, "first", {0: 1})
+
+    assert START == known.of([(layout, {0: LogPlace(1, "first")})])
+    assert 0 == known.of([(layout, {0: place})])
+
+
+def test_partition_that_goes_to_who_has_less_of_it_is_not_known(world):
+    layout, known = world.catalogue.layout_by_view["zone"], KnownUntil()
+    known.note("rides", START, "first", {0: 5})
+    assert START == known.of([(layout, {0: LogPlace(5, "first")})])
+    for second in range(ASKINGS_MAX):
+        known.note("rides", START + second, "first", {0: 9})
+
+    assert START == known.of([(layout, {0: LogPlace(6, "first")})])
+    assert 0 == known.of([(layout, {0: LogPlace(4, "first")})])
+
+
+def test_partition_that_moved_amid_a_read_is_known_as_who_was_behind_had_it():
+    ours, theirs = {0: LogPlace(1, "first"), 1: LogPlace(4, "first")}, {0: LogPlace(3, "first")}
+
+    assert ours == lowest(ours, theirs)
+    assert {0: LogPlace(1, "first")} == lowest(theirs, {0: LogPlace(1, "first")})
+
+
+def test_partition_that_was_not_read_yet_is_waited_for(world):
+    watch(world, ends={0: 1, 1: 5}).look()
 
     assert 0 == known_until(world)
 
@@ -261,6 +291,9 @@ class Away:
 
     def __getattr__(self, name):
         return getattr(self._store, name)
+
+    def reading(self):
+        return nullcontext(self)
 
     def runs_of(self, layout, wanted):
         self.asked += 1

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import grpc
 import numpy as np
 import pytest
-from feature_cluster import PARTITIONS, Cluster, Neighbours
+from feature_cluster import PARTITIONS, Cluster, Neighbours, take_step
 from feature_world import (
     DAY,
     HOUR,
@@ -35,6 +35,7 @@ from headrace_feature.adapters.routed_reader import GrpcPeers, RoutedReader
 from headrace_feature.adapters.run_files import to_bytes
 from headrace_feature.domain.entities import digests
 from headrace_feature.domain.gathering import Extract, Wanted
+from headrace_feature.domain.log_place import LogPlace
 from headrace_feature.domain.observations import COLUMNS, empty_run, merged
 from headrace_feature.domain.views import LAYOUT_ID_BYTES
 from headrace_feature.handlers import (
@@ -50,12 +51,16 @@ ROWS = [(zone, 1, START + half * HOUR // 2) for zone in "ab" for half in range(1
 
 
 def read(worker, neighbours, rows=ROWS):
+    return answer(worker, neighbours, rows).values
+
+
+def answer(worker, neighbours, rows=ROWS):
     world = worker.world
     columns = {"zone": [zone for zone, _, _ in rows], "kind": [str(kind) for _, kind, _ in rows]}
     moments = np.array([as_of for _, _, as_of in rows], dtype=np.int64)
     reader = RoutedReader(world.store, neighbours, neighbours)
     state = OnlineState(lambda: world.catalogue, reader, world.kept, world.known, world.clock)
-    return get_online_features(GetOnlineFeatures(WINDOW_FEATURES, columns, moments), state).values
+    return get_online_features(GetOnlineFeatures(WINDOW_FEATURES, columns, moments), state)
 
 
 @settings(
@@ -99,6 +104,103 @@ def pair(tmp_path):
         cluster.log[number] += [Event(f"{number}-{n}", START + n, START + n) for n in range(4)]
         worker.read_on()
     return workers
+
+
+def ask_ends(workers, asked_us):
+    for worker in workers:
+        ends, clock = worker.cluster.ends("rides"), worker.world.clock
+        clock.advance(max(0, asked_us - clock.now_us()))
+        worker.world.known.note("rides", asked_us, "first", ends)
+
+
+def known_until_us(workers, neighbours):
+    return [answer(each, neighbours).known_until_us for each in workers]
+
+
+def test_idle_stream_is_known_until_its_ends_were_asked_for_last(pair):
+    for asked_us in (START, START + HOUR):
+        ask_ends(pair, asked_us)
+
+        assert [asked_us] * 2 == known_until_us(pair, Neighbours(pair))
+
+
+def test_worker_whose_fold_stands_still_is_behind_for_whoever_is_asked(pair):
+    ask_ends(pair, START)
+    pair[1].cluster.log[1].append(Event("later", START, START))
+    ask_ends(pair, START + HOUR)
+    assert [START] * 2 == known_until_us(pair, Neighbours(pair))
+
+    pair[1].read_on()
+    assert [START + HOUR] * 2 == known_until_us(pair, Neighbours(pair))
+
+
+def test_nothing_is_known_of_moments_behind_the_one_in_which_the_read_began(pair):
+    for worker in pair:
+        worker.world.known.note("rides", START + 1, "first", worker.cluster.ends("rides"))
+
+    assert [START] * 2 == known_until_us(pair, Neighbours(pair))
+
+
+def test_partition_that_nobody_was_asked_for_is_not_known(pair):
+    for worker in pair:
+        worker.world.known.note("rides", START, "first", {0: 4, 1: 4, 2: 1})
+
+    assert [0] * 2 == known_until_us(pair, Neighbours(pair))
+
+
+def test_what_came_to_us_amid_a_read_is_not_told_of_by_who_had_it(pair):
+    neighbours, world = Neighbours(pair), pair[0].world
+    layout = world.catalogue.layout_by_view["zone"]
+    wanted = Wanted(digests([("a",)]), np.full(1, START), np.full(1, START + DAY))
+    with RoutedReader(world.store, neighbours, neighbours).reading() as reader:
+        reader.runs_of(layout, wanted)
+        assert {1: LogPlace(4, "first")} == reader.elsewhere(layout)
+
+        pair[1].give_up(1)
+        pair[0].place(1)
+        reader.runs_of(layout, wanted)
+        assert {} == reader.elsewhere(layout)
+
+
+def test_partition_is_told_of_as_the_first_rows_of_a_read_had_it(pair):
+    neighbours, world = Neighbours(pair), pair[0].world
+    layout = world.catalogue.layout_by_view["zone"]
+    wanted = Wanted(digests([("a",)]), np.full(1, START), np.full(1, START + DAY))
+    with RoutedReader(world.store, neighbours, neighbours).reading() as reader:
+        reader.runs_of(layout, wanted)
+        pair[1].cluster.log[1].append(Event("later", START, START))
+        pair[1].read_on()
+        reader.runs_of(layout, wanted)
+
+        assert {1: LogPlace(4, "first")} == reader.elsewhere(layout)
+
+
+@settings(
+    suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=40
+)
+@given(data=st.data())
+def test_nothing_is_known_that_is_not_in_the_answer(tmp_path_factory, data):
+    cluster = Cluster(tmp_path_factory.mktemp("cluster"))
+    workers, published = [cluster.worker(), cluster.worker()], {0: 0}
+    for number in PARTITIONS:
+        workers[data.draw(st.integers(0, 1))].place(number)
+    for moment in range(1, data.draw(st.integers(2, 12))):
+        for number in PARTITIONS:
+            count = data.draw(st.integers(0, 3))
+            cluster.log[number] += [Event(f"{moment}-{number}-{n}", 1, 1) for n in range(count)]
+        published[moment] = sum(map(len, cluster.log.values()))
+        ask_ends(workers, moment)
+        step = data.draw(st.sampled_from(["read", "read", "copy", "move", "lose", "restart"]))
+        take_step(step, data.draw(st.integers(0, 1)), workers, cluster, data.draw)
+        for worker in workers:
+            with suppress(Unavailable):
+                told = answer(worker, Neighbours(workers), [("a", 1, HOUR)])
+                counted = told.values[0, WINDOW_FEATURES.index("zone:count_1h")]
+                assert counted >= published[told.known_until_us]
+    for worker in workers:
+        worker.read_on()
+    ask_ends(workers, 100)
+    assert [100] * 2 == known_until_us(workers, Neighbours(workers))
 
 
 def test_read_is_refused_while_a_neighbour_is_away(pair):
@@ -236,6 +338,16 @@ def test_entity_that_exceeds_an_answer_comes_in_pieces(pair, stubs):
     assert max(stubs["1"].pieces) < 500 + row_bytes_max
 
 
+@pytest.mark.parametrize("piece_bytes_max", [500, 2 << 20], ids=["in pieces", "at once"])
+def test_neighbour_says_how_far_it_has_read_what_it_is_asked_for(
+    pair, stubs, monkeypatch, piece_bytes_max
+):
+    monkeypatch.setattr(grpc_api, "PIECE_BYTES_MAX", piece_bytes_max)
+    ask_ends(pair, START)
+
+    assert [START] * 2 == known_until_us(pair, AskedNeighbours(pair))
+
+
 def test_read_that_needs_too_much_of_a_neighbour_is_refused_by_name(pair, stubs, monkeypatch):
     monkeypatch.setattr(handlers, "OBSERVATIONS_BYTES_MAX", 1_000)
 
@@ -276,7 +388,7 @@ def test_read_that_needs_too_much_of_all_neighbours_together_is_refused(stubs, m
     asked = {str(number): GetObservations(layout.id, (number,), zones) for number in PARTITIONS}
     peers = GrpcPeers("", ObservationBudget(1 << 20))
     with peers.reading():
-        held = [len(run.matrix) for run in peers.ask(asked)]
+        held = [len(run.matrix) for run in peers.ask(asked).runs]
     one = stubs["0"].api.GetObservations(to_observations_request(asked["0"]), None).bytes
     monkeypatch.setattr(handlers, "OBSERVATIONS_BYTES_MAX", one * 3 // 2)
 

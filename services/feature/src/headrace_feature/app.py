@@ -128,7 +128,7 @@ def run(settings: Settings) -> int:
         history.writer,
         loop,
         erasure.rows,
-        _ends_watch(settings, held, group, loop),
+        _ends_watch(settings, held, loop),
         server,
     ]
     try:
@@ -384,10 +384,9 @@ def _fold(
     return loop
 
 
-def _ends_watch(settings: Settings, held: Held, group: Group, loop: ConsumeLoop) -> EndsWatch:
+def _ends_watch(settings: Settings, held: Held, loop: ConsumeLoop) -> EndsWatch:
     return EndsWatch(
         catalogue=held.catalogue,
-        owned=group.members.partitions,
         ends=partial(record_ends, settings.kafka_bootstrap),
         topic_id=partial(record_topic_id, settings.kafka_bootstrap),
         held_of=held.store.topic_id,

@@ -16,7 +16,8 @@ from headrace_feature.domain.entities import digests
 from headrace_feature.domain.exact import as_float32
 from headrace_feature.domain.gathering import Block, Extract, Ranges, Wanted, block_of, ranges_of
 from headrace_feature.domain.kept_answers import KEPT_US_MAX, KeptAnswers, valid_until
-from headrace_feature.domain.known_until import KnownUntil
+from headrace_feature.domain.known_until import KnownUntil, lowest
+from headrace_feature.domain.log_place import LogPlace
 from headrace_feature.domain.long_windows import LongEntity
 from headrace_feature.domain.lookups import Matches, keys_of, matches_of
 from headrace_feature.domain.observations import COLUMNS, EVENT, Ints, Observations, run_of
@@ -54,6 +55,14 @@ class GetObservations:
     layout_id: bytes
     partitions: tuple[int, ...]
     wanted: Wanted
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class HeldObservations:
+    """What it is told: the observations, and how far at least each partition had been read."""
+
+    extract: Extract
+    places: Mapping[int, LogPlace]
 
 
 def fold_observations(
@@ -121,18 +130,23 @@ def get_online_features(query: GetOnlineFeatures, state: OnlineState) -> Feature
     # A feature that is named again, as a recipe may do, is answered from the same read.
     places = {name: place for place, name in enumerate(dict.fromkeys(query.features))}
     plan = plan_of(state.catalogue(), tuple(places))
-    known_us = _known_until(plan, state)
-    if 0 < query.staleness_max_ms < (now_us - known_us) / 1_000:
-        raise Conflict("FEATURES_STALE", known_until_us=known_us, now_us=now_us)
+    places_before = _places_of(plan, state.store)
     check_filled(plan, state.store)
     as_of_us = query.as_of_us
     if not len(as_of_us):
         as_of_us = np.full(rows, now_us, dtype=np.int64)
     times = None
-    with state.store.reading():
-        answers = _answers(plan, query, as_of_us, state)
+    with state.store.reading() as store:
+        answers = _answers(plan, query, as_of_us, store, state.kept)
         if query.include_times:
-            moments = _answers(newest_of(plan), query, as_of_us, state)
+            moments = _answers(newest_of(plan), query, as_of_us, store, state.kept)
+    known_us = state.known.of(
+        (layout, lowest(places, store.elsewhere(layout))) for layout, places in places_before
+    )
+    # Others may have been asked later, when there was more than rows as of now see.
+    known_us = min(known_us, now_us)
+    if 0 < query.staleness_max_ms < (now_us - known_us) / 1_000:
+        raise Conflict("FEATURES_STALE", known_until_us=known_us, now_us=now_us)
     if query.include_times:
         times = np.where(np.isnan(moments), -1.0, moments).astype(np.int64)
     found = FeatureRows(as_float32(answers), times, known_us)
@@ -141,16 +155,28 @@ def get_online_features(query: GetOnlineFeatures, state: OnlineState) -> Feature
     return found.in_order([places[name] for name in query.features])
 
 
-def _known_until(plan: Plan, state: OnlineState) -> int:
+def _places_of(plan: Plan, store: ObservationReader) -> list[tuple[Layout, Mapping[int, LogPlace]]]:
     layouts = [layout for part in plan.windows for layout in part.layouts]
-    return state.known.of((each, state.store.next_by_partition(each)) for each in layouts)
+    return [(each, _places(each, store.owned(each) or (), store)) for each in layouts]
+
+
+def _places(
+    layout: Layout, partitions: Iterable[int], store: ObservationReader
+) -> Mapping[int, LogPlace]:
+    """How far each is read; the id first, for a topic that is made again is read from 0."""
+    topic_id, positions = store.topic_id(layout), store.next_by_partition(layout)
+    return {number: LogPlace(positions.get(number, 0), topic_id) for number in partitions}
 
 
 def _answers(
-    plan: Plan, query: GetOnlineFeatures, as_of_us: Ints, state: OnlineState
+    plan: Plan,
+    query: GetOnlineFeatures,
+    as_of_us: Ints,
+    store: ObservationReader,
+    kept: KeptAnswers,
 ) -> NDArray[np.float64]:
     answers = np.full((len(as_of_us), plan.slots), np.nan)
-    _answer_windows(plan, query.columns, as_of_us, state.store, state.kept, answers)
+    _answer_windows(plan, query.columns, as_of_us, store, kept, answers)
     for slot, feature in zip(plan.request.slots, plan.request.features, strict=True):
         answers[:, slot] = transform(feature, _column(query.columns, feature.column))
     apply_rules(plan.rules, answers)
@@ -372,7 +398,7 @@ def _asked(part: WindowPart, columns: Mapping[str, Column], store: ObservationRe
 
 def get_observations(
     query: GetObservations, *, catalogue: Catalogue, store: ObservationReader
-) -> Extract:
+) -> HeldObservations:
     """What this worker holds of entities, for another one that merges it with the rest.
 
     Raises Unavailable RESTORING unless it owns the partitions and has all of them, Invalid
@@ -383,11 +409,12 @@ def get_observations(
     if layout is None or not set(query.partitions) <= set(store.owned(layout) or ()):
         raise Unavailable("RESTORING", layout=query.layout_id.hex())
     check_layout_filled(layout, store)
+    places = _places(layout, query.partitions, store)
     wanted, width = query.wanted, COLUMNS + layout.width
     extract = Extract.of(store.runs_of(layout, wanted), wanted, width=width)
     check_readable(layout, int(wanted.since_us.min(initial=2**62)), store)
     check_answerable(extract.bytes)
-    return extract
+    return HeldObservations(extract, places)
 
 
 def check_answerable(observations_bytes: int) -> None:

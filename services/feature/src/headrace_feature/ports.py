@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from headrace.application import Recipe
 from headrace_feature.domain.completeness import StreamReach
 from headrace_feature.domain.gathering import Wanted
+from headrace_feature.domain.log_place import LogPlace
 from headrace_feature.domain.observations import AnyRun, Observations, Run
 from headrace_feature.domain.records import Records, Share
 from headrace_feature.domain.request_features import Column
@@ -40,8 +41,8 @@ class Folded:
 class ObservationReader(Protocol):
     """Observations for reads, and how far each layout has read each partition of its stream."""
 
-    def reading(self) -> AbstractContextManager[None]:
-        """A read: it may hold what `runs_of` answers inside, and lets go of it at the end."""
+    def reading(self) -> AbstractContextManager[ObservationReader]:
+        """A reader for one read: it may hold what its `runs_of` answers, and lets go at the end."""
 
     def runs_of(self, layout: Layout, wanted: Wanted) -> Sequence[AnyRun]:
         """What holds all there is of the entities; it stays as it is while a reader has it.
@@ -52,6 +53,12 @@ class ObservationReader(Protocol):
 
     def next_by_partition(self, layout: Layout) -> Mapping[int, int]:
         """Next offset by partition; absent means that none was read."""
+
+    def elsewhere(self, layout: Layout) -> Mapping[int, LogPlace]:
+        """Of each partition that `runs_of` asked others for, how far they had read it at least."""
+
+    def topic_id(self, layout: Layout) -> str:
+        """Of the topic that the positions are of; empty while nobody said."""
 
     def furthest_by_partition(self, stream: str) -> Mapping[int, int]:
         """The highest next offset that any layout of the stream ever had."""
@@ -93,9 +100,6 @@ class ObservationStore(ObservationReader, Protocol):
 
     def expect(self, stream: str, end_by_partition: Mapping[int, int]) -> None:
         """Every layout is to come as far as this before it counts as restored."""
-
-    def topic_id(self, layout: Layout) -> str:
-        """Of the topic that the positions are of; empty while nobody said."""
 
     def follow(self, layout: Layout, topic_id: str) -> bool:
         """The positions are of the topic with this id from now on. Those of another one mean

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from functools import lru_cache
 from typing import Any, cast
@@ -20,13 +20,14 @@ from headrace.feature.v1 import feature_events_pb2 as events
 from headrace.feature.v1 import feature_service_pb2 as wire
 from headrace_feature.domain.corrections import Correction
 from headrace_feature.domain.gathering import Wanted
+from headrace_feature.domain.log_place import LogPlace
 from headrace_feature.domain.observations import Ids, Ints, NamedTexts, Observations
 from headrace_feature.domain.online_query import FeatureRows, GetOnlineFeatures
 from headrace_feature.domain.records import Numbers
 from headrace_feature.domain.request_features import Column
 from headrace_feature.domain.training_set import Historical, SpineTally
 from headrace_feature.domain.views import LAYOUT_ID_BYTES, Kind, Layout
-from headrace_feature.handlers import GetObservations
+from headrace_feature.handlers import GetObservations, HeldObservations
 from headrace_feature.materialize_handlers import Materialized, MaterializeView
 from headrace_feature.offline_handlers import CreateTrainingSet, GetHistoricalFeatures
 from headrace_feature.skew_handlers import Skew
@@ -364,6 +365,21 @@ def to_observations_query(request: wire.GetObservationsRequest) -> GetObservatio
     entities = np.frombuffer(request.entities, "<u8").reshape(2, -1)
     wanted = Wanted(entities, since_us, until_us)
     return GetObservations(request.layout_id, tuple(request.partitions), wanted)
+
+
+def to_observations_response(held: HeldObservations) -> wire.GetObservationsResponse:
+    """Without the observations."""
+    (topic_id,) = {place.log_id for place in held.places.values()} or {""}
+    offsets = {number: place.offset for number, place in held.places.items()}
+    return wire.GetObservationsResponse(topic_id=topic_id, next_by_partition=offsets)
+
+
+def to_places(
+    answer: wire.GetObservationsResponse, partitions: Iterable[int]
+) -> dict[int, LogPlace]:
+    """How far each of these had been read; a worker of an older version does not say."""
+    offsets = answer.next_by_partition
+    return {number: LogPlace(offsets.get(number, 0), answer.topic_id) for number in partitions}
 
 
 def to_materialize(request: wire.MaterializeViewRequest) -> MaterializeView:

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Asks Kafka every half second where the records of our partitions end, and of which topic."""
+"""Asks Kafka every half second where the records of streams end, and of which topic."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 
 from headrace.errors import TOPIC_MISSING, Unavailable
 from headrace_feature.domain.known_until import KnownUntil
@@ -15,7 +15,7 @@ ASK_INTERVAL_S = 0.5
 
 
 class EndsWatch(LookingPart):
-    """A Part. `ends`: by partition of a stream; `owned`: which partitions of it are ours.
+    """A Part. `ends`: by partition of a stream, whoever owns it.
 
     `topic_id`: of a stream's records; `made_again` is told while what is held is of another.
     """
@@ -24,7 +24,6 @@ class EndsWatch(LookingPart):
         self,
         *,
         catalogue: Callable[[], Catalogue],
-        owned: Callable[[str], Collection[int]],
         ends: Callable[[str], Mapping[int, int]],
         topic_id: Callable[[str], str],
         held_of: Callable[[Layout], str],
@@ -34,7 +33,7 @@ class EndsWatch(LookingPart):
     ) -> None:
         # Nothing is known of the time of a look that fails, and readers are told so.
         super().__init__("ends-watch", interval_s=ASK_INTERVAL_S, waits="ends_unknown")
-        self._catalogue, self._owned, self._ends = catalogue, owned, ends
+        self._catalogue, self._ends = catalogue, ends
         self._topic_id, self._held_of, self._made_again = topic_id, held_of, made_again
         self._known, self._clock = known, clock
 
@@ -55,10 +54,10 @@ class EndsWatch(LookingPart):
             raise missing[0]
 
     def _look_at(self, stream: str, catalogue: Catalogue) -> None:
-        asked_us, owned = self._clock.now_us(), self._owned(stream)
-        ends = self._ends(stream)
+        asked_us = self._clock.now_us()
+        # The id behind the ends: those of a topic that is made again meanwhile go with a newer one.
+        ends, topic_id = self._ends(stream), self._topic_id(stream)
         held_of = {*map(self._held_of, catalogue.layouts_of(stream))}
-        if held_of - {"", self._topic_id(stream)}:
+        if held_of - {"", topic_id}:
             self._made_again()
-        elif owned:
-            self._known.note(stream, asked_us, {n: ends.get(n, 0) for n in owned})
+        self._known.note(stream, asked_us, topic_id, ends)

@@ -52,10 +52,6 @@ class GroupMembers(ThreadPart):
             raise Unavailable("RESTORING", stream=stream)
         return self._owners[stream]
 
-    def partitions(self, stream: str) -> Collection[int]:
-        """All that are known: how far others have read theirs is not known, and not claimed."""
-        return tuple(self._owners.get(stream, ()))
-
     def _run(self) -> None:
         while not self._stopping.is_set():
             self._thread.tick()

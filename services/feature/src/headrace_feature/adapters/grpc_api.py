@@ -24,6 +24,7 @@ from headrace_feature.adapters.conversions import (
     to_materialize,
     to_materialized,
     to_observations_query,
+    to_observations_response,
     to_online_response,
     to_query,
     to_skew_response,
@@ -36,12 +37,16 @@ from headrace_feature.adapters.query_reader import QueryReader
 from headrace_feature.adapters.run_files import to_bytes
 from headrace_feature.adapters.served_notes import ServedNotes
 from headrace_feature.domain.freshness import DelayHistogram
-from headrace_feature.domain.gathering import Extract
 from headrace_feature.domain.kept_answers import KeptAnswers
 from headrace_feature.domain.online_query import GetOnlineFeatures, check_features
 from headrace_feature.domain.served_sample import ServedSample
 from headrace_feature.domain.views import Catalogue
-from headrace_feature.handlers import OnlineState, answer_together, get_online_features
+from headrace_feature.handlers import (
+    HeldObservations,
+    OnlineState,
+    answer_together,
+    get_online_features,
+)
 from headrace_feature.materialize_handlers import materialize_view, view_source
 from headrace_feature.offline_handlers import Asker
 from headrace_feature.ports import Archive, FeatureTables, ObservationReader
@@ -259,18 +264,21 @@ class PeerApi(service.ObservationServiceServicer):
     def GetObservations(
         self, request: wire.GetObservationsRequest, context: grpc.ServicerContext
     ) -> wire.GetObservationsResponse:
-        extract = self._extract(request)
-        if extract.bytes > PIECE_BYTES_MAX:
-            return wire.GetObservationsResponse(bytes=extract.bytes)
-        return wire.GetObservationsResponse(run=to_bytes(extract.whole()))
+        held = self._held(request)
+        answer = to_observations_response(held)
+        if held.extract.bytes > PIECE_BYTES_MAX:
+            answer.bytes = held.extract.bytes
+        else:
+            answer.run = to_bytes(held.extract.whole())
+        return answer
 
     def StreamObservations(
         self, request: wire.StreamObservationsRequest, context: grpc.ServicerContext
     ) -> Iterator[wire.StreamObservationsResponse]:
-        for piece in self._extract(request.query).pieces(PIECE_BYTES_MAX):
+        for piece in self._held(request.query).extract.pieces(PIECE_BYTES_MAX):
             yield wire.StreamObservationsResponse(run=to_bytes(piece))
 
-    def _extract(self, request: wire.GetObservationsRequest) -> Extract:
+    def _held(self, request: wire.GetObservationsRequest) -> HeldObservations:
         query = to_observations_query(request)
         return handlers.get_observations(query, catalogue=self._catalogue(), store=self._store)
 

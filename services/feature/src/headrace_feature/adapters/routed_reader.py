@@ -8,8 +8,9 @@ owned everything. A worker that is away, or not done restoring, makes the read U
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
 from functools import lru_cache
 from itertools import chain
 from typing import Any, Protocol, TypeVar
@@ -19,10 +20,15 @@ import grpc
 from headrace.errors import HeadraceError, Invalid, Unavailable
 from headrace.feature.v1 import feature_service_pb2 as wire
 from headrace.feature.v1 import feature_service_pb2_grpc as service
-from headrace_feature.adapters.conversions import to_note_request, to_observations_request
+from headrace_feature.adapters.conversions import (
+    to_note_request,
+    to_observations_request,
+    to_places,
+)
 from headrace_feature.adapters.observation_budget import ObservationBudget
 from headrace_feature.adapters.run_files import from_bytes
 from headrace_feature.domain.gathering import Wanted
+from headrace_feature.domain.log_place import LogPlace, earliest
 from headrace_feature.domain.observations import AnyRun, Run
 from headrace_feature.domain.online_query import GetOnlineFeatures
 from headrace_feature.domain.views import Layout
@@ -45,13 +51,21 @@ class Owners(Protocol):
         """What was said is outdated."""
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Told:
+    """By other workers: what they hold, and how far they had read what they were asked for."""
+
+    runs: Sequence[Run]
+    places: Mapping[int, LogPlace]
+
+
 class Peers(Protocol):
     """The other workers."""
 
     def reading(self) -> AbstractContextManager[None]:
-        """As ObservationReader says."""
+        """A read: it may hold what it is told inside, and lets go of it at the end."""
 
-    def ask(self, queries: Mapping[str, GetObservations]) -> Sequence[Run]:
+    def ask(self, queries: Mapping[str, GetObservations]) -> Told:
         """What each address holds, asked all at once.
 
         Raises Unavailable RESTORING, or SERVICE_UNAVAILABLE when one does not answer, and Busy
@@ -67,9 +81,12 @@ class RoutedReader:
 
     def __init__(self, store: ObservationReader, owners: Owners, peers: Peers) -> None:
         self._store, self._owners, self._peers = store, owners, peers
+        self._elsewhere: dict[bytes, Mapping[int, LogPlace]] = {}
 
-    def reading(self) -> AbstractContextManager[None]:
-        return self._peers.reading()
+    @contextmanager
+    def reading(self) -> Iterator[ObservationReader]:
+        with self._peers.reading():
+            yield RoutedReader(self._store, self._owners, self._peers)
 
     def runs_of(self, layout: Layout, wanted: Wanted) -> Sequence[AnyRun]:
         ours = self.owned(layout)
@@ -77,16 +94,26 @@ class RoutedReader:
         runs = self._store.runs_of(layout, wanted)
         others = addresses.keys() - ours
         if not others:
+            self._elsewhere.pop(layout.id, None)
             return runs
         queries = {
             address: GetObservations(layout.id, tuple(numbers), wanted)
             for address, numbers in _by_address(layout, addresses, others).items()
         }
         try:
-            return [*runs, *self._peers.ask(queries)]
+            told = self._peers.ask(queries)
         except Unavailable:
             self._owners.look_again()
             raise
+        # What came to us since the rows before were asked for is not told of any more.
+        before = self._elsewhere.get(layout.id, {})
+        self._elsewhere[layout.id] = {
+            n: earliest([place, before.get(n, place)]) for n, place in told.places.items()
+        }
+        return [*runs, *told.runs]
+
+    def elsewhere(self, layout: Layout) -> Mapping[int, LogPlace]:
+        return self._elsewhere.get(layout.id, {})
 
     def next_by_partition(self, layout: Layout) -> Mapping[int, int]:
         """A new mapping each time while others own something: what they read on is not in it, and
@@ -95,6 +122,9 @@ class RoutedReader:
         positions = self._store.next_by_partition(layout)
         alone = self._owners.address_by_partition(layout.stream).keys() <= self.owned(layout)
         return positions if alone else dict(positions)
+
+    def topic_id(self, layout: Layout) -> str:
+        return self._store.topic_id(layout)
 
     def furthest_by_partition(self, stream: str) -> Mapping[int, int]:
         return self._store.furthest_by_partition(stream)
@@ -131,7 +161,7 @@ class GrpcPeers:
     def reading(self) -> AbstractContextManager[None]:
         return self._budget.reading()
 
-    def ask(self, queries: Mapping[str, GetObservations]) -> Sequence[Run]:
+    def ask(self, queries: Mapping[str, GetObservations]) -> Told:
         """An owner that holds too much for one answer says so, and is asked for a stream."""
         deadline_s = time.monotonic() + PEER_TIMEOUT_S
         requests = {address: to_observations_request(each) for address, each in queries.items()}
@@ -151,7 +181,12 @@ class GrpcPeers:
             for address, request in large.items()
         ]
         found += [piece.run for piece in chain(*_received(streams, list))]
-        return list(map(from_bytes, found))
+        places = {
+            number: place
+            for at, each in answers.items()
+            for number, place in to_places(each, queries[at].partitions).items()
+        }
+        return Told(list(map(from_bytes, found)), places)
 
     def note(self, addresses: Collection[str], query: GetOnlineFeatures) -> None:
         request = to_note_request(query)

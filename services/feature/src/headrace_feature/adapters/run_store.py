@@ -30,7 +30,7 @@ from headrace_feature.domain.gathering import Wanted
 from headrace_feature.domain.log_place import BEGINNING, LogPlace, earliest
 from headrace_feature.domain.observations import AnyRun, Run
 from headrace_feature.domain.views import Layout
-from headrace_feature.ports import Folded
+from headrace_feature.ports import Folded, ObservationReader
 from headrace_kit.kafka import Partition
 from headrace_kit.state_store import StateStore
 
@@ -266,8 +266,11 @@ class RunStore:
         self._store.commit({}, [], furthest)
         self._note_furthest(furthest)
 
-    def reading(self) -> AbstractContextManager[None]:
-        return nullcontext()
+    def reading(self) -> AbstractContextManager[ObservationReader]:
+        return nullcontext(self)
+
+    def elsewhere(self, layout: Layout) -> Mapping[int, LogPlace]:
+        return {}
 
     def next_by_partition(self, layout: Layout) -> Mapping[int, int]:
         return self._state(layout.id).next_by_partition

@@ -329,12 +329,23 @@ class GetObservationsRequest(_message.Message):
     def __init__(self, layout_id: _Optional[bytes] = ..., partitions: _Optional[_Iterable[int]] = ..., entities: _Optional[bytes] = ..., since_us: _Optional[_Iterable[int]] = ..., until_us: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class GetObservationsResponse(_message.Message):
-    __slots__ = ("run", "bytes")
+    __slots__ = ("run", "bytes", "next_by_partition", "topic_id")
+    class NextByPartitionEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: int
+        value: int
+        def __init__(self, key: _Optional[int] = ..., value: _Optional[int] = ...) -> None: ...
     RUN_FIELD_NUMBER: _ClassVar[int]
     BYTES_FIELD_NUMBER: _ClassVar[int]
+    NEXT_BY_PARTITION_FIELD_NUMBER: _ClassVar[int]
+    TOPIC_ID_FIELD_NUMBER: _ClassVar[int]
     run: bytes
     bytes: int
-    def __init__(self, run: _Optional[bytes] = ..., bytes: _Optional[int] = ...) -> None: ...
+    next_by_partition: _containers.ScalarMap[int, int]
+    topic_id: str
+    def __init__(self, run: _Optional[bytes] = ..., bytes: _Optional[int] = ..., next_by_partition: _Optional[_Mapping[int, int]] = ..., topic_id: _Optional[str] = ...) -> None: ...
 
 class StreamObservationsRequest(_message.Message):
     __slots__ = ("query",)
