@@ -100,12 +100,18 @@ def test_no_go_says_what_to_do(monkeypatch, tmp_path):
         provide_versitygw(ToolCache(tmp_path))
 
 
-def test_build_that_fails_tells_its_cause_and_is_given_whole_paths(monkeypatch, tmp_path):
-    go = tmp_path / "go"
-    go.write_text('#!/bin/sh\necho "cause in $GOPATH" >&2\necho "see the manual" >&2\nexit 1\n')
+def only_go(script, folder, monkeypatch):
+    """The one toolchain that is found is this script."""
+    go = folder / "go"
+    go.write_text(f"#!/bin/sh\n{script}\n")
     go.chmod(0o755)
     monkeypatch.setattr(gotools.shutil, "which", lambda name: None)
     monkeypatch.setattr(gotools, "_toolchains", lambda: iter([(go, (9, 9))]))
+
+
+def test_build_that_fails_tells_its_cause_and_is_given_whole_paths(monkeypatch, tmp_path):
+    script = 'echo "cause in $GOPATH" >&2\necho "see the manual" >&2\nexit 1'
+    only_go(script, tmp_path, monkeypatch)
     monkeypatch.chdir(tmp_path)
 
     with pytest.raises(Unavailable, match="DOWNLOAD_FAILED") as failed:
@@ -116,11 +122,7 @@ def test_build_that_fails_tells_its_cause_and_is_given_whole_paths(monkeypatch, 
 
 
 def test_build_that_takes_too_long_is_told(monkeypatch, tmp_path):
-    go = tmp_path / "go"
-    go.write_text("#!/bin/sh\nexec sleep 60\n")
-    go.chmod(0o755)
-    monkeypatch.setattr(gotools.shutil, "which", lambda name: None)
-    monkeypatch.setattr(gotools, "_toolchains", lambda: iter([(go, (9, 9))]))
+    only_go("exec sleep 60", tmp_path, monkeypatch)
     monkeypatch.setattr(gotools, "BUILD_TIMEOUT_S", 0.1)
     with pytest.raises(Unavailable, match=r"DOWNLOAD_FAILED.*not built in"):
         provide_versitygw(ToolCache(tmp_path / "tools", progress=lambda line: None))

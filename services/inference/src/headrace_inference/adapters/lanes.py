@@ -163,8 +163,8 @@ class Lane(Generic[T]):
     def _needed_s(self, rows: int) -> float:
         """In as few batches as can be."""
         full, rest = divmod(rows, self._rows_max)
-        whole_s = full * self._pace.needed_s(self._rows_max) if full else 0.0
-        return whole_s + (self._pace.needed_s(rest) if rest else 0.0)
+        full_s = full * self._pace.needed_s(self._rows_max)
+        return full_s + self._pace.needed_s(rest) if rest else full_s
 
     def _go(self) -> None:
         batch = self._next()
