@@ -123,6 +123,11 @@ def records(parts: Iterable[Part], bytes_max: int) -> Iterator[list[Part]]:
     record: list[Part] = []
     left = bytes_max
     for part in parts:
+        size = part.bytes
+        if 0 < size <= left:
+            record.append(part)
+            left -= size
+            continue
         ends = [0, *accumulate(part.of_rows(part.row_bytes))]
         first, rows = 0, len(ends) - 1
         while first < rows:
