@@ -4,6 +4,7 @@
 import math
 from contextlib import nullcontext
 from hashlib import sha256
+from types import SimpleNamespace
 
 import numpy as np
 import onnxruntime
@@ -32,7 +33,7 @@ from headrace_inference.testing import (
     models_of,
     onnx_bytes,
 )
-from headrace_kit.testing import FixedClock
+from headrace_kit.testing import FixedClock, wait_until
 
 ELEMENT_TYPE = {
     "BOOL": TensorProto.BOOL,
@@ -329,6 +330,32 @@ def test_model_that_is_slow_is_not_tried_for_long(monkeypatch):
     [told] = [line for line in logged if line["event"].startswith("model")]
     assert ("model_not_tried", 0.1) == (told["event"], told["rows_trial_s_max"])
     assert "DEADLINE_UNMET" in told["error"]
+
+
+class SlowBatches:
+    """What a session asks of ONNX Runtime's; a run of many rows goes on until it is ended."""
+
+    def __init__(self):
+        node = SimpleNamespace(name="x", type="tensor(float)", shape=["rows", 2])
+        self.get_inputs = self.get_outputs = lambda: [node]
+        self._sess = self
+
+    def run(self, _, inputs, options):
+        if len(inputs["x"]) == onnx_runtime.TRIED_ROWS:
+            wait_until(lambda: options.terminate)
+            raise RuntimeError("ended")
+        return [inputs["x"]]
+
+
+def test_rows_of_a_batch_that_is_not_timed_in_time_take_as_long_at_least(monkeypatch):
+    """None would let a lane take any number of them."""
+    monkeypatch.setattr(onnx_runtime, "TIMING_S_MAX", 0.2)
+    session = onnx_runtime.OnnxSession(SlowBatches(), digest="0" * 64)
+
+    session.try_out(None)
+
+    assert session.tried.rows_apart
+    assert session.tried.further_row_s > 0.0
 
 
 def test_input_of_more_than_there_is_memory_is_not_tried():

@@ -462,6 +462,25 @@ def test_value_that_no_float64_is_spelled_by_is_refused(world, value, problem):
     assert [] == world.objects.keys("erasures")
 
 
+@pytest.mark.parametrize(
+    ("value", "problem"),
+    [
+        ("0900", "of an int64 column it is spelled 900"),
+        ("+900", "of an int64 column it is spelled 900"),
+        (" 900", "of an int64 column it is spelled 900"),
+        ("-0", "of an int64 column it is spelled 0"),
+        ("900.0", "is no whole number, and the column is int64"),
+        ("9223372036854775808", "names no entity of an int64 column"),
+    ],
+)
+def test_value_that_no_int64_is_spelled_by_is_refused(world, value, problem):
+    with pytest.raises(Invalid, match="BAD_REQUEST") as refused:
+        world.erase(value, column="clock")
+
+    assert refused.value.metadata["problem"].startswith(problem)
+    assert [] == world.objects.keys("erasures")
+
+
 def test_value_is_taken_where_the_column_is_a_text_elsewhere(world):
     columns = a_contract().stream.model_dump(mode="json", exclude_none=True)["columns"]
     contract = a_contract(name="texts", columns=columns | {"delay": {"type": "string"}})

@@ -289,13 +289,14 @@ def test_detached_start_that_fails_says_what_it_said(tmp_path):
 
 
 def test_start_fails_with_the_last_words_of_the_process(tmp_path):
-    first, second = a_process("first", tmp_path), a_process("second", tmp_path, DIES)
+    first, second, said = a_process("first", tmp_path), a_process("second", tmp_path, DIES), []
     with (
         pytest.raises(Unavailable, match=r"process=second.*exit code 3.*no such setting"),
-        supervising(tmp_path, [first], [second]),
+        supervising(tmp_path, [first], [second], said=said),
     ):
         pass
     assert "first\n" == (tmp_path / "ends").read_text()
+    assert not any("starts again" in line for line in said)
 
 
 def test_start_fails_with_the_error_and_not_with_the_step_behind_it(tmp_path):

@@ -115,11 +115,14 @@ class Platform:
             stores.insert(0, self._broker())
         else:
             check_reachable(self._options.kafka, deadline_s=BROKER_DEADLINE_S)
-        stages = Stage(stores, then=self._create_topics), Stage(services)
+        stages = Stage(stores, then=self._prepare_stores), Stage(services)
         return [_patient(stage) for stage in stages]
 
-    def _create_topics(self) -> None:
+    def _prepare_stores(self) -> None:
+        """Once, where services that begin together would be in each other's way."""
         admin.create_topics(self._bootstrap, admin.static_topics())
+        if self._options.s3:
+            self._s3().make_bucket(BUCKET)
 
     def _broker(self) -> ProcessSpec:
         ports = self._options.ports
@@ -137,11 +140,7 @@ class Platform:
         processes: list[ProcessSpec] = []
         by_service: dict[str, dict[str, str]] = {name: {} for name in SERVICES}
         if self._options.s3:
-            server = S3Server(
-                self._data / "s3",
-                self._options.ports["s3"],
-                provide_versitygw(self._options.tools),
-            )
+            server = self._s3()
             processes.append(server.process())
             keys = {"S3_ACCESS_KEY": server.access_key, "S3_SECRET_KEY": server.secret_key}
             for name in KEEP_OBJECTS:
@@ -199,6 +198,10 @@ class Platform:
             names = " and ".join(f"{name.upper()}_OBJECT_STORE_URI" for name in LAKE)
             problem = "feature reads where ingest archives: say the same in both"
             raise Invalid("BAD_SETTING", environment=names, problem=problem)
+
+    def _s3(self) -> S3Server:
+        program = provide_versitygw(self._options.tools)
+        return S3Server(self._data / "s3", self._options.ports["s3"], program)
 
     def _database(self) -> PostgresServer:
         return PostgresServer(self._data / "postgres", self._options.ports["postgres"])

@@ -173,6 +173,8 @@ class Supervisor:
                 self._check_time(awaited, now_s - begun_s)
                 time.sleep(LOOK_INTERVAL_S)
             stage.then()
+        for watched in self._all():
+            watched.may_restart = True
         return True
 
     def _tell(self, awaited: Sequence[_Watched], waited_s: float) -> None:
@@ -233,6 +235,8 @@ class _Watched:
         self.spec, self.log = spec, folder.logs / f"{spec.name}.log"
         self.state = STOPPED
         self.failure: HeadraceError | None = None
+        # Not before all were ready: what ends in a start is told at once.
+        self.may_restart = False
         self._run_dir, self._policy, self._report = folder.run, policy, report
         self._child: Child | None = None
         self._created_s: float | None = None
@@ -317,7 +321,7 @@ class _Watched:
         self.failure = child.start_failed()
         child.kill()
         self._child, self._last_end = None, why
-        if hopeless or self._restarts_in_row >= self._policy.restarts_max:
+        if hopeless or not self.may_restart or self._restarts_in_row >= self._policy.restarts_max:
             self.state = FAILED
             self._report(f"{self.spec.name}: {why}; given up, see {self.log}")
             return

@@ -120,6 +120,17 @@ def float64_problem(value: str) -> str:
     return "" if spelled == value else f"of a float64 column it is spelled {spelled}"
 
 
+def int64_problem(value: str) -> str:
+    """As `float64_problem`, of an int64."""
+    try:
+        spelled = str(int(value))
+    except ValueError:
+        return "is no whole number, and the column is int64"
+    if not -(2**63) <= int(value) < 2**63:
+        return "names no entity of an int64 column: it is below -2^63, or 2^63 or more"
+    return "" if spelled == value else f"of an int64 column it is spelled {spelled}"
+
+
 def predicate(entity: Entity, *, float64: bool) -> str:
     """SQL for Delta Lake: the entity's rows, where its column is of float64 or not."""
     named = _named(entity.column, float64=float64)

@@ -32,6 +32,7 @@ from headrace_ingest.domain.erasures import (
     Erasure,
     erasure_id,
     float64_problem,
+    int64_problem,
     with_versions,
     without_entity,
 )
@@ -493,8 +494,9 @@ def _check(command: EraseEntity) -> None:
 
 def _check_spelling(value: str, kinds: Set[str]) -> None:
     """By the types of its column: nobody may believe that what is found nowhere was erased."""
-    if kinds == {"float64"} and (problem := float64_problem(value)):
-        raise Invalid("BAD_REQUEST", field="value", problem=problem)
+    for kind, problem_of in (("float64", float64_problem), ("int64", int64_problem)):
+        if kinds == {kind} and (problem := problem_of(value)):
+            raise Invalid("BAD_REQUEST", field="value", problem=problem)
 
 
 def _without_zeros(rows: Mapping[str, int]) -> dict[str, int]:
