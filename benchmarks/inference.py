@@ -121,7 +121,8 @@ def _batches(name: str, sizes: tuple[int, ...], *, share: float) -> None:
             # seconds.
             for _ in range(TURNS):
                 loads.append(one_load(path, generator, service, bar))
-                raws += raw_rows_per_s(model, 64)
+                with service.standing_still():
+                    raws += raw_rows_per_s(model, 64)
         peers = peer_loads(where, generator, model, bar)
     say("raw ONNX Runtime: " + ", ".join(f"{raw:,.0f}" for raw in raws) + " rows/s")
     raw = median(raws)

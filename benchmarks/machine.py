@@ -146,6 +146,16 @@ class ServiceUnderTest:
     def rss_mb(self) -> float:
         return self._process().memory_info().rss / 1e6
 
+    @contextmanager
+    def standing_still(self) -> Iterator[None]:
+        """It takes nothing of its core meanwhile."""
+        process = self._process()
+        process.suspend()
+        try:
+            yield
+        finally:
+            process.resume()
+
     def _process(self) -> psutil.Process:
         """The service itself: the child that we started may be what holds it."""
         process = psutil.Process(self.child.pid)

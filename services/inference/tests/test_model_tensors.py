@@ -332,31 +332,53 @@ def test_model_that_is_slow_is_not_tried_for_long(monkeypatch):
     assert "DEADLINE_UNMET" in told["error"]
 
 
-class SlowBatches:
-    """What a session asks of ONNX Runtime's; a run of many rows goes on until it is ended."""
+class TimedRuns:
+    """What a session asks of ONNX Runtime's, and the clocks: a run takes what is said of its rows,
+    the next of several each time; None: it goes on until it is ended, 0.25 s later.
+    """
 
-    def __init__(self):
+    def __init__(self, seconds_by_rows):
         node = SimpleNamespace(name="x", type="tensor(float)", shape=["rows", 2])
         self.get_inputs = self.get_outputs = lambda: [node]
         self._sess = self
+        self._seconds = {rows: iter(each) for rows, each in seconds_by_rows.items()}
+        self._now_s = 0.0
+        self.perf_counter = self.monotonic = self.thread_time = lambda: self._now_s
 
     def run(self, _, inputs, options):
-        if len(inputs["x"]) == onnx_runtime.TRIED_ROWS:
-            while not options.terminate:
-                pass  # at work
+        took_s = next(self._seconds.get(len(inputs["x"]), iter(())), 0.001)
+        self._now_s += 0.25 if took_s is None else took_s
+        if took_s is None or options.terminate:
+            options.terminate = True
             raise RuntimeError("ended")
         return [inputs["x"]]
 
 
-def test_rows_of_a_batch_that_is_not_timed_in_time_take_as_long_at_least(monkeypatch):
-    """None would let a lane take any number of them."""
-    monkeypatch.setattr(onnx_runtime, "TIMING_S_MAX", 0.2)
-    session = onnx_runtime.OnnxSession(SlowBatches(), digest="0" * 64)
+@pytest.mark.parametrize(
+    ("seconds_by_rows", "first_row_s", "many_s"),
+    [
+        ({}, 0.001, 0.001),
+        ({64: [0.2, 0.1, 0.3]}, 0.001, 0.001),
+        # None would let a lane take any number of rows.
+        ({64: [None]}, 0.001, 0.25),
+        ({64: [0.2, 0.1, None]}, 0.001, 0.1),
+        # The first two are of the trial before.
+        ({1: [0.001, 0.001, None]}, 0.25, 0.25),
+        ({1: [0.001, 0.001, 0.5, 0.6]}, 0.5, 0.5),
+    ],
+)
+def test_what_is_ended_by_its_bound_takes_so_long_at_least(
+    monkeypatch, seconds_by_rows, first_row_s, many_s
+):
+    runs = TimedRuns(seconds_by_rows)
+    monkeypatch.setattr(onnx_runtime, "time", runs)
+    session = onnx_runtime.OnnxSession(runs, digest="0" * 64)
 
     session.try_out(None)
 
     assert session.tried.rows_apart
-    assert session.tried.further_row_s > 0.0
+    assert pytest.approx(first_row_s) == session.tried.first_row_s
+    assert pytest.approx(many_s) == session.tried.least_s(onnx_runtime.TRIED_ROWS)
 
 
 def test_input_of_more_than_there_is_memory_is_not_tried():

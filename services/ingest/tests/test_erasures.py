@@ -469,8 +469,13 @@ def test_value_that_no_float64_is_spelled_by_is_refused(world, value, problem):
         ("+900", "of an int64 column it is spelled 900"),
         (" 900", "of an int64 column it is spelled 900"),
         ("-0", "of an int64 column it is spelled 0"),
-        ("900.0", "is no whole number, and the column is int64"),
+        ("900.0", "of an int64 column it is spelled 900"),
+        ("9e2", "of an int64 column it is spelled 900"),
+        ("900.5", "is no whole number, and the column is int64"),
+        ("inf", "is no whole number, and the column is int64"),
+        ("UA1", "is no number, and the column is int64"),
         ("9223372036854775808", "names no entity of an int64 column"),
+        ("1e999999999", "names no entity of an int64 column"),
     ],
 )
 def test_value_that_no_int64_is_spelled_by_is_refused(world, value, problem):
@@ -479,6 +484,26 @@ def test_value_that_no_int64_is_spelled_by_is_refused(world, value, problem):
 
     assert refused.value.metadata["problem"].startswith(problem)
     assert [] == world.objects.keys("erasures")
+
+
+def test_entity_of_an_int64_column_is_erased_by_its_digits(world):
+    world.tables.append(STREAM, rows(3, 4, clock=900))
+    world.tables.append(STREAM, rows(5, clock=901))
+
+    assert 2 == world.erase("900", column="clock").rows_by_stream[STREAM]
+    assert 0 == world.erase(str(-(2**63)), "least", column="clock").rows_by_stream[STREAM]
+
+
+def test_value_of_an_int64_column_is_refused_where_it_is_none_of_a_float64_elsewhere_either(world):
+    columns = a_contract().stream.model_dump(mode="json", exclude_none=True)["columns"]
+    contract = a_contract(name="floats", columns=columns | {"clock": {"type": "float64"}})
+    world.contracts.put(contract)
+    world.tables.append("floats", rows(5, contract=contract, clock=2.5))
+
+    assert 1 == world.erase("2.5", column="clock").rows_by_stream["floats"]
+    with pytest.raises(Invalid, match="BAD_REQUEST") as refused:
+        world.erase("2.50", "other", column="clock")
+    assert "of a float64 column it is spelled 2.5" in refused.value.metadata["problem"]
 
 
 def test_value_is_taken_where_the_column_is_a_text_elsewhere(world):

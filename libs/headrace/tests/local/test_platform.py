@@ -175,6 +175,18 @@ def test_setting_that_says_the_same_is_no_other(planned, monkeypatch):
     assert "http://127.0.0.1:7070" == services["feature"]["FEATURE_S3_ENDPOINT"]
 
 
+def test_bucket_is_there_before_services_that_would_all_make_it(stages, monkeypatch):
+    made = []
+    monkeypatch.setattr(
+        platform.admin, "create_topics", lambda bootstrap, wanted: made.append("topics")
+    )
+    monkeypatch.setattr(platform.S3Server, "make_bucket", lambda server, name: made.append(name))
+    stores, _ = stages(s3=True)
+    stores.then()
+
+    assert ["topics", "headrace"] == made
+
+
 def test_feature_that_would_not_read_what_ingest_archives_is_refused(planned, monkeypatch):
     monkeypatch.setenv("INGEST_OBJECT_STORE_URI", "s3://bucket/prefix")
 

@@ -51,7 +51,7 @@ DEADLINE_S_MAX = 60.0
 READ_FACTOR = 1.5
 # Calls that gRPC has read and grpcio has not taken up, which CALLS_MAX then refuses. Beyond this,
 # and by default from 1,000 on by chance, gRPC says CANCELLED, which a caller takes for its own.
-UNTAKEN_MAX = 16_000
+CALLS_UNTAKEN_MAX = 16_000
 # New instances get their share of the callers when connections end; a door's never does.
 AGE = (("grpc.max_connection_age_ms", 300_000), ("grpc.max_connection_age_grace_ms", 30_000))
 # gRPC's own stop says CANCELLED to calls that it has read and not yet handed over: for this long
@@ -126,8 +126,8 @@ class GrpcServer:
                 ("grpc.max_receive_message_length", int(READ_FACTOR * message_bytes_max)),
                 ("grpc.max_send_message_length", message_bytes_max),
                 ("grpc.max_metadata_size", 8_192),
-                ("grpc.server.max_pending_requests", UNTAKEN_MAX),
-                ("grpc.server.max_pending_requests_hard_limit", UNTAKEN_MAX),
+                ("grpc.server.max_pending_requests", CALLS_UNTAKEN_MAX),
+                ("grpc.server.max_pending_requests_hard_limit", CALLS_UNTAKEN_MAX),
                 ("grpc.http2.min_ping_interval_without_data_ms", 20_000),
                 ("grpc.keepalive_permit_without_calls", 1),
                 *(() if door else AGE),

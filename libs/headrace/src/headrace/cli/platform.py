@@ -48,11 +48,11 @@ def up(
     """Start Kafka and the six services on this machine; Ctrl-C stops them all.
 
     Data stay in the data folder, and the next start goes on with them. A service that dies before
-    all are ready ends the start, with its last words. One that dies later is started again, at most
-    ten times in a row; it is a row until it was ready for half a minute. Then it is given up, with
-    its log named: headrace down and up begin anew. All together have five minutes to be ready,
-    without what is downloaded and built at the first time, and every ten seconds it is told what is
-    waited for.
+    all are ready ends the start, with its last words. One that dies later is started again, ten
+    times in a row; the row ends when it was ready for half a minute. After the tenth, or at once
+    for a wrong setting, it is given up, with its log named: headrace down and up begin anew. All
+    together have five minutes to be ready, without what is downloaded and built at the first time,
+    and every ten seconds it is told what is waited for.
 
     The services have this environment: what it says of their stores (INGEST_OBJECT_STORE_URI,
     REGISTRY_DATABASE_URI) wins over the folder and SQLite. What the options say (ports, Kafka, the

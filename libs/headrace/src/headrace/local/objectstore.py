@@ -66,18 +66,25 @@ class S3Server:
 
     def make_bucket(self, name: str) -> None:
         """Makes a bucket on the running server; it may exist already."""
-        done = subprocess.run(
-            [
-                *(str(self.program), "admin", "--endpoint-url", self.endpoint, "create-bucket"),
-                *("--bucket", name, "--owner", self.access_key),
-            ],
-            env=child_environment(
-                {"ADMIN_ACCESS_KEY_ID": self.access_key, "ADMIN_SECRET_ACCESS_KEY": self.secret_key}
-            ),
-            capture_output=True,
-            text=True,
-            timeout=ASK_TIMEOUT_S,
-        )
+        try:
+            done = subprocess.run(
+                [
+                    *(str(self.program), "admin", "--endpoint-url", self.endpoint, "create-bucket"),
+                    *("--bucket", name, "--owner", self.access_key),
+                ],
+                env=child_environment(
+                    {
+                        "ADMIN_ACCESS_KEY_ID": self.access_key,
+                        "ADMIN_SECRET_ACCESS_KEY": self.secret_key,
+                    }
+                ),
+                capture_output=True,
+                text=True,
+                timeout=ASK_TIMEOUT_S,
+            )
+        except subprocess.TimeoutExpired as err:
+            said = f"no answer in {ASK_TIMEOUT_S:g} s"
+            raise Unavailable("OBJECT_STORE_UNAVAILABLE", bucket=name, said=said) from err
         if done.returncode != 0 and "BucketAlreadyOwnedByYou" not in done.stderr:
             raise Unavailable("OBJECT_STORE_UNAVAILABLE", bucket=name, said=done.stderr.strip())
 

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """The whole platform as processes of one machine: Kafka, stores if wanted, and the six services.
 
-Kafka and the stores come first, then the topics of the contracts, then the services, each told its
-ports, its peers and its folder by its own settings, which are added to those of the environment.
-What the environment says otherwise wins over a default, and is refused where it cannot hold. Data
-live in `<data dir>/data`.
+Kafka and the stores come first, then the topics of the contracts and the bucket, then the services,
+each told its ports, its peers and its folder by its own settings, which are added to those of the
+environment. What the environment says otherwise wins over a default, and is refused where it cannot
+hold. Data live in `<data dir>/data`.
 """
 
 from __future__ import annotations

@@ -135,8 +135,12 @@ class OnnxSession:
         except HeadraceError as err:
             # A size that it leaves open is not any size, or it is slow: the rest is not known
             # before a caller asks.
-            bounds = {"rows_trial_s_max": ROWS_TRIAL_S_MAX, "timing_s_max": TIMING_S_MAX}
-            log.warning("model_not_tried", digest=self._digest, error=str(err), **bounds)
+            log.warning(
+                "model_not_tried",
+                digest=self._digest,
+                error=str(err),
+                rows_trial_s_max=ROWS_TRIAL_S_MAX,
+            )
 
     def warm(self, recorded: Mapping[str, NDArray[Any]]) -> None:
         """Inputs of another version may not fit, which harms nothing."""
@@ -157,15 +161,10 @@ class OnnxSession:
         one = self._example(1)
         first_row_s = _least_s(lambda: run(one, names), until_s)
         self.tried = Tried(rows_apart, first_row_s)
-        if not rows_apart:
-            return
-        many, begin_s = self._example(TRIED_ROWS), time.thread_time()
-        try:
-            many_s = _least_s(lambda: run(many, names), until_s)
-        except Unavailable:  # ended by its bound: it takes at least what it had of a core
-            self.tried = _timed(first_row_s, time.thread_time() - begin_s)
-            raise
-        self.tried = _timed(first_row_s, many_s)
+        if rows_apart and time.monotonic() < until_s:
+            many = self._example(TRIED_ROWS)
+            further_s = _least_s(lambda: run(many, names), until_s) - first_row_s
+            self.tried = Tried(rows_apart, first_row_s, max(0.0, further_s) / (TRIED_ROWS - 1))
 
     def _rows_apart(self, run: Run, names: list[str]) -> bool:
         """Whether two rows are answered together as each is alone."""
@@ -205,12 +204,6 @@ def _spec(node: Any) -> TensorSpec:
         shape=tuple(size if isinstance(size, int) else ANY_SIZE for size in node.shape),
         symbols=tuple(size if isinstance(size, str) else "" for size in node.shape),
     )
-
-
-def _timed(first_row_s: float, many_s: float) -> Tried:
-    """Of a model whose rows stand apart."""
-    further_row_s = max(0.0, many_s - first_row_s) / (TRIED_ROWS - 1)
-    return Tried(rows_apart=True, first_row_s=first_row_s, further_row_s=further_row_s)
 
 
 def _sizes(spec: TensorSpec, rows: int) -> tuple[int, ...]:
@@ -322,18 +315,20 @@ def _what_it_raises(error: Exception) -> str:
 
 
 def _least_s(run: Callable[[], object], until_s: float) -> float:
-    """Of some runs, of one at least: none is begun after that time by time.monotonic."""
+    """Of some runs, of one at least: none is begun after that time by time.monotonic.
 
-    def once_s() -> float:
-        begin = time.perf_counter()
-        run()
-        return time.perf_counter() - begin
-
-    least_s = once_s()
-    for _ in range(TRIED_RUNS - 1):
+    Where the first one was ended by its bound, what it had of a core: it takes no less.
+    """
+    least_s = math.inf
+    for _ in range(TRIED_RUNS):
+        begin_s, begin_core_s = time.perf_counter(), time.thread_time()
+        try:
+            run()
+        except Unavailable:
+            return least_s if least_s < math.inf else time.thread_time() - begin_core_s
+        least_s = min(least_s, time.perf_counter() - begin_s)
         if time.monotonic() >= until_s:
             break
-        least_s = min(least_s, once_s())
     return least_s
 
 

@@ -124,7 +124,7 @@ def records(parts: Iterable[Part], bytes_max: int) -> Iterator[list[Part]]:
     left = bytes_max
     for part in parts:
         size = part.bytes
-        if 0 < size <= left:
+        if 0 < size <= left:  # a part of no rows is passed over below
             record.append(part)
             left -= size
             continue

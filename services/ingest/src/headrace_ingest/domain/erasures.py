@@ -6,6 +6,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from decimal import Decimal, InvalidOperation
 
 from headrace_ingest.domain.datasets import ColumnStatistics
 from headrace_ingest.domain.trained_versions import (
@@ -123,11 +124,14 @@ def float64_problem(value: str) -> str:
 def int64_problem(value: str) -> str:
     """As `float64_problem`, of an int64."""
     try:
-        spelled = str(int(value))
-    except ValueError:
+        number = Decimal(value)
+    except InvalidOperation:
+        return "is no number, and the column is int64"
+    if not number.is_finite() or number != number.to_integral_value():
         return "is no whole number, and the column is int64"
-    if not -(2**63) <= int(value) < 2**63:
-        return "names no entity of an int64 column: it is below -2^63, or 2^63 or more"
+    if not -(2**63) <= number < 2**63:
+        return "names no entity of an int64 column: such a number is at least -2^63 and below 2^63"
+    spelled = str(int(number))
     return "" if spelled == value else f"of an int64 column it is spelled {spelled}"
 
 

@@ -494,9 +494,11 @@ def _check(command: EraseEntity) -> None:
 
 def _check_spelling(value: str, kinds: Set[str]) -> None:
     """By the types of its column: nobody may believe that what is found nowhere was erased."""
-    for kind, problem_of in (("float64", float64_problem), ("int64", int64_problem)):
-        if kinds == {kind} and (problem := problem_of(value)):
-            raise Invalid("BAD_REQUEST", field="value", problem=problem)
+    problem_by_kind = {"float64": float64_problem, "int64": int64_problem}
+    if kinds and kinds <= problem_by_kind.keys():
+        problems = [problem_by_kind[kind](value) for kind in sorted(kinds)]
+        if all(problems):
+            raise Invalid("BAD_REQUEST", field="value", problem="; ".join(problems))
 
 
 def _without_zeros(rows: Mapping[str, int]) -> dict[str, int]:
