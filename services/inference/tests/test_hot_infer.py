@@ -298,6 +298,17 @@ def test_calls_that_come_together_share_a_run_and_get_their_own_rows(door):
     )
 
 
+@pytest.mark.parametrize(("ids", "named"), [(["", ""], False), (["", "mine"], True)])
+def test_log_knows_whether_a_caller_of_a_run_may_ask_again_by_its_id(door, ids, named):
+    door.serve(a_model(1.0))
+
+    door.take(*(a_request(1.0, id=id_) for id_ in ids))
+
+    (prediction,) = door.log.predictions
+    assert named == prediction.ids.named
+    assert named == prediction.of_requests(1, 2).ids.named
+
+
 class HeldBack:
     """Artifacts that come when the test lets them."""
 

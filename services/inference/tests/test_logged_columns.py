@@ -58,7 +58,11 @@ def predictions(draw, number):
         outputs=outputs,
         shadow=shadow if form == "shadow" else None,
         served_at_us=number,
-        ids=PredictionIds([id_base(f"{number}-{i}", "delay") for i in range(len(counts))], counts),
+        ids=PredictionIds(
+            [id_base(f"{number}-{i}", "delay") for i in range(len(counts))],
+            counts,
+            named=draw(st.booleans()),
+        ),
     )
     end = draw(st.integers(1, len(counts)))
     return made.of_requests(draw(st.integers(0, end - 1)), end)
@@ -84,7 +88,9 @@ class Row:
 
     @property
     def partition(self):
-        return int(key_partitions([(self.key or self.base).encode()], PARTITIONS)[0])
+        ids, keyed = self.prediction.ids, len(self.prediction.entity_keys) > 0
+        asked = self.base if ids.named or keyed else ids.bases[0]
+        return int(key_partitions([(self.key or asked).encode()], PARTITIONS)[0])
 
     @property
     def bytes(self):

@@ -92,7 +92,7 @@ class Work:
 
     def of_requests(self, places: Sequence[int]) -> Work:
         """What is for these requests alone."""
-        bases, counts = self.ids.bases, self.ids.rows
+        counts = self.ids.rows
         kept = np.isin(np.repeat(np.arange(len(counts)), counts), places)
         keys = self.entity_keys
         return replace(
@@ -101,7 +101,7 @@ class Work:
             shadow_inputs=_some_rows(self.shadow_inputs, kept),
             entity_keys=[key for key, stays in zip(keys, kept, strict=True) if stays],
             as_of_us=self.as_of_us[kept],
-            ids=PredictionIds([bases[i] for i in places], [counts[i] for i in places]),
+            ids=self.ids.of_requests(places),
         )
 
 

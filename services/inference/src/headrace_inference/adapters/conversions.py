@@ -68,8 +68,8 @@ INT64_MAX = 2**63 - 1
 METADATA_CHARACTERS_MAX = 1_024
 ARM = {Arm.CHAMPION: events_pb.ARM_CHAMPION, Arm.CANARY: events_pb.ARM_CANARY}
 FIELD_BY_COLUMN_TYPE = {str: "strings", int: "int64s", float: "doubles"}
-# Shorter runs on the average are gathered, longer ones named one by one.
-RUN_ROWS_FEW = 8
+# Shorter spans on the average are gathered, longer ones named one by one.
+SPAN_ROWS_FEW = 8
 # Numbers of fields, below 16: their tags are a byte.
 INPUTS_NUMBER = events_pb.PredictionsMade.INPUTS_FIELD_NUMBER
 OUTPUTS_NUMBER = events_pb.PredictionsMade.OUTPUTS_FIELD_NUMBER
@@ -313,7 +313,7 @@ def _logged_tensors(
     number: int, parts: Sequence[Part], groups: Sequence[Mapping[str, Tensor]]
 ) -> list[memoryview]:
     encoded: list[memoryview] = []
-    rows = sum([sum(part.rows_by_run) for part in parts])
+    rows = sum([part.rows for part in parts])
     by_part = [_contents(part, group.values()) for part, group in zip(parts, groups, strict=True)]
     for tensor, *contents in zip(groups[0].values(), *by_part, strict=True):
         # A model without rows has its own sizes: its answer is all of a record.
@@ -331,10 +331,10 @@ def _contents(part: Part, tensors: Iterable[Tensor]) -> list[list[memoryview]]:
         return [[raw_view(tensor.values)] for tensor in tensors]
     rows = len(part.row_bytes)
     chosen: list[Any]
-    if len(part.runs) * RUN_ROWS_FEW > sum(part.rows_by_run):
+    if 1 < len(part.spans) > part.rows // SPAN_ROWS_FEW:
         chosen = [np.array(part.of_rows(range(rows)))]
     else:
-        chosen = [slice(first, first + rows) for _, _, first, rows in part.runs]
+        chosen = [slice(first, end) for first, end in part.spans]
     return [
         [raw_view(part.of_rows(tensor.values, len(tensor.values) // rows))]
         if isinstance(tensor.values, list)

@@ -170,13 +170,7 @@ class HotInfer:
             filled = self._forms.learn(call.payload, message)
             if filled is None:
                 return self.entities.ask(call, message) or message
-        try:
-            id_, key = filled.id.decode(), filled.key.decode()
-        except UnicodeDecodeError as err:
-            raise Invalid("DECODE_ERROR", message=REQUEST_MESSAGE, problem="not UTF-8") from err
-        check_request_id(id_)
-        if key:
-            check_entity_key(key)
+        id_, key = _names(filled) if filled.id or filled.key else ("", "")
         plan = self._plans.of(filled.form)
         if plan is None:
             message = _whole(filled)
@@ -193,9 +187,9 @@ class HotInfer:
             key, priority = key or call.entity_key, plan.priority + BEHIND_CALLERS
             kind = plan.kind(key or call.id)
             return Ask(call, plan, kind, call.id, filled.contents, deadline_s, priority, key)
-        id_ = id_ or self._new_id()
+        named, id_ = bool(id_), id_ or self._new_id()
         kind = plan.kind(key or id_)
-        return Ask(call, plan, kind, id_, filled.contents, deadline_s, plan.priority, key)
+        return Ask(call, plan, kind, id_, filled.contents, deadline_s, plan.priority, key, named)
 
     def _new_id(self) -> str:
         return f"{self._id_prefix}{next(self._id_numbers):016x}"
@@ -321,6 +315,18 @@ def _message(payload: bytes) -> Any:
         return oip.ModelInferRequest.FromString(payload)
     except DecodeError as err:
         raise Invalid("DECODE_ERROR", message=REQUEST_MESSAGE) from err
+
+
+def _names(filled: Filled) -> tuple[str, str]:
+    """Of the request and of the entity of its rows."""
+    try:
+        id_, key = filled.id.decode(), filled.key.decode()
+    except UnicodeDecodeError as err:
+        raise Invalid("DECODE_ERROR", message=REQUEST_MESSAGE, problem="not UTF-8") from err
+    check_request_id(id_)
+    if key:
+        check_entity_key(key)
+    return id_, key
 
 
 def _require_time(ask: Ask, needed_s: float) -> None:

@@ -98,9 +98,9 @@ def _answers(
     for run in part.runs:
         by_request[run[0]].append(run)
     own = [by_request[call.place] for call in members]
-    sizes = np.array([part._replace(runs=each).bytes for each in own], dtype=np.int64)
+    sizes = np.array([part.of_runs(each).bytes for each in own], dtype=np.int64)
     for first, end in cuts(sizes, RECORD_BYTES_MAX):
-        record = part._replace(runs=list(chain.from_iterable(own[first:end])))
+        record = part.of_runs(list(chain.from_iterable(own[first:end])))
         yield from _fitting(record, members[first:end], keep)
 
 

@@ -136,6 +136,8 @@ class Ask:
     priority: int
     # Of all its rows; empty where none is named.
     entity_key: str = ""
+    # Whether the caller gave the id.
+    named: bool = True
 
     @property
     def rows(self) -> int:
@@ -178,7 +180,9 @@ def run_together(
 def _work(kind: Kind, asks: Sequence[Ask], now_us: int, ending: Ending | None) -> Work:
     endpoint = kind.serving.rollout.endpoint
     ids = PredictionIds(
-        [id_base(ask.id, endpoint) for ask in asks], [ask.plan.rows for ask in asks]
+        [id_base(ask.id, endpoint) for ask in asks],
+        [ask.plan.rows for ask in asks],
+        named=any(ask.named for ask in asks),
     )
     as_of_us = np.empty(ids.count, dtype=np.int64)
     as_of_us.fill(now_us)  # np.full takes three times as long for one

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from itertools import accumulate, chain, repeat
-from typing import NamedTuple, TypeVar
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,13 +34,22 @@ UTF8_BYTES_MAX = 4
 Run = tuple[int, int, int, int]
 
 
-class Part(NamedTuple):
+@dataclass(slots=True, eq=False)
+class Part:
     """Rows of one prediction."""
 
     prediction: Prediction
     # Of all rows of the prediction: at most what each takes in a record.
     row_bytes: Sequence[int]
     runs: Sequence[Run]
+    # Where its rows lie in the prediction, [first, end): those side by side are one.
+    spans: Sequence[tuple[int, int]] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.spans = _spans(self.runs)
+
+    def of_runs(self, runs: Sequence[Run]) -> Part:
+        return Part(self.prediction, self.row_bytes, runs)
 
     @property
     def whole(self) -> bool:
@@ -55,14 +65,14 @@ class Part(NamedTuple):
         return self.row_bytes[self.runs[0][2]]
 
     @property
-    def rows_by_run(self) -> list[int]:
-        return [rows for _, _, _, rows in self.runs]
+    def rows(self) -> int:
+        return sum([end - first for first, end in self.spans])
 
     def of_rows(self, values: Sequence[AnyValue], width: int = 1) -> list[AnyValue]:
         """Those of its rows, where each row of the prediction has so many."""
         own: list[AnyValue] = []
-        for _, _, first, rows in self.runs:
-            own += values[first * width : (first + rows) * width]
+        for first, end in self.spans:
+            own += values[first * width : end * width]
         return own
 
     def between(self, first: int, end: int) -> Part:
@@ -73,7 +83,7 @@ class Part(NamedTuple):
             if skipped < stop:
                 cut.append((request, number + skipped, place + skipped, stop - skipped))
             begin += rows
-        return self._replace(runs=cut)
+        return self.of_runs(cut)
 
 
 def logged_parts(
@@ -83,7 +93,7 @@ def logged_parts(
     which the predictions came.
 
     A row lies in the partition of its entity key; without one, in that of its request, as a retry
-    does.
+    does. Requests that no caller named are asked once: those of a run lie together.
     """
     keys = [_partition_keys(prediction) for prediction in predictions]
     hashed = [key.encode() for key in chain.from_iterable(keys)]
@@ -186,16 +196,16 @@ def tensor_bytes(tensor: Tensor) -> int:
 
 
 def _partition_keys(prediction: Prediction) -> Sequence[str]:
-    """Of each row if rows have entity keys, else of each request."""
+    """Of each row if rows have entity keys, else of each request, or one for all of them."""
     bases = prediction.ids.bases
     if not prediction.entity_keys:
-        return bases
+        return bases if prediction.ids.named else bases[:1]
     of_rows = chain.from_iterable(map(repeat, bases, prediction.ids.rows))
     return [key or base for key, base in zip(prediction.entity_keys, of_rows, strict=True)]
 
 
 def _parts(prediction: Prediction, places: Ints) -> Iterator[tuple[int, Part]]:
-    """By partition; `places` are of its rows if they have entity keys, else of its requests."""
+    """By partition; `places` are as the keys are."""
     keyed, sizes = bool(prediction.entity_keys), row_bytes(prediction)
     own, partitions = runs(prediction, places if keyed else None), places.tolist()
     if len(partitions) == 1:
@@ -207,6 +217,17 @@ def _parts(prediction: Prediction, places: Ints) -> Iterator[tuple[int, Part]]:
         found.setdefault(partitions[run[by]], []).append(run)
     for partition, chosen in found.items():
         yield partition, Part(prediction, sizes, chosen)
+
+
+def _spans(own: Sequence[Run]) -> list[tuple[int, int]]:
+    found: list[tuple[int, int]] = []
+    begin = end = own[0][2]
+    for _, _, first, rows in own:
+        if first != end:
+            found.append((begin, end))
+            begin = first
+        end = first + rows
+    return [*found, (begin, end)]
 
 
 def _kind(prediction: Prediction) -> object:

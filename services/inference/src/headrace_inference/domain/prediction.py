@@ -37,6 +37,8 @@ class PredictionIds:
 
     bases: Sequence[str]
     rows: Sequence[int]
+    # Whether a caller named one of the requests: he may ask again by the same name.
+    named: bool = True
     # Asked for again and again.
     count: int = field(init=False)
 
@@ -45,6 +47,10 @@ class PredictionIds:
 
     def __len__(self) -> int:
         return self.count
+
+    def of_requests(self, places: Sequence[int]) -> PredictionIds:
+        bases, rows = [self.bases[at] for at in places], [self.rows[at] for at in places]
+        return PredictionIds(bases, rows, self.named)
 
     def each(self) -> list[str]:
         return [
@@ -135,7 +141,7 @@ class Prediction:
             inputs=_cut(self.inputs, chosen),
             outputs=_cut(self.outputs, chosen),
             shadow=shadow,
-            ids=PredictionIds(self.ids.bases[first:end], self.ids.rows[first:end]),
+            ids=self.ids.of_requests(range(first, end)),
         )
 
     def answer(self, names: Sequence[str]) -> list[Tensor]:

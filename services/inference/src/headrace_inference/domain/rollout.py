@@ -18,6 +18,9 @@ class Arm(Enum):
     CHAMPION = "champion"
     CANARY = "canary"
 
+    # Enum's own is Python, and an arm is looked up for every request.
+    __hash__ = object.__hash__
+
     @property
     def other(self) -> Arm:
         return Arm.CANARY if self is Arm.CHAMPION else Arm.CHAMPION
