@@ -39,6 +39,8 @@ if TYPE_CHECKING:
 
 FLUSH_INTERVAL_S = 0.01
 FLUSH_BYTES = 1 << 20
+# While nothing is answered, how long until the thread looks whether it must stop.
+IDLE_S = 0.1
 PENDING_BYTES_MAX = 64 << 20
 # Far below the megabyte that a topic takes; a row of more goes without its inputs.
 RECORD_BYTES_MAX = 512 << 10
@@ -118,6 +120,7 @@ class KafkaPredictionLog(ThreadPart):
         # Since the last round.
         self._bytes_new = 0
         self._due = threading.Event()
+        self._idle, self._appended = False, threading.Event()
         pending.set_function(lambda: self._backlogs.bytes)
 
     def append(self, prediction: Prediction, *, traces: Sequence[str] = ()) -> None:
@@ -127,6 +130,8 @@ class KafkaPredictionLog(ThreadPart):
             self._bytes_new += size
         if rows_lost := self._backlogs.add(Appended(prediction, traces, size)):
             lost.labels("QUEUE_FULL").inc(rows_lost)
+        if self._idle:
+            self._appended.set()
         if self._bytes_new >= FLUSH_BYTES:
             self._due.set()
 
@@ -159,9 +164,18 @@ class KafkaPredictionLog(ThreadPart):
         # To the end it goes on beside what is on its way, which must be counted.
         while self._flights or not self._stopping.is_set():
             self._thread.tick()
-            self._due.wait(FLUSH_INTERVAL_S)
-            self._due.clear()
-            self._round()
+            if self._flights or self._backlogs.bytes or self._woken():
+                self._due.wait(FLUSH_INTERVAL_S)
+                self._due.clear()
+                self._round()
+
+    def _woken(self) -> bool:
+        """Whether something was appended in a while of idleness: rounds in vain cost a core 1 %."""
+        self._appended.clear()
+        self._idle = True
+        came = self._backlogs.bytes > 0 or self._appended.wait(IDLE_S)
+        self._idle = False
+        return came
 
     def _round(self) -> None:
         """Nobody is waited for: an endpoint whose last slice is on its way has its next later."""
