@@ -20,7 +20,7 @@ from headrace_inference.adapters import kafka_prediction_log, prediction_backlog
 from headrace_inference.adapters.answered_counts import AnsweredCounts
 from headrace_inference.adapters.kafka_prediction_log import KafkaPredictionLog, RememberedCounts
 from headrace_inference.adapters.prediction_backlogs import OWN_FAILURES_MAX
-from headrace_inference.domain.prediction import Shadow
+from headrace_inference.domain.prediction import PredictionIds, Shadow, id_base
 from headrace_inference.domain.request import Tensor
 from headrace_inference.testing import a_prediction, a_tensor
 from headrace_kit import backoff
@@ -113,6 +113,31 @@ def test_every_row_comes_back_once_with_its_own_id_and_values(tmp_path_factory, 
     found = [(row.prediction_id, (row.entity_key, row.score, row.as_of_us)) for row in desk.rows()]
     assert len(expected) == len(found)
     assert expected == dict(found)
+
+
+def test_rows_of_long_requests_that_lie_apart_keep_their_values(desk):
+    ids = PredictionIds([id_base(str(n), "delay") for n in range(20)], [64] * 20)
+    scores = list(map(float, range(ids.count)))
+    asked = a_prediction(*[""] * ids.count, scores=scores)
+    moments = np.full(ids.count, 5)
+    desk.append(replace(asked, entity_keys=(), as_of_us=moments, ids=ids))
+
+    found = {row.prediction_id: row.score for row in desk.rows()}
+    assert dict(zip(ids.each(), scores, strict=True)) == found
+
+
+def test_log_that_rests_is_woken_by_a_row_and_by_its_end(desk, monkeypatch):
+    monkeypatch.setattr(kafka_prediction_log, "TICK_INTERVAL_S", 3_600.0)
+    desk.log.start()
+    for score in (1.0, 2.0):
+        wait_until(lambda: desk.log._resting)
+        desk.give("delay", score)
+        wait_until(lambda score=score: score in desk.scores("delay"))
+    wait_until(lambda: desk.log._resting)
+
+    desk.log.stop(60.0)
+
+    assert not desk.log._thread.running
 
 
 def test_rows_of_a_request_without_keys_are_one_run(desk):

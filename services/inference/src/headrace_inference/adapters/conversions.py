@@ -68,8 +68,8 @@ INT64_MAX = 2**63 - 1
 METADATA_CHARACTERS_MAX = 1_024
 ARM = {Arm.CHAMPION: events_pb.ARM_CHAMPION, Arm.CANARY: events_pb.ARM_CANARY}
 FIELD_BY_COLUMN_TYPE = {str: "strings", int: "int64s", float: "doubles"}
-# Shorter spans on the average are gathered, longer ones named one by one.
-SPAN_ROWS_FEW = 8
+# Shorter stretches on the average are gathered, longer ones named one by one.
+STRETCH_ROWS_FEW = 8
 # Numbers of fields, below 16: their tags are a byte.
 INPUTS_NUMBER = events_pb.PredictionsMade.INPUTS_FIELD_NUMBER
 OUTPUTS_NUMBER = events_pb.PredictionsMade.OUTPUTS_FIELD_NUMBER
@@ -331,10 +331,10 @@ def _contents(part: Part, tensors: Iterable[Tensor]) -> list[list[memoryview]]:
         return [[raw_view(tensor.values)] for tensor in tensors]
     rows = len(part.row_bytes)
     chosen: list[Any]
-    if 1 < len(part.spans) > part.rows // SPAN_ROWS_FEW:
+    if len(part.stretches) > max(1, part.rows // STRETCH_ROWS_FEW):
         chosen = [np.array(part.of_rows(range(rows)))]
     else:
-        chosen = [slice(first, end) for first, end in part.spans]
+        chosen = [slice(first, end) for first, end in part.stretches]
     return [
         [raw_view(part.of_rows(tensor.values, len(tensor.values) // rows))]
         if isinstance(tensor.values, list)

@@ -31,7 +31,7 @@ from headrace_kit.kafka import (
     PipelinedPublisher,
     Sending,
 )
-from headrace_kit.part_thread import ThreadPart
+from headrace_kit.part_thread import TICK_INTERVAL_S, ThreadPart
 from headrace_kit.telemetry import counter, gauge, histogram
 
 if TYPE_CHECKING:
@@ -39,8 +39,6 @@ if TYPE_CHECKING:
 
 FLUSH_INTERVAL_S = 0.01
 FLUSH_BYTES = 1 << 20
-# While nothing is answered, how long until the thread looks whether it must stop.
-IDLE_S = 0.1
 PENDING_BYTES_MAX = 64 << 20
 # Far below the megabyte that a topic takes; a row of more goes without its inputs.
 RECORD_BYTES_MAX = 512 << 10
@@ -120,7 +118,7 @@ class KafkaPredictionLog(ThreadPart):
         # Since the last round.
         self._bytes_new = 0
         self._due = threading.Event()
-        self._idle, self._appended = False, threading.Event()
+        self._resting, self._came = False, threading.Event()
         pending.set_function(lambda: self._backlogs.bytes)
 
     def append(self, prediction: Prediction, *, traces: Sequence[str] = ()) -> None:
@@ -130,8 +128,8 @@ class KafkaPredictionLog(ThreadPart):
             self._bytes_new += size
         if rows_lost := self._backlogs.add(Appended(prediction, traces, size)):
             lost.labels("QUEUE_FULL").inc(rows_lost)
-        if self._idle:
-            self._appended.set()
+        if self._resting:
+            self._came.set()
         if self._bytes_new >= FLUSH_BYTES:
             self._due.set()
 
@@ -152,6 +150,8 @@ class KafkaPredictionLog(ThreadPart):
     def stop(self, timeout_s: float) -> None:
         """What is not delivered in that time is lost, and counted."""
         deadline_s = time.monotonic() + timeout_s
+        self._stopping.set()
+        self._came.set()
         super().stop(timeout_s)
         # A thread that is still writing is not written beside.
         while not self._thread.running and (left_s := deadline_s - time.monotonic()) > 0:
@@ -164,17 +164,20 @@ class KafkaPredictionLog(ThreadPart):
         # To the end it goes on beside what is on its way, which must be counted.
         while self._flights or not self._stopping.is_set():
             self._thread.tick()
-            if self._flights or self._backlogs.bytes or self._woken():
+            if self._flights or self._woken():
                 self._due.wait(FLUSH_INTERVAL_S)
                 self._due.clear()
                 self._round()
 
     def _woken(self) -> bool:
-        """Whether something was appended in a while of idleness: rounds in vain cost a core 1 %."""
-        self._appended.clear()
-        self._idle = True
-        came = self._backlogs.bytes > 0 or self._appended.wait(IDLE_S)
-        self._idle = False
+        """Whether there is something to write, or came in a rest: rounds in vain take 1 % of a
+        core."""
+        self._came.clear()
+        self._resting = True  # from here on who appends wakes us, and what came before is seen
+        came = self._backlogs.bytes > 0 or (
+            not self._stopping.is_set() and self._came.wait(TICK_INTERVAL_S)
+        )
+        self._resting = False
         return came
 
     def _round(self) -> None:

@@ -136,7 +136,7 @@ class Ask:
     priority: int
     # Of all its rows; empty where none is named.
     entity_key: str = ""
-    # Whether the caller gave the id.
+    # Whether it may come again by its id: the caller gave it, or it has a place in Kafka.
     named: bool = True
 
     @property

@@ -36,17 +36,17 @@ Run = tuple[int, int, int, int]
 
 @dataclass(slots=True, eq=False)
 class Part:
-    """Rows of one prediction."""
+    """Rows of one prediction, one run at least. Nobody changes one."""
 
     prediction: Prediction
     # Of all rows of the prediction: at most what each takes in a record.
     row_bytes: Sequence[int]
     runs: Sequence[Run]
     # Where its rows lie in the prediction, [first, end): those side by side are one.
-    spans: Sequence[tuple[int, int]] = field(init=False)
+    stretches: Sequence[tuple[int, int]] = field(init=False)
 
     def __post_init__(self) -> None:
-        self.spans = _spans(self.runs)
+        self.stretches = _stretches(self.runs)
 
     def of_runs(self, runs: Sequence[Run]) -> Part:
         return Part(self.prediction, self.row_bytes, runs)
@@ -66,12 +66,12 @@ class Part:
 
     @property
     def rows(self) -> int:
-        return sum([end - first for first, end in self.spans])
+        return sum([end - first for first, end in self.stretches])
 
     def of_rows(self, values: Sequence[AnyValue], width: int = 1) -> list[AnyValue]:
         """Those of its rows, where each row of the prediction has so many."""
         own: list[AnyValue] = []
-        for first, end in self.spans:
+        for first, end in self.stretches:
             own += values[first * width : end * width]
         return own
 
@@ -93,7 +93,8 @@ def logged_parts(
     which the predictions came.
 
     A row lies in the partition of its entity key; without one, in that of its request, as a retry
-    does. Requests that no caller named are asked once: those of a run lie together.
+    does. A run of requests without ids of their callers lies together: no retry has
+    such an id.
     """
     keys = [_partition_keys(prediction) for prediction in predictions]
     hashed = [key.encode() for key in chain.from_iterable(keys)]
@@ -219,7 +220,7 @@ def _parts(prediction: Prediction, places: Ints) -> Iterator[tuple[int, Part]]:
         yield partition, Part(prediction, sizes, chosen)
 
 
-def _spans(own: Sequence[Run]) -> list[tuple[int, int]]:
+def _stretches(own: Sequence[Run]) -> list[tuple[int, int]]:
     found: list[tuple[int, int]] = []
     begin = end = own[0][2]
     for _, _, first, rows in own:

@@ -37,7 +37,7 @@ class PredictionIds:
 
     bases: Sequence[str]
     rows: Sequence[int]
-    # Whether a caller named one of the requests: he may ask again by the same name.
+    # Whether one of the requests may come again by its id.
     named: bool = True
     # Asked for again and again.
     count: int = field(init=False)
