@@ -11,6 +11,8 @@ from headrace_registry.domain.gate import Gate, evaluate
 
 RULE = GateRule(holdout="7d", auc_min=0.7, champion_margin=0.01)
 
+BUDGET = RULE.model_copy(update={"latency_ms_max": 5.0})
+
 
 def gate(**metrics: float) -> Gate:
     return evaluate(RULE, metrics, 3, ())
@@ -64,6 +66,28 @@ def test_evidence_names_the_champion_and_the_floor() -> None:
 
 def test_absolute_bound_holds_beside_a_bad_champion() -> None:
     assert not gate(auc=0.65, champion_auc=0.5).passed
+
+
+@pytest.mark.parametrize(("took_ms", "passed"), [(4.9, True), (5.0, True), (5.001, False)])
+def test_slow_version_fails_where_the_gate_has_a_latency_budget(
+    took_ms: float, *, passed: bool
+) -> None:
+    found = evaluate(BUDGET, {"auc": 0.9, "latency_ms": took_ms}, 0, ())
+
+    assert passed == found.passed
+    told = f"Latency must be at most 5 ms; measured {took_ms:.3f} ms."
+    assert told == found.evidence[-1]
+
+
+def test_absent_latency_fails_where_the_gate_has_a_budget() -> None:
+    failed = evaluate(BUDGET, {"auc": 0.9}, 0, ())
+
+    assert not failed.passed
+    assert "Latency must be at most 5 ms; it was not measured." in failed.evidence
+
+
+def test_without_a_budget_no_version_is_too_slow() -> None:
+    assert gate(auc=0.75, latency_ms=1e6).passed
 
 
 def test_without_a_champion_there_is_no_sentence_about_one() -> None:

@@ -15,6 +15,7 @@ from headrace.errors import Conflict, Invalid, NotFound
 from headrace_registry.domain import definition
 from headrace_registry.domain.alias import Alias, SetAlias
 from headrace_registry.domain.definition import SPEC_BYTES_MAX, Definition
+from headrace_registry.domain.gate import GateState
 from headrace_registry.domain.page import ListByName, ListVersions
 from headrace_registry.domain.rollout import CanaryJudged, Rollout, SetRollout
 from headrace_registry.handlers.aliases import set_alias
@@ -243,6 +244,26 @@ class TestVersions:
         registry.complete(a_run("run-2", auc=0.75, champion_auc=0.77))
 
         assert [False, True] == [each.gate.passed for each in registry.versions()]
+
+    def test_version_slower_than_its_recipe_allows_fails_its_gate_and_serves_nothing(
+        self, registry
+    ):
+        within_budget = {**RECIPE, "gate": {**RECIPE["gate"], "latency_ms_max": 5}}
+        registry.apply(within_budget, request_id="apply-2")
+        registry.complete(a_run("run-1", latency_ms=31.4))
+
+        (slow,) = registry.versions()
+        assert GateState.FAILED is slow.gate.state
+        assert "Latency must be at most 5 ms; measured 31.400 ms." in slow.gate.evidence
+        with pytest.raises(Conflict, match="GATE_NOT_PASSED"):
+            set_alias(
+                a_set_alias(1, generation_expected=0),
+                caller="tests",
+                store=registry.store,
+                clock=registry.clock,
+            )
+        registry.complete(a_run("run-2", latency_ms=5.0))
+        assert (2, 1) == registry.champion()
 
     def test_repeated_event_has_no_effect(self, registry):
         registry.complete_runs(0.75)

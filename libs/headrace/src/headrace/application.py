@@ -70,6 +70,8 @@ class GateRule(Closed):
     auc_min: float = Field(gt=0, lt=1)
     # The champion is scored on the same holdout: the candidate may be worse by this much at most.
     champion_margin: float = Field(ge=0, lt=1)
+    # What its run may measure as `latency_ms`; without it a version may be as slow as it is.
+    latency_ms_max: float | None = Field(default=None, gt=0)
     # Once it has shown that, it waits for a signature by somebody whom the registry trusts.
     require_signature: bool = False
 

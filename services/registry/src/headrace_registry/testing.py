@@ -156,6 +156,7 @@ def a_trained_model(
     digest: str = "",
     auc: float = 0.75,
     champion_auc: float | None = None,
+    latency_ms: float = 0.1,
     features: Sequence[str] = ("origin-delay:mean_1h",),
 ) -> TrainedModel:
     champion = {} if champion_auc is None else {"champion_auc": champion_auc}
@@ -164,7 +165,14 @@ def a_trained_model(
         digest=digest or DIGEST,
         features=tuple(features),
         trained_until_us=1_362_096_000_000_000,
-        metrics={"auc": auc, "log_loss": 0.5, "rows": 1000.0, "positives": 200.0, **champion},
+        metrics={
+            "auc": auc,
+            "log_loss": 0.5,
+            "rows": 1000.0,
+            "positives": 200.0,
+            "latency_ms": latency_ms,
+            **champion,
+        },
         champion_version=0 if champion_auc is None else 1,
         reference=(ReferenceHistogram("origin-delay:mean_1h", (0.0, 5.0), (1, 2, 3, 4)),),
         manifest={"seed": "1"},

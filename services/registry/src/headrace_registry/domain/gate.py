@@ -54,10 +54,12 @@ def evaluate(
     champion_version: int,
     findings: Iterable[Finding],
 ) -> Gate:
-    """`metrics` as the run measured them: auc, and champion_auc when a champion was there."""
+    """`metrics` as the run measured them: auc, latency_ms, and champion_auc beside a champion."""
     results = [_finite(metrics), _auc(rule, metrics)]
     if "champion_auc" in metrics:
         results.append(_champion(rule, metrics, champion_version))
+    if rule.latency_ms_max is not None:
+        results.append(_latency(rule.latency_ms_max, metrics.get("latency_ms")))
     best = GateState.AWAITS_SIGNATURE if rule.require_signature else GateState.PASSED
     return _gate(results, findings, best)
 
@@ -107,6 +109,13 @@ def _auc(rule: GateRule, metrics: Mapping[str, float]) -> tuple[bool, str]:
         return False, f"{asked}; it was not measured."
     auc = metrics["auc"]
     return auc >= rule.auc_min, f"{asked}; measured {auc:.4f}{_rows(metrics)}."
+
+
+def _latency(most_ms: float, took_ms: float | None) -> tuple[bool, str]:
+    asked = f"Latency must be at most {most_ms:g} ms"
+    if took_ms is None:
+        return False, f"{asked}; it was not measured."
+    return took_ms <= most_ms, f"{asked}; measured {took_ms:.3f} ms."
 
 
 def _rows(metrics: Mapping[str, float]) -> str:

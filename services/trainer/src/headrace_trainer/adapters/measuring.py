@@ -6,6 +6,9 @@ By the runtime that serves, so that what is measured is what is served. It impor
 
 from __future__ import annotations
 
+import statistics
+import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +25,7 @@ from headrace_trainer.domain.evaluation import auc, log_loss, reference_histogra
 # More threads are slower on networks of this size.
 THREADS = 1
 ROWS_MIN = 200
+LATENCY_ROWS, LATENCY_RUNS, LATENCY_S_MAX = 64, 21, 5.0
 Matrix = NDArray[np.float32]
 
 
@@ -57,13 +61,15 @@ def read_rows(file: Path, recipe: Recipe) -> Rows:
 def measured(onnx: bytes, rows: Rows, champion: Path) -> dict[str, float]:
     """The metrics of the model, and of the champion where its file exists."""
     labels, features = rows.labels[rows.held], rows.features[rows.held]
-    scores = run_onnx(onnx, features)
+    session = open_session(onnx)
+    scores = _scores(session, features)
     metrics = {
         "auc": auc(scores, labels),
         "log_loss": log_loss(scores, labels),
         "rows": float(len(rows.labels)),
         "holdout_rows": float(rows.held.sum()),
         "holdout_positives": float(labels.sum()),
+        "latency_ms": latency_ms(lambda: _scores(session, features[:LATENCY_ROWS])),
     }
     if champion.exists():
         theirs = run_onnx(champion.read_bytes(), features)
@@ -72,6 +78,19 @@ def measured(onnx: bytes, rows: Rows, champion: Path) -> dict[str, float]:
             "champion_log_loss": log_loss(theirs, labels),
         }
     return metrics
+
+
+def latency_ms(
+    run: Callable[[], object], clock_s: Callable[[], float] = time.perf_counter
+) -> float:
+    """The median of LATENCY_RUNS runs behind one that warms, of fewer where they take too long."""
+    run()
+    took_s: list[float] = []
+    while len(took_s) < LATENCY_RUNS and sum(took_s) < LATENCY_S_MAX:
+        began = clock_s()
+        run()
+        took_s.append(clock_s() - began)
+    return 1_000 * statistics.median(took_s)
 
 
 def reference(recipe: Recipe, rows: Rows, window_s: int | None) -> list[dict[str, Any]]:
@@ -85,7 +104,11 @@ def reference(recipe: Recipe, rows: Rows, window_s: int | None) -> list[dict[str
 
 def run_onnx(onnx: bytes, features: Matrix) -> Matrix:
     """Scores [rows] of features [rows, n], by the runtime that serves."""
-    scores: Matrix = open_session(onnx).run(["score"], {"features": features})[0]
+    return _scores(open_session(onnx), features)
+
+
+def _scores(session: onnxruntime.InferenceSession, features: Matrix) -> Matrix:
+    scores: Matrix = session.run(["score"], {"features": features})[0]
     return scores
 
 
