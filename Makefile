@@ -11,7 +11,9 @@ PYTEST := $(BIN)/python -m pytest
 UNIT_WORKERS ?= 2
 INTEGRATION_WORKERS ?= 3
 NAME ?= loop
-SERVICE ?= inference
+# Without an address ours are asked, each by its suite.
+SUITES := $(notdir $(patsubst %/README.md,%,$(wildcard contracts/conformance/*/README.md)))
+SERVICE ?= $(if $(ADDR),inference,$(SUITES))
 # Faults are injected only by the tests that say so.
 unexport HEADRACE_FAIL
 
@@ -50,7 +52,7 @@ fix: setup ## Format, and mend what the linter can
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-test: check unit contracts integration spark faults e2e ## Everything, on real parts
+test: check unit contracts integration conformance spark faults e2e ## Everything, on real parts
 
 unit: setup ## Unit tests of every member; no network
 	$(PYTEST) -q -n $(UNIT_WORKERS) -m "not integration and not e2e" libs services examples
@@ -87,8 +89,10 @@ lock: setup ## Write requirements/*.lock from the pyproject files
 tidy: setup ## Print the longest functions and files
 	$(BIN)/python tests/architecture/outliers.py
 
-conformance: setup ## Black-box laws of a service: make conformance SERVICE=inference|registry [ADDR=HOST:PORT]
-	$(PYTEST) -q contracts/conformance/$(SERVICE) $(if $(ADDR),--addr $(ADDR)) $(if $(REST_ADDR),--rest-addr $(REST_ADDR)) \
+conformance: $(addprefix conformance-,$(SERVICE)) ## Black-box laws of our services, or of another: SERVICE=inference|registry [ADDR=HOST:PORT]
+
+conformance-%: setup
+	$(PYTEST) -q contracts/conformance/$* $(if $(ADDR),--addr $(ADDR)) $(if $(REST_ADDR),--rest-addr $(REST_ADDR)) \
 	  $(if $(TOKEN),--token $(TOKEN)) $(if $(READER_TOKEN),--reader-token $(READER_TOKEN))
 
 bench: setup ## Measure alone on the machine: make bench NAME=loop|stream|ingest|freshness|...

@@ -69,9 +69,13 @@ def refused(ask: Callable[[], object]) -> tuple[grpc.StatusCode, str]:
     """The code and the reason of a refusal."""
     with pytest.raises(grpc.RpcError) as caught:
         ask()
-    error = error_of(caught.value)
+    return refusal_of(caught.value)
+
+
+def refusal_of(err: grpc.RpcError) -> tuple[grpc.StatusCode, str]:
+    error = error_of(err)
     assert isinstance(error, HeadraceError)
-    return caught.value.code(), error.reason
+    return err.code(), error.reason
 
 
 @dataclass(frozen=True)

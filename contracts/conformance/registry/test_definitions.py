@@ -110,7 +110,7 @@ def test_endpoint_serves_one_model_for_good(registry):
 def test_definition_that_is_wrong_is_refused(registry, change):
     document = {**a_model(fresh("model")), **change}
 
-    assert grpc.StatusCode.INVALID_ARGUMENT == refused(lambda: registry.apply(document))[0]
+    assert BAD == refused(lambda: registry.apply(document))
 
 
 def test_repeat_of_an_apply_gets_the_first_answer(registry):
@@ -149,8 +149,9 @@ def test_refused_change_is_not_told(registry):
     model = registry.registered()
     before = [*registry.changes(model)]
 
-    refused(lambda: registry.move(model, 7, 1))
+    refusal = refused(lambda: registry.move(model, 7, 1))
 
+    assert (grpc.StatusCode.NOT_FOUND, "VERSION_UNKNOWN") == refusal
     assert before == [*registry.changes(model)]
 
 
