@@ -944,6 +944,39 @@ def test_kill_while_loading_leaves_nothing_half(make_service, platform, failpoin
     )
 
 
+@pytest.mark.parametrize("failpoint", ["inference.model.download_half", "inference.model.verified"])
+def test_old_version_serves_while_a_load_stands_half_until_it_is_killed(
+    make_service, platform, tmp_path, failpoint
+):
+    name = platform.define(f"load-{uuid.uuid4().hex[:8]}")
+    platform.roll_out(name, 33)
+    service = make_service().start()
+    service.child.stop()
+    service.start()  # from its files, without a download, as the next time
+    loaded = int(metric(service, "swaps_total"))
+    service.child.stop()
+    hit = 1 if failpoint == "inference.model.download_half" else 1 + loaded
+    service.start(fail=f"{failpoint}:{hit}:sleep:{DEADLINE_S}")
+    file, log = tmp_path / "models" / platform.version(34).digest, tmp_path / "inference.log"
+
+    platform.roll_out(name, 34)
+    wait_for(lambda: "failpoint_hit" in log.read_text())
+    whole = failpoint == "inference.model.verified"
+    answers = [service.infer(name, f"UA-{number}") for number in range(50)]
+    assert whole == file.exists()
+    assert {("33", 33.25)} == {answered(each) for each in answers}
+    service.child.kill()
+    service.start()
+
+    assert ("34", 34.25) == answered(service.infer(name, "UA-1"))
+    assert file.name == sha256(file.read_bytes()).hexdigest()
+
+
+def answered(answer: oip.ModelInferResponse) -> tuple[str, float]:
+    """The version and the score of a row."""
+    return answer.model_version, np.frombuffer(answer.raw_output_contents[0], "<f4").item()
+
+
 def test_request_that_a_kill_while_draining_cut_short_is_asked_again_and_logged_once(
     make_service, platform, endpoint
 ):

@@ -18,7 +18,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, closing, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field, replace
 from http.client import HTTPConnection
 from pathlib import Path
@@ -42,7 +42,7 @@ from sqlalchemy.engine import make_url
 from headrace import topics
 from headrace.admin import create_topics, static_topics
 from headrace.applied import read_applied
-from headrace.errors import Busy, Conflict, HeadraceError, Invalid, Unavailable
+from headrace.errors import Conflict, HeadraceError, Invalid, Unavailable
 from headrace.local.ports import pick_ports
 from headrace.local.postgres import PostgresServer
 from headrace.local.process import Child, running
@@ -83,6 +83,8 @@ MLFLOW = PythonPeer("mlflow", "3.17.2", ("mlflow-skinny==3.17.2",))
 DEADLINE_S = 60.0
 CALL_TIMEOUT_S = 10.0
 SPARE_FDS = 12
+ABORTED, UNAVAILABLE = grpc.StatusCode.ABORTED, grpc.StatusCode.UNAVAILABLE
+FILES_EXHAUSTED = (grpc.StatusCode.RESOURCE_EXHAUSTED, "FILES_EXHAUSTED")
 ARTIFACT_BYTES_MAX = 16 << 20
 OUTPUTS = (
     topics.REGISTRY_DEFINITIONS.name,
@@ -802,11 +804,12 @@ def test_registry_without_file_descriptors_lives_and_goes_on(service) -> None:
             for port in (service.grpc_port, service.rest_port):
                 callers.enter_context(socket.create_connection(("127.0.0.1", port), 5.0))
         wait_for(lambda: psutil.Process(service.pid).num_fds() >= opened + SPARE_FDS)
-        for number in range(5):
-            with suppress(Unavailable, Busy):
-                service.apply(request_id=f"short-{number}")
-            with suppress(Unavailable, Busy):
-                service.upload(MODEL_1)
+        applies = {outcome(lambda: service.apply(request_id=uuid.uuid4().hex)) for _ in range(5)}
+        uploads = {outcome(lambda: service.upload(MODEL_1)) for _ in range(5)}
+
+    assert {FILES_EXHAUSTED} == uploads - {None}
+    # SQLite does not say for want of what it could not open a file.
+    assert applies <= {None, FILES_EXHAUSTED, (UNAVAILABLE, "DATABASE_UNAVAILABLE")}
 
     assert wait_for(lambda: not refuses(service))
     service.upload(MODEL_2)
@@ -817,11 +820,16 @@ def test_registry_without_file_descriptors_lives_and_goes_on(service) -> None:
 
 
 def refuses(service: Service) -> bool:
+    return outcome(lambda: service.apply(request_id="again")) is not None
+
+
+def outcome(ask: Callable[[], object]) -> tuple[grpc.StatusCode, str] | None:
+    """The code and the reason of a refusal; None when it was answered."""
     try:
-        service.apply(request_id="again")
-    except (Unavailable, Busy):
-        return True
-    return False
+        ask()
+    except HeadraceError as err:
+        return err.__cause__.code(), err.reason
+    return None
 
 
 def test_database_that_is_away_is_told_until_it_is_back(fresh, tmp_path) -> None:
@@ -941,6 +949,60 @@ def test_racing_moves_over_grpc_have_one_winner_each(service, outputs, publish) 
     outputs.wait(f"rollout/delay/{2 + generations}")
     generation_of = [int(i.rpartition("/")[2]) for i in outputs.ids(topics.REGISTRY_ROLLOUTS)]
     assert sorted(generation_of) == generation_of
+
+
+@pytest.fixture
+def replicas(fresh: str, shared: Storage, tmp_path: Path) -> Iterator[list[Service]]:
+    """Two processes on one PostgreSQL."""
+    made = []
+    for name in ("one", "other"):
+        folder = tmp_path / name
+        folder.mkdir()
+        made.append(Service(fresh, shared, folder))
+        made[-1].start()
+    yield made
+    for each in made:
+        each.close()
+
+
+def test_moves_that_race_at_two_replicas_have_one_winner_each(replicas, outputs, publish) -> None:
+    """P7 across processes: of 16 callers, half of them at either, one has each generation."""
+    generations, callers = 25, 16
+    replicas[0].apply()
+    replicas[0].upload(MODEL_1)
+    for _ in range(2):
+        publish(run_record(a_completed_run(MODEL_1)))
+    outputs.wait("rollout/delay/2")
+    together = threading.Barrier(callers)
+    won: list[tuple[int, int]] = []
+    lost: list[tuple[grpc.StatusCode, str] | None] = []
+
+    def race(caller: int) -> None:
+        service, version = replicas[caller % 2], 1 + caller // 2 % 2
+        for generation in range(1, 1 + generations):
+            together.wait(DEADLINE_S)
+            request_id = f"{caller}-{generation}"
+            try:
+                moved = service.set_alias(version, generation, request_id)
+            except Conflict as err:
+                lost.append((err.__cause__.code(), err.reason))
+            else:
+                won.append((moved.generation, moved.version))
+
+    with ThreadPoolExecutor(callers) as pool:
+        for done in [pool.submit(race, caller) for caller in range(callers)]:
+            done.result(DEADLINE_S)
+
+    assert [*range(2, 2 + generations)] == [generation for generation, _ in won]
+    assert [(ABORTED, "ALIAS_MOVED")] * generations * (callers - 1) == lost
+    listed = pb.ListAliasMovesRequest(model="delay", alias="champion")
+    for each in replicas:
+        moves = each.call("ListAliasMoves", listed).moves
+        assert [(1, 1), *won] == [(move.generation, move.version) for move in reversed(moves)]
+    outputs.wait(f"rollout/delay/{2 + generations}")
+    told = outputs.ids(topics.REGISTRY_MODEL_VERSIONS)
+    moves_told = [each for each in told if each.startswith("alias/delay/champion/")]
+    assert [f"alias/delay/champion/{n}" for n in range(1, 2 + generations)] == moves_told
 
 
 def test_wrong_settings_end_the_process_and_are_named() -> None:
