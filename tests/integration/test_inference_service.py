@@ -73,6 +73,8 @@ CALL_TIMEOUT_S = 15.0
 # More than a start takes besides, less than it waits for a model.
 SLOW_S = 4.0
 
+EVENT_US = 1_356_000_000_000_000
+
 
 class Features(feature_grpc.FeatureServiceServicer):
     """Every entity has the feature 0.25 and two absent ones; `gate` closed holds the answers,
@@ -97,7 +99,13 @@ class Features(feature_grpc.FeatureServiceServicer):
         rows = len(request.as_of_us)
         values = np.full((rows, len(request.features)), np.nan, dtype="<f4")
         values[:, 0] = 0.25
-        return feature_pb.GetOnlineFeaturesResponse(rows=rows, values=values.tobytes())
+        times = np.full(values.shape, -1, dtype="<i8")
+        times[:, 0] = EVENT_US
+        return feature_pb.GetOnlineFeaturesResponse(
+            rows=rows,
+            values=values.tobytes(),
+            event_times_us=times.tobytes() if request.include_times else b"",
+        )
 
 
 class Artifacts(artifact_grpc.ArtifactServiceServicer):
@@ -470,6 +478,7 @@ def test_entity_keys_are_answered_with_features_as_of_the_moment(client, endpoin
     logged = {e.entity_key: e for e in rows if e.door == events.DOOR_ENTITY_KEYS}
     assert [1.25, 1.25] == [logged[key].score for key in ("UA-1", "UA-2")]
     assert 1_357_000_000_000_000 == logged["UA-1"].as_of_us
+    assert [(EVENT_US, -1, -1)] * 2 == [logged[key].event_times_us for key in ("UA-1", "UA-2")]
     ids = [logged[key].prediction_id for key in ("UA-1", "UA-2")]
     assert ids == list(asked.prediction_ids)
 

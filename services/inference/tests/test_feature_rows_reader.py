@@ -71,7 +71,7 @@ class Room:
         columns = (Column(column, list(zones)),)
         batch = Batch(Door.ENTITY_KEYS, ["e"] * len(zones), moments, columns=columns)
         read = self.reader.read(features, batch, prediction_ids=["p"] * len(zones), timeout_s=1.0)
-        return read.tolist()
+        return read.values.tolist()
 
 
 @pytest.fixture

@@ -143,6 +143,20 @@ def test_log_holds_what_was_answered(serving_room):
     assert 0 == event.shadow_version
 
 
+def test_log_holds_when_the_newest_observation_of_each_feature_happened(serving_room):
+    serving_room.features.event_us_by_feature = {"weather:wind": 5, "origin:mean": 7}
+
+    serving_room.infer(a_keys_request("UA-1", "UA-2"))
+
+    assert [(5, 7, -1)] * 2 == [row.event_times_us for row in serving_room.logged()]
+
+
+def test_log_holds_no_event_times_of_features_that_the_caller_sent(serving_room):
+    serving_room.infer(a_request(features_input(0.5)))
+
+    assert [()] == [row.event_times_us for row in serving_room.logged()]
+
+
 def test_features_are_read_for_the_predictions_that_are_logged(serving_room):
     prediction = serving_room.infer(a_keys_request("f-1", "f-2"))
 
@@ -189,6 +203,16 @@ def test_arms_with_other_features_each_get_their_own_from_one_read(room):
     assert [[*FEATURES, "weather:rain"]] == room.features.asked
     assert (1.25, 2.5) == (prediction.scores[0], prediction.shadow.scores[0])
     assert (1, 3) == prediction.features.shape
+
+
+def test_event_times_are_those_of_the_features_that_the_answering_arm_took(room):
+    canary = room.served(2, features=("when:hour", "weather:rain"))
+    room.features.event_us_by_feature = {"when:hour": 4, "weather:wind": 5, "weather:rain": 6}
+    room.serve(room.served(1), canary, percent=0)
+
+    room.infer(a_keys_request("UA-1"))
+
+    assert [(5, -1, 4)] == [row.event_times_us for row in room.logged()]
 
 
 def test_answer_does_not_wait_for_the_load_of_its_shadow(room):

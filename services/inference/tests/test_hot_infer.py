@@ -28,6 +28,7 @@ from headrace_inference.adapters.late_calls import ANSWERED_MAX, LateCalls
 from headrace_inference.adapters.request_counters import RequestCounters
 from headrace_inference.adapters.rest_api import RestApi
 from headrace_inference.adapters.tensor_codec import DATATYPES, encode_raw
+from headrace_inference.domain.request import FeatureRows
 from headrace_inference.domain.rollout import Arm, Rollout
 from headrace_inference.domain.serving import ServingTable
 from headrace_inference.domain.statistics import Statistics
@@ -76,7 +77,8 @@ class GatedFeatures(MemoryFeatureReader):
         if "lost" in keys:
             raise NotFound("FEATURE_UNKNOWN", feature="a")
         first = [float(key) for key in keys]
-        return np.array([[x, *[0.0] * (len(features) - 1)] for x in first], np.float32)
+        values = [[x, *[0.0] * (len(features) - 1)] for x in first]
+        return FeatureRows(np.array(values, np.float32))
 
 
 class Door:

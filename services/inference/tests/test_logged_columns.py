@@ -28,7 +28,7 @@ KEYS = st.sampled_from(["", "a", "b", "c", "\u00e4" * 9])
 def predictions(draw, number):
     """Of several requests, some cut off; by rows or a model without; of numbers, texts, a shadow"""
     counts = draw(st.lists(st.integers(1, 5), min_size=1, max_size=4))
-    forms = ["numbers", "texts", "halves", "shadow", "turned"]
+    forms = ["numbers", "texts", "halves", "shadow", "turned", "times"]
     form = draw(st.sampled_from(forms + ["no rows"] * (counts == [1])))
     rows, floats = sum(counts), np.random.default_rng(number).random
     column = st.lists(st.integers(1, 2), min_size=rows, max_size=rows)
@@ -38,6 +38,7 @@ def predictions(draw, number):
     if form == "texts":
         texts = draw(st.lists(st.binary(max_size=200), min_size=2 * rows, max_size=2 * rows))
         inputs["text"] = Tensor("text", "BYTES", (rows, 2), texts)
+    times = (floats((rows, 3)) * 1e15).astype(np.int64) if form == "times" else None
     if form == "halves":
         inputs = {"x": a_tensor("x", "FP16", floats((rows, 2, 2)))}
         outputs["sure"] = a_tensor("sure", "BOOL", floats(rows) > 0.5)
@@ -58,6 +59,7 @@ def predictions(draw, number):
         outputs=outputs,
         shadow=shadow if form == "shadow" else None,
         served_at_us=number,
+        event_times=None if times is None else Tensor("event_times_us", "INT64", (rows, 3), times),
         ids=PredictionIds(
             [id_base(f"{number}-{i}", "delay") for i in range(len(counts))],
             counts,
@@ -81,10 +83,12 @@ class Row:
         self.key = prediction.entity_keys[row] if prediction.entity_keys else ""
         self.as_of_us = int(prediction.as_of_us[row])
         shadow = prediction.shadow.outputs if prediction.shadow else {}
-        groups = (prediction.inputs, prediction.outputs, shadow)
-        self.inputs, self.outputs, self.shadow = (
+        times = {"": prediction.event_times} if prediction.event_times else {}
+        groups = (prediction.inputs, times, prediction.outputs, shadow)
+        self.groups = [
             [of_row(tensor, row, prediction.rows) for tensor in group.values()] for group in groups
-        )
+        ]
+        self.inputs, self.times, self.outputs, self.shadow = self.groups
 
     @property
     def partition(self):
@@ -94,14 +98,15 @@ class Row:
 
     @property
     def bytes(self):
-        contents = sum(len(data) for *_, data in self.inputs + self.outputs + self.shadow)
+        contents = sum(len(data) for group in self.groups for *_, data in group)
         return 128 + 4 * len(self.key) + contents
 
     @property
     def kind(self):
         shadow = self.prediction.shadow
-        groups = (self.inputs, self.outputs, self.shadow)
-        tensors = [(name, datatype, shape) for each in groups for name, datatype, shape, _ in each]
+        tensors = [
+            (name, datatype, shape) for each in self.groups for name, datatype, shape, _ in each
+        ]
         alone = id(self.prediction) if "sum" in self.prediction.outputs else 0
         return alone, self.prediction.served.version, shadow is not None, tuple(tensors)
 
@@ -159,6 +164,8 @@ def record_of(rows, **fields):
         outputs=stacked([row.outputs for row in rows], first.outputs),
         **fields,
     )
+    if first.event_times and not bare:
+        made.event_times.CopyFrom(*stacked([row.times for row in rows], {}))
     if first.shadow:
         made.shadow.version = first.shadow.version
         made.shadow.outputs.extend(stacked([row.shadow for row in rows], first.shadow.outputs))

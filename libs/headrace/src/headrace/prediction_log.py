@@ -13,7 +13,7 @@ from headrace.errors import Invalid
 from headrace.inference.v1 import inference_events_pb2 as pb
 
 FEATURES, SCORE = "features", "score"
-FLOAT_BYTES = 4
+FLOAT_BYTES, INT64_BYTES = 4, 8
 ROW_DIGITS = 8
 # More than any request may hold: what claims more would only fill the memory.
 RUN_ROWS_MAX = 1_000_000
@@ -21,7 +21,11 @@ RUN_ROWS_MAX = 1_000_000
 
 @dataclass(frozen=True, slots=True)
 class LoggedPrediction:
-    """One answered row of a version that takes features; `shadow_version` 0: no other arm."""
+    """One answered row of a version that takes features; `shadow_version` 0: no other arm.
+
+    `event_times_us`, of each feature: when the newest observation happened that was looked at for
+    it, -1 where there was none; empty where nobody knew them, as by tensors.
+    """
 
     prediction_id: str
     endpoint: str
@@ -41,6 +45,7 @@ class LoggedPrediction:
     # Of the record: who wrote it, and how many rows that one had answered by then.
     writer: str
     rows_answered: int
+    event_times_us: tuple[int, ...] = ()
 
 
 def logged_predictions(value: bytes) -> list[LoggedPrediction]:
@@ -72,9 +77,10 @@ def rows_of(made: pb.PredictionsMade) -> list[LoggedPrediction]:
     keys = made.entity_keys or ("",) * rows
     features, scores = _floats(made.inputs, FEATURES), _floats(made.outputs, SCORE)
     shadows = _floats(made.shadow.outputs, SCORE) if made.HasField("shadow") else (0.0,) * rows
+    times = _int64s(made.event_times.contents)
     width = len(features) // rows
     lengths = {rows, len(keys), len(scores), len(shadows)}
-    if len(lengths) > 1 or width * rows != len(features):
+    if len(lengths) > 1 or width * rows != len(features) or len(times) not in (0, len(features)):
         raise Invalid("DECODE_ERROR", message="PredictionsMade", rows=rows)
     return [
         LoggedPrediction(
@@ -95,6 +101,7 @@ def rows_of(made: pb.PredictionsMade) -> list[LoggedPrediction]:
             shadow_score=shadows[row],
             writer=made.writer,
             rows_answered=made.rows_answered,
+            event_times_us=times[row * width : (row + 1) * width],
         )
         for row in range(rows)
     ]
@@ -175,6 +182,13 @@ def _floats(tensors: Iterable[pb.LoggedTensor], name: str) -> tuple[float, ...]:
         if tensor.name == name and len(tensor.contents) % FLOAT_BYTES == 0:
             return struct.unpack(f"<{len(tensor.contents) // FLOAT_BYTES}f", tensor.contents)
     return ()
+
+
+def _int64s(contents: bytes) -> tuple[int, ...]:
+    """Raises Invalid DECODE_ERROR."""
+    if len(contents) % INT64_BYTES:
+        raise Invalid("DECODE_ERROR", message="PredictionsMade", event_times_bytes=len(contents))
+    return struct.unpack(f"<{len(contents) // INT64_BYTES}q", contents)
 
 
 def _tensor(name: str, values: Sequence[float], shape: Sequence[int]) -> pb.LoggedTensor:

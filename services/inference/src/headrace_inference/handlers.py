@@ -42,6 +42,7 @@ from headrace_inference.domain.request import (
     SCORE,
     Batch,
     Door,
+    FeatureRows,
     InferRequest,
     Tensor,
     check_outputs,
@@ -87,6 +88,8 @@ class Work:
     entity_keys: Sequence[str]
     as_of_us: NDArray[np.int64]
     ids: PredictionIds
+    # Of the features that were read for the answering version.
+    event_times: Tensor | None = None
     # Of the answering run, where its callers may all hang up before its end.
     ending: Ending | None = None
 
@@ -99,6 +102,7 @@ class Work:
             self,
             inputs=_some_rows(self.inputs, kept),
             shadow_inputs=_some_rows(self.shadow_inputs, kept),
+            event_times=_rows_of(self.event_times, kept) if self.event_times else None,
             entity_keys=[key for key, stays in zip(keys, kept, strict=True) if stays],
             as_of_us=self.as_of_us[kept],
             ids=self.ids.of_requests(places),
@@ -224,6 +228,7 @@ def answer(
         shadow=_shadow(work, on_failed),
         served_at_us=now_us(),
         ids=work.ids,
+        event_times=work.event_times,
         read_ns=read_ns - begin_ns,
         run_ns=ran_ns - read_ns,
     )
@@ -298,7 +303,8 @@ def _features_work(
     ids = PredictionIds(
         [id_base(each.request.id, endpoint) for each in asked], [each.batch.rows for each in asked]
     )
-    vectors, shadow_vectors = _vectors(batch, ids.each(), first.choice, features, time_left_s)
+    rows, shadow_vectors = _rows(batch, ids.each(), first.choice, features, time_left_s)
+    vectors = rows.values
     return Work(
         serving=first.serving,
         choice=first.choice,
@@ -309,6 +315,7 @@ def _features_work(
         entity_keys=batch.entity_keys,
         as_of_us=batch.as_of_us,
         ids=ids,
+        event_times=rows.event_times(),
     )
 
 
@@ -352,11 +359,12 @@ def serve_rollout(rollout: Rollout, *, table: ServingTable, models: ModelStore) 
 
 
 def _some_rows(tensors: Mapping[str, Tensor], kept: NDArray[np.bool_]) -> dict[str, Tensor]:
-    found = {}
-    for name, tensor in tensors.items():
-        values = np.asarray(tensor.values)[kept]
-        found[name] = replace(tensor, shape=values.shape, values=values)
-    return found
+    return {name: _rows_of(tensor, kept) for name, tensor in tensors.items()}
+
+
+def _rows_of(tensor: Tensor, kept: NDArray[np.bool_]) -> Tensor:
+    values = np.asarray(tensor.values)[kept]
+    return replace(tensor, shape=values.shape, values=values)
 
 
 def _require_model(choice: Choice, time_left_s: Callable[[], float]) -> None:
@@ -372,18 +380,18 @@ def _require_time(choice: Choice, rows: int, left_s: float) -> None:
         raise Unavailable("DEADLINE_UNMET", needed_s=needed_s)
 
 
-def _vectors(
+def _rows(
     batch: Batch,
     ids: Sequence[str],
     choice: Choice,
     features: FeatureReader,
     time_left_s: Callable[[], float],
-) -> tuple[Floats, Floats]:
-    """Features of the answering version and of its shadow, read from the feature service once."""
+) -> tuple[FeatureRows, Floats]:
+    """Of the answering version and of its shadow, read from the feature service once."""
     wanted = choice.answering.served.features
     if batch.features is not None:
         check_width(batch.features, width=len(wanted))
-        return batch.features, batch.features
+        return FeatureRows(batch.features), batch.features
     extra = choice.shadow.served.features if choice.shadow is not None else ()
     names = list(dict.fromkeys((*wanted, *extra)))
     timeout_s = min(FEATURES_S_MAX, time_left_s())
@@ -394,9 +402,10 @@ def _vectors(
             raise
         # The caller's own time ended the read, which says nothing of the feature service.
         raise Unavailable("DEADLINE_UNMET", needed_s=timeout_s) from err
-    if len(names) == len(wanted):
-        return read, read if extra == wanted else read[:, [names.index(name) for name in extra]]
-    return read[:, : len(wanted)], read[:, [names.index(name) for name in extra]]
+    own = read if len(names) == len(wanted) else read.first(len(wanted))
+    if extra == wanted:
+        return own, own.values
+    return own, read.values[:, [names.index(name) for name in extra]]
 
 
 def _run(

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from headrace_inference.domain.prediction import Prediction
-from headrace_inference.domain.request import Batch
+from headrace_inference.domain.request import Batch, FeatureRows
 from headrace_inference.domain.rollout import ServedVersion
-from headrace_inference.domain.serving import Floats, Model
+from headrace_inference.domain.serving import Model
 
 
 class Clock(Protocol):
@@ -25,10 +25,10 @@ class FeatureReader(Protocol):
         *,
         prediction_ids: Sequence[str],
         timeout_s: float,
-    ) -> Floats:
-        """Features [rows, features] of the batch's columns, each row as known at its `as_of_us`.
+    ) -> FeatureRows:
+        """The features of the batch's columns, each row as known at its `as_of_us`.
 
-        NaN is an absent value. `prediction_ids` (one for each row) are told when a record comes
+        `prediction_ids` (one for each row) are told when a record comes
         late. Raises Unavailable SERVICE_UNAVAILABLE, and what the feature service answers:
         NotFound FEATURE_UNKNOWN, Unavailable SERVICE_UNAVAILABLE.
         """

@@ -20,9 +20,8 @@ from headrace_inference.adapters.onnx_runtime import OnnxModelRuntime
 from headrace_inference.adapters.resident_models import ArtifactStore, ResidentModels
 from headrace_inference.adapters.tensor_codec import DATATYPES
 from headrace_inference.domain.prediction import Prediction, Shadow, prediction_ids
-from headrace_inference.domain.request import Batch, Door, InferRequest, Tensor
+from headrace_inference.domain.request import Batch, Door, FeatureRows, InferRequest, Tensor
 from headrace_inference.domain.rollout import Arm, Rollout, ServedVersion
-from headrace_inference.domain.serving import Floats
 
 FEATURES = ("weather:wind", "origin:mean", "when:hour")
 ROLLOUT_RULE = RolloutRule(canary_percent=20, outcomes_min=1, outcomes_max=2, alpha=0.05)
@@ -236,6 +235,7 @@ class MemoryFeatureReader:
     value_by_feature: dict[str, float] = field(default_factory=dict)
     asked: list[list[str]] = field(default_factory=list)
     read_for: list[str] = field(default_factory=list)
+    event_us_by_feature: dict[str, int] = field(default_factory=dict)
 
     def read(
         self,
@@ -244,11 +244,15 @@ class MemoryFeatureReader:
         *,
         prediction_ids: Sequence[str],
         timeout_s: float,
-    ) -> Floats:
+    ) -> FeatureRows:
         self.asked.append(list(features))
         self.read_for += prediction_ids
         row = [self.value_by_feature.get(name, 0.0) for name in features]
-        return np.tile(np.array(row, dtype=np.float32), (batch.rows, 1))
+        event_us = [self.event_us_by_feature.get(name, -1) for name in features]
+        return FeatureRows(
+            np.tile(np.array(row, dtype=np.float32), (batch.rows, 1)),
+            np.tile(np.array(event_us, dtype=np.int64), (batch.rows, 1)),
+        )
 
 
 @dataclass

@@ -23,6 +23,7 @@ from headrace.inference.v1 import inference_events_pb2 as events_pb
 from headrace.oip import grpc_predict_v2_pb2 as oip
 from headrace.protobuf_wire import varint
 from headrace.registry.v1 import registry_events_pb2 as registry_pb
+from headrace.rpc import MESSAGE_BYTES_MAX
 from headrace_inference.adapters.request_parameters import check_parameters, entity_key
 from headrace_inference.adapters.tensor_codec import (
     DATATYPES,
@@ -44,6 +45,7 @@ from headrace_inference.domain.request import (
     ATTRIBUTIONS,
     Batch,
     Door,
+    FeatureRows,
     InferRequest,
     Tensor,
     check_request_id,
@@ -68,11 +70,14 @@ INT64_MAX = 2**63 - 1
 METADATA_CHARACTERS_MAX = 1_024
 ARM = {Arm.CHAMPION: events_pb.ARM_CHAMPION, Arm.CANARY: events_pb.ARM_CANARY}
 FIELD_BY_COLUMN_TYPE = {str: "strings", int: "int64s", float: "doubles"}
+# float32 and int64: a feature's value and its event time in an answer.
+ANSWERED_BYTES = 4 + 8
+Shape = tuple[int, int]
 # Shorter stretches on the average are gathered, longer ones named one by one.
 STRETCH_ROWS_FEW = 8
-# Numbers of fields, below 16: their tags are a byte.
 INPUTS_NUMBER = events_pb.PredictionsMade.INPUTS_FIELD_NUMBER
 OUTPUTS_NUMBER = events_pb.PredictionsMade.OUTPUTS_FIELD_NUMBER
+EVENT_TIMES_NUMBER = events_pb.PredictionsMade.EVENT_TIMES_FIELD_NUMBER
 SHADOW_NUMBER = events_pb.PredictionsMade.SHADOW_FIELD_NUMBER
 SHADOW_OUTPUTS_NUMBER = events_pb.Shadow.OUTPUTS_FIELD_NUMBER
 CONTENTS_NUMBER = events_pb.LoggedTensor.CONTENTS_FIELD_NUMBER
@@ -176,14 +181,26 @@ def rollout(value: bytes) -> Rollout:
 def features_request(
     features: Sequence[str], batch: Batch, prediction_ids: Sequence[str]
 ) -> feature_pb.GetOnlineFeaturesRequest:
+    values = batch.rows * len(features)
     request = feature_pb.GetOnlineFeaturesRequest(
-        features=features, as_of_us=batch.as_of_us.tolist(), prediction_ids=prediction_ids
+        features=features,
+        as_of_us=batch.as_of_us.tolist(),
+        include_times=values * (ANSWERED_BYTES) <= MESSAGE_BYTES_MAX,
+        prediction_ids=prediction_ids,
     )
     for column in batch.columns:
         message = request.columns.add(name=column.name)
         field = FIELD_BY_COLUMN_TYPE[type(column.values[0])]
         getattr(message, field).values.extend(column.values)
     return request
+
+
+def feature_rows(answer: feature_pb.GetOnlineFeaturesResponse, shape: Shape) -> FeatureRows:
+    """`shape`: [rows, features]."""
+    values, times = np.frombuffer(answer.values, "<f4"), None
+    if answer.event_times_us:
+        times = np.frombuffer(answer.event_times_us, "<i8").reshape(shape)
+    return FeatureRows(values.reshape(shape), times)
 
 
 def predictions_event(
@@ -220,6 +237,8 @@ def predictions_record(
     encoded = [memoryview(event.SerializeToString())]
     if inputs:
         encoded += _logged_tensors(INPUTS_NUMBER, parts, [part.prediction.inputs for part in parts])
+        times = [_named(part.prediction.event_times) for part in parts]
+        encoded += _logged_tensors(EVENT_TIMES_NUMBER, parts, times)
     encoded += _logged_tensors(OUTPUTS_NUMBER, parts, [part.prediction.outputs for part in parts])
     shadows = [part.prediction.shadow for part in parts if part.prediction.shadow]
     if shadows:
@@ -309,6 +328,10 @@ def _entity_keys(parts: Sequence[Part]) -> list[str]:
     return keys
 
 
+def _named(tensor: Tensor | None) -> Mapping[str, Tensor]:
+    return {} if tensor is None else {tensor.name: tensor}
+
+
 def _logged_tensors(
     number: int, parts: Sequence[Part], groups: Sequence[Mapping[str, Tensor]]
 ) -> list[memoryview]:
@@ -345,7 +368,7 @@ def _contents(part: Part, tensors: Iterable[Tensor]) -> list[list[memoryview]]:
 
 def _field(number: int, parts: Sequence[memoryview]) -> list[memoryview]:
     """With a length, of what stands in several places (protobuf encoding)."""
-    tag = bytes([number << 3 | 2])
+    tag = varint(number << 3 | 2)
     return [memoryview(tag + varint(sum([part.nbytes for part in parts]))), *parts]
 
 

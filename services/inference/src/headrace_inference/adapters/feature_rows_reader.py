@@ -18,7 +18,7 @@ from headrace.applied import read_applied
 from headrace.entity import text_of
 from headrace.feature_rows import FeatureRow, FeatureRowTable
 from headrace.feature_view import StreamView
-from headrace_inference.domain.request import Batch
+from headrace_inference.domain.request import Batch, FeatureRows
 from headrace_inference.domain.serving import Floats
 from headrace_inference.ports import FeatureReader
 from headrace_kit.kafka import Record
@@ -58,11 +58,11 @@ class FeatureRowsReader:
         *,
         prediction_ids: Sequence[str],
         timeout_s: float,
-    ) -> Floats:
+    ) -> FeatureRows:
         found = self._here(features, batch)
         READS.labels("service" if found is None else "rows").inc()
         if found is not None:
-            return found
+            return FeatureRows(found)  # their records tell no event times
         return self._service.read(
             features, batch, prediction_ids=prediction_ids, timeout_s=timeout_s
         )

@@ -6,14 +6,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 import grpc
-import numpy as np
 
 from headrace.artifacts import download_chunks
 from headrace.feature.v1 import feature_service_pb2_grpc as feature_grpc
 from headrace.registry.v1 import registry_service_pb2_grpc as registry_grpc
 from headrace_inference.adapters import conversions
-from headrace_inference.domain.request import Batch
-from headrace_inference.domain.serving import Floats
+from headrace_inference.domain.request import Batch, FeatureRows
 from headrace_kit.grpc_client import call, calls_to
 from headrace_kit.telemetry import histogram
 
@@ -37,7 +35,7 @@ class GrpcFeatureReader:
         *,
         prediction_ids: Sequence[str],
         timeout_s: float,
-    ) -> Floats:
+    ) -> FeatureRows:
         request = conversions.features_request(features, batch, prediction_ids)
         with seconds.time():
             response = call(
@@ -47,7 +45,7 @@ class GrpcFeatureReader:
                 timeout_s=timeout_s,
                 retries_max=READ_RETRIES_MAX,
             )
-        return np.frombuffer(response.values, dtype="<f4").reshape(batch.rows, len(features))
+        return conversions.feature_rows(response, (batch.rows, len(features)))
 
 
 class GrpcArtifactSource:

@@ -97,6 +97,8 @@ class Prediction:
     shadow: Shadow | None
     served_at_us: int
     ids: PredictionIds
+    # Of `features`, where the service read them; kept in the log alone.
+    event_times: Tensor | None = None
     # How long the inputs took to come, features too, and the model to run.
     read_ns: int = 0
     run_ns: int = 0
@@ -122,16 +124,19 @@ class Prediction:
         return cast(Floats, self.outputs[SCORE].values)
 
     def tensors(self) -> Iterator[Tensor]:
-        """All that the log keeps: inputs, outputs, and the outputs of the other arm."""
+        """All that the log keeps: inputs, the event times of the features among them, outputs, and
+        the outputs of the other arm.
+        """
+        times = () if self.event_times is None else (self.event_times,)
         shadow = self.shadow.outputs.values() if self.shadow else ()
-        return chain(self.inputs.values(), self.outputs.values(), shadow)
+        return chain(self.inputs.values(), times, self.outputs.values(), shadow)
 
     def of_requests(self, first: int, end: int) -> Prediction:
         """The rows of these of its requests alone, of a version that answers each row by itself."""
         if (first, end) == (0, len(self.ids.rows)):
             return self
         begin, rows = sum(self.ids.rows[:first]), sum(self.ids.rows[first:end])
-        chosen, shadow = slice(begin, begin + rows), self.shadow
+        chosen, shadow, times = slice(begin, begin + rows), self.shadow, self.event_times
         if shadow is not None:
             shadow = replace(shadow, outputs=_cut(shadow.outputs, chosen))
         return replace(
@@ -142,6 +147,7 @@ class Prediction:
             outputs=_cut(self.outputs, chosen),
             shadow=shadow,
             ids=self.ids.of_requests(range(first, end)),
+            event_times=None if times is None else times.cut(begin, begin + rows),
         )
 
     def answer(self, names: Sequence[str]) -> list[Tensor]:

@@ -19,11 +19,11 @@ from numpy.typing import NDArray
 
 from headrace.application import Endpoint
 from headrace.errors import Busy, Invalid
-from headrace_inference.domain.serving import NAME_SHOWN_MAX, Floats
+from headrace_inference.domain.serving import NAME_SHOWN_MAX, Floats, Ints
 from headrace_kit.clock import CLOCK_SKEW_US
 
 FEATURES, ENTITY_KEY, AS_OF_US = "features", "entity_key", "as_of_us"
-SCORE, PREDICTION_ID = "score", "prediction_id"
+SCORE, PREDICTION_ID, EVENT_TIMES = "score", "prediction_id", "event_times_us"
 ATTRIBUTIONS = "attributions"
 OUTPUTS = (SCORE, FEATURES, PREDICTION_ID, ATTRIBUTIONS)
 DATATYPE_BY_COLUMN_TYPE = {"string": "BYTES", "int64": "INT64", "float64": "FP64"}
@@ -83,6 +83,29 @@ class Column:
 
     name: str
     values: list[str] | list[int] | list[float]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class FeatureRows:
+    """What was read for the rows of a batch: `values` [rows, features], NaN absent.
+
+    `event_us`, of the same shape: when the newest observation happened that was looked at for each,
+    -1 for none; None where nobody knows.
+    """
+
+    values: Floats
+    event_us: Ints | None = None
+
+    def first(self, features: int) -> FeatureRows:
+        """Of so many features alone."""
+        event_us = None if self.event_us is None else self.event_us[:, :features]
+        return FeatureRows(self.values[:, :features], event_us)
+
+    def event_times(self) -> Tensor | None:
+        """As the log keeps them."""
+        if self.event_us is None:
+            return None
+        return Tensor(EVENT_TIMES, "INT64", self.event_us.shape, self.event_us)
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,6 +24,7 @@ from headrace.tensor_changes import tensor_changes
 from headrace_inference.domain.rollout import Arm, Rollout, ServedVersion
 
 Floats = NDArray[np.float32]
+Ints = NDArray[np.int64]
 NAME_SHOWN_MAX = 64
 ANY_SIZE = -1
 

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n,headrace/inference/v1/inference_events.proto\x12\x15headrace.inference.v1\"\x9a\x06\n\x0fPredictionsMade\x12\x10\n\x08\x65ndpoint\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\x05\x12\x0e\n\x06\x64igest\x18\x04 \x01(\t\x12\'\n\x03\x61rm\x18\x05 \x01(\x0e\x32\x1a.headrace.inference.v1.Arm\x12)\n\x04\x64oor\x18\x06 \x01(\x0e\x32\x1b.headrace.inference.v1.Door\x12\x1a\n\x12rollout_generation\x18\x07 \x01(\x03\x12\x1c\n\x14\x66irst_prediction_ids\x18\x08 \x03(\t\x12\x10\n\x08run_rows\x18\t \x03(\x05\x12\x10\n\x08\x61s_of_us\x18\n \x03(\x03\x12\x14\n\x0cserved_at_us\x18\x0b \x03(\x03\x12\x13\n\x0b\x65ntity_keys\x18\x11 \x03(\t\x12\x33\n\x06inputs\x18\x0c \x03(\x0b\x32#.headrace.inference.v1.LoggedTensor\x12\x34\n\x07outputs\x18\r \x03(\x0b\x32#.headrace.inference.v1.LoggedTensor\x12\x32\n\x06shadow\x18\x0e \x01(\x0b\x32\x1d.headrace.inference.v1.ShadowH\x00\x88\x01\x01\x12\x0e\n\x06writer\x18\x0f \x01(\t\x12\x15\n\rrows_answered\x18\x10 \x01(\x03\x12\x1e\n\x11request_partition\x18\x12 \x01(\x05H\x01\x88\x01\x01\x12\x17\n\x0frequest_offsets\x18\x13 \x03(\x03\x12\x36\n\x07refused\x18\x14 \x03(\x0b\x32%.headrace.inference.v1.RefusedRequest\x12\x30\n\x05\x63laim\x18\x15 \x01(\x0b\x32\x1c.headrace.inference.v1.ClaimH\x02\x88\x01\x01\x12:\n\tnonfinite\x18\x16 \x03(\x0b\x32\'.headrace.inference.v1.NonfiniteRequest\x12\x18\n\x10request_topic_id\x18\x17 \x01(\tB\t\n\x07_shadowB\x14\n\x12_request_partitionB\x08\n\x06_claim\"K\n\x10NonfiniteRequest\x12\x15\n\rprediction_id\x18\x01 \x01(\t\x12\x10\n\x08\x61s_of_us\x18\x02 \x01(\x03\x12\x0e\n\x06shadow\x18\x03 \x01(\x08\"+\n\x05\x43laim\x12\x0e\n\x06\x64igest\x18\x01 \x01(\t\x12\x12\n\nsize_bytes\x18\x02 \x01(\x03\"\xc4\x01\n\x0eRefusedRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x16\n\x0erequest_offset\x18\x02 \x01(\x03\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\x45\n\x08metadata\x18\x04 \x03(\x0b\x32\x33.headrace.inference.v1.RefusedRequest.MetadataEntry\x1a/\n\rMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"O\n\x0cLoggedTensor\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x10\n\x08\x64\x61tatype\x18\x02 \x01(\t\x12\r\n\x05shape\x18\x03 \x03(\x03\x12\x10\n\x08\x63ontents\x18\x04 \x01(\x0c\"O\n\x06Shadow\x12\x0f\n\x07version\x18\x01 \x01(\x05\x12\x34\n\x07outputs\x18\x02 \x03(\x0b\x32#.headrace.inference.v1.LoggedTensor*<\n\x03\x41rm\x12\x13\n\x0f\x41RM_UNSPECIFIED\x10\x00\x12\x10\n\x0c\x41RM_CHAMPION\x10\x01\x12\x0e\n\nARM_CANARY\x10\x02*D\n\x04\x44oor\x12\x14\n\x10\x44OOR_UNSPECIFIED\x10\x00\x12\x14\n\x10\x44OOR_ENTITY_KEYS\x10\x01\x12\x10\n\x0c\x44OOR_TENSORS\x10\x02\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n,headrace/inference/v1/inference_events.proto\x12\x15headrace.inference.v1\"\xe9\x06\n\x0fPredictionsMade\x12\x10\n\x08\x65ndpoint\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\x05\x12\x0e\n\x06\x64igest\x18\x04 \x01(\t\x12\'\n\x03\x61rm\x18\x05 \x01(\x0e\x32\x1a.headrace.inference.v1.Arm\x12)\n\x04\x64oor\x18\x06 \x01(\x0e\x32\x1b.headrace.inference.v1.Door\x12\x1a\n\x12rollout_generation\x18\x07 \x01(\x03\x12\x1c\n\x14\x66irst_prediction_ids\x18\x08 \x03(\t\x12\x10\n\x08run_rows\x18\t \x03(\x05\x12\x10\n\x08\x61s_of_us\x18\n \x03(\x03\x12\x14\n\x0cserved_at_us\x18\x0b \x03(\x03\x12\x13\n\x0b\x65ntity_keys\x18\x11 \x03(\t\x12\x33\n\x06inputs\x18\x0c \x03(\x0b\x32#.headrace.inference.v1.LoggedTensor\x12\x34\n\x07outputs\x18\r \x03(\x0b\x32#.headrace.inference.v1.LoggedTensor\x12\x32\n\x06shadow\x18\x0e \x01(\x0b\x32\x1d.headrace.inference.v1.ShadowH\x00\x88\x01\x01\x12\x0e\n\x06writer\x18\x0f \x01(\t\x12\x15\n\rrows_answered\x18\x10 \x01(\x03\x12\x1e\n\x11request_partition\x18\x12 \x01(\x05H\x01\x88\x01\x01\x12\x17\n\x0frequest_offsets\x18\x13 \x03(\x03\x12\x36\n\x07refused\x18\x14 \x03(\x0b\x32%.headrace.inference.v1.RefusedRequest\x12\x30\n\x05\x63laim\x18\x15 \x01(\x0b\x32\x1c.headrace.inference.v1.ClaimH\x02\x88\x01\x01\x12:\n\tnonfinite\x18\x16 \x03(\x0b\x32\'.headrace.inference.v1.NonfiniteRequest\x12\x18\n\x10request_topic_id\x18\x17 \x01(\t\x12=\n\x0b\x65vent_times\x18\x18 \x01(\x0b\x32#.headrace.inference.v1.LoggedTensorH\x03\x88\x01\x01\x42\t\n\x07_shadowB\x14\n\x12_request_partitionB\x08\n\x06_claimB\x0e\n\x0c_event_times\"K\n\x10NonfiniteRequest\x12\x15\n\rprediction_id\x18\x01 \x01(\t\x12\x10\n\x08\x61s_of_us\x18\x02 \x01(\x03\x12\x0e\n\x06shadow\x18\x03 \x01(\x08\"+\n\x05\x43laim\x12\x0e\n\x06\x64igest\x18\x01 \x01(\t\x12\x12\n\nsize_bytes\x18\x02 \x01(\x03\"\xc4\x01\n\x0eRefusedRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x16\n\x0erequest_offset\x18\x02 \x01(\x03\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\x45\n\x08metadata\x18\x04 \x03(\x0b\x32\x33.headrace.inference.v1.RefusedRequest.MetadataEntry\x1a/\n\rMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"O\n\x0cLoggedTensor\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x10\n\x08\x64\x61tatype\x18\x02 \x01(\t\x12\r\n\x05shape\x18\x03 \x03(\x03\x12\x10\n\x08\x63ontents\x18\x04 \x01(\x0c\"O\n\x06Shadow\x12\x0f\n\x07version\x18\x01 \x01(\x05\x12\x34\n\x07outputs\x18\x02 \x03(\x0b\x32#.headrace.inference.v1.LoggedTensor*<\n\x03\x41rm\x12\x13\n\x0f\x41RM_UNSPECIFIED\x10\x00\x12\x10\n\x0c\x41RM_CHAMPION\x10\x01\x12\x0e\n\nARM_CANARY\x10\x02*D\n\x04\x44oor\x12\x14\n\x10\x44OOR_UNSPECIFIED\x10\x00\x12\x14\n\x10\x44OOR_ENTITY_KEYS\x10\x01\x12\x10\n\x0c\x44OOR_TENSORS\x10\x02\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,22 +33,22 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_REFUSEDREQUEST_METADATAENTRY']._loaded_options = None
   _globals['_REFUSEDREQUEST_METADATAENTRY']._serialized_options = b'8\001'
-  _globals['_ARM']._serialized_start=1351
-  _globals['_ARM']._serialized_end=1411
-  _globals['_DOOR']._serialized_start=1413
-  _globals['_DOOR']._serialized_end=1481
+  _globals['_ARM']._serialized_start=1430
+  _globals['_ARM']._serialized_end=1490
+  _globals['_DOOR']._serialized_start=1492
+  _globals['_DOOR']._serialized_end=1560
   _globals['_PREDICTIONSMADE']._serialized_start=72
-  _globals['_PREDICTIONSMADE']._serialized_end=866
-  _globals['_NONFINITEREQUEST']._serialized_start=868
-  _globals['_NONFINITEREQUEST']._serialized_end=943
-  _globals['_CLAIM']._serialized_start=945
-  _globals['_CLAIM']._serialized_end=988
-  _globals['_REFUSEDREQUEST']._serialized_start=991
-  _globals['_REFUSEDREQUEST']._serialized_end=1187
-  _globals['_REFUSEDREQUEST_METADATAENTRY']._serialized_start=1140
-  _globals['_REFUSEDREQUEST_METADATAENTRY']._serialized_end=1187
-  _globals['_LOGGEDTENSOR']._serialized_start=1189
-  _globals['_LOGGEDTENSOR']._serialized_end=1268
-  _globals['_SHADOW']._serialized_start=1270
-  _globals['_SHADOW']._serialized_end=1349
+  _globals['_PREDICTIONSMADE']._serialized_end=945
+  _globals['_NONFINITEREQUEST']._serialized_start=947
+  _globals['_NONFINITEREQUEST']._serialized_end=1022
+  _globals['_CLAIM']._serialized_start=1024
+  _globals['_CLAIM']._serialized_end=1067
+  _globals['_REFUSEDREQUEST']._serialized_start=1070
+  _globals['_REFUSEDREQUEST']._serialized_end=1266
+  _globals['_REFUSEDREQUEST_METADATAENTRY']._serialized_start=1219
+  _globals['_REFUSEDREQUEST_METADATAENTRY']._serialized_end=1266
+  _globals['_LOGGEDTENSOR']._serialized_start=1268
+  _globals['_LOGGEDTENSOR']._serialized_end=1347
+  _globals['_SHADOW']._serialized_start=1349
+  _globals['_SHADOW']._serialized_end=1428
 # @@protoc_insertion_point(module_scope)

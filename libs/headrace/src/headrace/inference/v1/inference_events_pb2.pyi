@@ -26,7 +26,7 @@ DOOR_ENTITY_KEYS: Door
 DOOR_TENSORS: Door
 
 class PredictionsMade(_message.Message):
-    __slots__ = ("endpoint", "model", "version", "digest", "arm", "door", "rollout_generation", "first_prediction_ids", "run_rows", "as_of_us", "served_at_us", "entity_keys", "inputs", "outputs", "shadow", "writer", "rows_answered", "request_partition", "request_offsets", "refused", "claim", "nonfinite", "request_topic_id")
+    __slots__ = ("endpoint", "model", "version", "digest", "arm", "door", "rollout_generation", "first_prediction_ids", "run_rows", "as_of_us", "served_at_us", "entity_keys", "inputs", "outputs", "shadow", "writer", "rows_answered", "request_partition", "request_offsets", "refused", "claim", "nonfinite", "request_topic_id", "event_times")
     ENDPOINT_FIELD_NUMBER: _ClassVar[int]
     MODEL_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
@@ -50,6 +50,7 @@ class PredictionsMade(_message.Message):
     CLAIM_FIELD_NUMBER: _ClassVar[int]
     NONFINITE_FIELD_NUMBER: _ClassVar[int]
     REQUEST_TOPIC_ID_FIELD_NUMBER: _ClassVar[int]
+    EVENT_TIMES_FIELD_NUMBER: _ClassVar[int]
     endpoint: str
     model: str
     version: int
@@ -73,7 +74,8 @@ class PredictionsMade(_message.Message):
     claim: Claim
     nonfinite: _containers.RepeatedCompositeFieldContainer[NonfiniteRequest]
     request_topic_id: str
-    def __init__(self, endpoint: _Optional[str] = ..., model: _Optional[str] = ..., version: _Optional[int] = ..., digest: _Optional[str] = ..., arm: _Optional[_Union[Arm, str]] = ..., door: _Optional[_Union[Door, str]] = ..., rollout_generation: _Optional[int] = ..., first_prediction_ids: _Optional[_Iterable[str]] = ..., run_rows: _Optional[_Iterable[int]] = ..., as_of_us: _Optional[_Iterable[int]] = ..., served_at_us: _Optional[_Iterable[int]] = ..., entity_keys: _Optional[_Iterable[str]] = ..., inputs: _Optional[_Iterable[_Union[LoggedTensor, _Mapping]]] = ..., outputs: _Optional[_Iterable[_Union[LoggedTensor, _Mapping]]] = ..., shadow: _Optional[_Union[Shadow, _Mapping]] = ..., writer: _Optional[str] = ..., rows_answered: _Optional[int] = ..., request_partition: _Optional[int] = ..., request_offsets: _Optional[_Iterable[int]] = ..., refused: _Optional[_Iterable[_Union[RefusedRequest, _Mapping]]] = ..., claim: _Optional[_Union[Claim, _Mapping]] = ..., nonfinite: _Optional[_Iterable[_Union[NonfiniteRequest, _Mapping]]] = ..., request_topic_id: _Optional[str] = ...) -> None: ...
+    event_times: LoggedTensor
+    def __init__(self, endpoint: _Optional[str] = ..., model: _Optional[str] = ..., version: _Optional[int] = ..., digest: _Optional[str] = ..., arm: _Optional[_Union[Arm, str]] = ..., door: _Optional[_Union[Door, str]] = ..., rollout_generation: _Optional[int] = ..., first_prediction_ids: _Optional[_Iterable[str]] = ..., run_rows: _Optional[_Iterable[int]] = ..., as_of_us: _Optional[_Iterable[int]] = ..., served_at_us: _Optional[_Iterable[int]] = ..., entity_keys: _Optional[_Iterable[str]] = ..., inputs: _Optional[_Iterable[_Union[LoggedTensor, _Mapping]]] = ..., outputs: _Optional[_Iterable[_Union[LoggedTensor, _Mapping]]] = ..., shadow: _Optional[_Union[Shadow, _Mapping]] = ..., writer: _Optional[str] = ..., rows_answered: _Optional[int] = ..., request_partition: _Optional[int] = ..., request_offsets: _Optional[_Iterable[int]] = ..., refused: _Optional[_Iterable[_Union[RefusedRequest, _Mapping]]] = ..., claim: _Optional[_Union[Claim, _Mapping]] = ..., nonfinite: _Optional[_Iterable[_Union[NonfiniteRequest, _Mapping]]] = ..., request_topic_id: _Optional[str] = ..., event_times: _Optional[_Union[LoggedTensor, _Mapping]] = ...) -> None: ...
 
 class NonfiniteRequest(_message.Message):
     __slots__ = ("prediction_id", "as_of_us", "shadow")
