@@ -300,6 +300,16 @@ def test_calls_that_come_together_share_a_run_and_get_their_own_rows(door):
     )
 
 
+def test_ids_of_callers_without_one_cannot_be_foretold(door):
+    door.serve(a_model(1.0))
+
+    ids = [answer.id for answer in door.take(*(a_request(1.0) for _ in range(200)))]
+
+    assert 200 == len(set(ids))
+    # Not one half of an id is another's, as that of a process or the next number would be.
+    assert 200 == len({id_[:16] for id_ in ids}) == len({id_[16:] for id_ in ids})
+
+
 @pytest.mark.parametrize(("ids", "named"), [(["", ""], False), (["", "mine"], True)])
 def test_log_knows_whether_a_caller_of_a_run_may_ask_again_by_its_id(door, ids, named):
     door.serve(a_model(1.0))

@@ -76,6 +76,10 @@ def desk(tmp_path):
     return Desk(tmp_path)
 
 
+def logged_bare():
+    return REGISTRY.get_sample_value("headrace_inference_log_bare_rows_total") or 0.0
+
+
 def lost(reason):
     name = "headrace_inference_log_lost_rows_total"
     return REGISTRY.get_sample_value(name, {"reason": reason}) or 0.0
@@ -258,21 +262,23 @@ def test_request_to_a_model_without_rows_is_a_record_of_its_own(desk):
 
 
 def test_row_too_large_for_a_record_is_logged_without_its_inputs(desk):
+    before = logged_bare()
     desk.append(a_prediction("UA-1", features=kafka_prediction_log.RECORD_BYTES_MAX))
 
     (row,) = desk.rows()
     assert ((), 0.0) == (row.features, row.score)
+    assert 1 == logged_bare() - before
 
 
 def test_row_that_no_record_takes_is_lost_alone(desk):
-    before = lost("TOO_LARGE")
+    before, bare = lost("TOO_LARGE"), logged_bare()
     texts = [b"x", b"x" * (1 << 20), b"x"]
     outputs = {"score": a_tensor("score", "FP32", [1.0, 2.0, 3.0])}
     outputs["text"] = Tensor("text", "BYTES", (3,), texts)
     desk.append(tensors(a_prediction("UA-1", "UA-1", "UA-1"), {}, outputs))
 
     assert [1.0, 3.0] == [row.score for row in desk.rows()]
-    assert 1 == lost("TOO_LARGE") - before
+    assert (1, 0) == (lost("TOO_LARGE") - before, logged_bare() - bare)
 
 
 def test_large_row_costs_its_neighbours_no_inputs(desk):

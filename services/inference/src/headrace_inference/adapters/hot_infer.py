@@ -15,7 +15,6 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
-from itertools import count
 from typing import Any, Generic, NamedTuple, TypeVar
 from weakref import WeakKeyDictionary
 
@@ -53,6 +52,7 @@ from headrace_kit.hot_calls import HotCall, guarded
 
 # Longer than this no other caller waits because of a run on the door's thread.
 QUICK_S = 0.001
+ID_BYTES, IDS_AT_ONCE = 16, 64
 RUNNERS = 4
 REQUEST_MESSAGE = "ModelInferRequest"
 Call = TypeVar("Call", bound=HotCall)
@@ -113,7 +113,7 @@ class HotInfer:
             in_time=False,
         )
         self._runners = ThreadPoolExecutor(RUNNERS, thread_name_prefix="runner")
-        self._id_prefix, self._id_numbers = secrets.token_hex(8), count()
+        self._ids: list[str] = []
 
     def take(self, calls: Sequence[HotCall]) -> None:
         kinds, entities, alone = self.read(calls)
@@ -192,7 +192,15 @@ class HotInfer:
         return Ask(call, plan, kind, id_, filled.contents, deadline_s, plan.priority, key, named)
 
     def _new_id(self) -> str:
-        return f"{self._id_prefix}{next(self._id_numbers):016x}"
+        """None that a caller could foretell from his own, and give to a request of his."""
+        try:
+            return self._ids.pop()
+        except IndexError:  # the system is asked for many at once
+            digits = secrets.token_hex(IDS_AT_ONCE * ID_BYTES)
+            found = [digits[at : at + 2 * ID_BYTES] for at in range(0, len(digits), 2 * ID_BYTES)]
+            id_ = found.pop()
+            self._ids += found
+            return id_
 
     def _answer_alone(self, asks: Sequence[Alone]) -> None:
         ((call, message, *_),) = asks

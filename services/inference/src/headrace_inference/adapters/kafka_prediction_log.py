@@ -248,12 +248,12 @@ class KafkaPredictionLog(ThreadPart):
                     record, writer=self._counts.writer, rows_answered=rows_answered
                 )
                 too_large = record[0].first_row_bytes > RECORD_BYTES_MAX  # and alone
-                if too_large:
-                    bare.inc()
                 value = conversions.predictions_record(event, record, inputs=not too_large)
                 if len(value) > VALUE_BYTES_MAX:
                     rows_too_large += sum(event.run_rows)
                     continue
+                if too_large:
+                    bare.inc()
                 headers = ce_headers(event.first_prediction_ids[0]) + trace
                 messages.append(Message(topic, None, value, headers, partition))
         return messages, rows_too_large
