@@ -41,6 +41,7 @@ from headrace_inference.testing import (
     a_model,
     a_running_sum,
     a_served_version,
+    a_spreading_model,
     an_adder,
     an_echo,
     an_endless_model,
@@ -264,6 +265,13 @@ def a_hot_call(message, answers, *, key=0):
         reply=lambda call, answer: answers.setdefault(call.key, answer),
         key=key,
     )
+
+
+def spread_rows(count):
+    message = oip.ModelInferRequest(model_name="delay")
+    message.inputs.add(name="x", datatype="FP32", shape=[count, 1])
+    message.raw_input_contents.append(np.ones((count, 1), "<f4").tobytes())
+    return message
 
 
 def with_text(message, name):
@@ -1360,3 +1368,45 @@ def test_requests_by_entity_that_ran_together_are_logged_in_their_traces(door):
     (trace,) = door.log.traces
     assert f"{span.context.span_id:016x}" == trace.split("-")[2]
     assert "a" == span.attributes["headrace.request.id"]
+
+
+@pytest.mark.parametrize("numbers", [10, 100_000])
+def test_requests_run_together_as_far_as_the_memory_of_a_run_goes(door, monkeypatch, numbers):
+    """On the door's thread, and in a lane."""
+    monkeypatch.setattr(onnx_runtime, "RUN_MEMORY_BYTES_MAX", 3 * 3 * 4 * numbers)
+    monkeypatch.setattr(onnx_runtime, "NOISE_BYTES", 1 << 30)
+    door.serve(a_spreading_model(numbers), features=())
+
+    *answers, refused = door.take(*(spread_rows(1) for _ in range(7)), spread_rows(4))
+
+    assert 7 == sum(4 * numbers == len(each.raw_output_contents[0]) for each in answers)
+    assert ("4", "3") == (refused.metadata["rows"], refused.metadata["rows_max"])
+    assert "BATCH_TOO_LARGE" == refused.reason
+    assert 3 == max(len(prediction.ids) for prediction in door.log.predictions)
+
+
+def test_requests_by_entity_keys_run_together_as_far_as_memory_goes(door, monkeypatch):
+    monkeypatch.setattr(onnx_runtime, "RUN_MEMORY_BYTES_MAX", 3 * 3 * 4)
+    monkeypatch.setattr(onnx_runtime, "NOISE_BYTES", 1 << 30)
+    door.serve(a_model(1.0))
+    door.features.gate.clear()
+    with ThreadPoolExecutor(1) as pool:
+        taken = pool.submit(door.take, *(by_keys(str(n)) for n in range(9)), by_keys(*"1234"))
+        wait_until(lambda: door.features.reads)
+        door.features.gate.set()
+        *answers, refused = taken.result(30)
+
+    assert [1.0 + n for n in range(9)] == [scores(answer)[0] for answer in answers]
+    assert "BATCH_TOO_LARGE" == refused.reason
+    assert 3 == max(len(prediction.ids) for prediction in door.log.predictions)
+
+
+def test_shadow_that_takes_more_memory_than_the_answer_sets_the_bound(door, monkeypatch):
+    monkeypatch.setattr(onnx_runtime, "RUN_MEMORY_BYTES_MAX", 3 * 3 * 4)
+    monkeypatch.setattr(onnx_runtime, "NOISE_BYTES", 1 << 30)
+    door.serve(a_model(1.0), a_model(2.0), percent=0)
+
+    assert 5 == len(door.take(*(a_request(n) for n in range(5))))
+
+    assert 0 == door.shadows_failed
+    assert 3 == max(len(prediction.ids) for prediction in door.log.predictions)

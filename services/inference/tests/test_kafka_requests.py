@@ -137,7 +137,7 @@ class Worker:
             all_bytes_max=1 << 30,
         )
         self.requests = KafkaRequests(
-            RecordFiller(self.hot, rows_max=rows_max),
+            RecordFiller(self.hot),
             publisher=self.publisher,
             look_ups=self.look_ups,
             claims=self.claims,

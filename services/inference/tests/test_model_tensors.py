@@ -2,6 +2,7 @@
 """Versions without features: any model's own tensors, several of them, of every data type."""
 
 import math
+import os
 from contextlib import nullcontext
 from hashlib import sha256
 from types import SimpleNamespace
@@ -13,8 +14,9 @@ from onnx import TensorProto, helper
 from onnxruntime.capi import onnxruntime_pybind11_state
 from structlog.testing import capture_logs
 
-from headrace.errors import Busy, HeadraceError, Invalid
+from headrace.errors import Busy, HeadraceError, Invalid, Unavailable
 from headrace_inference.adapters import onnx_runtime
+from headrace_inference.adapters.process_memory import peak_growth
 from headrace_inference.domain.model_tensors import FEW, holds_nan
 from headrace_inference.domain.request import InferRequest, Tensor
 from headrace_inference.domain.rollout import Rollout
@@ -25,6 +27,7 @@ from headrace_inference.testing import (
     MemoryFeatureReader,
     a_running_sum,
     a_served_version,
+    a_spreading_model,
     a_tensor,
     an_adder,
     an_echo,
@@ -35,6 +38,7 @@ from headrace_inference.testing import (
 )
 from headrace_kit.testing import FixedClock
 
+PEAK_IS_TOLD = os.access("/proc/self/clear_refs", os.W_OK)
 ELEMENT_TYPE = {
     "BOOL": TensorProto.BOOL,
     "UINT8": TensorProto.UINT8,
@@ -86,7 +90,7 @@ class Room:
             table=self.table,
             features=MemoryFeatureReader(),
             clock=FixedClock(),
-            time_left_s=lambda: 5.0,
+            time_left_s=lambda: 60.0,
             rows_max=100,
             explaining=nullcontext,
             on_failed=lambda _: None,
@@ -384,6 +388,114 @@ def test_what_is_ended_by_its_bound_takes_so_long_at_least(
 def test_input_of_more_than_there_is_memory_is_not_tried():
     assert Tried() == Room(an_echo(TensorProto.FLOAT, ("rows", 2**30))).model.tried
     assert Tried(rows_apart=False) == Room(an_echo(TensorProto.FLOAT, (2**20, 2**20))).model.tried
+
+
+RUN_BYTES = 256 << 20
+# 40 MB a row.
+MANY_NUMBERS = 10_000_000
+
+
+@pytest.fixture
+def little_memory(monkeypatch):
+    monkeypatch.setattr(onnx_runtime, "RUN_MEMORY_BYTES_MAX", RUN_BYTES)
+
+
+def rows_of(count):
+    return a_tensor("x", "FP32", np.ones((count, 1)))
+
+
+# An answer is copied twice; what is no answer only the kernel tells of.
+@pytest.mark.parametrize(
+    ("told", "rows_max"),
+    [
+        (True, 2),
+        pytest.param(
+            False,
+            6,
+            marks=pytest.mark.skipif(not PEAK_IS_TOLD, reason="this kernel does not tell"),
+        ),
+    ],
+)
+def test_request_that_takes_more_memory_than_a_run_may_is_not_run(little_memory, told, rows_max):
+    room = Room(a_spreading_model(MANY_NUMBERS, told=told))
+    growth = peak_growth()
+
+    with pytest.raises(Busy, match="BATCH_TOO_LARGE") as refused:
+        room.infer(rows_of(100))
+
+    assert ("100", str(rows_max)) == (
+        refused.value.metadata["rows"],
+        refused.value.metadata["rows_max"],
+    )
+    assert growth() < 40_000_000
+    room.infer(rows_of(rows_max))
+    assert growth() <= RUN_BYTES
+
+
+@pytest.mark.parametrize(("numbers", "rows"), [(MANY_NUMBERS, 2), (1_000, 64)])
+def test_no_more_rows_are_tried_than_fit(little_memory, monkeypatch, numbers, rows):
+    tried, run_by = [], onnx_runtime.OnnxSession._run_by
+
+    def noted(session, options, inputs, outputs):
+        tried.append(len(inputs["x"]))
+        return run_by(session, options, inputs, outputs)
+
+    monkeypatch.setattr(onnx_runtime.OnnxSession, "_run_by", noted)
+
+    Room(a_spreading_model(numbers))
+
+    assert rows == max(tried)
+
+
+def test_row_is_run_alone_whatever_it_takes(monkeypatch):
+    monkeypatch.setattr(onnx_runtime, "RUN_MEMORY_BYTES_MAX", 1_000)
+    room = Room(a_spreading_model(1_000))
+
+    assert (1, 1_000) == room.infer(rows_of(1)).outputs["y"].values.shape
+    with pytest.raises(Busy, match="BATCH_TOO_LARGE"):
+        room.infer(rows_of(2))
+
+
+def test_answer_that_is_too_large_to_be_compared_has_its_bound_for_all_that(monkeypatch):
+    def fails(*_):
+        raise Unavailable("DEADLINE_UNMET")
+
+    monkeypatch.setattr(onnx_runtime, "RUN_MEMORY_BYTES_MAX", 30_000)
+    monkeypatch.setattr(onnx_runtime, "_alike", fails)
+    room = Room(a_spreading_model(1_000))
+
+    assert room.model.tried.rows_apart is None
+    assert 2 * 4 == room.model.input_bytes_max
+
+
+def test_rows_that_do_not_stand_apart_have_their_bound_too(monkeypatch):
+    monkeypatch.setattr(onnx_runtime, "RUN_MEMORY_BYTES_MAX", 24 * 50)
+
+    room = Room(a_running_sum())
+
+    assert not room.model.rows_apart
+    with pytest.raises(Busy, match="BATCH_TOO_LARGE"):
+        room.infer(a_tensor("x", "FP32", np.ones((51, 2))))
+    room.infer(a_tensor("x", "FP32", np.ones((50, 2))))
+
+
+def test_model_that_takes_little_has_no_bound_of_a_size_that_is_sent():
+    model = Room(an_adder()).model
+
+    assert 64 << 20 < model.input_bytes_max
+
+
+def test_other_versions_inputs_warm_no_more_than_fits(monkeypatch):
+    monkeypatch.setattr(onnx_runtime, "RUN_MEMORY_BYTES_MAX", 24_000)
+    room = Room(a_spreading_model(10))
+    room.infer(rows_of(50))
+    growth = peak_growth()
+
+    with capture_logs() as logged:
+        room.promote(2, a_spreading_model(1_000_000))
+
+    assert growth() < 64_000_000
+    assert not logged
 
 
 def test_tensor_of_no_known_type_is_refused_when_it_is_loaded():

@@ -5,8 +5,13 @@ import os
 
 import pytest
 
-from headrace_inference.adapters.process_memory import allocated_bytes, memory_allowed_bytes
+from headrace_inference.adapters.process_memory import (
+    allocated_bytes,
+    memory_allowed_bytes,
+    peak_growth,
+)
 
+PEAK_IS_TOLD = os.access("/proc/self/clear_refs", os.W_OK)
 MACHINE_BYTES = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
@@ -37,3 +42,21 @@ def test_what_is_allocated_counts_until_it_is_freed():
 
     assert with_it - before > 45_000_000
     assert with_it - allocated_bytes() > 45_000_000
+
+
+@pytest.mark.skipif(not PEAK_IS_TOLD, reason="this kernel does not tell")
+def test_what_was_taken_for_a_moment_is_told():
+    bytes(90_000_000)
+    growth = peak_growth()
+    bytearray(b"1") * 50_000_000
+
+    assert 45_000_000 < growth() < 80_000_000
+
+
+def test_kernel_that_does_not_tell_tells_of_nothing(tmp_path):
+    growth = peak_growth(tmp_path / "none")
+    bytearray(b"1") * 50_000_000
+
+    assert 0 == growth()
+    (tmp_path / "status").write_text("Name: python\n")
+    assert 0 == peak_growth(tmp_path)()

@@ -129,6 +129,16 @@ def serving(api):
     return api
 
 
+def test_config_tells_of_no_more_rows_than_the_memory_of_a_run_holds(api, monkeypatch):
+    monkeypatch.setattr(onnx_runtime, "RUN_MEMORY_BYTES_MAX", 3 * 3 * 4)
+    monkeypatch.setattr(onnx_runtime, "NOISE_BYTES", 1 << 30)
+    api.serve(a_rollout(9))
+
+    config = api.call("ModelConfig", oip.ModelConfigRequest(name="delay")).config
+
+    assert 3 == config.max_batch_size
+
+
 def test_config_leaves_the_batch_out_of_the_shapes_and_names_the_loaded_versions(serving):
     config = serving.call("ModelConfig", oip.ModelConfigRequest(name="delay")).config
 

@@ -323,7 +323,7 @@ def _request_parts(
     partitions = RememberedCounts(partial(_partition_counts, settings))
     look_ups = AnswerLookUps(KafkaTopicLog(settings.kafka_bootstrap), partitions=partitions)
     requests = KafkaRequests(
-        RecordFiller(hot, rows_max=settings.rows_max),
+        RecordFiller(hot),
         publisher=publisher,
         look_ups=look_ups,
         claims=claims,

@@ -99,6 +99,22 @@ def an_echo(element_type: int, shape: Sequence[int | str] = ("rows", 2)) -> byte
     )
 
 
+def a_spreading_model(numbers: int, *, told: bool = True) -> bytes:
+    """ONNX bytes of a hundred bytes: each row is written out so often, and answered so or, not
+    `told`, as the largest of it.
+    """
+    last = ("Identity", ["spread"]) if told else ("ReduceMax", ["spread", "axis"])
+    return onnx_bytes(
+        [helper.make_node("Expand", ["x", "sizes"], ["spread"]), helper.make_node(*last, ["y"])],
+        [
+            helper.make_tensor("sizes", TensorProto.INT64, [2], [1, numbers]),
+            helper.make_tensor("axis", TensorProto.INT64, [1], [1]),
+        ],
+        inputs={"x": (TensorProto.FLOAT, ["rows", 1])},
+        outputs={"y": (TensorProto.FLOAT, ["rows", numbers if told else 1])},
+    )
+
+
 def a_running_sum() -> bytes:
     """ONNX bytes: y[i] = x[0] + ... + x[i]: what is no row of its own has an open first size."""
     nodes = [helper.make_node("CumSum", ["x", "axis"], ["y"])]

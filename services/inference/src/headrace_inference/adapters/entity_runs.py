@@ -20,7 +20,7 @@ from headrace.oip import grpc_predict_v2_pb2 as oip
 from headrace.tokens import PREDICT
 from headrace_inference.adapters import conversions
 from headrace_inference.adapters.entity_plan import EntityPlan
-from headrace_inference.adapters.lanes import Lane
+from headrace_inference.adapters.lanes import Lane, in_parts
 from headrace_inference.adapters.late_calls import LateCalls
 from headrace_inference.adapters.record_calls import BEHIND_CALLERS, RecordCall
 from headrace_inference.adapters.request_parameters import answer_by_s, priority, timeout_s
@@ -49,6 +49,8 @@ LANES_MAX = 1_000
 # Batches of one endpoint on their way: one is worked on while the features of another are read.
 BATCHES_MAX = 2
 FORMS_MAX = 1_000
+# FP32.
+FEATURE_BYTES = 4
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -200,7 +202,10 @@ class EntityRuns:
             alike = id(asked.endpoint), id(asked.serving), asked.choice.arm
             choices.setdefault(alike, []).append(ask)
         for together in choices.values():
-            self._run(together)
+            choice = together[0].asked.choice
+            row_bytes = len(choice.answering.served.features) * FEATURE_BYTES
+            for part in in_parts(together, choice.rows_at_once(row_bytes)):
+                self._run(part)
 
     def _run(self, asks: Sequence[EntityAsk]) -> None:
         began_s = time.monotonic()

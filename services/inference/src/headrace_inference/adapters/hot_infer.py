@@ -152,9 +152,7 @@ class HotInfer:
         so is one that is not in memory."""
         rows = sum([ask.plan.rows for ask in asks])
         needed_s = kind.needed_s(rows) if kind.shared else kind.needed_s(1) * len(asks)
-        return (
-            kind.resident and kind.steady and 0.0 < needed_s <= QUICK_S and rows <= self._rows_max
-        )
+        return kind.resident and kind.steady and 0.0 < needed_s <= QUICK_S and rows <= kind.rows_max
 
     def close(self) -> None:
         self._late.close()
@@ -247,7 +245,7 @@ class HotInfer:
                 Lane(
                     self._guarded,
                     LoadFirst(kind.model, self._runners),
-                    rows_max=self._rows_max if kind.shared else 1,
+                    rows_max=kind.rows_max if kind.shared else 1,
                     least_s=kind.model.least_s,
                     now_s=time.monotonic,
                 ),

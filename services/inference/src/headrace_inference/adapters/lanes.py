@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import heapq
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import count
 from typing import Generic, Protocol, TypeVar
@@ -49,6 +49,20 @@ class Runner(Protocol):
 
 
 T = TypeVar("T", bound=Queued)
+
+
+def in_parts(items: Sequence[T], rows_max: int) -> Iterator[list[T]]:
+    """In order, each of so many rows at most while it holds more than one."""
+    part: list[T] = []
+    rows = 0
+    for item in items:
+        if part and rows + item.rows > rows_max:
+            yield part
+            part, rows = [], 0
+        part.append(item)
+        rows += item.rows
+    if part:
+        yield part
 
 
 class LoadFirst:

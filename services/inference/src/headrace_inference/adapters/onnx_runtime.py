@@ -13,8 +13,9 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import structlog
@@ -24,6 +25,7 @@ from headrace.errors import HeadraceError, Invalid, Unavailable
 from headrace_inference.adapters.onnx_bfloat16 import run_with_bits
 from headrace_inference.adapters.onnx_division import check_divisions
 from headrace_inference.adapters.onnx_providers import PROVIDERS
+from headrace_inference.adapters.process_memory import memory_allowed_bytes, peak_growth
 from headrace_inference.adapters.tensor_codec import DATATYPES
 from headrace_inference.domain.request import FEATURES, SCORE
 from headrace_inference.domain.rollout import ServedVersion
@@ -39,6 +41,15 @@ TRIED_RUNS = 5
 # Of one model, so that a slow one holds up no others for long. How long it takes is a guess in any
 # case; whether its rows stand apart decides how it is asked, and is waited for.
 ROWS_TRIAL_S_MAX, TIMING_S_MAX, WARM_S_MAX = 5.0, 1.0, 1.0
+# What one run may take besides its model, its answer's copies included: no request, be it of the
+# most rows, takes the machine's memory. A share of what is allowed, as runs go on side by side.
+RUN_MEMORY_BYTES_MAX, RUN_MEMORY_SHARE = 1 << 30, 8
+# Tries whose memory is looked at; who looks gives free memory back, which slows the run behind it.
+MEASURED_RUNS = 2
+# So little of many rows may be another thread's.
+NOISE_BYTES = 4 << 20
+# An answer is copied out of its output, and into its message.
+ANSWER_COPIES = 2
 # The second run is as fast as those that follow.
 WARM_RUNS = 2
 # A size that a model leaves open, other than its rows, while it is tried.
@@ -66,6 +77,7 @@ DATATYPE_BY_TYPE = {
 Run = Callable[[Mapping[str, NDArray[Any]], Sequence[str]], list[NDArray[Any]]]
 
 log = structlog.get_logger(__name__)
+_measuring = threading.Lock()
 seconds = QuickHistogram("inference", "compute_infer_seconds", "Running one model once.")
 
 
@@ -78,6 +90,8 @@ class OnnxSession:
         self.inputs = tuple(map(_spec, session.get_inputs()))
         self.outputs = tuple(map(_spec, session.get_outputs()))
         self.tried = Tried()
+        # Of a row; None where the first size of a tensor is no number of rows.
+        self._answer_bytes: int | None = None
         in_bits = any(spec.datatype == "BF16" for spec in (*self.inputs, *self.outputs))
         # What its `run` looks at first, who asks has looked at: a quarter of a small model's run.
         self._run = partial(run_with_bits, session) if in_bits else session._sess.run
@@ -122,16 +136,18 @@ class OnnxSession:
         return found
 
     def try_out(self, known: Tried | None) -> None:
-        """Notes if rows stand apart, and how long a run takes at best."""
+        """Notes if rows stand apart, how long a run takes at best, and what fits into one."""
         if known is not None:
             self.tried = known
             return
         names = [spec.name for spec in self.outputs]
         try:
             with _ended_after(ROWS_TRIAL_S_MAX) as options:
-                self.tried = Tried(self._rows_apart(partial(self._run_by, options), names))
-            with _ended_after(TIMING_S_MAX) as options:
-                self._time(partial(self._run_by, options), names)
+                rows_apart = self._rows_apart(partial(self._run_by, options), names)
+                self.tried = replace(self.tried, rows_apart=rows_apart)
+            # They would count each other's memory, and there is one peak.
+            with _measuring, _ended_after(TIMING_S_MAX) as options:
+                self._measure(partial(self._run_by, options), names)
         except HeadraceError as err:
             # A size that it leaves open is not any size, or it is slow: the rest is not known
             # before a caller asks.
@@ -147,6 +163,8 @@ class OnnxSession:
         types = {spec.name: DATATYPES[spec.datatype].array for spec in self.inputs}
         if not recorded or {name: values.dtype for name, values in recorded.items()} != types:
             return
+        if sum(values.nbytes for values in recorded.values()) > self.tried.input_bytes_max:
+            return
         names = [spec.name for spec in self.outputs]
         try:
             with _ended_after(WARM_S_MAX) as options:
@@ -155,16 +173,40 @@ class OnnxSession:
         except HeadraceError as err:
             log.info("model_not_warmed", digest=self._digest, error=str(err))
 
-    def _time(self, run: Run, names: list[str]) -> None:
+    def _measure(self, run: Run, names: list[str]) -> None:
+        """A row takes as much as the first, where there is no time to try many."""
         until_s = time.monotonic() + TIMING_S_MAX
-        rows_apart = self.tried.rows_apart
         one = self._example(1)
-        first_row_s = _least_s(lambda: run(one, names), until_s)
-        self.tried = Tried(rows_apart, first_row_s)
-        if rows_apart and time.monotonic() < until_s:
-            many = self._example(TRIED_ROWS)
-            further_s = _least_s(lambda: run(many, names), until_s) - first_row_s
-            self.tried = Tried(rows_apart, first_row_s, max(0.0, further_s) / (TRIED_ROWS - 1))
+        first = _least(lambda: run(one, names), until_s)
+        self.tried = replace(self.tried, first_row_s=first.took_s)
+        if self._answer_bytes is None:
+            return
+        row_bytes = first.grown_bytes
+        rows = min(TRIED_ROWS, max(2, _run_bytes_max() // max(1, self._taken_bytes(row_bytes))))
+        if time.monotonic() < until_s:
+            many = self._example(rows)
+            all_ = _least(lambda: run(many, names), until_s)
+            if self.tried.rows_apart:
+                further_s = max(0.0, all_.took_s - first.took_s) / (rows - 1)
+                self.tried = replace(self.tried, further_row_s=further_s)
+            if all_.whole:
+                grown_bytes = all_.grown_bytes - first.grown_bytes
+                row_bytes = grown_bytes // (rows - 1) if grown_bytes > NOISE_BYTES else 0
+        self._bound(row_bytes)
+
+    def _bound(self, row_bytes: int) -> None:
+        """By what memory a row of a run takes."""
+        given_bytes = sum(
+            math.prod(_sizes(spec, 1)) * DATATYPES[spec.datatype].array.itemsize
+            for spec in self.inputs
+        )
+        rows_max = max(1, _run_bytes_max() // max(1, self._taken_bytes(row_bytes)))
+        self.tried = replace(self.tried, input_bytes_max=rows_max * given_bytes)
+
+    def _taken_bytes(self, row_bytes: int) -> int:
+        """With the copies of its answer; it takes what it answers in any case."""
+        answer_bytes = self._answer_bytes or 0
+        return max(row_bytes, answer_bytes) + ANSWER_COPIES * answer_bytes
 
     def _rows_apart(self, run: Run, names: list[str]) -> bool:
         """Whether two rows are answered together as each is alone."""
@@ -173,6 +215,9 @@ class OnnxSession:
             return False
         both = self._example(2)
         together = run(both, names)
+        # Before there is time to compare what may be more than memory holds.
+        self._answer_bytes = sum(each.nbytes for each in together) // 2
+        self._bound(0)
         for row in (0, 1):
             alone = run({name: each[row : row + 1] for name, each in both.items()}, names)
             for one, all_ in zip(alone, together, strict=True):
@@ -314,22 +359,40 @@ def _what_it_raises(error: Exception) -> str:
     return f"{type(error).__name__}: {error}"
 
 
-def _least_s(run: Callable[[], object], until_s: float) -> float:
+class _Least(NamedTuple):
+    took_s: float
+    # Of memory at the peak; 0 where that is not told.
+    grown_bytes: int
+    # Whether a run came to its end.
+    whole: bool
+
+
+def _least(run: Callable[[], object], until_s: float) -> _Least:
     """Of some runs, of one at least: none is begun after that time by time.monotonic.
 
     Where the first one was ended by its bound, what it had of a core: it takes no less.
     """
-    least_s = math.inf
-    for _ in range(TRIED_RUNS):
+    least_s, core_s = math.inf, 0.0
+    grown: list[int] = []
+    for place in range(TRIED_RUNS):
+        growth = peak_growth() if place < MEASURED_RUNS else None
         begin_s, begin_core_s = time.perf_counter(), time.thread_time()
         try:
             run()
+            least_s = min(least_s, time.perf_counter() - begin_s)
         except Unavailable:
-            return least_s if least_s < math.inf else time.thread_time() - begin_core_s
-        least_s = min(least_s, time.perf_counter() - begin_s)
+            core_s = time.thread_time() - begin_core_s
+            until_s = -math.inf
+        if growth is not None and (place == 0 or until_s > -math.inf):
+            grown.append(growth())
         if time.monotonic() >= until_s:
             break
-    return least_s
+    whole = least_s < math.inf
+    return _Least(least_s if whole else core_s, min(grown), whole)
+
+
+def _run_bytes_max() -> int:
+    return min(RUN_MEMORY_BYTES_MAX, memory_allowed_bytes() // RUN_MEMORY_SHARE)
 
 
 def _endable() -> onnxruntime.RunOptions:

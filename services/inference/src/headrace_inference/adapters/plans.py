@@ -15,7 +15,7 @@ from headrace_inference.adapters.entity_plan import EntityPlan
 from headrace_inference.adapters.request_forms import Form
 from headrace_inference.adapters.request_parameters import check_parameters, priority, timeout_s
 from headrace_inference.adapters.shared_runs import Kind, Plan, ReplyForm
-from headrace_inference.adapters.tensor_codec import DATATYPES, element_count
+from headrace_inference.adapters.tensor_codec import DATATYPES, element_count, row_bytes
 from headrace_inference.domain.explanation import wanted_attributions
 from headrace_inference.domain.model_tensors import read_tensors, wanted_outputs
 from headrace_inference.domain.request import (
@@ -127,7 +127,7 @@ class Plans:
         types = {spec.name: spec.datatype for spec in named.model.outputs}
         if any(types[name] == TEXT for name in outputs):
             return None
-        kinds, rollout = _routed(serving, version, tensors, outputs, made)
+        kinds, rollout = _routed(serving, version, tensors, outputs, made, rows_max=self._rows_max)
         order = [message_input.name for message_input in message.inputs]
         return Plan(
             kind_by_arm=kinds,
@@ -147,14 +147,16 @@ def _routed(
     tensors: Mapping[str, Tensor],
     outputs: tuple[str, ...],
     made: dict[object, Kind],
+    *,
+    rows_max: int,
 ) -> tuple[dict[Arm, Kind], Rollout | None]:
     choice = serving.choose(version=version, sticky_key="", tensors=True)
     if version is not None or choice.shadow is None:
-        kind = _kind(serving, choice, tensors, outputs, made)
+        kind = _kind(serving, choice, tensors, outputs, made, rows_max=rows_max)
         return {Arm.CHAMPION: kind, Arm.CANARY: kind}, None
     arms = (Arm.CHAMPION, serving.champion), (Arm.CANARY, serving.canary)
     kinds = {
-        arm: _kind(serving, Choice(arm, loaded, other), tensors, outputs, made)
+        arm: _kind(serving, Choice(arm, loaded, other), tensors, outputs, made, rows_max=rows_max)
         for (arm, loaded), (_, other) in zip(arms, reversed(arms), strict=True)
         if loaded is not None
     }
@@ -167,6 +169,8 @@ def _kind(
     tensors: Mapping[str, Tensor],
     outputs: tuple[str, ...],
     made: dict[object, Kind],
+    *,
+    rows_max: int,
 ) -> Kind:
     loaded = choice.answering
     by_features = bool(loaded.served.features)
@@ -197,6 +201,10 @@ def _kind(
             by_features=by_features,
             by_rows=by_rows,
             shared=loaded.model.rows_apart,
+            rows_max=min(
+                rows_max,
+                choice.rows_at_once(sum(row_bytes(spec.datatype, spec.shape) for spec in inputs)),
+            ),
             steady=all(
                 ANY_SIZE not in spec.shape[loaded.model.rows_apart :]
                 for spec in loaded.model.inputs

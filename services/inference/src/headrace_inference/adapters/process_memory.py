@@ -5,16 +5,24 @@ glibc counts what all its arenas hold, which the resident size does not tell: fr
 with the process until it is trimmed, or for good where it lies between what is used. Another C
 library has neither call: nothing is measured there, and a model counts as large as its artifact.
 
-Sources: mallinfo(3), malloc_trim(3); cgroup v2 `memory.max`, v1 `memory.limit_in_bytes`.
+What was there for a moment only the kernel knows: the peak of the resident size, which can be set
+back (Linux; elsewhere it is not told).
+
+Sources: mallinfo(3), malloc_trim(3); cgroup v2 `memory.max`, v1 `memory.limit_in_bytes`;
+proc_pid_clear_refs(5), proc_pid_status(5).
 """
 
 from __future__ import annotations
 
 import ctypes
 import os
+import re
+from collections.abc import Callable
 from pathlib import Path
 
 CGROUP = Path("/sys/fs/cgroup")
+PROCESS = Path("/proc/self")
+PEAK_AGAIN = "5"
 
 
 class _Mallinfo2(ctypes.Structure):
@@ -54,6 +62,28 @@ def give_back() -> None:
     """Gives freed memory to the system: a model's weights leave whole pages."""
     if _malloc_trim is not None:
         _malloc_trim(0)
+
+
+def peak_growth(process: Path = PROCESS) -> Callable[[], int]:
+    """Tells how far the resident size has risen from here at its peak, of all threads together;
+    0 where the kernel does not tell. There is one peak: who asks anew takes it from who asked.
+    """
+    give_back()  # what is free would be taken again unseen
+    try:
+        (process / "clear_refs").write_text(PEAK_AGAIN, encoding="ascii")
+        before_bytes = _status_bytes(process, "VmRSS")
+    except OSError:
+        return lambda: 0
+    return lambda: max(0, _status_bytes(process, "VmHWM") - before_bytes)
+
+
+def _status_bytes(process: Path, name: str) -> int:
+    """Raises OSError where there is no such line."""
+    text = (process / "status").read_text(encoding="ascii", errors="replace")
+    found = re.search(rf"^{name}:\s+(\d+) kB$", text, re.MULTILINE)
+    if found is None:
+        raise OSError(f"no {name}")
+    return int(found[1]) * 1024
 
 
 def memory_allowed_bytes(cgroup: Path = CGROUP) -> int:

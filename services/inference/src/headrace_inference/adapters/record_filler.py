@@ -11,12 +11,13 @@ from __future__ import annotations
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Protocol, TypeVar
 
 from headrace_inference.adapters.entity_runs import ROW_S, EntityAsk
 from headrace_inference.adapters.hot_infer import QUICK_S, HotInfer
+from headrace_inference.adapters.lanes import in_parts
 from headrace_inference.adapters.record_calls import RecordCall
 from headrace_inference.adapters.request_parameters import answer_by_s, timeout_s
 from headrace_inference.adapters.shared_runs import Ask, Kind
@@ -34,8 +35,8 @@ class Turn(Protocol):
 class RecordFiller:
     """Answers calls from a thread of Kafka's own."""
 
-    def __init__(self, hot: HotInfer, *, rows_max: int) -> None:
-        self._hot, self._rows_max = hot, rows_max
+    def __init__(self, hot: HotInfer) -> None:
+        self._hot = hot
 
     def fill(self, calls: Sequence[RecordCall], *, until_s: float) -> None:
         """Answers as many as it can until then, by time.monotonic."""
@@ -51,7 +52,7 @@ class RecordFiller:
     def _by_form(self, kind: Kind, asks: Sequence[Ask], *, until_s: float) -> None:
         for ask in asks:
             ask.call.deadline_s = ask.deadline_s
-        for part in _parts(asks, self._rows_at_once(kind)):
+        for part in in_parts(asks, self._rows_at_once(kind)):
             if time.monotonic() < until_s:
                 self._run(kind, part, until_s)
 
@@ -63,7 +64,7 @@ class RecordFiller:
             _await(part, lambda: self._hot.enqueue(kind, part), until_s)
 
     def _rows_at_once(self, kind: Kind) -> int:
-        rows_max = self._rows_max if kind.shared else 1
+        rows_max = kind.rows_max if kind.shared else 1
         needed_s = kind.needed_s(rows_max)
         return max(1, int(rows_max * min(1.0, FILL_S_MAX / needed_s))) if needed_s else rows_max
 
@@ -82,7 +83,7 @@ class RecordFiller:
         return [partial(self._alone, asked) for asked in by_endpoint.values()]
 
     def _by_entity(self, asks: Sequence[EntityAsk], *, until_s: float) -> None:
-        for part in _parts(asks, ENTITY_ROWS_MAX):
+        for part in in_parts(asks, ENTITY_ROWS_MAX):
             if time.monotonic() < until_s:
                 _await(part, partial(self._hot.entities.enqueue, part), until_s)
 
@@ -103,17 +104,3 @@ def _await(asks: Sequence[AnyAsk], enqueue: Callable[[], None], until_s: float) 
             break
     for ask in asks:
         ask.call.cancel()
-
-
-def _parts(asks: Sequence[AnyAsk], rows_max: int) -> Iterator[list[AnyAsk]]:
-    """In order, each of so many rows while it holds more than one."""
-    part: list[AnyAsk] = []
-    rows = 0
-    for ask in asks:
-        if part and rows + ask.rows > rows_max:
-            yield part
-            part, rows = [], 0
-        part.append(ask)
-        rows += ask.rows
-    if part:
-        yield part

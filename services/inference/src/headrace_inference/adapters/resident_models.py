@@ -257,6 +257,10 @@ class ResidentModel:
     def rows_apart(self) -> bool:
         return bool(self.tried.rows_apart)
 
+    @property
+    def input_bytes_max(self) -> int:
+        return self.tried.input_bytes_max
+
     def least_s(self, rows: int) -> float:
         return self.tried.least_s(rows)
 
@@ -280,12 +284,15 @@ class ResidentModel:
         outputs: Sequence[str],
         ending: Ending | None = None,
     ) -> list[NDArray[Any]]:
+        input_bytes = sum([values.nbytes for values in inputs.values()])
+        if input_bytes > self.tried.input_bytes_max:
+            _require_one_row(inputs, input_bytes, self.tried.input_bytes_max)
         session = self._taken()
         try:
             found = session.run(inputs, outputs, ending)
         finally:
             self._release()
-        if sum([values.nbytes for values in inputs.values()]) <= RECORDED_BYTES_MAX:
+        if input_bytes <= RECORDED_BYTES_MAX:
             self.recorded = inputs
         return found
 
@@ -326,6 +333,16 @@ class ResidentModel:
 
     def _may_try_again(self, loading: Future[None]) -> bool:
         return loading.done() and time.monotonic() > self._load_ended_at_s + RETRY_S
+
+
+def _require_one_row(
+    inputs: Mapping[str, NDArray[Any]], input_bytes: int, input_bytes_max: int
+) -> None:
+    """Nothing less could be asked. Raises Busy BATCH_TOO_LARGE."""
+    rows = len(next(iter(inputs.values())))
+    if rows > 1:
+        rows_max = max(1, rows * input_bytes_max // input_bytes)
+        raise Busy("BATCH_TOO_LARGE", rows=rows, rows_max=rows_max, problem="memory of a run")
 
 
 def _await(loading: Future[None], left_s: Callable[[], float]) -> None:

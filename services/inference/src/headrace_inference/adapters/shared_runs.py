@@ -56,6 +56,8 @@ class Kind:
     # Whether the first size counts rows, and whether those of several requests may run together.
     by_rows: bool
     shared: bool
+    # Of several requests that run together.
+    rows_max: int
     # Whether its sizes but for the rows are fixed, so that what it took when it was tried holds.
     steady: bool
     # Name and version, encoded.

@@ -52,6 +52,11 @@ DATATYPES = {
 Values = NDArray[Any] | list[bytes]
 
 
+def row_bytes(datatype: str, shape: Sequence[int]) -> int:
+    """Of one of the rows that the first size counts; a size that is open (-1) counts as 1."""
+    return abs(math.prod(shape[1:])) * DATATYPES[datatype].array.itemsize
+
+
 def element_count(name: str, datatype: str, shape: Sequence[int]) -> int:
     """Elements that the shape promises. Raises Invalid TENSOR_DTYPE, TENSOR_SHAPE, TENSOR_SIZE."""
     if datatype not in DATATYPES:

@@ -21,6 +21,7 @@ from headrace.tokens import PREDICT
 from headrace_inference.adapters import conversions, triton_conversions
 from headrace_inference.adapters.grpc_api import InferenceApi
 from headrace_inference.adapters.long_calls import LongCalls
+from headrace_inference.adapters.tensor_codec import row_bytes
 from headrace_inference.adapters.worker_statistics import OtherWorkers, added
 from headrace_inference.domain.serving import NAME_SHOWN_MAX
 from headrace_kit.auth import calling
@@ -60,8 +61,12 @@ class TritonApi(InferenceApi):
     def ModelConfig(self, request: Any, context: grpc.ServicerContext) -> Any:
         metadata = self.ModelMetadata(request, context)
         wanted = conversions.model_version(request.name, request.version)
-        config = triton_conversions.model_config(metadata, rows_max=self._rows_max)
-        loaded = self._table.ready(request.name)[1].version(wanted)
+        serving = self._table.ready(request.name)[1]
+        loaded = serving.version(wanted)
+        once = serving.choose(version=wanted, sticky_key="", tensors=True).rows_at_once(
+            sum(row_bytes(spec.datatype, spec.shape) for spec in loaded.model.inputs)
+        )
+        config = triton_conversions.model_config(metadata, rows_max=min(self._rows_max, once))
         if not loaded.served.features:
             triton_conversions.tell_rows(config, loaded.model.tried)
         return oip.ModelConfigResponse(config=config)

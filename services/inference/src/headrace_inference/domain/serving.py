@@ -8,6 +8,7 @@ version is freed when the last request that holds it ends. Generations never go 
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
@@ -45,12 +46,14 @@ class Tried:
 
     `rows_apart`: whether the first size of all tensors counts rows, each answered by itself alone;
     None while that is not known, which counts as no. Seconds are of a run when nothing else runs;
-    0 while that is not known.
+    0 while that is not known. `input_bytes_max`: of the inputs of one run, unless they are a single
+    row: more would take more memory than a run may; no bound while that is not known.
     """
 
     rows_apart: bool | None = None
     first_row_s: float = 0.0
     further_row_s: float = 0.0
+    input_bytes_max: int = sys.maxsize
 
     def least_s(self, rows: int) -> float:
         return self.first_row_s + self.further_row_s * (rows - 1)
@@ -99,7 +102,14 @@ class Session(Protocol):
 
 
 class Model(Session, Protocol):
-    """A model that is served, also while it is not in memory: a run then waits for its load."""
+    """A model that is served, also while it is not in memory: a run then waits for its load.
+
+    No run is begun that would take too much memory: Busy BATCH_TOO_LARGE.
+    """
+
+    @property
+    def input_bytes_max(self) -> int:
+        """As `tried` says."""
 
     @property
     def rows_apart(self) -> bool:
@@ -138,6 +148,11 @@ class Choice:
     arm: Arm
     answering: LoadedVersion
     shadow: LoadedVersion | None
+
+    def rows_at_once(self, row_bytes: int) -> int:
+        """How many rows, whose inputs take so much, may run together: one at least."""
+        models = [each.model for each in (self.answering, self.shadow) if each is not None]
+        return max(1, min(model.input_bytes_max for model in models) // max(1, row_bytes))
 
 
 @dataclass(frozen=True, slots=True)
