@@ -766,18 +766,40 @@ def test_run_of_a_request_without_a_form_ends_when_its_time_is_over(door, monkey
     assert ([], []) == (door.log.predictions, door.failures)
 
 
-def held_runs(door, monkeypatch):
+def held_runs(door, monkeypatch, *, endpoints=("delay",)):
     """What ends each run that begins; and what all of them wait for."""
-    model = door.table.ready("delay")[1].champion.model
-    endings, may_go, run = [], threading.Event(), model.run
+    endings, may_go = [], threading.Event()
+    for endpoint in endpoints:
+        model = door.table.ready(endpoint)[1].champion.model
 
-    def hold(inputs, outputs, ending):
-        endings.append(ending)
-        assert may_go.wait(60.0)
-        return run(inputs, outputs, ending)
+        def hold(inputs, outputs, ending, run=model.run):
+            endings.append(ending)
+            assert may_go.wait(60.0)
+            return run(inputs, outputs, ending)
 
-    monkeypatch.setattr(model, "run", hold)
+        monkeypatch.setattr(model, "run", hold)
     return endings, may_go
+
+
+def named_after(message, endpoint):
+    message.model_name = endpoint
+    return message
+
+
+@pytest.mark.parametrize("asking", [a_request, lambda first, **said: by_keys(str(first), **said)])
+def test_model_answers_while_others_are_in_runs_that_do_not_end(door, monkeypatch, asking):
+    """As one whose single operator takes long: its callers are told, its thread stays with it."""
+    monkeypatch.setattr(hot_infer, "QUICK_S", 0.0)
+    endless = [f"endless-{number}" for number in range(20)]
+    for number, endpoint in enumerate([*endless, "delay"]):
+        door.serve(a_model(float(number)), endpoint=endpoint)
+    runs, may_go = held_runs(door, monkeypatch, endpoints=endless)
+    asked = [named_after(asking(0, timeout=300_000), endpoint) for endpoint in endless]
+
+    assert {"DEADLINE_UNMET"} == {answer.reason for answer in door.take(*asked)}
+    assert len(endless) == len(runs)
+    assert [len(endless)] == scores_of(door.take(asking(0))[0])
+    may_go.set()
 
 
 @pytest.mark.parametrize("asking", [a_request, lambda first, **said: by_keys(str(first), **said)])

@@ -20,7 +20,7 @@ from headrace.oip import grpc_predict_v2_pb2 as oip
 from headrace.tokens import PREDICT
 from headrace_inference.adapters import conversions
 from headrace_inference.adapters.entity_plan import EntityPlan
-from headrace_inference.adapters.lanes import Lane, in_parts
+from headrace_inference.adapters.lanes import THREADS_MAX, Lane, in_parts
 from headrace_inference.adapters.late_calls import LateCalls
 from headrace_inference.adapters.record_calls import BEHIND_CALLERS, RecordCall
 from headrace_inference.adapters.request_parameters import answer_by_s, priority, timeout_s
@@ -44,7 +44,6 @@ from headrace_kit.hot_calls import HotCall, guarded
 
 # What a read, and each row of it, are thought to take before the first was made.
 READ_S, ROW_S = 0.002, 0.0005
-READERS = 4
 LANES_MAX = 1_000
 # Batches of one endpoint on their way: one is worked on while the features of another are read.
 BATCHES_MAX = 2
@@ -110,7 +109,7 @@ class EntityRuns:
         self._counters, self._rows_max, self._late = counters, rows_max, late
         self._lanes: dict[object, Lane[EntityAsk]] = {}
         self._forms: dict[tuple[tuple[str, ...], int], ReplyForm] = {}
-        self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="entities")
+        self._readers = ThreadPoolExecutor(THREADS_MAX, thread_name_prefix="entities")
 
     def close(self) -> None:
         self._readers.shutdown(wait=False, cancel_futures=True)

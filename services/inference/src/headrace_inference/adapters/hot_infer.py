@@ -26,7 +26,7 @@ from headrace.tokens import PREDICT
 from headrace_inference.adapters import conversions
 from headrace_inference.adapters.entity_plan import EntityPlan
 from headrace_inference.adapters.entity_runs import EntityAsk, EntityRuns
-from headrace_inference.adapters.lanes import Lane, LoadFirst
+from headrace_inference.adapters.lanes import THREADS_MAX, Lane, LoadFirst
 from headrace_inference.adapters.late_calls import LateCalls
 from headrace_inference.adapters.plans import Plans
 from headrace_inference.adapters.record_calls import BEHIND_CALLERS, RecordCall
@@ -53,7 +53,6 @@ from headrace_kit.hot_calls import HotCall, guarded
 # Longer than this no other caller waits because of a run on the door's thread.
 QUICK_S = 0.001
 ID_BYTES, IDS_AT_ONCE = 16, 64
-RUNNERS = 4
 REQUEST_MESSAGE = "ModelInferRequest"
 Call = TypeVar("Call", bound=HotCall)
 
@@ -112,7 +111,7 @@ class HotInfer:
             batches_max=workers,
             in_time=False,
         )
-        self._runners = ThreadPoolExecutor(RUNNERS, thread_name_prefix="runner")
+        self._runners = ThreadPoolExecutor(THREADS_MAX, thread_name_prefix="runner")
         self._ids: list[str] = []
 
     def take(self, calls: Sequence[HotCall]) -> None:

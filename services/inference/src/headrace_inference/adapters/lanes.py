@@ -22,6 +22,10 @@ from headrace_kit.hot_calls import HotCall
 
 # A caller that would wait longer is better told so, and asks again or elsewhere.
 QUEUE_S_MAX = 2.0
+# Threads for all lanes. Made when first needed, so that they are as many as models were at work at
+# once: a run in one long operator, that nobody waits for any more and that cannot be ended, keeps
+# no other model waiting. The bound is for memory: each has a stack, and what its run computes in.
+THREADS_MAX = 64
 # Weight of the newest batch in what batches are thought to take.
 LEARNING_RATE = 0.2
 # A batch counts as at most so many times slower than was thought: one that stood still, for its
