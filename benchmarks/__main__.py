@@ -40,6 +40,7 @@ BENCHMARKS = {
     "growth": growth.main,
     "pit": pit.main,
     "registry": registry.main,
+    "registry-followed": registry.main_followed,
     "pit-large": pit.main_large,
     "infer-single": inference.main_single,
     "infer-batch": inference.main_batch,
