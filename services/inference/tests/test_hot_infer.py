@@ -449,6 +449,23 @@ def test_failure_of_one_is_not_the_others(door):
     assert ("MODEL_ERROR", {}) == (answers[1].reason, answers[1].metadata)
 
 
+def test_batch_that_a_device_has_too_little_memory_for_is_answered_one_by_one(door, monkeypatch):
+    monkeypatch.setattr(hot_infer, "QUICK_S", 0.0)
+    door.serve(a_model(1.0))
+    model = door.table.ready("delay")[1].champion.model
+
+    def run(inputs, outputs, ending=None, run=model.run):
+        if len(inputs["features"]) > 2:
+            raise Busy("DEVICE_MEMORY")
+        return run(inputs, outputs, ending)
+
+    monkeypatch.setattr(model, "run", run)
+    one, many, two = door.take(a_request(0), a_request(1, 2, 3), a_request(4, 5))
+
+    assert ([1.0], [5.0, 6.0]) == (scores(one), scores(two))
+    assert "DEVICE_MEMORY" == many.reason
+
+
 def test_infinite_feature_of_one_is_not_the_others(door):
     door.serve(a_model(1.0))
 

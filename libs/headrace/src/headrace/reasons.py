@@ -493,6 +493,11 @@ REASONS: dict[str, Reason] = {
         "All models in memory are at work and leave no room for another.",
         "Try again after the delay that is given; allow models more memory when it lasts.",
     ),
+    "DEVICE_MEMORY": Reason(
+        "Busy",
+        "The device that the model runs on has too little memory for this request.",
+        "Send fewer rows, or raise the bound (INFERENCE_MODEL_DEVICE_MEMORY_BYTES_MAX).",
+    ),
     "CLAIMS_FULL": Reason(
         "Busy",
         "What fits no record, of requests or answers, has no more room in the object store.",

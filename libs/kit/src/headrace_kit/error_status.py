@@ -56,7 +56,7 @@ CODE_BY_BRANCH: dict[type[HeadraceError], int] = {
     HeadraceError: code_pb2.INTERNAL,
 }
 # Ends of the reasons whose request is over a limit by itself, whoever else asks.
-NO_RETRY = ("TOO_LARGE", "TOO_MANY_INPUTS")
+NO_RETRY = ("TOO_LARGE", "TOO_MANY_INPUTS", "DEVICE_MEMORY")
 # A status travels in the trailers, which hold 8 KiB after their encoding.
 METADATA_ITEMS_MAX = 8
 TEXT_BYTES_MAX = 512

@@ -60,6 +60,9 @@ class Settings(ObjectStoreSettings):
     several."""
     model_providers: str = "cpu"
     """What runs the models, by preference, split by commas: `tensorrt`, `cuda`, `cpu`."""
+    model_device_memory_bytes_max: int | None = Field(default=None, gt=0)
+    """Bytes of the device that CUDA's arena for one model may take; as many as there are by
+    default."""
     object_store_uri: str = ""
     """`file:///FOLDER` or `s3://BUCKET/PREFIX`, one for all replicas; empty: one in data_dir."""
     claim_bytes_max: int = Field(default=CLAIM_BYTES_MAX, gt=0, le=CLAIM_BYTES_MAX)
@@ -76,6 +79,12 @@ class Settings(ObjectStoreSettings):
     def _has_providers(cls, names: str) -> str:
         providers(names)
         return names
+
+    @model_validator(mode="after")
+    def _bounds_what_is_there(self) -> Settings:
+        if self.model_device_memory_bytes_max and "cuda" not in self.model_providers:
+            raise ValueError("model_device_memory_bytes_max bounds cuda, which no model runs on")
+        return self
 
     @model_validator(mode="after")
     def _names_shared_ports(self) -> Settings:

@@ -7,6 +7,8 @@ found by the bill. It is imported only when something else than the CPU is wante
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 PROVIDERS = {
     "tensorrt": "TensorrtExecutionProvider",
     "cuda": "CUDAExecutionProvider",
@@ -23,6 +25,22 @@ def providers(names: str) -> tuple[str, ...]:
     if wanted != ["cpu"]:
         _check_installed(wanted)
     return tuple(PROVIDERS[name] for name in wanted)
+
+
+def provider_options(
+    providers: Sequence[str], *, device_memory_bytes_max: int | None
+) -> list[dict[str, object]]:
+    """Of each, in order: https://onnxruntime.ai/docs/execution-providers/CUDA-ExecutionProvider.html
+
+    An arena that grows by powers of two would reach its bound with half of it unused.
+    """
+    if device_memory_bytes_max is None:
+        return [{} for _ in providers]
+    bounded: dict[str, object] = {
+        "gpu_mem_limit": device_memory_bytes_max,
+        "arena_extend_strategy": "kSameAsRequested",
+    }
+    return [bounded if name == PROVIDERS["cuda"] else {} for name in providers]
 
 
 def _check_installed(wanted: list[str]) -> None:

@@ -21,10 +21,10 @@ import numpy as np
 import structlog
 from numpy.typing import NDArray
 
-from headrace.errors import HeadraceError, Invalid, Unavailable
+from headrace.errors import Busy, HeadraceError, Invalid, Unavailable
 from headrace_inference.adapters.onnx_bfloat16 import run_with_bits
 from headrace_inference.adapters.onnx_division import check_divisions
-from headrace_inference.adapters.onnx_providers import PROVIDERS
+from headrace_inference.adapters.onnx_providers import PROVIDERS, provider_options
 from headrace_inference.adapters.process_memory import memory_allowed_bytes, peak_growth
 from headrace_inference.adapters.tensor_codec import DATATYPES
 from headrace_inference.domain.request import FEATURES, SCORE
@@ -74,6 +74,15 @@ DATATYPE_BY_TYPE = {
     "tensor(string)": "BYTES",
 }
 
+# What ONNX Runtime says where a device has no more memory: its status is RUNTIME_EXCEPTION or FAIL,
+# as of many failures (core/framework/bfc_arena.cc, core/providers/cuda/cuda_call.cc).
+DEVICE_MEMORY_WORDS = (
+    "Failed to allocate memory for requested buffer of size",
+    "is smaller than requested bytes of",
+    "CUDA failure 2: out of memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+)
+
 Run = Callable[[Mapping[str, NDArray[Any]], Sequence[str]], list[NDArray[Any]]]
 
 log = structlog.get_logger(__name__)
@@ -84,9 +93,11 @@ seconds = QuickHistogram("inference", "compute_infer_seconds", "Running one mode
 class OnnxSession:
     """Session of ONNX Runtime, with the signature that the session tells."""
 
-    def __init__(self, session: onnxruntime.InferenceSession, *, digest: str) -> None:
+    def __init__(
+        self, session: onnxruntime.InferenceSession, *, digest: str, on_device: bool = False
+    ) -> None:
         # What the log calls it by: one file may be versions of several models.
-        self._digest = digest
+        self._digest, self._on_device = digest, on_device
         self.inputs = tuple(map(_spec, session.get_inputs()))
         self.outputs = tuple(map(_spec, session.get_outputs()))
         self.tried = Tried()
@@ -124,6 +135,9 @@ class OnnxSession:
         except Exception as err:  # see _what_it_raises
             if options is not None and options.terminate:  # which is no fault of it
                 raise Unavailable("DEADLINE_UNMET") from err
+            if self._on_device and any(words in str(err) for words in DEVICE_MEMORY_WORDS):
+                log.warning("device_memory_out", digest=self._digest, error=_what_it_raises(err))
+                raise Busy("DEVICE_MEMORY") from err
             log.error("model_failed", digest=self._digest, error=_what_it_raises(err))
             raise HeadraceError("MODEL_ERROR") from err
         finally:
@@ -275,8 +289,17 @@ def _alike(one: NDArray[Any], other: NDArray[Any]) -> bool:
 class OnnxModelRuntime:
     """ModelRuntime with `threads` for each model, on the first provider and what that leaves."""
 
-    def __init__(self, *, threads: int, providers: Sequence[str]) -> None:
+    def __init__(
+        self,
+        *,
+        threads: int,
+        providers: Sequence[str],
+        device_memory_bytes_max: int | None = None,
+    ) -> None:
         self._threads, self._providers = threads, list(providers)
+        self._provider_options = provider_options(
+            providers, device_memory_bytes_max=device_memory_bytes_max
+        )
         # Digests of files that were looked through: a model that comes back needs no other look.
         self._sound: set[str] = set()
 
@@ -288,8 +311,14 @@ class OnnxModelRuntime:
 
         try:
             self._check(onnx, served.digest)
-            session = onnxruntime.InferenceSession(onnx, self._options(), providers=self._providers)
-            model = OnnxSession(session, digest=served.digest)
+            session = onnxruntime.InferenceSession(
+                onnx,
+                self._options(),
+                providers=self._providers,
+                provider_options=self._provider_options,
+            )
+            on_device = self._providers[0] != PROVIDERS["cpu"]
+            model = OnnxSession(session, digest=served.digest, on_device=on_device)
         except HeadraceError:
             raise
         except Exception as err:  # see _what_it_raises

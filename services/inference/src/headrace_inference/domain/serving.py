@@ -97,7 +97,7 @@ class Session(Protocol):
         ending: Ending | None = None,
     ) -> list[NDArray[Any]]:
         """The named outputs; text is an object array. Any failure is HeadraceError MODEL_ERROR, of
-        a run that was to end Unavailable DEADLINE_UNMET.
+        a run that was to end Unavailable DEADLINE_UNMET, of a full device Busy DEVICE_MEMORY.
         """
 
 
