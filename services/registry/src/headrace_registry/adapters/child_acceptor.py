@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Acceptor by a child process for each file: whatever it holds ends the child, never the registry.
 
-The child gets the file to read, an empty environment and folder, limits itself (see
+The child gets the file to read, an empty environment and folder, limits itself (acceptance_start,
 acceptance_child), and is killed by the wall clock here. Its answer is trusted for its form alone:
 known reasons, bounded texts.
 """
@@ -20,7 +20,7 @@ from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 from headrace.errors import Busy, Invalid
 from headrace_registry.domain.acceptance import Acceptance
 
-CHILD = "headrace_registry.adapters.acceptance_child"
+CHILD = "headrace_registry.adapters.acceptance_start"
 WALL_S_MAX = 60
 # One at a time, so that the memory of a container is the registry's and one child's.
 CHILDREN_MAX = 1
