@@ -27,7 +27,7 @@ import grpc
 import numpy as np
 import pytest
 import tritonclient.grpc as triton
-from confluent_kafka import Consumer, KafkaException, TopicPartition
+from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from tritonclient.utils import InferenceServerException
@@ -148,18 +148,22 @@ class Platform:
     generation: int = 0
     served: dict[int, registry_pb.ServedVersion] = field(default_factory=dict)
 
-    def define(self, endpoint: str, *, topic: bool = True) -> str:
+    def define(self, endpoint: str, *, topic: bool = True, **more: object) -> str:
         if topic:
             wanted = (topics.INFERENCE_REQUESTS, topics.INFERENCE_PREDICTIONS)
             create_topics(self.bootstrap, [(each.of(endpoint), each) for each in wanted])
-        definition = registry_pb.Definition(
-            kind="endpoint",
-            name=endpoint,
-            version=1,
-            spec_json=definition_json(an_endpoint(endpoint)),
-        )
-        self._publish(topics.REGISTRY_DEFINITIONS.name, f"endpoint/{endpoint}", definition)
+        self.apply(an_endpoint(endpoint, **more))
         return endpoint
+
+    def apply(self, definition: Definition) -> None:
+        message = registry_pb.Definition(
+            kind=definition.kind,
+            name=definition.name,
+            version=1,
+            spec_json=definition_json(definition),
+        )
+        key = f"{definition.kind}/{definition.name}"
+        self._publish(topics.REGISTRY_DEFINITIONS.name, key, message)
 
     def roll_out(
         self, endpoint: str, champion: int, *, canary: int | None = None, percent: int = 50
@@ -1179,6 +1183,109 @@ def test_features_come_from_rows_where_these_are_the_answer(make_service, platfo
     assert [0.5, 0.5, 0.5] == features_of("UA-1", 199)
     assert 0.25 == features_of("UA-1", 200)[0]
     assert 0.25 == features_of("UA-2", 199)[0]
+
+
+@pytest.fixture
+def flights(platform: Platform, tmp_path: Path) -> Iterator[Flights]:
+    made = Flights(platform, tmp_path)
+    yield made
+    made.close()
+
+
+class Flights:
+    """A stream with one record and a view on it, which a feature service answers."""
+
+    def __init__(self, platform: Platform, folder: Path) -> None:
+        self.name, self.platform = f"flights-{uuid.uuid4().hex[:8]}", platform
+        self.topic = topics.INGEST_RECORDS.of(self.name)
+        wanted = [(self.topic, topics.INGEST_RECORDS), (topics.RAW.of(self.name), topics.RAW)]
+        create_topics(platform.bootstrap, wanted)
+        self.event_us = time.time_ns() // 1_000 - 60_000_000
+        self.publish("UA-1")
+        self.definitions = [parse_definition(each) for each in self._documents()]
+        for definition in self.definitions:
+            platform.apply(definition)
+        ports = pick_ports(2)
+        self.address = f"127.0.0.1:{ports[0]}"
+        told = {
+            "KAFKA_BOOTSTRAP": platform.bootstrap,
+            "DATA_DIR": str(folder / "feature"),
+            "OBJECT_STORE_URI": (folder / "objects").as_uri(),
+        }
+        self.child = Child(service_process("feature", ports, told), folder / "feature.log", folder)
+        self.child.wait_ready()
+
+    def _documents(self) -> list[dict[str, object]]:
+        stream = {"name": self.name, "owner": "tests", "event_time": "at"}
+        stream |= dict.fromkeys(("key", "id"), "flight_id")
+        columns = {"flight_id": {"type": "string"}, "at": {"type": "timestamp"}}
+        told = {"description": "Flights.", "lateness_allowed": "1h", "columns": columns}
+        count = {"aggregate": "count", "window": "1h"}
+        view = {"name": self.name, "description": "Of a flight.", "entity": ["flight_id"]}
+        return [
+            {"kind": "stream", **stream, **told},
+            {"kind": "view", **view, "stream": self.name, "features": {"seen": count}},
+        ]
+
+    def publish(self, flight: str) -> None:
+        envelope = {"_id": flight, "_event_us": self.event_us, "_known_us": self.event_us}
+        value = {**envelope, "_published_ms": 1, "flight_id": flight, "at": self.event_us}
+        record = Message(self.topic, b"UA-1", json.dumps(value).encode(), (), 0)
+        self.platform.publisher.publish([record])
+
+    @contextlib.contextmanager
+    def held_up(self) -> Iterator[None]:
+        """Nothing more is read of the stream: a publisher's transaction is open."""
+        producer = Producer(
+            {"bootstrap.servers": self.platform.bootstrap, "transactional.id": self.name}
+        )
+        producer.init_transactions(CALL_TIMEOUT_S)
+        producer.begin_transaction()
+        producer.produce(self.topic, value=b"", key=b"UA-1", partition=0)
+        producer.flush(CALL_TIMEOUT_S)
+        try:
+            yield
+        finally:
+            producer.abort_transaction(CALL_TIMEOUT_S)
+
+    def close(self) -> None:
+        self.child.stop()
+        topic = topics.REGISTRY_DEFINITIONS.name
+        keys = [f"{each.kind}/{each.name}".encode() for each in reversed(self.definitions)]
+        self.platform.publisher.publish([Message(topic, key, None) for key in keys])
+
+
+def test_features_further_behind_than_their_endpoint_allows_are_refused(
+    make_service, platform, flights
+):
+    platform.served[960] = registry_pb.ServedVersion(
+        version=960,
+        digest=platform.artifacts.upload(a_model(960.0, width=1)),
+        features=[f"{flights.name}:seen"],
+    )
+    bounded = platform.define(f"bounded-{uuid.uuid4().hex[:8]}", staleness_max="3s")
+    patient = platform.define(f"patient-{uuid.uuid4().hex[:8]}")
+    for name in (bounded, patient):
+        platform.roll_out(name, 960)
+    service = make_service().start(feature_address=flights.address)
+
+    def refused(name: str) -> str:
+        """The reason with its code, or nothing."""
+        try:
+            service.infer(name, "UA-1")
+        except grpc.RpcError as err:
+            return f"{err.code().name} {err.details()}"
+        return ""
+
+    wait_for(lambda: not refused(bounded))
+    (row, *_) = platform.logged_when(bounded, bool)
+    assert ((1.0,), (flights.event_us,)) == (row.features, row.event_times_us)
+
+    with flights.held_up():
+        wait_for(lambda: "FAILED_PRECONDITION FEATURES_STALE" in refused(bounded))
+        assert "" == refused(patient)
+    flights.publish("UA-2")  # behind what was aborted, which counts as unread until then
+    wait_for(lambda: not refused(bounded))
 
 
 def asked_over_http(

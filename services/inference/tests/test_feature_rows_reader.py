@@ -66,10 +66,16 @@ class Room:
     def take(self, value, key=b"5") -> None:
         self.reader.takers()["zone"](a_record(value, key=key))
 
-    def read(self, *zones, as_of=150, features=ASKED, column="zone_id"):
+    def read(self, *zones, as_of=150, features=ASKED, column="zone_id", staleness_max_ms=0):
         moments = np.full(len(zones), as_of, dtype=np.int64)
         columns = (Column(column, list(zones)),)
-        batch = Batch(Door.ENTITY_KEYS, ["e"] * len(zones), moments, columns=columns)
+        batch = Batch(
+            Door.ENTITY_KEYS,
+            ["e"] * len(zones),
+            moments,
+            columns=columns,
+            staleness_max_ms=staleness_max_ms,
+        )
         read = self.reader.read(features, batch, prediction_ids=["p"] * len(zones), timeout_s=1.0)
         return read.values.tolist()
 
@@ -97,6 +103,10 @@ def test_moment_that_the_row_does_not_answer_is_asked_of_the_service(room, as_of
 @pytest.mark.parametrize("zones", [(6,), (5, 6), ("",)])
 def test_request_with_an_entity_that_is_not_here_is_asked_of_the_service(room, zones):
     assert ELSEWHERE * len(zones) == room.read(*zones)
+
+
+def test_request_that_bounds_how_far_behind_it_is_read_is_asked_of_the_service(room):
+    assert ELSEWHERE == room.read(5, staleness_max_ms=1)
 
 
 def test_feature_of_another_view_is_asked_of_the_service(room):

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Another service that refuses this one's token is away, for who asks for a prediction."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -21,6 +23,12 @@ def a_batch(rows: int = 1) -> Batch:
 
 def test_features_are_asked_for_with_their_event_times():
     assert conversions.features_request(["zone:a"], a_batch(), ["p"]).include_times
+
+
+def test_features_are_asked_for_with_the_bound_of_their_endpoint():
+    batch = replace(a_batch(), staleness_max_ms=120_000)
+
+    assert 120_000 == conversions.features_request(["zone:a"], batch, ["p"]).staleness_max_ms
 
 
 def test_answer_that_is_too_large_with_its_event_times_is_asked_for_without():

@@ -163,6 +163,14 @@ def test_features_are_read_for_the_predictions_that_are_logged(serving_room):
     assert list(prediction.prediction_ids) == serving_room.features.read_for
 
 
+def test_features_are_read_within_the_bound_of_the_endpoint(serving_room):
+    serving_room.infer(a_keys_request("UA-1"))
+    serving_room.table.define(an_endpoint(staleness_max="2m"))
+    serving_room.infer(a_keys_request("UA-1"))
+
+    assert [0, 120_000] == serving_room.features.staleness_max_ms
+
+
 def test_retry_with_the_same_id_logs_the_same_prediction_ids(serving_room):
     first = serving_room.infer(a_request(features_input(0.0, 0.1), id="r-7"))
     again = serving_room.infer(a_request(features_input(0.0, 0.1), id="r-7"))

@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto
 
-from headrace.errors import Busy, Invalid, NotFound, Unavailable
+from headrace.errors import Busy, Conflict, Invalid, NotFound, Unavailable
 from headrace.oip import grpc_predict_v2_pb2 as oip
 from headrace.tokens import Caller
 from headrace.tracing import TRACEPARENT
@@ -75,6 +75,8 @@ class GatedFeatures(MemoryFeatureReader):
         keys = list(batch.entity_keys)
         self.reads.append(keys)
         assert self.gate.wait(30)
+        if "stale" in keys:
+            raise Conflict("FEATURES_STALE", known_until_us=1, now_us=2)
         if "lost" in keys:
             raise NotFound("FEATURE_UNKNOWN", feature="a")
         first = [float(key) for key in keys]
@@ -1246,6 +1248,14 @@ def test_requests_read_by_two_definitions_of_their_columns_share_no_batch(door):
         thread.join()
 
     assert [["0"], ["0"], ["1"], ["2"]] == door.features.reads
+
+
+def test_requests_whose_features_are_stale_are_not_read_again_one_by_one(door):
+    door.serve(a_model(1.0))
+    answers = take_behind_a_gate(door, *map(by_keys, ("1", "stale", "2")))
+
+    assert ["FEATURES_STALE"] * 3 == [error.reason for error in answers]
+    assert 3 == len(door.features.reads)
 
 
 def test_unknown_entity_of_one_is_not_the_others(door):

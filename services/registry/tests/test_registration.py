@@ -484,6 +484,8 @@ class TestDefinitions:
             ([{**MODEL, "gate": {"metrics": {"auc": {"min": 2, "max": 1}}}}], "below min"),
             ([{**ENDPOINT, "rollout": None}], "rollout is needed"),
             ([{**ENDPOINT, "columns": {}}], "go together"),
+            ([{**TENSORS_ENDPOINT, "staleness_max": "1m"}], "read by an entity_key"),
+            ([{**ENDPOINT, "staleness_max": "0s"}], "positive duration"),
             (
                 [{**ENDPOINT, "columns": {**ENDPOINT["columns"], "as_of_us": "int64"}}],
                 "as_of_us means something else",

@@ -110,7 +110,8 @@ class Endpoint(Closed):
     """An address that serves a model. `columns` are what a caller by entity keys sends.
 
     Without them it takes tensors alone: features, or what the model itself takes. Without `rollout`
-    its versions change by hand.
+    its versions change by hand. `staleness_max_s`: how far the features that are read for a request
+    may be behind; None for any.
     """
 
     kind: Literal["endpoint"] = "endpoint"
@@ -119,6 +120,7 @@ class Endpoint(Closed):
     model: Name
     entity_key: ColumnName | None = None
     columns: dict[ColumnName, Literal["string", "int64", "float64"]] = Field(default_factory=dict)
+    staleness_max_s: Span | None = Field(None, alias="staleness_max")
     rollout: RolloutRule | None = None
 
     @model_validator(mode="after")
@@ -127,6 +129,8 @@ class Endpoint(Closed):
             raise ValueError("entity_key and columns go together; neither: tensors alone")
         if self.entity_key is not None and self.rollout is None:
             raise ValueError("rollout is needed where callers ask by entity keys")
+        if self.staleness_max_s is not None and self.entity_key is None:
+            raise ValueError("staleness_max is of features that are read by an entity_key")
         for name in sorted(RESERVED_COLUMNS & self.columns.keys()):
             raise ValueError(f"columns: {name} means something else in a request")
         return self

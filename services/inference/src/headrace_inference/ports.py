@@ -30,7 +30,7 @@ class FeatureReader(Protocol):
 
         `prediction_ids` (one for each row) are told when a record comes
         late. Raises Unavailable SERVICE_UNAVAILABLE, and what the feature service answers:
-        NotFound FEATURE_UNKNOWN, Unavailable SERVICE_UNAVAILABLE.
+        NotFound FEATURE_UNKNOWN, Conflict FEATURES_STALE.
         """
 
 

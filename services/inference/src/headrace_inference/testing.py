@@ -178,7 +178,7 @@ def a_rollout(
     )
 
 
-def an_endpoint(name: str = "delay") -> Endpoint:
+def an_endpoint(name: str = "delay", **more: Any) -> Endpoint:
     return Endpoint(
         name=name,
         description="Will it be late?",
@@ -186,6 +186,7 @@ def an_endpoint(name: str = "delay") -> Endpoint:
         entity_key="flight_id",
         columns={"flight_id": "string", "distance": "float64", "minutes": "int64"},
         rollout=ROLLOUT_RULE,
+        **more,
     )
 
 
@@ -252,6 +253,7 @@ class MemoryFeatureReader:
     asked: list[list[str]] = field(default_factory=list)
     read_for: list[str] = field(default_factory=list)
     event_us_by_feature: dict[str, int] = field(default_factory=dict)
+    staleness_max_ms: list[int] = field(default_factory=list)
 
     def read(
         self,
@@ -262,6 +264,7 @@ class MemoryFeatureReader:
         timeout_s: float,
     ) -> FeatureRows:
         self.asked.append(list(features))
+        self.staleness_max_ms.append(batch.staleness_max_ms)
         self.read_for += prediction_ids
         row = [self.value_by_feature.get(name, 0.0) for name in features]
         event_us = [self.event_us_by_feature.get(name, -1) for name in features]

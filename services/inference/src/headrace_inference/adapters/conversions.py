@@ -186,6 +186,7 @@ def features_request(
         features=features,
         as_of_us=batch.as_of_us.tolist(),
         include_times=values * (ANSWERED_BYTES) <= MESSAGE_BYTES_MAX,
+        staleness_max_ms=batch.staleness_max_ms,
         prediction_ids=prediction_ids,
     )
     for column in batch.columns:

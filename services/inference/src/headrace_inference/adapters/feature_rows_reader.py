@@ -3,7 +3,8 @@
 
 A request is answered here only when all that it asks is: every feature of a chosen view, every
 entity's row at hand, of the view as it is defined now, and the answer at the row's moment. Any
-other request goes to the feature service whole.
+other request goes to the feature service whole, as does one that bounds how far behind its
+features may be: how far all is known no row tells.
 """
 
 from __future__ import annotations
@@ -59,7 +60,7 @@ class FeatureRowsReader:
         prediction_ids: Sequence[str],
         timeout_s: float,
     ) -> FeatureRows:
-        found = self._here(features, batch)
+        found = None if batch.staleness_max_ms else self._here(features, batch)
         READS.labels("service" if found is None else "rows").inc()
         if found is not None:
             return FeatureRows(found)  # their records tell no event times

@@ -132,7 +132,7 @@ def refuse_or_part(
 
     But what is no fault of a request each would meet again, and wait for again.
     """
-    apart = len(asks) > 1 and retry_after_s(err) is None
+    apart = len(asks) > 1 and retry_after_s(err) is None and err.reason != "FEATURES_STALE"
     for ask in asks:
         if apart:
             run([ask])

@@ -110,13 +110,17 @@ class FeatureRows:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """The rows of one request: either features [rows, n] or columns."""
+    """The rows of one request: either features [rows, n] or columns.
+
+    `staleness_max_ms`: how far behind the features may be that are read for them; 0 for any.
+    """
 
     door: Door
     entity_keys: list[str]
     as_of_us: NDArray[np.int64]
     features: Floats | None = None
     columns: tuple[Column, ...] = ()
+    staleness_max_ms: int = 0
 
     @property
     def rows(self) -> int:
@@ -166,11 +170,17 @@ def entity_batch(
     """
     columns = tuple(_column(inputs[name]) for name in endpoint.columns)
     keys = next(column for column in columns if column.name == endpoint.entity_key)
-    return Batch(Door.ENTITY_KEYS, _required_keys(keys), as_of_us, columns=columns)
+    return Batch(
+        Door.ENTITY_KEYS,
+        _required_keys(keys),
+        as_of_us,
+        columns=columns,
+        staleness_max_ms=1_000 * (endpoint.staleness_max_s or 0),
+    )
 
 
 def joined(batches: Sequence[Batch]) -> Batch:
-    """The rows of requests that came by the same door and columns, one after the other."""
+    """The rows of requests to one endpoint by the same door, one after the other."""
     first = batches[0]
     if len(batches) == 1:
         return first
@@ -183,6 +193,7 @@ def joined(batches: Sequence[Batch]) -> Batch:
         list(chain.from_iterable(batch.entity_keys for batch in batches)),
         np.concatenate([batch.as_of_us for batch in batches]),
         columns=tuple(columns),
+        staleness_max_ms=first.staleness_max_ms,
     )
 
 
