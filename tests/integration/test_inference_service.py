@@ -55,6 +55,7 @@ from headrace_inference.testing import (
     a_failing_model,
     a_large_model,
     a_model,
+    a_spreading_model,
     an_endpoint,
 )
 from headrace_kit.auth import Guard
@@ -1000,6 +1001,33 @@ def test_model_larger_than_the_memory_for_models_is_refused_and_others_serve(
     index = service.stub.RepositoryIndex(oip.RepositoryIndexRequest(), timeout=CALL_TIMEOUT_S)
     reasons = {model.name: model.reason for model in index.models}
     assert ["MODEL_TOO_LARGE"] * 2 == [reasons[name] for name in large_endpoints]
+
+
+def spread_rows(endpoint: str, rows: int) -> oip.ModelInferRequest:
+    request = oip.ModelInferRequest(model_name=endpoint)
+    request.inputs.add(name="x", datatype="FP32", shape=[rows, 1])
+    request.raw_input_contents.append(np.ones((rows, 1), "<f4").tobytes())
+    return request
+
+
+def test_request_of_a_kilobyte_does_not_take_the_memory(make_service, platform):
+    """Of a model of a hundred bytes, that makes 4 MB of each row."""
+    name = platform.define(f"spread-{uuid.uuid4().hex[:8]}")
+    digest = platform.artifacts.upload(a_spreading_model(1_000_000))
+    platform.served[951] = registry_pb.ServedVersion(version=951, digest=digest)
+    platform.roll_out(name, 951)
+    service = make_service().start()
+    service.wait_version(name, 951)
+
+    with pytest.raises(grpc.RpcError) as refused:
+        service.stub.ModelInfer(spread_rows(name, 300), timeout=CALL_TIMEOUT_S)
+
+    assert grpc.StatusCode.RESOURCE_EXHAUSTED == refused.value.code()
+    assert "BATCH_TOO_LARGE" in refused.value.details()
+    answer = service.stub.ModelInfer(spread_rows(name, 1), timeout=CALL_TIMEOUT_S)
+    assert 4_000_000 == len(answer.raw_output_contents[0])
+    peak = re.search(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{service.child.pid}/status").read_text())
+    assert int(peak[1]) < 1 << 20
 
 
 @pytest.mark.parametrize("failpoint", ["inference.model.download_half", "inference.model.verified"])

@@ -44,8 +44,6 @@ ROWS_TRIAL_S_MAX, TIMING_S_MAX, WARM_S_MAX = 5.0, 1.0, 1.0
 # What one run may take besides its model, its answer's copies included: no request, be it of the
 # most rows, takes the machine's memory. A share of what is allowed, as runs go on side by side.
 RUN_MEMORY_BYTES_MAX, RUN_MEMORY_SHARE = 1 << 30, 8
-# Tries whose memory is looked at; who looks gives free memory back, which slows the run behind it.
-MEASURED_RUNS = 2
 # So little of many rows may be another thread's.
 NOISE_BYTES = 4 << 20
 # An answer is copied out of its output, and into its message.
@@ -189,9 +187,10 @@ class OnnxSession:
 
     def _measure(self, run: Run, names: list[str]) -> None:
         """A row takes as much as the first, where there is no time to try many."""
+        growth = peak_growth()
         until_s = time.monotonic() + TIMING_S_MAX
         one = self._example(1)
-        first = _least(lambda: run(one, names), until_s)
+        first = _least(lambda: run(one, names), until_s, growth)
         self.tried = replace(self.tried, first_row_s=first.took_s)
         if self._answer_bytes is None:
             return
@@ -199,7 +198,7 @@ class OnnxSession:
         rows = min(TRIED_ROWS, max(2, _run_bytes_max() // max(1, self._taken_bytes(row_bytes))))
         if time.monotonic() < until_s:
             many = self._example(rows)
-            all_ = _least(lambda: run(many, names), until_s)
+            all_ = _least(lambda: run(many, names), until_s, growth)
             if self.tried.rows_apart:
                 further_s = max(0.0, all_.took_s - first.took_s) / (rows - 1)
                 self.tried = replace(self.tried, further_row_s=further_s)
@@ -396,28 +395,27 @@ class _Least(NamedTuple):
     whole: bool
 
 
-def _least(run: Callable[[], object], until_s: float) -> _Least:
+def _least(run: Callable[[], object], until_s: float, growth: Callable[[], int]) -> _Least:
     """Of some runs, of one at least: none is begun after that time by time.monotonic.
 
-    Where the first one was ended by its bound, what it had of a core: it takes no less.
+    Where the first one was ended by its bound, what it had of a core: it takes no less. `growth`
+    tells of memory at the peak since it was asked last.
     """
-    least_s, core_s = math.inf, 0.0
+    least_s = math.inf
     grown: list[int] = []
-    for place in range(TRIED_RUNS):
-        growth = peak_growth() if place < MEASURED_RUNS else None
+    for _ in range(TRIED_RUNS):
         begin_s, begin_core_s = time.perf_counter(), time.thread_time()
         try:
             run()
-            least_s = min(least_s, time.perf_counter() - begin_s)
         except Unavailable:
-            core_s = time.thread_time() - begin_core_s
-            until_s = -math.inf
-        if growth is not None and (place == 0 or until_s > -math.inf):
-            grown.append(growth())
+            if not grown:
+                return _Least(time.thread_time() - begin_core_s, growth(), whole=False)
+            break
+        least_s = min(least_s, time.perf_counter() - begin_s)
+        grown.append(growth())
         if time.monotonic() >= until_s:
             break
-    whole = least_s < math.inf
-    return _Least(least_s if whole else core_s, min(grown), whole)
+    return _Least(least_s, min(grown), whole=True)
 
 
 def _run_bytes_max() -> int:

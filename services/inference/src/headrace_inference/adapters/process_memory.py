@@ -65,16 +65,27 @@ def give_back() -> None:
 
 
 def peak_growth(process: Path = PROCESS) -> Callable[[], int]:
-    """Tells how far the resident size has risen from here at its peak, of all threads together;
-    0 where the kernel does not tell. There is one peak: who asks anew takes it from who asked.
+    """Tells how far the resident size rose above what it is now, at the peak since that was asked
+    last, of all threads together; 0 where the kernel does not tell. There is one peak: who asks
+    takes it from who asked before.
     """
-    give_back()  # what is free would be taken again unseen
+    give_back()  # once, as all others wait for it: what is free would be taken again unseen
     try:
-        (process / "clear_refs").write_text(PEAK_AGAIN, encoding="ascii")
+        _forget_peak(process)
         before_bytes = _status_bytes(process, "VmRSS")
     except OSError:
         return lambda: 0
-    return lambda: max(0, _status_bytes(process, "VmHWM") - before_bytes)
+
+    def told() -> int:
+        grown_bytes = _status_bytes(process, "VmHWM") - before_bytes
+        _forget_peak(process)
+        return max(0, grown_bytes)
+
+    return told
+
+
+def _forget_peak(process: Path) -> None:
+    (process / "clear_refs").write_text(PEAK_AGAIN, encoding="ascii")
 
 
 def _status_bytes(process: Path, name: str) -> int:
