@@ -145,6 +145,13 @@ def test_every_change_of_a_model_is_told_with_who_and_why_newest_first(registry)
     assert 1 == len({each.caller for each in changes})
 
 
+def test_reason_of_a_registration_is_told(registry):
+    model, digest = registry.declare(), registry.upload(an_onnx_file("shared"))
+    registry.register(model, digest, reason="from the laboratory")
+
+    assert "from the laboratory" == registry.changes(model)[0].reason
+
+
 def test_refused_change_is_not_told(registry):
     model = registry.registered()
     before = [*registry.changes(model)]

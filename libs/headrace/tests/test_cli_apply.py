@@ -26,7 +26,7 @@ CHANGES = ("column gate: is gone", "column delay: type was float64, is int64")
 class Refusing:
     """Answers as a client whose registry takes nothing."""
 
-    def apply(self, application):
+    def apply(self, application, *, reason):
         raise Conflict("CONTRACT_INCOMPATIBLE", stream="flights", changes="\n".join(CHANGES))
 
 
@@ -64,7 +64,8 @@ class Storing:
     def __init__(self, *told: StreamCounts, error: HeadraceError | None = None) -> None:
         self.told, self.error = told, error
 
-    def apply(self, application: Application) -> list[Definition]:
+    def apply(self, application: Application, *, reason: str) -> list[Definition]:
+        self.reason = reason
         return [Definition(kind="stream", name=name, version=3) for name in application.streams]
 
     def await_streams(
@@ -106,6 +107,14 @@ def test_ingest_that_does_not_answer_takes_nothing_from_what_is_stored(
     assert 0 == ended.exit_code
     assert "SERVICE_UNAVAILABLE" in ended.stderr
     assert "headrace streams" in ended.stderr
+
+
+def test_reason_goes_with_what_is_applied(monkeypatch: pytest.MonkeyPatch) -> None:
+    registry = Storing()
+    monkeypatch.setattr(work, "connect", lambda data_dir: registry)
+
+    assert 0 == CliRunner().invoke(app, ["apply", str(FLIGHTS), "--reason", "a new view"]).exit_code
+    assert "a new view" == registry.reason
 
 
 @pytest.mark.parametrize(

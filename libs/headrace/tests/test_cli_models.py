@@ -54,20 +54,22 @@ class Registry:
         assert ("fraud", 3) == (version.model, version.version)
         return pb_service.Change(caller="operator", at_us=1_362_129_000_000_000, reason="[seen]")
 
-    def register(self, model, file, *, metrics, tags, card):
-        gate = pb.Gate(state=pb.GATE_STATE_AWAITS_APPROVAL, evidence=[f"{metrics} {tags} {card}"])
+    def register(self, model, file, *, metrics, tags, card, reason):
+        gate = pb.Gate(
+            state=pb.GATE_STATE_AWAITS_APPROVAL, evidence=[f"{metrics} {tags} {card}{reason}"]
+        )
         return pb.ModelVersion(model=model, version=1, gate=gate)
 
-    def sign(self, reference, signing_key):
+    def sign(self, reference, signing_key, *, reason):
         gate = pb.Gate(state=pb.GATE_STATE_PASSED)
-        signer = signing_key.key.curve.name
+        signer = f"{signing_key.key.curve.name}{reason}"
         return pb.ModelVersion(model="fraud", version=3, gate=gate, signer=signer)
 
     def verify(self, reference, trusted):
         return f"{reference} by one of {len(trusted.keys)}"
 
-    def describe(self, reference, *, tags, tags_removed):
-        return pb.ModelVersion(tags={**tags, "removed": " ".join(tags_removed)})
+    def describe(self, reference, *, tags, tags_removed, reason):
+        return pb.ModelVersion(tags={**tags, "removed": " ".join(tags_removed) + reason})
 
     def changes(self, model):
         for number in range(3, 0, -1):
@@ -194,6 +196,23 @@ def test_newest_changes_are_shown_with_their_reasons():
 
 def test_tags_are_set_and_removed_together():
     assert "a=1, removed=b" in run("models", "tag", "fraud/3", "a=1", "--remove", "b").output
+
+
+def test_reason_goes_with_each_change_of_a_version(tmp_path):
+    key = ec.generate_private_key(ec.SECP256R1()).private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.PKCS8,
+        serialization.NoEncryption(),
+    )
+    file = tmp_path / "key.pem"
+    file.write_bytes(key)
+
+    for given in (
+        ["register", "fraud", str(file)],
+        ["tag", "fraud/3", "a=1"],
+        ["sign", "fraud/3", "--key", str(file)],
+    ):
+        assert "because" in run("models", *given, "--reason", "because").output
 
 
 @pytest.mark.parametrize(

@@ -3,17 +3,31 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import pytest
 
 from headrace.errors import Conflict, Invalid
+from headrace.registry.v1 import registry_service_pb2 as pb
+from headrace_registry.adapters import conversions
 from headrace_registry.domain.alias import SetAlias
 from headrace_registry.domain.page import ListAliasMoves, ListChanges
+from headrace_registry.domain.request import request_of
 from headrace_registry.handlers.aliases import set_alias
+from headrace_registry.handlers.definitions import apply_definitions
 from headrace_registry.handlers.queries import list_alias_moves, list_changes
 from headrace_registry.handlers.rollouts import judge_canary
-from headrace_registry.testing import MODEL, TENSORS_ENDPOINT, a_set_alias, a_verdict
+from headrace_registry.handlers.signings import sign_version
+from headrace_registry.handlers.versions import describe_version, register_version
+from headrace_registry.testing import (
+    DIGEST,
+    MODEL,
+    TENSORS_ENDPOINT,
+    a_file,
+    a_set_alias,
+    a_verdict,
+)
 
 
 def changes(registry, model=""):
@@ -39,6 +53,62 @@ def test_change_is_told_with_who_when_and_why(registry):
         newest.at_us,
     )
     assert "models:/delay@champion is version 2" == newest.subject
+
+
+def asked(model="fraud", **more):
+    return {"request_id": f"for {len(more)}", "model": model, "reason": "because", **more}
+
+
+def test_every_command_tells_why(registry):
+    definition = {"kind": "model", "name": "fraud", "spec_json": json.dumps(MODEL).encode()}
+    apply = pb.ApplyDefinitionsRequest(
+        request_id="apply", application="shop", definitions=[definition], reason="because"
+    )
+    register = pb.RegisterVersionRequest(
+        **asked(digest=DIGEST, metrics={"accuracy": 0.95, "latency_ms": 2}, card="")
+    )
+    describe = pb.DescribeVersionRequest(**asked(version=1, tags_set={"team": "risk"}))
+    sign = pb.SignVersionRequest(**asked(version=1, bundle=b"ann", request_id="sign"))
+    told = {"caller": "ann", "store": registry.store, "clock": registry.clock}
+    bytes_ = {"artifacts": registry.artifacts}
+
+    apply_definitions(conversions.apply_definitions(apply), **told)
+    register_version(
+        conversions.register_version(register),
+        acceptor=registry.acceptor,
+        spool=a_file,
+        **bytes_,
+        **told,
+    )
+    describe_version(conversions.describe_version(describe), **told)
+    sign_version(conversions.sign_version(sign), verifier=registry.verifier, **bytes_, **told)
+
+    actions = ["sign_version", "describe_version", "register_version", "apply_definitions"]
+    assert actions == [each.action for each in changes(registry)[:4]]
+    assert ["because"] * 4 == [each.reason for each in changes(registry)[:4]]
+
+
+def test_reason_of_several_lines_is_refused_and_nothing_is_changed(registry):
+    request = pb.ApplyDefinitionsRequest(request_id="1", application="shop", reason="a\nb")
+
+    with pytest.raises(Invalid, match=r"BAD_REQUEST.*reason"):
+        apply_definitions(
+            conversions.apply_definitions(request),
+            caller="ann",
+            store=registry.store,
+            clock=registry.clock,
+        )
+
+
+def test_reason_is_no_part_of_what_a_repeat_is_known_by():
+    """So that a request which the version before has answered is known after the update."""
+    plain, told = (
+        conversions.sign_version(pb.SignVersionRequest(request_id="1", reason=reason))
+        for reason in ("", "because")
+    )
+
+    assert "reason" not in repr(told)
+    assert request_of(plain, "1") == request_of(told, "1")
 
 
 def test_what_events_changed_is_told_of_their_services(registry):

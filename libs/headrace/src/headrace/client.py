@@ -94,13 +94,16 @@ class Client:
     token: str = field(default="", repr=False)
     """Shown to every service; empty where they have no tokens file."""
 
-    def apply(self, application: Application) -> list[registry_events_pb2.Definition]:
+    def apply(
+        self, application: Application, *, reason: str = ""
+    ) -> list[registry_events_pb2.Definition]:
         """Creates the application's topics and stores its definitions; answers them as stored."""
         admin.create_topics(self.addresses.kafka, admin.application_topics(application))
         request = registry_service_pb2.ApplyDefinitionsRequest(
             request_id=str(uuid.uuid4()),
             application=application.name,
             definitions=[_message(application.name, d) for d in application.definitions()],
+            reason=reason,
         )
         answer = call(self._registry.ApplyDefinitions, request, timeout_s=10, retries_max=3)
         self.__dict__.pop("definitions", None)

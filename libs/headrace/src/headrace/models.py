@@ -77,6 +77,7 @@ class Models:
         metrics: Mapping[str, float] | None = None,
         tags: Mapping[str, str] | None = None,
         card: str = "",
+        reason: str = "",
         request_id: str | None = None,
     ) -> events.ModelVersion:
         """Makes an ONNX file that was trained elsewhere the next version of an applied model.
@@ -92,6 +93,7 @@ class Models:
             metrics=metrics or {},
             tags=tags or {},
             card=card,
+            reason=reason,
         )
         answer = call(self._registry.RegisterVersion, request, timeout_s=REGISTER_S, retries_max=2)
         return answer.version
@@ -124,7 +126,12 @@ class Models:
         return next(found, None)
 
     def sign(
-        self, reference: str, signing_key: SigningKey, *, request_id: str | None = None
+        self,
+        reference: str,
+        signing_key: SigningKey,
+        *,
+        reason: str = "",
+        request_id: str | None = None,
     ) -> events.ModelVersion:
         """Signs a version, of which the registry tells the digest, and keeps that there.
 
@@ -139,6 +146,7 @@ class Models:
             model=version.model,
             version=version.version,
             bundle=sign(name, version.digest, signing_key),
+            reason=reason,
         )
         answer = call(self._registry.SignVersion, request, timeout_s=CALL_S, retries_max=3)
         return answer.version
@@ -165,6 +173,7 @@ class Models:
         tags: Mapping[str, str] | None = None,
         tags_removed: Sequence[str] = (),
         card: str | None = None,
+        reason: str = "",
         request_id: str | None = None,
     ) -> events.ModelVersion:
         """Sets and removes tags and replaces the card, all or none; no card leaves it."""
@@ -176,6 +185,7 @@ class Models:
             tags_set=tags or {},
             tags_removed=tags_removed,
             card=card,
+            reason=reason,
         )
         answer = call(self._registry.DescribeVersion, request, timeout_s=CALL_S, retries_max=3)
         return answer.version

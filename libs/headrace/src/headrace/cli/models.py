@@ -29,6 +29,7 @@ app = typer.Typer(
     help="Versions of models: models:/NAME@ALIAS and models:/NAME/7 name one, NAME@ALIAS too.",
 )
 Version = Annotated[str, typer.Argument(help="models:/NAME/VERSION or models:/NAME@ALIAS.")]
+Reason = Annotated[str, typer.Option(help="Why, for those who ask later.")]
 Pairs = Annotated[list[str] | None, typer.Option(help="KEY=VALUE; may be repeated.")]
 NO_CANARY, CHANGES_LOOKED_AT_MAX = "start_no_canary", 100
 _GATE = {0: "none", 1: "passed", 2: "failed", 3: "awaits approval", 4: "awaits a signature"}
@@ -42,6 +43,7 @@ def register(
     metric: Annotated[list[str] | None, typer.Option(help="NAME=NUMBER, for the gate.")] = None,
     tag: Pairs = None,
     card: Annotated[Path | None, typer.Option(help="A Markdown file.", exists=True)] = None,
+    reason: Reason = "",
     data_dir: DataDir = DEFAULT_DATA_DIR,
 ) -> None:
     """Make a file that was trained elsewhere the next version of a model.
@@ -58,6 +60,7 @@ def register(
             metrics=_numbers(metric),
             tags=_pairs("--tag", tag),
             card="" if card is None else read_text(card, "--card"),
+            reason=reason,
         )
         out.print(f"models:/{model}/{version.version}: gate {_GATE[version.gate.state]}")
         _show_evidence(version)
@@ -120,6 +123,7 @@ def tag(
     set: Annotated[list[str] | None, typer.Argument(help="KEY=VALUE, as many as wanted.")] = None,
     *,
     remove: Annotated[list[str] | None, typer.Option(help="KEY; may be repeated.")] = None,
+    reason: Reason = "",
     data_dir: DataDir = DEFAULT_DATA_DIR,
 ) -> None:
     """Set tags of a version, and remove some.
@@ -128,7 +132,7 @@ def tag(
     """
     with told_errors():
         described = connect(data_dir).models.describe(
-            version, tags=_pairs("tag", set), tags_removed=remove or ()
+            version, tags=_pairs("tag", set), tags_removed=remove or (), reason=reason
         )
     out.print(_tags(described) or "No tag.")
 
@@ -137,6 +141,8 @@ def tag(
 def card(
     version: Version,
     file: Annotated[Path | None, typer.Argument(help="A Markdown file; none shows it.")] = None,
+    *,
+    reason: Reason = "",
     data_dir: DataDir = DEFAULT_DATA_DIR,
 ) -> None:
     """Show the model card of a version, or replace it by a file.
@@ -149,7 +155,7 @@ def card(
             out.print(models.get(version).card or "No card.")
             return
         text = read_text(file, "FILE")
-        described = models.describe(version, card=text)
+        described = models.describe(version, card=text, reason=reason)
     out.print(f"models:/{described.model}/{described.version} has the card {file}")
 
 
@@ -157,7 +163,7 @@ def card(
 def approve(
     version: Version,
     *,
-    reason: Annotated[str, typer.Option(help="Why, for those who ask later.")] = "",
+    reason: Reason = "",
     approver: Annotated[str, typer.Option(help="Who approves; you, unless told.")] = "",
     data_dir: DataDir = DEFAULT_DATA_DIR,
 ) -> None:
@@ -180,6 +186,7 @@ def sign(
     certificate: Annotated[
         Path | None, typer.Option(help="Its certificate and those above it, PEM.", exists=True)
     ] = None,
+    reason: Reason = "",
     data_dir: DataDir = DEFAULT_DATA_DIR,
 ) -> None:
     """Sign a version (OpenSSF Model Signing), which lets it serve where its gate waits for that.
@@ -189,7 +196,7 @@ def sign(
     with told_errors():
         signing_key = _signing_key(key, certificate)
         known = connect(data_dir).models
-        signed = known.sign(version, signing_key)
+        signed = known.sign(version, signing_key, reason=reason)
         out.print(
             f"models:/{signed.model}/{signed.version} is signed by {signed.signer}: "
             f"gate {_GATE[signed.gate.state]}",

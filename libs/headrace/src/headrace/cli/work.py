@@ -26,6 +26,8 @@ STREAMS_S_MAX = 5.0
 
 def apply(
     folder: Annotated[Path, typer.Argument(help="The application folder.")],
+    *,
+    reason: Annotated[str, typer.Option(help="Why, for those who ask later.")] = "",
     data_dir: DataDir = DEFAULT_DATA_DIR,
 ) -> None:
     """Check an application folder and store its definitions in the registry.
@@ -38,7 +40,7 @@ def apply(
     with told_errors():
         application = load_application(folder)
         client = connect(data_dir)
-        stored = client.apply(application)
+        stored = client.apply(application, reason=reason)
     table = Table("kind", "name", "version", title=f"Application {application.name}")
     for definition in stored:
         table.add_row(definition.kind, definition.name, str(definition.version))

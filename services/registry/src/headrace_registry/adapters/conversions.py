@@ -128,7 +128,7 @@ def apply_definitions(
     request: registry_service_pb2.ApplyDefinitionsRequest,
 ) -> ApplyDefinitions:
     sent = tuple(SentDefinition(d.kind, d.name, d.spec_json) for d in request.definitions)
-    return ApplyDefinitions(request.request_id, request.application, sent)
+    return ApplyDefinitions(request.request_id, request.application, sent, request.reason)
 
 
 def retract_definition(
@@ -181,6 +181,7 @@ def register_version(request: registry_service_pb2.RegisterVersionRequest) -> Re
         digest=request.digest,
         metrics=dict(sorted(request.metrics.items())),
         description=Description(dict(sorted(request.tags.items())), request.card),
+        reason=request.reason,
     )
 
 
@@ -202,11 +203,14 @@ def describe_version(request: registry_service_pb2.DescribeVersionRequest) -> De
         tags_set=dict(sorted(request.tags_set.items())),
         tags_removed=tuple(request.tags_removed),
         card=request.card if request.HasField("card") else None,
+        reason=request.reason,
     )
 
 
 def sign_version(request: registry_service_pb2.SignVersionRequest) -> SignVersion:
-    return SignVersion(request.request_id, request.model, request.version, request.bundle)
+    return SignVersion(
+        request.request_id, request.model, request.version, request.bundle, request.reason
+    )
 
 
 def list_versions(request: registry_service_pb2.ListVersionsRequest) -> ListVersions:

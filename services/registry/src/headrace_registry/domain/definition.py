@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
 from headrace import application as app
@@ -48,6 +48,7 @@ class ApplyDefinitions:
     request_id: str
     application: str
     definitions: tuple[SentDefinition, ...]
+    reason: str = field(default="", repr=False)
 
 
 @dataclass(frozen=True, slots=True)

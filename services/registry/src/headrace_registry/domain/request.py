@@ -16,5 +16,9 @@ class Request:
 
 
 def request_of(command: object, request_id: str) -> Request:
-    """`command` is a frozen dataclass, so its repr holds all of it and nothing else."""
+    """`command` is a frozen dataclass, so its repr holds all that it asks and nothing else.
+
+    A reason that a command came to have later is left out: a repeat of a request that the service
+    of the version before has answered is known.
+    """
     return Request(request_id, hashlib.sha256(repr(command).encode()).hexdigest())

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,3 +26,4 @@ class SignVersion:
     model: str
     version: int
     bundle: bytes
+    reason: str = field(default="", repr=False)

@@ -8,7 +8,7 @@ that its signature names.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from headrace_registry.domain.description import Description
 from headrace_registry.domain.gate import Gate
@@ -61,6 +61,7 @@ class RegisterVersion:
     digest: str
     metrics: Mapping[str, float]
     description: Description
+    reason: str = field(default="", repr=False)
 
     @property
     def trained(self) -> TrainedModel:
@@ -88,6 +89,7 @@ class DescribeVersion:
     tags_set: Mapping[str, str]
     tags_removed: tuple[str, ...]
     card: str | None
+    reason: str = field(default="", repr=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ from headrace.errors import Invalid
 from headrace_kit.clock import Clock
 from headrace_registry.domain.alias import CHAMPION, Alias, SetAlias
 from headrace_registry.domain.definition import endpoints_of
-from headrace_registry.domain.name import check_alias, check_name, check_text
+from headrace_registry.domain.name import check_alias, check_name
 from headrace_registry.domain.rollout import CanaryJudged, with_champion
 from headrace_registry.domain.version import ModelVersion
 from headrace_registry.handlers.once import once
@@ -20,7 +20,6 @@ def set_alias(command: SetAlias, *, caller: str, store: RegistryStore, clock: Cl
     """Moves an alias by hand; endpoints follow the champion, and a running canary ends."""
     check_name("model", command.model)
     check_alias(command.alias)
-    check_text("reason", command.reason)
     if not 0 <= command.generation_expected < GENERATION_MAX:
         raise Invalid("BAD_REQUEST", field="generation_expected", problem="is out of range")
 

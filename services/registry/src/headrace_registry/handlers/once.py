@@ -16,7 +16,7 @@ from headrace_registry.domain.definition import (
     ApplyDefinitions,
     RetractDefinition,
 )
-from headrace_registry.domain.name import check_id
+from headrace_registry.domain.name import check_id, check_text
 from headrace_registry.domain.request import request_of
 from headrace_registry.domain.rollout import Rollout, SetRollout
 from headrace_registry.domain.signing import SignVersion
@@ -61,9 +61,11 @@ def once(
 ) -> Answer:
     """Acts in one transaction with the answer that a repeat of the request is given again.
 
-    Raises Invalid BAD_REQUEST for a bad request id, Conflict REQUEST_REUSED, and what `act` raises.
+    Raises Invalid BAD_REQUEST for a bad request id or reason, Conflict REQUEST_REUSED, and what
+    `act` raises.
     """
     check_id("request_id", command.request_id)
+    check_text("reason", command.reason)
     request = request_of(command, command.request_id)
     with store.transaction() as transaction:
         answer = transaction.first_answer(request, kind)
@@ -76,23 +78,24 @@ def once(
 
 
 def _change(command: Command, answer: Answered, caller: str, at_us: int) -> Change:
-    model, subject, reason = _told(command, answer)
+    model, subject = _told(command, answer)
     action = ACTIONS[type(command)]
-    return Change(0, at_us, caller, action, model, subject, reason, command.request_id)
+    return Change(0, at_us, caller, action, model, subject, command.reason, command.request_id)
 
 
-def _told(command: Command, answer: Answered) -> tuple[str, str, str]:
-    """Model, subject and reason of a change."""
+def _told(command: Command, answer: Answered) -> tuple[str, str]:
+    """Model and subject of a change."""
     if isinstance(command, ApplyDefinitions):
-        return "", f"application {command.application}", ""
+        return "", f"application {command.application}"
     if isinstance(command, RetractDefinition):
-        return "", f"{command.kind} {command.name}", command.reason
+        return "", f"{command.kind} {command.name}"
     if isinstance(command, SetAlias):
-        subject = f"models:/{command.model}@{command.alias} is version {command.version}"
-        return command.model, subject, command.reason
+        return (
+            command.model,
+            f"models:/{command.model}@{command.alias} is version {command.version}",
+        )
     if isinstance(command, SetRollout):
         assert isinstance(answer, Rollout)  # noqa: S101 (its answer)
-        return answer.model, f"endpoint {command.endpoint}: {answer.change}", command.reason
-    reason = command.reason if isinstance(command, ApproveVersion) else ""
+        return answer.model, f"endpoint {command.endpoint}: {answer.change}"
     assert isinstance(answer, ModelVersion)  # noqa: S101 (of the other commands)
-    return command.model, f"models:/{command.model}/{answer.version}", reason
+    return command.model, f"models:/{command.model}/{answer.version}"

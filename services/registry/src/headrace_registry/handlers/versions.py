@@ -15,7 +15,7 @@ from headrace_registry.domain.acceptance import Finding
 from headrace_registry.domain.change import Change
 from headrace_registry.domain.definition import graph_of, model_names, model_of, recipes_of
 from headrace_registry.domain.description import Description, check_metrics
-from headrace_registry.domain.name import check_id, check_name, check_text
+from headrace_registry.domain.name import check_id, check_name
 from headrace_registry.domain.version import (
     ApproveVersion,
     DescribeVersion,
@@ -90,7 +90,6 @@ def approve_version(
     check_name("model", command.model)
     approver = command.approver or caller
     check_id("approver", approver)
-    check_text("reason", command.reason)
 
     def act(transaction: RegistryTransaction) -> ModelVersion:
         transaction.lock_model(command.model)

@@ -8,14 +8,16 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class ApplyDefinitionsRequest(_message.Message):
-    __slots__ = ("request_id", "application", "definitions")
+    __slots__ = ("request_id", "application", "definitions", "reason")
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     APPLICATION_FIELD_NUMBER: _ClassVar[int]
     DEFINITIONS_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
     request_id: str
     application: str
     definitions: _containers.RepeatedCompositeFieldContainer[_registry_events_pb2.Definition]
-    def __init__(self, request_id: _Optional[str] = ..., application: _Optional[str] = ..., definitions: _Optional[_Iterable[_Union[_registry_events_pb2.Definition, _Mapping]]] = ...) -> None: ...
+    reason: str
+    def __init__(self, request_id: _Optional[str] = ..., application: _Optional[str] = ..., definitions: _Optional[_Iterable[_Union[_registry_events_pb2.Definition, _Mapping]]] = ..., reason: _Optional[str] = ...) -> None: ...
 
 class ApplyDefinitionsResponse(_message.Message):
     __slots__ = ("definitions",)
@@ -60,7 +62,7 @@ class ListDefinitionsResponse(_message.Message):
     def __init__(self, definitions: _Optional[_Iterable[_Union[_registry_events_pb2.Definition, _Mapping]]] = ..., next_page_token: _Optional[str] = ...) -> None: ...
 
 class RegisterVersionRequest(_message.Message):
-    __slots__ = ("request_id", "model", "digest", "metrics", "tags", "card")
+    __slots__ = ("request_id", "model", "digest", "metrics", "tags", "card", "reason")
     class MetricsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -81,13 +83,15 @@ class RegisterVersionRequest(_message.Message):
     METRICS_FIELD_NUMBER: _ClassVar[int]
     TAGS_FIELD_NUMBER: _ClassVar[int]
     CARD_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
     request_id: str
     model: str
     digest: str
     metrics: _containers.ScalarMap[str, float]
     tags: _containers.ScalarMap[str, str]
     card: str
-    def __init__(self, request_id: _Optional[str] = ..., model: _Optional[str] = ..., digest: _Optional[str] = ..., metrics: _Optional[_Mapping[str, float]] = ..., tags: _Optional[_Mapping[str, str]] = ..., card: _Optional[str] = ...) -> None: ...
+    reason: str
+    def __init__(self, request_id: _Optional[str] = ..., model: _Optional[str] = ..., digest: _Optional[str] = ..., metrics: _Optional[_Mapping[str, float]] = ..., tags: _Optional[_Mapping[str, str]] = ..., card: _Optional[str] = ..., reason: _Optional[str] = ...) -> None: ...
 
 class RegisterVersionResponse(_message.Message):
     __slots__ = ("version",)
@@ -116,16 +120,18 @@ class ApproveVersionResponse(_message.Message):
     def __init__(self, version: _Optional[_Union[_registry_events_pb2.ModelVersion, _Mapping]] = ...) -> None: ...
 
 class SignVersionRequest(_message.Message):
-    __slots__ = ("request_id", "model", "version", "bundle")
+    __slots__ = ("request_id", "model", "version", "bundle", "reason")
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     MODEL_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     BUNDLE_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
     request_id: str
     model: str
     version: int
     bundle: bytes
-    def __init__(self, request_id: _Optional[str] = ..., model: _Optional[str] = ..., version: _Optional[int] = ..., bundle: _Optional[bytes] = ...) -> None: ...
+    reason: str
+    def __init__(self, request_id: _Optional[str] = ..., model: _Optional[str] = ..., version: _Optional[int] = ..., bundle: _Optional[bytes] = ..., reason: _Optional[str] = ...) -> None: ...
 
 class SignVersionResponse(_message.Message):
     __slots__ = ("version",)
@@ -134,7 +140,7 @@ class SignVersionResponse(_message.Message):
     def __init__(self, version: _Optional[_Union[_registry_events_pb2.ModelVersion, _Mapping]] = ...) -> None: ...
 
 class DescribeVersionRequest(_message.Message):
-    __slots__ = ("request_id", "model", "version", "tags_set", "tags_removed", "card")
+    __slots__ = ("request_id", "model", "version", "tags_set", "tags_removed", "card", "reason")
     class TagsSetEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -148,13 +154,15 @@ class DescribeVersionRequest(_message.Message):
     TAGS_SET_FIELD_NUMBER: _ClassVar[int]
     TAGS_REMOVED_FIELD_NUMBER: _ClassVar[int]
     CARD_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
     request_id: str
     model: str
     version: int
     tags_set: _containers.ScalarMap[str, str]
     tags_removed: _containers.RepeatedScalarFieldContainer[str]
     card: str
-    def __init__(self, request_id: _Optional[str] = ..., model: _Optional[str] = ..., version: _Optional[int] = ..., tags_set: _Optional[_Mapping[str, str]] = ..., tags_removed: _Optional[_Iterable[str]] = ..., card: _Optional[str] = ...) -> None: ...
+    reason: str
+    def __init__(self, request_id: _Optional[str] = ..., model: _Optional[str] = ..., version: _Optional[int] = ..., tags_set: _Optional[_Mapping[str, str]] = ..., tags_removed: _Optional[_Iterable[str]] = ..., card: _Optional[str] = ..., reason: _Optional[str] = ...) -> None: ...
 
 class DescribeVersionResponse(_message.Message):
     __slots__ = ("version",)
