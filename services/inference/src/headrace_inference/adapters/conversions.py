@@ -23,7 +23,6 @@ from headrace.inference.v1 import inference_events_pb2 as events_pb
 from headrace.oip import grpc_predict_v2_pb2 as oip
 from headrace.protobuf_wire import varint
 from headrace.registry.v1 import registry_events_pb2 as registry_pb
-from headrace.rpc import MESSAGE_BYTES_MAX
 from headrace_inference.adapters.request_parameters import check_parameters, entity_key
 from headrace_inference.adapters.tensor_codec import (
     DATATYPES,
@@ -57,6 +56,7 @@ from headrace_inference.domain.serving import (
     Serving,
     TensorSpec,
 )
+from headrace_kit.grpc_client import MESSAGE_BYTES_MAX
 
 # As many as the registry takes of a model.
 INPUTS_MAX = 64
