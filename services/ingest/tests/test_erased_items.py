@@ -138,7 +138,11 @@ def test_item_goes_whose_entity_no_stream_names(desk, taken_back):
     if taken_back:
         desk.retracted.answer = Retracted(entity_columns={"ticket"})
     else:
-        ticket = {**ENDPOINT.model_dump(), "entity_key": "ticket", "columns": {"ticket": "string"}}
+        ticket = {
+            **ENDPOINT.model_dump(by_alias=True),
+            "entity_key": "ticket",
+            "columns": {"ticket": "string"},
+        }
         desk.labels.take(applied(ENDPOINT.model_validate(ticket)))
     desk.put("t7", "t8")
     desk.erase("ticket", "t7")
