@@ -198,14 +198,20 @@ def test_tags_are_set_and_removed_together():
     assert "a=1, removed=b" in run("models", "tag", "fraud/3", "a=1", "--remove", "b").output
 
 
-def test_reason_goes_with_each_change_of_a_version(tmp_path):
+def a_key_file(folder):
+    """Holds a signing key."""
     key = ec.generate_private_key(ec.SECP256R1()).private_bytes(
         serialization.Encoding.PEM,
         serialization.PrivateFormat.PKCS8,
         serialization.NoEncryption(),
     )
-    file = tmp_path / "key.pem"
+    file = folder / "key.pem"
     file.write_bytes(key)
+    return file
+
+
+def test_reason_goes_with_each_change_of_a_version(tmp_path):
+    file = a_key_file(tmp_path)
 
     for given in (
         ["register", "fraud", str(file)],
@@ -284,13 +290,7 @@ def test_move_of_another_alias_tells_no_endpoint():
 
 
 def test_version_that_starts_no_canary_says_why(tmp_path):
-    key = ec.generate_private_key(ec.SECP256R1()).private_bytes(
-        serialization.Encoding.PEM,
-        serialization.PrivateFormat.PKCS8,
-        serialization.NoEncryption(),
-    )
-    file = tmp_path / "key.pem"
-    file.write_bytes(key)
+    file = a_key_file(tmp_path)
 
     told = run("models", "sign", "fraud/3", "--key", str(file)).output
 

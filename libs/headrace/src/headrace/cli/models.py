@@ -14,6 +14,7 @@ from rich.table import Table
 from headrace.cli.connection import DEFAULT_DATA_DIR, DataDir
 from headrace.cli.moments import minute_text
 from headrace.cli.output import EXIT_ERROR, out, read_text, show_table, told_besides, told_errors
+from headrace.cli.reason import Reason
 from headrace.connection import connect
 from headrace.errors import Invalid
 from headrace.model_reference import REFERENCE
@@ -29,7 +30,6 @@ app = typer.Typer(
     help="Versions of models: models:/NAME@ALIAS and models:/NAME/7 name one, NAME@ALIAS too.",
 )
 Version = Annotated[str, typer.Argument(help="models:/NAME/VERSION or models:/NAME@ALIAS.")]
-Reason = Annotated[str, typer.Option(help="Why, for those who ask later.")]
 Pairs = Annotated[list[str] | None, typer.Option(help="KEY=VALUE; may be repeated.")]
 NO_CANARY, CHANGES_LOOKED_AT_MAX = "start_no_canary", 100
 _GATE = {0: "none", 1: "passed", 2: "failed", 3: "awaits approval", 4: "awaits a signature"}

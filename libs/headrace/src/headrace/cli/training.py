@@ -15,6 +15,7 @@ from headrace.application import Definition, Graph, Recipe
 from headrace.cli.connection import DEFAULT_DATA_DIR, DataDir
 from headrace.cli.moments import minute_text, time_option, to_us
 from headrace.cli.output import out, show_table, told_besides, told_errors
+from headrace.cli.reason import Reason
 from headrace.client import Client
 from headrace.connection import connect
 from headrace.errors import NotFound
@@ -33,7 +34,7 @@ def promote(
         str | None, typer.Argument(help="The version that shall serve, where MODEL is a name.")
     ] = None,
     alias: Annotated[str, typer.Option(help="The alias to move.")] = "champion",
-    reason: Annotated[str, typer.Option(help="Why, for those who ask later.")] = "",
+    reason: Reason = "",
     data_dir: DataDir = DEFAULT_DATA_DIR,
 ) -> None:
     """Move an alias to a version by hand. The version must have passed its gate.

@@ -14,6 +14,7 @@ from rich.table import Table
 from headrace.cli.connection import DEFAULT_DATA_DIR, DataDir
 from headrace.cli.moments import time_option, to_us
 from headrace.cli.output import err, out, show_table, tell_stopped, tell_unread, told_errors
+from headrace.cli.reason import Reason
 from headrace.connection import connect
 from headrace.errors import HeadraceError
 from headrace.json_lines import RecordLines
@@ -27,7 +28,7 @@ STREAMS_S_MAX = 5.0
 def apply(
     folder: Annotated[Path, typer.Argument(help="The application folder.")],
     *,
-    reason: Annotated[str, typer.Option(help="Why, for those who ask later.")] = "",
+    reason: Reason = "",
     data_dir: DataDir = DEFAULT_DATA_DIR,
 ) -> None:
     """Check an application folder and store its definitions in the registry.

@@ -185,7 +185,7 @@ def features_request(
     request = feature_pb.GetOnlineFeaturesRequest(
         features=features,
         as_of_us=batch.as_of_us.tolist(),
-        include_times=values * (ANSWERED_BYTES) <= MESSAGE_BYTES_MAX,
+        include_times=values * ANSWERED_BYTES <= MESSAGE_BYTES_MAX,
         staleness_max_ms=batch.staleness_max_ms,
         prediction_ids=prediction_ids,
     )
