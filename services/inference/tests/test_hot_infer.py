@@ -56,7 +56,8 @@ from headrace_kit.http_server import HttpRequest
 from headrace_kit.testing import a_traceparent, recorded_spans, wait_until
 from headrace_kit.tracing import call_span
 
-WORKERS = 4
+# Of which an endpoint has four.
+WORKERS, SHARE = 32, 4
 
 
 @dataclass
@@ -877,7 +878,7 @@ def test_request_without_a_form_frees_its_place_when_its_caller_hangs_up(door):
     door.log.append = hold
     calls = [a_hot_call(a_typed_request(float(key)), answers, key=key) for key in range(6)]
     door.hot.take(calls[:5])
-    assert all(begun.acquire(timeout=10.0) for _ in range(WORKERS))
+    assert all(begun.acquire(timeout=10.0) for _ in range(SHARE))
 
     calls[4].cancel()
     door.hot.take(calls[5:])
@@ -886,6 +887,33 @@ def test_request_without_a_form_frees_its_place_when_its_caller_hangs_up(door):
 
     assert {0, 1, 2, 3, 5} == set(answers)
     assert {1.0, 2.0, 3.0, 4.0, 6.0} == {each.scores[0] for each in door.log.predictions}
+
+
+def test_slow_endpoint_keeps_no_other_waiting_for_requests_without_a_form(door):
+    door.serve(a_model(1.0))
+    door.serve(a_model(5.0), endpoint="price")
+    held, answers = threading.Event(), {}
+    append = door.log.append
+
+    def hold(prediction, *, traces):
+        if prediction.endpoint == "delay":
+            held.wait(10.0)
+        append(prediction)
+
+    door.log.append = hold
+    slow = [a_hot_call(a_typed_request(1.0), answers, key=key) for key in range(2 * WORKERS)]
+    door.hot.take(slow)
+    other = a_typed_request(1.0)
+    other.model_name = "price"
+    (answer,) = door.take(other)
+    unknown = a_typed_request(1.0)
+    unknown.model_name = "nothing"
+    (refused,) = door.take(unknown)
+
+    assert [6.0] == list(answer.outputs[0].contents.fp32_contents)
+    assert ("MODEL_UNKNOWN", {}) == (refused.reason, answers)
+    held.set()
+    wait_until(lambda: len(answers) == len(slow))
 
 
 @pytest.mark.parametrize("id_", ["a\0b", "line\nbreak", "\u202egpj", "\u2066x", "\x7f"])

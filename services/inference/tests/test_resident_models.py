@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from onnxruntime.capi import onnxruntime_pybind11_state
 
 from headrace.errors import Busy, Conflict, HeadraceError, Unavailable
-from headrace_inference.adapters import resident_models
+from headrace_inference.adapters import resident_models, run_memory
 from headrace_inference.adapters.onnx_providers import providers
 from headrace_inference.adapters.onnx_runtime import OnnxModelRuntime
 from headrace_inference.adapters.resident_models import ResidentModels
@@ -206,6 +206,25 @@ def test_load_is_refused_when_those_at_work_leave_no_room(room, monkeypatch):
 
         room.may_run.set()
         assert 1.0 == running.result(10)[0]
+
+
+def test_runs_of_all_models_have_their_memory_together(room, monkeypatch):
+    monkeypatch.setattr(run_memory, "WAIT_S_MAX", 0.01)
+    large = Tried(rows_apart=True, input_bytes_max=ROW["x"].nbytes)
+    room.models.run_memory._free = 1.0
+    first, other = room.a_model(1), room.a_model(2)
+    first.tried = other.tried = large
+    room.may_run.clear()
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(first.run, ROW, ["x"])
+        assert room.running.wait(10)
+
+        with pytest.raises(Busy, match="QUEUE_FULL"):
+            other.run(ROW, ["x"])
+
+        room.may_run.set()
+        assert 1.0 == running.result(10)[0]
+    assert 2.0 == other.run(ROW, ["x"])[0]
 
 
 def test_idle_models_stay_when_they_do_not_leave_room_enough(room, monkeypatch):

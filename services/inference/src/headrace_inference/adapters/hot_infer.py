@@ -3,8 +3,9 @@
 
 A request of a known form joins the others of its kind. A quick model runs on the door's own thread,
 so that a lone caller waits for no other thread; a slow one has a lane, and the door goes on. What
-has no form (typed contents) or is text for a model is answered by the servicer in a thread of a
-pool; requests by entity keys, with a form or without, have their features read together.
+has no form (typed contents) or is text for a model is answered by the servicer, in threads that
+each endpoint has a share of; requests by entity keys, with a form or without, have their features
+read together.
 """
 
 from __future__ import annotations
@@ -52,6 +53,8 @@ from headrace_kit.hot_calls import HotCall, guarded
 
 # Longer than this no other caller waits because of a run on the door's thread.
 QUICK_S = 0.001
+# Of the workers, an endpoint has one part in so many: a slow one keeps none of the others waiting.
+ENDPOINT_SHARE = 8
 ID_BYTES, IDS_AT_ONCE = 16, 64
 REQUEST_MESSAGE = "ModelInferRequest"
 Call = TypeVar("Call", bound=HotCall)
@@ -101,16 +104,9 @@ class HotInfer:
         # A lane goes with its kind: none holds a version that was replaced.
         self._lanes: WeakKeyDictionary[Kind, Lane[Ask]] = WeakKeyDictionary()
         self._workers = ThreadPoolExecutor(workers, thread_name_prefix="infer")
-        # Bounded by the calls that a door has open.
-        self._single: Lane[Alone] = Lane(
-            self._answer_alone,
-            self._workers,
-            rows_max=1,
-            least_s=lambda rows: 0.0,
-            now_s=time.monotonic,
-            batches_max=workers,
-            in_time=False,
-        )
+        self._share = max(1, workers // ENDPOINT_SHARE)
+        # By endpoint, as many as the table knows.
+        self._single: dict[str, Lane[Alone]] = {}
         self._runners = ThreadPoolExecutor(THREADS_MAX, thread_name_prefix="runner")
         self._ids: list[str] = []
 
@@ -118,7 +114,8 @@ class HotInfer:
         kinds, entities, alone = self.read(calls)
         self.entities.enqueue(entities)
         for call, message in alone:
-            self._single.add(Alone(call, message, priority(message.parameters)))
+            lane = self._single_lane(message.model_name)
+            lane.add(Alone(call, message, priority(message.parameters)))
             self._late.watch(call, answer_by_s(call, timeout_s(message.parameters)), call.answer)
         for kind, asks in kinds.items():
             if self._quick(kind, asks):
@@ -198,6 +195,23 @@ class HotInfer:
             id_ = found.pop()
             self._ids += found
             return id_
+
+    def _single_lane(self, endpoint: str) -> Lane[Alone]:
+        """All that the table does not know share one. Bounded by the calls that a door has open."""
+        name = endpoint if endpoint in self._table.states() else ""
+        lane = self._single.get(name)
+        if lane is None:
+            made = Lane(
+                self._answer_alone,
+                self._workers,
+                rows_max=1,
+                least_s=lambda rows: 0.0,
+                now_s=time.monotonic,
+                batches_max=self._share,
+                in_time=False,
+            )
+            lane = self._single.setdefault(name, made)  # two doors may ask for the first
+        return lane
 
     def _answer_alone(self, asks: Sequence[Alone]) -> None:
         ((call, message, *_),) = asks

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from headrace.errors import Busy, Conflict, Unavailable
 from headrace_inference.adapters.process_memory import allocated_bytes, give_back
+from headrace_inference.adapters.run_memory import RunMemory
 from headrace_inference.domain.rollout import ServedVersion
 from headrace_inference.domain.serving import Ending, Model, Session, TensorSpec, Tried
 from headrace_kit.telemetry import counter, gauge, histogram
@@ -100,6 +101,7 @@ class ResidentModels:
     ) -> None:
         self._artifacts, self._runtime = artifacts, runtime
         self._memory_bytes_max, self._allocated_bytes = memory_bytes_max, allocated_bytes
+        self.run_memory = RunMemory()
         self._waiters_max, self.waiters = waiters_max, 0
         self._counting = threading.Lock()
         self._pool = ThreadPoolExecutor(LOADERS, thread_name_prefix="model-loader")
@@ -289,7 +291,10 @@ class ResidentModel:
             _require_one_row(inputs, input_bytes, self.tried.input_bytes_max)
         session = self._taken()
         try:
-            found = session.run(inputs, outputs, ending)
+            found = self._models.run_memory.run(
+                input_bytes / max(1, self.tried.input_bytes_max),
+                lambda: session.run(inputs, outputs, ending),
+            )
         finally:
             self._release()
         if input_bytes <= RECORDED_BYTES_MAX:
