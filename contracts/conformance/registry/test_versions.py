@@ -154,6 +154,50 @@ def test_gate_that_is_settled_cannot_be_approved(registry):
         assert (grpc.StatusCode.FAILED_PRECONDITION, "GATE_SETTLED") == refusal
 
 
+def retract(registry, model, version, **more):
+    request = pb.RetractVersionRequest(
+        model=model, version=version, **{"request_id": fresh("retract"), **more}
+    )
+    return registry.call("RetractVersion", request).version
+
+
+def test_version_that_was_taken_back_is_kept_and_nothing_points_to_it(registry):
+    model, digest = registry.declare(), registry.upload(an_onnx_file())
+    registry.register(model, registry.upload(an_onnx_file("shared")))
+    registry.register(model, digest)
+
+    retracted = retract(registry, model, 2, reason="wrong rows")
+
+    assert events.GATE_STATE_RETRACTED == retracted.gate.state
+    assert "wrong rows" in retracted.gate.evidence[-1]
+    assert retracted == registry.resolve(f"models:/{model}/2").version
+    refusals = [refused(lambda: registry.move(model, 2, seen=1)),
+                refused(lambda: retract(registry, model, 2)),
+                refused(lambda: registry.download(digest))]  # fmt: skip
+    assert [
+        (grpc.StatusCode.FAILED_PRECONDITION, "GATE_NOT_PASSED"),
+        (grpc.StatusCode.FAILED_PRECONDITION, "GATE_SETTLED"),
+        (grpc.StatusCode.NOT_FOUND, "ARTIFACT_UNKNOWN"),
+    ] == refusals
+
+
+def test_version_that_an_alias_points_to_is_not_taken_back(registry):
+    model = registry.registered()
+
+    refusal = refused(lambda: retract(registry, model, 1))
+
+    assert (grpc.StatusCode.FAILED_PRECONDITION, "VERSION_NEEDED") == refusal
+    assert events.GATE_STATE_PASSED == registry.resolve(f"models:/{model}/1").version.gate.state
+
+
+def test_version_that_is_unknown_is_not_taken_back(registry):
+    model = registry.registered()
+
+    refusal = refused(lambda: retract(registry, model, 7))
+
+    assert (grpc.StatusCode.NOT_FOUND, "VERSION_UNKNOWN") == refusal
+
+
 def test_tags_and_card_change_and_nothing_else_does(registry):
     model, digest = registry.declare(), registry.upload(an_onnx_file("shared"))
     before = registry.register(model, digest, tags={"a": "1", "b": "2"}, card="# One")

@@ -147,6 +147,21 @@ def test_approved_version_is_shown_with_who_when_and_why(monkeypatch):
     assert told in run("models", "show", "fraud/3").output
 
 
+def test_version_is_taken_back_and_told_so(monkeypatch):
+    asked = []
+
+    def retract(self, reference, *, reason):
+        asked.append((reference, reason))
+        gate = pb.Gate(state=pb.GATE_STATE_RETRACTED)
+        return pb.ModelVersion(model="fraud", version=3, gate=gate)
+
+    monkeypatch.setattr(Registry, "retract", retract, raising=False)
+
+    told = run("models", "retract", "fraud/3", "--reason", "wrong rows").output
+
+    assert ("models:/fraud/3 is taken back\n", [("fraud/3", "wrong rows")]) == (told, asked)
+
+
 def test_approver_is_shown_where_the_audit_tells_no_more(monkeypatch):
     monkeypatch.setattr(Registry, "get", approved_by_ann)
     monkeypatch.setattr(Registry, "approval", lambda self, version: None)

@@ -21,6 +21,7 @@ def told(event):
     [
         (registry_pb.GATE_STATE_PASSED, GateState.PASSED),
         (registry_pb.GATE_STATE_FAILED, GateState.FAILED),
+        (registry_pb.GATE_STATE_RETRACTED, GateState.FAILED),
         (registry_pb.GATE_STATE_AWAITS_APPROVAL, GateState.UNKNOWN),
         (registry_pb.GATE_STATE_AWAITS_SIGNATURE, GateState.UNKNOWN),
         # Of a registry to come.

@@ -85,6 +85,13 @@ def test_canary_verdict_arrives_whole() -> None:
     assert a_verdict() == conversions.canary_judged(record)
 
 
+def test_run_that_names_a_feature_twice_is_refused() -> None:
+    record = run_record(a_run(features=("v:a", "v:b", "v:a")))
+
+    with pytest.raises(Invalid, match=r"OUT_OF_RANGE.*trained\.features"):
+        conversions.run_completed(record)
+
+
 def test_other_verdicts_are_passed_over() -> None:
     event = monitor_events_pb2.VerdictReached(drift=monitor_events_pb2.DriftVerdict(drifted=True))
 

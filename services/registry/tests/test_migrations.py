@@ -185,6 +185,38 @@ def test_version_that_waits_for_a_signature_serves_nothing_behind_the_way_down(e
     assert [("passed", "", ""), ("failed", "", "")] == [tuple(row) for row in found]
 
 
+def test_version_that_was_taken_back_serves_nothing_behind_the_way_down(engine):
+    MIGRATIONS.upgrade(engine, "0001")
+    fill(engine)
+    MIGRATIONS.upgrade(engine)
+    moved = ("update aliases set version = 3, digest = 'd3', generation = 2",
+             "insert into alias_moves values ('delay', 'champion', 2, 3, 'd3', 8)",
+             "update rollouts set champion_version = 3, champion_digest = 'd3', generation = 2",
+             "delete from passed_gates where version = 1",
+             "update versions set gate_state = 'retracted' where version = 1")  # fmt: skip
+    with engine.begin() as connection:
+        connection.execute(
+            text(
+                "insert into versions select model, 3, 'd3', 'run-3', recipe, incident_id,"
+                " trained_json, evidence_json, registered_at_us, gate_state, approver,"
+                " signature_json, tags_json, card, description_changes, bundle_digest, signer,"
+                " signings from versions where version = 1"
+            )
+        )
+        connection.execute(text("insert into passed_gates values ('delay', 3, 'd3')"))
+        for statement in moved:
+            connection.execute(text(statement))
+    before = rows(engine, "alias_moves")
+
+    MIGRATIONS.downgrade(engine, "0009")
+
+    assert [(1, "failed"), (2, "failed"), (3, "passed")] == [
+        (row[0], row[2]) for row in versions(engine)
+    ]
+    assert [row for row in before if row[3] == 3] == rows(engine, "alias_moves")
+    assert [("delay", 3, "d3")] == rows(engine, "passed_gates")
+
+
 def test_definitions_that_were_taken_back_are_gone_behind_the_way_down(engine):
     MIGRATIONS.upgrade(engine)
     insert = text(

@@ -24,6 +24,8 @@ from headrace_registry.adapters.mlflow_api import (
     FILES_API,
     MlflowApi,
 )
+from headrace_registry.domain.version import RetractVersion
+from headrace_registry.handlers.versions import retract_version
 from headrace_registry.testing import DIGEST, MODEL, ONNX, TENSORS_ENDPOINT, a_file
 
 UNKNOWN = "RESOURCE_DOES_NOT_EXIST"
@@ -137,6 +139,22 @@ def test_version_is_found_by_number_and_by_alias(door):
         version[field] for field in ("name", "version", "aliases", "status", "description")
     )
     assert [{"key": "team", "value": "risk"}] == version["tags"]
+
+
+def test_version_that_was_taken_back_is_told_so(door, registry):
+    retract_version(
+        RetractVersion("retract-2", "fraud", 2, "wrong rows"),
+        caller="ann",
+        store=registry.store,
+        artifacts=registry.artifacts,
+        clock=registry.clock,
+    )
+
+    version = door.get("model-versions/get", name="fraud", version="2")["model_version"]
+    assert ("FAILED_REGISTRATION", "Taken back by ann: wrong rows") == (
+        version["status"],
+        version["status_message"],
+    )
 
 
 @pytest.mark.parametrize("words", ["name='fraud'", 'name = "fraud"'])

@@ -21,18 +21,25 @@ from headrace_kit.sql import OUTBOX
 from headrace_registry.adapters import sql_tables as tables
 from headrace_registry.adapters.conversions import messages_of
 from headrace_registry.adapters.grpc_api import RegistryApi
+from headrace_registry.domain.artifact import artifact_key
 from headrace_registry.domain.definition import RetractDefinition
 from headrace_registry.domain.signing import SignVersion
-from headrace_registry.domain.version import ApproveVersion, DescribeVersion
+from headrace_registry.domain.version import ApproveVersion, DescribeVersion, RetractVersion
 from headrace_registry.handlers.aliases import set_alias
 from headrace_registry.handlers.definitions import retract_definition
 from headrace_registry.handlers.rollouts import judge_canary, set_rollout
 from headrace_registry.handlers.signings import sign_version
-from headrace_registry.handlers.versions import approve_version, describe_version
+from headrace_registry.handlers.versions import (
+    approve_version,
+    describe_version,
+    retract_version,
+)
 from headrace_registry.testing import (
     DEFINITIONS,
+    DIGEST,
     ENDPOINT,
     MODEL,
+    ONNX,
     TENSORS_ENDPOINT,
     a_file,
     a_run,
@@ -81,7 +88,7 @@ class History:
         self._number += 1
         steps = [self._complete, self._register, self._approve, self._describe, self._set_alias,
                  self._set_rollout, self._judge, self._apply, self._sign,
-                 self._retract]  # fmt: skip
+                 self._retract, self._retract_version]  # fmt: skip
         with suppress(HeadraceError):
             self._drawn.choice(steps)(f"step-{self._number}")
 
@@ -135,6 +142,12 @@ class History:
         kind = self._drawn.choice(["endpoint", "endpoint", "recipe", "model"])
         one = self._drawn.choice(["delay", *(f"delay-{number}" for number in range(3))])
         self._ask(retract_definition, RetractDefinition(name, kind, one, ""))
+
+    def _retract_version(self, name: str) -> None:
+        model = self._drawn.choice(["delay", "fraud", "approved"])
+        command = RetractVersion(name, model, self._version(), "")
+        self._ask(partial(retract_version, artifacts=self._registry.artifacts), command)
+        self._registry.artifacts.put_if_absent(artifact_key(DIGEST), ONNX)
 
     def _ask(self, handler: Any, command: Any) -> None:
         handler(command, caller="tests", store=self._registry.store, clock=self._registry.clock)

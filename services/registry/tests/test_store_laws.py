@@ -554,6 +554,7 @@ class TestSchema:
             "delete from passed_gates",
             "insert into passed_gates values ('delay', 1, :other)",
             "insert into alias_moves values ('delay', 'champion', 1, 1, :digest, 0)",
+            "insert into alias_moves values ('delay', 'champion', 2, 9, :digest, 0)",
             "insert into versions select model, 3, digest, run_id, recipe, incident_id,"
             " trained_json, evidence_json, registered_at_us, gate_state, approver, signature_json,"
             " tags_json, card, description_changes, bundle_digest, signer, signings"

@@ -118,6 +118,25 @@ class Models:
         answer = call(self._registry.ApproveVersion, request, timeout_s=CALL_S, retries_max=3)
         return answer.version
 
+    def retract(
+        self, reference: str, *, reason: str = "", request_id: str | None = None
+    ) -> events.ModelVersion:
+        """Takes a version back: its gate is shut for good, and its file goes with the last version
+        that has it.
+
+        Raises Conflict VERSION_NEEDED while an alias or an endpoint points to it, GATE_SETTLED when
+        it was taken back before.
+        """
+        version = self.get(reference)
+        request = pb.RetractVersionRequest(
+            request_id=request_id or str(uuid.uuid4()),
+            model=version.model,
+            version=version.version,
+            reason=reason,
+        )
+        answer = call(self._registry.RetractVersion, request, timeout_s=CALL_S, retries_max=3)
+        return answer.version
+
     def approval(self, version: events.ModelVersion) -> pb.Change | None:
         """Who approved the version, when and why, of the newest 10,000 changes of its model."""
         subject = f"models:/{version.model}/{version.version}"

@@ -362,7 +362,12 @@ REASONS: dict[str, Reason] = {
     "GATE_SETTLED": Reason(
         "Conflict",
         "The version does not await an approval.",
-        "Sign it, or register another version if the gate failed; one that passed needs nothing.",
+        "Sign it, or register another version if it failed or was taken back.",
+    ),
+    "VERSION_NEEDED": Reason(
+        "Conflict",
+        "An alias or an endpoint points to the version.",
+        "Move the alias (headrace promote) or end the canary (headrace rollouts end).",
     ),
     "TAG_MOVED": Reason(
         "Conflict",

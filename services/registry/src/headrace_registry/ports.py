@@ -24,6 +24,7 @@ from headrace_registry.domain.version import (
     GateOpened,
     ModelVersion,
     VersionDescribed,
+    VersionRetracted,
     VersionSigned,
 )
 
@@ -34,6 +35,7 @@ Event = (
     | ModelVersion
     | GateOpened
     | VersionDescribed
+    | VersionRetracted
     | VersionSigned
     | Alias
     | Rollout
@@ -61,6 +63,9 @@ class RegistryReader(Protocol):
 
     def versions(self, model: str, *, below: int | None, limit: int) -> list[ModelVersion]:
         """Newest first."""
+
+    def artifact_needed(self, digest: str) -> bool:
+        """Whether a version of any model has it that was not taken back."""
 
     def versions_from(self, kind: str, name: str) -> list[tuple[str, int]]:
         """Model and number of each version that came of this source; an empty kind means any."""
@@ -126,6 +131,15 @@ class RegistryTransaction(RegistryReader, Protocol):
 
     def open_gate(self, version: ModelVersion) -> None:
         """Stores the gate of a version that was approved; aliases and rollouts may refer to it."""
+
+    def retract_version(self, version: ModelVersion) -> None:
+        """Stores the gate, shut; aliases and rollouts may refer to it no more.
+
+        Raises Conflict VERSION_NEEDED while one does.
+        """
+
+    def lock_artifact(self, digest: str) -> None:
+        """Until the end, no other transaction holds this lock: versions of it come, or it goes."""
 
     def describe(self, version: ModelVersion) -> None:
         """Stores what is said of the version."""

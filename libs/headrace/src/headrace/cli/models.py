@@ -32,7 +32,14 @@ app = typer.Typer(
 Version = Annotated[str, typer.Argument(help="models:/NAME/VERSION or models:/NAME@ALIAS.")]
 Pairs = Annotated[list[str] | None, typer.Option(help="KEY=VALUE; may be repeated.")]
 NO_CANARY, CHANGES_LOOKED_AT_MAX = "start_no_canary", 100
-_GATE = {0: "none", 1: "passed", 2: "failed", 3: "awaits approval", 4: "awaits a signature"}
+_GATE = {
+    events.GATE_STATE_UNSPECIFIED: "none",
+    events.GATE_STATE_PASSED: "passed",
+    events.GATE_STATE_FAILED: "failed",
+    events.GATE_STATE_AWAITS_APPROVAL: "awaits approval",
+    events.GATE_STATE_AWAITS_SIGNATURE: "awaits a signature",
+    events.GATE_STATE_RETRACTED: "taken back",
+}
 
 
 @app.command()
@@ -176,6 +183,20 @@ def approve(
         approved = known.approve(version, approver=approver or getpass.getuser(), reason=reason)
         out.print(f"models:/{approved.model}/{approved.version} may serve")
         _tell_no_canary(known, approved)
+
+
+@app.command()
+def retract(version: Version, *, reason: Reason = "", data_dir: DataDir = DEFAULT_DATA_DIR) -> None:
+    """Take a version back for good, also one that awaits approval: nothing may serve it any more.
+
+    What serves it is moved on first. Number, lineage and audit stay; its file goes with the last
+    version that has it.
+
+    headrace models retract fraud/3 --reason "trained on mislabelled rows"
+    """
+    with told_errors():
+        retracted = connect(data_dir).models.retract(version, reason=reason)
+    out.print(f"models:/{retracted.model}/{retracted.version} is taken back")
 
 
 @app.command()

@@ -52,6 +52,7 @@ DOOR = {
 GATE = {
     registry_pb.GATE_STATE_PASSED: GateState.PASSED,
     registry_pb.GATE_STATE_FAILED: GateState.FAILED,
+    registry_pb.GATE_STATE_RETRACTED: GateState.FAILED,
 }
 STATE = {
     IncidentState.TRAINING: events_pb.INCIDENT_STATE_TRAINING,

@@ -50,9 +50,11 @@ from headrace_registry.domain.version import (
     ModelVersion,
     ReferenceHistogram,
     RegisterVersion,
+    RetractVersion,
     RunCompleted,
     TrainedModel,
     VersionDescribed,
+    VersionRetracted,
     VersionSigned,
 )
 from headrace_registry.ports import Event
@@ -66,11 +68,12 @@ STATES = {
     GateState.FAILED: registry_events_pb2.GATE_STATE_FAILED,
     GateState.AWAITS_APPROVAL: registry_events_pb2.GATE_STATE_AWAITS_APPROVAL,
     GateState.AWAITS_SIGNATURE: registry_events_pb2.GATE_STATE_AWAITS_SIGNATURE,
+    GateState.RETRACTED: registry_events_pb2.GATE_STATE_RETRACTED,
 }
 
 
 def run_completed(record: Record) -> RunCompleted | None:
-    """None for another event of a run. Raises Invalid DECODE_ERROR or MISSING_FIELD."""
+    """None for another event. Raises Invalid DECODE_ERROR, MISSING_FIELD or OUT_OF_RANGE."""
     event = trainer_events_pb2.TrainingRunEvent()
     _decode(event, record)
     if event.WhichOneof("event") != "completed":
@@ -117,6 +120,8 @@ def messages_of(event: Event) -> list[Message]:
         return [_of_version(event.model, subject, alias_moved=moved)]
     if isinstance(event, GateOpened):
         return [_gate_evaluated(event.version, f"approval/{_name(event.version)}")]
+    if isinstance(event, VersionRetracted):
+        return [_gate_evaluated(event.version, f"retraction/{_name(event.version)}")]
     if isinstance(event, VersionDescribed):
         return [_described(event.version)]
     if isinstance(event, VersionSigned):
@@ -193,6 +198,10 @@ def approve_version(request: registry_service_pb2.ApproveVersionRequest) -> Appr
         approver=request.approver,
         reason=request.reason,
     )
+
+
+def retract_version(request: registry_service_pb2.RetractVersionRequest) -> RetractVersion:
+    return RetractVersion(request.request_id, request.model, request.version, request.reason)
 
 
 def describe_version(request: registry_service_pb2.DescribeVersionRequest) -> DescribeVersion:
@@ -328,6 +337,9 @@ def _line(text: str) -> str:
 
 
 def _trained(trained: trainer_events_pb2.TrainedModel) -> TrainedModel:
+    # Whoever reads them by entity reads each once, and would give the model another's in its place.
+    if len(set(trained.features)) < len(trained.features):
+        raise Invalid("OUT_OF_RANGE", column="trained.features", problem="one is named twice")
     reference = tuple(
         ReferenceHistogram(each.feature, tuple(each.edges), tuple(each.counts), each.effective_rows)
         for each in trained.reference

@@ -44,7 +44,12 @@ from headrace_registry.handlers.queries import (
 from headrace_registry.handlers.rollouts import set_rollout
 from headrace_registry.handlers.signings import sign_version
 from headrace_registry.handlers.uploads import Upload, begin_upload
-from headrace_registry.handlers.versions import approve_version, describe_version, register_version
+from headrace_registry.handlers.versions import (
+    approve_version,
+    describe_version,
+    register_version,
+    retract_version,
+)
 from headrace_registry.ports import (
     Acceptor,
     ArtifactStore,
@@ -140,6 +145,18 @@ class RegistryApi(pb_grpc.RegistryServiceServicer):
             command, caller=calling().name, store=self._store, clock=self._clock
         )
         return pb.ApproveVersionResponse(version=conversions.version_proto(version))
+
+    def RetractVersion(
+        self, request: pb.RetractVersionRequest, context: grpc.ServicerContext
+    ) -> pb.RetractVersionResponse:
+        version = retract_version(
+            conversions.retract_version(request),
+            caller=calling().name,
+            store=self._store,
+            artifacts=self._artifacts,
+            clock=self._clock,
+        )
+        return pb.RetractVersionResponse(version=conversions.version_proto(version))
 
     def SignVersion(
         self, request: pb.SignVersionRequest, context: grpc.ServicerContext

@@ -23,6 +23,7 @@ from headrace_registry.domain.definition import (
     applied,
     order_of,
 )
+from headrace_registry.domain.gate import GateState
 from headrace_registry.domain.lineage import sources_of
 from headrace_registry.domain.request import Request
 from headrace_registry.domain.rollout import Rollout
@@ -30,6 +31,7 @@ from headrace_registry.domain.version import (
     GateOpened,
     ModelVersion,
     VersionDescribed,
+    VersionRetracted,
     VersionSigned,
 )
 from headrace_registry.ports import Answer, Answered, Event
@@ -151,6 +153,27 @@ class MemoryTransaction:
         self._tables.versions[version.model, version.version] = version
         self._tables.passed_gates[version.model, version.version, version.digest] = None
         self._emit(GateOpened(version))
+
+    def retract_version(self, version: ModelVersion) -> None:
+        key = (version.model, version.version)
+        pointed = {(each.model, each.version) for each in self._tables.aliases.values()}
+        for rollout in self._tables.rollouts.values():
+            served = (rollout.champion, rollout.canary)
+            pointed |= {(rollout.model, each.version) for each in served if each is not None}
+        if key in pointed:
+            raise Conflict("VERSION_NEEDED", model=version.model, version=version.version)
+        self._tables.passed_gates.pop((*key, version.digest), None)
+        self._tables.versions[key] = version
+        self._emit(VersionRetracted(version))
+
+    def lock_artifact(self, digest: str) -> None:
+        """The store's lock is held."""
+
+    def artifact_needed(self, digest: str) -> bool:
+        return any(
+            each.digest == digest and each.gate.state is not GateState.RETRACTED
+            for each in self._tables.versions.values()
+        )
 
     def describe(self, version: ModelVersion) -> None:
         self._tables.versions[version.model, version.version] = version

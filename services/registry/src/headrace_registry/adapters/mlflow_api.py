@@ -33,6 +33,7 @@ from headrace_kit.auth import Guard, work_for
 from headrace_kit.error_status import retry_after_s
 from headrace_kit.http_server import HttpError, HttpRequest, HttpResponse, Pieces, Respond
 from headrace_registry.domain.alias import Alias
+from headrace_registry.domain.gate import GateState
 from headrace_registry.domain.name import check_digest
 from headrace_registry.domain.page import MODELS, ListByName, ListVersions, Model, aliases_of
 from headrace_registry.domain.version import ModelVersion
@@ -222,6 +223,7 @@ class MlflowApi:
 
 def _told_version(version: ModelVersion, aliases: Iterable[Alias]) -> dict[str, Any]:
     at_ms = version.registered_at_us // US_PER_MS
+    retracted = version.gate.state is GateState.RETRACTED
     return {
         "name": version.model,
         "version": str(version.version),
@@ -231,7 +233,9 @@ def _told_version(version: ModelVersion, aliases: Iterable[Alias]) -> dict[str, 
         "description": version.description.card,
         "source": _source(version),
         "run_id": version.run_id,
-        "status": "READY",
+        # Of MLflow's words, the one for a version without a file.
+        "status": "FAILED_REGISTRATION" if retracted else "READY",
+        "status_message": version.gate.evidence[-1] if retracted else "",
         "tags": [
             {"key": key, "value": value} for key, value in sorted(version.description.tags.items())
         ],

@@ -60,6 +60,7 @@ from headrace_registry.domain.version import (
     ModelVersion,
     TrainedModel,
     VersionDescribed,
+    VersionRetracted,
     VersionSigned,
 )
 from headrace_registry.ports import Answer, Answered, Event
@@ -218,6 +219,12 @@ class SqlReader:
         found = self._connection.execute(wanted).scalar()
         return None if found is None else ACCEPTANCE.validate_json(found)
 
+    def artifact_needed(self, digest: str) -> bool:
+        table = tables.VERSIONS
+        live = table.c.gate_state != GateState.RETRACTED.value
+        wanted = select(table.c.version).where(table.c.digest == digest, live).limit(1)
+        return self._connection.execute(wanted).first() is not None
+
     def versions_from(self, kind: str, name: str) -> list[tuple[str, int]]:
         table = tables.VERSION_SOURCES
         of_kind = [table.c.kind == kind] if kind else []
@@ -305,6 +312,9 @@ class SqlTransaction(SqlReader):
     def lock_model(self, model: str) -> None:
         self._connection.execute(LOCK, {"name": f"model/{model}"})
 
+    def lock_artifact(self, digest: str) -> None:
+        self._connection.execute(LOCK, {"name": f"artifact/{digest}"})
+
     def note(self, change: Change) -> None:
         row = {name: value for name, value in asdict(change).items() if name != "number"}
         self._changes.append(row)
@@ -355,6 +365,17 @@ class SqlTransaction(SqlReader):
         self._change(version, _gate_columns(version.gate))
         self._pass_gate(version)
         self._emit(GateOpened(version))
+
+    def retract_version(self, version: ModelVersion) -> None:
+        gates = tables.PASSED_GATES
+        of_version = (gates.c.model == version.model) & (gates.c.version == version.version)
+        try:
+            self._connection.execute(gates.delete().where(of_version))
+        except IntegrityError as err:
+            named = {"model": version.model, "version": version.version}
+            raise Conflict("VERSION_NEEDED", **named) from err
+        self._change(version, _gate_columns(version.gate))
+        self._emit(VersionRetracted(version))
 
     def describe(self, version: ModelVersion) -> None:
         self._change(version, _description_columns(version.description))

@@ -117,7 +117,8 @@ ALIAS_MOVES = Table(
     Column("version", Integer, nullable=False),
     Column("digest", Text, nullable=False),
     Column("moved_at_us", BigInteger, nullable=False),
-    ForeignKeyConstraint(VERSION_KEY, [PASSED_GATES.c[each] for each in VERSION_KEY]),
+    # Not a passed gate: the version may have been taken back since.
+    ForeignKeyConstraint(VERSION_KEY, [VERSIONS.c[each] for each in VERSION_KEY]),
 )
 # Numbers may have gaps, and only rise: a lock to prevent them would make all writers wait in a row.
 CHANGES = Table(

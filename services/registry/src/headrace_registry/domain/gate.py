@@ -23,6 +23,7 @@ class GateState(StrEnum):
     FAILED = "failed"
     AWAITS_APPROVAL = "awaits_approval"
     AWAITS_SIGNATURE = "awaits_signature"
+    RETRACTED = "retracted"
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +42,11 @@ class Gate:
         """The gate, opened by somebody, whose words become evidence."""
         said = f"Approved by {approver}" + (f": {reason}" if reason else ".")
         return Gate(GateState.PASSED, (*self.evidence, said), approver)
+
+    def retracted(self, caller: str, reason: str) -> Gate:
+        """The gate, shut for good, whatever was judged before."""
+        said = f"Taken back by {caller}" + (f": {reason}" if reason else ".")
+        return Gate(GateState.RETRACTED, (*self.evidence, said), self.approver)
 
     def signed(self, signer: str, *, approval: bool) -> Gate:
         """The gate once somebody who is trusted vouches for the version."""

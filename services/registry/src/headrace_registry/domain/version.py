@@ -80,6 +80,16 @@ class ApproveVersion:
 
 
 @dataclass(frozen=True, slots=True)
+class RetractVersion:
+    """Shut the gate of a version for good, so that nothing points to it any more."""
+
+    request_id: str
+    model: str
+    version: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class DescribeVersion:
     """Change what is said of a version; no card leaves the one that is there."""
 
@@ -127,6 +137,13 @@ class ModelVersion:
 @dataclass(frozen=True, slots=True)
 class GateOpened:
     """The gate of this version, once somebody approved it."""
+
+    version: ModelVersion
+
+
+@dataclass(frozen=True, slots=True)
+class VersionRetracted:
+    """This version was taken back."""
 
     version: ModelVersion
 

@@ -25,6 +25,7 @@ from headrace_registry.domain.version import (
     DescribeVersion,
     ModelVersion,
     RegisterVersion,
+    RetractVersion,
 )
 from headrace_registry.ports import Answer, Answered, RegistryStore, RegistryTransaction
 
@@ -35,6 +36,7 @@ Command = (
     | SetRollout
     | RegisterVersion
     | ApproveVersion
+    | RetractVersion
     | DescribeVersion
     | SignVersion
 )
@@ -45,6 +47,7 @@ ACTIONS: dict[type, str] = {
     SetRollout: "set_rollout",
     RegisterVersion: "register_version",
     ApproveVersion: "approve_version",
+    RetractVersion: "retract_version",
     DescribeVersion: "describe_version",
     SignVersion: "sign_version",
 }

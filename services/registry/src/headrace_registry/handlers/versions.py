@@ -10,8 +10,10 @@ from headrace.application import Recipe
 from headrace.errors import Conflict, Invalid, NotFound
 from headrace.model_definition import Model as DeclaredModel
 from headrace_kit.clock import Clock
+from headrace_kit.failpoints import failpoint
 from headrace_registry.domain import gate
 from headrace_registry.domain.acceptance import Finding
+from headrace_registry.domain.artifact import artifact_key
 from headrace_registry.domain.change import Change
 from headrace_registry.domain.definition import graph_of, model_names, model_of, recipes_of
 from headrace_registry.domain.description import Description, check_metrics
@@ -21,6 +23,7 @@ from headrace_registry.domain.version import (
     DescribeVersion,
     ModelVersion,
     RegisterVersion,
+    RetractVersion,
     RunCompleted,
 )
 from headrace_registry.handlers.artifacts import acceptance_of
@@ -61,6 +64,7 @@ def register_version(
     def act(transaction: RegistryTransaction) -> ModelVersion:
         transaction.lock_model(command.model)
         rule = _declared(transaction, command.model).gate
+        _keep_artifact(transaction, command.digest, artifacts)
         version = ModelVersion(
             version=transaction.next_version(command.model),
             run_id="",
@@ -103,6 +107,41 @@ def approve_version(
         return approved
 
     return once(command, ModelVersion, store, act, caller=caller, clock=clock)
+
+
+def retract_version(
+    command: RetractVersion,
+    *,
+    caller: str,
+    store: RegistryStore,
+    artifacts: ArtifactStore,
+    clock: Clock,
+) -> ModelVersion:
+    """Shuts the gate of a version for good; its artifact goes with the last version that has it.
+
+    Number, lineage and audit stay: predictions may name it. Raises NotFound VERSION_UNKNOWN,
+    Conflict VERSION_NEEDED while an alias or an endpoint points to it, GATE_SETTLED when it was
+    taken back before.
+    """
+    check_name("model", command.model)
+
+    def act(transaction: RegistryTransaction) -> ModelVersion:
+        transaction.lock_model(command.model)
+        version = transaction.version(command.model, command.version)
+        if version.gate.state is gate.GateState.RETRACTED:
+            named = {"model": command.model, "version": command.version}
+            raise Conflict("GATE_SETTLED", **named, gate=version.gate.state.value)
+        retracted = replace(version, gate=version.gate.retracted(caller, command.reason))
+        transaction.retract_version(retracted)
+        return retracted
+
+    version = once(command, ModelVersion, store, act, caller=caller, clock=clock)
+    failpoint("registry.retract.settled")
+    with store.transaction() as transaction:  # also by a repeat: the first may have ended before
+        transaction.lock_artifact(version.digest)
+        if not transaction.artifact_needed(version.digest):
+            artifacts.delete(artifact_key(version.digest))
+    return version
 
 
 def describe_version(
@@ -154,6 +193,7 @@ def register_trained(
             if not known.made_by(event):
                 raise Conflict("RUN_CONFLICT", run_id=event.run_id, version=known.version)
             return
+        _keep_artifact(transaction, trained.digest, artifacts)
         version = ModelVersion(
             version=transaction.next_version(trained.model),
             run_id=event.run_id,
@@ -176,6 +216,16 @@ def register_trained(
         )
         if version.gate.passed:
             roll_out(transaction, version, version.registered_at_us)
+
+
+def _keep_artifact(transaction: RegistryTransaction, digest: str, artifacts: ArtifactStore) -> None:
+    """From here on no version that is taken back takes it along.
+
+    Raises Conflict ARTIFACT_NOT_UPLOADED where one just did.
+    """
+    transaction.lock_artifact(digest)
+    if not artifacts.exists(artifact_key(digest)):
+        raise Conflict("ARTIFACT_NOT_UPLOADED", digest=digest)
 
 
 def _declared(reader: RegistryReader, name: str) -> DeclaredModel:

@@ -15,11 +15,13 @@ class GateState(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     GATE_STATE_FAILED: _ClassVar[GateState]
     GATE_STATE_AWAITS_APPROVAL: _ClassVar[GateState]
     GATE_STATE_AWAITS_SIGNATURE: _ClassVar[GateState]
+    GATE_STATE_RETRACTED: _ClassVar[GateState]
 GATE_STATE_UNSPECIFIED: GateState
 GATE_STATE_PASSED: GateState
 GATE_STATE_FAILED: GateState
 GATE_STATE_AWAITS_APPROVAL: GateState
 GATE_STATE_AWAITS_SIGNATURE: GateState
+GATE_STATE_RETRACTED: GateState
 
 class Definition(_message.Message):
     __slots__ = ("kind", "name", "application", "version", "spec_json", "digest")

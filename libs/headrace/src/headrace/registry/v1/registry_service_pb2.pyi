@@ -119,6 +119,24 @@ class ApproveVersionResponse(_message.Message):
     version: _registry_events_pb2.ModelVersion
     def __init__(self, version: _Optional[_Union[_registry_events_pb2.ModelVersion, _Mapping]] = ...) -> None: ...
 
+class RetractVersionRequest(_message.Message):
+    __slots__ = ("request_id", "model", "version", "reason")
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    request_id: str
+    model: str
+    version: int
+    reason: str
+    def __init__(self, request_id: _Optional[str] = ..., model: _Optional[str] = ..., version: _Optional[int] = ..., reason: _Optional[str] = ...) -> None: ...
+
+class RetractVersionResponse(_message.Message):
+    __slots__ = ("version",)
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    version: _registry_events_pb2.ModelVersion
+    def __init__(self, version: _Optional[_Union[_registry_events_pb2.ModelVersion, _Mapping]] = ...) -> None: ...
+
 class SignVersionRequest(_message.Message):
     __slots__ = ("request_id", "model", "version", "bundle", "reason")
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]

@@ -64,6 +64,11 @@ class RegistryServiceStub:
                 request_serializer=headrace_dot_registry_dot_v1_dot_registry__service__pb2.SignVersionRequest.SerializeToString,
                 response_deserializer=headrace_dot_registry_dot_v1_dot_registry__service__pb2.SignVersionResponse.FromString,
                 _registered_method=True)
+        self.RetractVersion = channel.unary_unary(
+                '/headrace.registry.v1.RegistryService/RetractVersion',
+                request_serializer=headrace_dot_registry_dot_v1_dot_registry__service__pb2.RetractVersionRequest.SerializeToString,
+                response_deserializer=headrace_dot_registry_dot_v1_dot_registry__service__pb2.RetractVersionResponse.FromString,
+                _registered_method=True)
         self.DescribeVersion = channel.unary_unary(
                 '/headrace.registry.v1.RegistryService/DescribeVersion',
                 request_serializer=headrace_dot_registry_dot_v1_dot_registry__service__pb2.DescribeVersionRequest.SerializeToString,
@@ -165,6 +170,15 @@ class RegistryServiceServicer:
     def SignVersion(self, request, context):
         """Keeps a detached signature, an OpenSSF Model Signing bundle that names `models:/<model>/<version>`, and opens
         the gate that waits for it alone. INVALID_ARGUMENT SIGNATURE_INVALID. Deadline: 5 s.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RetractVersion(self, request, context):
+        """Takes a version back, whatever its gate said: nothing may point to it any more, and its artifact goes with the last
+        version of that digest. FAILED_PRECONDITION VERSION_NEEDED while an alias or an endpoint points to it, GATE_SETTLED
+        when it was taken back before. Deadline: 5 s.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -284,6 +298,11 @@ def add_RegistryServiceServicer_to_server(servicer, server):
                     servicer.SignVersion,
                     request_deserializer=headrace_dot_registry_dot_v1_dot_registry__service__pb2.SignVersionRequest.FromString,
                     response_serializer=headrace_dot_registry_dot_v1_dot_registry__service__pb2.SignVersionResponse.SerializeToString,
+            ),
+            'RetractVersion': grpc.unary_unary_rpc_method_handler(
+                    servicer.RetractVersion,
+                    request_deserializer=headrace_dot_registry_dot_v1_dot_registry__service__pb2.RetractVersionRequest.FromString,
+                    response_serializer=headrace_dot_registry_dot_v1_dot_registry__service__pb2.RetractVersionResponse.SerializeToString,
             ),
             'DescribeVersion': grpc.unary_unary_rpc_method_handler(
                     servicer.DescribeVersion,
@@ -503,6 +522,33 @@ class RegistryService:
             '/headrace.registry.v1.RegistryService/SignVersion',
             headrace_dot_registry_dot_v1_dot_registry__service__pb2.SignVersionRequest.SerializeToString,
             headrace_dot_registry_dot_v1_dot_registry__service__pb2.SignVersionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RetractVersion(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/headrace.registry.v1.RegistryService/RetractVersion',
+            headrace_dot_registry_dot_v1_dot_registry__service__pb2.RetractVersionRequest.SerializeToString,
+            headrace_dot_registry_dot_v1_dot_registry__service__pb2.RetractVersionResponse.FromString,
             options,
             channel_credentials,
             insecure,
