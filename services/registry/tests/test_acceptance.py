@@ -93,6 +93,7 @@ def test_sound_file_is_accepted_with_its_signature_and_cost() -> None:
 
     assert (TensorSignature("x", "FP32", (-1, 3)),) == found.signature.inputs
     same, finite, cost = found.findings
+    assert f"took {found.latency_ms:.2f} ms" in cost.sentence
     assert all((same.passed, finite.passed, cost.passed))
     assert ("the same", " ms, at most ") == (
         same.sentence.split("gave ")[1][:8],

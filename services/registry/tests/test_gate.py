@@ -2,26 +2,29 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 
 from headrace.application import GateRule
-from headrace_registry.domain.acceptance import Finding
+from headrace_registry.domain.acceptance import Acceptance, Finding
 from headrace_registry.domain.gate import Gate, evaluate
+from headrace_registry.domain.signature import Signature
 
+FILE = Acceptance(Signature((), ()), ())
 RULE = GateRule(holdout="7d", auc_min=0.7, champion_margin=0.01)
 
 BUDGET = RULE.model_copy(update={"latency_ms_max": 5.0})
 
 
 def gate(**metrics: float) -> Gate:
-    return evaluate(RULE, metrics, 3, ())
+    return evaluate(RULE, metrics, 3, FILE)
 
 
 def test_what_was_found_in_the_file_counts_too() -> None:
     found = (Finding(True, "It ran."), Finding(False, "Not finite: y."))
 
-    failed = evaluate(RULE, {"auc": 0.9}, 0, found)
+    failed = evaluate(RULE, {"auc": 0.9}, 0, replace(FILE, findings=found))
 
     assert (False, ("It ran.", "Not finite: y.")) == (failed.passed, failed.evidence[-2:])
 
@@ -72,7 +75,7 @@ def test_absolute_bound_holds_beside_a_bad_champion() -> None:
 def test_slow_version_fails_where_the_gate_has_a_latency_budget(
     took_ms: float, *, passed: bool
 ) -> None:
-    found = evaluate(BUDGET, {"auc": 0.9, "latency_ms": took_ms}, 0, ())
+    found = evaluate(BUDGET, {"auc": 0.9, "latency_ms": took_ms}, 0, FILE)
 
     assert passed == found.passed
     told = f"Latency must be at most 5 ms; measured {took_ms:.3f} ms."
@@ -80,7 +83,7 @@ def test_slow_version_fails_where_the_gate_has_a_latency_budget(
 
 
 def test_absent_latency_fails_where_the_gate_has_a_budget() -> None:
-    failed = evaluate(BUDGET, {"auc": 0.9}, 0, ())
+    failed = evaluate(BUDGET, {"auc": 0.9}, 0, FILE)
 
     assert not failed.passed
     assert "Latency must be at most 5 ms; it was not measured." in failed.evidence

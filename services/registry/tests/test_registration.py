@@ -277,6 +277,27 @@ def test_model_of_a_recipe_takes_no_foreign_version(declared):
         declared.register(model="delay")
 
 
+@pytest.mark.parametrize(
+    ("latency_ms", "state", "sentence"),
+    [
+        (4.9, GateState.PASSED, "Latency must be at most 5 ms; measured 4.900 ms."),
+        (5.1, GateState.FAILED, "Latency must be at most 5 ms; measured 5.100 ms."),
+        (None, GateState.FAILED, "Latency must be at most 5 ms; it was not measured."),
+    ],
+)
+def test_file_slower_than_its_model_allows_fails_whatever_its_caller_says(
+    registry, latency_ms, state, sentence
+):
+    gate = {"metrics": {"accuracy": {"min": 0.9}}, "latency_ms_max": 5}
+    registry.apply({**MODEL, "gate": gate}, TENSORS_ENDPOINT, request_id="declare")
+    registry.acceptor.latency_ms = latency_ms
+
+    version = registry.register(metrics={"accuracy": 0.95, "latency_ms": 1.0})
+
+    assert state is version.gate.state
+    assert sentence in version.gate.evidence
+
+
 class TestApproval:
     def test_model_without_rules_asks_for_approval(self, watched):
         version = watched.register()
@@ -480,6 +501,8 @@ class TestDefinitions:
             ([TENSORS_ENDPOINT], "no model or graph has that name"),
             ([MODEL, {**ENDPOINT, "name": "by-entity", "model": "fraud"}], "tensors only"),
             ([{**MODEL, "gate": {}}], "nothing would be judged"),
+            ([{**MODEL, "gate": {"latency_ms_max": 5}}], "nothing would be judged"),
+            ([{**MODEL, "gate": {"approval": True, "latency_ms_max": 0}}], "latency_ms_max"),
             ([{**MODEL, "gate": {"metrics": {"auc": {}}}}], "give min, max or both"),
             ([{**MODEL, "gate": {"metrics": {"auc": {"min": 2, "max": 1}}}}], "below min"),
             ([{**ENDPOINT, "rollout": None}], "rollout is needed"),

@@ -33,6 +33,8 @@ class ModelGate(Closed):
     """What a registered version must show before an alias may point to it."""
 
     metrics: dict[ColumnName, MetricRule] = Field(default={}, max_length=64)
+    # Of the file's runs on golden inputs, when the registry looks through it.
+    latency_ms_max: float | None = Field(default=None, gt=0)
     # Also where the metrics hold, a named person says yes first.
     approval: bool = False
     # And before that, somebody whom the registry trusts signs the version.

@@ -42,12 +42,13 @@ class ReadingAcceptor:
 
     def __init__(self, *findings: Finding) -> None:
         self.findings = findings
+        self.latency_ms: float | None = None
 
     def accept(self, file: IO[bytes]) -> Acceptance:
         file.seek(0)
         data = file.read()
         check_onnx(data)
-        return Acceptance(read_signature(data), self.findings)
+        return Acceptance(read_signature(data), self.findings, self.latency_ms)
 
 
 @contextmanager

@@ -22,7 +22,12 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Acceptance:
-    """The file may be stored; `findings` go into the gate of each of its versions."""
+    """The file may be stored; `findings` go into the gate of each of its versions.
+
+    `latency_ms`: the median of its runs on golden inputs; None where it did not run on them, or was
+    looked through before that was kept.
+    """
 
     signature: Signature
     findings: tuple[Finding, ...]
+    latency_ms: float | None = None

@@ -15,7 +15,7 @@ from enum import StrEnum
 
 from headrace.application import GateRule
 from headrace.model_definition import MetricRule, ModelGate
-from headrace_registry.domain.acceptance import Finding
+from headrace_registry.domain.acceptance import Acceptance
 
 
 class GateState(StrEnum):
@@ -58,7 +58,7 @@ def evaluate(
     rule: GateRule,
     metrics: Mapping[str, float],
     champion_version: int,
-    findings: Iterable[Finding],
+    accepted: Acceptance,
 ) -> Gate:
     """`metrics` as the run measured them: auc, latency_ms, and champion_auc beside a champion."""
     results = [_finite(metrics), _auc(rule, metrics)]
@@ -67,25 +67,27 @@ def evaluate(
     if rule.latency_ms_max is not None:
         results.append(_latency(rule.latency_ms_max, metrics.get("latency_ms")))
     best = GateState.AWAITS_SIGNATURE if rule.require_signature else GateState.PASSED
-    return _gate(results, findings, best)
+    return _gate(results, accepted, best)
 
 
 def evaluate_registered(
-    rule: ModelGate, metrics: Mapping[str, float], findings: Iterable[Finding]
+    rule: ModelGate, metrics: Mapping[str, float], accepted: Acceptance
 ) -> Gate:
-    """`metrics` as the caller gave them; each that a rule names must be there."""
+    """`metrics` as the caller gave them; each that a rule names must be there. How long the file
+    runs is not asked of the caller.
+    """
     results = [_finite(metrics)]
     results += [_metric(name, each, metrics) for name, each in sorted(rule.metrics.items())]
+    if rule.latency_ms_max is not None:
+        results.append(_latency(rule.latency_ms_max, accepted.latency_ms))
     best = GateState.AWAITS_APPROVAL if rule.approval else GateState.PASSED
     if rule.require_signature:
         best = GateState.AWAITS_SIGNATURE
-    return _gate(results, findings, best)
+    return _gate(results, accepted, best)
 
 
-def _gate(
-    results: Iterable[tuple[bool, str]], findings: Iterable[Finding], best: GateState
-) -> Gate:
-    found = [(each.passed, each.sentence) for each in findings]
+def _gate(results: Iterable[tuple[bool, str]], accepted: Acceptance, best: GateState) -> Gate:
+    found = [(each.passed, each.sentence) for each in accepted.findings]
     passed, evidence = zip(*results, *found, strict=True)
     return Gate(best if all(passed) else GateState.FAILED, evidence)
 

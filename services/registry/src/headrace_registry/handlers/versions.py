@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 
 from headrace.application import Recipe
@@ -12,7 +11,7 @@ from headrace.model_definition import Model as DeclaredModel
 from headrace_kit.clock import Clock
 from headrace_kit.failpoints import failpoint
 from headrace_registry.domain import gate
-from headrace_registry.domain.acceptance import Finding
+from headrace_registry.domain.acceptance import Acceptance
 from headrace_registry.domain.artifact import artifact_key
 from headrace_registry.domain.change import Change
 from headrace_registry.domain.definition import graph_of, model_names, model_of, recipes_of
@@ -71,7 +70,7 @@ def register_version(
             recipe="",
             incident_id="",
             trained=command.trained,
-            gate=gate.evaluate_registered(rule, command.metrics, accepted.findings),
+            gate=gate.evaluate_registered(rule, command.metrics, accepted),
             registered_at_us=clock.now_us(),
             signature=accepted.signature,
             description=command.description,
@@ -200,7 +199,7 @@ def register_trained(
             recipe=event.recipe,
             incident_id=event.incident_id,
             trained=trained,
-            gate=_judged(transaction, event, accepted.findings),
+            gate=_judged(transaction, event, accepted),
             registered_at_us=clock.now_us(),
             signature=accepted.signature,
             description=Description(),
@@ -238,14 +237,14 @@ def _declared(reader: RegistryReader, name: str) -> DeclaredModel:
     raise NotFound("MODEL_UNKNOWN", model=name)
 
 
-def _judged(reader: RegistryReader, event: RunCompleted, findings: Sequence[Finding]) -> gate.Gate:
+def _judged(reader: RegistryReader, event: RunCompleted, accepted: Acceptance) -> gate.Gate:
     """By the gate of the recipe; a graph has that of its recipe, or one that asks people."""
     trained, name = event.trained, event.recipe
     graph = graph_of(name, reader.definitions())
     if graph is not None and graph.recipe is None:
-        return gate.evaluate_registered(graph.own_gate, trained.metrics, findings)
+        return gate.evaluate_registered(graph.own_gate, trained.metrics, accepted)
     rule = _recipe(reader, name if graph is None else str(graph.recipe)).gate
-    return gate.evaluate(rule, trained.metrics, trained.champion_version, findings)
+    return gate.evaluate(rule, trained.metrics, trained.champion_version, accepted)
 
 
 def _recipe(reader: RegistryReader, name: str) -> Recipe:
