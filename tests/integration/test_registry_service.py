@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import resource
+import shutil
+import signal
 import socket
 import struct
 import subprocess
@@ -271,8 +274,11 @@ class Service:
         return self._child.pid
 
     def wait_killed(self) -> None:
+        assert -9 == self.wait_died()
+
+    def wait_died(self) -> int:
         assert self._child is not None
-        assert -9 == wait_for(self._child.died)
+        return wait_for(self._child.died)
 
     def stop(self) -> int | None:
         if self._child is None:
@@ -765,25 +771,112 @@ def test_retraction_that_a_kill_cut_short_is_made_whole_by_its_repeat(
     assert answered_state(service.call).digest() == told_state(outputs.seen()).digest()
 
 
+@dataclass
+class SqliteCopy:
+    """The file of a registry that is at rest."""
+
+    service: Service
+    file: Path
+
+    def take(self) -> None:
+        assert 0 == self.service.stop()
+        self._copy = self.file.read_bytes()
+        self.service.start()
+
+    def put_back(self) -> None:
+        assert 0 == self.service.stop()
+        self.file.write_bytes(self._copy)
+        self.service.start()
+
+
+@dataclass
+class PostgresCopy:
+    """A base backup of a server at work, which ends as by `pg_ctl stop -m immediate`.
+
+    The registry is not asked to stop: it waits for its database, and goes on with another one.
+    """
+
+    service: Service
+    server: PostgresServer
+    folder: Path
+
+    def start(self) -> None:
+        spec = replace(self.server.process(), stop_signal=signal.SIGQUIT)
+        self._child = Child(spec, self.folder / "postgres.log", self.folder)
+        self._child.wait_ready()
+
+    def take(self) -> None:
+        command = self._child.spec.command
+        *account, postgres = command[: command.index("-D")]
+        owner = self._cluster.stat()
+        self._copy.mkdir(mode=0o700)
+        os.chown(self._copy, owner.st_uid, owner.st_gid)
+        tool = Path(postgres).with_name("pg_basebackup")
+        taken = [
+            "--dbname",
+            self.server.dsn,
+            "--pgdata",
+            self._copy,
+            "--checkpoint=fast",
+            "--no-password",
+        ]
+        subprocess.run([*account, tool, *taken], check=True, timeout=DEADLINE_S)
+
+    def put_back(self) -> None:
+        self._child.stop()
+        away = outcome(lambda: self.service.apply(request_id="away"))
+        assert (UNAVAILABLE, "DATABASE_UNAVAILABLE") == away
+        shutil.rmtree(self._cluster)
+        self._copy.rename(self._cluster)
+        self.start()
+
+    def close(self) -> None:
+        self._child.stop()
+
+    @property
+    def _cluster(self) -> Path:
+        return self.server.data_dir / "cluster"
+
+    @property
+    def _copy(self) -> Path:
+        return self.server.data_dir / "copy"
+
+
+@pytest.fixture
+def sqlite_copy(fresh: str, tmp_path: Path) -> Iterator[SqliteCopy]:
+    service = Service(fresh, Storage(), tmp_path)
+    yield SqliteCopy(service, tmp_path / "registry.sqlite")
+    service.close()
+
+
+@pytest.fixture
+def postgres_copy(fresh: str, tmp_path: Path) -> Iterator[PostgresCopy]:
+    server = PostgresServer(tmp_path / "postgres", *pick_ports(1))
+    made = PostgresCopy(Service(fresh, Storage(server.settings()), tmp_path), server, tmp_path)
+    made.start()
+    yield made
+    made.service.close()
+    made.close()
+
+
+@pytest.mark.parametrize("kept", ["sqlite_copy", "postgres_copy"])
 def test_registry_put_back_to_an_old_copy_is_told_and_followed_once_it_moved_on(
-    service, outputs, publish, tmp_path
+    kept, request, outputs, publish
 ) -> None:
     """P7: no follower goes back; the runbook's way leads on."""
+    copy = request.getfixturevalue(kept)
+    service = copy.service
     service.start()
     service.apply()
     service.upload(MODEL_1)
     publish(run_record(a_completed_run(MODEL_1)))
     outputs.wait("rollout/delay/1")
-    assert 0 == service.stop()
-    copy = (tmp_path / "registry.sqlite").read_bytes()
-    service.start()
+    copy.take()
     for generation in (1, 2):
         service.set_alias(1, generation, f"before-{generation}")
     outputs.wait("rollout/delay/3")
-    assert 0 == service.stop()
 
-    (tmp_path / "registry.sqlite").write_bytes(copy)
-    service.start()
+    copy.put_back()
     table = ServingTable()
     reader = RegistryReader(table, dead_letters=MemoryPublisher(), on_wanted=lambda: None)
     assert [] == refused_rollouts(reader, outputs.seen())
@@ -804,6 +897,30 @@ def test_registry_put_back_to_an_old_copy_is_told_and_followed_once_it_moved_on(
     assert [] == answered_state(service.call).differences(told_state(outputs.seen()))
     refused_rollouts(reader, outputs.seen())
     assert 4 == table.state("delay").wanted.generation
+
+
+def test_runs_behind_the_copy_are_registered_again_by_a_registry_that_was_left_running(
+    postgres_copy, outputs, publish
+) -> None:
+    """It ends at the next run, since it would never read the one before again."""
+    service = postgres_copy.service
+    service.start()
+    service.apply()
+    service.upload(MODEL_1)
+    runs = [a_completed_run(MODEL_1) for _ in range(3)]
+    publish(run_record(runs[0]))
+    outputs.wait("rollout/delay/1")
+    postgres_copy.take()
+    publish(run_record(runs[1]))
+    outputs.wait("rollout/delay/2")
+    postgres_copy.put_back()
+
+    publish(run_record(runs[2]))
+    assert service.wait_died() > 0
+    service.start()
+
+    expected = {each.run_id for each in runs}
+    wait_for(lambda: expected == {each.run_id for each in service.versions()})
 
 
 def refused_rollouts(reader: RegistryReader, told: list[Told]) -> list[str]:

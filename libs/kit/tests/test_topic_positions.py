@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import pytest
-from sqlalchemy import BigInteger, Column, Integer, MetaData, String, Table, text
+from sqlalchemy import BigInteger, Column, Integer, MetaData, String, Table, text, update
 
 from headrace_kit.sql import connect, transaction
 from headrace_kit.topic_positions import MemoryPositions, SqlPositions
@@ -122,3 +122,34 @@ def test_replica_that_knows_the_topic_of_before_moves_no_position(engine):
     ours.save({A0: 2})
 
     assert {A0: 2} == ours.get()
+
+
+def test_database_that_was_put_back_is_told_to_who_would_pass_what_it_lost(engine):
+    replica = Replica(engine)
+    replica.follow_topics({"a": "1st"})
+    replica.save({A0: 5})
+    replica.save({A0: 7})
+    put_back(engine, 5)
+
+    with pytest.raises(RuntimeError, match="was put back"):
+        replica.save({A0: 8})
+    assert {A0: 5} == replica.get()
+    replica.save({A0: 6})
+    assert {A0: 6} == replica.get()
+
+
+def test_position_whose_transaction_failed_is_saved_when_it_is_tried_again(engine):
+    replica = Replica(engine)
+    replica.save({A0: 5})
+    with engine.connect() as connection:  # and no commit
+        replica.positions.save(connection, {A0: 9})
+
+    for next_offset in (7, 9, 10):
+        replica.save({A0: next_offset})
+
+    assert {A0: 10} == replica.get()
+
+
+def put_back(engine, next_offset):
+    with transaction(engine) as connection:
+        connection.execute(update(TABLE).values(next_offset=next_offset))

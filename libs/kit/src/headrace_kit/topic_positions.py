@@ -3,6 +3,8 @@
 
 A topic that was deleted and made again counts from 0, so what is stored of another id is forgotten.
 A replica that still knows the topic of before may save once more: its position counts for nothing.
+A database that was put back to an older copy under a process at work lacks effects of records that
+were handled: who saves a position beyond them is told, since nobody would read them again.
 """
 
 from __future__ import annotations
@@ -28,6 +30,7 @@ class SqlPositions:
     def __init__(self, table: Table) -> None:
         self._table = table
         self._topic_ids: dict[str, str] = {}
+        self._saved: dict[tuple[str, int], int] = {}  # or tried to: a transaction may have failed
 
     def follow_topics(self, connection: Connection, topic_ids: Mapping[str, str]) -> None:
         """From now on all is about these; positions without an id are taken for theirs."""
@@ -42,17 +45,22 @@ class SqlPositions:
         self._topic_ids |= topic_ids
 
     def get(self, connection: Connection) -> dict[tuple[str, int], int]:
-        return {
-            (row.topic, row.partition): row.next_offset
-            for row in connection.execute(select(self._table))
-            if row.topic_id == self._topic_ids.get(row.topic, "")
-        }
+        self._saved = self._stored(connection)
+        return dict(self._saved)
 
     def save(self, connection: Connection, next_offsets: NextOffsets) -> None:
-        """Never goes back in one topic: of two replicas that save, the further one is right."""
-        rows = self._table
+        """Never goes back in one topic: of two replicas that save, the further one is right.
+
+        Raises RuntimeError where what is stored is behind what was saved before: a process that
+        begins anew reads on from there.
+        """
+        rows, stored = self._table, self._stored(connection)
         for (topic, partition), next_offset in next_offsets.items():
-            topic_id = self._topic_ids.get(topic, "")
+            place, topic_id = (topic, partition), self._topic_ids.get(topic, "")
+            # What was not stored, as its transaction failed, is tried again before what is beyond.
+            if stored.get(place, next_offset) < self._saved.get(place, 0) < next_offset:
+                raise RuntimeError(f"the database was put back: of {topic} it has less than it had")
+            self._saved[place] = next_offset
             saved = {"next_offset": next_offset, "topic_id": topic_id}
             new = insert_into(connection, rows).values(topic=topic, partition=partition, **saved)
             connection.execute(
@@ -62,6 +70,13 @@ class SqlPositions:
                     where=(rows.c.topic_id != topic_id) | (rows.c.next_offset < next_offset),
                 )
             )
+
+    def _stored(self, connection: Connection) -> dict[tuple[str, int], int]:
+        return {
+            (row.topic, row.partition): row.next_offset
+            for row in connection.execute(select(self._table))
+            if row.topic_id == self._topic_ids.get(row.topic, "")
+        }
 
 
 class MemoryPositions:
