@@ -6,6 +6,8 @@ A registry in use may be asked: what others change meanwhile is in no law, what 
 
 from __future__ import annotations
 
+from functools import partial
+
 import grpc
 import pytest
 from contracts.conformance.registry.asking import Registry, fresh, refused
@@ -116,7 +118,7 @@ def test_pages_hold_what_stands_still_while_others_register(lists, registry, met
 
 
 def test_page_is_no_larger_than_the_largest(listed):
-    assert len(listed(page_size=10**6)[0]) <= SIZE_MAX
+    assert len(listed(page_size=10**9)[0]) <= SIZE_MAX
 
 
 def test_negative_size_is_refused(listed):
@@ -126,6 +128,15 @@ def test_negative_size_is_refused(listed):
 @pytest.mark.parametrize("token", ["x", "0", "1.2", "\n", "9" * 500])
 def test_token_that_nobody_gave_is_refused(listed, token):
     assert (INVALID, "BAD_REQUEST") == refused(lambda: listed(page_token=token))
+
+
+@pytest.mark.parametrize("method", [*OF_A_MODEL, "ListDefinitions", "ListRollouts"])
+def test_token_that_was_changed_is_refused(lists, method):
+    listed = lists(method)
+    token = listed(page_size=1)[1]
+
+    for changed in (f"9{token}", f"{token}0", token[1:], token[:-1], token.swapcase(), f" {token}"):
+        assert (INVALID, "BAD_REQUEST") == refused(partial(listed, page_token=changed)), changed
 
 
 def test_token_of_another_list_is_refused(listed, registry):

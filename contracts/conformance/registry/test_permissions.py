@@ -9,7 +9,8 @@ from typing import Any
 import grpc
 import pytest
 from contracts.conformance.registry.asking import CALL_S, Registry, an_onnx_file, refused
-from google.protobuf import descriptor_pool
+from google.protobuf.descriptor_pb2 import FileDescriptorProto
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from headrace.registry.v1 import registry_service_pb2 as pb
 
@@ -66,29 +67,47 @@ def test_change_is_told_with_the_name_of_its_caller(registry):
     assert all(each.caller for each in changes)
 
 
-def test_no_method_answers_a_stranger(stranger):
-    """Whichever reflection would list: a new one is closed too."""
-    for path, method in methods().items():
-        assert UNKNOWN == refused(asked_nothing(stranger, path, method)), path
+def test_no_method_answers_a_stranger(registry, stranger):
+    """All that reflection lists: a new one is closed too. Health is open, to be asked by probes."""
+    for path, method in methods(registry).items():
+        if not path.startswith("/grpc.health."):
+            assert UNKNOWN == refused(asked_nothing(stranger, path, method)), path
 
 
-def test_reader_may_call_no_method_but_those_that_read(reader):
-    found = methods()
-    assert {method.name for method in found.values()} > READS
+def test_reader_may_call_no_method_but_those_that_read(registry, reader):
+    ours = {path: each for path, each in methods(registry).items() if path.startswith("/headrace.")}
+    assert {method.name for method in ours.values()} > READS
 
-    for path, method in found.items():
+    for path, method in ours.items():
         if method.name not in READS:
             assert FORBIDDEN == refused(asked_nothing(reader, path, method)), path
 
 
-def methods() -> dict[str, Any]:
-    """All that the registry's file declares, by path."""
-    file = descriptor_pool.Default().FindFileByName("headrace/registry/v1/registry_service.proto")
+def methods(registry: Registry) -> dict[str, Any]:
+    """All that the registry serves, as its reflection tells it, by path."""
+    (listed,) = reflected(registry, [{"list_services": ""}])
+    names = [each.name for each in listed.list_services_response.service]
+    told = reflected(registry, [{"file_containing_symbol": name} for name in names])
+    files = [
+        FileDescriptorProto.FromString(each)
+        for answer in told
+        for each in answer.file_descriptor_response.file_descriptor_proto
+    ]
     return {
-        f"/{service.full_name}/{method.name}": method
-        for service in file.services_by_name.values()
-        for method in service.methods
+        f"/{name}/{method.name}": method
+        for file in files
+        for service in file.service
+        if (name := f"{file.package}.{service.name}") in names
+        for method in service.method
     }
+
+
+def reflected(registry: Registry, asked: list[dict[str, str]]) -> list[Any]:
+    """Its answer to each of these questions."""
+    stub = reflection_pb2_grpc.ServerReflectionStub(registry.channel)
+    questions = (reflection_pb2.ServerReflectionRequest(**each) for each in asked)
+    told = stub.ServerReflectionInfo(questions, timeout=CALL_S, metadata=registry.metadata)
+    return [*told]
 
 
 def asked_nothing(registry: Registry, path: str, method: Any) -> Callable[[], object]:
