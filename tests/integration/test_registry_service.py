@@ -19,9 +19,10 @@ import sys
 import threading
 import time
 import uuid
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from http.client import HTTPConnection
 from pathlib import Path
@@ -743,6 +744,58 @@ def test_lost_reply_is_given_again_for_the_same_request(service, outputs, publis
     assert 2 == service.rollout().generation
     outputs.wait("rollout/delay/2")
     assert answered_state(service.call).digest() == told_state(outputs.seen()).digest()
+
+
+@on("embedded", "shared")
+def test_registry_killed_under_load_keeps_what_it_answered_and_takes_up_the_rest(
+    service, outputs, publish
+) -> None:
+    """As the kernel ends who takes too much memory: at any moment, with calls and runs at work."""
+    callers, answers_min, runs = 8, 200, [a_completed_run(MODEL_1) for _ in range(20)]
+    service.start()
+    service.apply()
+    service.upload(MODEL_1)
+    publish(run_record(runs[0]))
+    outputs.wait("rollout/delay/1")
+    answered = Counter[str]()
+
+    def move(alias: str) -> int:
+        """By a request that is named after the generation which it makes."""
+        seen = answered[alias]
+        request_id = f"{alias}-{1 + seen}"
+        asked = {"model": "delay", "alias": alias, "version": 1, "generation_expected": seen}
+        request = pb.SetAliasRequest(request_id=request_id, **asked)
+        return service.call("SetAlias", request).alias.generation
+
+    def move_until_killed(alias: str) -> None:
+        with suppress(Unavailable):
+            while True:
+                answered[alias] = move(alias)
+
+    aliases = [f"of-{number}" for number in range(callers)]
+    with ThreadPoolExecutor(callers) as pool:
+        moving = [pool.submit(move_until_killed, alias) for alias in aliases]
+        wait_for(lambda: answered.total() >= answers_min)
+        for each in runs[1:]:
+            publish(run_record(each))
+        wait_for(lambda: len(service.versions()) > 2)
+        os.kill(service.pid, signal.SIGKILL)
+        for each in moving:
+            each.result(DEADLINE_S)
+    service.wait_killed()
+
+    service.start()
+    for alias in aliases:
+        assert 1 + answered[alias] == move(alias)
+        listed = pb.ListAliasMovesRequest(model="delay", alias=alias, page_size=1)
+        assert [1 + answered[alias]] == [
+            each.generation for each in service.call("ListAliasMoves", listed).moves
+        ]
+        outputs.wait(f"alias/delay/{alias}/{1 + answered[alias]}")
+    wait_for(lambda: len(service.versions()) == len(runs))
+    assert {each.run_id for each in runs} == {each.run_id for each in service.versions()}
+    kept = answered_state(service.call).digest()
+    wait_for(lambda: kept == told_state(outputs.seen()).digest())
 
 
 @on("embedded", "shared")

@@ -315,6 +315,22 @@ def test_nan_of_others_than_the_canary_on_trial_takes_none_back(loop):
     assert [8] == rolled_back(loop)
 
 
+def test_requests_that_were_answered_nan_count_in_no_window(loop):
+    whole = Loop()
+    whole.handle(*whole.drifting())
+    version, rollout, *rest = loop.drifting()
+
+    many = (SCENE.a_nonfinite(f"nan-{n}", n / 50) for n in range(100))
+    loop.handle(version, rollout, *many, *rest)
+
+    drift, expected = (
+        [events_pb.VerdictReached.FromString(each.value).drift for each in sent]
+        for sent in (loop.sent(topics.MONITOR_VERDICTS), whole.sent(topics.MONITOR_VERDICTS))
+    )
+    assert [True, True] == [each.rows > 0 for each in drift]
+    assert expected == drift
+
+
 def test_nonfinite_request_without_its_id_or_time_is_refused(loop):
     for broken in ({"prediction_id": ""}, {"as_of_us": -1}):
         message = SCENE.a_nonfinite("f", 0.5)
