@@ -163,7 +163,9 @@ MODELS = {
 
 
 def types_of(model: bytes) -> dict[str, str]:
-    return OnnxModelRuntime(threads=1, providers=providers("cpu"))._types(model)
+    return OnnxModelRuntime(threads=1, run_bytes_max=1 << 30, providers=providers("cpu"))._types(
+        model
+    )
 
 
 @pytest.mark.parametrize("name", MODELS)

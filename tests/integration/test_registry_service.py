@@ -798,32 +798,6 @@ def test_registry_killed_under_load_keeps_what_it_answered_and_takes_up_the_rest
     wait_for(lambda: kept == told_state(outputs.seen()).digest())
 
 
-@on("embedded", "shared")
-def test_retraction_that_a_kill_cut_short_is_made_whole_by_its_repeat(
-    service, outputs, publish
-) -> None:
-    """Between the gate, which is shut, and the file of the only version that has it."""
-    service.start(fail="registry.retract.settled:1:kill")
-    service.apply()
-    digest = service.upload(MODEL_1)
-    publish(run_record(a_completed_run(MODEL_1, auc=0.1)))
-    outputs.wait("gate/delay/1")
-    request = pb.RetractVersionRequest(request_id="retract", model="delay", version=1)
-    with pytest.raises(HeadraceError, match="SERVICE_UNAVAILABLE"):
-        service.call("RetractVersion", request)
-    service.wait_killed()
-
-    service.start()
-    assert MODEL_1 == service.download(digest)
-    version = service.call("RetractVersion", request).version
-
-    assert events.GATE_STATE_RETRACTED == version.gate.state
-    with pytest.raises(HeadraceError, match="ARTIFACT_UNKNOWN"):
-        service.download(digest)
-    outputs.wait("retraction/delay/1")
-    assert answered_state(service.call).digest() == told_state(outputs.seen()).digest()
-
-
 @dataclass
 class SqliteCopy:
     """The file of a registry that is at rest."""

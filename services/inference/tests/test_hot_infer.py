@@ -611,6 +611,23 @@ def test_slow_model_runs_in_its_lane_and_the_door_goes_on(door, monkeypatch):
     assert {"runner"} == threads
 
 
+def test_quick_model_that_may_wait_for_memory_runs_in_its_lane(door):
+    """On the door's thread all others would wait with it."""
+    door.models = models_of(door.artifacts, run_bytes_max=64 * 3 * 4 - 1)
+    door.serve(a_model(1.0))
+    threads = set()
+    append = door.log.append
+
+    def note(prediction, *, traces):
+        threads.add(threading.current_thread().name.partition("_")[0])
+        append(prediction)
+
+    door.log.append = note
+    (answer,) = door.take(a_request(1.0))
+
+    assert ([2.0], {"runner"}) == (scores(answer), threads)
+
+
 def test_calls_over_http_run_together_with_those_over_grpc(door):
     door.serve(a_model(1.0))
     gathering = Together("inference", door.hot.take)
@@ -1450,7 +1467,7 @@ def test_requests_by_entity_that_ran_together_are_logged_in_their_traces(door):
 @pytest.mark.parametrize("numbers", [10, 100_000])
 def test_requests_run_together_as_far_as_the_memory_of_a_run_goes(door, monkeypatch, numbers):
     """On the door's thread, and in a lane."""
-    monkeypatch.setattr(onnx_runtime, "RUN_MEMORY_BYTES_MAX", 3 * 3 * 4 * numbers)
+    door.models = models_of(door.artifacts, run_bytes_max=3 * 3 * 4 * numbers)
     monkeypatch.setattr(onnx_runtime, "NOISE_BYTES", 1 << 30)
     door.serve(a_spreading_model(numbers), features=())
 
@@ -1463,7 +1480,7 @@ def test_requests_run_together_as_far_as_the_memory_of_a_run_goes(door, monkeypa
 
 
 def test_requests_by_entity_keys_run_together_as_far_as_memory_goes(door, monkeypatch):
-    monkeypatch.setattr(onnx_runtime, "RUN_MEMORY_BYTES_MAX", 3 * 3 * 4)
+    door.models = models_of(door.artifacts, run_bytes_max=3 * 3 * 4)
     monkeypatch.setattr(onnx_runtime, "NOISE_BYTES", 1 << 30)
     door.serve(a_model(1.0))
     door.features.gate.clear()
@@ -1479,7 +1496,7 @@ def test_requests_by_entity_keys_run_together_as_far_as_memory_goes(door, monkey
 
 
 def test_shadow_that_takes_more_memory_than_the_answer_sets_the_bound(door, monkeypatch):
-    monkeypatch.setattr(onnx_runtime, "RUN_MEMORY_BYTES_MAX", 3 * 3 * 4)
+    door.models = models_of(door.artifacts, run_bytes_max=3 * 3 * 4)
     monkeypatch.setattr(onnx_runtime, "NOISE_BYTES", 1 << 30)
     door.serve(a_model(1.0), a_model(2.0), percent=0)
 

@@ -16,7 +16,7 @@ from structlog.testing import capture_logs
 
 from headrace.errors import Busy, HeadraceError, Invalid, Unavailable
 from headrace_inference.adapters import onnx_runtime
-from headrace_inference.adapters.process_memory import peak_growth
+from headrace_inference.adapters.process_memory import PeakGrowth
 from headrace_inference.domain.model_tensors import FEW, holds_nan
 from headrace_inference.domain.request import InferRequest, Tensor
 from headrace_inference.domain.rollout import Rollout
@@ -59,7 +59,8 @@ ELEMENT_TYPE = {
 class Room:
     """One endpoint `delay` that serves the given model as version 1."""
 
-    def __init__(self, onnx, *, canary=None):
+    def __init__(self, onnx, *, canary=None, run_bytes_max=1 << 30):
+        self.run_bytes_max = run_bytes_max
         self.table = ServingTable()
         self.table.define(an_endpoint())
         self.artifacts = MemoryArtifactStore()
@@ -73,7 +74,8 @@ class Room:
         ]
         rollout = Rollout("delay", "any", version, *versions)
         self.table.want(rollout)
-        serve_rollout(rollout, table=self.table, models=models_of(self.artifacts))
+        models = models_of(self.artifacts, run_bytes_max=self.run_bytes_max)
+        serve_rollout(rollout, table=self.table, models=models)
 
     @property
     def serving(self):
@@ -376,7 +378,7 @@ def test_what_is_ended_by_its_bound_takes_so_long_at_least(
 ):
     runs = TimedRuns(seconds_by_rows)
     monkeypatch.setattr(onnx_runtime, "time", runs)
-    session = onnx_runtime.OnnxSession(runs, digest="0" * 64)
+    session = onnx_runtime.OnnxSession(runs, digest="0" * 64, run_bytes_max=1 << 30)
 
     session.try_out(None)
 
@@ -395,11 +397,6 @@ RUN_BYTES = 256 << 20
 MANY_NUMBERS = 10_000_000
 
 
-@pytest.fixture
-def little_memory(monkeypatch):
-    monkeypatch.setattr(onnx_runtime, "RUN_MEMORY_BYTES_MAX", RUN_BYTES)
-
-
 def rows_of(count):
     return a_tensor("x", "FP32", np.ones((count, 1)))
 
@@ -416,22 +413,22 @@ def rows_of(count):
         ),
     ],
 )
-def test_request_that_takes_more_memory_than_a_run_may_is_not_run(little_memory, told, fitting):
-    room = Room(a_spreading_model(MANY_NUMBERS, told=told))
-    growth = peak_growth()
+def test_request_that_takes_more_memory_than_a_run_may_is_not_run(told, fitting):
+    room = Room(a_spreading_model(MANY_NUMBERS, told=told), run_bytes_max=RUN_BYTES)
+    growth = PeakGrowth()
 
     with pytest.raises(Busy, match="BATCH_TOO_LARGE") as refused:
         room.infer(rows_of(100))
 
     rows_max = int(refused.value.metadata["rows_max"])
     assert rows_max in fitting
-    assert growth() < 40_000_000
+    assert growth.bytes() < 40_000_000
     room.infer(rows_of(rows_max))
-    assert growth() <= 1.1 * RUN_BYTES
+    assert growth.bytes() <= 1.1 * RUN_BYTES
 
 
 @pytest.mark.parametrize(("numbers", "rows"), [(MANY_NUMBERS, 2), (1_000, 64)])
-def test_no_more_rows_are_tried_than_fit(little_memory, monkeypatch, numbers, rows):
+def test_no_more_rows_are_tried_than_fit(monkeypatch, numbers, rows):
     tried, run_by = [], onnx_runtime.OnnxSession._run_by
 
     def noted(session, options, inputs, outputs):
@@ -440,14 +437,29 @@ def test_no_more_rows_are_tried_than_fit(little_memory, monkeypatch, numbers, ro
 
     monkeypatch.setattr(onnx_runtime.OnnxSession, "_run_by", noted)
 
-    Room(a_spreading_model(numbers))
+    Room(a_spreading_model(numbers), run_bytes_max=RUN_BYTES)
 
     assert rows == max(tried)
 
 
-def test_row_is_run_alone_whatever_it_takes(monkeypatch):
-    monkeypatch.setattr(onnx_runtime, "RUN_MEMORY_BYTES_MAX", 1_000)
-    room = Room(a_spreading_model(1_000))
+@pytest.mark.skipif(not PEAK_IS_TOLD, reason="this kernel does not tell")
+def test_memory_that_others_take_meanwhile_is_no_bound_of_the_model():
+    others = []
+
+    class Beside(TimedRuns):
+        def run(self, _, inputs, options):
+            others.append(bytearray(b"1") * 20_000_000)
+            return [inputs["x"]]
+
+    session = onnx_runtime.OnnxSession(Beside({}), digest="0" * 64, run_bytes_max=RUN_BYTES)
+    session.try_out(None)
+
+    # A row is 8 bytes, and takes what it answers, three times.
+    assert RUN_BYTES // 24 * 8 == session.tried.input_bytes_max
+
+
+def test_row_is_run_alone_whatever_it_takes():
+    room = Room(a_spreading_model(1_000), run_bytes_max=1_000)
 
     assert (1, 1_000) == room.infer(rows_of(1)).outputs["y"].values.shape
     with pytest.raises(Busy, match="BATCH_TOO_LARGE"):
@@ -458,18 +470,15 @@ def test_answer_that_is_too_large_to_be_compared_has_its_bound_for_all_that(monk
     def fails(*_):
         raise Unavailable("DEADLINE_UNMET")
 
-    monkeypatch.setattr(onnx_runtime, "RUN_MEMORY_BYTES_MAX", 30_000)
     monkeypatch.setattr(onnx_runtime, "_alike", fails)
-    room = Room(a_spreading_model(1_000))
+    room = Room(a_spreading_model(1_000), run_bytes_max=30_000)
 
     assert room.model.tried.rows_apart is None
     assert 2 * 4 == room.model.input_bytes_max
 
 
-def test_rows_that_do_not_stand_apart_have_their_bound_too(monkeypatch):
-    monkeypatch.setattr(onnx_runtime, "RUN_MEMORY_BYTES_MAX", 24 * 50)
-
-    room = Room(a_running_sum())
+def test_rows_that_do_not_stand_apart_have_their_bound_too():
+    room = Room(a_running_sum(), run_bytes_max=24 * 50)
 
     assert not room.model.rows_apart
     with pytest.raises(Busy, match="BATCH_TOO_LARGE"):
@@ -483,16 +492,15 @@ def test_model_that_takes_little_has_no_bound_of_a_size_that_is_sent():
     assert 64 << 20 < model.input_bytes_max
 
 
-def test_other_versions_inputs_warm_no_more_than_fits(monkeypatch):
-    monkeypatch.setattr(onnx_runtime, "RUN_MEMORY_BYTES_MAX", 24_000)
-    room = Room(a_spreading_model(10))
+def test_other_versions_inputs_warm_no_more_than_fits():
+    room = Room(a_spreading_model(10), run_bytes_max=24_000)
     room.infer(rows_of(50))
-    growth = peak_growth()
+    growth = PeakGrowth()
 
     with capture_logs() as logged:
         room.promote(2, a_spreading_model(1_000_000))
 
-    assert growth() < 64_000_000
+    assert growth.bytes() < 64_000_000
     assert not logged
 
 

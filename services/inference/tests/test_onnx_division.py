@@ -59,7 +59,7 @@ def of_a_table(element, *, constant, branches):
 
 @pytest.fixture
 def runtime():
-    return OnnxModelRuntime(threads=1, providers=providers("cpu"))
+    return OnnxModelRuntime(threads=1, run_bytes_max=1 << 30, providers=providers("cpu"))
 
 
 def load(runtime, onnx):

@@ -48,7 +48,9 @@ def test_provider_that_is_not_installed_is_refused_with_what_to_do(installed):
 
 def test_model_is_not_run_silently_on_something_else():
     """The runtime here has no CUDA, and falls back to the CPU, as it does without a driver."""
-    runtime = OnnxModelRuntime(threads=1, providers=[PROVIDERS["cuda"], PROVIDERS["cpu"]])
+    runtime = OnnxModelRuntime(
+        threads=1, run_bytes_max=1 << 30, providers=[PROVIDERS["cuda"], PROVIDERS["cpu"]]
+    )
 
     with pytest.warns(UserWarning, match="CUDA"), pytest.raises(Unavailable, match="PROVIDER_UN"):
         runtime.load(a_model(1.0), a_served_version(1))
@@ -64,7 +66,9 @@ def test_arena_of_cuda_is_bounded_by_what_the_settings_say(bytes_max, monkeypatc
 
     monkeypatch.setattr(onnxruntime, "InferenceSession", session)
     on = (PROVIDERS["tensorrt"], PROVIDERS["cuda"], PROVIDERS["cpu"])
-    runtime = OnnxModelRuntime(threads=1, providers=on, device_memory_bytes_max=bytes_max)
+    runtime = OnnxModelRuntime(
+        threads=1, run_bytes_max=1 << 30, providers=on, device_memory_bytes_max=bytes_max
+    )
     with pytest.raises(Invalid):
         runtime.load(a_model(1.0), a_served_version(1))
 
@@ -99,6 +103,7 @@ def a_session(error, *, on_device):
             _sess=SimpleNamespace(run=fails),
         ),
         digest="",
+        run_bytes_max=1 << 30,
         on_device=on_device,
     )
 

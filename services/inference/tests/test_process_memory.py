@@ -6,9 +6,9 @@ import os
 import pytest
 
 from headrace_inference.adapters.process_memory import (
+    PeakGrowth,
     allocated_bytes,
     memory_allowed_bytes,
-    peak_growth,
 )
 
 PEAK_IS_TOLD = os.access("/proc/self/clear_refs", os.W_OK)
@@ -47,16 +47,39 @@ def test_what_is_allocated_counts_until_it_is_freed():
 @pytest.mark.skipif(not PEAK_IS_TOLD, reason="this kernel does not tell")
 def test_what_was_taken_for_a_moment_is_told():
     bytes(90_000_000)
-    growth = peak_growth()
+    growth = PeakGrowth()
     bytearray(b"1") * 50_000_000
 
-    assert 45_000_000 < growth() < 80_000_000
+    assert 45_000_000 < growth.bytes() < 80_000_000
+    assert not growth.moved()
+    assert growth.bytes() < 10_000_000
+
+
+@pytest.mark.skipif(not PEAK_IS_TOLD, reason="this kernel does not tell")
+def test_what_stays_or_goes_is_told_once_and_then_begun_from():
+    growth, held = PeakGrowth(), [bytearray(b"1") * 50_000_000]
+    assert growth.moved()
+    assert not growth.moved()
+
+    held.clear()
+    assert growth.moved()
+    assert growth.bytes() < 10_000_000
 
 
 def test_kernel_that_does_not_tell_tells_of_nothing(tmp_path):
-    growth = peak_growth(tmp_path / "none")
+    growth = PeakGrowth(tmp_path / "none")
     bytearray(b"1") * 50_000_000
 
-    assert 0 == growth()
+    assert (0, False) == (growth.bytes(), growth.moved())
     (tmp_path / "status").write_text("Name: python\n")
-    assert 0 == peak_growth(tmp_path)()
+    assert 0 == PeakGrowth(tmp_path).bytes()
+
+
+def test_file_that_cannot_be_opened_any_more_tells_of_nothing(tmp_path):
+    (tmp_path / "status").write_text("VmRSS:\t 10 kB\nVmHWM:\t 20 kB\n")
+    growth = PeakGrowth(tmp_path)
+    assert 10 * 1024 == growth.bytes()
+
+    (tmp_path / "status").unlink()
+
+    assert 0 == growth.bytes()

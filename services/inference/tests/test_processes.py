@@ -14,6 +14,7 @@ def test_one_process_has_all_memory_and_threads_for_itself():
 
     assert 1 == settings.process_count
     assert memory_allowed_bytes() // 2 == settings.model_memory_share_bytes
+    assert min(1 << 30, memory_allowed_bytes() // 8) == settings.run_memory_bytes_max
     assert cpus_allowed() == settings.threads_by_model
 
 
@@ -21,6 +22,7 @@ def test_several_have_equal_shares_of_the_memory_and_a_thread_each():
     settings = Settings(processes=4, model_memory_bytes_max=1000)
 
     assert 250 == settings.model_memory_share_bytes
+    assert min(1 << 30, memory_allowed_bytes() // 32) == settings.run_memory_bytes_max
     assert 1 == settings.threads_by_model
     assert 3 == Settings(processes=4, model_threads=3).threads_by_model
 

@@ -14,10 +14,11 @@ from hypothesis import strategies as st
 from onnxruntime.capi import onnxruntime_pybind11_state
 
 from headrace.errors import Busy, Conflict, HeadraceError, Unavailable
-from headrace_inference.adapters import resident_models, run_memory
+from headrace_inference.adapters import resident_models
 from headrace_inference.adapters.onnx_providers import providers
 from headrace_inference.adapters.onnx_runtime import OnnxModelRuntime
 from headrace_inference.adapters.resident_models import ResidentModels
+from headrace_inference.adapters.run_memory import SHARES
 from headrace_inference.domain.rollout import ServedVersion
 from headrace_inference.domain.serving import TensorSpec, Tried
 from headrace_inference.testing import a_model, a_served_version
@@ -208,22 +209,20 @@ def test_load_is_refused_when_those_at_work_leave_no_room(room, monkeypatch):
         assert 1.0 == running.result(10)[0]
 
 
-def test_runs_of_all_models_have_their_memory_together(room, monkeypatch):
-    monkeypatch.setattr(run_memory, "WAIT_S_MAX", 0.01)
+def test_runs_of_all_models_have_their_memory_together(room):
     large = Tried(rows_apart=True, input_bytes_max=ROW["x"].nbytes)
-    room.models.run_memory._free = 1.0
     first, other = room.a_model(1), room.a_model(2)
     first.tried = other.tried = large
     room.may_run.clear()
-    with ThreadPoolExecutor(1) as pool:
-        running = pool.submit(first.run, ROW, ["x"])
-        assert room.running.wait(10)
+    with ThreadPoolExecutor(int(SHARES)) as pool:
+        running = [pool.submit(first.run, ROW, ["x"]) for _ in range(int(SHARES))]
+        wait_until(lambda: first._uses == SHARES)
 
         with pytest.raises(Busy, match="QUEUE_FULL"):
             other.run(ROW, ["x"])
 
         room.may_run.set()
-        assert 1.0 == running.result(10)[0]
+        assert [1.0] * len(running) == [each.result(10)[0] for each in running]
     assert 2.0 == other.run(ROW, ["x"])[0]
 
 
@@ -389,7 +388,7 @@ def test_session_changes_its_providers_never_while_it_answers(monkeypatch):
     onnx, changed = a_model(1.0), []
     monkeypatch.setattr(onnxruntime_pybind11_state.InferenceSession, "run", fails)
     monkeypatch.setattr(onnxruntime.InferenceSession, "set_providers", changed.append)
-    session = OnnxModelRuntime(threads=1, providers=providers("cpu")).load(
+    session = OnnxModelRuntime(threads=1, run_bytes_max=1 << 30, providers=providers("cpu")).load(
         onnx, a_served_version(onnx=onnx)
     )
 
@@ -402,7 +401,7 @@ def test_session_of_the_runtime_keeps_no_copy_of_its_file():
     onnx = bytes(bytearray(a_model(1.0)))
     held = sys.getrefcount(onnx)
 
-    session = OnnxModelRuntime(threads=1, providers=providers("cpu")).load(
+    session = OnnxModelRuntime(threads=1, run_bytes_max=1 << 30, providers=providers("cpu")).load(
         onnx, a_served_version(onnx=onnx)
     )
 

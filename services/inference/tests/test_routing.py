@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Canary routing is sticky by entity and keeps its share; a named version is answered by itself."""
 
+from types import SimpleNamespace
+
 import pytest
 
 from headrace.errors import NotFound
 from headrace_inference.domain.rollout import Arm
-from headrace_inference.domain.serving import LoadedVersion, Serving, TensorSpec
+from headrace_inference.domain.serving import Choice, LoadedVersion, Serving, TensorSpec
 from headrace_inference.testing import FEATURES, a_rollout, a_served_version
 
 KEYS = [f"UA-{number}" for number in range(10_000)]
@@ -126,3 +128,15 @@ def test_canary_that_takes_the_champions_tensors_answers_its_callers(canary):
 
 def test_canary_that_takes_other_tensors_answers_none_of_its_callers():
     assert (1, None) == by_tensors(Own(A, B), Own(A))
+
+
+def test_rows_of_a_shadow_with_more_features_are_larger():
+    narrow, wide = (
+        LoadedVersion(a_served_version(1, features=features), SimpleNamespace(input_bytes_max=64))
+        for features in (("a",), tuple("abcdefgh"))
+    )
+
+    assert 16 == Choice(Arm.CHAMPION, narrow, None).rows_at_once(4)
+    assert 2 == Choice(Arm.CHAMPION, narrow, wide).rows_at_once(4)
+    assert 2 == Choice(Arm.CANARY, wide, narrow).rows_at_once(32)
+    assert 1 == Choice(Arm.CANARY, wide, narrow).rows_at_once(100)

@@ -80,13 +80,14 @@ class Api:
     def stream(self, *requests):
         return list(self.servicer.ModelStreamInfer(iter(requests), Context()))
 
-    def serve(self, rollout):
+    def serve(self, rollout, *, run_bytes_max=1 << 30):
         for served in (rollout.champion, rollout.canary):
             if served is not None:
                 self.artifacts.upload(a_model(float(served.version)))
         self.table.define(an_endpoint(rollout.endpoint))
         self.table.want(rollout)
-        serve_rollout(rollout, table=self.table, models=models_of(self.artifacts))
+        models = models_of(self.artifacts, run_bytes_max=run_bytes_max)
+        serve_rollout(rollout, table=self.table, models=models)
 
     def _wake(self):
         self.woken += 1
@@ -130,9 +131,8 @@ def serving(api):
 
 
 def test_config_tells_of_no_more_rows_than_the_memory_of_a_run_holds(api, monkeypatch):
-    monkeypatch.setattr(onnx_runtime, "RUN_MEMORY_BYTES_MAX", 3 * 3 * 4)
     monkeypatch.setattr(onnx_runtime, "NOISE_BYTES", 1 << 30)
-    api.serve(a_rollout(9))
+    api.serve(a_rollout(9), run_bytes_max=3 * 3 * 4)
 
     config = api.call("ModelConfig", oip.ModelConfigRequest(name="delay")).config
 

@@ -146,7 +146,6 @@ def test_version_that_was_taken_back_is_told_so(door, registry):
         RetractVersion("retract-2", "fraud", 2, "wrong rows"),
         caller="ann",
         store=registry.store,
-        artifacts=registry.artifacts,
         clock=registry.clock,
     )
 

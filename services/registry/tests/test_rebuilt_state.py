@@ -21,7 +21,6 @@ from headrace_kit.sql import OUTBOX
 from headrace_registry.adapters import sql_tables as tables
 from headrace_registry.adapters.conversions import messages_of
 from headrace_registry.adapters.grpc_api import RegistryApi
-from headrace_registry.domain.artifact import artifact_key
 from headrace_registry.domain.definition import RetractDefinition
 from headrace_registry.domain.signing import SignVersion
 from headrace_registry.domain.version import ApproveVersion, DescribeVersion, RetractVersion
@@ -36,10 +35,8 @@ from headrace_registry.handlers.versions import (
 )
 from headrace_registry.testing import (
     DEFINITIONS,
-    DIGEST,
     ENDPOINT,
     MODEL,
-    ONNX,
     TENSORS_ENDPOINT,
     a_file,
     a_run,
@@ -145,9 +142,7 @@ class History:
 
     def _retract_version(self, name: str) -> None:
         model = self._drawn.choice(["delay", "fraud", "approved"])
-        command = RetractVersion(name, model, self._version(), "")
-        self._ask(partial(retract_version, artifacts=self._registry.artifacts), command)
-        self._registry.artifacts.put_if_absent(artifact_key(DIGEST), ONNX)
+        self._ask(retract_version, RetractVersion(name, model, self._version(), ""))
 
     def _ask(self, handler: Any, command: Any) -> None:
         handler(command, caller="tests", store=self._registry.store, clock=self._registry.clock)

@@ -501,7 +501,6 @@ class TestDefinitions:
             ([TENSORS_ENDPOINT], "no model or graph has that name"),
             ([MODEL, {**ENDPOINT, "name": "by-entity", "model": "fraud"}], "tensors only"),
             ([{**MODEL, "gate": {}}], "nothing would be judged"),
-            ([{**MODEL, "gate": {"latency_ms_max": 5}}], "nothing would be judged"),
             ([{**MODEL, "gate": {"approval": True, "latency_ms_max": 0}}], "latency_ms_max"),
             ([{**MODEL, "gate": {"metrics": {"auc": {}}}}], "give min, max or both"),
             ([{**MODEL, "gate": {"metrics": {"auc": {"min": 2, "max": 1}}}}], "below min"),

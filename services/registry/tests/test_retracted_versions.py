@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Versions that are taken back, over every store: their gate is shut, and their file may go."""
+"""Versions that are taken back, over every store: their gate is shut for good."""
 
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,8 +12,6 @@ from sqlalchemy import text
 from sqlalchemy.exc import IntegrityError
 
 from headrace.errors import Conflict, NotFound
-from headrace_kit.failpoints import FailpointRaised, arm
-from headrace_registry.domain.artifact import artifact_key
 from headrace_registry.domain.gate import GateState
 from headrace_registry.domain.page import ListAliasMoves, ListChanges
 from headrace_registry.domain.version import ApproveVersion, RetractVersion
@@ -23,7 +22,6 @@ from headrace_registry.handlers.versions import approve_version, retract_version
 from headrace_registry.testing import (
     DIGEST,
     MODEL,
-    ONNX,
     TENSORS_ENDPOINT,
     a_run,
     a_set_alias,
@@ -35,13 +33,7 @@ UNDECLARED_GATE = {key: value for key, value in MODEL.items() if key != "gate"}
 
 def retract(registry: Any, version: int, request_id: str = "", model: str = "delay") -> Any:
     command = RetractVersion(request_id or f"retract-{version}", model, version, "wrong rows")
-    return retract_version(
-        command,
-        caller="ann",
-        store=registry.store,
-        artifacts=registry.artifacts,
-        clock=registry.clock,
-    )
+    return retract_version(command, caller="ann", store=registry.store, clock=registry.clock)
 
 
 def move(registry: Any, command: Any) -> Any:
@@ -50,10 +42,6 @@ def move(registry: Any, command: Any) -> Any:
 
 def roll(registry: Any, command: Any) -> Any:
     return set_rollout(command, caller="tests", store=registry.store, clock=registry.clock)
-
-
-def has_file(registry: Any) -> bool:
-    return registry.artifacts.exists(artifact_key(DIGEST))
 
 
 @pytest.fixture
@@ -98,12 +86,12 @@ def test_what_an_alias_or_an_endpoint_points_to_stays(registry):
     registry.complete_runs(0.75, 0.76)
     before = registry.versions()
 
-    for number, why in ((1, "the champion"), (2, "a canary")):
-        with pytest.raises(Conflict, match="VERSION_NEEDED"):
-            retract(registry, number, f"retract {why}")
+    for number, pointers in ((1, "alias champion, endpoint delay"), (2, "endpoint delay")):
+        with pytest.raises(Conflict, match=f"VERSION_NEEDED.*needed_by={pointers}"):
+            retract(registry, number)
 
     assert before == registry.versions()
-    roll(registry, a_set_rollout(generation_expected=2))
+    roll(registry, a_set_rollout(generation_expected=2))  # ends the canary
     assert GateState.RETRACTED is retract(registry, 2).gate.state
 
 
@@ -136,62 +124,22 @@ def test_repeat_gets_the_first_answer_and_another_request_a_conflict(moved_on):
 
 def test_number_is_not_given_again_and_its_run_makes_no_other(moved_on):
     retract(moved_on, 1)
-    moved_on.artifacts.put_if_absent(artifact_key(DIGEST), ONNX)
     moved_on.complete(a_run("run-1", auc=0.75, ce_id="told again"))
     moved_on.complete(a_run("run-3", auc=0.8))
 
     assert [3, 2, 1] == [each.version for each in moved_on.versions()]
 
 
-def test_file_goes_with_the_last_version_that_has_it(registry):
+def test_its_file_stays_and_may_become_another_version(registry):
     registry.apply(UNDECLARED_GATE, TENSORS_ENDPOINT, request_id="declare")
-    registry.register("register-1")
-    registry.register("register-2")
-
-    retract(registry, 1, model="fraud")
-    assert has_file(registry)
-    retract(registry, 2, model="fraud")
-    assert not has_file(registry)
-
-    with pytest.raises(Conflict, match="ARTIFACT_NOT_UPLOADED"):
-        registry.register("register-3")
-    registry.artifacts.put_if_absent(artifact_key(DIGEST), ONNX)
-    assert 3 == registry.register("register-4").version
-
-
-def test_file_goes_by_a_repeat_when_the_first_request_was_cut(registry):
-    registry.apply(UNDECLARED_GATE, TENSORS_ENDPOINT, request_id="declare")
-    registry.register()
-    arm("registry.retract.settled:1:raise")
-    try:
-        with pytest.raises(FailpointRaised):
-            retract(registry, 1, model="fraud")
-    finally:
-        arm(None)
-    assert has_file(registry)
-
+    first = registry.register("register-1")
     retract(registry, 1, model="fraud")
 
-    assert not has_file(registry)
+    again = registry.register("register-2")
 
-
-def test_of_a_retraction_and_a_registration_of_its_file_both_or_one_are_whole(registry):
-    """No version that was not taken back is left without its file."""
-    registry.apply(UNDECLARED_GATE, TENSORS_ENDPOINT, request_id="declare")
-    number = registry.register("register-0").version
-    for turn in range(20):
-        with ThreadPoolExecutor(2) as pool:
-            gone = pool.submit(retract, registry, number, model="fraud")
-            made = pool.submit(registry.register, f"register-{turn + 1}")
-        gone.result()
-        error = made.exception()
-
-        assert has_file(registry) == (error is None)
-        if error is not None:
-            assert "ARTIFACT_NOT_UPLOADED" == error.reason
-            registry.artifacts.put_if_absent(artifact_key(DIGEST), ONNX)
-            made = registry.register(f"again-{turn}")
-        number = made.version if error else made.result().version
+    assert (2, first.digest) == (again.version, again.digest)
+    assert GateState.AWAITS_APPROVAL is again.gate.state
+    assert first == registry.register("register-1")
 
 
 def test_of_a_retraction_and_16_moves_to_it_one_is_done(registry):
@@ -229,6 +177,16 @@ def _outcome(ask: Any, *given: Any) -> str:
     except Conflict as err:
         return err.reason
     return "done"
+
+
+def test_store_refuses_it_by_itself_while_something_points_there(registry):
+    registry.complete_runs(0.75)
+    (version,) = registry.versions()
+
+    with pytest.raises(Conflict, match="VERSION_NEEDED"), registry.store.transaction() as writes:
+        writes.retract_version(replace(version, gate=version.gate.retracted("ann", "")))
+
+    assert [version] == registry.versions()
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
@@ -13,17 +14,20 @@ from sqlalchemy.exc import IntegrityError
 
 from headrace.errors import Conflict, Invalid, NotFound
 from headrace_registry.domain import definition
+from headrace_registry.domain.acceptance import Acceptance
 from headrace_registry.domain.alias import Alias, SetAlias
 from headrace_registry.domain.definition import SPEC_BYTES_MAX, Definition
 from headrace_registry.domain.gate import GateState
 from headrace_registry.domain.page import ListByName, ListVersions
 from headrace_registry.domain.rollout import CanaryJudged, Rollout, SetRollout
+from headrace_registry.domain.signature import Signature
 from headrace_registry.handlers.aliases import set_alias
 from headrace_registry.handlers.definitions import apply_definitions
 from headrace_registry.handlers.queries import list_aliases, list_definitions, list_versions
 from headrace_registry.handlers.rollouts import judge_canary, set_rollout
 from headrace_registry.testing import (
     DEFINITIONS,
+    DIGEST,
     ENDPOINT,
     FLIGHTS,
     RECIPE,
@@ -569,6 +573,25 @@ class TestSchema:
 
         with pytest.raises(IntegrityError), sql.engine.begin() as connection:
             connection.execute(text(statement), named)
+
+    def test_file_of_before_its_latency_was_kept_is_looked_through_anew(self, sql):
+        before = Acceptance(Signature((), ()), ())
+        with sql.store.transaction() as transaction:
+            transaction.add_acceptance(DIGEST, before)
+        with sql.engine.begin() as connection:
+            kept = connection.execute(text("select acceptance_json from acceptances")).scalar()
+            old = {key: each for key, each in json.loads(kept).items() if key != "latency_ms"}
+            connection.execute(
+                text("update acceptances set acceptance_json = :old"), {"old": json.dumps(old)}
+            )
+        with sql.store.reading() as reader:
+            assert reader.acceptance(DIGEST) is None
+
+        with sql.store.transaction() as transaction:
+            transaction.add_acceptance(DIGEST, replace(before, latency_ms=2.0))
+
+        with sql.store.reading() as reader:
+            assert 2.0 == reader.acceptance(DIGEST).latency_ms
 
     def test_names_with_sql_in_them_are_stored_as_they_are(self, sql):
         document = {**RECIPE, "description": "'; drop table versions; -- \x00 \u202e %s ?"}

@@ -42,8 +42,9 @@ class ModelGate(Closed):
 
     @model_validator(mode="after")
     def _judged_by_something(self) -> ModelGate:
-        if not (self.metrics or self.approval or self.require_signature):
-            asked = "metrics, approval: true or require_signature: true"
+        judged = self.metrics or self.latency_ms_max or self.approval or self.require_signature
+        if not judged:
+            asked = "metrics, latency_ms_max, approval: true or require_signature: true"
             raise ValueError(f"give {asked}; else nothing would be judged")
         return self
 

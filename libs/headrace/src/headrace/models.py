@@ -17,7 +17,7 @@ import grpc
 
 from headrace.artifacts import download, download_chunks, upload
 from headrace.errors import Corrupt, Invalid
-from headrace.model_reference import ModelReference
+from headrace.model_reference import ModelReference, parse_reference
 from headrace.registry.v1 import registry_events_pb2 as events
 from headrace.registry.v1 import registry_service_pb2 as pb
 from headrace.registry.v1 import registry_service_pb2_grpc
@@ -121,17 +121,18 @@ class Models:
     def retract(
         self, reference: str, *, reason: str = "", request_id: str | None = None
     ) -> events.ModelVersion:
-        """Takes a version back: its gate is shut for good, and its file goes with the last version
-        that has it.
+        """Takes a version back, which its number names: its gate is shut for good.
 
-        Raises Conflict VERSION_NEEDED while an alias or an endpoint points to it, GATE_SETTLED when
-        it was taken back before.
+        Raises Invalid BAD_NAME for an alias, Conflict VERSION_NEEDED while an alias or an endpoint
+        points to it, GATE_SETTLED when it was taken back before.
         """
-        version = self.get(reference)
+        named = parse_reference(reference)
+        if named.alias:  # which may have moved on since its caller looked
+            raise Invalid("BAD_NAME", reference=reference, problem="name the version by its number")
         request = pb.RetractVersionRequest(
             request_id=request_id or str(uuid.uuid4()),
-            model=version.model,
-            version=version.version,
+            model=named.model,
+            version=named.version,
             reason=reason,
         )
         answer = call(self._registry.RetractVersion, request, timeout_s=CALL_S, retries_max=3)

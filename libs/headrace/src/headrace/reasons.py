@@ -361,8 +361,8 @@ REASONS: dict[str, Reason] = {
     ),
     "GATE_SETTLED": Reason(
         "Conflict",
-        "The version does not await an approval.",
-        "Sign it, or register another version if it failed or was taken back.",
+        "Nobody is asked about the version, or not yet.",
+        "Sign it first if it awaits that; register another if it failed or was taken back.",
     ),
     "VERSION_NEEDED": Reason(
         "Conflict",

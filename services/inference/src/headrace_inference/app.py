@@ -196,6 +196,7 @@ def _models(settings: Settings) -> ResidentModels:
         OnnxModelRuntime(
             threads=settings.threads_by_model,
             providers=providers(settings.model_providers),
+            run_bytes_max=settings.run_memory_bytes_max,
             device_memory_bytes_max=settings.model_device_memory_bytes_max,
         ),
         memory_bytes_max=settings.model_memory_share_bytes,

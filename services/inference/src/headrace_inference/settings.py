@@ -12,6 +12,7 @@ from pydantic_settings import SettingsConfigDict
 from headrace_inference.adapters.cpu_quota import cpus_allowed
 from headrace_inference.adapters.onnx_providers import providers
 from headrace_inference.adapters.process_memory import memory_allowed_bytes
+from headrace_inference.adapters.run_memory import RUN_MEMORY_BYTES_MAX, RUN_MEMORY_SHARE
 from headrace_kit.loopback import on_loopback
 from headrace_kit.settings import PORT_MAX, ObjectStoreSettings, Token
 
@@ -45,7 +46,8 @@ class Settings(ObjectStoreSettings):
     grpc_door: Literal["auto", "native", "grpcio"] = "auto"
     """`native` answers more calls at once and has no TLS; `auto` takes it on the loopback alone."""
     grpc_workers: int = Field(default=32, gt=0, le=256)
-    """Requests that are worked on at once; each waits for its features and its log records."""
+    """Requests without a form that are worked on at once: typed contents, text, explanations; of
+    those an endpoint has an eighth."""
     rows_max: int = Field(default=1_000, gt=0, le=100_000)
     """Rows of one request."""
     model_bytes_max: int = Field(default=512 * 1024**2, gt=0)
@@ -100,6 +102,12 @@ class Settings(ObjectStoreSettings):
     def model_memory_share_bytes(self) -> int:
         """Of each process."""
         return (self.model_memory_bytes_max or memory_allowed_bytes() // 2) // self.process_count
+
+    @property
+    def run_memory_bytes_max(self) -> int:
+        """Of one run: no request, be it of the most rows, takes the machine's memory."""
+        share_bytes = memory_allowed_bytes() // (RUN_MEMORY_SHARE * self.process_count)
+        return min(RUN_MEMORY_BYTES_MAX, share_bytes)
 
     @property
     def threads_by_model(self) -> int:

@@ -18,6 +18,7 @@ from headrace.errors import HeadraceError
 from headrace_inference.adapters.onnx_providers import providers
 from headrace_inference.adapters.onnx_runtime import OnnxModelRuntime
 from headrace_inference.adapters.resident_models import ArtifactStore, ResidentModels
+from headrace_inference.adapters.run_memory import RUN_MEMORY_BYTES_MAX
 from headrace_inference.adapters.tensor_codec import DATATYPES
 from headrace_inference.domain.prediction import Prediction, Shadow, prediction_ids
 from headrace_inference.domain.request import Batch, Door, FeatureRows, InferRequest, Tensor
@@ -307,9 +308,11 @@ class MemoryArtifactStore:
         return self.data_by_digest[digest]
 
 
-def models_of(artifacts: ArtifactStore) -> ResidentModels:
+def models_of(
+    artifacts: ArtifactStore, *, run_bytes_max: int = RUN_MEMORY_BYTES_MAX
+) -> ResidentModels:
     """All of them in memory, one thread for each."""
-    runtime = OnnxModelRuntime(threads=1, providers=providers("cpu"))
+    runtime = OnnxModelRuntime(threads=1, providers=providers("cpu"), run_bytes_max=run_bytes_max)
     return ResidentModels(artifacts, runtime, memory_bytes_max=2**30, waiters_max=2)
 
 

@@ -64,9 +64,6 @@ class RegistryReader(Protocol):
     def versions(self, model: str, *, below: int | None, limit: int) -> list[ModelVersion]:
         """Newest first."""
 
-    def artifact_needed(self, digest: str) -> bool:
-        """Whether a version of any model has it that was not taken back."""
-
     def versions_from(self, kind: str, name: str) -> list[tuple[str, int]]:
         """Model and number of each version that came of this source; an empty kind means any."""
 
@@ -137,9 +134,6 @@ class RegistryTransaction(RegistryReader, Protocol):
 
         Raises Conflict VERSION_NEEDED while one does.
         """
-
-    def lock_artifact(self, digest: str) -> None:
-        """Until the end, no other transaction holds this lock: versions of it come, or it goes."""
 
     def describe(self, version: ModelVersion) -> None:
         """Stores what is said of the version."""

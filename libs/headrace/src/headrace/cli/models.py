@@ -42,6 +42,10 @@ _GATE = {
 }
 
 
+def _gate(version: events.ModelVersion) -> str:
+    return _GATE.get(version.gate.state, "known to a newer version")
+
+
 @app.command()
 def register(
     model: Annotated[str, typer.Argument(help="The name of an applied model (kind: model).")],
@@ -69,7 +73,7 @@ def register(
             card="" if card is None else read_text(card, "--card"),
             reason=reason,
         )
-        out.print(f"models:/{model}/{version.version}: gate {_GATE[version.gate.state]}")
+        out.print(f"models:/{model}/{version.version}: gate {_gate(version)}")
         _show_evidence(version)
         _tell_no_canary(known, version)
     if version.gate.state == events.GATE_STATE_AWAITS_APPROVAL:
@@ -189,8 +193,7 @@ def approve(
 def retract(version: Version, *, reason: Reason = "", data_dir: DataDir = DEFAULT_DATA_DIR) -> None:
     """Take a version back for good, also one that awaits approval: nothing may serve it any more.
 
-    What serves it is moved on first. Number, lineage and audit stay; its file goes with the last
-    version that has it.
+    What points to it is moved on first. Its number, file, lineage and audit stay.
 
     headrace models retract fraud/3 --reason "trained on mislabelled rows"
     """
@@ -220,7 +223,7 @@ def sign(
         signed = known.sign(version, signing_key, reason=reason)
         out.print(
             f"models:/{signed.model}/{signed.version} is signed by {signed.signer}: "
-            f"gate {_GATE[signed.gate.state]}",
+            f"gate {_gate(signed)}",
         )
         _tell_no_canary(known, signed)
 
@@ -300,7 +303,7 @@ def history(
 def _show_version(version: events.ModelVersion, approved: pb.Change | None) -> None:
     out.print(f"models:/{version.model}/{version.version}, digest {version.digest}")
     out.print(f"registered {minute_text(version.registered_at_us)} {_origin(version)}")
-    out.print(f"gate {_GATE[version.gate.state]}")
+    out.print(f"gate {_gate(version)}")
     if version.gate.approver:
         out.print(f"approved by {version.gate.approver}{_how(approved)}")
     if version.signer:
@@ -356,7 +359,7 @@ def _row(version: events.ModelVersion, alias: str) -> tuple[str, ...]:
         alias,
         _origin(version),
         "" if auc is None else f"{auc:.3f}",
-        _GATE[version.gate.state],
+        _gate(version),
         version.gate.approver,
         _tags(version),
         version.digest[:12],

@@ -145,10 +145,11 @@ class HotInfer:
 
     def _quick(self, kind: Kind, asks: Sequence[Ask]) -> bool:
         """Whether the door's thread may run them; a model of which that is not known is slow, and
-        so is one that is not in memory."""
+        so is one that is not in memory, or may have to wait for the memory of a run."""
         rows = sum([ask.plan.rows for ask in asks])
         needed_s = kind.needed_s(rows) if kind.shared else kind.needed_s(1) * len(asks)
-        return kind.resident and kind.steady and 0.0 < needed_s <= QUICK_S and rows <= kind.rows_max
+        fast = kind.steady and 0.0 < needed_s <= QUICK_S
+        return kind.resident and fast and rows <= min(kind.rows_max, kind.small_rows_max)
 
     def close(self) -> None:
         self._late.close()

@@ -25,7 +25,7 @@ from headrace.errors import Busy, HeadraceError, Invalid, Unavailable
 from headrace_inference.adapters.onnx_bfloat16 import run_with_bits
 from headrace_inference.adapters.onnx_division import check_divisions
 from headrace_inference.adapters.onnx_providers import PROVIDERS, provider_options
-from headrace_inference.adapters.process_memory import memory_allowed_bytes, peak_growth
+from headrace_inference.adapters.process_memory import NOISE_BYTES, PeakGrowth
 from headrace_inference.adapters.tensor_codec import DATATYPES
 from headrace_inference.domain.request import FEATURES, SCORE
 from headrace_inference.domain.rollout import ServedVersion
@@ -41,11 +41,6 @@ TRIED_RUNS = 5
 # Of one model, so that a slow one holds up no others for long. How long it takes is a guess in any
 # case; whether its rows stand apart decides how it is asked, and is waited for.
 ROWS_TRIAL_S_MAX, TIMING_S_MAX, WARM_S_MAX = 5.0, 1.0, 1.0
-# What one run may take besides its model, its answer's copies included: no request, be it of the
-# most rows, takes the machine's memory. A share of what is allowed, as runs go on side by side.
-RUN_MEMORY_BYTES_MAX, RUN_MEMORY_SHARE = 1 << 30, 8
-# So little of many rows may be another thread's.
-NOISE_BYTES = 4 << 20
 # An answer is copied out of its output, and into its message.
 ANSWER_COPIES = 2
 # The second run is as fast as those that follow.
@@ -89,13 +84,22 @@ seconds = QuickHistogram("inference", "compute_infer_seconds", "Running one mode
 
 
 class OnnxSession:
-    """Session of ONNX Runtime, with the signature that the session tells."""
+    """Session of ONNX Runtime, with the signature that the session tells.
+
+    `run_bytes_max`: of what one run may take besides the model, its answer's copies included.
+    """
 
     def __init__(
-        self, session: onnxruntime.InferenceSession, *, digest: str, on_device: bool = False
+        self,
+        session: onnxruntime.InferenceSession,
+        *,
+        digest: str,
+        run_bytes_max: int,
+        on_device: bool = False,
     ) -> None:
         # What the log calls it by: one file may be versions of several models.
         self._digest, self._on_device = digest, on_device
+        self._run_bytes_max = run_bytes_max
         self.inputs = tuple(map(_spec, session.get_inputs()))
         self.outputs = tuple(map(_spec, session.get_outputs()))
         self.tried = Tried()
@@ -187,7 +191,7 @@ class OnnxSession:
 
     def _measure(self, run: Run, names: list[str]) -> None:
         """A row takes as much as the first, where there is no time to try many."""
-        growth = peak_growth()
+        growth = PeakGrowth()
         until_s = time.monotonic() + TIMING_S_MAX
         one = self._example(1)
         first = _least(lambda: run(one, names), until_s, growth)
@@ -195,7 +199,7 @@ class OnnxSession:
         if self._answer_bytes is None:
             return
         row_bytes = first.grown_bytes
-        rows = min(TRIED_ROWS, max(2, _run_bytes_max() // max(1, self._taken_bytes(row_bytes))))
+        rows = min(TRIED_ROWS, max(2, self._rows_max(row_bytes)))
         if time.monotonic() < until_s:
             many = self._example(rows)
             all_ = _least(lambda: run(many, names), until_s, growth)
@@ -203,8 +207,7 @@ class OnnxSession:
                 further_s = max(0.0, all_.took_s - first.took_s) / (rows - 1)
                 self.tried = replace(self.tried, further_row_s=further_s)
             if all_.whole:
-                grown_bytes = all_.grown_bytes - first.grown_bytes
-                row_bytes = grown_bytes // (rows - 1) if grown_bytes > NOISE_BYTES else 0
+                row_bytes = max(0, all_.grown_bytes - first.grown_bytes) // (rows - 1)
         self._bound(row_bytes)
 
     def _bound(self, row_bytes: int) -> None:
@@ -213,13 +216,13 @@ class OnnxSession:
             math.prod(_sizes(spec, 1)) * DATATYPES[spec.datatype].array.itemsize
             for spec in self.inputs
         )
-        rows_max = max(1, _run_bytes_max() // max(1, self._taken_bytes(row_bytes)))
-        self.tried = replace(self.tried, input_bytes_max=rows_max * given_bytes)
+        self.tried = replace(self.tried, input_bytes_max=self._rows_max(row_bytes) * given_bytes)
 
-    def _taken_bytes(self, row_bytes: int) -> int:
+    def _rows_max(self, row_bytes: int) -> int:
         """With the copies of its answer; it takes what it answers in any case."""
         answer_bytes = self._answer_bytes or 0
-        return max(row_bytes, answer_bytes) + ANSWER_COPIES * answer_bytes
+        taken_bytes = max(row_bytes, answer_bytes) + ANSWER_COPIES * answer_bytes
+        return max(1, self._run_bytes_max // max(1, taken_bytes))
 
     def _rows_apart(self, run: Run, names: list[str]) -> bool:
         """Whether two rows are answered together as each is alone."""
@@ -293,9 +296,11 @@ class OnnxModelRuntime:
         *,
         threads: int,
         providers: Sequence[str],
+        run_bytes_max: int,
         device_memory_bytes_max: int | None = None,
     ) -> None:
         self._threads, self._providers = threads, list(providers)
+        self._run_bytes_max = run_bytes_max
         self._provider_options = provider_options(
             providers, device_memory_bytes_max=device_memory_bytes_max
         )
@@ -317,7 +322,12 @@ class OnnxModelRuntime:
                 provider_options=self._provider_options,
             )
             on_device = self._providers[0] != PROVIDERS["cpu"]
-            model = OnnxSession(session, digest=served.digest, on_device=on_device)
+            model = OnnxSession(
+                session,
+                digest=served.digest,
+                run_bytes_max=self._run_bytes_max,
+                on_device=on_device,
+            )
         except HeadraceError:
             raise
         except Exception as err:  # see _what_it_raises
@@ -395,11 +405,10 @@ class _Least(NamedTuple):
     whole: bool
 
 
-def _least(run: Callable[[], object], until_s: float, growth: Callable[[], int]) -> _Least:
+def _least(run: Callable[[], object], until_s: float, growth: PeakGrowth) -> _Least:
     """Of some runs, of one at least: none is begun after that time by time.monotonic.
 
-    Where the first one was ended by its bound, what it had of a core: it takes no less. `growth`
-    tells of memory at the peak since it was asked last.
+    Where the first one was ended by its bound, what it had of a core: it takes no less.
     """
     least_s = math.inf
     grown: list[int] = []
@@ -409,17 +418,21 @@ def _least(run: Callable[[], object], until_s: float, growth: Callable[[], int])
             run()
         except Unavailable:
             if not grown:
-                return _Least(time.thread_time() - begin_core_s, growth(), whole=False)
+                return _Least(time.thread_time() - begin_core_s, _taken(growth), whole=False)
             break
         least_s = min(least_s, time.perf_counter() - begin_s)
-        grown.append(growth())
+        grown.append(_taken(growth))
         if time.monotonic() >= until_s:
             break
     return _Least(least_s, min(grown), whole=True)
 
 
-def _run_bytes_max() -> int:
-    return min(RUN_MEMORY_BYTES_MAX, memory_allowed_bytes() // RUN_MEMORY_SHARE)
+def _taken(growth: PeakGrowth) -> int:
+    """By a run; nothing where that is noise, or where others took or freed as much meanwhile: what
+    is told of theirs would be this model's bound for as long as it is served.
+    """
+    grown_bytes = growth.bytes()
+    return 0 if growth.moved() or grown_bytes <= NOISE_BYTES else grown_bytes
 
 
 def _endable() -> onnxruntime.RunOptions:

@@ -14,6 +14,7 @@ from headrace_inference.adapters import conversions
 from headrace_inference.adapters.entity_plan import EntityPlan
 from headrace_inference.adapters.request_forms import Form
 from headrace_inference.adapters.request_parameters import check_parameters, priority, timeout_s
+from headrace_inference.adapters.run_memory import SMALL
 from headrace_inference.adapters.shared_runs import Kind, Plan, ReplyForm
 from headrace_inference.adapters.tensor_codec import DATATYPES, element_count, row_bytes
 from headrace_inference.domain.explanation import wanted_attributions
@@ -189,6 +190,7 @@ def _kind(
     key = serving.rollout.endpoint, loaded.served.version, shadow, inputs, outputs
     found = made.get(key)
     if found is None:
+        fitting = choice.rows_at_once(sum(row_bytes(spec.datatype, spec.shape) for spec in inputs))
         head = oip.ModelInferResponse(
             model_name=serving.rollout.endpoint, model_version=str(loaded.served.version)
         )
@@ -201,10 +203,8 @@ def _kind(
             by_features=by_features,
             by_rows=by_rows,
             shared=loaded.model.rows_apart,
-            rows_max=min(
-                rows_max,
-                choice.rows_at_once(sum(row_bytes(spec.datatype, spec.shape) for spec in inputs)),
-            ),
+            rows_max=min(rows_max, fitting),
+            small_rows_max=int(SMALL * fitting),
             steady=all(
                 ANY_SIZE not in spec.shape[loaded.model.rows_apart :]
                 for spec in loaded.model.inputs

@@ -17,12 +17,14 @@ from __future__ import annotations
 import ctypes
 import os
 import re
-from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 CGROUP = Path("/sys/fs/cgroup")
 PROCESS = Path("/proc/self")
 PEAK_AGAIN = "5"
+# So little of many rows may be another thread's.
+NOISE_BYTES = 4 << 20
 
 
 class _Mallinfo2(ctypes.Structure):
@@ -64,28 +66,52 @@ def give_back() -> None:
         _malloc_trim(0)
 
 
-def peak_growth(process: Path = PROCESS) -> Callable[[], int]:
-    """Tells how far the resident size rose above what it is now, at the peak since that was asked
-    last, of all threads together; 0 where the kernel does not tell. There is one peak: who asks
-    takes it from who asked before.
-    """
-    give_back()  # once, as all others wait for it: what is free would be taken again unseen
-    try:
-        _forget_peak(process)
-        before_bytes = _status_bytes(process, "VmRSS")
-    except OSError:
-        return lambda: 0
+class PeakGrowth:
+    """How far the resident size rose above what it was at the begin, of all threads together.
 
-    def told() -> int:
-        grown_bytes = _status_bytes(process, "VmHWM") - before_bytes
-        _forget_peak(process)
+    There is one peak of a process: who begins takes it from who began before. 0 where the kernel
+    does not tell.
+    """
+
+    def __init__(self, process: Path = PROCESS) -> None:
+        self._process = process
+        give_back()  # once, as all others wait for it: what is free would be taken again unseen
+        self._begin()
+
+    def bytes(self) -> int:
+        """At the peak since this was asked last."""
+        grown_bytes = self._told("VmHWM") - self._before_bytes
+        self._forget_peak()
         return max(0, grown_bytes)
 
-    return told
+    def moved(self) -> bool:
+        """Whether it is elsewhere now, once what is free is given back: others took or freed as
+        much meanwhile. Then this begins anew.
+        """
+        if self._near():
+            return False
+        give_back()
+        if self._near():
+            return False
+        self._begin()
+        return True
 
+    def _begin(self) -> None:
+        self._forget_peak()
+        self._before_bytes = self._told("VmRSS")
 
-def _forget_peak(process: Path) -> None:
-    (process / "clear_refs").write_text(PEAK_AGAIN, encoding="ascii")
+    def _near(self) -> bool:
+        return abs(self._told("VmRSS") - self._before_bytes) <= NOISE_BYTES
+
+    def _forget_peak(self) -> None:
+        with suppress(OSError):
+            (self._process / "clear_refs").write_text(PEAK_AGAIN, encoding="ascii")
+
+    def _told(self, name: str) -> int:
+        try:
+            return _status_bytes(self._process, name)
+        except OSError:
+            return 0
 
 
 def _status_bytes(process: Path, name: str) -> int:

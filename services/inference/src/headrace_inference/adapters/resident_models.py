@@ -294,6 +294,7 @@ class ResidentModel:
             found = self._models.run_memory.run(
                 input_bytes / max(1, self.tried.input_bytes_max),
                 lambda: session.run(inputs, outputs, ending),
+                ending,
             )
         finally:
             self._release()

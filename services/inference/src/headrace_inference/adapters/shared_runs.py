@@ -56,8 +56,9 @@ class Kind:
     # Whether the first size counts rows, and whether those of several requests may run together.
     by_rows: bool
     shared: bool
-    # Of several requests that run together.
+    # Of several requests that run together, and of a run that is too small to wait for memory.
     rows_max: int
+    small_rows_max: int
     # Whether its sizes but for the rows are fixed, so that what it took when it was tried holds.
     steady: bool
     # Name and version, encoded.

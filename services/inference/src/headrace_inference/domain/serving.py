@@ -150,9 +150,16 @@ class Choice:
     shadow: LoadedVersion | None
 
     def rows_at_once(self, row_bytes: int) -> int:
-        """How many rows, whose inputs take so much, may run together: one at least."""
-        models = [each.model for each in (self.answering, self.shadow) if each is not None]
-        return max(1, min(model.input_bytes_max for model in models) // max(1, row_bytes))
+        """How many rows, whose inputs take so much, may run together: one at least.
+
+        A shadow that takes other features has rows of its own size.
+        """
+        features = len(self.answering.served.features)
+        fitting = [self.answering.model.input_bytes_max // max(1, row_bytes)]
+        if self.shadow is not None:
+            wider = len(self.shadow.served.features) / features if features else 1.0
+            fitting.append(int(self.shadow.model.input_bytes_max / max(1.0, wider * row_bytes)))
+        return max(1, min(fitting))
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ of its own any more (unshare(2), EINVAL).
 from __future__ import annotations
 
 import ctypes
+import os
 import sys
 
 CLONE_NEWNET, CLONE_NEWUSER = 0x40000000, 0x10000000
@@ -24,7 +25,7 @@ def leave_network() -> None:
     """Where that is allowed; containers may forbid it: no operator that is taken opens a socket."""
     unshare = ctypes.CDLL(None).unshare
     # In a user namespace root would lose its right to read files of others, such as its own code.
-    if unshare(CLONE_NEWNET) != 0:
+    if unshare(CLONE_NEWNET) != 0 and os.geteuid() != 0:
         unshare(CLONE_NEWUSER | CLONE_NEWNET)
 
 

@@ -149,12 +149,9 @@ class RegistryApi(pb_grpc.RegistryServiceServicer):
     def RetractVersion(
         self, request: pb.RetractVersionRequest, context: grpc.ServicerContext
     ) -> pb.RetractVersionResponse:
+        command = conversions.retract_version(request)
         version = retract_version(
-            conversions.retract_version(request),
-            caller=calling().name,
-            store=self._store,
-            artifacts=self._artifacts,
-            clock=self._clock,
+            command, caller=calling().name, store=self._store, clock=self._clock
         )
         return pb.RetractVersionResponse(version=conversions.version_proto(version))
 

@@ -23,7 +23,6 @@ from headrace_registry.domain.definition import (
     applied,
     order_of,
 )
-from headrace_registry.domain.gate import GateState
 from headrace_registry.domain.lineage import sources_of
 from headrace_registry.domain.request import Request
 from headrace_registry.domain.rollout import Rollout
@@ -147,7 +146,7 @@ class MemoryTransaction:
         return self._tables.acceptances.get(digest)
 
     def add_acceptance(self, digest: str, acceptance: Acceptance) -> None:
-        self._tables.acceptances.setdefault(digest, acceptance)
+        self._tables.acceptances[digest] = acceptance
 
     def open_gate(self, version: ModelVersion) -> None:
         self._tables.versions[version.model, version.version] = version
@@ -165,15 +164,6 @@ class MemoryTransaction:
         self._tables.passed_gates.pop((*key, version.digest), None)
         self._tables.versions[key] = version
         self._emit(VersionRetracted(version))
-
-    def lock_artifact(self, digest: str) -> None:
-        """The store's lock is held."""
-
-    def artifact_needed(self, digest: str) -> bool:
-        return any(
-            each.digest == digest and each.gate.state is not GateState.RETRACTED
-            for each in self._tables.versions.values()
-        )
 
     def describe(self, version: ModelVersion) -> None:
         self._tables.versions[version.model, version.version] = version

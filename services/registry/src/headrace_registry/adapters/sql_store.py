@@ -105,7 +105,7 @@ ROLLOUT_MOVE = text("""
 """)
 ACCEPTED = text("""
     insert into acceptances (digest, acceptance_json) values (:digest, :acceptance_json)
-    on conflict do nothing
+    on conflict (digest) do update set acceptance_json = excluded.acceptance_json
 """)
 ANSWERED = "update requests set answer_json = :answer_json where id = :id"
 # An application may have more; a move of an alias has one for itself and for each endpoint.
@@ -217,13 +217,10 @@ class SqlReader:
         table = tables.ACCEPTANCES
         wanted = select(table.c.acceptance_json).where(table.c.digest == digest)
         found = self._connection.execute(wanted).scalar()
-        return None if found is None else ACCEPTANCE.validate_json(found)
-
-    def artifact_needed(self, digest: str) -> bool:
-        table = tables.VERSIONS
-        live = table.c.gate_state != GateState.RETRACTED.value
-        wanted = select(table.c.version).where(table.c.digest == digest, live).limit(1)
-        return self._connection.execute(wanted).first() is not None
+        # Of before its latency was kept: it is looked through anew.
+        if found is None or "latency_ms" not in json.loads(found):
+            return None
+        return ACCEPTANCE.validate_json(found)
 
     def versions_from(self, kind: str, name: str) -> list[tuple[str, int]]:
         table = tables.VERSION_SOURCES
@@ -311,9 +308,6 @@ class SqlTransaction(SqlReader):
 
     def lock_model(self, model: str) -> None:
         self._connection.execute(LOCK, {"name": f"model/{model}"})
-
-    def lock_artifact(self, digest: str) -> None:
-        self._connection.execute(LOCK, {"name": f"artifact/{digest}"})
 
     def note(self, change: Change) -> None:
         row = {name: value for name, value in asdict(change).items() if name != "number"}

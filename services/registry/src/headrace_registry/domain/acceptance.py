@@ -24,8 +24,7 @@ class Finding:
 class Acceptance:
     """The file may be stored; `findings` go into the gate of each of its versions.
 
-    `latency_ms`: the median of its runs on golden inputs; None where it did not run on them, or was
-    looked through before that was kept.
+    `latency_ms`: the median of its runs on golden inputs; None where it did not run on them.
     """
 
     signature: Signature

@@ -3,16 +3,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 
 from headrace.application import Recipe
 from headrace.errors import Conflict, Invalid, NotFound
 from headrace.model_definition import Model as DeclaredModel
 from headrace_kit.clock import Clock
-from headrace_kit.failpoints import failpoint
 from headrace_registry.domain import gate
 from headrace_registry.domain.acceptance import Acceptance
-from headrace_registry.domain.artifact import artifact_key
 from headrace_registry.domain.change import Change
 from headrace_registry.domain.definition import graph_of, model_names, model_of, recipes_of
 from headrace_registry.domain.description import Description, check_metrics
@@ -63,7 +62,6 @@ def register_version(
     def act(transaction: RegistryTransaction) -> ModelVersion:
         transaction.lock_model(command.model)
         rule = _declared(transaction, command.model).gate
-        _keep_artifact(transaction, command.digest, artifacts)
         version = ModelVersion(
             version=transaction.next_version(command.model),
             run_id="",
@@ -109,38 +107,29 @@ def approve_version(
 
 
 def retract_version(
-    command: RetractVersion,
-    *,
-    caller: str,
-    store: RegistryStore,
-    artifacts: ArtifactStore,
-    clock: Clock,
+    command: RetractVersion, *, caller: str, store: RegistryStore, clock: Clock
 ) -> ModelVersion:
-    """Shuts the gate of a version for good; its artifact goes with the last version that has it.
+    """Shuts the gate of a version for good. All that is known of it stays: predictions may name it.
 
-    Number, lineage and audit stay: predictions may name it. Raises NotFound VERSION_UNKNOWN,
-    Conflict VERSION_NEEDED while an alias or an endpoint points to it, GATE_SETTLED when it was
-    taken back before.
+    Raises NotFound VERSION_UNKNOWN, Conflict VERSION_NEEDED while an alias or an endpoint points to
+    it, GATE_SETTLED when it was taken back before.
     """
     check_name("model", command.model)
 
     def act(transaction: RegistryTransaction) -> ModelVersion:
         transaction.lock_model(command.model)
         version = transaction.version(command.model, command.version)
+        named = {"model": command.model, "version": command.version}
         if version.gate.state is gate.GateState.RETRACTED:
-            named = {"model": command.model, "version": command.version}
             raise Conflict("GATE_SETTLED", **named, gate=version.gate.state.value)
+        pointers = ", ".join(_pointers(transaction, version))
+        if pointers:
+            raise Conflict("VERSION_NEEDED", **named, needed_by=pointers)
         retracted = replace(version, gate=version.gate.retracted(caller, command.reason))
         transaction.retract_version(retracted)
         return retracted
 
-    version = once(command, ModelVersion, store, act, caller=caller, clock=clock)
-    failpoint("registry.retract.settled")
-    with store.transaction() as transaction:  # also by a repeat: the first may have ended before
-        transaction.lock_artifact(version.digest)
-        if not transaction.artifact_needed(version.digest):
-            artifacts.delete(artifact_key(version.digest))
-    return version
+    return once(command, ModelVersion, store, act, caller=caller, clock=clock)
 
 
 def describe_version(
@@ -192,7 +181,6 @@ def register_trained(
             if not known.made_by(event):
                 raise Conflict("RUN_CONFLICT", run_id=event.run_id, version=known.version)
             return
-        _keep_artifact(transaction, trained.digest, artifacts)
         version = ModelVersion(
             version=transaction.next_version(trained.model),
             run_id=event.run_id,
@@ -217,14 +205,14 @@ def register_trained(
             roll_out(transaction, version, version.registered_at_us)
 
 
-def _keep_artifact(transaction: RegistryTransaction, digest: str, artifacts: ArtifactStore) -> None:
-    """From here on no version that is taken back takes it along.
-
-    Raises Conflict ARTIFACT_NOT_UPLOADED where one just did.
-    """
-    transaction.lock_artifact(digest)
-    if not artifacts.exists(artifact_key(digest)):
-        raise Conflict("ARTIFACT_NOT_UPLOADED", digest=digest)
+def _pointers(reader: RegistryReader, version: ModelVersion) -> Iterator[str]:
+    """Aliases and endpoints that point to the version."""
+    for alias in reader.aliases(version.model).values():
+        if alias.version == version.version:
+            yield f"alias {alias.alias}"
+    for rollout in reader.rollouts_of(version.model).values():
+        if version.version in [each.version for each in (rollout.champion, rollout.canary) if each]:
+            yield f"endpoint {rollout.endpoint}"
 
 
 def _declared(reader: RegistryReader, name: str) -> DeclaredModel:

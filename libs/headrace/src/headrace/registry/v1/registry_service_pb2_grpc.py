@@ -176,9 +176,8 @@ class RegistryServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def RetractVersion(self, request, context):
-        """Takes a version back, whatever its gate said: nothing may point to it any more, and its artifact goes with the last
-        version of that digest. FAILED_PRECONDITION VERSION_NEEDED while an alias or an endpoint points to it, GATE_SETTLED
-        when it was taken back before. Deadline: 5 s.
+        """Takes a version back, whatever its gate said: nothing may point to it any more. FAILED_PRECONDITION VERSION_NEEDED
+        while an alias or an endpoint points to it, GATE_SETTLED when it was taken back before. Deadline: 2 s.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
