@@ -11,7 +11,9 @@ import contextlib
 import itertools
 import json
 import re
+import resource
 import signal
+import socket
 import threading
 import time
 import uuid
@@ -25,6 +27,7 @@ from urllib.request import urlopen
 
 import grpc
 import numpy as np
+import psutil
 import pytest
 import tritonclient.grpc as triton
 from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
@@ -72,6 +75,7 @@ pytestmark = [
 DEADLINE_S = 60.0
 # Models of which no two fit into the memory for models.
 LARGE_BYTES, LARGE_MEMORY_BYTES, CHUNKS = 12_000_000, 20_000_000, 8
+SPARE_FDS = 12
 CALL_TIMEOUT_S = 15.0
 # More than a start takes besides, less than it waits for a model.
 SLOW_S = 4.0
@@ -1117,6 +1121,46 @@ def test_cached_model_serves_while_the_registry_is_away(make_service, platform, 
     service.start(registry_address="127.0.0.1:1")
 
     assert "1" == service.infer(endpoint, "UA-1").model_version
+
+
+@pytest.mark.parametrize("door", ["native", "grpcio"])
+def test_inference_without_file_descriptors_answers_who_is_connected_and_goes_on(
+    make_service, platform, endpoint, door
+):
+    """Strangers take all that are left; a version that came meanwhile is served when they go."""
+    (rest_port,) = pick_ports(1)
+    service = make_service().start(grpc_door=door, rest_port=str(rest_port))
+    other, ports = platform.define(f"other-{uuid.uuid4().hex[:8]}"), (service.grpc_port, rest_port)
+    service.infer(endpoint, "connects")
+    process = psutil.Process(service.child.pid)
+    limit = process.num_fds() + SPARE_FDS
+    _, hard = resource.prlimit(process.pid, resource.RLIMIT_NOFILE)
+    resource.prlimit(process.pid, resource.RLIMIT_NOFILE, (limit, hard))
+
+    with contextlib.ExitStack() as strangers:
+        for port in SPARE_FDS * ports:
+            strangers.enter_context(socket.create_connection(("127.0.0.1", port), CALL_TIMEOUT_S))
+        wait_for(lambda: process.num_fds() >= limit)
+        keys = {f"without-{number}-{uuid.uuid4().hex[:8]}" for number in range(20)}
+        for key in keys:
+            service.infer(endpoint, key)
+        platform.roll_out(other, 1)
+
+    def goes_on() -> bool:
+        """Asked by a new connection; the door has one behind it for each."""
+        with grpc.insecure_channel(service.address) as later:
+            stub = oip_grpc.GRPCInferenceServiceStub(later)
+            try:
+                stub.ModelInfer(keys_request(endpoint, "later"), timeout=CALL_TIMEOUT_S)
+                asked = oip.ModelReadyRequest(name=other, version="1")
+                return stub.ModelReady(asked, timeout=CALL_TIMEOUT_S).ready
+            except grpc.RpcError as err:
+                if err.code() != grpc.StatusCode.UNAVAILABLE:
+                    raise
+                return False
+
+    wait_for(goes_on)
+    platform.logged_when(endpoint, lambda rows: keys <= {each.entity_key for each in rows})
 
 
 def test_replica_that_starts_again_listens_when_it_can_answer(make_service, platform):
