@@ -11,13 +11,14 @@ PYTEST := $(BIN)/python -m pytest
 UNIT_WORKERS ?= 2
 INTEGRATION_WORKERS ?= 3
 NAME ?= loop
+MINUTES ?= 30
 # Without an address ours are asked, each by its suite.
 SUITES := $(notdir $(patsubst %/README.md,%,$(wildcard contracts/conformance/*/README.md)))
 SERVICE ?= $(if $(ADDR),inference,$(SUITES))
 # Faults are injected only by the tests that say so.
 unexport HEADRACE_FAIL
 
-.PHONY: help setup check fix test unit contracts integration spark faults e2e protos baseline lock tidy up demo conformance bench bench-peers
+.PHONY: help setup check fix test unit contracts integration spark faults fuzz e2e protos baseline lock tidy up demo conformance bench bench-peers
 
 help: ## Show this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -54,8 +55,8 @@ fix: setup ## Format, and mend what the linter can
 
 test: check unit contracts integration conformance spark faults e2e ## Everything, on real parts
 
-unit: setup ## Unit tests of every member; no network
-	$(PYTEST) -q -n $(UNIT_WORKERS) -m "not integration and not e2e" libs services examples
+unit: setup ## Unit tests of every member, and a short fuzz; no network
+	$(PYTEST) -q -n $(UNIT_WORKERS) -m "not integration and not e2e" libs services examples tests/fuzz
 
 contracts: setup ## Protos, topics, reasons, examples, pictures and generated code agree
 	$(BIN)/buf lint
@@ -73,6 +74,9 @@ spark: setup ## Views on PySpark in local mode, bit for bit; the first time 456 
 
 faults: setup ## Kills, cuts, repeats and bad input, against a ledger and an oracle
 	$(PYTEST) -q -n $(INTEGRATION_WORKERS) -m faults tests/faults
+
+fuzz: setup ## Mutated files and requests for MINUTES of CPU time (30): make fuzz [SEED=N] [TARGET=onnx|hot|...]
+	$(BIN)/python -m tests.fuzz --minutes $(MINUTES) $(if $(SEED),--seed $(SEED)) $(if $(TARGET),--target $(TARGET))
 
 e2e: setup ## The whole platform: the demo, kills, compose and chart
 	$(PYTEST) -q e2e

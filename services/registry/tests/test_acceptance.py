@@ -526,6 +526,14 @@ def test_refusal_in_the_runtimes_words_tells_no_place_of_its_own() -> None:
     assert not [each for each in told if "onnxruntime_src" in each or "/proc/" in each]
 
 
+def test_refusal_in_the_runtimes_words_that_are_no_text_is_told_as_format() -> None:
+    weight = helper.make_tensor("w", FLOAT, [7], [0.0] * 7)
+    model = a_model(node("Add", ["x", "w"], ["y"], name="na_me"), weights=[weight])
+
+    with pytest.raises(Invalid, match="FORMAT"):
+        accepted(model.SerializeToString().replace(b"na_me", b"na\xffme"))
+
+
 LOCATIONS = ("../weights", "/etc/passwd", "junk/../../x", "\\\\host\\share", "a\x00b", "file:///x",
              "*/_ORT_MEM_ADDR_/*", "link", "weights.bin")  # fmt: skip
 

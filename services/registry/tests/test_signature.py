@@ -64,6 +64,7 @@ NO_TENSOR = bytes_field(1, b"maps") + bytes_field(2, bytes_field(4, b""))
         ([a_value("x", 1, (2**62,))], "too large"),
         ([a_value("x", 1, (2**64 - 1,))], "negative"),
         ([a_value("x", 1, (1,) * 33)], "too many dimensions"),
+        ([a_value("x", 1, ("rows",)).replace(b"rows", b"ro\xf7s")], "name of a size"),
         ([b"\x0a\x7fx"], "past the end"),
     ],
 )

@@ -142,7 +142,10 @@ def _session(file: Path) -> ort.InferenceSession:
     options.enable_cpu_mem_arena = options.enable_mem_pattern = False
     options.log_severity_level = 4
     try:
-        return ort.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+        # With a fallback it would print what it retries, into the answer.
+        return ort.InferenceSession(
+            file, options, providers=["CPUExecutionProvider"], enable_fallback=0
+        )
     except RUNTIME_ERRORS as err:
         raise _refused(err) from err
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from mmap import mmap
 
 from headrace.errors import Invalid
-from headrace.protobuf_wire import Field, fields
+from headrace.protobuf_wire import Field, fields, malformed
 from headrace.reserved_names import is_reserved_output
 
 # As many as a request may have.
@@ -120,6 +120,10 @@ def _size(dimension: memoryview) -> int:
             size = field.varint
         elif field.number == DIMENSION_NAME:
             size = ANY_SIZE
+            try:
+                bytes(field.content or b"").decode()
+            except UnicodeDecodeError as err:  # which nobody could load: the runtime tells names
+                raise malformed("the name of a size is no UTF-8") from err
     return size
 
 
