@@ -44,6 +44,7 @@ CPU_S_OF_WORK = 5.0
 FILES, WENT_OUTSIDE = ("open", "os.listdir", "os.scandir"), 99
 # A model's own process has all the machine's; a run of it has a second here.
 SERVED_BYTES_MAX, SERVED_CPU_S_MAX, RUN_S_MAX = 8 << 30, 60, 1.0
+RUN_BYTES_MAX = 1 << 30
 ENDED_BY_LIMITS = (-signal.SIGXCPU, -signal.SIGKILL, -signal.SIGALRM)
 TOO_SLOW = "DEADLINE_UNMET"
 NOT_LOADED = "not loaded by inference:"
@@ -216,12 +217,15 @@ def _serve(data: bytes) -> int:
         resource.setrlimit(what, (most, most))
     said = os.dup(1)
     os.dup2(2, 1)  # the service's log
-    os.write(said, _answered(data).encode())
+    try:
+        os.write(said, _answered(data).encode())
+    finally:
+        os.dup2(said, 1)
     return 0
 
 
 def _answered(data: bytes) -> str:
-    runtime = OnnxModelRuntime(threads=1, providers=providers("cpu"))
+    runtime = OnnxModelRuntime(threads=1, providers=providers("cpu"), run_bytes_max=RUN_BYTES_MAX)
     try:
         model = runtime.load(data, ServedVersion(1, sha256(data).hexdigest(), ()))
     except HeadraceError as err:
