@@ -474,7 +474,7 @@ def test_answer_that_is_too_large_to_be_compared_has_its_bound_for_all_that(monk
     room = Room(a_spreading_model(1_000), run_bytes_max=30_000)
 
     assert room.model.tried.rows_apart is None
-    assert 2 * 4 == room.model.input_bytes_max
+    assert 2 * 4 == room.model.tried.input_bytes_max
 
 
 def test_rows_that_do_not_stand_apart_have_their_bound_too():
@@ -489,7 +489,96 @@ def test_rows_that_do_not_stand_apart_have_their_bound_too():
 def test_model_that_takes_little_has_no_bound_of_a_size_that_is_sent():
     model = Room(an_adder()).model
 
-    assert 64 << 20 < model.input_bytes_max
+    assert 64 << 20 < model.tried.input_bytes_max
+
+
+LENGTH = {"x": (TensorProto.FLOAT, ["rows", "length", 4])}
+
+
+def an_attention():
+    """Of a row as long as its caller likes: it takes as the square of that."""
+    nodes = [
+        helper.make_node("Transpose", ["x"], ["t"], perm=[0, 2, 1]),
+        helper.make_node("MatMul", ["x", "t"], ["s"]),
+        helper.make_node("Softmax", ["s"], ["p"], axis=-1),
+        helper.make_node("MatMul", ["p", "x"], ["y"]),
+    ]
+    outputs = {"y": (TensorProto.FLOAT, ["rows", "length", 4])}
+    return onnx_bytes(nodes, [], inputs=LENGTH, outputs=outputs)
+
+
+def a_widening():
+    """It takes a hundred times what a row has."""
+    times = helper.make_tensor("times", TensorProto.INT64, [3], [1, 100, 1])
+    nodes = [
+        helper.make_node("Tile", ["x", "times"], ["wide"]),
+        helper.make_node("Sigmoid", ["wide"], ["s"]),
+        helper.make_node("ReduceMean", ["s", "axes"], ["y"], keepdims=0),
+    ]
+    axes = helper.make_tensor("axes", TensorProto.INT64, [2], [1, 2])
+    return onnx_bytes(
+        nodes, [times, axes], inputs=LENGTH, outputs={"y": (TensorProto.FLOAT, ["rows"])}
+    )
+
+
+def a_limited_one():
+    """It has a hundred positions."""
+    table = helper.make_tensor("table", TensorProto.FLOAT, [100], [0.5] * 100)
+    constants = [helper.make_tensor(name, TensorProto.INT64, [], [1]) for name in ("second", "one")]
+    nodes = [
+        helper.make_node("Shape", ["x"], ["sizes"]),
+        helper.make_node("Gather", ["sizes", "second"], ["length"]),
+        helper.make_node("Sub", ["length", "one"], ["last"]),
+        helper.make_node("Gather", ["table", "last"], ["moved"]),
+        helper.make_node("Add", ["x", "moved"], ["y"]),
+    ]
+    outputs = {"y": (TensorProto.FLOAT, ["rows", "length", 4])}
+    return onnx_bytes(nodes, [table, *constants], inputs=LENGTH, outputs=outputs)
+
+
+def rows_as_long_as(length, *, rows=1):
+    return a_tensor("x", "FP32", np.full((rows, length, 4), 0.5))
+
+
+@pytest.mark.skipif(not PEAK_IS_TOLD, reason="this kernel does not tell")
+@pytest.mark.parametrize(
+    ("model", "power", "length"), [(an_attention, 2, 1_000), (a_widening, 1, 10_000)]
+)
+def test_rows_of_open_length_are_bounded_by_what_long_ones_take(model, power, length):
+    room = Room(model(), run_bytes_max=RUN_BYTES)
+    growth = PeakGrowth()
+    with pytest.raises(Busy, match="BATCH_TOO_LARGE") as refused:
+        room.infer(rows_as_long_as(length, rows=100))
+    room.infer(rows_as_long_as(length, rows=int(refused.value.metadata["rows_max"])))
+    assert RUN_BYTES / 8 < growth.bytes() <= 1.2 * RUN_BYTES
+
+    with pytest.raises(Busy, match="BATCH_TOO_LARGE") as refused:
+        room.infer(rows_as_long_as(100 * length))
+
+    longest = rows_as_long_as(int(refused.value.metadata["row_bytes_max"]) // 16)
+    growth = PeakGrowth()
+    room.infer(longest)
+    assert RUN_BYTES / 8 < growth.bytes() <= 1.2 * RUN_BYTES
+    assert power == room.model.tried.longer_power
+
+
+@pytest.mark.skipif(not PEAK_IS_TOLD, reason="this kernel does not tell")
+def test_explanation_of_a_long_row_takes_no_more_than_a_run_may():
+    room = Room(an_attention(), run_bytes_max=32 << 20)
+    growth = PeakGrowth()
+
+    answer = room.infer(rows_as_long_as(400), outputs=("attributions.x",))
+
+    assert (1, 400, 4) == answer.attributions["attributions.x"].values.shape
+    assert growth.bytes() < 1.5 * (32 << 20)
+
+
+def test_model_that_takes_not_every_length_is_served_as_long_as_it_does():
+    with capture_logs() as logged:
+        room = Room(a_limited_one())
+
+    assert ["info"] == [each["log_level"] for each in logged]
+    assert (1, 100, 4) == room.infer(rows_as_long_as(100)).outputs["y"].values.shape
 
 
 def test_other_versions_inputs_warm_no_more_than_fits():

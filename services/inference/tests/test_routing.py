@@ -1,13 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Canary routing is sticky by entity and keeps its share; a named version is answered by itself."""
 
-from types import SimpleNamespace
-
 import pytest
 
 from headrace.errors import NotFound
 from headrace_inference.domain.rollout import Arm
-from headrace_inference.domain.serving import Choice, LoadedVersion, Serving, TensorSpec
+from headrace_inference.domain.serving import Choice, LoadedVersion, Serving, TensorSpec, Tried
 from headrace_inference.testing import FEATURES, a_rollout, a_served_version
 
 KEYS = [f"UA-{number}" for number in range(10_000)]
@@ -132,7 +130,7 @@ def test_canary_that_takes_other_tensors_answers_none_of_its_callers():
 
 def test_rows_of_a_shadow_with_more_features_are_larger():
     narrow, wide = (
-        LoadedVersion(a_served_version(1, features=features), SimpleNamespace(input_bytes_max=64))
+        LoadedVersion(a_served_version(1, features=features), Tried(input_bytes_max=64))
         for features in (("a",), tuple("abcdefgh"))
     )
 

@@ -19,10 +19,10 @@ from headrace_kit import watched_file
 from headrace_registry.adapters.openssf_verifier import OpenSsfVerifier
 from headrace_registry.domain.gate import GateState
 from headrace_registry.domain.signing import UNSIGNED, SignVersion
-from headrace_registry.domain.version import ApproveVersion, ModelVersion
+from headrace_registry.domain.version import ApproveVersion, ModelVersion, RetractVersion
 from headrace_registry.handlers.aliases import set_alias
 from headrace_registry.handlers.signings import sign_version
-from headrace_registry.handlers.versions import approve_version
+from headrace_registry.handlers.versions import approve_version, retract_version
 from headrace_registry.testing import DIGEST, MODEL, RECIPE, TENSORS_ENDPOINT, a_run, a_set_alias
 
 KEY, OTHER_KEY = (ec.generate_private_key(ec.SECP256R1()) for _ in range(2))
@@ -161,6 +161,18 @@ def test_file_of_trusted_signers_that_went_wrong_leaves_those_before(signed, tru
 def test_signature_of_a_version_that_is_not_there_is_refused(signed):
     with pytest.raises(NotFound, match="VERSION_UNKNOWN"):
         put(signed, a_bundle())
+
+
+def test_version_that_was_taken_back_is_signed_by_nobody(signed):
+    signed.register()
+    command = RetractVersion("retract-1", "fraud", 1, "")
+    retract_version(command, caller="ann", store=signed.store, clock=signed.clock)
+    before = signed.versions("fraud")
+
+    with pytest.raises(Conflict, match=r"GATE_SETTLED.*gate=retracted"):
+        put(signed, a_bundle())
+
+    assert before == signed.versions("fraud")
 
 
 def test_signed_version_may_still_have_to_be_approved(signed):

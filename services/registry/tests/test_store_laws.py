@@ -18,12 +18,17 @@ from headrace_registry.domain.acceptance import Acceptance
 from headrace_registry.domain.alias import Alias, SetAlias
 from headrace_registry.domain.definition import SPEC_BYTES_MAX, Definition
 from headrace_registry.domain.gate import GateState
-from headrace_registry.domain.page import ListByName, ListVersions
+from headrace_registry.domain.page import ListByName, ListChanges, ListVersions
 from headrace_registry.domain.rollout import CanaryJudged, Rollout, SetRollout
 from headrace_registry.domain.signature import Signature
 from headrace_registry.handlers.aliases import set_alias
 from headrace_registry.handlers.definitions import apply_definitions
-from headrace_registry.handlers.queries import list_aliases, list_definitions, list_versions
+from headrace_registry.handlers.queries import (
+    list_aliases,
+    list_changes,
+    list_definitions,
+    list_versions,
+)
 from headrace_registry.handlers.rollouts import judge_canary, set_rollout
 from headrace_registry.testing import (
     DEFINITIONS,
@@ -669,11 +674,19 @@ class TestRolloutsByHand:
 
         assert (2, None) == (two.rollout().champion.version, two.rollout().canary)
 
-    def test_version_that_passes_takes_no_place_of_a_split(self, two):
-        roll(two, a_set_rollout(2, canary_percent=50, generation_expected=2))
+    @pytest.mark.parametrize(("percent", "role"), [(50, "split"), (0, "shadow")])
+    def test_version_that_passes_takes_no_place_of_what_was_set_by_hand(self, two, percent, role):
+        roll(two, a_set_rollout(2, canary_percent=percent, generation_expected=2))
         two.complete(a_run("run-4", auc=0.77))
 
         assert (3, 2) == (two.rollout().generation, two.rollout().canary.version)
+        told = list_changes(ListChanges("delay", 0, ""), store=two.store).changes
+        assert [
+            (
+                "endpoint delay: models:/delay/4",
+                f"v2 is a {role} there, set by hand, until that is ended",
+            )
+        ] == [(each.subject, each.reason) for each in told if each.action == "start_no_canary"]
 
     def test_ended_split_makes_room_for_the_next_version(self, two):
         roll(two, a_set_rollout(2, canary_percent=50, generation_expected=2))

@@ -53,7 +53,8 @@ from headrace_kit.hot_calls import HotCall, guarded
 
 # Longer than this no other caller waits because of a run on the door's thread.
 QUICK_S = 0.001
-# Of the workers, an endpoint has one part in so many: a slow one keeps none of the others waiting.
+# Of the workers, an endpoint has one part in so many: slow ones keep none of the others waiting,
+# until as many are slow as there are parts in THREADS_MAX.
 ENDPOINT_SHARE = 8
 ID_BYTES, IDS_AT_ONCE = 16, 64
 REQUEST_MESSAGE = "ModelInferRequest"
@@ -103,7 +104,7 @@ class HotInfer:
         self._plans = Plans(table, rows_max=rows_max)
         # A lane goes with its kind: none holds a version that was replaced.
         self._lanes: WeakKeyDictionary[Kind, Lane[Ask]] = WeakKeyDictionary()
-        self._workers = ThreadPoolExecutor(workers, thread_name_prefix="infer")
+        self._workers = ThreadPoolExecutor(max(workers, THREADS_MAX), thread_name_prefix="infer")
         self._share = max(1, workers // ENDPOINT_SHARE)
         # By endpoint, as many as the table knows.
         self._single: dict[str, Lane[Alone]] = {}

@@ -12,7 +12,7 @@ import math
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -47,6 +47,10 @@ ANSWER_COPIES = 2
 WARM_RUNS = 2
 # A size that a model leaves open, other than its rows, while it is tried.
 TRIED_SIZE = 8
+# Of one row at the most, and what it is to take, to tell how much more a longer one takes.
+LONG_ROW_BYTES_MAX, ENOUGH_BYTES, LONG_RUNS = 4 << 20, 16 << 20, 3
+# What rises no faster than that much more than the length is thought to rise as the length.
+LINEAR_MAX = 1.3
 # An input may be declared of any size: a larger one is a caller's to bring.
 TRIED_ELEMENTS_MAX = 1 << 24
 ROW_DIFFERENCE_MAX = {"rtol": 1e-3, "atol": 1e-5}
@@ -103,8 +107,10 @@ class OnnxSession:
         self.inputs = tuple(map(_spec, session.get_inputs()))
         self.outputs = tuple(map(_spec, session.get_outputs()))
         self.tried = Tried()
-        # Of a row; None where the first size of a tensor is no number of rows.
-        self._answer_bytes: int | None = None
+        # Whether the first size of each tensor may count rows.
+        self._by_rows = all(
+            spec.shape and spec.shape[0] == ANY_SIZE for spec in (*self.inputs, *self.outputs)
+        )
         in_bits = any(spec.datatype == "BF16" for spec in (*self.inputs, *self.outputs))
         # What its `run` looks at first, who asks has looked at: a quarter of a small model's run.
         self._run = partial(run_with_bits, session) if in_bits else session._sess.run
@@ -130,6 +136,7 @@ class OnnxSession:
         options: onnxruntime.RunOptions | None,
         inputs: Mapping[str, NDArray[Any]],
         outputs: Sequence[str],
+        tell: Callable[..., object] = log.error,
     ) -> list[NDArray[Any]]:
         begin_s = time.perf_counter()
         try:
@@ -140,7 +147,7 @@ class OnnxSession:
             if self._on_device and any(words in str(err) for words in DEVICE_MEMORY_WORDS):
                 log.warning("device_memory_out", digest=self._digest, error=_what_it_raises(err))
                 raise Busy("DEVICE_MEMORY") from err
-            log.error("model_failed", digest=self._digest, error=_what_it_raises(err))
+            tell("model_failed", digest=self._digest, error=_what_it_raises(err))
             raise HeadraceError("MODEL_ERROR") from err
         finally:
             seconds.observe(time.perf_counter() - begin_s)
@@ -163,7 +170,7 @@ class OnnxSession:
                 self.tried = replace(self.tried, rows_apart=rows_apart)
             # They would count each other's memory, and there is one peak.
             with _measuring, _ended_after(TIMING_S_MAX) as options:
-                self._measure(partial(self._run_by, options), names)
+                self._measure(options, names)
         except HeadraceError as err:
             # A size that it leaves open is not any size, or it is slow: the rest is not known
             # before a caller asks.
@@ -179,7 +186,9 @@ class OnnxSession:
         types = {spec.name: DATATYPES[spec.datatype].array for spec in self.inputs}
         if not recorded or {name: values.dtype for name, values in recorded.items()} != types:
             return
-        if sum(values.nbytes for values in recorded.values()) > self.tried.input_bytes_max:
+        input_bytes = sum(values.nbytes for values in recorded.values())
+        rows = max(1, *(len(values) for values in recorded.values() if values.shape))
+        if input_bytes > self.tried.fitting_bytes(input_bytes // rows):
             return
         names = [spec.name for spec in self.outputs]
         try:
@@ -189,17 +198,17 @@ class OnnxSession:
         except HeadraceError as err:
             log.info("model_not_warmed", digest=self._digest, error=str(err))
 
-    def _measure(self, run: Run, names: list[str]) -> None:
+    def _measure(self, options: onnxruntime.RunOptions, names: list[str]) -> None:
         """A row takes as much as the first, where there is no time to try many."""
-        growth = PeakGrowth()
+        run, growth = partial(self._run_by, options), PeakGrowth()
         until_s = time.monotonic() + TIMING_S_MAX
         one = self._example(1)
         first = _least(lambda: run(one, names), until_s, growth)
         self.tried = replace(self.tried, first_row_s=first.took_s)
-        if self._answer_bytes is None:
+        if not self._by_rows:
             return
         row_bytes = first.grown_bytes
-        rows = min(TRIED_ROWS, max(2, self._rows_max(row_bytes)))
+        rows = min(TRIED_ROWS, max(2, self._rows_max(row_bytes, first.answer_bytes)))
         if time.monotonic() < until_s:
             many = self._example(rows)
             all_ = _least(lambda: run(many, names), until_s, growth)
@@ -208,32 +217,62 @@ class OnnxSession:
                 self.tried = replace(self.tried, further_row_s=further_s)
             if all_.whole:
                 row_bytes = max(0, all_.grown_bytes - first.grown_bytes) // (rows - 1)
-        self._bound(row_bytes)
+        self._bound(row_bytes, first.answer_bytes)
+        if any(ANY_SIZE in spec.shape[1:] for spec in self.inputs):
+            # Not every size may go: a failure says nothing of the model.
+            with suppress(HeadraceError):
+                self._lengthen(partial(run, tell=log.info), names, until_s, growth)
 
-    def _bound(self, row_bytes: int) -> None:
-        """By what memory a row of a run takes."""
-        given_bytes = sum(
-            math.prod(_sizes(spec, 1)) * DATATYPES[spec.datatype].array.itemsize
+    def _lengthen(self, run: Run, names: list[str], until_s: float, growth: PeakGrowth) -> None:
+        """One row, ever longer, until two took enough to tell how much more a longer one takes:
+        eight numbers tell nothing.
+
+        Where that fails or takes too long, nothing is known of longer ones.
+        """
+        size, grown = TRIED_SIZE, [_Grown(self._row_bytes(TRIED_SIZE), 0)]
+        least = None
+        while not _told(grown) and self._row_bytes(2 * size) <= LONG_ROW_BYTES_MAX:
+            times = self._row_bytes(2 * size) / max(1, self._row_bytes(size))
+            if grown[-1].grown_bytes * times**2 > self._run_bytes_max:
+                break
+            size *= 2
+            longer = self._example(1, size)
+            least = _least(partial(run, longer, names), until_s, growth, runs=LONG_RUNS)
+            if not least.whole or time.monotonic() >= until_s:
+                return
+            grown.append(_Grown(self._row_bytes(size), least.grown_bytes))
+        if least is not None:
+            self._bound(least.grown_bytes, least.answer_bytes, size)
+        self.tried = replace(
+            self.tried, row_bytes_tried=grown[-1].row_bytes, longer_power=_longer_power(grown)
+        )
+
+    def _bound(self, row_bytes: int, answer_bytes: int, size: int = TRIED_SIZE) -> None:
+        """By what memory a row of a run takes, of open sizes like that."""
+        fitting_bytes = self._rows_max(row_bytes, answer_bytes) * self._row_bytes(size)
+        input_bytes_max = min(self.tried.input_bytes_max, fitting_bytes)
+        self.tried = replace(self.tried, input_bytes_max=input_bytes_max)
+
+    def _row_bytes(self, size: int) -> int:
+        """Of the inputs of one row, whose open sizes are that."""
+        return sum(
+            math.prod(_sizes(spec, 1, size)) * DATATYPES[spec.datatype].array.itemsize
             for spec in self.inputs
         )
-        self.tried = replace(self.tried, input_bytes_max=self._rows_max(row_bytes) * given_bytes)
 
-    def _rows_max(self, row_bytes: int) -> int:
+    def _rows_max(self, row_bytes: int, answer_bytes: int) -> int:
         """With the copies of its answer; it takes what it answers in any case."""
-        answer_bytes = self._answer_bytes or 0
         taken_bytes = max(row_bytes, answer_bytes) + ANSWER_COPIES * answer_bytes
         return max(1, self._run_bytes_max // max(1, taken_bytes))
 
     def _rows_apart(self, run: Run, names: list[str]) -> bool:
         """Whether two rows are answered together as each is alone."""
-        specs = (*self.inputs, *self.outputs)
-        if not all(spec.shape and spec.shape[0] == ANY_SIZE for spec in specs):
+        if not self._by_rows:
             return False
         both = self._example(2)
         together = run(both, names)
         # Before there is time to compare what may be more than memory holds.
-        self._answer_bytes = sum(each.nbytes for each in together) // 2
-        self._bound(0)
+        self._bound(0, sum(each.nbytes for each in together) // 2)
         for row in (0, 1):
             alone = run({name: each[row : row + 1] for name, each in both.items()}, names)
             for one, all_ in zip(alone, together, strict=True):
@@ -243,15 +282,15 @@ class OnnxSession:
                     return False
         return True
 
-    def _example(self, rows: int) -> dict[str, NDArray[Any]]:
+    def _example(self, rows: int, size: int = TRIED_SIZE) -> dict[str, NDArray[Any]]:
         """Inputs to try it with: rows that differ, of values that also an index may have.
 
         Raises Invalid TENSOR_SIZE for more than a model should be tried with.
         """
         for spec in self.inputs:
-            if math.prod(_sizes(spec, rows)) > TRIED_ELEMENTS_MAX:
+            if math.prod(_sizes(spec, rows, size)) > TRIED_ELEMENTS_MAX:
                 raise Invalid("TENSOR_SIZE", input=spec.name, shape=list(spec.shape))
-        return {spec.name: _example(spec, rows) for spec in self.inputs}
+        return {spec.name: _example(spec, rows, size) for spec in self.inputs}
 
 
 def _spec(node: Any) -> TensorSpec:
@@ -267,14 +306,14 @@ def _spec(node: Any) -> TensorSpec:
     )
 
 
-def _sizes(spec: TensorSpec, rows: int) -> tuple[int, ...]:
+def _sizes(spec: TensorSpec, rows: int, open_size: int) -> tuple[int, ...]:
     first, *others = spec.shape or (1,)
-    sizes = [TRIED_SIZE if size == ANY_SIZE else size for size in others]
+    sizes = [open_size if size == ANY_SIZE else size for size in others]
     return (rows if first == ANY_SIZE else first, *sizes)[: len(spec.shape)]
 
 
-def _example(spec: TensorSpec, rows: int) -> NDArray[Any]:
-    shape = _sizes(spec, rows)
+def _example(spec: TensorSpec, rows: int, open_size: int) -> NDArray[Any]:
+    shape = _sizes(spec, rows, open_size)
     column = 1 - np.arange(shape[0] if shape else 1) % 2
     by_row = column.reshape(-1, *[1] * (len(shape) - 1)) if shape else column.reshape(())
     if spec.datatype == "BYTES":
@@ -401,30 +440,60 @@ class _Least(NamedTuple):
     took_s: float
     # Of memory at the peak; 0 where that is not told.
     grown_bytes: int
+    answer_bytes: int
     # Whether a run came to its end.
     whole: bool
 
 
-def _least(run: Callable[[], object], until_s: float, growth: PeakGrowth) -> _Least:
+class _Grown(NamedTuple):
+    """By how much memory a run grew of one row that long."""
+
+    row_bytes: int
+    grown_bytes: int
+
+
+def _told(grown: Sequence[_Grown]) -> bool:
+    """Of so much, what another thread took is a part that does not count."""
+    return all(each.grown_bytes >= ENOUGH_BYTES for each in grown[-2:])
+
+
+def _longer_power(grown: Sequence[_Grown]) -> int:
+    """1 where what is taken rises as the row's length, 2 where it rises faster, or may."""
+    if not grown[-1].grown_bytes:
+        return 1
+    if not _told(grown):
+        return 2
+    before, last = grown[-2:]
+    longer = last.row_bytes / before.row_bytes
+    return 1 if last.grown_bytes <= LINEAR_MAX * longer * before.grown_bytes else 2
+
+
+def _least(
+    run: Callable[[], Sequence[NDArray[Any]]],
+    until_s: float,
+    growth: PeakGrowth,
+    runs: int = TRIED_RUNS,
+) -> _Least:
     """Of some runs, of one at least: none is begun after that time by time.monotonic.
 
     Where the first one was ended by its bound, what it had of a core: it takes no less.
     """
-    least_s = math.inf
+    least_s, answer_bytes = math.inf, 0
     grown: list[int] = []
-    for _ in range(TRIED_RUNS):
+    for _ in range(runs):
         begin_s, begin_core_s = time.perf_counter(), time.thread_time()
         try:
-            run()
+            answer_bytes = sum(each.nbytes for each in run())
         except Unavailable:
             if not grown:
-                return _Least(time.thread_time() - begin_core_s, _taken(growth), whole=False)
+                took_s = time.thread_time() - begin_core_s
+                return _Least(took_s, _taken(growth), answer_bytes, whole=False)
             break
         least_s = min(least_s, time.perf_counter() - begin_s)
         grown.append(_taken(growth))
         if time.monotonic() >= until_s:
             break
-    return _Least(least_s, min(grown), whole=True)
+    return _Least(least_s, min(grown), answer_bytes, whole=True)
 
 
 def _taken(growth: PeakGrowth) -> int:

@@ -17,6 +17,7 @@ import time
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from math import isqrt
 from typing import Any, Protocol
 
 from numpy.typing import NDArray
@@ -259,9 +260,8 @@ class ResidentModel:
     def rows_apart(self) -> bool:
         return bool(self.tried.rows_apart)
 
-    @property
-    def input_bytes_max(self) -> int:
-        return self.tried.input_bytes_max
+    def fitting_bytes(self, row_bytes: int) -> int:
+        return self.tried.fitting_bytes(row_bytes)
 
     def least_s(self, rows: int) -> float:
         return self.tried.least_s(rows)
@@ -287,12 +287,11 @@ class ResidentModel:
         ending: Ending | None = None,
     ) -> list[NDArray[Any]]:
         input_bytes = sum([values.nbytes for values in inputs.values()])
-        if input_bytes > self.tried.input_bytes_max:
-            _require_one_row(inputs, input_bytes, self.tried.input_bytes_max)
+        fitting_bytes = _fitting_bytes(self.tried, inputs, input_bytes)
         session = self._taken()
         try:
             found = self._models.run_memory.run(
-                input_bytes / max(1, self.tried.input_bytes_max),
+                input_bytes / max(1, fitting_bytes),
                 lambda: session.run(inputs, outputs, ending),
                 ending,
             )
@@ -341,14 +340,28 @@ class ResidentModel:
         return loading.done() and time.monotonic() > self._load_ended_at_s + RETRY_S
 
 
-def _require_one_row(
-    inputs: Mapping[str, NDArray[Any]], input_bytes: int, input_bytes_max: int
-) -> None:
-    """Nothing less could be asked. Raises Busy BATCH_TOO_LARGE."""
-    rows = len(next(iter(inputs.values())))
-    if rows > 1:
-        rows_max = max(1, rows * input_bytes_max // input_bytes)
-        raise Busy("BATCH_TOO_LARGE", rows=rows, rows_max=rows_max, problem="memory of a run")
+def _fitting_bytes(tried: Tried, inputs: Mapping[str, NDArray[Any]], input_bytes: int) -> int:
+    """What inputs like these may be. Nothing less could be asked than one row as long as were
+    tried: that is run whatever it takes. Raises Busy BATCH_TOO_LARGE.
+    """
+    if input_bytes <= min(tried.input_bytes_max, tried.row_bytes_tried):
+        return tried.input_bytes_max
+    (rows, *_) = (*next(iter(inputs.values())).shape, 1)
+    row_bytes = input_bytes // max(1, rows)
+    fitting_bytes = tried.fitting_bytes(row_bytes)
+    if input_bytes <= fitting_bytes or (rows == 1 and row_bytes <= tried.row_bytes_tried):
+        return fitting_bytes
+    told = {"rows": rows, "rows_max": max(1, fitting_bytes // row_bytes)}
+    if fitting_bytes < row_bytes:
+        told |= {"row_bytes": row_bytes, "row_bytes_max": _row_bytes_max(tried)}
+    raise Busy("BATCH_TOO_LARGE", **told, problem="memory of a run")
+
+
+def _row_bytes_max(tried: Tried) -> int:
+    """Of one that fits alone."""
+    if tried.longer_power == 1:
+        return tried.input_bytes_max
+    return max(tried.row_bytes_tried, isqrt(tried.input_bytes_max * tried.row_bytes_tried))
 
 
 def _await(loading: Future[None], left_s: Callable[[], float]) -> None:

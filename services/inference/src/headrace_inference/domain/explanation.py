@@ -111,7 +111,7 @@ class _Explained:
     def _times_max(self, arrays: Mapping[str, NDArray[Any]], rows: int) -> int:
         """How often the rows may stand in one run."""
         bytes_once = sum(array.nbytes for array in arrays.values())
-        bytes_max = min(RUN_BYTES_MAX, self._model.input_bytes_max)
+        bytes_max = min(RUN_BYTES_MAX, self._model.fitting_bytes(bytes_once // rows))
         return max(1, min(self._rows_max // rows, bytes_max // max(1, bytes_once)))
 
     def _without(self, arrays: Mapping[str, NDArray[Any]], times: int) -> NDArray[np.float64]:

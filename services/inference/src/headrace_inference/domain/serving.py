@@ -46,14 +46,25 @@ class Tried:
 
     `rows_apart`: whether the first size of all tensors counts rows, each answered by itself alone;
     None while that is not known, which counts as no. Seconds are of a run when nothing else runs;
-    0 while that is not known. `input_bytes_max`: of the inputs of one run, unless they are a single
-    row: more would take more memory than a run may; no bound while that is not known.
+    0 while that is not known. `input_bytes_max`: of the inputs of one run: more would take more
+    memory than a run may; no bound while that is not known. `row_bytes_tried`: of the longest row
+    that this was learnt by, where sizes are open. `longer_power`: by which power of its length a
+    longer one takes more, 2 as attention does.
     """
 
     rows_apart: bool | None = None
     first_row_s: float = 0.0
     further_row_s: float = 0.0
     input_bytes_max: int = sys.maxsize
+    row_bytes_tried: int = sys.maxsize
+    longer_power: int = 1
+
+    def fitting_bytes(self, row_bytes: int) -> int:
+        """Of the inputs of one run, of rows that long."""
+        longer = max(1.0, row_bytes / max(1, self.row_bytes_tried))
+        if self.longer_power == 1 or longer == 1.0:
+            return self.input_bytes_max
+        return int(self.input_bytes_max / longer ** (self.longer_power - 1))
 
     def least_s(self, rows: int) -> float:
         return self.first_row_s + self.further_row_s * (rows - 1)
@@ -107,8 +118,7 @@ class Model(Session, Protocol):
     No run is begun that would take too much memory: Busy BATCH_TOO_LARGE.
     """
 
-    @property
-    def input_bytes_max(self) -> int:
+    def fitting_bytes(self, row_bytes: int) -> int:
         """As `tried` says."""
 
     @property
@@ -155,11 +165,12 @@ class Choice:
         A shadow that takes other features has rows of its own size.
         """
         features = len(self.answering.served.features)
-        fitting = [self.answering.model.input_bytes_max // max(1, row_bytes)]
+        rows_max = self.answering.model.fitting_bytes(row_bytes) // max(1, row_bytes)
         if self.shadow is not None:
             wider = len(self.shadow.served.features) / features if features else 1.0
-            fitting.append(int(self.shadow.model.input_bytes_max / max(1.0, wider * row_bytes)))
-        return max(1, min(fitting))
+            its_bytes = max(1, round(wider * row_bytes))
+            rows_max = min(rows_max, self.shadow.model.fitting_bytes(its_bytes) // its_bytes)
+        return max(1, rows_max)
 
 
 @dataclass(frozen=True, slots=True)

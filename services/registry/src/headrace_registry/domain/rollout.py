@@ -44,11 +44,6 @@ class Rollout:
     stopped: bool = False
     """Answers nobody."""
 
-    @property
-    def held(self) -> bool:
-        """Whether somebody set the canary by hand: no new version takes its place."""
-        return self.canary is not None and not self.judged
-
 
 @dataclass(frozen=True, slots=True)
 class SetRollout:
@@ -153,6 +148,14 @@ def check_callers(before: Rollout, command: SetRollout, canary: ModelVersion) ->
             champion=before.champion.version,
             changes=changed,
         )
+
+
+def what_stands_there(rollout: Rollout) -> str:
+    """Why no new version takes the place beside the champion; empty where one may."""
+    if rollout.canary is None or rollout.judged:
+        return ""
+    role = "split" if rollout.canary_percent else "shadow"
+    return f"v{rollout.canary.version} is a {role} there, set by hand, until that is ended"
 
 
 def what_callers_meet(champion: ServedVersion, other: ServedVersion) -> str:

@@ -18,6 +18,7 @@ from headrace_registry.domain.rollout import (
     judged_now,
     served,
     what_callers_meet,
+    what_stands_there,
     with_canary,
     without_canary,
 )
@@ -80,8 +81,9 @@ def judge_canary(event: CanaryJudged, *, store: RegistryStore, clock: Clock) -> 
 def roll_out(transaction: RegistryTransaction, version: ModelVersion, now_us: int) -> None:
     """The first version that passes serves at once; a later one must win as a canary.
 
-    Where an endpoint has no rule for canaries, it waits there for a hand to move the champion, and
-    so does one that takes other tensors than the champion: the audit tells which.
+    Where an endpoint has no rule for canaries, it waits there for a hand to move the champion. So
+    does one that takes other tensors than the champion, or finds another that somebody set by hand:
+    the audit tells which.
     """
     if CHAMPION not in transaction.aliases(version.model):
         moved = Alias(version.model, CHAMPION, version.version, version.digest, 1, now_us)
@@ -90,11 +92,11 @@ def roll_out(transaction: RegistryTransaction, version: ModelVersion, now_us: in
     rollouts = transaction.rollouts_of(version.model)
     for endpoint in endpoints_of(version.model, transaction.definitions()):
         before = rollouts[endpoint.name]
-        if endpoint.rollout is None or before.held:
+        if endpoint.rollout is None:
             continue
-        changed = what_callers_meet(before.champion, served(version))
-        if changed:
-            _note_no_canary(transaction, endpoint.name, version, changed, now_us)
+        why_not = what_stands_there(before) or what_callers_meet(before.champion, served(version))
+        if why_not:
+            _note_no_canary(transaction, endpoint.name, version, why_not, now_us)
             continue
         percent = endpoint.rollout.canary_percent
         transaction.put_rollout(with_canary(before, version, percent, now_us=now_us))

@@ -6,6 +6,7 @@ from __future__ import annotations
 from dataclasses import replace
 from hashlib import sha256
 
+from headrace.errors import Conflict
 from headrace_kit.clock import Clock
 from headrace_registry.domain.artifact import artifact_key
 from headrace_registry.domain.definition import model_of
@@ -35,7 +36,8 @@ def sign_version(
 ) -> ModelVersion:
     """Keeps a signature; a version that waited for nothing else serves as any that passed.
 
-    Raises NotFound VERSION_UNKNOWN, Invalid SIGNATURE_INVALID, and then nothing is kept.
+    Raises NotFound VERSION_UNKNOWN, Invalid SIGNATURE_INVALID, Conflict GATE_SETTLED for one that
+    was taken back, and then no version has it.
     """
     check_name("model", command.model)
     with store.reading() as reader:
@@ -48,6 +50,9 @@ def sign_version(
     def act(transaction: RegistryTransaction) -> ModelVersion:
         transaction.lock_model(command.model)
         before = transaction.version(command.model, command.version)
+        if before.gate.state is GateState.RETRACTED:
+            named = {"model": command.model, "version": command.version}
+            raise Conflict("GATE_SETTLED", **named, gate=before.gate.state.value)
         signings = before.signing.signings + 1
         signed = replace(before, signing=Signing(bundle_digest, signer, signings))
         if before.gate.state is not GateState.AWAITS_SIGNATURE:
