@@ -45,6 +45,9 @@ FILES, WENT_OUTSIDE = ("open", "os.listdir", "os.scandir"), 99
 # A model's own process has all the machine's; a run of it has a second here.
 SERVED_BYTES_MAX, SERVED_CPU_S_MAX, RUN_S_MAX = 8 << 30, 60, 1.0
 RUN_BYTES_MAX = 1 << 30
+# A child has the address space of the process that forked it, and about what its own would have
+# left of its limit: tests of many other things may have taken more than that before.
+CHILD_ROOM_BYTES = 1 << 30
 ENDED_BY_LIMITS = (-signal.SIGXCPU, -signal.SIGKILL, -signal.SIGALRM)
 TOO_SLOW = "DEADLINE_UNMET"
 NOT_LOADED = "not loaded by inference:"
@@ -165,6 +168,9 @@ class Acceptances:
 def _look_through() -> int:
     """As the child of an acceptance, but for its network; what it opens is looked at."""
     sys.stdout = os.fdopen(1, "w")
+    room_bytes = _address_space_bytes() + CHILD_ROOM_BYTES
+    most_bytes = max(acceptance_child.ADDRESS_SPACE_BYTES_MAX, room_bytes)
+    acceptance_child.ADDRESS_SPACE_BYTES_MAX = most_bytes
     allowed = (str(acceptance_child.FILE), sys.prefix, sys.base_prefix, SOURCES)
 
     def look(event: str, arguments: tuple[Any, ...]) -> None:
@@ -176,6 +182,11 @@ def _look_through() -> int:
 
     sys.addaudithook(look)
     return acceptance_child.main()
+
+
+def _address_space_bytes() -> int:
+    pages = Path("/proc/self/statm").read_text(encoding="ascii").split()[0]
+    return int(pages) * resource.getpagesize()
 
 
 def _outcome(ended: Ended) -> str:
