@@ -17,6 +17,7 @@ from headrace.inference.v1.inference_events_pb2 import PredictionsMade
 from headrace.lineage import PredictionOrigin
 from headrace.open_lineage import run_events
 from headrace.prediction_log import made_here
+from headrace.registry.v1 import registry_events_pb2 as events
 from headrace.registry.v1 import registry_service_pb2 as pb
 
 PREDICTION = "00c0ffee00c0ffee00c0ffee00000002"
@@ -88,6 +89,15 @@ def test_version_is_shown_between_its_sources_and_its_users(named):
     for text in ("flights at version 12", "training-set", "run-1", "champion", "endpoint"):
         assert text in shown
     assert "raw.flights.v1 partition 3, offsets 17 to 1233" in shown
+
+
+def test_version_that_was_taken_back_says_so(monkeypatch):
+    retracted = a_lineage()
+    assert "taken back" not in run("models:/delay/7").output
+    retracted.gate_state = events.GATE_STATE_RETRACTED
+    monkeypatch.setattr(Asked, "version", lambda self, reference: retracted)
+
+    assert "taken back" in run("models:/delay/7").output
 
 
 def test_version_is_shown_with_the_graphs_that_it_is_a_step_of():

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 
-from headrace.errors import Conflict, Invalid
+from headrace.errors import Conflict, Invalid, NotFound
 from headrace.registry.v1 import registry_service_pb2 as pb
 from headrace_registry.adapters import conversions
 from headrace_registry.domain.alias import SetAlias
@@ -160,6 +160,13 @@ def test_changes_of_one_model_leave_out_those_of_others(registry):
 
     assert ["fraud"] == [each.model for each in changes(registry, "fraud")]
     assert ["delay", "fraud", "", ""] == [each.model for each in changes(registry)]
+
+
+def test_model_that_is_not_there_is_told_from_one_that_nobody_changed(registry):
+    assert () == changes(registry, "delay")
+
+    with pytest.raises(NotFound, match="MODEL_UNKNOWN"):
+        changes(registry, "nosuch")
 
 
 def test_pages_hold_each_change_once(registry):

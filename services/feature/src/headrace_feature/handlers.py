@@ -145,8 +145,10 @@ def get_online_features(query: GetOnlineFeatures, state: OnlineState) -> Feature
     )
     # Others may have been asked later, when there was more than rows as of now see.
     known_us = min(known_us, now_us)
-    if 0 < query.staleness_max_ms < (now_us - known_us) / 1_000:
-        raise Conflict("FEATURES_STALE", known_until_us=known_us, now_us=now_us)
+    bound_ms = query.staleness_max_ms
+    if 0 < bound_ms < (now_us - known_us) / 1_000:
+        told = {"known_until_us": known_us, "now_us": now_us, "staleness_max_ms": bound_ms}
+        raise Conflict("FEATURES_STALE", **told)
     if query.include_times:
         times = np.where(np.isnan(moments), -1.0, moments).astype(np.int64)
     found = FeatureRows(as_float32(answers), times, known_us)

@@ -18,6 +18,7 @@ from headrace.errors import NotFound
 from headrace.lineage import Lineage
 from headrace.model_reference import REFERENCE
 from headrace.open_lineage import run_events
+from headrace.registry.v1 import registry_events_pb2 as events
 from headrace.registry.v1 import registry_service_pb2 as pb
 from headrace.topics import RAW
 
@@ -91,6 +92,8 @@ def _graphs_of(asked: Lineage, found: pb.VersionLineage) -> list[pb.VersionLinea
 def _show(each: pb.VersionLineage, graphs: list[pb.VersionLineage]) -> None:
     registered = minute_text(each.registered_at_us)
     table = Table("", "", title=f"models:/{each.model}/{each.version}, registered {registered}")
+    if each.gate_state == events.GATE_STATE_RETRACTED:
+        table.add_row("gate", "taken back")
     for source in each.sources:
         table.add_row(f"came of {source.kind}", f"{source.name}{_at(source)}")
     for read in each.read_offsets:

@@ -109,12 +109,16 @@ def list_alias_moves(query: ListAliasMoves, *, store: RegistryStore) -> MovePage
 
 
 def list_changes(query: ListChanges, *, store: RegistryStore) -> ChangePage:
-    """Who changed what, when and why, newest first."""
+    """Who changed what, when and why, newest first; NotFound MODEL_UNKNOWN for a model that is not
+    there and of which nothing was changed.
+    """
     if query.model:
         check_name("model", query.model)
     limit, below = page_limit(query.page_size), below_of(query.page_token, query.of_list)
     with store.reading() as reader:
         found = reader.changes(query.model, below=below, limit=limit + 1)
+        if query.model and not found:
+            _check_model(reader, query.model)
     return ChangePage(*cut(found, limit, query.of_list, lambda each: each.number))
 
 
