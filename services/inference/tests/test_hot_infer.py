@@ -594,17 +594,22 @@ def test_timeout_counts_for_requests_without_a_form(door):
     assert "DEADLINE_UNMET" == refused.reason
 
 
-def test_slow_model_runs_in_its_lane_and_the_door_goes_on(door, monkeypatch):
-    monkeypatch.setattr(hot_infer, "QUICK_S", 0.0)
-    door.serve(a_model(1.0))
-    threads = set()
-    append = door.log.append
+def threads_that_answer(door):
+    """From now on, by the names of their pools."""
+    threads, append = set(), door.log.append
 
     def note(prediction, *, traces):
         threads.add(threading.current_thread().name.partition("_")[0])
         append(prediction)
 
     door.log.append = note
+    return threads
+
+
+def test_slow_model_runs_in_its_lane_and_the_door_goes_on(door, monkeypatch):
+    monkeypatch.setattr(hot_infer, "QUICK_S", 0.0)
+    door.serve(a_model(1.0))
+    threads = threads_that_answer(door)
     answers = door.take(*(a_request(float(n)) for n in range(30)))
 
     assert [[1.0 + n] for n in range(30)] == [scores(answer) for answer in answers]
@@ -615,14 +620,7 @@ def test_quick_model_that_may_wait_for_memory_runs_in_its_lane(door):
     """On the door's thread all others would wait with it."""
     door.models = models_of(door.artifacts, run_bytes_max=64 * 3 * 4 - 1)
     door.serve(a_model(1.0))
-    threads = set()
-    append = door.log.append
-
-    def note(prediction, *, traces):
-        threads.add(threading.current_thread().name.partition("_")[0])
-        append(prediction)
-
-    door.log.append = note
+    threads = threads_that_answer(door)
     (answer,) = door.take(a_request(1.0))
 
     assert ([2.0], {"runner"}) == (scores(answer), threads)

@@ -36,6 +36,8 @@ refused = counter(
 
 
 class RunMemory:
+    """Shares of it for the runs of one process, by any thread."""
+
     def __init__(self) -> None:
         self._free = SHARES
         self._changed = threading.Condition()

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from headrace.errors import Conflict
 from headrace_registry.domain.description import Description
 from headrace_registry.domain.gate import Gate
 from headrace_registry.domain.signature import Signature
@@ -132,6 +133,12 @@ class ModelVersion:
             run.recipe,
             run.incident_id,
         ) and _content(self.trained) == _content(run.trained)
+
+
+def gate_settled(version: ModelVersion) -> Conflict:
+    """Of what somebody is not asked about this version."""
+    named = {"model": version.model, "version": version.version}
+    return Conflict("GATE_SETTLED", **named, gate=version.gate.state.value)
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,14 +6,13 @@ from __future__ import annotations
 from dataclasses import replace
 from hashlib import sha256
 
-from headrace.errors import Conflict
 from headrace_kit.clock import Clock
 from headrace_registry.domain.artifact import artifact_key
 from headrace_registry.domain.definition import model_of
 from headrace_registry.domain.gate import GateState
 from headrace_registry.domain.name import check_name
 from headrace_registry.domain.signing import Signing, SignVersion
-from headrace_registry.domain.version import ModelVersion
+from headrace_registry.domain.version import ModelVersion, gate_settled
 from headrace_registry.handlers.once import once
 from headrace_registry.handlers.rollouts import roll_out
 from headrace_registry.ports import (
@@ -51,8 +50,7 @@ def sign_version(
         transaction.lock_model(command.model)
         before = transaction.version(command.model, command.version)
         if before.gate.state is GateState.RETRACTED:
-            named = {"model": command.model, "version": command.version}
-            raise Conflict("GATE_SETTLED", **named, gate=before.gate.state.value)
+            raise gate_settled(before)
         signings = before.signing.signings + 1
         signed = replace(before, signing=Signing(bundle_digest, signer, signings))
         if before.gate.state is not GateState.AWAITS_SIGNATURE:

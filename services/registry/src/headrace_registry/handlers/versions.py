@@ -23,6 +23,7 @@ from headrace_registry.domain.version import (
     RegisterVersion,
     RetractVersion,
     RunCompleted,
+    gate_settled,
 )
 from headrace_registry.handlers.artifacts import acceptance_of
 from headrace_registry.handlers.once import once
@@ -96,8 +97,7 @@ def approve_version(
         transaction.lock_model(command.model)
         version = transaction.version(command.model, command.version)
         if version.gate.state is not gate.GateState.AWAITS_APPROVAL:
-            named = {"model": command.model, "version": command.version}
-            raise Conflict("GATE_SETTLED", **named, gate=version.gate.state.value)
+            raise gate_settled(version)
         approved = replace(version, gate=version.gate.approved(approver, command.reason))
         transaction.open_gate(approved)
         roll_out(transaction, approved, clock.now_us())
@@ -119,11 +119,11 @@ def retract_version(
     def act(transaction: RegistryTransaction) -> ModelVersion:
         transaction.lock_model(command.model)
         version = transaction.version(command.model, command.version)
-        named = {"model": command.model, "version": command.version}
         if version.gate.state is gate.GateState.RETRACTED:
-            raise Conflict("GATE_SETTLED", **named, gate=version.gate.state.value)
+            raise gate_settled(version)
         pointers = ", ".join(_pointers(transaction, version))
         if pointers:
+            named = {"model": command.model, "version": command.version}
             raise Conflict("VERSION_NEEDED", **named, needed_by=pointers)
         retracted = replace(version, gate=version.gate.retracted(caller, command.reason))
         transaction.retract_version(retracted)
