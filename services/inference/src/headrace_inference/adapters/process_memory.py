@@ -79,7 +79,7 @@ class PeakGrowth:
         self._begin()
 
     def bytes(self) -> int:
-        """At the peak since this was asked last."""
+        """At the peak since this or `moved` was asked last."""
         grown_bytes = self._told("VmHWM") - self._before_bytes
         self._forget_peak()
         return max(0, grown_bytes)
@@ -92,6 +92,7 @@ class PeakGrowth:
             return False
         give_back()
         if self._near():
+            self._forget_peak()  # of what was free and with the process still
             return False
         self._begin()
         return True
