@@ -141,7 +141,7 @@ def test_tensor_comes_flat_or_nested_and_goes_flat(door):
     flat = door.infer(an_input([1, 2.5, None, 4], shape=[2, 2]), id="r-1")
     nested = door.infer(an_input([[1, 2.5], [None, 4]], shape=[2, 2]))
 
-    told = {"name": "x", "datatype": "FP32", "shape": [2, 2], "parameters": {}}
+    told = {"name": "x", "datatype": "FP32", "shape": [2, 2]}
     assert [{**told, "data": [1.0, 2.5, None, 4.0]}] == flat["outputs"] == nested["outputs"]
     assert ("delay", "7", "r-1") == (flat["model_name"], flat["model_version"], flat["id"])
 

@@ -117,6 +117,8 @@ def infer_response(response: oip.ModelInferResponse, asked: Asked) -> Body:
             tensors.append(raw)
             outputs.append(_encoded(tensor))
         else:
+            if not tensor["parameters"]:
+                del tensor["parameters"]  # Triton's C++ client looks for a binary size in them
             outputs.append(_with_list(tensor, "data", _data(tensor, raw)))
     head = _with_list(told, "outputs", outputs)
     return Body(b"".join([head, *tensors]), len(head) if tensors else None)
