@@ -485,23 +485,25 @@ def _least(
         try:
             answer_bytes = sum(each.nbytes for each in run())
         except Unavailable:
-            if not grown:
-                took_s = time.thread_time() - begin_core_s
-                return _Least(took_s, _taken(growth), answer_bytes, whole=False)
+            if math.isinf(least_s):
+                took_s, grown = time.thread_time() - begin_core_s, _taken(growth)
+                return _Least(took_s, min(grown, default=0), answer_bytes, whole=False)
             break
         least_s = min(least_s, time.perf_counter() - begin_s)
-        grown.append(_taken(growth))
+        grown += _taken(growth)
         if time.monotonic() >= until_s:
             break
-    return _Least(least_s, min(grown), answer_bytes, whole=True)
+    return _Least(least_s, min(grown, default=0), answer_bytes, whole=True)
 
 
-def _taken(growth: PeakGrowth) -> int:
-    """By a run; nothing where that is noise, or where others took or freed as much meanwhile: what
+def _taken(growth: PeakGrowth) -> list[int]:
+    """By a run; 0 where that is noise, nothing where others took or freed as much meanwhile: what
     is told of theirs would be this model's bound for as long as it is served.
     """
     grown_bytes = growth.bytes()
-    return 0 if growth.moved() or grown_bytes <= NOISE_BYTES else grown_bytes
+    if growth.moved():
+        return []
+    return [grown_bytes if grown_bytes > NOISE_BYTES else 0]
 
 
 def _endable() -> onnxruntime.RunOptions:
