@@ -398,11 +398,19 @@ RUN_BYTES, OWN_BYTES = 256 << 20, 640_000
 MANY_NUMBERS = 10_000_000
 
 
+@pytest.fixture
+def unhurried(monkeypatch):
+    """A trial with the time that it takes on a machine with other work."""
+    for bound in ("ROWS_TRIAL_S_MAX", "TIMING_S_MAX", "LENGTHS_TRIAL_S_MAX"):
+        monkeypatch.setattr(onnx_runtime, bound, 60.0)
+
+
 def rows_of(count):
     return a_tensor("x", "FP32", np.ones((count, 1)))
 
 
 # An answer is copied twice; what is no answer only the kernel tells of.
+@pytest.mark.usefixtures("unhurried")
 @pytest.mark.parametrize(
     ("told", "fitting"),
     [
@@ -428,6 +436,7 @@ def test_request_that_takes_more_memory_than_a_run_may_is_not_run(told, fitting)
     assert growth.bytes() <= 1.1 * RUN_BYTES
 
 
+@pytest.mark.usefixtures("unhurried")
 @pytest.mark.parametrize(("numbers", "rows"), [(MANY_NUMBERS, 2), (1_000, 64)])
 def test_no_more_rows_are_tried_than_fit(monkeypatch, numbers, rows):
     tried, run_by = [], onnx_runtime.OnnxSession._run_by
@@ -443,6 +452,7 @@ def test_no_more_rows_are_tried_than_fit(monkeypatch, numbers, rows):
     assert rows == max(tried)
 
 
+@pytest.mark.usefixtures("unhurried")
 @pytest.mark.skipif(not PEAK_IS_TOLD, reason="this kernel does not tell")
 @pytest.mark.parametrize(
     ("disturbed", "row_bytes"),
@@ -548,6 +558,7 @@ def rows_as_long_as(length, *, rows=1):
     return a_tensor("x", "FP32", np.full((rows, length, 4), 0.5))
 
 
+@pytest.mark.usefixtures("unhurried")
 @pytest.mark.skipif(not PEAK_IS_TOLD, reason="this kernel does not tell")
 @pytest.mark.parametrize(
     ("model", "power", "length"), [(an_attention, 2, 1_000), (a_widening, 1, 10_000)]
@@ -570,6 +581,7 @@ def test_rows_of_open_length_are_bounded_by_what_long_ones_take(model, power, le
     assert power == room.model.tried.longer_power
 
 
+@pytest.mark.usefixtures("unhurried")
 @pytest.mark.skipif(not PEAK_IS_TOLD, reason="this kernel does not tell")
 def test_explanation_of_a_long_row_takes_no_more_than_a_run_may():
     room = Room(an_attention(), run_bytes_max=32 << 20)
@@ -589,6 +601,7 @@ def test_model_that_takes_not_every_length_is_served_as_long_as_it_does():
     assert (1, 100, 4) == room.infer(rows_as_long_as(100)).outputs["y"].values.shape
 
 
+@pytest.mark.usefixtures("unhurried")
 def test_other_versions_inputs_warm_no_more_than_fits():
     room = Room(a_spreading_model(10), run_bytes_max=24_000)
     room.infer(rows_of(50))

@@ -40,7 +40,7 @@ TRIED_ROWS = 64
 TRIED_RUNS = 5
 # Of one model, so that a slow one holds up no others for long. How long it takes is a guess in any
 # case; whether its rows stand apart decides how it is asked, and is waited for.
-ROWS_TRIAL_S_MAX, TIMING_S_MAX, WARM_S_MAX = 5.0, 1.0, 1.0
+ROWS_TRIAL_S_MAX, TIMING_S_MAX, LENGTHS_TRIAL_S_MAX, WARM_S_MAX = 5.0, 1.0, 5.0, 1.0
 # An answer is copied out of its output, and into its message.
 ANSWER_COPIES = 2
 # The second run is as fast as those that follow.
@@ -169,8 +169,10 @@ class OnnxSession:
                 rows_apart = self._rows_apart(partial(self._run_by, options), names)
                 self.tried = replace(self.tried, rows_apart=rows_apart)
             # They would count each other's memory, and there is one peak.
-            with _measuring, _ended_after(TIMING_S_MAX) as options:
-                self._measure(options, names)
+            with _measuring:
+                self._measure(names, growth := PeakGrowth())
+                if self._by_rows and any(ANY_SIZE in spec.shape[1:] for spec in self.inputs):
+                    self._lengthen(names, growth)
         except HeadraceError as err:
             # A size that it leaves open is not any size, or it is slow: the rest is not known
             # before a caller asks.
@@ -198,9 +200,13 @@ class OnnxSession:
         except HeadraceError as err:
             log.info("model_not_warmed", digest=self._digest, error=str(err))
 
-    def _measure(self, options: onnxruntime.RunOptions, names: list[str]) -> None:
+    def _measure(self, names: list[str], growth: PeakGrowth) -> None:
+        """How long runs take, and what a row does, of the least open sizes."""
+        with _ended_after(TIMING_S_MAX) as options:
+            self._measure_by(partial(self._run_by, options), names, growth)
+
+    def _measure_by(self, run: Run, names: list[str], growth: PeakGrowth) -> None:
         """A row takes as much as the first, where there is no time to try many."""
-        run, growth = partial(self._run_by, options), PeakGrowth()
         until_s = time.monotonic() + TIMING_S_MAX
         one = self._example(1)
         first = _least(lambda: run(one, names), until_s, growth)
@@ -218,17 +224,19 @@ class OnnxSession:
             if all_.whole:
                 row_bytes = max(0, all_.grown_bytes - first.grown_bytes) // (rows - 1)
         self._bound(row_bytes, first.answer_bytes)
-        if any(ANY_SIZE in spec.shape[1:] for spec in self.inputs):
-            # Not every size may go: a failure says nothing of the model.
-            with suppress(HeadraceError):
-                self._lengthen(partial(run, tell=log.info), names, until_s, growth)
 
-    def _lengthen(self, run: Run, names: list[str], until_s: float, growth: PeakGrowth) -> None:
+    def _lengthen(self, names: list[str], growth: PeakGrowth) -> None:
+        """What a long row takes. Not every size may go: a failure says nothing of the model."""
+        with suppress(HeadraceError), _ended_after(LENGTHS_TRIAL_S_MAX) as options:
+            self._lengthen_by(partial(self._run_by, options, tell=log.info), names, growth)
+
+    def _lengthen_by(self, run: Run, names: list[str], growth: PeakGrowth) -> None:
         """One row, ever longer, until two took enough to tell how much more a longer one takes:
         eight numbers tell nothing.
 
         Where that fails or takes too long, nothing is known of longer ones.
         """
+        until_s = time.monotonic() + LENGTHS_TRIAL_S_MAX
         size, grown = TRIED_SIZE, [_Grown(self._row_bytes(TRIED_SIZE), 0)]
         least = None
         while not _told(grown) and self._row_bytes(2 * size) <= LONG_ROW_BYTES_MAX:
