@@ -18,6 +18,8 @@ from headrace.oip import grpc_predict_v2_pb2 as oip
 from headrace.oip import grpc_predict_v2_pb2_grpc as oip_grpc
 
 CALL_TIMEOUT_S = 15.0
+# How our service may listen; another one does as it does.
+OUR_DOORS = ("native", "grpcio")
 LACKING = pytest.StashKey[list[str]]()
 MESSAGE_BYTES_MAX = 64 * 1024**2
 
@@ -25,6 +27,13 @@ MESSAGE_BYTES_MAX = 64 * 1024**2
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--addr", default="", help="HOST:PORT of a server's gRPC; ours when empty")
     parser.addoption("--rest-addr", default="", help="HOST:PORT of the same server's HTTP")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Both doors of ours are asked the same."""
+    if "listening" in metafunc.fixturenames:
+        doors = ("",) if metafunc.config.getoption("--addr") else OUR_DOORS
+        metafunc.parametrize("listening", doors, scope="session")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -74,14 +83,15 @@ def _ready(stub: oip_grpc.GRPCInferenceServiceStub, name: str) -> bool:
 
 
 @pytest.fixture(scope="session")
-def target(request: pytest.FixtureRequest, tmp_path_factory) -> Iterator[Target]:
+def target(request: pytest.FixtureRequest, listening: str, tmp_path_factory) -> Iterator[Target]:
     address = request.config.getoption("--addr")
     if address:
         request.config.stash[LACKING] = lacking_of(address)
         yield Target(address, request.config.getoption("--rest-addr"))
         return
     bootstrap = request.getfixturevalue("kafka_server")
-    with our_service(bootstrap, tmp_path_factory.mktemp("inference"), models()) as ours:
+    folder = tmp_path_factory.mktemp("inference")
+    with our_service(bootstrap, folder, models(), GRPC_DOOR=listening) as ours:
         yield ours
 
 

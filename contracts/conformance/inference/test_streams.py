@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import grpc
 import pytest
-from contracts.conformance.inference.asking import outcome, simple_request
+from contracts.conformance.inference.asking import outcome, reason, simple_request
 from contracts.conformance.inference.conftest import CALL_TIMEOUT_S
 from contracts.conformance.inference.models import SIMPLE
 
@@ -106,6 +106,8 @@ def test_streams_beyond_the_bound_are_refused_and_calls_go_on(stub, call, ours):
         end.put(simple_request())
     codes = [outcome(lambda stream=stream: next(stream)) for stream in streams]
     assert {grpc.StatusCode.OK, grpc.StatusCode.RESOURCE_EXHAUSTED} == set(codes)
+    full = streams[codes.index(grpc.StatusCode.RESOURCE_EXHAUSTED)]
+    assert "QUEUE_FULL" == reason(full)
     assert 2 == len(call("ModelInfer", simple_request()).outputs)
     for end in ends:
         end.put(None)

@@ -161,16 +161,16 @@ def test_config_leaves_the_batch_out_of_the_shapes_and_names_the_loaded_versions
 
 
 @pytest.mark.parametrize(
-    ("onnx", "trial_s_max", "told"),
+    ("onnx", "trial_s_max", "told", "shared"),
     [
-        (an_echo(TensorProto.FLOAT), 60.0, "yes: each row is a prediction"),
-        (a_running_sum(), 60.0, "no: a request is one prediction"),
-        (an_endless_model(), 0.1, "not known: a request is one prediction"),
+        (an_echo(TensorProto.FLOAT), 60.0, "yes: each row is a prediction", True),
+        (a_running_sum(), 60.0, "no: a request is one prediction", False),
+        (an_endless_model(), 0.1, "not known: a request is one prediction", False),
     ],
     ids=["apart", "together", "unknown"],
 )
 def test_config_tells_whether_the_rows_of_a_model_stand_apart(
-    api, monkeypatch, onnx, trial_s_max, told
+    api, monkeypatch, onnx, trial_s_max, told, shared
 ):
     monkeypatch.setattr(onnx_runtime, "ROWS_TRIAL_S_MAX", trial_s_max)
     api.artifacts.upload(onnx)
@@ -179,10 +179,14 @@ def test_config_tells_whether_the_rows_of_a_model_stand_apart(
     config = api.call("ModelConfig", oip.ModelConfigRequest(name="delay")).config
 
     assert config.parameters["rows_apart"].string_value.startswith(told)
+    assert shared == config.HasField("dynamic_batching")
 
 
-def test_config_of_a_version_with_features_tells_nothing_of_its_rows(serving):
-    assert not serving.call("ModelConfig", oip.ModelConfigRequest(name="delay")).config.parameters
+def test_config_of_a_version_with_features_tells_that_rows_are_run_together_and_no_more(serving):
+    config = serving.call("ModelConfig", oip.ModelConfigRequest(name="delay")).config
+
+    assert config.HasField("dynamic_batching")
+    assert not config.parameters
 
 
 @pytest.mark.parametrize("method", ["ModelConfig", "ModelStatistics"])

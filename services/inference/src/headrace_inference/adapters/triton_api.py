@@ -28,7 +28,13 @@ from headrace_kit.auth import calling
 from headrace_kit.error_status import to_status
 from headrace_kit.grpc_server import remaining_s
 
-EXTENSIONS = ("binary_tensor_data", "model_configuration", "model_repository", "statistics")
+EXTENSIONS = (
+    "binary_tensor_data",
+    "model_configuration",
+    "model_repository",
+    "schedule_policy",
+    "statistics",
+)
 LOAD_S_MAX = 30.0
 LOOK_INTERVAL_S = 0.05
 FINAL = "triton_final_response"
@@ -67,7 +73,9 @@ class TritonApi(InferenceApi):
             sum(row_bytes(spec.datatype, spec.shape) for spec in loaded.model.inputs)
         )
         config = triton_conversions.model_config(metadata, rows_max=min(self._rows_max, once))
-        if not loaded.served.features:
+        if loaded.served.features:
+            triton_conversions.tell_shared_runs(config)
+        else:
             triton_conversions.tell_rows(config, loaded.model.tried)
         return oip.ModelConfigResponse(config=config)
 

@@ -44,6 +44,13 @@ def model_config(metadata: oip.ModelMetadataResponse, *, rows_max: int) -> oip.M
 def tell_rows(config: oip.ModelConfig, tried: Tried) -> None:
     """Of a model that is asked by its own tensors."""
     config.parameters[ROWS_APART].string_value = ROWS_APART_TOLD[tried.rows_apart]
+    if tried.rows_apart:
+        tell_shared_runs(config)
+
+
+def tell_shared_runs(config: oip.ModelConfig) -> None:
+    """Rows of several requests run together; none waits for others, so no size is preferred."""
+    config.dynamic_batching.SetInParent()
 
 
 def model_statistics(endpoint: str, version: int, done: VersionStatistics) -> oip.ModelStatistics:
