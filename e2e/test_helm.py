@@ -100,6 +100,7 @@ SCALED: dict[str, Any] = {
         }
     },
 }
+SCALED_FROM_ONE = {"autoscaling": SCALED["services"]["inference"]["autoscaling"]}
 INSTALLATIONS = {"least": LEAST, "wide": WIDE, "closed": CLOSED, "large": LARGE, "scaled": SCALED}
 # What KEDA takes of what the chart says: https://keda.sh/docs/latest/reference/scaledobject-spec/;
 # https://keda.sh/docs/latest/scalers/apache-kafka/, where all values are strings.
@@ -164,7 +165,11 @@ def installation(request: pytest.FixtureRequest) -> Document:
 def documents(
     installation: Document, helm: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> list[Document]:
-    done = run_helm(helm, installation, tmp_path_factory.mktemp("values"))
+    return rendered(helm, installation, tmp_path_factory.mktemp("values"))
+
+
+def rendered(helm: Path, installation: Document, folder: Path) -> list[Document]:
+    done = run_helm(helm, installation, folder)
     assert done.returncode == 0, done.stderr
     return [each for each in yaml.safe_load_all(done.stdout) if each]
 
@@ -230,7 +235,11 @@ def test_names_are_short_enough_and_unique(documents: list[Document]) -> None:
 
 def test_each_service_runs_and_is_found_at_its_ports(documents: list[Document]) -> None:
     running = {component(each) for each in of_kind(documents, "Deployment", "StatefulSet")}
-    named = {component(each): each["spec"]["ports"] for each in of_kind(documents, "Service")}
+    named = {
+        component(each): each["spec"]["ports"]
+        for each in of_kind(documents, "Service")
+        if not headless(each)
+    }
 
     assert set(SERVICES) == running == set(named)
     for service, pod in pods(documents):
@@ -248,6 +257,41 @@ def test_environment_is_of_the_services_settings(documents: list[Document]) -> N
 
         assert len(set(names)) == len(names)
         assert set(names) - allowed <= {"POD_IP", OTLP, AUTHORITIES}
+
+
+def headless(service: Document) -> bool:
+    return "None" == service["spec"].get("clusterIP")
+
+
+@pytest.mark.parametrize(
+    ("values", "several"),
+    [
+        (LEAST, set()),
+        (WIDE, {"feature", "registry", "trainer", "inference"}),
+        (SCALED, {"inference"}),
+        ({**LEAST, "services": {"inference": SCALED_FROM_ONE}}, {"inference"}),
+    ],
+    ids=["least", "wide", "scaled", "scaled from one"],
+)
+def test_each_of_several_replicas_is_found_by_name(
+    helm: Path, tmp_path: Path, values: Document, several: set[str]
+) -> None:
+    documents = rendered(helm, values, tmp_path)
+    found = {component(each): each for each in of_kind(documents, "Service") if headless(each)}
+    whole = {component(each): each for each in of_kind(documents, "Service") if not headless(each)}
+
+    assert several == set(found)
+    for name, service in found.items():
+        assert whole[name]["spec"]["selector"] == service["spec"]["selector"]
+        assert whole[name]["spec"]["ports"][:1] == service["spec"]["ports"]
+    called = {
+        each["value"].partition(":")[0]
+        for _, pod in pods(documents)
+        for each in pod["containers"][0].get("env", ())
+        if each["name"].endswith(("_FEATURE_ADDRESS", "_REGISTRY_ADDRESS"))
+    }
+    peers = {name: found.get(name, whole[name]) for name in ("feature", "registry")}
+    assert {each["metadata"]["name"] for each in peers.values()} == called
 
 
 def test_peers_are_addressed_by_services_that_exist(documents: list[Document]) -> None:

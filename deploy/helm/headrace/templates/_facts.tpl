@@ -51,10 +51,24 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{ printf "%s/headrace-%s%s" ($registry | trimSuffix "/") .name $version }}
 {{- end -}}
 
+{{/* `root`, `name`: of a service that may have several replicas, something. */}}
+{{- define "headrace.several" -}}
+{{- $own := get .root.Values.services .name -}}
+{{- if or (gt (int ($own.replicas | default 1)) 1) ($own.autoscaling | default dict).endpoints -}}
+several
+{{- end -}}
+{{- end -}}
+
+{{/* `root`, `name`: where callers inside the cluster reach a service: of several replicas each by its own address,
+     so that a gRPC client (`round_robin`, as ours) has a connection to every one. */}}
+{{- define "headrace.host" -}}
+{{ include "headrace.fullname" .root }}-{{ .name }}{{ if include "headrace.several" . }}-headless{{ end }}
+{{- end -}}
+
 {{/* `root`, `name`: the settings of a service that are no secrets, as a map. */}}
 {{- define "headrace.settings" -}}
 {{- $fact := get (fromYaml (include "headrace.facts" .root)) .name -}}
-{{- $full := include "headrace.fullname" .root -}}
+{{- $root := .root -}}
 {{- $prefix := upper .name -}}
 {{- $postgres := .root.Values.postgres -}}
 {{ $prefix }}_KAFKA_BOOTSTRAP: {{ include "headrace.kafka" .root | quote }}
@@ -72,7 +86,7 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- end }}
 {{ $prefix }}_DATA_DIR: /data
 {{- range without $fact.peers .name }}
-{{ $prefix }}_{{ upper . }}_ADDRESS: {{ printf "%s-%s:%v" $full . (get (fromYaml (include "headrace.facts" $)) .).grpc | quote }}
+{{ $prefix }}_{{ upper . }}_ADDRESS: {{ printf "%s:%v" (include "headrace.host" (dict "root" $root "name" .)) (get (fromYaml (include "headrace.facts" $root)) .).grpc | quote }}
 {{- end }}
 {{- if $fact.database }}
 {{ $prefix }}_DATABASE_URI: {{ printf "postgresql://%s@%s/%s" $postgres.user (include "headrace.postgres" .root) $postgres.database | quote }}
