@@ -147,10 +147,28 @@ def test_token_of_another_list_is_refused(listed, registry):
     assert (INVALID, "BAD_REQUEST") == refused(lambda: listed(page_token=token))
 
 
-@pytest.mark.parametrize("method", ["ListVersions", "ListAliases"])
+@pytest.mark.parametrize("method", OF_A_MODEL)
 def test_list_of_a_model_that_is_not_there_is_refused(registry, method):
-    request = LISTS[method][0](model=fresh("model"))
+    fixed = {"alias": "champion"} if method == "ListAliasMoves" else {}
+    request = LISTS[method][0](model=fresh("model"), **fixed)
 
     refusal = refused(lambda: registry.call(method, request))
 
     assert (grpc.StatusCode.NOT_FOUND, "MODEL_UNKNOWN") == refusal
+
+
+def test_moves_of_an_alias_that_never_was_are_refused(registry, model):
+    request = pb.ListAliasMovesRequest(model=model, alias=fresh("alias"))
+
+    refusal = refused(lambda: registry.call("ListAliasMoves", request))
+
+    assert (grpc.StatusCode.NOT_FOUND, "ALIAS_UNKNOWN") == refusal
+
+
+@pytest.mark.parametrize("page", [{"page_token": "x"}, {"page_size": -1}])
+def test_lineage_of_a_version_takes_a_page_as_every_list_does(registry, model, page):
+    request = pb.GetLineageRequest(kind="version", name=f"{model}/1", **page)
+
+    refusal = refused(lambda: registry.call("GetLineage", request))
+
+    assert (INVALID, "BAD_REQUEST") == refusal

@@ -61,6 +61,15 @@ class Asked:
             return [a_lineage()]
         return [a_lineage(version=number) for number in (6, 7) if name == "flights"]
 
+    def predictions(self, reference, endpoint):
+        self.version(reference)
+        made = [(f"{PREDICTION[:-1]}{row}", 40 + row) for row in range(3)]
+        topic = f"inference.predictions.{endpoint}.v1"
+        return (
+            PredictionOrigin(prediction_id, endpoint, "delay", 7, topic, 3, offset)
+            for prediction_id, offset in (made if endpoint == "delay" else [])
+        )
+
     def prediction(self, prediction_id, endpoint):
         if prediction_id != PREDICTION:
             raise NotFound("PREDICTION_UNKNOWN", prediction_id=prediction_id, endpoint=endpoint)
@@ -134,6 +143,23 @@ def test_stream_is_shown_with_every_version_that_came_of_it():
 
     assert "models:/delay/6" in shown
     assert "models:/delay/7" in shown
+
+
+def test_version_leads_to_the_predictions_that_it_made():
+    shown = run("delay@champion", "--endpoint", "delay")
+
+    assert 0 == shown.exit_code
+    assert [
+        f"{PREDICTION[:-1]}{row}  inference.predictions.delay.v1 partition 3 offset {40 + row}"
+        for row in range(3)
+    ] == shown.output.splitlines()
+
+
+def test_version_without_predictions_there_is_told_so():
+    shown = run("models:/delay/7", "--endpoint", "price")
+
+    assert 1 == shown.exit_code
+    assert "PREDICTION_UNKNOWN" in shown.output
 
 
 def test_prediction_leads_to_its_version_and_on():

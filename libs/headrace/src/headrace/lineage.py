@@ -7,6 +7,7 @@ The registry knows what each version came of; the prediction log names the versi
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,10 +15,10 @@ import grpc
 from google.protobuf.message import DecodeError
 
 from headrace import topics
-from headrace.errors import TOPIC_MISSING, NotFound, Unavailable
+from headrace.errors import TOPIC_MISSING, Invalid, NotFound, Unavailable
 from headrace.inference.v1.inference_events_pb2 import PredictionsMade
 from headrace.newest_messages import newest_messages
-from headrace.prediction_log import made_here
+from headrace.prediction_log import made_here, row_ids
 from headrace.registry.v1 import registry_service_pb2 as pb
 from headrace.registry.v1 import registry_service_pb2_grpc
 from headrace.rpc import pages
@@ -26,6 +27,7 @@ CALL_S = 2.0
 RETRIES_MAX = 3
 # Records of each partition, the newest: the log of days, read in a minute or two.
 LOG_RECORDS_MAX = 1_000_000
+Place = tuple[str, int, int]  # topic, partition, offset
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,27 +77,42 @@ class Lineage:
 
         Raises NotFound PREDICTION_UNKNOWN, DEFINITION_UNKNOWN, Unavailable BROKER_UNAVAILABLE.
         """
-        topic = topics.INFERENCE_PREDICTIONS.of(endpoint)
-        for message in _logged(self._bootstrap, topic, endpoint):
-            made = _record(message.value())
-            if made is not None and made_here(made, prediction_id):
-                at = (topic, message.partition(), message.offset())
-                return PredictionOrigin(prediction_id, endpoint, made.model, made.version, *at)
+        for made, place in _logged(self._bootstrap, endpoint):
+            if made_here(made, prediction_id):
+                return PredictionOrigin(prediction_id, endpoint, made.model, made.version, *place)
         raise NotFound("PREDICTION_UNKNOWN", prediction_id=prediction_id, endpoint=endpoint)
 
+    def predictions(self, reference: str, endpoint: str) -> Iterator[PredictionOrigin]:
+        """Those that a version made, of as many records, partition by partition.
 
-def _logged(bootstrap: str, topic: str, endpoint: str) -> Iterator[Any]:
-    """The topic is made with the endpoint: without one there is none."""
+        Raises what `version` and `prediction` raise but PREDICTION_UNKNOWN.
+        """
+        asked = self.version(reference)
+        for made, place in _logged(self._bootstrap, endpoint):
+            if (made.model, made.version) == (asked.model, asked.version):
+                for prediction_id in _ids(made):
+                    named = (prediction_id, endpoint, made.model, made.version)
+                    yield PredictionOrigin(*named, *place)
+
+
+def _logged(bootstrap: str, endpoint: str) -> Iterator[tuple[PredictionsMade, Place]]:
+    """The topic is made with the endpoint: without one there is none. What is no record is passed
+    over: who writes the log is known by its own checks, not by this look.
+    """
+    topic = topics.INFERENCE_PREDICTIONS.of(endpoint)
     try:
-        yield from newest_messages(bootstrap, topic, count=LOG_RECORDS_MAX)
+        for message in newest_messages(bootstrap, topic, count=LOG_RECORDS_MAX):
+            with suppress(DecodeError):
+                made = PredictionsMade.FromString(message.value() or b"")
+                yield made, (topic, message.partition(), message.offset())
     except Unavailable as err:
         if err.reason != TOPIC_MISSING:
             raise
         raise NotFound("DEFINITION_UNKNOWN", endpoint=endpoint) from err
 
 
-def _record(value: bytes | None) -> PredictionsMade | None:
+def _ids(made: PredictionsMade) -> list[str]:
     try:
-        return PredictionsMade.FromString(value or b"")
-    except DecodeError:
-        return None  # who writes the log is known by its own checks, not by this look
+        return row_ids(made)
+    except Invalid:
+        return []

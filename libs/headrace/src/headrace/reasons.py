@@ -324,7 +324,7 @@ REASONS: dict[str, Reason] = {
     ),
     "PREDICTION_UNKNOWN": Reason(
         "NotFound",
-        "The newest records of the endpoint's prediction log do not tell of the prediction.",
+        "The newest records of the endpoint's prediction log tell of no such prediction.",
         "Look at its endpoint; the log is kept for as long as its topic says.",
     ),
     "ALIAS_UNKNOWN": Reason(

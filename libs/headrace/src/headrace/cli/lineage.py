@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+from itertools import chain
 from pathlib import Path
 from typing import Annotated
 
@@ -15,7 +16,7 @@ from headrace.cli.moments import minute_text
 from headrace.cli.output import out, show_table, told_errors, written
 from headrace.connection import connect
 from headrace.errors import NotFound
-from headrace.lineage import Lineage
+from headrace.lineage import Lineage, PredictionOrigin
 from headrace.model_reference import REFERENCE
 from headrace.open_lineage import run_events
 from headrace.registry.v1 import registry_events_pb2 as events
@@ -40,7 +41,11 @@ def lineage(
         ),
     ] = "",
     endpoint: Annotated[
-        str, typer.Option(help="The endpoint that made it, when THING is the id of a prediction.")
+        str,
+        typer.Option(
+            help="The endpoint that made it, when THING is the id of a prediction; of a version:"
+            " list the predictions that it made there."
+        ),
     ] = "",
     open_lineage: Annotated[
         Path | None,
@@ -60,15 +65,19 @@ def lineage(
 
     headrace lineage 00c0ffee00c0ffee00c0ffee00000000 --endpoint delay
 
+    headrace lineage delay@champion --endpoint delay
+
     headrace lineage flights --open-lineage events.jsonl
     """
     with told_errors():
         asked = connect(data_dir).lineage
+        if endpoint and REFERENCE.fullmatch(thing):
+            _list(asked, thing, endpoint)
+            return
         if endpoint:
             origin = asked.prediction(thing, endpoint)
-            place = f"{origin.topic} partition {origin.partition} offset {origin.offset}"
             if open_lineage is None:
-                out.print(f"{thing}: {origin.reference}, told at {place}")
+                out.print(f"{thing}: {origin.reference}, told at {_place(origin)}")
             thing, kind = origin.reference, "version"
         kind = "version" if not kind and REFERENCE.fullmatch(thing) else kind
         if kind == "version":
@@ -82,6 +91,20 @@ def lineage(
             return
         for each in found:
             _show(each, _graphs_of(asked, each))
+
+
+def _list(asked: Lineage, version: str, endpoint: str) -> None:
+    """A line for each as it is found: there may be millions."""
+    found = asked.predictions(version, endpoint)
+    first = next(found, None)
+    if first is None:
+        raise NotFound("PREDICTION_UNKNOWN", version=version, endpoint=endpoint)
+    for each in chain([first], found):
+        out.print(f"{each.prediction_id}  {_place(each)}")
+
+
+def _place(origin: PredictionOrigin) -> str:
+    return f"{origin.topic} partition {origin.partition} offset {origin.offset}"
 
 
 def _graphs_of(asked: Lineage, found: pb.VersionLineage) -> list[pb.VersionLineage]:

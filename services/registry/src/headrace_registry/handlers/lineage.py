@@ -13,7 +13,7 @@ from headrace_registry.domain.lineage import (
     offsets_of,
     sources_of,
 )
-from headrace_registry.domain.page import GetLineage
+from headrace_registry.domain.page import GetLineage, ListByName
 from headrace_registry.domain.rollout import Rollout
 from headrace_registry.domain.version import ModelVersion
 from headrace_registry.handlers.queries import resolve_model
@@ -30,12 +30,18 @@ def get_lineage(query: GetLineage, *, store: RegistryStore) -> tuple[list[Versio
     if query.kind == VERSION:
         version, _ = resolve_model(query.name, store=store)
         with store.reading() as reader:
-            return [_lineage(reader, version)], ""
+            return _page(reader, query.list, [(version.model, version.version)])
     check_source(query.kind, query.name)
     with store.reading() as reader:
         name = _whole(reader, query.kind, query.name)
-        page, token = query.list.cut(reader.versions_from(query.kind, name), _key)
-        return [_lineage(reader, reader.version(*each)) for each in page], token
+        return _page(reader, query.list, reader.versions_from(query.kind, name))
+
+
+def _page(
+    reader: RegistryReader, asked: ListByName, versions: list[tuple[str, int]]
+) -> tuple[list[VersionLineage], str]:
+    page, token = asked.cut(versions, _key)
+    return [_lineage(reader, reader.version(*each)) for each in page], token
 
 
 def _whole(reader: RegistryReader, kind: str, name: str) -> str:

@@ -99,12 +99,17 @@ def list_aliases(
 
 
 def list_alias_moves(query: ListAliasMoves, *, store: RegistryStore) -> MovePage:
-    """Every generation of an alias, newest first."""
+    """Every generation of an alias, newest first; NotFound MODEL_UNKNOWN, or ALIAS_UNKNOWN for one
+    that never was.
+    """
     check_name("model", query.model)
     check_name("alias", query.alias)
     limit, below = page_limit(query.page_size), below_of(query.page_token, query.of_list)
     with store.reading() as reader:
         found = reader.alias_moves(query.model, query.alias, below=below, limit=limit + 1)
+        if not (found or query.page_token):
+            _check_model(reader, query.model)
+            raise NotFound("ALIAS_UNKNOWN", model=query.model, alias=query.alias)
     return MovePage(*cut(found, limit, query.of_list, lambda each: each.generation))
 
 
