@@ -615,19 +615,20 @@ def test_refusal_of_the_feature_service_reaches_the_caller(
     assert f"StatusCode.{status}" == refused.value.status()
 
 
-def refused_late(service) -> float:
-    name = 'headrace_inference_request_failure_total{reason="DEADLINE_UNMET"}'
+def refused_late(service, endpoint) -> float:
+    labels = f'endpoint="{endpoint}",reason="DEADLINE_UNMET"'
+    name = f"headrace_inference_request_failure_total{{{labels}}}"
     lines = [line for line in service.metrics().splitlines() if line.startswith(name)]
     return sum(float(line.rpartition(" ")[2]) for line in lines)
 
 
 def test_deadline_that_passes_while_features_are_read_ends_the_call(service, platform, endpoint):
-    refused_before = refused_late(service)
+    refused_before = refused_late(service, endpoint)
     platform.features.gate.clear()
     try:
         with pytest.raises(grpc.RpcError) as late:
             service.infer(endpoint, "UA-late", timeout_s=0.2)
-        wait_for(lambda: refused_late(service) > refused_before)
+        wait_for(lambda: refused_late(service, endpoint) > refused_before)
     finally:
         platform.features.gate.set()
 

@@ -21,6 +21,7 @@ from headrace.application import Endpoint
 from headrace.errors import HeadraceError, Unavailable
 from headrace_inference.domain.explanation import attributions, occluded_rows, wanted_attributions
 from headrace_inference.domain.model_tensors import (
+    as_numbers,
     fed,
     holds_nan,
     nonfinite,
@@ -416,10 +417,11 @@ def _run(
     values = loaded.model.run(arrays, work.outputs, ending)
     if loaded.served.features and values[0].shape != inputs[FEATURES].shape[:1]:
         raise HeadraceError("MODEL_ERROR")
-    for each in values:
-        if _nonfinite(loaded, each):
-            given = arrays if work.door is Door.TENSORS else {}
-            raise nonfinite(given, version=loaded.served.version)
+    for name, each in zip(work.outputs, values, strict=True):
+        if _nonfinite(loaded, as_numbers(specs[name].datatype, each)):
+            given = inputs if work.door is Door.TENSORS else {}
+            sent = {name: as_numbers(of.datatype, arrays[name]) for name, of in given.items()}
+            raise nonfinite(sent, version=loaded.served.version)
     return {name: told(specs[name], each) for name, each in zip(work.outputs, values, strict=True)}
 
 

@@ -48,7 +48,10 @@ ASKED_BY_PREDICTORS = (
 )
 ACTIONS = {f"/{SERVICE_NAME}/{name}": PREDICT for name in ASKED_BY_PREDICTORS}
 
-refusals = counter("inference", "request_failure_total", "Requests not answered.", "reason")
+refusals = counter(
+    "inference", "request_failure_total", "Requests not answered.", "endpoint", "reason"
+)
+NO_ENDPOINT = ""  # what callers call one may be anything
 
 
 class Infer(Protocol):
@@ -125,8 +128,7 @@ class InferenceApi(oip_grpc.GRPCInferenceServiceServicer):
             read_ns = perf_counter_ns()
             prediction = self._infer(asked, time_left_s=time_left_s, ending=ending)
         except HeadraceError as err:
-            refusals.labels(err.reason).inc()
-            self._count_failure(request, perf_counter_ns() - begin_ns)
+            self._count_failure(request, err.reason, perf_counter_ns() - begin_ns)
             raise
         if (span := tracing.current()) is not None:
             told(span, prediction, asked.id)
@@ -136,14 +138,18 @@ class InferenceApi(oip_grpc.GRPCInferenceServiceServicer):
         self._statistics.record(_execution(prediction, total_ns, decode_ns=read_ns - begin_ns))
         return answer
 
-    def _count_failure(self, request: Any, duration_ns: int) -> None:
-        """Under the version that was asked for, else the champion's; nowhere when not served."""
+    def _count_failure(self, request: Any, reason: str, duration_ns: int) -> None:
+        """Under the version that was asked for, else the champion's; of no endpoint when not
+        served.
+        """
         name = request.model_name
         try:
             _, serving = self._table.ready(name)
             loaded = serving.version(conversions.model_version(name, request.model_version))
         except HeadraceError:
+            refusals.labels(NO_ENDPOINT, reason).inc()
             return
+        refusals.labels(name, reason).inc()
         self._statistics.record_failure(name, loaded.served.version, duration_ns=duration_ns)
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
-from headrace_inference.adapters.grpc_api import refusals
+from headrace_inference.adapters.grpc_api import NO_ENDPOINT, refusals
 from headrace_inference.adapters.record_calls import RecordCall
 from headrace_inference.domain.prediction import Prediction
 from headrace_inference.domain.statistics import Execution, Statistics
@@ -47,10 +47,10 @@ class RequestCounters:
 
     def unread(self, reason: str) -> None:
         """A request of which no endpoint is known."""
-        refusals.labels(reason).inc()
+        refusals.labels(NO_ENDPOINT, reason).inc()
 
     def refused(self, call: HotCall, endpoint: str, version: int, reason: str) -> None:
-        refusals.labels(reason).inc()
+        refusals.labels(endpoint, reason).inc()
         waited_s = 0.0 if isinstance(call, RecordCall) else time.monotonic() - call.arrived_s
         duration_ns = int(waited_s * 1e9)
         self._statistics.record_failure(endpoint, version, duration_ns=duration_ns)

@@ -120,6 +120,13 @@ def told(spec: TensorSpec, values: NDArray[Any]) -> Tensor:
     return Tensor(spec.name, spec.datatype, values.shape, elements)
 
 
+def as_numbers(datatype: str, values: NDArray[Any]) -> NDArray[Any]:
+    """Of BF16, which is held as its bits, the numbers: they are the first half of a float32's."""
+    if datatype != "BF16":
+        return values
+    return (values.astype(np.uint32) << 16).view(np.float32)
+
+
 def holds_nan(values: NDArray[Any]) -> bool:
     if values.dtype.kind != "f":
         return False
