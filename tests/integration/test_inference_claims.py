@@ -14,17 +14,28 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from confluent_kafka.admin import (
+    AdminClient,
+    AlterConfigOpType,
+    ConfigEntry,
+    ConfigResource,
+    ResourceType,
+)
 from contracts.conformance.inference.ours import our_service
 from onnx import TensorProto
 from pydantic import SecretStr
 
+from headrace import topics
 from headrace.client import Addresses, Client
 from headrace.errors import HeadraceError, Invalid, NotFound
 from headrace.inference.v1 import inference_events_pb2 as pb
 from headrace.kafka_requests import VALUE_BYTES_MAX, KafkaRequests
 from headrace.oip import grpc_predict_v2_pb2 as oip
 from headrace_inference.testing import an_echo
+from headrace_kit.kafka import Partition
 from headrace_kit.objects import ObjectStore, S3Settings, object_store
+from headrace_kit.testing import wait_until
+from headrace_kit.topic_log import KafkaTopicLog
 
 pytestmark = pytest.mark.integration
 
@@ -33,6 +44,8 @@ WIDTH = 1_000
 # Of FP32: a request of two thirds of a record, of 4 MB, and of more than a claim may hold.
 SMALL, LARGE, TOO_LARGE = 150, 1_000, 2_000
 CLAIM_BYTES_MAX = 6_000_000
+# Of a topic that takes less than our records: answers of one row, and none of SMALL.
+NARROW_BYTES_MAX = 16_384
 
 
 @dataclass
@@ -42,6 +55,7 @@ class Platform:
     endpoint: str
     client: Client
     objects: ObjectStore
+    kafka: str
 
     @property
     def requests(self) -> KafkaRequests:
@@ -82,7 +96,8 @@ def platform(request, kafka_server, s3_server, tmp_path_factory) -> Iterator[Pla
     model = an_echo(TensorProto.FLOAT, ("rows", WIDTH))
     with our_service(kafka_server, folder, {endpoint: model}, **settings, **bounds) as ours:
         client = Client(Addresses(kafka=kafka_server, inference=ours.grpc))
-        yield Platform(endpoint, client, object_store(settings["OBJECT_STORE_URI"], s3))
+        objects = object_store(settings["OBJECT_STORE_URI"], s3)
+        yield Platform(endpoint, client, objects, kafka_server)
 
 
 def test_request_that_fits_a_record_needs_no_object(platform):
@@ -109,6 +124,49 @@ def test_requests_of_a_key_are_answered_in_order_however_large_they_are(platform
 
     assert 1 == len({each.partition for each in asked})
     assert rows == [len(each.prediction_ids) for each in answers]
+
+
+@pytest.fixture
+def narrow(platform) -> Iterator[str]:
+    """The topic of the answers, which takes records of NARROW_BYTES_MAX."""
+    topic = topics.INFERENCE_PREDICTIONS.of(platform.endpoint)
+    admin = AdminClient({"bootstrap.servers": platform.kafka, "log_level": 0})
+    wide = bytes_max(admin, topic)
+    set_bytes_max(admin, topic, NARROW_BYTES_MAX)
+    yield topic
+    set_bytes_max(admin, topic, wide)
+
+
+def bytes_max(admin: AdminClient, topic: str) -> int:
+    (told,) = admin.describe_configs([ConfigResource(ResourceType.TOPIC, topic)]).values()
+    return int(told.result(ANSWER_S_MAX)["max.message.bytes"].value)
+
+
+def set_bytes_max(admin: AdminClient, topic: str, to: int) -> None:
+    op = AlterConfigOpType.SET
+    entry = ConfigEntry("max.message.bytes", str(to), incremental_operation=op)
+    changed = ConfigResource(ResourceType.TOPIC, topic, incremental_configs=[entry])
+    (done,) = admin.incremental_alter_configs([changed]).values()
+    done.result(ANSWER_S_MAX)
+    wait_until(lambda: to == bytes_max(admin, topic))
+
+
+def test_answers_that_their_topic_does_not_take_are_claimed_in_the_order_of_their_key(
+    platform, narrow, set_aside
+):
+    rows = [1, SMALL, 1, SMALL + 1, 1]
+    asked = [platform.requests.ask(platform.request(count), key="UA-2") for count in rows]
+    answers = [platform.requests.answer(each, timeout_s=ANSWER_S_MAX) for each in asked]
+
+    assert rows == [len(each.prediction_ids) for each in answers]
+    log = KafkaTopicLog(platform.kafka)
+    records = [each for n in log.partitions(narrow) for each in log.read(Partition(narrow, n))]
+    events = [pb.PredictionsMade.FromString(each.value or b"") for each in records]
+    found = [n for event in events for n in event.request_offsets if n >= asked[0].offset]
+    own = [n for n in dict.fromkeys(found) if n in {each.offset for each in asked}]
+    assert [each.offset for each in asked] == own
+    requests = topics.INFERENCE_REQUESTS.of(platform.endpoint)
+    assert [] == set_aside(topics.INFERENCE_DEAD_LETTERS, requests)
 
 
 def refused(ask: Callable[[], object]) -> HeadraceError:

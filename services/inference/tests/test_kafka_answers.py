@@ -65,9 +65,9 @@ def nowhere(endpoint, data):
 
 def written(calls, keep=nowhere):
     """The records, each of a size that the topic takes."""
-    messages = list(answers(calls, partitions=lambda _: 1, keep=keep))
-    assert max(len(message.value) for message in messages) <= VALUE_BYTES_MAX
-    return [pb.PredictionsMade.FromString(message.value) for message in messages]
+    values = [each.message.value for each in answers(calls, partitions=lambda _: 1, keep=keep)]
+    assert max(map(len, values)) <= VALUE_BYTES_MAX
+    return [pb.PredictionsMade.FromString(value) for value in values]
 
 
 def answered(events):

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from headrace import topics
-from headrace.errors import Busy, Unavailable
+from headrace.errors import Busy, Invalid, Unavailable
 from headrace.inference.v1 import inference_events_pb2 as pb
 from headrace.oip import grpc_predict_v2_pb2 as oip
 from headrace_inference.adapters import (
@@ -1000,6 +1000,74 @@ def test_answer_without_room_is_told_and_nothing_waits_for_it(worker, small_reco
     )
 
     assert [(0, 0, "CLAIMS_FULL"), (0, 1, 1.0)] == worker.answered()
+
+
+class SmallTopic(MemoryPublisher):
+    """Takes no answer of more than so many bytes."""
+
+    def __init__(self, bytes_max):
+        super().__init__()
+        self.bytes_max = bytes_max
+
+    def publish(self, messages, **options):
+        if any(each.topic == PREDICTIONS and len(each.value) > self.bytes_max for each in messages):
+            raise Invalid("TOO_LARGE", topic=PREDICTIONS)
+        super().publish(messages, **options)
+
+
+# Of a topic that takes the claim of an answer, or the refusal alone.
+CLAIM_FITS, REFUSAL_FITS = 400, 150
+
+
+def of_a_key():
+    return [a_request(asked(*[0.0] * rows), n, key=b"UA-1") for n, rows in enumerate([1, 100, 1])]
+
+
+def test_answer_that_its_topic_does_not_take_is_claimed_and_those_behind_it_of_its_key_wait(
+    make_worker,
+):
+    worker = make_worker(SmallTopic(CLAIM_FITS)).serve(1)
+    worker.handle(*of_a_key())
+
+    assert [0, 1, 2] == offsets_answered(worker)
+    assert [False, True, False] == [each.HasField("claim") for each in worker.events()]
+    assert [] == letters(worker)
+
+
+def test_answers_that_lie_in_a_record_too_large_for_their_topic_are_divided(make_worker):
+    worker = make_worker(SmallTopic(CLAIM_FITS)).serve(1)
+    worker.handle(*(a_request(asked(float(n)), n, key=b"UA-%d" % (n % 7)) for n in range(50)))
+
+    assert [(0, n, 1.0 + n) for n in range(50)] == worker.answered()
+
+
+def test_answer_whose_topic_does_not_take_its_claim_is_refused_behind_its_dead_letter(make_worker):
+    worker = make_worker(SmallTopic(REFUSAL_FITS)).serve(1)
+    worker.handle(a_request(asked(0.0), 0))
+
+    assert ([(0, "TOO_LARGE")], [(0, 0, "TOO_LARGE")]) == (letters(worker), worker.answered())
+    assert [False, True] == [each.topic in ANSWERS for each in worker.publisher.published]
+
+
+def test_request_whose_topic_of_answers_takes_nothing_is_left_to_the_loop(make_worker):
+    worker = make_worker(SmallTopic(0)).serve(1)
+    with pytest.raises(Invalid, match="TOO_LARGE"):
+        worker.handle(a_request(asked(0.0), 0))
+
+
+def test_answer_that_its_topic_does_not_take_waits_for_the_object_store(make_worker, objects):
+    kafka = SmallTopic(CLAIM_FITS)
+    worker = make_worker(kafka, objects=objects).serve(1)
+    records = of_a_key()
+    kafka.publish([Message(REQUESTS, None, each.value) for each in records])
+    objects.away = True
+    with pytest.raises(Unavailable, match="OBJECT_STORE_UNAVAILABLE"):
+        worker.handle(*records)
+    assert [0] == offsets_answered(worker)
+    objects.away = False
+    hand_over_until_done(worker, *records)
+
+    assert [0, 1, 2] == offsets_answered(worker)
 
 
 def test_what_is_to_be_read_is_chosen_anew_while_no_partition_can_be_placed():

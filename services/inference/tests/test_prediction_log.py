@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from prometheus_client import REGISTRY
 
 from headrace import topics
-from headrace.errors import Busy, Unavailable
+from headrace.errors import Busy, Invalid, Unavailable
 from headrace.inference.v1 import inference_events_pb2 as pb
 from headrace.prediction_log import logged_predictions
 from headrace_inference.adapters import kafka_prediction_log, prediction_backlogs
@@ -279,6 +279,17 @@ def test_row_that_no_record_takes_is_lost_alone(desk):
 
     assert [1.0, 3.0] == [row.score for row in desk.rows()]
     assert (1, 0) == (lost("TOO_LARGE") - before, logged_bare() - bare)
+
+
+def test_rows_that_their_topic_does_not_take_are_lost_and_told_by_the_next_record(desk):
+    before = lost("TOO_LARGE")
+    desk.publisher.errors.append(Invalid("TOO_LARGE"))
+    desk.append(a_prediction("UA-1", "UA-1"))
+    desk.log.flush()
+    desk.append(a_prediction("UA-1"))
+
+    assert [3] == [row.rows_answered for row in desk.rows()]
+    assert 2 == lost("TOO_LARGE") - before
 
 
 def test_large_row_costs_its_neighbours_no_inputs(desk):

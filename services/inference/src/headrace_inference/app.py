@@ -324,9 +324,13 @@ def _request_parts(
 
     partitions = RememberedCounts(partial(_partition_counts, settings))
     look_ups = AnswerLookUps(KafkaTopicLog(settings.kafka_bootstrap), partitions=partitions)
+    # Kafka refuses a batch as a whole: an answer shares none with rows of the log.
+    answers = KafkaPublisher(
+        settings.kafka_bootstrap, client_id=f"{NAME}-answers", linger_ms=LINGER_MS
+    )
     requests = KafkaRequests(
         RecordFiller(hot),
-        publisher=publisher,
+        publisher=answers,
         look_ups=look_ups,
         claims=claims,
         claims_memory_bytes_max=settings.claims_memory_bytes_max,
@@ -346,7 +350,7 @@ def _request_parts(
         # A replica that starts takes all its endpoints up at once, and those of one apply.
         more_to_come=table.loading,
     )
-    return [look_ups, loop]
+    return [answers, look_ups, loop]
 
 
 def _server(

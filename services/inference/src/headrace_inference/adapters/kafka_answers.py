@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from headrace import topics
-from headrace.errors import HeadraceError
+from headrace.errors import HeadraceError, Invalid
 from headrace_inference.adapters import conversions
 from headrace_inference.adapters.kafka_prediction_log import (
     RECORD_BYTES_MAX,
@@ -43,25 +43,32 @@ class Group(NamedTuple):
     source: int
 
 
+class Answer(NamedTuple):
+    """A record, and the calls that it answers, in the order of their requests."""
+
+    message: Message
+    calls: Sequence[RecordCall]
+
+
 def answers(
     calls: Sequence[RecordCall], *, partitions: Callable[[str], int], keep: Keep
-) -> Iterator[Message]:
+) -> Iterator[Answer]:
     """The records that answer these calls; `partitions` tells how many a topic has, `keep` puts an
     answer that fits no record where its claim finds it.
 
-    A call whose answer finds no place has the error that it is answered by; one that comes again
-    has no record here.
+    A call whose answer finds no place, or whose topic takes not even the claim of it, has the error
+    that it is answered by; one that comes again has no record here.
     """
     parts = _parts(calls)
     for group, members in sorted(_groups(calls).items()):
         topic = topics.INFERENCE_PREDICTIONS.of(members[0].endpoint)
         number = group.partition.number
         part = parts.get(group.source)
-        for first, record in _refusals(members) if part is None else _answers(part, members, keep):
-            named = f"{first.topic_id}:{number}:{first.offset}"
+        for own, record in _refusals(members) if part is None else _answers(part, members, keep):
+            named = f"{own[0].topic_id}:{number}:{own[0].offset}"
             headers = ce_headers(named) + tracing.record_headers()
             target = number % partitions(topic)
-            yield Message(topic, None, record, headers, target)
+            yield Answer(Message(topic, None, record, headers, target), own)
 
 
 def _parts(calls: Sequence[RecordCall]) -> dict[int, Part]:
@@ -89,8 +96,8 @@ def _groups(calls: Sequence[RecordCall]) -> dict[Group, list[RecordCall]]:
 
 def _answers(
     part: Part, members: Sequence[RecordCall], keep: Keep
-) -> Iterator[tuple[RecordCall, bytes]]:
-    """Each record with the first call in it, in the order of the calls.
+) -> Iterator[tuple[Sequence[RecordCall], bytes]]:
+    """Each record with the calls in it, in their order.
 
     No request is cut: who finds an offset in a record must have found all of its rows.
     """
@@ -106,28 +113,32 @@ def _answers(
 
 def _fitting(
     part: Part, members: Sequence[RecordCall], keep: Keep
-) -> Iterator[tuple[RecordCall, bytes]]:
+) -> Iterator[tuple[Sequence[RecordCall], bytes]]:
     """The record, if need be without the inputs; else one that claims the answer of one call.
 
     An answer that was kept in another pass over the same calls is not kept again.
     """
     if members[0].claiming is not None:
-        yield members[0], members[0].claiming
+        yield from _claimed(members[0])
         return
     event = _event(part, members)
     for inputs in (True, False):
         record = conversions.predictions_record(event, [part], inputs=inputs)
-        if len(members) > 1 or len(record) <= VALUE_BYTES_MAX:
+        if len(members) > 1 or _fits(record, members[0]):
             bare.inc(0 if inputs else sum(event.run_rows))
-            yield members[0], record
+            yield members, record
             return
     (call,) = members
     yield from _claiming(event, part, call, keep)
 
 
+def _fits(record: bytes, call: RecordCall) -> bool:
+    return len(record) <= VALUE_BYTES_MAX and len(record) < call.refused_bytes
+
+
 def _claiming(
     event: Any, part: Part, call: RecordCall, keep: Keep
-) -> Iterator[tuple[RecordCall, bytes]]:
+) -> Iterator[tuple[Sequence[RecordCall], bytes]]:
     """The record that claims the answer, else the refusal; none for a call that comes again."""
     error: HeadraceError | None = None
     for inputs in (True, False):  # there may be room for the outputs alone
@@ -140,11 +151,21 @@ def _claiming(
             failpoint("inference.claim.kept")
             bare.inc(0 if inputs else sum(event.run_rows))
             call.claiming = conversions.claiming_event(event, claim).SerializeToString()
-            yield call, call.claiming
+            yield from _claimed(call)
             return
     call.prediction, call.error = None, error
     if not call.comes_again:
         yield from _refusals([call])
+
+
+def _claimed(call: RecordCall) -> Iterator[tuple[Sequence[RecordCall], bytes]]:
+    """The record that claims the answer, unless the topic takes no record of that size."""
+    if _fits(call.claiming, call):
+        yield [call], call.claiming
+        return
+    topic = topics.INFERENCE_PREDICTIONS.of(call.endpoint)
+    call.prediction, call.error = None, Invalid("TOO_LARGE", topic=topic)
+    yield from _refusals([call])
 
 
 def _event(part: Part, members: Sequence[RecordCall]) -> Any:
@@ -157,7 +178,7 @@ def _event(part: Part, members: Sequence[RecordCall]) -> Any:
     return event
 
 
-def _refusals(members: Sequence[RecordCall]) -> Iterator[tuple[RecordCall, bytes]]:
+def _refusals(members: Sequence[RecordCall]) -> Iterator[tuple[Sequence[RecordCall], bytes]]:
     refused = [
         conversions.refused_request(call.id, call.offset, call.error)
         for call in members
@@ -168,4 +189,4 @@ def _refusals(members: Sequence[RecordCall]) -> Iterator[tuple[RecordCall, bytes
         event = conversions.refused_event(members[0].endpoint, refused[first:end])
         event.request_partition = members[0].partition.number
         event.request_topic_id = members[0].topic_id
-        yield members[first], event.SerializeToString()
+        yield members[first:end], event.SerializeToString()

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Protocol
 
 from headrace import topics
@@ -24,7 +25,8 @@ from headrace.errors import (
     Unavailable,
 )
 from headrace_inference.adapters.answer_look_ups import AnswerLookUps
-from headrace_inference.adapters.kafka_answers import answers
+from headrace_inference.adapters.answer_writer import AnswerWriter
+from headrace_inference.adapters.kafka_answers import Answer, answers
 from headrace_inference.adapters.object_claims import ObjectClaims
 from headrace_inference.adapters.record_calls import RecordCall
 from headrace_inference.adapters.request_claims import RequestClaims, claim_of
@@ -33,7 +35,7 @@ from headrace_inference.ports import Clock
 from headrace_kit.consume import TopicsAwaited, Unfinished
 from headrace_kit.dead_letters import dead_letter
 from headrace_kit.failpoints import failpoint
-from headrace_kit.kafka import Message, Partition, Publisher, Record, RecordBatch
+from headrace_kit.kafka import Message, Partition, PipelinedPublisher, Record, RecordBatch
 from headrace_kit.suspects import AttemptLog, Suspects
 from headrace_kit.telemetry import counter, histogram
 
@@ -64,7 +66,7 @@ class KafkaRequests:
         self,
         filler: Filler,
         *,
-        publisher: Publisher,
+        publisher: PipelinedPublisher,
         look_ups: AnswerLookUps,
         claims: ObjectClaims,
         claims_memory_bytes_max: int,
@@ -75,11 +77,15 @@ class KafkaRequests:
         follow: Callable[[], None],
         attempt_log: AttemptLog,
     ) -> None:
-        """`partitions`: how many a topic has, or had lately; `missing`: which are not there."""
+        """`partitions`: how many a topic has, or had lately; `missing`: which are not there.
+
+        The publisher writes nothing else into the topics of the answers.
+        """
         self._filler, self._publisher, self._look_ups = filler, publisher, look_ups
-        self._keep = claims.keep_answer
+        self._answers = partial(answers, partitions=partitions, keep=claims.keep_answer)
+        self._writer = AnswerWriter(publisher, answers=self._answers)
         self._claims = RequestClaims(claims, memory_bytes_max=claims_memory_bytes_max)
-        self._committed, self._partitions, self._missing = committed, partitions, missing
+        self._committed, self._missing = committed, missing
         self._clock, self._follow = clock, follow
         self._attempt_log, self._suspects = attempt_log, Suspects(attempt_log.read())
         self._restoring: list[Partition] = []
@@ -177,10 +183,8 @@ class KafkaRequests:
         else:
             self._fill(calls, records, until_s)
         failpoint("inference.batch.computed")
-        done, answered = self._answers(calls)
-        # First, as the answers tell the next owner that nothing is left to do.
-        self._write(list(_letters(done, records)), records)
-        self._write(answered, records)
+        done, answered = self._answers_of(calls)
+        self._write(done, answered, records)
         failpoint("inference.batch.delivered")
         _count(done)
         for call in done:
@@ -202,14 +206,14 @@ class KafkaRequests:
                 raise call.error
         self._attempt_log.write({})
 
-    def _answers(self, calls: Sequence[RecordCall]) -> tuple[list[RecordCall], list[Message]]:
+    def _answers_of(self, calls: Sequence[RecordCall]) -> tuple[list[RecordCall], list[Answer]]:
         """Those that are done, and their records.
 
         An answer that cannot be kept just now comes again, and what follows it of its key waits.
         """
         while True:
             done = _done(calls)
-            written = list(answers(done, partitions=self._partitions, keep=self._keep))
+            written = list(self._answers(done))
             if not any(call.error is not None and call.comes_again for call in done):
                 return done, written
 
@@ -249,11 +253,15 @@ class KafkaRequests:
         now_ms = self._clock.now_us() / 1_000
         return [max(0.0, now_ms - moment_ms) / 1_000 for moment_ms in records.timestamps_ms()]
 
-    def _write(self, messages: Sequence[Message], records: RecordBatch) -> None:
-        if not messages:
-            return
+    def _write(
+        self, done: Sequence[RecordCall], answered: Sequence[Answer], records: RecordBatch
+    ) -> None:
+        """Letters go first, as the answers tell the next owner that nothing is left to do."""
+        letters = partial(_letters, records=records)
         try:
-            self._publisher.publish(messages)
+            if dead_letters := letters(done):
+                self._publisher.publish(dead_letters)
+            self._writer.write(answered, letters=letters)
         except HeadraceError:
             # Some may have arrived.
             self._unsure.update(run.partition for run in records.runs)
@@ -307,14 +315,18 @@ def _note_claim(call: RecordCall, record: Record) -> None:
         call.answer(err)
 
 
-def _letters(done: Iterable[RecordCall], records: RecordBatch) -> Iterator[Message]:
+def _letters(done: Iterable[RecordCall], records: RecordBatch) -> list[Message]:
     """Of requests that are wrong themselves, or name what is not there; not of what a model or we
     could not answer.
     """
+    letters = []
     for call in done:
         if isinstance(call.error, Invalid | NotFound | Corrupt):
             dead.labels(call.error.reason).inc()
-            yield dead_letter(records[call.key], reason=call.error.reason, service=SERVICE)
+            letters.append(
+                dead_letter(records[call.key], reason=call.error.reason, service=SERVICE)
+            )
+    return letters
 
 
 def _offsets(records: RecordBatch, partition: Partition) -> list[int]:

@@ -42,6 +42,7 @@ class RecordCall(HotCall):
         "partition",
         "place",
         "prediction",
+        "refused_bytes",
         "topic_id",
     )
 
@@ -75,6 +76,8 @@ class RecordCall(HotCall):
         self.place = 0
         # The record that claims its answer, once that is kept.
         self.claiming: Any = None
+        # The topic of the answers took no record of so many bytes of it alone.
+        self.refused_bytes = math.inf
         self.error: Exception | None = None
         # Who waits for it on another thread.
         self.heard: threading.Semaphore | None = None
