@@ -708,6 +708,30 @@ def test_full_lane_says_busy_until_one_who_waits_hangs_up(door, monkeypatch):
     assert {0, 3} == {key for key, answer in answers.items() if isinstance(answer, bytes)}
 
 
+@pytest.mark.parametrize(
+    ("asking", "batches"), [(a_request, 1), (lambda first: by_keys(str(first)), 2)]
+)
+def test_last_that_waits_is_told_when_runs_turn_out_to_be_slow(door, monkeypatch, asking, batches):
+    monkeypatch.setattr(hot_infer, "QUICK_S", 0.0)
+    door.serve(a_model(1.0))
+    for first in range(lanes.LAST_BATCHES):
+        door.take(asking(first))
+    (runs, may_go), answers = held_runs(door, monkeypatch), {}
+    calls = [a_hot_call(asking(key), answers, key=key) for key in range(batches + 2)]
+    for begun, call in enumerate(calls[:batches], start=1):
+        door.hot.take([call])
+        wait_until(lambda begun=begun: len(runs) == begun)
+    door.hot.take(calls[batches:])
+
+    monkeypatch.setattr(lanes, "QUEUE_S_MAX", 0.0)
+    may_go.set()
+    wait_until(lambda: len(answers) == len(calls))
+
+    assert "QUEUE_FULL" == answers.pop(batches + 1).reason
+    assert {bytes} == {type(answer) for answer in answers.values()}
+    assert 1 == door.statistics.read("delay", 10).fail.count
+
+
 def test_run_that_nobody_waits_for_any_more_ends(door, monkeypatch):
     """Ends at all: its loop would take hours."""
     monkeypatch.setattr(onnx_runtime, "ROWS_TRIAL_S_MAX", 0.1)

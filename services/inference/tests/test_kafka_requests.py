@@ -3,6 +3,7 @@
 
 import math
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from functools import partial
 
@@ -17,6 +18,7 @@ from headrace_inference.adapters import (
     hot_infer,
     kafka_answers,
     kafka_requests,
+    lanes,
     object_claims,
 )
 from headrace_inference.adapters.answer_look_ups import AnswerLookUps
@@ -746,6 +748,29 @@ def test_request_without_a_turn_in_time_is_left_for_later(worker, monkeypatch):
     worker.handle(a_request(asked(0.0), 0))
 
     assert [(0, 0, 1.0)] == worker.answered()
+
+
+def test_request_that_a_slow_lane_has_no_room_for_any_more_comes_again(worker, monkeypatch):
+    gate = Gate(worker, monkeypatch)
+    gate.open.set()
+    for offset in range(lanes.LAST_BATCHES):
+        worker.handle(a_request(asked(0.0), offset))
+    gate.open.clear()
+    worker.hot.take([a_call(asked(0.5))])  # begins
+    wait_until(lambda: len(gate.ran) == lanes.LAST_BATCHES + 1)
+    worker.hot.take([a_call(asked(0.5))])
+    lane = next(iter(worker.hot._lanes.values()))
+    with ThreadPoolExecutor(1) as pool:
+        handling = pool.submit(worker.handle, a_request(asked(0.25), 7))
+        wait_until(lambda: lane._rows == 2)
+        monkeypatch.setattr(lanes, "QUEUE_S_MAX", 0.0)
+        gate.open.set()
+        with pytest.raises(Busy, match="QUEUE_FULL"):
+            handling.result(30)
+    worker.handle(a_request(asked(0.25), 7))
+
+    assert [1] * (lanes.LAST_BATCHES + 3) == gate.ran
+    assert (0, 7, 1.25) == worker.answered()[-1]
 
 
 def test_slow_endpoint_leaves_the_others_their_time(worker, monkeypatch):

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A lane: at once when idle, together when not, the urgent first, and never more than in time."""
 
+import math
 import weakref
 from dataclasses import dataclass, field
 
@@ -9,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from headrace.errors import Busy
-from headrace_inference.adapters.lanes import QUEUE_S_MAX, Lane
+from headrace_inference.adapters.lanes import LAST_BATCHES, LEARNED_S_MAX, QUEUE_S_MAX, Lane
 from headrace_kit.auth import EVERYBODY
 from headrace_kit.hot_calls import HotCall
 
@@ -23,6 +24,7 @@ class Item:
     name: object
     rows: int = 1
     priority: int = 2
+    deadline_s: float = math.inf
     call: HotCall = field(default_factory=a_call)
 
 
@@ -49,6 +51,7 @@ class Bench:
 
     def __init__(self, *, rows_max=10, row_s=0.001, batch_s=0.0, tried=True):
         self.hand, self.batches, self.now_s = ByHand(), [], 0.0
+        self.refused = {}
         self.batch_s, self.row_s = batch_s, row_s
         self.on_run = lambda: None
         self.lane = Lane(
@@ -57,6 +60,7 @@ class Bench:
             rows_max=rows_max,
             least_s=lambda rows: tried * (batch_s + row_s * rows),
             now_s=lambda: self.now_s,
+            refuse=lambda item, err: self.refused.setdefault(item.name, err.reason),
         )
 
     def _run(self, batch):
@@ -153,8 +157,6 @@ def test_batch_that_stood_still_sheds_nobody_and_those_that_are_slow_do():
     assert bench.lane.wait_s() < QUEUE_S_MAX / 2
 
     bench.hand.run()
-    bench.add(*(Item(number) for number in range(60)))
-    bench.hand.run()
     bench.add(Item("waits for the next"))
     with pytest.raises(Busy, match="QUEUE_FULL"):
         bench.add(Item("too many", rows=200))
@@ -174,6 +176,149 @@ def test_run_that_nobody_waits_for_teaches_that_it_takes_long_and_no_less(took_s
     assert bench.lane.wait_s() >= 1.0
 
 
+def a_surprised_bench(*, run_s=0.1, tried=True):
+    """One row a run, thought to take 8 us until the first runs take longer."""
+    bench = Bench(rows_max=1, row_s=8e-6, tried=tried)
+    bench.row_s = run_s
+    return bench
+
+
+@pytest.mark.parametrize("tried", [True, False])
+def test_newest_that_wait_are_told_when_runs_take_longer_than_was_thought(tried):
+    bench = a_surprised_bench(run_s=0.1, tried=tried)
+    bench.add(*(Item(number) for number in range(1_000)))
+    bench.hand.run()
+
+    # The runs by which it is learned, and then what ends in 2 s.
+    assert [[number] for number in range(22)] == bench.batches
+    assert dict.fromkeys(range(22, 1_000), "QUEUE_FULL") == bench.refused
+    assert (0, 0) == (len(bench.lane._queue), bench.lane._rows)
+
+
+def test_least_urgent_are_told_first_when_runs_take_longer_than_was_thought():
+    bench = a_surprised_bench(run_s=QUEUE_S_MAX / 4)
+    bench.add(*(Item(number, priority=3 - number % 3) for number in range(12)))
+    bench.hand.run()
+
+    assert [[2], [5], [8], [11], [1], [4]] == bench.batches
+    assert {7, 10, 0, 3, 6, 9} == set(bench.refused)
+
+
+def test_one_waits_however_long_runs_take():
+    bench = a_surprised_bench(run_s=2 * QUEUE_S_MAX)
+    bench.add(*(Item(number) for number in range(5)))
+    bench.hand.run()
+
+    assert ([[0], [1], [2]], {3, 4}) == (bench.batches, set(bench.refused))
+
+
+def test_batch_that_stood_still_sends_nobody_away_who_waits():
+    bench = Bench(rows_max=1, row_s=0.01)
+    bench.add(*(Item(number) for number in range(190)))
+    bench.row_s = 12.0
+    bench.hand.run(1)
+    bench.row_s = 0.01
+    bench.hand.run()
+
+    assert ({}, 190) == (bench.refused, len(bench.batches))
+
+
+def test_who_would_be_late_is_told_as_soon_as_that_is_known():
+    bench = a_surprised_bench(run_s=0.1)
+    # Of those that wait behind two runs, the third ends at 0.5 s.
+    late = Item("late", deadline_s=0.45), Item("in time", deadline_s=0.55)
+    bench.add(*(Item(number) for number in range(4)), *late)
+    bench.hand.run(2)
+    assert {"late": "DEADLINE_UNMET"} == bench.refused
+
+    bench.hand.run()
+    assert [[0], [1], [2], [3], ["in time"]] == bench.batches
+
+
+def test_who_has_less_time_than_runs_take_is_not_run():
+    bench = a_surprised_bench(run_s=0.1)
+    bench.add(Item(0), Item(1))
+    bench.hand.run()
+    bench.add(Item("hurried", deadline_s=bench.now_s + 0.05), Item("next"))
+    bench.hand.run()
+
+    assert ([[0], [1], ["next"]], {"hurried": "DEADLINE_UNMET"}) == (bench.batches, bench.refused)
+
+
+def test_many_rows_are_not_thought_to_take_what_as_many_runs_of_one_did():
+    """What a run costs besides its rows, and the model is not to blame for."""
+    bench = Bench(rows_max=1_000, row_s=0.0005)
+    bench.batch_s = 0.03
+    for number in range(3):
+        bench.add(Item(number))
+        bench.hand.run()
+    bench.batches.clear()
+    bench.add(*(Item(number, deadline_s=bench.now_s + 0.1) for number in range(100)))
+    bench.hand.run()
+
+    assert ([list(range(100))], {}) == (bench.batches, bench.refused)
+
+
+def test_few_rows_are_not_thought_to_take_what_many_did():
+    bench = Bench(rows_max=1_000, row_s=0.0005)
+    bench.row_s = 0.001
+    for number in range(3):
+        bench.add(Item(number, rows=900))
+        bench.hand.run()
+    bench.add(Item("few", deadline_s=bench.now_s + 0.01))
+    bench.hand.run()
+
+    assert ["few"] == bench.batches[-1]
+
+
+def test_what_runs_take_is_learned_anew_behind_a_rest():
+    bench = a_surprised_bench(run_s=0.1)
+    bench.add(Item(0), Item(1))
+    bench.hand.run()
+    assert pytest.approx(0.1) == bench.lane.run_s(1)
+
+    bench.now_s += LEARNED_S_MAX
+    bench.add(Item("hurried", deadline_s=bench.now_s + 0.05))
+    bench.hand.run()
+    assert [[0], [1], ["hurried"]] == bench.batches
+    assert pytest.approx(0.1) == bench.lane.run_s(1)
+
+
+def test_all_that_wait_are_looked_at_only_when_runs_take_longer_than_before(monkeypatch):
+    bench, looks = Bench(rows_max=1, row_s=0.001), []
+    monkeypatch.setattr(
+        "headrace_inference.adapters.lanes.sorted",
+        lambda items: looks.append(len(items)) or sorted(items),
+        raising=False,
+    )
+    bench.add(*(Item(number) for number in range(1_000)))
+    bench.hand.run()
+
+    assert 1_000 == len(bench.batches)
+    assert [998] == [count for count in looks if count > LAST_BATCHES]
+
+
+@given(
+    st.lists(
+        st.tuples(st.integers(1, 4), st.integers(1, 3), st.floats(0.0, 9.0)),
+        max_size=30,
+    ),
+    st.lists(st.floats(0.0, 1.0), min_size=1, max_size=9),
+)
+def test_each_is_run_or_told_once_whatever_runs_take(items, rows_s):
+    bench = Bench(rows_max=4, row_s=0.001)
+    told = [Item(number, *each) for number, each in enumerate(items)]
+    bench.add(*told)
+    while bench.hand.tasks:
+        bench.row_s = rows_s[len(bench.batches) % len(rows_s)]
+        bench.hand.run(1)
+
+    ran = [name for batch in bench.batches for name in batch]
+    assert list(range(len(items))) == sorted([*ran, *bench.refused])
+    assert (0, 0) == (len(bench.lane._queue), bench.lane._rows)
+    assert all(item.call.free is None for item in told)
+
+
 def test_lane_of_two_batches_begins_two_and_no_third():
     hand, ran = ByHand(), []
     lane = Lane(
@@ -182,6 +327,7 @@ def test_lane_of_two_batches_begins_two_and_no_third():
         rows_max=1,
         least_s=lambda rows: 0.001 * rows,
         now_s=lambda: 0.0,
+        refuse=None,
         batches_max=2,
     )
     for name in "abc":
@@ -200,6 +346,7 @@ def test_batch_that_finds_nothing_left_does_not_run():
         rows_max=10,
         least_s=lambda rows: 0.001 * rows,
         now_s=lambda: 0.0,
+        refuse=None,
         batches_max=2,
     )
     for names in ("ab", "cd"):
@@ -218,7 +365,14 @@ def test_lane_goes_on_after_a_bug():
         if batch[0].name == "bug":
             raise KeyError
 
-    lane = Lane(run, hand, rows_max=1, least_s=lambda rows: 0.001 * rows, now_s=lambda: 0.0)
+    lane = Lane(
+        run,
+        hand,
+        rows_max=1,
+        least_s=lambda rows: 0.001 * rows,
+        now_s=lambda: 0.0,
+        refuse=None,
+    )
     lane.add(Item("bug"))
     lane.add(Item("next"))
     with pytest.raises(KeyError):

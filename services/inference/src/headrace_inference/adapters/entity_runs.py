@@ -185,6 +185,7 @@ class EntityRuns:
                 rows_max=self._rows_max,
                 least_s=lambda rows: READ_S + ROW_S * rows,
                 now_s=time.monotonic,
+                refuse=self._refuse,
                 batches_max=BATCHES_MAX,
             )
             lane = self._lanes.setdefault(key, made)

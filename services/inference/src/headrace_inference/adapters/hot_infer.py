@@ -67,6 +67,7 @@ class Alone(NamedTuple):
     call: HotCall
     message: Any
     priority: int
+    deadline_s: float
     rows: int = 1
 
 
@@ -116,8 +117,9 @@ class HotInfer:
         self.entities.enqueue(entities)
         for call, message in alone:
             lane = self._single_lane(message.model_name)
-            lane.add(Alone(call, message, priority(message.parameters)))
-            self._late.watch(call, answer_by_s(call, timeout_s(message.parameters)), call.answer)
+            deadline_s = answer_by_s(call, timeout_s(message.parameters))
+            lane.add(Alone(call, message, priority(message.parameters), deadline_s))
+            self._late.watch(call, deadline_s, call.answer)
         for kind, asks in kinds.items():
             if self._quick(kind, asks):
                 for batch in [asks] if kind.shared else [[ask] for ask in asks]:
@@ -209,8 +211,8 @@ class HotInfer:
                 rows_max=1,
                 least_s=lambda rows: 0.0,
                 now_s=time.monotonic,
+                refuse=None,
                 batches_max=self._share,
-                in_time=False,
             )
             lane = self._single.setdefault(name, made)  # two doors may ask for the first
         return lane
@@ -263,11 +265,13 @@ class HotInfer:
                     rows_max=kind.rows_max if kind.shared else 1,
                     least_s=kind.model.least_s,
                     now_s=time.monotonic,
+                    refuse=self._refuse,
                 ),
             )
         for ask in asks:
             try:
-                _require_time(ask, lane.wait_s() + kind.needed_s(ask.rows))
+                run_s = max(kind.needed_s(ask.rows), lane.run_s(ask.rows))
+                _require_time(ask, lane.wait_s() + run_s)
                 lane.add(ask)
                 self._late.watch(ask.call, ask.deadline_s, partial(self._refuse, ask))
             except HeadraceError as err:

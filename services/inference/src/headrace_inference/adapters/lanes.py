@@ -3,22 +3,25 @@
 
 An idle lane begins at once. What comes while a batch runs waits and is the next batch: the more
 waits, the larger it is, and nothing ever waits for company. Order is by priority, then by arrival.
-A lane takes no more than it can finish in time, as its last batches tell; whoever hangs up frees
-its place.
+A lane takes no more than it can finish in time, as its last batches tell; when they tell that it
+took more, the newest of the least urgent are told so, and at once who would be late. Whoever hangs
+up frees its place.
 """
 
 from __future__ import annotations
 
 import heapq
+import math
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
+from functools import cache, partial
 from itertools import count
 from typing import Generic, Protocol, TypeVar
 
-from headrace.errors import Busy
+from headrace.errors import Busy, HeadraceError, Unavailable
 from headrace_inference.domain.serving import Model
-from headrace_kit.hot_calls import HotCall
+from headrace_kit.hot_calls import HotCall, guarded
 
 # A caller that would wait longer is better told so, and asks again or elsewhere.
 QUEUE_S_MAX = 2.0
@@ -31,13 +34,24 @@ LEARNING_RATE = 0.2
 # A batch counts as at most so many times slower than was thought: one that stood still, for its
 # process did or a service that it asks, says little of the next.
 SLOWER_MAX = 16.0
+# Who waits is not sent away for one such: the middle of so many tells it.
+LAST_BATCHES = 3
+# All that wait are looked at for who is late when the batches are slower by this than at the last
+# look: each look is paid by what was learned, not by each batch.
+SLOWER_BY = 1.25
+# What was learned of runs holds for so long after the last of them. Callers that would all be
+# refused by it would never let it be learned that the model is quick again.
+LEARNED_S_MAX = 2.0
 
 
 class Queued(Protocol):
-    """`priority`: the lowest number goes first."""
+    """`priority`: the lowest number goes first; `deadline_s`: by the lane's clock."""
 
     @property
     def call(self) -> HotCall: ...
+
+    @property
+    def deadline_s(self) -> float: ...
 
     @property
     def rows(self) -> int: ...
@@ -91,20 +105,33 @@ class Pace:
     `least_s`: of so many rows together, when nothing else runs; 0 while that is not known.
     """
 
-    def __init__(self, least_s: Callable[[int], float]) -> None:
-        self._least_s = least_s
+    def __init__(self, least_s: Callable[[int], float], *, rows_max: int) -> None:
+        self._least_s, self._rows_max = least_s, rows_max
         self._slower = 1.0
         self._row_s = 0.0
+        # How long they took, and at best would.
+        self._last = deque([(0.0, 1.0)] * LAST_BATCHES, LAST_BATCHES)
 
     def needed_s(self, rows: int) -> float:
         least_s = self._least_s(rows)
         return self._slower * least_s if least_s else self._row_s * rows
 
+    def proven_s(self, rows: int) -> float:
+        """No less than the last ones tell, which one that stood still does not change; 0 before the
+        second one. More rows take no less than fewer did, and fewer no less than their part.
+        """
+        best_s = self._least_s(rows) or rows
+        told = sorted([took_s * min(1.0, best_s / then_s) for took_s, then_s in self._last])
+        return told[LAST_BATCHES // 2]
+
     def learn(self, rows: int, took_s: float) -> None:
         least_s = self._least_s(rows)
+        self._last.append((took_s, least_s or rows))
         if least_s:
             slower = min(took_s / least_s, SLOWER_MAX * self._slower)
             self._slower += LEARNING_RATE * (slower - self._slower)
+            proven_s, full_s = self.proven_s(self._rows_max), self._least_s(self._rows_max)
+            self._slower = max(self._slower, proven_s / full_s)
         elif self._row_s:
             self._row_s += LEARNING_RATE * (took_s / rows - self._row_s)
         else:
@@ -113,7 +140,8 @@ class Pace:
 
 class Lane(Generic[T]):
     """Runs batches of at most `rows_max` rows, `batches_max` of them at a time, on the runner's
-    threads. Not `in_time`: where what waits is unlike, and its last batches tell nothing.
+    threads. `refuse` tells one that waited why it is not run; None where what waits is unlike, and
+    its last batches tell nothing: there all are run.
     """
 
     def __init__(
@@ -124,11 +152,15 @@ class Lane(Generic[T]):
         rows_max: int,
         least_s: Callable[[int], float],
         now_s: Callable[[], float],
+        refuse: Callable[[T, HeadraceError], None] | None,
         batches_max: int = 1,
-        in_time: bool = True,
     ) -> None:
         self._run, self._runner, self._rows_max, self._now_s = run, runner, rows_max, now_s
-        self._pace, self._in_time = Pace(least_s), in_time
+        self._pace, self._refuse = Pace(least_s, rows_max=rows_max), refuse
+        # Of one row, when all that wait were looked at.
+        self._proven_then_s = 0.0
+        # When a batch began or ended last.
+        self._ran_s = -math.inf
         self._lock = threading.Lock()
         # By priority and number. Who hung up stays to be passed over: to take it out would cost a
         # look at all.
@@ -142,8 +174,8 @@ class Lane(Generic[T]):
         """Raises Busy QUEUE_FULL when its turn would come too late."""
         with self._lock:
             wait_s = self._needed_s(self._rows + item.rows)
-            if self._in_time and self._waiting and wait_s > QUEUE_S_MAX:
-                raise Busy("QUEUE_FULL", queue="lane", wait_s=round(wait_s, 3))
+            if self._refuse and self._waiting and wait_s > QUEUE_S_MAX:
+                raise _full(wait_s)
             number = next(self._numbers)
             item.call.free = partial(self._drop, number)
             heapq.heappush(self._queue, (item.priority, number))
@@ -178,25 +210,88 @@ class Lane(Generic[T]):
         """How long one that is added now would wait for its turn to end, at the least."""
         return self._needed_s(self._rows)
 
+    def run_s(self, rows: int) -> float:
+        """How long a run of so many takes, as the last ones tell; 0 where they tell nothing."""
+        lately = self._now_s() - self._ran_s < LEARNED_S_MAX
+        return self._pace.proven_s(rows) if lately else 0.0
+
     def _needed_s(self, rows: int) -> float:
+        return self._in_batches(self._pace.needed_s, rows)
+
+    def _in_batches(self, batch_s: Callable[[int], float], rows: int) -> float:
         """In as few batches as can be."""
         full, rest = divmod(rows, self._rows_max)
-        full_s = full * self._pace.needed_s(self._rows_max)
-        return full_s + self._pace.needed_s(rest) if rest else full_s
+        full_s = full * batch_s(self._rows_max) if full else 0.0
+        return full_s + batch_s(rest) if rest else full_s
+
+    def _shared_s(self, batch_s: Callable[[int], float], rows: int) -> float:
+        """As many batches at a time as may be."""
+        return self._in_batches(batch_s, rows) / self._batches_max
 
     def _go(self) -> None:
-        batch = self._next()
+        batch = self._in_time(self._next())
         begin_s = self._now_s()
         try:
             if batch:  # the batch beside it may have taken all
+                self._ran_s = begin_s
                 self._run(batch)
         finally:
-            self._learn(batch, self._now_s() - begin_s)
+            end_s = self._now_s()
             with self._lock:
+                if batch:
+                    self._ran_s = end_s
+                    self._learn(batch, end_s - begin_s)
+                shed = self._shed()
                 more = bool(self._waiting)
                 self._batches -= not more
             if more:
                 self._runner.submit(self._go)  # behind the lanes that wait
+            self._tell(shed)
+
+    def _in_time(self, batch: list[T]) -> list[T]:
+        """Those that its run leaves time to; the others are told."""
+        if self._refuse is None:
+            return batch
+        needed_s = self.run_s(sum([item.rows for item in batch]))
+        end_s = self._now_s() + needed_s
+        late = [item for item in batch if item.deadline_s <= end_s]
+        if not late:
+            return batch
+        self._tell([(item, Unavailable("DEADLINE_UNMET", needed_s=needed_s)) for item in late])
+        return [item for item in batch if item.deadline_s > end_s]
+
+    def _shed(self) -> list[tuple[T, HeadraceError]]:
+        """Those that were let in, and would not be now: out of the queue, to be told."""
+        if self._refuse is None:
+            return []
+        one_s = self._pace.proven_s(1)
+        slower = one_s > SLOWER_BY * self._proven_then_s
+        if slower or one_s < self._proven_then_s:
+            self._proven_then_s = one_s
+        if not slower and self._shared_s(self._pace.proven_s, self._rows) <= QUEUE_S_MAX:
+            return []
+        now_s, rows, batch_s = self._now_s(), 0, cache(self._pace.proven_s)
+        shed: list[tuple[T, HeadraceError]] = []
+        queue, self._queue = sorted(self._queue), []
+        for place in queue:
+            if (item := self._waiting.get(place[1])) is None:
+                continue
+            wait_s = self._shared_s(batch_s, rows + item.rows)
+            if item.deadline_s <= now_s + wait_s:
+                shed.append((item, Unavailable("DEADLINE_UNMET", needed_s=wait_s)))
+            elif rows and wait_s > QUEUE_S_MAX:
+                shed.append((item, _full(wait_s)))
+            else:
+                rows += item.rows
+                self._queue.append(place)  # in order, as a heap may be
+                continue
+            self._take(place[1])
+        return shed
+
+    def _tell(self, refused: Sequence[tuple[T, HeadraceError]]) -> None:
+        if self._refuse is not None:
+            for item, err in refused:
+                guarded([item.call], partial(self._refuse, item, err))
 
     def _next(self) -> list[T]:
         with self._lock:
@@ -222,5 +317,9 @@ class Lane(Generic[T]):
         """Not from a run that may have ended early, unless it took long for all that."""
         rows = sum(item.rows for item in batch)
         ended = all(item.call.cancelled for item in batch)
-        if rows and not (ended and took_s < self._pace.needed_s(rows)):
+        if not (ended and took_s < self._pace.needed_s(rows)):
             self._pace.learn(rows, took_s)
+
+
+def _full(wait_s: float) -> Busy:
+    return Busy("QUEUE_FULL", queue="lane", wait_s=round(wait_s, 3))
