@@ -4,9 +4,12 @@
 from __future__ import annotations
 
 import http.client
+import socket
+import struct
 import threading
 import time
 from contextlib import closing
+from functools import partial
 
 import grpc
 import pytest
@@ -28,6 +31,7 @@ from headrace_kit.answer_time import left_s
 from headrace_kit.auth import Guard
 from headrace_kit.grpc_server import GrpcServer, remaining_s
 from headrace_kit.testing import wait_until
+from headrace_kit.unread_answers import UnreadAnswers
 
 pytestmark = pytest.mark.integration
 
@@ -68,6 +72,9 @@ class Inference(oip_grpc.GRPCInferenceServiceServicer):
     def ModelReady(self, request, context):  # noqa: N802 - gRPC's name
         raise NotFound("MODEL_UNKNOWN", model=request.name)
 
+    def ModelMetadata(self, request, context):  # noqa: N802 - gRPC's name
+        return oip.ModelMetadataResponse(name="n" * 90_000)
+
     def ServerLive(self, request, context):  # noqa: N802 - gRPC's name
         context.abort(grpc.StatusCode.UNIMPLEMENTED, "by the servicer itself")
 
@@ -78,7 +85,8 @@ def artifacts():
 
 
 @pytest.fixture
-def server(artifacts):
+def server(artifacts, monkeypatch):
+    monkeypatch.setattr(grpc_server, "UnreadAnswers", partial(UnreadAnswers, 200_000))
     made = GrpcServer(
         host="127.0.0.1",
         port=0,
@@ -260,6 +268,52 @@ def test_caller_that_takes_nothing_frees_what_its_call_held(impatient, artifacts
     wait_until(lambda: not held.locked())
     with pytest.raises(grpc.RpcError):
         list(untaken)
+
+
+def frame(kind: int, flags: int, stream: int, payload: bytes) -> bytes:
+    """RFC 9113, section 4.1."""
+    return struct.pack(">I", len(payload))[1:] + struct.pack(">BBI", kind, flags, stream) + payload
+
+
+def ask_and_take_nothing(port, path, message):
+    """A call over a connection of its own, to which no byte of an answer may be sent."""
+    headers = {
+        ":method": "POST",
+        ":scheme": "http",
+        ":path": path,
+        ":authority": "localhost",
+        "te": "trailers",
+        "content-type": "application/grpc",
+    }
+    literals = b"".join(
+        b"\0" + bytes([len(name)]) + name.encode() + bytes([len(value)]) + value.encode()
+        for name, value in headers.items()
+    )
+    windows = struct.pack(">HI", 4, 0)  # SETTINGS_INITIAL_WINDOW_SIZE
+    connection = socket.create_connection(("127.0.0.1", port))
+    connection.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + frame(4, 0, 0, windows))
+    prefixed = b"\0" + struct.pack(">I", len(message)) + message
+    connection.sendall(frame(1, 4, 1, literals) + frame(0, 1, 1, prefixed))
+    return connection
+
+
+def test_answers_that_nobody_takes_are_bounded_and_go_with_their_callers(server, channel):
+    """Each has 90,000 bytes, of which 200,000 may be unread."""
+    path = f"/{OIP}/ModelMetadata"
+    request = oip.ModelMetadataRequest(name="large").SerializeToString()
+    idle = [ask_and_take_nothing(server.bound, path, request) for _ in range(2)]
+    metadata = oip_grpc.GRPCInferenceServiceStub(channel).ModelMetadata
+
+    def asked():
+        try:
+            return len(metadata(oip.ModelMetadataRequest(name="large"), timeout=5.0).name)
+        except grpc.RpcError as err:
+            return err.code().name, error_of(err).reason
+
+    wait_until(lambda: asked() == ("RESOURCE_EXHAUSTED", "QUEUE_FULL"))
+    for each in idle:
+        each.close()
+    wait_until(lambda: asked() == 90_000)
 
 
 def test_slow_stream_within_its_bounds_is_served(impatient, artifacts, stub, ended):

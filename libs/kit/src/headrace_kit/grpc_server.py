@@ -37,7 +37,8 @@ from headrace_kit.grpc_client import MESSAGE_BYTES_MAX
 from headrace_kit.grpc_streams import STREAM_S_MAX, IncomingStream, outgoing_stream
 from headrace_kit.hot_calls import Answer, HotCall, HotMethod
 from headrace_kit.listening import check_free
-from headrace_kit.telemetry import histogram
+from headrace_kit.telemetry import gauge, histogram
+from headrace_kit.unread_answers import UnreadAnswers
 
 if TYPE_CHECKING:
     from headrace_kit.spans import Span
@@ -236,8 +237,13 @@ class _ErrorInterceptor(grpc.ServerInterceptor):
     ) -> None:
         self._guard, self._bytes_max = guard, bytes_max
         self._seconds = histogram(service, "rpc_seconds", "Duration of calls.", "method")
+        self._unread = UnreadAnswers()
+        unread = gauge(service, "unread_answers_bytes", "Answers that callers have not taken yet.")
+        unread.set_function(self._unread.bytes)
         self._hot = {
-            method.path: _HotHandlers(method, self._seconds.labels(method.path), bytes_max)
+            method.path: _HotHandlers(
+                method, self._seconds.labels(method.path), bytes_max, self._unread
+            )
             for method in hot
         }
         self.draining = threading.Event()
@@ -266,7 +272,7 @@ class _ErrorInterceptor(grpc.ServerInterceptor):
             )
         else:
             method = handler.unary_unary or handler.stream_unary
-            behaviour = _unary(method, decode, wire.encoded, seconds, span)
+            behaviour = _unary(method, decode, wire.encoded, seconds, span, self._unread)
             make = (
                 grpc.stream_unary_rpc_method_handler
                 if handler.request_streaming
@@ -327,12 +333,15 @@ class _Wire:
 class _HotHandlers:
     """Of one hot method: each call hands itself over, and its thread waits for the answer."""
 
-    def __init__(self, method: HotMethod, seconds: Any, bytes_max: int) -> None:
+    def __init__(
+        self, method: HotMethod, seconds: Any, bytes_max: int, unread: UnreadAnswers
+    ) -> None:
         self._take, self._seconds, self._bytes_max = method.take, seconds, bytes_max
+        self._unread = unread
 
     def handler(self, caller: Caller, span: Span | None) -> Any:
         answer = partial(self._answer, caller, span)
-        behaviour = _unary(answer, self._bounded, self._bounded, self._seconds, span)
+        behaviour = _unary(answer, self._bounded, self._bounded, self._seconds, span, self._unread)
         return grpc.unary_unary_rpc_method_handler(behaviour)
 
     def _bounded(self, data: bytes, _: object = None) -> bytes:
@@ -391,13 +400,20 @@ def _in_time(responses: Iterator[Any], context: grpc.ServicerContext) -> Iterato
 
 
 def _unary(
-    method: Callable[..., Any], decode: Decode, encode: Encode, seconds: Any, span: Span | None
+    method: Callable[..., Any],
+    decode: Decode,
+    encode: Encode,
+    seconds: Any,
+    span: Span | None,
+    unread: UnreadAnswers,
 ) -> Callable[..., Any]:
     def behaviour(request: Any, context: grpc.ServicerContext) -> Any:
         begin_s = time.monotonic()
         try:
             with tracing.working(span):
-                return encode(method(decode(request, context), context))
+                answer = encode(method(decode(request, context), context))
+                unread.hold(context, len(answer))
+                return answer
         except Exception as err:  # noqa: BLE001 - the boundary to the caller
             tracing.end(span, err)
             _abort(context, err)
