@@ -307,6 +307,18 @@ def test_shared_memory_that_nobody_registered_is_refused(call, ours, tensors):
     assert (UNIMPLEMENTED, "UNSUPPORTED") == (error.code(), reason(error))
 
 
+def test_classes_are_told_or_refused(call, ours):
+    """Of Triton's extension `classification`; never what was not asked for."""
+    request = simple_request()
+    request.outputs.add(name="OUTPUT0").parameters["classification"].int64_param = 1
+
+    if not ours:
+        assert outcome(lambda: ask(call, request)) in (grpc.StatusCode.OK, *CALLERS, UNIMPLEMENTED)
+        return
+    error = refused(lambda: ask(call, request))
+    assert (UNIMPLEMENTED, "UNSUPPORTED") == (error.code(), reason(error))
+
+
 def test_input_that_is_no_number_is_not_the_models_fault(call, held, ours):
     raw = np.array([np.nan, 1.0], dtype="<f4").tobytes()
     request = raw_request(held(ECHO), ("INPUT", "FP32", (1, 2), raw))

@@ -259,6 +259,8 @@ def with_input(*arguments, **fields):
         (with_input([1, [2]]), "TENSOR_CONTENT"),
         (with_input([7], datatype="BYTES"), "TENSOR_CONTENT"),
         (with_input([1.0], parameters={"shared_memory_region": "r"}), "UNSUPPORTED"),
+        (with_body({"parameters": {"binary_data_output": "false"}}), "BAD_REQUEST"),
+        (with_body({"outputs": [{"name": "x", "parameters": {"binary_data": 1}}]}), "BAD_REQUEST"),
         (with_header("99"), "BAD_REQUEST"),
         (with_header("-1"), "BAD_REQUEST"),
         (with_header("1e3"), "BAD_REQUEST"),

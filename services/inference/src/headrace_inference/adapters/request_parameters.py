@@ -16,7 +16,7 @@ from headrace_inference.domain.serving import NAME_SHOWN_MAX
 from headrace_kit.hot_calls import HotCall
 
 TIMEOUT, PRIORITY = "timeout", "priority"
-SHARED_MEMORY = "shared_memory_region"
+SHARED_MEMORY, CLASSIFICATION = "shared_memory_region", "classification"
 # Calls that name no priority stand behind those of the first, before those of later ones.
 PRIORITY_DEFAULT = 2
 WHOLE_MAX = 2**63 - 1
@@ -25,7 +25,7 @@ WHOLE = "an integer from 0 to 2^63 - 1 is needed"
 
 def check_parameters(request: Any) -> None:
     """Raises Invalid BAD_REQUEST for a timeout, priority or key that is none, BAD_ID for a key that
-    may not be one, UNSUPPORTED for a tensor in shared memory.
+    may not be one, UNSUPPORTED for a tensor in shared memory and for an output by its classes.
     """
     for name in (TIMEOUT, PRIORITY):
         if name in request.parameters and _whole(request.parameters, name) is None:
@@ -34,6 +34,10 @@ def check_parameters(request: Any) -> None:
     for tensor in (*request.inputs, *request.outputs):
         if SHARED_MEMORY in tensor.parameters:
             refuse_shared_memory(tensor.name)
+    for output in request.outputs:
+        if CLASSIFICATION in output.parameters:
+            problem = "no classes are told: take the numbers"
+            raise Invalid("UNSUPPORTED", tensor=output.name[:NAME_SHOWN_MAX], problem=problem)
 
 
 def refuse_shared_memory(name: str) -> None:

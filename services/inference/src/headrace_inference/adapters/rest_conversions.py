@@ -43,7 +43,7 @@ FIELDS_MAX = 10_000
 VALUES_MAX = 1_000_000
 NUMBERS = (int, float, type(None))
 JSON_NEEDED = "one object is needed, each key once, numbers finite and integers within int64"
-KIND: Mapping[type, str] = {dict: "an object", list: "a list", str: "a text"}
+KIND: Mapping[type, str] = {dict: "an object", list: "a list", str: "a text", bool: "true or false"}
 
 
 class Asked(NamedTuple):
@@ -86,7 +86,7 @@ def infer_request(name: str, version: str, body: bytes, json_bytes: str | None) 
     if len(inputs) > INPUTS_MAX:
         raise Busy("TOO_MANY_INPUTS", inputs=len(inputs), inputs_max=INPUTS_MAX)
     parameters = _take(asked, "parameters", dict, {})
-    binary = bool(parameters.pop(ALL_BINARY, False))
+    binary = _taken_out(parameters, ALL_BINARY, default=False)
     request = oip.ModelInferRequest(
         model_name=name, model_version=version, id=_take(asked, "id", str, "")
     )
@@ -99,7 +99,7 @@ def infer_request(name: str, version: str, body: bytes, json_bytes: str | None) 
     for output in _objects(asked, "outputs"):
         wanted = request.outputs.add(name=_take(output, "name", str))
         own = _take(output, "parameters", dict, {})
-        binary_by_output[wanted.name] = bool(own.pop(BINARY, binary))
+        binary_by_output[wanted.name] = _taken_out(own, BINARY, default=binary)
         _set_parameters(wanted.parameters, own)
     return Asked(request, binary_by_output, binary)
 
@@ -326,6 +326,13 @@ def _objects(of: Mapping[str, Any], key: str) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = _take(of, key, list, [])
     if not all(isinstance(each, dict) for each in found):
         raise Invalid("BAD_REQUEST", field=key, problem="objects are needed")
+    return found
+
+
+def _taken_out(parameters: dict[str, Any], key: str, *, default: bool) -> bool:
+    """What is meant for this door, and for nobody behind it."""
+    found: bool = _take(parameters, key, bool, default)
+    parameters.pop(key, None)
     return found
 
 
