@@ -197,6 +197,23 @@ def test_compressed_bodies_are_read_and_answered(client, encoding, pack):
 
 
 @pytest.mark.parametrize(
+    ("accepted", "encoding"),
+    [
+        ("GZIP;q=0.5", "gzip"),
+        ("gzip;q=0, deflate", "deflate"),
+        ("gzip; q=0.000", None),
+        ("identity", None),
+    ],
+)
+def test_answer_is_packed_as_its_caller_says(client, accepted, encoding):
+    body = gzip.compress(b"a" * 5_000)
+
+    _, _, headers = ask(client, body, Content_Encoding="GZip", Accept_Encoding=accepted)
+
+    assert encoding == headers["Content-Encoding"]
+
+
+@pytest.mark.parametrize(
     ("body", "encoding", "told"),
     [
         (b"x" * (BODY_BYTES_MAX + 1), "identity", (413, "MESSAGE_TOO_LARGE")),

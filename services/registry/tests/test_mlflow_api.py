@@ -74,7 +74,7 @@ class Door:
                 headers,
                 body,
                 lambda: True,
-                query=urlencode(query),
+                query=urlencode(query, doseq=True),
                 until_sent=until_sent,
             )
         )
@@ -336,6 +336,17 @@ def test_what_is_searched_by_post_is_answered_as_by_get(door, path, fields):
     plain = {name: str(value) for name, value in fields.items() if not isinstance(value, list)}
 
     assert door.get(path, **plain) == door.post(path, **fields)
+
+
+@pytest.mark.parametrize(
+    ("stages", "versions"),
+    [([], ["2"]), (["None"], ["2"]), (["Production"], []), (["Staging", "none"], ["2"])],
+    ids=str,
+)
+def test_no_version_is_in_a_stage(door, stages, versions):
+    for ask in (door.get, door.post):
+        told = ask("registered-models/get-latest-versions", name="fraud", stages=stages)
+        assert versions == [each["version"] for each in told["model_versions"]]
 
 
 @pytest.mark.parametrize("body", [b"{", b"[]", b"\xff", b"[" * 100_000])

@@ -14,6 +14,7 @@ What either raises is mapped to google.rpc's HTTP statuses: this is the boundary
 from __future__ import annotations
 
 import json
+import re
 import socket
 import threading
 import time
@@ -56,6 +57,7 @@ SEND_PIECES_S_MAX = 300.0
 REFUSE_S_MAX = 1.0
 RECEIVE_BYTES = 256 * 1024
 COMPRESS_BYTES_MIN = 1_024
+FORBIDDEN = re.compile(r"q\s*=\s*0(\.0*)?")  # a coding's weight
 # Speed before size: the link is a local network's.
 COMPRESS_LEVEL = 1
 JSON = "application/json"
@@ -377,7 +379,7 @@ class _Connection:
             length += len(event.data)
             self._check_length(length)
             parts.append(bytes(event.data))
-        encoding = headers.get("content-encoding", "")
+        encoding = headers.get("content-encoding", "").lower()  # RFC 9110, section 8.4.1
         return _decompressed(b"".join(parts), encoding, self._body_bytes_max)
 
     def _next_event(self, until_s: float) -> object:
@@ -512,9 +514,14 @@ def _decompressed(body: bytes, encoding: str, bytes_max: int) -> bytes:
     return decompressed
 
 
+def _accepted(encodings: str) -> set[str]:
+    """Of Accept-Encoding the codings that are not forbidden (RFC 9110, section 12.5.3)."""
+    asked = (each.lower().partition(";") for each in encodings.split(","))
+    return {name.strip() for name, _, weight in asked if not FORBIDDEN.fullmatch(weight.strip())}
+
+
 def _compressed(response: HttpResponse, accepted: str) -> HttpResponse:
-    names = {name.partition(";")[0].strip() for name in accepted.split(",")}
-    encoding = next((name for name in ("gzip", "deflate") if name in names), None)
+    encoding = next((name for name in ("gzip", "deflate") if name in _accepted(accepted)), None)
     body = response.body
     if encoding is None or isinstance(body, Pieces) or len(body) < COMPRESS_BYTES_MIN:
         return response

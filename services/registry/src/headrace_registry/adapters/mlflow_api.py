@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from functools import partial
 from os import SEEK_END
 from typing import Any
-from urllib.parse import parse_qsl
+from urllib.parse import parse_qs
 
 from headrace.errors import (
     Busy,
@@ -68,6 +68,7 @@ OF_NAME = re.compile(r"""\s*name\s*=\s*(?:'([^']*)'|"([^"]*)")\s*""")
 NO_FILTER = ("", "tag.`mlflow.prompt.is_prompt` != 'true'")
 US_PER_MS = 1_000
 Query = Mapping[str, str]
+NO_STAGE = "none"
 Answer = Callable[[Query], dict[str, Any]]
 
 
@@ -142,8 +143,10 @@ class MlflowApi:
         return {"registered_model": self._registered_model(model)}
 
     def _latest(self, query: Query) -> dict[str, Any]:
-        name = query.get("name", "")
-        return {"model_versions": self._told_versions(self._newest(name))}
+        """No version is in any of MLflow's stages."""
+        newest = self._newest(query.get("name", ""))
+        stages = query.get("stages", NO_STAGE).casefold().split(",")
+        return {"model_versions": self._told_versions(newest if NO_STAGE in stages else ())}
 
     def _versions(self, query: Query) -> dict[str, Any]:
         named = OF_NAME.fullmatch(query.get("filter", ""))
@@ -264,16 +267,24 @@ def _json(answer: dict[str, Any]) -> HttpResponse:
 
 
 def _query(asked: HttpRequest) -> Query:
-    """The fields of the request: of its query, or of the JSON that a POST has."""
+    """The fields of the request, of its query or of the JSON that a POST has; several values of one
+    are parted by commas.
+    """
     if asked.method == "GET":
-        return dict(parse_qsl(asked.query))
+        given = parse_qs(asked.query)
+        return {name: ",".join(values) for name, values in given.items()}
     try:
         fields = json.loads(asked.body or b"{}")
     except (ValueError, RecursionError) as err:
         raise Invalid("BAD_REQUEST", problem="the body is no JSON") from err
     if not isinstance(fields, dict):
         raise Invalid("BAD_REQUEST", problem="the body is no JSON object")
-    return {name: str(value) for name, value in fields.items() if isinstance(value, str | int)}
+    given = {name: each if isinstance(each, list) else [each] for name, each in fields.items()}
+    return {
+        name: ",".join(map(str, values))
+        for name, values in given.items()
+        if values and all(isinstance(value, str | int) for value in values)
+    }
 
 
 def _told(respond: Respond, asked: HttpRequest) -> HttpResponse:
