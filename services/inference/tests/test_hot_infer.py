@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The hot door: calls that fit together run together, and each gets what it would get alone."""
 
+import gc
 import json
 import threading
 import time
@@ -20,13 +21,14 @@ from headrace.errors import Busy, Conflict, Invalid, NotFound, Unavailable
 from headrace.oip import grpc_predict_v2_pb2 as oip
 from headrace.tokens import Caller
 from headrace.tracing import TRACEPARENT
-from headrace_inference.adapters import entity_runs, hot_infer, lanes, onnx_runtime
+from headrace_inference.adapters import entity_runs, hot_infer, lanes, onnx_runtime, plans
 from headrace_inference.adapters.entity_runs import EntityRuns
 from headrace_inference.adapters.grpc_api import ACTIONS, InferenceApi
 from headrace_inference.adapters.hot_infer import HotInfer
 from headrace_inference.adapters.late_calls import ANSWERED_MAX, LateCalls
 from headrace_inference.adapters.request_counters import RequestCounters
 from headrace_inference.adapters.rest_api import RestApi
+from headrace_inference.adapters.shared_runs import Kind
 from headrace_inference.adapters.tensor_codec import DATATYPES, encode_raw
 from headrace_inference.domain.request import FeatureRows
 from headrace_inference.domain.rollout import Arm, Rollout
@@ -679,6 +681,29 @@ def test_model_whose_sizes_are_open_runs_in_a_lane(door):
 
     assert [1, 1, 2, 2, 3, 3] == scores(answer)
     assert 1 == len(door.hot._lanes)
+
+
+def test_requests_of_ever_new_sizes_are_not_all_remembered(door, monkeypatch):
+    monkeypatch.setattr(plans, "PLANS_MAX", 10)
+    door.serve(an_echo(TensorProto.FLOAT, ("rows", "wide")), features=())
+
+    def of_size(wide):
+        message = oip.ModelInferRequest(model_name="delay")
+        message.inputs.add(name="x", datatype="FP32", shape=[1, wide])
+        message.raw_input_contents.append(bytes(4 * wide))
+        return message
+
+    gc.collect()
+    before = kinds()
+    for wide in range(1, 50):
+        (answer,) = door.take(of_size(wide))
+        assert [1, wide] == list(answer.outputs[0].shape)
+
+    wait_until(lambda: gc.collect() >= 0 and kinds() <= before + 10)
+
+
+def kinds():
+    return sum(isinstance(each, Kind) for each in gc.get_objects())
 
 
 def test_full_lane_says_busy_until_one_who_waits_hangs_up(door, monkeypatch):

@@ -76,11 +76,11 @@ class Plans:
         try:
             return made.plans[form]
         except KeyError:
-            plan = self._plan(form, made.kinds)
-        if len(made.plans) >= PLANS_MAX:
-            made.plans.clear()
-        made.plans[form] = plan
-        return plan
+            if len(made.plans) >= PLANS_MAX:
+                made.plans.clear()
+                made.kinds.clear()  # one for each size, where sizes are open
+            plan = made.plans[form] = self._plan(form, made.kinds)
+            return plan
 
     def _plan(self, form: Form, kinds: dict[object, Kind]) -> Plan | EntityPlan | None:
         """None also for a mistake: the servicer, which is asked then, has the words for it."""
