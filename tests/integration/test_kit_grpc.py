@@ -8,8 +8,9 @@ import socket
 import struct
 import threading
 import time
-from contextlib import closing
+from contextlib import ExitStack, closing
 from functools import partial
+from itertools import islice
 
 import grpc
 import pytest
@@ -19,6 +20,7 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from grpc_status import rpc_status
 from structlog.testing import capture_logs
 
+from headrace import rpc
 from headrace.errors import Busy, HeadraceError, Invalid, NotFound, Unavailable
 from headrace.oip import grpc_predict_v2_pb2 as oip
 from headrace.oip import grpc_predict_v2_pb2_grpc as oip_grpc
@@ -440,6 +442,66 @@ def test_call_in_work_ends_before_the_server_does(server, artifacts, stub):
     stopping.join(5.0)
 
     assert [b"late"] == answers
+
+
+@pytest.fixture
+def connected():
+    """Connects a channel to this port, and gives the states that it goes through."""
+    with ExitStack() as channels:
+
+        def connect(port):
+            channel, states = channels.enter_context(open_channel(f"127.0.0.1:{port}")), []
+            channel.subscribe(states.append, try_to_connect=True)
+            return states
+
+        yield connect
+
+
+def test_caller_finds_another_server_when_its_connection_is_old(monkeypatch, connected):
+    shorter = tuple((name, milliseconds // 1_000) for name, milliseconds in grpc_server.AGE)
+    monkeypatch.setattr(grpc_server, "AGE", shorter)
+    made = GrpcServer(
+        host="127.0.0.1", port=0, services=[], names=[OIP], guard=Guard("tests", None)
+    )
+    states = connected(made.start())
+
+    wait_until(lambda: states.count(grpc.ChannelConnectivity.READY) > 1)
+    made.stop(1.0)
+
+
+SETTINGS, PING, ACK = 4, 6, 1
+
+
+def frame(kind, flags=0, payload=b""):
+    """Of the connection itself: RFC 9113, section 4.1."""
+    return len(payload).to_bytes(3, "big") + bytes((kind, flags, 0, 0, 0, 0)) + payload
+
+
+def pings_of(listener):
+    """Answers one connection as HTTP/2 has it, and yields with each ping."""
+    accepted, _ = listener.accept()
+    accepted.settimeout(10.0)
+    with accepted, accepted.makefile("rb") as read:
+        read.read(len(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"))
+        accepted.sendall(frame(SETTINGS))
+        while head := read.read(9):
+            payload = read.read(int.from_bytes(head[:3], "big"))
+            kind, flags = head[3], head[4]
+            if flags & ACK or kind not in (SETTINGS, PING):
+                continue
+            accepted.sendall(frame(kind, ACK, payload if kind == PING else b""))
+            if kind == PING:
+                yield payload
+
+
+def test_connection_without_a_call_is_pinged_again_and_again(monkeypatch, connected):
+    """Its loss is noticed before the next call, at the pace that is told: at most one a second."""
+    monkeypatch.setattr(rpc, "KEEPALIVE_MS", 1)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.settimeout(10.0)
+        connected(listener.getsockname()[1])
+        with closing(pings_of(listener)) as pings:
+            assert 4 == len([*islice(pings, 4)])
 
 
 def get(port, path, **headers):

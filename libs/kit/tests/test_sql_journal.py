@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Who may read a SQLite database's files, and that none holds what was deleted."""
+"""Who may read a SQLite database's files, and what they hold: all that was committed, even when
+the power fails, and nothing that was deleted.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +9,7 @@ import sqlite3
 from contextlib import closing
 
 import pytest
+from sqlalchemy import Pool, event
 
 from headrace.errors import Unavailable
 from headrace_kit import sql
@@ -24,6 +27,28 @@ def engine(tmp_path, monkeypatch):
         connection.exec_driver_sql("insert into people values (?)", (SECRET.decode(),))
     yield made
     made.dispose()
+
+
+@pytest.fixture
+def trusting_sqlite():
+    """One that was built to leave the disk its time, as some are."""
+
+    def trust(connection, _):
+        connection.execute("PRAGMA synchronous=OFF")
+
+    # Of every pool: before what an engine does of its own.
+    event.listen(Pool, "connect", trust)
+    yield
+    event.remove(Pool, "connect", trust)
+
+
+def test_commit_waits_for_the_disk_however_sqlite_was_built(trusting_sqlite, engine):
+    with transaction(engine) as connection:
+        asked = [f"PRAGMA {name}" for name in ("synchronous", "journal_mode")]
+        told = [connection.exec_driver_sql(each).scalar_one() for each in asked]
+
+    full = 2  # https://sqlite.org/pragma.html#pragma_synchronous
+    assert [full, "wal"] == told
 
 
 def delete(engine):

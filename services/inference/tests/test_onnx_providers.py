@@ -56,6 +56,26 @@ def test_model_is_not_run_silently_on_something_else():
         runtime.load(a_model(1.0), a_served_version(1))
 
 
+def test_no_session_spins_or_has_an_arena(monkeypatch):
+    """By what the runtime tells of each; a thread that spins takes a core from other models."""
+    made, real = [], onnxruntime.InferenceSession
+
+    def session(*given, **words):
+        made.append(real(*given, **words))
+        return made[-1]
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", session)
+    runtime = OnnxModelRuntime(threads=2, run_bytes_max=1 << 30, providers=[PROVIDERS["cpu"]])
+    runtime.load(a_model(1.0), a_served_version(1))
+
+    assert made
+    for options in (each.get_session_options() for each in made):
+        assert not options.enable_cpu_mem_arena
+        for threads in ("intra", "inter"):
+            entry = f"session.{threads}_op.allow_spinning"
+            assert "0" == options.get_session_config_entry(entry)
+
+
 @pytest.mark.parametrize("bytes_max", [1 << 30, None])
 def test_arena_of_cuda_is_bounded_by_what_the_settings_say(bytes_max, monkeypatch):
     told = {}

@@ -24,7 +24,8 @@ from headrace.tracing import Options, calling
 DOMAIN = "headrace"
 MESSAGE_BYTES_MAX = 16 << 20
 METADATA_BYTES_MAX = 8_192
-KEEPALIVE_MS = 60_000
+# Our servers end a connection that is pinged more often than each 20 s.
+KEEPALIVE_MS = 30_000
 RECONNECT_MS_MAX = 2_000
 RETRY_DELAY_S_MAX = 2.0
 Response = TypeVar("Response")
@@ -52,6 +53,8 @@ def open_channel(
         ("grpc.max_metadata_size", METADATA_BYTES_MAX),
         ("grpc.keepalive_time_ms", KEEPALIVE_MS),
         ("grpc.keepalive_permit_without_calls", 1),
+        # Or else two are sent at that pace without data between them, and then one a minute.
+        ("grpc.http2.max_pings_without_data", 0),
         ("grpc.initial_reconnect_backoff_ms", 100),
         ("grpc.max_reconnect_backoff_ms", RECONNECT_MS_MAX),
         ("grpc.lb_policy_name", "round_robin"),
