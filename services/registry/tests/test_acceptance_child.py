@@ -244,26 +244,35 @@ def with_weights_at(location: str) -> bytes:
     return a_model(tensor)
 
 
-@pytest.mark.parametrize("way", ["absolute", "up and down", "beside"])
+WAYS = ("absolute", "up and down", "beside", "symbolic link", "hard link")
+
+
+@pytest.mark.parametrize("way", WAYS)
 def test_file_that_names_others_has_none_of_them_opened(
     run_inside, monkeypatch, tmp_path: Path, way: str
 ) -> None:
     # The child's own folder is made in here: a step up from it is this one.
     monkeypatch.setattr(child_acceptor.tempfile, "tempdir", str(tmp_path))
-    weights = tmp_path / "weights"
+    weights, symbolic, hard = (tmp_path / name for name in ("weights", "symbolic", "hard"))
     weights.write_bytes(np.ones(3, np.float32).tobytes())
+    symbolic.symlink_to(weights)
+    hard.hardlink_to(weights)
+    # A reader would begin at the folder of the child's open files, from where `cwd` is its own.
     places = {
-        "absolute": str(weights),
-        "up and down": f"{'../' * 12}{weights.relative_to('/')}",
-        "beside": "../weights",
+        "absolute": (weights, str(weights)),
+        "up and down": (weights, f"{'../' * 12}{weights.relative_to('/')}"),
+        "beside": (weights, "../cwd/../weights"),
+        "symbolic link": (symbolic, "../cwd/../symbolic"),
+        "hard link": (hard, "../cwd/../hard"),
     }
+    named, location = places[way]
     run_inside(RECORDED)
 
     with watched(tmp_path) as opened:
-        told = told_by_child(with_weights_at(places[way]))
-        assert "weights" not in opened()
-        weights.read_bytes()
-        assert "weights" in opened()
+        told = told_by_child(with_weights_at(location))
+        assert not {"weights", "hard"} & opened()
+        named.read_bytes()
+        assert {"weights", "hard"} & opened()
 
     assert "EXTERNAL_DATA" == told["reason"]
     code = (sys.prefix, sys.base_prefix, str(Path(child_acceptor.__file__).parents[1]))

@@ -147,6 +147,7 @@ def _session(file: Path) -> ort.InferenceSession:
             file, options, providers=["CPUExecutionProvider"], enable_fallback=0
         )
     except RUNTIME_ERRORS as err:
+        _check_memory(err)
         raise _refused(err) from err
 
 
@@ -213,10 +214,15 @@ def _run(
         try:
             return given, _answers(session, given, signature)
         except RUNTIME_ERRORS as err:
-            if any(sign in str(err) for sign in OUT_OF_MEMORY):
-                raise MemoryError from err
+            _check_memory(err)
             problem = problem or _line(err)
     raise _DidNotRun(problem)
+
+
+def _check_memory(err: Exception) -> None:
+    """Raises MemoryError where the runtime had none: that is no fault of the format."""
+    if any(sign in str(err) for sign in OUT_OF_MEMORY):
+        raise MemoryError from err
 
 
 def _answers(
