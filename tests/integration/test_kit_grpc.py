@@ -472,24 +472,19 @@ def test_caller_finds_another_server_when_its_connection_is_old(monkeypatch, con
 SETTINGS, PING, ACK = 4, 6, 1
 
 
-def frame(kind, flags=0, payload=b""):
-    """Of the connection itself: RFC 9113, section 4.1."""
-    return len(payload).to_bytes(3, "big") + bytes((kind, flags, 0, 0, 0, 0)) + payload
-
-
 def pings_of(listener):
     """Answers one connection as HTTP/2 has it, and yields with each ping."""
     accepted, _ = listener.accept()
     accepted.settimeout(10.0)
     with accepted, accepted.makefile("rb") as read:
         read.read(len(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"))
-        accepted.sendall(frame(SETTINGS))
+        accepted.sendall(frame(SETTINGS, 0, 0, b""))
         while head := read.read(9):
             payload = read.read(int.from_bytes(head[:3], "big"))
             kind, flags = head[3], head[4]
             if flags & ACK or kind not in (SETTINGS, PING):
                 continue
-            accepted.sendall(frame(kind, ACK, payload if kind == PING else b""))
+            accepted.sendall(frame(kind, ACK, 0, payload if kind == PING else b""))
             if kind == PING:
                 yield payload
 

@@ -171,6 +171,13 @@ def test_request_features_are_local_to_their_zone():
     assert 0.0 == answers[1, 4]
 
 
+def test_category_that_is_not_listed_is_0_as_an_absent_one_is():
+    world = World()
+    asked = [("b", 1, START), ("elsewhere", 1, START), ("", 1, START)]
+
+    assert [2, 0, 0] == world.read(asked, ["ask:zone"])[:, 0].tolist()
+
+
 def test_expression_computes_with_the_request_and_with_features_of_views():
     count = {"aggregate": "count", "window": "1h"}
     mean = {"aggregate": "mean", "column": "riders", "window": "1h"}

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -29,6 +29,7 @@ from headrace_trainer.toy_models import (
     a_model_that_mixes_rows,
     a_model_that_no_converter_takes,
     a_model_with_an_inner_graph,
+    a_multiplying_model,
     a_scaling_model,
     a_two_headed_model,
 )
@@ -288,19 +289,45 @@ def test_model_that_cannot_be_converted_is_refused() -> None:
         answers({"one": {"model": "m/1"}}, "one", one=a_model_that_no_converter_takes())
 
 
-def test_model_that_answers_otherwise_once_converted_is_refused(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    def convert(model: onnx.ModelProto, target: int) -> onnx.ModelProto:
-        found = onnx.version_converter.convert_version(model, target)
-        found.graph.initializer[0].raw_data = b"\x00" * len(found.graph.initializer[0].raw_data)
-        return found
+# A graph is of opset 17 at least, to which an older model is converted.
+OLD = {"old": {"model": "m/1"}}
 
-    monkeypatch.setattr(onnx_graph, "convert_version", convert)
-    steps = {"old": {"model": "m/1", "inputs": {"features": ["y"]}}}
+
+@pytest.fixture
+def convert_otherwise(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
+    """Gives the converted a first weight that is that many times what it was."""
+
+    def give(times: float) -> None:
+        def convert(model: onnx.ModelProto, target: int) -> onnx.ModelProto:
+            found = onnx.version_converter.convert_version(model, target)
+            weight = found.graph.initializer[0]
+            values = onnx.numpy_helper.to_array(weight) * np.float32(times)
+            weight.CopyFrom(onnx.numpy_helper.from_array(values, weight.name))
+            return found
+
+        monkeypatch.setattr(onnx_graph, "convert_version", convert)
+
+    return give
+
+
+@pytest.mark.parametrize("times", [0, 1.0003, NAN])
+def test_model_that_answers_otherwise_once_converted_is_refused(
+    convert_otherwise: Callable[[float], None], times: float
+) -> None:
+    convert_otherwise(times)
 
     with pytest.raises(Invalid, match=r"OPSET.*answers otherwise once it is converted"):
-        answers(steps, "old", old=a_linear_model(1, opset=13))
+        answers(OLD, "old", old=a_multiplying_model(1.0, opset=13))
+
+
+@pytest.mark.parametrize("size", [1.0, 1e6])
+def test_model_may_round_otherwise_once_converted(
+    convert_otherwise: Callable[[float], None], size: float
+) -> None:
+    """By a share of its answers: these are of any size, which scores are not."""
+    convert_otherwise(1.00005)
+
+    assert answers(OLD, "old", old=a_multiplying_model(size, opset=13))
 
 
 def test_graph_of_features_takes_and_gives_what_a_recipes_version_does() -> None:

@@ -18,6 +18,7 @@ from numpy.typing import ArrayLike
 
 from headrace.errors import Conflict, HeadraceError, Invalid
 from headrace.graph_signature import trained_signature
+from headrace_trainer.adapters.measuring import run_onnx
 from headrace_trainer.adapters.training_process import ChildTrainingProcess
 from headrace_trainer.ports import (
     Component,
@@ -69,6 +70,38 @@ def test_model_tells_where_the_records_of_its_set_lay(trained: TrainingResult) -
 
     assert "3" == manifest["delta_version:flights.scheduled"]
     assert "0:17-1233 1:0-998" == manifest["raw_offsets:flights.scheduled"]
+
+
+def exported(monkeypatch: pytest.MonkeyPatch, *, off_by: float) -> bytes:
+    """The file of a network, of which the answers are off by as much."""
+    from headrace_trainer.adapters import torch_training  # takes seconds: torch
+
+    def run(onnx: bytes, features: np.ndarray) -> np.ndarray:
+        return run_onnx(onnx, features) + np.float32(off_by)
+
+    monkeypatch.setattr(torch_training, "run_onnx", run)
+    rows = np.random.default_rng(5).normal(1_000, 300, (64, 2)).astype(np.float32)
+    network = a_recipe(epochs_max=1).network
+    model = torch_training.fit(rows, np.float32(rows[:, 0] > 1_000), network, {}, lambda _: None)
+    return torch_training.export_onnx(model, rows)
+
+
+# Of a file that is sound and could be smaller.
+FOLDING = pytest.mark.filterwarnings("ignore:Constant folding:UserWarning")
+
+
+@FOLDING
+@pytest.mark.parametrize("off_by", [2e-5, -2e-5, float("nan")])
+def test_file_that_answers_otherwise_than_what_was_trained_fails_the_training(
+    monkeypatch: pytest.MonkeyPatch, off_by: float
+) -> None:
+    with pytest.raises(HeadraceError, match=r"TRAINING_FAILED.*ONNX and torch disagree"):
+        exported(monkeypatch, off_by=off_by)
+
+
+@FOLDING
+def test_file_may_round_otherwise_than_what_was_trained(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert exported(monkeypatch, off_by=5e-6)
 
 
 def test_absent_and_unknown_values_give_a_finite_score(trained: TrainingResult) -> None:

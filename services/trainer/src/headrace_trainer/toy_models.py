@@ -111,6 +111,16 @@ def a_model_that_no_converter_takes() -> ToyModel:
     return ToyModel(model, signature, lambda given: {"y": given["x"] * 2})
 
 
+def a_multiplying_model(by: float, *, opset: int = 17) -> ToyModel:
+    """y = x times a weight."""
+    weight = numpy_helper.from_array(np.array([by], np.float32), "w")
+    node = helper.make_node("Mul", ["x", "w"], ["y"])
+    model = _model([node], {"x": ["rows"]}, {"y": ["rows"]}, [weight], opset=opset)
+    tensor = TensorType("float32")
+    signature = Signature({"x": tensor}, {"y": tensor})
+    return ToyModel(model, signature, lambda given: {"y": given["x"] * np.float32(by)})
+
+
 def a_scaling_model(ml_version: int) -> ToyModel:
     """y = x twice, by an operator of ai.onnx.ml of this version."""
     node = helper.make_node("Scaler", ["x"], ["y"], domain="ai.onnx.ml", offset=[0.0], scale=[2.0])
