@@ -47,6 +47,7 @@ from headrace_inference.adapters.registry_reader import RegistryReader
 from headrace_inference.adapters.request_counters import RequestCounters
 from headrace_inference.adapters.resident_models import ResidentModels
 from headrace_inference.adapters.rest_api import RestApi
+from headrace_inference.adapters.resting_memory import RestingMemory
 from headrace_inference.adapters.rollout_loader import RolloutLoader
 from headrace_inference.adapters.triton_api import TritonApi
 from headrace_inference.adapters.worker_statistics import (
@@ -141,6 +142,7 @@ def run(settings: Settings, worker: int | None) -> int:
         log,
         failures,
         ClaimSweep(claims),
+        RestingMemory(statistics),
         *_request_parts(settings, folder, table, hot, publisher, claims),
         gathering,
         server,
