@@ -167,7 +167,6 @@ class Acceptances:
 
 def _look_through() -> int:
     """As the child of an acceptance, but for its network; what it opens is looked at."""
-    sys.stdout = os.fdopen(1, "w")
     room_bytes = _address_space_bytes() + CHILD_ROOM_BYTES
     most_bytes = max(acceptance_child.ADDRESS_SPACE_BYTES_MAX, room_bytes)
     acceptance_child.ADDRESS_SPACE_BYTES_MAX = most_bytes

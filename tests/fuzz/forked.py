@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -46,6 +47,8 @@ def _work_alone(work: Callable[[], int], stdin: int, stdout: int, wall_s: int) -
         for source, place in ((stdin, 0), (stdout, 1), (os.open(os.devnull, os.O_WRONLY), 2)):
             os.dup2(source, place)
         os.closerange(3, DESCRIPTORS_MAX)
+        # The parent's may be of another file, as in a test.
+        sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w")
         code = work()
     except BaseException as err:  # noqa: BLE001 (whatever it is, the process that asked is told)
         with suppress(OSError):

@@ -284,6 +284,24 @@ def test_what_runs_take_is_learned_anew_behind_a_rest():
     assert pytest.approx(0.1) == bench.lane.run_s(1)
 
 
+def test_what_runs_take_is_not_forgotten_amid_a_long_one():
+    bench, told = a_surprised_bench(run_s=2 * LEARNED_S_MAX), []
+
+    def amid():
+        bench.now_s += LEARNED_S_MAX
+        told.append(bench.lane.run_s(1))
+
+    bench.add(Item(0), Item(1))
+    bench.hand.run()
+    before_s = bench.lane.run_s(1)
+    bench.on_run = amid
+    bench.add(Item(2))
+    bench.hand.run()
+
+    assert 0.0 < before_s
+    assert [before_s] == told
+
+
 def test_all_that_wait_are_looked_at_only_when_runs_take_longer_than_before(monkeypatch):
     bench, looks = Bench(rows_max=1, row_s=0.001), []
     monkeypatch.setattr(

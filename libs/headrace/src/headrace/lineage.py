@@ -7,7 +7,6 @@ The registry knows what each version came of; the prediction log names the versi
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -83,7 +82,8 @@ class Lineage:
         raise NotFound("PREDICTION_UNKNOWN", prediction_id=prediction_id, endpoint=endpoint)
 
     def predictions(self, reference: str, endpoint: str) -> Iterator[PredictionOrigin]:
-        """Those that a version made, of as many records, partition by partition.
+        """Those that a version made, of as many records, partition by partition; not what it said
+        as the shadow of another.
 
         Raises what `version` and `prediction` raise but PREDICTION_UNKNOWN.
         """
@@ -102,9 +102,11 @@ def _logged(bootstrap: str, endpoint: str) -> Iterator[tuple[PredictionsMade, Pl
     topic = topics.INFERENCE_PREDICTIONS.of(endpoint)
     try:
         for message in newest_messages(bootstrap, topic, count=LOG_RECORDS_MAX):
-            with suppress(DecodeError):
+            try:
                 made = PredictionsMade.FromString(message.value() or b"")
-                yield made, (topic, message.partition(), message.offset())
+            except DecodeError:
+                continue
+            yield made, (topic, message.partition(), message.offset())
     except Unavailable as err:
         if err.reason != TOPIC_MISSING:
             raise

@@ -19,8 +19,8 @@ from headrace.errors import Busy
 
 UNREAD_BYTES_MAX = 512 << 20
 UNREAD_S_MAX = 60.0
-# What is smaller is not counted: there are not enough calls at once for it to fill the memory.
-COUNTED_BYTES_MIN = 64 << 10
+# What is smaller is not counted: gRPC holds more than that for the call itself.
+COUNTED_BYTES_MIN = 1 << 10
 
 
 class AnsweredCall(Protocol):
@@ -65,7 +65,7 @@ class UnreadAnswers:
         key = object()
         with self._lock:
             if self._bytes + size > self._bytes_max:
-                raise Busy("QUEUE_FULL", unread_bytes=self._bytes, bytes_max=self._bytes_max)
+                raise Busy("QUEUE_FULL", queue="unread", bytes_max=self._bytes_max)
             self._unread[key] = _Unread(call, size, self._clock())
             self._bytes += size
         if not call.add_callback(partial(self._let_go, key)):

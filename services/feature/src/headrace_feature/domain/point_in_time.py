@@ -355,7 +355,8 @@ def _of_values(asked: Asked, values: NDArray[Any], seen: _Seen) -> Floats:
         share = round((asked.feature.q or 0) * Q_UNITS)
         rank = -(-share * seen.counts // Q_UNITS)
         return ordered[seen.starts + rank - 1].astype(np.float64)
-    new = np.diff(ordered, prepend=ordered[:1]) != 0
+    # Not by their difference, which may be beyond the largest number.
+    new = np.concatenate(([True], ordered[1:] != ordered[:-1]))
     new[seen.starts] = True
     return np.add.reduceat(new, seen.starts, dtype=np.int64).astype(np.float64)
 

@@ -13,7 +13,6 @@ from __future__ import annotations
 import heapq
 import math
 import threading
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache, partial
 from itertools import count
@@ -109,8 +108,8 @@ class Pace:
         self._least_s, self._rows_max = least_s, rows_max
         self._slower = 1.0
         self._row_s = 0.0
-        # How long they took, and at best would.
-        self._last = deque([(0.0, 1.0)] * LAST_BATCHES, LAST_BATCHES)
+        # How long they took, and at best would: replaced as a whole, for others read meanwhile.
+        self._last = ((0.0, 1.0),) * LAST_BATCHES
 
     def needed_s(self, rows: int) -> float:
         least_s = self._least_s(rows)
@@ -126,7 +125,7 @@ class Pace:
 
     def learn(self, rows: int, took_s: float) -> None:
         least_s = self._least_s(rows)
-        self._last.append((took_s, least_s or rows))
+        self._last = (*self._last[1:], (took_s, least_s or rows))
         if least_s:
             slower = min(took_s / least_s, SLOWER_MAX * self._slower)
             self._slower += LEARNING_RATE * (slower - self._slower)
@@ -159,7 +158,7 @@ class Lane(Generic[T]):
         self._pace, self._refuse = Pace(least_s, rows_max=rows_max), refuse
         # Of one row, when all that wait were looked at.
         self._proven_then_s = 0.0
-        # When a batch began or ended last.
+        # When a batch ended last.
         self._ran_s = -math.inf
         self._lock = threading.Lock()
         # By priority and number. Who hung up stays to be passed over: to take it out would cost a
@@ -169,6 +168,7 @@ class Lane(Generic[T]):
         self._numbers = count()
         self._rows = 0
         self._batches, self._batches_max = 0, batches_max
+        self._running = 0
 
     def add(self, item: T) -> None:
         """Raises Busy QUEUE_FULL when its turn would come too late."""
@@ -212,7 +212,7 @@ class Lane(Generic[T]):
 
     def run_s(self, rows: int) -> float:
         """How long a run of so many takes, as the last ones tell; 0 where they tell nothing."""
-        lately = self._now_s() - self._ran_s < LEARNED_S_MAX
+        lately = self._running or self._now_s() - self._ran_s < LEARNED_S_MAX
         return self._pace.proven_s(rows) if lately else 0.0
 
     def _needed_s(self, rows: int) -> float:
@@ -229,24 +229,32 @@ class Lane(Generic[T]):
         return self._in_batches(batch_s, rows) / self._batches_max
 
     def _go(self) -> None:
-        batch = self._in_time(self._next())
+        batch: list[T] = []
         begin_s = self._now_s()
         try:
+            batch = self._in_time(self._next())
             if batch:  # the batch beside it may have taken all
-                self._ran_s = begin_s
+                begin_s = self._now_s()
+                with self._lock:
+                    self._running += 1
                 self._run(batch)
         finally:
-            end_s = self._now_s()
+            shed = self._ended(batch, self._now_s() - begin_s)
             with self._lock:
-                if batch:
-                    self._ran_s = end_s
-                    self._learn(batch, end_s - begin_s)
-                shed = self._shed()
                 more = bool(self._waiting)
                 self._batches -= not more
             if more:
                 self._runner.submit(self._go)  # behind the lanes that wait
             self._tell(shed)
+
+    def _ended(self, batch: list[T], took_s: float) -> list[tuple[T, HeadraceError]]:
+        """Who is told by what was learned of it."""
+        with self._lock:
+            if batch:
+                self._running -= 1
+                self._ran_s = self._now_s()
+                self._learn(batch, took_s)
+            return self._shed()
 
     def _in_time(self, batch: list[T]) -> list[T]:
         """Those that its run leaves time to; the others are told."""

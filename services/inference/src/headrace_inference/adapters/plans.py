@@ -3,10 +3,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
 from operator import attrgetter
 from typing import Any
+from weakref import WeakValueDictionary
 
 from headrace.errors import HeadraceError, Invalid
 from headrace.oip import grpc_predict_v2_pb2 as oip
@@ -49,7 +50,8 @@ class _Made:
 
     states: Mapping[str, Any]
     plans: dict[Form, Plan | EntityPlan | None] = field(default_factory=dict)
-    kinds: dict[object, Kind] = field(default_factory=dict)
+    # Of a kind each, for as long as a plan or a request is of it.
+    kinds: MutableMapping[object, Kind] = field(default_factory=WeakValueDictionary)
 
 
 class Plans:
@@ -76,20 +78,20 @@ class Plans:
         try:
             return made.plans[form]
         except KeyError:
-            if len(made.plans) >= PLANS_MAX:
-                made.plans.clear()
-                made.kinds.clear()  # one for each size, where sizes are open
-            plan = made.plans[form] = self._plan(form, made.kinds)
-            return plan
+            plan = self._plan(form, made.kinds)
+        if len(made.plans) >= PLANS_MAX:
+            made.plans.clear()
+        made.plans[form] = plan
+        return plan
 
-    def _plan(self, form: Form, kinds: dict[object, Kind]) -> Plan | EntityPlan | None:
+    def _plan(self, form: Form, kinds: MutableMapping[object, Kind]) -> Plan | EntityPlan | None:
         """None also for a mistake: the servicer, which is asked then, has the words for it."""
         try:
             return self._checked(form, kinds)
         except HeadraceError:
             return None
 
-    def _checked(self, form: Form, made: dict[object, Kind]) -> Plan | EntityPlan | None:
+    def _checked(self, form: Form, made: MutableMapping[object, Kind]) -> Plan | EntityPlan | None:
         message = form.message
         check_parameters(message)
         tensors = _tensors(form)
@@ -147,7 +149,7 @@ def _routed(
     version: int | None,
     tensors: Mapping[str, Tensor],
     outputs: tuple[str, ...],
-    made: dict[object, Kind],
+    made: MutableMapping[object, Kind],
     *,
     rows_max: int,
 ) -> tuple[dict[Arm, Kind], Rollout | None]:
@@ -169,7 +171,7 @@ def _kind(
     choice: Choice,
     tensors: Mapping[str, Tensor],
     outputs: tuple[str, ...],
-    made: dict[object, Kind],
+    made: MutableMapping[object, Kind],
     *,
     rows_max: int,
 ) -> Kind:
