@@ -155,6 +155,14 @@ def test_version_leads_to_the_predictions_that_it_made():
     ] == shown.output.splitlines()
 
 
+@pytest.mark.parametrize("other", [("--kind", "run"), ("--open-lineage", "-")])
+def test_list_of_predictions_takes_nothing_beside(other):
+    shown = run("delay@champion", "--endpoint", "delay", *other)
+
+    assert 2 == shown.exit_code
+    assert "leave --kind" in shown.output
+
+
 def test_version_without_predictions_there_is_told_so():
     shown = run("models:/delay/7", "--endpoint", "price")
 

@@ -72,6 +72,8 @@ def lineage(
     with told_errors():
         asked = connect(data_dir).lineage
         if endpoint and REFERENCE.fullmatch(thing):
+            if kind or open_lineage:
+                raise typer.BadParameter("predictions are listed: leave --kind, --open-lineage out")
             _list(asked, thing, endpoint)
             return
         if endpoint:

@@ -8,6 +8,7 @@ extension. ModelReady answers false for a name that is unknown, as Triton does.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from importlib.metadata import version
 from time import perf_counter_ns
 from typing import Any, Protocol
@@ -139,18 +140,19 @@ class InferenceApi(oip_grpc.GRPCInferenceServiceServicer):
         return answer
 
     def _count_failure(self, request: Any, reason: str, duration_ns: int) -> None:
-        """Under the version that was asked for, else the champion's; of no endpoint when not
-        served.
+        """Of no endpoint when none of that name is served; in the statistics under the version that
+        was asked for, else the champion's.
         """
         name = request.model_name
         try:
             _, serving = self._table.ready(name)
-            loaded = serving.version(conversions.model_version(name, request.model_version))
         except HeadraceError:
             refusals.labels(NO_ENDPOINT, reason).inc()
             return
         refusals.labels(name, reason).inc()
-        self._statistics.record_failure(name, loaded.served.version, duration_ns=duration_ns)
+        with suppress(HeadraceError):
+            loaded = serving.version(conversions.model_version(name, request.model_version))
+            self._statistics.record_failure(name, loaded.served.version, duration_ns=duration_ns)
 
 
 class InferenceServer(GrpcServer):

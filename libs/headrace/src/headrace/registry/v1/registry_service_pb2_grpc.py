@@ -235,7 +235,8 @@ class RegistryServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListAliasMoves(self, request, context):
-        """Every move of an alias, newest first, paged. Deadline: 2 s.
+        """Every move of an alias, newest first, paged. NOT_FOUND MODEL_UNKNOWN, or ALIAS_UNKNOWN for one
+        that never was. Deadline: 2 s.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
