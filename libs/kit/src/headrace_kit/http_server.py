@@ -521,7 +521,8 @@ def _accepted(encodings: str) -> set[str]:
 
 
 def _compressed(response: HttpResponse, accepted: str) -> HttpResponse:
-    encoding = next((name for name in ("gzip", "deflate") if name in _accepted(accepted)), None)
+    names = _accepted(accepted)
+    encoding = next((name for name in ("gzip", "deflate") if name in names), None)
     body = response.body
     if encoding is None or isinstance(body, Pieces) or len(body) < COMPRESS_BYTES_MIN:
         return response
